@@ -1,0 +1,119 @@
+"""Stage `base`: the pretrained model and its tokenizer, as a plain Hugging Face folder of safetensors.
+
+From a hub id, a local folder, a GGUF file (dequantised once), or randomly initialised (`model=tiny`).
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from stages.config import Model, RandomInit
+from stages.data.tasks import generate
+from stages.errors import UserError
+from stages.models import load_model, load_tokenizer, save_model
+from stages.outside import locate
+from stages.store import Work, file_digest
+
+WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `model/`. Raises UserError for weights that cannot be loaded or are not those asked for."""
+    if cfg.trust_remote_code:
+        out.warn("model.trust_remote_code=true runs code that comes with the model.")
+    if cfg.random_init:
+        model, tokenizer = random_model(cfg.random_init)
+    elif (local := locate(str(cfg.path), "model.path")) is None:
+        model, tokenizer = from_folder(download(str(cfg.path), cfg.revision), cfg)
+    elif local.is_dir():
+        model, tokenizer = from_folder(local, cfg)
+    else:
+        model, tokenizer = from_gguf(local, cfg)
+    save_model(model, out / "model")
+    tokenizer.save_pretrained(out / "model")
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "parameters": parameters,
+        "vocabulary": len(tokenizer),
+        "architecture": type(model).__name__,
+        "summary": f"{parameters / 1e6:.1f} M parameters, {type(model).__name__}, {len(tokenizer)} tokens",
+    }
+
+
+def from_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Hugging Face folder; never pickled weights."""
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"model.path={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
+    if cfg.trust_remote_code:
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, use_safetensors=True)
+        return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    return load_model(folder), load_tokenizer(folder)
+
+
+def download(repo: str, revision: str | None) -> Path:
+    """The hub's files of one commit, in its shared cache."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=WEIGHTS_AND_TOKENIZER))
+
+
+def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Weights and tokenizer of a GGUF file, dequantised to fp32."""
+    if cfg.sha256 and (found := file_digest(file)) != cfg.sha256:
+        raise UserError(f"model.path={cfg.path}: sha256 is {found}, model.sha256 says {cfg.sha256}.")
+    if file.suffix != ".gguf":
+        raise UserError(f"model.path={cfg.path}: a single file must be a .gguf; for safetensors, name the folder.")
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, local_files_only=True, dtype=torch.float32
+    )
+    # The weights are plain tensors by now, but the model still says it is quantised and refuses to be saved.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.config._name_or_path = ""
+    return model, tokenizer
+
+
+def random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A small Llama that has learnt nothing, and a byte-level BPE tokenizer trained on generated instructions."""
+    examples = generate(cfg.seed, {"sft": 400}, families=[])
+    corpus = [text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=cfg.vocab_size,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+    torch.manual_seed(cfg.seed)
+    config = LlamaConfig(
+        hidden_size=cfg.hidden_size,
+        intermediate_size=3 * cfg.hidden_size,
+        num_hidden_layers=cfg.layers,
+        num_attention_heads=cfg.heads,
+        num_key_value_heads=max(cfg.heads // 2, 1),
+        vocab_size=len(tokenizer),
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config), tokenizer

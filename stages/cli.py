@@ -1,0 +1,112 @@
+"""Around Hydra: what the command line may look like, what the process needs, and errors told in one line."""
+
+import errno
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import yaml
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.config import RECIPES
+from stages.errors import UserError, nearest
+
+MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
+
+
+def normalise(argv: list[str]) -> list[str]:
+    """`-m` may stand anywhere; TRL's arguments need no plus sign (`sft.trainer.weight_decay=0.1`)."""
+    options = [a for a in argv if a in ("-m", "--multirun")]
+    rest = [a for a in argv if a not in options]
+    return options + [f"++{a}" if re.match(r"(sft|dpo)\.trainer\.\w+=", a) else a for a in rest]
+
+
+def environment() -> None:
+    """Set before torch is loaded, and inherited by every process of a sweep."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever runs beside them
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forks after it would warn
+    os.environ.setdefault("PLUMBLINE_STARTED", str(time.time()))  # `rebuild=` rebuilds once per command, not per job
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `explain` instead of being printed by Hydra
+
+
+def caches(root: Path) -> None:
+    """Keep the libraries' own files under the store. Downloaded models stay in the hub's shared cache."""
+    cache = (root / "cache").resolve()
+    for variable, name in {
+        "HF_DATASETS_CACHE": "datasets",
+        "HF_MODULES_CACHE": "modules",
+        "MPLCONFIGDIR": "matplotlib",
+        "TRACKIO_DIR": "trackio",
+    }.items():
+        os.environ.setdefault(variable, str(cache / name))
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for what the user can mend; None for a bug, which deserves its traceback."""
+    chain = list(causes(error))
+    where = next((found for e in chain if (found := in_file(e))), "")
+    for e in chain:
+        if isinstance(e, UserError):
+            return str(e)
+        if isinstance(e, MissingConfigException):
+            return missing_group(e)
+    for e in reversed(chain):
+        if isinstance(e, OmegaConfBaseException):
+            return where + setting(e)
+    if isinstance(error, OSError) and error.errno in MENDABLE:
+        return f"{error.filename}: {error.strerror}. Nothing was lost; outputs=FOLDER puts the store elsewhere."
+    if isinstance(error, HydraException):
+        return " ".join(str(error).split())
+    return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def in_file(error: BaseException) -> str:
+    """`"recipes/x.yaml: "` where Hydra says that it was merging that file; `"dpo.beta=x: "` for an override."""
+    if not isinstance(error, ConfigCompositionException):
+        return ""
+    if override := re.match(r"Error merging override (.+)", str(error)):
+        return f"{override[1]}: "
+    found = re.match(r"In '(\w+)/(\w+)'", str(error))
+    if not found:
+        return ""
+    group, name = found.groups()
+    return f"recipes/{name}.yaml: " if group == "recipe" else f"conf/{group}/{name}.yaml: "
+
+
+def setting(error: OmegaConfBaseException) -> str:
+    """A key that does not exist, with the nearest that does; a value of the wrong type; a missing value."""
+    key = str(error.full_key or error.key or "")
+    kind = error.object_type
+    if is_dataclass(kind) and error.key is not None and "not in" in str(error):
+        return f"{key} is no setting.{nearest(str(error.key), [f.name for f in fields(kind)])}"
+    message = str(error).splitlines()[0].removesuffix(".")
+    message = message.replace("Value '$VALUE' of type '$VALUE_TYPE'", "the value").replace(" '$VALUE'", "")
+    return f"{key}: {message}." if key and key not in message else f"{message}."
+
+
+def missing_group(error: MissingConfigException) -> str:
+    missing = str(error.missing_cfg_file or "")
+    group, _, name = missing.rpartition("/")
+    if not group:
+        return str(error).splitlines()[0]
+    if group == "recipe" and (RECIPES / f"{name}.yaml").exists():
+        return f"recipes/{name}.yaml is not valid YAML{yaml_place(RECIPES / f'{name}.yaml')}."
+    return f"{group}={name} does not exist.{nearest(name, error.options or [])}"
+
+
+def yaml_place(path: Path) -> str:
+    try:
+        yaml.safe_load(path.read_text())
+    except yaml.MarkedYAMLError as error:
+        return f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
+    return ""

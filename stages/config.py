@@ -1,0 +1,252 @@
+"""The keys that exist, and their types. Values live in `conf/`; no torch is imported here.
+
+`stage` names the target; every stage has its own block, always composed, so `dpo.beta=0.05` means the same
+whatever the target. A block is all a stage sees of the configuration. Inside a block, `runtime` holds what cannot
+change the result (and is left out of the fingerprint), `trainer` goes to TRL under TRL's own names.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = ROOT / "recipes"
+
+Stage = StrEnum(
+    "Stage",
+    {s: s for s in "base data sft sample label pairs reference dpo eval report plan gc".split()},
+)
+Precision = StrEnum("Precision", {p: p for p in ("auto", "fp32", "bf16")})
+Upstream = StrEnum("Upstream", {u: u for u in ("build", "require")})
+Strategy = StrEnum("Strategy", {s: s for s in ("best_worst", "all", "random", "margin")})
+Split = StrEnum("Split", {s: s for s in ("sft", "preference", "validation", "test")})
+DPOReference = StrEnum("DPOReference", {r: r for r in ("previous", "sft")})
+
+
+@dataclass
+class RandomInit:
+    """A randomly initialised Llama with a byte-level BPE tokenizer trained in place (`model=tiny`)."""
+
+    hidden_size: int = MISSING
+    layers: int = MISSING
+    heads: int = MISSING
+    vocab_size: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Model:
+    path: str | None = MISSING
+    revision: str | None = MISSING
+    sha256: str | None = MISSING
+    trust_remote_code: bool = MISSING
+    random_init: RandomInit | None = None
+
+
+@dataclass
+class Tasks:
+    """Verifiable instructions, generated from a seed: prompts per split; `unseen_*` are test prompts."""
+
+    seed: int = MISSING
+    families: list[str] = MISSING
+    sft: int = MISSING
+    preference: int = MISSING
+    validation: int = MISSING
+    test: int = MISSING
+    unseen_phrasings: int = MISSING
+    unseen_tasks: int = MISSING
+
+
+@dataclass
+class Source:
+    """A file, folder or hub dataset. `splits` gives the share of its rows for each split (default: sft 0.95,
+    validation 0.05), decided by the content of the prompt."""
+
+    path: str = MISSING
+    revision: str | None = None
+    rows: int | None = None
+    splits: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Data:
+    tasks: Tasks = field(default_factory=Tasks)
+    sources: list[Source] = field(default_factory=list)
+    max_bad: float = MISSING
+
+
+@dataclass
+class Template:
+    kind: str = MISSING
+    path: str | None = MISSING
+
+
+@dataclass
+class TrainRuntime:
+    """Devices and cadence of a training stage. Neutral: micro-batch × accumulation is always `batch_size`."""
+
+    device: str = MISSING
+    micro_batch_size: int = MISSING
+    gradient_checkpointing: bool = MISSING
+    loader_workers: int = MISSING
+    save_steps: int = MISSING
+
+
+@dataclass
+class InferenceRuntime:
+    """Devices and cadence of a stage that only runs the model forward. Neutral in fp32."""
+
+    device: str = MISSING
+    batch_size: int = MISSING
+    shard_size: int = MISSING
+
+
+@dataclass
+class SFT:
+    train: bool = MISSING
+    template: Template = field(default_factory=Template)
+    learning_rate: float = MISSING
+    epochs: float = MISSING
+    batch_size: int = MISSING
+    max_length: int = MISSING
+    packing: bool = MISSING
+    evaluations: int = MISSING
+    max_dropped: float = MISSING
+    precision: Precision = MISSING
+    seed: int = MISSING
+    trainer: dict[str, Any] = field(default_factory=dict)
+    runtime: TrainRuntime = field(default_factory=TrainRuntime)
+
+
+@dataclass
+class Sample:
+    sampler: str = MISSING
+    prompts: int | None = MISSING
+    candidates_per_prompt: int = MISSING
+    temperatures: list[float] = MISSING
+    top_p: float = MISSING
+    max_new_tokens: int = MISSING
+    precision: Precision = MISSING
+    seed: int = MISSING
+    rounds: int = MISSING
+    round: int = 0  # set by the pipeline: which share of the prompts this round of DPO samples
+    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+
+
+@dataclass
+class Label:
+    labeler: str = MISSING
+    path: str | None = MISSING
+    revision: str | None = MISSING
+    max_failed: float = MISSING
+
+
+@dataclass
+class Pairs:
+    strategy: Strategy = MISSING
+    min_margin: float = MISSING
+    max_length_ratio: float | None = MISSING
+    max_per_prompt: int = MISSING
+    validation_fraction: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Reference:
+    precision: Precision = MISSING
+    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+
+
+@dataclass
+class DPO:
+    beta: float = MISSING
+    learning_rate: float = MISSING
+    epochs: float = MISSING
+    batch_size: int = MISSING
+    max_length: int = MISSING
+    loss_type: list[str] = MISSING
+    loss_weights: list[float] | None = MISSING
+    reference: DPOReference = MISSING
+    evaluations: int = MISSING
+    max_dropped: float = MISSING
+    precision: Precision = MISSING
+    seed: int = MISSING
+    trainer: dict[str, Any] = field(default_factory=dict)
+    runtime: TrainRuntime = field(default_factory=TrainRuntime)
+
+
+@dataclass
+class Answer:
+    split: Split = MISSING
+    max_new_tokens: int = MISSING
+    precision: Precision = MISSING
+    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+
+
+@dataclass
+class Eval:
+    confidence: float = MISSING
+    bootstrap_samples: int = MISSING
+    kl_prompts: int = MISSING
+    seed: int = MISSING
+    precision: Precision = MISSING
+    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+
+
+@dataclass
+class Report:
+    side_by_side: int = MISSING
+
+
+@dataclass
+class Tracker:
+    name: str = MISSING
+    project: str = MISSING
+    entity: str | None = MISSING
+    group: str | None = MISSING
+
+
+@dataclass
+class GC:
+    remove: bool = MISSING
+
+
+@dataclass
+class Config:
+    stage: Stage = MISSING
+    outputs: str = MISSING
+    seed: int = MISSING
+    precision: Precision = MISSING
+    rounds: int = MISSING
+    upstream: Upstream = MISSING
+    rebuild: Stage | None = MISSING
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    sft: SFT = field(default_factory=SFT)
+    sample: Sample = field(default_factory=Sample)
+    label: Label = field(default_factory=Label)
+    pairs: Pairs = field(default_factory=Pairs)
+    reference: Reference = field(default_factory=Reference)
+    dpo: DPO = field(default_factory=DPO)
+    answer: Answer = field(default_factory=Answer)
+    eval: Eval = field(default_factory=Eval)
+    report: Report = field(default_factory=Report)
+    tracker: Tracker = field(default_factory=Tracker)
+    gc: GC = field(default_factory=GC)
+
+
+def register() -> None:
+    """Tell Hydra the schema and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed last)."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for path in sorted(RECIPES.glob("*.yaml")):
+        try:
+            node = OmegaConf.load(path)
+        except yaml.YAMLError:
+            continue  # the others stay usable; asked for by name, this one is an error (stages/cli.py)
+        store.store(group="recipe", name=path.stem, node=node, package="_global_", provider="recipes")

@@ -1,0 +1,213 @@
+"""The contract that SFT fixes and every later stage checks: template, end of turn, padding, BOS, and who is trained.
+
+It lies beside the model as `contract.json`, with golden renderings. A stage that renders one of them differently
+would train or sample on other tokens than SFT did, so it stops.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+from stages.config import Template
+from stages.errors import UserError
+from stages.models import load_tokenizer
+from stages.records import Message
+
+TEMPLATES = Path(__file__).parent / "templates"
+GOLDEN: list[list[Message]] = [
+    [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}],
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2 + 2?\n"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "Größer als 3? {yes/no}"},
+        {"role": "assistant", "content": "- ja, 日本"},
+    ],
+]
+
+
+class ContractError(UserError):
+    """A rendering that breaks the contract."""
+
+
+@dataclass
+class Contract:
+    """A tokenizer whose chat template keeps the contract; `stop_ids` end a completion, the first one is trained."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: list[int]
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        """Token ids of the conversation so far, up to where the assistant begins."""
+        return self._render(messages, add_generation_prompt=True)["input_ids"]  # type: ignore[no-any-return]
+
+    def example(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
+        """Token ids of a whole conversation, cut after the last end of turn, and which of them are trained.
+
+        Raises:
+            ContractError: where nothing is trained, or the prompt's tokens are no prefix of the conversation's.
+        """
+        rendered = self._render(messages, return_assistant_tokens_mask=True)
+        ids, trained = rendered["input_ids"], [bool(m) for m in rendered["assistant_masks"]]
+        if not any(trained):
+            raise ContractError("no token is trained: the conversation has no assistant turn")
+        end = len(trained) - trained[::-1].index(True)
+        if ids[end - 1] != self.stop_ids[0]:
+            raise ContractError(f"the last trained token is {self.token(ids[end - 1])}, not the end of turn")
+        prompt = self.prompt(messages[:-1]) if len(messages) > 1 else []
+        if ids[: len(prompt)] != prompt:
+            raise ContractError("the prompt's tokens are no prefix of those of prompt and completion")
+        return ids[:end], trained[:end]
+
+    def completion(self, prompt: list[Message], completion: list[Message]) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt, and of the completion after it up to its end of turn."""
+        ids, _ = self.example([*prompt, *completion])
+        start = len(self.prompt(prompt))
+        return ids[:start], ids[start:]
+
+    def text(self, ids: list[int]) -> str:
+        """A completion's text, without its end of turn."""
+        ids = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        return self.tokenizer.decode(ids, skip_special_tokens=False)  # type: ignore[no-any-return]
+
+    def token(self, token_id: int) -> str:
+        return repr(self.tokenizer.convert_ids_to_tokens(token_id))
+
+    def _render(self, messages: list[Message], **options: Any) -> Any:
+        return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+
+    def describe(self) -> dict[str, Any]:
+        """What `contract.json` holds."""
+        tokenizer = self.tokenizer
+        golden = [[*self.example(messages)] for messages in GOLDEN]
+        return {
+            "chat_template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+            "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]), "id": self.stop_ids[0]},
+            "stop_ids": self.stop_ids,
+            "pad": {"token": tokenizer.pad_token, "id": tokenizer.pad_token_id},
+            "bos": {"token": tokenizer.bos_token, "rendered": golden[0][0][0] == tokenizer.bos_token_id},
+            "vocabulary": len(tokenizer),
+            "golden": [
+                {"messages": messages, "ids": ids, "trained": [int(t) for t in trained]}
+                for messages, (ids, trained) in zip(GOLDEN, golden, strict=True)
+            ],
+        }
+
+    def save(self, model: Path) -> None:
+        """Write tokenizer and contract beside the weights."""
+        self.tokenizer.save_pretrained(model)
+        (model / "contract.json").write_text(json.dumps(self.describe(), indent=1, ensure_ascii=False))
+        load(model)  # what was written is what will be read
+
+
+def load(model: Path) -> Contract:
+    """The contract of a model folder, checked against its golden renderings.
+
+    Raises:
+        ContractError: where the tokenizer in the folder renders anything differently from when SFT fixed it.
+    """
+    promised = json.loads((model / "contract.json").read_text())
+    contract = Contract(load_tokenizer(model), promised["stop_ids"])
+    found = contract.describe()
+    for key, promise in promised.items():
+        if key != "golden" and found[key] != promise:
+            raise ContractError(f"{model}: the contract says {key} = {promise}, the tokenizer {found[key]}.")
+    for ours, theirs in zip(found["golden"], promised["golden"], strict=True):
+        if ours != theirs:
+            decode = contract.tokenizer.decode
+            raise ContractError(
+                f"{model}: SFT rendered {decode(theirs['ids'])!r} ({len(theirs['ids'])} tokens), "
+                f"this tokenizer renders {decode(ours['ids'])!r} ({len(ours['ids'])} tokens)."
+            )
+    return contract
+
+
+def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template) -> Contract:
+    """Fix template, end of turn and padding on a base model's tokenizer.
+
+    Raises:
+        ContractError: where the template cannot tell the assistant's tokens, does not train the end of turn,
+            renders BOS twice, or renders a prompt that is no prefix of the conversation.
+    """
+    tokenizer.chat_template = chat_template(tokenizer, cfg)
+    try:
+        rendered = tokenizer.apply_chat_template(
+            GOLDEN[1], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+    except Exception as error:  # whatever a user's Jinja raises
+        raise ContractError(f"template={cfg.kind}: cannot render a system, user and assistant turn: {error}") from error
+    ids, trained = rendered["input_ids"], rendered["assistant_masks"]
+    if not any(trained):
+        raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
+    end_of_turn = [i for i, t in zip(ids, trained, strict=True) if t][-1]
+    if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
+        raise ContractError(
+            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, no end of "
+            "turn: the model would never learn to stop. Move the end-of-turn token inside {% generation %}."
+        )
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise ContractError(f"template={cfg.kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
+    stops = [end_of_turn] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id not in (None, end_of_turn) else [])
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
+    choose_padding(tokenizer, stops)
+    contract = Contract(tokenizer, stops)
+    for messages in GOLDEN:
+        contract.example(messages)
+    return contract
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template) -> str:
+    """The Jinja source that `template=` asks for."""
+    vocabulary = tokenizer.get_vocab()
+    kind = cfg.kind
+    if kind in ("auto", "own"):
+        if (own := with_markers(tokenizer)) is not None:
+            return own
+        if kind == "own":
+            raise ContractError(
+                "template=own: the assistant's tokens cannot be told apart in the tokenizer's chat template"
+                + (", and TRL has no training version of it." if tokenizer.chat_template else ": it has none.")
+                + " Use template=auto, or a file with {% generation %} markers (template=file template.path=…)."
+            )
+        kind = "chatml" if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary else "plain"
+    if kind == "file":
+        assert cfg.path is not None
+        return Path(cfg.path).read_text(encoding="utf-8")
+    if kind == "chatml" and not {"<|im_start|>", "<|im_end|>"} <= set(vocabulary):
+        raise ContractError("template=chatml: the vocabulary lacks <|im_start|> and <|im_end|>. Use template=plain.")
+    if kind == "plain" and tokenizer.eos_token is None:
+        raise ContractError("template=plain: the tokenizer has no EOS token to end a turn with.")
+    adds_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    return ("{{- bos_token -}}\n" if adds_bos else "") + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
+
+
+def with_markers(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The tokenizer's own template with generation markers, from itself or from TRL; None where neither has it."""
+    if not tokenizer.chat_template:
+        return None
+    if has_generation_markers(tokenizer.chat_template):
+        return str(tokenizer.chat_template)
+    try:
+        return get_training_chat_template(tokenizer)
+    except ValueError:
+        return None
+
+
+def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None:
+    """A pad token that ends nothing: the tokenizer's own, a special token the template leaves alone, or a new one."""
+    used = {*stops, tokenizer.bos_token_id}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
+        return
+    used |= {i for messages in GOLDEN for i in tokenizer.apply_chat_template(messages, tokenize=True)["input_ids"]}
+    special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
+    if special:
+        names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))
+        tokenizer.pad_token = names[0][1]
+    else:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})

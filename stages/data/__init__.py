@@ -1,0 +1,115 @@
+"""Stage `data`: examples in four splits (sft, preference, validation, test) that share no prompt.
+
+Knows no model. Generated tasks come first, then the sources in order; a prompt belongs to the split that took it
+first, and tests take first.
+"""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stages.config import Data, Source, Split
+from stages.data import sources, tasks
+from stages.data.sources import BadRow, Row
+from stages.data.tasks import prompt_id
+from stages.errors import UserError
+from stages.records import Example, content_id, save
+from stages.store import Work
+
+DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}
+NEED_AN_ANSWER = ("sft", "validation")
+
+
+def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `examples.parquet`, and `quarantine.jsonl` where rows could not be used.
+
+    Raises:
+        UserError: for a source that holds nothing, or more unusable rows than `max_bad` allows.
+    """
+    settings = asdict(cfg.tasks)
+    (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
+    examples = tasks.generate(settings.pop("seed"), settings, settings.pop("families"))
+    taken = {example.id: example.split for example in examples}
+    quarantined = dropped = 0
+    for i, source in enumerate(cfg.sources):
+        found, bad = read(source, f"data.sources[{i}].path")
+        quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
+        quarantined += len(bad)
+        fresh = admit(found, taken)
+        dropped += len(found) - len(fresh)
+        examples += sorted(fresh, key=lambda e: content_id(e.id))[: source.rows] if source.rows else fresh
+    save(out / "examples.parquet", examples, Example)
+    counts = Counter(e.split for e in examples)
+    return {
+        "examples": dict(counts),
+        "tasks": len({e.task for e in examples if e.checks}),
+        "quarantined": quarantined,
+        "duplicates_dropped": dropped,
+        "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
+        + (f"; {quarantined} rows in quarantine.jsonl" if quarantined else ""),
+    }
+
+
+def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
+    """The examples of a source, and its unusable rows."""
+    shares = source.splits or DEFAULT_SHARES
+    unknown = set(shares) - set(Split)
+    if unknown or sum(shares.values()) > 1 + 1e-9:
+        raise UserError(f"{key.removesuffix('.path')}.splits={shares}: shares of {', '.join(Split)}, 1 in all.")
+    examples, bad = [], []
+    for row in sources.rows(source, key):
+        try:
+            if row.error:
+                raise row.error
+            messages, answer = sources.conversation(row.value)
+            split = sources.split_of(messages, answer, shares)
+            if split in NEED_AN_ANSWER and answer is None:
+                raise BadRow("", "no assistant turn to learn from")
+        except BadRow as reason:
+            row.error = reason
+            bad.append(row)
+            continue
+        if split:
+            name = Path(source.path).name
+            examples.append(Example(prompt_id(messages), messages, answer, name, name, split))
+    if not examples and not bad:
+        raise UserError(f"{key}={source.path}: holds no rows.")
+    return examples, bad
+
+
+def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "data.max_bad") -> None:
+    """Keep unusable rows with their reasons; stop where they are too many. `key` names the limit's setting."""
+    if not bad:
+        return
+    with open(out / "quarantine.jsonl", "a") as file:
+        for row in bad:
+            assert row.error is not None
+            entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}
+            file.write(json.dumps({**entry, "row": row.value}, default=str) + "\n")
+    first = bad[0]
+    told = f"{first.file}: line {first.line}: {first.error}"
+    if len(bad) > limit * total:
+        raise UserError(
+            f"{told}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
+            f"all are in {out / 'quarantine.jsonl'} with their reasons."
+        )
+    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl; the first: {told}")
+
+
+def admit(found: list[Example], taken: dict[str, str]) -> list[Example]:
+    """Those whose prompt no other split holds, without copies; other answers to a prompt of `sft` may stay."""
+    fresh = []
+    for example in found:
+        if example.id in taken:
+            if taken[example.id] != "sft" or example.split != "sft":
+                continue
+            example.id = content_id(example.id, example.reference)
+            if example.id in taken:
+                continue
+        taken[example.id] = example.split
+        # The first answer is remembered too, so that a second copy of it is known for one.
+        taken[content_id(example.id, example.reference)] = example.split
+        fresh.append(example)
+    return fresh

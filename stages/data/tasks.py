@@ -1,0 +1,119 @@
+"""Verifiable instructions: task families whose prompts come with a reference answer and checks, from a seed.
+
+A family is a function of a random generator. Each has several phrasings; the last is kept out of training, and so
+are whole families: the FLAN experiment (arXiv:2109.01652) in miniature.
+"""
+
+import importlib
+import pkgutil
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from stages.data import families as rooms
+from stages.errors import UserError, nearest
+from stages.records import Check, Example, Message, content_id
+
+
+@dataclass
+class Instance:
+    """What fills a phrasing's slots, the reference answer, its checks, and turns that come before the request."""
+
+    slots: dict[str, str]
+    reference: str
+    checks: list[Check]
+    before: list[Message] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    kind: str
+    phrasings: tuple[str, ...]
+    unseen: bool
+    make: Callable[[random.Random], Instance]
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def family(
+    kind: str, *phrasings: str, unseen: bool = False
+) -> Callable[[Callable[[random.Random], Instance]], Callable[[random.Random], Instance]]:
+    """Register the decorated function as a family. `unseen=True` keeps it out of training altogether."""
+
+    def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
+        FAMILIES[make.__name__] = Family(make.__name__, kind, phrasings, unseen, make)
+        return make
+
+    return register
+
+
+def known_families() -> dict[str, Family]:
+    """Every family, by name, from the modules in `families/`."""
+    for module in pkgutil.iter_modules(rooms.__path__):
+        importlib.import_module(f"{rooms.__name__}.{module.name}")
+    return dict(sorted(FAMILIES.items()))
+
+
+# Test prompts come first, so that a prompt which two splits would draw belongs to the test.
+SPLIT_OF_GROUP = {
+    "test": "test",
+    "unseen_phrasings": "test",
+    "unseen_tasks": "test",
+    "validation": "validation",
+    "preference": "preference",
+    "sft": "sft",
+}
+
+
+def generate(seed: int, counts: Mapping[str, int], families: list[str]) -> list[Example]:
+    """Examples per group (the keys of SPLIT_OF_GROUP), families in turn, no prompt twice.
+
+    Raises:
+        UserError: for a family that does not exist.
+    """
+    chosen = known_families()
+    for name in families:
+        if name not in chosen:
+            raise UserError(f"data.tasks.families: {name!r} is no task family.{nearest(name, chosen)}")
+    if families:
+        chosen = {name: chosen[name] for name in sorted(families)}
+    examples: dict[str, Example] = {}
+    for group in SPLIT_OF_GROUP:
+        members = [f for f in chosen.values() if f.unseen == (group == "unseen_tasks")]
+        if counts.get(group, 0) and not members:
+            raise UserError(f"data.tasks.{group}={counts[group]}: no family chosen fits.")
+        for i in range(counts.get(group, 0)):
+            example = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples)
+            examples[example.id] = example
+    return list(examples.values())
+
+
+def draw(family: Family, group: str, key: str, taken: Mapping[str, Example]) -> Example:
+    """One example whose prompt is not taken yet."""
+    for attempt in range(1000):
+        rng = random.Random(f"{key}/{family.name}/{attempt}")
+        instance = family.make(rng)
+        phrasings = family.phrasings[-1:] if group == "unseen_phrasings" else family.phrasings[:-1]
+        request = rng.choice(phrasings).format(**instance.slots)
+        messages = [*instance.before, {"role": "user", "content": request}]
+        example = Example(
+            id=prompt_id(messages),
+            messages=messages,
+            reference=instance.reference,
+            source="tasks",
+            task=family.name,
+            split=SPLIT_OF_GROUP[group],
+            kind=family.kind,
+            group=group if group.startswith("unseen") else "seen",
+            checks=instance.checks,
+        )
+        if example.id not in taken:
+            return example
+    raise UserError(f"data.tasks.{group}: the family {family.name} has too few prompts. Ask for fewer.")
+
+
+def prompt_id(messages: list[Message]) -> str:
+    """A hash of the prompt, blind to case and white space: near copies count as the same prompt."""
+    return content_id([[m["role"], " ".join(m["content"].lower().split())] for m in messages])

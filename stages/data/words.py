@@ -1,0 +1,76 @@
+"""The words that generated instructions are made of, and plain sentences from them."""
+
+import random
+
+NAMES = (
+    "Ada Amir Bela Carmen Chidi Clara Dmitri Elena Farid Greta Hana Hugo Ines Ivan Jonas Kofi Lena Lucia Marek Mina "
+    "Nadia Noor Olga Omar Paula Petra Quinn Rafael Rosa Samir Sofia Tara Tomas Uma Vera Viktor Wanda Yara Yusuf Zoe"
+).split()
+CITIES = (
+    "Accra Athens Bergen Bogota Cairo Cork Dakar Delhi Dublin Geneva Hanoi Helsinki Izmir Jakarta Kyoto Lagos Lima "
+    "Lisbon Lyon Madrid Malmo Milan Nairobi Oslo Porto Prague Quito Riga Seoul Sofia Tallinn Tunis Turin Vienna Warsaw"
+).split()
+FRUITS = "apple banana cherry fig grape kiwi lemon lime mango melon olive orange papaya peach pear plum quince".split()
+ANIMALS = "badger bear camel crow deer dove eagle falcon fox goat hare heron horse lion lynx otter owl seal wolf".split()
+COLOURS = "amber azure beige black blue brown crimson gold green grey indigo ivory orange pink purple red teal".split()
+TOOLS = "anvil bolt brush chisel clamp drill file hammer ladder lathe mallet nail pliers rasp ruler saw wrench".split()
+FURNITURE = "armchair bed bench bookcase cabinet chair cupboard desk dresser lamp mirror shelf sofa stool table".split()
+PLANTS = "acacia aster basil cedar clover daisy fern ivy lily maple mint moss oak pine poppy rose sage tulip".split()
+NOUNS = {"fruit": FRUITS, "animal": ANIMALS, "colour": COLOURS, "tool": TOOLS, "furniture": FURNITURE, "plant": PLANTS}
+OBJECTS = (
+    "basket bell blanket book bottle box bridge camera candle carpet clock coat coin compass cup door drum engine "
+    "envelope flag garden gate guitar hat helmet jar kettle key kite letter map medal mill notebook paddle painting "
+    "parcel pen piano pillow pocket radio ring rope scarf ship shirt spoon statue suitcase telescope tent ticket "
+    "trumpet umbrella vase violin wagon wallet whistle window"
+).split()
+ADJECTIVES = (
+    "ancient bright broken clean cold dusty empty expensive faded fragile heavy huge large light loud narrow new "
+    "old painted plain quiet rare round rusty sharp shiny small smooth soft square strange striped tall thin tiny "
+    "warm wet white wide wooden yellow young"
+).split()
+VERBS = {  # present, past
+    "borrow": "borrowed", "bring": "brought", "buy": "bought", "carry": "carried", "clean": "cleaned",
+    "collect": "collected", "draw": "drew", "find": "found", "fix": "fixed", "hide": "hid", "hold": "held",
+    "keep": "kept", "lift": "lifted", "lose": "lost", "make": "made", "move": "moved", "notice": "noticed",
+    "open": "opened", "paint": "painted", "photograph": "photographed", "pull": "pulled", "sell": "sold",
+    "send": "sent", "show": "showed", "steal": "stole", "take": "took", "touch": "touched", "use": "used",
+    "wash": "washed", "watch": "watched",
+}  # fmt: skip
+PLACES = (
+    "at the airport|at the bakery|at the harbour|at the library|at the market|at the museum|at the station|"
+    "behind the barn|beside the lake|in the attic|in the cellar|in the forest|in the garden|in the kitchen|"
+    "in the office|in the park|in the village|near the bridge|near the river|near the school|on the balcony|"
+    "on the beach|on the roof|under the stairs"
+).split("|")
+TIMES = (
+    "after lunch|before dawn|during the storm|every morning|last night|last summer|last week|on Friday|on Monday|"
+    "on Sunday|this morning|two days ago|yesterday"
+).split("|")
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
+NUMBERS += "sixteen seventeen eighteen nineteen twenty".split()
+
+
+def article(noun_phrase: str) -> str:
+    """`an old book`, `a new book`."""
+    return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
+
+
+def sentence(rng: random.Random) -> str:
+    """A plain past-tense sentence of 6 to 12 words, without its full stop."""
+    thing = article(f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}")
+    subject = rng.choice([rng.choice(NAMES), f"The {rng.choice(ANIMALS)}", f"My {rng.choice(RELATIVES)}"])
+    ending = rng.choice([rng.choice(PLACES), rng.choice(TIMES), f"{rng.choice(PLACES)} {rng.choice(TIMES)}"])
+    return f"{subject} {rng.choice(list(VERBS.values()))} {thing} {ending}"
+
+
+RELATIVES = "aunt brother cousin father friend mother neighbour sister teacher uncle".split()
+
+
+def items(rng: random.Random, low: int, high: int) -> list[str]:
+    """Different nouns of one kind, in random order."""
+    return rng.sample(NOUNS[rng.choice(sorted(NOUNS))], rng.randint(low, high))
+
+
+def listed(words: list[str]) -> str:
+    """`a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,44 @@
+"""What this machine is, read without importing torch."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def computes_bf16() -> bool:
+    """Whether bf16 arithmetic is native here: CUDA from compute capability 8.0, AVX512-BF16 or AMX, Apple silicon.
+
+    `precision=auto` asks this. Where it is emulated, bf16 is several times slower than fp32.
+    """
+    if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+        if found:
+            return float(found[0]) >= 8.0
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def reset_peak_memory() -> None:
+    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory at the high-water mark since `reset_peak_memory`."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

@@ -1,0 +1,1 @@
+"""Labelers: what turns candidates into judgements."""

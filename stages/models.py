@@ -1,0 +1,95 @@
+"""Models and tokenizers on disk and on devices: the only place that loads, saves and scores them."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+from trl.trainer.utils import add_fused_lm_head
+
+from stages.config import Precision
+from stages.errors import UserError
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"runtime.device={name}: torch {torch.__version__} sees no CUDA device.")
+    return torch.device(name)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-any-return]
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal language model from a folder of safetensors, on the CPU, for evaluation."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Weights as safetensors, with config and generation config."""
+    model.save_pretrained(folder)
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The arithmetic in which transformers' Trainer runs a model of fp32 weights under `bf16=True`."""
+    if precision is Precision.bf16:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def add_scoring(model: PreTrainedModel) -> PreTrainedModel:
+    """Give the model TRL's fused LM head, so that policy and reference are scored by the same arithmetic."""
+    add_fused_lm_head(model)
+    return model
+
+
+@torch.no_grad()
+def token_log_probs(
+    model: PreTrainedModel,
+    sequences: Sequence[tuple[list[int], list[int]]],
+    pad_id: int,
+    precision: Precision,
+) -> list[list[float]]:
+    """Log-prob of every completion token given what precedes it, for (prompt ids, completion ids) pairs.
+
+    One padded forward of a model with a fused LM head; in fp32 the batch matters below 1e-5 per token.
+    """
+    length = max(len(prompt) + len(completion) for prompt, completion in sequences)
+    ids = torch.full((len(sequences), length), pad_id)
+    attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, (prompt, completion) in enumerate(sequences):
+        end = len(prompt) + len(completion)
+        ids[i, :end] = torch.tensor(prompt + completion)
+        attention[i, :end] = 1
+        labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
+    device = model.device
+    with autocast(precision, device):
+        output = model(
+            input_ids=ids.to(device),
+            attention_mask=attention.to(device),
+            labels=labels.to(device),
+            use_cache=False,
+            fused_lm_head=True,
+        )
+    scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
+    return [
+        scored[i, len(prompt) - 1 : len(prompt) + len(completion) - 1].tolist()
+        for i, (prompt, completion) in enumerate(sequences)
+    ]

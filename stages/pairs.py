@@ -1,0 +1,120 @@
+"""Stage `pairs`: chosen and rejected completions from judgements. Prompts that give no pair are counted by reason."""
+
+import random
+from collections import Counter, defaultdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from stages.config import Pairs, Strategy
+from stages.errors import UserError
+from stages.records import Candidate, Example, Judgement, Pair, content_id, load, save
+from stages.store import Work
+
+# Better, worse, and by how much: None where only the order is known.
+Contrast = tuple[Candidate, Candidate, float | None]
+
+
+def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `pairs.parquet`; the pairs of a prompt are all in training or all held out.
+
+    Raises:
+        UserError: where no prompt gives a pair.
+    """
+    judged = inputs["judged"]
+    prompts = load(judged / "prompts.parquet", Example)
+    candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
+    judgements: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in load(judged / "judgements.parquet", Judgement):
+        judgements[judgement.prompt_id].append(judgement)
+    labeler = next(iter(judgements.values()))[0].labeler if judgements else ""
+
+    pairs: list[Pair] = []
+    without: Counter[str] = Counter()
+    for prompt in prompts:
+        contrasts = comparisons(judgements[prompt.id], candidates)
+        usable, reason = admissible(contrasts, cfg)
+        if not usable:
+            without[reason] += 1
+        chosen = select(usable, cfg, random.Random(f"{cfg.seed}/{prompt.id}"))
+        pairs += [pair(prompt, contrast, labeler, cfg) for contrast in chosen]
+    if not pairs:
+        told = "; ".join(f"{count} prompts: {reason}" for reason, count in without.most_common())
+        raise UserError(
+            f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures or "
+            "sample.candidates_per_prompt, or loosen pairs.min_margin and pairs.max_length_ratio."
+        )
+    save(out / "pairs.parquet", pairs, Pair)
+    held_out = sum(p.split == "validation" for p in pairs)
+    lengths = [candidates[p.chosen_id].n_tokens - candidates[p.rejected_id].n_tokens for p in pairs]
+    return {
+        "pairs": len(pairs),
+        "held_out": held_out,
+        "prompts": len(prompts),
+        "prompts_without_pair": dict(without),
+        "chosen_longer_by": sum(lengths) / len(lengths),
+        "summary": f"{len(pairs)} pairs ({held_out} held out) from {len(prompts)} prompts; "
+        f"{without.total()} prompts gave none",
+    }
+
+
+def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:
+    """Every two candidates of a prompt that were judged, better first; equal scores and ties come with margin 0."""
+    contrasts: list[Contrast] = []
+    for judgement in judgements:
+        if judgement.preference is not None:
+            a, b = candidates[str(judgement.a)], candidates[str(judgement.b)]
+            better, worse = (b, a) if judgement.preference == "b" else (a, b)
+            contrasts.append((better, worse, 0.0 if judgement.preference == "tie" else None))
+    scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
+    for (a, a_score), (b, b_score) in combinations(scored, 2):
+        contrasts.append((a, b, a_score - b_score) if a_score >= b_score else (b, a, b_score - a_score))
+    return contrasts
+
+
+def admissible(contrasts: list[Contrast], cfg: Pairs) -> tuple[list[Contrast], str]:
+    """The comparisons that may become pairs, and, where none may, the rule that took the last of them."""
+    if not contrasts:
+        return [], "fewer than two judged candidates"
+    rules = {
+        "every candidate got the same score": lambda b, w, margin: margin is None or margin > 0,
+        "no two candidates differ in text": lambda b, w, margin: b.text.strip() != w.text.strip(),
+        "only an unfinished candidate was better": lambda b, w, margin: b.finish_reason == "stop",
+        "no margin above pairs.min_margin": lambda b, w, margin: margin is None or margin > cfg.min_margin,
+        "every length ratio above pairs.max_length_ratio": lambda b, w, margin: cfg.max_length_ratio is None
+        or max(b.n_tokens, w.n_tokens) <= cfg.max_length_ratio * max(1, min(b.n_tokens, w.n_tokens)),
+    }
+    for reason, rule in rules.items():
+        contrasts = [contrast for contrast in contrasts if rule(*contrast)]
+        if not contrasts:
+            return [], reason
+    different = {(better.text.strip(), worse.text.strip()): (better, worse, m) for better, worse, m in contrasts}
+    return list(different.values()), ""
+
+
+def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Contrast]:
+    """At most `max_per_prompt` of them, by strategy; ties in the ordering are broken by chance, seeded by the prompt."""
+    rng.shuffle(contrasts)
+    if cfg.strategy is Strategy.margin:
+        contrasts.sort(key=lambda c: c[2] or 0.0)
+    elif cfg.strategy is not Strategy.random:  # best_worst is the widest margin, all goes on from there
+        contrasts.sort(key=lambda c: -(c[2] or 0.0))
+    return contrasts[: cfg.max_per_prompt]
+
+
+def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
+    better, worse, margin = contrast
+    held_out = int(content_id("held out", prompt.id)[:8], 16) / 2**32 < cfg.validation_fraction
+    return Pair(
+        id=content_id(prompt.id, better.text, worse.text),
+        prompt_id=prompt.id,
+        prompt=prompt.messages,
+        chosen=[{"role": "assistant", "content": better.text}],
+        rejected=[{"role": "assistant", "content": worse.text}],
+        margin=margin,
+        labeler=labeler,
+        strategy=cfg.strategy,
+        chosen_id=better.candidate_id,
+        rejected_id=worse.candidate_id,
+        split="validation" if held_out else "train",
+    )

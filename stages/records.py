@@ -1,0 +1,212 @@
+"""The tables that pass between stages. Each is a Parquet file that `datasets.load_dataset` opens as it is.
+
+Ids are hashes of content: a re-run, a shard or another machine names the same prompt the same way. Something that
+failed is missing, with its error: never a zero, never a default.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Message = dict[str, str]  # role, content
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def content_id(*content: Any) -> str:
+    """16 hex digits of the SHA-256 of the content as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Check:
+    """A check as data: `labelers/verifier.py` says what each kind asks of an answer."""
+
+    kind: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Example:
+    """A conversation up to its last request, with the reference answer where there is one.
+
+    `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks.
+    """
+
+    id: str
+    messages: list[Message]
+    reference: str | None
+    source: str
+    task: str
+    split: str
+    kind: str = ""
+    group: str = "seen"
+    checks: list[Check] = field(default_factory=list)
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("id", pa.string()),
+            ("messages", MESSAGES),
+            ("reference", pa.string()),
+            ("source", pa.string()),
+            ("task", pa.string()),
+            ("split", pa.string()),
+            ("kind", pa.string()),
+            ("group", pa.string()),
+            ("checks", pa.list_(pa.struct([("kind", pa.string()), ("params", pa.string())]))),  # params as JSON
+        ]
+    )
+
+    @property
+    def conversation(self) -> list[Message]:
+        """The messages with the reference as the last assistant turn."""
+        return [*self.messages, {"role": "assistant", "content": self.reference or ""}]
+
+
+@dataclass
+class Candidate:
+    """One completion of a prompt; `logprob` is its sum over `n_tokens` tokens, end of turn included, at
+    temperature 1. `finish_reason` is stop (it ended its turn) or length."""
+
+    prompt_id: str
+    candidate_id: str
+    policy: str
+    sampler: str
+    temperature: float
+    seed: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    logprob: float
+    n_tokens: int
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("candidate_id", pa.string()),
+            ("policy", pa.string()),
+            ("sampler", pa.string()),
+            ("temperature", pa.float64()),
+            ("seed", pa.int64()),
+            ("text", pa.string()),
+            ("token_ids", pa.list_(pa.int32())),
+            ("finish_reason", pa.string()),
+            ("logprob", pa.float64()),
+            ("n_tokens", pa.int32()),
+        ]
+    )
+
+
+@dataclass
+class Judgement:
+    """Of one candidate (`score`, in [0, 1]) or of two (`a`, `b`, `preference`: a, b or tie); else `error`."""
+
+    prompt_id: str
+    labeler: str
+    candidate_id: str | None = None
+    score: float | None = None
+    a: str | None = None
+    b: str | None = None
+    preference: str | None = None
+    order_swapped_agrees: bool | None = None
+    raw: str | None = None
+    error: str | None = None
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("labeler", pa.string()),
+            ("candidate_id", pa.string()),
+            ("score", pa.float64()),
+            ("a", pa.string()),
+            ("b", pa.string()),
+            ("preference", pa.string()),
+            ("order_swapped_agrees", pa.bool_()),
+            ("raw", pa.string()),
+            ("error", pa.string()),
+        ]
+    )
+
+
+@dataclass
+class Pair:
+    """TRL's conversational preference columns, and where the pair comes from."""
+
+    id: str
+    prompt_id: str
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    margin: float | None
+    labeler: str
+    strategy: str
+    chosen_id: str
+    rejected_id: str
+    split: str  # train or validation
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("id", pa.string()),
+            ("prompt_id", pa.string()),
+            ("prompt", MESSAGES),
+            ("chosen", MESSAGES),
+            ("rejected", MESSAGES),
+            ("margin", pa.float64()),
+            ("labeler", pa.string()),
+            ("strategy", pa.string()),
+            ("chosen_id", pa.string()),
+            ("rejected_id", pa.string()),
+            ("split", pa.string()),
+        ]
+    )
+
+
+@dataclass
+class PairLogProbs:
+    """Token ids of a pair and the reference's log-prob of every completion token, end of turn included."""
+
+    id: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    chosen_logps: list[float]
+    rejected_logps: list[float]
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("id", pa.string()),
+            ("prompt_ids", pa.list_(pa.int32())),
+            ("chosen_ids", pa.list_(pa.int32())),
+            ("rejected_ids", pa.list_(pa.int32())),
+            ("chosen_logps", pa.list_(pa.float32())),
+            ("rejected_logps", pa.list_(pa.float32())),
+        ]
+    )
+
+
+Record = TypeVar("Record", Example, Candidate, Judgement, Pair, PairLogProbs)
+
+
+def save(path: Path, records: Sequence[Record], kind: type[Record]) -> None:
+    """Write records as Parquet, whole or not at all."""
+    rows = [asdict(record) for record in records]
+    for row in rows:
+        for check in row.get("checks", []):
+            check["params"] = json.dumps(check["params"], sort_keys=True)
+    draft = path.with_suffix(".draft")
+    pq.write_table(pa.Table.from_pylist(rows, schema=kind.schema), draft)
+    draft.replace(path)
+
+
+def load(path: Path, kind: type[Record]) -> list[Record]:
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        if "checks" in row:
+            row["checks"] = [Check(c["kind"], json.loads(c["params"])) for c in row["checks"]]
+    return [kind(**row) for row in rows]

@@ -1,0 +1,66 @@
+"""Stage `reference`: the log-prob of every completion token of the pairs under the reference model.
+
+Per token, so that `dpo` derives what it needs (sums, LD-DPO's shared part, after truncation), and a sweep over β,
+losses and lengths shares this node.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages import contract
+from stages.config import Reference
+from stages.contract import ContractError
+from stages.errors import UserError
+from stages.models import add_scoring, device_of, load_model, token_log_probs
+from stages.records import Pair, PairLogProbs, load, save
+from stages.shards import in_shards
+from stages.store import Work
+
+
+def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render."""
+    terms = contract.load(inputs["reference"] / "model")
+    tokenized: list[PairLogProbs] = []
+    refused: list[str] = []
+    for pair in load(inputs["pairs"] / "pairs.parquet", Pair):
+        try:
+            prompt, chosen = terms.completion(pair.prompt, pair.chosen)
+            _, rejected = terms.completion(pair.prompt, pair.rejected)
+        except ContractError as reason:
+            refused.append(str(reason))
+            continue
+        tokenized.append(PairLogProbs(pair.id, prompt, chosen, rejected, [], []))
+    if not tokenized:
+        raise UserError(f"no pair can be rendered: {refused[0]}")
+    if refused:
+        out.warn(f"{len(refused)} pairs cannot be rendered and are left out; the first: {refused[0]}")
+
+    def score(waiting: Sequence[PairLogProbs]) -> Iterator[tuple[PairLogProbs, list[PairLogProbs]]]:
+        if not waiting:
+            return
+        model = add_scoring(load_model(inputs["reference"] / "model").to(device_of(cfg.runtime.device)))
+        ordered = sorted(waiting, key=lambda p: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)))
+        rows = max(1, cfg.runtime.batch_size // 2)
+        for start in range(0, len(ordered), rows):
+            batch = ordered[start : start + rows]
+            sequences = [(p.prompt_ids, ids) for p in batch for ids in (p.chosen_ids, p.rejected_ids)]
+            scores = token_log_probs(model, sequences, terms.tokenizer.pad_token_id, cfg.precision)
+            for i, p in enumerate(batch):
+                p.chosen_logps, p.rejected_logps = scores[2 * i], scores[2 * i + 1]
+                yield p, [p]
+
+    scored = in_shards(
+        tokenized, lambda p: p.id, score, PairLogProbs, lambda p: p.id, cfg.runtime.shard_size, "reference", out
+    )
+    save(out / "logprobs.parquet", scored, PairLogProbs)
+    tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in scored)
+    mean = sum(sum(p.chosen_logps) + sum(p.rejected_logps) for p in scored) / tokens
+    return {
+        "device": str(device_of(cfg.runtime.device)),
+        "pairs": len(scored),
+        "refused": len(refused),
+        "tokens": tokens,
+        "mean_logp": mean,
+        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {mean:.3f} nats per token",
+    }

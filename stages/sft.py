@@ -1,0 +1,140 @@
+"""Stage `sft`: supervised fine-tuning on the assistant's tokens (TRL's SFTTrainer), and the contract it fixes."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+from trl.data_utils import pack_dataset
+from trl.trainer.utils import disable_dropout_in_model
+
+from stages import contract, training
+from stages.config import SFT
+from stages.contract import Contract, ContractError
+from stages.errors import UserError
+from stages.models import load_model, load_tokenizer, save_model
+from stages.records import Example, load
+from stages.store import SCRATCH, Work
+
+IGNORED = -100  # the label of a token that is not trained
+
+
+def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `model/` with its contract, and `token_example.json`.
+
+    Raises:
+        ContractError: where the template cannot keep the contract.
+        UserError: where too many rows had to be dropped, or training diverged.
+    """
+    terms = contract.establish(load_tokenizer(inputs["base"] / "model"), cfg.template)
+    model = load_model(inputs["base"] / "model")
+    if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(terms.tokenizer))  # a new pad token, where no special token was free
+    model.generation_config.eos_token_id = terms.stop_ids
+    model.generation_config.pad_token_id = terms.tokenizer.pad_token_id
+    if not cfg.train:
+        save_model(model, out / "model")
+        terms.save(out / "model")
+        return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
+
+    examples = load(inputs["data"] / "examples.parquet", Example)
+    train_rows, dropped = tokenize([e for e in examples if e.split == "sft"], terms, cfg, out)
+    validation_rows, _ = tokenize([e for e in examples if e.split == "validation" and e.reference], terms, cfg, out)
+    show_tokens(train_rows[0], terms, out / "token_example.json")
+    if cfg.packing:
+        train_rows = pack(train_rows, cfg.max_length)
+    rows = training.cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
+
+    disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
+    trainer = SFTTrainer(
+        model,
+        args=training.arguments(
+            SFTConfig,
+            cfg,
+            out,
+            packing=cfg.packing,
+            eval_packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows]),
+        eval_dataset=Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in validation_rows])
+        if validation_rows
+        else None,
+        processing_class=terms.tokenizer,
+    )
+    best = out / SCRATCH / "best"
+    training.train(trainer, cfg, out, training.Best(best))
+
+    figures: dict[str, Any] = {"steps": trainer.state.global_step}
+    shutil.rmtree(out / "model", ignore_errors=True)
+    if best.exists():
+        shutil.copytree(best, out / "model", ignore=shutil.ignore_patterns("best.json"))
+        figures |= json.loads((best / "best.json").read_text())
+    else:
+        save_model(trainer.model, out / "model")
+    terms.save(out / "model")
+    trained_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
+    summary = f"{len(rows)} rows, {trained_tokens} trained tokens"
+    if "eval_loss" in figures:
+        summary += f"; validation loss {figures['eval_loss']:.3f} at step {figures['step']} of {figures['steps']}"
+    return {
+        "trained": True,
+        "device": str(trainer.args.device),
+        "rows": len(rows),
+        "rows_cut": len(train_rows) - len(rows),
+        "rows_dropped": dropped,
+        "tokens": round(cfg.epochs * sum(len(row["input_ids"]) for row in rows)),
+        "trained_tokens": trained_tokens,
+        **figures,
+        "summary": summary,
+    }
+
+
+def tokenize(
+    examples: list[Example], terms: Contract, cfg: SFT, out: Work
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """`id`, `input_ids` and `labels` of every example that fits whole, and how many were dropped for which reason.
+
+    A conversation over `max_length` is dropped rather than cut: cut, it would lose the end of the answer or its
+    end-of-turn token, and teach the model not to stop.
+    """
+    rows, dropped = [], Counter[str]()
+    for example in examples:
+        try:
+            ids, trained = terms.example(example.conversation)
+        except ContractError as reason:
+            dropped[str(reason)] += 1
+            continue
+        if len(ids) > cfg.max_length:
+            dropped[f"longer than sft.max_length={cfg.max_length} tokens"] += 1
+            continue
+        labels = [i if t else IGNORED for i, t in zip(ids, trained, strict=True)]
+        rows.append({"id": example.id, "input_ids": ids, "labels": labels})
+    if dropped:
+        told = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+        message = f"{dropped.total()} of {len(examples)} rows cannot be trained on: {told}."
+        if not rows or dropped.total() > cfg.max_dropped * len(examples):
+            raise UserError(f"{message} sft.max_dropped={cfg.max_dropped:g} allows fewer.")
+        out.warn(message)
+    if examples and examples[0].split == "sft" and not rows:
+        raise UserError("the data holds no rows for sft.")
+    return rows, dict(dropped)
+
+
+def pack(rows: list[dict[str, Any]], length: int) -> list[dict[str, Any]]:
+    """Best-fit decreasing bins of `length` tokens, in one process and a fixed order (arXiv:2404.10830)."""
+    ordered = sorted(rows, key=lambda row: row["id"])
+    columns = {name: [row[name] for row in ordered] for name in ("input_ids", "labels")}
+    return list(pack_dataset(Dataset.from_dict(columns), length, "bfd"))
+
+
+def show_tokens(row: dict[str, Any], terms: Contract, path: Path) -> None:
+    """One training example token by token: its text, and whether it is trained or ends the turn."""
+    tokens = [
+        {"text": terms.tokenizer.decode([i]), "trained": label != IGNORED, "end_of_turn": i == terms.stop_ids[0]}
+        for i, label in zip(row["input_ids"], row["labels"], strict=True)
+    ]
+    path.write_text(json.dumps(tokens, ensure_ascii=False))

@@ -1,0 +1,47 @@
+"""Work on many items that a kill interrupts but does not lose: what is done is kept in shards, by the item's id."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from stages.progress import bar
+from stages.records import Candidate, PairLogProbs, load, save
+from stages.store import SCRATCH, Work
+
+Item = TypeVar("Item")
+Made = TypeVar("Made", Candidate, PairLogProbs)
+
+
+def in_shards(
+    items: Sequence[Item],
+    identify: Callable[[Item], str],
+    produce: Callable[[Sequence[Item]], Iterator[tuple[Item, list[Made]]]],
+    kind: type[Made],
+    belongs_to: Callable[[Made], str],
+    size: int,
+    title: str,
+    out: Work,
+) -> list[Made]:
+    """All that `produce` makes of the items, in the order of the items; shards of `size` items survive a kill.
+
+    A shard says by its records which items it holds, so that another `size` after a resume does no harm.
+    """
+    folder = out / SCRATCH / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[str, list[Made]] = {}
+    for shard in sorted(folder.glob("*.parquet")):
+        for record in load(shard, kind):
+            made.setdefault(belongs_to(record), []).append(record)
+    waiting = [item for item in items if identify(item) not in made]
+    shard_number = len(list(folder.glob("*.parquet")))
+    buffer: list[Made] = []
+    held = 0
+    with bar(len(items), title, "prompt", done=len(items) - len(waiting)) as progress:
+        for item, records in produce(waiting):
+            made[identify(item)] = records
+            buffer += records
+            held += 1
+            progress.update()
+            if held == size:
+                save(folder / f"{shard_number:06d}.parquet", buffer, kind)
+                shard_number, buffer, held = shard_number + 1, [], 0
+    return [record for item in items for record in made[identify(item)]]

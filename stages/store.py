@@ -1,0 +1,252 @@
+"""The artifact store: one folder per node, named by what was computed, published whole or not at all.
+
+`outputs/<stage>/<fingerprint>/` holds a node, `….partial/` one in the making, `outputs/latest/<stage>` links to the
+last one used. A node is built under a lock of the kernel's: a killed builder frees it, children that inherit its
+descriptor keep it, and whoever takes over resumes what the partial folder holds.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from stages.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Manifest = dict[str, Any]
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A stage with its block of the configuration and its inputs by role.
+
+    `outside` maps paths that the block names to digests of what they hold: content is hashed, not where it lies.
+    `fixed` holds what is neutral elsewhere but not for this node (a micro-batch that a loss depends on).
+    """
+
+    stage: str
+    version: int
+    config: Any
+    inputs: Mapping[str, "Node"] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What of the configuration enters the fingerprint: everything but `runtime`, outside paths as digests."""
+        return {**self._content(asdict(self.config)), **self.fixed}
+
+    def _content(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: self._content(v) for k, v in value.items() if k != "runtime"}
+        if isinstance(value, list):
+            return [self._content(v) for v in value]
+        return self.outside.get(value, value) if isinstance(value, str) else value
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same fingerprint means the same computation on the same content."""
+        inputs = {role: node.fingerprint for role, node in self.inputs.items()}
+        key = {"stage": self.stage, "version": self.version, "config": self.settings, "inputs": inputs}
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.fingerprint}"
+
+
+class Work(os.PathLike[str]):
+    """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings."""
+
+    def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None]):
+        self.path, self.warnings, self._listener = path, list[str](), listener
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        """Append metrics to `curves.jsonl` and hand them to the tracker. After a resume a step may come again."""
+        with open(self / "curves.jsonl", "a") as curves:
+            curves.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._listener(metrics, step)
+
+    def warn(self, message: str) -> None:
+        """Say something the user should know; it also goes into the manifest and the report."""
+        log.warning("warning: %s", message)
+        self.warnings.append(message)
+
+
+class Store:
+    """Nodes under `root`. `rebuild` names a stage whose nodes count only if published after `since` (Unix time)."""
+
+    def __init__(self, root: Path, rebuild: str | None = None, since: float = 0.0):
+        self.root, self.rebuild, self.since = root, rebuild, since
+
+    def folder(self, node: Node) -> Path:
+        return self.root / node.stage / node.fingerprint
+
+    def partial(self, node: Node) -> Path:
+        return self.root / node.stage / f"{node.fingerprint}.partial"
+
+    def find(self, node: Node, seen: dict[str, Manifest | None] | None = None) -> Manifest | None:
+        """The manifest of a published node that is whole and was made from what its inputs hold now, or None."""
+        seen = {} if seen is None else seen  # a node is reached by many ways: look at it once
+        if node.fingerprint not in seen:
+            seen[node.fingerprint] = self._find(node, seen)
+        return seen[node.fingerprint]
+
+    def _find(self, node: Node, seen: dict[str, Manifest | None]) -> Manifest | None:
+        manifest = read_manifest(self.folder(node))
+        if manifest is None or (node.stage == self.rebuild and manifest["ended"] < self.since):
+            return None
+        if torn := damaged(self.folder(node), manifest):
+            log.warning("warning: %s is damaged (%s): it will be built again.", self.folder(node), torn)
+            return None
+        for role, given in node.inputs.items():
+            if not self.folder(given).exists():
+                continue  # removed since; the node itself still stands for it
+            found = self.find(given, seen)
+            if found is None or found["digest"] != manifest["inputs"][role]["digest"]:
+                return None
+        return manifest
+
+    def state(self, node: Node) -> str:
+        if self.find(node):
+            return "cached"
+        return "resumable" if self.partial(node).exists() else "to build"
+
+    @contextmanager
+    def claim(self, node: Node) -> Iterator[Path | None]:
+        """Hold the node's lock and yield its partial folder, or None where another process has published it."""
+        try:
+            self.partial(node).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / "cache" / "locks").mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(
+                self.root / "cache" / "locks" / f"{node.stage}-{node.fingerprint}", os.O_RDWR | os.O_CREAT, 0o644
+            )
+        except OSError as error:
+            raise UserError(f"cannot write to {self.root}: {error.strerror}. Set outputs=FOLDER to another.") from error
+        try:
+            os.set_inheritable(descriptor, True)  # a child that outlives us keeps the node locked
+            if not filelock.lock_descriptor(descriptor, blocking=False):
+                holder = os.pread(descriptor, 1000, 0).decode() or "another process"
+                log.info("%s is being built by %s: waiting.", node, holder)
+                filelock.lock_descriptor(descriptor)
+            holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode(), 0)
+            if (self.partial(node) / "manifest.json").exists():
+                self._rename(node)  # complete but for the last step
+            if self.find(node):
+                yield None
+            else:
+                (self.partial(node) / SCRATCH).mkdir(parents=True, exist_ok=True)
+                yield self.partial(node)
+        finally:
+            os.close(descriptor)
+
+    def publish(self, node: Node, record: Manifest) -> Manifest:
+        """Write the manifest, make everything durable, and rename the partial folder into place. Needs the lock.
+
+        What lies under `scratch/` (checkpoints, shards) serves a resume only and is not published.
+        """
+        partial = self.partial(node)
+        paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
+        files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
+        entries = {name: {"bytes": p.stat().st_size, "sha256": file_digest(p)} for name, p in files.items()}
+        products = sorted((name, e["sha256"]) for name, e in entries.items() if name != "curves.jsonl")
+        manifest = {
+            "stage": node.stage,
+            "fingerprint": node.fingerprint,
+            "version": node.version,
+            "config": asdict(node.config),
+            "settings": node.settings,
+            "inputs": {
+                role: {"stage": n.stage, "fingerprint": n.fingerprint, "digest": self._digest(n)}
+                for role, n in node.inputs.items()
+            },
+            "digest": hashlib.sha256(json.dumps(products).encode()).hexdigest(),
+            **record,
+            "files": entries,
+        }
+        for path in [*paths, partial]:
+            sync(path)
+        draft = partial / SCRATCH / "manifest.json"
+        draft.write_text(json.dumps(manifest, indent=1))
+        sync(draft)
+        os.replace(draft, partial / "manifest.json")  # from here on the folder is complete
+        self._rename(node)
+        return manifest
+
+    def _rename(self, node: Node) -> None:
+        partial, folder = self.partial(node), self.folder(node)
+        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+        replaced = folder.with_suffix(".replaced")
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(folder, replaced)
+        os.rename(partial, folder)
+        sync(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _digest(self, node: Node) -> str:
+        manifest = read_manifest(self.folder(node))
+        assert manifest is not None, f"{node} was an input and is gone"
+        return manifest["digest"]
+
+    def link_latest(self, node: Node) -> None:
+        latest = self.root / "latest" / node.stage
+        latest.parent.mkdir(parents=True, exist_ok=True)
+        fresh = latest.with_name(f".{node.stage}-{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(Path("..") / node.stage / node.fingerprint)
+        os.replace(fresh, latest)
+
+    def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
+        """Every published node of a stage, oldest first."""
+        found = [(p.parent, json.loads(p.read_text())) for p in self.root.glob(f"{stage}/*/manifest.json")]
+        found = [(folder, m) for folder, m in found if folder.name == m["fingerprint"]]
+        return sorted(found, key=lambda item: item[1]["ended"])
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    path = folder / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def damaged(folder: Path, manifest: Manifest) -> str:
+    """What is wrong with a published folder, by the sizes its manifest gives; '' where nothing is."""
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        size = path.stat().st_size if path.exists() else None
+        if size != entry["bytes"]:
+            return f"{name}: {'missing' if size is None else f'{size} bytes'}, {entry['bytes']} in the manifest"
+    return ""
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,192 @@
+"""What `sft` and `dpo` share: TRL's arguments, the data cut to whole batches, checkpoints that can be trusted, curves."""
+
+import hashlib
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.trainer.base_config import _BaseConfig
+
+from stages.config import DPO, SFT, Precision
+from stages.errors import UserError
+from stages.models import device_of, save_model
+from stages.store import SCRATCH, Work, file_digest, sync
+
+Row = TypeVar("Row")
+TRLConfig = TypeVar("TRLConfig", bound=_BaseConfig)
+
+MARKER = "complete.json"
+EXPLOSION = 1000.0  # times the median gradient norm so far
+
+
+def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> TRLConfig:
+    """TRL's arguments from a block. micro-batch × accumulation is `batch_size`, whatever the micro-batch."""
+    return kind(
+        output_dir=str(checkpoints(out)),
+        learning_rate=cfg.learning_rate,
+        num_train_epochs=cfg.epochs,
+        per_device_train_batch_size=cfg.runtime.micro_batch_size,
+        gradient_accumulation_steps=cfg.batch_size // cfg.runtime.micro_batch_size,
+        per_device_eval_batch_size=1,  # a mean over examples, then, and not over means of micro-batches
+        max_length=cfg.max_length,
+        seed=cfg.seed,
+        bf16=cfg.precision is Precision.bf16,
+        use_cpu=device_of(cfg.runtime.device).type == "cpu",
+        gradient_checkpointing=cfg.runtime.gradient_checkpointing,
+        dataloader_num_workers=cfg.runtime.loader_workers,
+        save_strategy="steps",
+        save_steps=cfg.runtime.save_steps,
+        eval_strategy="no",  # `Evaluations` says when
+        logging_steps=1,  # so that `Watch` sees every step
+        logging_nan_inf_filter=False,
+        prediction_loss_only=True,
+        report_to="none",
+        **own,
+        **cfg.trainer,
+    )
+
+
+def checkpoints(out: Work) -> Path:
+    return out / SCRATCH / "checkpoints"
+
+
+def cut_to_batches(rows: Sequence[Row], identify: Callable[[Row], str], batch_size: int, what: str) -> list[Row]:
+    """All but `len(rows) % batch_size` rows, those with the highest hash of their id, in the same order.
+
+    Every optimizer step then sees exactly `batch_size` rows.
+    """
+    excess = len(rows) % batch_size
+    if excess == len(rows):
+        raise UserError(f"{what}: {len(rows)} rows are fewer than one batch of {batch_size}. Lower batch_size.")
+    order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(identify(rows[i]).encode()).digest())
+    cut = set(order[len(rows) - excess :])
+    return [row for i, row in enumerate(rows) if i not in cut]
+
+
+def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *callbacks: TrainerCallback) -> None:
+    """Train to the end, from the newest complete checkpoint if there is one.
+
+    Raises:
+        UserError: where loss or gradients stop being finite, or gradients explode, naming the step.
+    """
+    for callback in (*callbacks, Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out), Checkpoints()):
+        trainer.add_callback(callback)
+    resumed = newest_complete(checkpoints(out))
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+
+
+class Evaluations(TrainerCallback):  # type: ignore[misc]
+    """Evaluate a given number of times, evenly spaced, the last after the last step."""
+
+    def __init__(self, trainer: Trainer, times: int):
+        self.times = times if trainer.eval_dataset is not None else 0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        due = {math.ceil(state.max_steps * k / self.times) for k in range(1, self.times + 1)}
+        control.should_evaluate = state.global_step in due
+
+
+class Best(TrainerCallback):  # type: ignore[misc]
+    """Keep the weights with the lowest validation loss in a folder of their own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: PreTrainedModel,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        score = self.folder / "best.json"
+        best = json.loads(score.read_text())["eval_loss"] if score.exists() else math.inf
+        if metrics["eval_loss"] >= best:
+            return
+        draft = self.folder.with_suffix(".draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        save_model(model, draft)
+        (draft / "best.json").write_text(json.dumps({"eval_loss": metrics["eval_loss"], "step": state.global_step}))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        draft.rename(self.folder)
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Stop at the step where training diverges, before a checkpoint can keep it."""
+
+    def __init__(self, cfg: SFT | DPO):
+        self.cfg, self.norms = cfg, list[float]()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
+    ) -> None:
+        if "grad_norm" not in logs:
+            return
+        loss, norm = logs["loss"], logs["grad_norm"]
+        exploded = len(self.norms) >= 8 and norm > EXPLOSION * statistics.median(self.norms)
+        if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
+            raise UserError(
+                f"training diverged at step {state.global_step}: loss {loss:.3g}, gradient norm {norm:.3g}. "
+                f"Lower the learning rate (now {self.cfg.learning_rate:g}) or lengthen the warm-up."
+            )
+        self.norms.append(norm)
+
+
+class Curves(TrainerCallback):  # type: ignore[misc]
+    """Hand TRL's metrics, under its names, to the node's log."""
+
+    def __init__(self, out: Work):
+        self.out = out
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
+    ) -> None:
+        if "train_runtime" not in logs:  # the summary after the last step is no point of a curve
+            self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Mark a checkpoint complete, with digests of its files, and only then drop the ones before it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        digests = {}
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            sync(path)
+            digests[str(path.relative_to(folder))] = file_digest(path)
+        draft = folder / f"{MARKER}.draft"
+        draft.write_text(json.dumps(digests))
+        draft.rename(folder / MARKER)
+        for other in Path(args.output_dir).glob("checkpoint-*"):
+            if other != folder:
+                shutil.rmtree(other)
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The last checkpoint whose files are all as they were marked; torn ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    for checkpoint in found:
+        marker = checkpoint / MARKER
+        digests = json.loads(marker.read_text()) if marker.exists() else {}
+        if digests and all((checkpoint / n).exists() and file_digest(checkpoint / n) == d for n, d in digests.items()):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def read_curves(node: Path) -> list[dict[str, Any]]:
+    """The points of `curves.jsonl` by step; where a resume logged a step again, the later point counts."""
+    points: dict[tuple[int, bool], dict[str, Any]] = {}
+    path = node / "curves.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        point = json.loads(line)
+        points[point["step"], any(k.startswith("eval_") for k in point)] = point
+    return [points[key] for key in sorted(points)]
