@@ -97,7 +97,7 @@ def random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         corpus,
         trainers.BpeTrainer(
             vocab_size=cfg.vocab_size,
-            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),

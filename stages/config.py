@@ -98,6 +98,11 @@ class TrainRuntime:
 
 
 @dataclass
+class DeviceRuntime:
+    device: str = MISSING
+
+
+@dataclass
 class InferenceRuntime:
     """Devices and cadence of a stage that only runs the model forward. Neutral in fp32."""
 
@@ -195,7 +200,7 @@ class Eval:
     kl_prompts: int = MISSING
     seed: int = MISSING
     precision: Precision = MISSING
-    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+    runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
 
 
 @dataclass

@@ -81,27 +81,28 @@ class Contract:
     def _render(self, messages: list[Message], **options: Any) -> Any:
         return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
 
-    def describe(self) -> dict[str, Any]:
-        """What `contract.json` holds."""
+    def facts(self) -> dict[str, Any]:
+        """What can be compared without rendering."""
         tokenizer = self.tokenizer
-        golden = [[*self.example(messages)] for messages in GOLDEN]
         return {
             "chat_template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
             "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]), "id": self.stop_ids[0]},
             "stop_ids": self.stop_ids,
             "pad": {"token": tokenizer.pad_token, "id": tokenizer.pad_token_id},
-            "bos": {"token": tokenizer.bos_token, "rendered": golden[0][0][0] == tokenizer.bos_token_id},
+            "bos": {"token": tokenizer.bos_token, "id": tokenizer.bos_token_id},
             "vocabulary": len(tokenizer),
-            "golden": [
-                {"messages": messages, "ids": ids, "trained": [int(t) for t in trained]}
-                for messages, (ids, trained) in zip(GOLDEN, golden, strict=True)
-            ],
         }
+
+    def golden(self) -> list[dict[str, Any]]:
+        """The golden conversations as they are rendered: token ids, and 1 where a token is trained."""
+        rendered = [(messages, *self.example(messages)) for messages in GOLDEN]
+        return [{"messages": m, "ids": ids, "trained": [int(t) for t in trained]} for m, ids, trained in rendered]
 
     def save(self, model: Path) -> None:
         """Write tokenizer and contract beside the weights."""
         self.tokenizer.save_pretrained(model)
-        (model / "contract.json").write_text(json.dumps(self.describe(), indent=1, ensure_ascii=False))
+        promise = {**self.facts(), "golden": self.golden()}
+        (model / "contract.json").write_text(json.dumps(promise, indent=1, ensure_ascii=False))
         load(model)  # what was written is what will be read
 
 
@@ -113,11 +114,10 @@ def load(model: Path) -> Contract:
     """
     promised = json.loads((model / "contract.json").read_text())
     contract = Contract(load_tokenizer(model), promised["stop_ids"])
-    found = contract.describe()
-    for key, promise in promised.items():
-        if key != "golden" and found[key] != promise:
-            raise ContractError(f"{model}: the contract says {key} = {promise}, the tokenizer {found[key]}.")
-    for ours, theirs in zip(found["golden"], promised["golden"], strict=True):
+    for key, found in contract.facts().items():
+        if found != promised[key]:
+            raise ContractError(f"{model}: the contract says {key} = {promised[key]}, the tokenizer {found}.")
+    for ours, theirs in zip(contract.golden(), promised["golden"], strict=True):
         if ours != theirs:
             decode = contract.tokenizer.decode
             raise ContractError(

@@ -50,12 +50,11 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
         reference = node("reference", cfg.reference, reference=anchor, pairs=pairs)
         policy = node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference)
         nodes |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
-    answers = {
-        name: node("answer", cfg.answer, model=model, data=data)  # a sweep over DPO answers for base and SFT once
-        for name, model in {"base": base, "sft": sft, "dpo": policy}.items()
-    }
+    models = {"base": base, "sft": sft, "dpo": policy}  # a sweep over DPO answers for base and SFT once
+    answers = {name: node("answer", cfg.answer, model=model, data=data) for name, model in models.items()}
+    nodes |= {f"answer_{name}": answer for name, answer in answers.items()}
     nodes["eval"] = node("eval", cfg.eval, data=data, reference=sft, policy=policy, **answers)
-    nodes["report"] = node("report", cfg.report, **nodes, **{f"answer_{name}": n for name, n in answers.items()})
+    nodes["report"] = node("report", cfg.report, **nodes)
     return nodes
 
 

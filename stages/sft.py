@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
@@ -31,6 +32,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     terms = contract.establish(load_tokenizer(inputs["base"] / "model"), cfg.template)
     model = load_model(inputs["base"] / "model")
+    torch.manual_seed(cfg.seed)
     if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(terms.tokenizer))  # a new pad token, where no special token was free
     model.generation_config.eos_token_id = terms.stop_ids

@@ -63,6 +63,13 @@ class Node:
         key = {"stage": self.stage, "version": self.version, "config": self.settings, "inputs": inputs}
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def model(self) -> str | None:
+        """The fingerprint of the base model that this node descends from: what its cost depends on most."""
+        if self.stage == "base":
+            return self.fingerprint
+        return next((found for given in self.inputs.values() if (found := given.model)), None)
+
     def __str__(self) -> str:
         return f"{self.stage} {self.fingerprint}"
 
@@ -130,15 +137,28 @@ class Store:
             return "cached"
         return "resumable" if self.partial(node).exists() else "to build"
 
+    def lock_file(self, stage: str, fingerprint: str) -> Path:
+        return self.root / "cache" / "locks" / f"{stage}-{fingerprint}"
+
+    def is_locked(self, stage: str, fingerprint: str) -> bool:
+        """Whether a process, or a child that outlived it, is building this node."""
+        path = self.lock_file(stage, fingerprint)
+        if not path.exists():
+            return False
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            return not filelock.lock_descriptor(descriptor, blocking=False)
+        finally:
+            os.close(descriptor)
+
     @contextmanager
     def claim(self, node: Node) -> Iterator[Path | None]:
         """Hold the node's lock and yield its partial folder, or None where another process has published it."""
         try:
             self.partial(node).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / "cache" / "locks").mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(
-                self.root / "cache" / "locks" / f"{node.stage}-{node.fingerprint}", os.O_RDWR | os.O_CREAT, 0o644
-            )
+            lock_file = self.lock_file(node.stage, node.fingerprint)
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(f"cannot write to {self.root}: {error.strerror}. Set outputs=FOLDER to another.") from error
         try:
@@ -174,6 +194,7 @@ class Store:
             "stage": node.stage,
             "fingerprint": node.fingerprint,
             "version": node.version,
+            "model": node.model,
             "config": asdict(node.config),
             "settings": node.settings,
             "inputs": {

@@ -9,12 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl.trainer.base_config import _BaseConfig
 
 from stages.config import DPO, SFT, Precision
 from stages.errors import UserError
 from stages.models import device_of, save_model
+from stages.progress import bar
 from stages.store import SCRATCH, Work, file_digest, sync
 
 Row = TypeVar("Row")
@@ -74,7 +84,10 @@ def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *callbacks: TrainerCallba
     Raises:
         UserError: where loss or gradients stop being finite, or gradients explode, naming the step.
     """
-    for callback in (*callbacks, Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out), Checkpoints()):
+    for theirs in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(theirs)
+    ours = (Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out), Checkpoints(), Progress())
+    for callback in (*callbacks, *ours):
         trainer.add_callback(callback)
     resumed = newest_complete(checkpoints(out))
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -151,6 +164,26 @@ class Curves(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if "train_runtime" not in logs:  # the summary after the last step is no point of a curve
             self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """A bar with rate, ETA and the last losses."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar = bar(state.max_steps, "train", "step", done=state.global_step)
+        self.losses: dict[str, str] = {}
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
+    ) -> None:
+        self.losses |= {name: f"{logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs}
+        self.bar.set_postfix(self.losses, refresh=False)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.update()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.close()
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]

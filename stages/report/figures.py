@@ -1,0 +1,99 @@
+"""Figures as inline SVG. Ink takes the page's text colour, so that they suit light and dark."""
+
+import io
+import logging
+from typing import Any
+
+import matplotlib
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+COLOURS = {"base": "#8d99ae", "sft": "#2a9d8f", "dpo": "#e76f51"}
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "plumbline",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+}
+
+
+def svg(figure: Figure) -> str:
+    """The figure's SVG element, without a date, that scales to its column."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
+
+
+def rates(rows: dict[str, Any], models: dict[str, str]) -> str:
+    """Pass rates with their intervals: a row per kind or task, a mark per model."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 0.8 + 0.42 * len(rows)))
+        names = sorted(rows, key=lambda name: rows[name]["dpo"]["mean"])
+        for offset, model in zip((0.22, 0.0, -0.22), models, strict=True):
+            means = [100 * rows[name][model]["mean"] for name in names]
+            low = [100 * rows[name][model]["low"] for name in names]
+            high = [100 * rows[name][model]["high"] for name in names]
+            places = [i + offset for i in range(len(names))]
+            axes.hlines(places, low, high, color=COLOURS[model], linewidth=2, alpha=0.6)
+            axes.plot(means, places, "o", color=COLOURS[model], markersize=5, label=models[model])
+        axes.set_yticks(range(len(names)), [f"{name.replace('_', ' ')} ({rows[name]['prompts']})" for name in names])
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("prompts that pass all checks, %")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+        return svg(figure)
+
+
+def panel(title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabel: str = "step") -> str:
+    """One small plot: metrics of a curve over steps; held-out ones with dots."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.6, 2.4))
+        palette = iter(("#2a9d8f", "#e76f51", "#8d99ae"))
+        for metric, label in series.items():
+            points = [(p["step"], p[metric]) for p in curve if metric in p]
+            if points:
+                held_out = metric.startswith("eval_")
+                axes.plot(*zip(*points, strict=True), "o-" if held_out else "-", color=next(palette), label=label, ms=4)
+        decorate(axes, title, xlabel)
+        return svg(figure)
+
+
+def decorate(axes: Axes, title: str, xlabel: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(xlabel)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+
+
+def sft(curve: list[dict[str, Any]]) -> list[str]:
+    """SFT's loss, on training and validation."""
+    return [panel("SFT: loss", curve, {"loss": "training", "eval_loss": "validation"})] if curve else []
+
+
+def dpo(curve: list[dict[str, Any]]) -> list[str]:
+    """DPO's loss, margins, accuracy and log-probs, under TRL's names."""
+    return [
+        panel("DPO: loss", curve, {"loss": "training", "eval_loss": "held out"}),
+        panel("DPO: rewards/margins", curve, {"rewards/margins": "training", "eval_rewards/margins": "held out"}),
+        panel(
+            "DPO: rewards/accuracies", curve, {"rewards/accuracies": "training", "eval_rewards/accuracies": "held out"}
+        ),
+        panel("DPO: log-probs", curve, {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+    ]

@@ -1,0 +1,47 @@
+"""Every test runs offline, on one thread, against a tiny chain that is built once and copied."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true"}
+for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_STARTED"):
+    os.environ.pop(variable, None)
+
+import filelock
+import pytest
+
+from tests.helpers import Chain, build
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the loopback interface can be reached."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds the whole chain of `recipe=tiny`. Do not write to it: take `chain`."""
+    shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path_factory.getbasetemp()
+    root = shared / "built"
+    with filelock.FileLock(shared / "built.lock"):
+        if not (root / "report.html").exists():
+            build(root)
+    return root
+
+
+@pytest.fixture
+def chain(built: Path, tmp_path: Path) -> Chain:
+    """A copy of the tiny chain that a test may do anything with."""
+    root = tmp_path / "outputs"
+    shutil.copytree(built, root, symlinks=True)
+    return Chain(root)

@@ -1,0 +1,65 @@
+"""What tests share: composing the configuration, building in this process or as a command, reading nodes."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from stages import cli, config, pipeline
+from stages.config import ROOT, Config
+from stages.store import Node, Store
+
+DATA = ROOT.parent / "shared" / "data"
+TINY = ("recipe=tiny", "tracker=none")
+
+
+def settings(*overrides: str) -> Config:
+    """The configuration that these overrides compose."""
+    config.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=cli.normalise(list(overrides)))
+    return OmegaConf.to_object(cfg)
+
+
+def build(root: Path, *overrides: str) -> None:
+    """Build the tiny chain's target in this process."""
+    overrides = (*TINY, *overrides)
+    pipeline.run(settings(f"outputs={root}", *overrides), list(overrides), since=time.time())
+
+
+def nodes(root: Path, *overrides: str) -> dict[str, Node]:
+    """The nodes of the tiny chain under these overrides."""
+    cfg = settings(f"outputs={root}", *TINY, *overrides)
+    return pipeline.graph(cfg, root / "cache" / "digests.json")
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`python run.py …` in a process of its own."""
+    options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300} | options
+    return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
+
+
+@dataclass
+class Chain:
+    """A store with the tiny chain in it."""
+
+    root: Path
+
+    def folder(self, name: str, *overrides: str) -> Path:
+        return Store(self.root).folder(nodes(self.root, *overrides)[name])
+
+    def manifest(self, name: str, *overrides: str) -> dict[str, Any]:
+        return json.loads((self.folder(name, *overrides) / "manifest.json").read_text())
+
+    def count(self) -> Counter[str]:
+        """How many nodes of each stage are published."""
+        return Counter(manifest["stage"] for _, manifest in Store(self.root).manifests())

@@ -1,0 +1,81 @@
+"""The command line: what it says, how fast, and every mistake in one line."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.config import RECIPES
+from tests.helpers import command
+
+
+def one_line(*arguments: str) -> str:
+    """The error of a command that must fail: one line on stderr, exit status not 0, no traceback."""
+    ran = command("tracker=none", *arguments)
+    assert ran.returncode != 0, ran.stdout
+    assert "Traceback" not in ran.stderr + ran.stdout
+    lines = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, ran.stderr
+    return lines[0]
+
+
+def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
+    started = time.perf_counter()
+    ran = command("--help")
+    assert time.perf_counter() - started < 1.5
+    for word in ("stage=dpo", "reference", "model: embedded, smollm2_135m, tiny", "recipe: demo, smollm2_135m, tiny"):
+        assert word in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("stage=dop",), "stage=dop"),
+        (("dpo.bata=1",), "dpo.bata is no setting. Did you mean 'beta'?"),
+        (("dpo.beta=abc",), "dpo.beta=abc: the value could not be converted to Float"),
+        (("model=tinny",), "model=tinny does not exist. Did you mean 'tiny'?"),
+        (("sft.trainer.weight_decai=0.1",), "Did you mean 'weight_decay'?"),
+        (("dpo.trainer.learning_rate=1",), "set dpo.learning_rate instead"),
+        (("sft.trainer.output_dir=x",), "the sft stage sets it itself"),
+        (("dpo.loss_type=[sigmod]",), "Did you mean 'sigmoid'?"),
+        (("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"), "dpo.loss_weights has 1 numbers"),
+        (("dpo.beta=-1",), "dpo.beta must be positive, got -1.0"),
+        (("dpo.batch_size=10", "dpo.runtime.micro_batch_size=4"), "dpo.batch_size=10 is not a multiple of"),
+        (("data=file",), "data has neither tasks nor sources"),
+        (("model.path=nowhere.gguf",), "model.path=nowhere.gguf: no such file or folder"),
+        (("label=dataset",), "label=dataset needs label.path"),
+        (("data.sources=[{pth: x}]",), "Did you mean 'path'?"),
+        (("model.path=some/model",), "nor in the hub's cache on this machine"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    assert told in one_line(f"outputs={tmp_path}", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("dpo: {bata: 1}\n", "recipes/broken.yaml: dpo.bata is no setting. Did you mean 'beta'?"),
+        ("dpo: {beta: [}\n", "recipes/broken.yaml is not valid YAML: line 1"),
+    ],
+)
+def test_a_broken_recipe_is_named_and_leaves_the_others_usable(content: str, told: str, tmp_path: Path) -> None:
+    recipe = RECIPES / "broken.yaml"
+    recipe.write_text(content)
+    try:
+        assert told in one_line("recipe=broken", f"outputs={tmp_path}")
+        assert command("recipe=tiny", "stage=plan", "tracker=none", f"outputs={tmp_path}").returncode == 0
+    finally:
+        recipe.unlink()
+
+
+def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert "Not a directory" in one_line(f"outputs={file}")
+
+
+def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
+    ran = command("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("To build") == 2

@@ -1,0 +1,147 @@
+"""The contract: on real tokenizers, with templates that keep it and templates that break it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from stages import contract
+from stages.config import Template
+from stages.contract import GOLDEN, ContractError, establish
+from stages.models import load_tokenizer
+
+CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def byte_level(special: list[str], **options: object) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained here, without any chat template."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    text = ["Name a colour. Be brief. 2 + 2? User Assistant System ### the quick brown fox"] * 3
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    backend.train_from_iterator(text, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+
+
+def with_bos() -> PreTrainedTokenizerFast:
+    """A tokenizer that puts <s> before every text, as Llama's do."""
+    tokenizer = byte_level(["<s>", "</s>", "<unk>"], bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+@pytest.fixture
+def model(built: Path, tmp_path: Path) -> Path:
+    """The folder of an SFT model."""
+    shutil.copytree(next((built / "sft").glob("*/model")), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "kind", "end"),
+    [
+        (byte_level(CHATML, eos_token="<|endoftext|>"), "auto", "<|im_end|>"),
+        (byte_level(["</s>", "<unk>"], eos_token="</s>"), "auto", "</s>"),
+        (with_bos(), "plain", "</s>"),
+    ],
+)
+def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
+    tokenizer: PreTrainedTokenizerBase, kind: str, end: str, tmp_path: Path
+) -> None:
+    terms = establish(tokenizer, Template(kind, None))
+    for messages in GOLDEN:
+        ids, trained = terms.example(messages)
+        words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+        said = "".join(m["content"] + end for m in messages if m["role"] == "assistant")
+        assert words == said, "exactly the assistant's words and its end of turn are trained"
+        assert ids[: len(terms.prompt(messages[:-1]))] == terms.prompt(messages[:-1])
+    assert tokenizer.pad_token_id not in terms.stop_ids
+    assert tokenizer.eos_token == end
+    terms.save(tmp_path)
+    loaded = contract.load(tmp_path)
+    assert (loaded.facts(), loaded.golden()) == (terms.facts(), terms.golden())
+
+
+def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
+    terms = establish(with_bos(), Template("plain", None))
+    ids = terms.prompt(GOLDEN[0][:1])
+    assert ids.count(terms.tokenizer.bos_token_id) == 1
+    assert ids[0] == terms.tokenizer.bos_token_id
+
+
+def test_a_tokenizer_without_a_free_special_token_gets_a_new_one() -> None:
+    tokenizer = byte_level(["</s>"], eos_token="</s>")
+    before = len(tokenizer)
+    establish(tokenizer, Template("plain", None))
+    assert len(tokenizer) == before + 1
+    assert tokenizer.pad_token_id == before
+
+
+def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
+    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), Template("chatml", None))
+    prompt = [{"role": "user", "content": "x"}]
+    plain = terms.completion(prompt, [{"role": "assistant", "content": "yes"}])
+    assert terms.completion(prompt, [{"role": "assistant", "content": " \n yes \n"}]) == plain
+
+
+@pytest.mark.parametrize(
+    ("jinja", "told"),
+    [
+        ("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}", "marks no assistant tokens"),
+        (
+            "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}<|im_end|>{% endfor %}",
+            "no end of turn: the model would never learn to stop",
+        ),
+        ("{{ missing.field.deeper }}", "cannot render"),
+        (
+            "{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>{% endif %}",
+            "no prefix",
+        ),
+        (
+            "<|im_start|><|im_start|>{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}"
+            "{% endgeneration %}{% endfor %}",
+            "BOS (.*) is rendered twice",
+        ),
+    ],
+)
+def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text(jinja)
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>", bos_token="<|im_start|>")
+    with pytest.raises(ContractError, match=told):
+        establish(tokenizer, Template("file", str(file)))
+
+
+def test_own_refuses_a_template_whose_answers_cannot_be_told_apart() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    with pytest.raises(ContractError, match="it has none"):
+        establish(tokenizer, Template("own", None))
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(ContractError, match="TRL has no training version"):
+        establish(tokenizer, Template("own", None))
+
+
+def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\\n", "assistant:\\n")
+    tokenizer.save_pretrained(model)
+    with pytest.raises(ContractError, match="chat_template_sha256 = .*, the tokenizer "):
+        contract.load(model)
+
+
+def test_changed_merges_are_refused_naming_both_sides(model: Path) -> None:
+    """The template is the same, yet the tokenizer cuts text differently."""
+    file = model / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["merges"] = content["model"]["merges"][:5]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ContractError, match=r"SFT rendered .* tokens\), this tokenizer renders"):
+        contract.load(model)

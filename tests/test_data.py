@@ -1,0 +1,225 @@
+"""Data: verifiable instructions, the door for files, and splits that share no prompt."""
+
+import gzip
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from stages.data import run, tasks
+from stages.data.sources import BadRow, conversation, rows_of
+from stages.data.tasks import FAMILIES, generate, known_families
+from stages.errors import UserError
+from stages.labelers.verifier import share_passed
+from stages.records import Example, load
+from stages.store import Work
+from tests.helpers import DATA, settings
+
+EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
+
+
+def work(folder: Path) -> Work:
+    folder.mkdir(exist_ok=True)
+    return Work(folder, lambda metrics, step: None)
+
+
+def test_there_are_enough_families() -> None:
+    families = known_families()
+    assert len(families) >= 14
+    assert sum(f.unseen for f in families.values()) >= 3
+    assert all(len(f.phrasings) >= 6 for f in families.values())
+
+
+def test_every_reference_passes_its_own_checks() -> None:
+    assert all(share_passed(e.checks, str(e.reference)) == 1 for e in EXAMPLES)
+
+
+def corrupted(text: str, rng: random.Random) -> str:
+    """One edit: a character that is no white space (which JSON ignores) dropped, doubled or replaced."""
+    place = rng.choice([i for i, c in enumerate(text) if not c.isspace()])
+    edit = rng.choice(["", text[place] * 2, rng.choice("abcxyzQ7,.")])
+    return text[:place] + edit + text[place + 1 :]
+
+
+@pytest.mark.parametrize("name", sorted(known_families()))
+def test_checks_reject_what_is_no_answer(name: str) -> None:
+    """At least 98% of empty, echoed, another prompt's and one-edit-corrupted answers (DESIGN's contract on labels)."""
+    rng = random.Random(name)
+    family = FAMILIES[name]
+    examples = generate(3, {"unseen_tasks" if family.unseen else "test": 150}, [name])
+    wrong = Counter[str]()
+    for example in examples:
+        other = rng.choice([e for e in examples if e.reference != example.reference])
+        damaged = corrupted(str(example.reference), rng)
+        answers = {"empty": "", "echo": example.messages[-1]["content"], "another": str(other.reference)}
+        if damaged.strip() != example.reference:
+            answers["one edit"] = damaged
+        for kind, answer in answers.items():
+            wrong[kind] += share_passed(example.checks, answer) == 1
+    assert all(count <= 0.02 * len(examples) for count in wrong.values()), wrong
+
+
+def test_splits_share_no_prompt_and_tests_are_held_out() -> None:
+    assert len({e.id for e in EXAMPLES}) == len(EXAMPLES)
+    trained = {e.task for e in EXAMPLES if e.split == "sft"}
+    assert not trained & {e.task for e in EXAMPLES if e.group == "unseen_tasks"}
+
+
+def test_generation_is_a_function_of_the_seed() -> None:
+    again = generate(7, {"sft": 50}, [])
+    assert again == generate(7, {"sft": 50}, [])
+    assert {e.id for e in again}.isdisjoint(e.id for e in generate(8, {"sft": 50}, []))
+
+
+def test_an_unknown_family_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean 'sentiment'"):
+        generate(0, {"sft": 1}, ["sentimnt"])
+
+
+@pytest.mark.parametrize(
+    ("row", "messages", "answer"),
+    [
+        ({"instruction": "Add.", "input": "1 2", "output": "3"}, ["Add.\n\n1 2"], "3"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, ["a"], "b"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["a"], "b"),
+        ({"prompt": "a", "completion": "b"}, ["a"], "b"),
+        ({"text": "b"}, [], "b"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, ["a"], None),
+    ],
+)
+def test_the_known_formats_become_conversations(row: dict, messages: list[str], answer: str | None) -> None:
+    found, reply = conversation(row)
+    assert ([m["content"] for m in found], reply) == (messages, answer)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "a", "output": None}, "output: must be text, is NoneType"),
+        ({"instruction": " ", "output": "b"}, "instruction: is empty"),
+        ({"Instruction": "a"}, "no known columns among Instruction"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages: unknown role 'tool'"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "no user turn"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "do not take turns"),
+        ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
+        ([1], "a row must be an object"),
+    ],
+)
+def test_a_row_that_is_no_conversation_says_why(row: object, reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        conversation(row)
+
+
+def test_json_is_told_by_content_and_only_newlines_end_a_line(tmp_path: Path) -> None:
+    values = [{"instruction": "a\u2028b", "output": "c"}, {"instruction": "d", "output": "e"}]
+    lines = "\ufeff" + "\r\n".join(json.dumps(v, ensure_ascii=False) for v in values)
+    for name, content in {"lines.json": lines, "array.jsonl": json.dumps(values, indent=2)}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+        for file in (tmp_path / name, tmp_path / f"{name}.gz"):
+            assert [row.value for row in rows_of(file)] == values
+
+
+def source(tmp_path: Path, lines: list[str], *overrides: str) -> tuple[Work, dict]:
+    """Run the data stage on a file of these lines, and nothing else."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    cfg = settings("data=file", f"data.sources=[{{path: {file}}}]", *overrides).data
+    out = work(tmp_path / "out")
+    return out, run(cfg, {}, out)
+
+
+def alpaca(count: int) -> list[str]:
+    return [json.dumps({"instruction": f"Say {i}.", "output": str(i)}) for i in range(count)]
+
+
+def test_bad_rows_are_kept_with_their_reasons(tmp_path: Path) -> None:
+    lines = [*alpaca(200), '{"instruction": "a", "out', json.dumps({"instruction": "a"})]
+    out, metrics = source(tmp_path, lines, "data.max_bad=0.05")
+    kept = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert metrics["quarantined"] == len(kept) == 2
+    assert [entry["line"] for entry in kept] == [201, 202]
+    assert kept[0]["row"] == lines[200]
+    assert "no assistant turn" in kept[1]["reason"]
+    assert "rows.jsonl: line 201: broken JSON" in out.warnings[0]
+
+
+def test_too_many_bad_rows_stop_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rows.jsonl: line 4: broken JSON.* 1 of 4 rows are unusable"):
+        source(tmp_path, [*alpaca(3), '{"instruction'])
+    assert (tmp_path / "out" / "quarantine.jsonl").exists()
+
+
+@pytest.mark.parametrize("lines", [[], ["", " "]])
+def test_an_empty_source_is_an_error(lines: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no rows"):
+        source(tmp_path, lines)
+
+
+def test_duplicates_are_dropped_and_other_answers_kept(tmp_path: Path) -> None:
+    rows = [("a", "1"), ("a", "1"), ("A ", "1"), ("a", "2"), ("a", "2"), ("b", "1")]
+    lines = [json.dumps({"instruction": i, "output": o}) for i, o in rows]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines))
+    cfg = settings("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]").data
+    out = work(tmp_path / "out")
+    metrics = run(cfg, {}, out)
+    examples = load(out / "examples.parquet", Example)
+    assert [(e.messages[0]["content"], e.reference) for e in examples] == [("a", "1"), ("a", "2"), ("b", "1")]
+    assert len({e.id for e in examples}) == 3
+    assert metrics["duplicates_dropped"] == 3
+
+
+def test_a_prompt_falls_into_the_same_split_from_every_file(tmp_path: Path) -> None:
+    splits = []
+    for name, order in (("one", 1), ("two", -1)):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("\n".join(alpaca(300)[::order]))
+        shares = "{sft: 0.5, preference: 0.3, validation: 0.2}"
+        out = work(tmp_path / name)
+        run(settings("data=file", f"data.sources=[{{path: {file}, splits: {shares}}}]").data, {}, out)
+        splits.append({e.id: e.split for e in load(out / "examples.parquet", Example)})
+    assert splits[0] == splits[1]
+    counts = Counter(splits[0].values())
+    assert set(counts) == {"sft", "preference", "validation"}
+    assert 120 < counts["sft"] < 180
+
+
+def test_the_table_loads_as_a_dataset(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    out, _ = source(tmp_path, alpaca(40))
+    found = load_dataset("parquet", data_files=str(out / "examples.parquet"), split="train", cache_dir=str(tmp_path))
+    assert len(found) == 40
+    assert {"id", "messages", "reference", "split", "checks"} <= set(found.column_names)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [
+        ("sft/alpaca_8k.jsonl.gz", 7996),
+        ("formats/fastchat_dummy_conversation.json.gz", 500),
+        ("formats/lf_v1_sft_demo.jsonl.gz", 500),
+        ("dirty/malformed/bom_crlf.jsonl", 60),
+        ("dirty/malformed/quoted.csv", 30),
+        ("dirty/malformed/odd_unicode.jsonl", 20),
+        ("dirty/malformed/broken_lines.jsonl", 74),
+    ],
+)
+def test_real_files_are_read(name: str, usable: int) -> None:
+    good = 0
+    for row in rows_of(DATA / name):
+        try:
+            if not row.error:
+                conversation(row.value)
+                good += 1
+        except BadRow:
+            pass
+    assert good == usable
+
+
+def test_families_are_registered_once() -> None:
+    assert len(tasks.known_families()) == len(FAMILIES)

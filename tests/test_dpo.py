@@ -1,0 +1,182 @@
+"""DPO on the real trainer: the stored reference is used, the start is checked, runtime changes nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from trl import DPOConfig, DPOTrainer
+
+from stages import contract, dpo, training
+from stages.checks import LOSS_TYPES
+from stages.config import DPO, Precision
+from stages.dpo import StoredReferenceTrainer, displacement, run, starting_loss, trl_pairs, trl_row
+from stages.errors import UserError
+from stages.models import load_model
+from stages.records import Pair, PairLogProbs, load, save
+from stages.store import Work
+from tests.helpers import Chain, settings
+
+
+@pytest.fixture
+def inputs(chain: Chain) -> dict[str, Path]:
+    return {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")}
+
+
+def block(**changes: Any) -> DPO:
+    cfg = settings("recipe=tiny").dpo
+    micro = changes.pop("micro", 4)
+    cfg = replace(cfg, **{"precision": Precision.fp32, "learning_rate": 1e-4, **changes})
+    return replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=micro))
+
+
+def train(cfg: DPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    folder.mkdir()
+    metrics = run(cfg, inputs, Work(folder, lambda m, s: None))
+    return load_file(folder / "model" / "model.safetensors"), metrics
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTrainer, StoredReferenceTrainer]:
+    """TRL's own trainer with a reference model in memory, and ours with stored log-probs, on the same pairs."""
+    terms = contract.load(inputs["policy"] / "model")
+    pairs = [p for p in load(inputs["pairs"] / "pairs.parquet", Pair) if p.split == "train"][:8]
+    reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
+    out = Work(folder, lambda m, s: None)
+
+    def made(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
+        stored = own.pop("stored", False)
+        arguments = training.arguments(
+            DPOConfig, cfg, out, beta=cfg.beta, loss_type=list(cfg.loss_type), precompute_ref_log_probs=stored
+        )
+        model = load_model(inputs["policy"] / "model")
+        return kind(model, args=arguments, train_dataset=trl_pairs(pairs), processing_class=terms.tokenizer, **own)
+
+    rows = {i: trl_row(p, cfg.trainer.get("ld_alpha")) for i, p in reference.items()}
+    theirs = made(DPOTrainer, ref_model=load_model(inputs["policy"] / "model"))
+    return theirs, made(StoredReferenceTrainer, stored=True, reference=rows)
+
+
+def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0) -> float:
+    """The loss on a batch after the policy's final norm is scaled, so that log-ratios are not 0."""
+    model = trainer.model.eval()
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1 + shift)
+        batch = trainer._prepare_inputs(trainer.data_collator(rows))
+        value = float(trainer.compute_loss(model, batch))
+        model.model.norm.weight.div_(1 + shift)
+    return value
+
+
+@pytest.mark.parametrize("trl_arguments", [{}, {"ld_alpha": 0.3}])
+def test_stored_log_probs_give_the_loss_of_a_reference_model(
+    trl_arguments: dict[str, float], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    theirs, ours = trainers(inputs, block(trainer=trl_arguments), tmp_path)
+    rows, plain = list(ours.train_dataset), list(theirs.train_dataset)
+    # Ours leaves out the newline that the template puts after the end of turn.
+    for row, other in zip(rows, plain, strict=True):
+        assert other["chosen_ids"][: len(row["chosen_ids"])] == row["chosen_ids"]
+    same_tokens = [{k: v for k, v in row.items() if not k.startswith("ref_")} for row in rows]
+    for shift in (0.0, 0.3):
+        assert loss_of(ours, rows, shift) == pytest.approx(loss_of(theirs, same_tokens, shift), abs=1e-5)
+    assert loss_of(ours, rows, 0.3) != pytest.approx(loss_of(ours, rows, 0.0), abs=1e-3)
+
+
+def test_garbage_reference_columns_change_the_loss(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Keeps watch over the private seam of TRL's trainer: were it ignored, garbage would do no harm."""
+    _, ours = trainers(inputs, block(), tmp_path)
+    rows = list(ours.train_dataset)
+    garbage = [{**row, "ref_chosen_logps": row["ref_chosen_logps"] - 50.0} for row in rows]
+    assert abs(loss_of(ours, garbage) - loss_of(ours, rows)) > 0.5
+
+
+@pytest.mark.parametrize("loss_type", [t for t in LOSS_TYPES if t != "sft"])
+def test_every_loss_starts_where_it_must(loss_type: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+    trainer = {"label_smoothing": 1e-3} if loss_type == "exo_pair" else {}
+    cfg = block(loss_type=[loss_type], trainer=trainer)
+    _, ours = trainers(inputs, cfg, tmp_path)
+    expected = starting_loss(cfg)
+    assert expected is not None
+    assert loss_of(ours, list(ours.train_dataset)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_mixture_starts_at_the_weighted_sum(inputs: dict[str, Path], tmp_path: Path) -> None:
+    cfg = block(loss_type=["sigmoid", "hinge"], loss_weights=[0.5, 2.0], beta=0.3)
+    _, metrics = train(cfg, inputs, tmp_path / "dpo")
+    assert metrics["step_0_loss"] == pytest.approx(starting_loss(cfg), abs=1e-5)
+    assert metrics["step_0_gap"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "weights", "trl_arguments"),
+    [
+        (["sigmoid"], None, {}),
+        (["ipo"], None, {}),
+        (["sigmoid", "sft"], [1.0, 0.5], {}),
+        (["apo_zero", "bco_pair", "sft"], [0.8, 0.2, 1.0], {}),
+        (["sigmoid"], None, {"ld_alpha": 0.5}),
+        (["sigmoid"], None, {"use_weighting": True}),
+    ],
+)
+def test_the_micro_batch_does_not_change_the_weights(
+    loss_type: list[str], weights: list[float] | None, trl_arguments: dict, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """8 pairs at once, 2 and 1 at a time; 40 pairs with 43 there, so rows are cut. Equal to 1e-5 in fp32."""
+    cfg = block(batch_size=8, loss_type=loss_type, loss_weights=weights, trainer=trl_arguments, evaluations=1)
+    whole, metrics = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=8)), inputs, tmp_path / "8")
+    before = load_file(inputs["policy"] / "model" / "model.safetensors")
+    assert distance(whole, before) > 1e-4, "it trained"
+    for size in (2, 1):
+        part, again = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=size)), inputs, tmp_path / f"{size}")
+        assert distance(whole, part) < 1e-5
+        assert again["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
+
+
+def test_another_model_than_the_reference_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The folder has the reference's name, its weights were changed behind its back."""
+    weights = inputs["policy"] / "model" / "model.safetensors"
+    changed = {name: tensor * 1.01 for name, tensor in load_file(weights).items()}
+    save_file(changed, weights, {"format": "pt"})
+    policy = inputs["policy"].name
+    with pytest.raises(UserError, match=rf"the policy {policy} differs from the stored reference {policy} by .* nats"):
+        train(block(), inputs, tmp_path / "dpo")
+
+
+def test_tokens_that_the_reference_did_not_score_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    table = inputs["reference"] / "logprobs.parquet"
+    scored = load(table, PairLogProbs)
+    for row in scored:
+        row.chosen_ids = row.chosen_ids[::-1]
+    save(table, scored, PairLogProbs)
+    with pytest.raises(UserError, match="TRL and the reference disagree on chosen_ids"):
+        train(block(), inputs, tmp_path / "dpo")
+
+
+def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"43 of 43 pairs are longer than dpo.max_length=5 tokens"):
+        train(block(max_length=5), inputs, tmp_path / "none")
+    _, metrics = train(block(max_length=32, max_dropped=0.9), inputs, tmp_path / "some")
+    assert 0 < metrics["pairs_dropped"] < 43
+
+
+def test_displacement_is_told() -> None:
+    def curve(chosen: float, rejected: float) -> list[dict[str, Any]]:
+        return [{"step": i, "logps/chosen": i * chosen, "logps/rejected": i * rejected} for i in range(20)]
+
+    assert "log-probs of chosen fell by" in displacement(curve(-0.5, -1.0))
+    assert displacement(curve(0.1, -1.0)) == ""
+    assert displacement(curve(-0.01, -1.0)) == ""
+
+
+def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
+    points = training.read_curves(chain.folder("dpo"))
+    names = {name for point in points for name in point}
+    assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
+    assert {"eval_rewards/accuracies", "eval_loss"} <= names
+    assert dpo.AGREEMENT[Precision.fp32] == 1e-5

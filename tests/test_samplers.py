@@ -1,0 +1,114 @@
+"""The sampler: equal to transformers' own generation where both are defined, and independent of batch and order."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig
+from transformers import MistralForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from stages import contract
+from stages.models import load_model
+from stages.records import Example, load
+from stages.samplers import Completion, Request
+from stages.samplers.hf import HFSampler, gumbel_max, nucleus
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 600,
+    "max_position_embeddings": 256,
+}
+ARCHITECTURES = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=8, **SHAPE)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SHAPE)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            head_dim=8, sliding_window=6, layer_types=["sliding_attention", "full_attention"], **SHAPE
+        )
+    ),
+}
+
+
+def prompts(count: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 20, (count,), generator=generator).tolist()
+    return [torch.randint(3, 600, (n,), generator=generator).tolist() for n in lengths]
+
+
+def complete(model: PreTrainedModel, requests: list[Request], rows: int, stop: int = 2) -> dict[str, list[Completion]]:
+    sampler = HFSampler(model, [stop], max_new_tokens=12, top_p=1.0, rows=rows)
+    return {request.id: completions for request, completions in sampler.complete(requests)}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_greedy_is_transformers_generate_token_for_token(name: str) -> None:
+    torch.manual_seed(0)
+    model = ARCHITECTURES[name]().eval()
+    requests = [Request(f"{i:04x}", [], ids, [0.0], 0) for i, ids in enumerate(prompts(12))]
+    first = complete(model, requests, rows=5)
+    stop = Counter(c[0].token_ids[4] for c in first.values()).most_common(1)[0][0]  # so that some rows end early
+    found = complete(model, requests, rows=5, stop=stop)
+    for request in requests:
+        ids = torch.tensor([request.token_ids])
+        expected = model.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=stop, pad_token_id=0)
+        assert found[request.id][0].token_ids == expected[0, ids.shape[1] :].tolist()
+    assert {c[0].finish_reason for c in found.values()} == {"stop", "length"}
+
+
+def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
+    folder = next((built / "sft").glob("*/model"))
+    model, terms = load_model(folder), contract.load(folder)
+    examples = load(next((built / "sample").glob("*/prompts.parquet")), Example)[:20]
+    requests = [Request(e.id, e.messages, terms.prompt(e.messages), [1.3, 0.0, 0.7, 1.3], 0) for e in examples]
+    together = complete(model, requests, rows=64, stop=terms.stop_ids[0])
+    small = complete(model, requests[::-1], rows=3, stop=terms.stop_ids[0])
+    alone = complete(model, requests[7:8], rows=1, stop=terms.stop_ids[0])
+    tokens = {i: [c.token_ids for c in completions] for i, completions in together.items()}
+    assert tokens == {i: [c.token_ids for c in completions] for i, completions in small.items()}
+    assert tokens[requests[7].id] == [c.token_ids for c in alone[requests[7].id]]
+    assert len({tuple(t) for ts in tokens.values() for t in ts}) > 10, "candidates differ"
+
+
+def test_another_seed_draws_something_else(built: Path) -> None:
+    model = ARCHITECTURES["llama"]().eval()
+    one, two = (complete(model, [Request("aa", [], [5, 6, 7], [1.0] * 8, seed)], rows=8) for seed in (0, 1))
+    assert [c.token_ids for c in one["aa"]] != [c.token_ids for c in two["aa"]]
+
+
+def test_the_log_prob_is_that_of_the_tokens_at_temperature_one() -> None:
+    torch.manual_seed(0)
+    model = ARCHITECTURES["llama"]().eval()
+    for completion in complete(model, [Request("aa", [], [5, 6, 7], [0.5, 2.0], 0)], rows=2)["aa"]:
+        ids = torch.tensor([[5, 6, 7, *completion.token_ids]])
+        scores = model(ids).logits[0, 2:-1].detach().log_softmax(-1)
+        expected = scores.gather(-1, ids[0, 3:, None]).sum()
+        # 12 fp32 log-probs of about 6 nats each
+        assert completion.logprob == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_drawn_tokens_follow_the_distribution() -> None:
+    """χ² over a vocabulary of two blocks; the bound is the 1 - 1e-6 quantile, so a right sampler fails never."""
+    draws = 40_000
+    logits = torch.full((300,), -20.0)
+    wanted = {3: 0.4, 100: 0.25, 255: 0.2, 256: 0.1, 299: 0.05}
+    for token, probability in wanted.items():
+        logits[token] = math.log(probability)
+    uniform = torch.rand(draws, 2 + 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = -torch.log(-torch.log(uniform)).float()
+    found = Counter(gumbel_max(logits.expand(draws, -1), noise).tolist())
+    assert set(found) == set(wanted)
+    chi2 = sum((found[t] - p * draws) ** 2 / (p * draws) for t, p in wanted.items())
+    assert chi2 < 33.4  # 4 degrees of freedom
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    assert nucleus(logits, 0.6).isinf().tolist() == [[False, False, True, True]]
+    assert nucleus(logits, 1.0) is logits

@@ -1,0 +1,199 @@
+"""SFT on real trainers: what is trained, what runtime may not change, and when it stops."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages import contract, sft, training
+from stages.config import SFT, Precision
+from stages.errors import UserError
+from stages.models import load_model
+from stages.records import Example, load, save
+from stages.sft import IGNORED, pack, run, tokenize
+from stages.store import SCRATCH, Work
+from tests.helpers import settings
+
+
+@pytest.fixture
+def inputs(built: Path) -> dict[str, Path]:
+    return {"base": next((built / "base").glob("*")), "data": next((built / "data").glob("*/examples.parquet")).parent}
+
+
+def block(**changes: Any) -> SFT:
+    cfg = settings("recipe=tiny").sft
+    return replace(cfg, **{"precision": Precision.fp32, "epochs": 1.0, **changes})
+
+
+def micro(cfg: SFT, size: int) -> SFT:
+    return replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=size))
+
+
+def train(cfg: SFT, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Work]:
+    folder.mkdir()
+    out = Work(folder, lambda metrics, step: None)
+    metrics = run(cfg, inputs, out)
+    return load_file(folder / "model" / "model.safetensors"), metrics, out
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
+    trained, metrics, _ = train(block(), inputs, tmp_path / "sft")
+    before = load_file(inputs["base"] / "model" / "model.safetensors")
+    assert all(not torch.equal(trained[name], before[name]) for name in before)
+    assert metrics["rows"] == 256
+    assert metrics["steps"] == 16
+
+
+def test_only_the_answer_and_its_end_are_trained(inputs: dict[str, Path], built: Path, tmp_path: Path) -> None:
+    terms = contract.load(next((built / "sft").glob("*/model")))
+    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
+    rows, dropped = tokenize(examples, terms, block(), Work(tmp_path, lambda m, s: None))
+    assert not dropped
+    for row, example in zip(rows, examples, strict=True):
+        trained = [i for i in row["labels"] if i != IGNORED]
+        assert terms.tokenizer.decode(trained) == f"{example.reference}<|im_end|>"
+
+
+@pytest.mark.parametrize(("packing", "sizes"), [(False, (8, 2, 1)), (True, (4, 2, 1))])
+def test_the_micro_batch_does_not_change_the_weights(
+    packing: bool, sizes: tuple[int, ...], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Rows that are no multiple of the batch are cut, the normaliser is the step's: equal to 1e-5 in fp32."""
+    cfg = block(batch_size=sizes[0], packing=packing, max_length=128 if packing else 1024)
+    given = some_rows(inputs, 45, tmp_path / "data")
+    reference, metrics, _ = train(micro(cfg, sizes[0]), given, tmp_path / "whole")
+    assert metrics["rows_cut"] > 0
+    for size in sizes[1:]:
+        weights, _, _ = train(micro(cfg, size), given, tmp_path / f"micro-{size}")
+        assert distance(weights, reference) < 1e-5
+
+
+def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: Path) -> None:
+    """The loss of a packed row is that of its examples alone."""
+    terms = contract.load(next((built / "sft").glob("*/model")))
+    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
+    rows, _ = tokenize(examples, terms, block(), Work(Path("."), lambda m, s: None))
+    bins = pack(rows, 128)
+    assert 1 < len(bins) < len(rows)
+    assert sorted(n for b in bins for n in b["seq_lengths"]) == sorted(len(r["input_ids"]) for r in rows)
+    model = load_model(next((built / "sft").glob("*/model")))
+
+    def nll(ids: list[int], labels: list[int], positions: list[int]) -> float:
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]), position_ids=torch.tensor([positions]), use_cache=False).logits[0, :-1]
+        target = torch.tensor(labels[1:])
+        return float(torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum"))
+
+    alone = sum(nll(r["input_ids"], r["labels"], list(range(len(r["input_ids"])))) for r in rows)
+    packed = sum(nll(b["input_ids"], b["labels"], [i for n in b["seq_lengths"] for i in range(n)]) for b in bins)
+    # Sums of about 30 tokens' fp32 losses
+    assert packed == pytest.approx(alone, abs=1e-3)
+
+
+def some_rows(inputs: dict[str, Path], count: int, folder: Path) -> dict[str, Path]:
+    """The inputs with only so many rows to train on."""
+    examples = load(inputs["data"] / "examples.parquet", Example)
+    folder.mkdir()
+    rows = [e for e in examples if e.split == "sft"][:count] + [e for e in examples if e.split == "validation"]
+    save(folder / "examples.parquet", rows, Example)
+    return {**inputs, "data": folder}
+
+
+def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Trained long on few rows, the model forgets how to answer others: the published weights are from before."""
+    given = some_rows(inputs, 32, tmp_path / "data")
+    trl = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    cfg = block(epochs=30.0, learning_rate=2e-2, evaluations=6, trainer=trl)
+    weights, metrics, out = train(cfg, given, tmp_path / "sft")
+    losses = {p["step"]: p["eval_loss"] for p in training.read_curves(out.path) if "eval_loss" in p}
+    assert metrics["step"] == min(losses, key=losses.__getitem__) < metrics["steps"]
+    assert metrics["eval_loss"] == min(losses.values())
+    assert len(losses) == 6
+    shorter = replace(cfg, epochs=metrics["step"] / 2, evaluations=1)
+    assert distance(weights, train(shorter, given, tmp_path / "shorter")[0]) < 1e-5
+
+
+def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training diverged at step 2: loss nan, .* \(now 1e\+30\)"):
+        train(block(learning_rate=1e30, trainer={"warmup_steps": 0}), inputs, tmp_path / "sft")
+    assert not (tmp_path / "sft" / "model").exists()
+
+
+def test_exploding_gradients_stop_at_their_step() -> None:
+    watch = training.Watch(block())
+    state = type("State", (), {"global_step": 9})
+    for norm in (1.0, 3.0, 0.5, 20.0, 1.0, 2.0, 1.0, 1.0):
+        watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": norm})
+    with pytest.raises(UserError, match="training diverged at step 9: loss 1, gradient norm 5e"):
+        watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": 5000.0})
+
+
+def test_a_row_too_long_is_dropped_whole_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"256 longer than sft.max_length=8 tokens"):
+        train(block(max_length=8), inputs, tmp_path / "sft")
+    _, metrics, out = train(block(max_length=30, max_dropped=1.0), inputs, tmp_path / "some")
+    (reason, count) = next(iter(metrics["rows_dropped"].items()))
+    assert "longer than sft.max_length=30" in reason
+    assert 0 < count < 256
+    assert "cannot be trained on" in out.warnings[0]
+
+
+def test_no_training_keeps_the_weights_and_fixes_the_contract(inputs: dict[str, Path], tmp_path: Path) -> None:
+    weights, metrics, out = train(block(train=False), inputs, tmp_path / "sft")
+    before = load_file(inputs["base"] / "model" / "model.safetensors")
+    assert metrics["trained"] is False
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    contract.load(out / "model")
+
+
+def test_the_published_folder_loads_as_it_is(built: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = next((built / "sft").glob("*/model"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": "Is this review positive or negative? Answer with one word: I love the hat."}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**ids, max_new_tokens=8)[0, ids["input_ids"].shape[1] :]
+    assert answer[-1] == tokenizer.eos_token_id, "generation stops by the folder's own generation config"
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for step in (5, 10):
+        checkpoint = folder / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "optimizer.pt").write_text("state")
+        state = type("State", (), {"global_step": step})
+        kept = list(folder.glob("checkpoint-*"))
+        training.Checkpoints().on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
+        assert [p.name for p in folder.glob("checkpoint-*")] == [checkpoint.name], kept
+    assert training.newest_complete(folder) == folder / "checkpoint-10"
+    (folder / "checkpoint-10" / "optimizer.pt").write_text("stat\0")
+    assert training.newest_complete(folder) is None
+    (folder / "checkpoint-12").mkdir()
+    assert training.newest_complete(folder) is None, "without a marker it was never finished"
+
+
+def test_the_cut_rows_are_chosen_by_content() -> None:
+    rows = [str(i) for i in range(21)]
+    kept = training.cut_to_batches(rows, str, 8, "sft")
+    assert len(kept) == 16
+    assert set(training.cut_to_batches(rows[::-1], str, 8, "sft")) == set(kept)
+    with pytest.raises(UserError, match="fewer than one batch"):
+        training.cut_to_batches(rows[:3], str, 8, "sft")
+
+
+def test_scratch_names_are_not_published(built: Path) -> None:
+    manifest = json.loads(next((built / "sft").glob("*/manifest.json")).read_text())
+    assert not any(name.startswith(SCRATCH) for name in manifest["files"])
+    assert {"model/model.safetensors", "model/contract.json", "model/generation_config.json"} <= set(manifest["files"])
+    assert sft.IGNORED == -100

@@ -1,0 +1,173 @@
+"""The store: fingerprints, publishing, locks. Real processes are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages import outside, pipeline
+from stages.config import ROOT
+from stages.store import SCRATCH, Node, Store, Work
+from tests.helpers import nodes, settings
+
+
+def some_node(**changes: object) -> Node:
+    return Node("pairs", 1, replace(settings("recipe=tiny").pairs, **changes))
+
+
+def publish(store: Store, node: Node, content: str = "x") -> None:
+    with store.claim(node) as folder:
+        assert folder is not None
+        (folder / "product").write_text(content)
+        store.publish(node, {"ended": time.time(), "metrics": {}})
+
+
+def test_runtime_does_not_change_a_fingerprint(tmp_path: Path) -> None:
+    plain = nodes(tmp_path)
+    other = nodes(
+        tmp_path, "sft.runtime.micro_batch_size=1", "dpo.runtime.save_steps=3", "sample.runtime.batch_size=2"
+    )
+    assert {n: x.fingerprint for n, x in plain.items()} == {n: x.fingerprint for n, x in other.items()}
+
+
+def test_a_setting_changes_its_node_and_what_follows_and_nothing_else(tmp_path: Path) -> None:
+    plain, other = nodes(tmp_path), nodes(tmp_path, "dpo.beta=0.5")
+    changed = {name for name in plain if plain[name].fingerprint != other[name].fingerprint}
+    assert changed == {"dpo", "answer_dpo", "eval", "report"}
+
+
+def test_aot_losses_are_not_neutral_to_the_micro_batch(tmp_path: Path) -> None:
+    aot = "dpo.loss_type=[aot]"
+    one, four = (nodes(tmp_path, aot, f"dpo.runtime.micro_batch_size={n}")["dpo"] for n in (1, 4))
+    assert one.fingerprint != four.fingerprint
+    assert one.fixed == {"micro_batch_size": 1}
+
+
+def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
+    row = json.dumps({"instruction": "Say a.", "output": "a"})
+    fingerprints = []
+    for folder, content in (("one", row), ("two", row), ("three", row + "\n")):
+        file = tmp_path / folder / "data.jsonl"
+        file.parent.mkdir()
+        file.write_text(content)
+        fingerprints.append(nodes(tmp_path, f"data.sources=[{{path: {file}}}]")["data"].fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_a_changed_file_is_seen_although_digests_are_remembered(tmp_path: Path) -> None:
+    file, cache = tmp_path / "data", tmp_path / "digests.json"
+    file.write_text("a")
+    before = outside.digest(file, cache)
+    assert outside.digest(file, cache) == before
+    file.write_text("b")
+    os.utime(file, ns=(1, 1))
+    assert outside.digest(file, cache) != before
+
+
+def test_publishing_leaves_a_whole_node_and_no_scratch(tmp_path: Path) -> None:
+    store, node = Store(tmp_path), some_node()
+    with store.claim(node) as folder:
+        assert folder is not None
+        (folder / SCRATCH / "checkpoint").write_text("big")
+        (folder / "product").write_text("x")
+        assert store.find(node) is None
+        assert store.state(node) == "resumable"
+        store.publish(node, {"ended": time.time(), "metrics": {}})
+    manifest = store.find(node)
+    assert manifest is not None
+    assert list(manifest["files"]) == ["product"]
+    assert not (store.folder(node) / SCRATCH).exists()
+    assert not store.partial(node).exists()
+
+
+def test_a_folder_killed_just_before_its_rename_is_published_by_the_next(tmp_path: Path) -> None:
+    store, node = Store(tmp_path), some_node()
+    publish(store, node)
+    store.folder(node).rename(store.partial(node))
+    with store.claim(node) as folder:
+        assert folder is None
+    assert store.find(node) is not None
+
+
+def test_a_damaged_node_counts_as_missing(tmp_path: Path) -> None:
+    store, node = Store(tmp_path), some_node()
+    publish(store, node, "product")
+    (store.folder(node) / "product").write_text("pro")
+    assert store.find(node) is None
+    publish(store, node, "product")
+    assert store.find(node) is not None
+
+
+def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    upstream = some_node()
+    publish(store, upstream, "one")
+    downstream = Node("dpo", 1, settings("recipe=tiny").dpo, {"pairs": upstream})
+    publish(store, downstream)
+    assert store.find(downstream) is not None
+
+    again = Store(tmp_path, rebuild="pairs", since=time.time())
+    assert again.find(upstream) is None
+    publish(again, upstream, "one")
+    assert again.find(downstream) is not None, "the same content again leaves what follows valid"
+
+    third = Store(tmp_path, rebuild="pairs", since=time.time())
+    publish(third, upstream, "two")
+    assert third.find(downstream) is None
+
+
+HOLDER = """
+import subprocess, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.test_store import some_node
+from stages.store import Store
+store = Store(Path({store!r}))
+with store.claim(some_node()) as folder:
+    lock = store.lock_file("pairs", some_node().fingerprint)
+    import os
+    descriptor = next(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{{fd}}") == str(lock))
+    if {child}:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4)"], pass_fds=[descriptor])
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("child", [False, True])
+def test_a_killed_builder_frees_its_node_unless_a_child_lives_on(child: bool, tmp_path: Path) -> None:
+    node, store = some_node(), Store(tmp_path)
+    script = HOLDER.format(root=str(ROOT), store=str(tmp_path), child=child)
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    assert store.is_locked("pairs", node.fingerprint)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    killed = time.monotonic()
+    with store.claim(node) as folder:
+        waited = time.monotonic() - killed
+        assert folder is not None
+    assert (waited > 2) == child
+
+
+def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
+    store, node = Store(tmp_path), some_node()
+    digests = []
+    for value in (1.0, 2.0):
+        with store.claim(node) as folder:
+            assert folder is not None
+            Work(folder, lambda metrics, step: None).log({"loss": value}, 1)
+            digests.append(store.publish(node, {"ended": time.time(), "metrics": {}})["digest"])
+        store.folder(node).rename(tmp_path / f"aside-{value}")
+    assert digests[0] == digests[1]
+
+
+def test_every_stage_of_the_graph_has_a_version() -> None:
+    assert set(pipeline.VERSIONS) == {"base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report"}
