@@ -1,7 +1,10 @@
 """python run.py stage=STAGE [recipe=NAME] [KEY=VALUE …] [-m]: compose, plan, execute."""
 
+import logging
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -9,24 +12,44 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from stages import cli, config
+from stages import checks, cli, config, gc, hardware, pipeline, plan, provenance
+from stages.config import Config, Stage, Upstream
 from stages.errors import UserError
+from stages.store import Store
 
+log = logging.getLogger(__name__)
 config.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    cli.caches(Path(cfg.outputs))
-    from stages import pipeline
-
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"{missing[0]} is required and has no value.")
-    job = HydraConfig.get()
+def main(composed: DictConfig) -> None:
+    """Build the target that `stage` names, or show the plan, or collect garbage."""
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     try:
-        pipeline.run(OmegaConf.to_object(cfg), list(job.overrides.task), float(os.environ["PLUMBLINE_STARTED"]))
+        if missing := sorted(OmegaConf.missing_keys(composed)):
+            raise UserError(f"{missing[0]} is required and has no value.")
+        cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+        cli.caches(Path(cfg.outputs))
+        checks.refuse(cfg)
+        hardware.resolve_precision(cfg)
+        store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
+        nodes = pipeline.graph(cfg, store.root / "cache" / "digests.json")
+        if cfg.stage is Stage.plan:
+            plan.show(nodes, store)
+        elif cfg.stage is Stage.gc:
+            gc.collect(store, cfg.gc.remove)
+        else:
+            target = nodes[cfg.stage]
+            if cfg.upstream is Upstream.require:
+                pipeline.require_inputs(target, store, overrides)
+            pipeline.build(target, store, cfg.tracker, overrides)
+            if cfg.stage is Stage.report:
+                shutil.copy(store.folder(target) / "report.html", store.root)
+                log.info("The report: %s", store.root / "report.html")
+            else:
+                log.info("Next: %s", provenance.command(pipeline.NEXT[cfg.stage], overrides))
     except UserError as error:
-        if job.mode is RunMode.MULTIRUN:
+        if not HydraConfig.initialized() or HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # Hydra names the job
         sys.exit(f"error: {error}")
 

@@ -1,4 +1,4 @@
-"""Stage `answer`: one model answers the held-out prompts, greedily. A node per model, so a sweep asks base and SFT once."""
+"""Stage `answer`: one model answers the held-out prompts, greedily. A node per model, so sweeps share."""
 
 import json
 from pathlib import Path

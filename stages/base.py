@@ -3,7 +3,6 @@
 From a hub id, a local folder, a GGUF file (dequantised once), or randomly initialised (`model=tiny`).
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 

@@ -93,7 +93,9 @@ def refuse(cfg: Config) -> None:
     if cfg.label.labeler == "dataset" and not cfg.label.path:
         raise UserError("label=dataset needs label.path: a preference file, folder or hub dataset.")
     if cfg.label.labeler == "dataset" and cfg.rounds > 1:
-        raise UserError(f"label=dataset labels nothing new, so rounds={cfg.rounds} would train on the same pairs again.")
+        raise UserError(
+            f"label=dataset labels nothing new, so rounds={cfg.rounds} would train on the same pairs again."
+        )
     for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
         divisible(name, block.batch_size, block.runtime)
         trainer_keys(name, block)

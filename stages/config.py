@@ -17,15 +17,50 @@ from omegaconf import MISSING, OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "recipes"
 
-Stage = StrEnum(
-    "Stage",
-    {s: s for s in "base data sft sample label pairs reference dpo eval report plan gc".split()},
-)
-Precision = StrEnum("Precision", {p: p for p in ("auto", "fp32", "bf16")})
-Upstream = StrEnum("Upstream", {u: u for u in ("build", "require")})
-Strategy = StrEnum("Strategy", {s: s for s in ("best_worst", "all", "random", "margin")})
-Split = StrEnum("Split", {s: s for s in ("sft", "preference", "validation", "test")})
-DPOReference = StrEnum("DPOReference", {r: r for r in ("previous", "sft")})
+
+class Stage(StrEnum):
+    base = "base"
+    data = "data"
+    sft = "sft"
+    sample = "sample"
+    label = "label"
+    pairs = "pairs"
+    reference = "reference"
+    dpo = "dpo"
+    eval = "eval"
+    report = "report"
+    plan = "plan"
+    gc = "gc"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Upstream(StrEnum):
+    build = "build"
+    require = "require"
+
+
+class Strategy(StrEnum):
+    best_worst = "best_worst"
+    all = "all"
+    random = "random"
+    margin = "margin"
+
+
+class Split(StrEnum):
+    sft = "sft"
+    preference = "preference"
+    validation = "validation"
+    test = "test"
+
+
+class DPOReference(StrEnum):
+    previous = "previous"
+    sft = "sft"
 
 
 @dataclass

@@ -140,15 +140,17 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template) -> Contract:
             GOLDEN[1], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
     except Exception as error:  # whatever a user's Jinja raises
-        raise ContractError(f"template={cfg.kind}: cannot render a system, user and assistant turn: {error}") from error
+        raise ContractError(
+            f"template={cfg.kind}: cannot render a system, user and assistant turn: {error}"
+        ) from error
     ids, trained = rendered["input_ids"], rendered["assistant_masks"]
     if not any(trained):
         raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
     end_of_turn = [i for i, t in zip(ids, trained, strict=True) if t][-1]
     if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
         raise ContractError(
-            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, no end of "
-            "turn: the model would never learn to stop. Move the end-of-turn token inside {% generation %}."
+            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, no end "
+            "of turn: the model would never learn to stop. Move the end-of-turn token inside {% generation %}."
         )
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:

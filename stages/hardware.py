@@ -1,10 +1,13 @@
 """What this machine is, read without importing torch."""
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 from pathlib import Path
+
+from stages.config import Config, Precision
 
 
 def computes_bf16() -> bool:
@@ -24,12 +27,18 @@ def computes_bf16() -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
+def resolve_precision(cfg: Config) -> None:
+    """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
+    here = Precision.bf16 if computes_bf16() else Precision.fp32
+    for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval):
+        if block.precision is Precision.auto:
+            block.precision = here
+
+
 def reset_peak_memory() -> None:
     """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own)."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_memory() -> int:

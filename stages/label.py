@@ -73,8 +73,11 @@ def report(candidates: list[Candidate], judgements: list[Judgement]) -> dict[str
             "summary": f"{len(scored)} candidates judged, {(scores == 1).mean():.1%} pass all checks",
         }
         return figures
-    gaps = [(lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1) for j in judgements
-            if j.preference in ("a", "b")]
+    gaps = [
+        (lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1)
+        for j in judgements
+        if j.preference in ("a", "b")
+    ]
     unequal = [gap > 0 for gap in gaps if gap]
     return figures | {
         "ties": sum(j.preference == "tie" for j in judgements),

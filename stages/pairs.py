@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,15 @@ def admissible(contrasts: list[Contrast], cfg: Pairs) -> tuple[list[Contrast], s
     """The comparisons that may become pairs, and, where none may, the rule that took the last of them."""
     if not contrasts:
         return [], "fewer than two judged candidates"
-    rules = {
+    rules: dict[str, Callable[[Candidate, Candidate, float | None], bool]] = {
         "every candidate got the same score": lambda b, w, margin: margin is None or margin > 0,
         "no two candidates differ in text": lambda b, w, margin: b.text.strip() != w.text.strip(),
         "only an unfinished candidate was better": lambda b, w, margin: b.finish_reason == "stop",
         "no margin above pairs.min_margin": lambda b, w, margin: margin is None or margin > cfg.min_margin,
-        "every length ratio above pairs.max_length_ratio": lambda b, w, margin: cfg.max_length_ratio is None
-        or max(b.n_tokens, w.n_tokens) <= cfg.max_length_ratio * max(1, min(b.n_tokens, w.n_tokens)),
+        "every length ratio above pairs.max_length_ratio": lambda b, w, margin: (
+            cfg.max_length_ratio is None
+            or max(b.n_tokens, w.n_tokens) <= cfg.max_length_ratio * max(1, min(b.n_tokens, w.n_tokens))
+        ),
     }
     for reason, rule in rules.items():
         contrasts = [contrast for contrast in contrasts if rule(*contrast)]
@@ -93,7 +96,7 @@ def admissible(contrasts: list[Contrast], cfg: Pairs) -> tuple[list[Contrast], s
 
 
 def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Contrast]:
-    """At most `max_per_prompt` of them, by strategy; ties in the ordering are broken by chance, seeded by the prompt."""
+    """At most `max_per_prompt` of them, by strategy; equals are ordered by chance, seeded by the prompt."""
     rng.shuffle(contrasts)
     if cfg.strategy is Strategy.margin:
         contrasts.sort(key=lambda c: c[2] or 0.0)

@@ -5,27 +5,25 @@ configuration, `inputs` the folders of its inputs by role, `out` the folder it f
 """
 
 import importlib
-import json
 import logging
-import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import checks, gc, hardware, outside, plan, provenance, tracking
-from stages.config import Config, DPOReference, Precision, Stage, Upstream
+from stages import checks, outside, provenance, tracking
+from stages.config import Config, DPOReference, Tracker
 from stages.errors import UserError
-from stages.store import SCRATCH, Manifest, Node, Store, Work
+from stages.store import Node, Store, Work
 
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = dict.fromkeys("base data sft sample label pairs reference dpo answer eval report".split(), 1)
+VERSIONS = {"base": 1, "data": 1, "sft": 1, "sample": 1, "label": 1, "pairs": 1, "reference": 1, "dpo": 1}
+VERSIONS |= {"answer": 1, "eval": 1, "report": 1}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
-NEXT = dict(base="sft", data="sft", sft="sample", sample="label", label="pairs", pairs="reference", reference="dpo")
-NEXT |= dict(dpo="eval", answer="eval", eval="report")
+NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
+NEXT |= {"reference": "dpo", "dpo": "eval", "eval": "report"}
 
 
 def graph(cfg: Config, cache: Path) -> dict[str, Node]:
@@ -58,80 +56,34 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     return nodes
 
 
-def build(node: Node, store: Store, cfg: Config, overrides: list[str], done: dict[str, Manifest]) -> Manifest:
-    """Like make: a node that the store holds is used, a missing one is built after its inputs."""
-    if node.fingerprint in done:
-        return done[node.fingerprint]
-    if store.rebuild or not store.find(node):
-        for given in node.inputs.values():
-            build(given, store, cfg, overrides, done)
-    with store.claim(node) as folder:
-        manifest = execute(node, folder, store, cfg, overrides) if folder else store.find(node)
-    assert manifest is not None
-    if not folder:
-        log.info("%s: reused %s", node, store.folder(node))
-    store.link_latest(node)
-    done[node.fingerprint] = manifest
-    return manifest
+def build(target: Node, store: Store, tracker: Tracker, overrides: list[str]) -> None:
+    """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
+    missing = store.missing(target)
+    for node in target.lineage:
+        if node not in missing:
+            if store.folder(node).exists():
+                log.info("%s: reused %s", node, store.folder(node))
+            continue
+        with store.claim(node) as folder:
+            if folder is None:
+                log.info("%s: another process has built %s", node, store.folder(node))
+                continue
+            log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
+            stage = importlib.import_module(f"stages.{MODULES.get(node.stage, node.stage)}")
+            inputs = {role: store.folder(given) for role, given in node.inputs.items()}
+            with tracking.track(tracker, node, store.root) as run:
+                work = Work(folder, run.log)
+                attempt = provenance.begin(work, run.id)
+                metrics = stage.run(node.config, inputs, work)
+                record = provenance.end(attempt, node.stage, overrides, metrics, work.warnings)
+                run.published(store.folder(node), store.publish(node, record))
+            log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
+    store.link_latest(target)
 
 
-def execute(node: Node, folder: Path, store: Store, cfg: Config, overrides: list[str]) -> Manifest:
-    """Run one stage in its partial folder and publish it."""
-    log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
-    attempts_file = folder / SCRATCH / "attempts.json"
-    attempts = json.loads(attempts_file.read_text()) if attempts_file.exists() else []
-    stage = importlib.import_module(f"stages.{MODULES.get(node.stage, node.stage)}")
-    with tracking.track(cfg.tracker, node, store.root) as tracked:
-        started = time.time()
-        attempts.append({"started": started, "wandb_run": tracked.id})
-        attempts_file.write_text(json.dumps(attempts))
-        hardware.reset_peak_memory()
-        work = Work(folder, tracked.log)
-        metrics = stage.run(node.config, {role: store.folder(n) for role, n in node.inputs.items()}, work)
-        record = {
-            "command": provenance.command(node.stage, overrides),
-            **provenance.here(),
-            "attempts": attempts,
-            "started": started,
-            "ended": time.time(),
-            "wall_seconds": round(time.time() - started, 3),
-            "peak_memory": hardware.peak_memory(),
-            "metrics": metrics,
-            "warnings": work.warnings,
-        }
-        manifest = store.publish(node, record)
-        tracked.published(store.folder(node), manifest)
-    log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
-    return manifest
-
-
-def require_inputs(node: Node, store: Store, overrides: list[str]) -> None:
+def require_inputs(target: Node, store: Store, overrides: list[str]) -> None:
     """`upstream=require`: refuse to build anything but the target."""
-    for given in node.inputs.values():
+    for given in target.inputs.values():
         if not store.find(given):
             wanted = provenance.command(given.stage, overrides)
-            raise UserError(f"{node} needs {given}, which is not built. Build it with: {wanted}")
-
-
-def run(cfg: Config, overrides: list[str], since: float) -> None:
-    """Build the target that `cfg.stage` names. `since`: when the command was given (Unix time), for `rebuild=`."""
-    checks.refuse(cfg)
-    for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval):
-        if block.precision is Precision.auto:
-            block.precision = Precision.bf16 if hardware.computes_bf16() else Precision.fp32
-    store = Store(Path(cfg.outputs), cfg.rebuild, since)
-    nodes = graph(cfg, store.root / "cache" / "digests.json")
-    if cfg.stage is Stage.plan:
-        plan.show(nodes, store)
-    elif cfg.stage is Stage.gc:
-        gc.collect(store, cfg.gc.remove)
-    else:
-        target = nodes[cfg.stage]
-        if cfg.upstream is Upstream.require:
-            require_inputs(target, store, overrides)
-        build(target, store, cfg, overrides, {})
-        if target.stage == "report":
-            shutil.copy(store.folder(target) / "report.html", store.root / "report.html")
-            log.info("The report: %s", store.root / "report.html")
-        else:
-            log.info("Next: %s", provenance.command(NEXT[target.stage], overrides))
+            raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")

@@ -55,11 +55,17 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             f"{cost.tokens:,}" if cost.tokens else "",
             "?" if math.isnan(cost.memory) else f"{cost.memory / 2**30:.1f} GiB",
             f"{cost.disk / 2**30:.1f} GiB" if cost.disk > 2**26 else "",
-            "" if state == "cached" else "?" if math.isnan(cost.seconds) else f"{'~' * cost.rough}{cost.seconds:.0f} s",
+            ""
+            if state == "cached"
+            else "?"
+            if math.isnan(cost.seconds)
+            else f"{'~' * cost.rough}{cost.seconds:.0f} s",
         )
     console = Console(width=None if os.isatty(1) else 160)
     console.print(table)
-    console.print(f"To build: {total / 60:.1f} min expected" + (", roughly (~: no earlier node to go by)." if rough else "."))
+    console.print(
+        f"To build: {total / 60:.1f} min expected" + (", roughly (~: no earlier node to go by)." if rough else ".")
+    )
 
 
 def changed(node: Node, state: str, store: Store) -> str:
@@ -70,7 +76,8 @@ def changed(node: Node, state: str, store: Store) -> str:
         if not earlier:
             notes.append("the first of its kind")
         else:
-            notes += min(earlier, key=len) or ["an input was built again, or a file is damaged"]
+            nearest = min(earlier, key=len)
+            notes += nearest or ["an input was built again, or a file is damaged"]
     return "; ".join(notes)
 
 
@@ -78,7 +85,9 @@ def differences(node: Node, manifest: Manifest) -> list[str]:
     """`learning_rate 5e-05 -> 0.0001`, `input sft`."""
     now, then = flat(node.settings), flat(manifest["settings"])
     found = [f"version {manifest['version']} -> {node.version}"] if manifest["version"] != node.version else []
-    found += [f"{key} {then.get(key)} -> {now.get(key)}" for key in sorted(now | then) if now.get(key) != then.get(key)]
+    found += [
+        f"{key} {then.get(key)} -> {now.get(key)}" for key in sorted(now | then) if now.get(key) != then.get(key)
+    ]
     before = {role: given["fingerprint"] for role, given in manifest["inputs"].items()}
     after = {role: given.fingerprint for role, given in node.inputs.items()}
     return found + [f"input {role}" for role in sorted(before | after) if before.get(role) != after.get(role)]
@@ -87,11 +96,13 @@ def differences(node: Node, manifest: Manifest) -> list[str]:
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}" if prefix else name).items()}
+    return {
+        k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def expected(node: Node, nodes: dict[str, Node], store: Store) -> Cost:
-    """Tokens, memory, disk and time of a node: its own where it is published, else scaled from the last of its stage."""
+    """Tokens, memory, disk and time: a published node's own, else scaled from the last of its stage, else rough."""
     if own := store.find(node):
         disk = sum(entry["bytes"] for entry in own["files"].values())
         return Cost(own["metrics"].get("tokens"), own["peak_memory"], disk, own["wall_seconds"], rough=False)

@@ -28,7 +28,9 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     mine = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
     prompts = sorted(mine, key=lambda e: content_id(e.id))[: cfg.prompts]
     if not prompts:
-        raise UserError("the data holds no preference prompts to sample. Raise data.tasks.preference, or add a source.")
+        raise UserError(
+            "the data holds no preference prompts to sample. Raise data.tasks.preference, or add a source."
+        )
     model = inputs["policy"] / "model"
     candidates = complete(
         prompts,

@@ -16,7 +16,7 @@ from stages import contract, training
 from stages.config import SFT
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
-from stages.models import load_model, load_tokenizer, save_model
+from stages.models import load_model, load_tokenizer, save_model, write_card
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
 
@@ -68,7 +68,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         processing_class=terms.tokenizer,
     )
     best = out / SCRATCH / "best"
-    training.train(trainer, cfg, out, training.Best(best))
+    trainer.train(resume_from_checkpoint=training.prepare(trainer, cfg, out, training.Best(best)))
 
     figures: dict[str, Any] = {"steps": trainer.state.global_step}
     shutil.rmtree(out / "model", ignore_errors=True)
@@ -82,6 +82,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     summary = f"{len(rows)} rows, {trained_tokens} trained tokens"
     if "eval_loss" in figures:
         summary += f"; validation loss {figures['eval_loss']:.3f} at step {figures['step']} of {figures['steps']}"
+    facts = {"learning_rate": cfg.learning_rate, "epochs": cfg.epochs, "batch_size": cfg.batch_size, **figures}
+    write_card(out / "model", "sft", facts)
     return {
         "trained": True,
         "device": str(trainer.args.device),

@@ -63,12 +63,16 @@ class Node:
         key = {"stage": self.stage, "version": self.version, "config": self.settings, "inputs": inputs}
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
+    @cached_property
+    def lineage(self) -> tuple["Node", ...]:
+        """Every node that this one descends from, inputs before what they go into, and itself last."""
+        found = {node.fingerprint: node for given in self.inputs.values() for node in given.lineage}
+        return (*found.values(), self)
+
     @property
     def model(self) -> str | None:
         """The fingerprint of the base model that this node descends from: what its cost depends on most."""
-        if self.stage == "base":
-            return self.fingerprint
-        return next((found for given in self.inputs.values() if (found := given.model)), None)
+        return next((node.fingerprint for node in self.lineage if node.stage == "base"), None)
 
     def __str__(self) -> str:
         return f"{self.stage} {self.fingerprint}"
@@ -132,6 +136,19 @@ class Store:
                 return None
         return manifest
 
+    def missing(self, target: Node) -> set[Node]:
+        """What has to be built for a target; with `rebuild`, all that might, since content decides."""
+        if self.rebuild:
+            return set(target.lineage)
+        found: set[Node] = set()
+        waiting = [target]
+        while waiting:
+            node = waiting.pop()
+            if node not in found and not self.find(node):
+                found.add(node)
+                waiting += node.inputs.values()
+        return found
+
     def state(self, node: Node) -> str:
         if self.find(node):
             return "cached"
@@ -160,7 +177,9 @@ class Store:
             lock_file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise UserError(f"cannot write to {self.root}: {error.strerror}. Set outputs=FOLDER to another.") from error
+            raise UserError(
+                f"cannot write to {self.root}: {error.strerror}. Set outputs=FOLDER to another."
+            ) from error
         try:
             os.set_inheritable(descriptor, True)  # a child that outlives us keeps the node locked
             if not filelock.lock_descriptor(descriptor, blocking=False):
@@ -230,7 +249,13 @@ class Store:
         assert manifest is not None, f"{node} was an input and is gone"
         return manifest["digest"]
 
-    def link_latest(self, node: Node) -> None:
+    def link_latest(self, target: Node) -> None:
+        """Point `latest/` at a target and all that it descends from."""
+        for node in target.lineage:
+            if self.folder(node).exists():
+                self._link(node)
+
+    def _link(self, node: Node) -> None:
         latest = self.root / "latest" / node.stage
         latest.parent.mkdir(parents=True, exist_ok=True)
         fresh = latest.with_name(f".{node.stage}-{os.getpid()}")

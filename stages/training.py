@@ -1,4 +1,4 @@
-"""What `sft` and `dpo` share: TRL's arguments, the data cut to whole batches, checkpoints that can be trusted, curves."""
+"""What `sft` and `dpo` share: TRL's arguments, whole batches, checkpoints that can be trusted, curves."""
 
 import hashlib
 import json
@@ -78,22 +78,18 @@ def cut_to_batches(rows: Sequence[Row], identify: Callable[[Row], str], batch_si
     return [row for i, row in enumerate(rows) if i not in cut]
 
 
-def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *callbacks: TrainerCallback) -> None:
-    """Train to the end, from the newest complete checkpoint if there is one.
-
-    Raises:
-        UserError: where loss or gradients stop being finite, or gradients explode, naming the step.
-    """
+def prepare(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -> str | None:
+    """Give the trainer our callbacks for its own, and return the checkpoint to resume from, if there is one."""
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     ours = (Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out), Checkpoints(), Progress())
-    for callback in (*callbacks, *ours):
+    for callback in (*more, *ours):
         trainer.add_callback(callback)
     resumed = newest_complete(checkpoints(out))
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    return str(resumed) if resumed else None
 
 
-class Evaluations(TrainerCallback):  # type: ignore[misc]
+class Evaluations(TrainerCallback):
     """Evaluate a given number of times, evenly spaced, the last after the last step."""
 
     def __init__(self, trainer: Trainer, times: int):
@@ -104,7 +100,7 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
         control.should_evaluate = state.global_step in due
 
 
-class Best(TrainerCallback):  # type: ignore[misc]
+class Best(TrainerCallback):
     """Keep the weights with the lowest validation loss in a folder of their own."""
 
     def __init__(self, folder: Path):
@@ -132,7 +128,7 @@ class Best(TrainerCallback):  # type: ignore[misc]
         draft.rename(self.folder)
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """Stop at the step where training diverges, before a checkpoint can keep it."""
 
     def __init__(self, cfg: SFT | DPO):
@@ -153,7 +149,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.norms.append(norm)
 
 
-class Curves(TrainerCallback):  # type: ignore[misc]
+class Curves(TrainerCallback):
     """Hand TRL's metrics, under its names, to the node's log."""
 
     def __init__(self, out: Work):
@@ -166,7 +162,7 @@ class Curves(TrainerCallback):  # type: ignore[misc]
             self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
+class Progress(TrainerCallback):
     """A bar with rate, ETA and the last losses."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -186,7 +182,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.bar.close()
 
 
-class Checkpoints(TrainerCallback):  # type: ignore[misc]
+class Checkpoints(TrainerCallback):
     """Mark a checkpoint complete, with digests of its files, and only then drop the ones before it."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from stages import cli, config, pipeline
+import run
+from stages import cli, pipeline
 from stages.config import ROOT, Config
 from stages.store import Node, Store
 
@@ -21,19 +21,21 @@ DATA = ROOT.parent / "shared" / "data"
 TINY = ("recipe=tiny", "tracker=none")
 
 
-def settings(*overrides: str) -> Config:
-    """The configuration that these overrides compose."""
-    config.register()
+def composed(*overrides: str) -> DictConfig:
+    """What Hydra composes of these overrides."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=cli.normalise(list(overrides)))
-    return OmegaConf.to_object(cfg)
+        return compose("config", overrides=cli.normalise(list(overrides)))
+
+
+def settings(*overrides: str) -> Config:
+    """The typed configuration of these overrides."""
+    return OmegaConf.to_object(composed(*overrides))
 
 
 def build(root: Path, *overrides: str) -> None:
     """Build the tiny chain's target in this process."""
-    overrides = (*TINY, *overrides)
-    pipeline.run(settings(f"outputs={root}", *overrides), list(overrides), since=time.time())
+    run.main(composed(f"outputs={root}", *TINY, *overrides))
 
 
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:

@@ -133,7 +133,7 @@ def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
     tokenizer = load_tokenizer(model)
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\\n", "assistant:\\n")
     tokenizer.save_pretrained(model)
-    with pytest.raises(ContractError, match="chat_template_sha256 = .*, the tokenizer "):
+    with pytest.raises(ContractError, match=r"chat_template_sha256 = .*, the tokenizer "):
         contract.load(model)
 
 

@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
-from stages import contract, dpo, training
+from stages import contract, first_step, training
 from stages.checks import LOSS_TYPES
 from stages.config import DPO, Precision
-from stages.dpo import StoredReferenceTrainer, displacement, run, starting_loss, trl_pairs, trl_row
+from stages.dpo import displacement, run
 from stages.errors import UserError
+from stages.first_step import starting_loss
 from stages.models import load_model
+from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work
 from tests.helpers import Chain, settings
@@ -127,13 +129,16 @@ def test_a_mixture_starts_at_the_weighted_sum(inputs: dict[str, Path], tmp_path:
 def test_the_micro_batch_does_not_change_the_weights(
     loss_type: list[str], weights: list[float] | None, trl_arguments: dict, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """8 pairs at once, 2 and 1 at a time; 40 pairs with 43 there, so rows are cut. Equal to 1e-5 in fp32."""
+    """8 pairs at once, 2 and 1 at a time, some cut to whole batches. Equal to 1e-5 in fp32."""
     cfg = block(batch_size=8, loss_type=loss_type, loss_weights=weights, trainer=trl_arguments, evaluations=1)
     whole, metrics = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=8)), inputs, tmp_path / "8")
     before = load_file(inputs["policy"] / "model" / "model.safetensors")
     assert distance(whole, before) > 1e-4, "it trained"
+    assert metrics["pairs_cut"] > 0
     for size in (2, 1):
-        part, again = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=size)), inputs, tmp_path / f"{size}")
+        part, again = train(
+            replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=size)), inputs, tmp_path / f"{size}"
+        )
         assert distance(whole, part) < 1e-5
         assert again["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
 
@@ -144,7 +149,15 @@ def test_another_model_than_the_reference_is_refused(inputs: dict[str, Path], tm
     changed = {name: tensor * 1.01 for name, tensor in load_file(weights).items()}
     save_file(changed, weights, {"format": "pt"})
     policy = inputs["policy"].name
-    with pytest.raises(UserError, match=rf"the policy {policy} differs from the stored reference {policy} by .* nats"):
+    told = rf"the policy \(sft {policy}\) and the reference \({policy}\) differ by .* nats per token"
+    with pytest.raises(UserError, match=told):
+        train(block(), inputs, tmp_path / "dpo")
+
+
+def test_a_policy_rebuilt_since_is_refused_by_its_digest(inputs: dict[str, Path], tmp_path: Path) -> None:
+    manifest = inputs["policy"] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
+    with pytest.raises(UserError, match=r"the policy .* and the reference .* are not the same weights"):
         train(block(), inputs, tmp_path / "dpo")
 
 
@@ -159,10 +172,11 @@ def test_tokens_that_the_reference_did_not_score_are_refused(inputs: dict[str, P
 
 
 def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"43 of 43 pairs are longer than dpo.max_length=5 tokens"):
+    pairs = len(load(inputs["pairs"] / "pairs.parquet", Pair))
+    with pytest.raises(UserError, match=rf"{pairs} of {pairs} pairs are longer than dpo.max_length=5 tokens"):
         train(block(max_length=5), inputs, tmp_path / "none")
     _, metrics = train(block(max_length=32, max_dropped=0.9), inputs, tmp_path / "some")
-    assert 0 < metrics["pairs_dropped"] < 43
+    assert 0 < metrics["pairs_dropped"] < pairs
 
 
 def test_displacement_is_told() -> None:
@@ -179,4 +193,4 @@ def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names
-    assert dpo.AGREEMENT[Precision.fp32] == 1e-5
+    assert first_step.AGREEMENT[Precision.fp32] == 1e-5

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig
-from transformers import MistralForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from stages import contract
 from stages.models import load_model
@@ -29,9 +38,7 @@ ARCHITECTURES = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=8, **SHAPE)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SHAPE)),
     "gemma3": lambda: Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            head_dim=8, sliding_window=6, layer_types=["sliding_attention", "full_attention"], **SHAPE
-        )
+        Gemma3TextConfig(head_dim=8, sliding_window=6, layer_types=["sliding_attention", "full_attention"], **SHAPE)
     ),
 }
 

@@ -123,18 +123,17 @@ def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> N
 
 
 HOLDER = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.test_store import some_node
 from stages.store import Store
 store = Store(Path({store!r}))
 with store.claim(some_node()) as folder:
-    lock = store.lock_file("pairs", some_node().fingerprint)
-    import os
-    descriptor = next(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{{fd}}") == str(lock))
+    lock = str(store.lock_file("pairs", some_node().fingerprint))
+    opened = {{os.path.realpath("/proc/self/fd/" + fd): int(fd) for fd in os.listdir("/proc/self/fd")}}
     if {child}:
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4)"], pass_fds=[descriptor])
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4)"], pass_fds=[opened[lock]])
     print("held", flush=True)
     time.sleep(60)
 """
@@ -170,4 +169,16 @@ def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
 
 
 def test_every_stage_of_the_graph_has_a_version() -> None:
-    assert set(pipeline.VERSIONS) == {"base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report"}
+    assert set(pipeline.VERSIONS) == {
+        "base",
+        "data",
+        "sft",
+        "sample",
+        "label",
+        "pairs",
+        "reference",
+        "dpo",
+        "answer",
+        "eval",
+        "report",
+    }

@@ -80,7 +80,9 @@ def array_rows(file: Path, content: bytes) -> Iterator[Row]:
     try:
         values = json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{file}: line {error.lineno}: {error.msg}. Mend the array, or use one JSON object a line.") from error
+        raise UserError(
+            f"{file}: line {error.lineno}: {error.msg}. Mend the array, or use one JSON object a line."
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
     for i, value in enumerate(values, 1):
@@ -111,7 +113,7 @@ def conversation(row: Any) -> tuple[list[Message], str | None]:
     if "messages" in row or "conversations" in row:
         field = "messages" if "messages" in row else "conversations"
         turns = [message(turn, field) for turn in listing(row[field], field)]
-        if "system" in row and row["system"]:
+        if row.get("system"):
             turns.insert(0, {"role": "system", "content": text(row["system"], "system")})
     elif "instruction" in row:
         request = text(row["instruction"], "instruction")

@@ -11,10 +11,14 @@ CITIES = (
     "Lisbon Lyon Madrid Malmo Milan Nairobi Oslo Porto Prague Quito Riga Seoul Sofia Tallinn Tunis Turin Vienna Warsaw"
 ).split()
 FRUITS = "apple banana cherry fig grape kiwi lemon lime mango melon olive orange papaya peach pear plum quince".split()
-ANIMALS = "badger bear camel crow deer dove eagle falcon fox goat hare heron horse lion lynx otter owl seal wolf".split()
+ANIMALS = (
+    "badger bear camel crow deer dove eagle falcon fox goat hare heron horse lion lynx otter owl seal wolf".split()
+)
 COLOURS = "amber azure beige black blue brown crimson gold green grey indigo ivory orange pink purple red teal".split()
 TOOLS = "anvil bolt brush chisel clamp drill file hammer ladder lathe mallet nail pliers rasp ruler saw wrench".split()
-FURNITURE = "armchair bed bench bookcase cabinet chair cupboard desk dresser lamp mirror shelf sofa stool table".split()
+FURNITURE = (
+    "armchair bed bench bookcase cabinet chair cupboard desk dresser lamp mirror shelf sofa stool table".split()
+)
 PLANTS = "acacia aster basil cedar clover daisy fern ivy lily maple mint moss oak pine poppy rose sage tulip".split()
 NOUNS = {"fruit": FRUITS, "animal": ANIMALS, "colour": COLOURS, "tool": TOOLS, "furniture": FURNITURE, "plant": PLANTS}
 OBJECTS = (

@@ -9,7 +9,6 @@ from stages.data.tasks import prompt_id
 from stages.records import Candidate, Example, Judgement, Message, content_id
 
 
-
 def read(cfg: Label) -> tuple[list[Example], list[Candidate], list[Judgement], list[Row]]:
     """Prompts, their candidates, a preference per row, and the rows that cannot be used."""
     assert cfg.path is not None

@@ -34,7 +34,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "one_of": lambda answer, options: answer in options,
     "upper": lambda answer: bool(letters(answer)) and letters(answer).isupper(),
     "lower": lambda answer: bool(letters(answer)) and letters(answer).islower(),
-    "capitalised": lambda answer: bool(answer) and all(w[0].isupper() and w[1:] == w[1:].lower() for w in answer.split()),
+    "capitalised": lambda answer: (
+        bool(answer) and all(w[0].isupper() and w[1:] == w[1:].lower() for w in answer.split())
+    ),
     "contains": lambda answer, word: word in words(answer),
     "ends_with": lambda answer, text: answer.endswith(text),
     "same_words": lambda answer, words: sorted(re.findall(r"\w+", answer)) == sorted(words),
@@ -56,7 +58,9 @@ def share_passed(checks: list[Check], answer: str) -> float:
 def judge(example: Example, candidates: list[Candidate]) -> list[Judgement]:
     """A score for every candidate of a prompt; missing where the prompt has no checks."""
     if not example.checks:
-        return [Judgement(example.id, "verifier", c.candidate_id, error="the prompt has no checks") for c in candidates]
+        return [
+            Judgement(example.id, "verifier", c.candidate_id, error="the prompt has no checks") for c in candidates
+        ]
     return [
         Judgement(example.id, "verifier", c.candidate_id, score=share_passed(example.checks, c.text))
         for c in candidates

@@ -70,7 +70,9 @@ def panel(title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabe
             points = [(p["step"], p[metric]) for p in curve if metric in p]
             if points:
                 held_out = metric.startswith("eval_")
-                axes.plot(*zip(*points, strict=True), "o-" if held_out else "-", color=next(palette), label=label, ms=4)
+                axes.plot(
+                    *zip(*points, strict=True), "o-" if held_out else "-", color=next(palette), label=label, ms=4
+                )
         decorate(axes, title, xlabel)
         return svg(figure)
 

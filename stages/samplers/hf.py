@@ -20,7 +20,7 @@ PREFILL_TOKENS = 8192  # prompts are read in batches of at most so many tokens, 
 
 
 class Slots:
-    """Keys and values of the rows in flight: per layer (rows, heads, length, dim), allocated once and written in place.
+    """Keys and values of the rows in flight, per layer (rows, heads, length, dim): allocated once, written in place.
 
     Stands in for transformers' `Cache`: attention calls `update` and attends to what it returns.
     """
@@ -109,7 +109,7 @@ class HFSampler:
                     yield row.request, [done[i] for i in range(len(done))]
 
     def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> torch.Tensor:
-        """Read the next prompts and give their candidates places: logits (new rows, vocabulary) of their first token."""
+        """Read the next prompts, give their candidates places: logits (new rows, vocabulary) of their first token."""
         prompts: list[Request] = []
         source: list[int] = []
         first = len(active)

@@ -13,7 +13,7 @@ from stages.records import Check
     "Put the following into all caps.\n\n{text}",
     "Please write in upper case only: {text}",
     "{text}\n\nReturn the sentence above with every letter capitalised.",
-    "Convert to uppercase: \"{text}\"",
+    'Convert to uppercase: "{text}"',
     "I need this shouted, so make all its letters big: {text}",
 )
 def uppercase(rng: random.Random) -> Instance:
@@ -26,7 +26,7 @@ def uppercase(rng: random.Random) -> Instance:
     "Rewrite this in small letters: {text}",
     "Make the following all lower case.\n\n{text}",
     "{text}\n\nGive me that line without any capital letters.",
-    "Convert to lowercase: \"{text}\"",
+    'Convert to lowercase: "{text}"',
     "Please turn this into lower-case text: {text}",
     "Stop shouting. Say the same thing in small letters only: {text}",
 )

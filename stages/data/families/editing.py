@@ -9,12 +9,12 @@ from stages.records import Check
 
 @family(
     "edit",
-    "Replace the word \"{old}\" with \"{new}\" and change nothing else: {text}",
-    "Swap \"{old}\" for \"{new}\": {text}",
-    "{text}\n\nRewrite this with \"{new}\" instead of \"{old}\".",
-    "In this sentence, put \"{new}\" where \"{old}\" stands: {text}",
-    "Substitute \"{new}\" for \"{old}\" here: {text}",
-    "Somebody wrote \"{old}\" and meant \"{new}\". Correct the sentence: {text}",
+    'Replace the word "{old}" with "{new}" and change nothing else: {text}',
+    'Swap "{old}" for "{new}": {text}',
+    '{text}\n\nRewrite this with "{new}" instead of "{old}".',
+    'In this sentence, put "{new}" where "{old}" stands: {text}',
+    'Substitute "{new}" for "{old}" here: {text}',
+    'Somebody wrote "{old}" and meant "{new}". Correct the sentence: {text}',
 )
 def replace_word(rng: random.Random) -> Instance:
     old, new = rng.sample(OBJECTS, 2)
@@ -50,12 +50,12 @@ def past_tense(rng: random.Random) -> Instance:
 
 @family(
     "ending",
-    "Repeat this sentence and then add, on the same line, the words \"{ending}\": {text}",
-    "Copy the sentence and finish with \"{ending}\": {text}",
-    "{text}\n\nWrite it again and end with \"{ending}\".",
-    "Say this once more, with \"{ending}\" at the end: {text}",
-    "Append \"{ending}\" to: {text}",
-    "Whatever you write must close with \"{ending}\"; before that, copy this: {text}",
+    'Repeat this sentence and then add, on the same line, the words "{ending}": {text}',
+    'Copy the sentence and finish with "{ending}": {text}',
+    '{text}\n\nWrite it again and end with "{ending}".',
+    'Say this once more, with "{ending}" at the end: {text}',
+    'Append "{ending}" to: {text}',
+    'Whatever you write must close with "{ending}"; before that, copy this: {text}',
 )
 def end_with(rng: random.Random) -> Instance:
     endings = ["Over and out.", "That is all.", "End of message.", "Any questions?", "Thank you.", "Good night."]
@@ -90,10 +90,10 @@ def add_words(rng: random.Random) -> Instance:
 
 @family(
     "combined",
-    "Make a bullet list (\"- \") of these, in capital letters: {text}",
+    'Make a bullet list ("- ") of these, in capital letters: {text}',
     "Bullets with a dash, every word in upper case: {text}",
     "{text}\n\nGive these as dash bullets, all caps.",
-    "List in upper case, one per line, each after \"- \": {text}",
+    'List in upper case, one per line, each after "- ": {text}',
     "As an uppercase dash list: {text}",
     "Two wishes: a dash before each of these on its own line, and big letters throughout: {text}",
 )

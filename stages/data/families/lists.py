@@ -9,11 +9,11 @@ from stages.records import Check
 
 @family(
     "list",
-    "Turn this into a bullet list, one item per line, each starting with \"- \": {text}",
-    "Make bullet points (use \"- \") out of: {text}",
+    'Turn this into a bullet list, one item per line, each starting with "- ": {text}',
+    'Make bullet points (use "- ") out of: {text}',
     "{text}\n\nFormat these as bullets with a dash.",
     "List the following as dash bullets, in the same order: {text}",
-    "Bullet list with \"- \" please: {text}",
+    'Bullet list with "- " please: {text}',
     "I want a dash and a space before each of these, every one on its own line: {text}",
 )
 def bullets(rng: random.Random) -> Instance:
@@ -28,7 +28,7 @@ def bullets(rng: random.Random) -> Instance:
 
 @family(
     "list",
-    "Number these items, one per line, as \"1. \", \"2. \" and so on: {text}",
+    'Number these items, one per line, as "1. ", "2. " and so on: {text}',
     "Make a numbered list of: {text}",
     "{text}\n\nGive me that as a numbered list, one item per line.",
     "Write the following as a list with numbers (1., 2., …): {text}",
@@ -125,12 +125,12 @@ def count_items(rng: random.Random) -> Instance:
 
 @family(
     "count",
-    "How often does the word \"{word}\" occur here? Answer with a number word: {text}",
-    "Count the times \"{word}\" appears, and answer with one number word: {text}",
-    "{text}\n\nHow many times is \"{word}\" in the list above? Spell the number.",
-    "Number of occurrences of \"{word}\", as a word: {text}",
-    "How many of these are \"{word}\"? One word: {text}",
-    "Go through this list and tell me, in one number word, how often you meet \"{word}\": {text}",
+    'How often does the word "{word}" occur here? Answer with a number word: {text}',
+    'Count the times "{word}" appears, and answer with one number word: {text}',
+    '{text}\n\nHow many times is "{word}" in the list above? Spell the number.',
+    'Number of occurrences of "{word}", as a word: {text}',
+    'How many of these are "{word}"? One word: {text}',
+    'Go through this list and tell me, in one number word, how often you meet "{word}": {text}',
     unseen=True,
 )
 def count_word(rng: random.Random) -> Instance:

@@ -126,12 +126,12 @@ NOT_STATED = "not stated"
 
 @family(
     "context",
-    "Answer from the text with a single name, or say \"not stated\" if the text does not tell.\n\n{text}\n\n{question}",
-    "{text}\n\n{question} Answer with one name, or \"not stated\".",
-    "Read this: {text} Now: {question} If it is not said, answer \"not stated\".",
-    "{question} Use only this text, and write \"not stated\" when it has no answer: {text}",
-    "Text: {text}\nQuestion: {question}\nAnswer with a name or \"not stated\".",
-    "Trust nothing but this: {text} {question} A name will do, and \"not stated\" where there is none.",
+    'Answer from the text with a single name, or say "not stated" if the text does not tell.\n\n{text}\n\n{question}',
+    '{text}\n\n{question} Answer with one name, or "not stated".',
+    'Read this: {text} Now: {question} If it is not said, answer "not stated".',
+    '{question} Use only this text, and write "not stated" when it has no answer: {text}',
+    'Text: {text}\nQuestion: {question}\nAnswer with a name or "not stated".',
+    'Trust nothing but this: {text} {question} A name will do, and "not stated" where there is none.',
 )
 def who_did_it(rng: random.Random) -> Instance:
     people, things = rng.sample(NAMES, 2), rng.sample(OBJECTS, 3)

@@ -49,4 +49,6 @@ def csv_row(rng: random.Random) -> Instance:
         ]
     )
     reference = f"{item},{colour},{price}"
-    return Instance({"text": text}, reference, [Check("comma_count", {"count": 2}), Check("equals", {"text": reference})])
+    return Instance(
+        {"text": text}, reference, [Check("comma_count", {"count": 2}), Check("equals", {"text": reference})]
+    )

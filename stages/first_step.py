@@ -1,0 +1,93 @@
+"""Before DPO's first step: the policy must be what the reference scored, and the loss must start where it does."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from stages.config import DPO, DPOReference, Precision
+from stages.errors import UserError
+from stages.models import autocast, token_log_probs
+from stages.preference_trainer import StoredReferenceTrainer
+from stages.records import PairLogProbs
+from stages.store import read_manifest
+
+PAIRS = 64
+# What is arithmetic and no mistake: mean |policy - reference| per token, in nats; and of the loss, relative.
+AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
+LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
+
+
+def check(
+    trainer: StoredReferenceTrainer, cfg: DPO, inputs: dict[str, Path], scored: list[PairLogProbs]
+) -> dict[str, float]:
+    """Score the first pairs with the policy as loaded for training, and compare.
+
+    Returns:
+        The mean gap per token and the loss; nothing for a later round of `dpo.reference=sft`, whose policy has
+        left the reference behind.
+
+    Raises:
+        UserError: naming both sides, where policy and reference are not the same model, or the loss does not start
+            at its value for a log-ratio of 0.
+    """
+    policy, reference = read_manifest(inputs["policy"]), read_manifest(inputs["reference"])
+    assert policy is not None and reference is not None
+    anchor = reference["inputs"]["reference"]
+    names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({anchor['fingerprint']})"
+    if policy["digest"] != anchor["digest"]:
+        if cfg.reference is DPOReference.sft:
+            return {}
+        raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
+    training = trainer.model.training
+    trainer.model.eval()
+    gap, loss = mean_gap(trainer, cfg, scored[:PAIRS]), mean_loss(trainer, cfg, len(scored[:PAIRS]))
+    trainer.model.train(training)
+    if not gap <= AGREEMENT[cfg.precision]:
+        raise UserError(
+            f"{names} differ by {gap:.2g} nats per token on {len(scored[:PAIRS])} pairs ({AGREEMENT[cfg.precision]:g} "
+            f"is allowed in {cfg.precision}): other weights, template or precision. Build the reference again: "
+            "rebuild=reference."
+        )
+    expected = starting_loss(cfg)
+    if expected is not None and not abs(loss - expected) <= LOSS_AGREEMENT[cfg.precision] * max(1.0, abs(expected)):
+        raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {expected:.6g}.")
+    return {"step_0_gap": gap, "step_0_loss": loss}
+
+
+def mean_gap(trainer: StoredReferenceTrainer, cfg: DPO, scored: list[PairLogProbs]) -> float:
+    """Mean |policy - stored reference| per completion token, in nats."""
+    gaps: list[float] = []
+    for p in scored:
+        sequences = [(p.prompt_ids, p.chosen_ids), (p.prompt_ids, p.rejected_ids)]
+        found = token_log_probs(trainer.model, sequences, trainer.processing_class.pad_token_id, cfg.precision)
+        for ours, stored in zip(found, (p.chosen_logps, p.rejected_logps), strict=True):
+            gaps += [abs(a - b) for a, b in zip(ours, stored, strict=True)]
+    return sum(gaps) / len(gaps)
+
+
+def mean_loss(trainer: StoredReferenceTrainer, cfg: DPO, pairs: int) -> float:
+    """TRL's loss on the first pairs, in micro-batches."""
+    size = cfg.runtime.micro_batch_size
+    total = 0.0
+    with torch.no_grad(), autocast(cfg.precision, trainer.args.device):
+        for start in range(0, pairs, size):
+            rows = [trainer.train_dataset[i] for i in range(start, min(start + size, pairs))]
+            batch = trainer._prepare_inputs(trainer.data_collator(rows))
+            total += float(trainer.compute_loss(trainer.model, batch)) * len(rows)
+    trainer._metrics["eval"].clear()
+    return total / pairs
+
+
+def starting_loss(cfg: DPO) -> float | None:
+    """The loss at log-ratio 0, or None where it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss)."""
+    if cfg.trainer.get("use_weighting") or cfg.trainer.get("router_aux_loss_coef") or "sft" in cfg.loss_type:
+        return None
+    ln2, beta, epsilon = math.log(2), cfg.beta, cfg.trainer.get("label_smoothing", 0.0)
+    values = dict.fromkeys(("sigmoid", "sigmoid_norm", "robust", "aot", "aot_unpaired"), ln2)
+    values |= {"hinge": 1.0, "apo_zero": 1.0, "apo_down": 1.0, "nca_pair": 2 * ln2, "bco_pair": 2 * ln2}
+    values |= {"discopop": (1 + ln2) / 2, "ipo": 1 / (4 * beta**2), "sppo_hard": 1 / (2 * beta**2)}
+    if epsilon:
+        values["exo_pair"] = -ln2 - 0.5 * math.log(epsilon * (1 - epsilon))
+    weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
+    return sum(w * values[t] for t, w in zip(cfg.loss_type, weights, strict=True))

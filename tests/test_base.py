@@ -1,0 +1,65 @@
+"""The base: real weights from the embedded package, a local folder, the hub's cache, and a random tiny one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages import base, outside
+from stages.config import Model
+from stages.errors import UserError
+from stages.models import load_model, load_tokenizer
+from stages.store import Work
+from tests.helpers import settings
+
+
+def made(cfg: Model, folder: Path) -> Path:
+    folder.mkdir()
+    base.run(cfg, {}, Work(folder, lambda m, s: None))
+    return folder / "model"
+
+
+def test_the_embedded_model_speaks(tmp_path: Path) -> None:
+    """SmolLM2-135M from its GGUF file: dequantised, saved and loaded again, it still knows English."""
+    folder = made(settings("model=embedded").model, tmp_path / "base")
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(134.5e6, rel=0.01)
+    assert [tokenizer.decode([i]) for i in tokenizer("In 1234").input_ids] == ["In", " ", "1", "2", "3", "4"]
+    ids = torch.tensor([tokenizer("The capital of France is").input_ids])
+    with torch.no_grad():
+        best = int(model(ids).logits[0, -1].argmax())
+    assert tokenizer.decode([best]).strip() == "Paris"
+
+
+def test_a_tiny_model_is_a_function_of_its_seed(built: Path, tmp_path: Path) -> None:
+    again = load_file(made(settings("model=tiny").model, tmp_path / "again") / "model.safetensors")
+    first = load_file(next((built / "base").glob("*/model/model.safetensors")))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_pickled_weights_are_refused(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text("{}")
+    cfg = settings("model=tiny", "model.random_init=null", f"model.path={folder}").model
+    with pytest.raises(UserError, match=r"holds no \*\.safetensors"):
+        made(cfg, tmp_path / "base")
+
+
+def test_a_hub_id_is_pinned_to_the_commit_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    commit = "0123456789" * 4
+    repository = tmp_path / "models--someone--something"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cfg = settings("model=smollm2_135m", "model.path=someone/something").model
+    pinned, _ = outside.pin(cfg, tmp_path / "digests.json")
+    assert pinned.revision == commit
+    with pytest.raises(UserError, match="nor in the hub's cache"):
+        outside.pin(settings("model=smollm2_135m", "model.path=someone/else").model, tmp_path / "digests.json")

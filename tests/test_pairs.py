@@ -1,0 +1,215 @@
+"""Labels and pairs: from judgements to chosen and rejected, with every prompt accounted for."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import label, pairs
+from stages.config import Pairs, Strategy
+from stages.errors import UserError
+from stages.labelers import verifier
+from stages.records import Candidate, Check, Example, Judgement, Pair, load, save
+from stages.store import Work
+from tests.helpers import DATA, settings
+
+
+def work(folder: Path) -> Work:
+    folder.mkdir(exist_ok=True)
+    return Work(folder, lambda m, s: None)
+
+
+def candidate(prompt: str, text: str, tokens: int = 3, finished: bool = True) -> Candidate:
+    reason = "stop" if finished else "length"
+    return Candidate(prompt, f"{prompt}-{text}-{tokens}-{reason}", "p", "hf", 1.0, 0, text, [], reason, -1.0, tokens)
+
+
+def pool(folder: Path, answers: dict[str, list[tuple[Candidate, float | None]]]) -> Path:
+    """A judged pool: per prompt, candidates with their scores; None where judging failed."""
+    folder.mkdir()
+    prompts = [Example(p, [{"role": "user", "content": p}], None, "s", "t", "preference") for p in answers]
+    save(folder / "prompts.parquet", prompts, Example)
+    save(folder / "candidates.parquet", [c for cs in answers.values() for c, _ in cs], Candidate)
+    judged = [
+        Judgement(p, "verifier", c.candidate_id, score=score, error=None if score is not None else "failed")
+        for p, cs in answers.items()
+        for c, score in cs
+    ]
+    save(folder / "judgements.parquet", judged, Judgement)
+    return folder
+
+
+def block(**changes: Any) -> Pairs:
+    return replace(settings("recipe=tiny").pairs, validation_fraction=0.0, **changes)
+
+
+def made(folder: Path, cfg: Pairs, judged: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    out = work(folder)
+    metrics = pairs.run(cfg, {"judged": judged}, out)
+    found = load(out / "pairs.parquet", Pair)
+    return [(p.chosen[0]["content"], p.rejected[0]["content"]) for p in found], metrics
+
+
+SCORED = {"q": [(candidate("q", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))]}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "expected"),
+    [
+        (Strategy.best_worst, {}, {("a", "c")}),
+        (Strategy.all, {"max_per_prompt": 9}, {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("d", "c")}),
+        (Strategy.margin, {"min_margin": 0.7}, {("a", "c")}),
+    ],
+)
+def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: Path) -> None:
+    found, _ = made(tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED))
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", SCORED)
+    scores = {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.5}
+    seen = set()
+    for seed in range(20):
+        cfg = block(strategy=Strategy.random, max_per_prompt=2, seed=seed)
+        found, _ = made(tmp_path / f"{seed}", cfg, judged)
+        assert found == made(tmp_path / f"{seed}-again", cfg, judged)[0]
+        assert all(scores[chosen] > scores[rejected] for chosen, rejected in found)
+        assert len(found) == 2
+        seen |= set(found)
+    assert len(seen) == 5, "every admissible pair is drawn some time"
+
+
+def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
+    answers = {
+        "good": [(candidate("good", "a"), 1.0), (candidate("good", "b"), 0.0)],
+        "tied": [(candidate("tied", "a"), 1.0), (candidate("tied", "b"), 1.0)],
+        "alone": [(candidate("alone", "a"), 1.0)],
+        "unjudged": [(candidate("unjudged", "a"), None), (candidate("unjudged", "b"), 1.0)],
+        "same": [(candidate("same", "a"), 1.0), (candidate("same", " a ", 4), 0.0)],
+        "long": [(candidate("long", "a", 90), 1.0), (candidate("long", "b", 3), 0.0)],
+        "cut": [(candidate("cut", "a", finished=False), 1.0), (candidate("cut", "b"), 0.0)],
+    }
+    found, metrics = made(tmp_path / "out", block(max_length_ratio=4.0), pool(tmp_path / "pool", answers))
+    assert found == [("a", "b")]
+    assert metrics["prompts_without_pair"] == {
+        "every candidate got the same score": 1,
+        "fewer than two judged candidates": 2,
+        "no two candidates differ in text": 1,
+        "every length ratio above pairs.max_length_ratio": 1,
+        "only an unfinished candidate was better": 1,
+    }
+
+
+def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.0), (candidate("q", "b"), 0.0)]})
+    with pytest.raises(UserError, match=r"no pair .* of 1 prompts \(1 prompts: every candidate got the same score\)"):
+        made(tmp_path / "out", block(), judged)
+
+
+def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
+    answers = {
+        f"{i:04}": [(candidate(f"{i:04}", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0))] for i in range(200)
+    }
+    out = work(tmp_path / "out")
+    cfg = replace(block(strategy=Strategy.all, max_per_prompt=3), validation_fraction=0.25)
+    metrics = pairs.run(cfg, {"judged": pool(tmp_path / "pool", answers)}, out)
+    split: dict[str, set[str]] = {}
+    for p in load(out / "pairs.parquet", Pair):
+        split.setdefault(p.prompt_id, set()).add(p.split)
+    assert all(len(s) == 1 for s in split.values())
+    assert 25 < metrics["held_out"] / 3 < 75
+
+
+def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(built: Path, tmp_path: Path) -> None:
+    checks = [Check("upper"), Check("equals", {"text": "YES"})]
+    example = Example("q", [], None, "s", "t", "preference", checks=checks)
+    texts = {"YES": 1.0, "NO": 0.5, "yes": 0.0, "": 0.0}
+    found = verifier.judge(example, [candidate("q", t) for t in texts])
+    assert [j.score for j in found] == list(texts.values())
+    bare = verifier.judge(replace(example, checks=[]), [candidate("q", "YES")])
+    assert (bare[0].score, bare[0].error) == (None, "the prompt has no checks"), "missing, and not a zero"
+
+
+def test_too_many_failed_judgements_stop_the_stage(tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    save(folder / "prompts.parquet", [Example("q", [], None, "s", "t", "preference")], Example)
+    save(folder / "candidates.parquet", [candidate("q", "a")], Candidate)
+    with pytest.raises(UserError, match=r"1 of 1 candidates could not be judged.*the prompt has no checks"):
+        label.run(settings("recipe=tiny").label, {"pool": folder}, work(tmp_path / "out"))
+
+
+def dataset(tmp_path: Path, rows: list[dict]) -> tuple[Work, dict[str, Any]]:
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    out = work(tmp_path / "out")
+    return out, label.run(settings("label=dataset", f"label.path={file}").label, {}, out)
+
+
+USER = {"role": "user", "content": "q"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {
+            "prompt": [USER],
+            "chosen": [{"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "assistant", "content": "b"}],
+        },
+        {
+            "chosen": [USER, {"role": "assistant", "content": "a"}],
+            "rejected": [USER, {"role": "assistant", "content": "b"}],
+        },
+        {"instruction": "q", "output": "gold", "chosen": "a", "rejected": "b"},
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "a"},
+            "rejected": {"from": "gpt", "value": "b"},
+        },
+    ],
+)
+def test_preference_formats_become_pairs(row: dict, tmp_path: Path) -> None:
+    out, metrics = dataset(tmp_path, [row])
+    assert metrics["judgements"] == 1
+    made = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    assert made["pairs"] == 1
+    found = load(tmp_path / "pairs" / "pairs.parquet", Pair)[0]
+    assert (found.prompt, found.chosen[0]["content"], found.rejected[0]["content"]) == ([USER], "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"prompt": "q", "chosen": "a"}], "line 1: rejected: the column is missing; there are prompt, chosen"),
+        ([{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3, "rejected: is the same as chosen. 3 of 3 rows"),
+        (
+            [
+                {
+                    "chosen": [USER, {"role": "assistant", "content": "a"}],
+                    "rejected": [{**USER, "content": "x"}, {"role": "assistant", "content": "b"}],
+                }
+            ],
+            "answers another prompt",
+        ),
+        ([], "holds no rows"),
+    ],
+)
+def test_a_preference_file_that_cannot_be_used_is_told(rows: list[dict], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        dataset(tmp_path, rows)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
+def test_real_preferences_are_read(tmp_path: Path) -> None:
+    file = DATA / "formats" / "lf_dpo_en_demo.json.gz"
+    out = work(tmp_path / "out")
+    metrics = label.run(settings("label=dataset", f"label.path={file}").label, {}, out)
+    assert metrics["judgements"] == 300
+    made = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    assert made["pairs"] == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)}) > 290

@@ -1,0 +1,150 @@
+"""The graph end to end, through the command line: what is built, what is reused, what is told."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.store import Store
+from tests.helpers import TINY, Chain, build, command, nodes
+
+STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report")
+
+
+def test_one_command_makes_the_whole_chain_within_a_minute(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    ran = command(*TINY, f"outputs={tmp_path}")
+    took = time.perf_counter() - started
+    assert ran.returncode == 0, ran.stderr
+    assert took < 60
+    chain = Chain(tmp_path)
+    assert {stage: chain.count()[stage] for stage in STAGES} == {
+        stage: 3 if stage == "answer" else 1 for stage in STAGES
+    }
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert {p.name for p in (tmp_path / "latest").iterdir()} == set(STAGES)
+    for stage in STAGES:
+        assert (tmp_path / "latest" / stage / "manifest.json").exists()
+        assert f"{stage} " in ran.stdout
+    assert not list(tmp_path.glob("*/*.partial"))
+
+
+def test_a_chain_that_is_there_takes_no_time_and_builds_nothing(chain: Chain) -> None:
+    before = {p: p.stat().st_mtime_ns for p in chain.root.glob("*/*/manifest.json")}
+    started = time.perf_counter()
+    ran = command(*TINY, f"outputs={chain.root}")
+    assert time.perf_counter() - started < 5
+    assert ran.returncode == 0, ran.stderr
+    assert "reused" in ran.stdout
+    assert {p: p.stat().st_mtime_ns for p in chain.root.glob("*/*/manifest.json")} == before
+
+
+def test_the_manifest_says_where_a_node_came_from(chain: Chain) -> None:
+    for name, node in nodes(chain.root).items():
+        manifest = chain.manifest(name)
+        assert manifest["fingerprint"] == node.fingerprint
+        assert {role: i["fingerprint"] for role, i in manifest["inputs"].items()} == {
+            role: i.fingerprint for role, i in node.inputs.items()
+        }
+        assert {"torch", "transformers", "trl", "python"} <= set(manifest["versions"])
+        assert manifest["git"]["commit"]
+        assert manifest["wall_seconds"] > 0
+        assert manifest["peak_memory"] > 2**20
+        assert manifest["started"] < manifest["ended"]
+        for file, entry in manifest["files"].items():
+            assert (chain.folder(name) / file).stat().st_size == entry["bytes"]
+        assert manifest["command"].startswith(f"python run.py stage={node.stage}")
+        assert str(chain.root.parent) not in json.dumps(manifest["settings"]), "settings name content, not places"
+
+
+def test_another_beta_rebuilds_only_what_depends_on_it(chain: Chain) -> None:
+    before = chain.count()
+    build(chain.root, "dpo.beta=0.7")
+    made = chain.count() - before
+    assert made == {"dpo": 1, "answer": 1, "eval": 1, "report": 1}
+
+
+def test_upstream_require_names_the_missing_node_and_its_command(chain: Chain) -> None:
+    build(chain.root, "stage=dpo", "upstream=require")
+    shutil.rmtree(chain.folder("pairs"))
+    ran = command(*TINY, f"outputs={chain.root}", "stage=dpo", "upstream=require", "dpo.beta=0.3")
+    assert ran.returncode != 0
+    wanted = nodes(chain.root)["pairs"].fingerprint
+    assert (
+        f"needs pairs {wanted}, which is not built. Build it with: python run.py stage=pairs recipe=tiny" in ran.stderr
+    )
+    assert "dpo.beta=0.3" in ran.stderr, "the command carries the other settings along"
+
+
+def test_rebuild_builds_again_and_keeps_what_follows_where_nothing_changed(chain: Chain) -> None:
+    ended = {name: chain.manifest(name)["ended"] for name in ("sft", "sample", "dpo", "eval")}
+    build(chain.root, "rebuild=sft")
+    assert chain.manifest("sft")["ended"] > ended.pop("sft")
+    assert {name: chain.manifest(name)["ended"] for name in ended} == ended, "fp32 on one machine: the same bits again"
+
+
+def test_a_user_enters_with_an_sft_checkpoint_of_their_own(chain: Chain, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mine"
+    shutil.copytree(chain.folder("sft") / "model", checkpoint)
+    (checkpoint / "contract.json").unlink()
+    entered = ("sft=none", "model.random_init=null", f"model.path={checkpoint}")
+    build(chain.root, "stage=dpo", *entered)
+    assert chain.manifest("sft", *entered)["metrics"]["trained"] is False
+    pairs = chain.manifest("pairs", *entered)["metrics"]["pairs"]
+    assert pairs == chain.manifest("pairs")["metrics"]["pairs"], "the same weights under the same contract"
+
+
+def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
+    build(chain.root, "stage=dpo", "rounds=2")
+    pools = [m for _, m in Store(chain.root).manifests("sample") if m["config"]["rounds"] == 2]
+    assert sorted(m["config"]["round"] for m in pools) == [0, 1]
+    assert sum(m["metrics"]["prompts"] for m in pools) == chain.manifest("sample")["metrics"]["prompts"]
+    last = chain.manifest("dpo", "rounds=2")
+    assert last["inputs"]["policy"]["stage"] == "dpo"
+
+
+def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:
+    before = chain.count()
+    ran = command(*TINY, f"outputs={chain.root}", "stage=plan", "dpo.beta=0.3", "sft.learning_rate=1e-4")
+    assert ran.returncode == 0, ran.stderr
+    lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
+    assert "cached" in lines["base"]
+    assert "learning_rate 0.005 -> 0.0001" in lines["sft"]
+    assert "beta 0.1 -> 0.3" in ran.stdout
+    assert "input policy" in lines["sample"]
+    assert "expected" in ran.stdout
+    assert chain.count() == before
+
+
+def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
+    build(chain.root, "stage=dpo", "dpo.beta=0.7")
+    idle = chain.folder("dpo", "dpo.beta=0.7")
+    build(chain.root)
+    listed = command(*TINY, f"outputs={chain.root}", "stage=gc")
+    assert str(idle) in listed.stdout
+    assert listed.stdout.count(str(chain.root)) == 1
+    assert idle.exists()
+    command(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true")
+    assert not idle.exists()
+    assert chain.count()["report"] == 1
+    assert Store(chain.root).find(nodes(chain.root)["report"]) is not None
+
+
+def test_the_embedded_model_is_checked_by_its_digest(tmp_path: Path) -> None:
+    ran = command("stage=base", "tracker=none", "model.sha256=0", f"outputs={tmp_path}")
+    assert ran.returncode != 0
+    assert "model.sha256 says 0" in ran.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tensor"])
+def test_truncated_weights_are_told_in_one_line(content: bytes, chain: Chain, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(chain.folder("base") / "model", folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000] + content)
+    ran = command(*TINY, f"outputs={chain.root}", "stage=sft", "model.random_init=null", f"model.path={folder}")
+    assert ran.returncode != 0
+    assert "Traceback" not in ran.stderr
+    assert "holds no loadable model" in ran.stderr

@@ -1,0 +1,82 @@
+"""A stage whose source changed must say whether it makes something else now.
+
+`python -m tests.test_versions` rewrites `tests/versions.json`: run it after raising a stage's number in
+`pipeline.VERSIONS`, or to wave a change through that makes the same thing.
+"""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+from stages import pipeline
+from stages.config import ROOT
+
+RECORD = Path(__file__).with_name("versions.json")
+NOT_OF_THE_RESULT = {"stages.store", "stages.config", "stages.errors", "stages.progress", "stages.outside"}
+
+
+def sources(module: str) -> set[Path]:
+    """The files of ours that a stage's module imports, itself included, but for what decides no result."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / Path(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not path.exists() or path in found or name in NOT_OF_THE_RESULT:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    if "stages.data.tasks" in {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in found}:
+        found |= set((ROOT / "stages" / "data" / "families").glob("*.py"))
+    return found
+
+
+def digest(module: str) -> str:
+    """Of the code of a stage, blind to comments, docstrings and blank lines."""
+    code: list[str] = []
+    for path in sorted(sources(module)):
+        text = path.read_text()
+        prose: set[int] = set()
+        for node in ast.walk(ast.parse(text)):
+            body = getattr(node, "body", None)
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
+                prose |= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
+        lines = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in prose]
+        code += [line for line in lines if line and not line.startswith("#")]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
+
+
+def current() -> dict[str, dict[str, object]]:
+    modules = {stage: f"stages.{pipeline.MODULES.get(stage, stage)}" for stage in pipeline.VERSIONS}
+    return {
+        stage: {"version": pipeline.VERSIONS[stage], "source": digest(module)} for stage, module in modules.items()
+    }
+
+
+def test_every_changed_stage_was_raised_or_waved_through() -> None:
+    recorded, now = json.loads(RECORD.read_text()), current()
+    changed = [stage for stage in now if now[stage] != recorded.get(stage)]
+    assert not changed, (
+        f"the source of {', '.join(changed)} changed. If such a stage makes something else now, raise its number in "
+        "pipeline.VERSIONS; then, or if it makes the same, run: python -m tests.test_versions"
+    )
+
+
+def test_a_part_counts_as_source_of_the_stages_that_use_it() -> None:
+    names = {path.name for path in sources("stages.sample")}
+    assert {"sample.py", "hf.py", "contract.py", "models.py"} <= names
+    assert "pipeline.py" not in names
+    assert "editing.py" in {path.name for path in sources("stages.data")}
+
+
+if __name__ == "__main__":
+    RECORD.write_text(json.dumps(current(), indent=1) + "\n")
