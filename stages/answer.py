@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from stages import contract
+from stages.completions import Decoding, complete
 from stages.config import Answer
 from stages.contract import Contract
 from stages.errors import UserError
 from stages.models import device_of, load_tokenizer
 from stages.records import Candidate, Example, Message, load, save
-from stages.sample import complete
 from stages.store import Work
 
 
@@ -26,19 +26,8 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         raise UserError(f"the data holds no {cfg.split} prompts with checks, so nothing can be evaluated on them.")
     model = inputs["model"] / "model"
     terms = contract.load(model) if (model / "contract.json").exists() else own_form(model)
-    answers = complete(
-        prompts,
-        terms,
-        model,
-        temperatures=[0.0],
-        top_p=1.0,
-        max_new_tokens=cfg.max_new_tokens,
-        precision=cfg.precision,
-        seed=0,
-        runtime=cfg.runtime,
-        title="answer",
-        out=out,
-    )
+    decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime)
+    answers = complete(prompts, terms, model, decoding, "answer", out)
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     return {

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stages import contract
 from stages.config import Eval
@@ -22,7 +23,6 @@ from stages.statistics import Interval, interval, resampled_rates
 from stages.store import Work
 
 MODELS = ("base", "sft", "dpo")
-SEEN = ("seen", "unseen_phrasings")
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
@@ -34,38 +34,27 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     answers = {m: {a.prompt_id: a for a in load(inputs[m] / "answers.parquet", Candidate)} for m in MODELS}
     prompts = [examples[prompt_id] for prompt_id in answers["base"]]
     outcomes = np.array([[share_passed(e.checks, answers[m][e.id].text) == 1 for m in MODELS] for e in prompts], float)
+    families = np.array([e.task for e in prompts])
 
-    def rates(chosen: list[bool]) -> dict[str, Any]:
-        """Rates and paired differences with intervals over the chosen prompts."""
-        rng = np.random.default_rng(cfg.seed)
-        mine = outcomes[chosen]
-        families = [e.task for e, c in zip(prompts, chosen, strict=True) if c]
-        draws = resampled_rates(mine, families, cfg.bootstrap_samples, rng)
-        means = mine.mean(0)
-        row: dict[str, Any] = {"prompts": len(mine), "tasks": len(set(families))}
-        for i, model in enumerate(MODELS):
-            row[model] = asdict(interval(means[i], draws[:, i], cfg.confidence))
-        for a, b in (("sft", "base"), ("dpo", "sft")):
-            i, j = MODELS.index(a), MODELS.index(b)
-            row[f"{a}-{b}"] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence))
-        return row
+    def rows(labels: list[str]) -> dict[str, Any]:
+        """A comparison of the prompts under each label."""
+        mine = {label: np.array(labels) == label for label in sorted(set(labels))}
+        return {label: compare(outcomes[chosen], list(families[chosen]), cfg) for label, chosen in mine.items()}
 
-    groups = {"seen tasks": SEEN, "unseen phrasings": ("unseen_phrasings",), "unseen tasks": ("unseen_tasks",)}
-    by_group = {
-        name: rates([e.group in wanted for e in prompts])
-        for name, wanted in groups.items()
-        if any(e.group in wanted for e in prompts)
-    }
+    by_group = rows(["unseen tasks" if e.group == "unseen_tasks" else "seen tasks" for e in prompts])
+    by_group["unseen phrasings"] = rows([e.group for e in prompts]).get("unseen_phrasings")
+    by_group = {name: row for name, row in by_group.items() if row}
     primary = by_group.get("seen tasks") or by_group["unseen tasks"]
     lengths = {m: float(np.mean([a.n_tokens for a in answers[m].values()])) for m in MODELS}
     stopped = {m: float(np.mean([a.finish_reason == "stop" for a in answers[m].values()])) for m in MODELS}
     drift = lengths["dpo"] / lengths["sft"] - 1
     if abs(drift) > LENGTH_DRIFT:
-        out.warn(f"DPO's answers are {drift:+.0%} as long as SFT's: part of any change may be length.")
+        word = "longer" if drift > 0 else "shorter"
+        out.warn(f"DPO's answers are {abs(drift):.0%} {word} than SFT's: part of any change may be length.")
     results = {
         "groups": by_group,
-        "kinds": {k: rates([e.kind == k for e in prompts]) for k in sorted({e.kind for e in prompts})},
-        "tasks": {t: rates([e.task == t for e in prompts]) for t in sorted({e.task for e in prompts})},
+        "kinds": rows([e.kind for e in prompts]),
+        "tasks": rows([e.task for e in prompts]),
         "mean_tokens": lengths,
         "stop_rate": stopped,
         "kl": divergence(cfg, inputs, [examples[i] for i in sorted(answers["dpo"])][: cfg.kl_prompts], answers["dpo"]),
@@ -84,6 +73,19 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "summary": f"base {primary['base']['mean']:.1%}, SFT {primary['sft']['mean']:.1%}, "
         f"DPO {primary['dpo']['mean']:.1%}. {results['verdict']}",
     }
+
+
+def compare(outcomes: NDArray[Any], families: list[str], cfg: Eval) -> dict[str, Any]:
+    """Rates of the models and paired differences between them, with intervals. Outcomes: (prompts, models), 0 or 1."""
+    draws = resampled_rates(outcomes, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
+    means = outcomes.mean(0)
+    row: dict[str, Any] = {"prompts": len(outcomes), "tasks": len(set(families))}
+    for i, model in enumerate(MODELS):
+        row[model] = asdict(interval(means[i], draws[:, i], cfg.confidence))
+    for a, b in (("sft", "base"), ("dpo", "sft")):
+        i, j = MODELS.index(a), MODELS.index(b)
+        row[f"{a}-{b}"] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence))
+    return row
 
 
 def verdict(primary: dict[str, Any]) -> str:

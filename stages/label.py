@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stages.config import Label
-from stages.data import quarantine
+from stages.data.sources import quarantine
 from stages.errors import UserError
 from stages.labelers import dataset, verifier
 from stages.records import Candidate, Example, Judgement, load, save

@@ -13,7 +13,8 @@ from typing import Any
 from stages import checks, outside, provenance, tracking
 from stages.config import Config, DPOReference, Tracker
 from stages.errors import UserError
-from stages.store import Node, Store, Work
+from stages.node import Node
+from stages.store import Store, Work
 
 log = logging.getLogger(__name__)
 

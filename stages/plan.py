@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.config import Model, Tasks
+from stages.node import Node
 from stages.outside import locate
-from stages.store import Manifest, Node, Store
+from stages.store import Manifest, Store
 
 # Tokens per row where no earlier node tells, and floating-point operations per token and parameter.
 TOKENS_PER_ROW = {"sft": 60, "sample": 60, "reference": 120, "dpo": 120, "answer": 70}

@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from stages.config import Tracker
-from stages.store import Manifest, Node
+from stages.node import Node
+from stages.store import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 import run
 from stages import cli, pipeline
 from stages.config import ROOT, Config
-from stages.store import Node, Store
+from stages.node import Node
+from stages.store import Store
 
 DATA = ROOT.parent / "shared" / "data"
 TINY = ("recipe=tiny", "tracker=none")

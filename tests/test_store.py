@@ -13,7 +13,8 @@ import pytest
 
 from stages import outside, pipeline
 from stages.config import ROOT
-from stages.store import SCRATCH, Node, Store, Work
+from stages.node import Node
+from stages.store import SCRATCH, Store, Work
 from tests.helpers import nodes, settings
 
 

@@ -4,7 +4,6 @@ Knows no model. Generated tasks come first, then the sources in order; a prompt 
 first, and tests take first.
 """
 
-import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +34,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     quarantined = dropped = 0
     for i, source in enumerate(cfg.sources):
         found, bad = read(source, f"data.sources[{i}].path")
-        quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
+        sources.quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
         quarantined += len(bad)
         fresh = admit(found, taken)
         dropped += len(found) - len(fresh)
@@ -77,25 +76,6 @@ def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
     if not examples and not bad:
         raise UserError(f"{key}={source.path}: holds no rows.")
     return examples, bad
-
-
-def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "data.max_bad") -> None:
-    """Keep unusable rows with their reasons; stop where they are too many. `key` names the limit's setting."""
-    if not bad:
-        return
-    with open(out / "quarantine.jsonl", "a") as file:
-        for row in bad:
-            assert row.error is not None
-            entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}
-            file.write(json.dumps({**entry, "row": row.value}, default=str) + "\n")
-    first = bad[0]
-    told = f"{first.file}: line {first.line}: {first.error}"
-    if len(bad) > limit * total:
-        raise UserError(
-            f"{told}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
-            f"all are in {out / 'quarantine.jsonl'} with their reasons."
-        )
-    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl; the first: {told}")
 
 
 def admit(found: list[Example], taken: dict[str, str]) -> list[Example]:

@@ -20,6 +20,7 @@ from stages.data.tasks import prompt_id
 from stages.errors import UserError
 from stages.outside import locate
 from stages.records import Message
+from stages.store import Work
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 KINDS = "messages; conversations; instruction, input, output; prompt, completion; text"
@@ -100,6 +101,25 @@ def line_rows(file: Path, content: bytes) -> Iterator[Row]:
             yield Row(str(file), i, line.decode(errors="replace"), BadRow("", f"broken JSON: {error.msg}"))
         except UnicodeDecodeError:
             yield Row(str(file), i, line.decode(errors="replace"), BadRow("", "not UTF-8"))
+
+
+def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "data.max_bad") -> None:
+    """Keep unusable rows with their reasons; stop where they are too many. `key` names the limit's setting."""
+    if not bad:
+        return
+    with open(out / "quarantine.jsonl", "a") as file:
+        for row in bad:
+            assert row.error is not None
+            entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}
+            file.write(json.dumps({**entry, "row": row.value}, default=str) + "\n")
+    first = bad[0]
+    told = f"{first.file}: line {first.line}: {first.error}"
+    if len(bad) > limit * total:
+        raise UserError(
+            f"{told}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
+            f"all are in {out / 'quarantine.jsonl'} with their reasons."
+        )
+    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl; the first: {told}")
 
 
 def conversation(row: Any) -> tuple[list[Message], str | None]:

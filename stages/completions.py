@@ -1,0 +1,66 @@
+"""Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stages.config import InferenceRuntime, Precision
+from stages.contract import Contract
+from stages.models import device_of, load_model
+from stages.records import Candidate, Example, content_id
+from stages.samplers import Completion, Request
+from stages.samplers.hf import HFSampler
+from stages.shards import in_shards
+from stages.store import Work
+
+
+@dataclass
+class Decoding:
+    """How prompts are completed: one candidate per temperature (0 is greedy)."""
+
+    temperatures: list[float]
+    max_new_tokens: int
+    precision: Precision
+    runtime: InferenceRuntime
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def complete(
+    prompts: list[Example], terms: Contract, model: Path, decoding: Decoding, title: str, out: Work
+) -> list[Candidate]:
+    """Candidates for every prompt, one per temperature, in the order of the prompts."""
+
+    def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
+        if not waiting:
+            return
+        dtype = torch.bfloat16 if decoding.precision is Precision.bf16 else torch.float32
+        loaded = load_model(model, dtype).to(device_of(decoding.runtime.device))
+        rows = decoding.runtime.batch_size
+        sampler = HFSampler(loaded, terms.stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
+        by_id = {e.id: e for e in waiting}
+        requests = [
+            Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed) for e in waiting
+        ]
+        for request, completions in sampler.complete(requests):
+            yield by_id[request.id], [candidate(request, i, c) for i, c in enumerate(completions)]
+
+    def candidate(request: Request, index: int, completion: Completion) -> Candidate:
+        return Candidate(
+            prompt_id=request.id,
+            candidate_id=content_id(request.id, index, completion.token_ids),
+            policy=model.parent.name,
+            sampler="hf",
+            temperature=request.temperatures[index],
+            seed=request.seed_of(index),
+            text=terms.text(completion.token_ids),
+            token_ids=completion.token_ids,
+            finish_reason=completion.finish_reason,
+            logprob=completion.logprob,
+            n_tokens=len(completion.token_ids),
+        )
+
+    size = decoding.runtime.shard_size
+    return in_shards(prompts, lambda e: e.id, produce, Candidate, lambda c: c.prompt_id, size, title, out)

@@ -1,0 +1,57 @@
+"""A node of the graph, and its fingerprint: the name of a computation on some content."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A stage with its block of the configuration and its inputs by role.
+
+    `outside` maps paths that the block names to digests of what they hold: content is hashed, not where it lies.
+    `fixed` holds what is neutral elsewhere but not for this node (a micro-batch that a loss depends on).
+    """
+
+    stage: str
+    version: int
+    config: Any
+    inputs: Mapping[str, "Node"] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What of the configuration enters the fingerprint: everything but `runtime`, outside paths as digests."""
+        return {**self._content(asdict(self.config)), **self.fixed}
+
+    def _content(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: self._content(v) for k, v in value.items() if k != "runtime"}
+        if isinstance(value, list):
+            return [self._content(v) for v in value]
+        return self.outside.get(value, value) if isinstance(value, str) else value
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same fingerprint means the same computation on the same content."""
+        inputs = {role: node.fingerprint for role, node in self.inputs.items()}
+        key = {"stage": self.stage, "version": self.version, "config": self.settings, "inputs": inputs}
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+
+    @cached_property
+    def lineage(self) -> tuple["Node", ...]:
+        """Every node that this one descends from, inputs before what they go into, and itself last."""
+        found = {node.fingerprint: node for given in self.inputs.values() for node in given.lineage}
+        return (*found.values(), self)
+
+    @property
+    def model(self) -> str | None:
+        """The fingerprint of the base model that this node descends from: what its cost depends on most."""
+        return next((node.fingerprint for node in self.lineage if node.stage == "base"), None)
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.fingerprint}"
