@@ -37,10 +37,16 @@ class ContractError(UserError):
 
 @dataclass
 class Contract:
-    """A tokenizer whose chat template keeps the contract; `stop_ids` end a completion, the first one is trained."""
+    """A tokenizer whose chat template keeps the contract.
+
+    `stop_ids` end a completion; the first of them is the end of turn, which is trained. `marked`: the template marks
+    the assistant's tokens itself. One that does not can go on from where a model's own SFT left it: then only the
+    last turn counts, from where the prompt ends.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
+    marked: bool = True
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation so far, up to where the assistant begins."""
@@ -50,18 +56,26 @@ class Contract:
         """Token ids of a whole conversation, cut after the last end of turn, and which of them are trained.
 
         Raises:
-            ContractError: where nothing is trained, or the prompt's tokens are no prefix of the conversation's.
+            ContractError: where nothing is trained, a message holds the end-of-turn token as text, or the prompt's
+                tokens are no prefix of the conversation's.
         """
-        rendered = self._render(messages, return_assistant_tokens_mask=True)
-        ids, trained = rendered["input_ids"], [bool(m) for m in rendered["assistant_masks"]]
+        if any(str(self.tokenizer.eos_token) in message["content"] for message in messages):
+            raise ContractError(f"a message holds {self.tokenizer.eos_token}, which ends a turn")
+        prompt = self.prompt(messages[:-1]) if len(messages) > 1 else []
+        if self.marked:
+            rendered = self._render(messages, return_assistant_tokens_mask=True)
+            ids, trained = rendered["input_ids"], [bool(m) for m in rendered["assistant_masks"]]
+        else:
+            ids = self._render(messages)["input_ids"]
+            last = max((i for i, token in enumerate(ids) if token == self.stop_ids[0]), default=-1)
+            trained = [len(prompt) <= i <= last for i in range(len(ids))]
+        if ids[: len(prompt)] != prompt:
+            raise ContractError("the prompt's tokens are no prefix of those of prompt and completion")
         if not any(trained):
             raise ContractError("no token is trained: the conversation has no assistant turn")
         end = len(trained) - trained[::-1].index(True)
         if ids[end - 1] != self.stop_ids[0]:
             raise ContractError(f"the last trained token is {self.token(ids[end - 1])}, not the end of turn")
-        prompt = self.prompt(messages[:-1]) if len(messages) > 1 else []
-        if ids[: len(prompt)] != prompt:
-            raise ContractError("the prompt's tokens are no prefix of those of prompt and completion")
         return ids[:end], trained[:end]
 
     def completion(self, prompt: list[Message], completion: list[Message]) -> tuple[list[int], list[int]]:
@@ -88,6 +102,7 @@ class Contract:
             "chat_template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
             "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]), "id": self.stop_ids[0]},
             "stop_ids": self.stop_ids,
+            "marked": self.marked,
             "pad": {"token": tokenizer.pad_token, "id": tokenizer.pad_token_id},
             "bos": {"token": tokenizer.bos_token, "id": tokenizer.bos_token_id},
             "vocabulary": len(tokenizer),
@@ -113,7 +128,7 @@ def load(model: Path) -> Contract:
         ContractError: where the tokenizer in the folder renders anything differently from when SFT fixed it.
     """
     promised = json.loads((model / "contract.json").read_text())
-    contract = Contract(load_tokenizer(model), promised["stop_ids"])
+    contract = Contract(load_tokenizer(model), promised["stop_ids"], promised["marked"])
     for key, found in contract.facts().items():
         if found != promised[key]:
             raise ContractError(f"{model}: the contract says {key} = {promised[key]}, the tokenizer {found}.")
@@ -127,26 +142,32 @@ def load(model: Path) -> Contract:
     return contract
 
 
-def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template) -> Contract:
-    """Fix template, end of turn and padding on a base model's tokenizer.
+def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> Contract:
+    """Fix template, end of turn and padding on a base model's tokenizer. Without `train`, SFT lies behind: the
+    tokenizer's own template is then kept as it is.
 
     Raises:
         ContractError: where the template cannot tell the assistant's tokens, does not train the end of turn,
             renders BOS twice, or renders a prompt that is no prefix of the conversation.
     """
-    tokenizer.chat_template = chat_template(tokenizer, cfg)
+    tokenizer.chat_template = chat_template(tokenizer, cfg, train)
+    marked = has_generation_markers(str(tokenizer.chat_template))
     try:
         rendered = tokenizer.apply_chat_template(
-            GOLDEN[1], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            GOLDEN[1], tokenize=True, return_dict=True, return_assistant_tokens_mask=marked
         )
     except Exception as error:  # whatever a user's Jinja raises
-        raise ContractError(
-            f"template={cfg.kind}: cannot render a system, user and assistant turn: {error}"
-        ) from error
-    ids, trained = rendered["input_ids"], rendered["assistant_masks"]
-    if not any(trained):
+        raise ContractError(f"template={cfg.kind}: it cannot render system, user and assistant: {error}") from error
+    ids = rendered["input_ids"]
+    if marked:
+        answers = [i for i, t in zip(ids, rendered["assistant_masks"], strict=True) if t]
+    elif train:
         raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
-    end_of_turn = [i for i, t in zip(ids, trained, strict=True) if t][-1]
+    else:
+        answers = [i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id]
+    if not answers:
+        raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
+    end_of_turn = answers[-1]
     if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
         raise ContractError(
             f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, no end "
@@ -158,26 +179,29 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template) -> Contract:
     stops = [end_of_turn] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id not in (None, end_of_turn) else [])
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
     choose_padding(tokenizer, stops)
-    contract = Contract(tokenizer, stops)
-    for messages in GOLDEN:
-        contract.example(messages)
+    contract = Contract(tokenizer, stops, marked)
+    contract.golden()
     return contract
 
 
-def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template) -> str:
+def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
     """The Jinja source that `template=` asks for."""
-    vocabulary = tokenizer.get_vocab()
-    kind = cfg.kind
+    vocabulary, kind = tokenizer.get_vocab(), cfg.kind
     if kind in ("auto", "own"):
-        if (own := with_markers(tokenizer)) is not None:
+        if own := own_template(tokenizer, markers=train):
             return own
+        if not train:
+            raise ContractError(
+                "the tokenizer has no chat template, so how the model was trained to be asked is not known. Name its "
+                "template: template=chatml, plain, or file with template.path=…."
+            )
         if kind == "own":
             raise ContractError(
                 "template=own: the assistant's tokens cannot be told apart in the tokenizer's chat template"
                 + (", and TRL has no training version of it." if tokenizer.chat_template else ": it has none.")
                 + " Use template=auto, or a file with {% generation %} markers (template=file template.path=…)."
             )
-        kind = "chatml" if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary else "plain"
+        kind = "chatml" if {"<|im_start|>", "<|im_end|>"} <= set(vocabulary) else "plain"
     if kind == "file":
         assert cfg.path is not None
         return Path(cfg.path).read_text(encoding="utf-8")
@@ -189,16 +213,16 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template) -> str:
     return ("{{- bos_token -}}\n" if adds_bos else "") + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
 
 
-def with_markers(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The tokenizer's own template with generation markers, from itself or from TRL; None where neither has it."""
-    if not tokenizer.chat_template:
+def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
+    """The tokenizer's own template, with generation markers from itself or from TRL; without them only where none
+    are asked for."""
+    own = tokenizer.chat_template
+    if not own:
         return None
-    if has_generation_markers(tokenizer.chat_template):
-        return str(tokenizer.chat_template)
     try:
-        return get_training_chat_template(tokenizer)
+        return str(get_training_chat_template(tokenizer) or own)
     except ValueError:
-        return None
+        return str(own) if has_generation_markers(own) or not markers else None
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None:

@@ -43,7 +43,9 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     by_group = rows(["unseen tasks" if e.group == "unseen_tasks" else "seen tasks" for e in prompts])
     by_group["unseen phrasings"] = rows([e.group for e in prompts]).get("unseen_phrasings")
-    by_group = {name: row for name, row in by_group.items() if row}
+    by_group = {
+        name: by_group[name] for name in ("seen tasks", "unseen phrasings", "unseen tasks") if by_group.get(name)
+    }
     primary = by_group.get("seen tasks") or by_group["unseen tasks"]
     lengths = {m: float(np.mean([a.n_tokens for a in answers[m].values()])) for m in MODELS}
     stopped = {m: float(np.mean([a.finish_reason == "stop" for a in answers[m].values()])) for m in MODELS}

@@ -30,7 +30,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         ContractError: where the template cannot keep the contract.
         UserError: where too many rows had to be dropped, or training diverged.
     """
-    terms = contract.establish(load_tokenizer(inputs["base"] / "model"), cfg.template)
+    terms = contract.establish(load_tokenizer(inputs["base"] / "model"), cfg.template, cfg.train)
     model = load_model(inputs["base"] / "model")
     torch.manual_seed(cfg.seed)
     if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:

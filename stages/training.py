@@ -1,5 +1,6 @@
 """What `sft` and `dpo` share: TRL's arguments, whole batches, checkpoints that can be trusted, curves."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -35,7 +36,15 @@ EXPLOSION = 1000.0  # times the median gradient norm so far
 
 
 def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> TRLConfig:
-    """TRL's arguments from a block. micro-batch × accumulation is `batch_size`, whatever the micro-batch."""
+    """TRL's arguments from a block. micro-batch × accumulation is `batch_size`, whatever the micro-batch.
+
+    Raises:
+        UserError: for a value in `trainer` of a type that TRL's own default does not have.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    for key, value in cfg.trainer.items():
+        if isinstance(defaults.get(key), int | float) and not isinstance(value, int | float):
+            raise UserError(f"trainer.{key}={value!r} must be a number, as TRL's default {defaults[key]!r} is.")
     return kind(
         output_dir=str(checkpoints(out)),
         learning_rate=cfg.learning_rate,

@@ -55,7 +55,7 @@ def model(built: Path, tmp_path: Path) -> Path:
 def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
     tokenizer: PreTrainedTokenizerBase, kind: str, end: str, tmp_path: Path
 ) -> None:
-    terms = establish(tokenizer, Template(kind, None))
+    terms = establish(tokenizer, Template(kind, None), train=True)
     for messages in GOLDEN:
         ids, trained = terms.example(messages)
         words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
@@ -70,7 +70,7 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
 
 
 def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
-    terms = establish(with_bos(), Template("plain", None))
+    terms = establish(with_bos(), Template("plain", None), train=True)
     ids = terms.prompt(GOLDEN[0][:1])
     assert ids.count(terms.tokenizer.bos_token_id) == 1
     assert ids[0] == terms.tokenizer.bos_token_id
@@ -79,13 +79,13 @@ def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
 def test_a_tokenizer_without_a_free_special_token_gets_a_new_one() -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     before = len(tokenizer)
-    establish(tokenizer, Template("plain", None))
+    establish(tokenizer, Template("plain", None), train=True)
     assert len(tokenizer) == before + 1
     assert tokenizer.pad_token_id == before
 
 
 def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
-    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), Template("chatml", None))
+    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), Template("chatml", None), train=True)
     prompt = [{"role": "user", "content": "x"}]
     plain = terms.completion(prompt, [{"role": "assistant", "content": "yes"}])
     assert terms.completion(prompt, [{"role": "assistant", "content": " \n yes \n"}]) == plain
@@ -117,16 +117,56 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, t
     file.write_text(jinja)
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>", bos_token="<|im_start|>")
     with pytest.raises(ContractError, match=told):
-        establish(tokenizer, Template("file", str(file)))
+        establish(tokenizer, Template("file", str(file)), train=True)
 
 
 def test_own_refuses_a_template_whose_answers_cannot_be_told_apart() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     with pytest.raises(ContractError, match="it has none"):
-        establish(tokenizer, Template("own", None))
+        establish(tokenizer, Template("own", None), train=True)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(ContractError, match="TRL has no training version"):
-        establish(tokenizer, Template("own", None))
+        establish(tokenizer, Template("own", None), train=True)
+
+
+OWN = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}: {{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
+
+
+def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: Path) -> None:
+    """It marks nothing and TRL does not know it: SFT would need another, what follows an SFT must keep it."""
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = OWN
+    terms = establish(tokenizer, Template("auto", None), train=False)
+    assert terms.tokenizer.chat_template == OWN
+    ids, trained = terms.example(GOLDEN[1])
+    assert tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t]) == "- ja, 日本<|im_end|>"
+    terms.save(tmp_path)
+    assert contract.load(tmp_path).prompt(GOLDEN[0][:1]) == terms.prompt(GOLDEN[0][:1])
+    assert establish(tokenizer, Template("auto", None), train=True).tokenizer.chat_template != OWN
+
+
+@pytest.mark.parametrize(
+    ("jinja", "told"),
+    [
+        (None, "the tokenizer has no chat template"),
+        (OWN.replace("assistant: ", "assistant, please: "), "no prefix"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no special token ends the assistant's turn"),
+    ],
+)
+def test_a_checkpoint_that_breaks_the_contract_is_refused(jinja: str | None, told: str) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = jinja
+    with pytest.raises(ContractError, match=told):
+        establish(tokenizer, Template("auto", None), train=False)
+
+
+def test_text_that_would_end_a_turn_is_refused() -> None:
+    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), Template("chatml", None), train=True)
+    with pytest.raises(ContractError, match=r"a message holds <\|im_end\|>"):
+        terms.example([{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c"}])
 
 
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:

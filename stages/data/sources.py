@@ -50,7 +50,11 @@ def rows(source: Source, key: str) -> Iterator[Row]:
     if local is None:
         from datasets import load_dataset
 
-        for i, value in enumerate(load_dataset(source.path, revision=source.revision, split="train"), 1):
+        try:
+            found = load_dataset(source.path, revision=source.revision, split="train")
+        except Exception as error:  # whatever the hub, its files or its scripts raise
+            raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
+        for i, value in enumerate(found, 1):
             yield Row(source.path, i, value)
         return
     files = sorted(p for p in local.rglob("*") if p.is_file()) if local.is_dir() else [local]
