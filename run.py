@@ -28,6 +28,7 @@ def main(composed: DictConfig) -> None:
     try:
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise UserError(f"{missing[0]} is required and has no value.")
+        cli.unknown_keys(composed)
         cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
         cli.caches(Path(cfg.outputs))
         checks.refuse(cfg)
@@ -39,12 +40,14 @@ def main(composed: DictConfig) -> None:
         elif cfg.stage is Stage.gc:
             gc.collect(store, cfg.gc.remove)
         else:
-            target = nodes[cfg.stage]
+            targets = [node for node in nodes.values() if node.stage == cfg.stage]
+            if not targets:
+                raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
             if cfg.upstream is Upstream.require:
-                pipeline.require_inputs(target, store, overrides)
-            pipeline.build(target, store, cfg.tracker, overrides)
+                pipeline.require_inputs(targets, store, overrides)
+            pipeline.build(targets, store, cfg.tracker, overrides)
             if cfg.stage is Stage.report:
-                shutil.copy(store.folder(target) / "report.html", store.root)
+                shutil.copy(store.folder(targets[0]) / "report.html", store.root)
                 log.info("The report: %s", store.root / "report.html")
             else:
                 log.info("Next: %s", provenance.command(pipeline.NEXT[cfg.stage], overrides))

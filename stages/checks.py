@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.config import DPO, SFT, Config, TrainRuntime
+from stages.config import DPO, SFT, Config, Split, Stage, TrainRuntime
 from stages.errors import UserError, nearest
 
 LOSS_TYPES = (
@@ -18,52 +18,61 @@ SAMPLERS = ("hf",)
 TRACKERS = ("wandb", "none")
 TEMPLATES = ("auto", "own", "chatml", "plain", "file")
 
-# TRL's arguments that a typed key, `runtime` or the stage itself sets, and what to set instead.
+# TRL's arguments that a typed key or `runtime` sets, and what to set instead.
 SET_ELSEWHERE = {
     "learning_rate": "learning_rate",
     "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size and runtime.micro_batch_size",
-    "per_device_eval_batch_size": "runtime.micro_batch_size",
-    "gradient_accumulation_steps": "batch_size and runtime.micro_batch_size",
+    "per_device_train_batch_size": "runtime.micro_batch_size",
+    "gradient_accumulation_steps": "batch_size",
     "max_length": "max_length",
-    "packing": "packing",
-    "beta": "beta",
-    "loss_type": "loss_type",
-    "loss_weights": "loss_weights",
     "seed": "seed",
     "data_seed": "seed",
     "bf16": "precision",
     "fp16": "precision",
     "use_cpu": "runtime.device",
     "gradient_checkpointing": "runtime.gradient_checkpointing",
+    "activation_checkpointing": "runtime.gradient_checkpointing",
     "dataloader_num_workers": "runtime.loader_workers",
     "save_steps": "runtime.save_steps",
     "eval_steps": "evaluations",
 }
+SET_ELSEWHERE_TOO = {
+    "sft": {"packing": "packing"},
+    "dpo": {"beta": "beta", "loss_type": "loss_type", "loss_weights": "loss_weights"},
+}
+# What a stage decides itself, or what would break a promise: the contract, the batch, the resume, the reference.
 SET_BY_STAGE = set(
-    "output_dir report_to logging_steps logging_strategy save_strategy eval_strategy save_total_limit max_steps "
-    "load_best_model_at_end precompute_ref_log_probs assistant_only_loss completion_only_loss dataset_kwargs "
-    "resume_from_checkpoint disable_tqdm push_to_hub padding_free train_sampling_strategy model_init_kwargs "
-    "remove_unused_columns dataloader_drop_last truncation_mode shuffle_dataset packing_strategy eval_packing".split()
+    "output_dir report_to logging_steps logging_strategy logging_nan_inf_filter save_strategy save_total_limit "
+    "save_only_model eval_strategy eval_on_start per_device_eval_batch_size prediction_loss_only max_steps "
+    "load_best_model_at_end resume_from_checkpoint ignore_data_skip auto_find_batch_size push_to_hub disable_tqdm "
+    "chat_template_path eos_token pad_token assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc "
+    "padding_free packing_strategy eval_packing truncation_mode shuffle_dataset train_sampling_strategy "
+    "remove_unused_columns dataloader_drop_last model_init_kwargs trust_remote_code precompute_ref_log_probs "
+    "precompute_ref_batch_size sync_ref_model activation_offloading".split()
 )
+# Arguments under which a step depends on its micro-batches: they bring the micro-batch into the fingerprint.
+NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
 
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first setting that cannot work."""
-    for key, value in {
-        "sft.learning_rate": cfg.sft.learning_rate,
-        "dpo.learning_rate": cfg.dpo.learning_rate,
-        "dpo.beta": cfg.dpo.beta,
-        "sft.epochs": cfg.sft.epochs,
-        "dpo.epochs": cfg.dpo.epochs,
-        "rounds": cfg.rounds,
-        "sample.candidates_per_prompt": cfg.sample.candidates_per_prompt,
-        "sample.max_new_tokens": cfg.sample.max_new_tokens,
-        "answer.max_new_tokens": cfg.answer.max_new_tokens,
-        "pairs.max_per_prompt": cfg.pairs.max_per_prompt,
-    }.items():
-        if not value > 0:
-            raise UserError(f"{key} must be positive, got {value}.")
+    positive = {
+        "sft": ("learning_rate", "epochs", "batch_size", "max_length"),
+        "dpo": ("learning_rate", "epochs", "batch_size", "max_length", "beta"),
+        "sample": ("candidates_per_prompt", "max_new_tokens", "top_p"),
+        "answer": ("max_new_tokens",),
+        "pairs": ("max_per_prompt",),
+        "eval": ("bootstrap_samples", "kl_prompts"),
+    }
+    at_least(1e-12, {"rounds": cfg.rounds}, "positive")
+    for name, keys in positive.items():
+        block = vars(cfg)[name]
+        at_least(1e-12, {f"{name}.{key}": vars(block)[key] for key in keys}, "positive")
+    for name in ("sft", "sample", "reference", "dpo", "answer", "eval"):
+        runtime = dict(vars(vars(cfg)[name].runtime))
+        one_of(f"{name}.runtime.device", [runtime.pop("device")], ("auto", "cpu", "cuda"))
+        counts = {f"{name}.runtime.{key}": value for key, value in runtime.items() if key != "loader_workers"}
+        at_least(1, {key: n for key, n in counts.items() if not isinstance(n, bool)}, "at least 1")
     for key, share in {
         "sample.top_p": cfg.sample.top_p,
         "eval.confidence": cfg.eval.confidence,
@@ -85,20 +94,58 @@ def refuse(cfg: Config) -> None:
     one_of("sample.sampler", [cfg.sample.sampler], SAMPLERS)
     one_of("tracker.name", [cfg.tracker.name], TRACKERS)
     one_of("sft.template.kind", [cfg.sft.template.kind], TEMPLATES)
-    one_of("dpo.loss_type", cfg.dpo.loss_type, LOSS_TYPES)
-    if cfg.dpo.loss_weights and len(cfg.dpo.loss_weights) != len(cfg.dpo.loss_type):
-        raise UserError(
-            f"dpo.loss_weights has {len(cfg.dpo.loss_weights)} numbers, dpo.loss_type {len(cfg.dpo.loss_type)} losses."
-        )
     if cfg.label.labeler == "dataset" and not cfg.label.path:
         raise UserError("label=dataset needs label.path: a preference file, folder or hub dataset.")
     if cfg.label.labeler == "dataset" and cfg.rounds > 1:
         raise UserError(
             f"label=dataset labels nothing new, so rounds={cfg.rounds} would train on the same pairs again."
         )
+    if cfg.model.path and cfg.model.random_init:
+        raise UserError(
+            f"model.path={cfg.model.path} and model.random_init exclude each other: set one of them to null."
+        )
+    if cfg.stage in (Stage.answer, Stage.eval, Stage.report) and not tests(cfg):
+        raise UserError(
+            f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
+            "Raise data.tasks.test, or stop at stage=dpo."
+        )
+    losses(cfg.dpo)
     for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
         divisible(name, block.batch_size, block.runtime)
         trainer_keys(name, block)
+
+
+def at_least(low: float, values: dict[str, float], word: str) -> None:
+    for key, value in values.items():
+        if not value >= low:
+            raise UserError(f"{key} must be {word}, got {value}.")
+
+
+def tests(cfg: Config) -> int:
+    """How many prompts with checks the answers' split will have."""
+    tasks = cfg.data.tasks
+    if cfg.answer.split is Split.test:
+        return tasks.test + tasks.unseen_phrasings + tasks.unseen_tasks
+    return {Split.sft: tasks.sft, Split.preference: tasks.preference, Split.validation: tasks.validation}[
+        cfg.answer.split
+    ]
+
+
+def losses(cfg: DPO) -> None:
+    """What TRL's losses cannot do, before anything is built for them."""
+    if not cfg.loss_type:
+        raise UserError("dpo.loss_type names no loss.")
+    one_of("dpo.loss_type", cfg.loss_type, LOSS_TYPES)
+    if cfg.loss_weights and len(cfg.loss_weights) != len(cfg.loss_type):
+        raise UserError(
+            f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, dpo.loss_type {len(cfg.loss_type)} losses."
+        )
+    if "exo_pair" in cfg.loss_type and not cfg.trainer.get("label_smoothing"):
+        raise UserError("dpo.loss_type=[exo_pair] needs dpo.trainer.label_smoothing (arXiv:2402.00856 uses 1e-3).")
+    if cfg.trainer.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & set(cfg.loss_type):
+        raise UserError(
+            "dpo.trainer.use_weighting weighs pairs, which aot, aot_unpaired and sft losses do not keep apart."
+        )
 
 
 def one_of(key: str, values: Iterable[str], known: Iterable[str]) -> None:
@@ -117,49 +164,53 @@ def divisible(name: str, batch_size: int, runtime: TrainRuntime) -> None:
 
 
 def trainer_keys(name: str, block: SFT | DPO) -> None:
-    """`trainer:` takes TRL's own argument names, but none that is set elsewhere."""
-    if not block.trainer:
-        return
-    known = trl_arguments(name)
-    for key in block.trainer:
+    """`trainer:` takes TRL's own argument names but none that is set elsewhere, and numbers where TRL does."""
+    known = trl_arguments(name) if block.trainer else {}
+    elsewhere = SET_ELSEWHERE | SET_ELSEWHERE_TOO[name]
+    for key, value in block.trainer.items():
         if key in SET_BY_STAGE:
             raise UserError(f"{name}.trainer.{key}: the {name} stage sets it itself; leave it out.")
-        if key in SET_ELSEWHERE:
-            instead = ", ".join(f"{name}.{part}" for part in SET_ELSEWHERE[key].split(" and "))
-            raise UserError(f"{name}.trainer.{key}: set {instead} instead.")
+        if key in elsewhere:
+            raise UserError(f"{name}.trainer.{key}: set {name}.{elsewhere[key]} instead.")
         if key not in known:
             raise UserError(f"{name}.trainer.{key} is no argument of TRL's trainer.{nearest(key, known)}")
+        if isinstance(value, str) and {part.strip() for part in known[key].split("|")} <= {
+            "float",
+            "int",
+            "bool",
+            "None",
+        }:
+            raise UserError(f"{name}.trainer.{key}={value} must be {known[key]}.")
 
 
-def trl_arguments(name: str) -> set[str]:
-    """The fields of TRL's SFTConfig or DPOConfig, read from the installed source: importing TRL takes seconds."""
-    files = []
+def trl_arguments(name: str) -> dict[str, str]:
+    """The fields of TRL's SFTConfig or DPOConfig with their types, from its source: an import takes seconds."""
+    found = {}
     for package, file in (
-        ("trl", f"trainer/{name}_config.py"),
-        ("trl", "trainer/base_config.py"),
         ("transformers", "training_args.py"),
+        ("trl", "trainer/base_config.py"),
+        ("trl", f"trainer/{name}_config.py"),
     ):
         spec = find_spec(package)
         assert spec is not None and spec.origin is not None, f"{package} is not installed"
-        files.append(Path(spec.origin).parent / file)
-    return {
-        statement.target.id
-        for file in files
-        for definition in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(definition, ast.ClassDef)
-        for statement in definition.body
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-    }
+        source = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+        for definition in source.body:
+            if isinstance(definition, ast.ClassDef):
+                for field in definition.body:
+                    if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                        found[field.target.id] = ast.unparse(field.annotation)
+    return found
 
 
 def not_neutral(block: Any) -> dict[str, Any]:
     """What `runtime` sets and yet changes this node's result, so that it enters the fingerprint.
 
-    `aot` losses sort inside a micro-batch (arXiv:2406.05882), and a mixture-of-experts' auxiliary loss is a mean of
-    micro-batch means.
+    `aot` losses sort inside a micro-batch (arXiv:2406.05882), dropout and noise are drawn per micro-batch, and a
+    mixture-of-experts' auxiliary loss is a mean of micro-batch means.
     """
-    if isinstance(block, DPO) and {"aot", "aot_unpaired"} & set(block.loss_type):
-        return {"micro_batch_size": block.runtime.micro_batch_size}
-    if isinstance(block, SFT | DPO) and block.trainer.get("router_aux_loss_coef"):
+    if not isinstance(block, SFT | DPO):
+        return {}
+    aot = isinstance(block, DPO) and {"aot", "aot_unpaired"} & set(block.loss_type)
+    if aot or set(NOT_NEUTRAL) & set(block.trainer):
         return {"micro_batch_size": block.runtime.micro_batch_size}
     return {}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.config import RECIPES
@@ -22,7 +23,7 @@ def normalise(argv: list[str]) -> list[str]:
     """`-m` may stand anywhere; TRL's arguments need no plus sign (`sft.trainer.weight_decay=0.1`)."""
     options = [a for a in argv if a in ("-m", "--multirun")]
     rest = [a for a in argv if a not in options]
-    return options + [f"++{a}" if re.match(r"(sft|dpo)\.trainer\.\w+=", a) else a for a in rest]
+    return options + [f"++{a}" if re.match(r"(sft|dpo)\.trainer\.[\w.]+=", a) else a for a in rest]
 
 
 def environment() -> None:
@@ -58,10 +59,25 @@ def explain(error: BaseException) -> str | None:
         if isinstance(e, OmegaConfBaseException):
             return where + setting(e)
     if isinstance(error, OSError) and error.errno in MENDABLE:
-        return f"{error.filename}: {error.strerror}. Nothing was lost; outputs=FOLDER puts the store elsewhere."
+        return f"{error.filename}: {error.strerror}. If this is the store: nothing was lost, outputs=FOLDER moves it."
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     return None
+
+
+def unknown_keys(composed: DictConfig, prefix: str = "") -> None:
+    """Refuse keys that were added with + or ++ and that no dataclass has: they would be ignored.
+
+    Raises:
+        UserError: naming the key and the nearest that exists.
+    """
+    kind = OmegaConf.get_type(composed)
+    known = [f.name for f in fields(kind)] if is_dataclass(kind) else None
+    for key, value in composed.items_ex(resolve=False):
+        if known is not None and key not in known:
+            raise UserError(f"{prefix}{key!s} is no setting.{nearest(str(key), known)}")
+        if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
+            unknown_keys(value, f"{prefix}{key!s}.")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

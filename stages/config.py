@@ -27,6 +27,7 @@ class Stage(StrEnum):
     pairs = "pairs"
     reference = "reference"
     dpo = "dpo"
+    answer = "answer"
     eval = "eval"
     report = "report"
     plan = "plan"
@@ -78,8 +79,6 @@ class RandomInit:
 class Model:
     path: str | None = MISSING
     revision: str | None = MISSING
-    sha256: str | None = MISSING
-    trust_remote_code: bool = MISSING
     random_init: RandomInit | None = None
 
 
@@ -104,6 +103,7 @@ class Source:
 
     path: str = MISSING
     revision: str | None = None
+    hub_split: str = "train"
     rows: int | None = None
     splits: dict[str, float] = field(default_factory=dict)
 
@@ -183,6 +183,7 @@ class Label:
     labeler: str = MISSING
     path: str | None = MISSING
     revision: str | None = MISSING
+    hub_split: str = MISSING
     max_failed: float = MISSING
 
 

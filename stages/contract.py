@@ -214,15 +214,14 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
-    """The tokenizer's own template, with generation markers from itself or from TRL; without them only where none
-    are asked for."""
+    """The tokenizer's own template as it is, or with generation markers, from itself or from TRL."""
     own = tokenizer.chat_template
-    if not own:
-        return None
+    if not own or not markers:
+        return own or None
     try:
         return str(get_training_chat_template(tokenizer) or own)
     except ValueError:
-        return str(own) if has_generation_markers(own) or not markers else None
+        return str(own) if has_generation_markers(own) else None
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None:

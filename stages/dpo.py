@@ -13,6 +13,8 @@ from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load
 from stages.store import Work
 
+FELL = 0.1  # nats per completion: less is no displacement
+
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `model/` under the policy's contract.
@@ -27,9 +29,10 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     pairs = training.cut_to_batches(splits["train"], lambda pair: pair.id, cfg.batch_size, "dpo")
     held_out = splits["validation"]
 
+    rows = {pair_id: trl_row(scored, cfg.trainer.get("ld_alpha")) for pair_id, scored in reference.items()}
     trainer = StoredReferenceTrainer(
         load_model(inputs["policy"] / "model"),
-        reference={id_: trl_row(p, cfg.trainer.get("ld_alpha")) for id_, p in reference.items()},
+        reference=rows,
         args=training.arguments(
             DPOConfig,
             cfg,
@@ -51,8 +54,8 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     curve = training.read_curves(out.path)
     figures = {**start, **last_of(curve, "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
     figures |= last_of(curve, "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
-    displaced = displacement(curve)
-    if displaced:
+    figures |= last_of(curve, "eval_logps/chosen", "eval_logps/rejected")
+    if displaced := displacement(figures, [rows[p.id] for p in held_out]):
         out.warn(displaced)
     summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {trainer.state.global_step} steps"
     if "eval_rewards/accuracies" in figures:
@@ -100,18 +103,19 @@ def last_of(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:
     return {name: point[name] for point in curve for name in names if name in point}
 
 
-def displacement(curve: list[dict[str, Any]]) -> str:
-    """A warning where chosen log-probs fell together with rejected ones (arXiv:2402.13228), else ''."""
-    points = [point for point in curve if "logps/chosen" in point]
-    tenth = max(1, len(points) // 10)
-
-    def moved(name: str) -> float:
-        return sum(p[name] for p in points[-tenth:]) / tenth - sum(p[name] for p in points[:tenth]) / tenth
-
-    chosen, rejected = moved("logps/chosen"), moved("logps/rejected")
-    if chosen < -1.0 and rejected < 0:
-        return (
-            f"likelihood displacement: log-probs of chosen fell by {-chosen:.1f} nats while those of rejected fell by "
-            f"{-rejected:.1f}. A higher beta, a lower learning rate, or an `sft` term in loss_type keeps them up."
-        )
-    return ""
+def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> str:
+    """A warning where log-probs of chosen completions fell together with those of rejected ones, measured on the
+    held-out pairs against the reference (arXiv:2402.13228, arXiv:2410.08847); else ''."""
+    if not held_out or "eval_logps/chosen" not in figures:
+        return ""
+    moved = {
+        name: figures[f"eval_logps/{name}"] - sum(row[f"ref_{name}_logps"] for row in held_out) / len(held_out)
+        for name in ("chosen", "rejected")
+    }
+    if max(moved.values()) > -FELL:
+        return ""
+    return (
+        f"likelihood displacement: on held-out pairs, log-probs of chosen fell by {-moved['chosen']:.1f} nats while "
+        f"those of rejected fell by {-moved['rejected']:.1f}. A higher beta, a lower learning rate, or an sft term in "
+        "dpo.loss_type keeps them up."
+    )

@@ -87,6 +87,7 @@ def compare(outcomes: NDArray[Any], families: list[str], cfg: Eval) -> dict[str,
     for a, b in (("sft", "base"), ("dpo", "sft")):
         i, j = MODELS.index(a), MODELS.index(b)
         row[f"{a}-{b}"] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence))
+    row["note"] = "too few tasks to say" if row["tasks"] < ENOUGH_TASKS else ""
     return row
 
 
@@ -99,8 +100,6 @@ def verdict(primary: dict[str, Any]) -> str:
     )
     if primary["prompts"] < ENOUGH_PROMPTS:
         sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would go unseen."
-    if primary["tasks"] < ENOUGH_TASKS:
-        sentence += f" Fewer than {ENOUGH_TASKS} tasks: too few to say more than about these."
     return sentence
 
 

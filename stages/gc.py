@@ -4,6 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from stages.errors import UserError
 from stages.store import Store
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,9 @@ def collect(store: Store, remove: bool) -> None:
 
     To let go of a report, delete its folder under `outputs/report/` first.
     """
+    locks = (store.root / "cache" / "locks").glob("*-*")
+    if remove and any(store.is_locked(*lock.name.split("-", 1)) for lock in locks):
+        raise UserError("something is being built in this store; what it needs cannot be told yet. Try again later.")
     nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
@@ -27,6 +31,7 @@ def collect(store: Store, remove: bool) -> None:
             waiting += [(i["stage"], i["fingerprint"]) for i in nodes[key][1]["inputs"].values()]
     idle = sorted(folder for key, (folder, _) in nodes.items() if key not in reached)
     idle += sorted(p for p in store.root.glob("*/*.partial") if not store.is_locked(p.parent.name, p.stem))
+    idle += sorted(store.root.glob("*/*.replaced"))
     for folder in idle:
         log.info("%s  %.1f MiB%s", folder, size(folder) / 2**20, "  removed" if remove else "")
         if remove:

@@ -17,8 +17,8 @@ def computes_bf16() -> bool:
     """
     if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-        if found:
+        asked = subprocess.run(query, capture_output=True, text=True, check=False)
+        if asked.returncode == 0 and (found := asked.stdout.split()):
             return float(found[0]) >= 8.0
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"

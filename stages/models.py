@@ -41,7 +41,7 @@ def device_of(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={name}: torch {torch.__version__} sees no CUDA device.")
     return torch.device(name)
 
@@ -60,7 +60,14 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Weights as safetensors, with config and generation config."""
+    """Weights as safetensors, with config and generation config.
+
+    Raises:
+        UserError: for weights that are not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise UserError(f"training left {name} with values that are not finite. Lower the learning rate.")
     model.save_pretrained(folder)
 
 

@@ -48,10 +48,5 @@ class Node:
         found = {node.fingerprint: node for given in self.inputs.values() for node in given.lineage}
         return (*found.values(), self)
 
-    @property
-    def model(self) -> str | None:
-        """The fingerprint of the base model that this node descends from: what its cost depends on most."""
-        return next((node.fingerprint for node in self.lineage if node.stage == "base"), None)
-
     def __str__(self) -> str:
         return f"{self.stage} {self.fingerprint}"

@@ -15,6 +15,7 @@ from stages.store import file_digest
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+FILES = {".json", ".jsonl", ".gz", ".csv", ".parquet", ".gguf", ".safetensors", ".txt"}
 PACKAGE = "package:"
 
 
@@ -62,7 +63,7 @@ def locate(path: str, key: str) -> Path | None:
     local = Path(path).expanduser()
     if local.exists():
         return local
-    if HUB_ID.fullmatch(path) and not local.suffix:
+    if HUB_ID.fullmatch(path) and local.suffix not in FILES:
         return None
     raise UserError(f"{key}={path}: no such file or folder.")
 

@@ -100,9 +100,9 @@ def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Co
     rng.shuffle(contrasts)
     if cfg.strategy is Strategy.margin:
         contrasts.sort(key=lambda c: c[2] or 0.0)
-    elif cfg.strategy is not Strategy.random:  # best_worst is the widest margin, all goes on from there
+    elif cfg.strategy is not Strategy.random:
         contrasts.sort(key=lambda c: -(c[2] or 0.0))
-    return contrasts[: cfg.max_per_prompt]
+    return contrasts[: 1 if cfg.strategy is Strategy.best_worst else cfg.max_per_prompt]
 
 
 def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:

@@ -24,7 +24,7 @@ VERSIONS |= {"answer": 1, "eval": 1, "report": 1}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
-NEXT |= {"reference": "dpo", "dpo": "eval", "eval": "report"}
+NEXT |= {"reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
 
 
 def graph(cfg: Config, cache: Path) -> dict[str, Node]:
@@ -39,16 +39,19 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     sft = policy = node("sft", cfg.sft, base=base, data=data)
     nodes = {"base": base, "data": data, "sft": sft}
     for r in range(cfg.rounds):  # more than one round is iterative DPO
+        made: dict[str, Node] = {}
         if cfg.label.labeler == "dataset":
             judged = node("label", cfg.label)
         else:
-            pool = nodes["sample"] = node("sample", replace(cfg.sample, round=r), policy=policy, data=data)
+            made["sample"] = pool = node("sample", replace(cfg.sample, round=r), policy=policy, data=data)
             judged = node("label", cfg.label, pool=pool)
         pairs = node("pairs", cfg.pairs, judged=judged)
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
         reference = node("reference", cfg.reference, reference=anchor, pairs=pairs)
         policy = node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference)
-        nodes |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
+        made |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
+        last = r == cfg.rounds - 1
+        nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
     models = {"base": base, "sft": sft, "dpo": policy}  # a sweep over DPO answers for base and SFT once
     answers = {name: node("answer", cfg.answer, model=model, data=data) for name, model in models.items()}
     nodes |= {f"answer_{name}": answer for name, answer in answers.items()}
@@ -57,34 +60,36 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     return nodes
 
 
-def build(target: Node, store: Store, tracker: Tracker, overrides: list[str]) -> None:
+def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[str]) -> None:
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
-    missing = store.missing(target)
-    for node in target.lineage:
+    missing = store.missing(targets)
+    for node in dict.fromkeys(n for target in targets for n in target.lineage):
         if node not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))
             continue
         with store.claim(node) as folder:
-            if folder is None:
-                log.info("%s: another process has built %s", node, store.folder(node))
+            if folder is None:  # built by another process meanwhile, or looked at again by `rebuild`
+                log.info("%s: reused %s", node, store.folder(node))
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
             stage = importlib.import_module(f"stages.{MODULES.get(node.stage, node.stage)}")
-            inputs = {role: store.folder(given) for role, given in node.inputs.items()}
+            given = store.digests(node)
+            inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             with tracking.track(tracker, node, store.root) as run:
                 work = Work(folder, run.log)
-                attempt = provenance.begin(work, run.id)
+                attempts = provenance.begin(work, run.id)
                 metrics = stage.run(node.config, inputs, work)
-                record = provenance.end(attempt, node.stage, overrides, metrics, work.warnings)
-                run.published(store.folder(node), store.publish(node, record))
+                record = provenance.end(attempts, node, overrides, metrics, work.warnings)
+                run.published(store.folder(node), store.publish(node, given, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
-    store.link_latest(target)
+    store.link_latest(targets)
 
 
-def require_inputs(target: Node, store: Store, overrides: list[str]) -> None:
-    """`upstream=require`: refuse to build anything but the target."""
-    for given in target.inputs.values():
-        if not store.find(given):
-            wanted = provenance.command(given.stage, overrides)
-            raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")
+def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> None:
+    """`upstream=require`: refuse to build anything but the targets."""
+    for target in targets:
+        for given in target.inputs.values():
+            if not store.find(given):
+                wanted = provenance.command(given.stage, overrides)
+                raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")

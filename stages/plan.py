@@ -1,7 +1,7 @@
 """`stage=plan`: nothing runs. Every node with its state, what changed since the nearest one, and what it would cost.
 
-Costs are scaled from the last node of the same stage and base model in this store; without one they are rough, and
-marked so.
+Costs are scaled from the last node of the same stage and base model in this store; without one on the same data they
+are rough, and marked so (~).
 """
 
 import math
@@ -18,11 +18,11 @@ from stages.outside import locate
 from stages.store import Manifest, Store
 
 # Tokens per row where no earlier node tells, and floating-point operations per token and parameter.
-TOKENS_PER_ROW = {"sft": 60, "sample": 60, "reference": 120, "dpo": 120, "answer": 70}
+TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 120, "dpo": 120, "answer": 60}
 OPERATIONS = {"sft": 6, "sample": 2, "reference": 2, "dpo": 6, "answer": 2}
 BYTES_PER_PARAMETER = {"sft": 16, "dpo": 16, "sample": 4, "reference": 4, "answer": 4, "eval": 8, "base": 4}
 PUBLISHES_WEIGHTS = ("base", "sft", "dpo")
-CPU_OPERATIONS_PER_CORE = 50e9  # per second, sustained
+CPU_OPERATIONS_PER_CORE = 80e9  # per second, sustained
 BYTES_PER_GGUF_WEIGHT = 0.7  # 4 bits and their scales, some tensors wider
 LIBRARIES = 0.8 * 2**30  # bytes of a process that has torch and TRL loaded
 
@@ -46,7 +46,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         state = store.state(node)
         cost = expected(node, nodes, store)
         if state != "cached":
-            total += cost.seconds
+            total += 0.0 if math.isnan(cost.seconds) else cost.seconds
             rough |= cost.rough
         table.add_row(
             name.replace("_", " of "),
@@ -64,9 +64,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         )
     console = Console(width=None if os.isatty(1) else 160)
     console.print(table)
-    console.print(
-        f"To build: {total / 60:.1f} min expected" + (", roughly (~: no earlier node to go by)." if rough else ".")
-    )
+    console.print(f"To build: {total / 60:.1f} min expected" + (", roughly (~)." if rough else "."))
 
 
 def changed(node: Node, state: str, store: Store) -> str:
@@ -78,7 +76,7 @@ def changed(node: Node, state: str, store: Store) -> str:
             notes.append("the first of its kind")
         else:
             nearest = min(earlier, key=len)
-            notes += nearest or ["an input was built again, or a file is damaged"]
+            notes += nearest or ["rebuild asked for it, an input was built again, or a file is damaged"]
     return "; ".join(notes)
 
 
@@ -109,12 +107,14 @@ def expected(node: Node, nodes: dict[str, Node], store: Store) -> Cost:
         return Cost(own["metrics"].get("tokens"), own["peak_memory"], disk, own["wall_seconds"], rough=False)
     stage, size = node.stage, parameters(nodes["base"], store)
     disk = 4.0 * size if stage in PUBLISHES_WEIGHTS else 2.0**20
-    if earlier := [m for _, m in store.manifests(stage) if m["model"] == node.model]:
+    roots = {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")}
+    if earlier := [m for _, m in store.manifests(stage) if m["roots"].get("base") == roots.get("base")]:
         last = earlier[-1]
         scale = amount(stage, node.settings) / amount(stage, last["settings"])
         tokens = last["metrics"].get("tokens")
         seconds = last["wall_seconds"] * scale
-        return Cost(round(tokens * scale) if tokens else None, last["peak_memory"], disk, seconds, rough=False)
+        rough = last["roots"] != roots  # other data: how many rows it has is not known
+        return Cost(round(tokens * scale) if tokens else None, last["peak_memory"], disk, seconds, rough)
     memory = LIBRARIES + BYTES_PER_PARAMETER.get(stage, 0) * size
     if stage not in OPERATIONS:
         return Cost(None, memory, disk, 10.0, rough=True)

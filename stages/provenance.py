@@ -5,12 +5,14 @@ import platform
 import shlex
 import subprocess
 import time
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from typing import Any
 
 from stages import hardware
 from stages.config import ROOT
+from stages.node import Node
 from stages.store import SCRATCH, Manifest, Work
 
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
@@ -24,27 +26,33 @@ def command(stage: str, overrides: list[str]) -> str:
 
 
 def begin(work: Work, run_id: str | None) -> list[dict[str, Any]]:
-    """Note that an attempt at a node starts now; the attempts so far, this one last. They outlive a kill."""
+    """Note that an attempt at a node starts now; all attempts so far, this one last. They outlive a kill."""
     file = work / SCRATCH / "attempts.json"
     attempts = json.loads(file.read_text()) if file.exists() else []
+    if attempts:  # an attempt that was killed lived until it last wrote something
+        attempts[-1]["ended"] = max(p.stat().st_mtime for p in work.path.rglob("*"))
     attempts.append({"started": time.time(), "wandb_run": run_id})
-    file.write_text(json.dumps(attempts))
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(attempts))
+    draft.replace(file)
     hardware.reset_peak_memory()
     return attempts  # type: ignore[no-any-return]
 
 
 def end(
-    attempts: list[dict[str, Any]], stage: str, overrides: list[str], metrics: dict[str, Any], warnings: list[str]
+    attempts: list[dict[str, Any]], node: Node, overrides: list[str], metrics: dict[str, Any], warnings: list[str]
 ) -> Manifest:
-    """What the manifest says of the attempt that ends now."""
-    started, ended = attempts[-1]["started"], time.time()
+    """What the manifest says of a node whose last attempt ends now."""
+    attempts[-1]["ended"] = time.time()
     return {
-        "command": command(stage, overrides),
+        "command": command(node.stage, overrides),
         **here(),
+        "seed": asdict(node.config).get("seed"),
+        "device": metrics.get("device", "cpu"),
         "attempts": attempts,
-        "started": started,
-        "ended": ended,
-        "wall_seconds": round(ended - started, 3),
+        "started": attempts[0]["started"],
+        "ended": attempts[-1]["ended"],
+        "wall_seconds": round(sum(a["ended"] - a["started"] for a in attempts), 3),
         "peak_memory": hardware.peak_memory(),
         "metrics": metrics,
         "warnings": warnings,

@@ -36,19 +36,23 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if refused:
         out.warn(f"{len(refused)} pairs cannot be rendered and are left out; the first: {refused[0]}")
 
+    ordered = sorted(tokenized, key=lambda p: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)))
+    size = max(1, cfg.runtime.batch_size // 2)
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
     def score(waiting: Sequence[PairLogProbs]) -> Iterator[tuple[PairLogProbs, list[PairLogProbs]]]:
         if not waiting:
             return
         model = add_scoring(load_model(inputs["reference"] / "model").to(device_of(cfg.runtime.device)))
-        ordered = sorted(waiting, key=lambda p: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)))
-        rows = max(1, cfg.runtime.batch_size // 2)
-        for start in range(0, len(ordered), rows):
-            batch = ordered[start : start + rows]
-            sequences = [(p.prompt_ids, ids) for p in batch for ids in (p.chosen_ids, p.rejected_ids)]
-            scores = token_log_probs(model, sequences, terms.tokenizer.pad_token_id, cfg.precision)
-            for i, p in enumerate(batch):
-                p.chosen_logps, p.rejected_logps = scores[2 * i], scores[2 * i + 1]
-                yield p, [p]
+        left = {p.id for p in waiting}
+        for batch in batches:  # the same after a kill: another company in the batch would round differently
+            if any(p.id in left for p in batch):
+                sequences = [(p.prompt_ids, ids) for p in batch for ids in (p.chosen_ids, p.rejected_ids)]
+                scores = token_log_probs(model, sequences, terms.tokenizer.pad_token_id, cfg.precision)
+                for i, p in enumerate(batch):
+                    p.chosen_logps, p.rejected_logps = scores[2 * i], scores[2 * i + 1]
+                    if p.id in left:
+                        yield p, [p]
 
     scored = in_shards(
         tokenized, lambda p: p.id, score, PairLogProbs, lambda p: p.id, cfg.runtime.shard_size, "reference", out

@@ -43,7 +43,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
     examples = load(inputs["data"] / "examples.parquet", Example)
-    train_rows, dropped = tokenize([e for e in examples if e.split == "sft"], terms, cfg, out)
+    trainable = [e for e in examples if e.split == "sft"]
+    if not trainable:
+        raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
+    train_rows, dropped = tokenize(trainable, terms, cfg, out)
     validation_rows, _ = tokenize([e for e in examples if e.split == "validation" and e.reference], terms, cfg, out)
     show_tokens(train_rows[0], terms, out / "token_example.json")
     if cfg.packing:
@@ -123,8 +126,6 @@ def tokenize(
         if not rows or dropped.total() > cfg.max_dropped * len(examples):
             raise UserError(f"{message} sft.max_dropped={cfg.max_dropped:g} allows fewer.")
         out.warn(message)
-    if examples and examples[0].split == "sft" and not rows:
-        raise UserError("the data holds no rows for sft.")
     return rows, dict(dropped)
 
 

@@ -44,7 +44,7 @@ class Work(os.PathLike[str]):
     def log(self, metrics: dict[str, Any], step: int) -> None:
         """Append metrics to `curves.jsonl` and hand them to the tracker. After a resume a step may come again."""
         with open(self / "curves.jsonl", "a") as curves:
-            curves.write(json.dumps({"step": step, **metrics}) + "\n")
+            curves.write("\n" + json.dumps({"step": step, **metrics}))  # a line cut off by a kill stays alone
         self._listener(metrics, step)
 
     def warn(self, message: str) -> None:
@@ -87,12 +87,12 @@ class Store:
                 return None
         return manifest
 
-    def missing(self, target: Node) -> set[Node]:
-        """What has to be built for a target; with `rebuild`, all that might, since content decides."""
+    def missing(self, targets: list[Node]) -> set[Node]:
+        """What has to be built for the targets; with `rebuild`, all that might, since content decides."""
         if self.rebuild:
-            return set(target.lineage)
+            return {node for target in targets for node in target.lineage}
         found: set[Node] = set()
-        waiting = [target]
+        waiting = list(targets)
         while waiting:
             node = waiting.pop()
             if node not in found and not self.find(node):
@@ -150,11 +150,23 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def publish(self, node: Node, record: Manifest) -> Manifest:
+    def digests(self, node: Node) -> dict[str, str]:
+        """What a node's inputs hold now, by role."""
+        found = {role: read_manifest(self.folder(given)) for role, given in node.inputs.items()}
+        if gone := [role for role, manifest in found.items() if manifest is None]:
+            raise UserError(f"{node}: its input {node.inputs[gone[0]]} was removed meanwhile. Run the command again.")
+        return {role: manifest["digest"] for role, manifest in found.items() if manifest}
+
+    def publish(self, node: Node, given: dict[str, str], record: Manifest) -> Manifest:
         """Write the manifest, make everything durable, and rename the partial folder into place. Needs the lock.
 
         What lies under `scratch/` (checkpoints, shards) serves a resume only and is not published.
+
+        Raises:
+            UserError: where an input no longer holds what it did when the stage began (`given`).
         """
+        if self.digests(node) != given:
+            raise UserError(f"{node}: an input was built again while this ran. Run the command again.")
         partial = self.partial(node)
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
@@ -164,11 +176,11 @@ class Store:
             "stage": node.stage,
             "fingerprint": node.fingerprint,
             "version": node.version,
-            "model": node.model,
+            "roots": {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")},
             "config": asdict(node.config),
             "settings": node.settings,
             "inputs": {
-                role: {"stage": n.stage, "fingerprint": n.fingerprint, "digest": self._digest(n)}
+                role: {"stage": n.stage, "fingerprint": n.fingerprint, "digest": given[role]}
                 for role, n in node.inputs.items()
             },
             "digest": hashlib.sha256(json.dumps(products).encode()).hexdigest(),
@@ -181,6 +193,7 @@ class Store:
         draft.write_text(json.dumps(manifest, indent=1))
         sync(draft)
         os.replace(draft, partial / "manifest.json")  # from here on the folder is complete
+        sync(partial)
         self._rename(node)
         return manifest
 
@@ -195,14 +208,9 @@ class Store:
         sync(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _digest(self, node: Node) -> str:
-        manifest = read_manifest(self.folder(node))
-        assert manifest is not None, f"{node} was an input and is gone"
-        return manifest["digest"]
-
-    def link_latest(self, target: Node) -> None:
-        """Point `latest/` at a target and all that it descends from."""
-        for node in target.lineage:
+    def link_latest(self, targets: list[Node]) -> None:
+        """Point `latest/` at the targets and all that they descend from."""
+        for node in (node for target in targets for node in target.lineage):
             if self.folder(node).exists():
                 self._link(node)
 

@@ -74,7 +74,7 @@ class WandbRun(Run):
         mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
         try:
             self.run = start(mode)
-        except wandb.errors.CommError as error:
+        except wandb.errors.Error as error:
             log.warning("warning: W&B cannot be reached (%s): this run is logged offline.", error)
             self.run = start("offline")
         self.id = self.run.id

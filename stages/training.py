@@ -1,6 +1,6 @@
 """What `sft` and `dpo` share: TRL's arguments, whole batches, checkpoints that can be trusted, curves."""
 
-import dataclasses
+import contextlib
 import hashlib
 import json
 import math
@@ -20,7 +20,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl.trainer.base_config import _BaseConfig
 
 from stages.config import DPO, SFT, Precision
 from stages.errors import UserError
@@ -29,7 +28,7 @@ from stages.progress import bar
 from stages.store import SCRATCH, Work, file_digest, sync
 
 Row = TypeVar("Row")
-TRLConfig = TypeVar("TRLConfig", bound=_BaseConfig)
+TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)
 
 MARKER = "complete.json"
 EXPLOSION = 1000.0  # times the median gradient norm so far
@@ -39,13 +38,9 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
     """TRL's arguments from a block. micro-batch × accumulation is `batch_size`, whatever the micro-batch.
 
     Raises:
-        UserError: for a value in `trainer` of a type that TRL's own default does not have.
+        UserError: for what TRL refuses of `trainer`, and where more than one GPU is visible to this one process.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    for key, value in cfg.trainer.items():
-        if isinstance(defaults.get(key), int | float) and not isinstance(value, int | float):
-            raise UserError(f"trainer.{key}={value!r} must be a number, as TRL's default {defaults[key]!r} is.")
-    return kind(
+    settings = dict(
         output_dir=str(checkpoints(out)),
         learning_rate=cfg.learning_rate,
         num_train_epochs=cfg.epochs,
@@ -65,9 +60,17 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
         logging_nan_inf_filter=False,
         prediction_loss_only=True,
         report_to="none",
+        # A mean of micro-batch means, so off unless asked for; nothing but a mixture of experts has it.
+        router_aux_loss_coef=0.0,
         **own,
-        **cfg.trainer,
     )
+    try:
+        made = kind(**settings | cfg.trainer)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"TRL refuses {kind.__name__}: {' '.join(str(error).split())[:300]}") from error
+    if made.n_gpu > 1:
+        raise UserError("more than one GPU is visible. One process trains on one: set CUDA_VISIBLE_DEVICES=0.")
+    return made
 
 
 def checkpoints(out: Work) -> Path:
@@ -127,7 +130,7 @@ class Best(TrainerCallback):
     ) -> None:
         score = self.folder / "best.json"
         best = json.loads(score.read_text())["eval_loss"] if score.exists() else math.inf
-        if metrics["eval_loss"] >= best:
+        if not metrics["eval_loss"] < best:
             return
         draft = self.folder.with_suffix(".draft")
         shutil.rmtree(draft, ignore_errors=True)
@@ -146,6 +149,10 @@ class Watch(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
     ) -> None:
+        if not math.isfinite(logs.get("eval_loss", 0.0)):
+            raise UserError(
+                f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}."
+            )
         if "grad_norm" not in logs:
             return
         loss, norm = logs["loss"], logs["grad_norm"]
@@ -225,6 +232,7 @@ def read_curves(node: Path) -> list[dict[str, Any]]:
     points: dict[tuple[int, bool], dict[str, Any]] = {}
     path = node / "curves.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
-        point = json.loads(line)
-        points[point["step"], any(k.startswith("eval_") for k in point)] = point
+        with contextlib.suppress(json.JSONDecodeError):  # an empty line, or one that a kill cut off
+            point = json.loads(line)
+            points[point["step"], any(k.startswith("eval_") for k in point)] = point
     return [points[key] for key in sorted(points)]

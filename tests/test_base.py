@@ -38,6 +38,20 @@ def test_a_tiny_model_is_a_function_of_its_seed(built: Path, tmp_path: Path) -> 
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_another_file_does_not_pass_for_the_embedded_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cfg = settings("model=embedded").model
+    monkeypatch.setitem(base.KNOWN, str(cfg.path), "0" * 64)
+    with pytest.raises(UserError, match=r"its sha256 is [0-9a-f]{64}, not 0000"):
+        made(cfg, tmp_path / "base")
+
+
+def test_a_broken_gguf_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF\x03\x00")
+    with pytest.raises(UserError, match=r"broken.gguf: cannot be read as GGUF"):
+        made(settings("model=embedded", f"model.path={file}").model, tmp_path / "base")
+
+
 def test_pickled_weights_are_refused(built: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     folder.mkdir()

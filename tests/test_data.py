@@ -101,6 +101,7 @@ def test_the_known_formats_become_conversations(row: dict, messages: list[str], 
         ({"instruction": " ", "output": "b"}, "instruction: is empty"),
         ({"Instruction": "a"}, "no known columns among Instruction"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages: unknown role 'tool'"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "messages: unknown role"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "no user turn"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "do not take turns"),
         ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
@@ -170,6 +171,19 @@ def test_duplicates_are_dropped_and_other_answers_kept(tmp_path: Path) -> None:
     assert [(e.messages[0]["content"], e.reference) for e in examples] == [("a", "1"), ("a", "2"), ("b", "1")]
     assert len({e.id for e in examples}) == 3
     assert metrics["duplicates_dropped"] == 3
+
+
+def test_plain_texts_are_kept_apart(tmp_path: Path) -> None:
+    out, metrics = source(tmp_path, [json.dumps({"text": f"Once upon a time {i}."}) for i in range(200)])
+    assert sum(metrics["examples"].values()) == len({e.id for e in load(out / "examples.parquet", Example)}) == 200
+
+
+@pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.parquet"])
+def test_a_file_that_is_cut_off_is_told(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(b"x" * 9999)[:20] if name.endswith("gz") else b"PAR1 not all of it")
+    with pytest.raises(UserError, match=f"{name}: cannot be read, it is broken or cut off"):
+        list(rows_of(file))
 
 
 def test_a_prompt_falls_into_the_same_split_from_every_file(tmp_path: Path) -> None:

@@ -179,13 +179,19 @@ def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], t
     assert 0 < metrics["pairs_dropped"] < pairs
 
 
-def test_displacement_is_told() -> None:
-    def curve(chosen: float, rejected: float) -> list[dict[str, Any]]:
-        return [{"step": i, "logps/chosen": i * chosen, "logps/rejected": i * rejected} for i in range(20)]
+def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() -> None:
+    rows = [
+        {"ref_chosen_logps": -5.0, "ref_rejected_logps": -9.0},
+        {"ref_chosen_logps": -7.0, "ref_rejected_logps": -9.0},
+    ]
 
-    assert "log-probs of chosen fell by" in displacement(curve(-0.5, -1.0))
-    assert displacement(curve(0.1, -1.0)) == ""
-    assert displacement(curve(-0.01, -1.0)) == ""
+    def told(chosen: float, rejected: float) -> str:
+        return displacement({"eval_logps/chosen": chosen, "eval_logps/rejected": rejected}, rows)
+
+    assert "log-probs of chosen fell by 2.0 nats while those of rejected fell by 6.0" in told(-8.0, -15.0)
+    assert told(-5.5, -15.0) == ""
+    assert told(-6.05, -15.0) == ""
+    assert displacement({}, []) == ""
 
 
 def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:

@@ -54,7 +54,6 @@ def test_the_verdict_follows_the_interval(low: float, high: float, word: str) ->
     assert verdict(primary).startswith(f"DPO {word}: ")
     assert "Fewer" not in verdict(primary)
     assert "Fewer than 800 prompts" in verdict({**primary, "prompts": 100})
-    assert "Fewer than 12 tasks" in verdict({**primary, "tasks": 3})
 
 
 def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
@@ -64,7 +63,8 @@ def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
         assert set(metrics["delta"][name]) == {"mean", "low", "high"}
     assert metrics["verdict"].startswith("DPO ")
     results = json.loads((chain.folder("eval") / "results.json").read_text())
-    assert set(results["groups"]) == {"seen tasks", "unseen phrasings", "unseen tasks"}
+    assert list(results["groups"]) == ["seen tasks", "unseen phrasings", "unseen tasks"]
+    assert results["groups"]["unseen tasks"]["note"] == "too few tasks to say"
     assert results["groups"]["seen tasks"]["prompts"] == 32
     rates = {task: row["sft"]["mean"] for task, row in results["tasks"].items()}
     assert set(rates) == {"sentiment", "classify_noun", "odd_one_out"}

@@ -166,6 +166,12 @@ USER = {"role": "user", "content": "q"}
             "chosen": [USER, {"role": "assistant", "content": "a"}],
             "rejected": [USER, {"role": "assistant", "content": "b"}],
         },
+        {
+            "prompt": "q",
+            "messages": [USER, {"role": "assistant", "content": "a"}],
+            "chosen": [USER, {"role": "assistant", "content": "a"}],
+            "rejected": [USER, {"role": "assistant", "content": "b"}],
+        },
         {"instruction": "q", "output": "gold", "chosen": "a", "rejected": "b"},
         {
             "conversations": [{"from": "human", "value": "q"}],

@@ -1,14 +1,16 @@
 """The graph end to end, through the command line: what is built, what is reused, what is told."""
 
 import json
+import shlex
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from stages.errors import UserError
 from stages.store import Store
-from tests.helpers import TINY, Chain, build, command, nodes
+from tests.helpers import TINY, Chain, build, command, nodes, settings
 
 STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report")
 
@@ -101,8 +103,26 @@ def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
     pools = [m for _, m in Store(chain.root).manifests("sample") if m["config"]["rounds"] == 2]
     assert sorted(m["config"]["round"] for m in pools) == [0, 1]
     assert sum(m["metrics"]["prompts"] for m in pools) == chain.manifest("sample")["metrics"]["prompts"]
+    assert {"sample_1", "dpo_1", "sample", "dpo"} <= set(nodes(chain.root, "rounds=2"))
     last = chain.manifest("dpo", "rounds=2")
     assert last["inputs"]["policy"]["stage"] == "dpo"
+
+
+def test_every_command_that_is_shown_builds_its_node(chain: Chain) -> None:
+    for name, node in nodes(chain.root).items():
+        words = shlex.split(chain.manifest(name)["command"])
+        assert words[:2] == ["python", "run.py"]
+        assert node.fingerprint in {n.fingerprint for n in nodes(chain.root, *words[2:]).values()}
+        assert settings(*words[2:], f"rebuild={node.stage}").stage == node.stage
+
+
+def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing(chain: Chain) -> None:
+    store, node = Store(chain.root), nodes(chain.root)["pairs"]
+    given = store.digests(node)
+    manifest = store.folder(node.inputs["judged"]) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
+    with pytest.raises(UserError, match="an input was built again while this ran"):
+        store.publish(node, given, {})
 
 
 def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:
@@ -130,12 +150,6 @@ def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
     assert not idle.exists()
     assert chain.count()["report"] == 1
     assert Store(chain.root).find(nodes(chain.root)["report"]) is not None
-
-
-def test_the_embedded_model_is_checked_by_its_digest(tmp_path: Path) -> None:
-    ran = command("stage=base", "tracker=none", "model.sha256=0", f"outputs={tmp_path}")
-    assert ran.returncode != 0
-    assert "model.sha256 says 0" in ran.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tensor"])

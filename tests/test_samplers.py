@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -40,6 +44,11 @@ ARCHITECTURES = {
     "gemma3": lambda: Gemma3ForCausalLM(
         Gemma3TextConfig(head_dim=8, sliding_window=6, layer_types=["sliding_attention", "full_attention"], **SHAPE)
     ),
+    # Soft-capped logits and attention, which needs eager attention; scaled logits.
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(head_dim=8, sliding_window=6, final_logit_softcapping=0.1, attn_implementation="eager", **SHAPE)
+    ),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(logits_scaling=0.2, **SHAPE)),
 }
 
 
@@ -89,9 +98,10 @@ def test_another_seed_draws_something_else(built: Path) -> None:
     assert [c.token_ids for c in one["aa"]] != [c.token_ids for c in two["aa"]]
 
 
-def test_the_log_prob_is_that_of_the_tokens_at_temperature_one() -> None:
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_log_prob_is_that_of_the_tokens_at_temperature_one(name: str) -> None:
     torch.manual_seed(0)
-    model = ARCHITECTURES["llama"]().eval()
+    model = ARCHITECTURES[name]().eval()
     for completion in complete(model, [Request("aa", [], [5, 6, 7], [0.5, 2.0], 0)], rows=2)["aa"]:
         ids = torch.tensor([[5, 6, 7, *completion.token_ids]])
         scores = model(ids).logits[0, 2:-1].detach().log_softmax(-1)

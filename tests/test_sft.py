@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages import contract, sft, training
-from stages.config import SFT, Precision
+from stages.config import SFT, Precision, Template
 from stages.errors import UserError
 from stages.models import load_model
 from stages.records import Example, load, save
@@ -147,7 +147,7 @@ def test_a_row_too_long_is_dropped_whole_and_too_many_stop(inputs: dict[str, Pat
 
 
 def test_no_training_keeps_the_weights_and_fixes_the_contract(inputs: dict[str, Path], tmp_path: Path) -> None:
-    weights, metrics, out = train(block(train=False), inputs, tmp_path / "sft")
+    weights, metrics, out = train(block(train=False, template=Template("chatml", None)), inputs, tmp_path / "sft")
     before = load_file(inputs["base"] / "model" / "model.safetensors")
     assert metrics["trained"] is False
     assert all(torch.equal(weights[name], before[name]) for name in before)

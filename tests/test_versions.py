@@ -20,6 +20,7 @@ def sources(module: str) -> set[Path]:
     """The files of ours that a stage's module imports, itself included, but for what decides no result."""
     found: set[Path] = set()
     waiting = [module]
+    families = [f"stages.data.families.{path.stem}" for path in (ROOT / "stages/data/families").glob("*.py")]
     while waiting:
         name = waiting.pop()
         path = ROOT / Path(*name.split("."))
@@ -27,11 +28,12 @@ def sources(module: str) -> set[Path]:
         if not path.exists() or path in found or name in NOT_OF_THE_RESULT:
             continue
         found.add(path)
+        waiting += families if name == "stages.data.tasks" else []  # which finds them by their folder
+        found |= set((ROOT / "stages" / "templates").glob("*.jinja")) if name == "stages.contract" else set()
+        found |= set(path.parent.glob("*.jinja")) if name == "stages.report" else set()
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    if "stages.data.tasks" in {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in found}:
-        found |= set((ROOT / "stages" / "data" / "families").glob("*.py"))
     return found
 
 
@@ -41,7 +43,7 @@ def digest(module: str) -> str:
     for path in sorted(sources(module)):
         text = path.read_text()
         prose: set[int] = set()
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(ast.parse(text)) if path.suffix == ".py" else []:
             body = getattr(node, "body", None)
             if (
                 isinstance(body, list)
@@ -75,7 +77,8 @@ def test_a_part_counts_as_source_of_the_stages_that_use_it() -> None:
     names = {path.name for path in sources("stages.sample")}
     assert {"sample.py", "hf.py", "contract.py", "models.py"} <= names
     assert "pipeline.py" not in names
-    assert "editing.py" in {path.name for path in sources("stages.data")}
+    assert {"editing.py", "words.py"} <= {path.name for path in sources("stages.data")}
+    assert "chatml.jinja" in {path.name for path in sources("stages.sft")}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage `data`: examples in four splits (sft, preference, validation, test) that share no prompt.
 
 Knows no model. Generated tasks come first, then the sources in order; a prompt belongs to the split that took it
-first, and tests take first.
+first, and among generated prompts tests take first.
 """
 
 from collections import Counter
@@ -12,7 +12,6 @@ from typing import Any
 from stages.config import Data, Source, Split
 from stages.data import sources, tasks
 from stages.data.sources import BadRow, Row
-from stages.data.tasks import prompt_id
 from stages.errors import UserError
 from stages.records import Example, content_id, save
 from stages.store import Work
@@ -66,13 +65,15 @@ def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
             split = sources.split_of(messages, answer, shares)
             if split in NEED_AN_ANSWER and answer is None:
                 raise BadRow("", "no assistant turn to learn from")
+            if split not in NEED_AN_ANSWER and not messages:
+                raise BadRow("text", f"plain text has no prompt for the {split} split")
         except BadRow as reason:
             row.error = reason
             bad.append(row)
             continue
         if split:
             name = Path(source.path).name
-            examples.append(Example(prompt_id(messages), messages, answer, name, name, split))
+            examples.append(Example(sources.key(messages, answer), messages, answer, name, name, split))
     if not examples and not bad:
         raise UserError(f"{key}={source.path}: holds no rows.")
     return examples, bad

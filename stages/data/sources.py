@@ -8,11 +8,13 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.config import Source
@@ -51,7 +53,7 @@ def rows(source: Source, key: str) -> Iterator[Row]:
         from datasets import load_dataset
 
         try:
-            found = load_dataset(source.path, revision=source.revision, split="train")
+            found = load_dataset(source.path, revision=source.revision, split=source.hub_split)
         except Exception as error:  # whatever the hub, its files or its scripts raise
             raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
         for i, value in enumerate(found, 1):
@@ -63,13 +65,16 @@ def rows(source: Source, key: str) -> Iterator[Row]:
 
 
 def rows_of(file: Path) -> Iterator[Row]:
-    if file.suffix == ".parquet":
-        for i, value in enumerate(pq.read_table(file).to_pylist(), 1):
-            yield Row(str(file), i, value)
-        return
-    content = file.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
+    try:
+        if file.suffix == ".parquet":
+            for i, value in enumerate(pq.read_table(file).to_pylist(), 1):
+                yield Row(str(file), i, value)
+            return
+        content = file.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid) as error:
+        raise UserError(f"{file}: cannot be read, it is broken or cut off ({error}).") from error
     if ".csv" in file.suffixes:
         text = io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")
         for i, value in enumerate(csv.DictReader(text), 1):
@@ -175,7 +180,7 @@ def message(turn: Any, field: str) -> Message:
     if not isinstance(turn, dict):
         raise BadRow(field, "a turn must be an object with role and content")
     role = turn.get("role", turn.get("from"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise BadRow(field, f"unknown role {role!r}; known: {', '.join(ROLES)}")
     return {"role": ROLES[role], "content": text(turn.get("content", turn.get("value")), field)}
 
@@ -207,9 +212,14 @@ def text(value: Any, field: str) -> str:
     return value
 
 
+def key(messages: list[Message], answer: str | None) -> str:
+    """The id of a row's prompt; plain text, which has none, is its own."""
+    return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
+
+
 def split_of(messages: list[Message], answer: str | None, shares: dict[str, float]) -> str | None:
     """The split that a prompt's hash falls into, or None where the shares leave it out."""
-    place = int(prompt_id(messages or [{"role": "assistant", "content": answer or ""}])[:8], 16) / 2**32
+    place = int(key(messages, answer)[:8], 16) / 2**32
     for split, share in sorted(shares.items()):
         if place < share:
             return split

@@ -17,7 +17,7 @@ def read(cfg: Label) -> tuple[list[Example], list[Candidate], list[Judgement], l
     candidates: dict[str, Candidate] = {}
     judgements: list[Judgement] = []
     bad: list[Row] = []
-    for row in sources.rows(Source(cfg.path, cfg.revision), "label.path"):
+    for row in sources.rows(Source(cfg.path, cfg.revision, cfg.hub_split), "label.path"):
         try:
             if row.error:
                 raise row.error
@@ -45,7 +45,8 @@ def preference(row: Any) -> tuple[list[Message], str, str]:
     for field in ("chosen", "rejected"):
         if field not in row:
             raise BadRow(field, f"the column is missing; there are {', '.join(map(str, row))}")
-    asked = {k: v for k, v in row.items() if k not in ("chosen", "rejected", "output", "completion")}
+    answers = ("chosen", "rejected", "output", "completion", *(["messages"] if "prompt" in row else []))
+    asked = {k: v for k, v in row.items() if k not in answers}
     if {"messages", "conversations", "instruction", "prompt"} & set(asked):
         prompt, answer = sources.conversation(asked)
         if answer is not None:

@@ -40,6 +40,7 @@ class Slots:
         if self.read is not None:
             self.read.append((keys, values))
             return keys, values
+        self._allocate(layer, keys, values)
         self.keys[layer][self.row, :, self.position] = keys[:, :, 0]
         self.values[layer][self.row, :, self.position] = values[:, :, 0]
         active = len(self.row)
@@ -49,13 +50,16 @@ class Slots:
         """Copy what was read to the rows from `first` on; `source` names the prompt of each."""
         assert self.read is not None
         for layer, (keys, values) in enumerate(self.read):
-            if layer == len(self.keys):
-                for store, given in ((self.keys, keys), (self.values, values)):
-                    store.append(given.new_zeros(self.rows, given.shape[1], self.length, given.shape[3]))
+            self._allocate(layer, keys, values)
             rows, width = slice(first, first + len(source)), keys.shape[2]
             self.keys[layer][rows, :, :width] = keys[source]
             self.values[layer][rows, :, :width] = values[source]
         self.read = None
+
+    def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if layer == len(self.keys):
+            for store, given in ((self.keys, keys), (self.values, values)):
+                store.append(given.new_zeros(self.rows, given.shape[1], self.length, given.shape[3]))
 
     def move(self, source: int, target: int, length: int) -> None:
         for store in (*self.keys, *self.values):
@@ -91,16 +95,9 @@ class HFSampler:
         slots = Slots(self.rows, longest + self.limit)
         active: list[Row] = []
         while queue or active:
-            if queue and self.rows - len(active) >= max(1, self.rows // REFILL if active else 1):
-                logits = self._admit(queue, active, slots)
-                fresh = len(logits)
-            else:
-                logits, fresh = self._step(active, slots), len(active)
-            rows = active[-fresh:]
-            tokens, logprobs = self._choose(logits, rows)
-            for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-                row.tokens.append(token)
-                row.logprob += logprob
+            if queue and (not active or self.rows - len(active) >= max(1, self.rows // REFILL)):
+                self._admit(queue, active, slots)
+            self._step(active, slots)
             for row in self._retire(active, slots):
                 reason = "stop" if row.tokens[-1] in self.stops else "length"
                 done = finished[row.request.id]
@@ -108,8 +105,8 @@ class HFSampler:
                 if len(done) == len(row.request.temperatures):
                     yield row.request, [done[i] for i in range(len(done))]
 
-    def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> torch.Tensor:
-        """Read the next prompts, give their candidates places: logits (new rows, vocabulary) of their first token."""
+    def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> None:
+        """Give the next candidates places, and read their prompts but for the last token: each prompt once."""
         prompts: list[Request] = []
         source: list[int] = []
         first = len(active)
@@ -122,37 +119,31 @@ class HFSampler:
             queue.popleft()
             source.append(len(prompts) - 1)
             active.append(Row(request, index, self._noise(request, index)))
-        width = max(len(p.token_ids) for p in prompts)
+        width = max(len(p.token_ids) for p in prompts) - 1
+        if width == 0:
+            return
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for i, prompt in enumerate(prompts):
-            ids[i, : len(prompt.token_ids)] = torch.tensor(prompt.token_ids)
+            ids[i, : len(prompt.token_ids) - 1] = torch.tensor(prompt.token_ids[:-1])
         slots.read = []
-        positions = torch.arange(width, device=self.device)
-        hidden = self._forward(ids.to(self.device), positions[None], width, slots)
-        last = torch.tensor([len(p.token_ids) - 1 for p in prompts], device=self.device)
-        gather = torch.tensor(source, device=self.device)
-        slots.fill(first, gather)
-        logits: torch.Tensor = self.model.get_output_embeddings()(hidden[torch.arange(len(prompts)), last])
-        return logits[gather]
+        positions = torch.arange(width, device=self.device)[None]
+        mask = masks(self.model, positions, width)
+        options = {"position_ids": positions, "attention_mask": mask, "past_key_values": slots, "use_cache": True}
+        self.model.base_model(input_ids=ids.to(self.device), **options)
+        slots.fill(first, torch.tensor(source, device=self.device))
 
-    def _step(self, active: list[Row], slots: Slots) -> torch.Tensor:
-        """Logits (rows, vocabulary) of every row's next token."""
-        positions = torch.tensor(
-            [len(row.request.token_ids) + len(row.tokens) - 1 for row in active], device=self.device
-        )
+    def _step(self, active: list[Row], slots: Slots) -> None:
+        """Every row's next token: the one after its last, or after its prompt."""
+        positions = torch.tensor([len(r.request.token_ids) + len(r.tokens) - 1 for r in active], device=self.device)
         slots.row, slots.position = torch.arange(len(active), device=self.device), positions
         slots.end = int(positions.max()) + 1
-        ids = torch.tensor([[row.tokens[-1]] for row in active], device=self.device)
-        hidden = self._forward(ids, positions[:, None], slots.end, slots)
-        return self.model.get_output_embeddings()(hidden[:, -1])  # type: ignore[no-any-return]
-
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, end: int, slots: Slots) -> torch.Tensor:
-        """Hidden states (rows, tokens, width); token t of a row attends to what lies at or before its position."""
-        mask = masks(self.model, positions, end)
-        output = self.model.base_model(
-            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=slots, use_cache=True
-        )
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        ids = torch.tensor([(r.tokens or r.request.token_ids)[-1:] for r in active], device=self.device)
+        mask = masks(self.model, positions[:, None], slots.end)
+        options = {"position_ids": positions[:, None], "attention_mask": mask, "past_key_values": slots}
+        logits = self.model(input_ids=ids, use_cache=True, **options).logits[:, -1]
+        for row, token, logprob in zip(active, *self._choose(logits, active), strict=True):
+            row.tokens.append(token)
+            row.logprob += logprob
 
     def _noise(self, request: Request, index: int) -> torch.Tensor:
         """Gumbel noise for every step of a candidate, from the content of its request alone."""

@@ -1,0 +1,70 @@
+"""Scoring: the fused head gives the model's own log-probs and gradients, from the positions that count alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from trl.trainer import utils as trl_utils
+
+from stages.config import Precision
+from stages.errors import UserError
+from stages.models import add_scoring, device_of, load_model, save_model, token_log_probs
+
+
+@pytest.fixture
+def folder(built: Path) -> Path:
+    return next((built / "sft").glob("*/model"))
+
+
+def test_log_probs_are_the_models_own_whatever_the_company(folder: Path) -> None:
+    plain, scoring = load_model(folder), add_scoring(load_model(folder))
+    sequences = [([5, 6, 7], [8, 9]), ([10], [11, 12, 13, 14]), ([15, 16, 17, 18, 19, 20], [21])]
+    together = token_log_probs(scoring, sequences, 3, Precision.fp32)
+    for (prompt, completion), found in zip(sequences, together, strict=True):
+        with torch.no_grad():
+            logits = plain(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+        assert found == pytest.approx(token_log_probs(scoring, [(prompt, completion)], 3, Precision.fp32)[0], abs=1e-5)
+
+
+def test_the_fused_head_projects_what_is_trained_and_trains_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps watch over the private switch of TRL's that `models.score_trained_tokens_only` sets."""
+    ids = torch.arange(20, 52).view(2, 16)
+    labels = ids.clone()
+    labels[:, :12] = -100
+    plain, fused = load_model(folder), add_scoring(load_model(folder))
+    logits = plain(ids).logits[:, :-1].flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten()).backward()
+
+    projected = []
+    kernel = trl_utils._ChunkedLogProbFunction.apply
+
+    def counted(hidden: torch.Tensor, *rest: object) -> object:
+        projected.append(len(hidden))
+        return kernel(hidden, *rest)
+
+    monkeypatch.setattr(trl_utils._ChunkedLogProbFunction, "apply", counted)
+    fused(input_ids=ids, labels=labels, use_cache=False, fused_lm_head=True).loss.backward()
+    assert projected == [int((labels[:, 1:] != -100).sum())]
+    for (name, ours), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-6), name
+
+
+def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    model.lm_head.weight.data[3, 3] = float("nan")
+    with pytest.raises(UserError, match="with values that are not finite"):
+        save_model(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_device_that_is_not_there_is_told() -> None:
+    if torch.cuda.is_available():
+        assert device_of("auto").type == "cuda"
+    else:
+        assert device_of("auto").type == "cpu"
+        with pytest.raises(UserError, match="sees no CUDA device"):
+            device_of("cuda")
