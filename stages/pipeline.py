@@ -74,14 +74,13 @@ def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[s
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
             stage = importlib.import_module(f"stages.{MODULES.get(node.stage, node.stage)}")
-            given = store.digests(node)
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             with tracking.track(tracker, node, store.root) as run:
                 work = Work(folder, run.log)
                 attempts = provenance.begin(work, run.id)
                 metrics = stage.run(node.config, inputs, work)
                 record = provenance.end(attempts, node, overrides, metrics, work.warnings)
-                run.published(store.folder(node), store.publish(node, given, record))
+                run.published(store.folder(node), store.publish(node, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
     store.link_latest(targets)
 

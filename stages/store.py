@@ -145,10 +145,21 @@ class Store:
             if self.find(node):
                 yield None
             else:
-                (self.partial(node) / SCRATCH).mkdir(parents=True, exist_ok=True)
-                yield self.partial(node)
+                yield self._begin(node)
         finally:
             os.close(descriptor)
+
+    def _begin(self, node: Node) -> Path:
+        """The partial folder, with what an earlier attempt left if its inputs held the same."""
+        partial, digests = self.partial(node), self.digests(node)
+        begun = partial / SCRATCH / "inputs.json"
+        if not begun.exists() or json.loads(begun.read_text()) != digests:
+            shutil.rmtree(partial, ignore_errors=True)
+            begun.parent.mkdir(parents=True)
+            draft = begun.with_suffix(".draft")
+            draft.write_text(json.dumps(digests))
+            draft.replace(begun)
+        return partial
 
     def digests(self, node: Node) -> dict[str, str]:
         """What a node's inputs hold now, by role."""
@@ -157,14 +168,15 @@ class Store:
             raise UserError(f"{node}: its input {node.inputs[gone[0]]} was removed meanwhile. Run the command again.")
         return {role: manifest["digest"] for role, manifest in found.items() if manifest}
 
-    def publish(self, node: Node, given: dict[str, str], record: Manifest) -> Manifest:
+    def publish(self, node: Node, record: Manifest) -> Manifest:
         """Write the manifest, make everything durable, and rename the partial folder into place. Needs the lock.
 
         What lies under `scratch/` (checkpoints, shards) serves a resume only and is not published.
 
         Raises:
-            UserError: where an input no longer holds what it did when the stage began (`given`).
+            UserError: where an input no longer holds what it did when the stage began.
         """
+        given = json.loads((self.partial(node) / SCRATCH / "inputs.json").read_text())
         if self.digests(node) != given:
             raise UserError(f"{node}: an input was built again while this ran. Run the command again.")
         partial = self.partial(node)

@@ -116,13 +116,19 @@ def test_every_command_that_is_shown_builds_its_node(chain: Chain) -> None:
         assert settings(*words[2:], f"rebuild={node.stage}").stage == node.stage
 
 
-def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing(chain: Chain) -> None:
+def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_begun_is_dropped(chain: Chain) -> None:
     store, node = Store(chain.root), nodes(chain.root)["pairs"]
-    given = store.digests(node)
+    shutil.rmtree(store.folder(node))
     manifest = store.folder(node.inputs["judged"]) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
-    with pytest.raises(UserError, match="an input was built again while this ran"):
-        store.publish(node, given, {})
+    with store.claim(node) as folder:
+        assert folder is not None
+        (folder / "half").touch()
+        manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
+        with pytest.raises(UserError, match="an input was built again while this ran"):
+            store.publish(node, {})
+    with store.claim(node) as folder:
+        assert folder is not None
+        assert not (folder / "half").exists(), "it was made from what the input held before"
 
 
 def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:

@@ -26,7 +26,7 @@ def publish(store: Store, node: Node, content: str = "x") -> None:
     with store.claim(node) as folder:
         assert folder is not None
         (folder / "product").write_text(content)
-        store.publish(node, store.digests(node), {"ended": time.time(), "metrics": {}})
+        store.publish(node, {"ended": time.time(), "metrics": {}})
 
 
 def test_runtime_does_not_change_a_fingerprint(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_publishing_leaves_a_whole_node_and_no_scratch(tmp_path: Path) -> None:
         (folder / "product").write_text("x")
         assert store.find(node) is None
         assert store.state(node) == "resumable"
-        store.publish(node, store.digests(node), {"ended": time.time(), "metrics": {}})
+        store.publish(node, {"ended": time.time(), "metrics": {}})
     manifest = store.find(node)
     assert manifest is not None
     assert list(manifest["files"]) == ["product"]
@@ -164,7 +164,7 @@ def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
         with store.claim(node) as folder:
             assert folder is not None
             Work(folder, lambda metrics, step: None).log({"loss": value}, 1)
-            digests.append(store.publish(node, store.digests(node), {"ended": time.time(), "metrics": {}})["digest"])
+            digests.append(store.publish(node, {"ended": time.time(), "metrics": {}})["digest"])
         store.folder(node).rename(tmp_path / f"aside-{value}")
     assert digests[0] == digests[1]
 
