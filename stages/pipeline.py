@@ -19,7 +19,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 1, "data": 1, "sft": 1, "sample": 1, "label": 1, "pairs": 1, "reference": 1, "dpo": 1}
+VERSIONS = {"base": 1, "data": 2, "sft": 1, "sample": 1, "label": 2, "pairs": 1, "reference": 1, "dpo": 1}
 VERSIONS |= {"answer": 1, "eval": 1, "report": 1}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>

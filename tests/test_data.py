@@ -27,8 +27,9 @@ def work(folder: Path) -> Work:
 
 def test_there_are_enough_families() -> None:
     families = known_families()
-    assert len(families) >= 14
-    assert sum(f.unseen for f in families.values()) >= 3
+    assert len(families) >= 36
+    assert len({f.kind for f in families.values()}) >= 10
+    assert sum(f.unseen for f in families.values()) >= 12
     assert all(len(f.phrasings) >= 6 for f in families.values())
 
 

@@ -38,15 +38,27 @@ FAMILIES: dict[str, Family] = {}
 
 
 def family(
-    kind: str, *phrasings: str, unseen: bool = False
+    kind: str, phrasings: str, unseen: bool = False
 ) -> Callable[[Callable[[random.Random], Instance]], Callable[[random.Random], Instance]]:
-    """Register the decorated function as a family. `unseen=True` keeps it out of training altogether."""
+    """Register the decorated function as a family.
+
+    Args:
+        kind: the group it is shown under.
+        phrasings: one per line, " | " for a blank line; the last is kept out of training.
+        unseen: keeps the family out of training altogether.
+    """
+    forms = tuple(line.strip().replace(" | ", "\n\n") for line in phrasings.strip().splitlines())
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
-        FAMILIES[make.__name__] = Family(make.__name__, kind, phrasings, unseen, make)
+        FAMILIES[make.__name__] = Family(make.__name__, kind, forms, unseen, make)
         return make
 
     return register
+
+
+def one_of(options: list[str], right: str) -> list[Check]:
+    """Checks of an answer that must be one of some words: that it is one, and the right one."""
+    return [Check("one_of", {"options": options}), Check("equals", {"text": right})]
 
 
 def known_families() -> dict[str, Family]:

@@ -4,27 +4,34 @@ import random
 
 NAMES = (
     "Ada Amir Bela Carmen Chidi Clara Dmitri Elena Farid Greta Hana Hugo Ines Ivan Jonas Kofi Lena Lucia Marek Mina "
-    "Nadia Noor Olga Omar Paula Petra Quinn Rafael Rosa Samir Sofia Tara Tomas Uma Vera Viktor Wanda Yara Yusuf Zoe"
+    "Nadia Noor Olga Omar Paula Petra Quinn Rafael Rosa Samir Tara Tomas Uma Vera Viktor Wanda Yara Yusuf Zoe"
 ).split()
 CITIES = (
     "Accra Athens Bergen Bogota Cairo Cork Dakar Delhi Dublin Geneva Hanoi Helsinki Izmir Jakarta Kyoto Lagos Lima "
-    "Lisbon Lyon Madrid Malmo Milan Nairobi Oslo Porto Prague Quito Riga Seoul Sofia Tallinn Tunis Turin Vienna Warsaw"
+    "Lisbon Lyon Madrid Malmo Milan Nairobi Oslo Porto Prague Quito Riga Seoul Tallinn Tunis Turin Vienna Warsaw"
 ).split()
-FRUITS = "apple banana cherry fig grape kiwi lemon lime mango melon olive orange papaya peach pear plum quince".split()
-ANIMALS = (
-    "badger bear camel crow deer dove eagle falcon fox goat hare heron horse lion lynx otter owl seal wolf".split()
-)
+FRUITS = "apple banana cherry fig grape kiwi lemon lime mango melon olive papaya peach pear plum quince".split()
+ANIMALS = "badger bear camel crow deer dove eagle falcon fox goat hare heron horse lion lynx otter owl seal".split()
 COLOURS = "amber azure beige black blue brown crimson gold green grey indigo ivory orange pink purple red teal".split()
 TOOLS = "anvil bolt brush chisel clamp drill file hammer ladder lathe mallet nail pliers rasp ruler saw wrench".split()
-FURNITURE = (
-    "armchair bed bench bookcase cabinet chair cupboard desk dresser lamp mirror shelf sofa stool table".split()
-)
+FURNITURE = "armchair bed bench bookcase cabinet chair cupboard desk dresser lamp mirror shelf sofa stool".split()
 PLANTS = "acacia aster basil cedar clover daisy fern ivy lily maple mint moss oak pine poppy rose sage tulip".split()
-NOUNS = {"fruit": FRUITS, "animal": ANIMALS, "colour": COLOURS, "tool": TOOLS, "furniture": FURNITURE, "plant": PLANTS}
+JOBS = "baker barber builder butcher cook dentist doctor driver farmer gardener judge nurse painter pilot".split()
+CLOTHES = "apron belt blouse boot cap cloak coat glove hat jacket scarf shirt shoe skirt sock sweater".split()
+NOUNS = {
+    "fruit": FRUITS,
+    "animal": ANIMALS,
+    "colour": COLOURS,
+    "tool": TOOLS,
+    "furniture": FURNITURE,
+    "plant": PLANTS,
+    "job": JOBS,
+    "clothing": CLOTHES,
+}
 OBJECTS = (
-    "basket bell blanket book bottle box bridge camera candle carpet clock coat coin compass cup door drum engine "
-    "envelope flag garden gate guitar hat helmet jar kettle key kite letter map medal mill notebook paddle painting "
-    "parcel pen piano pillow pocket radio ring rope scarf ship shirt spoon statue suitcase telescope tent ticket "
+    "basket bell blanket book bottle box bridge camera candle carpet clock coin compass cup door drum engine "
+    "envelope flag garden gate guitar helmet jar kettle key kite letter map medal mill notebook paddle painting "
+    "parcel pen piano pillow pocket radio ring rope ship spoon statue suitcase telescope tent ticket "
     "trumpet umbrella vase violin wagon wallet whistle window"
 ).split()
 ADJECTIVES = (
@@ -50,6 +57,7 @@ TIMES = (
     "after lunch|before dawn|during the storm|every morning|last night|last summer|last week|on Friday|on Monday|"
     "on Sunday|this morning|two days ago|yesterday"
 ).split("|")
+RELATIVES = "aunt brother cousin father friend mother neighbour sister teacher uncle".split()
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
 NUMBERS += "sixteen seventeen eighteen nineteen twenty".split()
 
@@ -57,17 +65,6 @@ NUMBERS += "sixteen seventeen eighteen nineteen twenty".split()
 def article(noun_phrase: str) -> str:
     """`an old book`, `a new book`."""
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
-
-
-def sentence(rng: random.Random) -> str:
-    """A plain past-tense sentence of 6 to 12 words, without its full stop."""
-    thing = article(f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}")
-    subject = rng.choice([rng.choice(NAMES), f"The {rng.choice(ANIMALS)}", f"My {rng.choice(RELATIVES)}"])
-    ending = rng.choice([rng.choice(PLACES), rng.choice(TIMES), f"{rng.choice(PLACES)} {rng.choice(TIMES)}"])
-    return f"{subject} {rng.choice(list(VERBS.values()))} {thing} {ending}"
-
-
-RELATIVES = "aunt brother cousin father friend mother neighbour sister teacher uncle".split()
 
 
 def items(rng: random.Random, low: int, high: int) -> list[str]:
@@ -78,3 +75,32 @@ def items(rng: random.Random, low: int, high: int) -> list[str]:
 def listed(words: list[str]) -> str:
     """`a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def phrase(rng: random.Random) -> str:
+    """Two to four words in small letters."""
+    thing = f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}"
+    return rng.choice([thing, f"the {thing}", f"{thing} and {rng.choice(OBJECTS)}", article(thing)])
+
+
+def sentence(rng: random.Random) -> str:
+    """A plain sentence of four to ten words, without its full stop; one of a dozen frames."""
+    name, other, animal = rng.choice(NAMES), rng.choice(NAMES), rng.choice(ANIMALS)
+    thing, place, time = rng.choice(OBJECTS), rng.choice(PLACES), rng.choice(TIMES)
+    adjective, verb = rng.choice(ADJECTIVES), rng.choice(list(VERBS.values()))
+    return rng.choice(
+        [
+            f"{name} {verb} {article(f'{adjective} {thing}')} {time}",
+            f"{name} {verb} the {thing} {place}",
+            f"The {animal} sleeps {place}",
+            f"My {rng.choice(RELATIVES)} {verb} {article(thing)} {time}",
+            f"There is {article(f'{adjective} {thing}')} {place}",
+            f"We met {name} {place}",
+            f"{name} lives in {rng.choice(CITIES)} with {other}",
+            f"The {thing} is {adjective} and {rng.choice(COLOURS)}",
+            f"Nobody {verb} the {thing} {time}",
+            f"The shop sells {rng.choice(FRUITS)} and {rng.choice(FRUITS)} juice",
+            f"I saw {article(animal)} {place} {time}",
+            f"{name} works as {article(rng.choice(JOBS))} in {rng.choice(CITIES)}",
+        ]
+    )

@@ -37,7 +37,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "capitalised": lambda answer: (
         bool(answer) and all(w[0].isupper() and w[1:] == w[1:].lower() for w in answer.split())
     ),
-    "contains": lambda answer, word: word in words(answer),
+    "contains": lambda answer, text: text in answer,
+    "lacks": lambda answer, text: text not in answer,
+    "starts_with": lambda answer, text: answer.startswith(text),
     "ends_with": lambda answer, text: answer.endswith(text),
     "same_words": lambda answer, words: sorted(re.findall(r"\w+", answer)) == sorted(words),
     "word_count": lambda answer, count: len(answer.split()) == count,

@@ -1,1 +1,1 @@
-"""Task families, one module per kind of task. `stages/data/tasks.py` says what a family is."""
+"""Task families, a module for each group of kinds. `tasks.known_families` imports whatever lies here."""

@@ -1,51 +1,136 @@
-"""Letter case."""
+"""Letter case, quotation marks and brackets, separators."""
 
 import random
 
 from stages.data.tasks import Instance, family
-from stages.data.words import sentence
+from stages.data.words import items, phrase, sentence
 from stages.records import Check
 
 
 @family(
     "case",
-    "Rewrite this sentence in capital letters: {text}",
-    "Put the following into all caps.\n\n{text}",
-    "Please write in upper case only: {text}",
-    "{text}\n\nReturn the sentence above with every letter capitalised.",
-    'Convert to uppercase: "{text}"',
-    "I need this shouted, so make all its letters big: {text}",
+    """
+    Rewrite in capital letters: {text}
+    Put the following into all caps. | {text}
+    Please write in upper case only: {text}
+    {text} | Return the words above with every letter capitalised.
+    Convert to uppercase: "{text}"
+    I need this shouted, so make all its letters big: {text}
+    """,
 )
 def uppercase(rng: random.Random) -> Instance:
-    text = sentence(rng) + "."
+    text = phrase(rng)
     return Instance({"text": text}, text.upper(), [Check("upper"), Check("equals", {"text": text.upper()})])
 
 
 @family(
     "case",
-    "Rewrite this in small letters: {text}",
-    "Make the following all lower case.\n\n{text}",
-    "{text}\n\nGive me that line without any capital letters.",
-    'Convert to lowercase: "{text}"',
-    "Please turn this into lower-case text: {text}",
-    "Stop shouting. Say the same thing in small letters only: {text}",
+    """
+    Rewrite in small letters: {text}
+    Make the following all lower case. | {text}
+    {text} | Give me that without any capital letters.
+    Convert to lowercase: "{text}"
+    Please turn this into lower-case text: {text}
+    Stop shouting. Say the same thing in small letters only: {text}
+    """,
 )
 def lowercase(rng: random.Random) -> Instance:
-    text = sentence(rng).upper() + "."
+    text = phrase(rng).upper()
     return Instance({"text": text}, text.lower(), [Check("lower"), Check("equals", {"text": text.lower()})])
 
 
 @family(
     "case",
-    "Write this as a title, with a capital at the start of every word: {text}",
-    "Capitalise the first letter of each word: {text}",
-    "{text}\n\nTurn the line above into title case.",
-    "Give every word in this line an initial capital: {text}",
-    "Title case, please: {text}",
-    "This will be a headline. Begin each of its words with a big letter: {text}",
+    """
+    Write this as a title, with a capital at the start of every word: {text}
+    Capitalise the first letter of each word: {text}
+    {text} | Turn the line above into title case.
+    Give every word in this line an initial capital: {text}
+    Title case, please: {text}
+    This will be a headline. Begin each of its words with a big letter: {text}
+    """,
     unseen=True,
 )
 def title_case(rng: random.Random) -> Instance:
-    text = sentence(rng).lower()
+    text = phrase(rng)
     title = " ".join(word.capitalize() for word in text.split())
     return Instance({"text": text}, title, [Check("capitalised"), Check("equals", {"text": title})])
+
+
+@family(
+    "punctuation",
+    """
+    End this sentence with {name}: {text}
+    Add {name} at the end of: {text}
+    {text} | Copy the line above and close it with {name}.
+    Finish the following with {name}. | {text}
+    Punctuate with {name}: {text}
+    The last sign is missing here; it should be {name}: {text}
+    """,
+)
+def end_mark(rng: random.Random) -> Instance:
+    name, mark = rng.choice([("a question mark", "?"), ("an exclamation mark", "!"), ("a full stop", ".")])
+    text = sentence(rng)
+    return Instance(
+        {"text": text, "name": name},
+        text + mark,
+        [Check("ends_with", {"text": mark}), Check("equals", {"text": text + mark})],
+    )
+
+
+@family(
+    "punctuation",
+    """
+    Put double quotes around: {text}
+    Write this in double quotation marks: {text}
+    {text} | Repeat that line inside double quotes.
+    Quote the following. | {text}
+    Surround with " on both sides: {text}
+    Somebody said this. Show it as direct speech, nothing but the words in double quotes: {text}
+    """,
+)
+def quoted(rng: random.Random) -> Instance:
+    text = rng.choice([phrase(rng), sentence(rng) + "."])
+    return Instance(
+        {"text": text}, f'"{text}"', [Check("starts_with", {"text": '"'}), Check("equals", {"text": f'"{text}"'})]
+    )
+
+
+@family(
+    "punctuation",
+    """
+    Put square brackets around: {text}
+    Write this in square brackets: {text}
+    {text} | Repeat that line inside square brackets.
+    Bracket the following with [ and ]. | {text}
+    Surround with square brackets: {text}
+    In my notes, asides stand between [ and ]. Make this an aside: {text}
+    """,
+    unseen=True,
+)
+def bracketed(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    return Instance(
+        {"text": text}, f"[{text}]", [Check("starts_with", {"text": "["}), Check("equals", {"text": f"[{text}]"})]
+    )
+
+
+@family(
+    "punctuation",
+    """
+    Separate these with semicolons instead of commas: {text}
+    Replace the commas by semicolons: {text}
+    {text} | Write the list above with ; where there is a comma.
+    Use semicolons between the items: {text}
+    Change , to ; in: {text}
+    My spreadsheet splits at semicolons. Prepare this line for it: {text}
+    """,
+)
+def semicolons(rng: random.Random) -> Instance:
+    words = items(rng, 3, 5)
+    reference = "; ".join(words)
+    return Instance(
+        {"text": ", ".join(words)},
+        reference,
+        [Check("contains", {"text": ";"}), Check("equals", {"text": reference})],
+    )

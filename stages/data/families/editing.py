@@ -1,65 +1,147 @@
-"""Rewriting and editing, endings, several constraints at once."""
+"""Rewriting and editing, beginnings and endings."""
 
 import random
 
 from stages.data.tasks import Instance, family
-from stages.data.words import ADJECTIVES, NAMES, NUMBERS, OBJECTS, PLACES, VERBS, items, sentence
+from stages.data.words import ADJECTIVES, ANIMALS, FRUITS, NAMES, OBJECTS, PLACES, TOOLS, VERBS, phrase, sentence
 from stages.records import Check
 
 
 @family(
     "edit",
-    'Replace the word "{old}" with "{new}" and change nothing else: {text}',
-    'Swap "{old}" for "{new}": {text}',
-    '{text}\n\nRewrite this with "{new}" instead of "{old}".',
-    'In this sentence, put "{new}" where "{old}" stands: {text}',
-    'Substitute "{new}" for "{old}" here: {text}',
-    'Somebody wrote "{old}" and meant "{new}". Correct the sentence: {text}',
+    """
+    Replace the word "{old}" with "{new}" and change nothing else: {text}
+    Swap "{old}" for "{new}": {text}
+    {text} | Rewrite this with "{new}" instead of "{old}".
+    In this sentence, put "{new}" where "{old}" stands: {text}
+    Substitute "{new}" for "{old}" here: {text}
+    Somebody wrote "{old}" and meant "{new}". Correct the sentence: {text}
+    """,
 )
 def replace_word(rng: random.Random) -> Instance:
     old, new = rng.sample(OBJECTS, 2)
-    text = f"{rng.choice(NAMES)} {rng.choice(list(VERBS.values()))} the {old} {rng.choice(PLACES)}."
-    reference = text.replace(f"the {old}", f"the {new}")
+    text = rng.choice(
+        [
+            f"{rng.choice(NAMES)} {rng.choice(list(VERBS.values()))} the {old} {rng.choice(PLACES)}.",
+            f"Where is my {old}?",
+            f"The {old} stands {rng.choice(PLACES)}.",
+            f"Nobody has seen the {old} today.",
+            f"{rng.choice(NAMES)} would like a new {old}.",
+        ]
+    )
+    reference = text.replace(f" {old}", f" {new}", 1)
     return Instance(
         {"old": old, "new": new, "text": text},
         reference,
-        [Check("contains", {"word": new}), Check("equals", {"text": reference})],
+        [Check("contains", {"text": new}), Check("equals", {"text": reference})],
     )
 
 
 @family(
     "edit",
-    "Put this sentence into the past tense: {text}",
-    "Rewrite in the past tense: {text}",
-    "{text}\n\nSay this as something that already happened.",
-    "Change the verb to the past tense: {text}",
-    "Past tense, please: {text}",
-    "Imagine that this was years ago, and write the sentence again: {text}",
+    """
+    Put this sentence into the past tense: {text}
+    Rewrite in the past tense: {text}
+    {text} | Say this as something that already happened.
+    Change the verb to the past tense: {text}
+    Past tense, please: {text}
+    Imagine that this was years ago, and write the sentence again: {text}
+    """,
 )
 def past_tense(rng: random.Random) -> Instance:
     verb, past = rng.choice(sorted(VERBS.items()))
-    people = f"{rng.choice(NAMES)} and {rng.choice(NAMES)}"
-    rest = f"the {rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)} {rng.choice(PLACES)}."
-    reference = f"{people} {past} {rest}"
+    subject = rng.choice([f"{rng.choice(NAMES)} and {rng.choice(NAMES)}", "They", "We", "I", "The children"])
+    rest = rng.choice(
+        [f"the {rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}.", f"the {rng.choice(OBJECTS)} {rng.choice(PLACES)}."]
+    )
+    reference = f"{subject} {past} {rest}"
     return Instance(
-        {"text": f"{people} {verb} {rest}"},
+        {"text": f"{subject} {verb} {rest}"},
         reference,
-        [Check("contains", {"word": past}), Check("equals", {"text": reference})],
+        [Check("contains", {"text": past}), Check("equals", {"text": reference})],
     )
 
 
 @family(
+    "edit",
+    """
+    Write the plural of: {text}
+    More than one {text}: which word is it? One word.
+    {text} | Plural, please. One word.
+    Give the plural form of "{text}".
+    One {text}, two what? Answer with the word.
+    I have one {text} and get another. What do I have two of? One word.
+    """,
+)
+def plural(rng: random.Random) -> Instance:
+    odd = {"mouse": "mice", "child": "children", "foot": "feet", "tooth": "teeth", "goose": "geese", "man": "men"}
+    odd |= {"cherry": "cherries", "peach": "peaches", "fox": "foxes", "box": "boxes", "city": "cities", "bus": "buses"}
+    regular = [w for w in FRUITS + ANIMALS + TOOLS + OBJECTS if w[-1] not in "shxyo" and w not in odd]
+    word = rng.choice([rng.choice(regular), rng.choice(regular), rng.choice(sorted(odd))])
+    reference = odd.get(word, f"{word}s")
+    reference = {"deer": "deer", "knife": "knives", "watch": "watches"}.get(word, reference)
+    return Instance(
+        {"text": word}, reference, [Check("word_count", {"count": 1}), Check("equals", {"text": reference})]
+    )
+
+
+@family(
+    "edit",
+    """
+    Remove the word "{word}" and keep the rest as it is: {text}
+    Delete "{word}" from: {text}
+    {text} | Write this again without "{word}".
+    Leave out "{word}": {text}
+    Drop the word "{word}" here: {text}
+    One word is too much, namely "{word}". Give me the sentence without it: {text}
+    """,
+    unseen=True,
+)
+def remove_word(rng: random.Random) -> Instance:
+    word = rng.choice(ADJECTIVES)
+    text = f"The {word} {rng.choice(OBJECTS)} stands {rng.choice(PLACES)}."
+    reference = text.replace(f" {word}", "", 1)
+    return Instance(
+        {"word": word, "text": text},
+        reference,
+        [Check("lacks", {"text": word}), Check("equals", {"text": reference})],
+    )
+
+
+@family(
+    "edit",
+    """
+    Fix the spelling of this word: {text}
+    Correct the word: {text}
+    {text} | Two letters changed places. Write the word as it should be.
+    How is this spelled right? {text}
+    Spelling mistake, one word: {text}
+    My keyboard mixed up two letters of this word. Which word did I mean? {text}
+    """,
+)
+def spelling(rng: random.Random) -> Instance:
+    words = [w for w in FRUITS + ANIMALS + TOOLS + OBJECTS if len(w) >= 5]
+    word = rng.choice(words)
+    places = [i for i in range(1, len(word) - 2) if word[i] != word[i + 1]]
+    place = rng.choice(places)
+    wrong = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+    return Instance({"text": wrong}, word, [Check("word_count", {"count": 1}), Check("equals", {"text": word})])
+
+
+@family(
     "ending",
-    'Repeat this sentence and then add, on the same line, the words "{ending}": {text}',
-    'Copy the sentence and finish with "{ending}": {text}',
-    '{text}\n\nWrite it again and end with "{ending}".',
-    'Say this once more, with "{ending}" at the end: {text}',
-    'Append "{ending}" to: {text}',
-    'Whatever you write must close with "{ending}"; before that, copy this: {text}',
+    """
+    Repeat this and then add, on the same line, the words "{ending}": {text}
+    Copy the sentence and finish with "{ending}": {text}
+    {text} | Write it again and end with "{ending}".
+    Say this once more, with "{ending}" at the end: {text}
+    Append "{ending}" to: {text}
+    Whatever you write must close with "{ending}"; before that, copy this: {text}
+    """,
 )
 def end_with(rng: random.Random) -> Instance:
-    endings = ["Over and out.", "That is all.", "End of message.", "Any questions?", "Thank you.", "Good night."]
-    text, ending = sentence(rng) + ".", rng.choice(endings)
+    endings = "Over and out.|That is all.|End of message.|Any questions?|Thank you.|Good night.|See you soon.|Please."
+    text, ending = sentence(rng) + ".", rng.choice(endings.split("|"))
     reference = f"{text} {ending}"
     return Instance(
         {"text": text, "ending": ending},
@@ -69,84 +151,42 @@ def end_with(rng: random.Random) -> Instance:
 
 
 @family(
-    "arithmetic",
-    "What is {a} plus {b}? Answer with the number as a word.",
-    "Add {a} and {b}. One word.",
-    "{a} + {b} = ? Spell the result.",
-    "Give the sum of {a} and {b} as a word.",
-    "Calculate {a} plus {b} and write the answer as a word.",
-    "I have {a} coins and find {b} more. How many are they now? Answer with one number word.",
+    "ending",
+    """
+    Begin with "{start}" and then copy this: {text}
+    Put "{start}" before: {text}
+    {text} | Write it again, starting with "{start}".
+    Say this once more, with "{start}" at the start: {text}
+    Prefix with "{start}": {text}
+    Greet first, with "{start}"; then repeat this: {text}
+    """,
+    unseen=True,
 )
-def add_words(rng: random.Random) -> Instance:
-    a, b = rng.randint(1, 9), rng.randint(1, 9)
-    forms = rng.choice([NUMBERS, [str(n) for n in range(21)]])
-    reference = NUMBERS[a + b]
+def start_with(rng: random.Random) -> Instance:
+    starts = "Dear all,|Hello,|Attention:|Good morning,|Listen:|News:|Dear team,|Reminder:"
+    text, start = sentence(rng) + ".", rng.choice(starts.split("|"))
+    reference = f"{start} {text}"
     return Instance(
-        {"a": forms[a], "b": forms[b]},
+        {"text": text, "start": start},
         reference,
-        [Check("one_of", {"options": NUMBERS}), Check("equals", {"text": reference})],
+        [Check("starts_with", {"text": start}), Check("equals", {"text": reference})],
     )
 
 
 @family(
-    "combined",
-    'Make a bullet list ("- ") of these, in capital letters: {text}',
-    "Bullets with a dash, every word in upper case: {text}",
-    "{text}\n\nGive these as dash bullets, all caps.",
-    'List in upper case, one per line, each after "- ": {text}',
-    "As an uppercase dash list: {text}",
-    "Two wishes: a dash before each of these on its own line, and big letters throughout: {text}",
+    "ending",
+    """
+    Write this twice, on two lines: {text}
+    Repeat on a second line: {text}
+    {text} | The same line two times, please.
+    Two copies, one below the other: {text}
+    Double this, each on its own line: {text}
+    I did not hear it the first time. Say it, and say it again on the next line: {text}
+    """,
 )
-def loud_bullets(rng: random.Random) -> Instance:
-    words = items(rng, 3, 5)
-    reference = "\n".join(f"- {word.upper()}" for word in words)
+def twice(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    reference = f"{text}\n{text}"
     return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("upper"), Check("bullet_count", {"count": len(words)}), Check("equals", {"text": reference})],
+        {"text": text}, reference, [Check("line_count", {"count": 2}), Check("equals", {"text": reference})]
     )
-
-
-@family(
-    "system",
-    "Which of these comes first in the alphabet: {text}?",
-    "Of {text}, which is first from A to Z?",
-    "Tell me the first in alphabetical order: {text}.",
-    "{text}: which one would a dictionary list first?",
-    "First alphabetically among {text}?",
-    "A librarian files these by name. What stands at the very front? {text}",
-)
-def system_one_word(rng: random.Random) -> Instance:
-    words = items(rng, 3, 3)
-    loud = rng.random() < 0.5
-    rule = "Answer with one word in capital letters." if loud else "Answer with one word in small letters."
-    reference = min(words).upper() if loud else min(words)
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [
-            Check("upper" if loud else "lower"),
-            Check("word_count", {"count": 1}),
-            Check("equals", {"text": reference}),
-        ],
-        before=[{"role": "system", "content": rule}],
-    )
-
-
-@family(
-    "follow_up",
-    "Now write that in capital letters.",
-    "Once more, all in upper case.",
-    "Say it again in capitals only.",
-    "Make that uppercase.",
-    "The same in all caps, please.",
-    "My eyes are bad. Could it have bigger letters, all of it?",
-)
-def then_uppercase(rng: random.Random) -> Instance:
-    words = items(rng, 2, 4)
-    text = ", ".join(sorted(words))
-    before = [
-        {"role": "user", "content": f"Sort from A to Z: {', '.join(words)}"},
-        {"role": "assistant", "content": text},
-    ]
-    return Instance({}, text.upper(), [Check("upper"), Check("equals", {"text": text.upper()})], before)

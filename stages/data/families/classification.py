@@ -1,0 +1,140 @@
+"""Classification with label words."""
+
+import random
+
+from stages.data.tasks import Instance, family, one_of
+from stages.data.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS
+
+
+@family(
+    "classify",
+    """
+    Is this a fruit, an animal or a tool? Answer with one of these words: {text}
+    Classify as fruit, animal or tool: {text}
+    {text} | fruit, animal or tool? One word.
+    Choose the right label (fruit, animal, tool) for: {text}
+    Label this word as fruit, animal or tool. {text}
+    Would you eat it, feed it or work with it? Say fruit, animal or tool: {text}
+    """,
+)
+def classify_noun(rng: random.Random) -> Instance:
+    kinds = ["fruit", "animal", "tool"]
+    kind = rng.choice(kinds)
+    word = rng.choice(NOUNS[kind])
+    text = rng.choice([word, word.capitalize(), f"the {word}", f"{word}s", f"my {word}", f"a box with one {word}"])
+    return Instance({"text": text}, kind, one_of(kinds, kind))
+
+
+@family(
+    "classify",
+    """
+    Is this a plant, a piece of furniture or a job? Answer plant, furniture or job: {text}
+    Classify as plant, furniture or job: {text}
+    {text} | plant, furniture or job? One word.
+    Choose the right label (plant, furniture, job) for: {text}
+    Label this word as plant, furniture or job. {text}
+    Do you water it, sit near it or earn money by it? Say plant, furniture or job: {text}
+    """,
+    unseen=True,
+)
+def classify_other(rng: random.Random) -> Instance:
+    kinds = ["plant", "furniture", "job"]
+    kind = rng.choice(kinds)
+    word = rng.choice(NOUNS[kind])
+    text = rng.choice([word, word.capitalize(), f"the {word}", f"{word}s", f"my {word}"])
+    return Instance({"text": text}, kind, one_of(kinds, kind))
+
+
+@family(
+    "classify",
+    """
+    Which word does not belong with the others? Answer with that word only: {text}
+    Find the odd one out: {text}
+    {text} | One of these is of another kind. Which? One word.
+    Name the word that does not fit: {text}
+    Odd one out, please: {text}
+    All but one of these are alike. Write the one that is not: {text}
+    """,
+    unseen=True,
+)
+def odd_one_out(rng: random.Random) -> Instance:
+    kinds = rng.sample(["fruit", "animal", "tool", "colour"], 2)
+    words = rng.sample([w for w in NOUNS[kinds[0]] if w not in NOUNS[kinds[1]]], 3)
+    odd = rng.choice([w for w in NOUNS[kinds[1]] if w not in NOUNS[kinds[0]]])
+    text = [*words, odd]
+    rng.shuffle(text)
+    return Instance({"text": ", ".join(text)}, odd, one_of(text, odd))
+
+
+SENTIMENTS = {
+    "positive": "I love the {item}.|The {item} works perfectly.|What a wonderful {item}!|Best {item} I ever had.|"
+    "I am so happy with this {item}.|The {item} was worth every penny.|This {item} made my day.|A lovely {item}.",
+    "negative": "I hate the {item}.|The {item} broke at once.|What an awful {item}!|Worst {item} I ever had.|"
+    "I am very unhappy with this {item}.|The {item} was a waste of money.|I sent the {item} back.|A useless {item}.",
+}
+
+
+@family(
+    "classify",
+    """
+    Is this review positive or negative? Answer with one word: {text}
+    Classify the sentiment as positive or negative: {text}
+    {text} | positive or negative? One word.
+    Label this review (positive, negative): {text}
+    Sentiment, positive or negative: {text}
+    Would the shop be glad to read this? Say positive if so, else negative: {text}
+    """,
+)
+def sentiment(rng: random.Random) -> Instance:
+    label = rng.choice(sorted(SENTIMENTS))
+    text = rng.choice(SENTIMENTS[label].split("|")).format(item=rng.choice(OBJECTS))
+    if rng.random() < 0.5:
+        text = f"{text} It is {rng.choice(COLOURS)}."
+    return Instance({"text": text}, label, one_of(sorted(SENTIMENTS), label))
+
+
+TOPICS = {
+    "sport": "The match ended {a} to {b}.|Her team won the cup after {a} years.|He ran {a} miles before the race.|"
+    "The goalkeeper saved {a} shots.|They trained {a} days for the final.",
+    "food": "Boil the rice for {a} minutes.|The soup needs {a} carrots and salt.|We baked {a} loaves of bread.|"
+    "Add {a} spoons of sugar to the dough.|The cafe serves {a} kinds of cake.",
+    "weather": "It will rain for {a} days.|The snow lies {a} inches deep.|Storms are expected at {a} o'clock.|"
+    "Tomorrow brings {a} hours of sun.|Fog closed the road for {a} hours.",
+}
+
+
+@family(
+    "classify",
+    """
+    What is this about: sport, food or weather? Answer with one of these words: {text}
+    Classify the topic as sport, food or weather: {text}
+    {text} | sport, food or weather? One word.
+    Choose the right topic (sport, food, weather) for: {text}
+    Topic, out of sport, food and weather: {text}
+    Under which heading would a newspaper print this, sport, food or weather? {text}
+    """,
+)
+def topic(rng: random.Random) -> Instance:
+    label = rng.choice(sorted(TOPICS))
+    text = rng.choice(TOPICS[label].split("|")).format(a=rng.randint(2, 60), b=rng.randint(1, 9))
+    return Instance({"text": text}, label, one_of(sorted(TOPICS), label))
+
+
+@family(
+    "classify",
+    """
+    Is this a question or a statement? Answer with one of these words: {text}
+    Classify as question or statement: {text}
+    {text} | question or statement? One word.
+    Label this sentence (question, statement): {text}
+    Say whether this is a question or a statement: {text}
+    Does the speaker want to know something (say question) or tell something (say statement)? {text}
+    """,
+)
+def question_or_statement(rng: random.Random) -> Instance:
+    name, item, city = rng.choice(NAMES), rng.choice(OBJECTS), rng.choice(CITIES)
+    asked = [f"Where is the {item}", f"Did {name} go to {city}", f"Who took the {item}", f"Is {name} in {city}"]
+    told = [f"The {item} is here", f"{name} went to {city}", f"{name} took the {item}", f"{name} is in {city}"]
+    label = rng.choice(["question", "statement"])
+    text = rng.choice(asked if label == "question" else told)
+    return Instance({"text": text}, label, one_of(["question", "statement"], label))

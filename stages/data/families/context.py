@@ -1,0 +1,99 @@
+"""Answers from a given text, or the word that it holds none."""
+
+import random
+
+from stages.data.tasks import Instance, family, one_of
+from stages.data.words import CITIES, COLOURS, NAMES, OBJECTS
+
+NOT_STATED = "not stated"
+
+
+@family(
+    "context",
+    """
+    Answer from the text with a single name, or say "not stated" if the text does not tell. | {text} | {question}
+    {text} | {question} Answer with one name, or "not stated".
+    Read this: {text} Now: {question} If it is not said, answer "not stated".
+    {question} Use only this text, and write "not stated" when it has no answer: {text}
+    Text: {text} | Question: {question} | Answer with a name or "not stated".
+    Trust nothing but this: {text} {question} A name will do, and "not stated" where there is none.
+    """,
+)
+def who_did_it(rng: random.Random) -> Instance:
+    people, things = rng.sample(NAMES, 2), rng.sample(OBJECTS, 3)
+    verbs = rng.sample(["bought", "found", "sold", "lost", "painted", "hid"], 2)
+    text = f"{people[0]} {verbs[0]} the {things[0]}. {people[1]} {verbs[1]} the {things[1]}."
+    asked = rng.choice([0, 1, 2])
+    if asked == 2:
+        question, reference = f"Who {rng.choice(verbs)} the {things[2]}?", NOT_STATED
+    else:
+        question, reference = f"Who {verbs[asked]} the {things[asked]}?", people[asked]
+    return Instance({"text": text, "question": question}, reference, one_of([*people, NOT_STATED], reference))
+
+
+@family(
+    "context",
+    """
+    Answer from the text with a city, or say "not stated" if the text does not tell. | {text} | {question}
+    {text} | {question} Answer with one city, or "not stated".
+    Read this: {text} Now: {question} If it is not said, answer "not stated".
+    {question} Use only this text, and write "not stated" when it has no answer: {text}
+    Text: {text} | Question: {question} | Answer with a city or "not stated".
+    You know only what stands here: {text} {question} A city, or "not stated" if that is not told.
+    """,
+)
+def where_from(rng: random.Random) -> Instance:
+    people, cities = rng.sample(NAMES, 3), rng.sample(CITIES, 2)
+    text = rng.choice(
+        [
+            f"{people[0]} lives in {cities[0]}. {people[1]} lives in {cities[1]}.",
+            f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.",
+            f"{cities[0]} is the home of {people[0]}, and {cities[1]} that of {people[1]}.",
+        ]
+    )
+    asked = rng.choice([0, 1, 2])
+    reference = NOT_STATED if asked == 2 else cities[asked]
+    question = f"Where does {people[asked]} live?"
+    return Instance({"text": text, "question": question}, reference, one_of([*cities, NOT_STATED], reference))
+
+
+@family(
+    "context",
+    """
+    Answer from the text with a colour, or say "not stated" if the text does not tell. | {text} | {question}
+    {text} | {question} Answer with one colour, or "not stated".
+    Read this: {text} Now: {question} If it is not said, answer "not stated".
+    {question} Use only this text, and write "not stated" when it has no answer: {text}
+    Text: {text} | Question: {question} | Answer with a colour or "not stated".
+    Nothing counts but this: {text} {question} One colour, or "not stated" where it is not told.
+    """,
+    unseen=True,
+)
+def which_colour(rng: random.Random) -> Instance:
+    things, colours = rng.sample(OBJECTS, 3), rng.sample(COLOURS, 2)
+    text = f"The {things[0]} is {colours[0]}. The {things[1]} is {colours[1]}."
+    asked = rng.choice([0, 1, 2])
+    reference = NOT_STATED if asked == 2 else colours[asked]
+    question = f"What colour is the {things[asked]}?"
+    return Instance({"text": text, "question": question}, reference, one_of([*colours, NOT_STATED], reference))
+
+
+@family(
+    "context",
+    """
+    Is this true according to the text? Answer yes or no. | {text} | {question}
+    {text} | {question} Yes or no?
+    Read: {text} Then say yes or no: {question}
+    {question} Answer yes or no, by this text alone: {text}
+    Text: {text} | Claim: {question} | yes or no?
+    A friend says: {question} You have read this: {text} Is your friend right, yes or no?
+    """,
+)
+def is_it_true(rng: random.Random) -> Instance:
+    things, colours = rng.sample(OBJECTS, 2), rng.sample(COLOURS, 2)
+    text = f"The {things[0]} is {colours[0]}. The {things[1]} is {colours[1]}."
+    about = rng.randrange(2)
+    reference = rng.choice(["yes", "no"])
+    said = colours[about] if reference == "yes" else colours[1 - about]
+    claim = f"The {things[about]} is {said}."
+    return Instance({"text": text, "question": claim}, reference, one_of(["yes", "no"], reference))

@@ -1,0 +1,165 @@
+"""Taking words, names, numbers and addresses out of a text."""
+
+import random
+
+from stages.data.tasks import Instance, family
+from stages.data.words import ANIMALS, CITIES, COLOURS, FRUITS, NAMES, OBJECTS, TOOLS, article, sentence
+from stages.records import Check
+
+
+@family(
+    "extract",
+    """
+    Which city is named here? Answer with the city only: {text}
+    Extract the name of the city: {text}
+    {text} | What city does this mention? Just its name.
+    Give me only the city from this text: {text}
+    Find the city: {text}
+    One place on the map is named in this. Which? Nothing but its name, please: {text}
+    """,
+)
+def extract_city(rng: random.Random) -> Instance:
+    name, city, other, item = rng.choice(NAMES), rng.choice(CITIES), rng.choice(NAMES), rng.choice(OBJECTS)
+    text = rng.choice(
+        [
+            f"{name} sent {article(item)} to {other}, who lives in {city}.",
+            f"After three years in {city}, {name} sold the {item}.",
+            f"The {item} that {name} found came from {city}.",
+            f"{name} and {other} met at a fair in {city}, where {name} bought {article(item)}.",
+            f"The train to {city} was late, so {name} read a book about the {item}.",
+        ]
+    )
+    return Instance({"text": text}, city, [Check("word_count", {"count": 1}), Check("equals", {"text": city})])
+
+
+@family(
+    "extract",
+    """
+    Who is this about? Answer with the name only: {text}
+    Extract the person's name: {text}
+    {text} | Whose name is that? Just the name.
+    Give me only the name from this text: {text}
+    Find the person: {text}
+    One human being is named in this. Who? Nothing but the name, please: {text}
+    """,
+)
+def extract_name(rng: random.Random) -> Instance:
+    name, city, item, colour = rng.choice(NAMES), rng.choice(CITIES), rng.choice(OBJECTS), rng.choice(COLOURS)
+    text = rng.choice(
+        [
+            f"In {city}, {name} bought the {colour} {item}.",
+            f"The {colour} {item} belongs to {name}.",
+            f"Nobody but {name} knows the way to {city}.",
+            f"It was {name} who brought the {item} from {city}.",
+            f"On Monday {name} lost {article(item)}.",
+        ]
+    )
+    return Instance({"text": text}, name, [Check("word_count", {"count": 1}), Check("equals", {"text": name})])
+
+
+@family(
+    "extract",
+    """
+    What is the price here? Answer with the number only: {text}
+    Extract the number: {text}
+    {text} | Which number does this hold? Just the figure.
+    Give me only the number from this text: {text}
+    Find the figure: {text}
+    There is one number in this. Nothing but it, please: {text}
+    """,
+    unseen=True,
+)
+def extract_number(rng: random.Random) -> Instance:
+    name, item, number = rng.choice(NAMES), rng.choice(OBJECTS), str(rng.randint(2, 99))
+    text = rng.choice(
+        [
+            f"The {item} costs {number} dollars.",
+            f"{name} paid {number} dollars for {article(item)}.",
+            f"For {number} dollars {name} sold the {item}.",
+            f"Nobody gives more than {number} dollars for {article(item)}.",
+        ]
+    )
+    return Instance({"text": text}, number, [Check("word_count", {"count": 1}), Check("equals", {"text": number})])
+
+
+@family(
+    "extract",
+    """
+    What is the email address in this text? Answer with the address only: {text}
+    Extract the email address: {text}
+    {text} | Which address should be written to? Just the address.
+    Give me only the email address: {text}
+    Find the address: {text}
+    Where would an answer be sent? Nothing but the address, please: {text}
+    """,
+)
+def extract_email(rng: random.Random) -> Instance:
+    name, item = rng.choice(NAMES), rng.choice(OBJECTS)
+    address = f"{name.lower()}@{rng.choice(['mail', 'post', 'work', 'home'])}.{rng.choice(['com', 'org', 'net'])}"
+    text = rng.choice(
+        [
+            f"To ask about the {item}, write to {address} before Friday.",
+            f"My new address is {address}, says {name}.",
+            f"Please send the {item} and tell {address} when it left.",
+            f"{name} ({address}) has lost {article(item)}.",
+        ]
+    )
+    return Instance({"text": text}, address, [Check("word_count", {"count": 1}), Check("equals", {"text": address})])
+
+
+@family(
+    "extract",
+    """
+    List the animals in this text, separated by commas, in the order they come: {text}
+    Which animals does this mention? Only their names, with commas: {text}
+    {text} | Name the animals above in order, separated by commas.
+    Pick out the animals and separate them with commas: {text}
+    Extract every animal, comma-separated: {text}
+    Leave out everything that is not an animal and keep the rest in order, with commas: {text}
+    """,
+)
+def extract_animals(rng: random.Random) -> Instance:
+    animals = rng.sample(ANIMALS, rng.randint(1, 2))
+    words = animals + rng.sample(FRUITS, 1) + rng.sample(TOOLS, 1)
+    rng.shuffle(words)
+    reference = ", ".join(word for word in words if word in animals)
+    return Instance(
+        {"text": ", ".join(words)},
+        reference,
+        [Check("same_words", {"words": animals}), Check("equals", {"text": reference})],
+    )
+
+
+@family(
+    "extract",
+    """
+    What is the last word of this sentence? Answer with that word only: {text}
+    Copy the last word of this sentence, without the full stop: {text}
+    {text} | What is the last word above? Only the word.
+    Answer with the final word of: {text}
+    Last word only: {text}
+    Cover all of this with your hand except the end. Which single word do you see? {text}
+    """,
+    unseen=True,
+)
+def last_word(rng: random.Random) -> Instance:
+    text = sentence(rng)
+    word = text.split()[-1]
+    return Instance({"text": text + "."}, word, [Check("word_count", {"count": 1}), Check("equals", {"text": word})])
+
+
+@family(
+    "extract",
+    """
+    What is the first word of this sentence? Answer with that word only: {text}
+    Copy the first word of: {text}
+    {text} | What is the first word above? Only the word.
+    Answer with the opening word of: {text}
+    First word only: {text}
+    Somebody starts to say this and is cut off after one word. What was heard? {text}
+    """,
+)
+def first_word(rng: random.Random) -> Instance:
+    text = sentence(rng)
+    word = text.split()[0]
+    return Instance({"text": text + "."}, word, [Check("word_count", {"count": 1}), Check("equals", {"text": word})])
