@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.config import DPO, SFT, Config, Split, Stage, TrainRuntime
+from stages.config import DPO, SFT, SPLIT_OF_GROUP, Config, Stage, TrainRuntime
 from stages.errors import UserError, nearest
 
 LOSS_TYPES = (
@@ -15,6 +15,7 @@ LOSS_TYPES = (
 ).split()
 LABELERS = ("verifier", "dataset")
 SAMPLERS = ("hf",)
+SOURCE_CHECKS = ("label", "number")
 TRACKERS = ("wandb", "none")
 TEMPLATES = ("auto", "own", "chatml", "plain", "file")
 
@@ -62,7 +63,7 @@ def refuse(cfg: Config) -> None:
         "sample": ("candidates_per_prompt", "max_new_tokens", "top_p"),
         "answer": ("max_new_tokens",),
         "pairs": ("max_per_prompt",),
-        "eval": ("bootstrap_samples", "kl_prompts"),
+        "eval": ("bootstrap_samples", "likelihood_prompts"),
     }
     at_least(1e-12, {"rounds": cfg.rounds}, "positive")
     for name, keys in positive.items():
@@ -86,9 +87,13 @@ def refuse(cfg: Config) -> None:
             raise UserError(f"{key} is a share between 0 and 1, got {share}.")
     if not cfg.sample.temperatures or min(cfg.sample.temperatures) < 0:
         raise UserError(f"sample.temperatures needs numbers of at least 0, got {cfg.sample.temperatures}.")
-    tasks = cfg.data.tasks
-    generated = (tasks.sft, tasks.preference, tasks.validation, tasks.test, tasks.unseen_phrasings, tasks.unseen_tasks)
-    if not cfg.data.sources and not any(generated):
+    checked = {f"data.sources[{i}].check": s.check for i, s in enumerate(cfg.data.sources) if s.check is not None}
+    checked |= {f"outside[{i}].check": str(s.check) for i, s in enumerate(cfg.outside)}
+    for key, check in checked.items():
+        one_of(key, [check], SOURCE_CHECKS)
+    if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
+        raise UserError(f"seeds={cfg.seeds} come beside seed={cfg.seed}: each once.")
+    if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
     one_of("label.labeler", [cfg.label.labeler], LABELERS)
     one_of("sample.sampler", [cfg.sample.sampler], SAMPLERS)
@@ -123,12 +128,10 @@ def at_least(low: float, values: dict[str, float], word: str) -> None:
 
 def tests(cfg: Config) -> int:
     """How many prompts with checks the answers' split will have."""
-    tasks = cfg.data.tasks
-    if cfg.answer.split is Split.test:
-        return tasks.test + tasks.unseen_phrasings + tasks.unseen_tasks
-    return {Split.sft: tasks.sft, Split.preference: tasks.preference, Split.validation: tasks.validation}[
-        cfg.answer.split
-    ]
+    generated = sum(
+        vars(cfg.data.tasks)[group] for group, split in SPLIT_OF_GROUP.items() if split == cfg.answer.split
+    )
+    return generated + sum(bool(source.check) for source in cfg.data.sources)
 
 
 def losses(cfg: DPO) -> None:

@@ -94,23 +94,38 @@ class Tasks:
     test: int = MISSING
     unseen_phrasings: int = MISSING
     unseen_tasks: int = MISSING
+    rephrased: int = MISSING
+
+
+# Test prompts come first, so that a prompt which two splits would draw belongs to the test.
+SPLIT_OF_GROUP = {
+    "test": "test",
+    "unseen_phrasings": "test",
+    "unseen_tasks": "test",
+    "rephrased": "test",
+    "validation": "validation",
+    "preference": "preference",
+    "sft": "sft",
+}
 
 
 @dataclass
 class Source:
     """A file, folder or hub dataset. `splits` gives the share of its rows for each split (default: sft 0.95,
-    validation 0.05), decided by the content of the prompt."""
+    validation 0.05), decided by the content of the prompt. `check` makes prompts with an answer verifiable: `label`
+    (the same words), `number` (the same last number)."""
 
     path: str = MISSING
     revision: str | None = None
     hub_split: str = "train"
     rows: int | None = None
+    check: str | None = None
     splits: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Data:
-    tasks: Tasks = field(default_factory=Tasks)
+    tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     max_bad: float = MISSING
 
@@ -233,7 +248,7 @@ class Answer:
 class Eval:
     confidence: float = MISSING
     bootstrap_samples: int = MISSING
-    kl_prompts: int = MISSING
+    likelihood_prompts: int = MISSING
     seed: int = MISSING
     precision: Precision = MISSING
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
@@ -268,6 +283,8 @@ class Config:
     rebuild: Stage | None = MISSING
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
+    outside: list[Source] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
     sft: SFT = field(default_factory=SFT)
     sample: Sample = field(default_factory=Sample)
     label: Label = field(default_factory=Label)

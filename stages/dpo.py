@@ -1,5 +1,6 @@
 """Stage `dpo`: direct preference optimization (arXiv:2305.18290) by TRL's DPOTrainer, its reference stored."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from trl import DPOConfig
 from stages import contract, first_step, training
 from stages.config import DPO
 from stages.errors import UserError
-from stages.models import load_model, save_model, write_card
+from stages.models import load_model, save_model, token_log_probs, write_card
 from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load
 from stages.store import Work
@@ -17,7 +18,7 @@ FELL = 0.1  # nats per completion: less is no displacement
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `model/` under the policy's contract.
+    """Publish `model/` under the policy's contract, and `held_out.json` with the margin of every held-out pair.
 
     Raises:
         UserError: where the policy is not what the reference scored, the loss does not start where it must, too
@@ -50,6 +51,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=training.prepare(trainer, cfg, out))
     save_model(trainer.model, out / "model")
     terms.save(out / "model")
+    (out / "held_out.json").write_text(json.dumps(margins(trainer, cfg, [reference[p.id] for p in held_out])))
 
     curve = training.read_curves(out.path)
     figures = {**start, **last_of(curve, "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
@@ -96,6 +98,21 @@ def fitting(
             raise UserError(f"{message} dpo.max_dropped={cfg.max_dropped:g} allows fewer. Raise either.")
         out.warn(message)
     return kept, dropped
+
+
+def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogProbs]) -> list[dict[str, Any]]:
+    """The trained policy's reward margin of every held-out pair, in nats: beta times how much further the log-ratio
+    of chosen is above the reference than that of rejected (TRL's rewards/margins, pair by pair)."""
+    found = []
+    trainer.model.eval()
+    for p in held_out:
+        sequences = [(p.prompt_ids, p.chosen_ids), (p.prompt_ids, p.rejected_ids)]
+        chosen, rejected = token_log_probs(
+            trainer.model, sequences, trainer.processing_class.pad_token_id, cfg.precision
+        )
+        ratios = sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps)
+        found.append({"id": p.id, "margin": cfg.beta * (ratios[0] - ratios[1])})
+    return found
 
 
 def last_of(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:

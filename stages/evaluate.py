@@ -5,90 +5,180 @@ tasks (held-out instances and unseen phrasings). Everything else has an interval
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from stages import contract
+from stages import likelihood
 from stages.config import Eval
 from stages.labelers.verifier import share_passed
-from stages.models import autocast, device_of, load_model
-from stages.progress import bar
+from stages.models import device_of
 from stages.records import Candidate, Example, load
-from stages.statistics import Interval, interval, resampled_rates
+from stages.statistics import Interval, interval, resampled_means
 from stages.store import Work
 
 MODELS = ("base", "sft", "dpo")
+DIFFERENCES = (("sft", "base"), ("dpo", "sft"))
+GROUPS = {"seen": "seen tasks", "unseen_phrasings": "unseen phrasings", "unseen_tasks": "unseen tasks"}
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
 
 
+@dataclass
+class Table:
+    """Prompts, and of each model's answer to them: whether it passes (0 or 1), its tokens, whether it ended itself.
+
+    The three arrays are (prompts, models), models in the order of MODELS.
+    """
+
+    prompts: list[Example]
+    passed: NDArray[Any]
+    tokens: NDArray[Any]
+    stopped: NDArray[Any]
+
+    def where(self, chosen: NDArray[Any]) -> "Table":
+        kept = [e for e, keep in zip(self.prompts, chosen, strict=True) if keep]
+        return Table(kept, self.passed[chosen], self.tokens[chosen], self.stopped[chosen])
+
+    def group(self, *names: str) -> "Table":
+        return self.where(np.array([e.group in names for e in self.prompts], bool))
+
+    def by(self, field: str) -> dict[str, "Table"]:
+        labels = np.array([vars(e)[field] for e in self.prompts])
+        return {str(label): self.where(labels == label) for label in sorted(set(labels))}
+
+
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `results.json`: rates and differences by group, kind and family, lengths, stop rates, KL."""
+    """Publish `results.json`: rates and differences by group, kind and task, and what puts them in proportion."""
     examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
     answers = {m: {a.prompt_id: a for a in load(inputs[m] / "answers.parquet", Candidate)} for m in MODELS}
-    prompts = [examples[prompt_id] for prompt_id in answers["base"]]
-    outcomes = np.array([[share_passed(e.checks, answers[m][e.id].text) == 1 for m in MODELS] for e in prompts], float)
-    families = np.array([e.task for e in prompts])
-
-    def rows(labels: list[str]) -> dict[str, Any]:
-        """A comparison of the prompts under each label."""
-        mine = {label: np.array(labels) == label for label in sorted(set(labels))}
-        return {label: compare(outcomes[chosen], list(families[chosen]), cfg) for label, chosen in mine.items()}
-
-    by_group = rows(["unseen tasks" if e.group == "unseen_tasks" else "seen tasks" for e in prompts])
-    by_group["unseen phrasings"] = rows([e.group for e in prompts]).get("unseen_phrasings")
-    by_group = {
-        name: by_group[name] for name in ("seen tasks", "unseen phrasings", "unseen tasks") if by_group.get(name)
+    everything = tabulate([examples[prompt_id] for prompt_id in answers["base"]], answers)
+    ours = everything.group(*GROUPS)
+    seen, unseen = ours.group("seen", "unseen_phrasings"), ours.group("unseen_tasks")
+    primary = seen if seen.prompts else unseen
+    groups = {
+        "seen tasks": seen,
+        "unseen phrasings": ours.group("unseen_phrasings"),
+        "unseen tasks": unseen,
+        **{f"outside: {name}": table for name, table in outside(examples, inputs, out).items()},
     }
-    primary = by_group.get("seen tasks") or by_group["unseen tasks"]
-    lengths = {m: float(np.mean([a.n_tokens for a in answers[m].values()])) for m in MODELS}
-    stopped = {m: float(np.mean([a.finish_reason == "stop" for a in answers[m].values()])) for m in MODELS}
-    drift = lengths["dpo"] / lengths["sft"] - 1
-    if abs(drift) > LENGTH_DRIFT:
+    by_group = {name: compare(table, cfg) for name, table in groups.items() if table.prompts}
+    endpoint = compare(primary, cfg)
+    scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
+    tokens, stopped = (
+        dict(zip(MODELS, map(float, a.mean(0)), strict=True)) for a in (primary.tokens, primary.stopped)
+    )
+    if abs(drift := tokens["dpo"] / tokens["sft"] - 1) > LENGTH_DRIFT:
         word = "longer" if drift > 0 else "shorter"
         out.warn(f"DPO's answers are {abs(drift):.0%} {word} than SFT's: part of any change may be length.")
     results = {
         "groups": by_group,
-        "kinds": rows([e.kind for e in prompts]),
-        "tasks": rows([e.task for e in prompts]),
-        "mean_tokens": lengths,
+        "kinds": {name: compare(table, cfg) for name, table in ours.by("kind").items()},
+        "tasks": {name: compare(table, cfg) for name, table in ours.by("task").items()},
+        "mean_tokens": tokens,
         "stop_rate": stopped,
-        "kl": divergence(cfg, inputs, [examples[i] for i in sorted(answers["dpo"])][: cfg.kl_prompts], answers["dpo"]),
-        "verdict": verdict(primary),
+        "matched": matched(primary, cfg),
+        "rephrased": consistency(everything.group("rephrased")),
+        "verdict": verdict(endpoint),
+        **likelihood.score(cfg, inputs, scored, answers["dpo"]),
     }
     (out / "results.json").write_text(json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),
-        "pass_rate": {m: primary[m]["mean"] for m in MODELS},
-        "unseen_tasks": {m: by_group["unseen tasks"][m]["mean"] for m in MODELS} if "unseen tasks" in by_group else {},
-        "delta": {name: primary[name] for name in ("sft-base", "dpo-sft")},
-        "mean_tokens": lengths,
+        "pass_rate": {m: endpoint[m]["mean"] for m in MODELS},
+        "unseen_tasks": {m: by_group["unseen tasks"][m]["mean"] for m in MODELS} if unseen.prompts else {},
+        "delta": {f"{a}-{b}": endpoint[f"{a}-{b}"] for a, b in DIFFERENCES},
+        "mean_tokens": tokens,
         "stop_rate": stopped,
         "kl": results["kl"],
+        "references": results["references"],
         "verdict": results["verdict"],
-        "summary": f"base {primary['base']['mean']:.1%}, SFT {primary['sft']['mean']:.1%}, "
-        f"DPO {primary['dpo']['mean']:.1%}. {results['verdict']}",
+        "summary": f"base {endpoint['base']['mean']:.1%}, SFT {endpoint['sft']['mean']:.1%}, "
+        f"DPO {endpoint['dpo']['mean']:.1%}. {results['verdict']}",
     }
 
 
-def compare(outcomes: NDArray[Any], families: list[str], cfg: Eval) -> dict[str, Any]:
-    """Rates of the models and paired differences between them, with intervals. Outcomes: (prompts, models), 0 or 1."""
-    draws = resampled_rates(outcomes, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
-    means = outcomes.mean(0)
-    row: dict[str, Any] = {"prompts": len(outcomes), "tasks": len(set(families))}
+def tabulate(prompts: list[Example], answers: dict[str, dict[str, Candidate]]) -> Table:
+    """Check every answer."""
+    given = [[answers[m][e.id] for m in MODELS] for e in prompts]
+    passed = [[share_passed(e.checks, a.text) == 1 for a in row] for e, row in zip(prompts, given, strict=True)]
+    return Table(
+        prompts,
+        np.array(passed, float).reshape(-1, len(MODELS)),
+        np.array([[a.n_tokens for a in row] for row in given], float).reshape(-1, len(MODELS)),
+        np.array([[a.finish_reason == "stop" for a in row] for row in given], float).reshape(-1, len(MODELS)),
+    )
+
+
+def outside(examples: dict[str, Example], inputs: dict[str, Path], out: Work) -> dict[str, Table]:
+    """Labelled sets that are not ours, by file. A prompt that the data holds too, in any split, is left out."""
+    if "outside" not in inputs:
+        return {}
+    prompts = [e for e in load(inputs["outside"] / "examples.parquet", Example) if e.checks]
+    fresh = [e for e in prompts if e.id not in examples]
+    if len(fresh) < len(prompts):
+        out.warn(f"{len(prompts) - len(fresh)} outside prompts are in the data as well and do not count.")
+    answers = {
+        m: {a.prompt_id: a for a in load(inputs[f"outside_{m}"] / "answers.parquet", Candidate)} for m in MODELS
+    }
+    return tabulate(fresh, answers).by("task")
+
+
+def compare(table: Table, cfg: Eval) -> dict[str, Any]:
+    """Rates of the models and paired differences between them, with intervals."""
+    families = [e.task for e in table.prompts]
+    draws = resampled_means(table.passed, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
+    means = table.passed.mean(0)
+    row: dict[str, Any] = {"prompts": len(families), "tasks": len(set(families))}
     for i, model in enumerate(MODELS):
-        row[model] = asdict(interval(means[i], draws[:, i], cfg.confidence))
-    for a, b in (("sft", "base"), ("dpo", "sft")):
+        row[model] = asdict(interval(means[i], draws[:, i], cfg.confidence, families))
+    for a, b in DIFFERENCES:
         i, j = MODELS.index(a), MODELS.index(b)
-        row[f"{a}-{b}"] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence))
+        row[f"{a}-{b}"] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence, families))
     row["note"] = "too few tasks to say" if row["tasks"] < ENOUGH_TASKS else ""
     return row
+
+
+def matched(table: Table, cfg: Eval) -> dict[str, Any]:
+    """How much of DPO - SFT is form: the comparison where both models' answers end by themselves, where they are of
+    like length, and the points that come from prompts on which only DPO ended its answer.
+
+    What is compared is chosen by what the models did, so these describe and do not test.
+    """
+    sft, dpo = MODELS.index("sft"), MODELS.index("dpo")
+    both = (table.stopped[:, sft] > 0) & (table.stopped[:, dpo] > 0)
+    alike = np.abs(table.tokens[:, dpo] - table.tokens[:, sft]) <= LENGTH_DRIFT * table.tokens[:, sft]
+    views = {"both answers end by themselves": both, "answers of like length": alike}
+    newly = (table.stopped[:, dpo] > 0) & (table.stopped[:, sft] == 0)
+    gain = table.passed[:, dpo] - table.passed[:, sft]
+    return {
+        "views": {name: compare(table.where(chosen), cfg) for name, chosen in views.items() if chosen.any()},
+        "gain": float(gain.mean()),
+        "gain_from_stopping": float((gain * newly).mean()),
+    }
+
+
+def consistency(table: Table) -> dict[str, Any]:
+    """Prompt sensitivity: of requests put in all their phrasings, the share that a model gets right always, sometimes
+    and never, and the standard deviation over phrasings, averaged over requests."""
+    requests = [request.passed for request in table.by("request").values()]
+    if not requests:
+        return {}
+    rates = np.array([passed.mean(0) for passed in requests])
+    spread = np.array([passed.std(0) for passed in requests]).mean(0)
+    shares = {"always": rates == 1, "sometimes": (rates > 0) & (rates < 1), "never": rates == 0}
+    return {
+        "requests": len(requests),
+        "phrasings": max(len(passed) for passed in requests),
+        **{
+            m: {"spread": float(spread[i])} | {name: float(share[:, i].mean()) for name, share in shares.items()}
+            for i, m in enumerate(MODELS)
+        },
+    }
 
 
 def verdict(primary: dict[str, Any]) -> str:
@@ -101,27 +191,3 @@ def verdict(primary: dict[str, Any]) -> str:
     if primary["prompts"] < ENOUGH_PROMPTS:
         sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would go unseen."
     return sentence
-
-
-@torch.no_grad()
-def divergence(
-    cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: dict[str, Candidate]
-) -> dict[str, float]:
-    """KL(policy ‖ reference), exact at every position of the policy's own answers: nats per token and per answer."""
-    device = device_of(cfg.runtime.device)
-    policy = load_model(inputs["policy"] / "model").to(device)
-    reference = load_model(inputs["reference"] / "model").to(device)
-    terms = contract.load(inputs["policy"] / "model")
-    total = tokens = 0.0
-    with bar(len(prompts), "kl", "answer") as progress, autocast(cfg.precision, device):
-        for example in prompts:
-            prompt, answer = terms.prompt(example.messages), answers[example.id].token_ids
-            ids = torch.tensor([prompt + answer], device=device)
-            log_p, log_q = (
-                m(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-                for m in (policy, reference)
-            )
-            total += float((log_p.exp() * (log_p - log_q)).sum())
-            tokens += len(answer)
-            progress.update()
-    return {"per_token": total / tokens, "per_answer": total / len(prompts), "answers": len(prompts)}

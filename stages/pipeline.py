@@ -6,12 +6,13 @@ configuration, `inputs` the folders of its inputs by role, `out` the folder it f
 
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stages import checks, outside, provenance, tracking
-from stages.config import Config, DPOReference, Tracker
+from stages.config import Config, Data, DPOReference, Tracker
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -19,8 +20,8 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 1, "data": 2, "sft": 1, "sample": 1, "label": 2, "pairs": 1, "reference": 1, "dpo": 1}
-VERSIONS |= {"answer": 1, "eval": 1, "report": 1}
+VERSIONS = {"base": 1, "data": 2, "sft": 1, "sample": 1, "label": 2, "pairs": 1, "reference": 1, "dpo": 2}
+VERSIONS |= {"answer": 2, "eval": 2, "report": 2}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
@@ -34,10 +35,25 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
         block, digests = outside.pin(block, cache)
         return Node(stage, VERSIONS[stage], block, inputs, digests, checks.not_neutral(block))
 
-    base = node("base", cfg.model)
-    data = node("data", cfg.data)
+    roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
+    if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
+        held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
+        roots = {"outside": node("data", Data(None, held_out, cfg.data.max_bad)), **roots}
+    nodes, evaluations = dict[str, Node](), dict[str, Node]()
+    for seed in cfg.seeds:
+        another = chain(with_seed(cfg, seed), node, **roots)
+        nodes |= {f"{name}_seed_{seed}": made for name, made in another.items()}
+        evaluations[f"eval_seed_{seed}"] = another["eval"]
+    main = roots | chain(cfg, node, **roots)
+    return nodes | main | {"report": node("report", cfg.report, **evaluations, **main)}
+
+
+def chain(
+    cfg: Config, node: Callable[..., Node], base: Node, data: Node, outside: Node | None = None
+) -> dict[str, Node]:
+    """From SFT to the evaluation, with one seed."""
     sft = policy = node("sft", cfg.sft, base=base, data=data)
-    nodes = {"base": base, "data": data, "sft": sft}
+    nodes = {"sft": sft}
     for r in range(cfg.rounds):  # more than one round is iterative DPO
         made: dict[str, Node] = {}
         if cfg.label.labeler == "dataset":
@@ -52,12 +68,23 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
         made |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
         last = r == cfg.rounds - 1
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
-    models = {"base": base, "sft": sft, "dpo": policy}  # a sweep over DPO answers for base and SFT once
-    answers = {name: node("answer", cfg.answer, model=model, data=data) for name, model in models.items()}
+    answers = dict[str, Node]()
+    for name, model in {"base": base, "sft": sft, "dpo": policy}.items():  # a sweep answers for base and SFT once
+        if outside:
+            answers[f"outside_{name}"] = node("answer", cfg.answer, model=model, data=outside)
+        answers[name] = node("answer", cfg.answer, model=model, data=data)
+    sets = {"outside": outside, "data": data} if outside else {"data": data}
     nodes |= {f"answer_{name}": answer for name, answer in answers.items()}
-    nodes["eval"] = node("eval", cfg.eval, data=data, reference=sft, policy=policy, **answers)
-    nodes["report"] = node("report", cfg.report, **nodes)
+    nodes["eval"] = node("eval", cfg.eval, **sets, reference=sft, policy=policy, **answers)
     return nodes
+
+
+def with_seed(cfg: Config, seed: int) -> Config:
+    """The same run from another seed; a stage that was given a seed of its own keeps it."""
+    other = replace(cfg, seed=seed, sft=replace(cfg.sft), sample=replace(cfg.sample), dpo=replace(cfg.dpo))
+    for block in (other.sft, other.sample, other.dpo):
+        block.seed = seed if block.seed == cfg.seed else block.seed
+    return other
 
 
 def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stages.config import Model, Tasks
+from stages.config import SPLIT_OF_GROUP, Model, Tasks
 from stages.node import Node
 from stages.outside import locate
 from stages.store import Manifest, Store
@@ -49,7 +49,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             total += 0.0 if math.isnan(cost.seconds) else cost.seconds
             rough |= cost.rough
         table.add_row(
-            name.replace("_", " of "),
+            name.replace("_", " "),
             node.fingerprint,
             state,
             changed(node, state, store),
@@ -134,7 +134,9 @@ def rows(stage: str, tasks: Tasks) -> int:
     """Generated rows that a stage sees; what files add is not known before they are read."""
     if stage == "sft":
         return tasks.sft
-    return tasks.test + tasks.unseen_phrasings + tasks.unseen_tasks if stage == "answer" else tasks.preference
+    if stage == "answer":
+        return sum(vars(tasks)[group] for group, split in SPLIT_OF_GROUP.items() if split == "test")
+    return tasks.preference
 
 
 def parameters(base: Node, store: Store) -> float:

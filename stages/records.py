@@ -36,7 +36,8 @@ class Check:
 class Example:
     """A conversation up to its last request, with the reference answer where there is one.
 
-    `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks.
+    `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks, rephrased (a request in all its phrasings,
+    known by `request`).
     """
 
     id: str
@@ -47,6 +48,7 @@ class Example:
     split: str
     kind: str = ""
     group: str = "seen"
+    request: str = ""
     checks: list[Check] = field(default_factory=list)
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -59,6 +61,7 @@ class Example:
             ("split", pa.string()),
             ("kind", pa.string()),
             ("group", pa.string()),
+            ("request", pa.string()),
             ("checks", pa.list_(pa.struct([("kind", pa.string()), ("params", pa.string())]))),  # params as JSON
         ]
     )

@@ -1,6 +1,7 @@
 """Intervals that take into account that prompts come in task families (two-level bootstrap)."""
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,17 @@ class Interval:
         return f"{100 * self.mean:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
-def resampled_rates(
+def resampled_means(
     outcomes: NDArray[Any], families: list[str], samples: int, rng: np.random.Generator
 ) -> NDArray[Any]:
-    """Rates under resampling of families, then of prompts within each drawn family (Davison & Hinkley 1997, §3.8).
+    """Means under resampling of families, then of prompts within each drawn family (Davison & Hinkley 1997, §3.8).
 
     Args:
-        outcomes: (prompts, models), 0 or 1. A prompt's outcomes stay together, so differences are paired.
+        outcomes: (prompts, models). A prompt's outcomes stay together, so differences are paired.
         families: the family of each prompt.
 
     Returns:
-        (samples, models) rates.
+        (samples, models) means over all prompts drawn.
     """
     patterns, pattern_of = np.unique(outcomes, axis=0, return_inverse=True)
     names, family_of = np.unique(families, return_inverse=True)
@@ -42,7 +43,26 @@ def resampled_rates(
     return np.asarray(totals @ patterns / totals.sum(1, keepdims=True))
 
 
-def interval(mean: float, draws: NDArray[Any], confidence: float) -> Interval:
-    """The percentile interval."""
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+def interval(mean: float, draws: NDArray[Any], confidence: float, families: list[str]) -> Interval:
+    """The percentile interval, expanded for the number of families (of prompts, where all are of one).
+
+    A bootstrap of n families is too narrow by sqrt((n - 1) / n) and by normal instead of t quantiles; the expanded
+    percentile interval makes up for both (Hesterberg 2015, The American Statistician 69:4).
+    """
+    n = len(set(families)) if len(set(families)) > 1 else len(families)
+    tail = (1 - confidence) / 2
+    if n > 1:
+        tail = NormalDist().cdf(-((n / (n - 1)) ** 0.5) * t_quantile(1 - tail, n - 1))
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(mean), float(low), float(high))
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Of Student's t distribution (Abramowitz & Stegun 1964, 26.7.5): off by less than 1% from 4 degrees on."""
+    x, v = NormalDist().inv_cdf(probability), freedom
+    terms = (
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+    )
+    return x + sum(term / v**k for k, term in enumerate(terms, 1))

@@ -1,31 +1,36 @@
 """The evaluation cannot flatter: intervals know of families, and the verdict of nothing but the primary endpoint."""
 
 import json
+import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from stages import contract
-from stages.evaluate import verdict
+from stages import answer, contract, dpo
+from stages.evaluate import Table, consistency, matched, run, verdict
+from stages.labelers.verifier import share_passed
 from stages.models import load_model
-from stages.records import Candidate, Example, load
-from stages.statistics import interval, resampled_rates
-from tests.helpers import Chain
+from stages.records import Candidate, Check, Example, Pair, PairLogProbs, load, save
+from stages.statistics import interval, resampled_means, t_quantile
+from stages.store import Work
+from tests.helpers import Chain, build, settings
 
 
 def test_the_same_answers_twice_differ_by_exactly_nothing() -> None:
     rng = np.random.default_rng(0)
     column = rng.integers(0, 2, 200)
-    draws = resampled_rates(np.stack([column, column], 1), [str(i % 7) for i in range(200)], 500, rng)
+    draws = resampled_means(np.stack([column, column], 1), [str(i % 7) for i in range(200)], 500, rng)
     assert np.array_equal(draws[:, 0], draws[:, 1])
 
 
 def test_the_mean_of_the_draws_is_the_rate() -> None:
     rng = np.random.default_rng(0)
     outcomes = (rng.random((600, 2)) < [0.3, 0.6]).astype(float)
-    draws = resampled_rates(outcomes, [str(i % 12) for i in range(600)], 4000, rng)
+    draws = resampled_means(outcomes, [str(i % 12) for i in range(600)], 4000, rng)
     assert draws.mean(0) == pytest.approx(outcomes.mean(0), abs=0.005)
 
 
@@ -33,17 +38,135 @@ def test_family_effects_widen_the_interval() -> None:
     """Without an effect on average but with one of 10 points per family, a verdict is rare although prompts abound."""
     rng = np.random.default_rng(1)
     families = [str(i % 14) for i in range(14 * 60)]
-    false, trials = 0, 120
+    false, trials = 0, 200
     for _ in range(trials):
         effect = rng.normal(0, 0.1, 14)
-        rate = np.full(14, 0.5)
-        a = rng.random(len(families)) < np.array([rate[int(f)] for f in families])
-        b = rng.random(len(families)) < np.array([rate[int(f)] + effect[int(f)] for f in families])
-        draws = resampled_rates(np.stack([a, b], 1).astype(float), families, 400, rng)
-        found = interval(b.mean() - a.mean(), draws[:, 1] - draws[:, 0], 0.95)
+        a = rng.random(len(families)) < 0.5
+        b = rng.random(len(families)) < np.array([0.5 + effect[int(f)] for f in families])
+        draws = resampled_means(np.stack([a, b], 1).astype(float), families, 400, rng)
+        found = interval(b.mean() - a.mean(), draws[:, 1] - draws[:, 0], 0.95, families)
         false += found.low > 0 or found.high < 0
-    # A true rate of 7.5% (14 families; a bootstrap's intervals are a little short) exceeds 16 of 120 with p < 0.01.
-    assert false <= 16
+    assert false <= 0.05 * trials
+
+
+def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
+    for freedom, expected in ((5, 2.571), (13, 2.160), (40, 2.021)):
+        assert t_quantile(0.975, freedom) == pytest.approx(expected, rel=2e-3)
+
+
+def evaluated(chain: Chain, policy: Path, answers: Path, folder: Path) -> dict[str, Any]:
+    """The results of an evaluation in which `policy` stands where DPO's model does."""
+    folder.mkdir()
+    inputs = {role: chain.folder(f"answer_{role}") for role in ("base", "sft")} | {"dpo": answers}
+    inputs |= {"data": chain.folder("data"), "reference": chain.folder("sft"), "policy": policy}
+    run(settings("recipe=tiny").eval, inputs, Work(folder, lambda m, s: None))
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path: Path) -> None:
+    results = evaluated(chain, chain.folder("sft"), chain.folder("answer_sft"), tmp_path / "eval")
+    for table in (results["groups"], results["kinds"], results["tasks"], results["matched"]["views"]):
+        assert all(row["dpo-sft"] == {"mean": 0, "low": 0, "high": 0} for row in table.values())
+    assert results["references"]["dpo-sft"] == {"mean": 0, "low": 0, "high": 0}
+    assert results["kl"]["per_token"] == results["matched"]["gain"] == 0
+    assert results["verdict"].startswith("DPO made no measurable change: +0.0 points (+0.0 to +0.0)")
+
+
+def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:
+    """Real training on pairs whose chosen and rejected change places at random, with three coins."""
+    cfg = settings("recipe=tiny")
+    for seed in range(3):
+        coin = random.Random(seed)
+        folder = tmp_path / str(seed)
+        inputs = {"policy": chain.folder("sft")}
+        for stage in ("pairs", "reference"):
+            inputs[stage] = shutil.copytree(chain.folder(stage), folder / stage)
+        pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
+        scored = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
+        for pair in pairs:
+            if coin.random() < 0.5:
+                s = scored[pair.id]
+                pair.chosen, pair.rejected = pair.rejected, pair.chosen
+                s.chosen_ids, s.rejected_ids = s.rejected_ids, s.chosen_ids
+                s.chosen_logps, s.rejected_logps = s.rejected_logps, s.chosen_logps
+        save(inputs["pairs"] / "pairs.parquet", pairs, Pair)
+        save(inputs["reference"] / "logprobs.parquet", list(scored.values()), PairLogProbs)
+        for name in ("dpo", "answer"):
+            (folder / name).mkdir()
+        dpo.run(cfg.dpo, inputs, Work(folder / "dpo", lambda m, s: None))
+        asked = {"model": folder / "dpo", "data": chain.folder("data")}
+        answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
+        results = evaluated(chain, folder / "dpo", folder / "answer", folder / "eval")
+        assert results["kl"]["per_token"] > 0, "it did train"
+        assert "DPO helped" not in results["verdict"]
+
+
+def table(groups: list[str], passed: list[list[int]], stopped: list[list[int]], tokens: list[list[int]]) -> Table:
+    prompts = [
+        Example(str(i), [], "", "s", f"t{i % 3}", "test", group=g, request=f"r{i // 2}") for i, g in enumerate(groups)
+    ]
+    return Table(prompts, np.array(passed, float), np.array(tokens, float), np.array(stopped, float))
+
+
+def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
+    """DPO gains on two of four prompts: one because it now ends, one although both end, much shorter."""
+    found = matched(
+        table(
+            ["seen"] * 4,
+            passed=[[0, 0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0]],
+            stopped=[[0, 0, 1], [0, 1, 1], [0, 1, 1], [0, 1, 1]],
+            tokens=[[9, 9, 5], [9, 9, 5], [9, 5, 5], [9, 5, 5]],
+        ),
+        settings("recipe=tiny").eval,
+    )
+    assert found["gain"] == 0.5
+    assert found["gain_from_stopping"] == 0.25
+    assert found["views"]["both answers end by themselves"]["prompts"] == 3
+    assert found["views"]["answers of like length"]["dpo-sft"]["mean"] == 0
+
+
+def test_requests_are_followed_through_their_phrasings() -> None:
+    passed = [[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 1, 1]]
+    found = consistency(table(["rephrased"] * 4, passed, passed, passed))
+    assert (found["requests"], found["phrasings"]) == (2, 2)
+    assert found["base"] == {"always": 0.5, "sometimes": 0, "never": 0.5, "spread": 0}
+    assert found["sft"] == {"always": 0.5, "sometimes": 0.5, "never": 0, "spread": 0.25}
+
+
+def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(chain: Chain, tmp_path: Path) -> None:
+    """`outside` adds answers and a row; SFT and DPO stay the ones that are there, and known prompts do not count."""
+    known = next(e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "sft")
+    rows = [
+        {"prompt": known.messages[-1]["content"], "completion": known.reference},
+        {"prompt": "A review of a new film, positive or negative: wonderful", "completion": "positive"},
+        {"prompt": "Three eggs and four more, how many?", "completion": "3 + 4 = 7, so there are 7."},
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    before = chain.count()
+    build(chain.root, f"outside=[{{path: {path}, check: label}}]")
+    assert chain.count() - before == {"data": 1, "answer": 3, "eval": 1, "report": 1}
+    manifest = json.loads((chain.root / "latest/eval/manifest.json").read_text())
+    results = json.loads((chain.root / "latest/eval/results.json").read_text())
+    assert results["groups"]["outside: mine.jsonl"]["prompts"] == 2
+    assert "1 outside prompts are in the data as well" in manifest["warnings"][-1]
+    assert (chain.root / "latest/data").resolve() == chain.folder("data").resolve()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "reference", "passes"),
+    [
+        ("label", "Positive.", "positive", True),
+        ("label", "not positive", "positive", False),
+        ("number", "so 1,250 in all.", "25 * 50 = 1250", True),
+        ("number", "none", "4", False),
+        ("number", "4 and 5", "4", False),
+    ],
+)
+def test_answers_to_outside_prompts_are_compared_by_label_or_number(
+    kind: str, answer: str, reference: str, passes: bool
+) -> None:
+    assert (share_passed([Check(kind, {"text": reference})], answer) == 1) == passes
 
 
 @pytest.mark.parametrize(
@@ -77,7 +200,8 @@ def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> No
     terms = contract.load(chain.folder("sft") / "model")
     policy, reference = load_model(chain.folder("dpo") / "model"), load_model(chain.folder("sft") / "model")
     total = tokens = 0.0
-    for prompt_id in sorted(answers)[: metrics["answers"]]:
+    asked = sorted(i for i in answers if examples[i].group != "rephrased")
+    for prompt_id in asked[: metrics["answers"]]:
         prompt, answer = terms.prompt(examples[prompt_id].messages), answers[prompt_id].token_ids
         with torch.no_grad():
             p, q = (m(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1] for m in (policy, reference))

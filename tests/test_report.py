@@ -10,8 +10,9 @@ import pytest
 
 from stages import report
 from stages.records import Candidate, load, save
-from stages.store import Work
-from tests.helpers import Chain, nodes, settings
+from stages.report.answers import side_by_side
+from stages.store import Store, Work
+from tests.helpers import Chain, build, nodes, settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = (
@@ -45,7 +46,7 @@ def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
 def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     dom = browse(page, tmp_path, "--dump-dom")
     assert "<title>Plumbline report</title>" in dom, "the model's script did not run"
-    for section in ("results", "kinds", "answers", "curves", "tokens", "labels", "lineage"):
+    for section in ("results", "kinds", "proportion", "answers", "curves", "tokens", "labels", "lineage"):
         assert f'<section id="{section}">' in dom
     assert "{{ 7 * 7 }}" in dom
     assert dom.count("<svg") >= 7
@@ -82,10 +83,30 @@ def test_it_shows_a_training_example_token_by_token(page: Path, chain: Chain) ->
     assert page.read_text().count('<span class="trained') == sum(t["trained"] for t in tokens)
 
 
-def test_prompts_that_dpo_changed_come_first(chain: Chain) -> None:
+def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None:
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    shown = report.side_by_side(inputs, 5)
-    assert len(shown) == 5
-    differs = [s["passed"]["sft"] != s["passed"]["dpo"] for s in shown]
-    assert differs == sorted(differs, reverse=True)
-    assert shown == report.side_by_side(inputs, 5), "chosen by content"
+    shown = side_by_side(inputs, 2)
+    expected = {"Most improved": (False, True), "Most damaged": (True, False)}
+    assert {heading.split(",")[0] for heading in shown} <= {*expected, "Alike"}
+    for heading, prompts in shown.items():
+        assert 1 <= len(prompts) <= 2
+        for prompt in prompts:
+            passed = prompt["passed"]["sft"], prompt["passed"]["dpo"]
+            assert passed == expected.get(heading.split(",")[0], (passed[0], passed[0]))
+    assert shown == side_by_side(inputs, 2), "chosen by content"
+
+
+def test_several_seeds_are_shown_with_mean_and_range(chain: Chain) -> None:
+    before = chain.count()
+    build(chain.root, "seeds=[1,2]")
+    made = chain.count() - before
+    assert {stage: made[stage] for stage in ("base", "data", "sft", "dpo", "eval")} == {
+        "base": 0, "data": 0, "sft": 2, "dpo": 2, "eval": 2,
+    }  # fmt: skip
+    html = (chain.root / "report.html").read_text()
+    manifests = [m for _, m in Store(chain.root).manifests("eval")]
+    deltas = [100 * m["metrics"]["delta"]["dpo-sft"]["mean"] for m in manifests]
+    told = f"{sum(deltas) / 3:+.1f} points on average, from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in "
+    assert f"Over 3 seeds: {told}" in html
+    assert all(m["fingerprint"] in html for m in manifests)
+    assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"

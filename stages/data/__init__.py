@@ -13,7 +13,7 @@ from stages.config import Data, Source, Split
 from stages.data import sources, tasks
 from stages.data.sources import BadRow, Row
 from stages.errors import UserError
-from stages.records import Example, content_id, save
+from stages.records import Check, Example, content_id, save
 from stages.store import Work
 
 DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}
@@ -26,9 +26,9 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     Raises:
         UserError: for a source that holds nothing, or more unusable rows than `max_bad` allows.
     """
-    settings = asdict(cfg.tasks)
+    settings = asdict(cfg.tasks) if cfg.tasks else None
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    examples = tasks.generate(settings.pop("seed"), settings, settings.pop("families"))
+    examples = tasks.generate(settings.pop("seed"), settings, settings.pop("families")) if settings else []
     taken = {example.id: example.split for example in examples}
     quarantined = dropped = 0
     for i, source in enumerate(cfg.sources):
@@ -73,10 +73,17 @@ def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
             continue
         if split:
             name = Path(source.path).name
-            examples.append(Example(sources.key(messages, answer), messages, answer, name, name, split))
+            prompt = sources.key(messages, answer)
+            checks = verifiable(source.check, answer)
+            examples.append(Example(prompt, messages, answer, name, name, split, kind=name, checks=checks))
     if not examples and not bad:
         raise UserError(f"{key}={source.path}: holds no rows.")
     return examples, bad
+
+
+def verifiable(check: str | None, answer: str | None) -> list[Check]:
+    """The check that a source names, against its own answer."""
+    return [Check(check, {"text": answer})] if check and answer is not None else []
 
 
 def admit(found: list[Example], taken: dict[str, str]) -> list[Example]:

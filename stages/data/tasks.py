@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from stages.config import SPLIT_OF_GROUP
 from stages.data import families as rooms
 from stages.errors import UserError, nearest
 from stages.records import Check, Example, Message, content_id
@@ -68,17 +69,6 @@ def known_families() -> dict[str, Family]:
     return dict(sorted(FAMILIES.items()))
 
 
-# Test prompts come first, so that a prompt which two splits would draw belongs to the test.
-SPLIT_OF_GROUP = {
-    "test": "test",
-    "unseen_phrasings": "test",
-    "unseen_tasks": "test",
-    "validation": "validation",
-    "preference": "preference",
-    "sft": "sft",
-}
-
-
 def generate(seed: int, counts: Mapping[str, int], families: list[str]) -> list[Example]:
     """Examples per group (the keys of SPLIT_OF_GROUP), families in turn, no prompt twice.
 
@@ -97,33 +87,41 @@ def generate(seed: int, counts: Mapping[str, int], families: list[str]) -> list[
         if counts.get(group, 0) and not members:
             raise UserError(f"data.tasks.{group}={counts[group]}: no family chosen fits.")
         for i in range(counts.get(group, 0)):
-            example = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples)
-            examples[example.id] = example
+            drawn = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples)
+            examples |= {example.id: example for example in drawn}
     return list(examples.values())
 
 
-def draw(family: Family, group: str, key: str, taken: Mapping[str, Example]) -> Example:
-    """One example whose prompt is not taken yet."""
+def draw(family: Family, group: str, key: str, taken: Mapping[str, Example]) -> list[Example]:
+    """An instance whose prompt is not taken yet, in one phrasing; `rephrased` asks for it in all of them."""
     for attempt in range(1000):
         rng = random.Random(f"{key}/{family.name}/{attempt}")
         instance = family.make(rng)
-        phrasings = family.phrasings[-1:] if group == "unseen_phrasings" else family.phrasings[:-1]
-        request = rng.choice(phrasings).format(**instance.slots)
-        messages = [*instance.before, {"role": "user", "content": request}]
-        example = Example(
-            id=prompt_id(messages),
-            messages=messages,
-            reference=instance.reference,
-            source="tasks",
-            task=family.name,
-            split=SPLIT_OF_GROUP[group],
-            kind=family.kind,
-            group=group if group.startswith("unseen") else "seen",
-            checks=instance.checks,
-        )
-        if example.id not in taken:
-            return example
+        if group == "rephrased":
+            phrasings = family.phrasings
+        else:
+            trained = group != "unseen_phrasings"
+            phrasings = (rng.choice(family.phrasings[:-1] if trained else family.phrasings[-1:]),)
+        drawn = [example(family, group, instance, phrasing) for phrasing in phrasings]
+        if not any(e.id in taken for e in drawn):
+            return drawn
     raise UserError(f"data.tasks.{group}: the family {family.name} has too few prompts. Ask for fewer.")
+
+
+def example(family: Family, group: str, instance: Instance, phrasing: str) -> Example:
+    messages = [*instance.before, {"role": "user", "content": phrasing.format(**instance.slots)}]
+    return Example(
+        id=prompt_id(messages),
+        messages=messages,
+        reference=instance.reference,
+        source="tasks",
+        task=family.name,
+        split=SPLIT_OF_GROUP[group],
+        kind=family.kind,
+        group=group if SPLIT_OF_GROUP[group] == "test" and group != "test" else "seen",
+        request=content_id(family.name, instance.slots, instance.before),
+        checks=instance.checks,
+    )
 
 
 def prompt_id(messages: list[Message]) -> str:

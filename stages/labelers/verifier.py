@@ -20,6 +20,12 @@ def bullet_lines(text: str) -> list[str]:
     return [line for line in text.split("\n") if line.startswith("- ")]
 
 
+def last_number(text: str) -> float | None:
+    """The last number of a text: where worked solutions have their result."""
+    found = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    return float(found[-1]) if found else None
+
+
 def parsed(text: str) -> Any:
     """The JSON value of an answer, or an exception that is no value."""
     try:
@@ -46,6 +52,8 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "line_count": lambda answer, count: len(answer.split("\n")) == count,
     "comma_count": lambda answer, count: answer.count(",") == count and "\n" not in answer,
     "bullet_count": lambda answer, count: len(bullet_lines(answer)) == count == len(answer.split("\n")),
+    "label": lambda answer, text: words(answer.lower()) == words(text.lower()),
+    "number": lambda answer, text: last_number(answer) is not None and last_number(answer) == last_number(text),
     "is_json": lambda answer: parsed(answer) is not ValueError,
     "json": lambda answer, value: parsed(answer) == value,
 }

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
 matplotlib.use("svg")
@@ -58,6 +59,36 @@ def rates(rows: dict[str, Any], models: dict[str, str]) -> str:
         axes.set_xlim(-2, 102)
         axes.set_xlabel("prompts that pass all checks, %")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+        return svg(figure)
+
+
+def calibration(margins: list[float]) -> list[str]:
+    """Held-out pairs by their reward margin: the share preferred rightly against sigma(|margin|), which is what the
+    Bradley-Terry model behind DPO says it should be, in thirds of the pairs."""
+    if len(margins) < 6:
+        return []
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.4))
+        left.hist(margins, bins=15, color=COLOURS["sft"])
+        left.axvline(0, color=INK, linewidth=1)
+        decorate(left, f"DPO: margins of {len(margins)} held-out pairs", "nats; right of 0 is right")
+        for third in np.array_split(np.array(sorted(margins, key=abs)), 3):
+            said, found = float((1 / (1 + np.exp(-np.abs(third)))).mean()), float((third > 0).mean())
+            right.plot(said, found, "o", color=COLOURS["dpo"])
+        right.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
+        right.set_ylim(0, 1.05)
+        right.set_ylabel("preferred rightly")
+        decorate(right, "DPO: calibration of margins", "said by sigmoid(margin)")
+        return [svg(figure)]
+
+
+def cost(seconds: dict[str, float]) -> str:
+    """Where the time went: a bar per node."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 0.6 + 0.26 * len(seconds)))
+        names = list(seconds)[::-1]
+        axes.barh([name.replace("_", " ") for name in names], [seconds[n] for n in names], color=COLOURS["sft"])
+        axes.set_xlabel("seconds")
         return svg(figure)
 
 

@@ -1,0 +1,52 @@
+"""Several seeds of the same recipe: what each gave, with mean and range."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.evaluate import DIFFERENCES, MODELS
+from stages.store import Manifest
+
+ENOUGH_SEEDS = 3
+PREFIX = "eval_seed_"
+
+
+def runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """Seed and results of every evaluation, the report's own first."""
+    found = [{"seed": nodes["dpo"]["settings"]["seed"], "fingerprint": nodes["eval"]["fingerprint"], "role": "eval"}]
+    found += [
+        {"seed": int(role.removeprefix(PREFIX)), "fingerprint": nodes[role]["fingerprint"], "role": role}
+        for role in inputs
+        if role.startswith(PREFIX)
+    ]
+    for run in found:
+        results = json.loads((inputs[run["role"]] / "results.json").read_text())
+        groups = results["groups"]
+        run["primary"] = groups.get("seen tasks") or groups["unseen tasks"]
+        run["unseen"] = groups.get("unseen tasks")
+        run |= {name: results[name] for name in ("mean_tokens", "stop_rate")}
+    return found
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Mean and range of rates and differences over seeds, and a sentence; None for one seed."""
+    if len(found) < 2:
+        return None
+    names = [*MODELS, *(f"{a}-{b}" for a, b in DIFFERENCES)]
+    table = {name: [run["primary"][name]["mean"] for run in found] for name in names}
+    rows = {
+        name: {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+        for name, values in table.items()
+    }
+    gain = rows["dpo-sft"]
+    above = sum(run["primary"]["dpo-sft"]["low"] > 0 for run in found)
+    below = sum(run["primary"]["dpo-sft"]["high"] < 0 for run in found)
+    sentence = (
+        f"Over {len(found)} seeds: {100 * gain['mean']:+.1f} points on average, from {100 * gain['low']:+.1f} to "
+        f"{100 * gain['high']:+.1f}; helped in {above}, hurt in {below}."
+    )
+    if len(found) < ENOUGH_SEEDS:
+        sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."
+    return {"rows": rows, "sentence": sentence}
