@@ -9,7 +9,8 @@ from trl import DPOConfig
 from stages import contract, first_step, training
 from stages.config import DPO
 from stages.errors import UserError
-from stages.models import load_model, save_model, token_log_probs, write_card
+from stages.models import load_model, pair_log_probs, save_model, write_card
+from stages.packing import pack_pairs
 from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load
 from stages.store import Work
@@ -31,8 +32,11 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     held_out = splits["validation"]
 
     rows = {pair_id: trl_row(scored, cfg.trainer.get("ld_alpha")) for pair_id, scored in reference.items()}
+    model = load_model(inputs["policy"] / "model")
+    if not pack_pairs(model):
+        out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
     trainer = StoredReferenceTrainer(
-        load_model(inputs["policy"] / "model"),
+        model,
         reference=rows,
         args=training.arguments(
             DPOConfig,
@@ -106,10 +110,7 @@ def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogPro
     found = []
     trainer.model.eval()
     for p in held_out:
-        sequences = [(p.prompt_ids, p.chosen_ids), (p.prompt_ids, p.rejected_ids)]
-        chosen, rejected = token_log_probs(
-            trainer.model, sequences, trainer.processing_class.pad_token_id, cfg.precision
-        )
+        [(chosen, rejected)] = pair_log_probs(trainer.model, [p], trainer.processing_class.pad_token_id, cfg.precision)
         ratios = sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps)
         found.append({"id": p.id, "margin": cfg.beta * (ratios[0] - ratios[1])})
     return found

@@ -7,7 +7,7 @@ import torch
 
 from stages.config import DPO, DPOReference, Precision
 from stages.errors import UserError
-from stages.models import autocast, token_log_probs
+from stages.models import autocast, pair_log_probs
 from stages.preference_trainer import StoredReferenceTrainer
 from stages.records import PairLogProbs
 from stages.store import read_manifest
@@ -59,8 +59,7 @@ def mean_gap(trainer: StoredReferenceTrainer, cfg: DPO, scored: list[PairLogProb
     """Mean |policy - stored reference| per completion token, in nats."""
     gaps: list[float] = []
     for p in scored:
-        sequences = [(p.prompt_ids, p.chosen_ids), (p.prompt_ids, p.rejected_ids)]
-        found = token_log_probs(trainer.model, sequences, trainer.processing_class.pad_token_id, cfg.precision)
+        [found] = pair_log_probs(trainer.model, [p], trainer.processing_class.pad_token_id, cfg.precision)
         for ours, stored in zip(found, (p.chosen_logps, p.rejected_logps), strict=True):
             gaps += [abs(a - b) for a, b in zip(ours, stored, strict=True)]
     return sum(gaps) / len(gaps)

@@ -16,6 +16,8 @@ from trl.trainer import utils as trl_utils
 
 from stages.config import Precision
 from stages.errors import UserError
+from stages.packing import pack_pairs
+from stages.records import PairLogProbs
 
 # The libraries' own progress bars and advice would drown what the stages say.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
@@ -96,22 +98,22 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 
 def add_scoring(model: PreTrainedModel) -> PreTrainedModel:
-    """Give the model TRL's fused LM head, so that policy and reference are scored by the same arithmetic."""
+    """Give the model TRL's fused LM head and our packed forward for pairs, as a trainer does: policy and reference
+    are then scored by the same arithmetic."""
+    pack_pairs(model)
     trl_utils.add_fused_lm_head(model)
     return model
 
 
 @torch.no_grad()
-def token_log_probs(
-    model: PreTrainedModel,
-    sequences: Sequence[tuple[list[int], list[int]]],
-    pad_id: int,
-    precision: Precision,
-) -> list[list[float]]:
-    """Log-prob of every completion token given what precedes it, for (prompt ids, completion ids) pairs.
+def pair_log_probs(
+    model: PreTrainedModel, pairs: Sequence[PairLogProbs], pad_id: int, precision: Precision
+) -> list[tuple[list[float], list[float]]]:
+    """Log-prob of every completion token given what precedes it, of chosen and of rejected.
 
-    One padded forward of a model with a fused LM head; in fp32 the batch matters below 1e-5 per token.
+    One forward of a model with a fused LM head; in fp32 the batch matters below 1e-5 per token.
     """
+    sequences = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
     length = max(len(prompt) + len(completion) for prompt, completion in sequences)
     ids = torch.full((len(sequences), length), pad_id)
     attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -130,7 +132,8 @@ def token_log_probs(
             fused_lm_head=True,
         )
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
-    return [
+    found = [
         scored[i, len(prompt) - 1 : len(prompt) + len(completion) - 1].tolist()
         for i, (prompt, completion) in enumerate(sequences)
     ]
+    return list(zip(found[: len(pairs)], found[len(pairs) :], strict=True))

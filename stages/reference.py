@@ -12,7 +12,7 @@ from stages import contract
 from stages.config import Reference
 from stages.contract import ContractError
 from stages.errors import UserError
-from stages.models import add_scoring, device_of, load_model, token_log_probs
+from stages.models import add_scoring, device_of, load_model, pair_log_probs
 from stages.records import Pair, PairLogProbs, load, save
 from stages.shards import in_shards
 from stages.store import Work
@@ -47,10 +47,9 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         left = {p.id for p in waiting}
         for batch in batches:  # the same after a kill: another company in the batch would round differently
             if any(p.id in left for p in batch):
-                sequences = [(p.prompt_ids, ids) for p in batch for ids in (p.chosen_ids, p.rejected_ids)]
-                scores = token_log_probs(model, sequences, terms.tokenizer.pad_token_id, cfg.precision)
-                for i, p in enumerate(batch):
-                    p.chosen_logps, p.rejected_logps = scores[2 * i], scores[2 * i + 1]
+                scores = pair_log_probs(model, batch, terms.tokenizer.pad_token_id, cfg.precision)
+                for p, (chosen, rejected) in zip(batch, scores, strict=True):
+                    p.chosen_logps, p.rejected_logps = chosen, rejected
                     if p.id in left:
                         yield p, [p]
 

@@ -17,6 +17,7 @@ from stages.config import SFT
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
 from stages.models import load_model, load_tokenizer, save_model, write_card
+from stages.packing import pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
 
@@ -50,9 +51,11 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     validation_rows, _ = tokenize([e for e in examples if e.split == "validation" and e.reference], terms, cfg, out)
     show_tokens(train_rows[0], terms, out / "token_example.json")
     if cfg.packing:
-        train_rows = pack(train_rows, cfg.max_length)
+        train_rows, validation_rows = (pack(rows, cfg.max_length) for rows in (train_rows, validation_rows))
     rows = training.cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
 
+    if cfg.packing:
+        pack_segments(model)
     disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
     trainer = SFTTrainer(
         model,

@@ -8,7 +8,8 @@ from trl.trainer import utils as trl_utils
 
 from stages.config import Precision
 from stages.errors import UserError
-from stages.models import add_scoring, device_of, load_model, save_model, token_log_probs
+from stages.models import add_scoring, device_of, load_model, pair_log_probs, save_model
+from stages.records import PairLogProbs
 
 
 @pytest.fixture
@@ -18,14 +19,17 @@ def folder(built: Path) -> Path:
 
 def test_log_probs_are_the_models_own_whatever_the_company(folder: Path) -> None:
     plain, scoring = load_model(folder), add_scoring(load_model(folder))
-    sequences = [([5, 6, 7], [8, 9]), ([10], [11, 12, 13, 14]), ([15, 16, 17, 18, 19, 20], [21])]
-    together = token_log_probs(scoring, sequences, 3, Precision.fp32)
-    for (prompt, completion), found in zip(sequences, together, strict=True):
-        with torch.no_grad():
-            logits = plain(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
-        assert found == pytest.approx(expected.tolist(), abs=1e-5)
-        assert found == pytest.approx(token_log_probs(scoring, [(prompt, completion)], 3, Precision.fp32)[0], abs=1e-5)
+    ids = [([5, 6, 7], [8, 9], [8, 10, 11]), ([10], [11, 12, 13, 14], [2]), ([15, 16, 17, 18, 19, 20], [21], [22])]
+    pairs = [PairLogProbs(str(i), *given, [], []) for i, given in enumerate(ids)]
+    together = pair_log_probs(scoring, pairs, 3, Precision.fp32)
+    for pair, both in zip(pairs, together, strict=True):
+        alone = pair_log_probs(scoring, [pair], 3, Precision.fp32)[0]
+        for completion, found, again in zip((pair.chosen_ids, pair.rejected_ids), both, alone, strict=True):
+            with torch.no_grad():
+                logits = plain(torch.tensor([pair.prompt_ids + completion])).logits[0, len(pair.prompt_ids) - 1 : -1]
+            expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+            assert found == pytest.approx(expected.tolist(), abs=1e-5)
+            assert found == pytest.approx(again, abs=1e-5)
 
 
 def test_the_fused_head_projects_what_is_trained_and_trains_the_same(

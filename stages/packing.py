@@ -1,0 +1,149 @@
+"""Forward passes that spend nothing on padding, and nothing on reading the same prefix twice.
+
+All tokens of a batch stand in one row, so that every linear layer sees each of them once. Only attention needs to know
+what belongs together: there, tokens are laid out as the sequences they make, (sequences, width), attend causally, and
+go back to their places. A prompt shared by a chosen and a rejected completion is part of both sequences and of one run
+through the layers.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+ATTENTION = "plumbline_packed"
+
+
+@dataclass
+class Layout:
+    """How the packed row and its sequences correspond.
+
+    rows: (sequences, width), the packed place of every token of every sequence; padding, on the right, is place 0.
+    sources: (tokens,), for every packed token, where in the flattened `rows` its own sequence has it.
+    positions: (1, tokens), every packed token's position in its sequence.
+    """
+
+    rows: torch.Tensor
+    sources: torch.Tensor
+    positions: torch.Tensor
+
+    @classmethod
+    def of(cls, sequences: list[list[int]], firsts: list[int], width: int, device: torch.device) -> "Layout":
+        """From the packed places of every sequence's tokens, and from which token on they are its own."""
+        rows = torch.zeros(len(sequences), width, dtype=torch.long)
+        sources: dict[int, int] = {}
+        for i, (places, first) in enumerate(zip(sequences, firsts, strict=True)):
+            rows[i, : len(places)] = torch.tensor(places)
+            sources |= {place: i * width + t for t, place in enumerate(places) if t >= first}
+        flat = torch.tensor([sources[place] for place in range(len(sources))])
+        return cls(rows.to(device), flat.to(device), (flat % width)[None].to(device))
+
+    @classmethod
+    def of_pairs(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "Layout":
+        """From TRL's batch of pairs, (2 pairs, width) padded on the right, chosen over rejected: what the two rows of
+        a pair begin with is packed once."""
+        half, width = len(input_ids) // 2, input_ids.shape[1]
+        lengths = attention_mask.sum(1)
+        both = torch.minimum(lengths[:half], lengths[half:])[:, None] > torch.arange(width, device=input_ids.device)
+        shared = ((input_ids[:half] == input_ids[half:]) & both).cumprod(1).sum(1).tolist()
+        chosen, rejected, end = [], [], 0
+        for length, other, prefix in zip(*lengths.view(2, half).tolist(), shared, strict=True):
+            chosen.append([*range(end, end + length)])
+            rejected.append([*range(end, end + prefix), *range(end + length, end + length + other - prefix)])
+            end += length + other - prefix
+        return cls.of([*chosen, *rejected], [0] * half + shared, width, input_ids.device)
+
+    @classmethod
+    def of_segments(cls, position_ids: torch.Tensor) -> "Layout":
+        """From a packed row, (1, tokens), whose positions start again at 0 with every example."""
+        starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
+        segments = [[*range(a, b)] for a, b in pairwise(starts)]
+        return cls.of(segments, [0] * len(segments), max(map(len, segments)), position_ids.device)
+
+    def spread(self, packed: torch.Tensor) -> torch.Tensor:
+        """(1, tokens, …) as (sequences, width, …)."""
+        return packed[0].index_select(0, self.rows.flatten()).view(*self.rows.shape, *packed.shape[2:])
+
+    def pack(self, spread: torch.Tensor) -> torch.Tensor:
+        """(sequences, width, …) as (1, tokens, …)."""
+        return spread.flatten(0, 1).index_select(0, self.sources)[None]
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' SDPA attention over sequences laid out; without a layout, what it is given (causal, and padded on
+    the right if at all). Query, key and value: (batch, heads, tokens, dim)."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    query, key, value = (layout.spread(t.transpose(1, 2)).transpose(1, 2) for t in (query, key, value))
+    window, width = kwargs.get("sliding_window"), query.shape[2]
+    mask = None
+    if window is not None and window < width:
+        place = torch.arange(width, device=query.device)
+        distance = place[:, None] - place
+        mask = ((distance >= 0) & (distance < window))[None, None]
+    output, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    return layout.pack(output), None
+
+
+AttentionInterface.register(ATTENTION, attention)
+
+
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether every layer is attention that takes transformers' interface: no recurrent state, no soft-capping."""
+    config = model.config.get_text_config()
+    kinds = set(config.to_dict().get("layer_types") or [])
+    known = kinds <= {"full_attention", "sliding_attention"}
+    return bool(model._supports_attention_backend and config._attn_implementation == "sdpa" and known)
+
+
+def pack_pairs(model: PreTrainedModel) -> bool:
+    """Have the model read each pair of a TRL batch as prompt, chosen, rejected, and answer in TRL's layout.
+
+    Returns:
+        False where its attention cannot be laid out; it then reads padded batches, as before.
+    """
+    if not can_pack(model):
+        return False
+    model.set_attn_implementation(ATTENTION)
+    backbone = model.base_model
+    padded = backbone.forward
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        layout = Layout.of_pairs(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
+        output = padded(input_ids=layout.pack(input_ids), position_ids=layout.positions, layout=layout, **kwargs)
+        output.last_hidden_state = layout.spread(output.last_hidden_state)
+        return output
+
+    backbone.forward = forward
+    return True
+
+
+def pack_segments(model: PreTrainedModel) -> bool:
+    """Have the model attend within the examples of a packed row, without a mask as wide as the row is long.
+
+    Returns:
+        False where its attention cannot be laid out; a dense mask then keeps the examples apart, as before.
+    """
+    if not can_pack(model):
+        return False
+    model.set_attn_implementation(ATTENTION)
+    backbone = model.base_model
+    dense = backbone.forward
+
+    def forward(*args: Any, position_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        layout = Layout.of_segments(position_ids) if position_ids is not None else None
+        return dense(*args, position_ids=position_ids, layout=layout, **kwargs)
+
+    backbone.forward = forward
+    return True
