@@ -134,6 +134,8 @@ def tokenize(
 
 def pack(rows: list[dict[str, Any]], length: int) -> list[dict[str, Any]]:
     """Best-fit decreasing bins of `length` tokens, in one process and a fixed order (arXiv:2404.10830)."""
+    if not rows:
+        return []
     ordered = sorted(rows, key=lambda row: row["id"])
     columns = {name: [row[name] for row in ordered] for name in ("input_ids", "labels")}
     return list(pack_dataset(Dataset.from_dict(columns), length, "bfd"))
