@@ -7,7 +7,7 @@ through the layers.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -60,8 +60,14 @@ class Layout:
     def of_segments(cls, position_ids: torch.Tensor) -> "Layout":
         """From a packed row, (1, tokens), whose positions start again at 0 with every example."""
         starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
-        segments = [[*range(a, b)] for a, b in pairwise(starts)]
-        return cls.of(segments, [0] * len(segments), max(map(len, segments)), position_ids.device)
+        return cls.of_lengths([b - a for a, b in pairwise(starts)], position_ids.device)
+
+    @classmethod
+    def of_lengths(cls, lengths: list[int], device: torch.device) -> "Layout":
+        """Of sequences that stand one behind the other."""
+        ends = [*accumulate(lengths)]
+        sequences = [[*range(end - length, end)] for length, end in zip(lengths, ends, strict=True)]
+        return cls.of(sequences, [0] * len(lengths), max(lengths), device)
 
     def spread(self, packed: torch.Tensor) -> torch.Tensor:
         """(1, tokens, …) as (sequences, width, …)."""
@@ -83,17 +89,15 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' SDPA attention over sequences laid out; without a layout, what it is given (causal, and padded on
     the right if at all). Query, key and value: (batch, heads, tokens, dim)."""
-    if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    query, key, value = (layout.spread(t.transpose(1, 2)).transpose(1, 2) for t in (query, key, value))
+    if layout is not None:
+        query, key, value = (layout.spread(t.transpose(1, 2)).transpose(1, 2) for t in (query, key, value))
     window, width = kwargs.get("sliding_window"), query.shape[2]
-    mask = None
-    if window is not None and window < width:
+    if attention_mask is None and window is not None and window < width:
         place = torch.arange(width, device=query.device)
         distance = place[:, None] - place
-        mask = ((distance >= 0) & (distance < window))[None, None]
-    output, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    return layout.pack(output), None
+        attention_mask = ((distance >= 0) & (distance < window))[None, None]
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return (output if layout is None else layout.pack(output)), None
 
 
 AttentionInterface.register(ATTENTION, attention)

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from stages.packing import ATTENTION, Layout, can_pack
 from stages.samplers import Completion, Request
 
 BLOCK = 256  # tokens of the vocabulary that share a first draw of noise
+NOISE = 16  # steps of noise drawn at once: most completions end before they would need more
+CHUNK = 32  # rows whose logits are handled together: what fits a CPU's cache
 REFILL = 8  # places are filled again when one in so many is free
 PREFILL_TOKENS = 8192  # prompts are read in batches of at most so many tokens, padding included
 
@@ -30,6 +33,7 @@ class Slots:
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.read: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.layout: Layout | None = None  # of the prompts that are read, where they are packed
         self.row = self.position = torch.empty(0, dtype=torch.long)
         self.end = 0
 
@@ -50,6 +54,8 @@ class Slots:
         """Copy what was read to the rows from `first` on; `source` names the prompt of each."""
         assert self.read is not None
         for layer, (keys, values) in enumerate(self.read):
+            if self.layout:
+                keys, values = (self.layout.spread(t.transpose(1, 2)).transpose(1, 2) for t in (keys, values))
             self._allocate(layer, keys, values)
             rows, width = slice(first, first + len(source)), keys.shape[2]
             self.keys[layer][rows, :, :width] = keys[source]
@@ -61,9 +67,10 @@ class Slots:
             for store, given in ((self.keys, keys), (self.values, values)):
                 store.append(given.new_zeros(self.rows, given.shape[1], self.length, given.shape[3]))
 
-    def move(self, source: int, target: int, length: int) -> None:
-        for store in (*self.keys, *self.values):
-            store[target, :, :length] = store[source, :, :length]
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Copy rows to places that are free; no place is both source and target."""
+        for store in (*self.keys, *self.values) if targets else ():
+            store[targets, :, : self.end] = store[sources, :, : self.end]
 
 
 @dataclass
@@ -72,9 +79,22 @@ class Row:
 
     request: Request
     index: int
-    noise: torch.Tensor  # (max_new_tokens, blocks + BLOCK)
+    generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
+    noise: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def temperature(self) -> float:
+        return self.request.temperatures[self.index]
+
+    def gumbel(self, width: int) -> torch.Tensor:
+        """Gumbel noise for the next token, (width,): of the content of the request and the step alone."""
+        step = len(self.tokens) % NOISE
+        if step == 0:
+            uniform = torch.rand(NOISE, width, generator=self.generator, dtype=torch.float64)
+            self.noise = uniform.clamp_(min=1e-300).log_().neg_().log_().neg_().float()
+        return self.noise[step]
 
 
 class HFSampler:
@@ -83,12 +103,15 @@ class HFSampler:
     def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
         self.model, self.stops, self.limit, self.top_p, self.rows = model, set(stop_ids), max_new_tokens, top_p, rows
         self.device = model.device
+        self.packs = can_pack(model)  # prompts are then read without padding
+        if self.packs:
+            model.set_attn_implementation(ATTENTION)
         self.blocks = -(-model.get_output_embeddings().out_features // BLOCK)
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
         """Every request with all its completions, in the order in which they are finished."""
-        requests = sorted(requests, key=lambda r: (len(r.token_ids), r.id))
+        requests = sorted(requests, key=lambda r: (-len(r.token_ids), r.id))
         queue = deque((request, i) for request in requests for i in range(len(request.temperatures)))
         finished: dict[str, dict[int, Completion]] = {r.id: {} for r in requests}
         longest = max((len(r.token_ids) for r in requests), default=0)
@@ -107,29 +130,33 @@ class HFSampler:
 
     def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> None:
         """Give the next candidates places, and read their prompts but for the last token: each prompt once."""
-        prompts: list[Request] = []
+        prompts: list[list[int]] = []
         source: list[int] = []
-        first = len(active)
+        first, last = len(active), None
         while queue and len(active) < self.rows:
             request, index = queue[0]
-            if not prompts or prompts[-1] is not request:
-                if prompts and (len(prompts) + 1) * len(request.token_ids) > PREFILL_TOKENS:
+            if last is not request:
+                if prompts and len(prompts[0]) * (len(prompts) + 1) > PREFILL_TOKENS:
                     break
-                prompts.append(request)
+                prompts.append(request.token_ids[:-1])
+                last = request
             queue.popleft()
             source.append(len(prompts) - 1)
-            active.append(Row(request, index, self._noise(request, index)))
-        width = max(len(p.token_ids) for p in prompts) - 1
-        if width == 0:
+            active.append(Row(request, index, torch.Generator().manual_seed(request.seed_of(index))))
+        if not prompts[0]:  # the longest
             return
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            ids[i, : len(prompt.token_ids) - 1] = torch.tensor(prompt.token_ids[:-1])
         slots.read = []
-        positions = torch.arange(width, device=self.device)[None]
-        mask = masks(self.model, positions, width)
-        options = {"position_ids": positions, "attention_mask": mask, "past_key_values": slots, "use_cache": True}
-        self.model.base_model(input_ids=ids.to(self.device), **options)
+        if self.packs:
+            slots.layout = layout = Layout.of_lengths([len(p) for p in prompts], self.device)
+            ids = torch.tensor([[token for prompt in prompts for token in prompt]])
+            options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
+        else:
+            ids = torch.zeros(len(prompts), len(prompts[0]), dtype=torch.long)
+            for i, prompt in enumerate(prompts):
+                ids[i, : len(prompt)] = torch.tensor(prompt)
+            positions = torch.arange(ids.shape[1], device=self.device)[None]
+            options = {"position_ids": positions, "attention_mask": masks(self.model, positions, ids.shape[1])}
+        self.model.base_model(input_ids=ids.to(self.device), past_key_values=slots, use_cache=True, **options)
         slots.fill(first, torch.tensor(source, device=self.device))
 
     def _step(self, active: list[Row], slots: Slots) -> None:
@@ -145,37 +172,34 @@ class HFSampler:
             row.tokens.append(token)
             row.logprob += logprob
 
-    def _noise(self, request: Request, index: int) -> torch.Tensor:
-        """Gumbel noise for every step of a candidate, from the content of its request alone."""
-        if request.temperatures[index] == 0:
-            return torch.zeros(self.limit, 0)
-        generator = torch.Generator().manual_seed(request.seed_of(index))
-        uniform = torch.rand(self.limit, self.blocks + BLOCK, generator=generator, dtype=torch.float64)
-        return -torch.log(-torch.log(uniform.clamp(min=1e-300))).float()
-
     def _choose(self, logits: torch.Tensor, rows: list[Row]) -> tuple[list[int], list[float]]:
         """The next token of every row and its log-prob at temperature 1."""
-        logits = logits.float()
-        tokens = logits.argmax(-1)
-        drawn = [i for i, row in enumerate(rows) if row.request.temperatures[row.index] > 0]
-        if drawn:
-            noise = torch.stack([rows[i].noise[len(rows[i].tokens)] for i in drawn]).to(self.device)
-            heat = torch.tensor([rows[i].request.temperatures[rows[i].index] for i in drawn], device=self.device)
-            chosen = logits if len(drawn) == len(rows) else logits[drawn]
-            tokens[drawn] = gumbel_max(nucleus(chosen / heat[:, None], self.top_p), noise)
-        logprobs = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-        return tokens.tolist(), logprobs.tolist()
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        for start in range(0, len(rows), CHUNK):
+            some, part = rows[start : start + CHUNK], logits[start : start + CHUNK].float()
+            chosen = part.argmax(-1)
+            drawn = [i for i, row in enumerate(some) if row.temperature > 0]
+            if drawn:
+                noise = torch.stack([some[i].gumbel(self.blocks + BLOCK) for i in drawn]).to(self.device)
+                heat = torch.tensor([some[i].temperature for i in drawn], device=self.device)
+                heated = (part if len(drawn) == len(some) else part[drawn]) / heat[:, None]
+                chosen[drawn] = gumbel_max(nucleus(heated, self.top_p), noise)
+            tokens += chosen.tolist()
+            logprobs += (part.gather(-1, chosen[:, None])[:, 0] - part.logsumexp(-1)).tolist()
+        return tokens, logprobs
 
     def _retire(self, active: list[Row], slots: Slots) -> list[Row]:
-        """Take finished rows out; the last row moves to the place of each, so that those in flight stay together."""
-        done = [i for i, r in enumerate(active) if r.tokens[-1] in self.stops or len(r.tokens) >= self.limit]
-        retired = []
-        for place in reversed(done):
-            retired.append(active[place])
-            last = active.pop()
-            if place < len(active):
-                slots.move(len(active), place, len(last.request.token_ids) + len(last.tokens))
-                active[place] = last
+        """Take finished rows out; rows behind the new end move into their places, so that all stay together."""
+        done = [r.tokens[-1] in self.stops or len(r.tokens) >= self.limit for r in active]
+        retired = [row for row, ended in zip(active, done, strict=True) if ended]
+        left = len(active) - len(retired)
+        free = [i for i in range(left) if done[i]]
+        behind = [i for i in range(left, len(active)) if not done[i]]
+        slots.move(behind, free)
+        for place, source in zip(free, behind, strict=True):
+            active[place] = active[source]
+        del active[left:]
         return retired
 
 
