@@ -10,8 +10,9 @@ from stages.config import InferenceRuntime, Precision
 from stages.contract import Contract
 from stages.models import device_of, load_model
 from stages.records import Candidate, Example, content_id
-from stages.samplers import Completion, Request
-from stages.samplers.hf import HFSampler
+from stages.samplers import Completion, Request, Sampler
+from stages.samplers.generate import GenerateSampler
+from stages.samplers.hf import HFSampler, holds
 from stages.shards import in_shards
 from stages.store import Work
 
@@ -39,7 +40,8 @@ def complete(
         dtype = torch.bfloat16 if decoding.precision is Precision.bf16 else torch.float32
         loaded = load_model(model, dtype).to(device_of(decoding.runtime.device))
         rows = decoding.runtime.batch_size
-        sampler = HFSampler(loaded, terms.stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
+        kind: type[Sampler] = HFSampler if holds(loaded) else GenerateSampler
+        sampler = kind(loaded, terms.stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
         by_id = {e.id: e for e in waiting}
         requests = [
             Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed) for e in waiting

@@ -15,6 +15,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -25,8 +27,10 @@ from transformers import (
 from stages import contract
 from stages.models import load_model
 from stages.records import Example, load
-from stages.samplers import Completion, Request
-from stages.samplers.hf import HFSampler, gumbel_max, nucleus
+from stages.samplers import Completion, Request, Sampler
+from stages.samplers.drawing import gumbel_max, nucleus
+from stages.samplers.generate import GenerateSampler
+from stages.samplers.hf import HFSampler, holds
 
 SHAPE = {
     "hidden_size": 32,
@@ -58,8 +62,10 @@ def prompts(count: int) -> list[list[int]]:
     return [torch.randint(3, 600, (n,), generator=generator).tolist() for n in lengths]
 
 
-def complete(model: PreTrainedModel, requests: list[Request], rows: int, stop: int = 2) -> dict[str, list[Completion]]:
-    sampler = HFSampler(model, [stop], max_new_tokens=12, top_p=1.0, rows=rows)
+def complete(
+    model: PreTrainedModel, requests: list[Request], rows: int, stop: int = 2, kind: type[Sampler] = HFSampler
+) -> dict[str, list[Completion]]:
+    sampler = kind(model, [stop], max_new_tokens=12, top_p=1.0, rows=rows)
     return {request.id: completions for request, completions in sampler.complete(requests)}
 
 
@@ -90,6 +96,31 @@ def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
     assert tokens == {i: [c.token_ids for c in completions] for i, completions in small.items()}
     assert tokens[requests[7].id] == [c.token_ids for c in alone[requests[7].id]]
     assert len({tuple(t) for ts in tokens.values() for t in ts}) > 10, "candidates differ"
+
+
+def test_generate_draws_the_same(built: Path) -> None:
+    """The sampler for models that ours cannot hold, on one that it can: token for token, with the same log-probs."""
+    folder = next((built / "sft").glob("*/model"))
+    terms = contract.load(folder)
+    examples = load(next((built / "sample").glob("*/prompts.parquet")), Example)[:20]
+    requests = [Request(e.id, e.messages, terms.prompt(e.messages), [1.3, 0.0, 0.7], 0) for e in examples]
+    ours = complete(load_model(folder), requests, rows=64, stop=terms.stop_ids[0])
+    theirs = complete(load_model(folder), requests, rows=7, stop=terms.stop_ids[0], kind=GenerateSampler)
+    for request in requests:
+        for a, b in zip(ours[request.id], theirs[request.id], strict=True):
+            assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)  # up to 12 tokens in fp32
+
+
+def test_a_model_with_a_state_of_its_own_is_left_to_generate() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 600, "state_size": 4}
+    model = MambaForCausalLM(MambaConfig(**sizes)).eval()
+    assert not holds(model)
+    assert all(holds(make()) for make in ARCHITECTURES.values())
+    requests = [Request(f"{i:04x}", [], ids, [0.0, 1.0], 0) for i, ids in enumerate(prompts(5))]
+    found = complete(model, requests, rows=1, kind=GenerateSampler)
+    assert all(len(c.token_ids) == 12 for completions in found.values() for c in completions)
 
 
 def test_another_seed_draws_something_else(built: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from stages.records import Message, content_id
 
@@ -36,5 +36,7 @@ class Completion:
 
 
 class Sampler(Protocol):
+    def __init__(self, model: Any, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int): ...
+
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
         """Every request with all its completions, in the order in which they are finished."""

@@ -14,10 +14,9 @@ from transformers import PreTrainedModel
 
 from stages.packing import ATTENTION, Layout, can_pack
 from stages.samplers import Completion, Request
+from stages.samplers.drawing import Draw, choose
 
-BLOCK = 256  # tokens of the vocabulary that share a first draw of noise
-NOISE = 16  # steps of noise drawn at once: most completions end before they would need more
-CHUNK = 32  # rows whose logits are handled together: what fits a CPU's cache
+KEPT = {"full_attention", "sliding_attention"}
 REFILL = 8  # places are filled again when one in so many is free
 PREFILL_TOKENS = 8192  # prompts are read in batches of at most so many tokens, padding included
 
@@ -74,27 +73,17 @@ class Slots:
 
 
 @dataclass
-class Row:
+class Row(Draw):
     """One candidate in flight."""
 
-    request: Request
-    index: int
-    generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
-    noise: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    @property
-    def temperature(self) -> float:
-        return self.request.temperatures[self.index]
 
-    def gumbel(self, width: int) -> torch.Tensor:
-        """Gumbel noise for the next token, (width,): of the content of the request and the step alone."""
-        step = len(self.tokens) % NOISE
-        if step == 0:
-            uniform = torch.rand(NOISE, width, generator=self.generator, dtype=torch.float64)
-            self.noise = uniform.clamp_(min=1e-300).log_().neg_().log_().neg_().float()
-        return self.noise[step]
+def holds(model: PreTrainedModel) -> bool:
+    """Whether all that the model remembers are keys and values, which `Slots` can keep."""
+    kinds = set(model.config.get_text_config().to_dict().get("layer_types") or [])
+    return bool(model._supports_attention_backend and not model._is_stateful and kinds <= KEPT)
 
 
 class HFSampler:
@@ -106,7 +95,6 @@ class HFSampler:
         self.packs = can_pack(model)  # prompts are then read without padding
         if self.packs:
             model.set_attn_implementation(ATTENTION)
-        self.blocks = -(-model.get_output_embeddings().out_features // BLOCK)
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
@@ -142,7 +130,7 @@ class HFSampler:
                 last = request
             queue.popleft()
             source.append(len(prompts) - 1)
-            active.append(Row(request, index, torch.Generator().manual_seed(request.seed_of(index))))
+            active.append(Row(request, index))
         if not prompts[0]:  # the longest
             return
         slots.read = []
@@ -168,26 +156,9 @@ class HFSampler:
         mask = masks(self.model, positions[:, None], slots.end)
         options = {"position_ids": positions[:, None], "attention_mask": mask, "past_key_values": slots}
         logits = self.model(input_ids=ids, use_cache=True, **options).logits[:, -1]
-        for row, token, logprob in zip(active, *self._choose(logits, active), strict=True):
+        for row, token, logprob in zip(active, *choose(logits, active, self.top_p), strict=True):
             row.tokens.append(token)
             row.logprob += logprob
-
-    def _choose(self, logits: torch.Tensor, rows: list[Row]) -> tuple[list[int], list[float]]:
-        """The next token of every row and its log-prob at temperature 1."""
-        tokens: list[int] = []
-        logprobs: list[float] = []
-        for start in range(0, len(rows), CHUNK):
-            some, part = rows[start : start + CHUNK], logits[start : start + CHUNK].float()
-            chosen = part.argmax(-1)
-            drawn = [i for i, row in enumerate(some) if row.temperature > 0]
-            if drawn:
-                noise = torch.stack([some[i].gumbel(self.blocks + BLOCK) for i in drawn]).to(self.device)
-                heat = torch.tensor([some[i].temperature for i in drawn], device=self.device)
-                heated = (part if len(drawn) == len(some) else part[drawn]) / heat[:, None]
-                chosen[drawn] = gumbel_max(nucleus(heated, self.top_p), noise)
-            tokens += chosen.tolist()
-            logprobs += (part.gather(-1, chosen[:, None])[:, 0] - part.logsumexp(-1)).tolist()
-        return tokens, logprobs
 
     def _retire(self, active: list[Row], slots: Slots) -> list[Row]:
         """Take finished rows out; rows behind the new end move into their places, so that all stay together."""
@@ -201,32 +172,6 @@ class HFSampler:
             active[place] = active[source]
         del active[left:]
         return retired
-
-
-def gumbel_max(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Draw a token per row from softmax(logits) by the Gumbel-max trick, in two steps: a block of the vocabulary by
-    its total weight, then a token inside it. The distribution is that of one draw, with far less noise to make.
-
-    Shapes: logits (rows, vocabulary), noise (rows, blocks + BLOCK); returns (rows,).
-    """
-    rows, vocabulary = logits.shape
-    blocks = noise.shape[1] - BLOCK
-    if vocabulary < blocks * BLOCK:
-        logits = torch.nn.functional.pad(logits, (0, blocks * BLOCK - vocabulary), value=-torch.inf)
-    grid = logits.view(rows, blocks, BLOCK)
-    block = (grid.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
-    inside = grid[torch.arange(rows, device=logits.device), block]
-    return block * BLOCK + (inside + noise[:, blocks:]).argmax(-1)
-
-
-def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Mask all but the smallest set of tokens whose probability reaches `top_p` (arXiv:1904.09751)."""
-    if top_p >= 1:
-        return logits
-    ordered, order = logits.sort(-1, descending=True)
-    probability = ordered.softmax(-1)
-    outside = probability.cumsum(-1) - probability >= top_p
-    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
 
 
 def masks(model: PreTrainedModel, positions: torch.Tensor, end: int) -> torch.Tensor | dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ noisy. Useful tokens are those up to the end of turn. The real model is the SFT 
 preference prompts; Llama-, Qwen3- and Gemma3-shaped ones have random weights and stop at one token in sixteen.
 """
 
+import copy
 import logging
 import random
 import statistics
@@ -80,12 +81,13 @@ def ours(model: PreTrainedModel, requests: list[Request], stops: list[int]) -> i
 def compare(name: str, model: PreTrainedModel, prompts: list[list[int]], stops: list[int]) -> None:
     requests = [Request(f"{i:016x}", [], ids, [TEMPERATURE] * CANDIDATES, 0) for i, ids in enumerate(prompts)]
     rates: dict[str, list[float]] = {"generate": [], "plumbline": []}
-    for method in (plain, ours):
-        method(model, requests[:8], stops)  # warm up
+    methods = (("generate", plain, copy.deepcopy(model)), ("plumbline", ours, model))
+    for _, method, its in methods:
+        method(its, requests[:8], stops)  # warm up
     for _ in range(ROUNDS):
-        for label, method in (("generate", plain), ("plumbline", ours)):
+        for label, method, its in methods:
             start = time.perf_counter()
-            tokens = method(model, requests, stops)
+            tokens = method(its, requests, stops)
             rates[label].append(tokens / (time.perf_counter() - start))
             logging.info("%-8s %-9s %6d useful tokens, %6.1f tokens/s", name, label, tokens, rates[label][-1])
     ratios = [b / a for a, b in zip(rates["generate"], rates["plumbline"], strict=True)]

@@ -1,0 +1,68 @@
+"""transformers' own `generate`, for models whose state is no key-value cache of ours to hold: recurrent ones, say.
+
+Slower, since batches are padded and wait for their last row, but the same draws: the noise is that of `hf`.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from stages.samplers import Completion, Request
+from stages.samplers.drawing import Draw, choose
+
+
+class Drawn(LogitsProcessor):
+    """Leave `generate` one token to choose in every row: the one we draw."""
+
+    def __init__(self, draws: list[Draw], top_p: float):
+        self.draws, self.top_p, self.chosen = draws, top_p, list[tuple[list[int], list[float]]]()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        tokens, logprobs = choose(scores, self.draws, self.top_p)
+        self.chosen.append((tokens, logprobs))
+        only = torch.full_like(scores, -torch.inf)
+        return only.scatter(-1, torch.tensor(tokens, device=scores.device)[:, None], 0.0)
+
+
+class GenerateSampler:
+    """Completes prompts in left-padded batches of at most `rows` candidates."""
+
+    def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
+        self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows
+
+    @torch.inference_mode()
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
+        """Every request with all its completions, in the order in which they are finished."""
+        requests = sorted(requests, key=lambda r: (-len(r.token_ids), r.id))
+        while requests:
+            batch = [requests.pop(0)]
+            while requests and sum(len(r.temperatures) for r in (*batch, requests[0])) <= self.rows:
+                batch.append(requests.pop(0))
+            completions = iter(self._batch([(r, i) for r in batch for i in range(len(r.temperatures))]))
+            for request in batch:
+                yield request, [next(completions) for _ in request.temperatures]
+
+    def _batch(self, candidates: list[tuple[Request, int]]) -> Iterator[Completion]:
+        width = max(len(request.token_ids) for request, _ in candidates)
+        ids = torch.zeros(len(candidates), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, (request, _) in enumerate(candidates):
+            ids[i, width - len(request.token_ids) :] = torch.tensor(request.token_ids)
+            mask[i, width - len(request.token_ids) :] = 1
+        drawn = Drawn([Draw(request, index) for request, index in candidates], self.top_p)
+        self.model.generate(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            do_sample=False,
+            max_new_tokens=self.limit,
+            eos_token_id=self.stops,
+            pad_token_id=self.stops[0],
+            logits_processor=LogitsProcessorList([drawn]),
+        )
+        for i in range(len(candidates)):
+            tokens = [step[i] for step, _ in drawn.chosen]
+            ends = [t for t, token in enumerate(tokens) if token in self.stops]
+            length = ends[0] + 1 if ends else len(tokens)
+            logprob = sum(logprobs[i] for _, logprobs in drawn.chosen[:length])
+            yield Completion(tokens[:length], "stop" if ends else "length", logprob)
