@@ -1,7 +1,7 @@
 """Instructions that are not ours: `python -m tests.bench.outside [OUTPUTS] [KEY=VALUE …]`.
 
 Rotten tomatoes (sentiment), CREAK (true or false), GSM8K (the last number) and the classification tasks among
-self-instruct's seeds, answered by base, SFT and DPO of a chain that is in OUTPUTS; nothing is trained, and the rows join
+self-instruct's seeds, answered by base, SFT and DPO of a chain in OUTPUTS; nothing is trained, and the rows join
 the report. Needs the shared data beside the checkout.
 """
 
