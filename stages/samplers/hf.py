@@ -131,8 +131,12 @@ class HFSampler:
             queue.popleft()
             source.append(len(prompts) - 1)
             active.append(Row(request, index))
-        if not prompts[0]:  # the longest
-            return
+        if prompts[0]:  # the longest
+            self._read(prompts, slots)
+            slots.fill(first, torch.tensor(source, device=self.device))
+
+    def _read(self, prompts: list[list[int]], slots: Slots) -> None:
+        """Put what every layer remembers of the prompts into `slots.read`."""
         slots.read = []
         if self.packs:
             slots.layout = layout = Layout.of_lengths([len(p) for p in prompts], self.device)
@@ -145,7 +149,6 @@ class HFSampler:
             positions = torch.arange(ids.shape[1], device=self.device)[None]
             options = {"position_ids": positions, "attention_mask": masks(self.model, positions, ids.shape[1])}
         self.model.base_model(input_ids=ids.to(self.device), past_key_values=slots, use_cache=True, **options)
-        slots.fill(first, torch.tensor(source, device=self.device))
 
     def _step(self, active: list[Row], slots: Slots) -> None:
         """Every row's next token: the one after its last, or after its prompt."""
