@@ -205,6 +205,7 @@ class Label:
 @dataclass
 class Pairs:
     strategy: Strategy = MISSING
+    min_score: float = MISSING
     min_margin: float = MISSING
     max_length_ratio: float | None = MISSING
     max_per_prompt: int = MISSING

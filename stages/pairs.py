@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,15 @@ from stages.errors import UserError
 from stages.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store import Work
 
-# Better, worse, and by how much: None where only the order is known.
-Contrast = tuple[Candidate, Candidate, float | None]
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two candidates, by how much one is better, and its score: None where only the order is known."""
+
+    better: Candidate
+    worse: Candidate
+    margin: float | None
+    score: float | None = None
 
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -66,10 +74,11 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
         if judgement.preference is not None:
             a, b = candidates[str(judgement.a)], candidates[str(judgement.b)]
             better, worse = (b, a) if judgement.preference == "b" else (a, b)
-            contrasts.append((better, worse, 0.0 if judgement.preference == "tie" else None))
+            contrasts.append(Contrast(better, worse, 0.0 if judgement.preference == "tie" else None))
     scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
     for (a, a_score), (b, b_score) in combinations(scored, 2):
-        contrasts.append((a, b, a_score - b_score) if a_score >= b_score else (b, a, b_score - a_score))
+        better, worse = (a, b) if a_score >= b_score else (b, a)
+        contrasts.append(Contrast(better, worse, abs(a_score - b_score), max(a_score, b_score)))
     return contrasts
 
 
@@ -77,36 +86,41 @@ def admissible(contrasts: list[Contrast], cfg: Pairs) -> tuple[list[Contrast], s
     """The comparisons that may become pairs, and, where none may, the rule that took the last of them."""
     if not contrasts:
         return [], "fewer than two judged candidates"
-    rules: dict[str, Callable[[Candidate, Candidate, float | None], bool]] = {
-        "every candidate got the same score": lambda b, w, margin: margin is None or margin > 0,
-        "no two candidates differ in text": lambda b, w, margin: b.text.strip() != w.text.strip(),
-        "only an unfinished candidate was better": lambda b, w, margin: b.finish_reason == "stop",
-        "no margin above pairs.min_margin": lambda b, w, margin: margin is None or margin > cfg.min_margin,
-        "every length ratio above pairs.max_length_ratio": lambda b, w, margin: (
-            cfg.max_length_ratio is None
-            or max(b.n_tokens, w.n_tokens) <= cfg.max_length_ratio * max(1, min(b.n_tokens, w.n_tokens))
+    rules: dict[str, Callable[[Contrast], bool]] = {
+        "every candidate got the same score": lambda c: c.margin is None or c.margin > 0,
+        "no two candidates differ in text": lambda c: c.better.text.strip() != c.worse.text.strip(),
+        "only an unfinished candidate was better": lambda c: c.better.finish_reason == "stop",
+        "no score of pairs.min_score or more": lambda c: c.score is None or c.score >= cfg.min_score,
+        "no margin above pairs.min_margin": lambda c: c.margin is None or c.margin > cfg.min_margin,
+        "every length ratio above pairs.max_length_ratio": lambda c: (
+            cfg.max_length_ratio is None or length_ratio(c) <= cfg.max_length_ratio
         ),
     }
     for reason, rule in rules.items():
-        contrasts = [contrast for contrast in contrasts if rule(*contrast)]
+        contrasts = [contrast for contrast in contrasts if rule(contrast)]
         if not contrasts:
             return [], reason
-    different = {(better.text.strip(), worse.text.strip()): (better, worse, m) for better, worse, m in contrasts}
+    different = {(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}
     return list(different.values()), ""
+
+
+def length_ratio(contrast: Contrast) -> float:
+    short, long = sorted((contrast.better.n_tokens, contrast.worse.n_tokens))
+    return long / max(1, short)
 
 
 def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Contrast]:
     """At most `max_per_prompt` of them, by strategy; equals are ordered by chance, seeded by the prompt."""
     rng.shuffle(contrasts)
     if cfg.strategy is Strategy.margin:
-        contrasts.sort(key=lambda c: c[2] or 0.0)
+        contrasts.sort(key=lambda c: c.margin or 0.0)
     elif cfg.strategy is not Strategy.random:
-        contrasts.sort(key=lambda c: -(c[2] or 0.0))
+        contrasts.sort(key=lambda c: -(c.margin or 0.0))
     return contrasts[: 1 if cfg.strategy is Strategy.best_worst else cfg.max_per_prompt]
 
 
 def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
-    better, worse, margin = contrast
+    better, worse = contrast.better, contrast.worse
     held_out = int(content_id("held out", prompt.id)[:8], 16) / 2**32 < cfg.validation_fraction
     return Pair(
         id=content_id(prompt.id, better.text, worse.text),
@@ -114,7 +128,7 @@ def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
         prompt=prompt.messages,
         chosen=[{"role": "assistant", "content": better.text}],
         rejected=[{"role": "assistant", "content": worse.text}],
-        margin=margin,
+        margin=contrast.margin,
         labeler=labeler,
         strategy=cfg.strategy,
         chosen_id=better.candidate_id,
