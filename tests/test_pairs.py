@@ -61,6 +61,7 @@ SCORED = {"q": [(candidate("q", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c"
         (Strategy.best_worst, {}, {("a", "c")}),
         (Strategy.all, {"max_per_prompt": 9}, {("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("d", "c")}),
         (Strategy.margin, {"min_margin": 0.7}, {("a", "c")}),
+        (Strategy.all, {"max_per_prompt": 9, "min_score": 1.0}, {("a", "b"), ("a", "c"), ("a", "d")}),
     ],
 )
 def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: Path) -> None:
