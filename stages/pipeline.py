@@ -20,7 +20,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 1, "data": 2, "sft": 2, "sample": 2, "label": 2, "pairs": 2, "reference": 2, "dpo": 2}
+VERSIONS = {"base": 1, "data": 3, "sft": 2, "sample": 2, "label": 2, "pairs": 2, "reference": 2, "dpo": 2}
 VERSIONS |= {"answer": 3, "eval": 2, "report": 2}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>

@@ -67,6 +67,7 @@ def title_case(rng: random.Random) -> Instance:
     Punctuate with {name}: {text}
     The last sign is missing here; it should be {name}: {text}
     """,
+    unseen=True,
 )
 def end_mark(rng: random.Random) -> Instance:
     name, mark = rng.choice([("a question mark", "?"), ("an exclamation mark", "!"), ("a full stop", ".")])

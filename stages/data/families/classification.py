@@ -130,6 +130,7 @@ def topic(rng: random.Random) -> Instance:
     Say whether this is a question or a statement: {text}
     Does the speaker want to know something (say question) or tell something (say statement)? {text}
     """,
+    unseen=True,
 )
 def question_or_statement(rng: random.Random) -> Instance:
     name, item, city = rng.choice(NAMES), rng.choice(OBJECTS), rng.choice(CITIES)

@@ -44,6 +44,7 @@ def loud_bullets(rng: random.Random) -> Instance:
     Dash bullets, sorted: {text}
     Two wishes: alphabetical order, and a dash before each on its own line: {text}
     """,
+    unseen=True,
 )
 def sorted_bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
@@ -113,6 +114,7 @@ def system_case(rng: random.Random) -> Instance:
     Write down: {text}
     I whisper something to you, pass it on: {text}
     """,
+    unseen=True,
 )
 def system_prefix(rng: random.Random) -> Instance:
     text = phrase(rng)
@@ -184,6 +186,7 @@ def then_uppercase(rng: random.Random) -> Instance:
     Now leave out all but the first.
     Too much. The one at the top is enough.
     """,
+    unseen=True,
 )
 def then_first(rng: random.Random) -> Instance:
     words = items(rng, 3, 4)

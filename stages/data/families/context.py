@@ -88,6 +88,7 @@ def which_colour(rng: random.Random) -> Instance:
     Text: {text} | Claim: {question} | yes or no?
     A friend says: {question} You have read this: {text} Is your friend right, yes or no?
     """,
+    unseen=True,
 )
 def is_it_true(rng: random.Random) -> Instance:
     things, colours = rng.sample(OBJECTS, 2), rng.sample(COLOURS, 2)

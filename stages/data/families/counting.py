@@ -63,6 +63,7 @@ def count_word(rng: random.Random) -> Instance:
     Calculate {a} plus {b} and write the answer as a word.
     I have {a} coins and find {b} more. How many are they now? Answer with one number word.
     """,
+    unseen=True,
 )
 def add_words(rng: random.Random) -> Instance:
     a, b = rng.randint(1, 9), rng.randint(1, 6)
@@ -109,6 +110,7 @@ def subtract_words(rng: random.Random) -> Instance:
     The number {side} {number}, as a word, please.
     House numbers go up by one in my street. Which stands {side} number {number}? Answer with a number word.
     """,
+    unseen=True,
 )
 def neighbour(rng: random.Random) -> Instance:
     number = rng.randint(1, 19)

@@ -47,6 +47,7 @@ def replace_word(rng: random.Random) -> Instance:
     Past tense, please: {text}
     Imagine that this was years ago, and write the sentence again: {text}
     """,
+    unseen=True,
 )
 def past_tense(rng: random.Random) -> Instance:
     verb, past = rng.choice(sorted(VERBS.items()))
@@ -118,6 +119,7 @@ def remove_word(rng: random.Random) -> Instance:
     Spelling mistake, one word: {text}
     My keyboard mixed up two letters of this word. Which word did I mean? {text}
     """,
+    unseen=True,
 )
 def spelling(rng: random.Random) -> Instance:
     words = [w for w in FRUITS + ANIMALS + TOOLS + OBJECTS if len(w) >= 5]

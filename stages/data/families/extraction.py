@@ -42,6 +42,7 @@ def extract_city(rng: random.Random) -> Instance:
     Find the person: {text}
     One human being is named in this. Who? Nothing but the name, please: {text}
     """,
+    unseen=True,
 )
 def extract_name(rng: random.Random) -> Instance:
     name, city, item, colour = rng.choice(NAMES), rng.choice(CITIES), rng.choice(OBJECTS), rng.choice(COLOURS)
@@ -92,6 +93,7 @@ def extract_number(rng: random.Random) -> Instance:
     Find the address: {text}
     Where would an answer be sent? Nothing but the address, please: {text}
     """,
+    unseen=True,
 )
 def extract_email(rng: random.Random) -> Instance:
     name, item = rng.choice(NAMES), rng.choice(OBJECTS)
@@ -158,6 +160,7 @@ def last_word(rng: random.Random) -> Instance:
     First word only: {text}
     Somebody starts to say this and is cut off after one word. What was heard? {text}
     """,
+    unseen=True,
 )
 def first_word(rng: random.Random) -> Instance:
     text = sentence(rng)

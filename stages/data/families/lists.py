@@ -60,6 +60,7 @@ def numbered_list(rng: random.Random) -> Instance:
     Split at the commas, one line each: {text}
     Stack these on top of each other, nothing else on the line: {text}
     """,
+    unseen=True,
 )
 def one_per_line(rng: random.Random) -> Instance:
     words = items(rng, 2, 5)

@@ -40,6 +40,7 @@ def sort_words(rng: random.Random) -> Instance:
     Sort ascending: {text}
     Which comes first when counting up? Give all of these in that order, with commas: {text}
     """,
+    unseen=True,
 )
 def sort_numbers(rng: random.Random) -> Instance:
     numbers = rng.sample(range(1, 100), rng.randint(2, 4))
