@@ -141,7 +141,8 @@ def losses(cfg: DPO) -> None:
     one_of("dpo.loss_type", cfg.loss_type, LOSS_TYPES)
     if cfg.loss_weights and len(cfg.loss_weights) != len(cfg.loss_type):
         raise UserError(
-            f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, dpo.loss_type {len(cfg.loss_type)} losses."
+            f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, dpo.loss_type {len(cfg.loss_type)} losses: set "
+            "dpo.loss_weights=null to weigh them alike."
         )
     if "exo_pair" in cfg.loss_type and not cfg.trainer.get("label_smoothing"):
         raise UserError("dpo.loss_type=[exo_pair] needs dpo.trainer.label_smoothing (arXiv:2402.00856 uses 1e-3).")
