@@ -125,9 +125,15 @@ class Source:
 
 @dataclass
 class Data:
+    """`tasks` is None for the labelled sets of `outside`."""
+
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     max_bad: float = MISSING
+
+    def key(self, i: int) -> str:
+        """What the path of a source is called on the command line."""
+        return f"{'data.sources' if self.tasks else 'outside'}[{i}].path"
 
 
 @dataclass

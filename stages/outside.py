@@ -33,7 +33,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     if isinstance(block, Model) and block.path:
         block = pinned(block, "model", "model.path")
     elif isinstance(block, Data):
-        sources = [pinned(s, "dataset", f"data.sources[{i}].path") for i, s in enumerate(block.sources)]
+        sources = [pinned(s, "dataset", block.key(i)) for i, s in enumerate(block.sources)]
         block = replace(block, sources=sources)
     elif isinstance(block, Label) and block.path:
         block = pinned(block, "dataset", "label.path")

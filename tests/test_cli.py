@@ -67,6 +67,9 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("sft.runtime.device=tpu",), "sft.runtime.device=tpu is unknown"),
         (("model=tiny", "model.path=x"), "exclude each other"),
         (("stage=sample", "label=dataset", "label.path=README.md"), "this configuration has no sample stage"),
+        (("outside=[{path: nowhere.jsonl, check: label}]",), "outside[0].path=nowhere.jsonl"),
+        (("outside=[{path: README.md}]",), "outside[0].check=None is unknown"),
+        (("seeds=[0]",), "seeds=[0] come beside seed=0: each once"),
         (("data=file", "data.sources=[{path: README.md}]"), "asks test prompts that have checks"),
     ],
 )

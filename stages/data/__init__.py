@@ -32,7 +32,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     taken = {example.id: example.split for example in examples}
     quarantined = dropped = 0
     for i, source in enumerate(cfg.sources):
-        found, bad = read(source, f"data.sources[{i}].path")
+        found, bad = read(source, cfg.key(i))
         sources.quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
         quarantined += len(bad)
         fresh = admit(found, taken)
