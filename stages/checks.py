@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.config import DPO, SFT, SPLIT_OF_GROUP, Config, Stage, TrainRuntime
+from stages.config import DEFAULT_SHARES, DPO, SFT, SPLIT_OF_GROUP, Config, Stage, TrainRuntime
 from stages.errors import UserError, nearest
 
 LOSS_TYPES = (
@@ -81,14 +81,22 @@ def refuse(cfg: Config) -> None:
         "sft.max_dropped": cfg.sft.max_dropped,
         "dpo.max_dropped": cfg.dpo.max_dropped,
         "label.max_failed": cfg.label.max_failed,
+        "pairs.min_score": cfg.pairs.min_score,
         "pairs.validation_fraction": cfg.pairs.validation_fraction,
     }.items():
         if not 0 <= share <= 1:
             raise UserError(f"{key} is a share between 0 and 1, got {share}.")
+    if cfg.eval.confidence in (0, 1):
+        raise UserError(f"eval.confidence={cfg.eval.confidence:g} has no interval: 0.95 is usual.")
+    if cfg.sample.prompts is not None:
+        at_least(1, {"sample.prompts": cfg.sample.prompts}, "at least 1")
     if not cfg.sample.temperatures or min(cfg.sample.temperatures) < 0:
         raise UserError(f"sample.temperatures needs numbers of at least 0, got {cfg.sample.temperatures}.")
     checked = {f"data.sources[{i}].check": s.check for i, s in enumerate(cfg.data.sources) if s.check is not None}
     checked |= {f"outside[{i}].check": str(s.check) for i, s in enumerate(cfg.outside)}
+    names = [Path(s.path).name for s in cfg.outside]
+    if len(set(names)) < len(names):
+        raise UserError(f"outside names {', '.join(names)}: results are told apart by the file's name. Rename one.")
     for key, check in checked.items():
         one_of(key, [check], SOURCE_CHECKS)
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
@@ -128,10 +136,10 @@ def at_least(low: float, values: dict[str, float], word: str) -> None:
 
 def tests(cfg: Config) -> int:
     """How many prompts with checks the answers' split will have."""
-    generated = sum(
-        vars(cfg.data.tasks)[group] for group, split in SPLIT_OF_GROUP.items() if split == cfg.answer.split
-    )
-    return generated + sum(bool(source.check) for source in cfg.data.sources)
+    split = cfg.answer.split
+    groups = [group for group, its in SPLIT_OF_GROUP.items() if its == split and group != "rephrased"]
+    sources = [s for s in cfg.data.sources if s.check and (s.splits or DEFAULT_SHARES).get(split)]
+    return sum(vars(cfg.data.tasks)[group] for group in groups) + len(sources)
 
 
 def losses(cfg: DPO) -> None:

@@ -9,10 +9,11 @@ import torch
 from stages.config import InferenceRuntime, Precision
 from stages.contract import Contract
 from stages.models import device_of, load_model
+from stages.packing import only_attends
 from stages.records import Candidate, Example, content_id
 from stages.samplers import Completion, Request, Sampler
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.hf import HFSampler, holds
+from stages.samplers.hf import HFSampler
 from stages.shards import in_shards
 from stages.store import Work
 
@@ -40,21 +41,21 @@ def complete(
         dtype = torch.bfloat16 if decoding.precision is Precision.bf16 else torch.float32
         loaded = load_model(model, dtype).to(device_of(decoding.runtime.device))
         rows = decoding.runtime.batch_size
-        kind: type[Sampler] = HFSampler if holds(loaded) else GenerateSampler
+        kind: type[Sampler] = HFSampler if only_attends(loaded) else GenerateSampler
         sampler = kind(loaded, terms.stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
         by_id = {e.id: e for e in waiting}
         requests = [
             Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed) for e in waiting
         ]
         for request, completions in sampler.complete(requests):
-            yield by_id[request.id], [candidate(request, i, c) for i, c in enumerate(completions)]
+            yield by_id[request.id], [candidate(request, i, c, sampler.name) for i, c in enumerate(completions)]
 
-    def candidate(request: Request, index: int, completion: Completion) -> Candidate:
+    def candidate(request: Request, index: int, completion: Completion, sampler: str) -> Candidate:
         return Candidate(
             prompt_id=request.id,
             candidate_id=content_id(request.id, index, completion.token_ids),
             policy=model.parent.name,
-            sampler="hf",
+            sampler=sampler,
             temperature=request.temperatures[index],
             seed=request.seed_of(index),
             text=terms.text(completion.token_ids),

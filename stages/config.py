@@ -109,6 +109,9 @@ SPLIT_OF_GROUP = {
 }
 
 
+DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # of a source that names none
+
+
 @dataclass
 class Source:
     """A file, folder or hub dataset. `splits` gives the share of its rows for each split (default: sft 0.95,

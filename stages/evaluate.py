@@ -16,7 +16,7 @@ from stages import likelihood
 from stages.config import Eval
 from stages.labelers.verifier import share_passed
 from stages.models import device_of
-from stages.records import Candidate, Example, load
+from stages.records import Candidate, Example, Pair, load
 from stages.statistics import Interval, interval, resampled_means
 from stages.store import Work
 
@@ -56,7 +56,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `results.json`: rates and differences by group, kind and task, and what puts them in proportion."""
     examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
     answers = {m: {a.prompt_id: a for a in load(inputs[m] / "answers.parquet", Candidate)} for m in MODELS}
-    everything = tabulate([examples[prompt_id] for prompt_id in answers["base"]], answers)
+    known = trained_on(inputs)
+    everything = tabulate(unknown([examples[prompt_id] for prompt_id in answers["base"]], known, out), answers)
     ours = everything.group(*GROUPS)
     seen, unseen = ours.group("seen", "unseen_phrasings"), ours.group("unseen_tasks")
     primary = seen if seen.prompts else unseen
@@ -64,7 +65,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "seen tasks": seen,
         "unseen phrasings": ours.group("unseen_phrasings"),
         "unseen tasks": unseen,
-        **{f"outside: {name}": table for name, table in outside(examples, inputs, out).items()},
+        **{f"outside: {name}": table for name, table in outside({*examples, *known}, inputs, out).items()},
     }
     by_group = {name: compare(table, cfg) for name, table in groups.items() if table.prompts}
     endpoint = compare(primary, cfg)
@@ -114,18 +115,28 @@ def tabulate(prompts: list[Example], answers: dict[str, dict[str, Candidate]]) -
     )
 
 
-def outside(examples: dict[str, Example], inputs: dict[str, Path], out: Work) -> dict[str, Table]:
+def trained_on(inputs: dict[str, Path]) -> set[str]:
+    """The prompts of preference pairs that came from a file: unlike our own they may be in the test."""
+    return {p.prompt_id for p in load(inputs["pairs"] / "pairs.parquet", Pair)} if "pairs" in inputs else set()
+
+
+def unknown(prompts: list[Example], known: set[str], out: Work) -> list[Example]:
+    """Those that nothing was trained on."""
+    fresh = [e for e in prompts if e.id not in known]
+    if len(fresh) < len(prompts):
+        out.warn(f"{len(prompts) - len(fresh)} test prompts are in the data or the pairs as well and do not count.")
+    return fresh
+
+
+def outside(known: set[str], inputs: dict[str, Path], out: Work) -> dict[str, Table]:
     """Labelled sets that are not ours, by file. A prompt that the data holds too, in any split, is left out."""
     if "outside" not in inputs:
         return {}
     prompts = [e for e in load(inputs["outside"] / "examples.parquet", Example) if e.checks]
-    fresh = [e for e in prompts if e.id not in examples]
-    if len(fresh) < len(prompts):
-        out.warn(f"{len(prompts) - len(fresh)} outside prompts are in the data as well and do not count.")
     answers = {
         m: {a.prompt_id: a for a in load(inputs[f"outside_{m}"] / "answers.parquet", Candidate)} for m in MODELS
     }
-    return tabulate(fresh, answers).by("task")
+    return tabulate(unknown(prompts, known, out), answers).by("task")
 
 
 def compare(table: Table, cfg: Eval) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Layout:
     rows: torch.Tensor
     sources: torch.Tensor
     positions: torch.Tensor
+    seen: bool = False  # by a layer's attention
 
     @classmethod
     def of(cls, sequences: list[list[int]], firsts: list[int], width: int, device: torch.device) -> "Layout":
@@ -90,6 +91,7 @@ def attention(
     """transformers' SDPA attention over sequences laid out; without a layout, what it is given (causal, and padded on
     the right if at all). Query, key and value: (batch, heads, tokens, dim)."""
     if layout is not None:
+        layout.seen = True
         query, key, value = (layout.spread(t.transpose(1, 2)).transpose(1, 2) for t in (query, key, value))
     window, width = kwargs.get("sliding_window"), query.shape[2]
     if attention_mask is None and window is not None and window < width:
@@ -103,12 +105,35 @@ def attention(
 AttentionInterface.register(ATTENTION, attention)
 
 
-def can_pack(model: PreTrainedModel) -> bool:
-    """Whether every layer is attention that takes transformers' interface: no recurrent state, no soft-capping."""
-    config = model.config.get_text_config()
-    kinds = set(config.to_dict().get("layer_types") or [])
-    known = kinds <= {"full_attention", "sliding_attention"}
-    return bool(model._supports_attention_backend and config._attn_implementation == "sdpa" and known)
+def only_attends(model: PreTrainedModel) -> bool:
+    """Whether all that the model remembers of earlier tokens are their keys and values: no recurrent state."""
+    kinds = set(model.config.get_text_config().to_dict().get("layer_types") or [])
+    return bool(
+        model._supports_attention_backend
+        and not model._is_stateful
+        and kinds <= {"full_attention", "sliding_attention"}
+    )
+
+
+@torch.no_grad()
+def lay_out(model: PreTrainedModel) -> bool:
+    """Give the model's layers our attention, if they are attention that takes transformers' interface.
+
+    Returns:
+        False, and the model is as before, for a recurrent state, for attention that is not SDPA's (soft-capping), and
+        for layers that do not hand a layout on, which a forward of one token tells.
+    """
+    before = model.config.get_text_config()._attn_implementation
+    if before == ATTENTION:
+        return True
+    if not only_attends(model) or before != "sdpa":
+        return False
+    model.set_attn_implementation(ATTENTION)
+    layout = Layout.of_lengths([1], model.device)
+    model.base_model(input_ids=layout.positions, position_ids=layout.positions, layout=layout, use_cache=False)
+    if not layout.seen:
+        model.set_attn_implementation(before)
+    return layout.seen
 
 
 def pack_pairs(model: PreTrainedModel) -> bool:
@@ -117,9 +142,8 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     Returns:
         False where its attention cannot be laid out; it then reads padded batches, as before.
     """
-    if not can_pack(model):
+    if not lay_out(model):
         return False
-    model.set_attn_implementation(ATTENTION)
     backbone = model.base_model
     padded = backbone.forward
 
@@ -127,6 +151,8 @@ def pack_pairs(model: PreTrainedModel) -> bool:
         layout = Layout.of_pairs(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         output = padded(input_ids=layout.pack(input_ids), position_ids=layout.positions, layout=layout, **kwargs)
         output.last_hidden_state = layout.spread(output.last_hidden_state)
+        if logits := output.get("router_logits"):  # of a mixture of experts, a layer each: (tokens, experts)
+            output.router_logits = tuple(layout.spread(layer[None]).flatten(0, 1) for layer in logits)
         return output
 
     backbone.forward = forward
@@ -137,11 +163,10 @@ def pack_segments(model: PreTrainedModel) -> bool:
     """Have the model attend within the examples of a packed row, without a mask as wide as the row is long.
 
     Returns:
-        False where its attention cannot be laid out; a dense mask then keeps the examples apart, as before.
+        False where its attention cannot be laid out; if it only attends, a dense mask then keeps the examples apart.
     """
-    if not can_pack(model):
+    if not lay_out(model):
         return False
-    model.set_attn_implementation(ATTENTION)
     backbone = model.base_model
     dense = backbone.forward
 

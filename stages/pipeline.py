@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import checks, outside, provenance, tracking
-from stages.config import Config, Data, DPOReference, Tracker
+from stages.config import Config, Data, DPOReference, Split, Tracker
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -20,8 +20,8 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 1, "data": 3, "sft": 2, "sample": 2, "label": 2, "pairs": 2, "reference": 2, "dpo": 2}
-VERSIONS |= {"answer": 3, "eval": 2, "report": 2}
+VERSIONS = {"base": 1, "data": 4, "sft": 3, "sample": 3, "label": 2, "pairs": 2, "reference": 3, "dpo": 3}
+VERSIONS |= {"answer": 4, "eval": 3, "report": 3}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
@@ -39,13 +39,15 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
         held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
         roots = {"outside": node("data", Data(None, held_out, cfg.data.max_bad)), **roots}
-    nodes, evaluations = dict[str, Node](), dict[str, Node]()
+    others = dict[str, Node]()
     for seed in cfg.seeds:
-        another = chain(with_seed(cfg, seed), node, **roots)
-        nodes |= {f"{name}_seed_{seed}": made for name, made in another.items()}
-        evaluations[f"eval_seed_{seed}"] = another["eval"]
+        others |= {f"{k}_seed_{seed}": made for k, made in chain(with_seed(cfg, seed), node, **roots).items()}
     main = roots | chain(cfg, node, **roots)
-    return nodes | main | {"report": node("report", cfg.report, **evaluations, **main)}
+    evaluations = [made.fingerprint for name, made in (others | main).items() if made.stage == "eval"]
+    if len(set(evaluations)) < len(evaluations):
+        raise UserError(f"seeds={cfg.seeds} change nothing: sft, sample and dpo all have seeds of their own.")
+    nodes = others | main
+    return nodes | {"report": node("report", cfg.report, **nodes)}
 
 
 def chain(
@@ -71,9 +73,12 @@ def chain(
     answers = dict[str, Node]()
     for name, model in {"base": base, "sft": sft, "dpo": policy}.items():  # a sweep answers for base and SFT once
         if outside:
-            answers[f"outside_{name}"] = node("answer", cfg.answer, model=model, data=outside)
+            tested = replace(cfg.answer, split=Split.test)
+            answers[f"outside_{name}"] = node("answer", tested, model=model, data=outside)
         answers[name] = node("answer", cfg.answer, model=model, data=data)
     sets = {"outside": outside, "data": data} if outside else {"data": data}
+    if cfg.label.labeler == "dataset":
+        sets["pairs"] = pairs  # whose prompts may be anybody's
     nodes |= {f"answer_{name}": answer for name, answer in answers.items()}
     nodes["eval"] = node("eval", cfg.eval, **sets, reference=sft, policy=policy, **answers)
     return nodes

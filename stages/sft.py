@@ -17,7 +17,7 @@ from stages.config import SFT
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
 from stages.models import load_model, load_tokenizer, save_model, write_card
-from stages.packing import pack_segments
+from stages.packing import only_attends, pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
 
@@ -54,8 +54,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         train_rows, validation_rows = (pack(rows, cfg.max_length) for rows in (train_rows, validation_rows))
     rows = training.cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
 
-    if cfg.packing:
-        pack_segments(model)
+    if cfg.packing and not pack_segments(model) and not only_attends(model):
+        raise UserError(
+            "sft.packing=true: this model's state would leak from one example into the next. Set it to false."
+        )
     disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
     trainer = SFTTrainer(
         model,

@@ -1,16 +1,32 @@
 """Packed forwards: what padded ones compute, in values and gradients, with fewer tokens through the layers."""
 
 import copy
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    NemotronConfig,
+    NemotronForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
-from stages import packing
+from stages import packing, sft
+from stages.errors import UserError
 from stages.models import load_model
 from stages.packing import Layout, pack_pairs, pack_segments
+from stages.store import Work
+from tests.helpers import Chain, settings
 from tests.test_samplers import ARCHITECTURES, SHAPE
 
 PACKED = [name for name in ARCHITECTURES if name != "gemma2"]
@@ -89,6 +105,42 @@ def test_attention_that_cannot_be_laid_out_is_left_alone(pack: Callable[[PreTrai
     assert not pack(model)
     assert model.base_model.forward == forward
     assert model.config._attn_implementation == "eager"
+
+
+def test_layers_that_hand_no_layout_on_are_left_alone() -> None:
+    sizes = {k: v for k, v in SHAPE.items() if k != "head_dim"}
+    model = NemotronForCausalLM(NemotronConfig(**sizes))
+    assert not pack_pairs(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_mixture_of_experts_gives_its_router_in_trls_layout() -> None:
+    torch.manual_seed(0)
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    padded = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **sizes)).eval()
+    packed = copy.deepcopy(padded)
+    assert pack_pairs(packed)
+    ids, mask = pairs()
+    a, b = (
+        m.base_model(input_ids=ids, attention_mask=mask, output_router_logits=True).router_logits
+        for m in (padded, packed)
+    )
+    kept = mask.flatten().bool()
+    for theirs, ours in zip(a, b, strict=True):
+        assert torch.allclose(theirs[kept], ours[kept], atol=1e-5)
+
+
+def test_packing_is_refused_where_a_state_would_leak(chain: Chain, tmp_path: Path) -> None:
+    """A recurrent model has no attention to lay out, and no mask that keeps examples apart."""
+    base = shutil.copytree(chain.folder("base"), tmp_path / "base")
+    vocabulary = json.loads((base / "model" / "config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": vocabulary, "state_size": 4}
+    MambaForCausalLM(MambaConfig(**sizes)).save_pretrained(base / "model")
+    cfg = replace(settings("recipe=tiny").sft, packing=True, batch_size=1)
+    cfg.runtime.micro_batch_size = 1
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="would leak from one example into the next"):
+        sft.run(cfg, {"base": base, "data": chain.folder("data")}, Work(tmp_path / "out", lambda m, s: None))
 
 
 def test_a_layout_goes_there_and_back() -> None:

@@ -26,11 +26,12 @@ from transformers import (
 
 from stages import contract
 from stages.models import load_model
+from stages.packing import only_attends
 from stages.records import Example, load
 from stages.samplers import Completion, Request, Sampler
 from stages.samplers.drawing import gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.hf import HFSampler, holds
+from stages.samplers.hf import HFSampler
 
 SHAPE = {
     "hidden_size": 32,
@@ -116,8 +117,8 @@ def test_a_model_with_a_state_of_its_own_is_left_to_generate() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 600, "state_size": 4}
     model = MambaForCausalLM(MambaConfig(**sizes)).eval()
-    assert not holds(model)
-    assert all(holds(make()) for make in ARCHITECTURES.values())
+    assert not only_attends(model)
+    assert all(only_attends(make()) for make in ARCHITECTURES.values())
     requests = [Request(f"{i:04x}", [], ids, [0.0, 1.0], 0) for i, ids in enumerate(prompts(5))]
     found = complete(model, requests, rows=1, kind=GenerateSampler)
     assert all(len(c.token_ids) == 12 for completions in found.values() for c in completions)

@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.config import Data, Source, Split
+from stages.config import DEFAULT_SHARES, Data, Source, Split
 from stages.data import sources, tasks
 from stages.data.sources import BadRow, Row
 from stages.errors import UserError
 from stages.records import Check, Example, content_id, save
 from stages.store import Work
 
-DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}
 NEED_AN_ANSWER = ("sft", "validation")
 
 
@@ -35,9 +34,10 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         found, bad = read(source, cfg.key(i))
         sources.quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
         quarantined += len(bad)
-        fresh = admit(found, taken)
-        dropped += len(found) - len(fresh)
-        examples += sorted(fresh, key=lambda e: content_id(e.id))[: source.rows] if source.rows else fresh
+        drawn = sorted(found, key=lambda e: content_id(e.id)) if source.rows else found
+        fresh, passed_over = admit(drawn, taken, source.rows or len(found))
+        dropped += passed_over
+        examples += fresh
     save(out / "examples.parquet", examples, Example)
     counts = Counter(e.split for e in examples)
     return {
@@ -86,10 +86,13 @@ def verifiable(check: str | None, answer: str | None) -> list[Check]:
     return [Check(check, {"text": answer})] if check and answer is not None else []
 
 
-def admit(found: list[Example], taken: dict[str, str]) -> list[Example]:
-    """Those whose prompt no other split holds, without copies; other answers to a prompt of `sft` may stay."""
-    fresh = []
-    for example in found:
+def admit(found: list[Example], taken: dict[str, str], limit: int) -> tuple[list[Example], int]:
+    """The first `limit` whose prompt no other split holds, without copies, and how many were passed over; other
+    answers to a prompt of `sft` may stay."""
+    fresh: list[Example] = []
+    for passed, example in enumerate(found):
+        if len(fresh) == limit:
+            return fresh, passed - limit
         if example.id in taken:
             if taken[example.id] != "sft" or example.split != "sft":
                 continue
@@ -100,4 +103,4 @@ def admit(found: list[Example], taken: dict[str, str]) -> list[Example]:
         # The first answer is remembered too, so that a second copy of it is known for one.
         taken[content_id(example.id, example.reference)] = example.split
         fresh.append(example)
-    return fresh
+    return fresh, len(found) - len(fresh)

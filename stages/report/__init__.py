@@ -43,7 +43,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],
         pair=load(inputs["pairs"] / "pairs.parquet", Pair)[0],
-        warnings=[(m["stage"], warning) for m in nodes.values() for warning in m["warnings"]],
+        warnings=[(role, warning) for role, m in nodes.items() for warning in m["warnings"]],
         lineage=[row(role, manifest) for role, manifest in nodes.items()],
         cost=Markup(figures.cost({role: m["wall_seconds"] for role, m in nodes.items()})),
         origin=nodes["eval"],

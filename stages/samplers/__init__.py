@@ -36,6 +36,8 @@ class Completion:
 
 
 class Sampler(Protocol):
+    name: str
+
     def __init__(self, model: Any, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int): ...
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:

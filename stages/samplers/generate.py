@@ -26,7 +26,9 @@ class Drawn(LogitsProcessor):
 
 
 class GenerateSampler:
-    """Completes prompts in left-padded batches of at most `rows` candidates."""
+    """Completes prompts in left-padded batches of `rows` candidates, or of one prompt's where it has more."""
+
+    name = "generate"
 
     def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
         self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows

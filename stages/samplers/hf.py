@@ -1,7 +1,7 @@
 """Sampling with transformers' own layers, and a key-value cache that is written in place.
 
-A prompt is read once for all its candidates. A row that has finished gives its place to the next candidate at once,
-so that the batch stays full and no step is spent on padding.
+A prompt is read once for all its candidates that start together. A row that has finished gives its place to the next
+candidate at once, so that the batch stays full and no step is spent on padding.
 """
 
 from collections import deque
@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.packing import ATTENTION, Layout, can_pack
+from stages.packing import Layout, lay_out
 from stages.samplers import Completion, Request
 from stages.samplers.drawing import Draw, choose
 
-KEPT = {"full_attention", "sliding_attention"}
 REFILL = 8  # places are filled again when one in so many is free
 PREFILL_TOKENS = 8192  # prompts are read in batches of at most so many tokens, padding included
 
@@ -66,6 +65,10 @@ class Slots:
             for store, given in ((self.keys, keys), (self.values, values)):
                 store.append(given.new_zeros(self.rows, given.shape[1], self.length, given.shape[3]))
 
+    def get_seq_length(self, *_: Any) -> int:
+        """Asked by models that would otherwise count positions themselves; ours are always given."""
+        return 0
+
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy rows to places that are free; no place is both source and target."""
         for store in (*self.keys, *self.values) if targets else ():
@@ -80,21 +83,15 @@ class Row(Draw):
     logprob: float = 0.0
 
 
-def holds(model: PreTrainedModel) -> bool:
-    """Whether all that the model remembers are keys and values, which `Slots` can keep."""
-    kinds = set(model.config.get_text_config().to_dict().get("layer_types") or [])
-    return bool(model._supports_attention_backend and not model._is_stateful and kinds <= KEPT)
-
-
 class HFSampler:
     """Completes prompts with a model on its own device, `rows` candidates at a time."""
+
+    name = "hf"
 
     def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
         self.model, self.stops, self.limit, self.top_p, self.rows = model, set(stop_ids), max_new_tokens, top_p, rows
         self.device = model.device
-        self.packs = can_pack(model)  # prompts are then read without padding
-        if self.packs:
-            model.set_attn_implementation(ATTENTION)
+        self.packs = lay_out(model)  # prompts are then read without padding
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
