@@ -35,7 +35,7 @@ from tests.helpers import ROOT
 PROMPTS, CANDIDATES, TEMPERATURE, LIMIT = 192, 4, 0.9, 64
 GENERATE_BATCH = 24  # prompts, each with its candidates
 ROWS = 256
-ROUNDS = 2
+ROUNDS = 2  # of the real model; one of each shape
 SHAPE = {  # that of SmolLM2-135M
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -78,13 +78,13 @@ def ours(model: PreTrainedModel, requests: list[Request], stops: list[int]) -> i
     return sum(len(c.token_ids) for _, completions in sampler.complete(requests) for c in completions)
 
 
-def compare(name: str, model: PreTrainedModel, prompts: list[list[int]], stops: list[int]) -> None:
+def compare(name: str, model: PreTrainedModel, prompts: list[list[int]], stops: list[int], rounds: int) -> None:
     requests = [Request(f"{i:016x}", [], ids, [TEMPERATURE] * CANDIDATES, 0) for i, ids in enumerate(prompts)]
     rates: dict[str, list[float]] = {"generate": [], "plumbline": []}
     methods = (("generate", plain, copy.deepcopy(model)), ("plumbline", ours, model))
     for _, method, its in methods:
         method(its, requests[:8], stops)  # warm up
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for label, method, its in methods:
             start = time.perf_counter()
             tokens = method(its, requests, stops)
@@ -101,7 +101,7 @@ def main(outputs: Path) -> None:
     examples = load(outputs / "latest/data/examples.parquet", Example)
     prompts = [terms.prompt(e.messages) for e in examples if e.split == "preference"][:PROMPTS]
     random.Random(0).shuffle(prompts)
-    compare("SmolLM2", load_model(sft, dtype), prompts, terms.stop_ids)
+    compare("SmolLM2", load_model(sft, dtype), prompts, terms.stop_ids, ROUNDS)
     shapes = {
         "Llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
         "Qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
@@ -109,7 +109,8 @@ def main(outputs: Path) -> None:
     }
     for name, make in shapes.items():
         torch.manual_seed(0)
-        compare(name, make().to(dtype).eval(), prompts[: PROMPTS // 2], list(range(0, SHAPE["vocab_size"], 16)))
+        stops = list(range(0, SHAPE["vocab_size"], 16))
+        compare(name, make().to(dtype).eval(), prompts[: PROMPTS // 2], stops, rounds=1)
 
 
 if __name__ == "__main__":
