@@ -50,7 +50,7 @@ def test_family_effects_widen_the_interval() -> None:
 
 
 def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
-    for freedom, expected in ((5, 2.571), (13, 2.160), (40, 2.021)):
+    for freedom, expected in ((1, 12.706), (2, 4.303), (5, 2.571), (13, 2.160), (40, 2.021)):
         assert t_quantile(0.975, freedom) == pytest.approx(expected, rel=2e-3)
 
 
@@ -149,7 +149,7 @@ def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(chain: Chain,
     manifest = json.loads((chain.root / "latest/eval/manifest.json").read_text())
     results = json.loads((chain.root / "latest/eval/results.json").read_text())
     assert results["groups"]["outside: mine.jsonl"]["prompts"] == 2
-    assert "1 outside prompts are in the data as well" in manifest["warnings"][-1]
+    assert "1 test prompts are in the data or the pairs as well" in manifest["warnings"][-1]
     assert (chain.root / "latest/data").resolve() == chain.folder("data").resolve()
 
 
