@@ -1,8 +1,6 @@
 """The evaluation cannot flatter: intervals know of families, and the verdict of nothing but the primary endpoint."""
 
 import json
-import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from stages import answer, contract, dpo
 from stages.evaluate import Table, consistency, matched, run, verdict
 from stages.labelers.verifier import share_passed
 from stages.models import load_model
-from stages.records import Candidate, Check, Example, Pair, PairLogProbs, load, save
+from stages.records import Candidate, Check, Example, load
 from stages.statistics import interval, resampled_means, t_quantile
 from stages.store import Work
-from tests.helpers import Chain, build, settings
+from tests.helpers import Chain, build, settings, turned
 
 
 def test_the_same_answers_twice_differ_by_exactly_nothing() -> None:
@@ -76,21 +74,9 @@ def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path:
     """Real training on pairs whose chosen and rejected change places at random, with three coins."""
     cfg = settings("recipe=tiny")
     for seed in range(3):
-        coin = random.Random(seed)
         folder = tmp_path / str(seed)
-        inputs = {"policy": chain.folder("sft")}
-        for stage in ("pairs", "reference"):
-            inputs[stage] = shutil.copytree(chain.folder(stage), folder / stage)
-        pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
-        scored = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-        for pair in pairs:
-            if coin.random() < 0.5:
-                s = scored[pair.id]
-                pair.chosen, pair.rejected = pair.rejected, pair.chosen
-                s.chosen_ids, s.rejected_ids = s.rejected_ids, s.chosen_ids
-                s.chosen_logps, s.rejected_logps = s.rejected_logps, s.chosen_logps
-        save(inputs["pairs"] / "pairs.parquet", pairs, Pair)
-        save(inputs["reference"] / "logprobs.parquet", list(scored.values()), PairLogProbs)
+        inputs = turned(chain.folder("pairs"), chain.folder("reference"), folder, seed)
+        inputs["policy"] = chain.folder("sft")
         for name in ("dpo", "answer"):
             (folder / name).mkdir()
         dpo.run(cfg.dpo, inputs, Work(folder / "dpo", lambda m, s: None))
