@@ -92,13 +92,7 @@ def refuse(cfg: Config) -> None:
         at_least(1, {"sample.prompts": cfg.sample.prompts}, "at least 1")
     if not cfg.sample.temperatures or min(cfg.sample.temperatures) < 0:
         raise UserError(f"sample.temperatures needs numbers of at least 0, got {cfg.sample.temperatures}.")
-    checked = {f"data.sources[{i}].check": s.check for i, s in enumerate(cfg.data.sources) if s.check is not None}
-    checked |= {f"outside[{i}].check": str(s.check) for i, s in enumerate(cfg.outside)}
-    names = [Path(s.path).name for s in cfg.outside]
-    if len(set(names)) < len(names):
-        raise UserError(f"outside names {', '.join(names)}: results are told apart by the file's name. Rename one.")
-    for key, check in checked.items():
-        one_of(key, [check], SOURCE_CHECKS)
+    labelled(cfg)
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(f"seeds={cfg.seeds} come beside seed={cfg.seed}: each once.")
     if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
@@ -140,6 +134,17 @@ def tests(cfg: Config) -> int:
     groups = [group for group, its in SPLIT_OF_GROUP.items() if its == split and group != "rephrased"]
     sources = [s for s in cfg.data.sources if s.check and (s.splits or DEFAULT_SHARES).get(split)]
     return sum(vars(cfg.data.tasks)[group] for group in groups) + len(sources)
+
+
+def labelled(cfg: Config) -> None:
+    """How answers to a source's prompts are compared: `outside` needs to know, `data.sources` may."""
+    names = [Path(s.path).name for s in cfg.outside]
+    if len(set(names)) < len(names):
+        raise UserError(f"outside names {', '.join(names)}: results are told apart by the file's name. Rename one.")
+    checked = {f"data.sources[{i}].check": s.check for i, s in enumerate(cfg.data.sources) if s.check is not None}
+    checked |= {f"outside[{i}].check": str(s.check) for i, s in enumerate(cfg.outside)}
+    for key, check in checked.items():
+        one_of(key, [check], SOURCE_CHECKS)
 
 
 def losses(cfg: DPO) -> None:

@@ -22,7 +22,7 @@ from stages.store import Work
 
 MODELS = ("base", "sft", "dpo")
 DIFFERENCES = (("sft", "base"), ("dpo", "sft"))
-GROUPS = {"seen": "seen tasks", "unseen_phrasings": "unseen phrasings", "unseen_tasks": "unseen tasks"}
+GROUPS = ("seen", "unseen_phrasings", "unseen_tasks")  # all but a request in all its phrasings
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
@@ -55,12 +55,12 @@ class Table:
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `results.json`: rates and differences by group, kind and task, and what puts them in proportion."""
     examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
-    answers = {m: {a.prompt_id: a for a in load(inputs[m] / "answers.parquet", Candidate)} for m in MODELS}
+    answers = read_answers({m: inputs[m] for m in MODELS})
     known = trained_on(inputs)
     everything = tabulate(unknown([examples[prompt_id] for prompt_id in answers["base"]], known, out), answers)
     ours = everything.group(*GROUPS)
     seen, unseen = ours.group("seen", "unseen_phrasings"), ours.group("unseen_tasks")
-    primary = seen if seen.prompts else unseen
+    endpoint, primary = ("seen tasks", seen) if seen.prompts else ("unseen tasks", unseen)
     groups = {
         "seen tasks": seen,
         "unseen phrasings": ours.group("unseen_phrasings"),
@@ -68,7 +68,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **{f"outside: {name}": table for name, table in outside({*examples, *known}, inputs, out).items()},
     }
     by_group = {name: compare(table, cfg) for name, table in groups.items() if table.prompts}
-    endpoint = compare(primary, cfg)
+    main = by_group[endpoint]
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
     tokens, stopped = (
         dict(zip(MODELS, map(float, a.mean(0)), strict=True)) for a in (primary.tokens, primary.stopped)
@@ -77,6 +77,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         word = "longer" if drift > 0 else "shorter"
         out.warn(f"DPO's answers are {abs(drift):.0%} {word} than SFT's: part of any change may be length.")
     results = {
+        "primary": main,
         "groups": by_group,
         "kinds": {name: compare(table, cfg) for name, table in ours.by("kind").items()},
         "tasks": {name: compare(table, cfg) for name, table in ours.by("task").items()},
@@ -84,23 +85,28 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "stop_rate": stopped,
         "matched": matched(primary, cfg),
         "rephrased": consistency(everything.group("rephrased")),
-        "verdict": verdict(endpoint),
+        "verdict": verdict(main),
         **likelihood.score(cfg, inputs, scored, answers["dpo"]),
     }
     (out / "results.json").write_text(json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),
-        "pass_rate": {m: endpoint[m]["mean"] for m in MODELS},
+        "pass_rate": {m: main[m]["mean"] for m in MODELS},
         "unseen_tasks": {m: by_group["unseen tasks"][m]["mean"] for m in MODELS} if unseen.prompts else {},
-        "delta": {f"{a}-{b}": endpoint[f"{a}-{b}"] for a, b in DIFFERENCES},
+        "delta": {f"{a}-{b}": main[f"{a}-{b}"] for a, b in DIFFERENCES},
         "mean_tokens": tokens,
         "stop_rate": stopped,
         "kl": results["kl"],
         "references": results["references"],
         "verdict": results["verdict"],
-        "summary": f"base {endpoint['base']['mean']:.1%}, SFT {endpoint['sft']['mean']:.1%}, "
-        f"DPO {endpoint['dpo']['mean']:.1%}. {results['verdict']}",
+        "summary": f"base {main['base']['mean']:.1%}, SFT {main['sft']['mean']:.1%}, "
+        f"DPO {main['dpo']['mean']:.1%}. {results['verdict']}",
     }
+
+
+def read_answers(folders: dict[str, Path]) -> dict[str, dict[str, Candidate]]:
+    """By model, then by prompt."""
+    return {m: {a.prompt_id: a for a in load(folder / "answers.parquet", Candidate)} for m, folder in folders.items()}
 
 
 def tabulate(prompts: list[Example], answers: dict[str, dict[str, Candidate]]) -> Table:
@@ -133,9 +139,7 @@ def outside(known: set[str], inputs: dict[str, Path], out: Work) -> dict[str, Ta
     if "outside" not in inputs:
         return {}
     prompts = [e for e in load(inputs["outside"] / "examples.parquet", Example) if e.checks]
-    answers = {
-        m: {a.prompt_id: a for a in load(inputs[f"outside_{m}"] / "answers.parquet", Candidate)} for m in MODELS
-    }
+    answers = read_answers({m: inputs[f"outside_{m}"] for m in MODELS})
     return tabulate(unknown(prompts, known, out), answers).by("task")
 
 

@@ -54,10 +54,12 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         train_rows, validation_rows = (pack(rows, cfg.max_length) for rows in (train_rows, validation_rows))
     rows = training.cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
 
-    if cfg.packing and not pack_segments(model) and not only_attends(model):
-        raise UserError(
-            "sft.packing=true: this model's state would leak from one example into the next. Set it to false."
-        )
+    if cfg.packing:
+        if not only_attends(model):
+            raise UserError(
+                "sft.packing=true: this model's state would leak from one example into the next. Set it to false."
+            )
+        pack_segments(model)
     disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
     trainer = SFTTrainer(
         model,

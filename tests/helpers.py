@@ -1,8 +1,6 @@
 """What tests share: composing the configuration, building in this process or as a command, reading nodes."""
 
 import json
-import random
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +16,6 @@ import run
 from stages import cli, pipeline
 from stages.config import ROOT, Config
 from stages.node import Node
-from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Store
 
 DATA = ROOT.parent / "shared" / "data"
@@ -69,20 +66,3 @@ class Chain:
     def count(self) -> Counter[str]:
         """How many nodes of each stage are published."""
         return Counter(manifest["stage"] for _, manifest in Store(self.root).manifests())
-
-
-def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, Path]:
-    """Copies of a pairs and a reference node in which a coin has made chosen and rejected change places."""
-    coin = random.Random(seed)
-    made = {p: shutil.copytree(source, folder / p) for p, source in (("pairs", pairs), ("reference", reference))}
-    found = load(pairs / "pairs.parquet", Pair)
-    scored = {p.id: p for p in load(reference / "logprobs.parquet", PairLogProbs)}
-    for pair in found:
-        if coin.random() < 0.5:
-            s = scored[pair.id]
-            pair.chosen, pair.rejected = pair.rejected, pair.chosen
-            s.chosen_ids, s.rejected_ids = s.rejected_ids, s.chosen_ids
-            s.chosen_logps, s.rejected_logps = s.rejected_logps, s.chosen_logps
-    save(made["pairs"] / "pairs.parquet", found, Pair)
-    save(made["reference"] / "logprobs.parquet", list(scored.values()), PairLogProbs)
-    return made

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from stages import answer, contract, dpo
+from stages import contract
 from stages.evaluate import Table, consistency, matched, run, verdict
 from stages.labelers.verifier import share_passed
 from stages.models import load_model
 from stages.records import Candidate, Check, Example, load
 from stages.statistics import interval, resampled_means, t_quantile
 from stages.store import Work
-from tests.helpers import Chain, build, settings, turned
+from tests.bench.coin import tossed, turned
+from tests.helpers import Chain, build, settings
 
 
 def test_the_same_answers_twice_differ_by_exactly_nothing() -> None:
@@ -73,16 +74,12 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
 def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:
     """Real training on pairs whose chosen and rejected change places at random, with three coins."""
     cfg = settings("recipe=tiny")
+    inputs = {role: chain.folder(f"answer_{role}") for role in ("base", "sft")}
+    inputs |= {"data": chain.folder("data"), "reference": chain.folder("sft")}
     for seed in range(3):
         folder = tmp_path / str(seed)
-        inputs = turned(chain.folder("pairs"), chain.folder("reference"), folder, seed)
-        inputs["policy"] = chain.folder("sft")
-        for name in ("dpo", "answer"):
-            (folder / name).mkdir()
-        dpo.run(cfg.dpo, inputs, Work(folder / "dpo", lambda m, s: None))
-        asked = {"model": folder / "dpo", "data": chain.folder("data")}
-        answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
-        results = evaluated(chain, folder / "dpo", folder / "answer", folder / "eval")
+        pairs = turned(chain.folder("pairs"), chain.folder("reference"), folder, seed)
+        results = tossed(cfg, inputs, pairs, folder)
         assert results["kl"]["per_token"] > 0, "it did train"
         assert "DPO helped" not in results["verdict"]
 

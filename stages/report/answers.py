@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate import MODELS
+from stages.evaluate import MODELS, read_answers
 from stages.labelers.verifier import share_passed
-from stages.records import Candidate, Example, content_id, load
+from stages.records import Example, content_id, load
 
 
 def side_by_side(inputs: dict[str, Path], count: int) -> dict[str, list[dict[str, Any]]]:
     """`count` prompts under each heading, by the change in the share of checks passed, then by content: no choice."""
     examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
-    answers = {m: {a.prompt_id: a for a in load(inputs[f"answer_{m}"] / "answers.parquet", Candidate)} for m in MODELS}
+    answers = read_answers({m: inputs[f"answer_{m}"] for m in MODELS})
     shown: list[dict[str, Any]] = []
     for prompt_id in sorted(answers["base"], key=content_id):
         example = examples[prompt_id]

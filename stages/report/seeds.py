@@ -23,10 +23,8 @@ def runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[dict[str, 
     ]
     for run in found:
         results = json.loads((inputs[run["role"]] / "results.json").read_text())
-        groups = results["groups"]
-        run["primary"] = groups.get("seen tasks") or groups["unseen tasks"]
-        run["unseen"] = groups.get("unseen tasks")
-        run |= {name: results[name] for name in ("mean_tokens", "stop_rate")}
+        run["unseen"] = results["groups"].get("unseen tasks")
+        run |= {name: results[name] for name in ("primary", "mean_tokens", "stop_rate")}
     return found
 
 

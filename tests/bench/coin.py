@@ -5,13 +5,18 @@ Takes SFT, pairs and answers of the chain that OUTPUTS was last used for, and wr
 
 import json
 import logging
+import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from stages import answer, cli, dpo, evaluate, hardware
+from stages.config import ROOT, Config
+from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work, read_manifest
-from tests.helpers import ROOT, settings, turned
+from tests.helpers import settings
 
 
 def main(outputs: Path) -> None:
@@ -24,17 +29,38 @@ def main(outputs: Path) -> None:
     latest = {stage: (outputs / "latest" / stage).resolve() for stage in ("pairs", "reference")}
     with tempfile.TemporaryDirectory(dir=outputs / "cache") as scratch:
         folder = Path(scratch)
-        given = {"policy": inputs["reference"], **turned(latest["pairs"], latest["reference"], folder, seed=0)}
-        for name in ("dpo", "answer", "eval"):
-            (folder / name).mkdir()
-        dpo.run(cfg.dpo, given, Work(folder / "dpo", lambda m, s: None))
-        asked = {"model": folder / "dpo", "data": inputs["data"]}
-        answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
-        roles = {role: inputs[role] for role in ("data", "reference", "base", "sft")}
-        roles |= {"policy": folder / "dpo", "dpo": folder / "answer"}
-        evaluate.run(cfg.eval, roles, Work(folder / "eval", lambda m, s: None))
-        results = json.loads((folder / "eval" / "results.json").read_text())
+        results = tossed(cfg, inputs, turned(latest["pairs"], latest["reference"], folder, seed=0), folder)
     logging.info("%s KL %.3f nats per token.", results["verdict"], results["kl"]["per_token"])
+
+
+def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder: Path) -> dict[str, Any]:
+    """The results of training on such pairs. `inputs`: those of the evaluation of the chain they came from."""
+    for name in ("dpo", "answer", "eval"):
+        (folder / name).mkdir()
+    dpo.run(cfg.dpo, {"policy": inputs["reference"], **pairs}, Work(folder / "dpo", lambda m, s: None))
+    asked = {"model": folder / "dpo", "data": inputs["data"]}
+    answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
+    roles = {role: inputs[role] for role in ("data", "reference", "base", "sft")}
+    roles |= {"policy": folder / "dpo", "dpo": folder / "answer"}
+    evaluate.run(cfg.eval, roles, Work(folder / "eval", lambda m, s: None))
+    return json.loads((folder / "eval" / "results.json").read_text())
+
+
+def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, Path]:
+    """Copies of a pairs and a reference node in which a coin has made chosen and rejected change places."""
+    coin = random.Random(seed)
+    made = {p: shutil.copytree(source, folder / p) for p, source in (("pairs", pairs), ("reference", reference))}
+    found = load(pairs / "pairs.parquet", Pair)
+    scored = {p.id: p for p in load(reference / "logprobs.parquet", PairLogProbs)}
+    for pair in found:
+        if coin.random() < 0.5:
+            s = scored[pair.id]
+            pair.chosen, pair.rejected = pair.rejected, pair.chosen
+            s.chosen_ids, s.rejected_ids = s.rejected_ids, s.chosen_ids
+            s.chosen_logps, s.rejected_logps = s.rejected_logps, s.chosen_logps
+    save(made["pairs"] / "pairs.parquet", found, Pair)
+    save(made["reference"] / "logprobs.parquet", list(scored.values()), PairLogProbs)
+    return made
 
 
 if __name__ == "__main__":
