@@ -16,6 +16,9 @@ from stages.records import Candidate, Example
 from stages.statistics import interval, resampled_means
 
 
+ROLES = {"sft": "reference", "dpo": "policy"}
+
+
 @torch.no_grad()
 def score(
     cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: dict[str, Candidate]
@@ -23,7 +26,8 @@ def score(
     """`kl`, exact at every position of the policy's own answers, in nats; `references`, in nats per token."""
     device = device_of(cfg.runtime.device)
     models = {
-        name: load_model(inputs[role] / "model").to(device) for name, role in (("sft", "reference"), ("dpo", "policy"))
+        name: load_model(inputs[role] / "model", device=device)
+        for name, role in (("sft", "reference"), ("dpo", "policy"))
     }
     terms = contract.load(inputs["policy"] / "model")
     divergence, tokens, references = [], 0, []
