@@ -4,6 +4,7 @@ An adapter is trained over frozen weights and published merged, so that whatever
 DPO, another adapter, a server) reads a plain model folder and can never see the weights without it.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ from stages.errors import UserError
 ALL_LINEAR = "all-linear"
 
 
-def attach(model: PreTrainedModel, cfg: LoRA, seed: int, frozen: Path) -> PeftModel:
-    """A fresh adapter, which changes nothing yet: its second factor is zero. `frozen` holds the weights below it.
+def attach(model: PreTrainedModel, cfg: LoRA, seed: int) -> PeftModel:
+    """A fresh adapter, which changes nothing yet: its second factor is zero.
 
     Raises:
         UserError: where the model has no such layers.
@@ -29,14 +30,11 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int, frozen: Path) -> PeftMo
         r=cfg.rank,
         lora_alpha=cfg.alpha,
         target_modules=modules,
-        base_model_name_or_path=place_in_store(frozen),
     )
     try:
-        wrapped = get_peft_model(model, config)
+        return get_peft_model(model, config)  # type: ignore[return-value]
     except ValueError as error:
         raise UserError(f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}") from error
-    config.base_model_name_or_path = place_in_store(frozen)  # peft put a path of this machine there
-    return wrapped
 
 
 def attach_trained(model: PreTrainedModel, adapter: Path) -> PeftModel:
@@ -58,6 +56,10 @@ def merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
 
 
-def place_in_store(model: Path) -> str:
-    """STAGE/FINGERPRINT/model: the same on every machine."""
-    return "/".join(model.parts[-3:])
+def name_lower(adapter: Path, frozen: Path) -> None:
+    """Have the adapter say what it lies on by its place in the store, STAGE/FINGERPRINT/model, where peft wrote a path
+    of this machine."""
+    file = adapter / "adapter_config.json"
+    content = json.loads(file.read_text()) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
+    file.unlink()  # a hard link, maybe
+    file.write_text(json.dumps(content, indent=2, sort_keys=True))

@@ -132,7 +132,7 @@ def refuse(cfg: Config) -> None:
         raise UserError("dpo.adapter=continued goes on with the SFT's adapter, which sft.adapter=lora makes.")
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
         raise UserError(
-            f"dpo.adapter=continued with rounds={cfg.rounds}: rounds start from a merged policy. Use lora."
+            f"dpo.adapter=continued with rounds={cfg.rounds}: a round starts from merged weights. Use lora."
         )
     losses(cfg.dpo)
     for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):

@@ -53,7 +53,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if not out.main:
         return {}
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
-    training.publish(out / SCRATCH / "trained", cfg, out, lambda weights: load_model(frozen, weights))
+    training.publish(out / SCRATCH / "trained", cfg, out, frozen, lambda weights: load_model(frozen, weights))
     terms.save(out / "model")
     (out / "held_out.json").write_text(json.dumps(found))
 
@@ -96,7 +96,7 @@ def trainable_model(cfg: DPO, inputs: dict[str, Path], device: torch.device, out
         return model
     if cfg.adapter is Adapter.continued:
         return adapters.attach_trained(model, inputs["policy"] / "adapter")
-    return adapters.attach(model, cfg.lora, cfg.seed, frozen)
+    return adapters.attach(model, cfg.lora, cfg.seed)
 
 
 def fitting(

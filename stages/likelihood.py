@@ -15,7 +15,6 @@ from stages.progress import bar
 from stages.records import Candidate, Example
 from stages.statistics import interval, resampled_means
 
-
 ROLES = {"sft": "reference", "dpo": "policy"}
 
 

@@ -72,7 +72,15 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    if weights is not Weights.nf4:
+        return model.to(device).eval()  # type: ignore[no-any-return]
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On some CPUs it scores in bf16 what it trains in fp32: policy and reference would differ.
+            module.support_avx512bf16_for_cpu = False
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def four_bits() -> BitsAndBytesConfig:

@@ -69,7 +69,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         return {}
 
     frozen = lambda weights: under_contract(load_model(base, weights), terms, cfg.seed)
-    training.publish(best.folder, cfg, out, frozen)
+    training.publish(best.folder, cfg, out, base, frozen)
     terms.save(out / "model")
     show_tokens(example, terms, out / "token_example.json")
     figures = {"steps": trainer.state.global_step, **best.found}
@@ -117,7 +117,7 @@ def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device)
             )
         pack_segments(model)
     disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
-    return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed, base)
+    return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed)
 
 
 def columns(rows: list[dict[str, Any]]) -> Dataset:

@@ -140,8 +140,11 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
         save_model(trainer.model, folder, state)
 
 
-def publish(trained: Path, cfg: SFT | DPO, out: Work, frozen: Callable[[Weights], PreTrainedModel]) -> None:
-    """Put what was trained into `model/`; an adapter into `adapter/`, and merged with what lay below it into `model/`.
+def publish(
+    trained: Path, cfg: SFT | DPO, out: Work, frozen: Path, loaded: Callable[[Weights], PreTrainedModel]
+) -> None:
+    """Put what was trained into `model/`; an adapter into `adapter/`, and merged with what it lies on, which is in
+    `frozen` and `loaded` from there, into `model/`.
 
     4-bit weights are merged as they were quantised; bf16 ones as the fp32 weights that they were rounded from.
     """
@@ -152,8 +155,9 @@ def publish(trained: Path, cfg: SFT | DPO, out: Work, frozen: Callable[[Weights]
     ignored = shutil.ignore_patterns("best.json", "README.md")
     shutil.copytree(trained, place, ignore=ignored, copy_function=os.link)
     if cfg.adapter is not Adapter.none:
-        below = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
-        save_model(adapters.merge(frozen(below), place), out / "model")
+        adapters.name_lower(place, frozen)
+        held = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
+        save_model(adapters.merge(loaded(held), place), out / "model")
 
 
 class Evaluations(TrainerCallback):
