@@ -45,7 +45,7 @@ def main(composed: DictConfig) -> None:
                 raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
             if cfg.upstream is Upstream.require:
                 pipeline.require_inputs(targets, store, overrides)
-            pipeline.build(targets, store, cfg.tracker, overrides)
+            pipeline.build(targets, store, cfg.tracker, cfg.launch, overrides)
             if cfg.stage is Stage.report:
                 shutil.copy(store.folder(targets[0]) / "report.html", store.root)
                 log.info("The report: %s", store.root / "report.html")

@@ -126,6 +126,14 @@ def refuse(cfg: Config) -> None:
             f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
             "Raise data.tasks.test, or stop at stage=dpo."
         )
+    if cfg.launch.nodes > 1 and not cfg.launch.rendezvous:
+        raise UserError(f"launch.nodes={cfg.launch.nodes} needs launch.rendezvous=HOST:PORT: a free port of node 0.")
+    if not 0 <= cfg.launch.node_rank < cfg.launch.nodes:
+        raise UserError(
+            f"launch.node_rank={cfg.launch.node_rank} is none of {cfg.launch.nodes} nodes, counted from 0."
+        )
+    if cfg.launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None:
+        raise UserError("launch=zero3 needs DeepSpeed: pip install deepspeed. launch=fsdp needs nothing.")
     if cfg.sft.adapter is Adapter.continued:
         raise UserError("sft.adapter=continued: there is nothing before SFT to go on with. Use lora.")
     if cfg.dpo.adapter is Adapter.continued and (cfg.sft.adapter is not Adapter.lora or not cfg.sft.train):

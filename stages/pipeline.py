@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import checks, outside, provenance, tracking
-from stages.config import Adapter, Config, Data, DPOReference, Split, Tracker, held
+from stages import checks, launch, outside, provenance, tracking
+from stages.config import Adapter, Config, Data, DPOReference, Launch, Split, Tracker, held
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -94,8 +94,10 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return other
 
 
-def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[str]) -> None:
+def build(targets: list[Node], store: Store, tracker: Tracker, launcher: Launch, overrides: list[str]) -> None:
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
+    if launcher.node_rank > 0:
+        return launch.follow(launcher, targets, store)
     missing = store.missing(targets)
     for node in dict.fromkeys(n for target in targets for n in target.lineage):
         if node not in missing:
@@ -112,7 +114,7 @@ def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[s
             with tracking.track(tracker, node, store.root) as run:
                 work = Work(folder, run.log)
                 attempts = provenance.begin(work, run.id)
-                metrics = stage.run(node.config, inputs, work)
+                metrics = launch.execute(launcher, node, stage, inputs, work, run.log)
                 record = provenance.end(attempts, node, overrides, metrics, work.warnings)
                 run.published(store.folder(node), store.publish(node, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])

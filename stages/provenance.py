@@ -53,7 +53,7 @@ def end(
         "started": attempts[0]["started"],
         "ended": attempts[-1]["ended"],
         "wall_seconds": round(sum(a["ended"] - a["started"] for a in attempts), 3),
-        "peak_memory": hardware.peak_memory(),
+        "peak_memory": metrics.pop("peak_memory", hardware.peak_memory()),  # of the first worker, where there are some
         "metrics": metrics,
         "warnings": warnings,
     }
