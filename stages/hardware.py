@@ -5,7 +5,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from stages.config import Config, Precision
 
@@ -36,9 +38,24 @@ def resolve_precision(cfg: Config) -> None:
 
 
 def reset_peak_memory() -> None:
-    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own)."""
+    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own), and of the
+    GPU's."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    if cuda := cuda_in_use():
+        cuda.reset_peak_memory_stats()
+
+
+def cuda_in_use() -> Any:
+    """torch.cuda where this process has loaded torch and used a GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_initialized() else None
+
+
+def peak_gpu_memory() -> int | None:
+    """Bytes allocated on the GPU at the high-water mark since `reset_peak_memory`; None without a GPU."""
+    cuda = cuda_in_use()
+    return cuda.max_memory_allocated() if cuda else None
 
 
 def peak_memory() -> int:
