@@ -1,6 +1,6 @@
 """The whole chain at the sizes of a GPU: `python -m tests.bench.gpu_chain [small] [OUTPUTS]`.
 
-Three runs in bf16: the embedded 135M model with the demo's settings; a randomly initialised Qwen3-shaped model of about
+Three runs in bf16: the embedded 135M model as in the demo; a randomly initialised Qwen3-shaped model of about
 1.5 B parameters with all its weights; one of 8 B with LoRA. Prints seconds, tokens per second and peak memory of every
 stage. `small` shrinks the shapes, so that the script itself can be tried on a CPU.
 """
