@@ -73,23 +73,6 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def write_card(folder: Path, stage: str, facts: dict[str, Any]) -> None:
-    """A model card: what the model is, from what, and its figures."""
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        f"tags: [plumbline, {stage}]",
-        "---",
-        f"# A model from Plumbline's `{stage}` stage",
-        "",
-        "The `manifest.json` beside this folder says which configuration, data and weights it was made from.",
-        "",
-        *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
-    ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The arithmetic in which transformers' Trainer runs a model of fp32 weights under `bf16=True`."""
     if precision is Precision.bf16:

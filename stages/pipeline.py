@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import checks, outside, provenance, tracking
-from stages.config import Config, Data, DPOReference, Split, Tracker
+from stages.config import Config, Data, DPOReference, ModelStage, Split, Stage, Tracker
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -90,6 +90,18 @@ def with_seed(cfg: Config, seed: int) -> Config:
     for block in (other.sft, other.sample, other.dpo):
         block.seed = seed if block.seed == cfg.seed else block.seed
     return other
+
+
+def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """The nodes that `stage` asks for: its own, or the models that it uses."""
+    if cfg.stage is Stage.chat:
+        return [nodes[name] for name in (ModelStage if cfg.chat.compare else [cfg.chat.model])]
+    if cfg.stage is Stage.export:
+        return [nodes[cfg.export.model]]
+    found = [node for node in nodes.values() if node.stage == cfg.stage]
+    if not found:
+        raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
+    return found
 
 
 def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[str]) -> None:

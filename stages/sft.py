@@ -12,11 +12,11 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
-from stages import contract, training
+from stages import card, contract, training
 from stages.config import SFT
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
-from stages.models import load_model, load_tokenizer, save_model, write_card
+from stages.models import load_model, load_tokenizer, save_model
 from stages.packing import only_attends, pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
@@ -92,8 +92,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     summary = f"{len(rows)} rows, {trained_tokens} trained tokens"
     if "eval_loss" in figures:
         summary += f"; validation loss {figures['eval_loss']:.3f} at step {figures['step']} of {figures['steps']}"
-    facts = {"learning_rate": cfg.learning_rate, "epochs": cfg.epochs, "batch_size": cfg.batch_size, **figures}
-    write_card(out / "model", "sft", facts)
+    card.write(out / "model", "sft", cfg, inputs, figures)
     return {
         "trained": True,
         "device": str(trainer.args.device),
