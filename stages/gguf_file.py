@@ -1,11 +1,12 @@
 """A model folder as one GGUF file: the format of llama.cpp, Ollama and LM Studio, by the `gguf` package.
 
 Layout and names are those of llama.cpp's own converter: rotary halves of a Llama's queries and keys interleaved,
-vectors in f32, a tokenizer as tokens, types and merges. Before a file is kept, transformers reads it back: shape and
-renderings must be those of the folder.
+vectors in f32, a tokenizer as tokens, types and merges. Before a file is kept, transformers reads it back: its shape
+and its tokens must be those of the folder.
 """
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from stages.config import GGUFType
 from stages.contract import GOLDEN
 from stages.errors import UserError
 from stages.models import load_model, load_tokenizer
+
+logging.getLogger("gguf").setLevel(logging.WARNING)
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 TYPES = {
@@ -53,6 +56,7 @@ def write(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     draft = file.with_suffix(".draft.gguf")
     writer = gguf.GGUFWriter(draft, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
     try:
+        writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(name)
         writer.add_file_type(TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -189,6 +193,13 @@ def check(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBa
                 f"GGUF would lose {key}: the model has {ours.get(key)}, the file is read as {theirs.get(key)}."
             )
     read = AutoTokenizer.from_pretrained(file.parent, **options)
-    for messages in GOLDEN if tokenizer.chat_template else []:
-        if read.apply_chat_template(messages)["input_ids"] != tokenizer.apply_chat_template(messages)["input_ids"]:
-            raise UserError("GGUF would change the tokenizer: the file renders a conversation to other tokens.")
+    if tokenized(read) != tokenized(tokenizer):
+        raise UserError("GGUF would change the tokenizer: what is read from the file gives other tokens.")
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of the golden conversations: of their text, and as rendered where there is a template."""
+    found = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
+    if tokenizer.chat_template:
+        found += [tokenizer.apply_chat_template(messages)["input_ids"] for messages in GOLDEN]
+    return found

@@ -20,7 +20,7 @@ def push(model: Path, card: str, repo: str, private: bool) -> str:
     try:
         address = str(api.create_repo(repo, private=private, exist_ok=True))
         operations = [CommitOperationAdd(name, data) for name, data in content.items()]
-        api.create_commit(repo, operations, commit_message=f"From Plumbline: {model.parent.parent.name}")
+        api.create_commit(repo, operations, commit_message=f"Plumbline {model.parent.parent.name} {model.parent.name}")
     except Exception as error:  # of the network, the hub, or its client
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"export.repo={repo}: nothing was pushed. {reason[:300]}") from error

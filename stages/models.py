@@ -24,7 +24,8 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|t
 datasets.disable_progress_bars()
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-logging.getLogger("httpx").setLevel(logging.WARNING)
+for client in ("httpx", "httpx2"):
+    logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def score_trained_tokens_only() -> None:
