@@ -32,7 +32,7 @@ def computes_bf16() -> bool:
 def resolve_precision(cfg: Config) -> None:
     """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
     here = Precision.bf16 if computes_bf16() else Precision.fp32
-    for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval):
+    for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval, cfg.chat):
         if block.precision is Precision.auto:
             block.precision = here
 

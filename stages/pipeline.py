@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import checks, launch, outside, provenance, tracking
-from stages.config import Adapter, Config, Data, DPOReference, Launch, Split, Tracker, held
+from stages.config import Adapter, Config, Data, DPOReference, Launch, ModelStage, Split, Stage, Tracker, held
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -20,7 +20,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 2, "data": 4, "sft": 4, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 4}
+VERSIONS = {"base": 2, "data": 4, "sft": 5, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 5}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
@@ -92,6 +92,18 @@ def with_seed(cfg: Config, seed: int) -> Config:
     for block in (other.sft, other.sample, other.dpo):
         block.seed = seed if block.seed == cfg.seed else block.seed
     return other
+
+
+def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """The nodes that `stage` asks for: its own, or the models that it uses."""
+    if cfg.stage is Stage.chat:
+        return [nodes[name] for name in (ModelStage if cfg.chat.compare else [cfg.chat.model])]
+    if cfg.stage is Stage.export:
+        return [nodes[cfg.export.model]]
+    found = [node for node in nodes.values() if node.stage == cfg.stage]
+    if not found:
+        raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
+    return found
 
 
 def build(targets: list[Node], store: Store, tracker: Tracker, launcher: Launch, overrides: list[str]) -> None:
