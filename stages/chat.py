@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
-from stages.config import Chat, Precision
+from stages.config import Chat, Precision, Weights
 from stages.contract import Contract
 from stages.errors import UserError
 from stages.form import form_of
@@ -56,8 +56,8 @@ class Speaker:
 
     def __init__(self, model: Path, cfg: Chat):
         self.cfg, self.terms = cfg, form_of(model)
-        dtype = torch.bfloat16 if cfg.precision is Precision.bf16 else torch.float32
-        self.model = load_model(model, dtype).to(device_of(cfg.runtime.device))
+        weights = Weights.bf16 if cfg.precision is Precision.bf16 else Weights.fp32
+        self.model = load_model(model, weights, device_of(cfg.runtime.device))
 
     def answer(self, messages: list[Message], streamer: BaseStreamer | None = None) -> str:
         """The next assistant turn.
