@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
 POLL_SECONDS = 0.5
+KILLED = 137  # an agent's exit code, as a shell gives it for SIGKILL
 
 
 def world_size(node: Node) -> int:
@@ -105,12 +106,12 @@ def pass_on(curves: Path, told: int, listen: Callable[..., None]) -> int:
 def failure_of(scratch: Path, code: int) -> Exception:
     """The first error of a worker, as an error of this process."""
     failures = [json.loads(p.read_text()) for p in scratch.glob(f"{FAILURES}/*.json")]
-    if not failures:
-        return RuntimeError(f"a process ended without a word (exit code {code}): killed, maybe, for want of memory.")
-    first = min(failures, key=lambda failure: failure["time"])
-    if first["mendable"]:
-        return UserError(first["message"])
-    return RuntimeError(f"process {first['rank']} failed:\n{first['traceback']}")
+    failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
+    if failures and failures[0]["mendable"]:
+        return UserError(failures[0]["message"])
+    if code == KILLED or not failures:
+        return UserError("a process was killed: for want of memory, maybe. The same command resumes.")
+    return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")
 
 
 def follow(launch: Launch, targets: list[Node], store: Store) -> None:

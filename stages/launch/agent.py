@@ -6,17 +6,20 @@ It does what `torchrun` does, by the same means, but leaves it to the parent to 
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from stages.launch import KILLED
+
 LOCAL = "127.0.0.1:0"  # any free port
 
 
 def main(job_file: Path, node_rank: int) -> int:
-    """Returns 0, or the exit code of the first worker that failed."""
+    """Returns 0, 1 where a worker failed, or KILLED where one was killed: the others then fail for want of it."""
     job = json.loads(job_file.read_text())
     launch = job["launch"]
     several = launch["nodes"] > 1
@@ -36,7 +39,7 @@ def main(job_file: Path, node_rank: int) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "stages.launch.worker", str(job_file))
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode or 1
+        return KILLED if any(f.exitcode == -signal.SIGKILL for f in error.failures.values()) else 1
     return 0
 
 
