@@ -1,60 +1,52 @@
 """python run.py stage=STAGE [recipe=NAME] [KEY=VALUE …] [-m]: compose, plan, execute."""
 
 import logging
-import os
 import shutil
 import sys
-import time
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from stages import checks, cli, config, gc, hardware, pipeline, plan, provenance
-from stages.config import Config, Stage, Upstream
+from stages import cli, compare, config, gc, pipeline, plan, provenance, sweep
+from stages.config import Stage, Upstream
 from stages.errors import UserError
-from stages.store import Store
 
 log = logging.getLogger(__name__)
 config.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(composed: DictConfig) -> None:
-    """Build the target that `stage` names, or show the plan, or collect garbage."""
+def main(composed: DictConfig) -> float | None:
+    """Build the target that `stage` names and return what a sweep may optimise; or plan, compare, collect garbage."""
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     try:
-        if missing := sorted(OmegaConf.missing_keys(composed)):
-            raise UserError(f"{missing[0]} is required and has no value.")
-        cli.unknown_keys(composed)
-        cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
-        cli.caches(Path(cfg.outputs))
-        checks.refuse(cfg)
-        hardware.resolve_precision(cfg)
-        store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
-        nodes = pipeline.graph(cfg, store.root / "cache" / "digests.json")
+        cfg, store, nodes = cli.prepare(composed)
         if cfg.stage is Stage.plan:
             plan.show(nodes, store)
         elif cfg.stage is Stage.gc:
             gc.collect(store, cfg.gc.remove)
+        elif cfg.stage is Stage.compare:
+            compare.show(store, cfg.compare)
         else:
-            targets = [node for node in nodes.values() if node.stage == cfg.stage]
-            if not targets:
-                raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
+            targets = pipeline.targets(cfg, nodes)
             if cfg.upstream is Upstream.require:
                 pipeline.require_inputs(targets, store, overrides)
+            if HydraConfig.initialized():
+                sweep.remember(nodes)
             pipeline.build(targets, store, cfg.tracker, overrides)
             if cfg.stage is Stage.report:
                 shutil.copy(store.folder(targets[0]) / "report.html", store.root)
                 log.info("The report: %s", store.root / "report.html")
             else:
                 log.info("Next: %s", provenance.command(pipeline.NEXT[cfg.stage], overrides))
+            return sweep.objective(cfg, nodes, store)
     except UserError as error:
         if not HydraConfig.initialized() or HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # Hydra names the job
+            raise  # stages/sweep.py names the job
         sys.exit(f"error: {error}")
+    return None
 
 
 if __name__ == "__main__":

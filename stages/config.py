@@ -31,6 +31,7 @@ class Stage(StrEnum):
     eval = "eval"
     report = "report"
     plan = "plan"
+    compare = "compare"
     gc = "gc"
 
 
@@ -43,6 +44,11 @@ class Precision(StrEnum):
 class Upstream(StrEnum):
     build = "build"
     require = "require"
+
+
+class Objective(StrEnum):
+    pass_rate = "pass_rate"
+    validation_loss = "validation_loss"
 
 
 class Strategy(StrEnum):
@@ -278,6 +284,11 @@ class Tracker:
 
 
 @dataclass
+class Compare:
+    sweep: str | None = MISSING
+
+
+@dataclass
 class GC:
     remove: bool = MISSING
 
@@ -289,6 +300,7 @@ class Config:
     seed: int = MISSING
     precision: Precision = MISSING
     rounds: int = MISSING
+    objective: Objective = MISSING
     upstream: Upstream = MISSING
     rebuild: Stage | None = MISSING
     model: Model = field(default_factory=Model)
@@ -305,6 +317,7 @@ class Config:
     eval: Eval = field(default_factory=Eval)
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
+    compare: Compare = field(default_factory=Compare)
     gc: GC = field(default_factory=GC)
 
 

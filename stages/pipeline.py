@@ -92,6 +92,14 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return other
 
 
+def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """The nodes that `stage` names."""
+    found = [node for node in nodes.values() if node.stage == cfg.stage]
+    if not found:
+        raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
+    return found
+
+
 def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[str]) -> None:
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
     missing = store.missing(targets)
