@@ -105,7 +105,8 @@ def show(store: Store, cfg: Compare) -> None:
     console = Console(width=None if os.isatty(1) else 160)
     for group in groups:
         console.print(table(group))
-        log.info("%s", group.note)
+        if group.note:
+            log.info("%s", group.note)
     page = store.root / "compare.html"
     page.write_text(html(groups), encoding="utf-8")
     log.info("The page: %s", page)
@@ -152,7 +153,7 @@ def row(key: tuple[str, str], nodes: Nodes) -> Row:
 
 def grouped(rows: list[Row]) -> list[Group]:
     by_prompts: dict[tuple[str, str], list[Row]] = {}
-    for r in sorted(rows, key=lambda r: -r.rate):
+    for r in sorted(rows, key=lambda r: (-r.rate, r.kl)):
         by_prompts.setdefault(r.prompts, []).append(r)
     return [Group(found) for found in by_prompts.values()]
 
@@ -188,7 +189,7 @@ def html(groups: list[Group]) -> str:
 
     plots = []
     for group in groups:
-        settings = [", ".join(values) for values in zip(*group.columns.values(), strict=True)]
+        settings = [", ".join(values[i] for values in group.columns.values()) for i in range(len(group.rows))]
         points = [(r.kl, r.results["primary"]["dpo"]) for r in group.rows]
         origins = sorted({r.results["primary"]["sft"]["mean"] for r in group.rows})
         plots.append(Markup(figures.pareto(points, group.front, settings, origins)))
