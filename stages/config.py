@@ -31,6 +31,7 @@ class Stage(StrEnum):
     eval = "eval"
     report = "report"
     plan = "plan"
+    compare = "compare"
     gc = "gc"
     chat = "chat"
     export = "export"
@@ -64,6 +65,11 @@ class Precision(StrEnum):
 class Upstream(StrEnum):
     build = "build"
     require = "require"
+
+
+class Objective(StrEnum):
+    pass_rate = "pass_rate"
+    validation_loss = "validation_loss"
 
 
 class Strategy(StrEnum):
@@ -356,6 +362,11 @@ class Launch:
 
 
 @dataclass
+class Compare:
+    sweep: str | None = MISSING
+
+
+@dataclass
 class GC:
     remove: bool = MISSING
 
@@ -387,6 +398,7 @@ class Config:
     seed: int = MISSING
     precision: Precision = MISSING
     rounds: int = MISSING
+    objective: Objective = MISSING
     upstream: Upstream = MISSING
     rebuild: Stage | None = MISSING
     model: Model = field(default_factory=Model)
@@ -404,6 +416,7 @@ class Config:
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
+    compare: Compare = field(default_factory=Compare)
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import checks, launch, outside, provenance, tracking
-from stages.config import Adapter, Config, Data, DPOReference, Launch, ModelStage, Split, Stage, Tracker, held
+from stages.config import Adapter, Config, Data, DPOReference, ModelStage, Split, Stage, held
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -106,10 +106,10 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     return found
 
 
-def build(targets: list[Node], store: Store, tracker: Tracker, launcher: Launch, overrides: list[str]) -> None:
+def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
-    if launcher.node_rank > 0:
-        return launch.follow(launcher, targets, store)
+    if cfg.launch.node_rank > 0:
+        return launch.follow(cfg.launch, targets, store)
     missing = store.missing(targets)
     for node in dict.fromkeys(n for target in targets for n in target.lineage):
         if node not in missing:
@@ -123,10 +123,10 @@ def build(targets: list[Node], store: Store, tracker: Tracker, launcher: Launch,
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
             stage = importlib.import_module(f"stages.{MODULES.get(node.stage, node.stage)}")
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
-            with tracking.track(tracker, node, store.root) as run:
+            with tracking.track(cfg.tracker, node, store.root) as run:
                 work = Work(folder, run.log)
                 attempts = provenance.begin(work, run.id)
-                metrics = launch.execute(launcher, node, stage, inputs, work, run.log)
+                metrics = launch.execute(cfg.launch, node, stage, inputs, work, run.log)
                 record = provenance.end(attempts, node, overrides, metrics, work.warnings)
                 run.published(store.folder(node), store.publish(node, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
