@@ -39,6 +39,10 @@ def main(composed: DictConfig) -> None:
             plan.show(nodes, store)
         elif cfg.stage is Stage.gc:
             gc.collect(store, cfg.gc.remove)
+        elif cfg.stage is Stage.sync:
+            from stages.tracking import sync
+
+            sync.push(store, cfg.tracker)
         else:
             targets = [node for node in nodes.values() if node.stage == cfg.stage]
             if not targets:

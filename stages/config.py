@@ -32,6 +32,7 @@ class Stage(StrEnum):
     report = "report"
     plan = "plan"
     gc = "gc"
+    sync = "sync"
 
 
 class Precision(StrEnum):
@@ -275,6 +276,7 @@ class Tracker:
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
+    upload: bool = MISSING
 
 
 @dataclass
