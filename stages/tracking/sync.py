@@ -14,7 +14,7 @@ from stages.config import Tracker
 from stages.errors import UserError
 from stages.store import Store, read_manifest
 from stages.tracking import version
-from stages.tracking.wandb import LINKED, folder, has_key, link
+from stages.tracking.wandb import CUT_OFF, LINKED, has_key, home, link
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def push(store: Store, settings: Tracker) -> None:
     """
     if not has_key():
         raise UserError("stage=sync sends runs to W&B and needs a key: set WANDB_API_KEY, or run `wandb login`.")
-    files = folder(store.root)
+    files = home(store.root)
     import wandb
 
     try:
@@ -43,9 +43,9 @@ def push(store: Store, settings: Tracker) -> None:
 
 
 def unsent(store: Store, files: Path) -> list[Path]:
-    """The folders of offline runs that are over and not sent, oldest first."""
+    """The folders of runs that are over and not sent, oldest first."""
     found = list[Path]()
-    for run in sorted(run for run in files.glob("offline-run-*") if not sent(run)):
+    for run in sorted(run for run in files.glob("*run-*") if not sent(run)):
         stage, fingerprint, _ = run_id(run).split("-")
         if store.is_locked(stage, fingerprint):
             log.info("%s %s is being built: its run is left for the next time.", stage, fingerprint)
@@ -60,15 +60,16 @@ def run_id(run: Path) -> str:
 
 
 def sent(run: Path) -> bool:
-    return not run.name.startswith("offline-") or any(run.glob("*.wandb.synced"))
+    online = not run.name.startswith("offline-") and not (run / CUT_OFF).exists()
+    return online or any(run.glob("*.wandb.synced"))
 
 
 def send(runs: list[Path], project: str) -> list[str]:
     """`wandb sync`, which shows its progress and what hinders it; the runs that were not taken."""
     entity, name = project.split("/")
-    command = [sys.executable, "-m", "wandb", "sync", "--entity", entity, "--project", name, *map(str, runs)]
+    place = ["--include-online", "--entity", entity, "--project", name]
     if runs:
-        subprocess.run(command, check=False)
+        subprocess.run([sys.executable, "-m", "wandb", "sync", *place, *map(str, runs)], check=False)
     return [run_id(run) for run in runs if not sent(run)]
 
 

@@ -13,11 +13,12 @@ Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 def of(stage: str, folder: Path) -> dict[str, Table]:
     """The first candidates with their scores after `label`, the first pairs after `pairs`: `ROWS` at most."""
+    made: dict[str, Table] = {}
     if stage == "label":
-        return {"candidates": candidates(folder)}
-    if stage == "pairs":
-        return {"pairs": pairs(folder)}
-    return {}
+        made["candidates"] = candidates(folder)
+    elif stage == "pairs":
+        made["pairs"] = pairs(folder)
+    return {name: table for name, table in made.items() if table[1]}
 
 
 def candidates(folder: Path) -> Table:
@@ -43,6 +44,6 @@ def by_id(path: Path, key: str, value: str, wanted: Any) -> dict[str, Any]:
 
 def text(messages: list[dict[str, str]]) -> str:
     """A lone message as it is; of several, who says what."""
-    return (
-        messages[0]["content"] if len(messages) == 1 else "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
-    )
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

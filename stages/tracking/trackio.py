@@ -17,11 +17,15 @@ from stages.tracking import Run, description, inputs, tables
 
 
 class TrackioRun(Run):
+    """A run of Trackio's, whose lineage is complete without a network."""
+
     def __init__(self, settings: Tracker, node: Node, root: Path):
         try:
             import trackio
         except ModuleNotFoundError as error:
-            raise UserError(f"tracker=trackio: {error}. pip install 'plumbline[trackio]', or tracker=none.") from error
+            raise UserError(
+                f"tracker=trackio: {error}. Install it with pip install 'plumbline[trackio]', or set tracker=none."
+            ) from error
         self.upload = settings.upload
         given = inputs(node, root)
         with redirect_stdout(io.StringIO()):

@@ -20,7 +20,8 @@ from stages.tracking import Run, description, inputs, tables
 
 log = logging.getLogger(__name__)
 
-LINKED = "inputs.told"  # marks the folder of a run whose inputs W&B knows
+# Marks in the folder of a run: W&B knows its inputs; W&B was gone when it ended.
+LINKED, CUT_OFF = "inputs.told", "cut.off"
 
 
 class WandbRun(Run):
@@ -28,7 +29,7 @@ class WandbRun(Run):
 
     def __init__(self, settings: Tracker, node: Node, root: Path):
         self.upload = settings.upload
-        files, given = folder(root), inputs(node, root)
+        files, given = home(root), inputs(node, root)
         import wandb
 
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
@@ -40,8 +41,8 @@ class WandbRun(Run):
             self.run = start(settings, node, files, given, mode)
         self.id = self.run.id
         if mode == "online":
+            artifacts = [its["artifact"] for its in given.values()]
             try:
-                artifacts = [its["artifact"] for its in given.values()]
                 link(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
             except wandb.errors.Error as error:
                 log.warning("warning: W&B did not take this run's inputs (%s): stage=sync tries again.", error)
@@ -50,26 +51,23 @@ class WandbRun(Run):
         self.run.log(metrics, step=step)
 
     def published(self, folder: Path, manifest: Manifest) -> None:
-        """Log figures, tables and the artifact: references to the files, or with `tracker.upload` the files."""
         import wandb
 
         self.run.summary.update({**manifest["metrics"], "wall_seconds": manifest["wall_seconds"]})
         for name, (columns, rows) in tables.of(manifest["stage"], folder).items():
             self.run.log({name: wandb.Table(columns=columns, data=rows)})
-        name = f"{manifest['stage']}-{manifest['fingerprint']}"
-        artifact = wandb.Artifact(name, type=manifest["stage"], metadata=description(manifest))
-        for file, entry in manifest["files"].items():
-            path = (folder / file).resolve()
-            if self.upload:
-                artifact.add_file(str(path), name=file, policy="immutable")  # no copy: published files do not change
-                continue
-            # The store has read the file for its SHA-256 already; W&B would read it again for its MD5.
-            for reference in artifact.add_reference(path.as_uri(), name=file, checksum=False):
-                reference.digest = entry["sha256"]
-        self.run.log_artifact(artifact, aliases=[manifest["fingerprint"], manifest["digest"][:12], "latest"])
+        aliases = [manifest["fingerprint"], manifest["digest"][:12], "latest"]
+        try:
+            self.run.log_artifact(artifact(folder, manifest, self.upload), aliases=aliases)
+        except wandb.errors.Error as error:
+            log.warning("warning: W&B did not take %s as an artifact: %s", folder, error)
 
     def finish(self, failed: bool) -> None:
-        self.run.finish(exit_code=int(failed))
+        try:
+            self.run.finish(exit_code=int(failed))
+        except TimeoutError:
+            (Path(self.run.dir).parent / CUT_OFF).touch()
+            log.warning("warning: W&B does not answer any more: stage=sync sends the rest of this run.")
 
 
 def start(settings: Tracker, node: Node, files: Path, given: dict[str, dict[str, str]], mode: str) -> Any:
@@ -89,6 +87,8 @@ def start(settings: Tracker, node: Node, files: Path, given: dict[str, dict[str,
         settings=wandb.Settings(
             silent=True,
             init_timeout=30,
+            finish_timeout=0 if settings.upload else 60,  # 0: as long as it takes
+            finish_timeout_raises=True,
             # No console, code, arguments or git remote is sent: none can leak a secret then.
             console="off",
             disable_git=True,
@@ -98,13 +98,29 @@ def start(settings: Tracker, node: Node, files: Path, given: dict[str, dict[str,
     )
 
 
-def folder(root: Path) -> Path:
+def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
+    """The files of a node as W&B's artifact, or references to them."""
+    import wandb
+
+    name = f"{manifest['stage']}-{manifest['fingerprint']}"
+    made = wandb.Artifact(name, type=manifest["stage"], metadata=description(manifest))
+    for file, entry in manifest["files"].items():
+        path = (folder / file).resolve()
+        if upload:
+            made.add_file(str(path), name=file, policy="immutable")  # not copied first: published files do not change
+        else:
+            # The store has read the file for its SHA-256 already; W&B would read it again for its MD5.
+            for reference in made.add_reference(path.as_uri(), name=file, checksum=False):
+                reference.digest = entry["sha256"]
+    return made
+
+
+def home(root: Path) -> Path:
     """Where W&B's files go, its caches and logs too."""
     files = (root / "cache" / "wandb").resolve()
     files.mkdir(parents=True, exist_ok=True)
-    for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+    for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(variable, str(files))
-    os.environ.setdefault("WANDB_DIR", str(files.parent))
     return files
 
 
@@ -126,12 +142,12 @@ def link(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[str]:
     """
     user = api.run(path)
     missing = list[str]()
-    for artifact in artifacts:
-        name = f"{path.rpartition('/')[0]}/{artifact}"
-        if api.artifact_exists(name):
-            user.use_artifact(api.artifact(name))
+    for name in artifacts:
+        place = f"{path.rpartition('/')[0]}/{name}"
+        if api.artifact_exists(place):
+            user.use_artifact(api.artifact(place))
         else:
-            missing.append(artifact)
+            missing.append(name)
     if not missing:
         (run / LINKED).touch()
     return missing
