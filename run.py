@@ -29,6 +29,10 @@ def main(composed: DictConfig) -> float | None:
                 plan.show(nodes, store)
             case Stage.compare:
                 compare.show(store, cfg.compare)
+            case Stage.sync:
+                from stages.tracking import sync
+
+                sync.push(store, cfg.tracker)
             case Stage.gc:
                 gc.collect(store, cfg.gc.remove)
             case _:

@@ -30,7 +30,7 @@ LOSS_TYPES = (
 LABELERS = ("verifier", "dataset")
 SAMPLERS = ("hf",)
 SOURCE_CHECKS = ("label", "number")
-TRACKERS = ("wandb", "none")
+TRACKERS = ("wandb", "trackio", "none")
 TEMPLATES = ("auto", "own", "chatml", "plain", "file")
 
 # TRL's arguments that a typed key or `runtime` sets, and what to set instead.

@@ -35,6 +35,7 @@ class Stage(StrEnum):
     gc = "gc"
     chat = "chat"
     export = "export"
+    sync = "sync"
 
 
 class ModelStage(StrEnum):
@@ -348,6 +349,7 @@ class Tracker:
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
+    upload: bool = MISSING
 
 
 @dataclass
