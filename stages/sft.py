@@ -31,11 +31,12 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         ContractError: where the template cannot keep the contract.
         UserError: where too many rows had to be dropped, or training diverged.
     """
-    terms = contract.establish(load_tokenizer(inputs["base"] / "model"), cfg.template, cfg.train)
     model = load_model(inputs["base"] / "model")
+    rows = model.get_input_embeddings().num_embeddings
+    terms = contract.establish(load_tokenizer(inputs["base"] / "model"), cfg.template, cfg.train, rows)
     torch.manual_seed(cfg.seed)
-    if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(terms.tokenizer))  # a new pad token, where no special token was free
+    if len(terms.tokenizer) > rows:
+        model.resize_token_embeddings(len(terms.tokenizer))  # asked for by template.resize
     model.generation_config.eos_token_id = terms.stop_ids
     model.generation_config.pad_token_id = terms.tokenizer.pad_token_id
     if not cfg.train:
