@@ -119,6 +119,7 @@ def random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         num_key_value_heads=max(cfg.heads // 2, 1),
         vocab_size=len(tokenizer),
         max_position_embeddings=2048,
+        initializer_range=cfg.hidden_size**-0.5,  # wide enough that an adapter over these weights can learn, too
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

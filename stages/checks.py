@@ -6,7 +6,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.config import DEFAULT_SHARES, DPO, SFT, SPLIT_OF_GROUP, Config, Stage, TrainRuntime
+from stages.config import (
+    DEFAULT_SHARES,
+    DPO,
+    SFT,
+    SPLIT_OF_GROUP,
+    Adapter,
+    Config,
+    Sharding,
+    Stage,
+    TrainRuntime,
+)
 from stages.errors import UserError, nearest
 
 LOSS_TYPES = (
@@ -73,7 +83,7 @@ def refuse(cfg: Config) -> None:
         runtime = dict(vars(vars(cfg)[name].runtime))
         one_of(f"{name}.runtime.device", [runtime.pop("device")], ("auto", "cpu", "cuda"))
         counts = {f"{name}.runtime.{key}": value for key, value in runtime.items() if key != "loader_workers"}
-        at_least(1, {key: n for key, n in counts.items() if not isinstance(n, bool)}, "at least 1")
+        at_least(1, {key: n for key, n in counts.items() if type(n) is int}, "at least 1")
     for key, share in {
         "sample.top_p": cfg.sample.top_p,
         "eval.confidence": cfg.eval.confidence,
@@ -116,9 +126,18 @@ def refuse(cfg: Config) -> None:
             f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
             "Raise data.tasks.test, or stop at stage=dpo."
         )
+    if cfg.sft.adapter is Adapter.continued:
+        raise UserError("sft.adapter=continued: there is nothing before SFT to go on with. Use lora.")
+    if cfg.dpo.adapter is Adapter.continued and (cfg.sft.adapter is not Adapter.lora or not cfg.sft.train):
+        raise UserError("dpo.adapter=continued goes on with the SFT's adapter, which sft.adapter=lora makes.")
+    if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
+        raise UserError(
+            f"dpo.adapter=continued with rounds={cfg.rounds}: a round starts from merged weights. Use lora."
+        )
     losses(cfg.dpo)
     for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
         divisible(name, block.batch_size, block.runtime)
+        adapter(name, block)
         trainer_keys(name, block)
 
 
@@ -172,12 +191,24 @@ def one_of(key: str, values: Iterable[str], known: Iterable[str]) -> None:
 
 
 def divisible(name: str, batch_size: int, runtime: TrainRuntime) -> None:
-    """micro-batch × accumulation must be the effective batch, whatever the device holds."""
-    if batch_size < 1 or runtime.micro_batch_size < 1 or batch_size % runtime.micro_batch_size:
+    """micro-batch × processes × accumulation must be the effective batch, whatever the devices hold."""
+    if batch_size % (runtime.micro_batch_size * runtime.world_size):
         raise UserError(
             f"{name}.batch_size={batch_size} is not a multiple of {name}.runtime.micro_batch_size="
-            f"{runtime.micro_batch_size}: every optimizer step must see exactly batch_size rows."
+            f"{runtime.micro_batch_size} × {runtime.world_size} processes: every optimizer step must see exactly "
+            "batch_size rows."
         )
+
+
+def adapter(name: str, block: SFT | DPO) -> None:
+    """What low-rank adapters need."""
+    at_least(1, {f"{name}.lora.rank": block.lora.rank, f"{name}.lora.alpha": block.lora.alpha}, "at least 1")
+    if block.adapter is not Adapter.qlora:
+        return
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"{name}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install 'plumbline[qlora]'.")
+    if block.runtime.sharding is not Sharding.none:
+        raise UserError(f"{name}.adapter=qlora cannot be divided among processes: use launch=ddp, or adapter=lora.")
 
 
 def trainer_keys(name: str, block: SFT | DPO) -> None:
@@ -229,5 +260,5 @@ def not_neutral(block: Any) -> dict[str, Any]:
         return {}
     aot = isinstance(block, DPO) and {"aot", "aot_unpaired"} & set(block.loss_type)
     if aot or set(NOT_NEUTRAL) & set(block.trainer):
-        return {"micro_batch_size": block.runtime.micro_batch_size}
+        return {"micro_batch_size": block.runtime.micro_batch_size * block.runtime.world_size}
     return {}

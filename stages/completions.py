@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from stages.config import InferenceRuntime, Precision
+from stages.config import InferenceRuntime, Precision, Weights
 from stages.contract import Contract
 from stages.models import device_of, load_model
 from stages.packing import only_attends
@@ -38,8 +36,8 @@ def complete(
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
-        dtype = torch.bfloat16 if decoding.precision is Precision.bf16 else torch.float32
-        loaded = load_model(model, dtype).to(device_of(decoding.runtime.device))
+        weights = Weights.bf16 if decoding.precision is Precision.bf16 else Weights.fp32
+        loaded = load_model(model, weights, device_of(decoding.runtime.device))
         rows = decoding.runtime.batch_size
         kind: type[Sampler] = HFSampler if only_attends(loaded) else GenerateSampler
         sampler = kind(loaded, terms.stop_ids, decoding.max_new_tokens, decoding.top_p, rows)

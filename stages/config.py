@@ -64,6 +64,29 @@ class DPOReference(StrEnum):
     sft = "sft"
 
 
+class Adapter(StrEnum):
+    """What is trained: all weights, a fresh LoRA, a fresh LoRA over 4-bit weights, or (DPO) the SFT's LoRA on."""
+
+    none = "none"
+    lora = "lora"
+    qlora = "qlora"
+    continued = "continued"
+
+
+class Weights(StrEnum):
+    """How weights are held in memory while a model is trained or scored."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    nf4 = "nf4"
+
+
+class Sharding(StrEnum):
+    none = "none"
+    fsdp = "fsdp"
+    zero3 = "zero3"
+
+
 @dataclass
 class RandomInit:
     """A randomly initialised Llama with a byte-level BPE tokenizer trained in place (`model=tiny`)."""
@@ -147,14 +170,32 @@ class Template:
 
 
 @dataclass
+class LoRA:
+    """A low-rank adapter (arXiv:2106.09685); alpha / rank scales it. `target_modules` are names of linear layers, or
+    all-linear (peft's name for all of them but the head)."""
+
+    rank: int = MISSING
+    alpha: int = MISSING
+    target_modules: list[str] = MISSING
+
+
+@dataclass
 class TrainRuntime:
-    """Devices and cadence of a training stage. Neutral: micro-batch × accumulation is always `batch_size`."""
+    """Devices and cadence of a training stage. Neutral: micro-batch × processes × accumulation is always
+    `batch_size`."""
 
     device: str = MISSING
+    processes: int = MISSING
+    nodes: int = MISSING
+    sharding: Sharding = MISSING
     micro_batch_size: int = MISSING
     gradient_checkpointing: bool = MISSING
     loader_workers: int = MISSING
     save_steps: int = MISSING
+
+    @property
+    def world_size(self) -> int:
+        return self.processes * self.nodes
 
 
 @dataclass
@@ -175,6 +216,8 @@ class InferenceRuntime:
 class SFT:
     train: bool = MISSING
     template: Template = field(default_factory=Template)
+    adapter: Adapter = MISSING
+    lora: LoRA = field(default_factory=LoRA)
     learning_rate: float = MISSING
     epochs: float = MISSING
     batch_size: int = MISSING
@@ -226,11 +269,14 @@ class Pairs:
 @dataclass
 class Reference:
     precision: Precision = MISSING
+    weights: Weights = Weights.fp32  # set by the pipeline: as DPO holds the policy's
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
 @dataclass
 class DPO:
+    adapter: Adapter = MISSING
+    lora: LoRA = field(default_factory=LoRA)
     beta: float = MISSING
     learning_rate: float = MISSING
     epochs: float = MISSING
@@ -279,6 +325,17 @@ class Tracker:
 
 
 @dataclass
+class Launch:
+    """Processes of a training stage. Several nodes share the store; node 0 plans, locks and publishes."""
+
+    processes: int = MISSING
+    nodes: int = MISSING
+    node_rank: int = MISSING
+    rendezvous: str | None = MISSING
+    sharding: Sharding = MISSING
+
+
+@dataclass
 class GC:
     remove: bool = MISSING
 
@@ -306,7 +363,16 @@ class Config:
     eval: Eval = field(default_factory=Eval)
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
+    launch: Launch = field(default_factory=Launch)
     gc: GC = field(default_factory=GC)
+
+
+def held(block: SFT | DPO) -> Weights:
+    """How the weights are held that a training stage starts from. Trained ones are fp32; frozen ones may be less. An
+    adapter that is continued was merged into fp32 weights, so it stands on them again."""
+    if block.adapter is Adapter.qlora:
+        return Weights.nf4
+    return Weights.bf16 if block.adapter is Adapter.lora and block.precision is Precision.bf16 else Weights.fp32
 
 
 def register() -> None:

@@ -4,22 +4,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 from trl import DPOConfig
 
-from stages import contract, first_step, training
-from stages.config import DPO
+from stages import adapters, contract, first_step, training
+from stages.config import DPO, Adapter, held
 from stages.errors import UserError
-from stages.models import load_model, pair_log_probs, save_model, write_card
+from stages.models import load_model, pair_log_probs, write_card
 from stages.packing import pack_pairs
 from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load
-from stages.store import Work
+from stages.store import SCRATCH, Work
 
 FELL = 0.1  # nats per completion: less is no displacement
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `model/` under the policy's contract, and `held_out.json` with the margin of every held-out pair.
+    """Publish `model/` under the policy's contract, `adapter/` where there is one, and `held_out.json` with the margin
+    of every held-out pair.
 
     Raises:
         UserError: where the policy is not what the reference scored, the loss does not start where it must, too
@@ -32,30 +36,26 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     held_out = splits["validation"]
 
     rows = {pair_id: trl_row(scored, cfg.trainer.get("ld_alpha")) for pair_id, scored in reference.items()}
-    model = load_model(inputs["policy"] / "model")
-    if not pack_pairs(model):
-        out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
+    options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
+    args = training.arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
     trainer = StoredReferenceTrainer(
-        model,
+        trainable_model(cfg, inputs, args.device, out),
         reference=rows,
-        args=training.arguments(
-            DPOConfig,
-            cfg,
-            out,
-            beta=cfg.beta,
-            loss_type=list(cfg.loss_type),
-            loss_weights=cfg.loss_weights,
-            precompute_ref_log_probs=True,
-        ),
+        args=args,
         train_dataset=trl_pairs(pairs),
-        eval_dataset=trl_pairs(held_out) if held_out else None,
+        eval_dataset=trl_pairs(training.each_alike(held_out, args.world_size)) if held_out else None,
         processing_class=terms.tokenizer,
     )
     start = first_step.check(trainer, cfg, inputs, [reference[p.id] for p in pairs])
-    trainer.train(resume_from_checkpoint=training.prepare(trainer, cfg, out))
-    save_model(trainer.model, out / "model")
+    training.train(trainer, cfg, out)
+    found = margins(trainer, cfg, [reference[p.id] for p in held_out])
+    training.save_trained(trainer, out / SCRATCH / "trained")
+    if not out.main:
+        return {}
+    frozen = inputs.get("frozen", inputs["policy"]) / "model"
+    training.publish(out / SCRATCH / "trained", cfg, out, frozen, lambda weights: load_model(frozen, weights))
     terms.save(out / "model")
-    (out / "held_out.json").write_text(json.dumps(margins(trainer, cfg, [reference[p.id] for p in held_out])))
+    (out / "held_out.json").write_text(json.dumps(found))
 
     curve = training.read_curves(out.path)
     figures = {**start, **last_of(curve, "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
@@ -71,7 +71,8 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     used = [reference[p.id] for p in pairs]
     tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in used)
     return {
-        "device": str(trainer.args.device),
+        "device": str(args.device),
+        "processes": args.world_size,
         "pairs": len(pairs),
         "pairs_cut": len(splits["train"]) - len(pairs),
         "pairs_dropped": dropped,
@@ -82,6 +83,20 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **figures,
         "summary": summary,
     }
+
+
+def trainable_model(cfg: DPO, inputs: dict[str, Path], device: torch.device, out: Work) -> PreTrainedModel | PeftModel:
+    """The policy with all its weights, with a fresh adapter over them, or with its own over what that was trained on.
+    Whichever it is, at the first step it is the reference."""
+    frozen = inputs.get("frozen", inputs["policy"]) / "model"
+    model = load_model(frozen, held(cfg), device)
+    if not pack_pairs(model):
+        out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
+    if cfg.adapter is Adapter.none:
+        return model
+    if cfg.adapter is Adapter.continued:
+        return adapters.attach_trained(model, inputs["policy"] / "adapter")
+    return adapters.attach(model, cfg.lora, cfg.seed)
 
 
 def fitting(

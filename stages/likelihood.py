@@ -15,6 +15,8 @@ from stages.progress import bar
 from stages.records import Candidate, Example
 from stages.statistics import interval, resampled_means
 
+ROLES = {"sft": "reference", "dpo": "policy"}
+
 
 @torch.no_grad()
 def score(
@@ -23,7 +25,8 @@ def score(
     """`kl`, exact at every position of the policy's own answers, in nats; `references`, in nats per token."""
     device = device_of(cfg.runtime.device)
     models = {
-        name: load_model(inputs[role] / "model").to(device) for name, role in (("sft", "reference"), ("dpo", "policy"))
+        name: load_model(inputs[role] / "model", device=device)
+        for name, role in (("sft", "reference"), ("dpo", "policy"))
     }
     terms = contract.load(inputs["policy"] / "model")
     divergence, tokens, references = [], 0, []

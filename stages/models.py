@@ -10,11 +10,18 @@ from typing import Any
 import datasets
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 from trl.trainer import utils as trl_utils
 
-from stages.config import Precision
+from stages.config import Precision, Weights
 from stages.errors import UserError
 from stages.packing import pack_pairs
 from stages.records import PairLogProbs
@@ -52,25 +59,57 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-any-return]
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal language model from a folder of safetensors, on the CPU, for evaluation."""
+def embedding_rows(folder: Path) -> int:
+    """How many tokens the embedding of a model folder has rows for."""
+    return int(AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().vocab_size)
+
+
+def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
+    """A causal language model from a folder of safetensors, for evaluation; on the CPU unless a device is given.
+
+    nf4 holds the linear layers but the head in 4 bits with double quantisation (arXiv:2305.14314), the rest in fp32.
+    """
+    device = device or torch.device("cpu")
+    options: dict[str, Any] = {"dtype": torch.bfloat16 if weights is Weights.bf16 else torch.float32}
+    if weights is Weights.nf4:
+        options["quantization_config"] = four_bits()
+        options["device_map"] = {"": device}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
+    if weights is not Weights.nf4:
+        return model.to(device).eval()  # type: ignore[no-any-return]
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On some CPUs it scores in bf16 what it trains in fp32: policy and reference would differ.
+            module.support_avx512bf16_for_cpu = False
     return model.eval()  # type: ignore[no-any-return]
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Weights as safetensors, with config and generation config.
+def four_bits() -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,  # autocast lowers it where precision=bf16
+    )
+
+
+def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Weights as safetensors, with config and generation config; of a model with an adapter, the adapter alone.
+
+    `state` holds the weights where they are divided among processes.
 
     Raises:
         UserError: for weights that are not finite.
     """
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
+    for name, values in model.named_parameters() if state is None else state.items():
+        if not bool(values.isfinite().all()):
             raise UserError(f"training left {name} with values that are not finite. Lower the learning rate.")
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state)
 
 
 def write_card(folder: Path, stage: str, facts: dict[str, Any]) -> None:

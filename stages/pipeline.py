@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import checks, outside, provenance, tracking
-from stages.config import Config, Data, DPOReference, Split, Tracker
+from stages.config import Adapter, Config, Data, DPOReference, Split, Tracker, held
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -20,7 +20,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 1, "data": 4, "sft": 3, "sample": 3, "label": 2, "pairs": 2, "reference": 3, "dpo": 3}
+VERSIONS = {"base": 2, "data": 4, "sft": 4, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 4}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
@@ -55,6 +55,8 @@ def chain(
 ) -> dict[str, Node]:
     """From SFT to the evaluation, with one seed."""
     sft = policy = node("sft", cfg.sft, base=base, data=data)
+    frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
+    scoring = replace(cfg.reference, weights=held(cfg.dpo))
     nodes = {"sft": sft}
     for r in range(cfg.rounds):  # more than one round is iterative DPO
         made: dict[str, Node] = {}
@@ -65,8 +67,8 @@ def chain(
             judged = node("label", cfg.label, pool=pool)
         pairs = node("pairs", cfg.pairs, judged=judged)
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
-        reference = node("reference", cfg.reference, reference=anchor, pairs=pairs)
-        policy = node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference)
+        reference = node("reference", scoring, reference=anchor, pairs=pairs)
+        policy = node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference, **frozen)
         made |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
         last = r == cfg.rounds - 1
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}

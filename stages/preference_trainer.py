@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from trl import DPOTrainer
 
+from stages.adapters import keep_fp32
 from stages.errors import UserError
 from stages.records import Pair, PairLogProbs
 
@@ -17,6 +19,10 @@ class StoredReferenceTrainer(DPOTrainer):
         self._reference = reference
         self.loss_weights: list[float]  # set by TRL
         super().__init__(*args, **kwargs)
+        if isinstance(self.model, PeftModel):
+            if "ref" in self.model.peft_config:  # TRL's copy of an adapter that is continued
+                self.model.delete_adapter("ref")
+            keep_fp32(self.model)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """TRL's one seam for reference log-probs: return the dataset with them instead of computing them.

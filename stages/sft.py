@@ -1,22 +1,23 @@
 """Stage `sft`: supervised fine-tuning on the assistant's tokens (TRL's SFTTrainer), and the contract it fixes."""
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
-from stages import contract, training
-from stages.config import SFT
+from stages import adapters, contract, training
+from stages.config import SFT, Adapter, held
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
-from stages.models import load_model, load_tokenizer, save_model, write_card
+from stages.models import embedding_rows, load_model, load_tokenizer, save_model, write_card
 from stages.packing import only_attends, pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
@@ -25,22 +26,16 @@ IGNORED = -100  # the label of a token that is not trained
 
 
 def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `model/` with its contract, and `token_example.json`.
+    """Publish `model/` with its contract, and `token_example.json`; with an adapter, `adapter/` too.
 
     Raises:
         ContractError: where the template cannot keep the contract.
         UserError: where too many rows had to be dropped, or training diverged.
     """
-    model = load_model(inputs["base"] / "model")
-    rows = model.get_input_embeddings().num_embeddings
-    terms = contract.establish(load_tokenizer(inputs["base"] / "model"), cfg.template, cfg.train, rows)
-    torch.manual_seed(cfg.seed)
-    if len(terms.tokenizer) > rows:
-        model.resize_token_embeddings(len(terms.tokenizer))  # asked for by template.resize
-    model.generation_config.eos_token_id = terms.stop_ids
-    model.generation_config.pad_token_id = terms.tokenizer.pad_token_id
+    base = inputs["base"] / "model"
+    terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
     if not cfg.train:
-        save_model(model, out / "model")
+        save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
         terms.save(out / "model")
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
@@ -50,45 +45,34 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
     train_rows, dropped = tokenize(trainable, terms, cfg, out)
     validation_rows, _ = tokenize([e for e in examples if e.split == "validation" and e.reference], terms, cfg, out)
-    show_tokens(train_rows[0], terms, out / "token_example.json")
+    example = train_rows[0]
     if cfg.packing:
         train_rows, validation_rows = (pack(rows, cfg.max_length) for rows in (train_rows, validation_rows))
     rows = training.cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
 
-    if cfg.packing:
-        if not only_attends(model):
-            raise UserError(
-                "sft.packing=true: this model's state would leak from one example into the next. Set it to false."
-            )
-        pack_segments(model)
-    disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
+    options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    args = training.arguments(SFTConfig, cfg, out, **options)
     trainer = SFTTrainer(
-        model,
-        args=training.arguments(
-            SFTConfig,
-            cfg,
-            out,
-            packing=cfg.packing,
-            eval_packing=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        ),
-        train_dataset=Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows]),
-        eval_dataset=Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in validation_rows])
-        if validation_rows
-        else None,
+        trainable_model(base, terms, cfg, args.device),
+        args=args,
+        train_dataset=columns(rows),
+        eval_dataset=columns(training.each_alike(validation_rows, args.world_size)) if validation_rows else None,
         processing_class=terms.tokenizer,
     )
-    best = out / SCRATCH / "best"
-    trainer.train(resume_from_checkpoint=training.prepare(trainer, cfg, out, training.Best(best)))
+    if cfg.adapter is not Adapter.none:
+        adapters.keep_fp32(trainer.model)
+    best = training.Best(trainer, out / SCRATCH / "best")
+    training.train(trainer, cfg, out, best)
+    if not best.found:
+        training.save_trained(trainer, best.folder)
+    if not out.main:
+        return {}
 
-    figures: dict[str, Any] = {"steps": trainer.state.global_step}
-    shutil.rmtree(out / "model", ignore_errors=True)
-    if best.exists():
-        shutil.copytree(best, out / "model", ignore=shutil.ignore_patterns("best.json"))
-        figures |= json.loads((best / "best.json").read_text())
-    else:
-        save_model(trainer.model, out / "model")
+    frozen = lambda weights: under_contract(load_model(base, weights), terms, cfg.seed)
+    training.publish(best.folder, cfg, out, base, frozen)
     terms.save(out / "model")
+    show_tokens(example, terms, out / "token_example.json")
+    figures = {"steps": trainer.state.global_step, **best.found}
     trained_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
     summary = f"{len(rows)} rows, {trained_tokens} trained tokens"
     if "eval_loss" in figures:
@@ -97,7 +81,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     write_card(out / "model", "sft", facts)
     return {
         "trained": True,
-        "device": str(trainer.args.device),
+        "device": str(args.device),
+        "processes": args.world_size,
         "rows": len(rows),
         "rows_cut": len(train_rows) - len(rows),
         "rows_dropped": dropped,
@@ -106,6 +91,38 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **figures,
         "summary": summary,
     }
+
+
+def under_contract(model: PreTrainedModel, terms: Contract, seed: int) -> PreTrainedModel:
+    """The model with a row for every token of the contract, and the contract's tokens in its generation config."""
+    if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(len(terms.tokenizer))  # asked for by template.resize
+    model.generation_config.eos_token_id = terms.stop_ids
+    model.generation_config.pad_token_id = terms.tokenizer.pad_token_id
+    return model
+
+
+def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device) -> PreTrainedModel | PeftModel:
+    """The base model, or a fresh adapter over it, as it is trained.
+
+    Raises:
+        UserError: where packed examples would not be kept apart.
+    """
+    model = under_contract(load_model(base, held(cfg), device), terms, cfg.seed)
+    if cfg.packing:
+        if not only_attends(model):
+            raise UserError(
+                "sft.packing=true: this model's state would leak from one example into the next. Set it to false."
+            )
+        pack_segments(model)
+    disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
+    return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed)
+
+
+def columns(rows: list[dict[str, Any]]) -> Dataset:
+    """What the trainer reads of tokenised rows."""
+    return Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows])
 
 
 def tokenize(

@@ -30,10 +30,13 @@ SCRATCH = "scratch"
 
 
 class Work(os.PathLike[str]):
-    """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings."""
+    """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings.
 
-    def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None]):
-        self.path, self.warnings, self._listener = path, list[str](), listener
+    Where several processes work on one node, each has such an object and one of them is `main`: it alone publishes.
+    """
+
+    def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None], main: bool = True):
+        self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -43,14 +46,17 @@ class Work(os.PathLike[str]):
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         """Append metrics to `curves.jsonl` and hand them to the tracker. After a resume a step may come again."""
+        if not self.main:
+            return
         with open(self / "curves.jsonl", "a") as curves:
             curves.write("\n" + json.dumps({"step": step, **metrics}))  # a line cut off by a kill stays alone
         self._listener(metrics, step)
 
     def warn(self, message: str) -> None:
         """Say something the user should know; it also goes into the manifest and the report."""
-        log.warning("warning: %s", message)
-        self.warnings.append(message)
+        if self.main:
+            log.warning("warning: %s", message)
+            self.warnings.append(message)
 
 
 class Store:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.config import DPO, SFT, Precision
+from stages import adapters
+from stages.config import DPO, SFT, Adapter, Precision, Sharding, Weights
 from stages.errors import UserError
 from stages.models import device_of, save_model
 from stages.progress import bar
@@ -30,31 +32,47 @@ from stages.store import SCRATCH, Work, file_digest, sync
 Row = TypeVar("Row")
 TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)
 
+# What TRL's arguments say of weights, gradients and optimizer state that are divided among the processes.
+DIVIDED: dict[Sharding, dict[str, Any]] = {
+    Sharding.none: {},
+    Sharding.fsdp: {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}},
+    Sharding.zero3: {
+        "deepspeed": {
+            "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+            "bf16": {"enabled": "auto"},
+            "gradient_clipping": "auto",
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+        }
+    },
+}
 MARKER = "complete.json"
 EXPLOSION = 1000.0  # times the median gradient norm so far
 
 
 def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> TRLConfig:
-    """TRL's arguments from a block. micro-batch × accumulation is `batch_size`, whatever the micro-batch.
+    """TRL's arguments from a block. micro-batch × processes × accumulation is `batch_size`, whatever they are.
 
     Raises:
-        UserError: for what TRL refuses of `trainer`, and where more than one GPU is visible to this one process.
+        UserError: for what TRL refuses of `trainer`, where more than one GPU is visible to this one process, and where
+            there are other processes than those asked for.
     """
+    runtime = cfg.runtime
     settings = dict(
         output_dir=str(checkpoints(out)),
         learning_rate=cfg.learning_rate,
         num_train_epochs=cfg.epochs,
-        per_device_train_batch_size=cfg.runtime.micro_batch_size,
-        gradient_accumulation_steps=cfg.batch_size // cfg.runtime.micro_batch_size,
+        per_device_train_batch_size=runtime.micro_batch_size,
+        gradient_accumulation_steps=cfg.batch_size // (runtime.micro_batch_size * runtime.world_size),
         per_device_eval_batch_size=1,  # a mean over examples, then, and not over means of micro-batches
         max_length=cfg.max_length,
         seed=cfg.seed,
         bf16=cfg.precision is Precision.bf16,
-        use_cpu=device_of(cfg.runtime.device).type == "cpu",
-        gradient_checkpointing=cfg.runtime.gradient_checkpointing,
-        dataloader_num_workers=cfg.runtime.loader_workers,
+        use_cpu=device_of(runtime.device).type == "cpu",
+        gradient_checkpointing=runtime.gradient_checkpointing,
+        dataloader_num_workers=runtime.loader_workers,
         save_strategy="steps",
-        save_steps=cfg.runtime.save_steps,
+        save_steps=runtime.save_steps,
         eval_strategy="no",  # `Evaluations` says when
         logging_steps=1,  # so that `Watch` sees every step
         logging_nan_inf_filter=False,
@@ -62,6 +80,7 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
         report_to="none",
         # A mean of micro-batch means, so off unless asked for; nothing but a mixture of experts has it.
         router_aux_loss_coef=0.0,
+        **DIVIDED[runtime.sharding],
         **own,
     )
     try:
@@ -69,7 +88,11 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
     except (TypeError, ValueError) as error:
         raise UserError(f"TRL refuses {kind.__name__}: {' '.join(str(error).split())[:300]}") from error
     if made.n_gpu > 1:
-        raise UserError("more than one GPU is visible. One process trains on one: set CUDA_VISIBLE_DEVICES=0.")
+        raise UserError(
+            "more than one GPU is visible. One process trains on one: set CUDA_VISIBLE_DEVICES=0, or launch=ddp."
+        )
+    if made.world_size != runtime.world_size:
+        raise UserError(f"{made.world_size} processes found each other; {runtime.world_size} were to be started.")
     return made
 
 
@@ -90,15 +113,51 @@ def cut_to_batches(rows: Sequence[Row], identify: Callable[[Row], str], batch_si
     return [row for i, row in enumerate(rows) if i not in cut]
 
 
-def prepare(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -> str | None:
-    """Give the trainer our callbacks for its own, and return the checkpoint to resume from, if there is one."""
+def each_alike(rows: list[Row], processes: int) -> list[Row]:
+    """Rows for an evaluation in several processes: where they cannot be dealt out evenly, each as often as there are
+    processes, so that none counts more than another in a mean over batches of one."""
+    return rows * (processes if len(rows) % processes else 1)
+
+
+def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -> None:
+    """Train to the end, from the newest complete checkpoint if there is one, under our callbacks and not TRL's."""
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
-    ours = (Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out), Checkpoints(), Progress())
+    ours: list[TrainerCallback] = [Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out)]
+    ours += [Checkpoints(trainer)] + ([Progress()] if out.main else [])
     for callback in (*more, *ours):
         trainer.add_callback(callback)
-    resumed = newest_complete(checkpoints(out))
-    return str(resumed) if resumed else None
+    with trainer.accelerator.main_process_first():  # which removes torn ones
+        resumed = newest_complete(checkpoints(out))
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+
+
+def save_trained(trainer: Trainer, folder: Path) -> None:
+    """What was trained: all weights, or the adapter. Every process has to call this."""
+    divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided else None
+    if trainer.is_world_process_zero():
+        save_model(trainer.model, folder, state)
+
+
+def publish(
+    trained: Path, cfg: SFT | DPO, out: Work, frozen: Path, loaded: Callable[[Weights], PreTrainedModel]
+) -> None:
+    """Put what was trained into `model/`; an adapter into `adapter/`, and merged with what it lies on, which is in
+    `frozen` and `loaded` from there, into `model/`.
+
+    4-bit weights are merged as they were quantised; bf16 ones as the fp32 weights that they were rounded from.
+    """
+    place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
+    for stale in (out / "model", out / "adapter"):
+        shutil.rmtree(stale, ignore_errors=True)
+    # Hard links: the weights are on the disk once. peft's card says nothing that ours does not.
+    ignored = shutil.ignore_patterns("best.json", "README.md")
+    shutil.copytree(trained, place, ignore=ignored, copy_function=os.link)
+    if cfg.adapter is not Adapter.none:
+        adapters.name_lower(place, frozen)
+        held = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
+        save_model(adapters.merge(loaded(held), place), out / "model")
 
 
 class Evaluations(TrainerCallback):
@@ -113,10 +172,12 @@ class Evaluations(TrainerCallback):
 
 
 class Best(TrainerCallback):
-    """Keep the weights with the lowest validation loss in a folder of their own."""
+    """Keep what was trained at the lowest validation loss in a folder of its own; `found` says where that was."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, trainer: Trainer, folder: Path):
+        self.trainer, self.folder = trainer, folder
+        score = folder / "best.json"
+        self.found: dict[str, float] = json.loads(score.read_text()) if score.exists() else {}
 
     def on_evaluate(
         self,
@@ -124,20 +185,20 @@ class Best(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         *,
-        model: PreTrainedModel,
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
-        score = self.folder / "best.json"
-        best = json.loads(score.read_text())["eval_loss"] if score.exists() else math.inf
-        if not metrics["eval_loss"] < best:
+        if not metrics["eval_loss"] < self.found.get("eval_loss", math.inf):
             return
+        self.found = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
         draft = self.folder.with_suffix(".draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        save_model(model, draft)
-        (draft / "best.json").write_text(json.dumps({"eval_loss": metrics["eval_loss"], "step": state.global_step}))
-        shutil.rmtree(self.folder, ignore_errors=True)
-        draft.rename(self.folder)
+        if state.is_world_process_zero:
+            shutil.rmtree(draft, ignore_errors=True)
+        save_trained(self.trainer, draft)
+        if state.is_world_process_zero:
+            (draft / "best.json").write_text(json.dumps(self.found))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            draft.rename(self.folder)
 
 
 class Watch(TrainerCallback):
@@ -201,7 +262,13 @@ class Progress(TrainerCallback):
 class Checkpoints(TrainerCallback):
     """Mark a checkpoint complete, with digests of its files, and only then drop the ones before it."""
 
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()  # each process has files of its own in it
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         digests = {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):

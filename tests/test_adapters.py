@@ -1,0 +1,99 @@
+"""LoRA and QLoRA through the real chain: what is published was trained, and DPO's reference is the SFT model."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from stages import dpo
+from stages.config import Weights
+from stages.errors import UserError
+from stages.models import load_model
+from stages.store import Work
+from tests.helpers import Chain, build, settings
+
+IDS = torch.arange(20, 52)[None]
+
+
+def overrides(kind: str) -> tuple[str, ...]:
+    return ("stage=dpo", f"sft.adapter={'lora' if kind == 'continued' else kind}", f"dpo.adapter={kind}")
+
+
+@pytest.fixture(scope="module", params=["lora", "qlora", "continued"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, str]:
+    root = tmp_path_factory.mktemp(request.param)
+    build(root, *overrides(request.param))
+    return Chain(root), request.param
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def test_what_is_published_is_the_frozen_weights_with_the_adapter(trained: tuple[Chain, str]) -> None:
+    chain, kind = trained
+    below = {"sft": "base", "dpo": "base" if kind == "continued" else "sft"}
+    for stage, frozen in below.items():
+        held = Weights.nf4 if kind == "qlora" else Weights.fp32
+        folder = chain.folder(stage, *overrides(kind))
+        lower = load_model(chain.folder(frozen, *overrides(kind)) / "model", held)
+        before = logits(lower)
+        with_adapter = logits(PeftModel.from_pretrained(lower, folder / "adapter").eval())
+        published = logits(load_model(folder / "model"))
+        # Two matrix products against one: fp32's rounding, on logits of about 10.
+        assert torch.allclose(published, with_adapter, atol=1e-4)
+        assert not torch.allclose(published, before, atol=1e-2), "the adapter has learnt something"
+
+
+def test_every_factor_was_trained_and_nothing_else(trained: tuple[Chain, str]) -> None:
+    chain, kind = trained
+    factors = load_file(chain.folder("dpo", *overrides(kind)) / "adapter" / "adapter_model.safetensors")
+    assert factors and all(bool(values.any()) for values in factors.values()), "lora_B starts at zero"
+    assert all(values.dtype == torch.float32 for values in factors.values())
+    base, sft, policy = (
+        load_file(chain.folder(stage, *overrides(kind)) / "model" / "model.safetensors")
+        for stage in ("base", "sft", "dpo")
+    )
+    untouched = [name for name in base if "proj" not in name]
+    assert untouched
+    for name in untouched:
+        assert torch.equal(base[name], sft[name]) and torch.equal(sft[name], policy[name]), name
+
+
+def test_the_reference_is_the_sft_model_and_the_raw_base_is_refused(
+    trained: tuple[Chain, str], tmp_path: Path
+) -> None:
+    chain, kind = trained
+    cfg = settings("recipe=tiny", *overrides(kind)).dpo
+    inputs = {stage: chain.folder(stage, *overrides(kind)) for stage in ("pairs", "reference")}
+    assert chain.manifest("dpo", *overrides(kind))["metrics"]["step_0_gap"] <= 1e-5
+
+    raw = shutil.copytree(chain.folder("sft", *overrides(kind)), tmp_path / "raw")
+    base = chain.folder("base", *overrides(kind)) / "model"
+    shutil.copy(base / "model.safetensors", raw / "model" / "model.safetensors")
+    out = tmp_path / "out"
+    out.mkdir()
+    if kind == "continued":  # without its adapter, what it lies on is the raw base
+        shutil.rmtree(raw / "adapter")
+        shutil.copytree(chain.folder("dpo", *overrides(kind)) / "adapter", raw / "adapter")
+        inputs["frozen"] = base.parent
+    with pytest.raises(UserError, match=r"differ by .* nats per token"):
+        dpo.run(cfg, {**inputs, "policy": raw}, Work(out, lambda m, s: None))
+
+
+def test_full_training_and_lora_share_the_reference_in_fp32(built: Path) -> None:
+    chain = Chain(built)
+    assert chain.folder("reference") == chain.folder("reference", "dpo.adapter=lora")
+    assert chain.folder("reference") != chain.folder("reference", "dpo.adapter=qlora")
+    assert chain.folder("reference") != chain.folder("reference", "dpo.adapter=lora", "precision=bf16")
+
+
+def test_an_adapter_names_no_path_of_this_machine(trained: tuple[Chain, str]) -> None:
+    chain, kind = trained
+    for stage in ("sft", "dpo"):
+        config = (chain.folder(stage, *overrides(kind)) / "adapter" / "adapter_config.json").read_text()
+        assert str(chain.root) not in config
