@@ -273,14 +273,20 @@ def test_bos_comes_once_where_the_tokenizer_adds_it_and_never_where_not(name: st
         assert tokenizer("a").input_ids[:1].count(bos) == family.bos
 
 
-def test_a_vocabulary_without_a_free_token_is_widened_on_request_only(tmp_path: Path) -> None:
+def test_a_vocabulary_without_a_free_token_is_refused(tmp_path: Path) -> None:
     base = base_folder(replace(FAMILIES["gpt2"], spare=0), tmp_path / "gpt2")
     with pytest.raises(UserError, match=r"no token of the vocabulary is free for padding: all 600 rows"):
-        built_from(base, tmp_path / "refused", "stage=sft")
-    built_from(base, tmp_path / "outputs", "stage=answer", "sft.template.resize=true")
-    weights = load_file(only(tmp_path / "outputs", "dpo") / "model" / "model.safetensors")
-    assert weights["model.embed_tokens.weight"].shape == (601, 64)
-    assert stop_rates(tmp_path / "outputs")["sft"] > 0.9
+        built_from(base, tmp_path / "outputs", "stage=sft")
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora", "qlora"])
+def test_it_is_widened_by_one_row_on_request_whatever_is_trained(adapter: str, tmp_path: Path) -> None:
+    """Tied embeddings, too: an adapter leaves the new row frozen, and nothing but padding reads it."""
+    base, root = base_folder(replace(FAMILIES["gpt2"], spare=0), tmp_path / "gpt2"), tmp_path / "outputs"
+    built_from(base, root, "stage=sample", "sft.template.resize=true", "sft.epochs=1", f"sft.adapter={adapter}")
+    model = AutoModelForCausalLM.from_pretrained(only(root, "sft") / "model")
+    assert model.get_input_embeddings().weight.shape == (601, 64)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(tmp_path: Path) -> None:
