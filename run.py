@@ -23,7 +23,7 @@ config.register()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    """Build the target that `stage` names, or show the plan, or collect garbage."""
+    """Build the target that `stage` names, or use what was built: chat, export, the plan, garbage collection."""
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     try:
         if missing := sorted(OmegaConf.missing_keys(composed)):
@@ -40,15 +40,21 @@ def main(composed: DictConfig) -> None:
         elif cfg.stage is Stage.gc:
             gc.collect(store, cfg.gc.remove)
         else:
-            targets = [node for node in nodes.values() if node.stage == cfg.stage]
-            if not targets:
-                raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
+            targets = pipeline.targets(cfg, nodes)
             if cfg.upstream is Upstream.require:
                 pipeline.require_inputs(targets, store, overrides)
-            pipeline.build(targets, store, cfg.tracker, overrides)
+            pipeline.build(targets, store, cfg.tracker, cfg.launch, overrides)
             if cfg.stage is Stage.report:
                 shutil.copy(store.folder(targets[0]) / "report.html", store.root)
                 log.info("The report: %s", store.root / "report.html")
+            elif cfg.stage is Stage.chat:
+                from stages import chat
+
+                chat.talk(cfg.chat, {node.stage: store.folder(node) for node in targets})
+            elif cfg.stage is Stage.export:
+                from stages import export
+
+                export.write(cfg.export, targets[0], nodes["eval"], store)
             else:
                 log.info("Next: %s", provenance.command(pipeline.NEXT[cfg.stage], overrides))
     except UserError as error:

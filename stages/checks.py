@@ -1,6 +1,7 @@
 """What a type cannot say of a configuration, refused before anything is built."""
 
 import ast
+import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,9 @@ from stages.config import (
     SPLIT_OF_GROUP,
     Adapter,
     Config,
+    Export,
+    ExportFormat,
+    ModelStage,
     Sharding,
     Stage,
     TrainRuntime,
@@ -74,12 +78,13 @@ def refuse(cfg: Config) -> None:
         "answer": ("max_new_tokens",),
         "pairs": ("max_per_prompt",),
         "eval": ("bootstrap_samples", "likelihood_prompts"),
+        "chat": ("max_new_tokens",),
     }
     at_least(1e-12, {"rounds": cfg.rounds}, "positive")
     for name, keys in positive.items():
         block = vars(cfg)[name]
         at_least(1e-12, {f"{name}.{key}": vars(block)[key] for key in keys}, "positive")
-    for name in ("sft", "sample", "reference", "dpo", "answer", "eval"):
+    for name in ("sft", "sample", "reference", "dpo", "answer", "eval", "chat"):
         runtime = dict(vars(vars(cfg)[name].runtime))
         one_of(f"{name}.runtime.device", [runtime.pop("device")], ("auto", "cpu", "cuda"))
         counts = {f"{name}.runtime.{key}": value for key, value in runtime.items() if key != "loader_workers"}
@@ -102,6 +107,7 @@ def refuse(cfg: Config) -> None:
         at_least(1, {"sample.prompts": cfg.sample.prompts}, "at least 1")
     if not cfg.sample.temperatures or min(cfg.sample.temperatures) < 0:
         raise UserError(f"sample.temperatures needs numbers of at least 0, got {cfg.sample.temperatures}.")
+    at_least(0, {"chat.temperature": cfg.chat.temperature}, "at least 0")
     labelled(cfg)
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(f"seeds={cfg.seeds} come beside seed={cfg.seed}: each once.")
@@ -126,6 +132,14 @@ def refuse(cfg: Config) -> None:
             f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
             "Raise data.tasks.test, or stop at stage=dpo."
         )
+    if cfg.launch.nodes > 1 and not cfg.launch.rendezvous:
+        raise UserError(f"launch.nodes={cfg.launch.nodes} needs launch.rendezvous=HOST:PORT: a free port of node 0.")
+    if not 0 <= cfg.launch.node_rank < cfg.launch.nodes:
+        raise UserError(
+            f"launch.node_rank={cfg.launch.node_rank} is none of {cfg.launch.nodes} nodes, counted from 0."
+        )
+    if cfg.launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None:
+        raise UserError("launch=zero3 needs DeepSpeed: pip install deepspeed. launch=fsdp needs nothing.")
     if cfg.sft.adapter is Adapter.continued:
         raise UserError("sft.adapter=continued: there is nothing before SFT to go on with. Use lora.")
     if cfg.dpo.adapter is Adapter.continued and (cfg.sft.adapter is not Adapter.lora or not cfg.sft.train):
@@ -134,6 +148,8 @@ def refuse(cfg: Config) -> None:
         raise UserError(
             f"dpo.adapter=continued with rounds={cfg.rounds}: a round starts from merged weights. Use lora."
         )
+    if cfg.stage is Stage.export and cfg.export.format is ExportFormat.hub:
+        pushed(cfg.export)
     losses(cfg.dpo)
     for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
         divisible(name, block.batch_size, block.runtime)
@@ -164,6 +180,16 @@ def labelled(cfg: Config) -> None:
     checked |= {f"outside[{i}].check": str(s.check) for i, s in enumerate(cfg.outside)}
     for key, check in checked.items():
         one_of(key, [check], SOURCE_CHECKS)
+
+
+def pushed(cfg: Export) -> None:
+    """What a push needs to be told, before anything is built for it."""
+    if not cfg.repo:
+        raise UserError("export.format=hub needs export.repo=user/name.")
+    if cfg.model is ModelStage.base:
+        raise UserError("export.model=base was not made here, so it is not pushed: sft and dpo are.")
+    if not os.environ.get("HF_TOKEN"):
+        raise UserError("export.format=hub needs a token that may write: set HF_TOKEN in the environment.")
 
 
 def losses(cfg: DPO) -> None:

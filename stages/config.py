@@ -32,6 +32,27 @@ class Stage(StrEnum):
     report = "report"
     plan = "plan"
     gc = "gc"
+    chat = "chat"
+    export = "export"
+
+
+class ModelStage(StrEnum):
+    """The stages that publish a model."""
+
+    base = "base"
+    sft = "sft"
+    dpo = "dpo"
+
+
+class ExportFormat(StrEnum):
+    gguf = "gguf"
+    hub = "hub"
+
+
+class GGUFType(StrEnum):
+    f32 = "f32"
+    f16 = "f16"
+    q8_0 = "q8_0"
 
 
 class Precision(StrEnum):
@@ -341,6 +362,26 @@ class GC:
 
 
 @dataclass
+class Chat:
+    model: ModelStage = MISSING
+    compare: bool = MISSING
+    temperature: float = MISSING
+    max_new_tokens: int = MISSING
+    precision: Precision = MISSING
+    seed: int = MISSING
+    runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
+
+
+@dataclass
+class Export:
+    format: ExportFormat = MISSING
+    model: ModelStage = MISSING
+    dtype: GGUFType = MISSING
+    repo: str | None = MISSING
+    private: bool = MISSING
+
+
+@dataclass
 class Config:
     stage: Stage = MISSING
     outputs: str = MISSING
@@ -365,6 +406,8 @@ class Config:
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
     gc: GC = field(default_factory=GC)
+    chat: Chat = field(default_factory=Chat)
+    export: Export = field(default_factory=Export)
 
 
 def held(block: SFT | DPO) -> Weights:

@@ -9,10 +9,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
 
-from stages import adapters, contract, first_step, training
+from stages import adapters, card, contract, first_step, training
 from stages.config import DPO, Adapter, held
 from stages.errors import UserError
-from stages.models import load_model, pair_log_probs, write_card
+from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs
 from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load
@@ -66,8 +66,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {trainer.state.global_step} steps"
     if "eval_rewards/accuracies" in figures:
         summary += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
-    facts = {"beta": cfg.beta, "loss": ", ".join(cfg.loss_type), "learning_rate": cfg.learning_rate}
-    write_card(out / "model", "dpo", {**facts, "epochs": cfg.epochs, "reference": inputs["reference"].name, **figures})
+    card.write(out / "model", "dpo", cfg, inputs, figures)
     used = [reference[p.id] for p in pairs]
     tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in used)
     return {

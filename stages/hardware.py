@@ -5,7 +5,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from stages.config import Config, Precision
 
@@ -30,15 +32,30 @@ def computes_bf16() -> bool:
 def resolve_precision(cfg: Config) -> None:
     """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
     here = Precision.bf16 if computes_bf16() else Precision.fp32
-    for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval):
+    for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval, cfg.chat):
         if block.precision is Precision.auto:
             block.precision = here
 
 
 def reset_peak_memory() -> None:
-    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own)."""
+    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own), and of the
+    GPU's."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    if cuda := cuda_in_use():
+        cuda.reset_peak_memory_stats()
+
+
+def cuda_in_use() -> Any:
+    """torch.cuda where this process has loaded torch and used a GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_initialized() else None
+
+
+def peak_gpu_memory() -> int | None:
+    """Bytes allocated on the GPU at the high-water mark since `reset_peak_memory`; None without a GPU."""
+    cuda = cuda_in_use()
+    return cuda.max_memory_allocated() if cuda else None
 
 
 def peak_memory() -> int:

@@ -31,7 +31,8 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|t
 datasets.disable_progress_bars()
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-logging.getLogger("httpx").setLevel(logging.WARNING)
+for client in ("httpx", "httpx2"):
+    logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def score_trained_tokens_only() -> None:
@@ -110,23 +111,6 @@ def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tens
         if not bool(values.isfinite().all()):
             raise UserError(f"training left {name} with values that are not finite. Lower the learning rate.")
     model.save_pretrained(folder, state_dict=state)
-
-
-def write_card(folder: Path, stage: str, facts: dict[str, Any]) -> None:
-    """A model card: what the model is, from what, and its figures."""
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        f"tags: [plumbline, {stage}]",
-        "---",
-        f"# A model from Plumbline's `{stage}` stage",
-        "",
-        "The `manifest.json` beside this folder says which configuration, data and weights it was made from.",
-        "",
-        *(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()),
-    ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:

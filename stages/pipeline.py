@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import checks, outside, provenance, tracking
-from stages.config import Adapter, Config, Data, DPOReference, Split, Tracker, held
+from stages import checks, launch, outside, provenance, tracking
+from stages.config import Adapter, Config, Data, DPOReference, Launch, ModelStage, Split, Stage, Tracker, held
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -20,7 +20,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 2, "data": 4, "sft": 4, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 4}
+VERSIONS = {"base": 2, "data": 4, "sft": 5, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 5}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
@@ -94,8 +94,22 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return other
 
 
-def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[str]) -> None:
+def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """The nodes that `stage` asks for: its own, or the models that it uses."""
+    if cfg.stage is Stage.chat:
+        return [nodes[name] for name in (ModelStage if cfg.chat.compare else [cfg.chat.model])]
+    if cfg.stage is Stage.export:
+        return [nodes[cfg.export.model]]
+    found = [node for node in nodes.values() if node.stage == cfg.stage]
+    if not found:
+        raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
+    return found
+
+
+def build(targets: list[Node], store: Store, tracker: Tracker, launcher: Launch, overrides: list[str]) -> None:
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
+    if launcher.node_rank > 0:
+        return launch.follow(launcher, targets, store)
     missing = store.missing(targets)
     for node in dict.fromkeys(n for target in targets for n in target.lineage):
         if node not in missing:
@@ -112,7 +126,7 @@ def build(targets: list[Node], store: Store, tracker: Tracker, overrides: list[s
             with tracking.track(tracker, node, store.root) as run:
                 work = Work(folder, run.log)
                 attempts = provenance.begin(work, run.id)
-                metrics = stage.run(node.config, inputs, work)
+                metrics = launch.execute(launcher, node, stage, inputs, work, run.log)
                 record = provenance.end(attempts, node, overrides, metrics, work.warnings)
                 run.published(store.folder(node), store.publish(node, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])

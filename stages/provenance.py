@@ -53,7 +53,9 @@ def end(
         "started": attempts[0]["started"],
         "ended": attempts[-1]["ended"],
         "wall_seconds": round(sum(a["ended"] - a["started"] for a in attempts), 3),
-        "peak_memory": hardware.peak_memory(),
+        # Of the first worker, where there are some.
+        "peak_memory": metrics.pop("peak_memory", hardware.peak_memory()),
+        "peak_gpu_memory": metrics.pop("peak_gpu_memory", hardware.peak_gpu_memory()),
         "metrics": metrics,
         "warnings": warnings,
     }

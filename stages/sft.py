@@ -13,11 +13,11 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
-from stages import adapters, contract, training
+from stages import adapters, card, contract, training
 from stages.config import SFT, Adapter, held
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
-from stages.models import embedding_rows, load_model, load_tokenizer, save_model, write_card
+from stages.models import embedding_rows, load_model, load_tokenizer, save_model
 from stages.packing import only_attends, pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
@@ -37,6 +37,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if not cfg.train:
         save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
         terms.save(out / "model")
+        card.write(out / "model", "sft", cfg, inputs, {})
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
     examples = load(inputs["data"] / "examples.parquet", Example)
@@ -77,8 +78,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     summary = f"{len(rows)} rows, {trained_tokens} trained tokens"
     if "eval_loss" in figures:
         summary += f"; validation loss {figures['eval_loss']:.3f} at step {figures['step']} of {figures['steps']}"
-    facts = {"learning_rate": cfg.learning_rate, "epochs": cfg.epochs, "batch_size": cfg.batch_size, **figures}
-    write_card(out / "model", "sft", facts)
+    card.write(out / "model", "sft", cfg, inputs, figures)
     return {
         "trained": True,
         "device": str(args.device),

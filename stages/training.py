@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from accelerate import DistributedType
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -78,6 +79,8 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
         logging_nan_inf_filter=False,
         prediction_loss_only=True,
         report_to="none",
+        log_level_replica="error",
+        ddp_find_unused_parameters=False,  # searching is slow; a mixture of experts may need it (trainer:)
         # A mean of micro-batch means, so off unless asked for; nothing but a mixture of experts has it.
         router_aux_loss_coef=0.0,
         **DIVIDED[runtime.sharding],
@@ -120,7 +123,13 @@ def each_alike(rows: list[Row], processes: int) -> list[Row]:
 
 
 def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -> None:
-    """Train to the end, from the newest complete checkpoint if there is one, under our callbacks and not TRL's."""
+    """Train to the end, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
+
+    Raises:
+        UserError: where training diverges, and where a model that was to be divided among processes would not be.
+    """
+    if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
+        raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     ours: list[TrainerCallback] = [Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out)]

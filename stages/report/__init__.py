@@ -74,7 +74,7 @@ def row(role: str, manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest["fingerprint"],
         "inputs": [f"{r}: {i['stage']} {i['fingerprint']}" for r, i in manifest["inputs"].items()],
         "seconds": manifest["wall_seconds"],
-        "memory": manifest["peak_memory"],
+        "memory": manifest.get("peak_gpu_memory") or manifest["peak_memory"],
         "tokens": manifest["metrics"].get("tokens"),
         "command": f"{manifest['command']} rebuild={manifest['stage']}",
         "summary": manifest["metrics"]["summary"],

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from stages.samplers import Completion, Request
 from stages.samplers.drawing import Draw, choose
@@ -26,12 +27,24 @@ class Drawn(LogitsProcessor):
 
 
 class GenerateSampler:
-    """Completes prompts in left-padded batches of `rows` candidates, or of one prompt's where it has more."""
+    """Completes prompts in left-padded batches of `rows` candidates, or of one prompt's where it has more.
+
+    A `streamer` is given every token as it is drawn; transformers allows one where `rows` is 1.
+    """
 
     name = "generate"
 
-    def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_ids: list[int],
+        max_new_tokens: int,
+        top_p: float,
+        rows: int,
+        streamer: BaseStreamer | None = None,
+    ):
         self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows
+        self.streamer = streamer
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
@@ -61,6 +74,7 @@ class GenerateSampler:
             eos_token_id=self.stops,
             pad_token_id=self.stops[0],
             logits_processor=LogitsProcessorList([drawn]),
+            streamer=self.streamer,
         )
         for i in range(len(candidates)):
             tokens = [step[i] for step, _ in drawn.chosen]

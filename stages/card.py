@@ -1,0 +1,111 @@
+"""The model card beside published weights: from what, by what, with what result, for what, and how to load it.
+
+A card carries on from the card of the model that its training started from: base and steps accumulate.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import metadata_load
+
+from stages.config import DPO, SFT
+from stages.outside import COMMIT
+from stages.store import Manifest, read_manifest
+
+METHODS = {"sft": "supervised fine-tuning", "dpo": "direct preference optimization (arXiv:2305.18290)"}
+
+SETTINGS = "loss_type loss_weights beta learning_rate epochs batch_size max_length packing precision seed".split()
+STEP = "1. "  # Markdown counts for itself
+TEXT = """\
+# {title}
+
+{origin}
+
+## How it was made
+
+{steps}
+
+Settings of the last step: {settings}.
+
+| figure | value |
+| --- | --- |
+{figures}
+
+## Use
+
+Meant for research into fine-tuning and preference optimization, on requests like those it was trained on.
+It can be wrong, biased or unsafe, as its base can: nothing was done about that, and it was measured on nothing else.
+
+Conversations go through the chat template in this folder; a turn ends with `{end_of_turn}`. `contract.json` holds
+what both render to.
+
+```python
+from transformers import pipeline
+
+chat = pipeline("text-generation", model="FOLDER")  # this folder, or where it was pushed to
+print(chat([{{"role": "user", "content": "Name a colour."}}], max_new_tokens=64)[0]["generated_text"][-1])
+```
+
+`vllm serve FOLDER` and `transformers serve FOLDER` answer chat requests with it, `transformers chat FOLDER` asks the
+latter.
+"""
+
+
+def write(model: Path, stage: str, cfg: SFT | DPO, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
+    """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
+    given = {role: manifest for role, folder in inputs.items() if (manifest := read_manifest(folder))}
+    header, steps = before(given, inputs)
+    made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
+    steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {trained_on(given)}")
+    header |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["plumbline", "trl", stage]}
+    settings = {key: vars(cfg)[key] for key in SETTINGS if vars(cfg).get(key) is not None}
+    text = TEXT.format(
+        title=f"Plumbline {stage} {model.parent.stem}",
+        origin=f"A causal language model from {header.get('base_model', 'the base below')}, by {METHODS[stage]}.",
+        steps="\n".join(steps),
+        settings=", ".join(f"{key}={value}" for key, value in settings.items()),
+        figures="\n".join(
+            f"| {name} | {value:.4g} |" for name, value in figures.items() if isinstance(value, int | float)
+        ),
+        end_of_turn=json.loads((model / "contract.json").read_text())["end_of_turn"]["token"],
+    )
+    (model / "README.md").write_text(f"---\n{yaml.safe_dump(header)}---\n{text}", encoding="utf-8")
+
+
+def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
+    """Header and steps so far: of the policy's card, or of the base."""
+    if "base" in given:
+        base, data = given["base"], given["data"]
+        hub = {"base_model": base["config"]["path"]} if on_hub(base["config"]) else {}
+        if sets := [source["path"] for source in data["config"]["sources"] if on_hub(source)]:
+            hub["datasets"] = sets
+        return hub, [f"{STEP}`base {base['fingerprint']}`: {name_of(base['config'])}, {base['metrics']['summary']}"]
+    card = inputs["policy"] / "model" / "README.md"
+    if not card.exists():  # an SFT checkpoint of the user's, not trained here
+        return {}, []
+    lines = card.read_text(encoding="utf-8").splitlines()
+    return metadata_load(card) or {}, [line for line in lines if line.startswith(STEP)]
+
+
+def trained_on(given: dict[str, Manifest]) -> str:
+    """The training data in one line."""
+    if "pairs" in given:
+        return f"preference pairs, {given['pairs']['metrics']['summary']}"
+    data = given["data"]
+    made = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
+    sources = [name_of(source) for source in data["config"]["sources"]]
+    return f"{', '.join(made + sources)} ({data['metrics']['summary']})"
+
+
+def on_hub(named: dict[str, Any]) -> bool:
+    """A hub repository is pinned to a commit; a local path is not."""
+    return bool(COMMIT.fullmatch(named["revision"] or ""))
+
+
+def name_of(named: dict[str, Any]) -> str:
+    """A hub id as it is, the name of a local file or folder without where it lies, or that weights are random."""
+    if named["path"] is None:
+        return "random weights"
+    return str(named["path"]) if on_hub(named) else Path(named["path"]).name

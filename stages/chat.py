@@ -1,0 +1,128 @@
+"""`stage=chat`: talk to a model in the terminal, or put every prompt to base, SFT and DPO side by side.
+
+Prompts come from the terminal or, one per line, from a pipe. What is drawn depends on the conversation and the seed
+alone: asked again, a model says the same.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+from transformers.generation.streamers import BaseStreamer
+
+from stages.config import Chat, Precision, Weights
+from stages.contract import Contract
+from stages.errors import UserError
+from stages.form import form_of
+from stages.models import device_of, load_model
+from stages.records import Message, content_id
+from stages.samplers import Request
+from stages.samplers.generate import GenerateSampler
+
+NEW, QUIT = "/new", "/quit"
+
+terminal = Console(highlight=False)  # without colours where it is a pipe
+
+
+class Printed(BaseStreamer):  # type: ignore[no-untyped-call]
+    """Prints an answer as far as it is decided: what the contract makes of its tokens so far."""
+
+    def __init__(self, terms: Contract):
+        self.terms, self.ids, self.shown = terms, list[int](), 0
+        self.reading = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Called with the prompt, then with every token."""
+        if not self.reading:
+            self.ids += value.tolist()
+            self._show(self.terms.text(self.ids).strip())
+        self.reading = False
+
+    def _show(self, text: str) -> None:
+        if not text.endswith("\ufffd"):  # a character whose bytes are still to come
+            terminal.out(text[self.shown :], end="")
+            self.shown = len(text)
+
+    def end(self) -> None:
+        terminal.out()
+
+
+class Speaker:
+    """A published model that continues conversations, asked in the form that suits it."""
+
+    def __init__(self, model: Path, cfg: Chat):
+        self.cfg, self.terms = cfg, form_of(model)
+        weights = Weights.bf16 if cfg.precision is Precision.bf16 else Weights.fp32
+        self.model = load_model(model, weights, device_of(cfg.runtime.device))
+
+    def answer(self, messages: list[Message], streamer: BaseStreamer | None = None) -> str:
+        """The next assistant turn.
+
+        Raises:
+            UserError: where the conversation and an answer are longer than what the model reads.
+        """
+        prompt = self.terms.prompt(messages)
+        longest = self.model.config.get_text_config().to_dict().get("max_position_embeddings")
+        if longest and len(prompt) + self.cfg.max_new_tokens > longest:
+            raise UserError(
+                f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens} are more than the {longest} that "
+                f"the model reads. {NEW} starts again; a lower chat.max_new_tokens leaves more room."
+            )
+        request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
+        sampler = GenerateSampler(self.model, self.terms.stop_ids, self.cfg.max_new_tokens, 1.0, 1, streamer)
+        [(_, [completion])] = sampler.complete([request])
+        return self.terms.text(completion.token_ids).strip()
+
+
+def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
+    """Answer prompts until the end of input: one model in conversation, several each prompt by itself."""
+    speakers = {name: Speaker(folder / "model", cfg) for name, folder in nodes.items()}
+    if sys.stdin.isatty():
+        terminal.out(f"{NEW} forgets the conversation, {QUIT} or Ctrl-D ends it.")
+    if cfg.compare:
+        compare(speakers)
+    else:
+        converse(*speakers.values())
+
+
+def converse(speaker: Speaker) -> None:
+    messages: list[Message] = []
+    for prompt in prompts():
+        if prompt == NEW:
+            messages = []
+            continue
+        asked = [*messages, {"role": "user", "content": prompt}]
+        try:
+            answer = speaker.answer(asked, Printed(speaker.terms))
+        except UserError as error:
+            terminal.out(error)
+            continue
+        messages = [*asked, {"role": "assistant", "content": answer}]
+
+
+def compare(speakers: dict[str, Speaker]) -> None:
+    for prompt in prompts():
+        table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
+        asked = [{"role": "user", "content": prompt}]
+        table.add_row(*(Text(speaker.answer(asked)) for speaker in speakers.values()))
+        terminal.print(table)
+
+
+def prompts() -> Iterator[str]:
+    """What is typed, up to `/quit` or the end; the lines of a pipe are shown as if they had been typed."""
+    typed = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if typed else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line == QUIT:
+            return
+        if line and not typed:
+            terminal.out(f"> {line}")
+        if line:
+            yield line

@@ -1,0 +1,57 @@
+"""`stage=export`: a published model leaves the store, as a GGUF file or to the Hugging Face hub."""
+
+import json
+import logging
+from typing import Any
+
+from stages import gguf_file, hub
+from stages.config import Export, ExportFormat
+from stages.evaluate import DIFFERENCES, MODELS
+from stages.node import Node
+from stages.statistics import Interval
+from stages.store import Store
+
+log = logging.getLogger(__name__)
+
+EVALUATION = """
+## Evaluation
+
+{verdict}
+
+Share of held-out prompts whose answer passes all checks, with two-level bootstrap intervals over tasks and prompts:
+
+{table}
+"""
+
+
+def write(cfg: Export, node: Node, evaluation: Node, store: Store) -> None:
+    """Export a model; a pushed one takes along what the evaluation found, where there was one."""
+    model = store.folder(node) / "model"
+    if cfg.format is ExportFormat.gguf:
+        file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
+        gguf_file.write(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")
+        log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
+    else:
+        card = (model / "README.md").read_text(encoding="utf-8")
+        if store.find(evaluation):
+            card += evaluated(json.loads((store.folder(evaluation) / "results.json").read_text()))
+        else:
+            log.info("%s is not built, so the card has no results: stage=eval makes them.", evaluation)
+        log.info("Pushed to %s", hub.push(model, card, str(cfg.repo), cfg.private))
+
+
+def evaluated(results: dict[str, Any]) -> str:
+    """The part of a card that only an evaluation can write."""
+    columns = ["", "prompts", *MODELS, *(f"{a} − {b}" for a, b in DIFFERENCES)]
+    rows = [columns, ["---"] * len(columns)]
+    for group, row in results["groups"].items():
+        rates = [rate(Interval(**row[model])) for model in MODELS]
+        rows.append(
+            [group, str(row["prompts"]), *rates, *(Interval(**row[f"{a}-{b}"]).points() for a, b in DIFFERENCES)]
+        )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return EVALUATION.format(verdict=results["verdict"], table=table)
+
+
+def rate(share: Interval) -> str:
+    return f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})"

@@ -1,0 +1,205 @@
+"""A model folder as one GGUF file: the format of llama.cpp, Ollama and LM Studio, by the `gguf` package.
+
+Layout and names are those of llama.cpp's own converter: rotary halves of a Llama's queries and keys interleaved,
+vectors in f32, a tokenizer as tokens, types and merges. Before a file is kept, transformers reads it back: its shape
+and its tokens must be those of the folder.
+"""
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf.quants import QuantError, quantize
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+from stages.config import GGUFType
+from stages.contract import GOLDEN
+from stages.errors import UserError
+from stages.models import load_model, load_tokenizer
+
+logging.getLogger("gguf").setLevel(logging.WARNING)
+
+ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
+TYPES = {
+    GGUFType.f32: (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    GGUFType.f16: (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    GGUFType.q8_0: (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+}
+# What a file of these architectures cannot say otherwise, or a reader would take for granted.
+SHAPE = (
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size "
+    "max_position_embeddings rope_parameters tie_word_embeddings hidden_act attention_bias mlp_bias use_sliding_window"
+).split()
+
+
+def write(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
+    """Write `file`, whole or not at all.
+
+    Raises:
+        UserError: for an architecture or a tokenizer that is not written, and where the file would be read as
+            something else than the folder.
+    """
+    config = AutoConfig.from_pretrained(model, local_files_only=True)
+    if config.model_type not in ARCHITECTURES:
+        raise UserError(
+            f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}. "
+            "llama.cpp's convert_hf_to_gguf.py knows more; it takes the model's folder."
+        )
+    tokenizer = load_tokenizer(model)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".draft.gguf")
+    writer = gguf.GGUFWriter(draft, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
+    try:
+        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_name(name)
+        writer.add_file_type(TYPES[dtype][1])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        add_shape(writer, config)
+        add_tokenizer(writer, tokenizer, config.vocab_size)
+        add_weights(writer, model, config, TYPES[dtype][0])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        check(draft, config, tokenizer)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def add_shape(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
+    head = head_dim(config)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def head_dim(config: PretrainedConfig) -> int:
+    return config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
+
+
+def add_weights(
+    writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, kind: gguf.GGMLQuantizationType
+) -> None:
+    """Every tensor under its name in GGUF. Matrices are stored as `kind`, or as f16 where its blocks do not fit."""
+    names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
+    for theirs, tensor in load_model(model).state_dict().items():
+        if theirs == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        name = names.get_name(theirs, (".weight", ".bias"))
+        if name is None:
+            raise UserError(f"GGUF has no name for {theirs}: this is no plain {config.model_type} model.")
+        values = tensor.numpy()
+        if config.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
+            values = interleave(values, head_dim(config))
+        stored = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else kind
+        try:
+            data = quantize(values, stored)
+        except QuantError:
+            stored = gguf.GGMLQuantizationType.F16
+            data = quantize(values, stored)
+        writer.add_tensor(name, data, raw_dtype=stored)
+
+
+def interleave(values: NDArray[Any], head: int) -> NDArray[Any]:
+    """Rows of queries or keys (heads × head, …) with each head's two rotary halves made neighbours: transformers
+    rotates component i with i + head/2, llama.cpp 2i with 2i + 1."""
+    halves = values.reshape(-1, 2, head // 2, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Tokens with their types, merges, special ids and template; embeddings beyond the vocabulary are unused."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    if backend["model"]["type"] != "BPE":
+        raise UserError(f"GGUF files are written with byte-level BPE tokenizers, not with {backend['model']['type']}.")
+    added = tokenizer.added_tokens_decoder
+    tokens, types = [], []
+    for i in range(rows):
+        if i in added:
+            tokens.append(str(added[i]))
+            types.append(gguf.TokenType.CONTROL if added[i].special else gguf.TokenType.USER_DEFINED)
+        else:
+            known = i < len(tokenizer)
+            tokens.append(tokenizer.convert_ids_to_tokens(i) if known else f"[PAD{i}]")
+            types.append(gguf.TokenType.NORMAL if known else gguf.TokenType.UNUSED)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer(backend["pre_tokenizer"]))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    writer.add_add_space_prefix(False)
+    writer.add_add_bos_token(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
+    for add, token in (
+        (writer.add_bos_token_id, tokenizer.bos_token_id),
+        (writer.add_eos_token_id, tokenizer.eos_token_id),
+        (writer.add_unk_token_id, tokenizer.unk_token_id),
+        (writer.add_pad_token_id, tokenizer.pad_token_id),
+    ):
+        if token is not None:
+            add(token)
+    if tokenizer.chat_template:
+        writer.add_chat_template(without_markers(tokenizer.chat_template))
+
+
+def pre_tokenizer(found: dict[str, Any]) -> str:
+    """The name under which llama.cpp knows how text is split before BPE.
+
+    Raises:
+        UserError: for a way that has no name here.
+    """
+    parts = found["pretokenizers"] if found["type"] == "Sequence" else [found]
+    kinds = [part["type"] for part in parts]
+    if not parts[-1].get("add_prefix_space"):
+        if kinds == ["ByteLevel"]:
+            return "gpt-2"
+        if kinds == ["Digits", "ByteLevel"] and parts[0]["individual_digits"]:
+            return "smollm"
+        if kinds == ["Split", "ByteLevel"]:
+            for name, split in GGUF_PRE_TOKENIZER_SPLITS.items():
+                if parts[0]["pattern"] == {"Regex": split}:
+                    return str(name)
+    raise UserError(f"GGUF has no name here for how this tokenizer splits text ({', '.join(kinds)}).")
+
+
+def without_markers(template: str) -> str:
+    """The template with comments for `{% generation %}`, which only training needs and most readers refuse."""
+    return re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
+
+
+def check(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read the file as transformers does, and compare what it says of the model's shape, and how it renders."""
+    options = {"gguf_file": file.name, "local_files_only": True}
+    ours, theirs = config.to_dict(), AutoConfig.from_pretrained(file.parent, **options).to_dict()
+    for key in SHAPE:
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"GGUF would lose {key}: the model has {ours.get(key)}, the file is read as {theirs.get(key)}."
+            )
+    read = AutoTokenizer.from_pretrained(file.parent, **options)
+    if tokenized(read) != tokenized(tokenizer):
+        raise UserError("GGUF would change the tokenizer: what is read from the file gives other tokens.")
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of the golden conversations: of their text, and as rendered where there is a template."""
+    found = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
+    if tokenizer.chat_template:
+        found += [tokenizer.apply_chat_template(messages)["input_ids"] for messages in GOLDEN]
+    return found

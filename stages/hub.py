@@ -1,0 +1,27 @@
+"""Pushing a model folder to the Hugging Face hub, in one commit."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from stages.errors import UserError
+
+
+def push(model: Path, card: str, repo: str, private: bool) -> str:
+    """Every file of the folder, with `card` as its README; returns the address. The token is the environment's.
+
+    Raises:
+        UserError: for whatever the hub refuses.
+    """
+    files = {str(p.relative_to(model)): p for p in sorted(model.rglob("*")) if p.is_file()}
+    content: dict[str, Path | bytes] = {**files, "README.md": card.encode()}
+    api = HfApi(token=os.environ["HF_TOKEN"])
+    try:
+        address = str(api.create_repo(repo, private=private, exist_ok=True))
+        operations = [CommitOperationAdd(name, data) for name, data in content.items()]
+        api.create_commit(repo, operations, commit_message=f"Plumbline {model.parent.parent.name} {model.parent.name}")
+    except Exception as error:  # of the network, the hub, or its client
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"export.repo={repo}: nothing was pushed. {reason[:300]}") from error
+    return address

@@ -1,0 +1,98 @@
+"""Talking to a model: a real process at a pipe, the contract's tokens, the sampler's draws."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages import contract
+from stages.chat import Printed, Speaker
+from stages.errors import UserError
+from stages.form import Continuation, form_of
+from stages.models import load_model
+from stages.records import Example, load
+from stages.samplers import Request
+from stages.samplers.hf import HFSampler
+from tests.helpers import TINY, Chain, command, settings
+
+
+def chat(root: Path, lines: list[str], *overrides: str) -> str:
+    """What `stage=chat` prints from the first prompt on."""
+    ran = command(*TINY, f"outputs={root}", "stage=chat", *overrides, input="\n".join(lines))
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout[ran.stdout.index("> ") :]
+
+
+def greedy(model: Path, conversation: list[str]) -> str:
+    """What the batch sampler of `answer` says next in a conversation of user and assistant turns."""
+    terms = contract.load(model)
+    roles = ["user", "assistant"] * len(conversation)
+    messages = [{"role": r, "content": c} for r, c in zip(roles, conversation, strict=False)]
+    sampler = HFSampler(load_model(model), terms.stop_ids, 24, 1.0, rows=1)
+    [(_, [completion])] = sampler.complete([Request("0", messages, terms.prompt(messages), [0.0], 0)])
+    return terms.text(completion.token_ids).strip()
+
+
+def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> None:
+    model = chain.folder("dpo") / "model"
+    requests = [e.messages[-1]["content"] for e in load(chain.folder("data") / "examples.parquet", Example)]
+    lines = [text for text in requests if "\n" not in text and text == text.strip()]
+    opening = lines[0]
+    told = greedy(model, [opening])
+    # A request that is answered otherwise after the opening than alone.
+    request = next(t for t in lines[1:] if greedy(model, [opening, told, t]) != greedy(model, [t]))
+    later, alone = greedy(model, [opening, told, request]), greedy(model, [request])
+    said = chat(chain.root, [opening, "", request, "/new", request, "/quit", "more"], "chat.max_new_tokens=24")
+    assert said == f"> {opening}\n{told}\n> {request}\n{later}\n> /new\n> {request}\n{alone}\n"
+
+
+def test_models_answer_side_by_side(chain: Chain) -> None:
+    prompt = "Name a colour."
+    said = chat(chain.root, [prompt, prompt], "chat.compare=true", "chat.max_new_tokens=8")
+    assert "\x1b" not in said
+    first, second = re.split(r"^> ", said, flags=re.MULTILINE)[1:]
+    assert first.strip() == second.strip()  # nothing is remembered
+    heading, answers = [re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")]
+    assert [cell.strip() for cell in heading] == ["base", "sft", "dpo"]
+    cfg = replace(settings("recipe=tiny").chat, max_new_tokens=8)
+    for cell, name in zip(answers, ("base", "sft", "dpo"), strict=True):
+        speaker = Speaker(chain.folder(name) / "model", cfg)
+        assert cell.strip() == speaker.answer([{"role": "user", "content": prompt}])
+
+
+def test_what_is_missing_is_built_and_no_more(tmp_path: Path) -> None:
+    assert chat(tmp_path, ["Name a colour."], "chat.model=sft", "chat.max_new_tokens=4").startswith("> Name")
+    assert Chain(tmp_path).count() == {"base": 1, "data": 1, "sft": 1}
+
+
+def test_the_same_conversation_and_seed_have_the_same_answer(built: Path) -> None:
+    model = next((built / "base").glob("*/model"))
+    cfg = replace(settings("recipe=tiny").chat, max_new_tokens=12, temperature=1.0)
+    asked = [{"role": "user", "content": "Name a colour."}]
+    first = Speaker(model, cfg).answer(asked)
+    assert Speaker(model, cfg).answer(asked) == first
+    assert Speaker(model, replace(cfg, seed=1)).answer(asked) != first
+
+
+def test_a_conversation_longer_than_the_model_reads_is_told(built: Path) -> None:
+    cfg = replace(settings("recipe=tiny").chat, max_new_tokens=2048)
+    speaker = Speaker(next((built / "sft").glob("*/model")), cfg)
+    with pytest.raises(UserError, match=r"more than the 2048 that the model reads. /new starts again"):
+        speaker.answer([{"role": "user", "content": "Name a colour."}])
+
+
+def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In whole characters, and without what the form cuts off."""
+    answer = "  - Größe\n  [b]ja[/b] :smile:\n日本"
+    for name, form in (("sft", contract.Contract), ("base", Continuation)):
+        terms = form_of(next((built / name).glob("*/model")))
+        assert type(terms) is form
+        printed = Printed(terms)
+        ids = terms.tokenizer(f"{answer}\n\nmore" if form is Continuation else answer).input_ids
+        printed.put(torch.tensor([[5, 6, 7]]))  # the prompt
+        for token in ids:
+            printed.put(torch.tensor([token]))
+        printed.end()
+        assert capsys.readouterr().out == f"{answer.strip()}\n"

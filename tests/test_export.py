@@ -1,0 +1,275 @@
+"""What leaves the store: GGUF files that are read back as the same model, a push, a folder that loads elsewhere."""
+
+import base64
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize, quantize
+from huggingface_hub import metadata_load
+from tokenizers import Tokenizer, models
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    pipeline,
+)
+
+from stages import base, contract, gguf_file
+from stages.config import GGUFType
+from stages.errors import UserError
+from stages.models import load_model, load_tokenizer
+from stages.outside import locate
+from tests.helpers import TINY, Chain, command, settings
+
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1030,  # six rows beyond the tokenizer's
+    "max_position_embeddings": 256,
+}
+ARCHITECTURES = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(rms_norm_eps=1e-5, **SHAPE)),
+    "tied": lambda: LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **SHAPE)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=128, **SHAPE)),
+}
+
+
+@pytest.fixture
+def tuned(built: Path) -> Path:
+    """A model folder with a contract."""
+    return next((built / "dpo").glob("*/model"))
+
+
+def saved(model: PreTrainedModel, tuned: Path, folder: Path) -> Path:
+    """A random model beside the tokenizer of the tiny one; every parameter differs, biases and norms too."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder)
+    load_tokenizer(tuned).save_pretrained(folder)
+    return folder
+
+
+def read(file: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    ids = torch.randint(0, 1024, (3, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model(ids).logits
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_file_in_f32_is_the_same_model(name: str, tuned: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder = saved(ARCHITECTURES[name](), tuned, tmp_path / "model")
+    file = tmp_path / "out" / "model.gguf"
+    gguf_file.write(folder, file, GGUFType.f32, "a model")
+    assert [p.name for p in file.parent.iterdir()] == ["model.gguf"]
+    assert torch.allclose(logits(read(file)), logits(load_model(folder)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [GGUFType.f16, GGUFType.q8_0])
+def test_smaller_types_round_matrices_and_nothing_else(dtype: GGUFType, tuned: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    gguf_file.write(tuned, file, dtype, "a model")
+    kind = GGMLQuantizationType[dtype.upper()]
+    ours = load_model(tuned).state_dict()
+    for name, theirs in read(file).state_dict().items():
+        expected = ours[name].numpy()
+        if expected.ndim == 2:
+            expected = dequantize(quantize(expected, kind), kind)
+        assert np.array_equal(theirs.numpy(), expected), name
+    assert file.stat().st_size < 0.6 * (tuned / "model.safetensors").stat().st_size
+
+
+def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(chain: Chain) -> None:
+    ran = command(*TINY, f"outputs={chain.root}", "stage=export", "export.model=sft", "export.dtype=f32")
+    assert ran.returncode == 0, ran.stderr
+    folder = chain.folder("sft")
+    file = chain.root / "export" / f"sft-{folder.name}-f32.gguf"
+    assert str(file) in ran.stdout
+    ours = load_tokenizer(folder / "model")
+    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for messages in contract.GOLDEN:
+        for conversation, options in ((messages, {}), (messages[:-1], {"add_generation_prompt": True})):
+            told, expected = (t.apply_chat_template(conversation, **options)["input_ids"] for t in (theirs, ours))
+            assert told == expected
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (ours.eos_token_id, ours.pad_token_id)
+    jinja2.Environment().parse(theirs.chat_template)  # no tag of transformers' own is left
+    assert torch.equal(logits(read(file)), logits(load_model(folder / "model")))
+
+
+def test_an_export_of_llama_cpps_own_file_is_that_file(tmp_path: Path) -> None:
+    """SmolLM2 from its GGUF file and back, cut to one layer: names, values and tokenizer are the converter's."""
+    cfg = settings("model=embedded").model
+    source = locate(str(cfg.path), "model.path")
+    model, tokenizer = base.from_gguf(source, cfg)
+    model.config.num_hidden_layers = 1
+    model.model.layers = model.model.layers[:1]
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    gguf_file.write(tmp_path / "model", tmp_path / "model.gguf", GGUFType.f32, "SmolLM2")
+
+    theirs, ours = GGUFReader(source), GGUFReader(tmp_path / "model.gguf")
+    tensors = {t.name: dequantize(t.data, t.tensor_type) for t in theirs.tensors if not t.name.startswith("blk.")}
+    tensors |= {t.name: dequantize(t.data, t.tensor_type) for t in theirs.tensors if t.name.startswith("blk.0.")}
+    assert {t.name for t in ours.tensors} == set(tensors)
+    for tensor in ours.tensors:
+        assert np.array_equal(tensor.data, tensors[tensor.name]), tensor.name
+    changed = {"llama.block_count", "general.name", "general.file_type", "tokenizer.ggml.pre"}  # GPT-2's, as read
+    described = {name for name in theirs.fields if name.startswith(("llama.", "tokenizer."))}
+    for name in described - changed:
+        assert ours.fields[name].contents() == theirs.fields[name].contents(), name
+
+
+def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_path: Path) -> None:
+    def refused(model: PreTrainedModel, told: str) -> None:
+        folder = saved(model, tuned, tmp_path / str(len(list(tmp_path.iterdir()))))
+        with pytest.raises(UserError, match=told):
+            gguf_file.write(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
+        assert not list((tmp_path / "out").glob("*"))
+
+    refused(
+        Gemma3ForCausalLM(Gemma3TextConfig(head_dim=16, **SHAPE)),
+        "not written for gemma3_text models, only for llama, qwen2, qwen3",
+    )
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    refused(LlamaForCausalLM(LlamaConfig(rope_parameters=scaled, **SHAPE)), "GGUF would lose rope_parameters")
+    refused(LlamaForCausalLM(LlamaConfig(attention_bias=True, **SHAPE)), "GGUF would lose attention_bias")
+    torch.manual_seed(0)
+    folder = saved(ARCHITECTURES["llama"](), tuned, tmp_path / "unigram")
+    words = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    with pytest.raises(UserError, match="byte-level BPE tokenizers, not with Unigram"):
+        gguf_file.write(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, list[tuple[str, str | None, bytes]]]]:
+    """A stand-in for the hub on this machine: its address, and what it was sent (path, authorization, body)."""
+    received: list[tuple[str, str | None, bytes]] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            received.append((self.path, self.headers["authorization"], body))
+            reply: dict[str, object] = {"url": f"{address}/someone/something"}
+            if self.path.endswith("/preupload/main"):
+                files = [file["path"] for file in json.loads(body)["files"]]
+                reply = {"files": [{"path": f, "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            elif self.path.endswith("/commit/main"):
+                reply = {"commitUrl": f"{address}/someone/something/commit/{'0' * 40}", "commitOid": "0" * 40}
+            self._reply(200, reply)
+
+        def do_GET(self) -> None:
+            self._reply(404, {})
+
+        def _reply(self, status: int, reply: dict[str, object]) -> None:
+            content = json.dumps(reply).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield address, received
+    server.shutdown()
+
+
+def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
+    chain: Chain, hub: tuple[str, list[tuple[str, str | None, bytes]]]
+) -> None:
+    address, received = hub
+    token = "hf_never_to_be_seen"
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
+    arguments = ("stage=export", "export.format=hub", "export.repo=someone/something")
+    ran = command(*TINY, f"outputs={chain.root}", *arguments, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert {authorization for _, authorization, _ in received} == {f"Bearer {token}"}
+    bodies = {path: body for path, _, body in received}
+    created = json.loads(bodies["/api/repos/create"])
+    assert (created["organization"], created["name"], created["visibility"]) == ("someone", "something", "private")
+    sent = [json.loads(line) for line in bodies["/api/models/someone/something/commit/main"].splitlines()]
+    files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in sent if e["key"] == "file"}
+
+    model = chain.folder("dpo") / "model"
+    assert set(files) == {path.name for path in model.iterdir()}
+    for name in set(files) - {"README.md"}:
+        assert files[name] == (model / name).read_bytes()
+    card = files["README.md"].decode()
+    assert card.startswith((model / "README.md").read_text(encoding="utf-8"))
+    results = json.loads((chain.folder("eval") / "results.json").read_text())
+    assert results["verdict"] in card
+    rate = results["primary"]["dpo"]
+    assert f"{rate['mean']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})" in card
+    (chain.root / "card.md").write_text(card, encoding="utf-8")
+    assert metadata_load(chain.root / "card.md") == metadata_load(model / "README.md")
+    kept = [p for p in chain.root.rglob("*") if p.is_file() and token.encode() in p.read_bytes()]
+    assert not kept and token not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        ((), {"HF_TOKEN": "hf_x"}, "needs export.repo=user/name"),
+        (("export.repo=a/b",), {}, "set HF_TOKEN in the environment"),
+        (("export.repo=a/b", "export.model=base"), {"HF_TOKEN": "hf_x"}, "export.model=base was not made here"),
+        (("export.repo=a/b",), {"HF_TOKEN": "hf_x", "HF_ENDPOINT": "http://127.0.0.1:9"}, "nothing was pushed"),
+    ],
+)
+def test_a_push_that_cannot_be_is_told_in_one_line(
+    arguments: tuple[str, ...], environment: dict[str, str], told: str, chain: Chain
+) -> None:
+    inherited = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
+    options = ("stage=export", "export.format=hub", *arguments)
+    ran = command(*TINY, f"outputs={chain.root}", *options, env=inherited | environment)
+    assert ran.returncode != 0 and "Traceback" not in ran.stderr
+    [line] = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert told in line and "hf_x" not in line
+
+
+def test_a_published_folder_chats_in_transformers_as_it_is(tuned: Path) -> None:
+    """Loaded by nothing of ours, it ends its turn where the contract says."""
+    model = AutoModelForCausalLM.from_pretrained(tuned)
+    tokenizer = AutoTokenizer.from_pretrained(tuned)
+    chat = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    asked = [{"role": "user", "content": "Name a colour."}]
+    options = {"do_sample": False, "max_new_tokens": 64}
+    [generated] = chat(asked, return_tensors=True, **options)
+    ids = generated["generated_token_ids"]
+    terms = contract.load(tuned)
+    completion = ids[len(terms.prompt(asked)) :]
+    assert ids[: -len(completion)] == terms.prompt(asked)
+    assert len(completion) < 64 and completion[-1] == terms.stop_ids[0]
+    [said] = chat(asked, **options)
+    assert said["generated_text"][-1] == {"role": "assistant", "content": terms.text(completion)}

@@ -1,0 +1,166 @@
+"""Training in several processes, for real: the same result as in one, errors that are read, locks that hold."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.config import ROOT
+from stages.store import SCRATCH, Store
+from stages.training import each_alike
+from tests.helpers import TINY, Chain, command, nodes
+
+TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.micro_batch_size=4", "dpo.runtime.micro_batch_size=2")
+
+
+def without(chain: Chain, name: str) -> Path:
+    """Take a node out of the store, and return where it lies now."""
+    kept = chain.root / f"kept-{name}"
+    chain.folder(name).rename(kept)
+    return kept
+
+
+def running(pattern: str) -> list[int]:
+    """The processes whose command line holds this."""
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def wait_for(what: object, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_two_processes_train_what_one_does(stage: str, chain: Chain) -> None:
+    """Rows are no multiple of anything: 17 validation rows and 3 held-out pairs, some rows cut to whole batches."""
+    more = ("pairs.validation_fraction=0.2", "data.tasks.validation=17", "sft.max_length=64")
+    assert command(*TINY, f"outputs={chain.root}", f"stage={stage}", *more).returncode == 0
+    alone, manifest = chain.folder(stage, *more), chain.manifest(stage, *more)
+    one = load_file(alone / "model" / "model.safetensors")
+    alone.rename(chain.root / "alone")
+    ran = command(*TINY, f"outputs={chain.root}", f"stage={stage}", *more, *TWO)
+    assert ran.returncode == 0, ran.stderr
+    two = load_file(chain.folder(stage, *more) / "model" / "model.safetensors")
+    together = chain.manifest(stage, *more)
+    assert (manifest["metrics"]["processes"], together["metrics"]["processes"]) == (1, 2)
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-5, rtol=0), name
+    for name, value in manifest["metrics"].items():
+        if isinstance(value, float):
+            assert together["metrics"][name] == pytest.approx(value, abs=1e-5), name
+    points = [json.loads(line) for line in (chain.root / "alone" / "curves.jsonl").read_text().split("\n") if line]
+    again = (chain.folder(stage, *more) / "curves.jsonl").read_text().split("\n")
+    for ours, theirs in zip([json.loads(line) for line in again if line], points, strict=True):
+        assert ours["step"] == theirs["step"]
+        for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/accuracies"):
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), (name, ours["step"])
+
+
+def test_rows_of_an_evaluation_count_alike_in_any_number_of_processes() -> None:
+    rows = [1, 2, 3, 4, 5]
+    for processes in (1, 2, 5, 7):
+        dealt = each_alike(rows, processes)
+        assert len(dealt) % processes == 0
+        assert len({dealt.count(row) for row in rows}) == 1
+
+
+def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(chain: Chain) -> None:
+    without(chain, "sft")
+    ran = command(*TINY, f"outputs={chain.root}", "stage=sft", *TWO, "sft.learning_rate=1e6")
+    assert ran.returncode != 0
+    assert "Traceback" not in ran.stderr
+    assert [line for line in ran.stderr.splitlines() if line.startswith("error: training diverged at step")]
+    assert not running(str(chain.root))
+
+
+def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
+    kept = without(chain, "sft")
+    partial = Store(chain.root).partial(nodes(chain.root)["sft"])
+    started = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", *TWO]
+    parent = subprocess.Popen(
+        [*started, "sft.runtime.save_steps=8"], cwd=ROOT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+    )
+    wait_for(lambda: list((partial / SCRATCH).glob("checkpoints/*/complete.json")))
+    workers = running(f"stages.launch.worker {partial}")
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    _, told = parent.communicate(timeout=60)
+    assert parent.returncode != 0
+    assert "error: a process was killed" in told
+    assert not running(f"stages.launch.worker {partial}")
+
+    ran = command(*TINY, f"outputs={chain.root}", "stage=sft", *TWO)  # resumes
+    assert ran.returncode == 0, ran.stderr
+    one, two = (load_file(f / "model" / "model.safetensors") for f in (kept, chain.folder("sft")))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5, rtol=0) for name in one)
+
+
+def test_a_killed_parent_leaves_the_node_locked_until_its_children_end(chain: Chain) -> None:
+    without(chain, "sft")
+    store, node = Store(chain.root), nodes(chain.root)["sft"]
+    partial = store.partial(node)
+    parent = subprocess.Popen(
+        [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", *TWO, "sft.runtime.save_steps=8"],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    wait_for(lambda: list((partial / SCRATCH).glob("checkpoints/*/complete.json")))
+    parent.kill()
+    parent.wait()
+    workers = running(f"stages.launch.worker {partial}")
+    assert len(workers) == 2, "the children go on"
+    assert store.is_locked("sft", node.fingerprint)
+    for agent in running(f"stages.launch.agent {partial}"):
+        os.kill(agent, signal.SIGKILL)
+    wait_for(lambda: not running(f"stages.launch.worker {partial}"), 10)  # nobody works without the lock
+    assert not store.is_locked("sft", node.fingerprint)
+
+
+def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
+    """Two commands on one store, as on two machines: the second joins in and publishes nothing itself."""
+    kept = without(chain, "dpo")
+    rendezvous = ("launch=ddp", "launch.processes=1", "launch.nodes=2", "launch.rendezvous=127.0.0.1:29477")
+    sizes = ("sft.runtime.micro_batch_size=4", "dpo.runtime.micro_batch_size=2")
+    line = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=dpo", *rendezvous, *sizes]
+    told = subprocess.PIPE
+    pair = [
+        subprocess.Popen([*line, f"launch.node_rank={rank}"], cwd=ROOT, stderr=told, stdout=told, text=True)
+        for rank in (1, 0)
+    ]
+    ends = [process.communicate(timeout=120) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], ends
+    assert "joining as node 1 of 2" in ends[0][0] + ends[0][1]
+    manifest = chain.manifest("dpo")
+    assert manifest["metrics"]["processes"] == 2
+    assert len(manifest["attempts"]) == 1
+    one, two = (load_file(f / "model" / "model.safetensors") for f in (kept, chain.folder("dpo")))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5, rtol=0) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("launch.processes=3",), "is not a multiple of sft.runtime.micro_batch_size=4 × 3 processes"),
+        (("launch.nodes=2",), "needs launch.rendezvous=HOST:PORT"),
+        (("launch.node_rank=1",), "launch.node_rank=1 is none of 1 nodes"),
+        (("launch=fsdp", "stage=sft"), "launch=fsdp divides a model among GPUs"),
+        (("sft.adapter=qlora", "launch=fsdp"), "sft.adapter=qlora cannot be divided"),
+        (("sft.adapter=continued",), "there is nothing before SFT"),
+        (("dpo.adapter=continued",), "which sft.adapter=lora makes"),
+    ],
+)
+def test_what_cannot_be_launched_is_told(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    ran = command(*TINY, f"outputs={tmp_path}", *TWO, *arguments)
+    assert ran.returncode != 0
+    assert told in ran.stderr, ran.stderr
