@@ -28,10 +28,12 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     answers = complete(prompts, terms, model, decoding, "answer", out)
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
+    stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts": len(prompts),
         "tokens": tokens,
+        "stop_rate": stopped,
         "form": type(terms).__name__,
-        "summary": f"{len(prompts)} prompts answered, {tokens / len(prompts):.1f} tokens each",
+        "summary": f"{len(prompts)} prompts answered, {tokens / len(prompts):.1f} tokens each, {stopped:.1%} ended",
     }

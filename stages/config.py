@@ -194,6 +194,7 @@ class Data:
 class Template:
     kind: str = MISSING
     path: str | None = MISSING
+    resize: bool = MISSING
 
 
 @dataclass

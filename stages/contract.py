@@ -19,6 +19,12 @@ from stages.models import load_tokenizer
 from stages.records import Message
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Templates made of special tokens, and those that a vocabulary must have for them. The first that fits is taken.
+TURNS = {
+    "chatml": {"<|im_start|>", "<|im_end|>"},
+    "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
+    "gemma": {"<start_of_turn>", "<end_of_turn>"},
+}
 GOLDEN: list[list[Message]] = [
     [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}],
     [
@@ -64,19 +70,31 @@ class Contract:
         prompt = self.prompt(messages[:-1]) if len(messages) > 1 else []
         if self.marked:
             rendered = self._render(messages, return_assistant_tokens_mask=True)
-            ids, trained = rendered["input_ids"], [bool(m) for m in rendered["assistant_masks"]]
+            ids, trained = rendered["input_ids"], self._to_the_end_of_turn(rendered)
         else:
             ids = self._render(messages)["input_ids"]
             last = max((i for i, token in enumerate(ids) if token == self.stop_ids[0]), default=-1)
             trained = [len(prompt) <= i <= last for i in range(len(ids))]
         if ids[: len(prompt)] != prompt:
             raise ContractError("the prompt's tokens are no prefix of those of prompt and completion")
+        start = len(prompt)
+        while start and trained[start - 1]:  # bytes that stand for an unknown character share the offsets of its run
+            start -= 1
+            trained[start] = False
         if not any(trained):
             raise ContractError("no token is trained: the conversation has no assistant turn")
         end = len(trained) - trained[::-1].index(True)
         if ids[end - 1] != self.stop_ids[0]:
             raise ContractError(f"the last trained token is {self.token(ids[end - 1])}, not the end of turn")
         return ids[:end], trained[:end]
+
+    def _to_the_end_of_turn(self, rendered: dict[str, list[int]]) -> list[bool]:
+        """The template's mask, without what a span holds after its end of turn: Gemma's has a line feed there."""
+        trained, ended = list[bool](), False
+        for token, marked in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True):
+            trained.append(bool(marked) and not ended)
+            ended = bool(marked) and (ended or token == self.stop_ids[0])
+        return trained
 
     def completion(self, prompt: list[Message], completion: list[Message]) -> tuple[list[int], list[int]]:
         """Token ids of a prompt, and of the completion after it up to its end of turn."""
@@ -142,13 +160,14 @@ def load(model: Path) -> Contract:
     return contract
 
 
-def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> Contract:
-    """Fix template, end of turn and padding on a base model's tokenizer. Without `train`, SFT lies behind: the
-    tokenizer's own template is then kept as it is.
+def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
+    """Fix template, end of turn and padding on a base model's tokenizer; `rows` is the size of its embedding.
+    Without `train`, SFT lies behind: the tokenizer's own template is then kept as it is.
 
     Raises:
         ContractError: where the template cannot tell the assistant's tokens, does not train the end of turn,
-            renders BOS twice, or renders a prompt that is no prefix of the conversation.
+            renders BOS twice or leaves it out, or renders a prompt that is no prefix of the conversation, and where
+            no token is free for padding.
     """
     tokenizer.chat_template = chat_template(tokenizer, cfg, train)
     marked = has_generation_markers(str(tokenizer.chat_template))
@@ -165,6 +184,8 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) ->
         raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
     else:
         answers = [i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id]
+    while answers and not tokenizer.decode(answers[-1:]).strip():
+        answers.pop()  # white space behind the end of turn
     if not answers:
         raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
     end_of_turn = answers[-1]
@@ -176,9 +197,14 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) ->
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         raise ContractError(f"template={cfg.kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
+    if cfg.kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
+        raise ContractError(
+            f"template=file: this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does "
+            "not. Begin it with {{ bos_token }}."
+        )
     stops = [end_of_turn] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id not in (None, end_of_turn) else [])
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
-    choose_padding(tokenizer, stops)
+    choose_padding(tokenizer, stops, rows, cfg.resize)
     contract = Contract(tokenizer, stops, marked)
     contract.golden()
     return contract
@@ -186,31 +212,38 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) ->
 
 def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
     """The Jinja source that `template=` asks for."""
-    vocabulary, kind = tokenizer.get_vocab(), cfg.kind
+    vocabulary, kind = set(tokenizer.get_vocab()), cfg.kind
     if kind in ("auto", "own"):
         if own := own_template(tokenizer, markers=train):
             return own
         if not train:
             raise ContractError(
                 "the tokenizer has no chat template, so how the model was trained to be asked is not known. Name its "
-                "template: template=chatml, plain, or file with template.path=…."
+                "template: template=chatml, plain, or file with sft.template.path=…."
             )
         if kind == "own":
             raise ContractError(
                 "template=own: the assistant's tokens cannot be told apart in the tokenizer's chat template"
                 + (", and TRL has no training version of it." if tokenizer.chat_template else ": it has none.")
-                + " Use template=auto, or a file with {% generation %} markers (template=file template.path=…)."
+                + " Use template=auto, or a file with {% generation %} markers (template=file sft.template.path=…)."
             )
-        kind = "chatml" if {"<|im_start|>", "<|im_end|>"} <= set(vocabulary) else "plain"
+        kind = next((name for name, tokens in TURNS.items() if tokens <= vocabulary), "plain")
     if kind == "file":
         assert cfg.path is not None
         return Path(cfg.path).read_text(encoding="utf-8")
-    if kind == "chatml" and not {"<|im_start|>", "<|im_end|>"} <= set(vocabulary):
-        raise ContractError("template=chatml: the vocabulary lacks <|im_start|> and <|im_end|>. Use template=plain.")
+    if lacking := TURNS.get(kind, set()) - vocabulary:
+        raise ContractError(
+            f"template={kind}: the vocabulary lacks {' and '.join(sorted(lacking))}. Use template=plain."
+        )
     if kind == "plain" and tokenizer.eos_token is None:
         raise ContractError("template=plain: the tokenizer has no EOS token to end a turn with.")
-    adds_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    return ("{{- bos_token -}}\n" if adds_bos else "") + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
+    bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
+    return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer itself puts BOS before a text, as the base was trained."""
+    return tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
@@ -224,8 +257,13 @@ def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | Non
         return str(own) if has_generation_markers(own) else None
 
 
-def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None:
-    """A pad token that ends nothing: the tokenizer's own, a special token the template leaves alone, or a new one."""
+def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
+    """A pad token that ends nothing: the tokenizer's own, a special token the template leaves alone, or a new one in
+    a row that the embedding has to spare. Another row only with `resize`.
+
+    Raises:
+        ContractError: where there is none of these.
+    """
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
@@ -234,5 +272,10 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None
     if special:
         names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))
         tokenizer.pad_token = names[0][1]
-    else:
+    elif resize or len(tokenizer) < rows:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    else:
+        raise ContractError(
+            f"no token of the vocabulary is free for padding: all {rows} rows of the embedding are taken, and "
+            f"{tokenizer.eos_token} ends a turn. sft.template.resize=true adds a row for <|pad|>."
+        )

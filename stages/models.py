@@ -11,6 +11,7 @@ import datasets
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -57,6 +58,11 @@ def device_of(name: str) -> torch.device:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-any-return]
+
+
+def embedding_rows(folder: Path) -> int:
+    """How many tokens the embedding of a model folder has rows for."""
+    return int(AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().vocab_size)
 
 
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:

@@ -40,7 +40,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
         if not template.is_file():
-            raise UserError(f"template.path={template}: no such file.")
+            raise UserError(f"sft.template.path={template}: no such file.")
         digests[block.template.path] = digest(template, cache)
     return block, digests
 

@@ -17,7 +17,7 @@ from stages import adapters, card, contract, training
 from stages.config import SFT, Adapter, held
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
-from stages.models import load_model, load_tokenizer, save_model
+from stages.models import embedding_rows, load_model, load_tokenizer, save_model
 from stages.packing import only_attends, pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
@@ -33,7 +33,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where too many rows had to be dropped, or training diverged.
     """
     base = inputs["base"] / "model"
-    terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train)
+    terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
     if not cfg.train:
         save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
         terms.save(out / "model")
@@ -97,7 +97,7 @@ def under_contract(model: PreTrainedModel, terms: Contract, seed: int) -> PreTra
     """The model with a row for every token of the contract, and the contract's tokens in its generation config."""
     if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)
-        model.resize_token_embeddings(len(terms.tokenizer))  # a new pad token, where no special token was free
+        model.resize_token_embeddings(len(terms.tokenizer))  # asked for by template.resize
     model.generation_config.eos_token_id = terms.stop_ids
     model.generation_config.pad_token_id = terms.tokenizer.pad_token_id
     return model

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages import contract
 from stages.config import Template
-from stages.contract import GOLDEN, ContractError, establish
+from stages.contract import GOLDEN, Contract, ContractError
 from stages.models import load_tokenizer
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -37,6 +37,11 @@ def with_bos() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def establish(tokenizer: PreTrainedTokenizerBase, kind: str, path: Path | None = None, train: bool = True) -> Contract:
+    """The contract for a model whose embedding has a row to spare."""
+    return contract.establish(tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1)
+
+
 @pytest.fixture
 def model(built: Path, tmp_path: Path) -> Path:
     """The folder of an SFT model."""
@@ -55,7 +60,7 @@ def model(built: Path, tmp_path: Path) -> Path:
 def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
     tokenizer: PreTrainedTokenizerBase, kind: str, end: str, tmp_path: Path
 ) -> None:
-    terms = establish(tokenizer, Template(kind, None), train=True)
+    terms = establish(tokenizer, kind)
     for messages in GOLDEN:
         ids, trained = terms.example(messages)
         words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
@@ -70,22 +75,29 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
 
 
 def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
-    terms = establish(with_bos(), Template("plain", None), train=True)
+    terms = establish(with_bos(), "plain")
     ids = terms.prompt(GOLDEN[0][:1])
     assert ids.count(terms.tokenizer.bos_token_id) == 1
     assert ids[0] == terms.tokenizer.bos_token_id
 
 
-def test_a_tokenizer_without_a_free_special_token_gets_a_new_one() -> None:
+@pytest.mark.parametrize(("spare", "resize"), [(1, False), (0, True)])
+def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, resize: bool) -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     before = len(tokenizer)
-    establish(tokenizer, Template("plain", None), train=True)
+    contract.establish(tokenizer, Template("plain", None, resize), True, before + spare)
     assert len(tokenizer) == before + 1
     assert tokenizer.pad_token_id == before
 
 
+def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
+    tokenizer = byte_level(["</s>"], eos_token="</s>")
+    with pytest.raises(ContractError, match=r"no token of the vocabulary is free .* sft.template.resize=true adds"):
+        contract.establish(tokenizer, Template("plain", None, False), True, len(tokenizer))
+
+
 def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
-    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), Template("chatml", None), train=True)
+    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
     prompt = [{"role": "user", "content": "x"}]
     plain = terms.completion(prompt, [{"role": "assistant", "content": "yes"}])
     assert terms.completion(prompt, [{"role": "assistant", "content": " \n yes \n"}]) == plain
@@ -117,16 +129,16 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, t
     file.write_text(jinja)
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>", bos_token="<|im_start|>")
     with pytest.raises(ContractError, match=told):
-        establish(tokenizer, Template("file", str(file)), train=True)
+        establish(tokenizer, "file", file)
 
 
 def test_own_refuses_a_template_whose_answers_cannot_be_told_apart() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     with pytest.raises(ContractError, match="it has none"):
-        establish(tokenizer, Template("own", None), train=True)
+        establish(tokenizer, "own")
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(ContractError, match="TRL has no training version"):
-        establish(tokenizer, Template("own", None), train=True)
+        establish(tokenizer, "own")
 
 
 OWN = (
@@ -139,13 +151,13 @@ def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: 
     """It marks nothing and TRL does not know it: SFT would need another, what follows an SFT must keep it."""
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = OWN
-    terms = establish(tokenizer, Template("auto", None), train=False)
+    terms = establish(tokenizer, "auto", train=False)
     assert terms.tokenizer.chat_template == OWN
     ids, trained = terms.example(GOLDEN[1])
     assert tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t]) == "- ja, 日本<|im_end|>"
     terms.save(tmp_path)
     assert contract.load(tmp_path).prompt(GOLDEN[0][:1]) == terms.prompt(GOLDEN[0][:1])
-    assert establish(tokenizer, Template("auto", None), train=True).tokenizer.chat_template != OWN
+    assert establish(tokenizer, "auto").tokenizer.chat_template != OWN
 
 
 @pytest.mark.parametrize(
@@ -160,11 +172,11 @@ def test_a_checkpoint_that_breaks_the_contract_is_refused(jinja: str | None, tol
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = jinja
     with pytest.raises(ContractError, match=told):
-        establish(tokenizer, Template("auto", None), train=False)
+        establish(tokenizer, "auto", train=False)
 
 
 def test_text_that_would_end_a_turn_is_refused() -> None:
-    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), Template("chatml", None), train=True)
+    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
     with pytest.raises(ContractError, match=r"a message holds <\|im_end\|>"):
         terms.example([{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c"}])
 
