@@ -124,7 +124,7 @@ def test_a_killed_parent_leaves_the_node_locked_until_its_children_end(chain: Ch
     for agent in running(f"stages.launch.agent {partial}"):
         os.kill(agent, signal.SIGKILL)
     wait_for(lambda: not running(f"stages.launch.worker {partial}"), 10)  # nobody works without the lock
-    assert not store.is_locked("sft", node.fingerprint)
+    wait_for(lambda: not store.is_locked("sft", node.fingerprint), 10)
 
 
 def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
