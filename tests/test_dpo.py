@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
-from stages import contract, first_step, training
+from stages import callbacks, contract, first_step, training
 from stages.checks import LOSS_TYPES
 from stages.config import DPO, Precision
 from stages.dpo import displacement, run
@@ -195,7 +195,7 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
 
 
 def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
-    points = training.read_curves(chain.folder("dpo"))
+    points = callbacks.read_curves(chain.folder("dpo"))
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names
