@@ -1,6 +1,7 @@
 """SFT on real trainers: what is trained, what runtime may not change, and when it stops."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
 def some_rows(inputs: dict[str, Path], count: int, folder: Path) -> dict[str, Path]:
     """The inputs with only so many rows to train on."""
     examples = load(inputs["data"] / "examples.parquet", Example)
-    folder.mkdir()
+    shutil.copytree(inputs["data"], folder)
     rows = [e for e in examples if e.split == "sft"][:count] + [e for e in examples if e.split == "validation"]
     save(folder / "examples.parquet", rows, Example)
     return {**inputs, "data": folder}
