@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -14,8 +16,8 @@ from typing import Any
 import pytest
 
 from stages.store import Store
-from stages.tracking import version
-from tests.helpers import command, nodes
+from stages.tracking import track, version
+from tests.helpers import command, nodes, settings
 from tests.wandb_server import ENTITY, WandbServer
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -25,8 +27,7 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 def server() -> Iterator[WandbServer]:
     running = WandbServer()
     yield running
-    running.shutdown()
-    running.server_close()
+    running.close()
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def lineage(root: Path) -> set[tuple[str, str]]:
 
 def told(server: WandbServer) -> set[tuple[str, str]]:
     """The same, as the server has it."""
-    names = {place: name for name, place in server.aliases.items() if re.search(r"-[0-9a-f]{12}:[0-9a-f]{12}$", name)}
-    digests = {a["id"]: json.loads(a["metadata"])["digest"][:12] for a in server.artifacts.values() if a["metadata"]}
-    return {(run, f"{names[a].partition(':')[0]}:{digests[a]}") for run, a in server.used}
+    logged = [a for run in server.runs for a in server.logged_by(run)]
+    names = {a["id"]: f"{a['artifactCollectionName']}:{json.loads(a['metadata'])['digest'][:12]}" for a in logged}
+    return {(run, names[used]) for run, used in server.used}
 
 
 def writes(server: WandbServer) -> Counter[str]:
@@ -122,10 +123,10 @@ def test_sync_without_a_key_says_how_to_get_one(root: Path, tmp_path: Path) -> N
     assert ran.stderr.strip().splitlines()[-1].startswith("error: stage=sync sends runs to W&B and needs a key")
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
     closed = WandbServer()
-    closed.shutdown()
-    closed.server_close()
+    closed.close()
     ran = run(root, closed, "stage=sync")
     assert ran.returncode == 1
     assert "error: W&B cannot be reached, nothing was sent." in ran.stderr
@@ -136,9 +137,9 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
 def test_runs_online_use_what_others_logged_and_do_without_what_none_did(tmp_path: Path, server: WandbServer) -> None:
     root = tmp_path / "outputs"
     assert run(root, server, "stage=base", "tracker=none").returncode == 0
-    ran = run(root, server, "stage=sample")
+    ran = run(root, server, "stage=sft")
     assert ran.returncode == 0, ran.stderr
-    assert {m["stage"] for m in manifests(root).values()} == {"data", "sft", "sample"}
+    assert {m["stage"] for m in manifests(root).values()} == {"data", "sft"}
     assert set(server.runs) == set(manifests(root))
     assert told(server) == {(user, used) for user, used in lineage(root) if not used.startswith("base-")}
 
@@ -146,6 +147,29 @@ def test_runs_online_use_what_others_logged_and_do_without_what_none_did(tmp_pat
     assert ran.returncode == 0, ran.stderr
     assert "0 runs sent" in ran.stdout + ran.stderr
     assert "Not found there, as if built without W&B: base-" in ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_costs_a_minute_and_no_run(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "outputs"
+    for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(variable, str(root / "cache" / "wandb"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    data = nodes(root)["data"]
+    began = time.monotonic()
+    with track(settings("recipe=tiny", "tracker=wandb").tracker, data, root) as attempt:
+        server.close()
+        attempt.log({"loss": 1.0}, step=1)
+    assert time.monotonic() - began < 120
+
+    with closing(WandbServer()) as other:
+        ran = run(root, other, "stage=sync")
+    assert ran.returncode == 0, ran.stderr
+    assert set(other.runs) == {attempt.id}
+    assert b"loss" in other.files[f"{attempt.id}/wandb-summary.json"]
 
 
 def test_the_key_is_in_no_file_and_no_body(root: Path, server: WandbServer) -> None:

@@ -26,6 +26,11 @@ class WandbServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    def close(self) -> None:
+        """From now on connections are refused."""
+        self.shutdown()
+        self.server_close()
+
     def logged_by(self, run: str) -> list[dict[str, Any]]:
         """The artifacts that a run logged, without those that W&B makes of tables."""
         return [a for a in self.artifacts.values() if a["runName"] == run and a["artifactTypeName"] != "run_table"]
