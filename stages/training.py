@@ -139,6 +139,8 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
     divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided else None
     if trainer.is_world_process_zero():
+        if state:  # gathered apart, tied weights are no longer seen to be one
+            state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
         save_model(trainer.model, folder, state)
 
 
