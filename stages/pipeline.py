@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import checks, launch, outside, provenance, tracking
+from stages import launch, outside, provenance, tracking, trl_arguments
 from stages.config import Adapter, Config, Data, DPOReference, ModelStage, Split, Stage, held
 from stages.errors import UserError
 from stages.node import Node
@@ -33,7 +33,7 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
 
     def node(stage: str, block: Any, **inputs: Node) -> Node:
         block, digests = outside.pin(block, cache)
-        return Node(stage, VERSIONS[stage], block, inputs, digests, checks.not_neutral(block))
+        return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
     roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
 from stages import callbacks, contract, first_step, training
-from stages.checks import LOSS_TYPES
 from stages.config import DPO, Precision
 from stages.dpo import displacement, run
 from stages.errors import UserError
@@ -19,6 +18,7 @@ from stages.models import load_model
 from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work
+from stages.trl_arguments import LOSS_TYPES
 from tests.helpers import Chain, settings
 
 
