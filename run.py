@@ -10,7 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stages import cli, compare, config, gc, pipeline, plan, provenance, sweep
-from stages.config import Config, Stage, Upstream
+from stages.choices import Stage, Upstream
+from stages.config import Config
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store

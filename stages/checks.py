@@ -5,20 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages import trl_arguments
-from stages.config import (
-    DEFAULT_SHARES,
-    DPO,
-    SFT,
-    SPLIT_OF_GROUP,
-    Adapter,
-    Config,
-    Export,
-    ExportFormat,
-    Launch,
-    ModelStage,
-    Sharding,
-    Stage,
-)
+from stages.choices import Adapter, ExportFormat, ModelStage, Sharding, Stage
+from stages.config import DEFAULT_SHARES, DPO, SFT, SPLIT_OF_GROUP, Config, Export, Launch
 from stages.errors import UserError, one_of
 
 LABELERS = ("verifier", "dataset")

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from trl import DPOConfig
 
 from stages import adapters, callbacks, card, contract, first_step, training
-from stages.config import DPO, Adapter, held
+from stages.choices import Adapter
+from stages.config import DPO, held
 from stages.errors import UserError
 from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs

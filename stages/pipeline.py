@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stages import launch, outside, provenance, tracking, trl_arguments
-from stages.config import Adapter, Config, Data, DPOReference, ModelStage, Split, Stage, held
+from stages.choices import Adapter, DPOReference, ModelStage, Split, Stage
+from stages.config import Config, Data, held
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work

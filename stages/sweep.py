@@ -29,7 +29,8 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from stages import cli, pipeline, provenance
-from stages.config import Config, Objective, Split, Stage, Upstream
+from stages.choices import Objective, Split, Stage, Upstream
+from stages.config import Config
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store

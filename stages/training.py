@@ -24,7 +24,8 @@ from transformers import (
 from stages import adapters
 from stages.callbacks import Curves, Evaluations, Progress, Watch
 from stages.checkpoints import Checkpoints, checkpoints, newest_complete
-from stages.config import DPO, SFT, Adapter, Precision, Sharding, Weights
+from stages.choices import Adapter, Precision, Sharding, Weights
+from stages.config import DPO, SFT
 from stages.errors import UserError
 from stages.models import device_of, save_model
 from stages.store import Work

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
 from stages import callbacks, contract, first_step, training
-from stages.config import DPO, Precision
+from stages.choices import Precision
+from stages.config import DPO
 from stages.dpo import displacement, run
 from stages.errors import UserError
 from stages.first_step import starting_loss

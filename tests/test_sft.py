@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages import callbacks, checkpoints, contract, sft, training
-from stages.config import SFT, Precision, Template
+from stages.choices import Precision
+from stages.config import SFT, Template
 from stages.errors import UserError
 from stages.models import load_model
 from stages.records import Example, load, save
