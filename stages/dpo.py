@@ -9,15 +9,16 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
 
-from stages import adapters, callbacks, card, contract, first_step, training
+from stages import card, contract, training
 from stages.choices import Adapter
 from stages.config import DPO, held
 from stages.errors import UserError
 from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs
-from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load
 from stages.store import SCRATCH, Work
+from stages.training import adapters, callbacks, first_step
+from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 
 FELL = 0.1  # nats per completion: less is no displacement
 

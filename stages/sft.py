@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
-from stages import adapters, card, contract, training
+from stages import card, contract, training
 from stages.choices import Adapter
 from stages.config import SFT, held
 from stages.contract import Contract, ContractError
@@ -22,6 +22,7 @@ from stages.models import embedding_rows, load_model, load_tokenizer, save_model
 from stages.packing import only_attends, pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
+from stages.training import adapters
 
 IGNORED = -100  # the label of a token that is not trained
 

@@ -9,16 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
-from stages import callbacks, contract, first_step, training
+from stages import contract, training
 from stages.choices import Precision
 from stages.config import DPO
 from stages.dpo import displacement, run
 from stages.errors import UserError
-from stages.first_step import starting_loss
 from stages.models import load_model
-from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work
+from stages.training import callbacks, first_step
+from stages.training.first_step import starting_loss
+from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.trl_arguments import LOSS_TYPES
 from tests.helpers import Chain, settings
 

@@ -32,9 +32,10 @@ from transformers import (
     pipeline,
 )
 
-from stages import base, contract, gguf_file
+from stages import base, contract
 from stages.choices import GGUFType
 from stages.errors import UserError
+from stages.export import gguf_file
 from stages.models import load_model, load_tokenizer
 from stages.outside import locate
 from tests.helpers import TINY, Chain, command, settings

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import callbacks, checkpoints, contract, sft, training
+from stages import contract, sft, training
 from stages.choices import Precision
 from stages.config import SFT, Template
 from stages.errors import UserError
@@ -18,6 +18,7 @@ from stages.models import load_model
 from stages.records import Example, load, save
 from stages.sft import IGNORED, pack, run, tokenize
 from stages.store import SCRATCH, Work
+from stages.training import callbacks, checkpoints
 from tests.helpers import settings
 
 

@@ -21,14 +21,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages import adapters
-from stages.callbacks import Curves, Evaluations, Progress, Watch
-from stages.checkpoints import Checkpoints, checkpoints, newest_complete
 from stages.choices import Adapter, Precision, Sharding, Weights
 from stages.config import DPO, SFT
 from stages.errors import UserError
 from stages.models import device_of, save_model
 from stages.store import Work
+from stages.training import adapters
+from stages.training.callbacks import Curves, Evaluations, Progress, Watch
+from stages.training.checkpoints import Checkpoints, checkpoints, newest_complete
 
 Row = TypeVar("Row")
 TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)

@@ -9,9 +9,9 @@ from stages.choices import DPOReference, Precision
 from stages.config import DPO
 from stages.errors import UserError
 from stages.models import autocast, pair_log_probs
-from stages.preference_trainer import StoredReferenceTrainer
 from stages.records import PairLogProbs
 from stages.store import read_manifest
+from stages.training.preference_trainer import StoredReferenceTrainer
 
 PAIRS = 64
 # What is arithmetic and no mistake: mean |policy - reference| per token, in nats; and of the loss, relative.

@@ -4,10 +4,10 @@ import json
 import logging
 from typing import Any
 
-from stages import gguf_file, hub
 from stages.choices import ExportFormat
 from stages.config import Export
 from stages.evaluate import DIFFERENCES, MODELS
+from stages.export import gguf_file, hub
 from stages.node import Node
 from stages.statistics import Interval
 from stages.store import Store

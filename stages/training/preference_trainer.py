@@ -7,9 +7,9 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import DPOTrainer
 
-from stages.adapters import keep_fp32
 from stages.errors import UserError
 from stages.records import Pair, PairLogProbs
+from stages.training.adapters import keep_fp32
 
 
 class StoredReferenceTrainer(DPOTrainer):
