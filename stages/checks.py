@@ -31,7 +31,7 @@ LABELERS = ("verifier", "dataset")
 SAMPLERS = ("hf",)
 SOURCE_CHECKS = ("label", "number")
 TRACKERS = ("wandb", "none")
-TEMPLATES = ("auto", "own", "chatml", "llama3", "gemma", "plain", "file")
+TEMPLATES = ("auto", "own", "chatml", "llama3", "gemma", "zephyr", "tulu", "plain", "file")
 
 # TRL's arguments that a typed key or `runtime` sets, and what to set instead.
 SET_ELSEWHERE = {
