@@ -1,20 +1,19 @@
 """python run.py stage=STAGE [recipe=NAME] [KEY=VALUE …] [-m]: compose, plan, execute."""
 
 import logging
-import os
 import shutil
 import sys
-import time
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from stages import checks, cli, config, gc, hardware, pipeline, plan, provenance
-from stages.config import Config, Stage, Upstream
+from stages import cli, compare, config, gc, pipeline, plan, provenance, sweep
+from stages.choices import Stage, Upstream
+from stages.config import Config
 from stages.errors import UserError
+from stages.node import Node
 from stages.store import Store
 
 log = logging.getLogger(__name__)
@@ -22,45 +21,54 @@ config.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(composed: DictConfig) -> None:
-    """Build the target that `stage` names, or use what was built: chat, export, the plan, garbage collection."""
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+def main(composed: DictConfig) -> float | None:
+    """Build what `stage` names and return what a sweep may optimise; or look at what was built."""
     try:
-        if missing := sorted(OmegaConf.missing_keys(composed)):
-            raise UserError(f"{missing[0]} is required and has no value.")
-        cli.unknown_keys(composed)
-        cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
-        cli.caches(Path(cfg.outputs))
-        checks.refuse(cfg)
-        hardware.resolve_precision(cfg)
-        store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
-        nodes = pipeline.graph(cfg, store.root / "cache" / "digests.json")
-        if cfg.stage is Stage.plan:
-            plan.show(nodes, store)
-        elif cfg.stage is Stage.gc:
-            gc.collect(store, cfg.gc.remove)
-        else:
-            targets = pipeline.targets(cfg, nodes)
-            if cfg.upstream is Upstream.require:
-                pipeline.require_inputs(targets, store, overrides)
-            pipeline.build(targets, store, cfg.tracker, cfg.launch, overrides)
-            if cfg.stage is Stage.report:
-                shutil.copy(store.folder(targets[0]) / "report.html", store.root)
-                log.info("The report: %s", store.root / "report.html")
-            elif cfg.stage is Stage.chat:
-                from stages import chat
+        cfg, store, nodes = cli.prepare(composed)
+        match cfg.stage:
+            case Stage.plan:
+                plan.show(nodes, store)
+            case Stage.compare:
+                compare.show(store, cfg.compare)
+            case Stage.sync:
+                from stages.tracking import sync
 
-                chat.talk(cfg.chat, {node.stage: store.folder(node) for node in targets})
-            elif cfg.stage is Stage.export:
-                from stages import export
-
-                export.write(cfg.export, targets[0], nodes["eval"], store)
-            else:
-                log.info("Next: %s", provenance.command(pipeline.NEXT[cfg.stage], overrides))
+                sync.push(store, cfg.tracker)
+            case Stage.gc:
+                gc.collect(store, cfg.gc.remove)
+            case _:
+                return execute(cfg, store, nodes)
     except UserError as error:
         if not HydraConfig.initialized() or HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # Hydra names the job
+            raise  # stages/sweep.py names the job
         sys.exit(f"error: {error}")
+    return None
+
+
+def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+    """Build the targets, then use them or say where they are and what comes next."""
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    targets = pipeline.targets(cfg, nodes)
+    if cfg.upstream is Upstream.require:
+        pipeline.require_inputs(targets, store, overrides)
+    if HydraConfig.initialized():
+        sweep.remember(nodes)
+    pipeline.build(targets, store, cfg, overrides)
+    match cfg.stage:
+        case Stage.chat:
+            from stages import chat
+
+            chat.talk(cfg.chat, {node.stage: store.folder(node) for node in targets})
+        case Stage.export:
+            from stages import export
+
+            export.write(cfg.export, targets[0], nodes["eval"], store)
+        case Stage.report:
+            shutil.copy(store.folder(targets[0]) / "report.html", store.root)
+            log.info("The report: %s", store.root / "report.html")
+        case _:
+            log.info("Next: %s", provenance.command(pipeline.NEXT[cfg.stage], overrides))
+    return sweep.objective(cfg, nodes, store)
 
 
 if __name__ == "__main__":

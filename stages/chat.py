@@ -14,7 +14,8 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
-from stages.config import Chat, Precision, Weights
+from stages.choices import Precision, Weights
+from stages.config import Chat
 from stages.contract import Contract
 from stages.errors import UserError
 from stages.form import form_of

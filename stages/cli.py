@@ -13,8 +13,11 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.config import RECIPES
+from stages import checks, hardware, pipeline
+from stages.config import RECIPES, Config
 from stages.errors import UserError, nearest
+from stages.node import Node
+from stages.store import Store
 
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
 
@@ -44,6 +47,23 @@ def caches(root: Path) -> None:
         "TRACKIO_DIR": "trackio",
     }.items():
         os.environ.setdefault(variable, str(cache / name))
+
+
+def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
+    """What a composed configuration says: typed and checked, with its artifact store, and as a graph.
+
+    Raises:
+        UserError: for what is missing, unknown or cannot work.
+    """
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise UserError(f"{missing[0]} is required and has no value.")
+    unknown_keys(composed)
+    cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    caches(Path(cfg.outputs))
+    checks.refuse(cfg)
+    hardware.resolve_precision(cfg)
+    store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
+    return cfg, store, pipeline.graph(cfg, store.root / "cache" / "digests.json")
 
 
 def explain(error: BaseException) -> str | None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.config import InferenceRuntime, Precision, Weights
+from stages.choices import Precision, Weights
+from stages.config import InferenceRuntime
 from stages.contract import Contract
 from stages.models import device_of, load_model
 from stages.packing import only_attends

@@ -6,7 +6,6 @@ change the result (and is left out of the fingerprint), `trainer` goes to TRL un
 """
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,98 +13,24 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from stages.choices import (
+    Adapter,
+    DPOReference,
+    ExportFormat,
+    GGUFType,
+    ModelStage,
+    Objective,
+    Precision,
+    Sharding,
+    Split,
+    Stage,
+    Strategy,
+    Upstream,
+    Weights,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "recipes"
-
-
-class Stage(StrEnum):
-    base = "base"
-    data = "data"
-    sft = "sft"
-    sample = "sample"
-    label = "label"
-    pairs = "pairs"
-    reference = "reference"
-    dpo = "dpo"
-    answer = "answer"
-    eval = "eval"
-    report = "report"
-    plan = "plan"
-    gc = "gc"
-    chat = "chat"
-    export = "export"
-
-
-class ModelStage(StrEnum):
-    """The stages that publish a model."""
-
-    base = "base"
-    sft = "sft"
-    dpo = "dpo"
-
-
-class ExportFormat(StrEnum):
-    gguf = "gguf"
-    hub = "hub"
-
-
-class GGUFType(StrEnum):
-    f32 = "f32"
-    f16 = "f16"
-    q8_0 = "q8_0"
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Upstream(StrEnum):
-    build = "build"
-    require = "require"
-
-
-class Strategy(StrEnum):
-    best_worst = "best_worst"
-    all = "all"
-    random = "random"
-    margin = "margin"
-
-
-class Split(StrEnum):
-    sft = "sft"
-    preference = "preference"
-    validation = "validation"
-    test = "test"
-
-
-class DPOReference(StrEnum):
-    previous = "previous"
-    sft = "sft"
-
-
-class Adapter(StrEnum):
-    """What is trained: all weights, a fresh LoRA, a fresh LoRA over 4-bit weights, or (DPO) the SFT's LoRA on."""
-
-    none = "none"
-    lora = "lora"
-    qlora = "qlora"
-    continued = "continued"
-
-
-class Weights(StrEnum):
-    """How weights are held in memory while a model is trained or scored."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    nf4 = "nf4"
-
-
-class Sharding(StrEnum):
-    none = "none"
-    fsdp = "fsdp"
-    zero3 = "zero3"
 
 
 @dataclass
@@ -343,6 +268,7 @@ class Tracker:
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
+    upload: bool = MISSING
 
 
 @dataclass
@@ -354,6 +280,11 @@ class Launch:
     node_rank: int = MISSING
     rendezvous: str | None = MISSING
     sharding: Sharding = MISSING
+
+
+@dataclass
+class Compare:
+    sweep: str | None = MISSING
 
 
 @dataclass
@@ -388,6 +319,7 @@ class Config:
     seed: int = MISSING
     precision: Precision = MISSING
     rounds: int = MISSING
+    objective: Objective = MISSING
     upstream: Upstream = MISSING
     rebuild: Stage | None = MISSING
     model: Model = field(default_factory=Model)
@@ -405,6 +337,7 @@ class Config:
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
+    compare: Compare = field(default_factory=Compare)
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)

@@ -9,8 +9,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
 
-from stages import adapters, card, contract, first_step, training
-from stages.config import DPO, Adapter, held
+from stages import adapters, callbacks, card, contract, first_step, training
+from stages.choices import Adapter
+from stages.config import DPO, held
 from stages.errors import UserError
 from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs
@@ -57,7 +58,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     terms.save(out / "model")
     (out / "held_out.json").write_text(json.dumps(found))
 
-    curve = training.read_curves(out.path)
+    curve = callbacks.read_curves(out.path)
     figures = {**start, **last_of(curve, "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
     figures |= last_of(curve, "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
     figures |= last_of(curve, "eval_logps/chosen", "eval_logps/rejected")

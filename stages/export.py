@@ -5,7 +5,8 @@ import logging
 from typing import Any
 
 from stages import gguf_file, hub
-from stages.config import Export, ExportFormat
+from stages.choices import ExportFormat
+from stages.config import Export
 from stages.evaluate import DIFFERENCES, MODELS
 from stages.node import Node
 from stages.statistics import Interval

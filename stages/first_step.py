@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from stages.config import DPO, DPOReference, Precision
+from stages.choices import DPOReference, Precision
+from stages.config import DPO
 from stages.errors import UserError
 from stages.models import autocast, pair_log_probs
 from stages.preference_trainer import StoredReferenceTrainer

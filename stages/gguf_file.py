@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from stages.config import GGUFType
+from stages.choices import GGUFType
 from stages.contract import GOLDEN
 from stages.errors import UserError
 from stages.models import load_model, load_tokenizer

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.config import Config, Precision
+from stages.choices import Precision
+from stages.config import Config
 
 
 def computes_bf16() -> bool:

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from trl.trainer import utils as trl_utils
 
-from stages.config import Precision, Weights
+from stages.choices import Precision, Weights
 from stages.errors import UserError
 from stages.packing import pack_pairs
 from stages.records import PairLogProbs

@@ -8,7 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config import Pairs, Strategy
+from stages.choices import Strategy
+from stages.config import Pairs
 from stages.errors import UserError
 from stages.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store import Work

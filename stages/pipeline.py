@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import checks, launch, outside, provenance, tracking
-from stages.config import Adapter, Config, Data, DPOReference, Launch, ModelStage, Split, Stage, Tracker, held
+from stages import launch, outside, provenance, tracking, trl_arguments
+from stages.choices import Adapter, DPOReference, ModelStage, Split, Stage
+from stages.config import Config, Data, held
 from stages.errors import UserError
 from stages.node import Node
 from stages.store import Store, Work
@@ -20,7 +21,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 2, "data": 4, "sft": 5, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 5}
+VERSIONS = {"base": 2, "data": 4, "sft": 4, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 4}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
@@ -33,7 +34,7 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
 
     def node(stage: str, block: Any, **inputs: Node) -> Node:
         block, digests = outside.pin(block, cache)
-        return Node(stage, VERSIONS[stage], block, inputs, digests, checks.not_neutral(block))
+        return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
     roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
@@ -106,10 +107,10 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     return found
 
 
-def build(targets: list[Node], store: Store, tracker: Tracker, launcher: Launch, overrides: list[str]) -> None:
+def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
-    if launcher.node_rank > 0:
-        return launch.follow(launcher, targets, store)
+    if cfg.launch.node_rank > 0:
+        return launch.follow(cfg.launch, targets, store)
     missing = store.missing(targets)
     for node in dict.fromkeys(n for target in targets for n in target.lineage):
         if node not in missing:
@@ -123,10 +124,10 @@ def build(targets: list[Node], store: Store, tracker: Tracker, launcher: Launch,
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
             stage = importlib.import_module(f"stages.{MODULES.get(node.stage, node.stage)}")
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
-            with tracking.track(tracker, node, store.root) as run:
+            with tracking.track(cfg.tracker, node, store.root) as run:
                 work = Work(folder, run.log)
                 attempts = provenance.begin(work, run.id)
-                metrics = launch.execute(launcher, node, stage, inputs, work, run.log)
+                metrics = launch.execute(cfg.launch, node, stage, inputs, work, run.log)
                 record = provenance.end(attempts, node, overrides, metrics, work.warnings)
                 run.published(store.folder(node), store.publish(node, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])

@@ -14,7 +14,8 @@ from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
 from stages import adapters, card, contract, training
-from stages.config import SFT, Adapter, held
+from stages.choices import Adapter
+from stages.config import SFT, held
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
 from stages.models import embedding_rows, load_model, load_tokenizer, save_model

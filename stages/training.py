@@ -1,12 +1,10 @@
-"""What `sft` and `dpo` share: TRL's arguments, whole batches, checkpoints that can be trusted, curves."""
+"""What `sft` and `dpo` share: TRL's arguments, whole batches, the run itself, and what is published of it."""
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +22,13 @@ from transformers import (
 )
 
 from stages import adapters
-from stages.config import DPO, SFT, Adapter, Precision, Sharding, Weights
+from stages.callbacks import Curves, Evaluations, Progress, Watch
+from stages.checkpoints import Checkpoints, checkpoints, newest_complete
+from stages.choices import Adapter, Precision, Sharding, Weights
+from stages.config import DPO, SFT
 from stages.errors import UserError
 from stages.models import device_of, save_model
-from stages.progress import bar
-from stages.store import SCRATCH, Work, file_digest, sync
+from stages.store import Work
 
 Row = TypeVar("Row")
 TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)
@@ -47,8 +47,6 @@ DIVIDED: dict[Sharding, dict[str, Any]] = {
         }
     },
 }
-MARKER = "complete.json"
-EXPLOSION = 1000.0  # times the median gradient norm so far
 
 
 def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> TRLConfig:
@@ -99,10 +97,6 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
     return made
 
 
-def checkpoints(out: Work) -> Path:
-    return out / SCRATCH / "checkpoints"
-
-
 def cut_to_batches(rows: Sequence[Row], identify: Callable[[Row], str], batch_size: int, what: str) -> list[Row]:
     """All but `len(rows) % batch_size` rows, those with the highest hash of their id, in the same order.
 
@@ -133,7 +127,7 @@ def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     ours: list[TrainerCallback] = [Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out)]
-    ours += [Checkpoints(trainer)] + ([Progress()] if out.main else [])
+    ours += [Checkpoints()] + ([Progress()] if out.main else [])
     for callback in (*more, *ours):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # which removes torn ones
@@ -146,6 +140,8 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
     divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided else None
     if trainer.is_world_process_zero():
+        if state:  # gathered apart, tied weights are no longer seen to be one
+            state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
         save_model(trainer.model, folder, state)
 
 
@@ -167,17 +163,6 @@ def publish(
         adapters.name_lower(place, frozen)
         held = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
         save_model(adapters.merge(loaded(held), place), out / "model")
-
-
-class Evaluations(TrainerCallback):
-    """Evaluate a given number of times, evenly spaced, the last after the last step."""
-
-    def __init__(self, trainer: Trainer, times: int):
-        self.times = times if trainer.eval_dataset is not None else 0
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        due = {math.ceil(state.max_steps * k / self.times) for k in range(1, self.times + 1)}
-        control.should_evaluate = state.global_step in due
 
 
 class Best(TrainerCallback):
@@ -208,107 +193,3 @@ class Best(TrainerCallback):
             (draft / "best.json").write_text(json.dumps(self.found))
             shutil.rmtree(self.folder, ignore_errors=True)
             draft.rename(self.folder)
-
-
-class Watch(TrainerCallback):
-    """Stop at the step where training diverges, before a checkpoint can keep it."""
-
-    def __init__(self, cfg: SFT | DPO):
-        self.cfg, self.norms = cfg, list[float]()
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
-    ) -> None:
-        if not math.isfinite(logs.get("eval_loss", 0.0)):
-            raise UserError(
-                f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}."
-            )
-        if "grad_norm" not in logs:
-            return
-        loss, norm = logs["loss"], logs["grad_norm"]
-        exploded = len(self.norms) >= 8 and norm > EXPLOSION * statistics.median(self.norms)
-        if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
-            raise UserError(
-                f"training diverged at step {state.global_step}: loss {loss:.3g}, gradient norm {norm:.3g}. "
-                f"Lower the learning rate (now {self.cfg.learning_rate:g}) or lengthen the warm-up."
-            )
-        self.norms.append(norm)
-
-
-class Curves(TrainerCallback):
-    """Hand TRL's metrics, under its names, to the node's log."""
-
-    def __init__(self, out: Work):
-        self.out = out
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
-    ) -> None:
-        if "train_runtime" not in logs:  # the summary after the last step is no point of a curve
-            self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
-
-
-class Progress(TrainerCallback):
-    """A bar with rate, ETA and the last losses."""
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = bar(state.max_steps, "train", "step", done=state.global_step)
-        self.losses: dict[str, str] = {}
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
-    ) -> None:
-        self.losses |= {name: f"{logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs}
-        self.bar.set_postfix(self.losses, refresh=False)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.update()
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
-
-
-class Checkpoints(TrainerCallback):
-    """Mark a checkpoint complete, with digests of its files, and only then drop the ones before it."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.trainer.accelerator.wait_for_everyone()  # each process has files of its own in it
-        if not state.is_world_process_zero:
-            return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        digests = {}
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            sync(path)
-            digests[str(path.relative_to(folder))] = file_digest(path)
-        draft = folder / f"{MARKER}.draft"
-        draft.write_text(json.dumps(digests))
-        draft.rename(folder / MARKER)
-        for other in Path(args.output_dir).glob("checkpoint-*"):
-            if other != folder:
-                shutil.rmtree(other)
-
-
-def newest_complete(folder: Path) -> Path | None:
-    """The last checkpoint whose files are all as they were marked; torn ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
-    for checkpoint in found:
-        marker = checkpoint / MARKER
-        digests = json.loads(marker.read_text()) if marker.exists() else {}
-        if digests and all((checkpoint / n).exists() and file_digest(checkpoint / n) == d for n, d in digests.items()):
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def read_curves(node: Path) -> list[dict[str, Any]]:
-    """The points of `curves.jsonl` by step; where a resume logged a step again, the later point counts."""
-    points: dict[tuple[int, bool], dict[str, Any]] = {}
-    path = node / "curves.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # an empty line, or one that a kill cut off
-            point = json.loads(line)
-            points[point["step"], any(k.startswith("eval_") for k in point)] = point
-    return [points[key] for key in sorted(points)]

@@ -1,6 +1,7 @@
 """What tests share: composing the configuration, building in this process or as a command, reading nodes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from stages.node import Node
 from stages.store import Store
 
 DATA = ROOT.parent / "shared" / "data"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 TINY = ("recipe=tiny", "tracker=none")
 
 
@@ -66,3 +68,19 @@ class Chain:
     def count(self) -> Counter[str]:
         """How many nodes of each stage are published."""
         return Counter(manifest["stage"] for _, manifest in Store(self.root).manifests())
+
+
+def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
+    """What a real browser prints of a page."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--disable-sync", "--disable-component-update", f"--user-data-dir={tmp_path / 'browser'}"]
+    command = [str(CHROMIUM), *options, *arguments, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def fits(page: Path, width: int, tmp_path: Path) -> bool:
+    """Whether nothing of the page sticks out of a window this wide."""
+    fit = "document.documentElement.scrollWidth <= innerWidth"
+    probe = f"<script>document.title = {fit} ? 'fits' : 'sticks out'</script>"
+    page.write_text(page.read_text().replace("</body>", probe + "</body>"))
+    return "<title>fits</title>" in browse(page, tmp_path, f"--window-size={width},900", "--dump-dom")

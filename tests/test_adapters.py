@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from stages import dpo
-from stages.config import Weights
+from stages.choices import Weights
 from stages.errors import UserError
 from stages.models import load_model
 from stages.store import Work

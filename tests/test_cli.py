@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.config import RECIPES, Stage
+from stages.choices import Stage
+from stages.config import RECIPES
 from tests.helpers import command
 
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
-from stages import contract, first_step, training
-from stages.checks import LOSS_TYPES
-from stages.config import DPO, Precision
+from stages import callbacks, contract, first_step, training
+from stages.choices import Precision
+from stages.config import DPO
 from stages.dpo import displacement, run
 from stages.errors import UserError
 from stages.first_step import starting_loss
@@ -19,6 +19,7 @@ from stages.models import load_model
 from stages.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work
+from stages.trl_arguments import LOSS_TYPES
 from tests.helpers import Chain, settings
 
 
@@ -195,7 +196,7 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
 
 
 def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
-    points = training.read_curves(chain.folder("dpo"))
+    points = callbacks.read_curves(chain.folder("dpo"))
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names

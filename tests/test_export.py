@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from stages import base, contract, gguf_file
-from stages.config import GGUFType
+from stages.choices import GGUFType
 from stages.errors import UserError
 from stages.models import load_model, load_tokenizer
 from stages.outside import locate

@@ -124,7 +124,7 @@ def test_a_killed_parent_leaves_the_node_locked_until_its_children_end(chain: Ch
     for agent in running(f"stages.launch.agent {partial}"):
         os.kill(agent, signal.SIGKILL)
     wait_for(lambda: not running(f"stages.launch.worker {partial}"), 10)  # nobody works without the lock
-    assert not store.is_locked("sft", node.fingerprint)
+    wait_for(lambda: not store.is_locked("sft", node.fingerprint), 10)
 
 
 def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
@@ -145,6 +145,38 @@ def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
     assert manifest["metrics"]["processes"] == 2
     assert len(manifest["attempts"]) == 1
     one, two = (load_file(f / "model" / "model.safetensors") for f in (kept, chain.folder("dpo")))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5, rtol=0) for name in one)
+
+
+# accelerate divides a model among GPUs only. Told otherwise, it has PyTorch's FSDP2 do so on the CPU as well.
+ON_CPU = """
+import os
+if "RANK" in os.environ:
+    from accelerate import state
+    begin = state.AcceleratorState.__init__
+    def divided(self, *args, fsdp_plugin=None, **options):
+        begin(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if fsdp_plugin is not None:
+            self.fsdp_plugin = fsdp_plugin
+            self.distributed_type = state.DistributedType.FSDP
+            state.PartialState._shared_state["distributed_type"] = self.distributed_type
+    state.AcceleratorState.__init__ = divided
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_divided_model_trains_as_a_whole_one(adapter: str, chain: Chain, tmp_path: Path) -> None:
+    more = (f"dpo.adapter={adapter}",)
+    assert command(*TINY, f"outputs={chain.root}", "stage=dpo", *more).returncode == 0
+    folder = chain.folder("dpo", *more)
+    folder.rename(chain.root / "alone")
+    (tmp_path / "sitecustomize.py").write_text(ON_CPU)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    ran = command(*TINY, f"outputs={chain.root}", "stage=dpo", *more, *TWO, "launch=fsdp", env=environment)
+    assert ran.returncode == 0, ran.stderr
+    one, two = (load_file(f / "model" / "model.safetensors") for f in (chain.root / "alone", folder))
+    assert set(one) == set(two)
     assert all(torch.allclose(one[name], two[name], atol=1e-5, rtol=0) for name in one)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from trl.trainer import utils as trl_utils
 
-from stages.config import Precision
+from stages.choices import Precision
 from stages.errors import UserError
 from stages.models import add_scoring, device_of, load_model, pair_log_probs, save_model
 from stages.records import PairLogProbs

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stages import label, pairs
-from stages.config import Pairs, Strategy
+from stages.choices import Strategy
+from stages.config import Pairs
 from stages.errors import UserError
 from stages.labelers import verifier
 from stages.records import Candidate, Check, Example, Judgement, Pair, load, save

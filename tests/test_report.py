@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,8 @@ from stages import report
 from stages.records import Candidate, load, save
 from stages.report.answers import side_by_side
 from stages.store import Store, Work
-from tests.helpers import Chain, build, nodes, settings
+from tests.helpers import CHROMIUM, Chain, browse, build, fits, nodes, settings
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
 )
@@ -35,13 +32,6 @@ def page(chain: Chain, tmp_path: Path) -> Path:
     return folder / "report.html"
 
 
-def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += ["--disable-sync", "--disable-component-update", f"--user-data-dir={tmp_path / 'browser'}"]
-    command = [str(CHROMIUM), *options, *arguments, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     dom = browse(page, tmp_path, "--dump-dom")
@@ -55,11 +45,7 @@ def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Pa
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_sticks_out_on_a_phone_or_a_desk(width: int, page: Path, tmp_path: Path) -> None:
-    probe = (
-        "<script>document.title = document.documentElement.scrollWidth <= innerWidth ? 'fits' : 'sticks out'</script>"
-    )
-    page.write_text(page.read_text().replace("</body>", probe + "</body>"))
-    assert "<title>fits</title>" in browse(page, tmp_path, f"--window-size={width},900", "--dump-dom")
+    assert fits(page, width, tmp_path)
 
 
 def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:

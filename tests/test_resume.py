@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from stages.checkpoints import MARKER
 from stages.store import SCRATCH, Store
-from stages.training import MARKER
 from tests.helpers import Chain, build, nodes
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")

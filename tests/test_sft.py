@@ -1,6 +1,7 @@
 """SFT on real trainers: what is trained, what runtime may not change, and when it stops."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import contract, sft, training
-from stages.config import SFT, Precision, Template
+from stages import callbacks, checkpoints, contract, sft, training
+from stages.choices import Precision
+from stages.config import SFT, Template
 from stages.errors import UserError
 from stages.models import load_model
 from stages.records import Example, load, save
@@ -101,7 +103,7 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
 def some_rows(inputs: dict[str, Path], count: int, folder: Path) -> dict[str, Path]:
     """The inputs with only so many rows to train on."""
     examples = load(inputs["data"] / "examples.parquet", Example)
-    folder.mkdir()
+    shutil.copytree(inputs["data"], folder)
     rows = [e for e in examples if e.split == "sft"][:count] + [e for e in examples if e.split == "validation"]
     save(folder / "examples.parquet", rows, Example)
     return {**inputs, "data": folder}
@@ -113,7 +115,7 @@ def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path],
     trl = {"lr_scheduler_type": "constant", "warmup_steps": 0}
     cfg = block(epochs=30.0, learning_rate=2e-2, evaluations=6, trainer=trl)
     weights, metrics, out = train(cfg, given, tmp_path / "sft")
-    losses = {p["step"]: p["eval_loss"] for p in training.read_curves(out.path) if "eval_loss" in p}
+    losses = {p["step"]: p["eval_loss"] for p in callbacks.read_curves(out.path) if "eval_loss" in p}
     assert metrics["step"] == min(losses, key=losses.__getitem__) < metrics["steps"]
     assert metrics["eval_loss"] == min(losses.values())
     assert len(losses) == 6
@@ -128,7 +130,7 @@ def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tm
 
 
 def test_exploding_gradients_stop_at_their_step() -> None:
-    watch = training.Watch(block())
+    watch = callbacks.Watch(block())
     state = type("State", (), {"global_step": 9})
     for norm in (1.0, 3.0, 0.5, 20.0, 1.0, 2.0, 1.0, 1.0):
         watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": norm})
@@ -174,13 +176,13 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
         (checkpoint / "optimizer.pt").write_text("state")
         state = type("State", (), {"global_step": step})
         kept = list(folder.glob("checkpoint-*"))
-        training.Checkpoints().on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
+        checkpoints.Checkpoints().on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
         assert [p.name for p in folder.glob("checkpoint-*")] == [checkpoint.name], kept
-    assert training.newest_complete(folder) == folder / "checkpoint-10"
+    assert checkpoints.newest_complete(folder) == folder / "checkpoint-10"
     (folder / "checkpoint-10" / "optimizer.pt").write_text("stat\0")
-    assert training.newest_complete(folder) is None
+    assert checkpoints.newest_complete(folder) is None
     (folder / "checkpoint-12").mkdir()
-    assert training.newest_complete(folder) is None, "without a marker it was never finished"
+    assert checkpoints.newest_complete(folder) is None, "without a marker it was never finished"
 
 
 def test_the_cut_rows_are_chosen_by_content() -> None:

@@ -1,29 +1,135 @@
-"""Sweeps share what is upstream: nothing is built twice, in one process or in several."""
+"""Sweeps share what is upstream: nothing is built twice, nothing is waited for, and a failed job stops no other."""
 
+import re
 import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from stages import sweep
+from stages.config import RECIPES
 from stages.store import Store
-from tests.helpers import TINY, Chain, command
+from tests.helpers import TINY, Chain, command, nodes
 
-SWEEP = ("stage=dpo", "sft.learning_rate=5e-3,2e-3", "dpo.beta=0.1,0.5", "-m")
+GRID = ("stage=dpo", "sft.learning_rate=5e-3,2e-3", "-m")
 EXPECTED = {"base": 1, "data": 1, "sft": 2, "sample": 2, "label": 2, "pairs": 2, "reference": 2, "dpo": 4}
+RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit": ("hydra/launcher=submitit_local",),
+    "ray": RAY,
+}
+SLOW = ("submitit", "ray")  # every job or worker is a process that loads torch
 
 
-@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
-def test_a_sweep_of_two_rates_and_two_betas_trains_two_sfts(launcher: tuple[str, ...], tmp_path: Path) -> None:
-    ran = command(*TINY, *SWEEP, *launcher, f"outputs={tmp_path}")
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LAUNCHERS]
+)
+def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(launcher: str, tmp_path: Path) -> None:
+    ran = command(*TINY, *GRID, "dpo.learning_rate=1e-3,1e9", *LAUNCHERS[launcher], f"outputs={tmp_path}")
+    assert ran.returncode == 1, ran.stderr
+    told = ran.stderr.splitlines()
+    end = told.index("error: 2 of 4 jobs failed; the others are done.")  # what Ray's workers said may come later
+    for line, rate in zip(told[end + 1 : end + 3], ("0.005", "0.002"), strict=True):
+        assert re.search(
+            rf"sft.learning_rate={rate} dpo.learning_rate=1000000000.0 .*: training diverged at step", line
+        )
+    assert Chain(tmp_path).count() == EXPECTED | {"dpo": 2}
+    manifests = [manifest for _, manifest in Store(tmp_path).manifests()]
+    assert {len(manifest["attempts"]) for manifest in manifests} == {1}, "no node was begun twice"
+    shared = [m["ended"] for m in manifests if m["stage"] != "dpo"]
+    assert max(shared) < min(m["started"] for m in manifests if m["stage"] == "dpo"), "no job waited for another"
+
+
+def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(tmp_path: Path) -> None:
+    grid = (*TINY, *GRID, "stage=eval", "dpo.beta=0.1,0.5", f"outputs={tmp_path}")
+    ran = command(*grid)
     assert ran.returncode == 0, ran.stderr
-    chain = Chain(tmp_path)
-    assert chain.count() == EXPECTED
-    attempts = [len(manifest["attempts"]) for _, manifest in Store(tmp_path).manifests()]
-    assert set(attempts) == {1}, "no node was begun twice"
+    assert Chain(tmp_path).count() == EXPECTED | {"answer": 1 + 2 + 4, "eval": 4}
     ended = [manifest["ended"] for _, manifest in Store(tmp_path).manifests()]
+    words = re.findall(r"Compare: python run.py (.*)", ran.stdout)[0].split()
 
     started = time.time()
-    again = command(*TINY, *SWEEP, *launcher, f"outputs={tmp_path}")
+    again = command(*grid)
     assert again.returncode == 0, again.stderr
+    assert "what they share" not in again.stdout
     assert [m["ended"] for _, m in Store(tmp_path).manifests()] == ended
     assert max(ended) < started, "the second sweep built nothing"
+
+    compared = command(*words)
+    assert compared.returncode == 0, compared.stderr
+    for _, manifest in Store(tmp_path).manifests("eval"):
+        assert manifest["fingerprint"] in compared.stdout
+
+
+def test_a_sweep_may_stand_in_a_recipe(tmp_path: Path) -> None:
+    recipe = RECIPES / "swept.yaml"
+    recipe.write_text(
+        (RECIPES / "tiny.yaml").read_text() + "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+    )
+    try:
+        ran = command("recipe=swept", "tracker=none", "stage=data", f"outputs={tmp_path}")
+    finally:
+        recipe.unlink()
+    assert ran.returncode == 0, ran.stderr
+    assert "Before the jobs, what they share: data" in ran.stdout
+    assert len(list(tmp_path.glob("multirun/*/*/[01]/nodes.json"))) == 2
+    assert Chain(tmp_path).count() == {"data": 1}
+
+
+def test_waves_put_nodes_of_more_jobs_first_and_together_what_the_same_jobs_need(tmp_path: Path) -> None:
+    grid = [
+        (f"sft.learning_rate={sft}", f"sample.temperatures=[{temperature}]", f"dpo.beta={beta}")
+        for sft in (1e-3, 1e-4)
+        for temperature in (0.5, 1.0)
+        for beta in (0.1, 0.5)
+    ]
+    jobs = [nodes(tmp_path, *overrides) for overrides in grid]
+    drawn = ["sample", "label", "pairs", "reference"]
+    assert sweep.waves(jobs) == [
+        [(0, ["base", "data", "answer_base"])],
+        [(0, ["sft", "answer_sft"]), (4, ["sft", "answer_sft"])],
+        [(job, drawn) for job in (0, 2, 4, 6)],
+    ]
+    assert sweep.waves(jobs[:1]) == []
+
+
+def test_optuna_finds_the_best_pass_rate_on_validation_prompts(tmp_path: Path) -> None:
+    study = f"hydra.sweeper.storage=sqlite:///{tmp_path}/optuna.db"
+    optuna = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.direction=maximize", study)
+    ran = command(
+        *TINY, *GRID, "stage=eval", "answer.split=validation", "dpo.beta=0.1,0.5", *optuna, f"outputs={tmp_path}"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert Chain(tmp_path).count() == EXPECTED | {"answer": 1 + 2 + 4, "eval": 4}
+    manifests = [m for _, m in Store(tmp_path).manifests("eval")]
+    [best] = tmp_path.glob("multirun/*/*/optimization_results.yaml")
+    assert OmegaConf.load(best).best_value == max(m["metrics"]["pass_rate"]["dpo"] for m in manifests)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("stage=eval",), "test prompts are no target of optimisation: add answer.split=validation"),
+        (("stage=dpo",), "objective=pass_rate is measured by stage=eval or report, not by stage=dpo"),
+        (("answer.split=validation",), "objective=pass_rate wants hydra.sweeper.direction=maximize"),
+        (
+            ("stage=sft", "objective=validation_loss", "hydra.sweeper.direction=maximize"),
+            "objective=validation_loss wants hydra.sweeper.direction=minimize",
+        ),
+    ],
+)
+def test_optuna_may_not_read_test_nor_go_the_wrong_way(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    ran = command(*TINY, "hydra/sweeper=optuna", "dpo.beta=0.1,0.5", *arguments, f"outputs={tmp_path}", "-m")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {told}")
+    assert not Chain(tmp_path).count()
+
+
+def test_a_job_that_cannot_work_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    ran = command(*TINY, "stage=data", "dpo.beta=0.1,-1", f"outputs={tmp_path}", "-m")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == "error: dpo.beta must be positive, got -1.0."
+    assert not Chain(tmp_path).count()

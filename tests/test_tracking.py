@@ -3,13 +3,15 @@
 import json
 import os
 import struct
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from stages.tracking import tables, version
 from tests.helpers import command
 
 SECRET = "0123456789abcdef" * 2 + "01234567"
@@ -46,23 +48,103 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "outputs"
 
 
-def test_every_executed_stage_is_a_run_with_its_configuration_and_curves(tracked: Path) -> None:
-    files = list((tracked / "cache" / "wandb").glob("offline-run-*/*.wandb"))
-    manifests = [json.loads(p.read_text()) for p in tracked.glob("[a-z]*/????????????/manifest.json")]
-    stages = Counter[str]()
-    for file in files:
-        found = records(file)
-        run = next(r.run for r in found if r.HasField("run"))
-        stages[run.job_type] += 1
-        manifest = next(m for m in manifests if m["attempts"][-1]["wandb_run"] == run.run_id)
+@dataclass
+class Tracked:
+    """A run as its `.wandb` file has it, and the manifest of the node that it made."""
+
+    folder: Path
+    run: Any
+    config: dict[str, Any]
+    artifacts: list[Any]  # those of nodes; W&B makes one of every table too
+    history: set[str]
+    manifest: dict[str, Any]
+
+
+def runs(root: Path) -> list[Tracked]:
+    manifests = [json.loads(p.read_text()) for p in root.glob("[a-z]*/????????????/manifest.json")]
+    by_run = {manifest["attempts"][-1]["wandb_run"]: manifest for manifest in manifests}
+    found = []
+    for file in (root / "cache" / "wandb").glob("offline-run-*/*.wandb"):
+        read = records(file)
+        run = next(r.run for r in read if r.HasField("run"))
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
-        assert config["fingerprint"] == manifest["fingerprint"]
-        assert run.project == "plumbline"
-        if run.job_type == "dpo":
-            assert config["beta"] == 0.1
-            keys = {item.key or "/".join(item.nested_key) for r in found for item in r.history.item}
-            assert {"loss", "rewards/margins", "eval_rewards/accuracies"} <= keys
-    assert stages == Counter(m["stage"] for m in manifests)
+        artifacts = [r.artifact for r in read if r.HasField("artifact") and r.artifact.type != "run_table"]
+        history = {item.key or "/".join(item.nested_key) for r in read for item in r.history.item}
+        found.append(Tracked(file.parent, run, config, artifacts, history, by_run.pop(run.run_id)))
+    assert not by_run, "a node without a run"
+    return found
+
+
+def test_every_executed_stage_is_a_run_with_its_configuration_and_curves(tracked: Path) -> None:
+    found = {its.manifest["stage"]: its for its in runs(tracked)}
+    assert set(found) == {"base", "data", "sft", "sample", "label", "pairs", "reference", "dpo"} | {
+        "answer",
+        "eval",
+        "report",
+    }
+    for its in found.values():
+        assert its.config["fingerprint"] == its.manifest["fingerprint"]
+        assert (its.run.project, its.run.job_type) == ("plumbline", its.manifest["stage"])
+    assert found["dpo"].config["beta"] == found["dpo"].manifest["config"]["beta"]
+    assert {"loss", "rewards/margins", "eval_rewards/accuracies"} <= found["dpo"].history
+
+
+def test_every_run_logs_its_node_by_reference_without_reading_it_again(tracked: Path) -> None:
+    for its in runs(tracked):
+        (artifact,) = its.artifacts
+        manifest = its.manifest
+        assert artifact.name == f"{manifest['stage']}-{manifest['fingerprint']}"
+        assert artifact.type == manifest["stage"]
+        assert set(artifact.aliases) == {manifest["fingerprint"], manifest["digest"][:12], "latest"}
+        assert json.loads(artifact.metadata)["metrics"] == manifest["metrics"]
+        logged = {entry.path: (entry.digest, entry.size) for entry in artifact.manifest.contents}
+        assert logged == {name: (entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()}
+        for entry in artifact.manifest.contents:
+            place = tracked / manifest["stage"] / manifest["fingerprint"] / entry.path
+            assert entry.ref == place.as_uri()
+            assert place.exists()
+
+
+def test_the_configurations_of_the_runs_hold_the_lineage(tracked: Path) -> None:
+    found = runs(tracked)
+    logged = {f"{a.name}:{alias}" for its in found for a in its.artifacts for alias in a.aliases}
+    for its in found:
+        given = its.manifest["inputs"]
+        named = {role: (i["fingerprint"], i["artifact"]) for role, i in its.config["inputs"].items()}
+        assert named == {role: (i["fingerprint"], version(**i)) for role, i in given.items()}
+        assert {artifact for _, artifact in named.values()} <= logged
+
+
+@pytest.mark.parametrize("stage, name", [("label", "candidates"), ("pairs", "pairs")])
+def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: str) -> None:
+    (its,) = [its for its in runs(tracked) if its.manifest["stage"] == stage]
+    (file,) = its.folder.glob(f"files/media/table/{name}_*.table.json")
+    table = json.loads(file.read_text())
+    folder = tracked / stage / its.manifest["fingerprint"]
+    scored = pq.read_table(folder / "judgements.parquet" if stage == "label" else folder / "pairs.parquet").to_pylist()
+    assert len(table["data"]) == min(tables.ROWS, len(scored))
+    if stage == "label":
+        assert table["columns"] == ["prompt", "completion", "score"]
+        texts = {c["candidate_id"]: c["text"] for c in pq.read_table(folder / "candidates.parquet").to_pylist()}
+        prompts = {
+            p["id"]: p["messages"][-1]["content"] for p in pq.read_table(folder / "prompts.parquet").to_pylist()
+        }
+        expected = [[prompts[j["prompt_id"]], texts[j["candidate_id"]], j["score"]] for j in scored]
+    else:
+        assert table["columns"] == ["prompt", "chosen", "rejected", "margin"]
+        expected = [[p[k][-1]["content"] for k in ("prompt", "chosen", "rejected")] + [p["margin"]] for p in scored]
+    assert table["data"] == expected[: tables.ROWS]
+
+
+def test_upload_puts_the_files_themselves_into_the_artifact(tmp_path: Path) -> None:
+    ran = command("recipe=tiny", "stage=data", "tracker.upload=true", f"outputs={tmp_path}")
+    assert ran.returncode == 0, ran.stderr
+    (its,) = runs(tmp_path)
+    (artifact,) = its.artifacts
+    assert {entry.path for entry in artifact.manifest.contents} == set(its.manifest["files"])
+    for entry in artifact.manifest.contents:
+        assert not entry.ref
+        assert Path(entry.local_path).samefile(tmp_path / "data" / its.manifest["fingerprint"] / entry.path)
 
 
 def test_no_secret_and_no_code_is_kept(tracked: Path) -> None:

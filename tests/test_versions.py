@@ -13,7 +13,14 @@ from stages import pipeline
 from stages.config import ROOT
 
 RECORD = Path(__file__).with_name("versions.json")
-NOT_OF_THE_RESULT = {"stages.store", "stages.config", "stages.errors", "stages.progress", "stages.outside"}
+NOT_OF_THE_RESULT = {
+    "stages.store",
+    "stages.config",
+    "stages.choices",
+    "stages.errors",
+    "stages.progress",
+    "stages.outside",
+}
 
 
 def sources(module: str) -> set[Path]:

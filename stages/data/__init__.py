@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.config import DEFAULT_SHARES, Data, Source, Split
+from stages.choices import Split
+from stages.config import DEFAULT_SHARES, Data, Source
 from stages.data import sources, tasks
 from stages.data.sources import BadRow, Row
 from stages.errors import UserError

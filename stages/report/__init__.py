@@ -10,12 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from stages.callbacks import read_curves
 from stages.config import Report
 from stages.records import Pair, load
 from stages.report import figures, seeds
 from stages.report.answers import side_by_side
 from stages.store import Manifest, Work, read_manifest
-from stages.training import read_curves
 
 MODELS = {"base": "Base", "sft": "SFT", "dpo": "DPO"}
 

@@ -1,0 +1,100 @@
+"""The words that settings choose among. Hydra refuses any other, and names these."""
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    base = "base"
+    data = "data"
+    sft = "sft"
+    sample = "sample"
+    label = "label"
+    pairs = "pairs"
+    reference = "reference"
+    dpo = "dpo"
+    answer = "answer"
+    eval = "eval"
+    report = "report"
+    plan = "plan"
+    compare = "compare"
+    gc = "gc"
+    chat = "chat"
+    export = "export"
+    sync = "sync"
+
+
+class ModelStage(StrEnum):
+    """The stages that publish a model."""
+
+    base = "base"
+    sft = "sft"
+    dpo = "dpo"
+
+
+class ExportFormat(StrEnum):
+    gguf = "gguf"
+    hub = "hub"
+
+
+class GGUFType(StrEnum):
+    f32 = "f32"
+    f16 = "f16"
+    q8_0 = "q8_0"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Upstream(StrEnum):
+    build = "build"
+    require = "require"
+
+
+class Objective(StrEnum):
+    pass_rate = "pass_rate"
+    validation_loss = "validation_loss"
+
+
+class Strategy(StrEnum):
+    best_worst = "best_worst"
+    all = "all"
+    random = "random"
+    margin = "margin"
+
+
+class Split(StrEnum):
+    sft = "sft"
+    preference = "preference"
+    validation = "validation"
+    test = "test"
+
+
+class DPOReference(StrEnum):
+    previous = "previous"
+    sft = "sft"
+
+
+class Adapter(StrEnum):
+    """What is trained: all weights, a fresh LoRA, a fresh LoRA over 4-bit weights, or (DPO) the SFT's LoRA on."""
+
+    none = "none"
+    lora = "lora"
+    qlora = "qlora"
+    continued = "continued"
+
+
+class Weights(StrEnum):
+    """How weights are held in memory while a model is trained or scored."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    nf4 = "nf4"
+
+
+class Sharding(StrEnum):
+    none = "none"
+    fsdp = "fsdp"
+    zero3 = "zero3"

@@ -1,0 +1,201 @@
+"""`stage=compare`: evaluations side by side, in the terminal and in `outputs/compare.html`. Nothing is built.
+
+A row is an evaluation in the store. Rates on different prompts do not stand in one table, and no row is called the
+winner: the best of several is chosen by the prompts that measure it, so its own rate there is optimistic.
+"""
+
+import json
+import logging
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stages import provenance
+from stages.config import Compare
+from stages.errors import UserError
+from stages.plan import flat
+from stages.store import Manifest, Store
+from stages.sweep import NODES
+
+log = logging.getLogger(__name__)
+
+Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
+BLOCKS = {"base": "model"}  # else a stage's settings stand in the block of its name
+
+
+@dataclass
+class Row:
+    """An evaluation, with the settings of all it came from (`dpo.beta`) and the seconds that all of it took."""
+
+    fingerprint: str
+    prompts: tuple[str, str]  # the split, and the fingerprint of the data
+    settings: dict[str, Any]
+    results: dict[str, Any]
+    seconds: float
+    command: str
+
+    @property
+    def rate(self) -> float:
+        return float(self.results["primary"]["dpo"]["mean"])
+
+    @property
+    def kl(self) -> float:
+        return float(self.results["kl"]["per_token"])
+
+
+@dataclass
+class Group:
+    """Rows measured on the same prompts, the highest pass rate first."""
+
+    rows: list[Row]
+
+    @property
+    def split(self) -> str:
+        return self.rows[0].prompts[0]
+
+    @property
+    def primary(self) -> dict[str, Any]:
+        """The first row's primary endpoint: how many prompts and tasks there are is the same in all."""
+        return dict(self.rows[0].results["primary"])
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The settings that differ between the rows; those that always move together share a column."""
+        together: dict[tuple[str, ...], list[str]] = {}
+        for key in sorted({key for row in self.rows for key in row.settings}):
+            values = tuple(shown(row.settings.get(key)) for row in self.rows)
+            if len(set(values)) > 1:
+                together.setdefault(values, []).append(key)
+        return {", ".join(keys): list(values) for values, keys in together.items()}
+
+    @property
+    def front(self) -> list[bool]:
+        """Of each row, whether no other has a higher rate at no more KL, or less KL at no lower a rate."""
+        return [
+            not any(o.rate >= r.rate and o.kl <= r.kl and (o.rate, o.kl) != (r.rate, r.kl) for o in self.rows)
+            for r in self.rows
+        ]
+
+    @property
+    def note(self) -> str:
+        """How far the first row may be trusted."""
+        if len(self.rows) == 1:
+            return ""
+        words = shlex.split(self.rows[0].command)
+        overrides = [o for o in words[words.index("run.py") + 1 :] if not o.startswith("answer.split=")]
+        once = provenance.command("report", overrides)
+        note = f"The best of {len(self.rows)} on the {self.split} prompts that choose it looks better than it is. "
+        if self.split == "test":
+            return note + "Choose by answer.split=validation, and read test once, with what is chosen."
+        return f"{note}Read test once, with what is chosen; for the first row: {once}"
+
+
+def show(store: Store, cfg: Compare) -> None:
+    """Print a table for each set of prompts, and write the page.
+
+    Raises:
+        UserError: where there is nothing to compare.
+    """
+    groups = grouped(evaluations(store, cfg.sweep))
+    console = Console(width=None if os.isatty(1) else 160)
+    for group in groups:
+        console.print(table(group))
+        if group.note:
+            log.info("%s", group.note)
+    page = store.root / "compare.html"
+    page.write_text(html(groups), encoding="utf-8")
+    log.info("The page: %s", page)
+
+
+def evaluations(store: Store, sweep: str | None) -> list[Row]:
+    """Every evaluation that is published, or those of a sweep."""
+    nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
+    found = [key for key in nodes if key[0] == "eval"]
+    if sweep is not None:
+        jobs = [json.loads(path.read_text()) for path in Path(sweep).glob(f"*/{NODES}")]
+        if not jobs:
+            raise UserError(f"compare.sweep={sweep} holds no jobs of a sweep: they lie in {store.root}/multirun/.")
+        theirs = {fingerprint for job in jobs for name, fingerprint in job.items() if name.startswith("eval")}
+        found = [key for key in found if key[1] in theirs]
+    if not found:
+        raise UserError("there is no evaluation to compare yet: stage=eval makes one.")
+    return [row(key, nodes) for key in found]
+
+
+def row(key: tuple[str, str], nodes: Nodes) -> Row:
+    folder, manifest = nodes[key]
+    lineage = {key: manifest}
+    waiting = [key]
+    while waiting:  # the nearest first: of several rounds, the last is the one whose settings are shown
+        for role, given in nodes[waiting.pop(0)][1]["inputs"].items():
+            other = (given["stage"], given["fingerprint"])
+            if other in nodes and other not in lineage and not role.startswith("outside"):
+                lineage[other] = nodes[other][1]
+                waiting.append(other)
+    settings: dict[str, Any] = {}
+    for m in lineage.values():
+        block = BLOCKS.get(m["stage"], m["stage"])
+        settings = flat({block: {"version": m["version"], **m["settings"]}}) | settings
+    return Row(
+        fingerprint=key[1],
+        prompts=(settings["answer.split"], manifest["inputs"]["data"]["fingerprint"]),
+        settings=settings,
+        results=json.loads((folder / "results.json").read_text()),
+        seconds=sum(m["wall_seconds"] for m in lineage.values()),
+        command=manifest["command"],
+    )
+
+
+def grouped(rows: list[Row]) -> list[Group]:
+    by_prompts: dict[tuple[str, str], list[Row]] = {}
+    for r in sorted(rows, key=lambda r: (-r.rate, r.kl)):
+        by_prompts.setdefault(r.prompts, []).append(r)
+    return [Group(found) for found in by_prompts.values()]
+
+
+def table(group: Group) -> Table:
+    """What the terminal shows of a group."""
+    title = f"{group.primary['prompts']} {group.split} prompts of {group.primary['tasks']} tasks"
+    shown = Table("", *group.columns, title=title, title_justify="left", box=None, header_style="bold")
+    for name in ("pass rate", "DPO - SFT", "KL", "tokens", "ended", "time", "eval"):
+        shown.add_column(name, justify="right")
+    for i, r in enumerate(group.rows):
+        rate, gain = r.results["primary"]["dpo"], r.results["primary"]["dpo-sft"]
+        shown.add_row(
+            f"{i + 1}{'*' if group.front[i] else ''}",
+            *(values[i] for values in group.columns.values()),
+            f"{rate['mean']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})",
+            f"{100 * gain['mean']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})",
+            f"{r.kl:.4f}",
+            f"{r.results['mean_tokens']['dpo']:.1f}",
+            f"{r.results['stop_rate']['dpo']:.1%}",
+            f"{r.seconds:.0f} s",
+            r.fingerprint,
+        )
+    shown.caption, shown.caption_justify = "* no other has a higher rate at no more KL from SFT", "left"
+    return shown
+
+
+def html(groups: list[Group]) -> str:
+    """The page: each table with its rates against KL."""
+    from markupsafe import Markup
+
+    from stages.report import environment, figures
+
+    plots = []
+    for group in groups:
+        settings = [", ".join(values[i] for values in group.columns.values()) for i in range(len(group.rows))]
+        points = [(r.kl, r.results["primary"]["dpo"]) for r in group.rows]
+        origins = sorted({r.results["primary"]["sft"]["mean"] for r in group.rows})
+        plots.append(Markup(figures.pareto(points, group.front, settings, origins)))
+    page = environment().get_template("compare.html.jinja")
+    return page.render(groups=list(zip(groups, plots, strict=True)))
+
+
+def shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)

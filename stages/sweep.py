@@ -1,0 +1,179 @@
+"""A sweep (`-m`): what its jobs share is built once and first, a failed job stops no other, the end says what to do.
+
+All of it is a callback of Hydra's, so that every launcher (in this process, joblib, submitit, Ray) is served alike,
+and neither sweepers nor launchers are replaced. A node that several jobs need is made by a job of its own, through the
+launcher of the sweep: that is where the GPUs are, and jobs that waited for one another's locks would hold them idle.
+Nodes that exactly the same jobs need are made together, those of more jobs before those of fewer; since an input is
+needed by all that need what is made from it, no build of a wave waits for another.
+
+A sweeper that chooses settings as it goes (Optuna) has no jobs to look at before it starts: its own rely on the locks.
+"""
+
+import json
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, open_dict, read_write
+
+from stages import cli, pipeline, provenance
+from stages.choices import Objective, Split, Stage, Upstream
+from stages.config import Config
+from stages.errors import UserError
+from stages.node import Node
+from stages.store import Store
+
+log = logging.getLogger(__name__)
+
+NODES, ERROR = "nodes.json", "error.txt"  # in the folder of a job
+MEASURED_BY = {Objective.pass_rate: (Stage.eval, Stage.report), Objective.validation_loss: (Stage.sft, Stage.dpo)}
+DIRECTIONS = {Objective.pass_rate: "maximize", Objective.validation_loss: "minimize"}
+
+Jobs = list[dict[str, Node]]  # of each job the nodes to build, by name
+Wave = list[tuple[int, list[str]]]  # whose configuration, and the names of the nodes to build under it
+
+
+class Sweep(Callback):
+    """`hydra.callbacks.sweep`. Hydra turns an exception of a callback into a warning, but for SystemExit."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+                build_shared(config)
+            else:
+                refuse(config)
+        except Exception as error:
+            if (line := cli.explain(error)) is None:
+                raise
+            sys.exit(f"error: {line}")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Where the job ran: tell a failure in one line, and return nothing in its place. A sweeper would stop at an
+        exception, which may not even survive the way back from another process."""
+        if config.hydra.mode is not RunMode.MULTIRUN or job_return.status is not JobStatus.FAILED:
+            return
+        try:
+            _ = job_return.return_value
+        except Exception as error:
+            line = cli.explain(error)
+            if line is None:
+                log.exception("A bug, or something that went wrong underneath:")
+                line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            log.error("error: %s", line)
+            job = " ".join(config.hydra.overrides.task)
+            Path(config.hydra.runtime.output_dir, ERROR).write_text(f"{job}: {line}")
+        job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        if config.stage in MEASURED_BY[Objective.pass_rate]:
+            theirs = [o for o in config.hydra.overrides.task if o.startswith("outputs=")]
+            log.info("Compare: %s", provenance.command("compare", [*theirs, f"compare.sweep={folder}"]))
+        if failed := [path.read_text() for path in sorted(folder.glob(f"*/{ERROR}"))]:
+            jobs = len(list(folder.glob("*/.hydra")))
+            sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed; the others are done.", *failed]))
+
+
+def build_shared(config: DictConfig) -> None:
+    """Build what two or more jobs of a grid need and the store lacks, wave by wave through the sweep's launcher.
+
+    Raises:
+        UserError: naming the first job whose configuration cannot work.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])
+    [jobs] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    for number, wave in enumerate(waves([missing(loader.load_sweep_config(config, job)) for job in jobs])):
+        builds = [[*jobs[job], f"hydra.sweep.subdir=shared/{number}-{job}"] for job, _ in wave]
+        log.info("Before the jobs, what they share: %s", "; ".join(", ".join(names) for _, names in wave))
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(loader, Callbacks(config)),
+            task_function=partial(build_nodes, [names for _, names in wave]),
+            config=config,
+        )
+        launcher.launch(builds, initial_job_idx=0)
+
+
+def missing(composed: DictConfig) -> dict[str, Node]:
+    """The nodes that a job will build, by name."""
+    with read_write(composed), open_dict(composed):
+        del composed["hydra"]
+    cfg, store, nodes = cli.prepare(composed)
+    if cfg.stage not in pipeline.VERSIONS or cfg.upstream is Upstream.require:
+        return {}
+    wanted = store.missing(pipeline.targets(cfg, nodes))
+    return {name: node for name, node in nodes.items() if node in wanted}
+
+
+def waves(jobs: Jobs) -> list[Wave]:
+    """Nodes of two or more jobs, together where exactly the same jobs need them; those of most jobs first."""
+    users: dict[str, list[int]] = {}
+    for job, nodes in enumerate(jobs):
+        for fingerprint in {node.fingerprint for node in nodes.values()}:
+            users.setdefault(fingerprint, []).append(job)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for job, nodes in enumerate(jobs):
+        for name, node in nodes.items():
+            needing = tuple(users[node.fingerprint])
+            if len(needing) > 1 and needing[0] == job:
+                groups.setdefault(needing, []).append(name)
+    sizes = sorted({len(needing) for needing in groups}, reverse=True)
+    return [[(needing[0], names) for needing, names in groups.items() if len(needing) == size] for size in sizes]
+
+
+def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
+    """The task of a wave's builds. Nodes go by name: the machine of a job may choose another precision."""
+    cfg, store, nodes = cli.prepare(composed)
+    job = HydraConfig.get()
+    pipeline.build([nodes[name] for name in wave[job.job.num]], store, cfg, list(job.overrides.task))
+
+
+def remember(nodes: dict[str, Node]) -> None:
+    """Write down in the job's folder which nodes it is about: `stage=compare` reads it."""
+    file = Path(HydraConfig.get().runtime.output_dir) / NODES
+    file.write_text(json.dumps({name: node.fingerprint for name, node in nodes.items()}, indent=1))
+
+
+def refuse(config: DictConfig) -> None:
+    """What a sweeper that optimises must not do.
+
+    Raises:
+        UserError: where it would read test, optimise what the target does not measure, or go the wrong way.
+    """
+    stages, direction = MEASURED_BY[config.objective], DIRECTIONS[config.objective]
+    if config.stage not in stages:
+        raise UserError(
+            f"objective={config.objective} is measured by stage={' or '.join(stages)}, not by stage={config.stage}."
+        )
+    if config.objective is Objective.pass_rate and config.answer.split is Split.test:
+        raise UserError(
+            "test prompts are no target of optimisation: add answer.split=validation, and read test once, with what "
+            "it finds."
+        )
+    if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
+        raise UserError(f"objective={config.objective} wants hydra.sweeper.direction={direction}.")
+
+
+def objective(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
+    """What Optuna and its like optimise, averaged over seeds; None where the target does not measure it."""
+    if cfg.stage not in MEASURED_BY[cfg.objective]:
+        return None
+    measured = "eval" if cfg.objective is Objective.pass_rate else str(cfg.stage)
+    found = [store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == measured]
+    metrics = [manifest["metrics"] for manifest in found if manifest]
+    if cfg.objective is Objective.pass_rate:
+        return fmean(m["pass_rate"]["dpo"] for m in metrics)
+    return fmean(m["eval_loss"] for m in metrics) if all("eval_loss" in m for m in metrics) else None

@@ -1,0 +1,80 @@
+"""`tracker=trackio`: a dashboard on this machine, for whom has no account (https://github.com/gradio-app/trackio).
+
+Its files lie under `outputs/cache/trackio`; `TRACKIO_DIR=outputs/cache/trackio trackio show` opens it.
+"""
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stages.config import Tracker
+from stages.errors import UserError
+from stages.node import Node
+from stages.store import Manifest
+from stages.tracking import Run, description, inputs, tables
+
+
+class TrackioRun(Run):
+    """A run of Trackio's, whose lineage is complete without a network."""
+
+    def __init__(self, settings: Tracker, node: Node, root: Path):
+        try:
+            import trackio
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"tracker=trackio: {error}. Install it with pip install 'plumbline[trackio]', or set tracker=none."
+            ) from error
+        self.upload = settings.upload
+        given = inputs(node, root)
+        with redirect_stdout(io.StringIO()):
+            self.run = trackio.init(
+                project=settings.project,
+                name=str(node),
+                group=settings.group or node.stage,
+                config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": given},
+                embed=False,
+            )
+        for its in given.values():
+            try:
+                self.run.use_artifact(its["artifact"])
+            except ValueError:
+                continue  # built under another tracker; the configuration names it all the same
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        self.run.log(metrics, step=step)
+
+    def published(self, folder: Path, manifest: Manifest) -> None:
+        """Log figures, tables and the artifact: references to the files, or with `tracker.upload` copies of them."""
+        import trackio
+
+        found = tables.of(manifest["stage"], folder).items()
+        logged = {name: trackio.Table(columns=columns, data=rows) for name, (columns, rows) in found}
+        self.run.log({**figures(manifest["metrics"]), "wall_seconds": manifest["wall_seconds"], **logged})
+        name = f"{manifest['stage']}-{manifest['fingerprint']}"
+        artifact = trackio.Artifact(name, type=manifest["stage"], metadata=description(manifest))
+        for file in manifest["files"]:
+            path = (folder / file).resolve()
+            if self.upload:
+                artifact.add_file(path, name=file)
+            else:
+                artifact.add_reference(path.as_uri(), name=file)
+        self.run.log_artifact(artifact, aliases=[manifest["fingerprint"], manifest["digest"][:12]])
+
+    def finish(self, failed: bool) -> None:
+        import trackio
+
+        with redirect_stdout(io.StringIO()):
+            trackio.finish()
+
+
+def figures(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested metrics, by path: `delta/dpo-sft/mean`."""
+    found = dict[str, float]()
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            found |= figures(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            found[prefix + key] = value
+    return found

@@ -1,0 +1,153 @@
+"""`tracker=wandb`: Weights & Biases (https://docs.wandb.ai), its files under `outputs/cache/wandb`.
+
+Without a key its runs are offline, and it never asks for one; `stage=sync` pushes them later.
+"""
+
+import logging
+import netrc
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from stages.config import Tracker
+from stages.node import Node
+from stages.store import Manifest
+from stages.tracking import Run, description, inputs, tables
+
+log = logging.getLogger(__name__)
+
+# Marks in the folder of a run: W&B knows its inputs; W&B was gone when it ended.
+LINKED, CUT_OFF = "inputs.told", "cut.off"
+
+
+class WandbRun(Run):
+    """A run of W&B's. Online, its inputs are told at its start; offline, its configuration names them."""
+
+    def __init__(self, settings: Tracker, node: Node, root: Path):
+        self.upload = settings.upload
+        files, given = home(root), inputs(node, root)
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        try:
+            self.run = start(settings, node, files, given, mode)
+        except wandb.errors.Error as error:
+            log.warning("warning: W&B cannot be reached (%s): this run is logged offline.", error)
+            mode = "offline"
+            self.run = start(settings, node, files, given, mode)
+        self.id = self.run.id
+        if mode == "online":
+            artifacts = [its["artifact"] for its in given.values()]
+            try:
+                link(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
+            except wandb.errors.Error as error:
+                log.warning("warning: W&B did not take this run's inputs (%s): stage=sync tries again.", error)
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        self.run.log(metrics, step=step)
+
+    def published(self, folder: Path, manifest: Manifest) -> None:
+        import wandb
+
+        self.run.summary.update({**manifest["metrics"], "wall_seconds": manifest["wall_seconds"]})
+        for name, (columns, rows) in tables.of(manifest["stage"], folder).items():
+            self.run.log({name: wandb.Table(columns=columns, data=rows)})
+        aliases = [manifest["fingerprint"], manifest["digest"][:12], "latest"]
+        try:
+            self.run.log_artifact(artifact(folder, manifest, self.upload), aliases=aliases)
+        except wandb.errors.Error as error:
+            log.warning("warning: W&B did not take %s as an artifact: %s", folder, error)
+
+    def finish(self, failed: bool) -> None:
+        try:
+            self.run.finish(exit_code=int(failed))
+        except TimeoutError:
+            (Path(self.run.dir).parent / CUT_OFF).touch()
+            log.warning("warning: W&B does not answer any more: stage=sync sends the rest of this run.")
+
+
+def start(settings: Tracker, node: Node, files: Path, given: dict[str, dict[str, str]], mode: str) -> Any:
+    import wandb
+
+    return wandb.init(
+        id=f"{node.stage}-{node.fingerprint}-{secrets.token_hex(4)}",  # one per attempt
+        project=settings.project,
+        entity=settings.entity,
+        group=settings.group,
+        job_type=node.stage,
+        name=str(node),
+        config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": given},
+        dir=str(files.parent),
+        mode=mode,  # type: ignore[arg-type]
+        reinit="create_new",
+        settings=wandb.Settings(
+            silent=True,
+            init_timeout=30,
+            finish_timeout=0 if settings.upload else 60,  # 0: as long as it takes
+            finish_timeout_raises=True,
+            # No console, code, arguments or git remote is sent: none can leak a secret then.
+            console="off",
+            disable_git=True,
+            save_code=False,
+            x_disable_meta=True,
+        ),
+    )
+
+
+def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
+    """The files of a node as W&B's artifact, or references to them."""
+    import wandb
+
+    name = f"{manifest['stage']}-{manifest['fingerprint']}"
+    made = wandb.Artifact(name, type=manifest["stage"], metadata=description(manifest))
+    for file, entry in manifest["files"].items():
+        path = (folder / file).resolve()
+        if upload:
+            made.add_file(str(path), name=file, policy="immutable")  # not copied first: published files do not change
+        else:
+            # The store has read the file for its SHA-256 already; W&B would read it again for its MD5.
+            for reference in made.add_reference(path.as_uri(), name=file, checksum=False):
+                reference.digest = entry["sha256"]
+    return made
+
+
+def home(root: Path) -> Path:
+    """Where W&B's files go, its caches and logs too."""
+    files = (root / "cache" / "wandb").resolve()
+    files.mkdir(parents=True, exist_ok=True)
+    for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        os.environ.setdefault(variable, str(files))
+    return files
+
+
+def has_key() -> bool:
+    """Whether a W&B key is in the environment or in the user's netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def link(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[str]:
+    """Tell W&B what artifacts a run used, and note it in the run's folder. Those that are not there are returned.
+
+    `path` is entity/project/id. The public API takes it for a run that is over, without resuming it.
+    """
+    user = api.run(path)
+    missing = list[str]()
+    for name in artifacts:
+        place = f"{path.rpartition('/')[0]}/{name}"
+        if api.artifact_exists(place):
+            user.use_artifact(api.artifact(place))
+        else:
+            missing.append(name)
+    if not missing:
+        (run / LINKED).touch()
+    return missing

@@ -1,0 +1,137 @@
+"""What may be said to TRL's trainers, checked without importing them: losses, batches, and arguments of their own."""
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stages.config import DPO, SFT, TrainRuntime
+from stages.errors import UserError, nearest, one_of
+
+LOSS_TYPES = (
+    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
+    "sigmoid_norm"
+).split()
+# TRL's arguments that a typed key or `runtime` sets, and what to set instead.
+SET_ELSEWHERE = {
+    "learning_rate": "learning_rate",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "runtime.micro_batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "max_length": "max_length",
+    "seed": "seed",
+    "data_seed": "seed",
+    "bf16": "precision",
+    "fp16": "precision",
+    "use_cpu": "runtime.device",
+    "gradient_checkpointing": "runtime.gradient_checkpointing",
+    "activation_checkpointing": "runtime.gradient_checkpointing",
+    "dataloader_num_workers": "runtime.loader_workers",
+    "save_steps": "runtime.save_steps",
+    "eval_steps": "evaluations",
+}
+SET_ELSEWHERE_TOO = {
+    "sft": {"packing": "packing"},
+    "dpo": {"beta": "beta", "loss_type": "loss_type", "loss_weights": "loss_weights"},
+}
+# What a stage decides itself, or what would break a promise: the contract, the batch, the resume, the reference.
+SET_BY_STAGE = set(
+    "output_dir report_to logging_steps logging_strategy logging_nan_inf_filter save_strategy save_total_limit "
+    "save_only_model eval_strategy eval_on_start per_device_eval_batch_size prediction_loss_only max_steps "
+    "load_best_model_at_end resume_from_checkpoint ignore_data_skip auto_find_batch_size push_to_hub disable_tqdm "
+    "chat_template_path eos_token pad_token assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc "
+    "padding_free packing_strategy eval_packing truncation_mode shuffle_dataset train_sampling_strategy "
+    "remove_unused_columns dataloader_drop_last model_init_kwargs trust_remote_code precompute_ref_log_probs "
+    "precompute_ref_batch_size sync_ref_model activation_offloading".split()
+)
+# Arguments under which a step depends on its micro-batches: they bring the micro-batch into the fingerprint.
+NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
+
+
+def refuse(name: str, block: SFT | DPO) -> None:
+    """Raise UserError for the first thing that `sft` or `dpo` asks of its trainer and that cannot work."""
+    divisible(name, block.batch_size, block.runtime)
+    trainer_keys(name, block)
+    if isinstance(block, DPO):
+        losses(block)
+
+
+def losses(cfg: DPO) -> None:
+    """What TRL's losses cannot do, before anything is built for them."""
+    if not cfg.loss_type:
+        raise UserError("dpo.loss_type names no loss.")
+    one_of("dpo.loss_type", cfg.loss_type, LOSS_TYPES)
+    if cfg.loss_weights and len(cfg.loss_weights) != len(cfg.loss_type):
+        raise UserError(
+            f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, dpo.loss_type {len(cfg.loss_type)} losses: set "
+            "dpo.loss_weights=null to weigh them alike."
+        )
+    if "exo_pair" in cfg.loss_type and not cfg.trainer.get("label_smoothing"):
+        raise UserError("dpo.loss_type=[exo_pair] needs dpo.trainer.label_smoothing (arXiv:2402.00856 uses 1e-3).")
+    if cfg.trainer.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & set(cfg.loss_type):
+        raise UserError(
+            "dpo.trainer.use_weighting weighs pairs, which aot, aot_unpaired and sft losses do not keep apart."
+        )
+
+
+def divisible(name: str, batch_size: int, runtime: TrainRuntime) -> None:
+    """micro-batch × processes × accumulation must be the effective batch, whatever the devices hold."""
+    if batch_size % (runtime.micro_batch_size * runtime.world_size):
+        raise UserError(
+            f"{name}.batch_size={batch_size} is not a multiple of {name}.runtime.micro_batch_size="
+            f"{runtime.micro_batch_size} × {runtime.world_size} processes: every optimizer step must see exactly "
+            "batch_size rows."
+        )
+
+
+def trainer_keys(name: str, block: SFT | DPO) -> None:
+    """`trainer:` takes TRL's own argument names but none that is set elsewhere, and numbers where TRL does."""
+    known = known_arguments(name) if block.trainer else {}
+    elsewhere = SET_ELSEWHERE | SET_ELSEWHERE_TOO[name]
+    for key, value in block.trainer.items():
+        if key in SET_BY_STAGE:
+            raise UserError(f"{name}.trainer.{key}: the {name} stage sets it itself; leave it out.")
+        if key in elsewhere:
+            raise UserError(f"{name}.trainer.{key}: set {name}.{elsewhere[key]} instead.")
+        if key not in known:
+            raise UserError(f"{name}.trainer.{key} is no argument of TRL's trainer.{nearest(key, known)}")
+        if isinstance(value, str) and {part.strip() for part in known[key].split("|")} <= {
+            "float",
+            "int",
+            "bool",
+            "None",
+        }:
+            raise UserError(f"{name}.trainer.{key}={value} must be {known[key]}.")
+
+
+def known_arguments(name: str) -> dict[str, str]:
+    """The fields of TRL's SFTConfig or DPOConfig with their types, from its source: an import takes seconds."""
+    found = {}
+    for package, file in (
+        ("transformers", "training_args.py"),
+        ("trl", "trainer/base_config.py"),
+        ("trl", f"trainer/{name}_config.py"),
+    ):
+        spec = find_spec(package)
+        assert spec is not None and spec.origin is not None, f"{package} is not installed"
+        source = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+        for definition in source.body:
+            if isinstance(definition, ast.ClassDef):
+                for field in definition.body:
+                    if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                        found[field.target.id] = ast.unparse(field.annotation)
+    return found
+
+
+def not_neutral(block: Any) -> dict[str, Any]:
+    """What `runtime` sets and yet changes this node's result, so that it enters the fingerprint.
+
+    `aot` losses sort inside a micro-batch (arXiv:2406.05882), dropout and noise are drawn per micro-batch, and a
+    mixture-of-experts' auxiliary loss is a mean of micro-batch means.
+    """
+    if not isinstance(block, SFT | DPO):
+        return {}
+    aot = isinstance(block, DPO) and {"aot", "aot_unpaired"} & set(block.loss_type)
+    if aot or set(NOT_NEUTRAL) & set(block.trainer):
+        return {"micro_batch_size": block.runtime.micro_batch_size * block.runtime.world_size}
+    return {}

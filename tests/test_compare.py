@@ -1,0 +1,91 @@
+"""The comparison of evaluations: what it shows, what it refuses to say, and that it builds nothing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages.compare import Group, Row, evaluations, grouped
+from stages.errors import UserError
+from stages.store import Store, read_manifest
+from tests.helpers import CHROMIUM, Chain, build, fits, nodes
+
+VALIDATION = ("stage=eval", "answer.split=validation")
+
+
+@pytest.fixture
+def compared(chain: Chain) -> Chain:
+    """Two betas on validation prompts, beside the chain's own evaluation on test, and the page."""
+    build(chain.root, *VALIDATION)
+    build(chain.root, *VALIDATION, "dpo.beta=0.7")
+    build(chain.root, "stage=compare")
+    return chain
+
+
+def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compared: Chain) -> None:
+    by_split = {group.split: group for group in grouped(evaluations(Store(compared.root), None))}
+    assert {split: len(group.rows) for split, group in by_split.items()} == {"test": 1, "validation": 2}
+    group = by_split["validation"]
+    assert list(group.columns) == ["dpo.beta"]
+    for row, beta in zip(group.rows, group.columns["dpo.beta"], strict=True):
+        overrides = (*VALIDATION, f"dpo.beta={beta}")
+        manifest = compared.manifest("eval", *overrides)
+        assert row.fingerprint == manifest["fingerprint"]
+        assert row.rate == manifest["metrics"]["pass_rate"]["dpo"]
+        assert row.kl == manifest["metrics"]["kl"]["per_token"]
+        lineage = nodes(compared.root, *overrides)["eval"].lineage
+        spent = [read_manifest(Store(compared.root).folder(node))["wall_seconds"] for node in lineage]
+        assert row.seconds == pytest.approx(sum(spent))
+    assert group.rows[0].rate >= group.rows[1].rate
+
+
+def test_no_row_is_called_the_winner_and_the_split_is_named(compared: Chain) -> None:
+    groups = {group.split: group for group in grouped(evaluations(Store(compared.root), None))}
+    note = groups["validation"].note
+    assert "looks better than it is. Read test once, with what is chosen" in note
+    assert "for the first row: python run.py stage=report" in note
+    assert "answer.split" not in note
+    assert groups["test"].note == "", "nothing was chosen"
+    build(compared.root, "stage=eval", "dpo.beta=0.7")
+    [note] = [group.note for group in grouped(evaluations(Store(compared.root), None)) if group.split == "test"]
+    assert "Choose by answer.split=validation" in note
+
+
+def test_the_front_holds_rows_that_no_other_beats() -> None:
+    def row(name: str, rate: float, kl: float, **settings: object) -> Row:
+        results = {"primary": {"dpo": {"mean": rate}}, "kl": {"per_token": kl}}
+        return Row(name, ("validation", "data"), settings, results, 1.0, "python run.py stage=eval")
+
+    rows = [row("a", 0.5, 0.3), row("b", 0.4, 0.1), row("c", 0.4, 0.2), row("d", 0.3, 0.1), row("e", 0.3, 0.0)]
+    assert Group(rows).front == [True, True, False, False, True]
+    seeds = [row(str(n), 0.5, 0.1, **{"sft.seed": n, "dpo.seed": n, "dpo.beta": 0.1}) for n in range(2)]
+    assert Group(seeds).columns == {"dpo.seed, sft.seed": ["0", "1"]}, "what moves together shares a column"
+
+
+def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, tmp_path: Path) -> None:
+    job = tmp_path / "sweep" / "0"
+    job.mkdir(parents=True)
+    wanted = compared.manifest("eval", *VALIDATION)["fingerprint"]
+    (job / "nodes.json").write_text(f'{{"eval": "{wanted}"}}')
+    assert [row.fingerprint for row in evaluations(Store(compared.root), str(tmp_path / "sweep"))] == [wanted]
+    with pytest.raises(UserError, match="holds no jobs of a sweep"):
+        evaluations(Store(compared.root), str(tmp_path))
+    with pytest.raises(UserError, match="stage=eval makes one"):
+        evaluations(Store(tmp_path), None)
+
+
+def test_it_builds_nothing_and_reads_what_is_left_of_a_lineage(compared: Chain) -> None:
+    shutil.rmtree(compared.folder("sample"))
+    left = compared.count()
+    build(compared.root, "stage=compare")
+    assert compared.count() == left
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(width: int, compared: Chain, tmp_path: Path) -> None:
+    page = compared.root / "compare.html"
+    html = page.read_text()
+    assert html.count("<svg") == 2
+    assert all(row.fingerprint in html for row in evaluations(Store(compared.root), None))
+    assert fits(page, width, tmp_path)

@@ -1,0 +1,186 @@
+"""`stage=sync` and runs that are online, against a server that speaks W&B's protocol on 127.0.0.1."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from stages.store import Store
+from stages.tracking import track, version
+from tests.helpers import command, nodes, settings
+from tests.wandb_server import ENTITY, WandbServer
+
+KEY = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    running = WandbServer()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store up to the pairs, tracked offline. Do not write to it: take `root`."""
+    root = tmp_path_factory.mktemp("offline") / "outputs"
+    ran = command("recipe=tiny", "stage=pairs", f"outputs={root}")
+    assert ran.returncode == 0, ran.stderr
+    return root
+
+
+@pytest.fixture
+def root(offline: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(offline, tmp_path / "outputs", symlinks=True)
+
+
+def run(root: Path, server: WandbServer, *arguments: str) -> CompletedProcess[str]:
+    """A command with a key for this server."""
+    environment = {**os.environ, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
+    return command("recipe=tiny", f"outputs={root}", *arguments, env=environment)
+
+
+def manifests(root: Path) -> dict[str, dict[str, Any]]:
+    """By the run that made the node."""
+    return {m["attempts"][-1]["wandb_run"]: m for _, m in Store(root).manifests() if m["attempts"][-1]["wandb_run"]}
+
+
+def lineage(root: Path) -> set[tuple[str, str]]:
+    """Runs and the artifacts that they used, as the manifests have it."""
+    return {(run, version(**given)) for run, m in manifests(root).items() for given in m["inputs"].values()}
+
+
+def told(server: WandbServer) -> set[tuple[str, str]]:
+    """The same, as the server has it."""
+    logged = [a for run in server.runs for a in server.logged_by(run)]
+    names = {a["id"]: f"{a['artifactCollectionName']}:{json.loads(a['metadata'])['digest'][:12]}" for a in logged}
+    return {(run, names[used]) for run, used in server.used}
+
+
+def writes(server: WandbServer) -> Counter[str]:
+    """How often each mutation came."""
+    bodies = [body for _, path, body, _ in server.requests if path == "/graphql"]
+    return Counter(found[1].decode() for body in bodies if (found := re.search(rb"mutation (\w+)", body)))
+
+
+def test_offline_runs_are_sent_once_with_their_lineage(root: Path, server: WandbServer) -> None:
+    ran = run(root, server, "stage=sync")
+    assert ran.returncode == 0, ran.stderr
+    assert f"{ENTITY}/plumbline: {len(manifests(root))} runs sent." in ran.stdout + ran.stderr
+    assert set(server.runs) == set(manifests(root))
+    for name, manifest in manifests(root).items():
+        (artifact,) = server.logged_by(name)
+        contents = server.manifests[artifact["id"]]["contents"]
+        assert {f: e["digest"] for f, e in contents.items()} == {f: e["sha256"] for f, e in manifest["files"].items()}
+    assert told(server) == lineage(root) != set()
+
+    server.requests.clear()
+    assert run(root, server, "stage=sync").returncode == 0
+    assert not writes(server)
+
+
+def test_a_run_that_was_not_taken_is_sent_the_next_time(root: Path, server: WandbServer) -> None:
+    (refused,) = [name for name, manifest in manifests(root).items() if manifest["stage"] == "data"]
+    server.refused = {refused}
+    ran = run(root, server, "stage=sync")
+    assert ran.returncode == 1
+    assert f"error: W&B did not take 1 runs, {refused} first." in ran.stderr
+    assert set(server.runs) == set(manifests(root)) - {refused}
+    assert told(server) < lineage(root)
+
+    server.refused = set()
+    server.requests.clear()
+    ran = run(root, server, "stage=sync")
+    assert ran.returncode == 0, ran.stderr
+    assert told(server) == lineage(root)
+    assert writes(server)["CreateArtifact"] == 1
+    assert set(server.runs) == set(manifests(root))
+
+
+def test_a_run_in_the_making_is_left_for_later(root: Path, server: WandbServer) -> None:
+    pairs = nodes(root)["pairs"]
+    with Store(root).claim(pairs):
+        ran = run(root, server, "stage=sync")
+    assert ran.returncode == 0, ran.stderr
+    assert {name for name, m in manifests(root).items() if m["stage"] == "pairs"} == set(manifests(root)) - set(
+        server.runs
+    )
+
+
+def test_sync_without_a_key_says_how_to_get_one(root: Path, tmp_path: Path) -> None:
+    ran = command("recipe=tiny", f"outputs={root}", "stage=sync", env={**os.environ, "HOME": str(tmp_path)})
+    assert ran.returncode == 1
+    assert ran.stderr.strip().splitlines()[-1].startswith("error: stage=sync sends runs to W&B and needs a key")
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
+    closed = WandbServer()
+    closed.close()
+    ran = run(root, closed, "stage=sync")
+    assert ran.returncode == 1
+    assert "error: W&B cannot be reached, nothing was sent." in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not list(root.rglob("*.synced"))
+
+
+def test_runs_online_use_what_others_logged_and_do_without_what_none_did(tmp_path: Path, server: WandbServer) -> None:
+    root = tmp_path / "outputs"
+    assert run(root, server, "stage=base", "tracker=none").returncode == 0
+    ran = run(root, server, "stage=sft")
+    assert ran.returncode == 0, ran.stderr
+    assert {m["stage"] for m in manifests(root).values()} == {"data", "sft"}
+    assert set(server.runs) == set(manifests(root))
+    assert told(server) == {(user, used) for user, used in lineage(root) if not used.startswith("base-")}
+
+    ran = run(root, server, "stage=sync")
+    assert ran.returncode == 0, ran.stderr
+    assert "0 runs sent" in ran.stdout + ran.stderr
+    assert "Not found there, as if built without W&B: base-" in ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_costs_a_minute_and_no_run(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "outputs"
+    for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(variable, str(root / "cache" / "wandb"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    data = nodes(root)["data"]
+    began = time.monotonic()
+    with track(settings("recipe=tiny", "tracker=wandb").tracker, data, root) as attempt:
+        server.close()
+        attempt.log({"loss": 1.0}, step=1)
+    assert time.monotonic() - began < 120
+
+    with closing(WandbServer()) as other:
+        ran = run(root, other, "stage=sync")
+    assert ran.returncode == 0, ran.stderr
+    assert set(other.runs) == {attempt.id}
+    assert b"loss" in other.files[f"{attempt.id}/wandb-summary.json"]
+
+
+def test_the_key_is_in_no_file_and_no_body(root: Path, server: WandbServer) -> None:
+    assert run(root, server, "stage=sync").returncode == 0
+    assert run(root, server, "stage=reference").returncode == 0
+    encoded = base64.b64encode(f"api:{KEY}".encode())
+    for _, path, body, headers in server.requests:
+        assert KEY.encode() not in body, path
+        assert KEY not in str({k: v for k, v in headers.items() if k != "Authorization"}), path
+    assert any(headers.get("Authorization", "").endswith(encoded.decode()) for *_, headers in server.requests)
+    for file in root.rglob("*"):
+        if file.is_file():
+            assert KEY.encode() not in file.read_bytes(), file
+            assert encoded not in file.read_bytes(), file
