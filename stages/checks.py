@@ -13,7 +13,7 @@ LABELERS = ("verifier", "dataset")
 SAMPLERS = ("hf",)
 SOURCE_CHECKS = ("label", "number")
 TRACKERS = ("wandb", "trackio", "none")
-TEMPLATES = ("auto", "own", "chatml", "llama3", "gemma", "plain", "file")
+TEMPLATES = ("auto", "own", "chatml", "llama3", "gemma", "zephyr", "tulu", "plain", "file")
 POSITIVE = {
     "sft": ("learning_rate", "epochs", "batch_size", "max_length"),
     "dpo": ("learning_rate", "epochs", "batch_size", "max_length", "beta"),

@@ -352,7 +352,9 @@ def held(block: SFT | DPO) -> Weights:
 
 
 def register() -> None:
-    """Tell Hydra the schema and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed last)."""
+    """Tell Hydra the schema and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed after the groups)."""
+    # Hydra copies the whole store for every group that --help lists: seconds, for a singleton that it never changes.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for path in sorted(RECIPES.glob("*.yaml")):

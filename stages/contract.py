@@ -235,8 +235,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool
         raise ContractError(
             f"template={kind}: the vocabulary lacks {' and '.join(sorted(lacking))}. Use template=plain."
         )
-    if kind == "plain" and tokenizer.eos_token is None:
-        raise ContractError("template=plain: the tokenizer has no EOS token to end a turn with.")
+    if kind not in TURNS and tokenizer.eos_token is None:
+        raise ContractError(f"template={kind}: the tokenizer has no EOS token to end a turn with.")
     bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
     return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
 

@@ -74,6 +74,19 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
     assert (loaded.facts(), loaded.golden()) == (terms.facts(), terms.golden())
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("zephyr", "<s><|system|>\nBe brief.</s>\n<|user|>\n2 + 2?\n</s>\n<|assistant|>\n4</s>\n<|user|>\n"),
+        ("tulu", "<s><|system|>\nBe brief.\n<|user|>\n2 + 2?\n\n<|assistant|>\n4</s>\n<|user|>\n"),
+    ],
+)
+def test_published_templates_are_rendered_as_published(kind: str, text: str) -> None:
+    terms = establish(with_bos(), kind)
+    assert terms.tokenizer.decode(terms.prompt(GOLDEN[1][:4])).startswith(text)
+    assert terms.tokenizer.decode(terms.prompt(GOLDEN[0][:1])).endswith("\n<|assistant|>\n")
+
+
 def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
     terms = establish(with_bos(), "plain")
     ids = terms.prompt(GOLDEN[0][:1])

@@ -191,6 +191,16 @@ def test_preference_formats_become_pairs(row: dict, tmp_path: Path) -> None:
     assert (found.prompt, found.chosen[0]["content"], found.rejected[0]["content"]) == ([USER], "a", "b")
 
 
+def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) -> None:
+    earlier = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}, USER]
+    whole = {name: [*earlier, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    out, metrics = dataset(tmp_path, [{"prompt": "q", **whole}, {"prompt": "hello", **whole}])
+    assert metrics["judgements"] == 2
+    pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    (found,) = load(tmp_path / "pairs" / "pairs.parquet", Pair)
+    assert (found.prompt, found.chosen[0]["content"]) == (earlier, "chosen")
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [

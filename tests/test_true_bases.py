@@ -29,11 +29,11 @@ from trl.chat_template_utils import gemma3_chat_template
 
 import stages.base
 from stages import answer, contract
-from stages.answer import own_form
 from stages.config import Template
 from stages.contract import GOLDEN
 from stages.data.tasks import generate
 from stages.errors import UserError
+from stages.form import form_of
 from stages.store import Work
 from tests.helpers import build, settings
 
@@ -265,7 +265,7 @@ def test_bos_comes_once_where_the_tokenizer_adds_it_and_never_where_not(name: st
     family = FAMILIES[name]
     base = base_folder(family, tmp_path / name)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    asked = own_form(base).prompt(GOLDEN[1][:2])
+    asked = form_of(base).prompt(GOLDEN[1][:2])
     terms = contract.establish(tokenizer, Template("auto", None, False), True, len(tokenizer) + family.spare)
     bos = tokenizer.bos_token_id
     for ids in (asked, terms.prompt(GOLDEN[1][:2]), terms.example(GOLDEN[0])[0][:-1]):

@@ -47,6 +47,8 @@ def preference(row: Any) -> tuple[list[Message], str, str]:
             raise BadRow(field, f"the column is missing; there are {', '.join(map(str, row))}")
     answers = ("chosen", "rejected", "output", "completion", *(["messages"] if "prompt" in row else []))
     asked = {k: v for k, v in row.items() if k not in answers}
+    if isinstance(row.get("prompt"), str) and all(isinstance(row[f], list) and row[f][1:] for f in answers[:2]):
+        del asked["prompt"]  # whole conversations stand beside it: it repeats one of their turns
     if {"messages", "conversations", "instruction", "prompt"} & set(asked):
         prompt, answer = sources.conversation(asked)
         if answer is not None:

@@ -1,0 +1,102 @@
+"""Every recipe: composed for every stage as it stands, and run to its report at toy scale."""
+
+import os
+import re
+import shlex
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+import run
+from stages import checks, pipeline
+from stages.config import RECIPES, Config, Label, Split, Stage
+from stages.labelers import dataset
+from stages.outside import HUB_ID
+from stages.store import Store
+from tests.helpers import composed, settings
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+# What scale=toy may change: sizes, lengths and rates, and where models and data come from.
+SIZES = re.compile(
+    r"precision|.*\.precision|model\..*|data\.(tasks|sources).*|label\.(path|hub_split)|.*\.runtime\..*|"
+    r"(sft|dpo)\.(learning_rate|epochs|batch_size|max_length|evaluations)|(sample|answer)\.max_new_tokens|"
+    r"sample\.candidates_per_prompt|eval\.(bootstrap_samples|likelihood_prompts)"
+)
+
+
+def overrides(name: str) -> list[str]:
+    """The command line in the head of a recipe, which is all that it needs."""
+    (line,) = re.findall(r"^#   command: .*python run\.py([^(\n]*)", head(name), flags=re.MULTILINE)
+    return shlex.split(line)
+
+
+def head(name: str) -> str:
+    return "".join(line for line in (RECIPES / f"{name}.yaml").read_text().splitlines(True) if line.startswith("#"))
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {key: value}
+    return {name: v for k, inner in value.items() for name, v in flat(inner, f"{key}.{k}" if key else k).items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_own_command_composes_for_every_stage(name: str) -> None:
+    cfg = settings(*overrides(name))
+    for stage in Stage:
+        checks.refuse(replace(cfg, stage=stage))
+    for source in cfg.data.sources:
+        assert HUB_ID.fullmatch(source.path)
+        assert set(source.splits) <= set(Split) and sum(source.splits.values()) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_head_says_what_it_costs_and_what_to_expect(name: str) -> None:
+    told = dict(re.findall(r"^#   (\w+): +(\S.*)$", head(name), flags=re.MULTILINE))
+    assert {"command", "hardware", "expected"} <= set(told)
+    if name not in ("demo", "tiny"):
+        assert f"recipe={name}" in told["command"]
+        assert re.search("not run|depends on", head(name), flags=re.IGNORECASE), "nothing is claimed that was not seen"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_toy_scale_changes_sizes_and_places_alone(name: str) -> None:
+    full, toy = (flat(asdict(settings(*overrides(name), f"scale={scale}"))) for scale in ("full", "toy"))
+    changed = {key for key in {*full, *toy} if full.get(key) != toy.get(key)}
+    assert [key for key in sorted(changed) if not SIZES.fullmatch(key)] == []
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One store for all recipes, and for all workers: what two of them share is built once."""
+    base = tmp_path_factory.getbasetemp()
+    return Store((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "recipes")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_to_its_report_at_toy_scale(
+    name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (f"recipe={name}", "scale=toy", "tracker=none", f"outputs={store.root}")
+    run.main(composed(*given, "stage=plan"))
+    assert "report" in capsys.readouterr().out
+    run.main(composed(*given))
+    cfg: Config = settings(*given)
+    nodes = pipeline.graph(cfg, store.root / "cache" / "digests.json")
+    manifests = {role: store.find(node) for role, node in nodes.items()}
+    assert all(manifests.values())
+    assert manifests["sft"]["metrics"]["trained"] is cfg.sft.train
+    assert manifests["dpo"]["metrics"]["steps"] > 0
+    assert manifests["dpo"]["metrics"]["step_0_gap"] <= 1e-5
+    for stage, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
+        assert (store.folder(nodes[stage]) / "adapter").exists() == (block.adapter != "none")
+    assert "verdict" in manifests["eval"]["metrics"]
+    assert "</html>" in (store.folder(nodes["report"]) / "report.html").read_text()
+
+
+def test_the_toy_preferences_can_all_be_used() -> None:
+    cfg: Label = settings("recipe=zephyr_7b", "scale=toy").label
+    prompts, candidates, judgements, bad = dataset.read(cfg)
+    assert (len(prompts), len(judgements), bad) == (64, 64, [])
+    assert len(candidates) == 128
