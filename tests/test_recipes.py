@@ -10,7 +10,8 @@ import pytest
 
 import run
 from stages import checks, pipeline
-from stages.config import RECIPES, Config, Label, Split, Stage
+from stages.choices import Split, Stage
+from stages.config import RECIPES, Config, Label
 from stages.labelers import dataset
 from stages.outside import HUB_ID
 from stages.store import Store
