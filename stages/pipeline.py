@@ -21,7 +21,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 2, "data": 4, "sft": 4, "sample": 3, "label": 2, "pairs": 2, "reference": 4, "dpo": 4}
+VERSIONS = {"base": 2, "data": 4, "sft": 4, "sample": 3, "label": 3, "pairs": 2, "reference": 4, "dpo": 4}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
