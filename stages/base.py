@@ -32,6 +32,7 @@ KNOWN = {
     )
 }
 WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+OTHER = ["consolidated*"]  # the same weights once more, in their authors' own layout
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -66,7 +67,9 @@ def download(repo: str, revision: str | None) -> Path:
     """The hub's files of one commit, in its shared cache."""
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=WEIGHTS_AND_TOKENIZER))
+    return Path(
+        snapshot_download(repo, revision=revision, allow_patterns=WEIGHTS_AND_TOKENIZER, ignore_patterns=OTHER)
+    )
 
 
 def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
