@@ -17,7 +17,8 @@ from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs
 from stages.records import Pair, PairLogProbs, load
 from stages.store import SCRATCH, Work
-from stages.training import adapters, callbacks, first_step
+from stages.training import adapters, callbacks
+from stages.training.first_step import FirstStep
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 
 FELL = 0.1  # nats per completion: less is no displacement
@@ -48,8 +49,8 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         eval_dataset=trl_pairs(training.each_alike(held_out, args.world_size)) if held_out else None,
         processing_class=terms.tokenizer,
     )
-    start = first_step.check(trainer, cfg, inputs, [reference[p.id] for p in pairs])
-    training.train(trainer, cfg, out)
+    start = FirstStep(trainer, cfg, inputs, [reference[p.id] for p in pairs], out)
+    training.train(trainer, cfg, out, start)
     found = margins(trainer, cfg, [reference[p.id] for p in held_out])
     training.save_trained(trainer, out / SCRATCH / "trained")
     if not out.main:
@@ -60,7 +61,10 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     (out / "held_out.json").write_text(json.dumps(found))
 
     curve = callbacks.read_curves(out.path)
-    figures = {**start, **last_of(curve, "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")}
+    figures = {
+        **start.found,
+        **last_of(curve, "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
+    }
     figures |= last_of(curve, "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
     figures |= last_of(curve, "eval_logps/chosen", "eval_logps/rejected")
     if displaced := displacement(figures, [rows[p.id] for p in held_out]):

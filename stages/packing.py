@@ -120,13 +120,14 @@ def lay_out(model: PreTrainedModel) -> bool:
     """Give the model's layers our attention, if they are attention that takes transformers' interface.
 
     Returns:
-        False, and the model is as before, for a recurrent state, for attention that is not SDPA's (soft-capping), and
-        for layers that do not hand a layout on, which a forward of one token tells.
+        False, and the model is as before, for a recurrent state, for attention that is not SDPA's (soft-capping), for
+        layers that do not hand a layout on, which a forward of one token tells, and for weights that DeepSpeed has
+        divided: they are whole only inside its engine.
     """
     before = model.config.get_text_config()._attn_implementation
     if before == ATTENTION:
         return True
-    if not only_attends(model) or before != "sdpa":
+    if not only_attends(model) or before != "sdpa" or hasattr(next(model.parameters()), "ds_id"):
         return False
     model.set_attn_implementation(ATTENTION)
     layout = Layout.of_lengths([1], model.device)

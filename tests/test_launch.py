@@ -165,15 +165,21 @@ if "RANK" in os.environ:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_a_divided_model_trains_as_a_whole_one(adapter: str, chain: Chain, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sharding", "adapter"), [("fsdp", "none"), ("fsdp", "lora"), ("zero3", "none")])
+def test_a_divided_model_trains_as_a_whole_one(sharding: str, adapter: str, chain: Chain, tmp_path: Path) -> None:
+    if sharding == "zero3":
+        pytest.importorskip("deepspeed")
     more = (f"dpo.adapter={adapter}",)
     assert command(*TINY, f"outputs={chain.root}", "stage=dpo", *more).returncode == 0
     folder = chain.folder("dpo", *more)
     folder.rename(chain.root / "alone")
     (tmp_path / "sitecustomize.py").write_text(ON_CPU)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    ran = command(*TINY, f"outputs={chain.root}", "stage=dpo", *more, *TWO, "launch=fsdp", env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+        "DS_ACCELERATOR": "cpu",
+    }
+    ran = command(*TINY, f"outputs={chain.root}", "stage=dpo", *more, *TWO, f"launch={sharding}", env=environment)
     assert ran.returncode == 0, ran.stderr
     one, two = (load_file(f / "model" / "model.safetensors") for f in (chain.root / "alone", folder))
     assert set(one) == set(two)

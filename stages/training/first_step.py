@@ -1,22 +1,51 @@
 """Before DPO's first step: the policy must be what the reference scored, and the loss must start where it does."""
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.choices import DPOReference, Precision
 from stages.config import DPO
 from stages.errors import UserError
 from stages.models import autocast, pair_log_probs
 from stages.records import PairLogProbs
-from stages.store import read_manifest
+from stages.store import SCRATCH, Work, read_manifest
 from stages.training.preference_trainer import StoredReferenceTrainer
 
 PAIRS = 64
 # What is arithmetic and no mistake: mean |policy - reference| per token, in nats; and of the loss, relative.
 AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
 LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
+
+
+class FirstStep(TrainerCallback):
+    """Checks the policy when it stands ready for training, divided among processes if that is how it will train. A
+    resume finds in scratch what the first attempt measured."""
+
+    def __init__(
+        self,
+        trainer: StoredReferenceTrainer,
+        cfg: DPO,
+        inputs: dict[str, Path],
+        scored: list[PairLogProbs],
+        out: Work,
+    ):
+        self.trainer, self.cfg, self.inputs, self.scored, self.out = trainer, cfg, inputs, scored, out
+        self.file = out / SCRATCH / "first_step.json"
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            found = check(self.trainer, self.cfg, self.inputs, self.scored)
+            if self.out.main:
+                self.file.write_text(json.dumps(found))
+
+    @property
+    def found(self) -> dict[str, float]:
+        return dict(json.loads(self.file.read_text()))
 
 
 def check(
