@@ -28,7 +28,7 @@ from stages.models import device_of, save_model
 from stages.store import Work
 from stages.training import adapters
 from stages.training.callbacks import Curves, Evaluations, Progress, Watch
-from stages.training.checkpoints import Checkpoints, checkpoints, newest_complete
+from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete
 
 Row = TypeVar("Row")
 TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)
@@ -58,7 +58,7 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
     """
     runtime = cfg.runtime
     settings = dict(
-        output_dir=str(checkpoints(out)),
+        output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,
         num_train_epochs=cfg.epochs,
         per_device_train_batch_size=runtime.micro_batch_size,
@@ -131,7 +131,7 @@ def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -
     for callback in (*more, *ours):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # which removes torn ones
-        resumed = newest_complete(checkpoints(out))
+        resumed = newest_complete(checkpoint_folder(out))
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 
 

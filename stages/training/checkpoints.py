@@ -13,7 +13,7 @@ from stages.store import SCRATCH, Work, file_digest, sync
 MARKER = "complete.json"
 
 
-def checkpoints(out: Work) -> Path:
+def checkpoint_folder(out: Work) -> Path:
     return out / SCRATCH / "checkpoints"
 
 
