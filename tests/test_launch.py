@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages import launch
 from stages.config import ROOT
+from stages.errors import UserError
 from stages.store import SCRATCH, Store
 from stages.training import each_alike
-from tests.helpers import TINY, Chain, command, nodes
+from tests.helpers import TINY, Chain, build, command, nodes
 
 TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.micro_batch_size=4", "dpo.runtime.micro_batch_size=2")
 
@@ -184,6 +186,14 @@ def test_a_divided_model_trains_as_a_whole_one(sharding: str, adapter: str, chai
     one, two = (load_file(f / "model" / "model.safetensors") for f in (chain.root / "alone", folder))
     assert set(one) == set(two)
     assert all(torch.allclose(one[name], two[name], atol=1e-5, rtol=0) for name in one)
+
+
+def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(chain, "dpo")
+    monkeypatch.setattr(launch, "PATIENCE_SECONDS", 1)
+    rendezvous = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
+    with pytest.raises(UserError, match=r"dpo .* Has node 0 ended"):
+        build(chain.root, "stage=dpo", *rendezvous, "dpo.runtime.micro_batch_size=1")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 300  # between two nodes of the graph, and for node 0 to begin
 KILLED = 137  # an agent's exit code, as a shell gives it for SIGKILL
 
 
@@ -115,10 +116,19 @@ def failure_of(scratch: Path, code: int) -> Exception:
 
 
 def follow(launch: Launch, targets: list[Node], store: Store) -> None:
-    """On a node other than the first: join in wherever several processes train, until the targets are published."""
+    """On a node other than the first: join in wherever several processes train, until the targets are published.
+
+    Raises:
+        UserError: where a process failed, and where nothing has been built for long: node 0 has ended, then.
+    """
+    seen = time.monotonic()
     for node in dict.fromkeys(n for target in targets for n in target.lineage):
         job = store.partial(node) / SCRATCH / JOB
         while not store.find(node):
+            if store.is_locked(node.stage, node.fingerprint):
+                seen = time.monotonic()
+            elif time.monotonic() - seen > PATIENCE_SECONDS:
+                raise UserError(f"{node}: nobody has been building it for {PATIENCE_SECONDS} s. Has node 0 ended?")
             if world_size(node) > 1 and job.exists():
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if code := run_agent(job, launch.node_rank):
