@@ -17,7 +17,8 @@ from stages.store import SCRATCH, Work, read_manifest
 from stages.training.preference_trainer import StoredReferenceTrainer
 
 PAIRS = 64
-# What is arithmetic and no mistake: mean |policy - reference| per token, in nats; and of the loss, relative.
+# What is arithmetic and no mistake: mean |policy - reference| per token, in nats, and as many times that as the
+# reference's log-probs are nats from 0 (rounding is relative); and of the loss, relative.
 AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
 LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
@@ -73,10 +74,11 @@ def check(
     trainer.model.eval()
     gap, loss = mean_gap(trainer, cfg, scored[:PAIRS]), mean_loss(trainer, cfg, len(scored[:PAIRS]))
     trainer.model.train(training)
-    if not gap <= AGREEMENT[cfg.precision]:
+    allowed = AGREEMENT[cfg.precision] * max(1.0, mean_nats(scored[:PAIRS]))
+    if not gap <= allowed:
         raise UserError(
-            f"{names} differ by {gap:.2g} nats per token on {len(scored[:PAIRS])} pairs ({AGREEMENT[cfg.precision]:g} "
-            f"is allowed in {cfg.precision}): other weights, template or precision. Build the reference again: "
+            f"{names} differ by {gap:.2g} nats per token on {len(scored[:PAIRS])} pairs ({allowed:.2g} is "
+            f"allowed in {cfg.precision}): other weights, template or precision. Build the reference again: "
             "rebuild=reference."
         )
     expected = starting_loss(cfg)
@@ -93,6 +95,12 @@ def mean_gap(trainer: StoredReferenceTrainer, cfg: DPO, scored: list[PairLogProb
         for ours, stored in zip(found, (p.chosen_logps, p.rejected_logps), strict=True):
             gaps += [abs(a - b) for a, b in zip(ours, stored, strict=True)]
     return sum(gaps) / len(gaps)
+
+
+def mean_nats(scored: list[PairLogProbs]) -> float:
+    """Mean |log-prob| per completion token under the reference."""
+    values = [abs(value) for p in scored for value in (*p.chosen_logps, *p.rejected_logps)]
+    return sum(values) / len(values)
 
 
 def mean_loss(trainer: StoredReferenceTrainer, cfg: DPO, pairs: int) -> float:
