@@ -124,6 +124,7 @@ def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
     assert torch.equal(logits(read(file)), logits(load_model(folder / "model")))
 
 
+@pytest.mark.slow
 def test_an_export_of_llama_cpps_own_file_is_that_file(tmp_path: Path) -> None:
     """SmolLM2 from its GGUF file and back, cut to one layer: names, values and tokenizer are the converter's."""
     cfg = settings("model=embedded").model
