@@ -2,7 +2,7 @@
 
 Three runs in bf16: the embedded 135M model as in the demo; a randomly initialised Qwen3-shaped model of about
 1.5 B parameters with all its weights; one of 8 B with LoRA. Prints seconds, tokens per second and peak memory of every
-stage. `small` shrinks the shapes, so that the script itself can be tried on a CPU.
+stage. `small` shrinks the shapes and leaves the 135M model alone, so that the script itself can be tried on a CPU.
 """
 
 import json
@@ -28,7 +28,7 @@ SIZES = ("precision=bf16", "data.tasks.preference=256", "data.tasks.test=96", "d
 
 
 def main(small: bool, outputs: str) -> None:
-    smollm = chain(f"{outputs}/135M")
+    smollm = chain(f"{outputs}/135M", *(["stage=base"] if small else []))
     with tempfile.TemporaryDirectory() as folder:
         for name, shape in SHAPES.items():
             model = shaped(Path(folder) / name, SMALL if small else shape, ROOT / smollm)
