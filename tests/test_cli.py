@@ -82,17 +82,19 @@ def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], told: str, tm
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("name", "content", "told"),
     [
-        ("dpo: {bata: 1}\n", "recipes/broken.yaml: dpo.bata is no setting. Did you mean 'beta'?"),
-        ("dpo: {beta: [}\n", "recipes/broken.yaml is not valid YAML: line 1"),
+        ("mistyped", "dpo: {bata: 1}\n", "recipes/mistyped.yaml: dpo.bata is no setting. Did you mean 'beta'?"),
+        ("broken", "dpo: {beta: [}\n", "recipes/broken.yaml is not valid YAML: line 1"),
     ],
 )
-def test_a_broken_recipe_is_named_and_leaves_the_others_usable(content: str, told: str, tmp_path: Path) -> None:
-    recipe = RECIPES / "broken.yaml"
+def test_a_broken_recipe_is_named_and_leaves_the_others_usable(
+    name: str, content: str, told: str, tmp_path: Path
+) -> None:
+    recipe = RECIPES / f"{name}.yaml"
     recipe.write_text(content)
     try:
-        assert told in one_line("recipe=broken", f"outputs={tmp_path}")
+        assert told in one_line(f"recipe={name}", f"outputs={tmp_path}")
         assert command("recipe=tiny", "stage=plan", "tracker=none", f"outputs={tmp_path}").returncode == 0
     finally:
         recipe.unlink()
