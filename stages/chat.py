@@ -14,12 +14,11 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
-from stages.choices import Precision, Weights
 from stages.config import Chat
 from stages.contract import Contract
 from stages.errors import UserError
 from stages.form import form_of
-from stages.models import device_of, load_model
+from stages.models import device_of, load_model, sampled_as
 from stages.records import Message, content_id
 from stages.samplers import Request
 from stages.samplers.generate import GenerateSampler
@@ -57,8 +56,7 @@ class Speaker:
 
     def __init__(self, model: Path, cfg: Chat):
         self.cfg, self.terms = cfg, form_of(model)
-        weights = Weights.bf16 if cfg.precision is Precision.bf16 else Weights.fp32
-        self.model = load_model(model, weights, device_of(cfg.runtime.device))
+        self.model = load_model(model, sampled_as(cfg.precision), device_of(cfg.runtime.device))
 
     def answer(self, messages: list[Message], streamer: BaseStreamer | None = None) -> str:
         """The next assistant turn.

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.choices import Precision, Weights
+from stages.choices import Precision
 from stages.config import InferenceRuntime
 from stages.contract import Contract
-from stages.models import device_of, load_model
+from stages.models import device_of, load_model, sampled_as
 from stages.packing import only_attends
 from stages.records import Candidate, Example, content_id
 from stages.samplers import Completion, Request, Sampler
@@ -37,8 +37,7 @@ def complete(
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
-        weights = Weights.bf16 if decoding.precision is Precision.bf16 else Weights.fp32
-        loaded = load_model(model, weights, device_of(decoding.runtime.device))
+        loaded = load_model(model, sampled_as(decoding.precision), device_of(decoding.runtime.device))
         rows = decoding.runtime.batch_size
         kind: type[Sampler] = HFSampler if only_attends(loaded) else GenerateSampler
         sampler = kind(loaded, terms.stop_ids, decoding.max_new_tokens, decoding.top_p, rows)

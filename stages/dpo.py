@@ -39,10 +39,11 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     held_out = splits["validation"]
 
     rows = {pair_id: trl_row(scored, cfg.trainer.get("ld_alpha")) for pair_id, scored in reference.items()}
+    frozen = inputs.get("frozen", inputs["policy"]) / "model"
     options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
     args = training.arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
     trainer = StoredReferenceTrainer(
-        trainable_model(cfg, inputs, args.device, out),
+        trainable_model(frozen, inputs["policy"] / "adapter", cfg, args.device, out),
         reference=rows,
         args=args,
         train_dataset=trl_pairs(pairs),
@@ -55,7 +56,6 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     training.save_trained(trainer, out / SCRATCH / "trained")
     if not out.main:
         return {}
-    frozen = inputs.get("frozen", inputs["policy"]) / "model"
     training.publish(out / SCRATCH / "trained", cfg, out, frozen, lambda weights: load_model(frozen, weights))
     terms.save(out / "model")
     (out / "held_out.json").write_text(json.dumps(found))
@@ -90,17 +90,18 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
 
 
-def trainable_model(cfg: DPO, inputs: dict[str, Path], device: torch.device, out: Work) -> PreTrainedModel | PeftModel:
+def trainable_model(
+    frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: Work
+) -> PreTrainedModel | PeftModel:
     """The policy with all its weights, with a fresh adapter over them, or with its own over what that was trained on.
     Whichever it is, at the first step it is the reference."""
-    frozen = inputs.get("frozen", inputs["policy"]) / "model"
     model = load_model(frozen, held(cfg), device)
     if not pack_pairs(model):
         out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
     if cfg.adapter is Adapter.none:
         return model
     if cfg.adapter is Adapter.continued:
-        return adapters.attach_trained(model, inputs["policy"] / "adapter")
+        return adapters.attach_trained(model, adapter)
     return adapters.attach(model, cfg.lora, cfg.seed)
 
 

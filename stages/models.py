@@ -90,6 +90,11 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
     return model.eval()  # type: ignore[no-any-return]
 
 
+def sampled_as(precision: Precision) -> Weights:
+    """How the weights are held of a model that generates: in the precision itself, without autocast."""
+    return Weights.bf16 if precision is Precision.bf16 else Weights.fp32
+
+
 def four_bits() -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,

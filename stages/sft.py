@@ -62,8 +62,6 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         eval_dataset=columns(training.each_alike(validation_rows, args.world_size)) if validation_rows else None,
         processing_class=terms.tokenizer,
     )
-    if cfg.adapter is not Adapter.none:
-        adapters.keep_fp32(trainer.model)
     best = training.Best(trainer, out / SCRATCH / "best")
     training.train(trainer, cfg, out, best)
     if not best.found:

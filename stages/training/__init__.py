@@ -124,6 +124,8 @@ def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -
     """
     if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
         raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
+    if cfg.adapter is not Adapter.none:
+        adapters.keep_fp32(trainer.model)
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     ours: list[TrainerCallback] = [Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out)]

@@ -9,7 +9,6 @@ from trl import DPOTrainer
 
 from stages.errors import UserError
 from stages.records import Pair, PairLogProbs
-from stages.training.adapters import keep_fp32
 
 
 class StoredReferenceTrainer(DPOTrainer):
@@ -19,10 +18,8 @@ class StoredReferenceTrainer(DPOTrainer):
         self._reference = reference
         self.loss_weights: list[float]  # set by TRL
         super().__init__(*args, **kwargs)
-        if isinstance(self.model, PeftModel):
-            if "ref" in self.model.peft_config:  # TRL's copy of an adapter that is continued
-                self.model.delete_adapter("ref")
-            keep_fp32(self.model)
+        if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
+            self.model.delete_adapter("ref")  # TRL's copy of an adapter that is continued
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """TRL's one seam for reference log-probs: return the dataset with them instead of computing them.
