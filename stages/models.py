@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from trl.trainer import utils as trl_utils
 
+from stages import head
 from stages.choices import Precision, Weights
 from stages.errors import UserError
 from stages.packing import pack_pairs
@@ -35,16 +36,7 @@ for client in ("httpx", "httpx2"):
     logging.getLogger(client).setLevel(logging.WARNING)
 
 
-def score_trained_tokens_only() -> None:
-    """Have TRL's fused LM head project only the positions whose label counts, on every device.
-
-    TRL does so where Triton runs and projects all positions elsewhere, to keep shapes static for compilers. On a CPU
-    that is most of a training step: instruction data trains about one token in six.
-    """
-    trl_utils._use_triton = lambda device: True
-
-
-score_trained_tokens_only()
+head.install()
 
 
 def device_of(name: str) -> torch.device:

@@ -1,16 +1,19 @@
 """Forward passes that spend nothing on padding, and nothing on reading the same prefix twice.
 
-All tokens of a batch stand in one row, so that every linear layer sees each of them once. Only attention needs to know
-what belongs together: there, tokens are laid out as the sequences they make, (sequences, width), attend causally, and
-go back to their places. A prompt shared by a chosen and a rejected completion is part of both sequences and of one run
-through the layers.
+All tokens of a batch stand in one row, so that every layer sees each of them once. Only attention needs to know what
+belongs together: it goes through the row run by run. A run is a whole sequence, or what a sequence adds to the
+beginning of the one before it: two completions of a prompt are the run prompt + chosen, and the run rejected, which
+also looks at the prompt.
 """
 
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -19,64 +22,87 @@ ATTENTION = "plumbline_packed"
 
 @dataclass
 class Layout:
-    """How the packed row and its sequences correspond.
+    """The runs of a packed row.
 
-    rows: (sequences, width), the packed place of every token of every sequence; padding, on the right, is place 0.
-    sources: (tokens,), for every packed token, where in the flattened `rows` its own sequence has it.
-    positions: (1, tokens), every packed token's position in its sequence.
+    lengths: tokens of every run, in order.
+    prefixes: of the run before it, how many first tokens a run goes on from; 0 for a whole sequence.
+    positions: (1, tokens), every token's position in its sequence.
     """
 
-    rows: torch.Tensor
-    sources: torch.Tensor
+    lengths: list[int]
+    prefixes: list[int]
     positions: torch.Tensor
     seen: bool = False  # by a layer's attention
+    masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sequences: list[list[int]], firsts: list[int], width: int, device: torch.device) -> "Layout":
-        """From the packed places of every sequence's tokens, and from which token on they are its own."""
-        rows = torch.zeros(len(sequences), width, dtype=torch.long)
-        sources: dict[int, int] = {}
-        for i, (places, first) in enumerate(zip(sequences, firsts, strict=True)):
-            rows[i, : len(places)] = torch.tensor(places)
-            sources |= {place: i * width + t for t, place in enumerate(places) if t >= first}
-        flat = torch.tensor([sources[place] for place in range(len(sources))])
-        return cls(rows.to(device), flat.to(device), (flat % width)[None].to(device))
-
-    @classmethod
-    def of_pairs(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "Layout":
-        """From TRL's batch of pairs, (2 pairs, width) padded on the right, chosen over rejected: what the two rows of
-        a pair begin with is packed once."""
-        half, width = len(input_ids) // 2, input_ids.shape[1]
-        lengths = attention_mask.sum(1)
-        both = torch.minimum(lengths[:half], lengths[half:])[:, None] > torch.arange(width, device=input_ids.device)
-        shared = ((input_ids[:half] == input_ids[half:]) & both).cumprod(1).sum(1).tolist()
-        chosen, rejected, end = [], [], 0
-        for length, other, prefix in zip(*lengths.view(2, half).tolist(), shared, strict=True):
-            chosen.append([*range(end, end + length)])
-            rejected.append([*range(end, end + prefix), *range(end + length, end + length + other - prefix)])
-            end += length + other - prefix
-        return cls.of([*chosen, *rejected], [0] * half + shared, width, input_ids.device)
+    def of(cls, lengths: list[int], device: torch.device, prefixes: list[int] | None = None) -> "Layout":
+        """Of runs that are whole sequences, unless they go on from a prefix."""
+        prefixes = prefixes or [0] * len(lengths)
+        positions = [torch.arange(p, p + n) for n, p in zip(lengths, prefixes, strict=True)]
+        return cls(lengths, prefixes, torch.cat(positions)[None].to(device))
 
     @classmethod
     def of_segments(cls, position_ids: torch.Tensor) -> "Layout":
         """From a packed row, (1, tokens), whose positions start again at 0 with every example."""
         starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
-        return cls.of_lengths([b - a for a, b in pairwise(starts)], position_ids.device)
-
-    @classmethod
-    def of_lengths(cls, lengths: list[int], device: torch.device) -> "Layout":
-        """Of sequences that stand one behind the other."""
-        ends = [*accumulate(lengths)]
-        sequences = [[*range(end - length, end)] for length, end in zip(lengths, ends, strict=True)]
-        return cls.of(sequences, [0] * len(lengths), max(lengths), device)
+        lengths = [b - a for a, b in pairwise(starts)]
+        return cls(lengths, [0] * len(lengths), position_ids)
 
     def spread(self, packed: torch.Tensor) -> torch.Tensor:
-        """(1, tokens, …) as (sequences, width, …)."""
-        return packed[0].index_select(0, self.rows.flatten()).view(*self.rows.shape, *packed.shape[2:])
+        """(1, tokens, …) as (runs, tokens of the longest, …), 0 in the padding on the right."""
+        return pad_sequence(list(torch.split(packed[0], self.lengths)), batch_first=True)
 
-    def pack(self, spread: torch.Tensor) -> torch.Tensor:
-        """(sequences, width, …) as (1, tokens, …)."""
-        return spread.flatten(0, 1).index_select(0, self.sources)[None]
+    def mask(self, run: int, window: int | None) -> torch.Tensor | None:
+        """What the tokens of a run look at; all layers share it."""
+        if (run, window) not in self.masks:
+            seen = lookback(self.lengths[run], self.prefixes[run], window, self.positions.device)
+            self.masks[run, window] = seen
+        return self.masks[run, window]
+
+
+def lookback(length: int, prefix: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """(1, 1, length, prefix + length), what tokens behind a prefix look at: themselves and those before, `window` in
+    all at most. None where plain causal attention says as much."""
+    if not prefix and (window is None or window >= length):
+        return None
+    distance = torch.arange(length, device=device)[:, None] + prefix - torch.arange(prefix + length, device=device)
+    return ((distance >= 0) & (distance < (window or math.inf)))[None, None]
+
+
+@dataclass
+class Pairs:
+    """TRL's batch of pairs, (2 pairs, width) padded on the right and chosen over rejected, and the row that packs it.
+    What the two sequences of a pair begin with is in the row once: the runs are chosen, and the rest of rejected.
+    """
+
+    layout: Layout
+    width: int
+
+    @classmethod
+    def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "Pairs":
+        half, width = len(input_ids) // 2, input_ids.shape[1]
+        ends = attention_mask.sum(1)
+        both = torch.minimum(ends[:half], ends[half:])[:, None] > torch.arange(width, device=input_ids.device)
+        shared = ((input_ids[:half] == input_ids[half:]) & both).cumprod(1).sum(1)
+        lengths = torch.stack([ends[:half], ends[half:] - shared], 1).flatten().tolist()
+        prefixes = torch.stack([torch.zeros_like(shared), shared], 1).flatten().tolist()
+        return cls(Layout.of(lengths, input_ids.device, prefixes), width)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """(2 pairs, width, …) as (1, tokens, …)."""
+        half = len(padded) // 2
+        rows = [row for pair in zip(padded[:half], padded[half:], strict=True) for row in pair]
+        runs = zip(rows, self.layout.prefixes, self.layout.lengths, strict=True)
+        return torch.cat([row[prefix : prefix + length] for row, prefix, length in runs])[None]
+
+    def spread(self, packed: torch.Tensor) -> torch.Tensor:
+        """(1, tokens, …) as (2 pairs, width, …), 0 in the padding."""
+        runs = torch.split(packed[0], self.layout.lengths)
+        chosen, shared = runs[::2], self.layout.prefixes[1::2]
+        rejected = [torch.cat([c[:n], own]) for c, own, n in zip(chosen, runs[1::2], shared, strict=True)]
+        rows = pad_sequence([*chosen, *rejected], batch_first=True)
+        return pad(rows, (0, 0) * (rows.dim() - 2) + (0, self.width - rows.shape[1]))
 
 
 def attention(
@@ -88,18 +114,23 @@ def attention(
     layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' SDPA attention over sequences laid out; without a layout, what it is given (causal, and padded on
-    the right if at all). Query, key and value: (batch, heads, tokens, dim)."""
-    if layout is not None:
-        layout.seen = True
-        query, key, value = (layout.spread(t.transpose(1, 2)).transpose(1, 2) for t in (query, key, value))
-    window, width = kwargs.get("sliding_window"), query.shape[2]
-    if attention_mask is None and window is not None and window < width:
-        place = torch.arange(width, device=query.device)
-        distance = place[:, None] - place
-        attention_mask = ((distance >= 0) & (distance < window))[None, None]
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return (output if layout is None else layout.pack(output)), None
+    """transformers' SDPA attention, run by run; without a layout, over what it is given (causal, and padded on the
+    right if at all). Query, key and value: (batch, heads, tokens, dim)."""
+    window = kwargs.get("sliding_window")
+    if layout is None:
+        if attention_mask is None:
+            attention_mask = lookback(query.shape[2], 0, window, query.device)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    layout.seen = True
+    outputs, before = [], [key, value]
+    parts = (torch.split(t, layout.lengths, 2) for t in (query, key, value))
+    for run, (prefix, q, *own) in enumerate(zip(layout.prefixes, *parts, strict=True)):
+        if prefix:
+            own = [torch.cat([b[:, :, :prefix], o], 2) for b, o in zip(before, own, strict=True)]
+        if q.shape[2]:
+            outputs.append(sdpa_attention_forward(module, q, *own, layout.mask(run, window), **kwargs)[0])
+        before = own
+    return torch.cat(outputs, 1), None
 
 
 AttentionInterface.register(ATTENTION, attention)
@@ -130,7 +161,7 @@ def lay_out(model: PreTrainedModel) -> bool:
     if not only_attends(model) or before != "sdpa" or hasattr(next(model.parameters()), "ds_id"):
         return False
     model.set_attn_implementation(ATTENTION)
-    layout = Layout.of_lengths([1], model.device)
+    layout = Layout.of([1], model.device)
     model.base_model(input_ids=layout.positions, position_ids=layout.positions, layout=layout, use_cache=False)
     if not layout.seen:
         model.set_attn_implementation(before)
@@ -149,11 +180,12 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     padded = backbone.forward
 
     def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        layout = Layout.of_pairs(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
-        output = padded(input_ids=layout.pack(input_ids), position_ids=layout.positions, layout=layout, **kwargs)
-        output.last_hidden_state = layout.spread(output.last_hidden_state)
+        pairs = Pairs.of(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
+        layout = pairs.layout
+        output = padded(input_ids=pairs.pack(input_ids), position_ids=layout.positions, layout=layout, **kwargs)
+        output.last_hidden_state = pairs.spread(output.last_hidden_state)
         if logits := output.get("router_logits"):  # of a mixture of experts, a layer each: (tokens, experts)
-            output.router_logits = tuple(layout.spread(layer[None]).flatten(0, 1) for layer in logits)
+            output.router_logits = tuple(pairs.spread(layer[None]).flatten(0, 1) for layer in logits)
         return output
 
     backbone.forward = forward

@@ -24,7 +24,7 @@ from transformers import (
 from stages import packing, sft
 from stages.errors import UserError
 from stages.models import load_model
-from stages.packing import Layout, pack_pairs, pack_segments
+from stages.packing import Pairs, pack_pairs, pack_segments
 from stages.store import Work
 from tests.helpers import Chain, settings
 from tests.test_samplers import ARCHITECTURES, SHAPE
@@ -145,9 +145,9 @@ def test_packing_is_refused_where_a_state_would_leak(chain: Chain, tmp_path: Pat
 
 def test_a_layout_goes_there_and_back() -> None:
     ids, mask = pairs()
-    layout = Layout.of_pairs(ids, mask)
-    assert torch.equal(layout.spread(layout.pack(ids[..., None]))[..., 0] * mask, ids)
-    assert layout.positions.max() == max(LENGTHS) - 1
+    pairs_ = Pairs.of(ids, mask)
+    assert torch.equal(pairs_.spread(pairs_.pack(ids)), ids)
+    assert pairs_.layout.positions.max() == max(LENGTHS) - 1
 
 
 def test_what_is_saved_knows_nothing_of_packing(built: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ class HFSampler:
         """Put what every layer remembers of the prompts into `slots.read`."""
         slots.read = []
         if self.packs:
-            slots.layout = layout = Layout.of_lengths([len(p) for p in prompts], self.device)
+            slots.layout = layout = Layout.of([len(p) for p in prompts], self.device)
             ids = torch.tensor([[token for prompt in prompts for token in prompt]])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
         else:

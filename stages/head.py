@@ -1,0 +1,111 @@
+"""TRL's fused LM head on a CPU: log-probs of labels, without the logits of a whole batch ever being there.
+
+On CUDA TRL scores the positions whose label counts, in Triton. Elsewhere it scores every position, multiplies in fp32
+and goes a dozen times over its tiles: much of a training step on a CPU. This is the same function in a CPU's own
+arithmetic: the whole vocabulary for a few hundred tokens at a time, PyTorch's softmax, products in the precision of the
+model, sums over chunks in fp32.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+from trl.trainer import utils as trl_utils
+
+TOKENS = 512  # at once: 100 MB of fp32 logits where the vocabulary has 50,000
+STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+
+OnOtherDevices = trl_utils._ChunkedLogProbFunction
+
+
+class OnCPU(torch.autograd.Function):
+    """TRL's ChunkedLogProbFunction, arguments and outputs. Only log-probs have a gradient: neither SFT nor DPO takes one
+    of anything else."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,  # (tokens, hidden)
+        weight: torch.Tensor,  # (vocabulary, hidden)
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,  # (tokens,)
+        temperature: float,
+        chunk_size: int,
+        softcap: float | None = None,
+        scale: float = 1.0,
+        outputs: tuple[str, ...] = STATISTICS,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Each (tokens,): the log-prob of the target, then what `outputs` names of `STATISTICS`, None for the rest."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
+        exact = torch.promote_types(dtype, torch.float32)
+        ctx.terms = dtype, scale, softcap, temperature
+        head, found = weight.to(dtype), []
+        for rows, target in zip(hidden.split(TOKENS), targets.split(TOKENS), strict=True):
+            logits, _ = transformed(rows.to(dtype), head, bias, scale, softcap, temperature)
+            log_p = logits.log_softmax(-1, dtype=exact)
+            statistics = (
+                -torch.linalg.vecdot(log_p.exp(), log_p) if "entropy" in outputs else None,
+                (2 * log_p).logsumexp(-1) if "log_sum_sq_probs" in outputs else None,
+                logits.mean(-1, dtype=exact) if "mean_logits" in outputs else None,
+                log_p.argmax(-1) == target if "is_top1" in outputs else None,
+            )
+            found.append((log_p.gather(-1, target[:, None])[:, 0], *statistics))
+        results = [None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True)]
+        ctx.save_for_backward(hidden, weight, bias, targets, results[0])
+        ctx.mark_non_differentiable(*(r for r in results[1:] if r is not None))
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        """The logits again, a chunk at a time, and from them the gradients of hidden states and head."""
+        dtype, *terms = ctx.terms
+        hidden, weight, bias, targets, log_probs = ctx.saved_tensors
+        grad_weight, grad_bias = (
+            torch.zeros_like(t) if needed else None
+            for t, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
+        )
+        head, grad_hidden = weight.to(dtype), torch.empty_like(hidden)
+        chunks = (t.split(TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden))
+        for rows, target, log_p, g, out in zip(*chunks, strict=True):
+            rows = rows.to(dtype)
+            logits, slope = transformed(rows, head, bias, *terms)
+            change = logits.softmax(-1).mul_(-g[:, None])
+            # 1 - p of the target, and not the difference of two rounded numbers.
+            change.scatter_(-1, target[:, None], (g * -log_p.expm1())[:, None].to(dtype))
+            change *= slope
+            out.copy_(change @ head)
+            if grad_weight is not None:
+                grad_weight += change.t() @ rows
+            if grad_bias is not None:
+                grad_bias += change.sum(0)
+        return grad_hidden, grad_weight, grad_bias, *[None] * 6
+
+
+def transformed(
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """Logits as the model means them, (tokens, vocabulary), and what they change by where the head's output does."""
+    logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
+    if softcap is not None:
+        capped = (logits * (scale / softcap)).tanh()
+        return capped * (softcap / temperature), (1 - capped * capped) * (scale / temperature)
+    return (logits, 1.0) if scale == temperature else (logits * (scale / temperature), scale / temperature)
+
+
+class Head:
+    """What TRL's fused head calls, by device."""
+
+    @staticmethod
+    def apply(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor | None, ...]:
+        return (OnCPU if hidden.device.type == "cpu" else OnOtherDevices).apply(hidden, *rest)  # type: ignore[no-any-return]
+
+
+def install() -> None:
+    """Have TRL's fused LM head use this one on a CPU, and score only the positions whose label counts, there too."""
+    trl_utils._ChunkedLogProbFunction = Head
+    trl_utils._use_triton = lambda device: True

@@ -1,0 +1,256 @@
+"""DPO against TRL's own trainer, on the same pairs: `python -m tests.bench.dpo [KEY=VALUE …]`.
+
+Three ways to train one epoch, alternating, each time in a process of its own:
+
+    trl        DPOTrainer with its defaults: gradient checkpointing, the reference model beside the policy
+    trl_tuned  without checkpointing, the reference's log-probs given, at the micro-batch that suits it best
+    ours       what stage=dpo does
+
+Same model, pairs, order, effective batch and precision. Prints medians with their spread, pairs and true tokens (every
+prompt and completion once) per second, peak memory, and how far the losses are apart; writes all of it as JSON.
+"""
+
+import json
+import logging
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import DATA, ROOT
+
+ARMS = ("trl", "trl_tuned", "ours")
+
+
+@dataclass
+class Settings:
+    """`model`: a folder, or empty for the embedded 135M model. `lengths`: real (cut at `max_length`), or the tokens of
+    prompt and completions of generated pairs, as 40+60."""
+
+    model: str = ""
+    lengths: str = "real"
+    max_length: int = 1024
+    pairs: int = 8
+    batch_size: int = 8
+    micro_batch: int = 4
+    tuned_micro_batch: int = 4
+    precision: str = "bf16"
+    repeats: int = 5
+    arms: str = " ".join(ARMS)
+    seed: int = 0
+    out: str = "outputs/bench/dpo.json"
+
+
+def main(cfg: Settings) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.model = cfg.model or embedded()
+        rows = Path(folder) / "rows.json"
+        child("prepare", cfg, rows)
+        found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in cfg.arms.split()}
+        for repeat in range(cfg.repeats):
+            for arm, results in found.items():
+                results.append(child(arm, cfg, rows))
+                logging.info("%d %-10s %s", repeat, arm, json.dumps(results[-1]))
+    tell(cfg, found)
+
+
+def child(arm: str, cfg: Settings, rows: Path) -> dict[str, Any]:
+    """What a process of its own found."""
+    command = [sys.executable, "-m", "tests.bench.dpo", "--child", arm, json.dumps(asdict(cfg)), str(rows)]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def tell(cfg: Settings, found: dict[str, list[dict[str, Any]]]) -> None:
+    """The table, and the JSON beside it."""
+    logging.info("%s", json.dumps(asdict(cfg)))
+    medians = {arm: statistics.median(r["seconds"] for r in results) for arm, results in found.items()}
+    for arm, results in found.items():
+        seconds = sorted(r["seconds"] for r in results)
+        first, median = results[0], medians[arm]
+        against = "  ".join(f"{medians[other] / median:4.2f}x {other}" for other in medians if other != arm)
+        logging.info(
+            "%-10s %6.3f pairs/s %7.0f tokens/s  %6.1f s (%.1f to %.1f)  %5.1f GiB  losses %s  %s",
+            arm,
+            cfg.pairs / median,
+            first["tokens"] / median,
+            median,
+            seconds[0],
+            seconds[-1],
+            max(r["memory"] for r in results) / 2**30,
+            " ".join(f"{loss:.5f}" for loss in first["losses"]),
+            against,
+        )
+    out = ROOT / cfg.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"settings": asdict(cfg), "results": found}, indent=2))
+
+
+def embedded() -> str:
+    """The folder of the embedded model."""
+    subprocess.run([sys.executable, "run.py", "stage=base", "tracker=none"], cwd=ROOT, check=True)
+    return str(ROOT / "outputs" / "latest" / "base" / "model")
+
+
+def prepare(cfg: Settings) -> list[dict[str, Any]]:
+    """Token ids of the pairs, and their log-probs under the reference: by the padded and by the packed forward."""
+    from stages.choices import Precision
+    from stages.models import add_scoring, device_of, load_model, load_tokenizer, pair_log_probs
+    from stages.records import PairLogProbs
+
+    tokenizer = load_tokenizer(Path(cfg.model))
+    scored = [PairLogProbs(str(i), *ids, [], []) for i, ids in enumerate(lengths(cfg, tokenizer))]
+    device = device_of("auto")
+    model = add_scoring(load_model(Path(cfg.model), device=device))
+    rows = []
+    for pair in scored:
+        [(chosen, rejected)] = pair_log_probs(model, [pair], tokenizer.pad_token_id, Precision(cfg.precision))
+        pair.chosen_logps, pair.rejected_logps = chosen, rejected
+        rows.append(asdict(pair))
+    return rows
+
+
+def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], list[int]]]:
+    """Prompt, chosen and rejected as token ids; generated ones have the real ones' lengths where no real are at hand."""
+    draw = random.Random(cfg.seed)
+    file = DATA / "formats" / "lf_dpo_en_demo.json.gz"
+    if cfg.lengths == "real" and file.exists():
+        found = list(real(file, cfg.max_length, tokenizer))
+        return draw.sample(found, cfg.pairs)
+    word = lambda n: [draw.randrange(1000, len(tokenizer)) for _ in range(n)]
+    if cfg.lengths != "real":
+        prompt, completion = map(int, cfg.lengths.split("+"))
+        return [(word(prompt), word(completion), word(completion)) for _ in range(cfg.pairs)]
+    # Log-normal, with the means of the real set: prompt 425, chosen 312, rejected 341 tokens.
+    length = lambda mean: min(max(8, round(draw.lognormvariate(0, 0.6) * mean / 1.2)), cfg.max_length // 2)
+    return [(word(length(425)), word(length(312)), word(length(341))) for _ in range(cfg.pairs)]
+
+
+def real(file: Path, max_length: int, tokenizer: Any) -> Any:
+    """Pairs of a preference file that fit whole."""
+    from stages.config import Label
+    from stages.labelers import dataset
+
+    prompts, candidates, judgements, _ = dataset.read(Label("dataset", str(file), None, "train", 0.0))
+    messages, texts = {p.id: p.messages for p in prompts}, {c.candidate_id: c.text for c in candidates}
+    ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
+    for j in judgements:
+        prompt = ids(messages[j.prompt_id], add_generation_prompt=True)
+        whole = [ids([*messages[j.prompt_id], {"role": "assistant", "content": texts[c]}]) for c in (j.a, j.b)]
+        if max(map(len, whole)) <= max_length and whole[0] != whole[1]:
+            yield prompt, whole[0][len(prompt) :], whole[1][len(prompt) :]
+
+
+def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One epoch over the rows: seconds of the steps, losses, and the peak of memory."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from stages import hardware
+
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model)
+    with tempfile.TemporaryDirectory() as folder:
+        hardware.reset_peak_memory()
+        trainer = made(arm, cfg, rows, tokenizer, folder)
+        warm_up(trainer)
+        started = time.perf_counter()
+        trainer.train()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    tokens = sum(len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
+    losses = [point["loss"] for point in trainer.state.log_history if "loss" in point]
+    memory = hardware.peak_gpu_memory() or hardware.peak_memory()
+    return {"seconds": seconds, "tokens": tokens, "losses": losses, "memory": memory}
+
+
+def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: str) -> Any:
+    """The trainer of an arm. What TRL does not need to be told stands at TRL's defaults."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import DPOConfig, DPOTrainer
+
+    from stages.records import PairLogProbs
+    from stages.training.preference_trainer import StoredReferenceTrainer, trl_row
+
+    class TRL(DPOTrainer):  # type: ignore[misc]
+        """On pairs that are token ids already."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    class Tuned(StoredReferenceTrainer):
+        """TRL's forward, the reference's log-probs given."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    micro_batch = cfg.tuned_micro_batch if arm == "trl_tuned" else cfg.micro_batch
+    options: dict[str, Any] = dict(
+        output_dir=folder,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=cfg.batch_size // micro_batch,
+        num_train_epochs=1,
+        max_length=cfg.max_length,
+        learning_rate=1e-5,
+        bf16=cfg.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        train_sampling_strategy="sequential",
+    )
+    scored = {row["id"]: trl_row(PairLogProbs(**row), None) for row in rows}
+    plain = [{k: row[k] for k in ("id", "prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
+    load = lambda: AutoModelForCausalLM.from_pretrained(cfg.model, dtype=torch.float32)
+    if arm == "trl":
+        return TRL(
+            load(),
+            ref_model=load(),
+            args=DPOConfig(**options),
+            train_dataset=Dataset.from_list(plain),
+            processing_class=tokenizer,
+        )
+    args = DPOConfig(**options, gradient_checkpointing=False, precompute_ref_log_probs=True)
+    model = load()
+    if arm == "ours":
+        from stages.packing import pack_pairs
+
+        assert pack_pairs(model)
+    return Tuned(
+        model, reference=scored, args=args, train_dataset=Dataset.from_list(plain), processing_class=tokenizer
+    )
+
+
+def warm_up(trainer: Any) -> None:
+    """Libraries load and kernels are chosen at the first forward: not what is measured."""
+    row = min(
+        trainer.train_dataset, key=lambda r: len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"])
+    )
+    batch = trainer._prepare_inputs(trainer.data_collator([row]))
+    with trainer.compute_loss_context_manager():
+        trainer.compute_loss(trainer.model, batch).backward()
+    trainer.model.zero_grad()
+    trainer._metrics["train"].clear()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if sys.argv[1:2] == ["--child"]:
+        arm, settings, file = sys.argv[2], Settings(**json.loads(sys.argv[3])), Path(sys.argv[4])
+        if arm == "prepare":
+            file.write_text(json.dumps(prepare(settings)))
+            print("{}")
+        else:
+            print(json.dumps(measure(arm, settings, json.loads(file.read_text()))))
+    else:
+        kinds = {field.name: field.type for field in fields(Settings)}
+        given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+        main(Settings(**{k: kinds[k](v) for k, v in given.items()}))
