@@ -1,11 +1,13 @@
 """The benchmarks' own arithmetic: what they call an operation of the model, and where a step's time went."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from stages.models import add_scoring, load_model
 from tests.bench import flops, profiling
@@ -16,21 +18,19 @@ from tests.helpers import Chain
 LENGTH, PROMPT = 24, 10
 
 
-def step(folder: Path) -> None:
-    """Forward and backward over one conversation of which all but the prompt is scored."""
-    model = add_scoring(load_model(folder))
-    labels = ids = torch.arange(20, 20 + LENGTH)[None]
-    labels = torch.where(torch.arange(LENGTH) < PROMPT, -100, labels)
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True).loss.backward()
+def scored_pair(folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model, and a pair of equal completions for it: packed, it is read once."""
+    ids = torch.arange(20, 20 + LENGTH)[None].repeat(2, 1)
+    labels = torch.where(torch.arange(LENGTH) < PROMPT, -100, ids)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "fused_lm_head": True}
+    return add_scoring(load_model(folder)), batch
 
 
 def test_operations_are_those_that_torch_counts(chain: Chain) -> None:
     folder = chain.folder("sft") / "model"
-    model = add_scoring(load_model(folder))
-    ids = torch.arange(20, 20 + LENGTH)[None].repeat(2, 1)  # a pair of equals: packed, it is read once
-    labels = torch.where(torch.arange(LENGTH) < PROMPT, -100, ids)
+    model, batch = scored_pair(folder)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True)
+        model(**batch)
     attention = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
     per_sight = 4 * model.config.num_attention_heads * model.config.head_dim * model.config.num_hidden_layers
     assert attention == 2 * per_sight * LENGTH**2, "here every token of both rows meets every other"
@@ -47,11 +47,10 @@ def test_a_prompt_counts_once_and_both_completions_see_it(chain: Chain) -> None:
 
 
 def test_the_profile_accounts_for_all_time(chain: Chain) -> None:
-    folder = chain.folder("sft") / "model"
-    step(folder)
+    model, batch = scored_pair(chain.folder("sft") / "model")
     profiler = profiling.profiler()
     with profiler:
-        step(folder)
+        model(**batch).loss.backward()
     found = profiling.groups(profiler)
     assert sum(found.values()) == pytest.approx(1)
     assert {"matrix products", "attention", "LM head", "norms, activations, rotary"} <= found.keys()
