@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages import cli, compare, config, gc, pipeline, plan, provenance, sweep
+from stages import cli, config, pipeline, provenance, sweep
 from stages.choices import Stage, Upstream
 from stages.config import Config
 from stages.errors import UserError
@@ -27,14 +27,20 @@ def main(composed: DictConfig) -> float | None:
         cfg, store, nodes = cli.prepare(composed)
         match cfg.stage:
             case Stage.plan:
+                from stages import plan
+
                 plan.show(nodes, store)
             case Stage.compare:
+                from stages import compare
+
                 compare.show(store, cfg.compare)
             case Stage.sync:
                 from stages.tracking import sync
 
                 sync.push(store, cfg.tracker)
             case Stage.gc:
+                from stages import gc
+
                 gc.collect(store, cfg.gc.remove)
             case _:
                 return execute(cfg, store, nodes)

@@ -38,6 +38,10 @@ for client in ("httpx", "httpx2"):
 
 head.install()
 
+# Never TF32, which NVIDIA's containers switch on by an environment variable: it is not fp32, and under bf16 autocast a
+# GPU has no product of fp32 left that would gain by it.
+torch.set_float32_matmul_precision("highest")
+
 
 def device_of(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU."""

@@ -23,6 +23,7 @@ SET_ELSEWHERE = {
     "data_seed": "seed",
     "bf16": "precision",
     "fp16": "precision",
+    "tf32": "precision",
     "use_cpu": "runtime.device",
     "gradient_checkpointing": "runtime.gradient_checkpointing",
     "activation_checkpointing": "runtime.gradient_checkpointing",
@@ -42,8 +43,11 @@ SET_BY_STAGE = set(
     "chat_template_path eos_token pad_token assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc "
     "padding_free packing_strategy eval_packing truncation_mode shuffle_dataset train_sampling_strategy "
     "remove_unused_columns dataloader_drop_last model_init_kwargs trust_remote_code precompute_ref_log_probs "
-    "precompute_ref_batch_size sync_ref_model activation_offloading".split()
+    "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config".split()
 )
+# torch.compile breaks its graph wherever a batch is laid out, compiles parts of it anew for batches of other lengths,
+# and under fp32 has transformers switch TF32 on. On two busy cores, minutes for a model of two layers.
+COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 # Arguments under which a step depends on its micro-batches: they bring the micro-batch into the fingerprint.
 NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
@@ -52,8 +56,17 @@ def refuse(name: str, block: SFT | DPO) -> None:
     """Raise UserError for the first thing that `sft` or `dpo` asks of its trainer and that cannot work."""
     divisible(name, block.batch_size, block.runtime)
     trainer_keys(name, block)
+    kernels(name, block)
     if isinstance(block, DPO):
         losses(block)
+
+
+def kernels(name: str, block: SFT | DPO) -> None:
+    """What would replace the arithmetic of the layers."""
+    if asked := [key for key in COMPILED if block.trainer.get(key)]:
+        raise UserError(f"{name}.trainer.{asked[0]}: batches differ in shape, and each is compiled for. Leave it out.")
+    if block.trainer.get("use_liger_kernel") and (block.runtime.device == "cpu" or find_spec("liger_kernel") is None):
+        raise UserError(f"{name}.trainer.use_liger_kernel needs CUDA and pip install 'plumbline[liger]'.")
 
 
 def losses(cfg: DPO) -> None:

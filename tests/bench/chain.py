@@ -1,0 +1,140 @@
+"""The whole chain, stage by stage: `python -m tests.bench.chain [small] [profile] [KEY=VALUE …]`.
+
+The embedded 135M model on fewer rows than in the demo; `small` is `recipe=tiny` instead. Prints seconds, tokens per
+second and peak memory of every stage, and for SFT, reference and DPO the model's operations per second (`flops.py`) as
+a share of what this machine's matrix products reach, measured before and after the chain. Training is timed from step
+to step, without the first step and without evaluations; the reference while it scores. `profile` adds where the time
+of some DPO steps went. Writes all figures to outputs/bench/chain.json.
+"""
+
+import json
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from stages import cli, tracking
+from stages.store import Manifest
+from tests.helpers import ROOT, composed, run
+
+SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")
+SIZES += ("data.tasks.unseen_phrasings=80", "data.tasks.unseen_tasks=60", "data.tasks.rephrased=6")
+PROFILED = 3  # steps
+RESULTS = ROOT / "outputs" / "bench" / "chain.json"
+
+
+class Clock(tracking.Run):
+    """A tracker that notes how long training steps take. With a profiler, which runs during some of the first steps,
+    those are not among them."""
+
+    def __init__(self, profiler: Any = None) -> None:
+        self.profiler, self.seconds = profiler, list[float]()
+        self.last: float | None = None
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        now = time.perf_counter()
+        if "grad_norm" not in metrics:  # after an evaluation, the best model may be saved
+            self.last = None
+            return
+        if self.profiler and step == 1:
+            self.profiler.start()
+        if self.profiler and step == 1 + PROFILED:
+            self.profiler.stop()
+            self.profiler, self.last = None, time.perf_counter()
+            return
+        if self.last is not None and not self.profiler:
+            self.seconds.append(now - self.last)
+        self.last = now
+
+
+def main(small: bool, profiled: bool, overrides: list[str]) -> None:
+    from stages import reference  # torch, only after the environment is set
+    from tests.bench import flops, profiling
+
+    profiler = profiling.profiler() if profiled else None
+    clocks: dict[str, Clock] = {}
+    tracking.start = lambda settings, node, root: clocks.setdefault(
+        node.stage, Clock(profiler if node.stage == "dpo" else None)
+    )
+    scoring: list[float] = []
+    reference.pair_log_probs = timed(reference.pair_log_probs, scoring)
+    with tempfile.TemporaryDirectory() as outputs:
+        chosen = (f"outputs={outputs}", *(["recipe=tiny"] if small else SIZES), *overrides)
+        cfg, store, nodes = cli.prepare(composed(*chosen))
+        run.main(composed(*chosen, "stage=base"))
+        model = flops.empty(store.folder(nodes["base"]) / "model")
+        before = flops.peaks(model)
+        run.main(composed(*chosen, "stage=eval"))
+        peaks = {precision: before[precision] + rates for precision, rates in flops.peaks(model).items()}
+        stages = [of_stage(manifest) for _, manifest in store.manifests()]
+        at = {name: store.folder(nodes[name]) for name in ("base", "data", "sft", "pairs", "reference", "dpo")}
+        work = {
+            "sft": flops.of_sft(model, cfg.sft, at),
+            "reference": flops.of_reference(model, at),
+            "dpo": flops.of_dpo(model, cfg.dpo, at),
+        }
+    seconds = {name: work[name].steps * statistics.mean(clocks[name].seconds) for name in ("sft", "dpo")}
+    seconds["reference"] = sum(scoring)
+    used = {
+        name: {
+            "seconds": seconds[name],
+            "tokens": found.tokens,
+            "operations": found.operations,
+            "share_of_peak": found.operations / seconds[name] / statistics.median(peaks[vars(cfg)[name].precision]),
+        }
+        for name, found in work.items()
+    }
+    where = profiling.groups(profiler) if profiler else {}
+    show(stages, peaks, used, where)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    results = {"stages": stages, "peaks": peaks, "used": used, "profile": where, "overrides": chosen[1:]}
+    RESULTS.write_text(json.dumps(results, indent=1))
+    logging.info("all figures: %s", RESULTS)
+
+
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """The function, which now also notes how long each call takes."""
+
+    def watched(*args: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*args)
+        seconds.append(time.perf_counter() - started)
+        return result
+
+    return watched
+
+
+def of_stage(manifest: Manifest) -> dict[str, Any]:
+    given = manifest["inputs"].get("model")
+    name = f"{manifest['stage']} {given['stage']}" if given else manifest["stage"]
+    found = {"stage": name, "seconds": manifest["wall_seconds"], "tokens": manifest["metrics"].get("tokens")}
+    return found | {"peak_memory": manifest["peak_memory"], "peak_gpu_memory": manifest["peak_gpu_memory"]}
+
+
+def show(
+    stages: list[dict[str, Any]], peaks: dict[str, list[float]], used: dict[str, Any], where: dict[str, float]
+) -> None:
+    logging.info("%-14s %9s %9s %9s %8s", "stage", "seconds", "tokens", "tokens/s", "GiB")
+    for s in stages:
+        tokens, rate = (s["tokens"], f"{s['tokens'] / s['seconds']:.0f}") if s["tokens"] else ("", "")
+        memory = s["peak_gpu_memory"] or s["peak_memory"]
+        logging.info("%-14s %9.1f %9s %9s %8.1f", s["stage"], s["seconds"], tokens, rate, memory / 2**30)
+    for precision, rates in peaks.items():
+        low, middle, high = min(rates) / 1e9, statistics.median(rates) / 1e9, max(rates) / 1e9
+        logging.info("matrix products in %s: %.0f GFLOP/s (%.0f to %.0f)", precision, middle, low, high)
+    logging.info("%-14s %9s %9s %9s %8s", "computing", "seconds", "tokens/s", "GFLOP/s", "of peak")
+    for name, u in used.items():
+        rates = u["tokens"] / u["seconds"], u["operations"] / u["seconds"] / 1e9
+        logging.info("%-14s %9.1f %9.0f %9.0f %7.1f%%", name, u["seconds"], *rates, 100 * u["share_of_peak"])
+    for name, share in where.items():
+        logging.info("%5.1f%% of DPO steps: %s", 100 * share, name)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cli.environment()
+    words = sys.argv[1:]
+    main("small" in words, "profile" in words, ["tracker=none", *(word for word in words if "=" in word)])

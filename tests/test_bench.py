@@ -1,0 +1,69 @@
+"""The benchmarks' own arithmetic: what they call an operation of the model, and where a step's time went."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from stages.models import add_scoring, load_model
+from tests.bench import flops, profiling
+from tests.bench.chain import PROFILED, Clock
+from tests.bench.flops import Run
+from tests.helpers import Chain
+
+LENGTH, PROMPT = 24, 10
+
+
+def scored_pair(folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model, and a pair of equal completions for it: packed, it is read once."""
+    ids = torch.arange(20, 20 + LENGTH)[None].repeat(2, 1)
+    labels = torch.where(torch.arange(LENGTH) < PROMPT, -100, ids)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "fused_lm_head": True}
+    return add_scoring(load_model(folder)), batch
+
+
+def test_operations_are_those_that_torch_counts(chain: Chain) -> None:
+    folder = chain.folder("sft") / "model"
+    model, batch = scored_pair(folder)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(**batch)
+    attention = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
+    per_sight = 4 * model.config.num_attention_heads * model.config.head_dim * model.config.num_hidden_layers
+    assert attention == 2 * per_sight * LENGTH**2, "here every token of both rows meets every other"
+    seen = per_sight * LENGTH * (LENGTH + 1) / 2
+    ours = flops.forward(flops.empty(folder), [Run(0, LENGTH, 2 * (LENGTH - PROMPT))])
+    assert ours - seen == counter.get_total_flops() - attention
+
+
+def test_a_prompt_counts_once_and_both_completions_see_it(chain: Chain) -> None:
+    model = flops.empty(chain.folder("sft") / "model")
+    whole = flops.forward(model, [Run(0, LENGTH, 5)])
+    divided = flops.forward(model, [Run(0, PROMPT, 0), Run(PROMPT, LENGTH - PROMPT, 5)])
+    assert divided == pytest.approx(whole)
+
+
+def test_the_profile_accounts_for_all_time(chain: Chain) -> None:
+    model, batch = scored_pair(chain.folder("sft") / "model")
+    profiler = profiling.profiler()
+    with profiler:
+        model(**batch).loss.backward()
+    found = profiling.groups(profiler)
+    assert sum(found.values()) == pytest.approx(1)
+    assert {"matrix products", "attention", "LM head", "norms, activations, rotary"} <= found.keys()
+
+
+def test_the_clock_leaves_out_first_step_evaluations_and_what_is_profiled() -> None:
+    steps = 4
+    plain, profiled = Clock(), Clock(torch.profiler.profile())
+    for clock in (plain, profiled):
+        for number in range(1, PROFILED + 1 + steps):
+            clock.log({"grad_norm": 1.0}, number)
+        clock.log({"eval_loss": 1.0}, number)
+        clock.log({"grad_norm": 1.0}, number + 1)  # the best model may have been saved since
+        clock.log({"grad_norm": 1.0}, number + 2)
+    assert len(plain.seconds) == PROFILED + steps
+    assert len(profiled.seconds) == steps

@@ -1,0 +1,96 @@
+"""Which arithmetic is used where: no TF32, a fused optimizer, and no kernels that would replace the layers unasked."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Trainer
+
+from stages import dpo, sft, training, trl_arguments
+from stages.choices import Precision
+from stages.errors import UserError
+from stages.models import add_scoring, autocast, load_model
+from stages.store import Work
+from tests.helpers import ROOT, Chain, settings
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+
+
+class Products(TorchDispatchMode):
+    """The dtypes in which matrix products are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes = set[torch.dtype]()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if op.overloadpacket.__name__ in PRODUCTS:
+            self.dtypes.add(args[-1].dtype)
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [(Precision.bf16, torch.bfloat16), (Precision.fp32, torch.float32)])
+def test_bf16_leaves_no_product_in_fp32(chain: Chain, precision: Precision, dtype: torch.dtype) -> None:
+    model = add_scoring(load_model(chain.folder("sft") / "model")).train()
+    torch.manual_seed(0)
+    ids = torch.randint(5, model.config.vocab_size, (4, 20))
+    with Products() as products:
+        with autocast(precision, model.device):
+            out = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True)
+        out.loss.backward()
+    # The head's gradients are summed up in fp32 (`addmm_`), on a GPU from bf16 factors.
+    assert products.dtypes == {dtype}
+
+
+def test_no_tf32_whatever_the_environment_says() -> None:
+    told = "import torch; before = torch.get_float32_matmul_precision(); import stages.models; "
+    told += "print(before, torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision)"
+    environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["high", "highest", "ieee"]
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, optimizers = training.train, []
+
+    def watched(trainer: Trainer, *rest: Any) -> None:
+        train(trainer, *rest)
+        optimizers.append(trainer.optimizer)
+
+    monkeypatch.setattr(training, "train", watched)
+    cfg = vars(settings("recipe=tiny"))[name]
+    inputs = {
+        "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
+        "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
+    }
+    {"sft": sft, "dpo": dpo}[name].run(cfg, inputs[name], Work(tmp_path, lambda metrics, step: None))
+    [optimizer] = optimizers
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    ("override", "way_out"),
+    [
+        ("tf32=true", "set {}.precision instead"),
+        ("torch_compile=true", "Leave it out"),
+        ("torch_compile_backend=inductor", "Leave it out"),
+        ("liger_kernel_config={fused_linear_cross_entropy: true}", "leave it out"),
+    ],
+)
+def test_kernels_that_are_refused(name: str, override: str, way_out: str) -> None:
+    cfg = settings("recipe=tiny", f"{name}.trainer.{override}")
+    with pytest.raises(UserError, match=way_out.format(name)):
+        trl_arguments.refuse(name, vars(cfg)[name])
+
+
+def test_liger_kernels_need_their_package_and_a_gpu() -> None:
+    cfg = settings("recipe=tiny", "dpo.trainer.use_liger_kernel=true", "dpo.runtime.device=cpu")
+    with pytest.raises(UserError, match=r"plumbline\[liger\]"):
+        trl_arguments.refuse("dpo", cfg.dpo)
