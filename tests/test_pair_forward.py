@@ -2,8 +2,6 @@
 log-probs, loss, metrics and gradients."""
 
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,15 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import DPOConfig, DPOTrainer
-from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from stages import contract
 from stages.config import LoRA
 from stages.packing import pack_pairs
 from stages.training import adapters
 from stages.trl_arguments import LOSS_TYPES
+from tests.equality import AGREEMENT, assert_equal, step
 from tests.helpers import Chain
 from tests.test_dpo import block
 from tests.test_dpo import trainers as plain_and_stored
@@ -32,7 +29,6 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 EXPERTS["experts_implementation"] = "eager"  # grouped matrix products know no float64
 FAMILIES = {name: made for name, made in ARCHITECTURES.items() if name != "gemma2"}
 FAMILIES["qwen3_moe"] = lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **EXPERTS))
-AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-5}
 LOSSES: dict[str, dict[str, Any]] = {
     **{loss: {"loss_type": [loss]} for loss in LOSS_TYPES},
     "exo_pair": {"loss_type": ["exo_pair"], "label_smoothing": 1e-3},
@@ -53,30 +49,6 @@ ASKED = ["Is a kite an animal, a fruit or a tool?", "Positive or negative? One w
 ANSWERED = ["It is a tool, and in the hands of a child a toy.", "A tool.", "positive", "Negative, or is it not?"]
 
 Row = dict[str, list[int]]
-
-
-class Float64(TorchFunctionMode):
-    """Norms, rotary angles and TRL's head compute in fp32 whatever the weights; in this mode, in float64."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.Tensor.float:
-            function = torch.Tensor.double
-        wide = lambda value: torch.float64 if value is torch.float32 else value
-        return function(*map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def head_in_float64() -> Iterator[None]:
-    """Autograd does not know the mode, so the backward of TRL's head enters it by itself."""
-    backward = ChunkedLogProbFunction.backward
-
-    def wide(ctx: Any, *gradients: Any) -> Any:
-        with Float64() if ctx.compute_dtype is torch.float64 else nullcontext():
-            return backward(ctx, *gradients)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ChunkedLogProbFunction, "backward", staticmethod(wide))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -141,35 +113,8 @@ def trainers(
     return made(packed=False), made(packed=True)
 
 
-def step(trainer: DPOTrainer, rows: list[Row]) -> dict[str, torch.Tensor]:
-    """One micro-batch through TRL's collator and loss, and back: everything that comes of it, by name."""
-    model = trainer.model.train()
-    model.zero_grad()
-    trainer._metrics["train"].clear()
-    heads: list[Any] = []
-    watched = model.register_forward_hook(lambda module, args, output: heads.append(output))
-    batch = trainer._prepare_inputs(trainer.data_collator(rows))
-    with Float64() if model.dtype is torch.float64 else nullcontext():
-        loss = trainer.compute_loss(model, batch)
-    loss.backward()
-    watched.remove()
-    tokens = {name: value.detach() for name, value in heads[0].items() if value is not None and value.dim() == 2}
-    metrics = {name: torch.tensor(values[-1]) for name, values in trainer._metrics["train"].items()}
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {"loss": loss.detach(), **tokens, **metrics, **gradients}
-
-
-def assert_equal(padded: dict[str, torch.Tensor], packed: dict[str, torch.Tensor]) -> None:
-    """Relative to the largest value of each: of log-probs and metrics, at least 1; of a gradient, at least a
-    millionth of the largest of all, as some are 0 but for rounding."""
-    assert padded.keys() == packed.keys()
-    tolerance = AGREEMENT[padded["loss"].dtype]
-    largest = {name: float(value.double().abs().max()) for name, value in padded.items()}
-    steepest = max(value for name, value in largest.items() if name.endswith("weight"))
-    for name, theirs in padded.items():
-        scale = max(largest[name], 1e-6 * steepest if name.endswith("weight") else 1.0)
-        gap = float((theirs.double() - packed[name].double()).abs().max())
-        assert gap <= tolerance * scale, f"{name}: {gap / scale:.2g}"
+def row(prompt: list[int], chosen: list[int], rejected: list[int]) -> Row:
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
 def tokenised(trainer: DPOTrainer) -> list[Row]:
@@ -177,10 +122,6 @@ def tokenised(trainer: DPOTrainer) -> list[Row]:
     return [
         {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in trainer.train_dataset
     ]
-
-
-def row(prompt: list[int], chosen: list[int], rejected: list[int]) -> Row:
-    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
 @pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
@@ -193,7 +134,14 @@ def test_every_loss_of_trl_is_the_padded_one(
     padded, packed = trainers(tokenizer, tmp_path, dtype=dtype, **LOSSES[loss])
     theirs, ours = (step(t, tokenised(padded)) for t in (padded, packed))
     assert_equal(theirs, ours)
-    assert {"log_probs", "entropy", "logits/chosen", "rewards/margins", "mean_token_accuracy"} <= ours.keys()
+    assert {
+        "token/log_probs",
+        "token/entropy",
+        "entropy",
+        "logits/chosen",
+        "rewards/margins",
+        "mean_token_accuracy",
+    } <= ours.keys()
 
 
 @pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
@@ -238,7 +186,7 @@ def test_pairs_of_every_shape(edge: str, tokenizer: PreTrainedTokenizerBase, tmp
     theirs, ours = (step(t, rows) for t in (padded, packed))
     assert_equal(theirs, ours)
     if edge == "no prompt":
-        assert (ours["log_probs"] != 0).sum(1).tolist() == [2, 3, 1, 1]
+        assert (ours["token/log_probs"] != 0).sum(1).tolist() == [2, 3, 1, 1]
     if edge == "chosen is rejected":
         assert float(ours["rewards/margins"]) == 0
 
@@ -283,7 +231,7 @@ def test_an_adapter_learns_the_same(dtype: torch.dtype, tokenizer: PreTrainedTok
 def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
     reentrant: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """To the bit; in float32, as the second run through a layer is autograd's, where `Float64` does not reach."""
+    """To the bit; in float32, as the second run through a layer is autograd's, beyond `exact`."""
     _, packed = trainers(tokenizer, tmp_path, "gemma3", torch.float32, **MIXTURE)
     rows = tokenised(packed)
     runs: list[int] = []
@@ -302,11 +250,10 @@ def test_fifty_steps_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path)
     order. What rounding leaves is carried from step to step; after 50 of them it is still below 1e-5."""
     inputs = {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")}
     steady = {"lr_scheduler_type": "constant", "warmup_steps": 0}
-    cfg = block(epochs=25.0, learning_rate=1e-3, batch_size=4, micro=2, trainer=steady)
+    cfg = block(epochs=25.0, learning_rate=1e-3, batch_size=4, micro=4, trainer=steady)
     theirs, ours = plain_and_stored(inputs, cfg, tmp_path)
     assert pack_pairs(ours.model)
-    tokens = [{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in ours.train_dataset]
-    theirs.train_dataset = Dataset.from_list(tokens)  # without the newline behind the end of turn
+    theirs.train_dataset = Dataset.from_list(tokenised(ours))  # without the newline behind the end of turn
     curves = []
     for trainer in (theirs, ours):
         trainer.train()
