@@ -119,7 +119,7 @@ def test_a_copy_behind_an_example_is_scored_like_it(name: str, attention: str, b
 
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("attention", ["laid out", "sdpa"])
-def test_it_is_in_bf16_too(attention: str, adapter: bool, built: Path, tmp_path: Path) -> None:
+def test_a_copy_is_scored_alike_in_bf16_too(attention: str, adapter: bool, built: Path, tmp_path: Path) -> None:
     """Under autocast; with an adapter, over weights held in bf16."""
     torch.manual_seed(0)
     model = ARCHITECTURES["llama"]()
