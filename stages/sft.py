@@ -19,10 +19,11 @@ from stages.config import SFT, held
 from stages.contract import Contract, ContractError
 from stages.errors import UserError
 from stages.models import embedding_rows, load_model, load_tokenizer, save_model
-from stages.packing import only_attends, pack_segments
+from stages.packing import pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
 from stages.training import adapters
+from stages.training.isolation import Isolation
 
 IGNORED = -100  # the label of a token that is not trained
 
@@ -32,7 +33,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     Raises:
         ContractError: where the template cannot keep the contract.
-        UserError: where too many rows had to be dropped, or training diverged.
+        UserError: where too many rows had to be dropped, packed examples would see each other, or training diverged.
     """
     base = inputs["base"] / "model"
     terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
@@ -63,7 +64,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         processing_class=terms.tokenizer,
     )
     best = training.Best(trainer, out / SCRATCH / "best")
-    training.train(trainer, cfg, out, best)
+    training.train(trainer, cfg, out, best, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
     if not best.found:
         training.save_trained(trainer, best.folder)
     if not out.main:
@@ -104,17 +105,9 @@ def under_contract(model: PreTrainedModel, terms: Contract, seed: int) -> PreTra
 
 
 def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device) -> PreTrainedModel | PeftModel:
-    """The base model, or a fresh adapter over it, as it is trained.
-
-    Raises:
-        UserError: where packed examples would not be kept apart.
-    """
+    """The base model, or a fresh adapter over it, as it is trained."""
     model = under_contract(load_model(base, held(cfg), device), terms, cfg.seed)
     if cfg.packing:
-        if not only_attends(model):
-            raise UserError(
-                "sft.packing=true: this model's state would leak from one example into the next. Set it to false."
-            )
         pack_segments(model)
     disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
     return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed)

@@ -1,15 +1,18 @@
-"""Packed forwards: what padded ones compute, in values and gradients, with fewer tokens through the layers."""
+"""Packed rows of examples against examples alone, what keeps them apart, and what stops where nothing does."""
 
-import copy
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     MambaConfig,
@@ -17,22 +20,29 @@ from transformers import (
     NemotronConfig,
     NemotronForCausalLM,
     PreTrainedModel,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from trl import SFTConfig, SFTTrainer
 
-from stages import packing, sft
+from stages import contract, packing, sft
+from stages.choices import Precision
+from stages.config import LoRA
 from stages.errors import UserError
 from stages.models import load_model
 from stages.packing import Pairs, pack_pairs, pack_segments
 from stages.store import Work
+from stages.training import adapters
+from stages.training.isolation import Isolation
+from tests.equality import AGREEMENT, TOKENS, assert_equal, step
 from tests.helpers import Chain, settings
 from tests.test_samplers import ARCHITECTURES, SHAPE
 
-PACKED = [name for name in ARCHITECTURES if name != "gemma2"]
 WIDTH = 30
 LENGTHS = [20, 30, 14, 22, 13, 14]  # three pairs: chosen, then rejected
 SHARED = [12, 12, 14]  # tokens that a pair has in common; the last two are the same sequence
+# Ways of attending within the examples of a row: laid out, or by the dense mask that positions tell transformers.
+WAYS = [(name, "laid out") for name in ARCHITECTURES if name != "gemma2"]
+WAYS += [(name, dense) for name in ("llama", "gemma3") for dense in ("sdpa", "eager")] + [("gemma2", "eager")]
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,57 +55,102 @@ def pairs() -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask.long()
 
 
-def counted(model: PreTrainedModel) -> list[int]:
-    """How many tokens every forward sends through the first layer."""
-    seen: list[int] = []
-    model.base_model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[:-1].numel()))
-    return seen
+def rows() -> list[dict[str, Any]]:
+    """Tokenised examples, as `sft.tokenize` makes them; the first third of each is not trained."""
+    made = []
+    for i, length in enumerate(LENGTHS):
+        ids = torch.randint(3, 600, (length,), generator=torch.Generator().manual_seed(i)).tolist()
+        untrained = length // 3
+        made.append({"id": str(i), "input_ids": ids, "labels": [sft.IGNORED] * untrained + ids[untrained:]})
+    return made
 
 
-def close(a: PreTrainedModel, b: PreTrainedModel) -> bool:
-    """Gradients within fp32 noise: 1e-5 of the largest of each parameter."""
-    return all(
-        float((p.grad - q.grad).abs().max()) <= 1e-5 * max(1.0, float(p.grad.abs().max()))
-        for p, q in zip(a.parameters(), b.parameters(), strict=True)
-        if p.grad is not None
+def sft_trainer(model: Any, built: Path, folder: Path, packed: bool) -> SFTTrainer:
+    """TRL's trainer as the stage makes it; its collator puts packed rows one behind the other, without a mask."""
+    settled = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
+    args = SFTConfig(
+        str(folder), packing=packed, eval_packing=False, dataset_kwargs={"skip_prepare_dataset": True}, **settled
+    )
+    return SFTTrainer(
+        model,
+        args=args,
+        train_dataset=sft.columns(rows()),
+        processing_class=contract.load(next((built / "sft").glob("*/model"))).tokenizer,
     )
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_pairs_are_scored_as_in_a_padded_batch_and_each_token_is_read_once(name: str) -> None:
-    torch.manual_seed(0)
-    padded: PreTrainedModel = ARCHITECTURES[name]()
-    packed = copy.deepcopy(padded)
-    assert pack_pairs(packed)
-    seen = counted(packed)
-    ids, mask = pairs()
-    weight = torch.randn(SHAPE["hidden_size"])
-    outputs = []
-    for model in (padded, packed):
-        hidden = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
-        (hidden @ weight).square().sum().backward()
-        outputs.append(hidden)
-    assert torch.allclose(*outputs, atol=1e-5)
-    assert close(padded, packed)
-    assert seen == [sum(LENGTHS) - sum(SHARED)]
+@pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
+@pytest.mark.parametrize(("name", "attention"), WAYS)
+def test_examples_teach_the_same_packed_and_alone(
+    name: str, attention: str, dtype: torch.dtype, built: Path, tmp_path: Path
+) -> None:
+    def made(packed: bool) -> SFTTrainer:
+        torch.manual_seed(0)
+        model = ARCHITECTURES[name]().to(dtype)
+        if attention != "laid out":
+            model.set_attn_implementation(attention)
+        elif packed:
+            assert pack_segments(model)
+        return sft_trainer(model, built, tmp_path, packed)
+
+    trained = torch.tensor(sum(label != sft.IGNORED for row in rows() for label in row["labels"]))
+    bins = sft.pack(rows(), 2 * WIDTH)
+    assert 1 < len(bins) < len(rows())
+    together = step(made(packed=True), bins, num_items_in_batch=trained)
+    alone = step(made(packed=False), rows(), num_items_in_batch=trained)
+    assert_equal(*({k: v for k, v in each.items() if not k.startswith(TOKENS)} for each in (alone, together)))
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_examples_of_a_packed_row_do_not_see_each_other(name: str) -> None:
+def isolation(model: Any, built: Path, folder: Path, precision: Precision = Precision.fp32) -> Isolation:
+    trainer = sft_trainer(model, built, folder, packed=True)
+    return Isolation(trainer, replace(settings("recipe=tiny").sft, precision=precision), rows()[0]["input_ids"])
+
+
+@pytest.mark.parametrize(("name", "attention"), WAYS)
+def test_a_copy_behind_an_example_is_scored_like_it(name: str, attention: str, built: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    alone: PreTrainedModel = ARCHITECTURES[name]()
-    packed = copy.deepcopy(alone)
-    assert pack_segments(packed)
-    lengths = [5, 9, 14]
-    ids = torch.randint(3, 600, (1, sum(lengths)))
-    positions = torch.cat([torch.arange(n) for n in lengths])[None]
-    weight = torch.randn(SHAPE["hidden_size"])
-    together = packed.base_model(input_ids=ids, position_ids=positions).last_hidden_state
-    apart = torch.cat([alone.base_model(input_ids=part).last_hidden_state for part in ids.split(lengths, 1)], 1)
-    for hidden in (apart, together):
-        (hidden @ weight).square().sum().backward()
-    assert torch.allclose(apart, together, atol=1e-5)
-    assert close(alone, packed)
+    model = ARCHITECTURES[name]()
+    if attention == "laid out":
+        assert pack_segments(model)
+    else:
+        model.set_attn_implementation(attention)
+    isolation(model, built, tmp_path).on_train_begin(None, None, None)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("attention", ["laid out", "sdpa"])
+def test_a_copy_is_scored_alike_in_bf16_too(attention: str, adapter: bool, built: Path, tmp_path: Path) -> None:
+    """Under autocast; with an adapter, over weights held in bf16."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES["llama"]()
+    if attention == "laid out":
+        assert pack_segments(model)
+    if adapter:
+        lora = LoRA(rank=2, alpha=4, target_modules=["all-linear"])
+        model = adapters.attach(model.to(torch.bfloat16), lora, seed=0)
+    isolation(model, built, tmp_path, Precision.bf16).on_train_begin(None, None, None)
+
+
+def test_an_attention_that_drops_the_mask_is_refused(built: Path, tmp_path: Path) -> None:
+    """As any would be that transformers knows no mask for."""
+    AttentionInterface.register("careless", sdpa_attention_forward)
+    torch.manual_seed(0)
+    model = ARCHITECTURES["llama"]()
+    model.set_attn_implementation("careless")
+    told = r"sft.packing=true: with this model \(careless attention\) .* packed before it: .* Set it to false"
+    with pytest.raises(UserError, match=told):
+        isolation(model, built, tmp_path).on_train_begin(None, None, None)
+
+
+def test_a_mask_of_ones_is_refused(built: Path, tmp_path: Path) -> None:
+    """Given a mask, transformers does not look at positions: the whole row would be one example."""
+    torch.manual_seed(0)
+    check = isolation(ARCHITECTURES["llama"](), built, tmp_path)
+    check.on_train_begin(None, None, None)
+    check.trainer.data_collator.padding_free = False
+    check.trainer.data_collator.return_position_ids = True
+    with pytest.raises(UserError, match=r"sdpa attention"):
+        check.on_train_begin(None, None, None)
 
 
 @pytest.mark.parametrize("pack", [pack_pairs, pack_segments])
@@ -114,33 +169,29 @@ def test_layers_that_hand_no_layout_on_are_left_alone() -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_mixture_of_experts_gives_its_router_in_trls_layout() -> None:
-    torch.manual_seed(0)
-    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
-    padded = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **sizes)).eval()
-    packed = copy.deepcopy(padded)
-    assert pack_pairs(packed)
-    ids, mask = pairs()
-    a, b = (
-        m.base_model(input_ids=ids, attention_mask=mask, output_router_logits=True).router_logits
-        for m in (padded, packed)
-    )
-    kept = mask.flatten().bool()
-    for theirs, ours in zip(a, b, strict=True):
-        assert torch.allclose(theirs[kept], ours[kept], atol=1e-5)
+RECURRENT = lambda vocabulary: MambaForCausalLM(
+    MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=vocabulary, state_size=4)
+)
+ALIBI = lambda vocabulary: BloomForCausalLM(
+    BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=vocabulary, initializer_range=0.2)
+)
 
 
-def test_packing_is_refused_where_a_state_would_leak(chain: Chain, tmp_path: Path) -> None:
-    """A recurrent model has no attention to lay out, and no mask that keeps examples apart."""
+@pytest.mark.parametrize("made", [RECURRENT, ALIBI], ids=["recurrent", "alibi"])
+def test_sft_stops_before_a_step_on_examples_that_see_each_other(
+    made: Callable[[int], PreTrainedModel], chain: Chain, tmp_path: Path
+) -> None:
+    """A state goes on from one example into the next, and biases by distance take no positions: no mask helps."""
     base = shutil.copytree(chain.folder("base"), tmp_path / "base")
     vocabulary = json.loads((base / "model" / "config.json").read_text())["vocab_size"]
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": vocabulary, "state_size": 4}
-    MambaForCausalLM(MambaConfig(**sizes)).save_pretrained(base / "model")
+    torch.manual_seed(0)
+    made(vocabulary).save_pretrained(base / "model")
     cfg = replace(settings("recipe=tiny").sft, packing=True, batch_size=1)
     cfg.runtime.micro_batch_size = 1
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="would leak from one example into the next"):
-        sft.run(cfg, {"base": base, "data": chain.folder("data")}, Work(tmp_path / "out", lambda m, s: None))
+    out = Work(tmp_path / "out", lambda metrics, step: None)
+    with pytest.raises(UserError, match=r"sft.packing=true: .* an example would see the one packed before it"):
+        sft.run(cfg, {"base": base, "data": chain.folder("data")}, out)
 
 
 def test_a_layout_goes_there_and_back() -> None:

@@ -1,0 +1,49 @@
+"""Before the first step on packed rows: an example must not see the one before it.
+
+What keeps packed examples apart is up to the model and its attention: a mask made from positions, lengths handed to a
+kernel, our layout. A model may drop any of them in silence, so no list of implementations is trusted; the model is
+asked, as it stands ready for training.
+"""
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTTrainer
+
+from stages.choices import Precision
+from stages.config import SFT
+from stages.errors import UserError
+from stages.models import autocast
+
+TOKENS = 32
+# Share of an example's mean |log-prob| that rounding may move. Whoever sees a copy of what follows leans on it: a
+# trained model by nats.
+ROUNDING = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
+
+
+class Isolation(TrainerCallback):
+    """Packs the beginning of an example (token ids) with a copy of itself, and has the model score both."""
+
+    def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
+        self.trainer, self.cfg, self.ids = trainer, cfg, example[:TOKENS]
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        gap, nats = self.measure()
+        if not gap <= ROUNDING[self.cfg.precision] * max(1.0, nats):
+            attention = self.trainer.model.config.get_text_config()._attn_implementation
+            raise UserError(
+                f"sft.packing=true: with this model ({attention} attention) an example would see the one packed "
+                f"before it: behind a copy of itself its log-probs move by {gap:.2g} nats per token. Set it to false."
+            )
+
+    @torch.no_grad()
+    def measure(self) -> tuple[float, float]:
+        """Mean |copy - first| and mean |first| of the log-probs per token, in nats."""
+        count = len(self.ids)
+        row = {"input_ids": self.ids * 2, "labels": self.ids * 2, "seq_lengths": [count, count]}
+        batch = self.trainer._prepare_inputs(self.trainer.data_collator([row]))
+        with autocast(self.cfg.precision, self.trainer.args.device):
+            scored = self.trainer.model(**batch, use_cache=False, fused_lm_head=True).log_probs[0].float()
+        first, copy = scored[: count - 1], scored[count:]  # between them, the copy's first token: not predicted
+        return float((copy - first).abs().mean()), float(first.abs().mean())

@@ -1,0 +1,264 @@
+"""Pairs read as prompt, chosen, rejected against TRL's padded batch of them, under TRL's own trainer: the same
+log-probs, loss, metrics and gradients."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from trl import DPOConfig, DPOTrainer
+
+from stages import contract
+from stages.config import LoRA
+from stages.packing import pack_pairs
+from stages.training import adapters
+from stages.trl_arguments import LOSS_TYPES
+from tests.equality import AGREEMENT, assert_equal, step
+from tests.helpers import Chain
+from tests.test_dpo import block
+from tests.test_dpo import trainers as plain_and_stored
+from tests.test_samplers import ARCHITECTURES, SHAPE
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+EXPERTS["experts_implementation"] = "eager"  # grouped matrix products know no float64
+FAMILIES = {name: made for name, made in ARCHITECTURES.items() if name != "gemma2"}
+FAMILIES["qwen3_moe"] = lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **EXPERTS))
+LOSSES: dict[str, dict[str, Any]] = {
+    **{loss: {"loss_type": [loss]} for loss in LOSS_TYPES},
+    "exo_pair": {"loss_type": ["exo_pair"], "label_smoothing": 1e-3},
+    "smoothed": {"loss_type": ["robust"], "label_smoothing": 0.1},
+    "ld_alpha": {"ld_alpha": 0.3},
+    "wpo": {"use_weighting": True},
+    "forward_kl": {"f_divergence_type": "forward_kl"},
+    "js_divergence": {"f_divergence_type": "js_divergence"},
+    "alpha_divergence": {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+    "nll_beside": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+}
+MIXTURE: dict[str, Any] = {
+    "loss_type": ["apo_zero", "bco_pair", "sft"],
+    "loss_weights": [0.8, 0.2, 1.0],
+    "ld_alpha": 0.3,
+}
+ASKED = ["Is a kite an animal, a fruit or a tool?", "Positive or negative? One word: I love the old garden."]
+ANSWERED = ["It is a tool, and in the hands of a child a toy.", "A tool.", "positive", "Negative, or is it not?"]
+
+Row = dict[str, list[int]]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(built: Path) -> PreTrainedTokenizerBase:
+    return contract.load(next((built / "sft").glob("*/model"))).tokenizer
+
+
+def policy(family: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A tiny model whose weights are large enough that what a token sees decides what follows it."""
+    torch.manual_seed(seed)
+    model = FAMILIES[family]()
+    model.resize_token_embeddings(len(tokenizer))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    return model
+
+
+def adapted(model: PreTrainedModel) -> Any:
+    """The model under an adapter that has learnt something."""
+    torch.manual_seed(2)
+    under = adapters.attach(model, LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0)
+    for name, parameter in under.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return under
+
+
+def trainers(
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    family: str = "llama",
+    dtype: torch.dtype = torch.float64,
+    wrapped: Any = lambda model: model,
+    **arguments: Any,
+) -> tuple[DPOTrainer, DPOTrainer]:
+    """TRL's trainer over a padded model and over a packed one, equal in everything else: weights, reference, pairs."""
+    texts = [
+        {
+            "prompt": [{"role": "user", "content": asked}],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+        }
+        for asked, chosen, rejected in zip(ASKED, ANSWERED[::2], ANSWERED[1::2], strict=True)
+    ]
+
+    def made(packed: bool) -> DPOTrainer:
+        model, reference = policy(family, tokenizer, seed=0), policy(family, tokenizer, seed=1)
+        assert not packed or (pack_pairs(model) and pack_pairs(reference))
+        args = DPOConfig(
+            str(folder), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False, **arguments
+        )
+        return DPOTrainer(
+            wrapped(model).to(dtype),
+            ref_model=reference.to(dtype),
+            args=args,
+            train_dataset=Dataset.from_list(texts),
+            processing_class=tokenizer,
+        )
+
+    return made(packed=False), made(packed=True)
+
+
+def row(prompt: list[int], chosen: list[int], rejected: list[int]) -> Row:
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def tokenised(trainer: DPOTrainer) -> list[Row]:
+    """The pairs as TRL tokenised them."""
+    return [
+        {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in trainer.train_dataset
+    ]
+
+
+@pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_of_trl_is_the_padded_one(
+    loss: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    if loss == "alpha_divergence" and dtype is torch.float64:
+        pytest.skip("TRL clamps it by a table without float64")
+    padded, packed = trainers(tokenizer, tmp_path, dtype=dtype, **LOSSES[loss])
+    theirs, ours = (step(t, tokenised(padded)) for t in (padded, packed))
+    assert_equal(theirs, ours)
+    assert {
+        "token/log_probs",
+        "token/entropy",
+        "entropy",
+        "logits/chosen",
+        "rewards/margins",
+        "mean_token_accuracy",
+    } <= ours.keys()
+
+
+@pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_models_reads_each_token_once_and_learns_the_same(
+    family: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """Under a mixture of losses; with experts, their router's loss too. Windows are shorter than the sequences."""
+    padded, packed = trainers(tokenizer, tmp_path, family, dtype, **MIXTURE)
+    read: list[int] = []
+    for each in (padded, packed):
+        first = each.model.model.layers[0]
+        first.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[:-1].numel()))
+    rows = tokenised(padded)
+    assert_equal(step(padded, rows), step(packed, rows))
+    width = max(len(r["prompt_ids"]) + len(r[side]) for r in rows for side in ("chosen_ids", "rejected_ids"))
+    assert (padded.model.config.to_dict().get("sliding_window") or 0) < width
+    assert read == [2 * len(rows) * width, sum(len(ids) for r in rows for ids in r.values())]
+
+
+EDGES: dict[str, tuple[list[Row], dict[str, Any]]] = {
+    "no prompt": ([row([], [5, 6, 7], [8, 9]), row([], [5, 6, 7, 8], [5, 6])], {}),
+    "a prompt of one token": ([row([4], [5, 6, 7], [8, 9]), row([4], [7], [6, 5, 8])], {}),
+    "the same prompt twice": ([row([*range(4, 24)], [5, 6, 7], [8, 9]), row([*range(4, 24)], [9, 5], [6, 5, 8])], {}),
+    "chosen is rejected": ([row([4, 5, 6], [7, 8, 9], [7, 8, 9]), row([4], [7], [7])], {}),
+    "chosen begins rejected": ([row([4, 5, 6], [7, 8], [7, 8, 9, 10])], {}),
+    "rejected begins chosen": ([row([4, 5, 6], [7, 8, 9, 10], [7, 8])], {}),
+    "one pair": ([row([4, 5, 6], [7, 8, 9, 10], [9])], {}),
+    "cut at the end": ([row([*range(4, 12)], [*range(20, 30)], [*range(30, 33)])] * 2, {"max_length": 12}),
+    "cut at the start": (
+        [row([*range(4, 14)], [*range(20, 30)], [30]), row([4, 5], [6], [7])],
+        {"max_length": 12, "truncation_mode": "keep_end"},
+    ),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_pairs_of_every_shape(edge: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """Without a prompt, TRL scores all but the first token of a completion: nothing precedes it."""
+    rows, arguments = EDGES[edge]
+    padded, packed = trainers(tokenizer, tmp_path, "gemma3", **MIXTURE, **arguments)
+    theirs, ours = (step(t, rows) for t in (padded, packed))
+    assert_equal(theirs, ours)
+    if edge == "no prompt":
+        assert (ours["token/log_probs"] != 0).sum(1).tolist() == [2, 3, 1, 1]
+    if edge == "chosen is rejected":
+        assert float(ours["rewards/margins"]) == 0
+
+
+@pytest.fixture(scope="module")
+def with_windows(
+    tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DPOTrainer, DPOTrainer]:
+    return trainers(tokenizer, tmp_path_factory.mktemp("drawn"), "gemma3", **MIXTURE)
+
+
+TOKENS = st.integers(4, 6)  # few, so that completions often begin alike
+DRAWN = st.builds(
+    row,
+    st.lists(TOKENS, max_size=9),
+    st.lists(TOKENS, min_size=2, max_size=9),
+    st.lists(TOKENS, min_size=2, max_size=9),
+)
+
+
+@given(rows=st.lists(DRAWN, min_size=1, max_size=4), max_length=st.integers(10, 20))
+@examples(max_examples=25, derandomize=True, deadline=None, database=None)
+def test_whatever_is_drawn_is_the_padded_batch(
+    with_windows: tuple[DPOTrainer, DPOTrainer], rows: list[Row], max_length: int
+) -> None:
+    for trainer in with_windows:
+        trainer.data_collator.max_length = max_length
+    assert_equal(*(step(trainer, rows) for trainer in with_windows))
+
+
+@pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
+def test_an_adapter_learns_the_same(dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    padded, packed = trainers(tokenizer, tmp_path, dtype=dtype, wrapped=adapted, **MIXTURE)
+    theirs, ours = (step(t, tokenised(padded)) for t in (padded, packed))
+    assert_equal(theirs, ours)
+    learnt = [name for name in ours if "lora_" in name]
+    assert len(learnt) == sum("lora_" in name for name, _ in padded.model.named_parameters())
+    assert all(float(ours[name].abs().max()) > 0 for name in learnt)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
+    reentrant: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """To the bit; in float32, as the second run through a layer is autograd's, beyond `exact`."""
+    _, packed = trainers(tokenizer, tmp_path, "gemma3", torch.float32, **MIXTURE)
+    rows = tokenised(packed)
+    runs: list[int] = []
+    packed.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, args: runs.append(len(runs)))
+    once = step(packed, rows)
+    assert len(runs) == 1
+    packed.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    packed.model.enable_input_require_grads()
+    again = step(packed, rows)
+    assert len(runs) == 3
+    assert all(torch.equal(value, again[name]) for name, value in once.items() if name != "num_tokens")
+
+
+def test_fifty_steps_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path) -> None:
+    """Our trainer, packed, on stored log-probs; TRL's, padded, beside its reference model: the same pairs in the same
+    order. What rounding leaves is carried from step to step; after 50 of them it is still below 1e-5."""
+    inputs = {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")}
+    steady = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    cfg = block(epochs=25.0, learning_rate=1e-3, batch_size=4, micro=4, trainer=steady)
+    theirs, ours = plain_and_stored(inputs, cfg, tmp_path)
+    assert pack_pairs(ours.model)
+    theirs.train_dataset = Dataset.from_list(tokenised(ours))  # without the newline behind the end of turn
+    curves = []
+    for trainer in (theirs, ours):
+        trainer.train()
+        curves.append([point["loss"] for point in trainer.state.log_history if "loss" in point])
+    assert len(curves[0]) == 50
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert curves[0][0] == pytest.approx(math.log(2), abs=1e-5)
+    assert curves[0][-1] < 0.5 * curves[0][0], "it learnt"
