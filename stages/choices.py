@@ -94,6 +94,13 @@ class Weights(StrEnum):
     nf4 = "nf4"
 
 
+class Forward(StrEnum):
+    """How a model reads a pair: its prompt once (`stages/packing.py`), or as TRL does, padded and the prompt twice."""
+
+    shared_prefix = "shared_prefix"
+    padded = "padded"
+
+
 class Sharding(StrEnum):
     none = "none"
     fsdp = "fsdp"

@@ -17,6 +17,7 @@ from stages.choices import (
     Adapter,
     DPOReference,
     ExportFormat,
+    Forward,
     GGUFType,
     ModelStage,
     Objective,
@@ -215,7 +216,8 @@ class Pairs:
 @dataclass
 class Reference:
     precision: Precision = MISSING
-    weights: Weights = Weights.fp32  # set by the pipeline: as DPO holds the policy's
+    weights: Weights = Weights.fp32  # these two set by the pipeline: as DPO holds and runs the policy
+    forward: Forward = Forward.shared_prefix
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
@@ -231,6 +233,7 @@ class DPO:
     loss_type: list[str] = MISSING
     loss_weights: list[float] | None = MISSING
     reference: DPOReference = MISSING
+    forward: Forward = MISSING
     evaluations: int = MISSING
     max_dropped: float = MISSING
     precision: Precision = MISSING

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from trl import DPOConfig
 
 from stages import card, contract, training
-from stages.choices import Adapter
+from stages.choices import Adapter, Forward
 from stages.config import DPO, held
 from stages.errors import UserError
 from stages.models import load_model, pair_log_probs
@@ -96,7 +96,7 @@ def trainable_model(
     """The policy with all its weights, with a fresh adapter over them, or with its own over what that was trained on.
     Whichever it is, at the first step it is the reference."""
     model = load_model(frozen, held(cfg), device)
-    if not pack_pairs(model):
+    if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
         out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
     if cfg.adapter is Adapter.none:
         return model

@@ -2,8 +2,8 @@
 
 On CUDA TRL scores the positions whose label counts, in Triton. Elsewhere it scores every position, multiplies in fp32
 and goes a dozen times over its tiles: much of a training step on a CPU. This is the same function in a CPU's own
-arithmetic: the whole vocabulary for a few hundred tokens at a time, PyTorch's softmax, products in the precision of the
-model, sums over chunks in fp32.
+arithmetic: the whole vocabulary for a few hundred tokens at a time, PyTorch's softmax, products in the precision of
+the model, sums over chunks in fp32.
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ OnOtherDevices = trl_utils._ChunkedLogProbFunction
 
 
 class OnCPU(torch.autograd.Function):
-    """TRL's ChunkedLogProbFunction, arguments and outputs. Only log-probs have a gradient: neither SFT nor DPO takes one
-    of anything else."""
+    """TRL's ChunkedLogProbFunction, arguments and outputs. Only log-probs have a gradient: neither SFT nor DPO takes
+    one of anything else."""
 
     @staticmethod
     def forward(
@@ -40,7 +40,7 @@ class OnCPU(torch.autograd.Function):
         exact = torch.promote_types(dtype, torch.float32)
         ctx.terms = dtype, scale, softcap, temperature
         head, found = weight.to(dtype), []
-        for rows, target in zip(hidden.split(TOKENS), targets.split(TOKENS), strict=True):
+        for rows, target in zip(torch.split(hidden, TOKENS), torch.split(targets, TOKENS), strict=True):
             logits, _ = transformed(rows.to(dtype), head, bias, scale, softcap, temperature)
             log_p = logits.log_softmax(-1, dtype=exact)
             statistics = (
@@ -65,7 +65,7 @@ class OnCPU(torch.autograd.Function):
             for t, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
         )
         head, grad_hidden = weight.to(dtype), torch.empty_like(hidden)
-        chunks = (t.split(TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden))
+        chunks = (torch.split(t, TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden))
         for rows, target, log_p, g, out in zip(*chunks, strict=True):
             rows = rows.to(dtype)
             logits, slope = transformed(rows, head, bias, *terms)

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from trl.trainer import utils as trl_utils
 
 from stages import head
-from stages.choices import Precision, Weights
+from stages.choices import Forward, Precision, Weights
 from stages.errors import UserError
 from stages.packing import pack_pairs
 from stages.records import PairLogProbs
@@ -121,10 +121,11 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
     return contextlib.nullcontext()
 
 
-def add_scoring(model: PreTrainedModel) -> PreTrainedModel:
-    """Give the model TRL's fused LM head and our packed forward for pairs, as a trainer does: policy and reference
-    are then scored by the same arithmetic."""
-    pack_pairs(model)
+def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
+    """Give the model TRL's fused LM head and the forward for pairs, as a trainer does: policy and reference are then
+    scored by the same arithmetic."""
+    if forward is Forward.shared_prefix:
+        pack_pairs(model)
     trl_utils.add_fused_lm_head(model)
     return model
 

@@ -21,7 +21,7 @@ from stages.store import Store, Work
 log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 2, "data": 4, "sft": 4, "sample": 3, "label": 3, "pairs": 2, "reference": 4, "dpo": 4}
+VERSIONS = {"base": 2, "data": 4, "sft": 5, "sample": 3, "label": 3, "pairs": 2, "reference": 5, "dpo": 5}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
 
 MODULES = {"eval": "evaluate"}  # else stages/<stage>
@@ -57,7 +57,7 @@ def chain(
     """From SFT to the evaluation, with one seed."""
     sft = policy = node("sft", cfg.sft, base=base, data=data)
     frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
-    scoring = replace(cfg.reference, weights=held(cfg.dpo))
+    scoring = replace(cfg.reference, weights=held(cfg.dpo), forward=cfg.dpo.forward)
     nodes = {"sft": sft}
     for r in range(cfg.rounds):  # more than one round is iterative DPO
         made: dict[str, Node] = {}

@@ -43,7 +43,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     def score(waiting: Sequence[PairLogProbs]) -> Iterator[tuple[PairLogProbs, list[PairLogProbs]]]:
         if not waiting:
             return
-        model = add_scoring(load_model(inputs["reference"] / "model", cfg.weights, device_of(cfg.runtime.device)))
+        model = load_model(inputs["reference"] / "model", cfg.weights, device_of(cfg.runtime.device))
+        add_scoring(model, cfg.forward)
         left = {p.id for p in waiting}
         for batch in batches:  # the same after a kill: another company in the batch would round differently
             if any(p.id in left for p in batch):

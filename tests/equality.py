@@ -61,13 +61,15 @@ def step(trainer: Trainer, rows: list[dict[str, Any]], **options: Any) -> dict[s
 
 
 def assert_equal(padded: dict[str, torch.Tensor], packed: dict[str, torch.Tensor]) -> None:
-    """Relative to the largest value of each: of log-probs and metrics, at least 1; of a gradient, at least a
-    millionth of the largest of all, as some are 0 but for rounding."""
+    """Log-probs and metrics relative to the largest of them, at least 1. A gradient in its norm, relative to its own,
+    at least a millionth of the largest of all, as some are 0 but for rounding."""
     assert padded.keys() == packed.keys()
     tolerance = AGREEMENT[padded["loss"].dtype]
-    largest = {name: float(value.double().abs().max()) for name, value in padded.items()}
-    steepest = max(value for name, value in largest.items() if name.endswith("weight"))
-    for name, theirs in padded.items():
-        scale = max(largest[name], 1e-6 * steepest if name.endswith("weight") else 1.0)
-        gap = float((theirs.double() - packed[name].double()).abs().max())
-        assert gap <= tolerance * scale, f"{name}: {gap / scale:.2g}"
+    steepest = max(float(v.double().norm()) for name, v in padded.items() if name.endswith("weight"))
+    for name, value in padded.items():
+        theirs, ours = value.double(), packed[name].double()
+        if name.endswith("weight"):
+            gap, scale = (ours - theirs).norm(), max(float(theirs.norm()), 1e-6 * steepest)
+        else:
+            gap, scale = (ours - theirs).abs().max(), max(float(theirs.abs().max()), 1.0)
+        assert gap <= tolerance * scale, f"{name}: {float(gap) / scale:.2g}"

@@ -214,7 +214,10 @@ def test_whatever_is_drawn_is_the_padded_batch(
 ) -> None:
     for trainer in with_windows:
         trainer.data_collator.max_length = max_length
-    assert_equal(*(step(trainer, rows) for trainer in with_windows))
+    theirs, ours = (step(trainer, rows) for trainer in with_windows)
+    for metrics in (theirs, ours):
+        del metrics["rewards/accuracies"]  # chosen and rejected may be drawn alike: rounding decides then
+    assert_equal(theirs, ours)
 
 
 @pytest.mark.parametrize("dtype", AGREEMENT, ids=str)

@@ -98,7 +98,7 @@ def embedded() -> str:
 
 
 def prepare(cfg: Settings) -> list[dict[str, Any]]:
-    """Token ids of the pairs, and their log-probs under the reference: by the padded and by the packed forward."""
+    """Token ids of the pairs, and their log-probs under the reference."""
     from stages.choices import Precision
     from stages.models import add_scoring, device_of, load_model, load_tokenizer, pair_log_probs
     from stages.records import PairLogProbs
@@ -110,13 +110,20 @@ def prepare(cfg: Settings) -> list[dict[str, Any]]:
     rows = []
     for pair in scored:
         [(chosen, rejected)] = pair_log_probs(model, [pair], tokenizer.pad_token_id, Precision(cfg.precision))
-        pair.chosen_logps, pair.rejected_logps = chosen, rejected
-        rows.append(asdict(pair))
+        rows.append(
+            {
+                "prompt_ids": pair.prompt_ids,
+                "chosen_ids": pair.chosen_ids,
+                "rejected_ids": pair.rejected_ids,
+                "ref_chosen_logps": sum(chosen),
+                "ref_rejected_logps": sum(rejected),
+            }
+        )
     return rows
 
 
 def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], list[int]]]:
-    """Prompt, chosen and rejected as token ids; generated ones have the real ones' lengths where no real are at hand."""
+    """Prompt, chosen and rejected as token ids; where real pairs are not at hand, generated ones of their lengths."""
     draw = random.Random(cfg.seed)
     file = DATA / "formats" / "lf_dpo_en_demo.json.gz"
     if cfg.lengths == "real" and file.exists():
@@ -170,29 +177,23 @@ def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, An
 
 
 def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: str) -> Any:
-    """The trainer of an arm. What TRL does not need to be told stands at TRL's defaults."""
+    """The trainer of an arm. Nothing of the project is imported for TRL's: it would not be TRL's own then."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    from stages.records import PairLogProbs
-    from stages.training.preference_trainer import StoredReferenceTrainer, trl_row
-
-    class TRL(DPOTrainer):  # type: ignore[misc]
-        """On pairs that are token ids already."""
+    class Tokenised(DPOTrainer):  # type: ignore[misc]
+        """On rows that are token ids already, with the reference's log-probs where they are to be given."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    class Tuned(StoredReferenceTrainer):
-        """TRL's forward, the reference's log-probs given."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
     micro_batch = cfg.tuned_micro_batch if arm == "trl_tuned" else cfg.micro_batch
-    options: dict[str, Any] = dict(
+    args = DPOConfig(
         output_dir=folder,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=cfg.batch_size // micro_batch,
@@ -206,27 +207,18 @@ def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, fo
         report_to="none",
         disable_tqdm=True,
         train_sampling_strategy="sequential",
+        **{} if arm == "trl" else {"gradient_checkpointing": False, "precompute_ref_log_probs": True},
     )
-    scored = {row["id"]: trl_row(PairLogProbs(**row), None) for row in rows}
-    plain = [{k: row[k] for k in ("id", "prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
-    load = lambda: AutoModelForCausalLM.from_pretrained(cfg.model, dtype=torch.float32)
     if arm == "trl":
-        return TRL(
-            load(),
-            ref_model=load(),
-            args=DPOConfig(**options),
-            train_dataset=Dataset.from_list(plain),
-            processing_class=tokenizer,
-        )
-    args = DPOConfig(**options, gradient_checkpointing=False, precompute_ref_log_probs=True)
+        rows = [{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
+    load = lambda: AutoModelForCausalLM.from_pretrained(cfg.model, dtype=torch.float32)
     model = load()
     if arm == "ours":
-        from stages.packing import pack_pairs
+        from stages import models
 
-        assert pack_pairs(model)
-    return Tuned(
-        model, reference=scored, args=args, train_dataset=Dataset.from_list(plain), processing_class=tokenizer
-    )
+        models.add_scoring(model)
+    reference = {"ref_model": load()} if arm == "trl" else {}
+    return Tokenised(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **reference)
 
 
 def warm_up(trainer: Any) -> None:
@@ -247,9 +239,9 @@ if __name__ == "__main__":
         arm, settings, file = sys.argv[2], Settings(**json.loads(sys.argv[3])), Path(sys.argv[4])
         if arm == "prepare":
             file.write_text(json.dumps(prepare(settings)))
-            print("{}")
+            sys.stdout.write("{}\n")
         else:
-            print(json.dumps(measure(arm, settings, json.loads(file.read_text()))))
+            sys.stdout.write(json.dumps(measure(arm, settings, json.loads(file.read_text()))) + "\n")
     else:
         kinds = {field.name: field.type for field in fields(Settings)}
         given = dict(argument.split("=", 1) for argument in sys.argv[1:])
