@@ -3,9 +3,12 @@
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,23 @@ from stages.choices import Precision
 from stages.config import Config
 
 
+@cache
+def compute_capability() -> float | None:
+    """Of the first GPU that its driver shows to this process; None where there is none."""
+    if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    asked = subprocess.run(query, capture_output=True, text=True, check=False)
+    return float(asked.stdout.split()[0]) if asked.returncode == 0 and asked.stdout.strip() else None
+
+
 def computes_bf16() -> bool:
     """Whether bf16 arithmetic is native here: CUDA from compute capability 8.0, AVX512-BF16 or AMX, Apple silicon.
 
     `precision=auto` asks this. Where it is emulated, bf16 is several times slower than fp32.
     """
-    if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-        asked = subprocess.run(query, capture_output=True, text=True, check=False)
-        if asked.returncode == 0 and (found := asked.stdout.split()):
-            return float(found[0]) >= 8.0
+    if (capability := compute_capability()) is not None:
+        return capability >= 8.0
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     cpuinfo = Path("/proc/cpuinfo")
@@ -36,6 +46,35 @@ def resolve_precision(cfg: Config) -> None:
     for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval, cfg.chat):
         if block.precision is Precision.auto:
             block.precision = here
+
+
+def free_memory() -> int:
+    """Bytes that this process could still take: what the machine has available (Linux), or what its control groups
+    leave of their limits, if that is less."""
+    free = [int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024]
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers in ("", "memory"):
+            free += group_memory(Path("/sys/fs/cgroup") / controllers, group.strip("/"))
+    return max(0, min(free))
+
+
+def group_memory(root: Path, group: str) -> Iterator[int]:
+    """What each control group from this one up leaves of its limit, in bytes. Files that the kernel keeps in memory
+    and nobody has touched lately do not count as used. Version 2, and 1 under `memory/`."""
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if root.name == "memory"
+        else ("memory.max", "memory.current")
+    )
+    for folder in (root / group, *(root / group).parents):
+        if not folder.is_relative_to(root):
+            return
+        limit, used = (folder / name for name in names)
+        if limit.exists() and (most := limit.read_text().strip()) != "max":
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            idle = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+            yield int(most) - int(used.read_text()) + idle
 
 
 def reset_peak_memory() -> None:
