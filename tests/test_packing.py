@@ -137,7 +137,7 @@ def test_packing_is_refused_where_a_state_would_leak(chain: Chain, tmp_path: Pat
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": vocabulary, "state_size": 4}
     MambaForCausalLM(MambaConfig(**sizes)).save_pretrained(base / "model")
     cfg = replace(settings("recipe=tiny").sft, packing=True, batch_size=1)
-    cfg.runtime.micro_batch_size = 1
+    cfg.runtime.micro_batch = 1
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="would leak from one example into the next"):
         sft.run(cfg, {"base": base, "data": chain.folder("data")}, Work(tmp_path / "out", lambda m, s: None))
