@@ -1,4 +1,4 @@
-"""A base model's shape as its config.json says it, wherever the model is: no weights are read, and no torch."""
+"""A model's shape as its config.json says it, wherever the model is: no weights are read, and no torch."""
 
 import json
 import mmap
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config import Model, RandomInit
+from stages.config import LoRA, Model, RandomInit
 from stages.outside import locate
+
+QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
+POST_NORMS = ("gemma2", "gemma3")
+LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
 # GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -24,6 +28,73 @@ GGUF_KEYS = {
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
 }
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's widths. `query` and `key` are heads times their width; `intermediate` is an expert's, where there
+    are `experts`, of which a token goes through `active`."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    query: int
+    key: int
+    tied: bool
+    experts: int = 1
+    active: int = 1
+    qk_norm: bool = False
+    post_norms: bool = False
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Shape":
+        """From a model's config.json."""
+        config = config.get("text_config") or config
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        width = config.get("head_dim") or hidden // heads
+        experts = config.get("num_local_experts") or config.get("num_experts") or 1
+        kind = config["model_type"]
+        return cls(
+            hidden=hidden,
+            intermediate=config.get("moe_intermediate_size" if experts > 1 else "") or config["intermediate_size"],
+            layers=config["num_hidden_layers"],
+            vocabulary=config["vocab_size"],
+            query=heads * width,
+            key=(config.get("num_key_value_heads") or heads) * width,
+            tied=config.get("tie_word_embeddings", kind.startswith("gemma")),
+            experts=experts,
+            active=config.get("num_experts_per_tok") or 1,
+            qk_norm=kind.startswith(QK_NORM),
+            post_norms=kind.startswith(POST_NORMS),
+        )
+
+    @property
+    def linear(self) -> int:
+        """Parameters of all layers: their linear maps."""
+        attention = 2 * self.hidden * (self.query + self.key)
+        return self.layers * (attention + 3 * self.experts * self.hidden * self.intermediate)
+
+    @property
+    def embedding(self) -> int:
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All but the norms' and routers', which are few."""
+        return self.linear + self.embedding * (1 if self.tied else 2)
+
+    def adapter(self, lora: LoRA) -> int:
+        """Parameters of a low-rank adapter."""
+        wide = self.experts * (self.hidden + self.intermediate)
+        ends = [self.hidden + self.query] * 2 + [self.hidden + self.key] * 2 + [wide] * 3
+        sizes = dict(zip(LINEAR, ends, strict=True))
+        return self.layers * lora.rank * sum(sizes[name] for name in adapted(lora))
+
+
+def adapted(lora: LoRA) -> list[str]:
+    """Which of a layer's linear maps have an adapter."""
+    return [name for name in LINEAR if lora.target_modules == ["all-linear"] or name in lora.target_modules]
 
 
 def config_of(cfg: Model, published: Path) -> dict[str, Any] | None:

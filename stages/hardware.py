@@ -10,20 +10,28 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.choices import Precision
 from stages.config import Config
 
 
+class GPU(NamedTuple):
+    compute_capability: float
+    free_memory: int  # bytes
+
+
 @cache
-def compute_capability() -> float | None:
-    """Of the first GPU that its driver shows to this process; None where there is none."""
+def gpu() -> GPU | None:
+    """The first GPU that its driver shows to this process, if there is one."""
     if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return None
-    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    query = ["nvidia-smi", "--query-gpu=compute_cap,memory.free", "--format=csv,noheader,nounits"]
     asked = subprocess.run(query, capture_output=True, text=True, check=False)
-    return float(asked.stdout.split()[0]) if asked.returncode == 0 and asked.stdout.strip() else None
+    if asked.returncode != 0 or not asked.stdout.strip():
+        return None
+    capability, free = asked.stdout.splitlines()[0].split(",")
+    return GPU(float(capability), int(free) * 2**20)
 
 
 def computes_bf16() -> bool:
@@ -31,8 +39,8 @@ def computes_bf16() -> bool:
 
     `precision=auto` asks this. Where it is emulated, bf16 is several times slower than fp32.
     """
-    if (capability := compute_capability()) is not None:
-        return capability >= 8.0
+    if found := gpu():
+        return found.compute_capability >= 8.0
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     cpuinfo = Path("/proc/cpuinfo")
@@ -49,8 +57,10 @@ def resolve_precision(cfg: Config) -> None:
 
 
 def free_memory() -> int:
-    """Bytes that this process could still take: what the machine has available (Linux), or what its control groups
-    leave of their limits, if that is less."""
+    """Bytes that this process could still take: what the machine has available, or what its control groups leave of
+    their limits, if that is less (Linux; elsewhere all that the machine has)."""
+    if platform.system() != "Linux":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = [int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024]
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, group = line.split(":", 2)

@@ -5,13 +5,14 @@ its backward was measured tensor by tensor; `tests/test_memory.py` measures it a
 whole nodes.
 """
 
+import sys
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import Any
 
 from stages import hardware
+from stages.architecture import Shape, adapted
 from stages.choices import Adapter, Precision, Sharding, Weights
-from stages.config import DPO, SFT, Answer, Eval, LoRA, Model, Reference, Sample, held
+from stages.config import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
 
 LIBRARIES = 0.75 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
 HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
@@ -26,18 +27,19 @@ KEPT = {
     (True, Precision.bf16): (18, 8, 6, 4),
 }
 KEPT_NF4 = 6  # more per feature of the intermediate width, in bf16 over 4-bit weights
-KEPT_BY_QK_NORM = {(False, Precision.fp32): 8, (False, Precision.bf16): 7, (True, Precision.fp32): 4}
+KEPT_BY_QK_NORM = {
+    (False, Precision.fp32): 8,
+    (False, Precision.bf16): 7,  # 6 in Qwen3, 8 in Gemma 3
+    (True, Precision.fp32): 4,
+    (True, Precision.bf16): 4,
+}
 KEPT_BY_POST_NORMS = {False: 16, True: 8}  # of two norms after attention and MLP
-QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
-POST_NORMS = ("gemma2", "gemma3")
-LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
-# TRL's fused LM head works in tiles (trl/kernels/chunked_logprob.py). On the CPU, which folds none in
-# place, temporaries take so many bytes per logit of a tile.
+# TRL's fused LM head works in tiles (trl/kernels/chunked_logprob.py). On the CPU, where a tile is
+# not folded in place, temporaries take so many bytes per logit of it.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 TILE_FORWARD, TILE_BACKWARD = 12, 29
 SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6}  # share of tokens whose log-prob is asked: of completions
-
 OUTSIDE = 12  # bytes kept per token and feature of the hidden state outside the layers: embedded, and the last norm
 RECOMPUTED = 1.3  # a layer that is computed again, with its gradients, over what it keeps
 
@@ -45,73 +47,6 @@ PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory that a token budget may count on: what the estimate may be off
 MOST_TOKENS = {"cpu": 4096, "cuda": 65536}  # in a micro-batch: more brings no speed
 STEP = 256  # a token budget is a multiple of it
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder's widths. `query` and `key` are heads times their width; `intermediate` is an expert's, where there
-    are `experts`, of which a token goes through `active`."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
-    query: int
-    key: int
-    tied: bool
-    experts: int = 1
-    active: int = 1
-    qk_norm: bool = False
-    post_norms: bool = False
-
-    @classmethod
-    def of(cls, config: dict[str, Any]) -> "Shape":
-        """From a model's config.json."""
-        config = config.get("text_config") or config
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        width = config.get("head_dim") or hidden // heads
-        experts = config.get("num_local_experts") or config.get("num_experts") or 1
-        kind = config["model_type"]
-        return cls(
-            hidden=hidden,
-            intermediate=config.get("moe_intermediate_size" if experts > 1 else "") or config["intermediate_size"],
-            layers=config["num_hidden_layers"],
-            vocabulary=config["vocab_size"],
-            query=heads * width,
-            key=(config.get("num_key_value_heads") or heads) * width,
-            tied=config.get("tie_word_embeddings", kind.startswith("gemma")),
-            experts=experts,
-            active=config.get("num_experts_per_tok") or 1,
-            qk_norm=kind.startswith(QK_NORM),
-            post_norms=kind.startswith(POST_NORMS),
-        )
-
-    @property
-    def linear(self) -> int:
-        """Parameters of all layers: their linear maps."""
-        attention = 2 * self.hidden * (self.query + self.key)
-        return self.layers * (attention + 3 * self.experts * self.hidden * self.intermediate)
-
-    @property
-    def embedding(self) -> int:
-        return self.vocabulary * self.hidden
-
-    @property
-    def parameters(self) -> int:
-        """All but the norms' and routers', which are few."""
-        return self.linear + self.embedding * (1 if self.tied else 2)
-
-    def adapter(self, lora: LoRA) -> int:
-        """Parameters of a low-rank adapter."""
-        wide = self.experts * (self.hidden + self.intermediate)
-        ends = [self.hidden + self.query] * 2 + [self.hidden + self.key] * 2 + [wide] * 3
-        sizes = dict(zip(LINEAR, ends, strict=True))
-        return self.layers * lora.rank * sum(sizes[name] for name in adapted(lora))
-
-
-def adapted(lora: LoRA) -> list[str]:
-    """Which of a layer's linear maps have an adapter."""
-    return [name for name in LINEAR if lora.target_modules == ["all-linear"] or name in lora.target_modules]
 
 
 def weights(shape: Shape, kind: Weights) -> float:
@@ -146,7 +81,7 @@ def layer(shape: Shape, block: SFT | DPO) -> float:
     if held(block) is Weights.nf4 and block.precision is Precision.bf16:
         intermediate += KEPT_NF4
     if shape.qk_norm:
-        query, key = (width + KEPT_BY_QK_NORM.get(kind, 4) for width in (query, key))
+        query, key = (width + KEPT_BY_QK_NORM[kind] for width in (query, key))
     if shape.post_norms:
         hidden += KEPT_BY_POST_NORMS[kind[0]]
     kept = hidden * shape.hidden + intermediate * shape.active * shape.intermediate
@@ -182,7 +117,7 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
 
 
 def training(
-    shape: Shape, block: SFT | DPO, tokens: float, checkpointing: bool, device: str, accumulated: bool = True
+    shape: Shape, block: SFT | DPO, device: str, tokens: float, checkpointing: bool, accumulated: bool = True
 ) -> float:
     """Bytes at the peak of training with so many tokens in each micro-batch: where the backward begins, all
     activations still kept. If gradients are `accumulated`, those of an earlier micro-batch are there already."""
@@ -224,10 +159,7 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
     total = LIBRARIES if device == "cpu" else 0.0
     match block:
         case SFT() | DPO():
-            runtime = block.runtime
-            tokens, checkpointing = runtime.micro_batch_size * row, runtime.gradient_checkpointing
-            accumulated = block.batch_size > runtime.micro_batch_size * runtime.world_size
-            needed = training(shape, block, tokens, checkpointing, device, accumulated)
+            needed = training(shape, block, device, *micro_batch(shape, block, row, device))
             if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are then saved
                 needed = max(needed, weights(shape, held(block)) + 2 * weights(shape, Weights.fp32))
             return total + needed
@@ -243,14 +175,25 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
     return total
 
 
-def available(device: str) -> int:
-    """Bytes that are free now: on a GPU, what the driver says; else memory that no process needs, as far as this
-    one's control group may have it."""
-    if device == "cuda":
-        import torch
+def micro_batch(shape: Shape, block: SFT | DPO, row: float, device: str) -> tuple[float, bool, bool]:
+    """Tokens of a micro-batch, whether activations are computed twice, and whether a step has several of them."""
+    runtime = block.runtime
+    tokens, checkpointing = (runtime.rows * row, False) if runtime.rows else token_budget(shape, block, device)
+    tokens = runtime.token_budget or tokens
+    if runtime.gradient_checkpointing is not None:
+        checkpointing = runtime.gradient_checkpointing
+    step = block.batch_size / runtime.world_size * row
+    return min(tokens, step), checkpointing, tokens < step
 
+
+def available(device: str) -> int:
+    """Bytes that are free now: on this process's GPU, or the first where torch is not loaded; else of memory that no
+    process needs, what the control groups leave to this one."""
+    if device == "cpu":
+        return hardware.free_memory()
+    if torch := sys.modules.get("torch"):
         return int(torch.cuda.mem_get_info()[0])
-    return hardware.free_memory()
+    return found.free_memory if (found := hardware.gpu()) else 0
 
 
 def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, bool]:
@@ -261,7 +204,7 @@ def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, bool
     room = share * available(device)
     choices = range(STEP, MOST_TOKENS[device] + 1, STEP)
     for checkpointing in (False, True):
-        fits = bisect_right(choices, room, key=lambda n: training(shape, block, n, checkpointing, device))
-        if training(shape, block, longest, checkpointing, device) <= room:
+        fits = bisect_right(choices, room, key=lambda n: training(shape, block, device, n, checkpointing))
+        if training(shape, block, device, longest, checkpointing) <= room:
             break
     return max(longest, STEP * fits), checkpointing

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stages import architecture, hardware, memory
+from stages.architecture import Shape
 from stages.config import DPO, SFT, SPLIT_OF_GROUP, Tasks
-from stages.memory import Shape
 from stages.node import Node
 from stages.store import Manifest, Store
 
@@ -161,7 +161,7 @@ def on_gpu(node: Node) -> bool:
     runtime = getattr(node.config, "runtime", None)
     if runtime is None or runtime.device == "cpu":
         return False
-    return runtime.device == "cuda" or hardware.compute_capability() is not None
+    return runtime.device == "cuda" or hardware.gpu() is not None
 
 
 def amount(stage: str, settings: dict[str, Any]) -> float:

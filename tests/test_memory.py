@@ -25,9 +25,9 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from stages import architecture, hardware, memory
+from stages.architecture import Shape
 from stages.choices import Adapter, Weights
 from stages.config import DPO, SFT, Model, held
-from stages.memory import Shape
 from stages.models import autocast, load_model
 from stages.packing import pack_pairs, pack_segments
 from stages.training import adapters
@@ -197,7 +197,7 @@ def test_live_bytes_of_a_training_step(
     model = as_trained(tiny("llama", WIDE, 4, vocabulary=2048), block, tmp_path)
     shape = Shape.of(model.config.to_dict())
     live = step(model, block, 256, checkpointing, micro_batches)
-    expected = memory.training(shape, block, 256, checkpointing, "cpu", micro_batches > 1)
+    expected = memory.training(shape, block, "cpu", 256, checkpointing, micro_batches > 1)
     assert live.peak == pytest.approx(expected, rel=0.06)
 
 
@@ -242,7 +242,7 @@ def resident(folder: Path, told: Any) -> None:
     hardware.reset_peak_memory()
     before = hardware.peak_memory()
     step(model, block, 512, False, 1)
-    expected = memory.training(Shape.of(model.config.to_dict()), block, 512, False, "cpu", False)
+    expected = memory.training(Shape.of(model.config.to_dict()), block, "cpu", 512, False, False)
     told.put((held_before + hardware.peak_memory() - before, expected))
 
 
@@ -270,7 +270,7 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = Shape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
-    needs = {c: memory.training(shape, block, 2048, c, "cpu") / memory.SHARE["cpu"] for c in (False, True)}
+    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in (False, True)}
 
     def budget(free: float) -> tuple[int, bool]:
         monkeypatch.setattr(hardware, "free_memory", lambda: int(free))

@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import mean
 
 from stages import architecture, memory, pipeline
+from stages.architecture import Shape
 from stages.cli import environment
 from stages.data.words import JOBS, TOOLS
 from stages.hardware import resolve_precision
-from stages.memory import Shape
 from stages.node import Node
 from stages.records import PairLogProbs, load
 from stages.store import Store
@@ -33,7 +33,7 @@ VARIANTS = {
 DATA = "sft preference validation test unseen_phrasings unseen_tasks rephrased".split()
 COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0" for group in DATA)]
 COMMON += ["sft.packing=false", *(f"{stage}.batch_size=8" for stage in ("sft", "dpo"))]
-COMMON += [f"{stage}.runtime.micro_batch_size=4" for stage in ("sft", "dpo")]
+COMMON += [f"{stage}.runtime.micro_batch=4" for stage in ("sft", "dpo")]
 
 
 def main(overrides: list[str]) -> None:
