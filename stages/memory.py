@@ -14,7 +14,7 @@ from stages.architecture import Shape, adapted
 from stages.choices import Adapter, Precision, Sharding, Weights
 from stages.config import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
 
-LIBRARIES = 0.75 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
+LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
 HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
 BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # a weight; of nf4 with its scales
 
@@ -108,9 +108,10 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
     """Bytes of the LM head's tile and what is computed of it, for so many tokens whose log-prob is asked. A backward
     also makes the gradients of what goes in, and of its weights."""
     rows, wide = min(scored, TILE_TOKENS), min(shape.vocabulary, TILE_VOCABULARY)
-    total = rows * TILE_VOCABULARY * element(precision)
-    if device == "cpu":
-        total += rows * wide * (TILE_BACKWARD if backward else TILE_FORWARD)
+    if device == "cpu":  # where what is allocated but never written is not resident
+        total = rows * wide * (element(precision) + (TILE_BACKWARD if backward else TILE_FORWARD))
+    else:
+        total = rows * TILE_VOCABULARY * element(precision)
     if precision is Precision.bf16:
         total += wide * shape.hidden * element(precision)  # the tile's part of the weights, rounded
     return total + (scored * shape.hidden * 4 if backward else 0)

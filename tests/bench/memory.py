@@ -42,8 +42,8 @@ def main(overrides: list[str]) -> None:
         common = [*COMMON, *write(Path(folder)), f"outputs={folder}/outputs", *overrides]
         for name, variant in VARIANTS.items():
             compare(f"sft, {name}", "sft", [*common, *(key.format("sft") for key in variant)])
-            compare(f"dpo, {name}", "dpo", [*common, "sft=none", *(key.format("dpo") for key in variant)])
-        compare("reference", "reference", [*common, "sft=none"])
+            compare(f"dpo, {name}", "dpo", [*common, *(key.format("dpo") for key in variant)])
+        compare("reference", "reference", common)
 
 
 def write(folder: Path) -> list[str]:
