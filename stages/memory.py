@@ -159,8 +159,8 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
     """Bytes at the peak of a node, whose rows (of pairs: prompt and both completions) have so many tokens."""
     total = LIBRARIES if device == "cpu" else 0.0
     match block:
-        case SFT(train=False) | Model():  # read, and written
-            return total + 2 * weights(shape, Weights.fp32)
+        case SFT(train=False) | Model():  # tensor by tensor, from file to file
+            return total + weights(shape, Weights.fp32)
         case SFT() | DPO():
             needed = training(shape, block, device, *micro_batch(shape, block, row, device))
             if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are then saved
