@@ -128,21 +128,27 @@ class LoRA:
 
 @dataclass
 class TrainRuntime:
-    """Devices and cadence of a training stage. Neutral: micro-batch × processes × accumulation is always
-    `batch_size`."""
+    """Devices and cadence of a training stage. Neutral: an optimizer step is always `batch_size` rows, whatever goes
+    through the model at once. `micro_batch` is a number of rows in each process, or auto."""
 
     device: str = MISSING
     processes: int = MISSING
     nodes: int = MISSING
     sharding: Sharding = MISSING
-    micro_batch_size: int = MISSING
-    gradient_checkpointing: bool = MISSING
+    micro_batch: int | str = MISSING
+    token_budget: int | None = MISSING
+    gradient_checkpointing: bool | None = MISSING
     loader_workers: int = MISSING
     save_steps: int = MISSING
 
     @property
     def world_size(self) -> int:
         return self.processes * self.nodes
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows each micro-batch has; None: as many as the token budget holds."""
+        return None if self.micro_batch == "auto" else int(self.micro_batch)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs
 from stages.records import Pair, PairLogProbs, load
 from stages.store import SCRATCH, Work
-from stages.training import adapters, callbacks
+from stages.training import adapters, budget, callbacks
 from stages.training.first_step import FirstStep
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 
@@ -32,6 +32,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where the policy is not what the reference scored, the loss does not start where it must, too
             many pairs are too long, or training diverged.
     """
+    cfg = budget.fitted(cfg, out)
     terms = contract.load(inputs["policy"] / "model")
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     splits, dropped = fitting(load(inputs["pairs"] / "pairs.parquet", Pair), reference, cfg, out)
@@ -44,6 +45,8 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     args = training.arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
     trainer = StoredReferenceTrainer(
         trainable_model(frozen, inputs["policy"] / "adapter", cfg, args.device, out),
+        cfg=cfg,
+        out=out,
         reference=rows,
         args=args,
         train_dataset=trl_pairs(pairs),

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
@@ -22,8 +22,9 @@ from stages.models import embedding_rows, load_model, load_tokenizer, save_model
 from stages.packing import pack_segments
 from stages.records import Example, load
 from stages.store import SCRATCH, Work
-from stages.training import adapters
+from stages.training import adapters, budget
 from stages.training.isolation import Isolation
+from stages.training.supervised_trainer import SupervisedTrainer
 
 IGNORED = -100  # the label of a token that is not trained
 
@@ -43,6 +44,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         card.write(out / "model", "sft", cfg, inputs, {})
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
+    cfg = budget.fitted(cfg, out)
     examples = load(inputs["data"] / "examples.parquet", Example)
     trainable = [e for e in examples if e.split == "sft"]
     if not trainable:
@@ -56,8 +58,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = training.arguments(SFTConfig, cfg, out, **options)
-    trainer = SFTTrainer(
+    trainer = SupervisedTrainer(
         trainable_model(base, terms, cfg, args.device),
+        cfg=cfg,
+        out=out,
         args=args,
         train_dataset=columns(rows),
         eval_dataset=columns(training.each_alike(validation_rows, args.world_size)) if validation_rows else None,

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.config import DPO, SFT, TrainRuntime
+from stages.config import DPO, SFT
 from stages.errors import UserError, nearest, one_of
 
 LOSS_TYPES = (
@@ -16,7 +16,7 @@ LOSS_TYPES = (
 SET_ELSEWHERE = {
     "learning_rate": "learning_rate",
     "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "runtime.micro_batch_size",
+    "per_device_train_batch_size": "runtime.micro_batch",
     "gradient_accumulation_steps": "batch_size",
     "max_length": "max_length",
     "seed": "seed",
@@ -54,7 +54,7 @@ NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
 def refuse(name: str, block: SFT | DPO) -> None:
     """Raise UserError for the first thing that `sft` or `dpo` asks of its trainer and that cannot work."""
-    divisible(name, block.batch_size, block.runtime)
+    micro_batch(name, block)
     trainer_keys(name, block)
     kernels(name, block)
     if isinstance(block, DPO):
@@ -87,13 +87,20 @@ def losses(cfg: DPO) -> None:
         )
 
 
-def divisible(name: str, batch_size: int, runtime: TrainRuntime) -> None:
-    """micro-batch × processes × accumulation must be the effective batch, whatever the devices hold."""
-    if batch_size % (runtime.micro_batch_size * runtime.world_size):
+def micro_batch(name: str, block: SFT | DPO) -> None:
+    """Every process must have as many rows of a step as the others, in whole micro-batches if their size is given."""
+    runtime, key = block.runtime, f"{name}.runtime.micro_batch"
+    if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
+        raise UserError(f"{key}={runtime.micro_batch}: a number of rows, or auto.")
+    if runtime.rows is None and not_neutral(block):
+        raise UserError(f"{key}=auto: what is asked of {name} depends on the rows of a micro-batch. Set a number.")
+    if runtime.rows and runtime.token_budget is not None:
+        raise UserError(f"{name}.runtime.token_budget={runtime.token_budget} is for {key}=auto, not {runtime.rows}.")
+    if block.batch_size % ((runtime.rows or 1) * runtime.world_size):
+        rows = f"{key}={runtime.rows} × " if runtime.rows else ""
         raise UserError(
-            f"{name}.batch_size={batch_size} is not a multiple of {name}.runtime.micro_batch_size="
-            f"{runtime.micro_batch_size} × {runtime.world_size} processes: every optimizer step must see exactly "
-            "batch_size rows."
+            f"{name}.batch_size={block.batch_size} is not a multiple of {rows}{runtime.world_size} processes: every "
+            "optimizer step must see exactly batch_size rows."
         )
 
 
@@ -146,5 +153,5 @@ def not_neutral(block: Any) -> dict[str, Any]:
         return {}
     aot = isinstance(block, DPO) and {"aot", "aot_unpaired"} & set(block.loss_type)
     if aot or set(NOT_NEUTRAL) & set(block.trainer):
-        return {"micro_batch_size": block.runtime.micro_batch_size * block.runtime.world_size}
+        return {"micro_batch": block.runtime.micro_batch, "processes": block.runtime.world_size}
     return {}

@@ -47,7 +47,7 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("dpo.loss_type=[sigmod]",), "Did you mean 'sigmoid'?"),
         (("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"), "dpo.loss_weights has 1 numbers"),
         (("dpo.beta=-1",), "dpo.beta must be positive, got -1.0"),
-        (("dpo.batch_size=10", "dpo.runtime.micro_batch_size=4"), "dpo.batch_size=10 is not a multiple of"),
+        (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10 is not a multiple of"),
         (("data=file",), "data has neither tasks nor sources"),
         (("model.path=nowhere.gguf",), "model.path=nowhere.gguf: no such file or folder"),
         (("label=dataset",), "label=dataset needs label.path"),

@@ -33,7 +33,7 @@ def block(**changes: Any) -> DPO:
     cfg = settings("recipe=tiny").dpo
     micro = changes.pop("micro", 4)
     cfg = replace(cfg, **{"precision": Precision.fp32, "learning_rate": 1e-4, **changes})
-    return replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=micro))
+    return replace(cfg, runtime=replace(cfg.runtime, micro_batch=micro))
 
 
 def train(cfg: DPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -63,7 +63,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     rows = {i: trl_row(p, cfg.trainer.get("ld_alpha")) for i, p in reference.items()}
     theirs = made(DPOTrainer, ref_model=load_model(inputs["policy"] / "model"))
-    return theirs, made(StoredReferenceTrainer, stored=True, reference=rows)
+    return theirs, made(StoredReferenceTrainer, stored=True, reference=rows, cfg=cfg, out=out)
 
 
 def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0) -> float:
@@ -133,14 +133,12 @@ def test_the_micro_batch_does_not_change_the_weights(
 ) -> None:
     """12 pairs at once, 4 and 1 at a time, some cut to whole batches. Equal to 1e-5 in fp32."""
     cfg = block(batch_size=12, loss_type=loss_type, loss_weights=weights, trainer=trl_arguments, evaluations=1)
-    whole, metrics = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=12)), inputs, tmp_path / "12")
+    whole, metrics = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch=12)), inputs, tmp_path / "12")
     before = load_file(inputs["policy"] / "model" / "model.safetensors")
     assert distance(whole, before) > 1e-4, "it trained"
     assert metrics["pairs_cut"] > 0
     for size in (4, 1):
-        part, again = train(
-            replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=size)), inputs, tmp_path / f"{size}"
-        )
+        part, again = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch=size)), inputs, tmp_path / f"{size}")
         assert distance(whole, part) < 1e-5
         assert again["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
 

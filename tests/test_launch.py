@@ -19,7 +19,7 @@ from stages.store import SCRATCH, Store
 from stages.training import each_alike
 from tests.helpers import TINY, Chain, build, command, nodes
 
-TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.micro_batch_size=4", "dpo.runtime.micro_batch_size=2")
+TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.micro_batch=4", "dpo.runtime.micro_batch=2")
 
 
 def without(chain: Chain, name: str) -> Path:
@@ -133,7 +133,7 @@ def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
     """Two commands on one store, as on two machines: the second joins in and publishes nothing itself."""
     kept = without(chain, "dpo")
     rendezvous = ("launch=ddp", "launch.processes=1", "launch.nodes=2", "launch.rendezvous=127.0.0.1:29477")
-    sizes = ("sft.runtime.micro_batch_size=4", "dpo.runtime.micro_batch_size=2")
+    sizes = ("sft.runtime.micro_batch=4", "dpo.runtime.micro_batch=2")
     line = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=dpo", *rendezvous, *sizes]
     told = subprocess.PIPE
     pair = [
@@ -193,13 +193,13 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
     monkeypatch.setattr(launch, "PATIENCE_SECONDS", 1)
     rendezvous = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
     with pytest.raises(UserError, match=r"dpo .* Has node 0 ended"):
-        build(chain.root, "stage=dpo", *rendezvous, "dpo.runtime.micro_batch_size=1")
+        build(chain.root, "stage=dpo", *rendezvous, "dpo.runtime.micro_batch=1")
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("launch.processes=3",), "is not a multiple of sft.runtime.micro_batch_size=4 × 3 processes"),
+        (("launch.processes=3",), "is not a multiple of sft.runtime.micro_batch=4 × 3 processes"),
         (("launch.nodes=2",), "needs launch.rendezvous=HOST:PORT"),
         (("launch.node_rank=1",), "launch.node_rank=1 is none of 1 nodes"),
         (("launch=fsdp", "stage=sft"), "launch=fsdp divides a model among GPUs"),

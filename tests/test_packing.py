@@ -187,7 +187,7 @@ def test_sft_stops_before_a_step_on_examples_that_see_each_other(
     torch.manual_seed(0)
     made(vocabulary).save_pretrained(base / "model")
     cfg = replace(settings("recipe=tiny").sft, packing=True, batch_size=1)
-    cfg.runtime.micro_batch_size = 1
+    cfg.runtime.micro_batch = 1
     (tmp_path / "out").mkdir()
     out = Work(tmp_path / "out", lambda metrics, step: None)
     with pytest.raises(UserError, match=r"sft.packing=true: .* an example would see the one packed before it"):

@@ -109,7 +109,7 @@ def test_a_stage_survives_three_kills(name: str, chain: Chain) -> None:
 
 def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
     """Killed with one micro-batch and shard size, finished with others."""
-    for name, other in (("sample", "sample.runtime.shard_size=5"), ("sft", "sft.runtime.micro_batch_size=16")):
+    for name, other in (("sample", "sample.runtime.shard_size=5"), ("sft", "sft.runtime.micro_batch=16")):
         node, store = nodes(chain.root)[name], Store(chain.root)
         before = store.find(node)
         assert before is not None

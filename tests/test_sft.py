@@ -33,7 +33,7 @@ def block(**changes: Any) -> SFT:
 
 
 def micro(cfg: SFT, size: int) -> SFT:
-    return replace(cfg, runtime=replace(cfg.runtime, micro_batch_size=size))
+    return replace(cfg, runtime=replace(cfg.runtime, micro_batch=size))
 
 
 def train(cfg: SFT, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Work]:

@@ -31,9 +31,7 @@ def publish(store: Store, node: Node, content: str = "x") -> None:
 
 def test_runtime_does_not_change_a_fingerprint(tmp_path: Path) -> None:
     plain = nodes(tmp_path)
-    other = nodes(
-        tmp_path, "sft.runtime.micro_batch_size=1", "dpo.runtime.save_steps=3", "sample.runtime.batch_size=2"
-    )
+    other = nodes(tmp_path, "sft.runtime.micro_batch=1", "dpo.runtime.save_steps=3", "sample.runtime.batch_size=2")
     assert {n: x.fingerprint for n, x in plain.items()} == {n: x.fingerprint for n, x in other.items()}
 
 
@@ -45,9 +43,9 @@ def test_a_setting_changes_its_node_and_what_follows_and_nothing_else(tmp_path: 
 
 def test_aot_losses_are_not_neutral_to_the_micro_batch(tmp_path: Path) -> None:
     aot = "dpo.loss_type=[aot]"
-    one, four = (nodes(tmp_path, aot, f"dpo.runtime.micro_batch_size={n}")["dpo"] for n in (1, 4))
+    one, four = (nodes(tmp_path, aot, f"dpo.runtime.micro_batch={n}")["dpo"] for n in (1, 4))
     assert one.fingerprint != four.fingerprint
-    assert one.fixed == {"micro_batch_size": 1}
+    assert one.fixed == {"micro_batch": 1}
 
 
 def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ DIVIDED: dict[Sharding, dict[str, Any]] = {
 
 
 def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> TRLConfig:
-    """TRL's arguments from a block. micro-batch × processes × accumulation is `batch_size`, whatever they are.
+    """TRL's arguments from a block. A batch is a whole optimizer step's.
 
     Raises:
         UserError: for what TRL refuses of `trainer`, where more than one GPU is visible to this one process, and where
@@ -61,14 +61,14 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,
         num_train_epochs=cfg.epochs,
-        per_device_train_batch_size=runtime.micro_batch_size,
-        gradient_accumulation_steps=cfg.batch_size // (runtime.micro_batch_size * runtime.world_size),
+        per_device_train_batch_size=cfg.batch_size // runtime.world_size,  # divided in `micro_batches`
+        gradient_accumulation_steps=1,
         per_device_eval_batch_size=1,  # a mean over examples, then, and not over means of micro-batches
         max_length=cfg.max_length,
         seed=cfg.seed,
         bf16=cfg.precision is Precision.bf16,
         use_cpu=device_of(runtime.device).type == "cpu",
-        gradient_checkpointing=runtime.gradient_checkpointing,
+        activation_checkpointing=bool(runtime.gradient_checkpointing),
         dataloader_num_workers=runtime.loader_workers,
         save_strategy="steps",
         save_steps=runtime.save_steps,

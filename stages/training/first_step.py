@@ -105,11 +105,9 @@ def mean_nats(scored: list[PairLogProbs]) -> float:
 
 def mean_loss(trainer: StoredReferenceTrainer, cfg: DPO, pairs: int) -> float:
     """TRL's loss on the first pairs, in micro-batches."""
-    size = cfg.runtime.micro_batch_size
     total = 0.0
     with torch.no_grad(), autocast(cfg.precision, trainer.args.device):
-        for start in range(0, pairs, size):
-            rows = [trainer.train_dataset[i] for i in range(start, min(start + size, pairs))]
+        for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
             batch = trainer._prepare_inputs(trainer.data_collator(rows))
             total += float(trainer.compute_loss(trainer.model, batch)) * len(rows)
     trainer._metrics["eval"].clear()

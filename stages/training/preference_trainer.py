@@ -8,10 +8,13 @@ from peft import PeftModel
 from trl import DPOTrainer
 
 from stages.errors import UserError
+from stages.packing import ATTENTION
 from stages.records import Pair, PairLogProbs
+from stages.training.micro_batches import MicroBatches, Row
+from stages.training.step_metrics import Batch
 
 
-class StoredReferenceTrainer(DPOTrainer):
+class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     """`reference` holds a row (`trl_row`) per pair id; `train_dataset` and `eval_dataset` are `trl_pairs`."""
 
     def __init__(self, *args: Any, reference: dict[str, dict[str, Any]], **kwargs: Any):
@@ -34,21 +37,34 @@ class StoredReferenceTrainer(DPOTrainer):
                     raise UserError(f"pair {theirs['id']}: TRL and the reference disagree on {column}.")
         return Dataset.from_list(rows)
 
+    @property
+    def padded(self) -> bool:
+        return bool(self.model.config.get_text_config()._attn_implementation != ATTENTION)
+
+    def tokens(self, row: Row) -> int:
+        prompt, chosen, rejected = (len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
+        return 2 * (prompt + max(chosen, rejected)) if self.padded else prompt + chosen + rejected
+
+    def weight(self, metric: str, batch: Batch) -> int:
+        chosen, rejected = completion_tokens(batch)
+        scored = {"entropy": chosen + rejected, "logits/chosen": chosen, "mean_token_accuracy": chosen}
+        scored |= {"logits/rejected": rejected}
+        return scored.get(metric, len(batch["ref_chosen_logps"]))
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Count the chosen completions' tokens of the whole step: the normaliser of TRL's `sft` loss."""
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        mine = torch.tensor(float(sum(map(chosen_tokens, batches))), device=self.accelerator.device)
-        total = float(self.accelerator.gather(mine).sum())
-        self._mean_chosen_tokens = total / (len(batches) * self.accelerator.num_processes)
-        return batches, items
+        """Count the chosen completions' tokens per pair of the whole step: the normaliser of TRL's `sft` loss."""
+        (step,), items = super().get_batch_samples(*args, **kwargs)
+        mine = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
+        self._chosen_per_pair = float(self.accelerator.gather(mine).mean())
+        return [step], items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss. Its `sft` term is a mean over the micro-batch's tokens; weighted by the micro-batch's share of
-        tokens, it is the mean over the step's."""
+        """TRL's loss. Its `sft` term is a mean over the micro-batch's tokens, which counts by its share of the step's
+        pairs; made to count by its share of tokens, it is the mean over the step's."""
         if not self.model.training or "sft" not in self.loss_types:
             return super().compute_loss(model, inputs, *args, **kwargs)
         weights = self.loss_weights
-        share = chosen_tokens(inputs) / self._mean_chosen_tokens
+        share = chosen_per_pair(inputs) / self._chosen_per_pair
         self.loss_weights = [w * share if t == "sft" else w for t, w in zip(self.loss_types, weights, strict=True)]
         try:
             return super().compute_loss(model, inputs, *args, **kwargs)
@@ -56,10 +72,14 @@ class StoredReferenceTrainer(DPOTrainer):
             self.loss_weights = weights
 
 
-def chosen_tokens(batch: dict[str, torch.Tensor]) -> int:
-    """How many tokens of chosen completions a micro-batch scores; TRL stacks chosen over rejected."""
-    mask = batch["completion_mask"][:, 1:]
-    return int(mask[: len(mask) // 2].sum())
+def completion_tokens(batch: Batch) -> tuple[int, int]:
+    """How many tokens of chosen and of rejected completions are scored; TRL stacks chosen over rejected."""
+    chosen, rejected = batch["completion_mask"][:, 1:].chunk(2)
+    return int(chosen.sum()), int(rejected.sum())
+
+
+def chosen_per_pair(batch: Batch) -> float:
+    return completion_tokens(batch)[0] / len(batch["ref_chosen_logps"])
 
 
 def trl_pairs(pairs: list[Pair]) -> Dataset:

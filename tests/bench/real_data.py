@@ -21,7 +21,7 @@ CHAINS = {
         "dpo.max_length=512",
         "dpo.max_dropped=0.9",
         "dpo.epochs=1",
-        "dpo.runtime.micro_batch_size=1",
+        "dpo.runtime.micro_batch=1",
     ],
 }
 

@@ -1,0 +1,88 @@
+"""How many tokens go through the model at once, and whether activations are computed twice: from the memory there is,
+and anew where it was not enough."""
+
+import json
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from stages.config import DPO, SFT
+from stages.errors import UserError
+from stages.models import device_of
+from stages.store import SCRATCH, Work
+
+Block = TypeVar("Block", SFT, DPO)
+FILE = "budget.json"
+# Beyond these, more tokens at once are no faster.
+ENOUGH = {"cpu": 4096, "cuda": 32768}
+
+
+def fitted(cfg: Block, out: Work) -> Block:
+    """The block with what `runtime` leaves open decided: token budget and gradient checkpointing. A resume goes on
+    with what was decided, and learnt, before."""
+    runtime, file = cfg.runtime, out / SCRATCH / FILE
+    if runtime.rows:
+        tokens, checkpointing = None, False
+    elif file.exists():
+        tokens, checkpointing = json.loads(file.read_text())
+    else:
+        tokens, checkpointing = decide(device_of(runtime.device))
+        remember(out, tokens, checkpointing)
+    if runtime.token_budget is not None:
+        tokens = runtime.token_budget
+    if runtime.gradient_checkpointing is not None:
+        checkpointing = runtime.gradient_checkpointing
+    return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
+
+
+def decide(device: torch.device) -> tuple[int, bool]:
+    """The token budget on this device, and whether activations are computed twice."""
+    return ENOUGH[device.type], False
+
+
+def remember(out: Work, tokens: int | None, checkpointing: bool) -> None:
+    """Leave the decision for a resume, which would find another amount of memory free."""
+    if out.main:
+        (out / SCRATCH).mkdir(exist_ok=True)
+        draft = out / SCRATCH / f"{FILE}.draft"
+        draft.write_text(json.dumps([tokens, checkpointing]))
+        draft.replace(out / SCRATCH / FILE)
+
+
+def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[list[int]]:
+    """Micro-batches as lists of places in `costs`, in that order and at least so many: each costs no more than
+    `budget`, or is a single row. Padded, every row costs as much as the first of its micro-batch."""
+    groups: list[list[int]] = []
+    room = 0
+    for i, cost in enumerate(costs):
+        if groups and padded:
+            cost = costs[groups[-1][0]]
+        if not groups or cost > room:
+            groups.append([])
+            cost, room = costs[i], budget
+        groups[-1].append(i)
+        room -= cost
+    while len(groups) < least:
+        largest = max(groups, key=len)
+        i, half = groups.index(largest), len(largest) // 2
+        groups[i : i + 1] = [largest[:half], largest[half:]]
+    return groups
+
+
+def exhausted(cfg: SFT | DPO, step: int, rows: int, tokens: int, checkpointing: bool) -> UserError:
+    """What to tell where so many rows at once were too much and nothing can be done here."""
+    name, runtime = "dpo" if isinstance(cfg, DPO) else "sft", cfg.runtime
+    if runtime.rows and rows > 1:
+        way_out = f"lower {name}.runtime.micro_batch (now {runtime.rows})"
+    elif rows > 1:
+        way_out = f"set {name}.runtime.token_budget={tokens // 2}"
+    elif not checkpointing:
+        way_out = f"set {name}.runtime.gradient_checkpointing=true"
+    else:
+        way_out = f"lower {name}.max_length (now {cfg.max_length}), or train fewer weights with {name}.adapter=lora"
+    twice = ", activations computed twice" if checkpointing else ""
+    return UserError(
+        f"out of memory at step {step} with {tokens} tokens of {rows} rows at once{twice}: {way_out}. "
+        "The same command then resumes from its last checkpoint."
+    )
