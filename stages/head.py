@@ -12,7 +12,8 @@ import torch
 from torch.nn.functional import linear
 from trl.trainer import utils as trl_utils
 
-TOKENS = 512  # at once: 100 MB of fp32 logits where the vocabulary has 50,000
+# Tokens at once: of a vocabulary of 50,000, about 200 MB of logits and what is made of them, forward and backward.
+FORWARD, BACKWARD = 256, 1024
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 OnOtherDevices = trl_utils._ChunkedLogProbFunction
@@ -40,7 +41,7 @@ class OnCPU(torch.autograd.Function):
         exact = torch.promote_types(dtype, torch.float32)
         ctx.terms = dtype, scale, softcap, temperature
         head, found = weight.to(dtype), []
-        for rows, target in zip(torch.split(hidden, TOKENS), torch.split(targets, TOKENS), strict=True):
+        for rows, target in zip(torch.split(hidden, FORWARD), torch.split(targets, FORWARD), strict=True):
             logits, _ = transformed(rows.to(dtype), head, bias, scale, softcap, temperature)
             log_p = logits.log_softmax(-1, dtype=exact)
             statistics = (
@@ -65,19 +66,19 @@ class OnCPU(torch.autograd.Function):
             for t, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
         )
         head, grad_hidden = weight.to(dtype), torch.empty_like(hidden)
-        chunks = (torch.split(t, TOKENS) for t in (hidden, targets, log_probs, grad, grad_hidden))
+        chunks = (torch.split(t, BACKWARD) for t in (hidden, targets, log_probs, grad, grad_hidden))
         for rows, target, log_p, g, out in zip(*chunks, strict=True):
             rows = rows.to(dtype)
             logits, slope = transformed(rows, head, bias, *terms)
-            change = logits.softmax(-1).mul_(-g[:, None])
-            # 1 - p of the target, and not the difference of two rounded numbers.
-            change.scatter_(-1, target[:, None], (g * -log_p.expm1())[:, None].to(dtype))
-            change *= slope
-            out.copy_(change @ head)
+            p = logits.softmax(-1)  # and less 1 of the target, which is no difference of two rounded numbers:
+            p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(dtype))
+            if slope is not None:
+                p *= slope
+            out.copy_((p @ head) * -g[:, None])  # the smaller factor is the one that is weighed
             if grad_weight is not None:
-                grad_weight += change.t() @ rows
+                grad_weight += p.t() @ (rows * -g[:, None]).to(dtype)
             if grad_bias is not None:
-                grad_bias += change.sum(0)
+                grad_bias += p.t() @ -g.to(dtype)
         return grad_hidden, grad_weight, grad_bias, *[None] * 6
 
 
@@ -88,13 +89,13 @@ def transformed(
     scale: float,
     softcap: float | None,
     temperature: float,
-) -> tuple[torch.Tensor, torch.Tensor | float]:
-    """Logits as the model means them, (tokens, vocabulary), and what they change by where the head's output does."""
+) -> tuple[torch.Tensor, torch.Tensor | float | None]:
+    """Logits as the model means them, (tokens, vocabulary), and their slope over the head's output, where not 1."""
     logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
     if softcap is not None:
         capped = (logits * (scale / softcap)).tanh()
         return capped * (softcap / temperature), (1 - capped * capped) * (scale / temperature)
-    return (logits, 1.0) if scale == temperature else (logits * (scale / temperature), scale / temperature)
+    return (logits, None) if scale == temperature else (logits * (scale / temperature), scale / temperature)
 
 
 class Head:

@@ -35,10 +35,11 @@ KEPT_BY_QK_NORM = {
 }
 KEPT_BY_POST_NORMS = {False: 16, True: 8}  # of two norms after attention and MLP
 
-# TRL's fused LM head works in tiles (trl/kernels/chunked_logprob.py). On the CPU, where a tile is
-# not folded in place, temporaries take so many bytes per logit of it.
+# On a GPU, TRL's fused LM head works in tiles (trl/kernels/chunked_logprob.py). On the CPU ours (stages/head.py) makes
+# of a few tokens' logits so many bytes more per logit.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-TILE_FORWARD, TILE_BACKWARD = 12, 29
+HEAD_FORWARD, HEAD_BACKWARD = 256, 1024
+FOLDED = 12
 SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6}  # share of tokens whose log-prob is asked: of completions
 OUTSIDE = 12  # bytes kept per token and feature of the hidden state outside the layers: embedded, and the last norm
 RECOMPUTED = 1.3  # a layer that is computed again, with its gradients, over what it keeps
@@ -107,13 +108,17 @@ def element(precision: Precision) -> int:
 def head(shape: Shape, scored: float, precision: Precision, device: str, backward: bool) -> float:
     """Bytes of the LM head's tile and what is computed of it, for so many tokens whose log-prob is asked. A backward
     also makes the gradients of what goes in, and of its weights."""
-    rows, wide = min(scored, TILE_TOKENS), min(shape.vocabulary, TILE_VOCABULARY)
-    if device == "cpu":  # where what is allocated but never written is not resident
-        total = rows * wide * (element(precision) + (TILE_BACKWARD if backward else TILE_FORWARD))
+    size = element(precision)
+    if device == "cpu":
+        total = min(scored, HEAD_FORWARD) * shape.vocabulary * (size + FOLDED)
+        if backward:
+            total = min(scored, HEAD_BACKWARD) * shape.vocabulary * 2 * size + shape.vocabulary * shape.hidden * size
+        wide = shape.vocabulary
     else:
-        total = rows * TILE_VOCABULARY * element(precision)
+        total = min(scored, TILE_TOKENS) * TILE_VOCABULARY * size
+        wide = min(shape.vocabulary, TILE_VOCABULARY)
     if precision is Precision.bf16:
-        total += wide * shape.hidden * element(precision)  # the tile's part of the weights, rounded
+        total += wide * shape.hidden * size  # its weights, rounded
     return total + (scored * shape.hidden * 4 if backward else 0)
 
 
