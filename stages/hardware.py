@@ -3,14 +3,35 @@
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.choices import Precision
 from stages.config import Config
+
+
+class GPU(NamedTuple):
+    compute_capability: float
+    free_memory: int  # bytes
+
+
+@cache
+def gpu() -> GPU | None:
+    """The first GPU that its driver shows to this process, if there is one."""
+    if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    query = ["nvidia-smi", "--query-gpu=compute_cap,memory.free", "--format=csv,noheader,nounits"]
+    asked = subprocess.run(query, capture_output=True, text=True, check=False)
+    if asked.returncode != 0 or not asked.stdout.strip():
+        return None
+    capability, free = asked.stdout.splitlines()[0].split(",")
+    return GPU(float(capability), int(free) * 2**20)
 
 
 def computes_bf16() -> bool:
@@ -18,11 +39,8 @@ def computes_bf16() -> bool:
 
     `precision=auto` asks this. Where it is emulated, bf16 is several times slower than fp32.
     """
-    if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-        asked = subprocess.run(query, capture_output=True, text=True, check=False)
-        if asked.returncode == 0 and (found := asked.stdout.split()):
-            return float(found[0]) >= 8.0
+    if found := gpu():
+        return found.compute_capability >= 8.0
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     cpuinfo = Path("/proc/cpuinfo")
@@ -36,6 +54,37 @@ def resolve_precision(cfg: Config) -> None:
     for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval, cfg.chat):
         if block.precision is Precision.auto:
             block.precision = here
+
+
+def free_memory() -> int:
+    """Bytes that this process could still take: what the machine has available, or what its control groups leave of
+    their limits, if that is less (Linux; elsewhere all that the machine has)."""
+    if platform.system() != "Linux":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = [int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024]
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers in ("", "memory"):
+            free += group_memory(Path("/sys/fs/cgroup") / controllers, group.strip("/"))
+    return max(0, min(free))
+
+
+def group_memory(root: Path, group: str) -> Iterator[int]:
+    """What each control group from this one up leaves of its limit, in bytes. Files that the kernel keeps in memory
+    and nobody has touched lately do not count as used. Version 2, and 1 under `memory/`."""
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if root.name == "memory"
+        else ("memory.max", "memory.current")
+    )
+    for folder in (root / group, *(root / group).parents):
+        if not folder.is_relative_to(root):
+            return
+        limit, used = (folder / name for name in names)
+        if limit.exists() and (most := limit.read_text().strip()) != "max":
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            idle = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+            yield int(most) - int(used.read_text()) + idle
 
 
 def reset_peak_memory() -> None:

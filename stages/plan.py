@@ -1,36 +1,48 @@
 """`stage=plan`: nothing runs. Every node with its state, what changed since the nearest one, and what it would cost.
 
-Costs are scaled from the last node of the same stage and base model in this store; without one on the same data they
-are rough, and marked so (~).
+Tokens and time are scaled from the last node of the same stage and base model in this store; without one on the same
+data they are rough, and marked so (~). Memory is the peak: on a GPU of what is allocated there, else of what is
+resident; that of such a node where nothing differs that it depends on, else an estimate (stages/memory.py).
 """
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from stages.config import SPLIT_OF_GROUP, Model, Tasks
+from stages import architecture, hardware, memory
+from stages.architecture import Shape
+from stages.config import DPO, SFT, SPLIT_OF_GROUP, Tasks
 from stages.node import Node
-from stages.outside import locate
 from stages.store import Manifest, Store
 
 # Tokens per row where no earlier node tells, and floating-point operations per token and parameter.
 TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 120, "dpo": 120, "answer": 60}
 OPERATIONS = {"sft": 6, "sample": 2, "reference": 2, "dpo": 6, "answer": 2}
-BYTES_PER_PARAMETER = {"sft": 16, "dpo": 16, "sample": 4, "reference": 4, "answer": 4, "eval": 8, "base": 4}
+OF_MEMORY = (
+    "adapter",
+    "lora",
+    "precision",
+    "weights",
+    "packing",
+    "max_length",
+    "max_new_tokens",
+    "batch_size",
+    "runtime",
+)
 PUBLISHES_WEIGHTS = ("base", "sft", "dpo")
 CPU_OPERATIONS_PER_CORE = 80e9  # per second, sustained
-BYTES_PER_GGUF_WEIGHT = 0.7  # 4 bits and their scales, some tensors wider
-LIBRARIES = 0.8 * 2**30  # bytes of a process that has torch and TRL loaded
+OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
+LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
 
 
 @dataclass
 class Cost:
     tokens: int | None
-    memory: float  # bytes
+    memory: float  # bytes; nan where the model's size is not known yet
     disk: float  # bytes
     seconds: float  # nan where the model's size is not known yet
     rough: bool
@@ -54,7 +66,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             state,
             changed(node, state, store),
             f"{cost.tokens:,}" if cost.tokens else "",
-            "?" if math.isnan(cost.memory) else f"{cost.memory / 2**30:.1f} GiB",
+            "?" if math.isnan(cost.memory) else f"{cost.memory / 2**30:.1f} GiB {'GPU' if on_gpu(node) else 'RAM'}",
             f"{cost.disk / 2**30:.1f} GiB" if cost.disk > 2**26 else "",
             ""
             if state == "cached"
@@ -104,9 +116,11 @@ def expected(node: Node, nodes: dict[str, Node], store: Store) -> Cost:
     """Tokens, memory, disk and time: a published node's own, else scaled from the last of its stage, else rough."""
     if own := store.find(node):
         disk = sum(entry["bytes"] for entry in own["files"].values())
-        return Cost(own["metrics"].get("tokens"), own["peak_memory"], disk, own["wall_seconds"], rough=False)
-    stage, size = node.stage, parameters(nodes["base"], store)
+        return Cost(own["metrics"].get("tokens"), peak_of(own), disk, own["wall_seconds"], rough=False)
+    stage, shape = node.stage, shape_of(nodes["base"], store)
+    size = shape.parameters if shape else math.nan
     disk = 4.0 * size if stage in PUBLISHES_WEIGHTS else 2.0**20
+    peak = expected_peak(node, nodes, shape)
     roots = {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")}
     if earlier := [m for _, m in store.manifests(stage) if m["roots"].get("base") == roots.get("base")]:
         last = earlier[-1]
@@ -114,13 +128,40 @@ def expected(node: Node, nodes: dict[str, Node], store: Store) -> Cost:
         tokens = last["metrics"].get("tokens")
         seconds = last["wall_seconds"] * scale
         rough = last["roots"] != roots  # other data: how many rows it has is not known
-        return Cost(round(tokens * scale) if tokens else None, last["peak_memory"], disk, seconds, rough)
-    memory = LIBRARIES + BYTES_PER_PARAMETER.get(stage, 0) * size
+        if not rough and all(asdict(node.config).get(key) == last["config"].get(key) for key in OF_MEMORY):
+            peak = peak_of(last)
+        return Cost(round(tokens * scale) if tokens else None, peak, disk, seconds, rough)
     if stage not in OPERATIONS:
-        return Cost(None, memory, disk, 10.0, rough=True)
+        return Cost(None, peak, disk, 10.0, rough=True)
     tokens = round(rows(stage, nodes["data"].config.tasks) * amount(stage, node.settings) * TOKENS_PER_ROW[stage])
     speed = CPU_OPERATIONS_PER_CORE * (os.cpu_count() or 1)
-    return Cost(tokens, memory, disk, OPERATIONS[stage] * size * tokens / speed, rough=True)
+    return Cost(tokens, peak, disk, OPERATIONS[stage] * size * tokens / speed, rough=True)
+
+
+def peak_of(manifest: Manifest) -> float:
+    return float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
+
+
+def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> float:
+    """Bytes; nan where the model's shape is not known."""
+    if shape is None:
+        return math.nan
+    block, data, label = node.config, nodes["data"].config, nodes["label"].config
+    longest = nodes["sft"].config.max_length
+    row = LONGEST * TOKENS_PER_ROW.get(node.stage, 0)
+    if data.sources or label.labeler == "dataset":
+        row = LONGEST * OF_MAX_LENGTH * longest
+    if isinstance(block, SFT | DPO):
+        row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
+    return memory.peak(shape, block, row, "cuda" if on_gpu(node) else "cpu")
+
+
+def on_gpu(node: Node) -> bool:
+    """Whether the model of this node is on a GPU: where its `runtime` asks for one, or for whatever there is."""
+    runtime = getattr(node.config, "runtime", None)
+    if runtime is None or runtime.device == "cpu":
+        return False
+    return runtime.device == "cuda" or hardware.gpu() is not None
 
 
 def amount(stage: str, settings: dict[str, Any]) -> float:
@@ -139,17 +180,7 @@ def rows(stage: str, tasks: Tasks) -> int:
     return tasks.preference
 
 
-def parameters(base: Node, store: Store) -> float:
-    """Of the base model: from its node, else from the size of its files or its random initialisation."""
-    if built := store.find(base):
-        return float(built["metrics"]["parameters"])
-    cfg: Model = base.config
-    if cfg.random_init:
-        width = cfg.random_init.hidden_size
-        return cfg.random_init.vocab_size * width + cfg.random_init.layers * 13.0 * width**2
-    local = locate(str(cfg.path), "model.path")
-    if local is None:
-        return math.nan  # on the hub: known once it is downloaded
-    if local.is_file():
-        return local.stat().st_size / BYTES_PER_GGUF_WEIGHT
-    return sum(p.stat().st_size for p in local.glob("*.safetensors")) / 2
+def shape_of(base: Node, store: Store) -> Shape | None:
+    """Of the base model; None where it is on the hub and not even its config can be had."""
+    config = architecture.config_of(base.config, store.folder(base) / "model")
+    return Shape.of(config) if config else None

@@ -3,11 +3,15 @@
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from stages import memory, plan
+from stages.config import ROOT
 from stages.errors import UserError
 from stages.store import Store
 from tests.helpers import TINY, Chain, build, command, nodes, settings
@@ -140,8 +144,40 @@ def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:
     assert "learning_rate 0.005 -> 0.0001" in lines["sft"]
     assert "beta 0.1 -> 0.3" in ran.stdout
     assert "input policy" in lines["sample"]
+    measured = chain.manifest("base")["peak_memory"]
+    assert f"{measured / 2**30:.1f} GiB RAM" in lines["base"]
     assert "expected" in ran.stdout
     assert chain.count() == before
+
+
+def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Chain) -> None:
+    store = Store(chain.root)
+    manifest = chain.folder("dpo") / "manifest.json"
+    manifest.write_text(json.dumps(chain.manifest("dpo") | {"peak_memory": 12345}))
+
+    def peak(*overrides: str) -> float:
+        planned = nodes(chain.root, *overrides)
+        return plan.expected(planned["dpo"], planned, store).memory
+
+    assert peak() == 12345, "its own"
+    assert peak("dpo.beta=0.3") == 12345
+    full = peak("dpo.max_length=512")
+    assert full > memory.LIBRARIES
+    assert full > peak("dpo.adapter=lora")
+    assert full > peak("dpo.runtime.gradient_checkpointing=true")
+
+
+def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = f"""
+import sys, pathlib, run
+from stages import plan, store
+from tests.helpers import nodes
+root = pathlib.Path({str(tmp_path)!r})
+plan.show(nodes(root, "model=embedded"), store.Store(root))
+print("loaded", *{{"torch", "transformers", "numpy", "gguf"}} & set(sys.modules))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "loaded"
 
 
 def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:

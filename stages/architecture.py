@@ -1,0 +1,195 @@
+"""A model's shape as its config.json says it, wherever the model is: no weights are read, and no torch."""
+
+import json
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.config import LoRA, Model, RandomInit
+from stages.outside import locate
+
+QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
+POST_NORMS = ("gemma2", "gemma3")
+LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
+
+# GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
+GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+GGUF_STRING, GGUF_ARRAY = 8, 9
+GGUF_KEYS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's widths. `query` and `key` are heads times their width; `intermediate` is an expert's, where there
+    are `experts`, of which a token goes through `active`."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    query: int
+    key: int
+    tied: bool
+    experts: int = 1
+    active: int = 1
+    qk_norm: bool = False
+    post_norms: bool = False
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Shape":
+        """From a model's config.json."""
+        config = config.get("text_config") or config
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        width = config.get("head_dim") or hidden // heads
+        experts = config.get("num_local_experts") or config.get("num_experts") or 1
+        kind = config["model_type"]
+        return cls(
+            hidden=hidden,
+            intermediate=config.get("moe_intermediate_size" if experts > 1 else "") or config["intermediate_size"],
+            layers=config["num_hidden_layers"],
+            vocabulary=config["vocab_size"],
+            query=heads * width,
+            key=(config.get("num_key_value_heads") or heads) * width,
+            tied=config.get("tie_word_embeddings", kind.startswith("gemma")),
+            experts=experts,
+            active=config.get("num_experts_per_tok") or 1,
+            qk_norm=kind.startswith(QK_NORM),
+            post_norms=kind.startswith(POST_NORMS),
+        )
+
+    @property
+    def linear(self) -> int:
+        """Parameters of all layers: their linear maps."""
+        attention = 2 * self.hidden * (self.query + self.key)
+        return self.layers * (attention + 3 * self.experts * self.hidden * self.intermediate)
+
+    @property
+    def embedding(self) -> int:
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All but the norms' and routers', which are few."""
+        return self.linear + self.embedding * (1 if self.tied else 2)
+
+    def adapter(self, lora: LoRA) -> int:
+        """Parameters of a low-rank adapter."""
+        wide = self.experts * (self.hidden + self.intermediate)
+        ends = [self.hidden + self.query] * 2 + [self.hidden + self.key] * 2 + [wide] * 3
+        sizes = dict(zip(LINEAR, ends, strict=True))
+        return self.layers * lora.rank * sum(sizes[name] for name in adapted(lora))
+
+
+def adapted(lora: LoRA) -> list[str]:
+    """Which of a layer's linear maps have an adapter."""
+    return [name for name in LINEAR if lora.target_modules == ["all-linear"] or name in lora.target_modules]
+
+
+def config_of(cfg: Model, published: Path) -> dict[str, Any] | None:
+    """The config of a base model: of its node where `published`, else of what it is made from; None where that is on
+    the hub and cannot be fetched."""
+    if (published / "config.json").exists():
+        return read(published)
+    if cfg.random_init:
+        return random_init(cfg.random_init)
+    local = locate(str(cfg.path), "model.path")
+    if local is None:
+        return on_hub(str(cfg.path), cfg.revision)
+    return read(local) if local.is_dir() else gguf(local)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())  # type: ignore[no-any-return]
+
+
+def random_init(cfg: RandomInit) -> dict[str, Any]:
+    """Of the small Llama that `base` makes."""
+    return {
+        "model_type": "llama",
+        "hidden_size": cfg.hidden_size,
+        "intermediate_size": 3 * cfg.hidden_size,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": max(cfg.heads // 2, 1),
+        "vocab_size": cfg.vocab_size,
+        "tie_word_embeddings": True,
+    }
+
+
+def on_hub(repo: str, revision: str | None) -> dict[str, Any] | None:
+    """One small file of the hub, or of its cache on this machine."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return read(Path(hf_hub_download(repo, "config.json", revision=revision)).parent)
+    except (LocalEntryNotFoundError, HfHubHTTPError):
+        return None
+
+
+def gguf(path: Path) -> dict[str, Any]:
+    """From the head of a GGUF file. The gguf package's reader takes seconds, for the tokenizer's lists."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as head:
+        reader = Reader(head)
+        _, _, tensors, entries = reader.numbers("4sIQQ")
+        found = {reader.string(): reader.value() for _ in range(entries)}
+        names = [reader.tensor() for _ in range(tensors)]
+    kind = found["general.architecture"]
+    config = {key: found[f"{kind}.{name}"] for key, name in GGUF_KEYS.items() if f"{kind}.{name}" in found}
+    return config | {
+        "model_type": kind,
+        "vocab_size": found["tokenizer.ggml.tokens"],
+        "tie_word_embeddings": "output.weight" not in names,
+    }
+
+
+@dataclass
+class Reader:
+    """Goes through the head of a GGUF file."""
+
+    head: mmap.mmap
+    place: int = 0
+
+    def numbers(self, form: str) -> tuple[Any, ...]:
+        found = struct.unpack_from(f"<{form}", self.head, self.place)
+        self.place += struct.calcsize(f"<{form}")
+        return found
+
+    def string(self) -> str:
+        (length,) = self.numbers("Q")
+        self.place += length
+        return self.head[self.place - length : self.place].decode(errors="replace")
+
+    def value(self) -> Any:
+        """A value of the metadata; of an array, how long it is."""
+        (kind,) = self.numbers("I")
+        if kind == GGUF_STRING:
+            return self.string()
+        if kind != GGUF_ARRAY:
+            return self.numbers(GGUF_NUMBERS[kind])[0]
+        kind, length = self.numbers("IQ")
+        if kind in GGUF_NUMBERS:
+            self.place += length * struct.calcsize(f"<{GGUF_NUMBERS[kind]}")
+        else:  # strings: nothing nests arrays
+            for _ in range(length):
+                self.place += 8 + int.from_bytes(self.head[self.place : self.place + 8], "little")
+        return length
+
+    def tensor(self) -> str:
+        """The name of a tensor; its shape, type and place are passed over."""
+        name = self.string()
+        (dimensions,) = self.numbers("I")
+        self.place += 8 * dimensions + 12
+        return name

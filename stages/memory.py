@@ -1,0 +1,210 @@
+"""How many bytes a node needs at its peak: arithmetic on a model's shape and a stage's block, without torch.
+
+On a GPU that is what torch allocates there; on the CPU what is resident, libraries included. What a layer keeps for
+its backward was measured tensor by tensor; `tests/test_memory.py` measures it again, `tests/bench/memory.py` compares
+whole nodes.
+"""
+
+import sys
+from bisect import bisect_right
+from typing import Any
+
+from stages import hardware
+from stages.architecture import Shape, adapted
+from stages.choices import Adapter, Precision, Sharding, Weights
+from stages.config import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
+
+LIBRARIES = 0.75 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
+HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
+BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # a weight; of nf4 with its scales
+
+# What a layer keeps per token for its backward: bytes for every feature of its widths (hidden, intermediate, query,
+# key). By whether only adapters are trained, and by precision. Trained norms and linear layers keep their inputs.
+KEPT = {
+    (False, Precision.fp32): (24, 16, 12, 8),
+    (False, Precision.bf16): (26, 8, 6, 4),
+    (True, Precision.fp32): (16, 16, 12, 8),
+    (True, Precision.bf16): (18, 8, 6, 4),
+}
+KEPT_NF4 = 6  # more per feature of the intermediate width, in bf16 over 4-bit weights
+KEPT_BY_QK_NORM = {
+    (False, Precision.fp32): 8,
+    (False, Precision.bf16): 7,  # 6 in Qwen3, 8 in Gemma 3
+    (True, Precision.fp32): 4,
+    (True, Precision.bf16): 4,
+}
+KEPT_BY_POST_NORMS = {False: 16, True: 8}  # of two norms after attention and MLP
+
+# TRL's fused LM head works in tiles (trl/kernels/chunked_logprob.py). On the CPU, where a tile is
+# not folded in place, temporaries take so many bytes per logit of it.
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+TILE_FORWARD, TILE_BACKWARD = 12, 29
+SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6}  # share of tokens whose log-prob is asked: of completions
+OUTSIDE = 12  # bytes kept per token and feature of the hidden state outside the layers: embedded, and the last norm
+RECOMPUTED = 1.3  # a layer that is computed again, with its gradients, over what it keeps
+
+PREFILL_TOKENS = 8192  # stages/samplers/hf.py
+SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory that a token budget may count on: what the estimate may be off
+MOST_TOKENS = {"cpu": 4096, "cuda": 65536}  # in a micro-batch: more brings no speed
+STEP = 256  # a token budget is a multiple of it
+
+
+def weights(shape: Shape, kind: Weights) -> float:
+    """Bytes of a model in memory; 4-bit are its layers alone."""
+    rest = shape.parameters - shape.linear
+    return shape.linear * BYTES[kind] + rest * (BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind])
+
+
+def copies(shape: Shape, kind: Weights, precision: Precision) -> float:
+    """Bytes of the bf16 copies that autocast makes of the layers' fp32 weights, kept until the backward has used
+    them."""
+    return 2.0 * shape.linear if kind is Weights.fp32 and precision is Precision.bf16 else 0.0
+
+
+def trained(shape: Shape, block: SFT | DPO) -> int:
+    """How many parameters training changes."""
+    return shape.parameters if block.adapter is Adapter.none else shape.adapter(block.lora)
+
+
+def fixed(shape: Shape, block: SFT | DPO) -> float:
+    """Bytes that training holds throughout in each process: weights, their gradients, and Adam's two moments."""
+    total = weights(shape, held(block)) + (4 + 8) * trained(shape, block)
+    if block.adapter is not Adapter.none:
+        total += 4 * trained(shape, block)  # the adapter itself
+    return total / (1 if block.runtime.sharding is Sharding.none else block.runtime.world_size)
+
+
+def layer(shape: Shape, block: SFT | DPO) -> float:
+    """Bytes that one layer keeps of a token for its backward."""
+    kind = block.adapter is not Adapter.none, block.precision
+    hidden, intermediate, query, key = KEPT[kind]
+    if held(block) is Weights.nf4 and block.precision is Precision.bf16:
+        intermediate += KEPT_NF4
+    if shape.qk_norm:
+        query, key = (width + KEPT_BY_QK_NORM[kind] for width in (query, key))
+    if shape.post_norms:
+        hidden += KEPT_BY_POST_NORMS[kind[0]]
+    kept = hidden * shape.hidden + intermediate * shape.active * shape.intermediate
+    kept += query * shape.query + key * shape.key
+    if kind[0]:  # what stands between an adapter's two factors
+        kept += len(adapted(block.lora)) * block.lora.rank * element(block.precision)
+    return float(kept)
+
+
+def per_token(shape: Shape, block: SFT | DPO, checkpointing: bool) -> float:
+    """Bytes kept of a token until the backward; with checkpointing, what goes into each layer."""
+    outside = OUTSIDE * shape.hidden
+    if not checkpointing:
+        return shape.layers * layer(shape, block) + outside
+    stream = BYTES[Weights.bf16 if held(block) is Weights.bf16 else Weights.fp32]
+    return shape.layers * stream * shape.hidden + outside
+
+
+def element(precision: Precision) -> int:
+    return 2 if precision is Precision.bf16 else 4
+
+
+def head(shape: Shape, scored: float, precision: Precision, device: str, backward: bool) -> float:
+    """Bytes of the LM head's tile and what is computed of it, for so many tokens whose log-prob is asked. A backward
+    also makes the gradients of what goes in, and of its weights."""
+    rows, wide = min(scored, TILE_TOKENS), min(shape.vocabulary, TILE_VOCABULARY)
+    total = rows * TILE_VOCABULARY * element(precision)
+    if device == "cpu":
+        total += rows * wide * (TILE_BACKWARD if backward else TILE_FORWARD)
+    if precision is Precision.bf16:
+        total += wide * shape.hidden * element(precision)  # the tile's part of the weights, rounded
+    return total + (scored * shape.hidden * 4 if backward else 0)
+
+
+def training(
+    shape: Shape, block: SFT | DPO, device: str, tokens: float, checkpointing: bool, accumulated: bool = True
+) -> float:
+    """Bytes at the peak of training with so many tokens in each micro-batch: where the backward begins, all
+    activations still kept. If gradients are `accumulated`, those of an earlier micro-batch are there already."""
+    state = fixed(shape, block)
+    before = state + tokens * per_token(shape, block, checkpointing) * (HEAP if device == "cpu" else 1)
+    if not accumulated:
+        before -= 4 * trained(shape, block)
+    first = head(shape, SCORED[type(block)] * tokens, block.precision, device, backward=True)
+    if checkpointing:
+        first = max(first, RECOMPUTED * tokens * layer(shape, block))
+    else:
+        first += copies(shape, held(block), block.precision)
+    embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
+    return max(before + first, state) + embedding
+
+
+def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float:
+    """Bytes at the peak of log-probs without gradients."""
+    total = weights(shape, block.weights) + copies(shape, block.weights, block.precision)
+    return total + tokens * passing(shape) + head(shape, SCORED[Reference] * tokens, block.precision, device, False)
+
+
+def sampling(shape: Shape, block: Sample | Answer, length: float) -> float:
+    """Bytes at the peak of generation: the weights in the precision itself, keys and values of all rows, `length`
+    tokens each, and logits or the prompts that are read at once."""
+    size, rows = element(block.precision), block.runtime.batch_size
+    cached = 2 * size * shape.layers * shape.key  # of a token
+    prompts = min(PREFILL_TOKENS, rows * length) * (cached + passing(shape))
+    return shape.parameters * size + rows * length * cached + max(prompts, rows * shape.vocabulary * size)
+
+
+def passing(shape: Shape) -> float:
+    """Bytes of a token on its way through one layer, nothing kept."""
+    return 12 * shape.hidden + 10 * shape.active * shape.intermediate
+
+
+def peak(shape: Shape, block: Any, row: float, device: str) -> float:
+    """Bytes at the peak of a node, whose rows (of pairs: prompt and both completions) have so many tokens."""
+    total = LIBRARIES if device == "cpu" else 0.0
+    match block:
+        case SFT() | DPO():
+            needed = training(shape, block, device, *micro_batch(shape, block, row, device))
+            if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are then saved
+                needed = max(needed, weights(shape, held(block)) + 2 * weights(shape, Weights.fp32))
+            return total + needed
+        case Reference():
+            return total + scoring(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
+        case Sample() | Answer():
+            return total + sampling(shape, block, row + block.max_new_tokens)
+        case Eval():  # two models
+            each = weights(shape, Weights.fp32) + copies(shape, Weights.fp32, block.precision)
+            return total + 2 * each
+        case Model():  # read, and written
+            return total + 2 * weights(shape, Weights.fp32)
+    return total
+
+
+def micro_batch(shape: Shape, block: SFT | DPO, row: float, device: str) -> tuple[float, bool, bool]:
+    """Tokens of a micro-batch, whether activations are computed twice, and whether a step has several of them."""
+    runtime = block.runtime
+    tokens, checkpointing = (runtime.rows * row, False) if runtime.rows else token_budget(shape, block, device)
+    tokens = runtime.token_budget or tokens
+    if runtime.gradient_checkpointing is not None:
+        checkpointing = runtime.gradient_checkpointing
+    step = block.batch_size / runtime.world_size * row
+    return min(tokens, step), checkpointing, tokens < step
+
+
+def available(device: str) -> int:
+    """Bytes that are free now: on this process's GPU, or the first where torch is not loaded; else of memory that no
+    process needs, what the control groups leave to this one."""
+    if device == "cpu":
+        return hardware.free_memory()
+    if torch := sys.modules.get("torch"):
+        return int(torch.cuda.mem_get_info()[0])
+    return found.free_memory if (found := hardware.gpu()) else 0
+
+
+def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, bool]:
+    """How many tokens a micro-batch may have, and whether activations are computed twice: only where otherwise not
+    even the longest row would fit. To be asked before the model is loaded."""
+    longest = block.max_length * (2 if isinstance(block, DPO) else 1)
+    share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
+    room = share * available(device)
+    choices = range(STEP, MOST_TOKENS[device] + 1, STEP)
+    for checkpointing in (False, True):
+        fits = bisect_right(choices, room, key=lambda n: training(shape, block, device, n, checkpointing))
+        if training(shape, block, device, longest, checkpointing) <= room:
+            break
+    return max(longest, STEP * fits), checkpointing
