@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from trl import DPOConfig
 
-from stages import dpo, sft
+from stages import dpo, sft, training
 from stages.choices import Precision
 from stages.config import DPO, SFT
 from stages.errors import UserError
@@ -181,12 +182,19 @@ def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, told:
     assert told in str(exhausted(block("dpo", **runtime), 3, rows, 900, checkpointing=False))
 
 
-def test_a_resume_goes_on_with_the_budget_it_had(tmp_path: Path) -> None:
-    out, cfg = Work(tmp_path, lambda metrics, step: None), block("dpo")
+def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) -> None:
+    out, model = Work(tmp_path, lambda metrics, step: None), inputs["sft"]["base"] / "model"
+
+    def decided(**runtime: Any) -> tuple[int | None, bool | None]:
+        cfg = block("dpo", **runtime)
+        args = training.arguments(DPOConfig, cfg, out)
+        found = fitted(cfg, args, model, out).runtime
+        assert args.gradient_checkpointing == found.gradient_checkpointing
+        return found.token_budget, found.gradient_checkpointing
+
+    first = decided()
+    assert json.loads((tmp_path / "scratch" / "budget.json").read_text()) == [*first]
     remember(out, 300, True)
-    runtime = fitted(cfg, out).runtime
-    assert (runtime.token_budget, runtime.gradient_checkpointing) == (300, True)
-    asked = fitted(block("dpo", token_budget=200, gradient_checkpointing=False), out).runtime
-    assert (asked.token_budget, asked.gradient_checkpointing) == (200, False)
-    number = fitted(block("dpo", micro_batch=2), out).runtime
-    assert (number.token_budget, number.gradient_checkpointing) == (None, False)
+    assert decided() == (300, True)
+    assert decided(token_budget=200, gradient_checkpointing=False) == (200, False)
+    assert decided(micro_batch=2) == (None, False)
