@@ -55,7 +55,10 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
             ("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"),
             "dpo.runtime.token_budget=99 is for dpo.runtime.micro_batch=auto, not 4",
         ),
-        (("dpo.loss_type=[aot]", "dpo.loss_weights=null"), "depends on the rows of a micro-batch. Set a number"),
+        (
+            ("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"),
+            "depends on the rows of a micro-batch. Set a number",
+        ),
         (("data=file",), "data has neither tasks nor sources"),
         (("model.path=nowhere.gguf",), "model.path=nowhere.gguf: no such file or folder"),
         (("label=dataset",), "label=dataset needs label.path"),
