@@ -32,7 +32,6 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where the policy is not what the reference scored, the loss does not start where it must, too
             many pairs are too long, or training diverged.
     """
-    cfg = budget.fitted(cfg, out)
     terms = contract.load(inputs["policy"] / "model")
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     splits, dropped = fitting(load(inputs["pairs"] / "pairs.parquet", Pair), reference, cfg, out)
@@ -43,6 +42,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
     options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
     args = training.arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
+    cfg = budget.fitted(cfg, args, frozen, out)
     trainer = StoredReferenceTrainer(
         trainable_model(frozen, inputs["policy"] / "adapter", cfg, args.device, out),
         cfg=cfg,

@@ -209,7 +209,8 @@ def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, bool
     share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
     room = share * available(device)
     choices = range(STEP, MOST_TOKENS[device] + 1, STEP)
-    for checkpointing in (False, True):
+    asked = block.runtime.gradient_checkpointing
+    for checkpointing in (False, True) if asked is None else (asked,):
         fits = bisect_right(choices, room, key=lambda n: training(shape, block, device, n, checkpointing))
         if training(shape, block, device, longest, checkpointing) <= room:
             break

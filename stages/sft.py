@@ -44,7 +44,6 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         card.write(out / "model", "sft", cfg, inputs, {})
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
-    cfg = budget.fitted(cfg, out)
     examples = load(inputs["data"] / "examples.parquet", Example)
     trainable = [e for e in examples if e.split == "sft"]
     if not trainable:
@@ -58,6 +57,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = training.arguments(SFTConfig, cfg, out, **options)
+    cfg = budget.fitted(cfg, args, base, out)
     trainer = SupervisedTrainer(
         trainable_model(base, terms, cfg, args.device),
         cfg=cfg,

@@ -48,6 +48,17 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"), "dpo.loss_weights has 1 numbers"),
         (("dpo.beta=-1",), "dpo.beta must be positive, got -1.0"),
         (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10 is not a multiple of"),
+        (("dpo.runtime.micro_batch=axuto",), "dpo.runtime.micro_batch=axuto: a number of rows, or auto"),
+        (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch must be at least 1, got 0"),
+        (("sft.runtime.token_budget=0",), "sft.runtime.token_budget must be at least 1, got 0"),
+        (
+            ("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"),
+            "dpo.runtime.token_budget=99 is for dpo.runtime.micro_batch=auto, not 4",
+        ),
+        (
+            ("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"),
+            "depends on the rows of a micro-batch. Set a number",
+        ),
         (("data=file",), "data has neither tasks nor sources"),
         (("model.path=nowhere.gguf",), "model.path=nowhere.gguf: no such file or folder"),
         (("label=dataset",), "label=dataset needs label.path"),

@@ -45,7 +45,7 @@ def test_aot_losses_are_not_neutral_to_the_micro_batch(tmp_path: Path) -> None:
     aot = "dpo.loss_type=[aot]"
     one, four = (nodes(tmp_path, aot, f"dpo.runtime.micro_batch={n}")["dpo"] for n in (1, 4))
     assert one.fingerprint != four.fingerprint
-    assert one.fixed == {"micro_batch": 1}
+    assert one.fixed == {"micro_batch": 1, "processes": 1}
 
 
 def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> T
         seed=cfg.seed,
         bf16=cfg.precision is Precision.bf16,
         use_cpu=device_of(runtime.device).type == "cpu",
-        activation_checkpointing=bool(runtime.gradient_checkpointing),
+        activation_checkpointing=False,  # until `budget` says otherwise
         dataloader_num_workers=runtime.loader_workers,
         save_strategy="steps",
         save_steps=runtime.save_steps,

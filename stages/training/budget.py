@@ -3,42 +3,51 @@ and anew where it was not enough."""
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
-import torch
+from accelerate.utils import gather_object
+from transformers import TrainingArguments
 
+from stages import memory
+from stages.architecture import Shape
 from stages.config import DPO, SFT
 from stages.errors import UserError
-from stages.models import device_of
 from stages.store import SCRATCH, Work
 
 Block = TypeVar("Block", SFT, DPO)
 FILE = "budget.json"
-# Beyond these, more tokens at once are no faster.
-ENOUGH = {"cpu": 4096, "cuda": 32768}
 
 
-def fitted(cfg: Block, out: Work) -> Block:
-    """The block with what `runtime` leaves open decided: token budget and gradient checkpointing. A resume goes on
-    with what was decided, and learnt, before."""
+def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block:
+    """The block with what `runtime` leaves open decided, for a model in a folder that is not loaded yet: token budget
+    and gradient checkpointing, which `args` are told. A resume goes on with what was decided, and learnt, before."""
     runtime, file = cfg.runtime, out / SCRATCH / FILE
     if runtime.rows:
         tokens, checkpointing = None, False
     elif file.exists():
         tokens, checkpointing = json.loads(file.read_text())
     else:
-        tokens, checkpointing = decide(device_of(runtime.device))
+        tokens, checkpointing = decide(cfg, args.device.type, model)
         remember(out, tokens, checkpointing)
     if runtime.token_budget is not None:
         tokens = runtime.token_budget
     if runtime.gradient_checkpointing is not None:
         checkpointing = runtime.gradient_checkpointing
+    # Divided weights are gathered again where activations are computed twice: by all processes, then, or none.
+    checkpointing = any(gather_object([checkpointing]))
+    args.activation_checkpointing = args.gradient_checkpointing = checkpointing
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
 
 
-def decide(device: torch.device) -> tuple[int, bool]:
-    """The token budget on this device, and whether activations are computed twice."""
-    return ENOUGH[device.type], False
+def decide(cfg: SFT | DPO, device: str, model: Path) -> tuple[int, bool]:
+    """The token budget, and whether activations are computed twice; for a model whose shape is not known the largest
+    budget there is, which is halved where it is too much."""
+    try:
+        shape = Shape.of(json.loads((model / "config.json").read_text()))
+    except KeyError:
+        return memory.MOST_TOKENS[device], False
+    return memory.token_budget(shape, cfg, device)
 
 
 def remember(out: Work, tokens: int | None, checkpointing: bool) -> None:

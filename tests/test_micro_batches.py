@@ -1,0 +1,200 @@
+"""A step in micro-batches, on real trainers: within its budget, with one result, and again where memory runs out."""
+
+import json
+import multiprocessing
+import re
+import resource
+import shutil
+import sys
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl import DPOConfig
+
+from stages import dpo, sft, training
+from stages.choices import Precision
+from stages.config import DPO, SFT
+from stages.errors import UserError
+from stages.store import Work
+from stages.training.budget import divide, exhausted, fitted, remember
+from stages.training.callbacks import read_curves
+from tests.helpers import settings
+
+STAGES = {"sft": sft, "dpo": dpo}
+
+
+@pytest.fixture
+def inputs(built: Path) -> dict[str, dict[str, Path]]:
+    """Of either stage, in the tiny chain."""
+    folder = {name: next((built / name).glob("*/manifest.json")).parent for name in ("base", "data", "sft", "pairs")}
+    folder["reference"] = next((built / "reference").glob("*/manifest.json")).parent
+    policy = {"policy": folder["sft"], "pairs": folder["pairs"], "reference": folder["reference"]}
+    return {"sft": {"base": folder["base"], "data": folder["data"]}, "dpo": policy}
+
+
+def block(name: str, **runtime: Any) -> SFT | DPO:
+    cfg = vars(settings("recipe=tiny"))[name]
+    cfg = replace(cfg, precision=Precision.fp32, epochs=1.0, evaluations=1, learning_rate=1e-3)
+    return replace(cfg, runtime=replace(cfg.runtime, **runtime))
+
+
+def train(cfg: SFT | DPO, inputs: dict[str, dict[str, Path]], folder: Path) -> tuple[dict[str, torch.Tensor], Work]:
+    folder.mkdir()
+    out, name = Work(folder, lambda metrics, step: None), "dpo" if isinstance(cfg, DPO) else "sft"
+    STAGES[name].run(cfg, inputs[name], out)
+    return load_file(folder / "model" / "model.safetensors"), out
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def alike(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
+    """Whether two curves tell the same; not how fast, nor which of two equal rewards is higher."""
+    for a, b in zip(ours, theirs, strict=True):
+        told = [name for name in b if not name.endswith(("runtime", "per_second", "rewards/accuracies"))]
+        assert {name: a[name] for name in told} == pytest.approx({name: b[name] for name in told}, abs=1e-4, rel=1e-4)
+
+
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(1, 200), st.booleans(), st.integers(1, 40))
+def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int, padded: bool, least: int) -> None:
+    costs, least = sorted(lengths, reverse=True), min(least, len(lengths))
+    groups = divide(costs, budget, padded, least)
+    assert [i for group in groups for i in group] == [*range(len(costs))]
+    assert len(groups) >= least
+    for group in groups:
+        cost = len(group) * costs[group[0]] if padded else sum(costs[i] for i in group)
+        assert cost <= budget or len(group) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "budgets"),
+    [
+        ("sft", {"batch_size": 32}, (500, 90)),
+        ("sft", {"batch_size": 8, "packing": True, "max_length": 128}, (300, 1)),
+        ("dpo", {"batch_size": 16, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}, (250, 1)),
+    ],
+)
+def test_no_budget_changes_weights_or_curves(
+    name: str, changes: dict[str, Any], budgets: tuple[int, ...], inputs: Any, tmp_path: Path
+) -> None:
+    """Equal to 1e-5 in fp32, and every metric of every step is the same mean."""
+    cfg = replace(block(name, micro_batch=changes["batch_size"]), **changes)
+    whole, out = train(cfg, inputs, tmp_path / "whole")
+    curves = read_curves(out.path)
+    assert {"loss", "grad_norm", "entropy", "num_tokens", "mean_token_accuracy"} <= set(curves[0])
+    for budget in budgets:
+        divided = replace(cfg, runtime=block(name, token_budget=budget).runtime)
+        seen: list[int] = []
+
+        def count(module: torch.nn.Module, given: tuple[torch.Tensor, ...], seen: list[int] = seen) -> None:
+            if isinstance(module, torch.nn.Embedding) and torch.is_grad_enabled():
+                seen.append(given[0].numel())
+
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+        weights, out = train(divided, inputs, tmp_path / f"{budget}")
+        hook.remove()
+        assert distance(weights, whole) < 1e-5
+        alike(read_curves(out.path), curves)
+        steps = sum("loss" in point for point in curves)
+        assert len(seen) == steps * cfg.batch_size if budget == 1 else max(seen) <= budget and len(seen) > steps
+
+
+def child(told: Connection, cfg: SFT | DPO, inputs: Any, folder: Path, limit: int) -> None:
+    """Train with no more address space than `limit`: beyond it, torch's allocator fails."""
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    try:
+        _, out = train(cfg, inputs, folder)
+    except UserError as error:
+        return told.send(([str(error)], 0))
+    status = Path("/proc/self/status").read_text().splitlines()
+    told.send((out.warnings, *(int(line.split()[1]) * 1024 for line in status if line.startswith("VmPeak"))))
+
+
+def under(limit: int, cfg: SFT | DPO, inputs: Any, folder: Path) -> tuple[list[str], int]:
+    """Train in a process of its own with so much memory: what it warned of, and the address space it took."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(theirs, cfg, inputs, folder, limit))
+    process.start()
+    theirs.close()
+    told = ours.recv()
+    process.join()
+    return told  # type: ignore[no-any-return]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
+def test_out_of_memory_the_step_is_done_again_with_half(inputs: Any, tmp_path: Path) -> None:
+    whole = replace(block("sft", token_budget=10**6), batch_size=128)
+    single = replace(whole, runtime=replace(whole.runtime, token_budget=1))
+    _, most = under(resource.RLIM_INFINITY, whole, inputs, tmp_path / "whole")
+    _, least = under(resource.RLIM_INFINITY, single, inputs, tmp_path / "single")
+    (*_, told), _ = under((most + least) // 2, whole, inputs, tmp_path / "halved")
+    assert re.search(
+        r"out of memory at step \d, which was done again. From there on, at most \d+ tokens at once", told
+    )
+    names = ("whole", "halved", "single")
+    a, b, c = (load_file(tmp_path / name / "model" / "model.safetensors") for name in names)
+    assert distance(a, b) < 1e-5
+    assert distance(a, c) < 1e-5
+    alike(read_curves(tmp_path / "halved"), read_curves(tmp_path / "whole"))
+    tokens, checkpointing = json.loads((tmp_path / "halved" / "scratch" / "budget.json").read_text())
+    assert f"at most {tokens} tokens" in told, "a resume begins with what fits"
+    assert not checkpointing
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
+def test_out_of_memory_for_a_single_row(inputs: Any, tmp_path: Path) -> None:
+    """Packed rows of a deeper model: first activations are computed twice, then it is said what to do."""
+    base = shutil.copytree(inputs["sft"]["base"], tmp_path / "base") / "model"
+    config = AutoConfig.from_pretrained(base, num_hidden_layers=8)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    inputs["sft"]["base"] = base.parent
+    kept = replace(block("sft", token_budget=1), packing=True, max_length=2**13, batch_size=1)
+    recomputed = replace(kept, runtime=replace(kept.runtime, gradient_checkpointing=True))
+    _, most = under(resource.RLIM_INFINITY, kept, inputs, tmp_path / "kept")
+    _, least = under(resource.RLIM_INFINITY, recomputed, inputs, tmp_path / "recomputed")
+    (*_, told), _ = under((most + least) // 2, kept, inputs, tmp_path / "switched")
+    assert "activations computed twice" in told
+    a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("kept", "switched"))
+    assert distance(a, b) < 1e-5
+    (told,), _ = under(least - (most - least) // 2, kept, inputs, tmp_path / "given_up")
+    assert re.search(r"at step \d with \d+ tokens of 1 rows at once, activations computed twice: lower sft.max", told)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "rows", "told"),
+    [
+        ({"micro_batch": 4}, 4, "lower dpo.runtime.micro_batch (now 4)"),
+        ({"micro_batch": 1}, 1, "set dpo.runtime.gradient_checkpointing=true"),
+        ({"processes": 2}, 4, "set dpo.runtime.token_budget=450"),
+    ],
+)
+def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, told: str) -> None:
+    assert told in str(exhausted(block("dpo", **runtime), 3, rows, 900, checkpointing=False))
+
+
+def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) -> None:
+    out, model = Work(tmp_path, lambda metrics, step: None), inputs["sft"]["base"] / "model"
+
+    def decided(**runtime: Any) -> tuple[int | None, bool | None]:
+        cfg = block("dpo", **runtime)
+        args = training.arguments(DPOConfig, cfg, out)
+        found = fitted(cfg, args, model, out).runtime
+        assert args.gradient_checkpointing == found.gradient_checkpointing
+        return found.token_budget, found.gradient_checkpointing
+
+    first = decided()
+    assert json.loads((tmp_path / "scratch" / "budget.json").read_text()) == [*first]
+    remember(out, 300, True)
+    assert decided() == (300, True)
+    assert decided(token_budget=200, gradient_checkpointing=False) == (200, False)
+    assert decided(micro_batch=2) == (None, False)
