@@ -44,13 +44,14 @@ class OnCPU(torch.autograd.Function):
         for rows, target in zip(torch.split(hidden, FORWARD), torch.split(targets, FORWARD), strict=True):
             logits, _ = transformed(rows.to(dtype), head, bias, scale, softcap, temperature)
             log_p = logits.log_softmax(-1, dtype=exact)
+            of_target, log_z = log_p.gather(-1, target[:, None])[:, 0], logits[:, 0] - log_p[:, 0]
             statistics = (
                 -torch.linalg.vecdot(log_p.exp(), log_p) if "entropy" in outputs else None,
                 (2 * log_p).logsumexp(-1) if "log_sum_sq_probs" in outputs else None,
-                logits.mean(-1, dtype=exact) if "mean_logits" in outputs else None,
+                log_p.mean(-1) + log_z if "mean_logits" in outputs else None,
                 log_p.argmax(-1) == target if "is_top1" in outputs else None,
             )
-            found.append((log_p.gather(-1, target[:, None])[:, 0], *statistics))
+            found.append((of_target, *statistics))
         results = [None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True)]
         ctx.save_for_backward(hidden, weight, bias, targets, results[0])
         ctx.mark_non_differentiable(*(r for r in results[1:] if r is not None))

@@ -22,9 +22,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
 from tests.helpers import DATA, ROOT
 
 ARMS = ("trl", "trl_tuned", "ours")
+TOKENS, REFERENCE = ("prompt_ids", "chosen_ids", "rejected_ids"), ("ref_chosen_logps", "ref_rejected_logps")
+LEARNING_RATE = 1e-5
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Settings:
     batch_size: int = 8
     micro_batch: int = 4
     tuned_micro_batch: int = 4
+    our_micro_batch: str = "4"  # a number of pairs, or auto
     precision: str = "bf16"
     repeats: int = 5
     arms: str = " ".join(ARMS)
@@ -112,6 +118,7 @@ def prepare(cfg: Settings) -> list[dict[str, Any]]:
         [(chosen, rejected)] = pair_log_probs(model, [pair], tokenizer.pad_token_id, Precision(cfg.precision))
         rows.append(
             {
+                "id": pair.id,
                 "prompt_ids": pair.prompt_ids,
                 "chosen_ids": pair.chosen_ids,
                 "rejected_ids": pair.rejected_ids,
@@ -153,37 +160,55 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
             yield prompt, whole[0][len(prompt) :], whole[1][len(prompt) :]
 
 
+class Clock(TrainerCallback):
+    """From the beginning of the first step to the end of the last."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self.began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ended = time.perf_counter()
+
+
 def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One epoch over the rows: seconds of the steps, losses, and the peak of memory."""
-    import torch
-    from transformers import AutoTokenizer
-
     from stages import hardware
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
     with tempfile.TemporaryDirectory() as folder:
         hardware.reset_peak_memory()
-        trainer = made(arm, cfg, rows, tokenizer, folder)
-        warm_up(trainer)
-        started = time.perf_counter()
+        trainer = made(arm, cfg, rows, tokenizer, Path(folder))
+        warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
+        clock = Clock()
+        trainer.add_callback(clock)
         trainer.train()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
     tokens = sum(len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
     losses = [point["loss"] for point in trainer.state.log_history if "loss" in point]
     memory = hardware.peak_gpu_memory() or hardware.peak_memory()
-    return {"seconds": seconds, "tokens": tokens, "losses": losses, "memory": memory}
+    return {"seconds": clock.ended - clock.began, "tokens": tokens, "losses": losses, "memory": memory}
 
 
-def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: str) -> Any:
-    """The trainer of an arm. Nothing of the project is imported for TRL's: it would not be TRL's own then."""
-    import torch
+def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
+    """The trainer of an arm."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM
+
+    if arm == "ours":
+        return our_trainer(cfg, Dataset.from_list(rows), tokenizer, folder)
+    given = arm == "trl_tuned"
+    columns = [*TOKENS, *(REFERENCE if given else ())]
+    return trl_trainer(
+        cfg, given, Dataset.from_list([{c: row[c] for c in columns} for row in rows]), tokenizer, folder
+    )
+
+
+def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder: Path) -> Any:
+    """TRL's own. Nothing of the project is imported for it: its LM head would be ours then."""
     from trl import DPOConfig, DPOTrainer
 
-    class Tokenised(DPOTrainer):  # type: ignore[misc]
+    class Given(DPOTrainer):  # type: ignore[misc]
         """On rows that are token ids already, with the reference's log-probs where they are to be given."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -192,45 +217,68 @@ def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, fo
         def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    micro_batch = cfg.tuned_micro_batch if arm == "trl_tuned" else cfg.micro_batch
+    micro_batch = cfg.tuned_micro_batch if tuned else cfg.micro_batch
     args = DPOConfig(
-        output_dir=folder,
+        output_dir=str(folder),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=cfg.batch_size // micro_batch,
         num_train_epochs=1,
         max_length=cfg.max_length,
-        learning_rate=1e-5,
+        learning_rate=LEARNING_RATE,
         bf16=cfg.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        train_sampling_strategy="sequential",
-        **{} if arm == "trl" else {"gradient_checkpointing": False, "precompute_ref_log_probs": True},
+        **{"gradient_checkpointing": False, "precompute_ref_log_probs": True} if tuned else {},
     )
-    if arm == "trl":
-        rows = [{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
     load = lambda: AutoModelForCausalLM.from_pretrained(cfg.model, dtype=torch.float32)
-    model = load()
-    if arm == "ours":
-        from stages import models
-
-        models.add_scoring(model)
-    reference = {"ref_model": load()} if arm == "trl" else {}
-    return Tokenised(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **reference)
+    reference = {} if tuned else {"ref_model": load()}
+    return Given(load(), args=args, train_dataset=dataset, processing_class=tokenizer, **reference)
 
 
-def warm_up(trainer: Any) -> None:
-    """Libraries load and kernels are chosen at the first forward: not what is measured."""
-    row = min(
-        trainer.train_dataset, key=lambda r: len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"])
+def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> Any:
+    """As stage=dpo makes it."""
+    from trl import DPOConfig
+
+    from stages import dpo, training
+    from stages.models import device_of
+    from stages.store import Work
+    from stages.training import budget
+    from stages.training.preference_trainer import StoredReferenceTrainer
+    from tests.helpers import settings
+
+    class Given(StoredReferenceTrainer):
+        """On rows that are token ids already."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
+    overrides += [f"learning_rate={LEARNING_RATE}", "epochs=1", f"runtime.micro_batch={cfg.our_micro_batch}"]
+    block = settings(*(f"dpo.{override}" for override in overrides)).dpo
+    block.trainer, out = {}, Work(folder, lambda metrics, step: None)
+    args = training.arguments(DPOConfig, block, out, beta=block.beta, precompute_ref_log_probs=True)
+    block = budget.fitted(block, args, Path(cfg.model), out)
+    return Given(
+        dpo.trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),
+        cfg=block,
+        out=out,
+        reference={row["id"]: {c: row[c] for c in (*TOKENS, *REFERENCE)} for row in dataset},
+        args=args,
+        train_dataset=dataset.select_columns(["id", *TOKENS]),
+        processing_class=tokenizer,
     )
-    batch = trainer._prepare_inputs(trainer.data_collator([row]))
-    with trainer.compute_loss_context_manager():
-        trainer.compute_loss(trainer.model, batch).backward()
-    trainer.model.zero_grad()
-    trainer._metrics["train"].clear()
+
+
+def warm_up(trainer: Any, row: dict[str, Any]) -> None:
+    """Libraries load and kernels are chosen at the first forward and backward: not what is measured."""
+    model, device = trainer.model, trainer.accelerator.device
+    ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]] * 2, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16):
+        model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True).log_probs.sum().backward()
+    model.zero_grad()
 
 
 if __name__ == "__main__":
