@@ -14,6 +14,8 @@ QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with t
 POST_NORMS = ("gemma2", "gemma3")
 LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
+NAMES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}
+
 # GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 GGUF_STRING, GGUF_ARRAY = 8, 9
@@ -48,9 +50,11 @@ class Shape:
     post_norms: bool = False
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> "Shape":
-        """From a model's config.json."""
+    def of(cls, config: dict[str, Any]) -> "Shape | None":
+        """From a model's config.json; None where that is no transformer of the usual names (Mamba, GPT-2)."""
         config = config.get("text_config") or config
+        if not config.keys() >= NAMES:
+            return None
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         width = config.get("head_dim") or hidden // heads
         experts = config.get("num_local_experts") or config.get("num_experts") or 1

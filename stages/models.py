@@ -73,7 +73,7 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
         options["device_map"] = {"": device}
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, ImportError) as error:
         raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
     if weights is not Weights.nf4:
         return model.to(device).eval()  # type: ignore[no-any-return]

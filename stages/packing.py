@@ -8,7 +8,8 @@ also looks at the prompt.
 
 import math
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION = "plumbline_packed"
+RUN_BY_RUN = ("cpu",)  # devices on which a call more costs nothing and a padded token much
 
 
 @dataclass
@@ -48,6 +50,21 @@ class Layout:
         starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
         lengths = [b - a for a, b in pairwise(starts)]
         return cls(lengths, [0] * len(lengths), position_ids)
+
+    @cached_property
+    def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(runs, width), the places in the row of every run's tokens behind those of its prefix, padded on the right
+        with 0; and (tokens,), where in the flattened former a token stands in its own run."""
+        ends = [*accumulate(self.lengths)]
+        rows, own = [], []
+        for end, length, prefix, before in zip(ends, self.lengths, self.prefixes, [0, *self.lengths], strict=False):
+            start = end - length
+            rows.append(torch.cat([torch.arange(start - before, start - before + prefix), torch.arange(start, end)]))
+            own.append(torch.arange(prefix, prefix + length))
+        width = max(map(len, rows))
+        sources = torch.cat([i * width + places for i, places in enumerate(own)])
+        device = self.positions.device
+        return pad_sequence(rows, batch_first=True).to(device), sources.to(device)
 
     def spread(self, packed: torch.Tensor) -> torch.Tensor:
         """(1, tokens, …) as (runs, tokens of the longest, …), 0 in the padding on the right."""
@@ -114,7 +131,7 @@ def attention(
     layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' SDPA attention, run by run; without a layout, over what it is given (causal, and padded on the
+    """transformers' SDPA attention over the runs; without a layout, over what it is given (causal, and padded on the
     right if at all). Query, key and value: (batch, heads, tokens, dim)."""
     window = kwargs.get("sliding_window")
     if layout is None:
@@ -122,7 +139,20 @@ def attention(
             attention_mask = lookback(query.shape[2], 0, window, query.device)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     layout.seen = True
-    outputs, before = [], [key, value]
+    attend = run_by_run if query.device.type in RUN_BY_RUN else all_at_once
+    return attend(module, query, key, value, layout, **kwargs), None
+
+
+def run_by_run(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """A call for every run: nothing is padded, and the queries of a prefix are not computed again."""
+    window, outputs, before = kwargs.get("sliding_window"), [], [key, value]
     parts = (torch.split(t, layout.lengths, 2) for t in (query, key, value))
     for run, (prefix, q, *own) in enumerate(zip(layout.prefixes, *parts, strict=True)):
         if prefix:
@@ -130,7 +160,24 @@ def attention(
         if q.shape[2]:
             outputs.append(sdpa_attention_forward(module, q, *own, layout.mask(run, window), **kwargs)[0])
         before = own
-    return torch.cat(outputs, 1), None
+    return torch.cat(outputs, 1)
+
+
+def all_at_once(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """One call over padded sequences, prefixes in front of what goes on from them: plain causal attention, which has
+    the fastest kernels, and few launches where runs are many and short."""
+    rows, sources = layout.sequences
+    query, key, value = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in (query, key, value))
+    mask = lookback(rows.shape[1], 0, kwargs.get("sliding_window"), rows.device)
+    output, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    return output.flatten(0, 1).index_select(0, sources)[None]
 
 
 AttentionInterface.register(ATTENTION, attention)

@@ -35,7 +35,7 @@ def test_log_probs_are_the_models_own_whatever_the_company(folder: Path) -> None
 def test_the_fused_head_projects_what_is_trained_and_trains_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keeps watch over the private switch of TRL's that `models.score_trained_tokens_only` sets."""
+    """Keeps watch over the two private places of TRL's that `head.install` sets."""
     ids = torch.arange(20, 52).view(2, 16)
     labels = ids.clone()
     labels[:, :12] = -100

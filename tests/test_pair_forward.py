@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from stages import contract
+from stages import contract, packing
 from stages.config import LoRA
 from stages.packing import pack_pairs
 from stages.training import adapters
@@ -144,12 +144,20 @@ def test_every_loss_of_trl_is_the_padded_one(
     } <= ours.keys()
 
 
+@pytest.mark.parametrize("devices", [("cpu",), ()], ids=["run by run", "all at once"])
 @pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_of_models_reads_each_token_once_and_learns_the_same(
-    family: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    family: str,
+    dtype: torch.dtype,
+    devices: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Under a mixture of losses; with experts, their router's loss too. Windows are shorter than the sequences."""
+    """Under a mixture of losses; with experts, their router's loss too. Windows are shorter than the sequences. In
+    the way of a CPU and in that of other devices."""
+    monkeypatch.setattr(packing, "RUN_BY_RUN", devices)
     padded, packed = trainers(tokenizer, tmp_path, family, dtype, **MIXTURE)
     read: list[int] = []
     for each in (padded, packed):

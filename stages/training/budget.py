@@ -43,11 +43,8 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
 def decide(cfg: SFT | DPO, device: str, model: Path) -> tuple[int, bool]:
     """The token budget, and whether activations are computed twice; for a model whose shape is not known the largest
     budget there is, which is halved where it is too much."""
-    try:
-        shape = Shape.of(json.loads((model / "config.json").read_text()))
-    except KeyError:
-        return memory.MOST_TOKENS[device], False
-    return memory.token_budget(shape, cfg, device)
+    shape = Shape.of(json.loads((model / "config.json").read_text()))
+    return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], False)
 
 
 def remember(out: Work, tokens: int | None, checkpointing: bool) -> None:

@@ -1,0 +1,65 @@
+"""The LM head on a CPU: TRL's own function, in values and gradients, however it is scaled, capped and cut."""
+
+import pytest
+import torch
+
+from stages import head
+from stages.head import OnCPU, OnOtherDevices
+
+VOCABULARY, WIDTH, COUNT = 97, 12, 50
+
+
+def scored(function: type, dtype: torch.dtype, biased: bool, cap: float | None, scale: float) -> list[torch.Tensor]:
+    """Everything that comes out of it for seeded tokens, and the gradients of all that goes in."""
+    draw = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(shape, generator=draw).to(dtype).requires_grad_()
+        for shape in ((COUNT, WIDTH), (VOCABULARY, WIDTH), (VOCABULARY,))
+    )
+    targets, weights = torch.randint(VOCABULARY, (COUNT,), generator=draw), torch.randn(COUNT, generator=draw)
+    found = function.apply(hidden, weight, bias if biased else None, targets, 1.3, 32, cap, scale, head.STATISTICS)
+    (found[0] * weights).sum().backward()
+    assert (bias.grad is not None) == biased
+    return [*found, hidden.grad, weight.grad, *([bias.grad] if biased else [])]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("cap", "scale"), [(None, 1.3), (None, 0.5), (4.0, 0.7)])
+def test_it_is_trls(biased: bool, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = scored(OnOtherDevices, torch.float32, biased, cap, scale)
+    monkeypatch.setattr(head, "FORWARD", 16)
+    monkeypatch.setattr(head, "BACKWARD", 24)
+    for ours, other in zip(scored(OnCPU, torch.float32, biased, cap, scale), theirs, strict=True):
+        assert torch.allclose(ours.float(), other.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("cap", "scale"), [(None, 1.3), (4.0, 0.7)])
+def test_its_gradients_are_those_of_its_values(cap: float | None, scale: float) -> None:
+    """Against finite differences, in float64."""
+    hidden, weight, bias = (torch.randn(s).double().requires_grad_() for s in ((5, 4), (7, 4), (7,)))
+    targets = torch.arange(5)
+
+    def log_probs(*given: torch.Tensor) -> torch.Tensor:
+        return OnCPU.apply(*given, targets, 1.3, 32, cap, scale, ())[0]
+
+    assert torch.autograd.gradcheck(log_probs, (hidden, weight, bias))
+
+
+def test_in_bf16_it_is_as_near_to_exact_as_trls() -> None:
+    exact = scored(OnCPU, torch.float32, False, None, 1.0)
+    for ours, theirs, truth in zip(
+        scored(OnCPU, torch.bfloat16, False, None, 1.0),
+        scored(OnOtherDevices, torch.bfloat16, False, None, 1.0),
+        exact,
+        strict=True,
+    ):
+        ours_off, theirs_off = (float((found.float() - truth.float()).norm()) for found in (ours, theirs))
+        assert ours_off <= 1.5 * theirs_off + 1e-6
+
+
+def test_no_token_to_score_is_no_error() -> None:
+    hidden, weight = torch.zeros(0, WIDTH, requires_grad=True), torch.zeros(VOCABULARY, WIDTH, requires_grad=True)
+    found = OnCPU.apply(hidden, weight, None, torch.zeros(0, dtype=torch.long), 1.0, 32)
+    found[0].sum().backward()
+    assert [len(f) for f in found] == [0] * 5
+    assert float(weight.grad.abs().sum()) == 0
