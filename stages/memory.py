@@ -46,7 +46,7 @@ RECOMPUTED = 1.3  # a layer that is computed again, with its gradients, over wha
 
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory that a token budget may count on: what the estimate may be off
-MOST_TOKENS = {"cpu": 4096, "cuda": 65536}  # in a micro-batch: more brings no speed
+MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch: more brings no speed
 STEP = 256  # a token budget is a multiple of it
 
 
