@@ -225,6 +225,8 @@ def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder
         num_train_epochs=1,
         max_length=cfg.max_length,
         learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        seed=cfg.seed,  # of the order, too
         bf16=cfg.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
@@ -258,7 +260,11 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
     overrides += [f"learning_rate={LEARNING_RATE}", "epochs=1", f"runtime.micro_batch={cfg.our_micro_batch}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
-    block.trainer, out = {}, Work(folder, lambda metrics, step: None)
+    block.trainer, block.seed, out = (
+        {"lr_scheduler_type": "constant"},
+        cfg.seed,
+        Work(folder, lambda metrics, step: None),
+    )
     args = training.arguments(DPOConfig, block, out, beta=block.beta, precompute_ref_log_probs=True)
     block = budget.fitted(block, args, Path(cfg.model), out)
     return Given(
