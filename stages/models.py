@@ -114,6 +114,16 @@ def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tens
     model.save_pretrained(folder, state_dict=state)
 
 
+# What is arithmetic and no mistake: mean difference of log-probs per token, in nats.
+AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
+
+
+def agreement(precision: Precision, nats: float) -> float:
+    """How far apart log-probs of one model may be, per token, that are so many nats from 0 on average: rounding is
+    relative."""
+    return AGREEMENT[precision] * max(1.0, nats)
+
+
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The arithmetic in which transformers' Trainer runs a model of fp32 weights under `bf16=True`."""
     if precision is Precision.bf16:

@@ -140,20 +140,13 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     layout.seen = True
     attend = run_by_run if query.device.type in RUN_BY_RUN else all_at_once
-    return attend(module, query, key, value, layout, **kwargs), None
+    return attend(module, [query, key, value], layout, **kwargs), None
 
 
-def run_by_run(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    **kwargs: Any,
-) -> torch.Tensor:
+def run_by_run(module: torch.nn.Module, states: list[torch.Tensor], layout: Layout, **kwargs: Any) -> torch.Tensor:
     """A call for every run: nothing is padded, and the queries of a prefix are not computed again."""
-    window, outputs, before = kwargs.get("sliding_window"), [], [key, value]
-    parts = (torch.split(t, layout.lengths, 2) for t in (query, key, value))
+    window, outputs, before = kwargs.get("sliding_window"), [], states[1:]
+    parts = (torch.split(t, layout.lengths, 2) for t in states)
     for run, (prefix, q, *own) in enumerate(zip(layout.prefixes, *parts, strict=True)):
         if prefix:
             own = [torch.cat([b[:, :, :prefix], o], 2) for b, o in zip(before, own, strict=True)]
@@ -163,20 +156,13 @@ def run_by_run(
     return torch.cat(outputs, 1)
 
 
-def all_at_once(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    **kwargs: Any,
-) -> torch.Tensor:
+def all_at_once(module: torch.nn.Module, states: list[torch.Tensor], layout: Layout, **kwargs: Any) -> torch.Tensor:
     """One call over padded sequences, prefixes in front of what goes on from them: plain causal attention, which has
     the fastest kernels, and few launches where runs are many and short."""
     rows, sources = layout.sequences
-    query, key, value = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in (query, key, value))
+    padded = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in states)
     mask = lookback(rows.shape[1], 0, kwargs.get("sliding_window"), rows.device)
-    output, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    output, _ = sdpa_attention_forward(module, *padded, mask, **kwargs)
     return output.flatten(0, 1).index_select(0, sources)[None]
 
 

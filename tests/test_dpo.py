@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
-from stages import contract, training
+from stages import contract, models, training
 from stages.choices import Forward, Precision
 from stages.config import DPO
 from stages.dpo import displacement, run
@@ -17,7 +17,7 @@ from stages.errors import UserError
 from stages.models import load_model
 from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work
-from stages.training import callbacks, first_step
+from stages.training import callbacks
 from stages.training.first_step import starting_loss
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.trl_arguments import LOSS_TYPES
@@ -208,4 +208,4 @@ def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names
-    assert first_step.AGREEMENT[Precision.fp32] == 1e-5
+    assert models.AGREEMENT[Precision.fp32] == 1e-5

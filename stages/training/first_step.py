@@ -11,15 +11,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from stages.choices import DPOReference, Precision
 from stages.config import DPO
 from stages.errors import UserError
-from stages.models import autocast, pair_log_probs
+from stages.models import agreement, autocast, pair_log_probs
 from stages.records import PairLogProbs
 from stages.store import SCRATCH, Work, read_manifest
 from stages.training.preference_trainer import StoredReferenceTrainer
 
 PAIRS = 64
-# What is arithmetic and no mistake: mean |policy - reference| per token, in nats, and as many times that as the
-# reference's log-probs are nats from 0 (rounding is relative); and of the loss, relative.
-AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
+# What is arithmetic and no mistake of the loss, relative.
 LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
 
@@ -74,7 +72,7 @@ def check(
     trainer.model.eval()
     gap, loss = mean_gap(trainer, cfg, scored[:PAIRS]), mean_loss(trainer, cfg, len(scored[:PAIRS]))
     trainer.model.train(training)
-    allowed = AGREEMENT[cfg.precision] * max(1.0, mean_nats(scored[:PAIRS]))
+    allowed = agreement(cfg.precision, mean_nats(scored[:PAIRS]))
     if not gap <= allowed:
         raise UserError(
             f"{names} differ by {gap:.2g} nats per token on {len(scored[:PAIRS])} pairs ({allowed:.2g} is "

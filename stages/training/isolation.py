@@ -11,15 +11,11 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from stages.choices import Precision
 from stages.config import SFT
 from stages.errors import UserError
-from stages.models import autocast
+from stages.models import agreement, autocast
 
 TOKENS = 32
-# Share of an example's mean |log-prob| that rounding may move. Whoever sees a copy of what follows leans on it: a
-# trained model by nats.
-ROUNDING = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
 
 
 class Isolation(TrainerCallback):
@@ -30,7 +26,8 @@ class Isolation(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         gap, nats = self.measure()
-        if not gap <= ROUNDING[self.cfg.precision] * max(1.0, nats):
+        # Whoever sees a copy of what follows leans on it: a trained model by nats.
+        if not gap <= agreement(self.cfg.precision, nats):
             attention = self.trainer.model.config.get_text_config()._attn_implementation
             raise UserError(
                 f"sft.packing=true: with this model ({attention} attention) an example would see the one packed "

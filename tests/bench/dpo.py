@@ -197,11 +197,9 @@ def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, fo
 
     if arm == "ours":
         return our_trainer(cfg, Dataset.from_list(rows), tokenizer, folder)
-    given = arm == "trl_tuned"
-    columns = [*TOKENS, *(REFERENCE if given else ())]
-    return trl_trainer(
-        cfg, given, Dataset.from_list([{c: row[c] for c in columns} for row in rows]), tokenizer, folder
-    )
+    tuned = arm == "trl_tuned"
+    columns = [*TOKENS, *(REFERENCE if tuned else ())]
+    return trl_trainer(cfg, tuned, Dataset.from_list(rows).select_columns(columns), tokenizer, folder)
 
 
 def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder: Path) -> Any:
@@ -260,11 +258,8 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
     overrides += [f"learning_rate={LEARNING_RATE}", "epochs=1", f"runtime.micro_batch={cfg.our_micro_batch}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
-    block.trainer, block.seed, out = (
-        {"lr_scheduler_type": "constant"},
-        cfg.seed,
-        Work(folder, lambda metrics, step: None),
-    )
+    block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
+    out = Work(folder, lambda metrics, step: None)
     args = training.arguments(DPOConfig, block, out, beta=block.beta, precompute_ref_log_probs=True)
     block = budget.fitted(block, args, Path(cfg.model), out)
     return Given(
