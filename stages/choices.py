@@ -101,6 +101,16 @@ class Forward(StrEnum):
     padded = "padded"
 
 
+class Checkpointing(StrEnum):
+    """Which activations the backward computes again: none; selective, all but the outputs of products and attention;
+    full, all but what goes into each layer. auto: the first of these with which memory holds the longest row."""
+
+    auto = "auto"
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
 class Sharding(StrEnum):
     none = "none"
     fsdp = "fsdp"

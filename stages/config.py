@@ -15,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 
 from stages.choices import (
     Adapter,
+    Checkpointing,
     DPOReference,
     ExportFormat,
     Forward,
@@ -137,7 +138,7 @@ class TrainRuntime:
     sharding: Sharding = MISSING
     micro_batch: int | str = MISSING
     token_budget: int | None = MISSING
-    gradient_checkpointing: bool | None = MISSING
+    gradient_checkpointing: Checkpointing = MISSING
     loader_workers: int = MISSING
     save_steps: int = MISSING
 

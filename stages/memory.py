@@ -11,7 +11,7 @@ from typing import Any
 
 from stages import hardware
 from stages.architecture import Shape, adapted
-from stages.choices import Adapter, Precision, Sharding, Weights
+from stages.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.config import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
@@ -47,6 +47,7 @@ RECOMPUTED = 1.3  # a layer that is computed again, with its gradients, over wha
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory that a token budget may count on: what the estimate may be off
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch: more brings no speed
+CHECKPOINTING = (Checkpointing.none, Checkpointing.selective, Checkpointing.full)  # ever less is kept
 STEP = 256  # a token budget is a multiple of it
 
 
@@ -92,13 +93,19 @@ def layer(shape: Shape, block: SFT | DPO) -> float:
     return float(kept)
 
 
-def per_token(shape: Shape, block: SFT | DPO, checkpointing: bool) -> float:
+def costly(shape: Shape, precision: Precision) -> int:
+    """Bytes per token of what a layer's products and its attention compute."""
+    return element(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
+
+
+def per_token(shape: Shape, block: SFT | DPO, checkpointing: Checkpointing) -> float:
     """Bytes kept of a token until the backward; with checkpointing, what goes into each layer."""
-    outside = OUTSIDE * shape.hidden
-    if not checkpointing:
-        return shape.layers * layer(shape, block) + outside
-    stream = BYTES[Weights.bf16 if held(block) is Weights.bf16 else Weights.fp32]
-    return shape.layers * stream * shape.hidden + outside
+    of_layer = layer(shape, block)
+    if checkpointing is not Checkpointing.none:
+        of_layer = BYTES[Weights.bf16 if held(block) is Weights.bf16 else Weights.fp32] * shape.hidden
+        if checkpointing is Checkpointing.selective:
+            of_layer += costly(shape, block.precision)
+    return shape.layers * of_layer + OUTSIDE * shape.hidden
 
 
 def element(precision: Precision) -> int:
@@ -123,7 +130,7 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
 
 
 def training(
-    shape: Shape, block: SFT | DPO, device: str, tokens: float, checkpointing: bool, accumulated: bool = True
+    shape: Shape, block: SFT | DPO, device: str, tokens: float, checkpointing: Checkpointing, accumulated: bool = True
 ) -> float:
     """Bytes at the peak of training with so many tokens in each micro-batch: where the backward begins, all
     activations still kept. If gradients are `accumulated`, those of an earlier micro-batch are there already."""
@@ -132,9 +139,9 @@ def training(
     if not accumulated:
         before -= 4 * trained(shape, block)
     first = head(shape, SCORED[type(block)] * tokens, block.precision, device, backward=True)
-    if checkpointing:
+    if checkpointing is not Checkpointing.none:
         first = max(first, RECOMPUTED * tokens * layer(shape, block))
-    else:
+    if checkpointing is not Checkpointing.full:
         first += copies(shape, held(block), block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
     return max(before + first, state) + embedding
@@ -181,15 +188,25 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
     return total
 
 
-def micro_batch(shape: Shape, block: SFT | DPO, row: float, device: str) -> tuple[float, bool, bool]:
-    """Tokens of a micro-batch, whether activations are computed twice, and whether a step has several of them."""
+def micro_batch(shape: Shape, block: SFT | DPO, row: float, device: str) -> tuple[float, Checkpointing, bool]:
+    """Tokens of a micro-batch, which activations are computed again, and whether a step has several of them."""
     runtime = block.runtime
-    tokens, checkpointing = (runtime.rows * row, False) if runtime.rows else token_budget(shape, block, device)
+    tokens: float
+    tokens, checkpointing = (
+        (runtime.rows * row, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
+    )
     tokens = runtime.token_budget or tokens
-    if runtime.gradient_checkpointing is not None:
+    if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
     step = block.batch_size / runtime.world_size * row
     return min(tokens, step), checkpointing, tokens < step
+
+
+def offered(block: SFT | DPO) -> list[Checkpointing]:
+    """What may be computed again, ever more of it. An adapter makes so many products that to keep them all saves
+    nothing; ZeRO-3 puts weights in place and takes them away underneath."""
+    without = block.adapter is not Adapter.none or block.runtime.sharding is Sharding.zero3
+    return [kind for kind in CHECKPOINTING if not (without and kind is Checkpointing.selective)]
 
 
 def available(device: str) -> int:
@@ -202,15 +219,15 @@ def available(device: str) -> int:
     return found.free_memory if (found := hardware.gpu()) else 0
 
 
-def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, bool]:
-    """How many tokens a micro-batch may have, and whether activations are computed twice: only where otherwise not
+def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, Checkpointing]:
+    """How many tokens a micro-batch may have, and which activations are computed again: more only where otherwise not
     even the longest row would fit. To be asked before the model is loaded."""
     longest = block.max_length * (2 if isinstance(block, DPO) else 1)
     share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
     room = share * available(device)
     choices = range(STEP, MOST_TOKENS[device] + 1, STEP)
     asked = block.runtime.gradient_checkpointing
-    for checkpointing in (False, True) if asked is None else (asked,):
+    for checkpointing in offered(block) if asked is Checkpointing.auto else (asked,):
         fits = bisect_right(choices, room, key=lambda n: training(shape, block, device, n, checkpointing))
         if training(shape, block, device, longest, checkpointing) <= room:
             break

@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stages import memory
+from stages.choices import Checkpointing
 from stages.config import DPO, SFT
 from stages.errors import UserError, nearest, one_of
 
@@ -92,6 +94,11 @@ def micro_batch(name: str, block: SFT | DPO) -> None:
     runtime, key = block.runtime, f"{name}.runtime.micro_batch"
     if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
         raise UserError(f"{key}={runtime.micro_batch}: a number of rows, or auto.")
+    if runtime.gradient_checkpointing not in [Checkpointing.auto, *memory.offered(block)]:
+        raise UserError(
+            f"{name}.runtime.gradient_checkpointing=selective is for all weights, not adapters, and not under ZeRO-3: "
+            "none or full."
+        )
     if runtime.rows is None and not_neutral(block):
         raise UserError(f"{key}=auto: what is asked of {name} depends on the rows of a micro-batch. Set a number.")
     if runtime.rows and runtime.token_budget is not None:

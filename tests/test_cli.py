@@ -49,6 +49,8 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("dpo.beta=-1",), "dpo.beta must be positive, got -1.0"),
         (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10 is not a multiple of"),
         (("dpo.runtime.micro_batch=axuto",), "dpo.runtime.micro_batch=axuto: a number of rows, or auto"),
+        (("dpo.adapter=lora", "dpo.runtime.gradient_checkpointing=selective"), "is for all weights, not adapters"),
+        (("sft.runtime.gradient_checkpointing=selektive",), "selective"),
         (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch must be at least 1, got 0"),
         (("sft.runtime.token_budget=0",), "sft.runtime.token_budget must be at least 1, got 0"),
         (

@@ -26,11 +26,12 @@ from trl.trainer import utils as trl_utils
 
 from stages import architecture, hardware, memory
 from stages.architecture import Shape
-from stages.choices import Adapter, Weights
+from stages.choices import Adapter, Checkpointing, Weights
 from stages.config import DPO, SFT, Model, held
 from stages.models import autocast, load_model
 from stages.packing import pack_pairs, pack_segments
 from stages.training import adapters
+from stages.training.checkpointing import enable
 from tests.helpers import TINY, settings
 
 KINDS = {
@@ -162,12 +163,10 @@ class Live(TorchDispatchMode):
         return made
 
 
-def step(model: Any, block: SFT | DPO, tokens: int, checkpointing: bool, micro_batches: int) -> Live:
+def step(model: Any, block: SFT | DPO, tokens: int, checkpointing: Checkpointing, micro_batches: int) -> Live:
     """Two optimizer steps, the second of which has Adam's moments from the first."""
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        if block.adapter is not Adapter.none:
-            model.enable_input_require_grads()
+    if checkpointing is not Checkpointing.none:
+        enable(model, checkpointing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     batch = batch_of(block, tokens)
     with Live(model) as live:
@@ -181,24 +180,30 @@ def step(model: Any, block: SFT | DPO, tokens: int, checkpointing: bool, micro_b
     return live
 
 
-@pytest.mark.parametrize(("checkpointing", "micro_batches"), [(False, 1), (False, 2), (True, 1)])
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize(
+    ("adapter", "checkpointing", "micro_batches"),
+    [
+        *itertools.product(["none", "lora"], ["none"], [1, 2]),
+        *itertools.product(["none", "lora"], ["full"], [1]),
+        ("none", "selective", 1),
+    ],
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_live_bytes_of_a_training_step(
     precision: str,
     adapter: str,
-    checkpointing: bool,
+    checkpointing: str,
     micro_batches: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "HEAP", 1.0)  # gaps between tensors are none of this count
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)  # a buffer wider than the vocabulary is
-    block = block_of("sft", f"precision={precision}", f"adapter={adapter}")
+    block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)
     shape = Shape.of(model.config.to_dict())
-    live = step(model, block, 256, checkpointing, micro_batches)
-    expected = memory.training(shape, block, "cpu", 256, checkpointing, micro_batches > 1)
+    live = step(model, block, 256, kind, micro_batches)
+    expected = memory.training(shape, block, "cpu", 256, kind, micro_batches > 1)
     assert live.peak == pytest.approx(expected, rel=0.1)
 
 
@@ -242,8 +247,8 @@ def resident(folder: Path, told: Any) -> None:
     held_before = sum(p.numel() * 4 for p in model.parameters())
     hardware.reset_peak_memory()
     before = hardware.peak_memory()
-    step(model, block, 512, False, 1)
-    expected = memory.training(Shape.of(model.config.to_dict()), block, "cpu", 512, False, False)
+    step(model, block, 512, Checkpointing.none, 1)
+    expected = memory.training(Shape.of(model.config.to_dict()), block, "cpu", 512, Checkpointing.none, False)
     told.put((held_before + hardware.peak_memory() - before, expected))
 
 
@@ -271,14 +276,17 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = Shape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
-    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in (False, True)}
+    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in memory.CHECKPOINTING}
 
-    def budget(free: float) -> tuple[int, bool]:
+    def budget(free: float) -> tuple[int, Checkpointing]:
         monkeypatch.setattr(hardware, "free_memory", lambda: int(free))
         return memory.token_budget(shape, block, "cpu")
 
-    assert budget(100 * needs[False]) == (memory.MOST_TOKENS["cpu"], False)
-    assert budget(needs[False] + 1) == (2048, False)
-    tokens, checkpointing = budget(needs[False] - 1)
-    assert checkpointing and tokens >= 2048
-    assert budget(needs[True] / 2) == (2048, True), "a row is never cut"
+    none, selective, full = memory.CHECKPOINTING
+    assert needs[full] < needs[selective] < needs[none]
+    assert budget(100 * needs[none]) == (memory.MOST_TOKENS["cpu"], none)
+    assert budget(needs[none] + 1) == (2048, none)
+    for less, more in ((none, selective), (selective, full)):
+        tokens, checkpointing = budget(needs[less] - 1)
+        assert checkpointing is more and tokens >= 2048
+    assert budget(needs[full] / 2) == (2048, full), "a row is never cut"

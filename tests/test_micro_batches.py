@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOConfig
 
 from stages import dpo, sft, training
-from stages.choices import Precision
+from stages.choices import Checkpointing, Precision
 from stages.config import DPO, SFT
 from stages.errors import UserError
 from stages.store import Work
@@ -192,7 +192,7 @@ def test_out_of_memory_the_step_is_done_again_with_half(under: Under, inputs: An
     alike(read_curves(tmp_path / "halved"), read_curves(tmp_path / "whole"))
     tokens, checkpointing = json.loads((tmp_path / "halved" / "scratch" / "budget.json").read_text())
     assert f"at most {tokens} tokens" in told, "a resume begins with what fits"
-    assert not checkpointing
+    assert checkpointing == "none"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
@@ -200,42 +200,43 @@ def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Pat
     """Packed rows: first activations are computed twice, then it is said what to do."""
     deepen(inputs, tmp_path)
     kept = replace(block("sft", token_budget=1), packing=True, max_length=2**13, batch_size=1)
-    recomputed = replace(kept, runtime=replace(kept.runtime, gradient_checkpointing=True))
+    recomputed = replace(kept, runtime=replace(kept.runtime, gradient_checkpointing=Checkpointing.full))
     _, most = under(PLENTY, kept, inputs, tmp_path / "kept")
     _, least = under(PLENTY, recomputed, inputs, tmp_path / "recomputed")
-    (*_, told), _ = under((most + least) // 2, kept, inputs, tmp_path / "switched")
-    assert "activations computed twice" in told
-    a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("kept", "switched"))
-    assert distance(a, b) < 1e-5
+    for kind, room in (("selective", most * 9 // 10), ("full", least * 11 // 10)):
+        (*_, told), _ = under(room, kept, inputs, tmp_path / kind)
+        assert told.endswith(f"gradient checkpointing: {kind}.")
+        a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("kept", kind))
+        assert distance(a, b) < 1e-5
     (told, *_), _ = under(least // 2, kept, inputs, tmp_path / "less")
-    assert re.search(r"at step \d with \d+ tokens of 1 rows at once, activations computed twice: lower sft.max", told)
+    assert re.search(r"at step \d with \d+ tokens of 1 rows at once, full gradient checkpointing: lower sft.max", told)
 
 
 @pytest.mark.parametrize(
     ("runtime", "rows", "told"),
     [
         ({"micro_batch": 4}, 4, "lower dpo.runtime.micro_batch (now 4)"),
-        ({"micro_batch": 1}, 1, "set dpo.runtime.gradient_checkpointing=true"),
+        ({"micro_batch": 1}, 1, "set dpo.runtime.gradient_checkpointing=full"),
         ({"processes": 2}, 4, "set dpo.runtime.token_budget=450"),
     ],
 )
 def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, told: str) -> None:
-    assert told in str(exhausted(block("dpo", **runtime), 3, rows, 900, checkpointing=False))
+    assert told in str(exhausted(block("dpo", **runtime), 3, rows, 900, Checkpointing.none))
 
 
 def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) -> None:
     out, model = Work(tmp_path, lambda metrics, step: None), inputs["sft"]["base"] / "model"
 
-    def decided(**runtime: Any) -> tuple[int | None, bool | None]:
+    def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)
         args = training.arguments(DPOConfig, cfg, out)
         found = fitted(cfg, args, model, out).runtime
-        assert args.gradient_checkpointing == found.gradient_checkpointing
+        assert args.gradient_checkpointing == (found.gradient_checkpointing is Checkpointing.full)
         return found.token_budget, found.gradient_checkpointing
 
     first = decided()
     assert json.loads((tmp_path / "scratch" / "budget.json").read_text()) == [*first]
-    remember(out, 300, True)
-    assert decided() == (300, True)
-    assert decided(token_budget=200, gradient_checkpointing=False) == (200, False)
-    assert decided(micro_batch=2) == (None, False)
+    remember(out, 300, Checkpointing.full)
+    assert decided() == (300, Checkpointing.full)
+    assert decided(token_budget=200, gradient_checkpointing=Checkpointing.none) == (200, Checkpointing.none)
+    assert decided(micro_batch=2) == (None, Checkpointing.none)

@@ -164,7 +164,7 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
     full = peak("dpo.max_length=512")
     assert full > memory.LIBRARIES
     assert full > peak("dpo.adapter=lora")
-    assert full > peak("dpo.runtime.gradient_checkpointing=true")
+    assert full > peak("dpo.runtime.gradient_checkpointing=full")
 
 
 def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:

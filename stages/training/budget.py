@@ -1,4 +1,4 @@
-"""How many tokens go through the model at once, and whether activations are computed twice: from the memory there is,
+"""How many tokens go through the model at once, and which activations are computed again: from the memory there is,
 and anew where it was not enough."""
 
 import json
@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from stages import memory
 from stages.architecture import Shape
+from stages.choices import Checkpointing
 from stages.config import DPO, SFT
 from stages.errors import UserError
 from stages.store import SCRATCH, Work
@@ -23,31 +24,33 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
     """The block with what `runtime` leaves open decided, for a model in a folder that is not loaded yet: token budget
     and gradient checkpointing, which `args` are told. A resume goes on with what was decided, and learnt, before."""
     runtime, file = cfg.runtime, out / SCRATCH / FILE
+    tokens: int | None
     if runtime.rows:
-        tokens, checkpointing = None, False
+        tokens, checkpointing = None, Checkpointing.none
     elif file.exists():
-        tokens, checkpointing = json.loads(file.read_text())
+        tokens, kind = json.loads(file.read_text())
+        checkpointing = Checkpointing(kind)
     else:
         tokens, checkpointing = decide(cfg, args.device.type, model)
         remember(out, tokens, checkpointing)
     if runtime.token_budget is not None:
         tokens = runtime.token_budget
-    if runtime.gradient_checkpointing is not None:
+    if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
     # Divided weights are gathered again where activations are computed twice: by all processes, then, or none.
-    checkpointing = any(gather_object([checkpointing]))
-    args.activation_checkpointing = args.gradient_checkpointing = checkpointing
+    checkpointing = max(gather_object([checkpointing]), key=memory.CHECKPOINTING.index)
+    args.activation_checkpointing = args.gradient_checkpointing = checkpointing is Checkpointing.full
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
 
 
-def decide(cfg: SFT | DPO, device: str, model: Path) -> tuple[int, bool]:
-    """The token budget, and whether activations are computed twice; for a model whose shape is not known the largest
+def decide(cfg: SFT | DPO, device: str, model: Path) -> tuple[int, Checkpointing]:
+    """The token budget, and which activations are computed again; for a model whose shape is not known the largest
     budget there is, which is halved where it is too much."""
     shape = Shape.of(json.loads((model / "config.json").read_text()))
-    return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], False)
+    return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
 
 
-def remember(out: Work, tokens: int | None, checkpointing: bool) -> None:
+def remember(out: Work, tokens: int | None, checkpointing: Checkpointing) -> None:
     """Leave the decision for a resume, which would find another amount of memory free."""
     if out.main:
         (out / SCRATCH).mkdir(exist_ok=True)
@@ -76,19 +79,19 @@ def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[
     return groups
 
 
-def exhausted(cfg: SFT | DPO, step: int, rows: int, tokens: int, checkpointing: bool) -> UserError:
+def exhausted(cfg: SFT | DPO, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
     """What to tell where so many rows at once were too much and nothing can be done here."""
     name, runtime = "dpo" if isinstance(cfg, DPO) else "sft", cfg.runtime
     if runtime.rows and rows > 1:
         way_out = f"lower {name}.runtime.micro_batch (now {runtime.rows})"
     elif rows > 1:
         way_out = f"set {name}.runtime.token_budget={tokens // 2}"
-    elif not checkpointing:
-        way_out = f"set {name}.runtime.gradient_checkpointing=true"
+    elif checkpointing is not Checkpointing.full:
+        way_out = f"set {name}.runtime.gradient_checkpointing=full"
     else:
         way_out = f"lower {name}.max_length (now {cfg.max_length}), or train fewer weights with {name}.adapter=lora"
-    twice = ", activations computed twice" if checkpointing else ""
+    again = "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
     return UserError(
-        f"out of memory at step {step} with {tokens} tokens of {rows} rows at once{twice}: {way_out}. "
+        f"out of memory at step {step} with {tokens} tokens of {rows} rows at once{again}: {way_out}. "
         "The same command then resumes from its last checkpoint."
     )

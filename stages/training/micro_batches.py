@@ -15,9 +15,12 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from stages import memory
+from stages.choices import Checkpointing
 from stages.config import DPO, SFT
 from stages.store import Work
 from stages.training.budget import divide, exhausted, remember
+from stages.training.checkpointing import enable
 from stages.training.step_metrics import Batch, of_step
 from stages.trl_arguments import not_neutral
 
@@ -45,9 +48,11 @@ class MicroBatches(Trainer):
 
     def __init__(self, *args: Any, cfg: SFT | DPO, out: Work, **kwargs: Any):
         self.cfg, self.out = cfg, out
-        self.token_budget = cfg.runtime.token_budget
+        self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # set by TRL
         super().__init__(*args, **kwargs)
+        if self.checkpointing is Checkpointing.selective:  # the rest are for the arguments to say
+            enable(self.model, self.checkpointing)
 
     @property
     def padded(self) -> bool:
@@ -89,7 +94,7 @@ class MicroBatches(Trainer):
 
     def training_step(self, model: torch.nn.Module, inputs: Rows, num_items_in_batch: Any = None) -> torch.Tensor:
         """Gradients of a whole step, and its loss. Where memory runs out, it is done again with less at once."""
-        before = self.token_budget, self.model.is_gradient_checkpointing
+        before = self.token_budget, self.checkpointing
         while True:
             try:
                 loss = self.accumulate(model, inputs.rows, num_items_in_batch)
@@ -97,11 +102,11 @@ class MicroBatches(Trainer):
             except OutOfMemory as error:
                 full = error.rows
             self.make_room(model, full)  # not before the error has let go of what it holds
-        found = self.token_budget, self.model.is_gradient_checkpointing
+        found = self.token_budget, self.checkpointing
         if found != before:
             self.out.warn(
                 f"out of memory at step {self.state.global_step + 1}, which was done again. From there on, at most "
-                f"{found[0]} tokens at once{', activations computed twice' if found[1] else ''}."
+                f"{found[0]} tokens at once, gradient checkpointing: {found[1]}."
             )
             remember(self.out, *found)
         return loss
@@ -131,20 +136,22 @@ class MicroBatches(Trainer):
         return loss
 
     def make_room(self, model: torch.nn.Module, full: list[Row]) -> None:
-        """Drop the step's gradients, and halve the budget after micro-batch `full`; of a single row, compute
-        activations twice.
+        """Drop the step's gradients, and halve the budget after micro-batch `full`; of a single row, compute more
+        activations again.
 
         Raises:
             UserError: where neither is left to do, a number of rows was asked for, or other processes wait.
         """
         model.zero_grad()
         clear_device_cache(garbage_collection=True)
-        checkpointing = self.model.is_gradient_checkpointing
         lengths = [self.tokens(row) for row in full]
         tokens = len(full) * max(lengths) if self.padded else sum(lengths)
-        if self.cfg.runtime.rows or self.args.world_size > 1 or (len(full) == 1 and checkpointing):
-            raise exhausted(self.cfg, self.state.global_step + 1, len(full), tokens, checkpointing)
+        most = self.checkpointing is Checkpointing.full
+        if self.cfg.runtime.rows or self.args.world_size > 1 or (len(full) == 1 and most):
+            raise exhausted(self.cfg, self.state.global_step + 1, len(full), tokens, self.checkpointing)
         if len(full) > 1:
             self.token_budget = tokens // 2
         else:
-            self.model.activation_checkpointing_enable()
+            offered = memory.offered(self.cfg)
+            self.checkpointing = offered[offered.index(self.checkpointing) + 1]
+            enable(self.model, self.checkpointing)

@@ -45,6 +45,7 @@ class Settings:
     micro_batch: int = 4
     tuned_micro_batch: int = 4
     our_micro_batch: str = "4"  # a number of pairs, or auto
+    our_checkpointing: str = "auto"
     precision: str = "bf16"
     repeats: int = 5
     arms: str = " ".join(ARMS)
@@ -257,6 +258,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
 
     overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
     overrides += [f"learning_rate={LEARNING_RATE}", "epochs=1", f"runtime.micro_batch={cfg.our_micro_batch}"]
+    overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
     out = Work(folder, lambda metrics, step: None)

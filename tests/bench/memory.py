@@ -26,9 +26,10 @@ from tests.helpers import ROOT, settings
 ROWS, WORDS = 18, 80
 VARIANTS = {
     "full": [],
-    "full, checkpointing": ["{}.runtime.gradient_checkpointing=true"],
+    "full, selective": ["{}.runtime.gradient_checkpointing=selective"],
+    "full, checkpointing": ["{}.runtime.gradient_checkpointing=full"],
     "lora": ["{}.adapter=lora"],
-    "lora, checkpointing": ["{}.adapter=lora", "{}.runtime.gradient_checkpointing=true"],
+    "lora, checkpointing": ["{}.adapter=lora", "{}.runtime.gradient_checkpointing=full"],
 }
 DATA = "sft preference validation test unseen_phrasings unseen_tasks rephrased".split()
 COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0" for group in DATA)]

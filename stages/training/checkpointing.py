@@ -1,0 +1,38 @@
+"""Activations that are computed again in the backward, and not kept until then."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
+
+from stages.choices import Checkpointing
+
+aten = torch.ops.aten
+# What takes a forward's time: products and attention, on whatever device.
+COSTLY = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._grouped_mm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+def enable(model: PreTrainedModel, checkpointing: Checkpointing) -> None:
+    """Have every layer keep for its backward what it is given and, if `selective`, what was costly to compute. (TRL's
+    own selective checkpointing keeps attention alone.) Gradients are the same to the bit."""
+    how: dict[str, Any] = {"use_reentrant": False}
+    if checkpointing is Checkpointing.selective:
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, keep)
+    model.activation_checkpointing_enable(how)
+
+
+def keep(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
+    """Costly outputs, and what autocast makes of weights: once per forward, whatever the number of tokens."""
+    cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
+    return CheckpointPolicy.MUST_SAVE if cast or operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE
