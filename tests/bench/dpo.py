@@ -45,7 +45,7 @@ class Settings:
     micro_batch: int = 4
     tuned_micro_batch: int = 4
     our_micro_batch: str = "4"  # a number of pairs, or auto
-    our_checkpointing: str = "auto"
+    our_checkpointing: str = "selective"
     precision: str = "bf16"
     repeats: int = 5
     arms: str = " ".join(ARMS)
