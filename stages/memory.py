@@ -13,6 +13,7 @@ from stages import hardware
 from stages.architecture import Shape, adapted
 from stages.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.config import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
+from stages.trl_arguments import offered
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
 HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
@@ -47,7 +48,6 @@ RECOMPUTED = 1.3  # a layer that is computed again, with its gradients, over wha
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory that a token budget may count on: what the estimate may be off
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch: more brings no speed
-CHECKPOINTING = (Checkpointing.none, Checkpointing.selective, Checkpointing.full)  # ever less is kept
 STEP = 256  # a token budget is a multiple of it
 
 
@@ -99,13 +99,14 @@ def costly(shape: Shape, precision: Precision) -> int:
 
 
 def per_token(shape: Shape, block: SFT | DPO, checkpointing: Checkpointing) -> float:
-    """Bytes kept of a token until the backward; with checkpointing, what goes into each layer."""
-    of_layer = layer(shape, block)
-    if checkpointing is not Checkpointing.none:
-        of_layer = BYTES[Weights.bf16 if held(block) is Weights.bf16 else Weights.fp32] * shape.hidden
-        if checkpointing is Checkpointing.selective:
-            of_layer += costly(shape, block.precision)
-    return shape.layers * of_layer + OUTSIDE * shape.hidden
+    """Bytes kept of a token until the backward; with checkpointing, what goes into each layer and, if selective,
+    what was costly to compute."""
+    outside = OUTSIDE * shape.hidden
+    if checkpointing is Checkpointing.none:
+        return shape.layers * layer(shape, block) + outside
+    stream = BYTES[Weights.bf16 if held(block) is Weights.bf16 else Weights.fp32]
+    outputs = costly(shape, block.precision) if checkpointing is Checkpointing.selective else 0
+    return shape.layers * (stream * shape.hidden + outputs) + outside
 
 
 def element(precision: Precision) -> int:
@@ -191,22 +192,12 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
 def micro_batch(shape: Shape, block: SFT | DPO, row: float, device: str) -> tuple[float, Checkpointing, bool]:
     """Tokens of a micro-batch, which activations are computed again, and whether a step has several of them."""
     runtime = block.runtime
-    tokens: float
-    tokens, checkpointing = (
-        (runtime.rows * row, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
-    )
-    tokens = runtime.token_budget or tokens
+    fits, checkpointing = (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
+    tokens = runtime.rows * row if runtime.rows else runtime.token_budget or fits
     if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
     step = block.batch_size / runtime.world_size * row
     return min(tokens, step), checkpointing, tokens < step
-
-
-def offered(block: SFT | DPO) -> list[Checkpointing]:
-    """What may be computed again, ever more of it. An adapter makes so many products that to keep them all saves
-    nothing; ZeRO-3 puts weights in place and takes them away underneath."""
-    without = block.adapter is not Adapter.none or block.runtime.sharding is Sharding.zero3
-    return [kind for kind in CHECKPOINTING if not (without and kind is Checkpointing.selective)]
 
 
 def available(device: str) -> int:

@@ -5,8 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages import memory
-from stages.choices import Checkpointing
+from stages.choices import Adapter, Checkpointing, Sharding
 from stages.config import DPO, SFT
 from stages.errors import UserError, nearest, one_of
 
@@ -57,10 +56,27 @@ NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 def refuse(name: str, block: SFT | DPO) -> None:
     """Raise UserError for the first thing that `sft` or `dpo` asks of its trainer and that cannot work."""
     micro_batch(name, block)
+    checkpointing(name, block)
     trainer_keys(name, block)
     kernels(name, block)
     if isinstance(block, DPO):
         losses(block)
+
+
+def offered(block: SFT | DPO) -> list[Checkpointing]:
+    """What the backward may compute again, ever more of it. An adapter makes so many products that to keep them all
+    saves nothing; ZeRO-3 puts weights in place and takes them away underneath."""
+    without = block.adapter is not Adapter.none or block.runtime.sharding is Sharding.zero3
+    refused = {Checkpointing.auto, *([Checkpointing.selective] if without else [])}
+    return [kind for kind in Checkpointing if kind not in refused]
+
+
+def checkpointing(name: str, block: SFT | DPO) -> None:
+    if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *offered(block)]:
+        raise UserError(
+            f"{name}.runtime.gradient_checkpointing=selective is for all weights, not adapters, and not under ZeRO-3: "
+            "none or full."
+        )
 
 
 def kernels(name: str, block: SFT | DPO) -> None:
@@ -94,11 +110,6 @@ def micro_batch(name: str, block: SFT | DPO) -> None:
     runtime, key = block.runtime, f"{name}.runtime.micro_batch"
     if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
         raise UserError(f"{key}={runtime.micro_batch}: a number of rows, or auto.")
-    if runtime.gradient_checkpointing not in [Checkpointing.auto, *memory.offered(block)]:
-        raise UserError(
-            f"{name}.runtime.gradient_checkpointing=selective is for all weights, not adapters, and not under ZeRO-3: "
-            "none or full."
-        )
     if runtime.rows is None and not_neutral(block):
         raise UserError(f"{key}=auto: what is asked of {name} depends on the rows of a micro-batch. Set a number.")
     if runtime.rows and runtime.token_budget is not None:

@@ -32,6 +32,7 @@ from stages.models import autocast, load_model
 from stages.packing import pack_pairs, pack_segments
 from stages.training import adapters
 from stages.training.checkpointing import enable
+from stages.trl_arguments import offered
 from tests.helpers import TINY, settings
 
 KINDS = {
@@ -276,13 +277,13 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = Shape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
-    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in memory.CHECKPOINTING}
+    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in offered(block)}
 
     def budget(free: float) -> tuple[int, Checkpointing]:
         monkeypatch.setattr(hardware, "free_memory", lambda: int(free))
         return memory.token_budget(shape, block, "cpu")
 
-    none, selective, full = memory.CHECKPOINTING
+    none, selective, full = offered(block)
     assert needs[full] < needs[selective] < needs[none]
     assert budget(100 * needs[none]) == (memory.MOST_TOKENS["cpu"], none)
     assert budget(needs[none] + 1) == (2048, none)

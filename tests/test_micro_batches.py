@@ -197,7 +197,7 @@ def test_out_of_memory_the_step_is_done_again_with_half(under: Under, inputs: An
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
 def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Path) -> None:
-    """Packed rows: first activations are computed twice, then it is said what to do."""
+    """Packed rows: first ever more activations are computed again, then it is said what to do."""
     deepen(inputs, tmp_path)
     kept = replace(block("sft", token_budget=1), packing=True, max_length=2**13, batch_size=1)
     recomputed = replace(kept, runtime=replace(kept.runtime, gradient_checkpointing=Checkpointing.full))

@@ -38,7 +38,7 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
     if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
     # Divided weights are gathered again where activations are computed twice: by all processes, then, or none.
-    checkpointing = max(gather_object([checkpointing]), key=memory.CHECKPOINTING.index)
+    checkpointing = max(gather_object([checkpointing]), key=[*Checkpointing].index)
     args.activation_checkpointing = args.gradient_checkpointing = checkpointing is Checkpointing.full
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
 

@@ -6,6 +6,7 @@ metrics of a step are its means.
 """
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,13 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from stages import memory
 from stages.choices import Checkpointing
 from stages.config import DPO, SFT
 from stages.store import Work
 from stages.training.budget import divide, exhausted, remember
 from stages.training.checkpointing import enable
 from stages.training.step_metrics import Batch, of_step
-from stages.trl_arguments import not_neutral
+from stages.trl_arguments import not_neutral, offered
 
 Row = dict[str, Any]
 
@@ -43,7 +43,7 @@ class OutOfMemory(Exception):
         self.rows = rows
 
 
-class MicroBatches(Trainer):
+class MicroBatches(Trainer, ABC):
     """What our trainers do to a step; to be mixed in before TRL's."""
 
     def __init__(self, *args: Any, cfg: SFT | DPO, out: Work, **kwargs: Any):
@@ -55,17 +55,17 @@ class MicroBatches(Trainer):
             enable(self.model, self.checkpointing)
 
     @property
+    @abstractmethod
     def padded(self) -> bool:
         """Whether the rows of a micro-batch are padded to its longest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens(self, row: Row) -> int:
         """How many tokens of a row go through the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weight(self, metric: str, batch: Batch) -> int:
         """Of how many things in a micro-batch TRL's metric is the mean."""
-        raise NotImplementedError
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         collator, self.data_collator = self.data_collator, Rows
@@ -152,6 +152,6 @@ class MicroBatches(Trainer):
         if len(full) > 1:
             self.token_budget = tokens // 2
         else:
-            offered = memory.offered(self.cfg)
-            self.checkpointing = offered[offered.index(self.checkpointing) + 1]
+            kinds = offered(self.cfg)
+            self.checkpointing = kinds[kinds.index(self.checkpointing) + 1]
             enable(self.model, self.checkpointing)

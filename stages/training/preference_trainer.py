@@ -54,10 +54,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Count the chosen completions' tokens per pair of the whole step: the normaliser of TRL's `sft` loss."""
         (step,), items = super().get_batch_samples(*args, **kwargs)
-        if "sft" not in self.loss_types:
-            return [step], items
-        mine = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
-        self._chosen_per_pair = float(self.accelerator.gather(mine).mean())
+        if "sft" in self.loss_types:
+            mine = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
+            self._chosen_per_pair = float(self.accelerator.gather(mine).mean())
         return [step], items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
