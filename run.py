@@ -9,15 +9,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages import cli, config, pipeline, provenance, sweep
-from stages.choices import Stage, Upstream
-from stages.config import Config
-from stages.errors import UserError
+from stages import cli, pipeline, provenance, sweep
+from stages.config import schema
+from stages.config.choices import Stage, Upstream
+from stages.config.errors import UserError
+from stages.config.schema import Config
 from stages.node import Node
 from stages.store import Store
 
 log = logging.getLogger(__name__)
-config.register()
+schema.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.completions import Decoding, complete
-from stages.config import Answer
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import Answer
 from stages.form import form_of
 from stages.models import device_of
 from stages.records import Candidate, Example, load, save

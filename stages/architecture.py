@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config import LoRA, Model, RandomInit
+from stages.config.schema import LoRA, Model, RandomInit
 from stages.outside import locate
 
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key

@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stages.config import Model, RandomInit
+from stages.config.errors import UserError
+from stages.config.schema import Model, RandomInit
 from stages.data.tasks import generate
-from stages.errors import UserError
 from stages.models import load_model, load_tokenizer, save_model
 from stages.outside import locate
 from stages.store import Work, file_digest

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
-from stages.config import DPO, SFT
+from stages.config.schema import DPO, SFT
 from stages.outside import COMMIT
 from stages.store import Manifest, read_manifest
 

@@ -14,9 +14,9 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
-from stages.config import Chat
+from stages.config.errors import UserError
+from stages.config.schema import Chat
 from stages.contract import Contract
-from stages.errors import UserError
 from stages.form import form_of
 from stages.models import device_of, load_model, sampled_as
 from stages.records import Message, content_id

@@ -4,10 +4,10 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages import trl_arguments
-from stages.choices import Adapter, ExportFormat, ModelStage, Sharding, Stage
-from stages.config import DEFAULT_SHARES, DPO, SFT, SPLIT_OF_GROUP, Config, Export, Launch
-from stages.errors import UserError, one_of
+from stages.config import trl_arguments
+from stages.config.choices import Adapter, ExportFormat, ModelStage, Sharding, Stage
+from stages.config.errors import UserError, one_of
+from stages.config.schema import DEFAULT_SHARES, DPO, SFT, SPLIT_OF_GROUP, Config, Export, Launch
 
 LABELERS = ("verifier", "dataset")
 SAMPLERS = ("hf",)

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages import checks, hardware, pipeline
-from stages.config import RECIPES, Config
-from stages.errors import UserError, nearest
+from stages.config.errors import UserError, nearest
+from stages.config.schema import RECIPES, Config
 from stages.node import Node
 from stages.store import Store
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stages import provenance
-from stages.config import Compare
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import Compare
 from stages.plan import flat
 from stages.store import Manifest, Store
 from stages.sweep import NODES

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.choices import Precision
-from stages.config import InferenceRuntime
+from stages.config.choices import Precision
+from stages.config.schema import InferenceRuntime
 from stages.contract import Contract
 from stages.models import device_of, load_model, sampled_as
 from stages.packing import only_attends

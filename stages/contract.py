@@ -13,8 +13,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from stages.config import Template
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import Template
 from stages.models import load_tokenizer
 from stages.records import Message
 

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 from trl import DPOConfig
 
 from stages import card, contract, training
-from stages.choices import Adapter, Forward
-from stages.config import DPO, held
-from stages.errors import UserError
+from stages.config.choices import Adapter, Forward
+from stages.config.errors import UserError
+from stages.config.schema import DPO, held
 from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs
 from stages.records import Pair, PairLogProbs, load

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages import likelihood
-from stages.config import Eval
+from stages.config.schema import Eval
 from stages.labelers.verifier import share_passed
 from stages.models import device_of
 from stages.records import Candidate, Example, Pair, load

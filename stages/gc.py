@@ -4,7 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from stages.errors import UserError
+from stages.config.errors import UserError
 from stages.store import Store
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.choices import Precision
-from stages.config import Config
+from stages.config.choices import Precision
+from stages.config.schema import Config
 
 
 class GPU(NamedTuple):

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.config import Label
+from stages.config.errors import UserError
+from stages.config.schema import Label
 from stages.data.sources import quarantine
-from stages.errors import UserError
 from stages.labelers import dataset, verifier
 from stages.records import Candidate, Example, Judgement, load, save
 from stages.store import Work

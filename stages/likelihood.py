@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages import contract
-from stages.config import Eval
+from stages.config.schema import Eval
 from stages.models import autocast, device_of, load_model
 from stages.progress import bar
 from stages.records import Candidate, Example

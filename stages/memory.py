@@ -11,9 +11,9 @@ from typing import Any
 
 from stages import hardware
 from stages.architecture import Shape, adapted
-from stages.choices import Adapter, Checkpointing, Precision, Sharding, Weights
-from stages.config import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
-from stages.trl_arguments import offered
+from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
+from stages.config.schema import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
+from stages.config.trl_arguments import offered
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
 HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps

@@ -22,8 +22,8 @@ from transformers.utils import logging as transformers_logging
 from trl.trainer import utils as trl_utils
 
 from stages import head
-from stages.choices import Forward, Precision, Weights
-from stages.errors import UserError
+from stages.config.choices import Forward, Precision, Weights
+from stages.config.errors import UserError
 from stages.packing import pack_pairs
 from stages.records import PairLogProbs
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.config import SFT, Data, Label, Model
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import SFT, Data, Label, Model
 from stages.store import file_digest
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

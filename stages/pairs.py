@@ -8,9 +8,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.choices import Strategy
-from stages.config import Pairs
-from stages.errors import UserError
+from stages.config.choices import Strategy
+from stages.config.errors import UserError
+from stages.config.schema import Pairs
 from stages.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store import Work
 

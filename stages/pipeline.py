@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import launch, outside, provenance, tracking, trl_arguments
-from stages.choices import Adapter, DPOReference, ModelStage, Split, Stage
-from stages.config import Config, Data, held
-from stages.errors import UserError
+from stages import launch, outside, provenance, tracking
+from stages.config import trl_arguments
+from stages.config.choices import Adapter, DPOReference, ModelStage, Split, Stage
+from stages.config.errors import UserError
+from stages.config.schema import Config, Data, held
 from stages.node import Node
 from stages.store import Store, Work
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from stages import architecture, hardware, memory
 from stages.architecture import Shape
-from stages.config import DPO, SFT, SPLIT_OF_GROUP, Tasks
+from stages.config.schema import DPO, SFT, SPLIT_OF_GROUP, Tasks
 from stages.node import Node
 from stages.store import Manifest, Store
 

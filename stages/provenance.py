@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from stages import hardware
-from stages.config import ROOT
+from stages.config.schema import ROOT
 from stages.node import Node
 from stages.store import SCRATCH, Manifest, Work
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stages import contract
-from stages.config import Reference
+from stages.config.errors import UserError
+from stages.config.schema import Reference
 from stages.contract import ContractError
-from stages.errors import UserError
 from stages.models import add_scoring, device_of, load_model, pair_log_probs
 from stages.records import Pair, PairLogProbs, load, save
 from stages.shards import in_shards

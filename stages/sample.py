@@ -5,8 +5,8 @@ from typing import Any
 
 from stages import contract
 from stages.completions import Decoding, complete
-from stages.config import Sample
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import Sample
 from stages.models import device_of
 from stages.records import Candidate, Example, content_id, load, save
 from stages.store import Work

@@ -14,10 +14,10 @@ from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
 from stages import card, contract, training
-from stages.choices import Adapter
-from stages.config import SFT, held
+from stages.config.choices import Adapter
+from stages.config.errors import UserError
+from stages.config.schema import SFT, held
 from stages.contract import Contract, ContractError
-from stages.errors import UserError
 from stages.models import embedding_rows, load_model, load_tokenizer, save_model
 from stages.packing import pack_segments
 from stages.records import Example, load

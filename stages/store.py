@@ -20,7 +20,7 @@ from typing import Any
 
 import filelock
 
-from stages.errors import UserError
+from stages.config.errors import UserError
 from stages.node import Node
 
 log = logging.getLogger(__name__)

@@ -29,9 +29,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from stages import cli, pipeline, provenance
-from stages.choices import Objective, Split, Stage, Upstream
-from stages.config import Config
-from stages.errors import UserError
+from stages.config.choices import Objective, Split, Stage, Upstream
+from stages.config.errors import UserError
+from stages.config.schema import Config
 from stages.node import Node
 from stages.store import Store
 

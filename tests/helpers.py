@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import run
 from stages import cli, pipeline
-from stages.config import ROOT, Config
+from stages.config.schema import ROOT, Config
 from stages.node import Node
 from stages.store import Store
 

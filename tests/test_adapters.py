@@ -9,8 +9,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from stages import dpo
-from stages.choices import Weights
-from stages.errors import UserError
+from stages.config.choices import Weights
+from stages.config.errors import UserError
 from stages.models import load_model
 from stages.store import Work
 from tests.helpers import Chain, build, settings

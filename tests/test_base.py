@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages import base, outside
-from stages.config import Model
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import Model
 from stages.models import load_model, load_tokenizer
 from stages.store import Work
 from tests.helpers import settings

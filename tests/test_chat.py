@@ -9,7 +9,7 @@ import torch
 
 from stages import contract
 from stages.chat import Printed, Speaker
-from stages.errors import UserError
+from stages.config.errors import UserError
 from stages.form import Continuation, form_of
 from stages.models import load_model
 from stages.records import Example, load

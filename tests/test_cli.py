@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.choices import Stage
-from stages.config import RECIPES
+from stages.config.choices import Stage
+from stages.config.schema import RECIPES
 from tests.helpers import command
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.compare import Group, Row, evaluations, grouped
-from stages.errors import UserError
+from stages.config.errors import UserError
 from stages.store import Store, read_manifest
 from tests.helpers import CHROMIUM, Chain, build, fits, nodes
 

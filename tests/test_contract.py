@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages import contract
-from stages.config import Template
+from stages.config.schema import Template
 from stages.contract import GOLDEN, Contract, ContractError
 from stages.models import load_tokenizer
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from stages.config.errors import UserError
 from stages.data import run, tasks
 from stages.data.sources import BadRow, conversation, rows_of
 from stages.data.tasks import FAMILIES, generate, known_families
-from stages.errors import UserError
 from stages.labelers.verifier import share_passed
 from stages.records import Example, load
 from stages.store import Work

@@ -10,17 +10,17 @@ from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
 from stages import contract, models, training
-from stages.choices import Forward, Precision
-from stages.config import DPO
+from stages.config.choices import Forward, Precision
+from stages.config.errors import UserError
+from stages.config.schema import DPO
+from stages.config.trl_arguments import LOSS_TYPES
 from stages.dpo import displacement, run
-from stages.errors import UserError
 from stages.models import load_model
 from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work
 from stages.training import callbacks
 from stages.training.first_step import starting_loss
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
-from stages.trl_arguments import LOSS_TYPES
 from tests.helpers import Chain, settings
 
 

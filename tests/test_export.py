@@ -33,8 +33,8 @@ from transformers import (
 )
 
 from stages import base, contract
-from stages.choices import GGUFType
-from stages.errors import UserError
+from stages.config.choices import GGUFType
+from stages.config.errors import UserError
 from stages.export import gguf_file
 from stages.models import load_model, load_tokenizer
 from stages.outside import locate

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages import launch
-from stages.config import ROOT
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import ROOT
 from stages.store import SCRATCH, Store
 from stages.training import each_alike
 from tests.helpers import TINY, Chain, build, command, nodes

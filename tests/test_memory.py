@@ -26,13 +26,13 @@ from trl.trainer import utils as trl_utils
 
 from stages import architecture, hardware, memory
 from stages.architecture import Shape
-from stages.choices import Adapter, Checkpointing, Weights
-from stages.config import DPO, SFT, Model, held
+from stages.config.choices import Adapter, Checkpointing, Weights
+from stages.config.schema import DPO, SFT, Model, held
+from stages.config.trl_arguments import offered
 from stages.models import autocast, load_model
 from stages.packing import pack_pairs, pack_segments
 from stages.training import adapters
 from stages.training.checkpointing import enable
-from stages.trl_arguments import offered
 from tests.helpers import TINY, settings
 
 KINDS = {

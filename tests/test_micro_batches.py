@@ -22,9 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOConfig
 
 from stages import dpo, sft, training
-from stages.choices import Checkpointing, Precision
-from stages.config import DPO, SFT
-from stages.errors import UserError
+from stages.config.choices import Checkpointing, Precision
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT
 from stages.store import Work
 from stages.training.budget import divide, exhausted, fitted, remember
 from stages.training.callbacks import read_curves

@@ -6,8 +6,8 @@ import pytest
 import torch
 from trl.trainer import utils as trl_utils
 
-from stages.choices import Precision
-from stages.errors import UserError
+from stages.config.choices import Precision
+from stages.config.errors import UserError
 from stages.models import add_scoring, device_of, load_model, pair_log_probs, save_model
 from stages.records import PairLogProbs
 

@@ -25,9 +25,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl import SFTConfig, SFTTrainer
 
 from stages import contract, packing, sft
-from stages.choices import Precision
-from stages.config import LoRA
-from stages.errors import UserError
+from stages.config.choices import Precision
+from stages.config.errors import UserError
+from stages.config.schema import LoRA
 from stages.models import load_model
 from stages.packing import Pairs, pack_pairs, pack_segments
 from stages.store import Work

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3MoeConfi
 from trl import DPOConfig, DPOTrainer
 
 from stages import contract, packing
-from stages.choices import Checkpointing
-from stages.config import LoRA
+from stages.config.choices import Checkpointing
+from stages.config.schema import LoRA
+from stages.config.trl_arguments import LOSS_TYPES
 from stages.packing import pack_pairs
 from stages.training import adapters
 from stages.training.checkpointing import enable
-from stages.trl_arguments import LOSS_TYPES
 from tests.equality import AGREEMENT, assert_equal, step
 from tests.helpers import Chain
 from tests.test_dpo import block

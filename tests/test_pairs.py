@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from stages import label, pairs
-from stages.choices import Strategy
-from stages.config import Pairs
-from stages.errors import UserError
+from stages.config.choices import Strategy
+from stages.config.errors import UserError
+from stages.config.schema import Pairs
 from stages.labelers import verifier
 from stages.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store import Work

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from stages import memory, plan
-from stages.config import ROOT
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import ROOT
 from stages.store import Store
 from tests.helpers import TINY, Chain, build, command, nodes, settings
 

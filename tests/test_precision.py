@@ -11,9 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer
 
-from stages import dpo, sft, training, trl_arguments
-from stages.choices import Precision
-from stages.errors import UserError
+from stages import dpo, sft, training
+from stages.config import trl_arguments
+from stages.config.choices import Precision
+from stages.config.errors import UserError
 from stages.models import add_scoring, autocast, load_model
 from stages.store import Work
 from tests.helpers import ROOT, Chain, settings

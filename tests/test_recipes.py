@@ -10,8 +10,8 @@ import pytest
 
 import run
 from stages import checks, pipeline
-from stages.choices import Split, Stage
-from stages.config import RECIPES, Config, Label
+from stages.config.choices import Split, Stage
+from stages.config.schema import RECIPES, Config, Label
 from stages.labelers import dataset
 from stages.outside import HUB_ID
 from stages.store import Store

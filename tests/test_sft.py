@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from stages import contract, sft, training
-from stages.choices import Precision
-from stages.config import SFT, Template
-from stages.errors import UserError
+from stages.config.choices import Precision
+from stages.config.errors import UserError
+from stages.config.schema import SFT, Template
 from stages.models import load_model
 from stages.records import Example, load, save
 from stages.sft import IGNORED, pack, run, tokenize

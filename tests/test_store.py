@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stages import outside, pipeline
-from stages.config import ROOT
+from stages.config.schema import ROOT
 from stages.node import Node
 from stages.store import SCRATCH, Store, Work
 from tests.helpers import nodes, settings

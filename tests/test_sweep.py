@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages import sweep
-from stages.config import RECIPES
+from stages.config.schema import RECIPES
 from stages.store import Store
 from tests.helpers import TINY, Chain, command, nodes
 

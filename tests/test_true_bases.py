@@ -29,10 +29,10 @@ from trl.chat_template_utils import gemma3_chat_template
 
 import stages.base
 from stages import answer, contract
-from stages.config import Template
+from stages.config.errors import UserError
+from stages.config.schema import Template
 from stages.contract import GOLDEN
 from stages.data.tasks import generate
-from stages.errors import UserError
 from stages.form import form_of
 from stages.store import Work
 from tests.helpers import build, settings

@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 
 from stages import pipeline
-from stages.config import ROOT
+from stages.config.schema import ROOT
 
 RECORD = Path(__file__).with_name("versions.json")
 NOT_OF_THE_RESULT = {
     "stages.store",
-    "stages.config",
-    "stages.choices",
-    "stages.errors",
+    "stages.config.schema",
+    "stages.config.choices",
+    "stages.config.errors",
     "stages.progress",
     "stages.outside",
 }

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.choices import Split
-from stages.config import DEFAULT_SHARES, Data, Source
+from stages.config.choices import Split
+from stages.config.errors import UserError
+from stages.config.schema import DEFAULT_SHARES, Data, Source
 from stages.data import sources, tasks
 from stages.data.sources import BadRow, Row
-from stages.errors import UserError
 from stages.records import Check, Example, content_id, save
 from stages.store import Work
 

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.config import Source
+from stages.config.errors import UserError
+from stages.config.schema import Source
 from stages.data.tasks import prompt_id
-from stages.errors import UserError
 from stages.outside import locate
 from stages.records import Message
 from stages.store import Work

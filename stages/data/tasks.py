@@ -10,9 +10,9 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from stages.config import SPLIT_OF_GROUP
+from stages.config.errors import UserError, nearest
+from stages.config.schema import SPLIT_OF_GROUP
 from stages.data import families as rooms
-from stages.errors import UserError, nearest
 from stages.records import Check, Example, Message, content_id
 
 

@@ -4,8 +4,8 @@ import json
 import logging
 from typing import Any
 
-from stages.choices import ExportFormat
-from stages.config import Export
+from stages.config.choices import ExportFormat
+from stages.config.schema import Export
 from stages.evaluate import DIFFERENCES, MODELS
 from stages.export import gguf_file, hub
 from stages.node import Node

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from stages.choices import GGUFType
+from stages.config.choices import GGUFType
+from stages.config.errors import UserError
 from stages.contract import GOLDEN
-from stages.errors import UserError
 from stages.models import load_model, load_tokenizer
 
 logging.getLogger("gguf").setLevel(logging.WARNING)

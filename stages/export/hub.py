@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from stages.errors import UserError
+from stages.config.errors import UserError
 
 
 def push(model: Path, card: str, repo: str, private: bool) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stages.config import Label, Source
+from stages.config.schema import Label, Source
 from stages.data import sources
 from stages.data.sources import BadRow, Row
 from stages.data.tasks import prompt_id

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stages.config import DPO, SFT, Launch
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT, Launch
 from stages.node import Node
 from stages.store import SCRATCH, Store, Work
 

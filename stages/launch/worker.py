@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 
 from stages import hardware
-from stages.errors import UserError
+from stages.config.errors import UserError
 from stages.launch import FAILURES, RESULT
 from stages.store import SCRATCH, Work
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stages.config import Report
+from stages.config.schema import Report
 from stages.records import Pair, load
 from stages.report import figures, seeds
 from stages.report.answers import side_by_side

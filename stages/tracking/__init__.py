@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.config import Tracker
+from stages.config.schema import Tracker
 from stages.node import Node
 from stages.store import Manifest, Store
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from stages import progress
-from stages.config import Tracker
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import Tracker
 from stages.store import Store, read_manifest
 from stages.tracking import version
 from stages.tracking.wandb import CUT_OFF, LINKED, has_key, home, link

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.config import Tracker
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import Tracker
 from stages.node import Node
 from stages.store import Manifest
 from stages.tracking import Run, description, inputs, tables

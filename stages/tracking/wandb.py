@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from stages.config import Tracker
+from stages.config.schema import Tracker
 from stages.node import Node
 from stages.store import Manifest
 from stages.tracking import Run, description, inputs, tables

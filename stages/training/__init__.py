@@ -21,9 +21,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.choices import Adapter, Precision, Sharding, Weights
-from stages.config import DPO, SFT
-from stages.errors import UserError
+from stages.config.choices import Adapter, Precision, Sharding, Weights
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT
 from stages.models import device_of, save_model
 from stages.store import Work
 from stages.training import adapters

@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from stages.config import LoRA
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import LoRA
 
 ALL_LINEAR = "all-linear"
 

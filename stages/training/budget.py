@@ -11,9 +11,9 @@ from transformers import TrainingArguments
 
 from stages import memory
 from stages.architecture import Shape
-from stages.choices import Checkpointing
-from stages.config import DPO, SFT
-from stages.errors import UserError
+from stages.config.choices import Checkpointing
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT
 from stages.store import SCRATCH, Work
 
 Block = TypeVar("Block", SFT, DPO)

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.config import DPO, SFT
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT
 from stages.progress import bar
 from stages.store import Work
 

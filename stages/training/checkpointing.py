@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 
-from stages.choices import Checkpointing
+from stages.config.choices import Checkpointing
 
 aten = torch.ops.aten
 # What takes a forward's time: products and attention, on whatever device.

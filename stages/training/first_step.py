@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.choices import DPOReference, Precision
-from stages.config import DPO
-from stages.errors import UserError
+from stages.config.choices import DPOReference, Precision
+from stages.config.errors import UserError
+from stages.config.schema import DPO
 from stages.models import agreement, autocast, pair_log_probs
 from stages.records import PairLogProbs
 from stages.store import SCRATCH, Work, read_manifest

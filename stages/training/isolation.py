@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from stages.config import SFT
-from stages.errors import UserError
+from stages.config.errors import UserError
+from stages.config.schema import SFT
 from stages.models import agreement, autocast
 
 TOKENS = 32

@@ -16,13 +16,13 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from stages.choices import Checkpointing
-from stages.config import DPO, SFT
+from stages.config.choices import Checkpointing
+from stages.config.schema import DPO, SFT
+from stages.config.trl_arguments import not_neutral, offered
 from stages.store import Work
 from stages.training.budget import divide, exhausted, remember
 from stages.training.checkpointing import enable
 from stages.training.step_metrics import Batch, of_step
-from stages.trl_arguments import not_neutral, offered
 
 Row = dict[str, Any]
 

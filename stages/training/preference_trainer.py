@@ -7,7 +7,7 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import DPOTrainer
 
-from stages.errors import UserError
+from stages.config.errors import UserError
 from stages.packing import ATTENTION
 from stages.records import Pair, PairLogProbs
 from stages.training.micro_batches import MicroBatches, Row

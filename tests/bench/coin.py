@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import answer, cli, dpo, evaluate, hardware
-from stages.config import ROOT, Config
+from stages.config.schema import ROOT, Config
 from stages.records import Pair, PairLogProbs, load, save
 from stages.store import Work, read_manifest
 from tests.helpers import settings

@@ -106,7 +106,7 @@ def embedded() -> str:
 
 def prepare(cfg: Settings) -> list[dict[str, Any]]:
     """Token ids of the pairs, and their log-probs under the reference."""
-    from stages.choices import Precision
+    from stages.config.choices import Precision
     from stages.models import add_scoring, device_of, load_model, load_tokenizer, pair_log_probs
     from stages.records import PairLogProbs
 
@@ -148,7 +148,7 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
 
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
-    from stages.config import Label
+    from stages.config.schema import Label
     from stages.labelers import dataset
 
     prompts, candidates, judgements, _ = dataset.read(Label("dataset", str(file), None, "train", 0.0))

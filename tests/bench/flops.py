@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from stages import contract, sft, store
-from stages.config import DPO, SFT
+from stages.config.schema import DPO, SFT
 from stages.models import device_of
 from stages.records import Example, Pair, PairLogProbs, load
 from stages.store import read_manifest

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from stages.config import ROOT
+from stages.config.schema import ROOT
 from stages.data.tasks import generate
 from stages.store import Manifest
 

@@ -13,7 +13,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from stages.choices import (
+from stages.config.choices import (
     Adapter,
     Checkpointing,
     DPOReference,
@@ -31,7 +31,7 @@ from stages.choices import (
     Weights,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 
 

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.choices import Adapter, Checkpointing, Sharding
-from stages.config import DPO, SFT
-from stages.errors import UserError, nearest, one_of
+from stages.config.choices import Adapter, Checkpointing, Sharding
+from stages.config.errors import UserError, nearest, one_of
+from stages.config.schema import DPO, SFT
 
 LOSS_TYPES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
