@@ -14,8 +14,8 @@ from stages.config import schema
 from stages.config.choices import Stage, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.node import Node
-from stages.store import Store
+from stages.store.node import Node
+from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 schema.register()

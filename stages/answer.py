@@ -8,8 +8,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Answer
 from stages.form import form_of
 from stages.models import device_of
-from stages.records import Candidate, Example, load, save
-from stages.store import Work
+from stages.store.records import Candidate, Example, load, save
+from stages.store.store import Work
 
 
 def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.schema import LoRA, Model, RandomInit
-from stages.outside import locate
+from stages.store.pinning import locate
 
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
 POST_NORMS = ("gemma2", "gemma3")

@@ -22,8 +22,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Model, RandomInit
 from stages.data.tasks import generate
 from stages.models import load_model, load_tokenizer, save_model
-from stages.outside import locate
-from stages.store import Work, file_digest
+from stages.store.pinning import locate
+from stages.store.store import Work, file_digest
 
 # Files of Python packages whose content is known: another release must not pass for the same model.
 KNOWN = {

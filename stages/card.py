@@ -11,8 +11,8 @@ import yaml
 from huggingface_hub import metadata_load
 
 from stages.config.schema import DPO, SFT
-from stages.outside import COMMIT
-from stages.store import Manifest, read_manifest
+from stages.store.pinning import COMMIT
+from stages.store.store import Manifest, read_manifest
 
 METHODS = {"sft": "supervised fine-tuning", "dpo": "direct preference optimization (arXiv:2305.18290)"}
 

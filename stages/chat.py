@@ -19,9 +19,9 @@ from stages.config.schema import Chat
 from stages.contract import Contract
 from stages.form import form_of
 from stages.models import device_of, load_model, sampled_as
-from stages.records import Message, content_id
 from stages.samplers import Request
 from stages.samplers.generate import GenerateSampler
+from stages.store.records import Message, content_id
 
 NEW, QUIT = "/new", "/quit"
 

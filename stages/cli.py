@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from stages import checks, hardware, pipeline
 from stages.config.errors import UserError, nearest
 from stages.config.schema import RECIPES, Config
-from stages.node import Node
-from stages.store import Store
+from stages.store.node import Node
+from stages.store.store import Store
 
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
 

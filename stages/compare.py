@@ -19,7 +19,7 @@ from stages import provenance
 from stages.config.errors import UserError
 from stages.config.schema import Compare
 from stages.plan import flat
-from stages.store import Manifest, Store
+from stages.store.store import Manifest, Store
 from stages.sweep import NODES
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from stages.config.schema import InferenceRuntime
 from stages.contract import Contract
 from stages.models import device_of, load_model, sampled_as
 from stages.packing import only_attends
-from stages.records import Candidate, Example, content_id
 from stages.samplers import Completion, Request, Sampler
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
-from stages.shards import in_shards
-from stages.store import Work
+from stages.store.records import Candidate, Example, content_id
+from stages.store.shards import in_shards
+from stages.store.store import Work
 
 
 @dataclass

@@ -16,7 +16,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models import load_tokenizer
-from stages.records import Message
+from stages.store.records import Message
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Templates made of special tokens, and those that a vocabulary must have for them. The first that fits is taken.

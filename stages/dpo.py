@@ -15,8 +15,8 @@ from stages.config.errors import UserError
 from stages.config.schema import DPO, held
 from stages.models import load_model, pair_log_probs
 from stages.packing import pack_pairs
-from stages.records import Pair, PairLogProbs, load
-from stages.store import SCRATCH, Work
+from stages.store.records import Pair, PairLogProbs, load
+from stages.store.store import SCRATCH, Work
 from stages.training import adapters, budget, callbacks
 from stages.training.first_step import FirstStep
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row

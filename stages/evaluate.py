@@ -16,9 +16,9 @@ from stages import likelihood
 from stages.config.schema import Eval
 from stages.labelers.verifier import share_passed
 from stages.models import device_of
-from stages.records import Candidate, Example, Pair, load
 from stages.statistics import Interval, interval, resampled_means
-from stages.store import Work
+from stages.store.records import Candidate, Example, Pair, load
+from stages.store.store import Work
 
 MODELS = ("base", "sft", "dpo")
 DIFFERENCES = (("sft", "base"), ("dpo", "sft"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from stages import contract
 from stages.contract import Contract
 from stages.models import load_tokenizer
-from stages.records import Message
+from stages.store.records import Message
 
 
 class Continuation(Contract):

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.store import Store
+from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Label
 from stages.data.sources import quarantine
 from stages.labelers import dataset, verifier
-from stages.records import Candidate, Example, Judgement, load, save
-from stages.store import Work
+from stages.store.records import Candidate, Example, Judgement, load, save
+from stages.store.store import Work
 
 Judged = tuple[list[Example], list[Candidate], list[Judgement]]
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from stages import contract
 from stages.config.schema import Eval
 from stages.models import autocast, device_of, load_model
-from stages.progress import bar
-from stages.records import Candidate, Example
 from stages.statistics import interval, resampled_means
+from stages.store.records import Candidate, Example
+from stages.store.work import bar
 
 ROLES = {"sft": "reference", "dpo": "policy"}
 

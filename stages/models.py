@@ -25,7 +25,7 @@ from stages import head
 from stages.config.choices import Forward, Precision, Weights
 from stages.config.errors import UserError
 from stages.packing import pack_pairs
-from stages.records import PairLogProbs
+from stages.store.records import PairLogProbs
 
 # The libraries' own progress bars and advice would drown what the stages say.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")

@@ -11,8 +11,8 @@ from typing import Any
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
-from stages.records import Candidate, Example, Judgement, Pair, content_id, load, save
-from stages.store import Work
+from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
+from stages.store.store import Work
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import launch, outside, provenance, tracking
+from stages import launch, provenance, tracking
 from stages.config import trl_arguments
 from stages.config.choices import Adapter, DPOReference, ModelStage, Split, Stage
 from stages.config.errors import UserError
 from stages.config.schema import Config, Data, held
-from stages.node import Node
-from stages.store import Store, Work
+from stages.store import pinning
+from stages.store.node import Node
+from stages.store.store import Store, Work
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     """Every node of this configuration, by name. `cache` remembers the digests of outside files."""
 
     def node(stage: str, block: Any, **inputs: Node) -> Node:
-        block, digests = outside.pin(block, cache)
+        block, digests = pinning.pin(block, cache)
         return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
     roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
@@ -76,11 +77,11 @@ def chain(
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
     answers = dict[str, Node]()
     for name, model in {"base": base, "sft": sft, "dpo": policy}.items():  # a sweep answers for base and SFT once
-        if outside:
+        if pinning:
             tested = replace(cfg.answer, split=Split.test)
-            answers[f"outside_{name}"] = node("answer", tested, model=model, data=outside)
+            answers[f"outside_{name}"] = node("answer", tested, model=model, data=pinning)
         answers[name] = node("answer", cfg.answer, model=model, data=data)
-    sets = {"outside": outside, "data": data} if outside else {"data": data}
+    sets = {"outside": pinning, "data": data} if pinning else {"data": data}
     if cfg.label.labeler == "dataset":
         sets["pairs"] = pairs  # whose prompts may be anybody's
     nodes |= {f"answer_{name}": answer for name, answer in answers.items()}

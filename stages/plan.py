@@ -16,8 +16,8 @@ from rich.table import Table
 from stages import architecture, hardware, memory
 from stages.architecture import Shape
 from stages.config.schema import DPO, SFT, SPLIT_OF_GROUP, Tasks
-from stages.node import Node
-from stages.store import Manifest, Store
+from stages.store.node import Node
+from stages.store.store import Manifest, Store
 
 # Tokens per row where no earlier node tells, and floating-point operations per token and parameter.
 TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 120, "dpo": 120, "answer": 60}

@@ -12,8 +12,8 @@ from typing import Any
 
 from stages import hardware
 from stages.config.schema import ROOT
-from stages.node import Node
-from stages.store import SCRATCH, Manifest, Work
+from stages.store.node import Node
+from stages.store.store import SCRATCH, Manifest, Work
 
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
 NOT_OF_THE_RESULT = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")

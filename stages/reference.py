@@ -13,9 +13,9 @@ from stages.config.errors import UserError
 from stages.config.schema import Reference
 from stages.contract import ContractError
 from stages.models import add_scoring, device_of, load_model, pair_log_probs
-from stages.records import Pair, PairLogProbs, load, save
-from stages.shards import in_shards
-from stages.store import Work
+from stages.store.records import Pair, PairLogProbs, load, save
+from stages.store.shards import in_shards
+from stages.store.store import Work
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from stages.completions import Decoding, complete
 from stages.config.errors import UserError
 from stages.config.schema import Sample
 from stages.models import device_of
-from stages.records import Candidate, Example, content_id, load, save
-from stages.store import Work
+from stages.store.records import Candidate, Example, content_id, load, save
+from stages.store.store import Work
 
 
 def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from stages.config.schema import SFT, held
 from stages.contract import Contract, ContractError
 from stages.models import embedding_rows, load_model, load_tokenizer, save_model
 from stages.packing import pack_segments
-from stages.records import Example, load
-from stages.store import SCRATCH, Work
+from stages.store.records import Example, load
+from stages.store.store import SCRATCH, Work
 from stages.training import adapters, budget
 from stages.training.isolation import Isolation
 from stages.training.supervised_trainer import SupervisedTrainer

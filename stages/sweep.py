@@ -32,8 +32,8 @@ from stages import cli, pipeline, provenance
 from stages.config.choices import Objective, Split, Stage, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.node import Node
-from stages.store import Store
+from stages.store.node import Node
+from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 import run
 from stages import cli, pipeline
 from stages.config.schema import ROOT, Config
-from stages.node import Node
-from stages.store import Store
+from stages.store.node import Node
+from stages.store.store import Store
 
 DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import base, outside
+from stages import base
 from stages.config.errors import UserError
 from stages.config.schema import Model
 from stages.models import load_model, load_tokenizer
-from stages.store import Work
+from stages.store import pinning
+from stages.store.store import Work
 from tests.helpers import settings
 
 
@@ -73,7 +74,7 @@ def test_a_hub_id_is_pinned_to_the_commit_in_the_cache(monkeypatch: pytest.Monke
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     cfg = settings("model=smollm2_135m", "model.path=someone/something").model
-    pinned, _ = outside.pin(cfg, tmp_path / "digests.json")
+    pinned, _ = pinning.pin(cfg, tmp_path / "digests.json")
     assert pinned.revision == commit
     with pytest.raises(UserError, match="nor in the hub's cache"):
-        outside.pin(settings("model=smollm2_135m", "model.path=someone/else").model, tmp_path / "digests.json")
+        pinning.pin(settings("model=smollm2_135m", "model.path=someone/else").model, tmp_path / "digests.json")

@@ -12,9 +12,9 @@ from stages.chat import Printed, Speaker
 from stages.config.errors import UserError
 from stages.form import Continuation, form_of
 from stages.models import load_model
-from stages.records import Example, load
 from stages.samplers import Request
 from stages.samplers.hf import HFSampler
+from stages.store.records import Example, load
 from tests.helpers import TINY, Chain, command, settings
 
 

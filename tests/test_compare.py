@@ -7,7 +7,7 @@ import pytest
 
 from stages.compare import Group, Row, evaluations, grouped
 from stages.config.errors import UserError
-from stages.store import Store, read_manifest
+from stages.store.store import Store, read_manifest
 from tests.helpers import CHROMIUM, Chain, build, fits, nodes
 
 VALIDATION = ("stage=eval", "answer.split=validation")

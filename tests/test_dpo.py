@@ -16,8 +16,8 @@ from stages.config.schema import DPO
 from stages.config.trl_arguments import LOSS_TYPES
 from stages.dpo import displacement, run
 from stages.models import load_model
-from stages.records import Pair, PairLogProbs, load, save
-from stages.store import Work
+from stages.store.records import Pair, PairLogProbs, load, save
+from stages.store.store import Work
 from stages.training import callbacks
 from stages.training.first_step import starting_loss
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row

@@ -12,9 +12,9 @@ from stages import contract
 from stages.evaluate import Table, consistency, matched, run, verdict
 from stages.labelers.verifier import share_passed
 from stages.models import load_model
-from stages.records import Candidate, Check, Example, load
 from stages.statistics import interval, resampled_means, t_quantile
-from stages.store import Work
+from stages.store.records import Candidate, Check, Example, load
+from stages.store.store import Work
 from tests.bench.coin import tossed, turned
 from tests.helpers import Chain, build, settings
 

@@ -37,7 +37,7 @@ from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.export import gguf_file
 from stages.models import load_model, load_tokenizer
-from stages.outside import locate
+from stages.store.pinning import locate
 from tests.helpers import TINY, Chain, command, settings
 
 SHAPE = {

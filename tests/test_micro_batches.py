@@ -25,7 +25,7 @@ from stages import dpo, sft, training
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
-from stages.store import Work
+from stages.store.store import Work
 from stages.training.budget import divide, exhausted, fitted, remember
 from stages.training.callbacks import read_curves
 from stages.training.micro_batches import MicroBatches

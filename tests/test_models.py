@@ -9,7 +9,7 @@ from trl.trainer import utils as trl_utils
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models import add_scoring, device_of, load_model, pair_log_probs, save_model
-from stages.records import PairLogProbs
+from stages.store.records import PairLogProbs
 
 
 @pytest.fixture

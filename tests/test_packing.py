@@ -30,7 +30,7 @@ from stages.config.errors import UserError
 from stages.config.schema import LoRA
 from stages.models import load_model
 from stages.packing import Pairs, pack_pairs, pack_segments
-from stages.store import Work
+from stages.store.store import Work
 from stages.training import adapters
 from stages.training.isolation import Isolation
 from tests.equality import AGREEMENT, TOKENS, assert_equal, step

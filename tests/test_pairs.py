@@ -12,8 +12,8 @@ from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.labelers import verifier
-from stages.records import Candidate, Check, Example, Judgement, Pair, load, save
-from stages.store import Work
+from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
+from stages.store.store import Work
 from tests.helpers import DATA, settings
 
 

@@ -13,7 +13,7 @@ import pytest
 from stages import memory, plan
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
-from stages.store import Store
+from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, command, nodes, settings
 
 STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report")

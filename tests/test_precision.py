@@ -16,7 +16,7 @@ from stages.config import trl_arguments
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models import add_scoring, autocast, load_model
-from stages.store import Work
+from stages.store.store import Work
 from tests.helpers import ROOT, Chain, settings
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")

@@ -13,8 +13,8 @@ from stages import checks, pipeline
 from stages.config.choices import Split, Stage
 from stages.config.schema import RECIPES, Config, Label
 from stages.labelers import dataset
-from stages.outside import HUB_ID
-from stages.store import Store
+from stages.store.pinning import HUB_ID
+from stages.store.store import Store
 from tests.helpers import composed, settings
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stages import report
-from stages.records import Candidate, load, save
 from stages.report.answers import side_by_side
-from stages.store import Store, Work
+from stages.store.records import Candidate, load, save
+from stages.store.store import Store, Work
 from tests.helpers import CHROMIUM, Chain, browse, build, fits, nodes, settings
 
 HOSTILE = (

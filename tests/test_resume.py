@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from stages.store import SCRATCH, Store
+from stages.store.store import SCRATCH, Store
 from stages.training.checkpoints import MARKER
 from tests.helpers import Chain, build, nodes
 

@@ -27,11 +27,11 @@ from transformers import (
 from stages import contract
 from stages.models import load_model
 from stages.packing import only_attends
-from stages.records import Example, load
 from stages.samplers import Completion, Request, Sampler
 from stages.samplers.drawing import gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
+from stages.store.records import Example, load
 
 SHAPE = {
     "hidden_size": 32,

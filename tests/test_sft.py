@@ -15,9 +15,9 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Template
 from stages.models import load_model
-from stages.records import Example, load, save
 from stages.sft import IGNORED, pack, run, tokenize
-from stages.store import SCRATCH, Work
+from stages.store.records import Example, load, save
+from stages.store.store import SCRATCH, Work
 from stages.training import callbacks, checkpoints
 from tests.helpers import settings
 

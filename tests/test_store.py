@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from stages import outside, pipeline
+from stages import pipeline
 from stages.config.schema import ROOT
-from stages.node import Node
-from stages.store import SCRATCH, Store, Work
+from stages.store import pinning
+from stages.store.node import Node
+from stages.store.store import SCRATCH, Store, Work
 from tests.helpers import nodes, settings
 
 
@@ -62,11 +63,11 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
 def test_a_changed_file_is_seen_although_digests_are_remembered(tmp_path: Path) -> None:
     file, cache = tmp_path / "data", tmp_path / "digests.json"
     file.write_text("a")
-    before = outside.digest(file, cache)
-    assert outside.digest(file, cache) == before
+    before = pinning.digest(file, cache)
+    assert pinning.digest(file, cache) == before
     file.write_text("b")
     os.utime(file, ns=(1, 1))
-    assert outside.digest(file, cache) != before
+    assert pinning.digest(file, cache) != before
 
 
 def test_publishing_leaves_a_whole_node_and_no_scratch(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from stages import sweep
 from stages.config.schema import RECIPES
-from stages.store import Store
+from stages.store.store import Store
 from tests.helpers import TINY, Chain, command, nodes
 
 GRID = ("stage=dpo", "sft.learning_rate=5e-3,2e-3", "-m")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from stages.store import Store
+from stages.store.store import Store
 from stages.tracking import track, version
 from tests.helpers import command, nodes, settings
 from tests.wandb_server import ENTITY, WandbServer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.store import Store
+from stages.store.store import Store
 from stages.tracking import version
 from tests.helpers import command
 

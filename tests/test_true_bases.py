@@ -34,7 +34,7 @@ from stages.config.schema import Template
 from stages.contract import GOLDEN
 from stages.data.tasks import generate
 from stages.form import form_of
-from stages.store import Work
+from stages.store.store import Work
 from tests.helpers import build, settings
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -14,12 +14,12 @@ from stages.config.schema import ROOT
 
 RECORD = Path(__file__).with_name("versions.json")
 NOT_OF_THE_RESULT = {
-    "stages.store",
+    "stages.store.store",
     "stages.config.schema",
     "stages.config.choices",
     "stages.config.errors",
-    "stages.progress",
-    "stages.outside",
+    "stages.store.work",
+    "stages.store.pinning",
 }
 
 

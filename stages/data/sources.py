@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from stages.config.errors import UserError
 from stages.config.schema import Source
 from stages.data.tasks import prompt_id
-from stages.outside import locate
-from stages.records import Message
-from stages.store import Work
+from stages.store.pinning import locate
+from stages.store.records import Message
+from stages.store.store import Work
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 KINDS = "messages; conversations; instruction, input, output; prompt, completion; text"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from stages.config.errors import UserError, nearest
 from stages.config.schema import SPLIT_OF_GROUP
 from stages.data import families as rooms
-from stages.records import Check, Example, Message, content_id
+from stages.store.records import Check, Example, Message, content_id
 
 
 @dataclass

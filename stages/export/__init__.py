@@ -8,9 +8,9 @@ from stages.config.choices import ExportFormat
 from stages.config.schema import Export
 from stages.evaluate import DIFFERENCES, MODELS
 from stages.export import gguf_file, hub
-from stages.node import Node
 from stages.statistics import Interval
-from stages.store import Store
+from stages.store.node import Node
+from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from stages.config.schema import Label, Source
 from stages.data import sources
 from stages.data.sources import BadRow, Row
 from stages.data.tasks import prompt_id
-from stages.records import Candidate, Example, Judgement, Message, content_id
+from stages.store.records import Candidate, Example, Judgement, Message, content_id
 
 
 def read(cfg: Label) -> tuple[list[Example], list[Candidate], list[Judgement], list[Row]]:

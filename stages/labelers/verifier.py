@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from stages.records import Candidate, Check, Example, Judgement
+from stages.store.records import Candidate, Check, Example, Judgement
 
 
 def words(text: str) -> list[str]:

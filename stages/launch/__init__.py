@@ -19,8 +19,8 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT, Launch
-from stages.node import Node
-from stages.store import SCRATCH, Store, Work
+from stages.store.node import Node
+from stages.store.store import SCRATCH, Store, Work
 
 log = logging.getLogger(__name__)
 

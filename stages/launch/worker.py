@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from stages import hardware
 from stages.config.errors import UserError
 from stages.launch import FAILURES, RESULT
-from stages.store import SCRATCH, Work
+from stages.store.store import SCRATCH, Work
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.config.schema import Report
-from stages.records import Pair, load
 from stages.report import figures, seeds
 from stages.report.answers import side_by_side
-from stages.store import Manifest, Work, read_manifest
+from stages.store.records import Pair, load
+from stages.store.store import Manifest, Work, read_manifest
 from stages.training.callbacks import read_curves
 
 MODELS = {"base": "Base", "sft": "SFT", "dpo": "DPO"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.evaluate import MODELS, read_answers
 from stages.labelers.verifier import share_passed
-from stages.records import Example, content_id, load
+from stages.store.records import Example, content_id, load
 
 
 def side_by_side(inputs: dict[str, Path], count: int) -> dict[str, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stages.evaluate import DIFFERENCES, MODELS
-from stages.store import Manifest
+from stages.store.store import Manifest
 
 ENOUGH_SEEDS = 3
 PREFIX = "eval_seed_"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stages.records import Message, content_id
+from stages.store.records import Message, content_id
 
 
 @dataclass

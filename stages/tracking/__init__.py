@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.schema import Tracker
-from stages.node import Node
-from stages.store import Manifest, Store
+from stages.store.node import Node
+from stages.store.store import Manifest, Store
 
 
 class Run:

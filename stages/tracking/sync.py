@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stages import progress
 from stages.config.errors import UserError
 from stages.config.schema import Tracker
-from stages.store import Store, read_manifest
+from stages.store import work
+from stages.store.store import Store, read_manifest
 from stages.tracking import version
 from stages.tracking.wandb import CUT_OFF, LINKED, has_key, home, link
 
@@ -80,7 +80,7 @@ def build_lineage(store: Store, files: Path, project: str) -> list[str]:
     told, missing, failed = 0, set[str](), list[str]()
     api = wandb.Api()
     runs = [run for run in sorted(files.glob("*run-*")) if sent(run) and not (run / LINKED).exists()]
-    with progress.bar(len(runs), "lineage", "run") as bar:
+    with work.bar(len(runs), "lineage", "run") as bar:
         for run in runs:
             stage, fingerprint, _ = run_id(run).split("-")
             manifest = read_manifest(store.root / stage / fingerprint)

@@ -11,8 +11,8 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.schema import Tracker
-from stages.node import Node
-from stages.store import Manifest
+from stages.store.node import Node
+from stages.store.store import Manifest
 from stages.tracking import Run, description, inputs, tables
 
 

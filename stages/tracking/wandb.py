@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from stages.config.schema import Tracker
-from stages.node import Node
-from stages.store import Manifest
+from stages.store.node import Node
+from stages.store.store import Manifest
 from stages.tracking import Run, description, inputs, tables
 
 log = logging.getLogger(__name__)

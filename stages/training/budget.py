@@ -14,7 +14,7 @@ from stages.architecture import Shape
 from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
-from stages.store import SCRATCH, Work
+from stages.store.store import SCRATCH, Work
 
 Block = TypeVar("Block", SFT, DPO)
 FILE = "budget.json"

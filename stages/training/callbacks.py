@@ -11,8 +11,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
-from stages.progress import bar
-from stages.store import Work
+from stages.store.store import Work
+from stages.store.work import bar
 
 EXPLOSION = 1000.0  # times the median gradient norm so far
 

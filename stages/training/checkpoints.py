@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.store import SCRATCH, Work, file_digest, sync
+from stages.store.store import SCRATCH, Work, file_digest, sync
 
 MARKER = "complete.json"
 

@@ -12,8 +12,8 @@ from stages.config.choices import DPOReference, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO
 from stages.models import agreement, autocast, pair_log_probs
-from stages.records import PairLogProbs
-from stages.store import SCRATCH, Work, read_manifest
+from stages.store.records import PairLogProbs
+from stages.store.store import SCRATCH, Work, read_manifest
 from stages.training.preference_trainer import StoredReferenceTrainer
 
 PAIRS = 64

@@ -19,7 +19,7 @@ from transformers import Trainer
 from stages.config.choices import Checkpointing
 from stages.config.schema import DPO, SFT
 from stages.config.trl_arguments import not_neutral, offered
-from stages.store import Work
+from stages.store.store import Work
 from stages.training.budget import divide, exhausted, remember
 from stages.training.checkpointing import enable
 from stages.training.step_metrics import Batch, of_step

@@ -9,7 +9,7 @@ from trl import DPOTrainer
 
 from stages.config.errors import UserError
 from stages.packing import ATTENTION
-from stages.records import Pair, PairLogProbs
+from stages.store.records import Pair, PairLogProbs
 from stages.training.micro_batches import MicroBatches, Row
 from stages.training.step_metrics import Batch
 

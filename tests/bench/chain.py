@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stages import cli, tracking
-from stages.store import Manifest
+from stages.store.store import Manifest
 from tests.helpers import ROOT, composed, run
 
 SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")

@@ -14,8 +14,8 @@ from typing import Any
 
 from stages import answer, cli, dpo, evaluate, hardware
 from stages.config.schema import ROOT, Config
-from stages.records import Pair, PairLogProbs, load, save
-from stages.store import Work, read_manifest
+from stages.store.records import Pair, PairLogProbs, load, save
+from stages.store.store import Work, read_manifest
 from tests.helpers import settings
 
 

@@ -108,7 +108,7 @@ def prepare(cfg: Settings) -> list[dict[str, Any]]:
     """Token ids of the pairs, and their log-probs under the reference."""
     from stages.config.choices import Precision
     from stages.models import add_scoring, device_of, load_model, load_tokenizer, pair_log_probs
-    from stages.records import PairLogProbs
+    from stages.store.records import PairLogProbs
 
     tokenizer = load_tokenizer(Path(cfg.model))
     scored = [PairLogProbs(str(i), *ids, [], []) for i, ids in enumerate(lengths(cfg, tokenizer))]
@@ -245,7 +245,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
 
     from stages import dpo, training
     from stages.models import device_of
-    from stages.store import Work
+    from stages.store.store import Work
     from stages.training import budget
     from stages.training.preference_trainer import StoredReferenceTrainer
     from tests.helpers import settings

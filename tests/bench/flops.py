@@ -14,11 +14,12 @@ import torch
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from stages import contract, sft, store
+from stages import contract, sft
 from stages.config.schema import DPO, SFT
 from stages.models import device_of
-from stages.records import Example, Pair, PairLogProbs, load
-from stages.store import read_manifest
+from stages.store import store
+from stages.store.records import Example, Pair, PairLogProbs, load
+from stages.store.store import read_manifest
 
 TOKENS = 4096  # in a matrix product that is measured
 REPEATS = 7

@@ -20,9 +20,9 @@ from stages.architecture import Shape
 from stages.cli import environment
 from stages.data.words import JOBS, TOOLS
 from stages.hardware import resolve_precision
-from stages.node import Node
-from stages.records import PairLogProbs, load
-from stages.store import Store
+from stages.store.node import Node
+from stages.store.records import PairLogProbs, load
+from stages.store.store import Store
 from tests.helpers import ROOT, settings
 
 ROWS, WORDS = 18, 80

@@ -27,9 +27,9 @@ from transformers import (
 from stages import contract
 from stages.hardware import computes_bf16
 from stages.models import load_model
-from stages.records import Example, load
 from stages.samplers import Request
 from stages.samplers.hf import HFSampler
+from stages.store.records import Example, load
 from tests.helpers import ROOT
 
 PROMPTS, CANDIDATES, TEMPERATURE, LIMIT = 192, 4, 0.9, 64

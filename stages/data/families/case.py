@@ -4,7 +4,7 @@ import random
 
 from stages.data.tasks import Instance, family
 from stages.data.words import items, phrase, sentence
-from stages.records import Check
+from stages.store.records import Check
 
 
 @family(

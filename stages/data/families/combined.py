@@ -5,7 +5,7 @@ import random
 
 from stages.data.tasks import Instance, family, one_of
 from stages.data.words import items, listed, phrase
-from stages.records import Check, Message
+from stages.store.records import Check, Message
 
 
 def asked(request: str, answer: str) -> list[Message]:

@@ -4,7 +4,7 @@ import random
 
 from stages.data.tasks import Instance, family
 from stages.data.words import ADJECTIVES, ANIMALS, FRUITS, NAMES, OBJECTS, PLACES, TOOLS, VERBS, phrase, sentence
-from stages.records import Check
+from stages.store.records import Check
 
 
 @family(

@@ -4,7 +4,7 @@ import random
 
 from stages.data.tasks import Instance, family, one_of
 from stages.data.words import items
-from stages.records import Check
+from stages.store.records import Check
 
 PLACES = ["first", "second", "third"]
 

@@ -5,7 +5,7 @@ import random
 
 from stages.data.tasks import Instance, family
 from stages.data.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
-from stages.records import Check
+from stages.store.records import Check
 
 
 def person(rng: random.Random) -> tuple[dict[str, str | int], str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Data, Label, Model
-from stages.store import file_digest
+from stages.store.store import file_digest
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from stages.progress import bar
-from stages.records import Candidate, PairLogProbs, load, save
-from stages.store import SCRATCH, Work
+from stages.store.records import Candidate, PairLogProbs, load, save
+from stages.store.store import SCRATCH, Work
+from stages.store.work import bar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made", Candidate, PairLogProbs)

@@ -21,7 +21,7 @@ from typing import Any
 import filelock
 
 from stages.config.errors import UserError
-from stages.node import Node
+from stages.store.node import Node
 
 log = logging.getLogger(__name__)
 
