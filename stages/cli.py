@@ -13,9 +13,10 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages import checks, hardware, pipeline
+from stages import checks, pipeline
 from stages.config.errors import UserError, nearest
 from stages.config.schema import RECIPES, Config
+from stages.hardware import machine
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -61,7 +62,7 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     caches(Path(cfg.outputs))
     checks.refuse(cfg)
-    hardware.resolve_precision(cfg)
+    machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
     return cfg, store, pipeline.graph(cfg, store.root / "cache" / "digests.json")
 

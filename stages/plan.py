@@ -2,7 +2,7 @@
 
 Tokens and time are scaled from the last node of the same stage and base model in this store; without one on the same
 data they are rough, and marked so (~). Memory is the peak: on a GPU of what is allocated there, else of what is
-resident; that of such a node where nothing differs that it depends on, else an estimate (stages/memory.py).
+resident; that of such a node where nothing differs that it depends on, else an estimate (stages/hardware/memory.py).
 """
 
 import math
@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stages import architecture, hardware, memory
-from stages.architecture import Shape
 from stages.config.schema import DPO, SFT, SPLIT_OF_GROUP, Tasks
+from stages.hardware import machine, memory, model_shape
+from stages.hardware.model_shape import Shape
 from stages.store.node import Node
 from stages.store.store import Manifest, Store
 
@@ -161,7 +161,7 @@ def on_gpu(node: Node) -> bool:
     runtime = getattr(node.config, "runtime", None)
     if runtime is None or runtime.device == "cpu":
         return False
-    return runtime.device == "cuda" or hardware.gpu() is not None
+    return runtime.device == "cuda" or machine.gpu() is not None
 
 
 def amount(stage: str, settings: dict[str, Any]) -> float:
@@ -182,5 +182,5 @@ def rows(stage: str, tasks: Tasks) -> int:
 
 def shape_of(base: Node, store: Store) -> Shape | None:
     """Of the base model; None where it is on the hub and not even its config can be had."""
-    config = architecture.config_of(base.config, store.folder(base) / "model")
+    config = model_shape.config_of(base.config, store.folder(base) / "model")
     return Shape.of(config) if config else None

@@ -10,8 +10,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from stages import hardware
 from stages.config.schema import ROOT
+from stages.hardware import machine
 from stages.store.node import Node
 from stages.store.store import SCRATCH, Manifest, Work
 
@@ -35,7 +35,7 @@ def begin(work: Work, run_id: str | None) -> list[dict[str, Any]]:
     draft = file.with_suffix(".draft")
     draft.write_text(json.dumps(attempts))
     draft.replace(file)
-    hardware.reset_peak_memory()
+    machine.reset_peak_memory()
     return attempts  # type: ignore[no-any-return]
 
 
@@ -54,8 +54,8 @@ def end(
         "ended": attempts[-1]["ended"],
         "wall_seconds": round(sum(a["ended"] - a["started"] for a in attempts), 3),
         # Of the first worker, where there are some.
-        "peak_memory": metrics.pop("peak_memory", hardware.peak_memory()),
-        "peak_gpu_memory": metrics.pop("peak_gpu_memory", hardware.peak_gpu_memory()),
+        "peak_memory": metrics.pop("peak_memory", machine.peak_memory()),
+        "peak_gpu_memory": metrics.pop("peak_gpu_memory", machine.peak_gpu_memory()),
         "metrics": metrics,
         "warnings": warnings,
     }

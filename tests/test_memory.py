@@ -24,11 +24,11 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
-from stages import architecture, hardware, memory
-from stages.architecture import Shape
 from stages.config.choices import Adapter, Checkpointing, Weights
 from stages.config.schema import DPO, SFT, Model, held
 from stages.config.trl_arguments import offered
+from stages.hardware import machine, memory, model_shape
+from stages.hardware.model_shape import Shape
 from stages.models import autocast, load_model
 from stages.packing import pack_pairs, pack_segments
 from stages.training import adapters
@@ -236,7 +236,7 @@ def test_a_gguf_says_its_shape_before_it_is_read(tied: bool, tmp_path: Path) -> 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = architecture.config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
+    config = model_shape.config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
     assert config is not None
     assert Shape.of(config) == Shape(96, 320, 2, 3, query=96, key=24, tied=tied)
 
@@ -246,11 +246,11 @@ def resident(folder: Path, told: Any) -> None:
     block = block_of("sft")
     model = as_trained(tiny("llama", (512, 1408, 8, 4, 64), 4, vocabulary=2048), block, folder)
     held_before = sum(p.numel() * 4 for p in model.parameters())
-    hardware.reset_peak_memory()
-    before = hardware.peak_memory()
+    machine.reset_peak_memory()
+    before = machine.peak_memory()
     step(model, block, 512, Checkpointing.none, 1)
     expected = memory.training(Shape.of(model.config.to_dict()), block, "cpu", 512, Checkpointing.none, False)
-    told.put((held_before + hardware.peak_memory() - before, expected))
+    told.put((held_before + machine.peak_memory() - before, expected))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the high-water mark cannot be set back")
@@ -270,8 +270,8 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text("700\n")
         (folder / "memory.stat").write_text("anon 600\ninactive_file 100\n")
-    assert sorted(hardware.group_memory(tmp_path, "job/step")) == [400, 4400]
-    assert 0 < hardware.free_memory() < 2**50
+    assert sorted(machine.group_memory(tmp_path, "job/step")) == [400, 4400]
+    assert 0 < machine.free_memory() < 2**50
 
 
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(mon
     needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in offered(block)}
 
     def budget(free: float) -> tuple[int, Checkpointing]:
-        monkeypatch.setattr(hardware, "free_memory", lambda: int(free))
+        monkeypatch.setattr(machine, "free_memory", lambda: int(free))
         return memory.token_budget(shape, block, "cpu")
 
     none, selective, full = offered(block)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from stages import memory, plan
+from stages import plan
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
+from stages.hardware import memory
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, command, nodes, settings
 

@@ -17,8 +17,8 @@ from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 
-from stages import hardware
 from stages.config.errors import UserError
+from stages.hardware import machine
 from stages.launch import FAILURES, RESULT
 from stages.store.store import SCRATCH, Work
 
@@ -40,7 +40,7 @@ def main(job_file: Path) -> None:
         note(work, rank, error)
         raise SystemExit(1) from error
     if rank == 0:
-        metrics |= {"peak_memory": hardware.peak_memory(), "peak_gpu_memory": hardware.peak_gpu_memory()}
+        metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
         draft = work / SCRATCH / f"{RESULT}.draft"
         draft.write_text(json.dumps({"metrics": metrics, "warnings": work.warnings}))
         draft.replace(work / SCRATCH / RESULT)

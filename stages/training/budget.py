@@ -9,11 +9,11 @@ from typing import TypeVar
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from stages import memory
-from stages.architecture import Shape
 from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
+from stages.hardware import memory
+from stages.hardware.model_shape import Shape
 from stages.store.store import SCRATCH, Work
 
 Block = TypeVar("Block", SFT, DPO)

@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages import answer, cli, dpo, evaluate, hardware
+from stages import answer, cli, dpo, evaluate
 from stages.config.schema import ROOT, Config
+from stages.hardware import machine
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.store import Work, read_manifest
 from tests.helpers import settings
@@ -22,7 +23,7 @@ from tests.helpers import settings
 def main(outputs: Path) -> None:
     cfg = settings(f"outputs={outputs}")
     cli.caches(outputs)
-    hardware.resolve_precision(cfg)
+    machine.resolve_precision(cfg)
     manifest = read_manifest((outputs / "latest/eval").resolve())
     assert manifest is not None
     inputs = {role: outputs / i["stage"] / i["fingerprint"] for role, i in manifest["inputs"].items()}

@@ -176,11 +176,11 @@ class Clock(TrainerCallback):
 
 def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One epoch over the rows: seconds of the steps, losses, and the peak of memory."""
-    from stages import hardware
+    from stages.hardware import machine
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
     with tempfile.TemporaryDirectory() as folder:
-        hardware.reset_peak_memory()
+        machine.reset_peak_memory()
         trainer = made(arm, cfg, rows, tokenizer, Path(folder))
         warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
         clock = Clock()
@@ -188,7 +188,7 @@ def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, An
         trainer.train()
     tokens = sum(len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
     losses = [point["loss"] for point in trainer.state.log_history if "loss" in point]
-    memory = hardware.peak_gpu_memory() or hardware.peak_memory()
+    memory = machine.peak_gpu_memory() or machine.peak_memory()
     return {"seconds": clock.ended - clock.began, "tokens": tokens, "losses": losses, "memory": memory}
 
 

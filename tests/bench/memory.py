@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from stages import architecture, memory, pipeline
-from stages.architecture import Shape
+from stages import pipeline
 from stages.cli import environment
 from stages.data.words import JOBS, TOOLS
-from stages.hardware import resolve_precision
+from stages.hardware import memory, model_shape
+from stages.hardware.machine import resolve_precision
+from stages.hardware.model_shape import Shape
 from stages.store.node import Node
 from stages.store.records import PairLogProbs, load
 from stages.store.store import Store
@@ -74,7 +75,7 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
         began = os.environ | {"PLUMBLINE_STARTED": str(time.time())}
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=began)
     manifest = store.find(node)
-    config = architecture.config_of(cfg.model, store.folder(nodes["base"]) / "model")
+    config = model_shape.config_of(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None
     gpu = manifest["peak_gpu_memory"]
     expected = memory.peak(Shape.of(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")

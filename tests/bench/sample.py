@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from stages import contract
-from stages.hardware import computes_bf16
+from stages.hardware.machine import computes_bf16
 from stages.models import load_model
 from stages.samplers import Request
 from stages.samplers.hf import HFSampler

@@ -9,11 +9,11 @@ import sys
 from bisect import bisect_right
 from typing import Any
 
-from stages import hardware
-from stages.architecture import Shape, adapted
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.config.schema import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
 from stages.config.trl_arguments import offered
+from stages.hardware import machine
+from stages.hardware.model_shape import Shape, adapted
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
 HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
@@ -204,10 +204,10 @@ def available(device: str) -> int:
     """Bytes that are free now: on this process's GPU, or the first where torch is not loaded; else of memory that no
     process needs, what the control groups leave to this one."""
     if device == "cpu":
-        return hardware.free_memory()
+        return machine.free_memory()
     if torch := sys.modules.get("torch"):
         return int(torch.cuda.mem_get_info()[0])
-    return found.free_memory if (found := hardware.gpu()) else 0
+    return found.free_memory if (found := machine.gpu()) else 0
 
 
 def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, Checkpointing]:

@@ -1,0 +1,1 @@
+"""What this machine has, and what a node will need of it. Knows no torch."""
