@@ -6,8 +6,8 @@ from typing import Any
 from stages.completions import Decoding, complete
 from stages.config.errors import UserError
 from stages.config.schema import Answer
-from stages.form import form_of
-from stages.models import device_of
+from stages.models.loading import device_of
+from stages.models.prompt_format import form_of
 from stages.store.records import Candidate, Example, load, save
 from stages.store.store import Work
 

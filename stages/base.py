@@ -21,7 +21,7 @@ from transformers import (
 from stages.config.errors import UserError
 from stages.config.schema import Model, RandomInit
 from stages.data.tasks import generate
-from stages.models import load_model, load_tokenizer, save_model
+from stages.models.loading import load_model, load_tokenizer, save_model
 from stages.store.pinning import locate
 from stages.store.store import Work, file_digest
 

@@ -16,9 +16,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from stages.config.errors import UserError
 from stages.config.schema import Chat
-from stages.contract import Contract
-from stages.form import form_of
-from stages.models import device_of, load_model, sampled_as
+from stages.models.contract import Contract
+from stages.models.loading import device_of, load_model, sampled_as
+from stages.models.prompt_format import form_of
 from stages.samplers import Request
 from stages.samplers.generate import GenerateSampler
 from stages.store.records import Message, content_id

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from stages.config.choices import Precision
 from stages.config.schema import InferenceRuntime
-from stages.contract import Contract
-from stages.models import device_of, load_model, sampled_as
-from stages.packing import only_attends
+from stages.models.contract import Contract
+from stages.models.loading import device_of, load_model, sampled_as
+from stages.models.packing import only_attends
 from stages.samplers import Completion, Request, Sampler
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler

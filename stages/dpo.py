@@ -9,12 +9,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
 
-from stages import card, contract, training
+from stages import training
 from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
 from stages.config.schema import DPO, held
-from stages.models import load_model, pair_log_probs
-from stages.packing import pack_pairs
+from stages.models import card, contract
+from stages.models.loading import load_model, pair_log_probs
+from stages.models.packing import pack_pairs
 from stages.store.records import Pair, PairLogProbs, load
 from stages.store.store import SCRATCH, Work
 from stages.training import adapters, budget, callbacks

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from stages import contract
 from stages.config.schema import Eval
-from stages.models import autocast, device_of, load_model
+from stages.models import contract
+from stages.models.loading import autocast, device_of, load_model
 from stages.statistics import interval, resampled_means
 from stages.store.records import Candidate, Example
 from stages.store.work import bar

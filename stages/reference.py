@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages import contract
 from stages.config.errors import UserError
 from stages.config.schema import Reference
-from stages.contract import ContractError
-from stages.models import add_scoring, device_of, load_model, pair_log_probs
+from stages.models import contract
+from stages.models.contract import ContractError
+from stages.models.loading import add_scoring, device_of, load_model, pair_log_probs
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.shards import in_shards
 from stages.store.store import Work

@@ -13,13 +13,14 @@ from trl import SFTConfig
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
-from stages import card, contract, training
+from stages import training
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.config.schema import SFT, held
-from stages.contract import Contract, ContractError
-from stages.models import embedding_rows, load_model, load_tokenizer, save_model
-from stages.packing import pack_segments
+from stages.models import card, contract
+from stages.models.contract import Contract, ContractError
+from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
+from stages.models.packing import pack_segments
 from stages.store.records import Example, load
 from stages.store.store import SCRATCH, Work
 from stages.training import adapters, budget

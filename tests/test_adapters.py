@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from stages import dpo
 from stages.config.choices import Weights
 from stages.config.errors import UserError
-from stages.models import load_model
+from stages.models.loading import load_model
 from stages.store.store import Work
 from tests.helpers import Chain, build, settings
 

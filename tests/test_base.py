@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from stages import base
 from stages.config.errors import UserError
 from stages.config.schema import Model
-from stages.models import load_model, load_tokenizer
+from stages.models.loading import load_model, load_tokenizer
 from stages.store import pinning
 from stages.store.store import Work
 from tests.helpers import settings

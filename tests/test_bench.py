@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from stages.models import add_scoring, load_model
+from stages.models.loading import add_scoring, load_model
 from tests.bench import flops, profiling
 from tests.bench.chain import PROFILED, Clock
 from tests.bench.flops import Run

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import metadata_load
 
-from stages import card
-from stages.contract import load
+from stages.models import card
+from stages.models.contract import load
 from tests.helpers import Chain, nodes, settings
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages import contract
 from stages.chat import Printed, Speaker
 from stages.config.errors import UserError
-from stages.form import Continuation, form_of
-from stages.models import load_model
+from stages.models import contract
+from stages.models.loading import load_model
+from stages.models.prompt_format import Continuation, form_of
 from stages.samplers import Request
 from stages.samplers.hf import HFSampler
 from stages.store.records import Example, load

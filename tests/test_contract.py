@@ -8,10 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages import contract
 from stages.config.schema import Template
-from stages.contract import GOLDEN, Contract, ContractError
-from stages.models import load_tokenizer
+from stages.models import contract
+from stages.models.contract import GOLDEN, Contract, ContractError
+from stages.models.loading import load_tokenizer
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 

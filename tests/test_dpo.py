@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
-from stages import contract, models, training
+from stages import training
 from stages.config.choices import Forward, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO
 from stages.config.trl_arguments import LOSS_TYPES
 from stages.dpo import displacement, run
-from stages.models import load_model
+from stages.models import contract, loading
+from stages.models.loading import load_model
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.store import Work
 from stages.training import callbacks
@@ -208,4 +209,4 @@ def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names
-    assert models.AGREEMENT[Precision.fp32] == 1e-5
+    assert loading.AGREEMENT[Precision.fp32] == 1e-5

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from stages import contract
 from stages.evaluate import Table, consistency, matched, run, verdict
 from stages.labelers.verifier import share_passed
-from stages.models import load_model
+from stages.models import contract
+from stages.models.loading import load_model
 from stages.statistics import interval, resampled_means, t_quantile
 from stages.store.records import Candidate, Check, Example, load
 from stages.store.store import Work

@@ -32,11 +32,11 @@ from transformers import (
     pipeline,
 )
 
-from stages import base, contract
+from stages import base
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.export import gguf_file
-from stages.models import load_model, load_tokenizer
+from stages.models import contract, gguf_file
+from stages.models.loading import load_model, load_tokenizer
 from stages.store.pinning import locate
 from tests.helpers import TINY, Chain, command, settings
 

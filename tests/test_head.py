@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stages import head
-from stages.head import OnCPU, OnOtherDevices
+from stages.models import lm_head
+from stages.models.lm_head import OnCPU, OnOtherDevices
 
 VOCABULARY, WIDTH, COUNT = 97, 12, 50
 
@@ -17,7 +17,7 @@ def scored(function: type, dtype: torch.dtype, biased: bool, cap: float | None, 
         for shape in ((COUNT, WIDTH), (VOCABULARY, WIDTH), (VOCABULARY,))
     )
     targets, weights = torch.randint(VOCABULARY, (COUNT,), generator=draw), torch.randn(COUNT, generator=draw)
-    found = function.apply(hidden, weight, bias if biased else None, targets, 1.3, 32, cap, scale, head.STATISTICS)
+    found = function.apply(hidden, weight, bias if biased else None, targets, 1.3, 32, cap, scale, lm_head.STATISTICS)
     (found[0] * weights).sum().backward()
     assert (bias.grad is not None) == biased
     return [*found, hidden.grad, weight.grad, *([bias.grad] if biased else [])]
@@ -27,8 +27,8 @@ def scored(function: type, dtype: torch.dtype, biased: bool, cap: float | None, 
 @pytest.mark.parametrize(("cap", "scale"), [(None, 1.3), (None, 0.5), (4.0, 0.7)])
 def test_it_is_trls(biased: bool, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = scored(OnOtherDevices, torch.float32, biased, cap, scale)
-    monkeypatch.setattr(head, "FORWARD", 16)
-    monkeypatch.setattr(head, "BACKWARD", 24)
+    monkeypatch.setattr(lm_head, "FORWARD", 16)
+    monkeypatch.setattr(lm_head, "BACKWARD", 24)
     for ours, other in zip(scored(OnCPU, torch.float32, biased, cap, scale), theirs, strict=True):
         assert torch.allclose(ours.float(), other.float(), rtol=1e-5, atol=1e-5)
 

@@ -24,12 +24,13 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl import SFTConfig, SFTTrainer
 
-from stages import contract, packing, sft
+from stages import sft
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.config.schema import LoRA
-from stages.models import load_model
-from stages.packing import Pairs, pack_pairs, pack_segments
+from stages.models import contract, packing
+from stages.models.loading import load_model
+from stages.models.packing import Pairs, pack_pairs, pack_segments
 from stages.store.store import Work
 from stages.training import adapters
 from stages.training.isolation import Isolation

@@ -15,7 +15,7 @@ from stages import dpo, sft, training
 from stages.config import trl_arguments
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.models import add_scoring, autocast, load_model
+from stages.models.loading import add_scoring, autocast, load_model
 from stages.store.store import Work
 from tests.helpers import ROOT, Chain, settings
 

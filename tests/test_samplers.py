@@ -24,9 +24,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from stages import contract
-from stages.models import load_model
-from stages.packing import only_attends
+from stages.models import contract
+from stages.models.loading import load_model
+from stages.models.packing import only_attends
 from stages.samplers import Completion, Request, Sampler
 from stages.samplers.drawing import gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler

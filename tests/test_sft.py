@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import contract, sft, training
+from stages import sft, training
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Template
-from stages.models import load_model
+from stages.models import contract
+from stages.models.loading import load_model
 from stages.sft import IGNORED, pack, run, tokenize
 from stages.store.records import Example, load, save
 from stages.store.store import SCRATCH, Work

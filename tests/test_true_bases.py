@@ -28,12 +28,13 @@ from transformers import (
 from trl.chat_template_utils import gemma3_chat_template
 
 import stages.base
-from stages import answer, contract
+from stages import answer
 from stages.config.errors import UserError
 from stages.config.schema import Template
-from stages.contract import GOLDEN
 from stages.data.tasks import generate
-from stages.form import form_of
+from stages.models import contract
+from stages.models.contract import GOLDEN
+from stages.models.prompt_format import form_of
 from stages.store.store import Work
 from tests.helpers import build, settings
 

@@ -36,7 +36,7 @@ def sources(module: str) -> set[Path]:
             continue
         found.add(path)
         waiting += families if name == "stages.data.tasks" else []  # which finds them by their folder
-        found |= set((ROOT / "stages" / "templates").glob("*.jinja")) if name == "stages.contract" else set()
+        found |= set((ROOT / "stages" / "templates").glob("*.jinja")) if name == "stages.models.contract" else set()
         found |= set(path.parent.glob("*.jinja")) if name == "stages.report" else set()
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.packing import Layout, lay_out
+from stages.models.packing import Layout, lay_out
 from stages.samplers import Completion, Request
 from stages.samplers.drawing import Draw, choose
 

@@ -24,7 +24,7 @@ from transformers import (
 from stages.config.choices import Adapter, Precision, Sharding, Weights
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
-from stages.models import device_of, save_model
+from stages.models.loading import device_of, save_model
 from stages.store.store import Work
 from stages.training import adapters
 from stages.training.callbacks import Curves, Evaluations, Progress, Watch

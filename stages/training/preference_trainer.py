@@ -8,7 +8,7 @@ from peft import PeftModel
 from trl import DPOTrainer
 
 from stages.config.errors import UserError
-from stages.packing import ATTENTION
+from stages.models.packing import ATTENTION
 from stages.store.records import Pair, PairLogProbs
 from stages.training.micro_batches import MicroBatches, Row
 from stages.training.step_metrics import Batch

@@ -14,9 +14,10 @@ import torch
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from stages import contract, sft
+from stages import sft
 from stages.config.schema import DPO, SFT
-from stages.models import device_of
+from stages.models import contract
+from stages.models.loading import device_of
 from stages.store import store
 from stages.store.records import Example, Pair, PairLogProbs, load
 from stages.store.store import read_manifest

@@ -24,9 +24,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from stages import contract
 from stages.hardware.machine import computes_bf16
-from stages.models import load_model
+from stages.models import contract
+from stages.models.loading import load_model
 from stages.samplers import Request
 from stages.samplers.hf import HFSampler
 from stages.store.records import Example, load

@@ -20,8 +20,8 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.contract import GOLDEN
-from stages.models import load_model, load_tokenizer
+from stages.models.contract import GOLDEN
+from stages.models.loading import load_model, load_tokenizer
 
 logging.getLogger("gguf").setLevel(logging.WARNING)
 

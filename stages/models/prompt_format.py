@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from stages import contract
-from stages.contract import Contract
-from stages.models import load_tokenizer
+from stages.models import contract
+from stages.models.contract import Contract
+from stages.models.loading import load_tokenizer
 from stages.store.records import Message
 
 

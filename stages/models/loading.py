@@ -21,10 +21,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from trl.trainer import utils as trl_utils
 
-from stages import head
 from stages.config.choices import Forward, Precision, Weights
 from stages.config.errors import UserError
-from stages.packing import pack_pairs
+from stages.models import lm_head
+from stages.models.packing import pack_pairs
 from stages.store.records import PairLogProbs
 
 # The libraries' own progress bars and advice would drown what the stages say.
@@ -36,7 +36,7 @@ for client in ("httpx", "httpx2"):
     logging.getLogger(client).setLevel(logging.WARNING)
 
 
-head.install()
+lm_head.install()
 
 # Never TF32, which NVIDIA's containers switch on by an environment variable: it is not fp32, and under bf16 autocast a
 # GPU has no product of fp32 left that would gain by it.

@@ -15,7 +15,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 
 from stages.config.errors import UserError
 from stages.config.schema import Template
-from stages.models import load_tokenizer
+from stages.models.loading import load_tokenizer
 from stages.store.records import Message
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -1,0 +1,1 @@
+"""A model and its tokenizer: loading, scoring, forwards, the template contract, cards, file formats."""
