@@ -14,6 +14,7 @@ from stages.config import schema
 from stages.config.choices import Stage, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
+from stages.hardware import process
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -79,7 +80,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.environment()
+    process.prepare()
     sys.argv[1:] = cli.normalise(sys.argv[1:])
     try:
         main()

@@ -1,5 +1,1 @@
-"""The stages of the pipeline, and the parts they are made of. `pipeline.py` is the page to start from."""
-
-import logging
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns, wherever it is installed, of kernels on the hub
+"""The stages of the pipeline, one file each, and the rooms they are made of. Start reading in `pipeline/graph.py`."""

@@ -9,7 +9,7 @@ from stages.config.schema import Answer
 from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
 from stages.store.records import Candidate, Example, load, save
-from stages.store.store import Work
+from stages.store.work import Work
 
 
 def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

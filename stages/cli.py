@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stages import checks, pipeline
 from stages.config.errors import UserError, nearest
 from stages.config.schema import RECIPES, Config
-from stages.hardware import machine
+from stages.hardware import machine, process
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -28,14 +28,6 @@ def normalise(argv: list[str]) -> list[str]:
     options = [a for a in argv if a in ("-m", "--multirun")]
     rest = [a for a in argv if a not in options]
     return options + [f"++{a}" if re.match(r"(sft|dpo)\.trainer\.[\w.]+=", a) else a for a in rest]
-
-
-def environment() -> None:
-    """Set before torch is loaded, and inherited by every process of a sweep."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve whatever runs beside them
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forks after it would warn
-    os.environ.setdefault("PLUMBLINE_STARTED", str(time.time()))  # `rebuild=` rebuilds once per command, not per job
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `explain` instead of being printed by Hydra
 
 
 def caches(root: Path) -> None:
@@ -56,6 +48,7 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     Raises:
         UserError: for what is missing, unknown or cannot work.
     """
+    process.prepare()  # a job of a sweep may be a process of its own
     if missing := sorted(OmegaConf.missing_keys(composed)):
         raise UserError(f"{missing[0]} is required and has no value.")
     unknown_keys(composed)

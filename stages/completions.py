@@ -14,7 +14,7 @@ from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
 from stages.store.records import Candidate, Example, content_id
 from stages.store.shards import in_shards
-from stages.store.store import Work
+from stages.store.work import Work
 
 
 @dataclass

@@ -14,10 +14,11 @@ from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
 from stages.config.schema import DPO, held
 from stages.models import card, contract
-from stages.models.loading import load_model, pair_log_probs
+from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
+from stages.models.scoring import pair_log_probs
 from stages.store.records import Pair, PairLogProbs, load
-from stages.store.store import SCRATCH, Work
+from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget, callbacks
 from stages.training.first_step import FirstStep
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row

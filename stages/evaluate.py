@@ -18,7 +18,7 @@ from stages.labelers.verifier import share_passed
 from stages.models.loading import device_of
 from stages.statistics import Interval, interval, resampled_means
 from stages.store.records import Candidate, Example, Pair, load
-from stages.store.store import Work
+from stages.store.work import Work
 
 MODELS = ("base", "sft", "dpo")
 DIFFERENCES = (("sft", "base"), ("dpo", "sft"))

@@ -12,7 +12,7 @@ from stages.config.schema import Label
 from stages.data.sources import quarantine
 from stages.labelers import dataset, verifier
 from stages.store.records import Candidate, Example, Judgement, load, save
-from stages.store.store import Work
+from stages.store.work import Work
 
 Judged = tuple[list[Example], list[Candidate], list[Judgement]]
 

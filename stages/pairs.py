@@ -12,7 +12,7 @@ from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
-from stages.store.store import Work
+from stages.store.work import Work
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Config, Data, held
 from stages.store import pinning
 from stages.store.node import Node
-from stages.store.store import Store, Work
+from stages.store.store import Store
+from stages.store.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +78,11 @@ def chain(
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
     answers = dict[str, Node]()
     for name, model in {"base": base, "sft": sft, "dpo": policy}.items():  # a sweep answers for base and SFT once
-        if pinning:
+        if outside:
             tested = replace(cfg.answer, split=Split.test)
-            answers[f"outside_{name}"] = node("answer", tested, model=model, data=pinning)
+            answers[f"outside_{name}"] = node("answer", tested, model=model, data=outside)
         answers[name] = node("answer", cfg.answer, model=model, data=data)
-    sets = {"outside": pinning, "data": data} if pinning else {"data": data}
+    sets = {"outside": outside, "data": data} if outside else {"data": data}
     if cfg.label.labeler == "dataset":
         sets["pairs"] = pairs  # whose prompts may be anybody's
     nodes |= {f"answer_{name}": answer for name, answer in answers.items()}

@@ -13,7 +13,8 @@ from typing import Any
 from stages.config.schema import ROOT
 from stages.hardware import machine
 from stages.store.node import Node
-from stages.store.store import SCRATCH, Manifest, Work
+from stages.store.store import Manifest
+from stages.store.work import SCRATCH, Work
 
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
 NOT_OF_THE_RESULT = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")

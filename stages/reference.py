@@ -12,10 +12,11 @@ from stages.config.errors import UserError
 from stages.config.schema import Reference
 from stages.models import contract
 from stages.models.contract import ContractError
-from stages.models.loading import add_scoring, device_of, load_model, pair_log_probs
+from stages.models.loading import device_of, load_model
+from stages.models.scoring import add_scoring, pair_log_probs
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.shards import in_shards
-from stages.store.store import Work
+from stages.store.work import Work
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

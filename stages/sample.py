@@ -9,7 +9,7 @@ from stages.config.schema import Sample
 from stages.models import contract
 from stages.models.loading import device_of
 from stages.store.records import Candidate, Example, content_id, load, save
-from stages.store.store import Work
+from stages.store.work import Work
 
 
 def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from stages.models.contract import Contract, ContractError
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.packing import pack_segments
 from stages.store.records import Example, load
-from stages.store.store import SCRATCH, Work
+from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget
 from stages.training.isolation import Isolation
 from stages.training.supervised_trainer import SupervisedTrainer

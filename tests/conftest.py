@@ -12,7 +12,11 @@ for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_STARTED"):
 import filelock  # noqa: E402
 import pytest  # noqa: E402
 
+from stages.hardware import process  # noqa: E402
 from tests.helpers import TINY, Chain, command  # noqa: E402
+
+process.prepare()
+os.environ.pop("PLUMBLINE_STARTED")
 
 
 @pytest.fixture(autouse=True)

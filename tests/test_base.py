@@ -11,7 +11,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Model
 from stages.models.loading import load_model, load_tokenizer
 from stages.store import pinning
-from stages.store.store import Work
+from stages.store.work import Work
 from tests.helpers import settings
 
 

@@ -9,7 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from stages.models.loading import add_scoring, load_model
+from stages.models.loading import load_model
+from stages.models.scoring import add_scoring
 from tests.bench import flops, profiling
 from tests.bench.chain import PROFILED, Clock
 from tests.bench.flops import Run

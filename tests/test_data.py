@@ -14,7 +14,7 @@ from stages.data.sources import BadRow, conversation, rows_of
 from stages.data.tasks import FAMILIES, generate, known_families
 from stages.labelers.verifier import share_passed
 from stages.store.records import Example, load
-from stages.store.store import Work
+from stages.store.work import Work
 from tests.helpers import DATA, settings
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])

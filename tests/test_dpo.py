@@ -18,7 +18,7 @@ from stages.dpo import displacement, run
 from stages.models import contract, loading
 from stages.models.loading import load_model
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.store import Work
+from stages.store.work import Work
 from stages.training import callbacks
 from stages.training.first_step import starting_loss
 from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row

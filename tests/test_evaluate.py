@@ -14,7 +14,7 @@ from stages.models import contract
 from stages.models.loading import load_model
 from stages.statistics import interval, resampled_means, t_quantile
 from stages.store.records import Candidate, Check, Example, load
-from stages.store.store import Work
+from stages.store.work import Work
 from tests.bench.coin import tossed, turned
 from tests.helpers import Chain, build, settings
 

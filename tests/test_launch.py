@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from stages import launch
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
-from stages.store.store import SCRATCH, Store
+from stages.store.store import Store
+from stages.store.work import SCRATCH
 from stages.training import each_alike
 from tests.helpers import TINY, Chain, build, command, nodes
 

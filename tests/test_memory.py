@@ -29,8 +29,9 @@ from stages.config.schema import DPO, SFT, Model, held
 from stages.config.trl_arguments import offered
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
-from stages.models.loading import autocast, load_model
+from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
+from stages.models.scoring import autocast
 from stages.training import adapters
 from stages.training.checkpointing import enable
 from tests.helpers import TINY, settings

@@ -25,9 +25,8 @@ from stages import dpo, sft, training
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
-from stages.store.store import Work
+from stages.store.work import Work, read_curves
 from stages.training.budget import divide, exhausted, fitted, remember
-from stages.training.callbacks import read_curves
 from stages.training.micro_batches import MicroBatches
 from tests.helpers import settings
 

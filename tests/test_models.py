@@ -8,7 +8,8 @@ from trl.trainer import utils as trl_utils
 
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.models.loading import add_scoring, device_of, load_model, pair_log_probs, save_model
+from stages.models.loading import device_of, load_model, save_model
+from stages.models.scoring import add_scoring, pair_log_probs
 from stages.store.records import PairLogProbs
 
 

@@ -31,7 +31,7 @@ from stages.config.schema import LoRA
 from stages.models import contract, packing
 from stages.models.loading import load_model
 from stages.models.packing import Pairs, pack_pairs, pack_segments
-from stages.store.store import Work
+from stages.store.work import Work
 from stages.training import adapters
 from stages.training.isolation import Isolation
 from tests.equality import AGREEMENT, TOKENS, assert_equal, step

@@ -13,7 +13,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.labelers import verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
-from stages.store.store import Work
+from stages.store.work import Work
 from tests.helpers import DATA, settings
 
 

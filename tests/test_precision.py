@@ -15,8 +15,9 @@ from stages import dpo, sft, training
 from stages.config import trl_arguments
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.models.loading import add_scoring, autocast, load_model
-from stages.store.store import Work
+from stages.models.loading import load_model
+from stages.models.scoring import add_scoring, autocast
+from stages.store.work import Work
 from tests.helpers import ROOT, Chain, settings
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")

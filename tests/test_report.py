@@ -9,7 +9,8 @@ import pytest
 from stages import report
 from stages.report.answers import side_by_side
 from stages.store.records import Candidate, load, save
-from stages.store.store import Store, Work
+from stages.store.store import Store
+from stages.store.work import Work
 from tests.helpers import CHROMIUM, Chain, browse, build, fits, nodes, settings
 
 HOSTILE = (

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from stages.store.store import SCRATCH, Store
+from stages.store.store import Store
+from stages.store.work import SCRATCH
 from stages.training.checkpoints import MARKER
 from tests.helpers import Chain, build, nodes
 

@@ -18,7 +18,7 @@ from stages.models import contract
 from stages.models.loading import load_model
 from stages.sft import IGNORED, pack, run, tokenize
 from stages.store.records import Example, load, save
-from stages.store.store import SCRATCH, Work
+from stages.store.work import SCRATCH, Work
 from stages.training import callbacks, checkpoints
 from tests.helpers import settings
 

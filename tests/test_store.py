@@ -15,7 +15,8 @@ from stages import pipeline
 from stages.config.schema import ROOT
 from stages.store import pinning
 from stages.store.node import Node
-from stages.store.store import SCRATCH, Store, Work
+from stages.store.store import Store
+from stages.store.work import SCRATCH, Work
 from tests.helpers import nodes, settings
 
 

@@ -35,7 +35,7 @@ from stages.data.tasks import generate
 from stages.models import contract
 from stages.models.contract import GOLDEN
 from stages.models.prompt_format import form_of
-from stages.store.store import Work
+from stages.store.work import Work
 from tests.helpers import build, settings
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

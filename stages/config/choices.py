@@ -95,7 +95,7 @@ class Weights(StrEnum):
 
 
 class Forward(StrEnum):
-    """How a model reads a pair: its prompt once (`stages/models/packing.py`), or as TRL does, padded and the prompt twice."""
+    """How a model reads a pair: its prompt once (`models/packing.py`), or as TRL does, padded and the prompt twice."""
 
     shared_prefix = "shared_prefix"
     padded = "padded"

@@ -15,7 +15,7 @@ from stages.config.schema import DEFAULT_SHARES, Data, Source
 from stages.data import sources, tasks
 from stages.data.sources import BadRow, Row
 from stages.store.records import Check, Example, content_id, save
-from stages.store.store import Work
+from stages.store.work import Work
 
 NEED_AN_ANSWER = ("sft", "validation")
 

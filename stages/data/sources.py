@@ -22,7 +22,7 @@ from stages.config.schema import Source
 from stages.data.tasks import prompt_id
 from stages.store.pinning import locate
 from stages.store.records import Message
-from stages.store.store import Work
+from stages.store.work import Work
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 KINDS = "messages; conversations; instruction, input, output; prompt, completion; text"

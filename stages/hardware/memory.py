@@ -37,8 +37,7 @@ KEPT_BY_QK_NORM = {
 KEPT_BY_POST_NORMS = {False: 16, True: 8}  # of two norms after attention and MLP
 
 # On a GPU, TRL's fused LM head works in tiles (trl/kernels/chunked_logprob.py). On the CPU ours
-# (stages/models/lm_head.py) makes
-# of a few tokens' logits so many bytes more per logit.
+# (stages/models/lm_head.py) makes of a few tokens' logits so many bytes more per logit.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_FORWARD, HEAD_BACKWARD = 256, 1024
 FOLDED = 12

@@ -20,7 +20,8 @@ from typing import Any
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT, Launch
 from stages.store.node import Node
-from stages.store.store import SCRATCH, Store, Work
+from stages.store.store import Store
+from stages.store.work import SCRATCH, Work
 
 log = logging.getLogger(__name__)
 

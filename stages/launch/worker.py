@@ -18,9 +18,9 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 
 from stages.config.errors import UserError
-from stages.hardware import machine
+from stages.hardware import machine, process
 from stages.launch import FAILURES, RESULT
-from stages.store.store import SCRATCH, Work
+from stages.store.work import SCRATCH, Work
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -29,6 +29,7 @@ def main(job_file: Path) -> None:
     """Run the stage that the job names; leave result or failure in its scratch folder."""
     job, rank = json.loads(job_file.read_text()), int(os.environ["RANK"])
     die_with_agent()
+    process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
     work = Work(Path(job["out"]), lambda metrics, step: None, main=rank == 0)
     stage = importlib.import_module(job["stage"])

@@ -6,7 +6,6 @@ and its tokens must be those of the folder.
 """
 
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.contract import GOLDEN
 from stages.models.loading import load_model, load_tokenizer
-
-logging.getLogger("gguf").setLevel(logging.WARNING)
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 TYPES = {

@@ -14,8 +14,8 @@ from stages.config.schema import Report
 from stages.report import figures, seeds
 from stages.report.answers import side_by_side
 from stages.store.records import Pair, load
-from stages.store.store import Manifest, Work, read_manifest
-from stages.training.callbacks import read_curves
+from stages.store.store import Manifest, read_manifest
+from stages.store.work import Work, read_curves
 
 MODELS = {"base": "Base", "sft": "SFT", "dpo": "DPO"}
 

@@ -1,17 +1,12 @@
 """Figures as inline SVG. Ink takes the page's text colour, so that they suit light and dark."""
 
 import io
-import logging
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
-
-logging.getLogger("matplotlib").setLevel(logging.WARNING)
-matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 COLOURS = {"base": "#8d99ae", "sft": "#2a9d8f", "dpo": "#e76f51"}

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from stages.store.records import Candidate, PairLogProbs, load, save
-from stages.store.store import SCRATCH, Work
-from stages.store.work import bar
+from stages.store.work import SCRATCH, Work, bar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made", Candidate, PairLogProbs)

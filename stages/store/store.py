@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,41 +22,11 @@ import filelock
 
 from stages.config.errors import UserError
 from stages.store.node import Node
+from stages.store.work import SCRATCH
 
 log = logging.getLogger(__name__)
 
 Manifest = dict[str, Any]
-SCRATCH = "scratch"
-
-
-class Work(os.PathLike[str]):
-    """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings.
-
-    Where several processes work on one node, each has such an object and one of them is `main`: it alone publishes.
-    """
-
-    def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None], main: bool = True):
-        self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
-
-    def log(self, metrics: dict[str, Any], step: int) -> None:
-        """Append metrics to `curves.jsonl` and hand them to the tracker. After a resume a step may come again."""
-        if not self.main:
-            return
-        with open(self / "curves.jsonl", "a") as curves:
-            curves.write("\n" + json.dumps({"step": step, **metrics}))  # a line cut off by a kill stays alone
-        self._listener(metrics, step)
-
-    def warn(self, message: str) -> None:
-        """Say something the user should know; it also goes into the manifest and the report."""
-        if self.main:
-            log.warning("warning: %s", message)
-            self.warnings.append(message)
 
 
 class Store:

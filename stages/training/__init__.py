@@ -25,7 +25,7 @@ from stages.config.choices import Adapter, Precision, Sharding, Weights
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
 from stages.models.loading import device_of, save_model
-from stages.store.store import Work
+from stages.store.work import Work
 from stages.training import adapters
 from stages.training.callbacks import Curves, Evaluations, Progress, Watch
 from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete

@@ -5,7 +5,6 @@ DPO, another adapter, a server) reads a plain model folder and can never see the
 """
 
 import json
-import warnings
 from pathlib import Path
 
 import torch
@@ -16,9 +15,6 @@ from stages.config.errors import UserError
 from stages.config.schema import LoRA
 
 ALL_LINEAR = "all-linear"
-
-# peft looks for the model below an adapter by its name, which says a place in the store.
-warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
 
 
 def attach(model: PreTrainedModel, cfg: LoRA, seed: int) -> PeftModel:

@@ -14,7 +14,7 @@ from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
 from stages.hardware import memory
 from stages.hardware.model_shape import Shape
-from stages.store.store import SCRATCH, Work
+from stages.store.work import SCRATCH, Work
 
 Block = TypeVar("Block", SFT, DPO)
 FILE = "budget.json"

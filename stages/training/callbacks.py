@@ -1,18 +1,14 @@
 """What happens between the steps of a training: evaluations, curves, a bar, and an end where it diverges."""
 
-import contextlib
-import json
 import math
 import statistics
-from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
-from stages.store.store import Work
-from stages.store.work import bar
+from stages.store.work import Work, bar
 
 EXPLOSION = 1000.0  # times the median gradient norm so far
 
@@ -84,14 +80,3 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
-
-
-def read_curves(node: Path) -> list[dict[str, Any]]:
-    """The points of `curves.jsonl` by step; where a resume logged a step again, the later point counts."""
-    points: dict[tuple[int, bool], dict[str, Any]] = {}
-    path = node / "curves.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # an empty line, or one that a kill cut off
-            point = json.loads(line)
-            points[point["step"], any(k.startswith("eval_") for k in point)] = point
-    return [points[key] for key in sorted(points)]

@@ -8,7 +8,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.store.store import SCRATCH, Work, file_digest, sync
+from stages.store.store import file_digest, sync
+from stages.store.work import SCRATCH, Work
 
 MARKER = "complete.json"
 

@@ -11,9 +11,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from stages.config.choices import DPOReference, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO
-from stages.models.loading import agreement, autocast, pair_log_probs
+from stages.models.scoring import agreement, autocast, pair_log_probs
 from stages.store.records import PairLogProbs
-from stages.store.store import SCRATCH, Work, read_manifest
+from stages.store.store import read_manifest
+from stages.store.work import SCRATCH, Work
 from stages.training.preference_trainer import StoredReferenceTrainer
 
 PAIRS = 64

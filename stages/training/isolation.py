@@ -13,7 +13,7 @@ from trl import SFTTrainer
 
 from stages.config.errors import UserError
 from stages.config.schema import SFT
-from stages.models.loading import agreement, autocast
+from stages.models.scoring import agreement, autocast
 
 TOKENS = 32
 

@@ -19,7 +19,8 @@ from transformers import Trainer
 from stages.config.choices import Checkpointing
 from stages.config.schema import DPO, SFT
 from stages.config.trl_arguments import not_neutral, offered
-from stages.store.store import Work
+from stages.models import lm_head
+from stages.store.work import Work
 from stages.training.budget import divide, exhausted, remember
 from stages.training.checkpointing import enable
 from stages.training.step_metrics import Batch, of_step
@@ -50,6 +51,7 @@ class MicroBatches(Trainer, ABC):
         self.cfg, self.out = cfg, out
         self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # set by TRL
+        lm_head.install()
         super().__init__(*args, **kwargs)
         if self.checkpointing is Checkpointing.selective:  # the rest are for the arguments to say
             enable(self.model, self.checkpointing)

@@ -16,7 +16,8 @@ from stages import answer, cli, dpo, evaluate
 from stages.config.schema import ROOT, Config
 from stages.hardware import machine
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.store import Work, read_manifest
+from stages.store.store import read_manifest
+from stages.store.work import Work
 from tests.helpers import settings
 
 

@@ -107,7 +107,8 @@ def embedded() -> str:
 def prepare(cfg: Settings) -> list[dict[str, Any]]:
     """Token ids of the pairs, and their log-probs under the reference."""
     from stages.config.choices import Precision
-    from stages.models.loading import add_scoring, device_of, load_model, load_tokenizer, pair_log_probs
+    from stages.models.loading import device_of, load_model, load_tokenizer
+    from stages.models.scoring import add_scoring, pair_log_probs
     from stages.store.records import PairLogProbs
 
     tokenizer = load_tokenizer(Path(cfg.model))
@@ -245,7 +246,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
 
     from stages import dpo, training
     from stages.models.loading import device_of
-    from stages.store.store import Work
+    from stages.store.work import Work
     from stages.training import budget
     from stages.training.preference_trainer import StoredReferenceTrainer
     from tests.helpers import settings

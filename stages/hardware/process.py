@@ -1,0 +1,43 @@
+"""What a process of ours is told at its start, before any library is loaded: by run.py, by every job of a sweep, and
+by every worker of a training stage. Nothing of ours changes the process by being imported."""
+
+import logging
+import os
+import time
+import warnings
+
+ALWAYS = {
+    "HYDRA_FULL_ERROR": "1",  # errors reach `cli.explain` instead of being printed by Hydra
+    # Never TF32, which NVIDIA's containers switch on by this variable: it is not fp32, and under bf16 autocast a GPU
+    # has no product of fp32 left that would gain by it.
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
+}
+UNLESS_ASKED_FOR = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin starve whatever runs beside them
+    "TOKENIZERS_PARALLELISM": "false",  # forks after it would warn
+    # The libraries' own progress bars, figures in windows and advice would drown what the stages say.
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' too
+    "TRANSFORMERS_VERBOSITY": "error",
+    "MPLBACKEND": "svg",
+}
+QUIETER = {
+    "bitsandbytes": logging.ERROR,  # warns, wherever it is installed, of kernels on the hub
+    "httpx": logging.WARNING,
+    "httpx2": logging.WARNING,
+    "gguf": logging.WARNING,
+    "matplotlib": logging.WARNING,
+}
+
+
+def prepare() -> None:
+    """Set the environment, which child processes inherit, and quieten loggers and warnings in this process."""
+    os.environ |= ALWAYS
+    for variable, value in UNLESS_ASKED_FOR.items():
+        os.environ.setdefault(variable, value)
+    os.environ.setdefault("PLUMBLINE_STARTED", str(time.time()))  # `rebuild=` rebuilds once per command, not per job
+    for name, level in QUIETER.items():
+        logging.getLogger(name).setLevel(level)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
+    # peft looks for the model below an adapter by its name, which says a place in the store.
+    warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")

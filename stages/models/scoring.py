@@ -1,0 +1,74 @@
+"""Scoring pairs: the log-prob of every completion token, and how far apart two scorings of one model may be."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from trl.trainer import utils as trl_utils
+
+from stages.config.choices import Forward, Precision
+from stages.models import lm_head
+from stages.models.packing import pack_pairs
+from stages.store.records import PairLogProbs
+
+# What is arithmetic and no mistake: mean difference of log-probs per token, in nats.
+AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
+
+
+def agreement(precision: Precision, nats: float) -> float:
+    """How far apart log-probs of one model may be, per token, that are so many nats from 0 on average: rounding is
+    relative."""
+    return AGREEMENT[precision] * max(1.0, nats)
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The arithmetic in which transformers' Trainer runs a model of fp32 weights under `bf16=True`."""
+    if precision is Precision.bf16:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
+    """Give the model TRL's fused LM head and the forward for pairs, as a trainer does: policy and reference are then
+    scored by the same arithmetic."""
+    if forward is Forward.shared_prefix:
+        pack_pairs(model)
+    lm_head.install()
+    trl_utils.add_fused_lm_head(model)
+    return model
+
+
+@torch.no_grad()
+def pair_log_probs(
+    model: PreTrainedModel, pairs: Sequence[PairLogProbs], pad_id: int, precision: Precision
+) -> list[tuple[list[float], list[float]]]:
+    """Log-prob of every completion token given what precedes it, of chosen and of rejected.
+
+    One forward of a model with a fused LM head; in fp32 the batch matters below 1e-5 per token.
+    """
+    sequences = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
+    length = max(len(prompt) + len(completion) for prompt, completion in sequences)
+    ids = torch.full((len(sequences), length), pad_id)
+    attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, (prompt, completion) in enumerate(sequences):
+        end = len(prompt) + len(completion)
+        ids[i, :end] = torch.tensor(prompt + completion)
+        attention[i, :end] = 1
+        labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
+    device = model.device
+    with autocast(precision, device):
+        output = model(
+            input_ids=ids.to(device),
+            attention_mask=attention.to(device),
+            labels=labels.to(device),
+            use_cache=False,
+            fused_lm_head=True,
+        )
+    scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
+    found = [
+        scored[i, len(prompt) - 1 : len(prompt) + len(completion) - 1].tolist()
+        for i, (prompt, completion) in enumerate(sequences)
+    ]
+    return list(zip(found[: len(pairs)], found[len(pairs) :], strict=True))
