@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from stages import likelihood
 from stages.config.schema import Eval
-from stages.labelers.verifier import share_passed
 from stages.models.loading import device_of
 from stages.statistics import Interval, interval, resampled_means
 from stages.store.records import Candidate, Example, Pair, load
 from stages.store.work import Work
+from stages.tasks.checks import share_passed
 
 MODELS = ("base", "sft", "dpo")
 DIFFERENCES = (("sft", "base"), ("dpo", "sft"))

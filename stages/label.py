@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.config.errors import UserError
 from stages.config.schema import Label
-from stages.data.sources import quarantine
+from stages.formats.files import quarantine
 from stages.labelers import dataset, verifier
 from stages.store.records import Candidate, Example, Judgement, load, save
 from stages.store.work import Work

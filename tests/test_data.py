@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from stages.config.errors import UserError
-from stages.data import run, tasks
-from stages.data.sources import BadRow, conversation, rows_of
-from stages.data.tasks import FAMILIES, generate, known_families
-from stages.labelers.verifier import share_passed
+from stages.data import run
+from stages.formats.conversations import conversation
+from stages.formats.files import BadRow, rows_of
 from stages.store.records import Example, load
 from stages.store.work import Work
+from stages.tasks.checks import share_passed
+from stages.tasks.generate import FAMILIES, generate, known_families
 from tests.helpers import DATA, settings
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
@@ -237,4 +238,4 @@ def test_real_files_are_read(name: str, usable: int) -> None:
 
 
 def test_families_are_registered_once() -> None:
-    assert len(tasks.known_families()) == len(FAMILIES)
+    assert len(known_families()) == len(FAMILIES)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from stages.evaluate import Table, consistency, matched, run, verdict
-from stages.labelers.verifier import share_passed
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.statistics import interval, resampled_means, t_quantile
 from stages.store.records import Candidate, Check, Example, load
 from stages.store.work import Work
+from stages.tasks.checks import share_passed
 from tests.bench.coin import tossed, turned
 from tests.helpers import Chain, build, settings
 

@@ -31,11 +31,11 @@ import stages.base
 from stages import answer
 from stages.config.errors import UserError
 from stages.config.schema import Template
-from stages.data.tasks import generate
 from stages.models import contract
 from stages.models.contract import GOLDEN
 from stages.models.prompt_format import form_of
 from stages.store.work import Work
+from stages.tasks.generate import generate
 from tests.helpers import build, settings
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -27,7 +27,7 @@ def sources(module: str) -> set[Path]:
     """The files of ours that a stage's module imports, itself included, but for what decides no result."""
     found: set[Path] = set()
     waiting = [module]
-    families = [f"stages.data.families.{path.stem}" for path in (ROOT / "stages/data/families").glob("*.py")]
+    families = [f"stages.tasks.families.{path.stem}" for path in (ROOT / "stages/tasks/families").glob("*.py")]
     while waiting:
         name = waiting.pop()
         path = ROOT / Path(*name.split("."))
@@ -35,7 +35,7 @@ def sources(module: str) -> set[Path]:
         if not path.exists() or path in found or name in NOT_OF_THE_RESULT:
             continue
         found.add(path)
-        waiting += families if name == "stages.data.tasks" else []  # which finds them by their folder
+        waiting += families if name == "stages.tasks.generate" else []  # which finds them by their folder
         found |= set((ROOT / "stages" / "templates").glob("*.jinja")) if name == "stages.models.contract" else set()
         found |= set(path.parent.glob("*.jinja")) if name == "stages.report" else set()
         for node in ast.walk(ast.parse(path.read_text())):

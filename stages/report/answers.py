@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.evaluate import MODELS, read_answers
-from stages.labelers.verifier import share_passed
 from stages.store.records import Example, content_id, load
+from stages.tasks.checks import share_passed
 
 
 def side_by_side(inputs: dict[str, Path], count: int) -> dict[str, list[dict[str, Any]]]:

@@ -213,3 +213,8 @@ def load(path: Path, kind: type[Record]) -> list[Record]:
         if "checks" in row:
             row["checks"] = [Check(c["kind"], json.loads(c["params"])) for c in row["checks"]]
     return [kind(**row) for row in rows]
+
+
+def prompt_id(messages: list[Message]) -> str:
+    """A hash of the prompt, blind to case and white space: near copies count as the same prompt."""
+    return content_id([[m["role"], " ".join(m["content"].lower().split())] for m in messages])

@@ -16,8 +16,8 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from stages.config.schema import ROOT
-from stages.data.tasks import generate
 from stages.store.store import Manifest
+from stages.tasks.generate import generate
 
 SHAPES = {  # of Qwen3's 1.7B and 8B; small ones for a trial
     "1.5B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_key_value_heads": 8},

@@ -17,13 +17,13 @@ from statistics import mean
 
 from stages import pipeline
 from stages.cli import environment
-from stages.data.words import JOBS, TOOLS
 from stages.hardware import memory, model_shape
 from stages.hardware.machine import resolve_precision
 from stages.hardware.model_shape import Shape
 from stages.store.node import Node
 from stages.store.records import PairLogProbs, load
 from stages.store.store import Store
+from stages.tasks.words import JOBS, TOOLS
 from tests.helpers import ROOT, settings
 
 ROWS, WORDS = 18, 80

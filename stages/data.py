@@ -12,10 +12,11 @@ from typing import Any
 from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.config.schema import DEFAULT_SHARES, Data, Source
-from stages.data import sources, tasks
-from stages.data.sources import BadRow, Row
-from stages.store.records import Check, Example, content_id, save
+from stages.formats.conversations import conversation
+from stages.formats.files import BadRow, Row, quarantine, rows
+from stages.store.records import Check, Example, Message, content_id, prompt_id, save
 from stages.store.work import Work
+from stages.tasks.generate import generate
 
 NEED_AN_ANSWER = ("sft", "validation")
 
@@ -28,12 +29,12 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     settings = asdict(cfg.tasks) if cfg.tasks else None
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    examples = tasks.generate(settings.pop("seed"), settings, settings.pop("families")) if settings else []
+    examples = generate(settings.pop("seed"), settings, settings.pop("families")) if settings else []
     taken = {example.id: example.split for example in examples}
     quarantined = dropped = 0
     for i, source in enumerate(cfg.sources):
         found, bad = read(source, cfg.key(i))
-        sources.quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
+        quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
         quarantined += len(bad)
         drawn = sorted(found, key=lambda e: content_id(e.id)) if source.rows else found
         fresh, passed_over = admit(drawn, taken, source.rows or len(found))
@@ -58,12 +59,12 @@ def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
     if unknown or sum(shares.values()) > 1 + 1e-9:
         raise UserError(f"{key.removesuffix('.path')}.splits={shares}: shares of {', '.join(Split)}, 1 in all.")
     examples, bad = [], []
-    for row in sources.rows(source, key):
+    for row in rows(source, key):
         try:
             if row.error:
                 raise row.error
-            messages, answer = sources.conversation(row.value)
-            split = sources.split_of(messages, answer, shares)
+            messages, answer = conversation(row.value)
+            split = split_of(messages, answer, shares)
             if split in NEED_AN_ANSWER and answer is None:
                 raise BadRow("", "no assistant turn to learn from")
             if split not in NEED_AN_ANSWER and not messages:
@@ -74,7 +75,7 @@ def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
             continue
         if split:
             name = Path(source.path).name
-            prompt = sources.key(messages, answer)
+            prompt = key(messages, answer)
             checks = verifiable(source.check, answer)
             examples.append(Example(prompt, messages, answer, name, name, split, kind=name, checks=checks))
     if not examples and not bad:
@@ -105,3 +106,18 @@ def admit(found: list[Example], taken: dict[str, str], limit: int) -> tuple[list
         taken[content_id(example.id, example.reference)] = example.split
         fresh.append(example)
     return fresh, len(found) - len(fresh)
+
+
+def key(messages: list[Message], answer: str | None) -> str:
+    """The id of a row's prompt; plain text, which has none, is its own."""
+    return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
+
+
+def split_of(messages: list[Message], answer: str | None, shares: dict[str, float]) -> str | None:
+    """The split that a prompt's hash falls into, or None where the shares leave it out."""
+    place = int(key(messages, answer)[:8], 16) / 2**32
+    for split, share in sorted(shares.items()):
+        if place < share:
+            return split
+        place -= share
+    return None

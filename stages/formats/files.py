@@ -19,13 +19,8 @@ import pyarrow.parquet as pq
 
 from stages.config.errors import UserError
 from stages.config.schema import Source
-from stages.data.tasks import prompt_id
 from stages.store.pinning import locate
-from stages.store.records import Message
 from stages.store.work import Work
-
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-KINDS = "messages; conversations; instruction, input, output; prompt, completion; text"
 
 
 class BadRow(Exception):
@@ -129,99 +124,3 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
             f"all are in {out / 'quarantine.jsonl'} with their reasons."
         )
     out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl; the first: {told}")
-
-
-def conversation(row: Any) -> tuple[list[Message], str | None]:
-    """The messages up to the last request, and the assistant's answer to it, or None where there is none.
-
-    Raises:
-        BadRow: for a row that is no conversation.
-    """
-    if not isinstance(row, dict):
-        raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
-    if "messages" in row or "conversations" in row:
-        field = "messages" if "messages" in row else "conversations"
-        turns = [message(turn, field) for turn in listing(row[field], field)]
-        if row.get("system"):
-            turns.insert(0, {"role": "system", "content": text(row["system"], "system")})
-    elif "instruction" in row:
-        request = text(row["instruction"], "instruction")
-        if row.get("input"):
-            request = f"{request}\n\n{text(row['input'], 'input')}"
-        turns = [{"role": "user", "content": request}, *answer(row, "output")]
-    elif "prompt" in row:
-        if isinstance(row["prompt"], list):
-            turns = [message(turn, "prompt") for turn in row["prompt"]]
-            turns += [message(turn, "completion") for turn in row.get("completion") or []]
-        else:
-            turns = [{"role": "user", "content": text(row["prompt"], "prompt")}, *answer(row, "completion")]
-    elif "text" in row:
-        return [], text(row["text"], "text")
-    else:
-        raise BadRow("", f"no known columns among {', '.join(map(str, row))}; known: {KINDS}")
-    return split_off_answer(turns)
-
-
-def split_off_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
-    """Check who speaks when, and take the last assistant turn off."""
-    spoken = [turn["role"] for turn in turns if turn["role"] != "system"]
-    if "user" not in spoken:
-        raise BadRow("", "no user turn")
-    if any(turn["role"] == "system" for turn in turns[1:]):
-        raise BadRow("", "a system message that is not the first")
-    if spoken != (["user", "assistant"] * len(spoken))[: len(spoken)]:
-        raise BadRow("", f"user and assistant do not take turns: {', '.join(spoken)}")
-    if turns[-1]["role"] == "assistant":
-        return turns[:-1], turns[-1]["content"]
-    return turns, None
-
-
-def message(turn: Any, field: str) -> Message:
-    if not isinstance(turn, dict):
-        raise BadRow(field, "a turn must be an object with role and content")
-    role = turn.get("role", turn.get("from"))
-    if not isinstance(role, str) or role not in ROLES:
-        raise BadRow(field, f"unknown role {role!r}; known: {', '.join(ROLES)}")
-    return {"role": ROLES[role], "content": text(turn.get("content", turn.get("value")), field)}
-
-
-def answer(row: dict[str, Any], field: str) -> list[Message]:
-    if field not in row:
-        return []
-    return [{"role": "assistant", "content": text(row[field], field)}]
-
-
-def listing(value: Any, field: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise BadRow(field, "must be a list of turns")
-    return value
-
-
-def text(value: Any, field: str) -> str:
-    """A string with something in it; typed parts are joined where all are text."""
-    if isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
-        value = "".join(str(part.get("text", part.get("value", ""))) for part in value)
-    if not isinstance(value, str):
-        raise BadRow(field, f"must be text, is {type(value).__name__}")
-    if not value.strip():
-        raise BadRow(field, "is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadRow(field, "holds half a surrogate pair, which no encoding can store") from None
-    return value
-
-
-def key(messages: list[Message], answer: str | None) -> str:
-    """The id of a row's prompt; plain text, which has none, is its own."""
-    return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
-
-
-def split_of(messages: list[Message], answer: str | None, shares: dict[str, float]) -> str | None:
-    """The split that a prompt's hash falls into, or None where the shares leave it out."""
-    place = int(key(messages, answer)[:8], 16) / 2**32
-    for split, share in sorted(shares.items()):
-        if place < share:
-            return split
-        place -= share
-    return None

@@ -2,9 +2,9 @@
 
 import random
 
-from stages.data.tasks import Instance, family
-from stages.data.words import items, phrase, sentence
 from stages.store.records import Check
+from stages.tasks.generate import Instance, family
+from stages.tasks.words import items, phrase, sentence
 
 
 @family(

@@ -2,9 +2,9 @@
 
 import random
 
-from stages.data.tasks import Instance, family, one_of
-from stages.data.words import items
 from stages.store.records import Check
+from stages.tasks.generate import Instance, family, one_of
+from stages.tasks.words import items
 
 PLACES = ["first", "second", "third"]
 

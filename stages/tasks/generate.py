@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from stages.config.errors import UserError, nearest
 from stages.config.schema import SPLIT_OF_GROUP
-from stages.data import families as rooms
-from stages.store.records import Check, Example, Message, content_id
+from stages.store.records import Check, Example, Message, content_id, prompt_id
+from stages.tasks import families as rooms
 
 
 @dataclass
@@ -122,8 +122,3 @@ def example(family: Family, group: str, instance: Instance, phrasing: str) -> Ex
         request=content_id(family.name, instance.slots, instance.before),
         checks=instance.checks,
     )
-
-
-def prompt_id(messages: list[Message]) -> str:
-    """A hash of the prompt, blind to case and white space: near copies count as the same prompt."""
-    return content_id([[m["role"], " ".join(m["content"].lower().split())] for m in messages])

@@ -3,9 +3,9 @@
 import json
 import random
 
-from stages.data.tasks import Instance, family, one_of
-from stages.data.words import items, listed, phrase
 from stages.store.records import Check, Message
+from stages.tasks.generate import Instance, family, one_of
+from stages.tasks.words import items, listed, phrase
 
 
 def asked(request: str, answer: str) -> list[Message]:

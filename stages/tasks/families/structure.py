@@ -3,9 +3,9 @@
 import json
 import random
 
-from stages.data.tasks import Instance, family
-from stages.data.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
 from stages.store.records import Check
+from stages.tasks.generate import Instance, family
+from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
 
 
 def person(rng: random.Random) -> tuple[dict[str, str | int], str]:

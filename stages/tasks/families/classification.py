@@ -2,8 +2,8 @@
 
 import random
 
-from stages.data.tasks import Instance, family, one_of
-from stages.data.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS
+from stages.tasks.generate import Instance, family, one_of
+from stages.tasks.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS
 
 
 @family(

@@ -1,0 +1,1 @@
+"""Other people's files become conversations and preferences. A new data format goes here."""

@@ -1,0 +1,65 @@
+"""Checks stored as data, run against an answer. They need no judge and make no mistakes of taste."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from stages.store.records import Check
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[\w'’-]+", text)
+
+
+def letters(text: str) -> str:
+    return "".join(c for c in text if c.isalpha())
+
+
+def bullet_lines(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.startswith("- ")]
+
+
+def last_number(text: str) -> float | None:
+    """The last number of a text: where worked solutions have their result."""
+    found = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    return float(found[-1]) if found else None
+
+
+def parsed(text: str) -> Any:
+    """The JSON value of an answer, or an exception that is no value."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ValueError
+
+
+# What each kind of check asks of an answer whose outer white space is stripped.
+CHECKS: dict[str, Callable[..., bool]] = {
+    "equals": lambda answer, text: answer == text,
+    "one_of": lambda answer, options: answer in options,
+    "upper": lambda answer: bool(letters(answer)) and letters(answer).isupper(),
+    "lower": lambda answer: bool(letters(answer)) and letters(answer).islower(),
+    "capitalised": lambda answer: (
+        bool(answer) and all(w[0].isupper() and w[1:] == w[1:].lower() for w in answer.split())
+    ),
+    "contains": lambda answer, text: text in answer,
+    "lacks": lambda answer, text: text not in answer,
+    "starts_with": lambda answer, text: answer.startswith(text),
+    "ends_with": lambda answer, text: answer.endswith(text),
+    "same_words": lambda answer, words: sorted(re.findall(r"\w+", answer)) == sorted(words),
+    "word_count": lambda answer, count: len(answer.split()) == count,
+    "line_count": lambda answer, count: len(answer.split("\n")) == count,
+    "comma_count": lambda answer, count: answer.count(",") == count and "\n" not in answer,
+    "bullet_count": lambda answer, count: len(bullet_lines(answer)) == count == len(answer.split("\n")),
+    "label": lambda answer, text: words(answer.lower()) == words(text.lower()),
+    "number": lambda answer, text: last_number(answer) is not None and last_number(answer) == last_number(text),
+    "is_json": lambda answer: parsed(answer) is not ValueError,
+    "json": lambda answer, value: parsed(answer) == value,
+}
+
+
+def share_passed(checks: list[Check], answer: str) -> float:
+    """The fraction of its checks that an answer passes, in [0, 1]; 1 means that it passes all."""
+    passed = [CHECKS[check.kind](answer.strip(), **check.params) for check in checks]
+    return sum(passed) / len(passed)
