@@ -19,8 +19,8 @@ from stages.config.schema import Chat
 from stages.models.contract import Contract
 from stages.models.loading import device_of, load_model, sampled_as
 from stages.models.prompt_format import form_of
-from stages.samplers import Request
 from stages.samplers.generate import GenerateSampler
+from stages.samplers.sampler import Request
 from stages.store.records import Message, content_id
 
 NEW, QUIT = "/new", "/quit"

@@ -185,7 +185,8 @@ def html(groups: list[Group]) -> str:
     """The page: each table with its rates against KL."""
     from markupsafe import Markup
 
-    from stages.report import environment, figures
+    from stages.pages import figures
+    from stages.pages.environment import environment
 
     plots = []
     for group in groups:

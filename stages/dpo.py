@@ -9,7 +9,6 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
 
-from stages import training
 from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
 from stages.config.schema import DPO, held
@@ -17,11 +16,15 @@ from stages.models import card, contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
 from stages.models.scoring import pair_log_probs
+from stages.objectives.first_step import FirstStep
+from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.store.records import Pair, PairLogProbs, load
 from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget, callbacks
-from stages.training.first_step import FirstStep
-from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
+from stages.training.arguments import arguments
+from stages.training.batches import cut_to_batches, each_alike
+from stages.training.publish import publish, save_trained
+from stages.training.run import train
 
 FELL = 0.1  # nats per completion: less is no displacement
 
@@ -37,13 +40,13 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     terms = contract.load(inputs["policy"] / "model")
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     splits, dropped = fitting(load(inputs["pairs"] / "pairs.parquet", Pair), reference, cfg, out)
-    pairs = training.cut_to_batches(splits["train"], lambda pair: pair.id, cfg.batch_size, "dpo")
+    pairs = cut_to_batches(splits["train"], lambda pair: pair.id, cfg.batch_size, "dpo")
     held_out = splits["validation"]
 
     rows = {pair_id: trl_row(scored, cfg.trainer.get("ld_alpha")) for pair_id, scored in reference.items()}
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
     options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
-    args = training.arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
+    args = arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
     cfg = budget.fitted(cfg, args, frozen, out)
     trainer = StoredReferenceTrainer(
         trainable_model(frozen, inputs["policy"] / "adapter", cfg, args.device, out),
@@ -52,16 +55,16 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         reference=rows,
         args=args,
         train_dataset=trl_pairs(pairs),
-        eval_dataset=trl_pairs(training.each_alike(held_out, args.world_size)) if held_out else None,
+        eval_dataset=trl_pairs(each_alike(held_out, args.world_size)) if held_out else None,
         processing_class=terms.tokenizer,
     )
     start = FirstStep(trainer, cfg, inputs, [reference[p.id] for p in pairs], out)
-    training.train(trainer, cfg, out, start)
+    train(trainer, cfg, out, start)
     found = margins(trainer, cfg, [reference[p.id] for p in held_out])
-    training.save_trained(trainer, out / SCRATCH / "trained")
+    save_trained(trainer, out / SCRATCH / "trained")
     if not out.main:
         return {}
-    training.publish(out / SCRATCH / "trained", cfg, out, frozen, lambda weights: load_model(frozen, weights))
+    publish(out / SCRATCH / "trained", cfg, out, frozen, lambda weights: load_model(frozen, weights))
     terms.save(out / "model")
     (out / "held_out.json").write_text(json.dumps(found))
 

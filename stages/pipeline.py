@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 VERSIONS = {"base": 2, "data": 4, "sft": 5, "sample": 3, "label": 3, "pairs": 2, "reference": 5, "dpo": 5}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
 
-MODULES = {"eval": "evaluate"}  # else stages/<stage>
+
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
 NEXT |= {"reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
 
@@ -125,7 +125,7 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
                 log.info("%s: reused %s", node, store.folder(node))
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
-            stage = importlib.import_module(f"stages.{MODULES.get(node.stage, node.stage)}")
+            stage = importlib.import_module(f"stages.{node.stage}")
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             with tracking.track(cfg.tracker, node, store.root) as run:
                 work = Work(folder, run.log)

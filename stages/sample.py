@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from stages.completions import Decoding, complete
 from stages.config.errors import UserError
 from stages.config.schema import Sample
 from stages.models import contract
 from stages.models.loading import device_of
+from stages.samplers.completions import Decoding, complete
 from stages.store.records import Candidate, Example, content_id, load, save
 from stages.store.work import Work
 

@@ -13,7 +13,6 @@ from trl import SFTConfig
 from trl.data_utils import pack_dataset
 from trl.trainer.utils import disable_dropout_in_model
 
-from stages import training
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.config.schema import SFT, held
@@ -21,11 +20,15 @@ from stages.models import card, contract
 from stages.models.contract import Contract, ContractError
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.packing import pack_segments
+from stages.objectives.isolation import Isolation
+from stages.objectives.supervised import SupervisedTrainer
 from stages.store.records import Example, load
 from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget
-from stages.training.isolation import Isolation
-from stages.training.supervised_trainer import SupervisedTrainer
+from stages.training.arguments import arguments
+from stages.training.batches import cut_to_batches, each_alike
+from stages.training.publish import Best, publish, save_trained
+from stages.training.run import train
 
 IGNORED = -100  # the label of a token that is not trained
 
@@ -54,10 +57,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     example = train_rows[0]
     if cfg.packing:
         train_rows, validation_rows = (pack(rows, cfg.max_length) for rows in (train_rows, validation_rows))
-    rows = training.cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
+    rows = cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    args = training.arguments(SFTConfig, cfg, out, **options)
+    args = arguments(SFTConfig, cfg, out, **options)
     cfg = budget.fitted(cfg, args, base, out)
     trainer = SupervisedTrainer(
         trainable_model(base, terms, cfg, args.device),
@@ -65,18 +68,18 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         out=out,
         args=args,
         train_dataset=columns(rows),
-        eval_dataset=columns(training.each_alike(validation_rows, args.world_size)) if validation_rows else None,
+        eval_dataset=columns(each_alike(validation_rows, args.world_size)) if validation_rows else None,
         processing_class=terms.tokenizer,
     )
-    best = training.Best(trainer, out / SCRATCH / "best")
-    training.train(trainer, cfg, out, best, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
+    best = Best(trainer, out / SCRATCH / "best")
+    train(trainer, cfg, out, best, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
     if not best.found:
-        training.save_trained(trainer, best.folder)
+        save_trained(trainer, best.folder)
     if not out.main:
         return {}
 
     frozen = lambda weights: under_contract(load_model(base, weights), terms, cfg.seed)
-    training.publish(best.folder, cfg, out, base, frozen)
+    publish(best.folder, cfg, out, base, frozen)
     terms.save(out / "model")
     show_tokens(example, terms, out / "token_example.json")
     figures = {"steps": trainer.state.global_step, **best.found}

@@ -12,8 +12,8 @@ from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.prompt_format import Continuation, form_of
-from stages.samplers import Request
 from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Request
 from stages.store.records import Example, load
 from tests.helpers import TINY, Chain, command, settings
 

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
-from stages import training
 from stages.config.choices import Forward, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO
@@ -17,11 +16,12 @@ from stages.config.trl_arguments import LOSS_TYPES
 from stages.dpo import displacement, run
 from stages.models import contract, loading
 from stages.models.loading import load_model
+from stages.objectives.first_step import starting_loss
+from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.work import Work
 from stages.training import callbacks
-from stages.training.first_step import starting_loss
-from stages.training.preference_trainer import StoredReferenceTrainer, trl_pairs, trl_row
+from stages.training.arguments import arguments
 from tests.helpers import Chain, settings
 
 
@@ -56,11 +56,11 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     def made(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
-        arguments = training.arguments(
+        args = arguments(
             DPOConfig, cfg, out, beta=cfg.beta, loss_type=list(cfg.loss_type), precompute_ref_log_probs=stored
         )
         model = load_model(inputs["policy"] / "model")
-        return kind(model, args=arguments, train_dataset=trl_pairs(pairs), processing_class=terms.tokenizer, **own)
+        return kind(model, args=args, train_dataset=trl_pairs(pairs), processing_class=terms.tokenizer, **own)
 
     rows = {i: trl_row(p, cfg.trainer.get("ld_alpha")) for i, p in reference.items()}
     theirs = made(DPOTrainer, ref_model=load_model(inputs["policy"] / "model"))

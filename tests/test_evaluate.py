@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.evaluate import Table, consistency, matched, run, verdict
+from stages.eval import run
+from stages.evaluation.bootstrap import interval, resampled_means, t_quantile
+from stages.evaluation.outcomes import Table, consistency, matched, verdict
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.statistics import interval, resampled_means, t_quantile
 from stages.store.records import Candidate, Check, Example, load
 from stages.store.work import Work
 from stages.tasks.checks import share_passed

@@ -17,7 +17,7 @@ from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.store.store import Store
 from stages.store.work import SCRATCH
-from stages.training import each_alike
+from stages.training.batches import each_alike
 from tests.helpers import TINY, Chain, build, command, nodes
 
 # Budgets by which the processes would not have as many micro-batches as each other.

@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOConfig
 
-from stages import dpo, sft, training
+from stages import dpo, sft
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO, SFT
 from stages.store.work import Work, read_curves
+from stages.training.arguments import arguments
 from stages.training.budget import divide, exhausted, fitted, remember
 from stages.training.micro_batches import MicroBatches
 from tests.helpers import settings
@@ -228,7 +229,7 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
 
     def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)
-        args = training.arguments(DPOConfig, cfg, out)
+        args = arguments(DPOConfig, cfg, out)
         found = fitted(cfg, args, model, out).runtime
         assert args.gradient_checkpointing == (found.gradient_checkpointing is Checkpointing.full)
         return found.token_budget, found.gradient_checkpointing

@@ -31,9 +31,9 @@ from stages.config.schema import LoRA
 from stages.models import contract, packing
 from stages.models.loading import load_model
 from stages.models.packing import Pairs, pack_pairs, pack_segments
+from stages.objectives.isolation import Isolation
 from stages.store.work import Work
 from stages.training import adapters
-from stages.training.isolation import Isolation
 from tests.equality import AGREEMENT, TOKENS, assert_equal, step
 from tests.helpers import Chain, settings
 from tests.test_samplers import ARCHITECTURES, SHAPE

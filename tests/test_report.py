@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages import report
-from stages.report.answers import side_by_side
+from stages.pages.side_by_side import side_by_side
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.work import Work

@@ -27,10 +27,10 @@ from transformers import (
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.packing import only_attends
-from stages.samplers import Completion, Request, Sampler
 from stages.samplers.drawing import gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Example, load
 
 SHAPE = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import sft, training
+from stages import sft
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Template
@@ -20,6 +20,7 @@ from stages.sft import IGNORED, pack, run, tokenize
 from stages.store.records import Example, load, save
 from stages.store.work import SCRATCH, Work
 from stages.training import callbacks, checkpoints
+from stages.training.batches import cut_to_batches
 from tests.helpers import settings
 
 
@@ -189,11 +190,11 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
 
 def test_the_cut_rows_are_chosen_by_content() -> None:
     rows = [str(i) for i in range(21)]
-    kept = training.cut_to_batches(rows, str, 8, "sft")
+    kept = cut_to_batches(rows, str, 8, "sft")
     assert len(kept) == 16
-    assert set(training.cut_to_batches(rows[::-1], str, 8, "sft")) == set(kept)
+    assert set(cut_to_batches(rows[::-1], str, 8, "sft")) == set(kept)
     with pytest.raises(UserError, match="fewer than one batch"):
-        training.cut_to_batches(rows[:3], str, 8, "sft")
+        cut_to_batches(rows[:3], str, 8, "sft")
 
 
 def test_scratch_names_are_not_published(built: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from stages.store.store import Store
-from stages.tracking import track, version
+from stages.tracking.run import version
+from stages.tracking.track import track
 from tests.helpers import command, nodes, settings
 from tests.wandb_server import ENTITY, WandbServer
 

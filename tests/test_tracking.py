@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from stages.tracking import tables, version
+from stages.tracking import tables
+from stages.tracking.run import version
 from tests.helpers import command
 
 SECRET = "0123456789abcdef" * 2 + "01234567"

@@ -65,7 +65,7 @@ def digest(module: str) -> str:
 
 
 def current() -> dict[str, dict[str, object]]:
-    modules = {stage: f"stages.{pipeline.MODULES.get(stage, stage)}" for stage in pipeline.VERSIONS}
+    modules = {stage: f"stages.{stage}" for stage in pipeline.VERSIONS}
     return {
         stage: {"version": pipeline.VERSIONS[stage], "source": digest(module)} for stage, module in modules.items()
     }

@@ -6,9 +6,9 @@ from typing import Any
 
 from stages.config.choices import ExportFormat
 from stages.config.schema import Export
-from stages.evaluate import DIFFERENCES, MODELS
+from stages.evaluation.bootstrap import Interval
+from stages.evaluation.outcomes import DIFFERENCES, MODELS
 from stages.models import gguf_file, hub
-from stages.statistics import Interval
 from stages.store.node import Node
 from stages.store.store import Store
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from stages.launch import KILLED
+from stages.launch.processes import KILLED
 
 LOCAL = "127.0.0.1:0"  # any free port
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from stages.config.errors import UserError
 from stages.hardware import machine, process
-from stages.launch import FAILURES, RESULT
+from stages.launch.processes import FAILURES, RESULT
 from stages.store.work import SCRATCH, Work
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from stages.samplers import Request
+from stages.samplers.sampler import Request
 
 BLOCK = 256  # tokens of the vocabulary that share a first draw of noise
 STEPS = 16  # steps of noise drawn at once: most completions end before they would need more

@@ -9,8 +9,8 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from stages.samplers import Completion, Request
 from stages.samplers.drawing import Draw, choose
+from stages.samplers.sampler import Completion, Request
 
 
 class Drawn(LogitsProcessor):

@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.models.packing import Layout, lay_out
-from stages.samplers import Completion, Request
 from stages.samplers.drawing import Draw, choose
+from stages.samplers.sampler import Completion, Request
 
 REFILL = 8  # places are filled again when one in so many is free
 PREFILL_TOKENS = 8192  # prompts are read in batches of at most so many tokens, padding included

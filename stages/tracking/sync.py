@@ -13,7 +13,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Tracker
 from stages.store import work
 from stages.store.store import Store, read_manifest
-from stages.tracking import version
+from stages.tracking.run import version
 from stages.tracking.wandb import CUT_OFF, LINKED, has_key, home, link
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Tracker
 from stages.store.node import Node
 from stages.store.store import Manifest
-from stages.tracking import Run, description, inputs, tables
+from stages.tracking import tables
+from stages.tracking.run import Run, description, inputs
 
 
 class TrackioRun(Run):

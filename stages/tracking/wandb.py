@@ -16,7 +16,8 @@ from urllib.parse import urlparse
 from stages.config.schema import Tracker
 from stages.store.node import Node
 from stages.store.store import Manifest
-from stages.tracking import Run, description, inputs, tables
+from stages.tracking import tables
+from stages.tracking.run import Run, description, inputs
 
 log = logging.getLogger(__name__)
 

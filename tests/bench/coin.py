@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages import answer, cli, dpo, evaluate
+from stages import answer, cli, dpo
 from stages.config.schema import ROOT, Config
 from stages.hardware import machine
 from stages.store.records import Pair, PairLogProbs, load, save
@@ -44,7 +44,7 @@ def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder:
     answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
     roles = {role: inputs[role] for role in ("data", "reference", "base", "sft")}
     roles |= {"policy": folder / "dpo", "dpo": folder / "answer"}
-    evaluate.run(cfg.eval, roles, Work(folder / "eval", lambda m, s: None))
+    eval.run(cfg.eval, roles, Work(folder / "eval", lambda m, s: None))
     return json.loads((folder / "eval" / "results.json").read_text())
 
 

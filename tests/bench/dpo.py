@@ -244,11 +244,12 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     """As stage=dpo makes it."""
     from trl import DPOConfig
 
-    from stages import dpo, training
+    from stages import dpo
     from stages.models.loading import device_of
+    from stages.objectives.preference import StoredReferenceTrainer
     from stages.store.work import Work
     from stages.training import budget
-    from stages.training.preference_trainer import StoredReferenceTrainer
+    from stages.training.arguments import arguments
     from tests.helpers import settings
 
     class Given(StoredReferenceTrainer):
@@ -263,7 +264,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
     out = Work(folder, lambda metrics, step: None)
-    args = training.arguments(DPOConfig, block, out, beta=block.beta, precompute_ref_log_probs=True)
+    args = arguments(DPOConfig, block, out, beta=block.beta, precompute_ref_log_probs=True)
     block = budget.fitted(block, args, Path(cfg.model), out)
     return Given(
         dpo.trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),

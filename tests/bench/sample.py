@@ -27,8 +27,8 @@ from transformers import (
 from stages.hardware.machine import computes_bf16
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.samplers import Request
 from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Request
 from stages.store.records import Example, load
 from tests.helpers import ROOT
 

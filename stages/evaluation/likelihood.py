@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.config.schema import Eval
+from stages.evaluation.bootstrap import interval, resampled_means
 from stages.models import contract
 from stages.models.loading import device_of, load_model
 from stages.models.scoring import autocast
-from stages.statistics import interval, resampled_means
 from stages.store.records import Candidate, Example
 from stages.store.work import bar
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.evaluate import DIFFERENCES, MODELS
+from stages.evaluation.outcomes import DIFFERENCES, MODELS
 from stages.store.store import Manifest
 
 ENOUGH_SEEDS = 3

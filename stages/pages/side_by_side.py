@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate import MODELS, read_answers
+from stages.evaluation.outcomes import MODELS, read_answers
 from stages.store.records import Example, content_id, load
 from stages.tasks.checks import share_passed
 

@@ -12,10 +12,10 @@ from stages.config.choices import DPOReference, Precision
 from stages.config.errors import UserError
 from stages.config.schema import DPO
 from stages.models.scoring import agreement, autocast, pair_log_probs
+from stages.objectives.preference import StoredReferenceTrainer
 from stages.store.records import PairLogProbs
 from stages.store.store import read_manifest
 from stages.store.work import SCRATCH, Work
-from stages.training.preference_trainer import StoredReferenceTrainer
 
 PAIRS = 64
 # What is arithmetic and no mistake of the loss, relative.

@@ -9,9 +9,9 @@ from stages.config.schema import InferenceRuntime
 from stages.models.contract import Contract
 from stages.models.loading import device_of, load_model, sampled_as
 from stages.models.packing import only_attends
-from stages.samplers import Completion, Request, Sampler
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Candidate, Example, content_id
 from stages.store.shards import in_shards
 from stages.store.work import Work

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.config.schema import Report
-from stages.report import figures, seeds
-from stages.report.answers import side_by_side
+from stages.pages import figures, seeds
+from stages.pages.environment import environment
+from stages.pages.side_by_side import side_by_side
 from stages.store.records import Pair, load
 from stages.store.store import Manifest, read_manifest
 from stages.store.work import Work, read_curves
@@ -51,19 +51,6 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     )
     (out / "report.html").write_text(html, encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
-
-
-def environment() -> Environment:
-    """Jinja with everything escaped, and filters for figures."""
-    env = Environment(
-        loader=PackageLoader("stages", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
-    env.filters["points"] = lambda difference: f"{100 * difference:+.1f}"
-    env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-    env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
-    env.filters["visible"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
-    return env
 
 
 def row(role: str, manifest: Manifest) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Outcomes of answers, intervals over task families, and likelihoods. A new suite of tests goes here."""

@@ -1,0 +1,137 @@
+"""A training stage in several processes. This one, the parent, has planned, locks and publishes; it knows no torch.
+
+Its child is an agent (`agent.py`), which starts a worker (`worker.py`) per process with torch's elastic launcher and
+stops them all when one dies. A worker is given the stage's resolved configuration in a file; it never composes, plans
+or locks. The agent inherits the lock of the node: where the parent is killed, the node stays locked until all have
+ended. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT, Launch
+from stages.store.node import Node
+from stages.store.store import Store
+from stages.store.work import SCRATCH, Work
+
+log = logging.getLogger(__name__)
+
+JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 300  # between two nodes of the graph, and for node 0 to begin
+KILLED = 137  # an agent's exit code, as a shell gives it for SIGKILL
+
+
+def world_size(node: Node) -> int:
+    """How many processes work on a node: only training stages have more than one."""
+    return node.config.runtime.world_size if isinstance(node.config, SFT | DPO) else 1
+
+
+def execute(
+    launch: Launch, node: Node, stage: ModuleType, inputs: dict[str, Path], work: Work, listen: Callable[..., None]
+) -> dict[str, Any]:
+    """The metrics of a stage, run in this process or in several. `listen` is told the metrics of steps.
+
+    Raises:
+        UserError: what a worker raised for the user to mend.
+        RuntimeError: with the traceback, for whatever else ended a worker.
+    """
+    if world_size(node) == 1:
+        return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
+    scratch = work / SCRATCH
+    (scratch / RESULT).unlink(missing_ok=True)
+    for failure in scratch.glob(f"{FAILURES}/*.json"):
+        failure.unlink()
+    job = {
+        "stage": stage.__name__,
+        "name": str(node),
+        "config": asdict(node.config),
+        "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
+        "out": str(work.path.resolve()),
+        "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
+    }
+    draft = scratch / f"{JOB}.draft"
+    draft.write_text(json.dumps(job, indent=1))
+    draft.replace(scratch / JOB)
+    code = run_agent(scratch / JOB, launch.node_rank, work, listen)
+    if code != 0 or not (scratch / RESULT).exists():
+        raise failure_of(scratch, code)
+    result = json.loads((scratch / RESULT).read_text())
+    work.warnings += result["warnings"]
+    return result["metrics"]  # type: ignore[no-any-return]
+
+
+def run_agent(job: Path, node_rank: int, work: Work | None = None, listen: Callable[..., None] | None = None) -> int:
+    """Start the agent of this machine, pass on the curves while it runs, and return its exit code."""
+    command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
+    # close_fds=False: the descriptor of the node's lock is inheritable, and stays locked as long as the agent lives.
+    process = subprocess.Popen(command, close_fds=False)
+    told = (work / "curves.jsonl").stat().st_size if work and (work / "curves.jsonl").exists() else 0
+    try:
+        while True:
+            code = process.poll()
+            if work and listen:
+                told = pass_on(work / "curves.jsonl", told, listen)
+            if code is not None:
+                return code
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        process.terminate()  # the agent then stops its workers
+        process.wait()
+        raise
+
+
+def pass_on(curves: Path, told: int, listen: Callable[..., None]) -> int:
+    """Tell the tracker what the first worker has written since; returns how many bytes of it are told."""
+    if not curves.exists():
+        return told
+    with open(curves, "rb") as file:
+        file.seek(told)
+        new = file.read()
+    whole = new[: new.rfind(b"}") + 1]
+    for line in whole.splitlines():
+        if line.strip():
+            point = json.loads(line)
+            listen({k: v for k, v in point.items() if k != "step"}, point["step"])
+    return told + len(whole)
+
+
+def failure_of(scratch: Path, code: int) -> Exception:
+    """The first error of a worker, as an error of this process."""
+    failures = [json.loads(p.read_text()) for p in scratch.glob(f"{FAILURES}/*.json")]
+    failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
+    if failures and failures[0]["mendable"]:
+        return UserError(failures[0]["message"])
+    if code == KILLED or not failures:
+        return UserError("a process was killed: for want of memory, maybe. The same command resumes.")
+    return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")
+
+
+def follow(launch: Launch, targets: list[Node], store: Store) -> None:
+    """On a node other than the first: join in wherever several processes train, until the targets are published.
+
+    Raises:
+        UserError: where a process failed, and where nothing has been built for long: node 0 has ended, then.
+    """
+    seen = time.monotonic()
+    for node in dict.fromkeys(n for target in targets for n in target.lineage):
+        job = store.partial(node) / SCRATCH / JOB
+        while not store.find(node):
+            if store.is_locked(node.stage, node.fingerprint):
+                seen = time.monotonic()
+            elif time.monotonic() - seen > PATIENCE_SECONDS:
+                raise UserError(f"{node}: nobody has been building it for {PATIENCE_SECONDS} s. Has node 0 ended?")
+            if world_size(node) > 1 and job.exists():
+                log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
+                if code := run_agent(job, launch.node_rank):
+                    raise UserError(f"{node}: a process failed (exit code {code}); node 0 says why.")
+            time.sleep(POLL_SECONDS)

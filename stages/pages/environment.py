@@ -1,0 +1,16 @@
+"""Jinja with everything escaped, and filters for figures."""
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def environment() -> Environment:
+    """Jinja with everything escaped, and filters for figures."""
+    env = Environment(
+        loader=PackageLoader("stages", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
+    env.filters["points"] = lambda difference: f"{100 * difference:+.1f}"
+    env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
+    env.filters["visible"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
+    return env

@@ -1,0 +1,44 @@
+"""Experiment tracking: a run per attempt at a node, with its configuration, its curves, its output and its inputs.
+
+Nothing here decides a result. Trackers live in the process that builds, never in its children.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from stages.store.node import Node
+from stages.store.store import Manifest, Store
+
+
+class Run:
+    """One attempt at one node, untracked (`tracker=none`): what a tracker is told, and when."""
+
+    id: str | None = None  # W&B's: the manifest keeps it
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        """Metrics of a step, under the names TRL gives them."""
+
+    def published(self, folder: Path, manifest: Manifest) -> None:
+        """The node lies in `folder` now: its files become an artifact, a version of `<stage>-<fingerprint>`."""
+
+    def finish(self, failed: bool) -> None:
+        """The attempt is over."""
+
+
+def inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
+    """By role, the fingerprint of an input and its artifact as trackers know it: the lineage, readable offline."""
+    digests = Store(root).digests(node)
+    return {
+        role: {"fingerprint": given.fingerprint, "artifact": version(given.stage, given.fingerprint, digests[role])}
+        for role, given in node.inputs.items()
+    }
+
+
+def version(stage: str, fingerprint: str, digest: str) -> str:
+    """`sft-1f09b2b85486:5a0c31de90b2`: the computation, and as an alias the content that it gave."""
+    return f"{stage}-{fingerprint}:{digest[:12]}"
+
+
+def description(manifest: Manifest) -> dict[str, Any]:
+    """What an artifact says of itself: the manifest's key figures."""
+    return {key: manifest[key] for key in ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics")}

@@ -1,0 +1,33 @@
+"""Which tracker is told of an attempt. Trackers live in the process that builds, never in its children."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.tracking.run import Run
+from stages.config.schema import Tracker
+from stages.store.node import Node
+
+
+@contextmanager
+def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
+    """A tracker's run for this attempt; marked failed where the stage raises."""
+    run = start(settings, node, root)
+    try:
+        yield run
+    except BaseException:
+        run.finish(failed=True)
+        raise
+    run.finish(failed=False)
+
+
+def start(settings: Tracker, node: Node, root: Path) -> Run:
+    if settings.name == "wandb":
+        from stages.tracking.wandb import WandbRun
+
+        return WandbRun(settings, node, root)
+    if settings.name == "trackio":
+        from stages.tracking.trackio import TrackioRun
+
+        return TrackioRun(settings, node, root)
+    return Run()

@@ -1,0 +1,77 @@
+"""TRL's training arguments from a block of ours."""
+
+from typing import Any, TypeVar
+
+from transformers import TrainingArguments
+
+from stages.config.choices import Precision, Sharding
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT
+from stages.models.loading import device_of
+from stages.store.work import Work
+from stages.training.checkpoints import checkpoint_folder
+
+TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)
+
+# What TRL's arguments say of weights, gradients and optimizer state that are divided among the processes.
+DIVIDED: dict[Sharding, dict[str, Any]] = {
+    Sharding.none: {},
+    Sharding.fsdp: {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}},
+    Sharding.zero3: {
+        "deepspeed": {
+            "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+            "bf16": {"enabled": "auto"},
+            "gradient_clipping": "auto",
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+        }
+    },
+}
+
+
+def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> TRLConfig:
+    """TRL's arguments from a block. A batch is a whole optimizer step's.
+
+    Raises:
+        UserError: for what TRL refuses of `trainer`, where more than one GPU is visible to this one process, and where
+            there are other processes than those asked for.
+    """
+    runtime = cfg.runtime
+    settings = dict(
+        output_dir=str(checkpoint_folder(out)),
+        learning_rate=cfg.learning_rate,
+        num_train_epochs=cfg.epochs,
+        per_device_train_batch_size=cfg.batch_size // runtime.world_size,  # divided in `micro_batches`
+        gradient_accumulation_steps=1,
+        per_device_eval_batch_size=1,  # a mean over examples, then, and not over means of micro-batches
+        max_length=cfg.max_length,
+        seed=cfg.seed,
+        bf16=cfg.precision is Precision.bf16,
+        use_cpu=device_of(runtime.device).type == "cpu",
+        activation_checkpointing=False,  # until `budget` says otherwise
+        dataloader_num_workers=runtime.loader_workers,
+        save_strategy="steps",
+        save_steps=runtime.save_steps,
+        eval_strategy="no",  # `Evaluations` says when
+        logging_steps=1,  # so that `Watch` sees every step
+        logging_nan_inf_filter=False,
+        prediction_loss_only=True,
+        report_to="none",
+        log_level_replica="error",
+        ddp_find_unused_parameters=False,  # searching is slow; a mixture of experts may need it (trainer:)
+        # A mean of micro-batch means, so off unless asked for; nothing but a mixture of experts has it.
+        router_aux_loss_coef=0.0,
+        **DIVIDED[runtime.sharding],
+        **own,
+    )
+    try:
+        made = kind(**settings | cfg.trainer)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"TRL refuses {kind.__name__}: {' '.join(str(error).split())[:300]}") from error
+    if made.n_gpu > 1:
+        raise UserError(
+            "more than one GPU is visible. One process trains on one: set CUDA_VISIBLE_DEVICES=0, or launch=ddp."
+        )
+    if made.world_size != runtime.world_size:
+        raise UserError(f"{made.world_size} processes found each other; {runtime.world_size} were to be started.")
+    return made

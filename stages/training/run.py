@@ -1,0 +1,33 @@
+"""The run itself: from the newest complete checkpoint to the end, under our callbacks."""
+
+from accelerate import DistributedType
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from stages.config.choices import Adapter, Sharding
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT
+from stages.store.work import Work
+from stages.training import adapters
+from stages.training.callbacks import Curves, Evaluations, Progress, Watch
+from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete
+
+
+def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -> None:
+    """Train to the end, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
+
+    Raises:
+        UserError: where training diverges, and where a model that was to be divided among processes would not be.
+    """
+    if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
+        raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
+    if cfg.adapter is not Adapter.none:
+        adapters.keep_fp32(trainer.model)
+    for theirs in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(theirs)
+    ours: list[TrainerCallback] = [Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out)]
+    ours += [Checkpoints()] + ([Progress()] if out.main else [])
+    for callback in (*more, *ours):
+        trainer.add_callback(callback)
+    with trainer.accelerator.main_process_first():  # which removes torn ones
+        resumed = newest_complete(checkpoint_folder(out))
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
