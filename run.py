@@ -9,46 +9,48 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages import cli, pipeline, provenance, sweep
-from stages.config import schema
+from stages.cli import compose, sweep
+from stages.cli.explain import explain
 from stages.config.choices import Stage, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.hardware import process
+from stages.pipeline import provenance
+from stages.pipeline.build import build, require_inputs
+from stages.pipeline.graph import NEXT, targets
 from stages.store.node import Node
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
-schema.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> float | None:
     """Build what `stage` names and return what a sweep may optimise; or look at what was built."""
     try:
-        cfg, store, nodes = cli.prepare(composed)
+        cfg, store, nodes = compose.prepare(composed)
         match cfg.stage:
             case Stage.plan:
-                from stages import plan
+                from stages.commands import plan
 
                 plan.show(nodes, store)
             case Stage.compare:
-                from stages import compare
+                from stages.commands import compare
 
                 compare.show(store, cfg.compare)
             case Stage.sync:
-                from stages.tracking import sync
+                from stages.commands import sync
 
                 sync.push(store, cfg.tracker)
             case Stage.gc:
-                from stages import gc
+                from stages.commands import gc
 
                 gc.collect(store, cfg.gc.remove)
             case _:
                 return execute(cfg, store, nodes)
     except UserError as error:
         if not HydraConfig.initialized() or HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # stages/sweep.py names the job
+            raise  # stages/cli/sweep.py names the job
         sys.exit(f"error: {error}")
     return None
 
@@ -56,37 +58,38 @@ def main(composed: DictConfig) -> float | None:
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     """Build the targets, then use them or say where they are and what comes next."""
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    targets = pipeline.targets(cfg, nodes)
+    wanted = targets(cfg, nodes)
     if cfg.upstream is Upstream.require:
-        pipeline.require_inputs(targets, store, overrides)
+        require_inputs(wanted, store, overrides)
     if HydraConfig.initialized():
         sweep.remember(nodes)
-    pipeline.build(targets, store, cfg, overrides)
+    build(wanted, store, cfg, overrides)
     match cfg.stage:
         case Stage.chat:
-            from stages import chat
+            from stages.commands import chat
 
-            chat.talk(cfg.chat, {node.stage: store.folder(node) for node in targets})
+            chat.talk(cfg.chat, {node.stage: store.folder(node) for node in wanted})
         case Stage.export:
-            from stages import export
+            from stages.commands import export
 
-            export.write(cfg.export, targets[0], nodes["eval"], store)
+            export.write(cfg.export, wanted[0], nodes["eval"], store)
         case Stage.report:
-            shutil.copy(store.folder(targets[0]) / "report.html", store.root)
+            shutil.copy(store.folder(wanted[0]) / "report.html", store.root)
             log.info("The report: %s", store.root / "report.html")
         case _:
-            log.info("Next: %s", provenance.command(pipeline.NEXT[cfg.stage], overrides))
+            log.info("Next: %s", provenance.command(NEXT[cfg.stage], overrides))
     return sweep.objective(cfg, nodes, store)
 
 
 if __name__ == "__main__":
     process.prepare()
-    sys.argv[1:] = cli.normalise(sys.argv[1:])
+    compose.register()
+    sys.argv[1:] = compose.normalise(sys.argv[1:])
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command resumes it")
     except Exception as error:
-        if (line := cli.explain(error)) is None:
+        if (line := explain(error)) is None:
             raise
         sys.exit(f"error: {line}")

@@ -75,7 +75,7 @@ def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
             continue
         if split:
             name = Path(source.path).name
-            prompt = key(messages, answer)
+            prompt = prompt_of(messages, answer)
             checks = verifiable(source.check, answer)
             examples.append(Example(prompt, messages, answer, name, name, split, kind=name, checks=checks))
     if not examples and not bad:
@@ -108,14 +108,14 @@ def admit(found: list[Example], taken: dict[str, str], limit: int) -> tuple[list
     return fresh, len(found) - len(fresh)
 
 
-def key(messages: list[Message], answer: str | None) -> str:
+def prompt_of(messages: list[Message], answer: str | None) -> str:
     """The id of a row's prompt; plain text, which has none, is its own."""
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
 def split_of(messages: list[Message], answer: str | None, shares: dict[str, float]) -> str | None:
     """The split that a prompt's hash falls into, or None where the shares leave it out."""
-    place = int(key(messages, answer)[:8], 16) / 2**32
+    place = int(prompt_of(messages, answer)[:8], 16) / 2**32
     for split, share in sorted(shares.items()):
         if place < share:
             return split

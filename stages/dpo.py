@@ -19,8 +19,8 @@ from stages.models.scoring import pair_log_probs
 from stages.objectives.first_step import FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.store.records import Pair, PairLogProbs, load
-from stages.store.work import SCRATCH, Work
-from stages.training import adapters, budget, callbacks
+from stages.store.work import SCRATCH, Work, read_curves
+from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import cut_to_batches, each_alike
 from stages.training.publish import publish, save_trained
@@ -68,7 +68,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     terms.save(out / "model")
     (out / "held_out.json").write_text(json.dumps(found))
 
-    curve = callbacks.read_curves(out.path)
+    curve = read_curves(out.path)
     figures = {
         **start.found,
         **last_of(curve, "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),

@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+import hydra
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 import run
-from stages import cli, pipeline
+from stages.cli import compose
 from stages.config.schema import ROOT, Config
+from stages.pipeline.graph import graph
 from stages.store.node import Node
 from stages.store.store import Store
 
 DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+compose.register()
 TINY = ("recipe=tiny", "tracker=none")
 
 
@@ -28,7 +31,7 @@ def composed(*overrides: str) -> DictConfig:
     """What Hydra composes of these overrides."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=cli.normalise(list(overrides)))
+        return hydra.compose("config", overrides=compose.normalise(list(overrides)))
 
 
 def settings(*overrides: str) -> Config:
@@ -44,7 +47,7 @@ def build(root: Path, *overrides: str) -> None:
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:
     """The nodes of the tiny chain under these overrides."""
     cfg = settings(f"outputs={root}", *TINY, *overrides)
-    return pipeline.graph(cfg, root / "cache" / "digests.json")
+    return graph(cfg, root / "cache" / "digests.json")
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

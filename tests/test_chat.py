@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.chat import Printed, Speaker
+from stages.commands.chat import Printed, Speaker
 from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.loading import load_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.compare import Group, Row, evaluations, grouped
+from stages.commands.compare import Group, Row, evaluations, grouped
 from stages.config.errors import UserError
 from stages.store.store import Store, read_manifest
 from tests.helpers import CHROMIUM, Chain, build, fits, nodes

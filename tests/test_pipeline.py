@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stages import plan
+from stages.commands import plan
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.hardware import memory

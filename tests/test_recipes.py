@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import run
-from stages import checks, pipeline
+from stages.cli import constraints
 from stages.config.choices import Split, Stage
 from stages.config.schema import RECIPES, Config, Label
 from stages.labelers import dataset
+from stages.pipeline.graph import graph
 from stages.store.pinning import HUB_ID
 from stages.store.store import Store
 from tests.helpers import composed, settings
@@ -46,7 +47,7 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
 def test_its_own_command_composes_for_every_stage(name: str) -> None:
     cfg = settings(*overrides(name))
     for stage in Stage:
-        checks.refuse(replace(cfg, stage=stage))
+        constraints.refuse(replace(cfg, stage=stage))
     for source in cfg.data.sources:
         assert HUB_ID.fullmatch(source.path)
         assert set(source.splits) <= set(Split) and sum(source.splits.values()) <= 1 + 1e-9
@@ -84,7 +85,7 @@ def test_it_runs_to_its_report_at_toy_scale(
     assert "report" in capsys.readouterr().out
     run.main(composed(*given))
     cfg: Config = settings(*given)
-    nodes = pipeline.graph(cfg, store.root / "cache" / "digests.json")
+    nodes = graph(cfg, store.root / "cache" / "digests.json")
     manifests = {role: store.find(node) for role, node in nodes.items()}
     assert all(manifests.values())
     assert manifests["sft"]["metrics"]["trained"] is cfg.sft.train

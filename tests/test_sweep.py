@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from stages import sweep
+from stages.cli import sweep
 from stages.config.schema import RECIPES
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, command, nodes

@@ -9,8 +9,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from stages import pipeline
 from stages.config.schema import ROOT
+from stages.pipeline.graph import VERSIONS
 
 RECORD = Path(__file__).with_name("versions.json")
 NOT_OF_THE_RESULT = {
@@ -65,10 +65,8 @@ def digest(module: str) -> str:
 
 
 def current() -> dict[str, dict[str, object]]:
-    modules = {stage: f"stages.{stage}" for stage in pipeline.VERSIONS}
-    return {
-        stage: {"version": pipeline.VERSIONS[stage], "source": digest(module)} for stage, module in modules.items()
-    }
+    modules = {stage: f"stages.{stage}" for stage in VERSIONS}
+    return {stage: {"version": VERSIONS[stage], "source": digest(module)} for stage, module in modules.items()}
 
 
 def test_every_changed_stage_was_raised_or_waved_through() -> None:

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from stages.config.choices import (
     Adapter,
@@ -359,19 +357,3 @@ def held(block: SFT | DPO) -> Weights:
     if block.adapter is Adapter.qlora:
         return Weights.nf4
     return Weights.bf16 if block.adapter is Adapter.lora and block.precision is Precision.bf16 else Weights.fp32
-
-
-def register() -> None:
-    """Tell Hydra the schema and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed after the groups)."""
-    # OmegaConf derives its loader from this one: with libyaml's parser it reads conf/ and recipes/ much faster.
-    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    # Hydra copies the whole store for every group that --help lists: seconds, for a singleton that it never changes.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for path in sorted(RECIPES.glob("*.yaml")):
-        try:
-            node = OmegaConf.load(path)
-        except yaml.YAMLError:
-            continue  # the others stay usable; asked for by name, this one is an error (stages/cli.py)
-        store.store(group="recipe", name=path.stem, node=node, package="_global_", provider="recipes")

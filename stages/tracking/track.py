@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stages.tracking.run import Run
 from stages.config.schema import Tracker
 from stages.store.node import Node
+from stages.tracking.run import Run
 
 
 @contextmanager

@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stages import cli, tracking
+from stages import tracking
+from stages.cli import compose
+from stages.hardware import process
 from stages.store.store import Manifest
 from tests.helpers import ROOT, composed, run
 
@@ -63,7 +65,7 @@ def main(small: bool, profiled: bool, overrides: list[str]) -> None:
     reference.pair_log_probs = timed(reference.pair_log_probs, scoring)
     with tempfile.TemporaryDirectory() as outputs:
         chosen = (f"outputs={outputs}", *(["recipe=tiny"] if small else SIZES), *overrides)
-        cfg, store, nodes = cli.prepare(composed(*chosen))
+        cfg, store, nodes = compose.prepare(composed(*chosen))
         run.main(composed(*chosen, "stage=base"))
         model = flops.empty(store.folder(nodes["base"]) / "model")
         before = flops.peaks(model)
@@ -135,6 +137,6 @@ def show(
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.environment()
+    process.prepare()
     words = sys.argv[1:]
     main("small" in words, "profile" in words, ["tracker=none", *(word for word in words if "=" in word)])

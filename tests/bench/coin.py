@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages import answer, cli, dpo
+from stages import answer, dpo
+from stages.cli import compose
 from stages.config.schema import ROOT, Config
 from stages.hardware import machine
 from stages.store.records import Pair, PairLogProbs, load, save
@@ -23,7 +24,7 @@ from tests.helpers import settings
 
 def main(outputs: Path) -> None:
     cfg = settings(f"outputs={outputs}")
-    cli.caches(outputs)
+    compose.caches(outputs)
     machine.resolve_precision(cfg)
     manifest = read_manifest((outputs / "latest/eval").resolve())
     assert manifest is not None

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from stages import pipeline
-from stages.cli import environment
+from stages.cli.compose import environment
 from stages.hardware import memory, model_shape
 from stages.hardware.machine import resolve_precision
 from stages.hardware.model_shape import Shape
+from stages.pipeline.graph import graph
 from stages.store.node import Node
 from stages.store.records import PairLogProbs, load
 from stages.store.store import Store
@@ -66,7 +66,7 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     """Build what a node needs in one process and the node, anew, in another."""
     cfg = settings(*overrides)
     resolve_precision(cfg)
-    nodes = pipeline.graph(cfg, Path(cfg.outputs) / "cache" / "digests.json")
+    nodes = graph(cfg, Path(cfg.outputs) / "cache" / "digests.json")
     node, store = nodes[stage], Store(Path(cfg.outputs))
     for target in (*node.inputs.values(), node):
         again = [f"rebuild={stage}"] if target is node else []

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stages.cli import environment
+from stages.cli.compose import environment
 from tests.helpers import ROOT, TINY
 
 COMPOSING = """

@@ -15,7 +15,7 @@ import time
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from stages.cli import environment
+from stages.cli.compose import environment
 from tests.helpers import ROOT
 from tests.test_sweep import LAUNCHERS
 

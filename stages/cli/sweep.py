@@ -28,10 +28,14 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from stages import cli, pipeline, provenance
+from stages.cli import compose
+from stages.cli.explain import explain
 from stages.config.choices import Objective, Split, Stage, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
+from stages.pipeline import provenance
+from stages.pipeline.build import build
+from stages.pipeline.graph import VERSIONS, targets
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -55,7 +59,7 @@ class Sweep(Callback):
             else:
                 refuse(config)
         except Exception as error:
-            if (line := cli.explain(error)) is None:
+            if (line := explain(error)) is None:
                 raise
             sys.exit(f"error: {line}")
 
@@ -67,7 +71,7 @@ class Sweep(Callback):
         try:
             _ = job_return.return_value
         except Exception as error:
-            line = cli.explain(error)
+            line = explain(error)
             if line is None:
                 log.exception("A bug, or something that went wrong underneath:")
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -111,10 +115,10 @@ def missing(composed: DictConfig) -> dict[str, Node]:
     """The nodes that a job will build, by name."""
     with read_write(composed), open_dict(composed):
         del composed["hydra"]
-    cfg, store, nodes = cli.prepare(composed)
-    if cfg.stage not in pipeline.VERSIONS or cfg.upstream is Upstream.require:
+    cfg, store, nodes = compose.prepare(composed)
+    if cfg.stage not in VERSIONS or cfg.upstream is Upstream.require:
         return {}
-    wanted = store.missing(pipeline.targets(cfg, nodes))
+    wanted = store.missing(targets(cfg, nodes))
     return {name: node for name, node in nodes.items() if node in wanted}
 
 
@@ -136,9 +140,9 @@ def waves(jobs: Jobs) -> list[Wave]:
 
 def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
     """The task of a wave's builds. Nodes go by name: the machine of a job may choose another precision."""
-    cfg, store, nodes = cli.prepare(composed)
+    cfg, store, nodes = compose.prepare(composed)
     job = HydraConfig.get()
-    pipeline.build([nodes[name] for name in wave[job.job.num]], store, cfg, list(job.overrides.task))
+    build([nodes[name] for name in wave[job.job.num]], store, cfg, list(job.overrides.task))
 
 
 def remember(nodes: dict[str, Node]) -> None:

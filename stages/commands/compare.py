@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stages import provenance
+from stages.cli.sweep import NODES
+from stages.commands.plan import flat
 from stages.config.errors import UserError
 from stages.config.schema import Compare
-from stages.plan import flat
+from stages.pipeline import provenance
 from stages.store.store import Manifest, Store
-from stages.sweep import NODES
 
 log = logging.getLogger(__name__)
 

@@ -1,32 +1,24 @@
-"""The graph of the whole pipeline, and how a target is built from it. Start reading here.
+"""The graph of the whole pipeline. Start reading here: `build.py` then builds a target from it.
 
 Every stage is one function, `run(cfg, inputs, out) -> metrics`, in a module of its own: `cfg` is its block of the
 configuration, `inputs` the folders of its inputs by role, `out` the folder it fills.
 """
 
-import importlib
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import launch, provenance, tracking
 from stages.config import trl_arguments
 from stages.config.choices import Adapter, DPOReference, ModelStage, Split, Stage
 from stages.config.errors import UserError
 from stages.config.schema import Config, Data, held
 from stages.store import pinning
 from stages.store.node import Node
-from stages.store.store import Store
-from stages.store.work import Work
-
-log = logging.getLogger(__name__)
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
 VERSIONS = {"base": 2, "data": 4, "sft": 5, "sample": 3, "label": 3, "pairs": 2, "reference": 5, "dpo": 5}
 VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
-
 
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
 NEXT |= {"reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
@@ -108,39 +100,3 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     if not found:
         raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
     return found
-
-
-def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
-    """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
-    if cfg.launch.node_rank > 0:
-        return launch.follow(cfg.launch, targets, store)
-    missing = store.missing(targets)
-    for node in dict.fromkeys(n for target in targets for n in target.lineage):
-        if node not in missing:
-            if store.folder(node).exists():
-                log.info("%s: reused %s", node, store.folder(node))
-            continue
-        with store.claim(node) as folder:
-            if folder is None:  # built by another process meanwhile, or looked at again by `rebuild`
-                log.info("%s: reused %s", node, store.folder(node))
-                continue
-            log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
-            stage = importlib.import_module(f"stages.{node.stage}")
-            inputs = {role: store.folder(n) for role, n in node.inputs.items()}
-            with tracking.track(cfg.tracker, node, store.root) as run:
-                work = Work(folder, run.log)
-                attempts = provenance.begin(work, run.id)
-                metrics = launch.execute(cfg.launch, node, stage, inputs, work, run.log)
-                record = provenance.end(attempts, node, overrides, metrics, work.warnings)
-                run.published(store.folder(node), store.publish(node, record))
-            log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
-    store.link_latest(targets)
-
-
-def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> None:
-    """`upstream=require`: refuse to build anything but the targets."""
-    for target in targets:
-        for given in target.inputs.values():
-            if not store.find(given):
-                wanted = provenance.command(given.stage, overrides)
-                raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")

@@ -1,0 +1,1 @@
+"""The command line: with run.py, all that knows Hydra."""

@@ -1,0 +1,87 @@
+"""Around Hydra: what the command line may look like, and what a composed configuration says."""
+
+import os
+import re
+import time
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from stages.cli import constraints
+from stages.config.errors import UserError, nearest
+from stages.config.schema import RECIPES, Config
+from stages.hardware import machine, process
+from stages.pipeline.graph import graph
+from stages.store.node import Node
+from stages.store.store import Store
+
+
+def normalise(argv: list[str]) -> list[str]:
+    """`-m` may stand anywhere; TRL's arguments need no plus sign (`sft.trainer.weight_decay=0.1`)."""
+    options = [a for a in argv if a in ("-m", "--multirun")]
+    rest = [a for a in argv if a not in options]
+    return options + [f"++{a}" if re.match(r"(sft|dpo)\.trainer\.[\w.]+=", a) else a for a in rest]
+
+
+def caches(root: Path) -> None:
+    """Keep the libraries' own files under the store. Downloaded models stay in the hub's shared cache."""
+    cache = (root / "cache").resolve()
+    for variable, name in {
+        "HF_DATASETS_CACHE": "datasets",
+        "HF_MODULES_CACHE": "modules",
+        "MPLCONFIGDIR": "matplotlib",
+        "TRACKIO_DIR": "trackio",
+    }.items():
+        os.environ.setdefault(variable, str(cache / name))
+
+
+def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
+    """What a composed configuration says: typed and checked, with its artifact store, and as a graph.
+
+    Raises:
+        UserError: for what is missing, unknown or cannot work.
+    """
+    process.prepare()  # a job of a sweep may be a process of its own
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise UserError(f"{missing[0]} is required and has no value.")
+    unknown_keys(composed)
+    cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    caches(Path(cfg.outputs))
+    constraints.refuse(cfg)
+    machine.resolve_precision(cfg)
+    store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
+    return cfg, store, graph(cfg, store.root / "cache" / "digests.json")
+
+
+def unknown_keys(composed: DictConfig, prefix: str = "") -> None:
+    """Refuse keys that were added with + or ++ and that no dataclass has: they would be ignored.
+
+    Raises:
+        UserError: naming the key and the nearest that exists.
+    """
+    kind = OmegaConf.get_type(composed)
+    known = [f.name for f in fields(kind)] if is_dataclass(kind) else None
+    for key, value in composed.items_ex(resolve=False):
+        if known is not None and key not in known:
+            raise UserError(f"{prefix}{key!s} is no setting.{nearest(str(key), known)}")
+        if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
+            unknown_keys(value, f"{prefix}{key!s}.")
+
+
+def register() -> None:
+    """Tell Hydra the schema and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed after the groups)."""
+    # OmegaConf derives its loader from this one: with libyaml's parser it reads conf/ and recipes/ much faster.
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # Hydra copies the whole store for every group that --help lists: seconds, for a singleton that it never changes.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for path in sorted(RECIPES.glob("*.yaml")):
+        try:
+            node = OmegaConf.load(path)
+        except yaml.YAMLError:
+            continue  # the others stay usable; asked for by name, this one is an error (stages/cli/compose.py)
+        store.store(group="recipe", name=path.stem, node=node, package="_global_", provider="recipes")

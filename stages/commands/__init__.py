@@ -1,0 +1,1 @@
+"""The words of `stage=` that build nothing: they look at the store, or use what is in it."""

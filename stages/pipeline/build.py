@@ -1,0 +1,51 @@
+"""How a target is built: like make, inputs first, each node under its lock."""
+
+import importlib
+import logging
+
+from stages.config.errors import UserError
+from stages.config.schema import Config
+from stages.launch import processes
+from stages.pipeline import provenance
+from stages.store.node import Node
+from stages.store.store import Store
+from stages.store.work import Work
+from stages.tracking.track import track
+
+log = logging.getLogger(__name__)
+
+
+def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
+    """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
+    if cfg.launch.node_rank > 0:
+        return processes.follow(cfg.launch, targets, store)
+    missing = store.missing(targets)
+    for node in dict.fromkeys(n for target in targets for n in target.lineage):
+        if node not in missing:
+            if store.folder(node).exists():
+                log.info("%s: reused %s", node, store.folder(node))
+            continue
+        with store.claim(node) as folder:
+            if folder is None:  # built by another process meanwhile, or looked at again by `rebuild`
+                log.info("%s: reused %s", node, store.folder(node))
+                continue
+            log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
+            stage = importlib.import_module(f"stages.{node.stage}")
+            inputs = {role: store.folder(n) for role, n in node.inputs.items()}
+            with track(cfg.tracker, node, store.root) as run:
+                work = Work(folder, run.log)
+                attempts = provenance.begin(work, run.id)
+                metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)
+                record = provenance.end(attempts, node, overrides, metrics, work.warnings)
+                run.published(store.folder(node), store.publish(node, record))
+            log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
+    store.link_latest(targets)
+
+
+def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> None:
+    """`upstream=require`: refuse to build anything but the targets."""
+    for target in targets:
+        for given in target.inputs.values():
+            if not store.find(given):
+                wanted = provenance.command(given.stage, overrides)
+                raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")
