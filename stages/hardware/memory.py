@@ -1,8 +1,8 @@
 """How many bytes a node needs at its peak: arithmetic on a model's shape and a stage's block, without torch.
 
 On a GPU that is what torch allocates there; on the CPU what is resident, libraries included. What a layer keeps for
-its backward was measured tensor by tensor; `tests/test_memory.py` measures it again, `tests/bench/memory.py` compares
-whole nodes.
+its backward was measured tensor by tensor; `tests/hardware/test_memory.py` measures it again, `tests/bench/memory.py`
+compares whole nodes.
 """
 
 import sys

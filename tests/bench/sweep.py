@@ -16,8 +16,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stages.cli.compose import environment
+from tests.cli.test_sweep import LAUNCHERS
 from tests.helpers import ROOT
-from tests.test_sweep import LAUNCHERS
 
 TINY = ["recipe=tiny", "stage=dpo", "sft.learning_rate=5e-3,2e-3", "dpo.beta=0.1,0.5"]
 ROUNDS = 2

@@ -1,7 +1,7 @@
 """A stage whose source changed must say whether it makes something else now.
 
-`python -m tests.test_versions` rewrites `tests/versions.json`: run it after raising a stage's number in
-`pipeline.VERSIONS`, or to wave a change through that makes the same thing.
+`python -m tests.pipeline.test_versions` rewrites `versions.json` beside this file: run it after raising a stage's number
+in `VERSIONS` (stages/pipeline/graph.py), or to wave a change through that makes the same thing.
 """
 
 import ast
@@ -14,10 +14,10 @@ from stages.pipeline.graph import VERSIONS
 
 RECORD = Path(__file__).with_name("versions.json")
 NOT_OF_THE_RESULT = {
-    "stages.store.store",
     "stages.config.schema",
     "stages.config.choices",
     "stages.config.errors",
+    "stages.store.store",
     "stages.store.work",
     "stages.store.pinning",
 }
@@ -36,8 +36,8 @@ def sources(module: str) -> set[Path]:
             continue
         found.add(path)
         waiting += families if name == "stages.tasks.generate" else []  # which finds them by their folder
-        found |= set((ROOT / "stages" / "templates").glob("*.jinja")) if name == "stages.models.contract" else set()
-        found |= set(path.parent.glob("*.jinja")) if name == "stages.report" else set()
+        if name in ("stages.models.contract", "stages.pages.environment"):
+            found |= set(path.parent.rglob("*.jinja"))
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -74,7 +74,7 @@ def test_every_changed_stage_was_raised_or_waved_through() -> None:
     changed = [stage for stage in now if now[stage] != recorded.get(stage)]
     assert not changed, (
         f"the source of {', '.join(changed)} changed. If such a stage makes something else now, raise its number in "
-        "pipeline.VERSIONS; then, or if it makes the same, run: python -m tests.test_versions"
+        "VERSIONS; then, or if it makes the same, run: python -m tests.pipeline.test_versions"
     )
 
 

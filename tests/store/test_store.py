@@ -127,7 +127,7 @@ HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.test_store import some_node
+from tests.store.test_store import some_node
 from stages.store import Store
 store = Store(Path({store!r}))
 with store.claim(some_node()) as folder:

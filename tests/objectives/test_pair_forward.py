@@ -23,9 +23,9 @@ from stages.training import adapters
 from stages.training.checkpointing import enable
 from tests.equality import AGREEMENT, assert_equal, step
 from tests.helpers import Chain
-from tests.test_dpo import block
-from tests.test_dpo import trainers as plain_and_stored
-from tests.test_samplers import ARCHITECTURES, SHAPE
+from tests.samplers.test_samplers import ARCHITECTURES, SHAPE
+from tests.stages.test_dpo import block
+from tests.stages.test_dpo import trainers as plain_and_stored
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
 EXPERTS["experts_implementation"] = "eager"  # grouped matrix products know no float64

@@ -19,7 +19,7 @@ from stages.store.store import Store
 from stages.tracking.run import version
 from stages.tracking.track import track
 from tests.helpers import command, nodes, settings
-from tests.wandb_server import ENTITY, WandbServer
+from tests.tracking.wandb_server import ENTITY, WandbServer
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 

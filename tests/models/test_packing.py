@@ -36,7 +36,7 @@ from stages.store.work import Work
 from stages.training import adapters
 from tests.equality import AGREEMENT, TOKENS, assert_equal, step
 from tests.helpers import Chain, settings
-from tests.test_samplers import ARCHITECTURES, SHAPE
+from tests.samplers.test_samplers import ARCHITECTURES, SHAPE
 
 WIDTH = 30
 LENGTHS = [20, 30, 14, 22, 13, 14]  # three pairs: chosen, then rejected

@@ -1,0 +1,116 @@
+"""The house as it is meant to be: what is a stage, which room may import which, what an import may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.config.schema import ROOT
+from stages.pipeline.graph import VERSIONS
+
+HOUSE = ROOT / "stages"
+# What a room may import, and with it all that those may: imports run one way, and nobody imports a stage by name but
+# the worker and `build`, which find it by what the node says.
+MAY_IMPORT = {
+    "config": (),
+    "store": ("config",),
+    "hardware": ("store",),
+    "models": ("hardware",),
+    "tasks": ("store",),
+    "formats": ("store",),
+    "evaluation": ("models", "tasks"),
+    "pages": ("evaluation",),
+    "samplers": ("models",),
+    "labelers": ("formats", "tasks", "models", "samplers"),
+    "training": ("models",),
+    "objectives": ("training",),
+    "tracking": ("store",),
+    "launch": ("hardware",),
+    "pipeline": ("launch", "tracking", "hardware"),
+    "cli": ("pipeline",),
+    "commands": ("cli", "pages", "samplers"),
+}
+ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
+PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "cli", "commands", "launch", "tracking")}
+
+
+def allowed(room: str) -> set[str]:
+    return {room}.union(*(allowed(other) for other in MAY_IMPORT[room]))
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere, also inside functions: `stages.models.loading`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            assert node.module is not None
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name for name in (node.module, *names) if name.startswith("stages.")}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("stages.")}
+    return {name for name in found if is_ours(name)}
+
+
+def is_ours(module: str) -> bool:
+    return Path(ROOT, *module.split(".")).with_suffix(".py").exists()
+
+
+def test_a_file_directly_in_stages_is_a_stage() -> None:
+    assert {path.stem for path in HOUSE.glob("*.py")} == {*VERSIONS, "__init__"}
+
+
+def test_every_room_stands_in_the_table() -> None:
+    assert sorted(MAY_IMPORT) == ROOMS
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
+    astray = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in (HOUSE / room).rglob("*.py")
+        for module in imported(path)
+        if module.split(".")[1] not in allowed(room)
+    }
+    assert not astray
+
+
+@pytest.mark.parametrize("stage", sorted(VERSIONS))
+def test_a_stage_imports_parts_and_no_other_stage(stage: str) -> None:
+    rooms = {module.split(".")[1] for module in imported(HOUSE / f"{stage}.py")}
+    assert rooms <= PARTS
+
+
+def test_hydra_is_known_to_the_command_line_alone() -> None:
+    knowing = set()
+    for path in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            knowing |= {path.relative_to(HOUSE).parts[0] for name in names if name.split(".")[0] == "hydra"}
+    assert knowing == {"cli"}
+
+
+@pytest.mark.parametrize("path", sorted(HOUSE.rglob("__init__.py")), ids=lambda p: p.parent.name)
+def test_an_init_is_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert len(tree.body) == 1
+
+
+def test_files_are_short() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in HOUSE.rglob("*.py")}
+    assert {name for name, lines in lengths.items() if lines > 300} <= {"schema.py"}
+
+
+# torch is what takes seconds to import, and what a machine that only looks at results may do without.
+WITHOUT_TORCH = ("report", "label", "pairs", "data", "pipeline.build", "commands.plan", "commands.compare")
+
+
+def test_what_trains_and_scores_nothing_loads_no_torch() -> None:
+    tried = [f"stages.{name}" for name in WITHOUT_TORCH]
+    code = f"import sys, importlib\nfor m in {tried}: importlib.import_module(m); assert 'torch' not in sys.modules, m"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
