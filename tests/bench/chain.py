@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stages import tracking
 from stages.cli import compose
 from stages.hardware import process
 from stages.store.store import Manifest
+from stages.tracking import track
+from stages.tracking.run import Run
 from tests.helpers import ROOT, composed, run
 
 SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")
@@ -28,7 +29,7 @@ PROFILED = 3  # steps
 RESULTS = ROOT / "outputs" / "bench" / "chain.json"
 
 
-class Clock(tracking.Run):
+class Clock(Run):
     """A tracker that notes how long training steps take. With a profiler, which runs during some of the first steps,
     those are not among them."""
 
@@ -58,7 +59,7 @@ def main(small: bool, profiled: bool, overrides: list[str]) -> None:
 
     profiler = profiling.profiler() if profiled else None
     clocks: dict[str, Clock] = {}
-    tracking.start = lambda settings, node, root: clocks.setdefault(
+    track.start = lambda settings, node, root: clocks.setdefault(
         node.stage, Clock(profiler if node.stage == "dpo" else None)
     )
     scoring: list[float] = []

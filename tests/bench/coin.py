@@ -15,6 +15,7 @@ from typing import Any
 from stages import answer, dpo
 from stages.cli import compose
 from stages.config.schema import ROOT, Config
+from stages.eval import run as evaluate
 from stages.hardware import machine
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.store import read_manifest
@@ -45,7 +46,7 @@ def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder:
     answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
     roles = {role: inputs[role] for role in ("data", "reference", "base", "sft")}
     roles |= {"policy": folder / "dpo", "dpo": folder / "answer"}
-    eval.run(cfg.eval, roles, Work(folder / "eval", lambda m, s: None))
+    evaluate(cfg.eval, roles, Work(folder / "eval", lambda m, s: None))
     return json.loads((folder / "eval" / "results.json").read_text())
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import launch
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
+from stages.launch import processes as parent
 from stages.store.store import Store
 from stages.store.work import SCRATCH
 from stages.training.batches import each_alike
@@ -192,7 +192,7 @@ def test_a_divided_model_trains_as_a_whole_one(sharding: str, adapter: str, chai
 
 def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     without(chain, "dpo")
-    monkeypatch.setattr(launch, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(parent, "PATIENCE_SECONDS", 1)
     rendezvous = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
     with pytest.raises(UserError, match=r"dpo .* Has node 0 ended"):
         build(chain.root, "stage=dpo", *rendezvous, "dpo.runtime.micro_batch=1")

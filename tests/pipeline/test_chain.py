@@ -171,7 +171,8 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
 def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
     code = f"""
 import sys, pathlib, run
-from stages import plan, store
+from stages.commands import plan
+from stages.store import store
 from tests.helpers import nodes
 root = pathlib.Path({str(tmp_path)!r})
 plan.show(nodes(root, "model=embedded"), store.Store(root))

@@ -19,8 +19,7 @@ from stages.models.loading import load_model
 from stages.objectives.first_step import starting_loss
 from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.work import Work
-from stages.training import callbacks
+from stages.store.work import Work, read_curves
 from stages.training.arguments import arguments
 from tests.helpers import Chain, settings
 
@@ -205,7 +204,7 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
 
 
 def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
-    points = callbacks.read_curves(chain.folder("dpo"))
+    points = read_curves(chain.folder("dpo"))
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names

@@ -18,7 +18,7 @@ from stages.models import contract
 from stages.models.loading import load_model
 from stages.sft import IGNORED, pack, run, tokenize
 from stages.store.records import Example, load, save
-from stages.store.work import SCRATCH, Work
+from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
 from stages.training.batches import cut_to_batches
 from tests.helpers import settings
@@ -118,7 +118,7 @@ def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path],
     trl = {"lr_scheduler_type": "constant", "warmup_steps": 0}
     cfg = block(epochs=30.0, learning_rate=2e-2, evaluations=6, trainer=trl)
     weights, metrics, out = train(cfg, given, tmp_path / "sft")
-    losses = {p["step"]: p["eval_loss"] for p in callbacks.read_curves(out.path) if "eval_loss" in p}
+    losses = {p["step"]: p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p}
     assert metrics["step"] == min(losses, key=losses.__getitem__) < metrics["steps"]
     assert metrics["eval_loss"] == min(losses.values())
     assert len(losses) == 6

@@ -128,7 +128,7 @@ import os, subprocess, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.store.test_store import some_node
-from stages.store import Store
+from stages.store.store import Store
 store = Store(Path({store!r}))
 with store.claim(some_node()) as folder:
     lock = str(store.lock_file("pairs", some_node().fingerprint))
