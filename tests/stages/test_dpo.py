@@ -14,7 +14,7 @@ from stages.config.errors import UserError
 from stages.config.schema import DPO
 from stages.config.trl_arguments import LOSS_TYPES
 from stages.dpo import displacement, run
-from stages.models import contract, loading
+from stages.models import contract
 from stages.models.loading import load_model
 from stages.objectives.first_step import starting_loss
 from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
@@ -208,4 +208,4 @@ def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names
-    assert loading.AGREEMENT[Precision.fp32] == 1e-5
+    assert AGREEMENT[Precision.fp32] == 1e-5
