@@ -16,6 +16,7 @@ from stages.config.trl_arguments import LOSS_TYPES
 from stages.dpo import displacement, run
 from stages.models import contract
 from stages.models.loading import load_model
+from stages.models.scoring import AGREEMENT
 from stages.objectives.first_step import starting_loss
 from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
