@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from stages.cli import compose, sweep
 from stages.cli.explain import explain
-from stages.config.choices import Stage, Upstream
+from stages.config.choices import Command, Target, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import NEXT, targets
+from stages.pipeline.graph import NEXT, evaluated, targets
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -30,19 +30,19 @@ def main(composed: DictConfig) -> float | None:
     try:
         cfg, store, nodes = compose.prepare(composed)
         match cfg.stage:
-            case Stage.plan:
+            case Command.plan:
                 from stages.commands import plan
 
                 plan.show(nodes, store)
-            case Stage.compare:
+            case Command.compare:
                 from stages.commands import compare
 
                 compare.show(store, cfg.compare)
-            case Stage.sync:
+            case Command.sync:
                 from stages.commands import sync
 
                 sync.push(store, cfg.tracker)
-            case Stage.gc:
+            case Command.gc:
                 from stages.commands import gc
 
                 gc.collect(store, cfg.gc.remove)
@@ -65,20 +65,21 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         sweep.remember(nodes)
     build(wanted, store, cfg, overrides)
     match cfg.stage:
-        case Stage.chat:
+        case Command.chat:
             from stages.commands import chat
 
-            chat.talk(cfg.chat, {node.stage: store.folder(node) for node in wanted})
-        case Stage.export:
+            titles = {node: nodes["eval"].config.models[role] for role, node in evaluated(nodes).items()}
+            chat.talk(cfg.chat, {titles[node]: store.folder(node) for node in wanted})
+        case Command.export:
             from stages.commands import export
 
             export.write(cfg.export, wanted[0], nodes["eval"], store)
-        case Stage.report:
+        case Target.report:
             shutil.copy(store.folder(wanted[0]) / "report.html", store.root)
             log.info("The report: %s", store.root / "report.html")
         case _:
             log.info("Next: %s", provenance.command(NEXT[cfg.stage], overrides))
-    return sweep.objective(cfg, nodes, store)
+    return sweep.metric(cfg, nodes, store)
 
 
 if __name__ == "__main__":

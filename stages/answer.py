@@ -7,7 +7,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Answer
 from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
-from stages.samplers.completions import Decoding, complete
+from stages.samplers.completions import complete
+from stages.samplers.sampler import Decoding
 from stages.store.records import Candidate, Example, load, save
 from stages.store.work import Work
 

@@ -6,17 +6,19 @@ first, and among generated prompts tests take first.
 
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.config.schema import DEFAULT_SHARES, Data, Source
-from stages.formats.conversations import conversation
+from stages.config.schema import DEFAULT_SHARES, Data, Own, Source
+from stages.formats.conversations import Format, conversation
 from stages.formats.files import BadRow, Row, quarantine, rows
+from stages.store import parts
 from stages.store.records import Check, Example, Message, content_id, prompt_id, save
 from stages.store.work import Work
-from stages.tasks.generate import generate
+from stages.tasks.generate import Family, apart, generate
 
 NEED_AN_ANSWER = ("sft", "validation")
 
@@ -29,11 +31,13 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     settings = asdict(cfg.tasks) if cfg.tasks else None
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    examples = generate(settings.pop("seed"), settings, settings.pop("families")) if settings else []
+    families, as_conversation = own_part(cfg.own, out)
+    examples = generate(settings.pop("seed"), settings, settings.pop("families"), families) if settings else []
     taken = {example.id: example.split for example in examples}
     quarantined = dropped = 0
     for i, source in enumerate(cfg.sources):
-        found, bad = read(source, cfg.key(i))
+        with parts.told("data.own", out.path):
+            found, bad = read(source, cfg.key(i), as_conversation)
         quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
         quarantined += len(bad)
         drawn = sorted(found, key=lambda e: content_id(e.id)) if source.rows else found
@@ -52,7 +56,28 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
 
 
-def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
+def own_part(own: Own | None, out: Work) -> tuple[dict[str, Family], Format]:
+    """The user's task families, and how the rows of sources become conversations: by the user's function, if that is
+    what `own` names.
+
+    Raises:
+        UserError: where it names neither.
+    """
+    if own is None:
+        return {}, conversation
+    with apart() as families:
+        found = parts.load(own, "data.own", out.path)
+    if own.name in families or not callable(found):
+        if own.options or own.name not in families:
+            raise UserError(
+                f"data.own.name={own.name} must be a task family, without options, or a function of a row."
+            )
+        return families, conversation
+    parts.fitting(own, "data.own", found, {})
+    return {}, partial(found, **own.options)
+
+
+def read(source: Source, key: str, as_conversation: Format) -> tuple[list[Example], list[Row]]:
     """The examples of a source, and its unusable rows."""
     shares = source.splits or DEFAULT_SHARES
     unknown = set(shares) - set(Split)
@@ -63,7 +88,7 @@ def read(source: Source, key: str) -> tuple[list[Example], list[Row]]:
         try:
             if row.error:
                 raise row.error
-            messages, answer = conversation(row.value)
+            messages, answer = as_conversation(row.value)
             split = split_of(messages, answer, shares)
             if split in NEED_AN_ANSWER and answer is None:
                 raise BadRow("", "no assistant turn to learn from")

@@ -11,7 +11,7 @@ from trl import DPOConfig
 
 from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
-from stages.config.schema import DPO, held
+from stages.config.schema import DPO
 from stages.models import card, contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
@@ -103,7 +103,7 @@ def trainable_model(
 ) -> PreTrainedModel | PeftModel:
     """The policy with all its weights, with a fresh adapter over them, or with its own over what that was trained on.
     Whichever it is, at the first step it is the reference."""
-    model = load_model(frozen, held(cfg), device)
+    model = load_model(frozen, cfg.held, device)
     if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
         out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
     if cfg.adapter is Adapter.none:

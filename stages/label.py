@@ -2,6 +2,7 @@
 may cost money: another pair strategy does not ask again."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,25 @@ import numpy as np
 from stages.config.errors import UserError
 from stages.config.schema import Label
 from stages.formats.files import quarantine
-from stages.labelers import dataset, verifier
-from stages.store.records import Candidate, Example, Judgement, load, save
+from stages.labelers.labeler import Pool, chosen
+from stages.store.records import Candidate, Example, Judgement, save
 from stages.store.work import Work
-
-Judged = tuple[list[Example], list[Candidate], list[Judgement]]
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`.
+    """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`; `quarantine.jsonl` where
+    rows of a file could not be used.
 
     Raises:
-        UserError: where more judgements than `max_failed` are missing.
+        UserError: where more judgements than `max_failed` are missing, or a labeler of the user's own gives what is
+            no judgement of these candidates.
     """
-    prompts, candidates, judgements = from_dataset(cfg, out) if cfg.labeler == "dataset" else verify(inputs["pool"])
+    (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
+    labeler = chosen(cfg, out)
+    pool = labeler.pool(inputs)
+    judgements = checked(labeler.judge_all(pool), pool, labeler.name)
+    limit = cfg.max_failed if pool.prompts else 0.0
+    quarantine(list(pool.bad), len(judgements) + len(pool.bad), limit, out, "label.max_failed")
     failed = Counter(j.error for j in judgements if j.error)
     if failed.total() > cfg.max_failed * len(judgements):
         error, count = failed.most_common(1)[0]
@@ -31,29 +37,32 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             f"{failed.total()} of {len(judgements)} candidates could not be judged, more than label.max_failed="
             f"{cfg.max_failed:g} allows; most often ({count} times): {error}."
         )
-    save(out / "prompts.parquet", prompts, Example)
-    save(out / "candidates.parquet", candidates, Candidate)
+    if failed:
+        out.warn(f"{failed.total()} of {len(judgements)} candidates have no judgement: {failed.most_common(1)[0][0]}.")
+    save(out / "prompts.parquet", pool.prompts, Example)
+    save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
-    return {"labeler": cfg.labeler, "failed": dict(failed), **report(candidates, judgements)}
+    return {"labeler": labeler.name, "failed": dict(failed), **report(pool.candidates, judgements)}
 
 
-def verify(pool: Path) -> Judged:
-    prompts, candidates = load(pool / "prompts.parquet", Example), load(pool / "candidates.parquet", Candidate)
-    by_prompt: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        by_prompt.setdefault(candidate.prompt_id, []).append(candidate)
-    return prompts, candidates, [j for example in prompts for j in verifier.judge(example, by_prompt[example.id])]
-
-
-def from_dataset(cfg: Label, out: Work) -> Judged:
-    """A preference file's rows; those that cannot be used are quarantined."""
-    (out / "quarantine.jsonl").unlink(missing_ok=True)
-    prompts, candidates, judgements, bad = dataset.read(cfg)
-    if not judgements and not bad:
-        raise UserError(f"label.path={cfg.path}: holds no rows.")
-    limit = cfg.max_failed if judgements else 0.0
-    quarantine(bad, len(judgements) + len(bad), limit, out, "label.max_failed")
-    return prompts, candidates, judgements
+def checked(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
+    """The judgements, if each is one of these candidates, and a missing one for every prompt that has none."""
+    known = {(c.prompt_id, c.candidate_id) for c in pool.candidates}
+    found = list(judgements)
+    for j in found:
+        named = [j.candidate_id] if j.candidate_id is not None else [j.a, j.b]
+        if any((j.prompt_id, str(name)) not in known for name in named):
+            raise UserError(f"the labeler {labeler} judges {', '.join(map(str, named))}: no candidate of that prompt.")
+        if j.error is None and (j.score is None) == (j.preference is None):
+            raise UserError(f"the labeler {labeler} gives neither a score nor a preference, or both, and no error.")
+        if j.score is not None and not 0 <= j.score <= 1:
+            raise UserError(f"the labeler {labeler} gives a score of {j.score}: scores lie in [0, 1].")
+        if j.preference not in (None, "a", "b", "tie"):
+            raise UserError(f"the labeler {labeler} prefers {j.preference!r}: a, b or tie.")
+    judged = {j.prompt_id for j in found}
+    silent = [c for c in pool.candidates if c.prompt_id not in judged]
+    reason = "the labeler gave no judgement"
+    return found + [Judgement(c.prompt_id, labeler, c.candidate_id, error=reason) for c in silent]
 
 
 def report(candidates: list[Candidate], judgements: list[Judgement]) -> dict[str, Any]:

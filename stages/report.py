@@ -17,28 +17,28 @@ from stages.store.records import Pair, load
 from stages.store.store import Manifest, read_manifest
 from stages.store.work import Work, read_curves
 
-MODELS = {"base": "Base", "sft": "SFT", "dpo": "DPO"}
-
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `report.html`."""
     nodes = {role: manifest for role, folder in inputs.items() if (manifest := read_manifest(folder))}
     results = json.loads((inputs["eval"] / "results.json").read_text())
-    sft_curve, dpo_curve = read_curves(inputs["sft"]), read_curves(inputs["dpo"])
+    models = results["models"]
+    policy = inputs[nodes["eval"]["inputs"]["policy"]["stage"]]
     tokens = inputs["sft"] / "token_example.json"
-    held_out = [pair["margin"] for pair in json.loads((inputs["dpo"] / "held_out.json").read_text())]
-    curves = [*figures.sft(sft_curve), *figures.dpo(dpo_curve), *figures.calibration(held_out)]
+    held_out = [pair["margin"] for pair in json.loads((policy / "held_out.json").read_text())]
+    curves = [*figures.sft(read_curves(inputs["sft"])), *figures.preference(models["policy"], read_curves(policy))]
+    curves += figures.calibration(models["policy"], held_out)
     runs = seeds.runs(inputs, nodes)
     page = environment().get_template("page.html.jinja")
     html = page.render(
-        models=MODELS,
+        models=models,
         results=results,
         runs=runs,
         over_seeds=seeds.summary(runs),
-        by_kind=Markup(figures.rates(results["kinds"], MODELS)),
-        by_task=Markup(figures.rates(results["tasks"], MODELS)),
+        by_kind=Markup(figures.rates(results["kinds"], models)),
+        by_task=Markup(figures.rates(results["tasks"], models)),
         curves=[Markup(figure) for figure in curves],
-        answers=side_by_side(inputs, cfg.side_by_side),
+        answers=side_by_side(inputs, models, cfg.side_by_side),
         tokens=json.loads(tokens.read_text()) if tokens.exists() else [],
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],

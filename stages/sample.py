@@ -7,7 +7,9 @@ from stages.config.errors import UserError
 from stages.config.schema import Sample
 from stages.models import contract
 from stages.models.loading import device_of
-from stages.samplers.completions import Decoding, complete
+from stages.samplers.completions import chosen, complete
+from stages.samplers.sampler import Decoding
+from stages.store import parts
 from stages.store.records import Candidate, Example, content_id, load, save
 from stages.store.work import Work
 
@@ -34,7 +36,8 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         top_p=cfg.top_p,
         seed=cfg.seed,
     )
-    candidates = complete(prompts, contract.load(model), model, decoding, "sample", out)
+    with parts.told("sample.own", out.path):
+        candidates = complete(prompts, contract.load(model), model, decoding, "sample", out, chosen(cfg, out))
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     tokens = sum(c.n_tokens for c in candidates)

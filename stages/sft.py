@@ -15,7 +15,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
-from stages.config.schema import SFT, held
+from stages.config.schema import SFT
 from stages.models import card, contract
 from stages.models.contract import Contract, ContractError
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
@@ -114,7 +114,7 @@ def under_contract(model: PreTrainedModel, terms: Contract, seed: int) -> PreTra
 
 def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device) -> PreTrainedModel | PeftModel:
     """The base model, or a fresh adapter over it, as it is trained."""
-    model = under_contract(load_model(base, held(cfg), device), terms, cfg.seed)
+    model = under_contract(load_model(base, cfg.held, device), terms, cfg.seed)
     if cfg.packing:
         pack_segments(model)
     disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch

@@ -4,75 +4,43 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.config import trl_arguments
-from stages.config.choices import Adapter, ExportFormat, ModelStage, Sharding, Stage
+from stages.config import limits, trl_arguments
+from stages.config.choices import Adapter, Command, ExportFormat, Role, Sharding, Target
 from stages.config.errors import UserError, one_of
-from stages.config.schema import DEFAULT_SHARES, DPO, SFT, SPLIT_OF_GROUP, Config, Export, Launch
+from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Launch, Training
+from stages.store import parts
 
-LABELERS = ("verifier", "dataset")
-SAMPLERS = ("hf",)
 SOURCE_CHECKS = ("label", "number")
-TRACKERS = ("wandb", "trackio", "none")
-TEMPLATES = ("auto", "own", "chatml", "llama3", "gemma", "zephyr", "tulu", "plain", "file")
-POSITIVE = {
-    "sft": ("learning_rate", "epochs", "batch_size", "max_length"),
-    "dpo": ("learning_rate", "epochs", "batch_size", "max_length", "beta"),
-    "sample": ("candidates_per_prompt", "max_new_tokens", "top_p"),
-    "answer": ("max_new_tokens",),
-    "pairs": ("max_per_prompt",),
-    "eval": ("bootstrap_samples", "likelihood_prompts"),
-    "chat": ("max_new_tokens",),
-}
 RUN_SOMEWHERE = ("sft", "sample", "reference", "dpo", "answer", "eval", "chat")
 
 
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first setting that cannot work."""
+    one_of("stage", [cfg.stage], [*Target, *Command])
+    limits.refuse(cfg)
     numbers(cfg)
-    one_of("label.labeler", [cfg.label.labeler], LABELERS)
-    one_of("sample.sampler", [cfg.sample.sampler], SAMPLERS)
-    one_of("tracker.name", [cfg.tracker.name], TRACKERS)
-    one_of("sft.template.kind", [cfg.sft.template.kind], TEMPLATES)
+    one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
+    one_of("sample.sampler", [cfg.sample.sampler], parts.words("samplers", "Sampler"))
+    one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
+    one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
     given(cfg)
     labelled(cfg)
     launched(cfg.launch)
     adapters(cfg)
     for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
         trl_arguments.refuse(name, block)
-    if cfg.stage is Stage.export and cfg.export.format is ExportFormat.hub:
+    if cfg.stage == Command.export and cfg.export.format is ExportFormat.hub:
         pushed(cfg.export)
 
 
 def numbers(cfg: Config) -> None:
-    """Counts, shares and seeds."""
-    at_least(1e-12, {"rounds": cfg.rounds}, "positive")
-    for name, keys in POSITIVE.items():
-        block = vars(cfg)[name]
-        at_least(1e-12, {f"{name}.{key}": vars(block)[key] for key in keys}, "positive")
+    """What limits of single keys do not say of devices, intervals and seeds."""
     for name in RUN_SOMEWHERE:
-        runtime = dict(vars(vars(cfg)[name].runtime))
-        one_of(f"{name}.runtime.device", [runtime.pop("device")], ("auto", "cpu", "cuda"))
-        counts = {f"{name}.runtime.{key}": value for key, value in runtime.items() if key != "loader_workers"}
-        at_least(1, {key: n for key, n in counts.items() if type(n) is int}, "at least 1")
-    for key, share in {
-        "sample.top_p": cfg.sample.top_p,
-        "eval.confidence": cfg.eval.confidence,
-        "data.max_bad": cfg.data.max_bad,
-        "sft.max_dropped": cfg.sft.max_dropped,
-        "dpo.max_dropped": cfg.dpo.max_dropped,
-        "label.max_failed": cfg.label.max_failed,
-        "pairs.min_score": cfg.pairs.min_score,
-        "pairs.validation_fraction": cfg.pairs.validation_fraction,
-    }.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"{key} is a share between 0 and 1, got {share}.")
+        one_of(f"{name}.runtime.device", [vars(cfg)[name].runtime.device], ("auto", "cpu", "cuda"))
     if cfg.eval.confidence in (0, 1):
         raise UserError(f"eval.confidence={cfg.eval.confidence:g} has no interval: 0.95 is usual.")
-    if cfg.sample.prompts is not None:
-        at_least(1, {"sample.prompts": cfg.sample.prompts}, "at least 1")
-    if not cfg.sample.temperatures or min(cfg.sample.temperatures) < 0:
-        raise UserError(f"sample.temperatures needs numbers of at least 0, got {cfg.sample.temperatures}.")
-    at_least(0, {"chat.temperature": cfg.chat.temperature}, "at least 0")
+    if not cfg.sample.temperatures:
+        raise UserError("sample.temperatures names none: [0.9] samples every candidate at 0.9.")
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(f"seeds={cfg.seeds} come beside seed={cfg.seed}: each once.")
 
@@ -81,9 +49,9 @@ def given(cfg: Config) -> None:
     """What a run starts from: model, data, labels."""
     if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
-    if cfg.label.labeler == "dataset" and not cfg.label.path:
+    if cfg.label.brings_pool and not cfg.label.path:
         raise UserError("label=dataset needs label.path: a preference file, folder or hub dataset.")
-    if cfg.label.labeler == "dataset" and cfg.rounds > 1:
+    if cfg.label.brings_pool and cfg.rounds > 1:
         raise UserError(
             f"label=dataset labels nothing new, so rounds={cfg.rounds} would train on the same pairs again."
         )
@@ -91,7 +59,7 @@ def given(cfg: Config) -> None:
         raise UserError(
             f"model.path={cfg.model.path} and model.random_init exclude each other: set one of them to null."
         )
-    if cfg.stage in (Stage.answer, Stage.eval, Stage.report) and not tests(cfg):
+    if cfg.stage in (Target.answer, Target.eval, Target.report) and not tests(cfg):
         raise UserError(
             f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
             "Raise data.tasks.test, or stop at stage=dpo."
@@ -141,9 +109,8 @@ def adapters(cfg: Config) -> None:
         adapter(name, block)
 
 
-def adapter(name: str, block: SFT | DPO) -> None:
+def adapter(name: str, block: Training) -> None:
     """What low-rank adapters need."""
-    at_least(1, {f"{name}.lora.rank": block.lora.rank, f"{name}.lora.alpha": block.lora.alpha}, "at least 1")
     if block.adapter is not Adapter.qlora:
         return
     if find_spec("bitsandbytes") is None:
@@ -156,13 +123,7 @@ def pushed(cfg: Export) -> None:
     """What a push needs to be told, before anything is built for it."""
     if not cfg.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
-    if cfg.model is ModelStage.base:
-        raise UserError("export.model=base was not made here, so it is not pushed: sft and dpo are.")
+    if cfg.model is Role.base:
+        raise UserError("export.model=base was not made here, so it is not pushed: sft and policy are.")
     if not os.environ.get("HF_TOKEN"):
         raise UserError("export.format=hub needs a token that may write: set HF_TOKEN in the environment.")
-
-
-def at_least(low: float, values: dict[str, float], word: str) -> None:
-    for key, value in values.items():
-        if not value >= low:
-            raise UserError(f"{key} must be {word}, got {value}.")

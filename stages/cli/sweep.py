@@ -30,7 +30,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from stages.cli import compose
 from stages.cli.explain import explain
-from stages.config.choices import Objective, Split, Stage, Upstream
+from stages.config.choices import Split, SweepMetric, Target, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.pipeline import provenance
@@ -42,8 +42,11 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 NODES, ERROR = "nodes.json", "error.txt"  # in the folder of a job
-MEASURED_BY = {Objective.pass_rate: (Stage.eval, Stage.report), Objective.validation_loss: (Stage.sft, Stage.dpo)}
-DIRECTIONS = {Objective.pass_rate: "maximize", Objective.validation_loss: "minimize"}
+MEASURED_BY = {
+    SweepMetric.pass_rate: (Target.eval, Target.report),
+    SweepMetric.validation_loss: (Target.sft, Target.dpo),
+}
+DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 
 Jobs = list[dict[str, Node]]  # of each job the nodes to build, by name
 Wave = list[tuple[int, list[str]]]  # whose configuration, and the names of the nodes to build under it
@@ -82,7 +85,7 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        if config.stage in MEASURED_BY[Objective.pass_rate]:
+        if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
             theirs = [o for o in config.hydra.overrides.task if o.startswith("outputs=")]
             log.info("Compare: %s", provenance.command("compare", [*theirs, f"compare.sweep={folder}"]))
         if failed := [path.read_text() for path in sorted(folder.glob(f"*/{ERROR}"))]:
@@ -157,27 +160,28 @@ def refuse(config: DictConfig) -> None:
     Raises:
         UserError: where it would read test, optimise what the target does not measure, or go the wrong way.
     """
-    stages, direction = MEASURED_BY[config.objective], DIRECTIONS[config.objective]
+    stages, direction = MEASURED_BY[config.sweep_metric], DIRECTIONS[config.sweep_metric]
     if config.stage not in stages:
         raise UserError(
-            f"objective={config.objective} is measured by stage={' or '.join(stages)}, not by stage={config.stage}."
+            f"sweep_metric={config.sweep_metric} is measured by stage={' or '.join(stages)}, "
+            f"not by stage={config.stage}."
         )
-    if config.objective is Objective.pass_rate and config.answer.split is Split.test:
+    if config.sweep_metric is SweepMetric.pass_rate and config.answer.split is Split.test:
         raise UserError(
             "test prompts are no target of optimisation: add answer.split=validation, and read test once, with what "
             "it finds."
         )
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
-        raise UserError(f"objective={config.objective} wants hydra.sweeper.direction={direction}.")
+        raise UserError(f"sweep_metric={config.sweep_metric} wants hydra.sweeper.direction={direction}.")
 
 
-def objective(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
+def metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
     """What Optuna and its like optimise, averaged over seeds; None where the target does not measure it."""
-    if cfg.stage not in MEASURED_BY[cfg.objective]:
+    if cfg.stage not in MEASURED_BY[cfg.sweep_metric]:
         return None
-    measured = "eval" if cfg.objective is Objective.pass_rate else str(cfg.stage)
+    measured = "eval" if cfg.sweep_metric is SweepMetric.pass_rate else str(cfg.stage)
     found = [store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == measured]
     metrics = [manifest["metrics"] for manifest in found if manifest]
-    if cfg.objective is Objective.pass_rate:
-        return fmean(m["pass_rate"]["dpo"] for m in metrics)
+    if cfg.sweep_metric is SweepMetric.pass_rate:
+        return fmean(m["pass_rate"]["policy"] for m in metrics)
     return fmean(m["eval_loss"] for m in metrics) if all("eval_loss" in m for m in metrics) else None

@@ -1,4 +1,4 @@
-"""`stage=chat`: talk to a model in the terminal, or put every prompt to base, SFT and DPO side by side.
+"""`stage=chat`: talk to a model in the terminal, or put every prompt to all of them side by side.
 
 Prompts come from the terminal or, one per line, from a pipe. What is drawn depends on the conversation and the seed
 alone: asked again, a model says the same.
@@ -74,6 +74,7 @@ class Speaker:
         request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
         sampler = GenerateSampler(self.model, self.terms.stop_ids, self.cfg.max_new_tokens, 1.0, 1, streamer)
         [(_, [completion])] = sampler.complete([request])
+        assert completion.token_ids is not None
         return self.terms.text(completion.token_ids).strip()
 
 

@@ -19,6 +19,7 @@ from stages.cli.sweep import NODES
 from stages.commands.plan import flat
 from stages.config.errors import UserError
 from stages.config.schema import Compare
+from stages.evaluation.outcomes import PRIMARY
 from stages.pipeline import provenance
 from stages.store.store import Manifest, Store
 
@@ -41,11 +42,11 @@ class Row:
 
     @property
     def rate(self) -> float:
-        return float(self.results["primary"]["dpo"]["mean"])
+        return float(self.results["primary"]["policy"]["mean"])
 
     @property
     def kl(self) -> float:
-        return float(self.results["kl"]["per_token"])
+        return float(self.results["kl"]["policy"]["per_token"])
 
 
 @dataclass
@@ -62,6 +63,12 @@ class Group:
     def primary(self) -> dict[str, Any]:
         """The first row's primary endpoint: how many prompts and tasks there are is the same in all."""
         return dict(self.rows[0].results["primary"])
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Roles and titles; where the rows' policies are of several objectives, theirs is no objective's."""
+        titles = {row.results["models"]["policy"] for row in self.rows}
+        return self.rows[0].results["models"] | ({} if len(titles) == 1 else {"policy": "policy"})
 
     @property
     def columns(self) -> dict[str, list[str]]:
@@ -134,7 +141,7 @@ def row(key: tuple[str, str], nodes: Nodes) -> Row:
     while waiting:  # the nearest first: of several rounds, the last is the one whose settings are shown
         for role, given in nodes[waiting.pop(0)][1]["inputs"].items():
             other = (given["stage"], given["fingerprint"])
-            if other in nodes and other not in lineage and not role.startswith("outside"):
+            if other in nodes and other not in lineage and "outside" not in role:
                 lineage[other] = nodes[other][1]
                 waiting.append(other)
     settings: dict[str, Any] = {}
@@ -162,22 +169,23 @@ def table(group: Group) -> Table:
     """What the terminal shows of a group."""
     title = f"{group.primary['prompts']} {group.split} prompts of {group.primary['tasks']} tasks"
     shown = Table("", *group.columns, title=title, title_justify="left", box=None, header_style="bold")
-    for name in ("pass rate", "DPO - SFT", "KL", "tokens", "ended", "time", "eval"):
+    sft, policy = group.models["sft"], group.models["policy"]
+    for name in ("pass rate", f"{policy} - {sft}", "KL", "tokens", "ended", "time", "eval"):
         shown.add_column(name, justify="right")
     for i, r in enumerate(group.rows):
-        rate, gain = r.results["primary"]["dpo"], r.results["primary"]["dpo-sft"]
+        rate, gain = r.results["primary"]["policy"], r.results["primary"][PRIMARY]
         shown.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
             *(values[i] for values in group.columns.values()),
             f"{rate['mean']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})",
             f"{100 * gain['mean']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})",
             f"{r.kl:.4f}",
-            f"{r.results['mean_tokens']['dpo']:.1f}",
-            f"{r.results['stop_rate']['dpo']:.1%}",
+            f"{r.results['mean_tokens']['policy']:.1f}",
+            f"{r.results['stop_rate']['policy']:.1%}",
             f"{r.seconds:.0f} s",
             r.fingerprint,
         )
-    shown.caption, shown.caption_justify = "* no other has a higher rate at no more KL from SFT", "left"
+    shown.caption, shown.caption_justify = f"* no other has a higher rate at no more KL from {sft}", "left"
     return shown
 
 
@@ -191,9 +199,9 @@ def html(groups: list[Group]) -> str:
     plots = []
     for group in groups:
         settings = [", ".join(values[i] for values in group.columns.values()) for i in range(len(group.rows))]
-        points = [(r.kl, r.results["primary"]["dpo"]) for r in group.rows]
+        points = [(r.kl, r.results["primary"]["policy"]) for r in group.rows]
         origins = sorted({r.results["primary"]["sft"]["mean"] for r in group.rows})
-        plots.append(Markup(figures.pareto(points, group.front, settings, origins)))
+        plots.append(Markup(figures.pareto(points, group.front, settings, origins, group.models)))
     page = environment().get_template("compare.html.jinja")
     return page.render(groups=list(zip(groups, plots, strict=True)))
 

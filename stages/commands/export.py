@@ -7,7 +7,6 @@ from typing import Any
 from stages.config.choices import ExportFormat
 from stages.config.schema import Export
 from stages.evaluation.bootstrap import Interval
-from stages.evaluation.outcomes import DIFFERENCES, MODELS
 from stages.models import gguf_file, hub
 from stages.store.node import Node
 from stages.store.store import Store
@@ -43,13 +42,12 @@ def write(cfg: Export, node: Node, evaluation: Node, store: Store) -> None:
 
 def evaluated(results: dict[str, Any]) -> str:
     """The part of a card that only an evaluation can write."""
-    columns = ["", "prompts", *MODELS, *(f"{a} − {b}" for a, b in DIFFERENCES)]
+    models, differences = results["models"], results["differences"]
+    columns = ["", "prompts", *models.values(), *differences.values()]
     rows = [columns, ["---"] * len(columns)]
     for group, row in results["groups"].items():
-        rates = [rate(Interval(**row[model])) for model in MODELS]
-        rows.append(
-            [group, str(row["prompts"]), *rates, *(Interval(**row[f"{a}-{b}"]).points() for a, b in DIFFERENCES)]
-        )
+        rates = [rate(Interval(**row[role])) for role in models]
+        rows.append([group, str(row["prompts"]), *rates, *(Interval(**row[name]).points() for name in differences)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return EVALUATION.format(verdict=results["verdict"], table=table)
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stages.config.schema import DPO, SFT, SPLIT_OF_GROUP, Tasks
+from stages.config.schema import SFT, SPLIT_OF_GROUP, Tasks, Training
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
 from stages.store.node import Node
@@ -149,9 +149,9 @@ def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> fl
     block, data, label = node.config, nodes["data"].config, nodes["label"].config
     longest = nodes["sft"].config.max_length
     row = LONGEST * TOKENS_PER_ROW.get(node.stage, 0)
-    if data.sources or label.labeler == "dataset":
+    if data.sources or label.brings_pool:
         row = LONGEST * OF_MAX_LENGTH * longest
-    if isinstance(block, SFT | DPO):
+    if isinstance(block, Training):
         row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
     return memory.peak(shape, block, row, "cuda" if on_gpu(node) else "cpu")
 
@@ -166,9 +166,7 @@ def on_gpu(node: Node) -> bool:
 
 def amount(stage: str, settings: dict[str, Any]) -> float:
     """How often a stage goes over its rows, as far as its own settings say."""
-    if stage in ("sft", "dpo"):
-        return float(settings["epochs"])
-    return float(settings["candidates_per_prompt"]) if stage == "sample" else 1.0
+    return float(settings.get("epochs") or settings.get("candidates_per_prompt") or 1)
 
 
 def rows(stage: str, tasks: Tasks) -> int:

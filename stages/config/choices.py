@@ -3,7 +3,9 @@
 from enum import StrEnum
 
 
-class Stage(StrEnum):
+class Target(StrEnum):
+    """What `stage` can build: the stages, each with all that it needs."""
+
     base = "base"
     data = "data"
     sft = "sft"
@@ -15,6 +17,11 @@ class Stage(StrEnum):
     answer = "answer"
     eval = "eval"
     report = "report"
+
+
+class Command(StrEnum):
+    """What `stage` can do besides: look at the store, or use what is in it."""
+
     plan = "plan"
     compare = "compare"
     gc = "gc"
@@ -23,12 +30,14 @@ class Stage(StrEnum):
     sync = "sync"
 
 
-class ModelStage(StrEnum):
-    """The stages that publish a model."""
+class Role(StrEnum):
+    """What a model is in the evaluation. `dpo` is another name of the policy, where a user names a model."""
 
     base = "base"
     sft = "sft"
-    dpo = "dpo"
+    control = "control"
+    policy = "policy"
+    dpo = "policy"
 
 
 class ExportFormat(StrEnum):
@@ -53,7 +62,9 @@ class Upstream(StrEnum):
     require = "require"
 
 
-class Objective(StrEnum):
+class SweepMetric(StrEnum):
+    """What a sweeper that optimises is told of a job."""
+
     pass_rate = "pass_rate"
     validation_loss = "validation_loss"
 

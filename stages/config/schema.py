@@ -2,7 +2,8 @@
 
 `stage` names the target; every stage has its own block, always composed, so `dpo.beta=0.05` means the same
 whatever the target. A block is all a stage sees of the configuration. Inside a block, `runtime` holds what cannot
-change the result (and is left out of the fingerprint), `trainer` goes to TRL under TRL's own names.
+change the result (and is left out of the fingerprint), `trainer` goes to TRL under TRL's own names. A key's limits
+stand beside its type.
 """
 
 from dataclasses import dataclass, field
@@ -18,16 +19,17 @@ from stages.config.choices import (
     ExportFormat,
     Forward,
     GGUFType,
-    ModelStage,
-    Objective,
     Precision,
+    Role,
     Sharding,
     Split,
-    Stage,
     Strategy,
+    SweepMetric,
+    Target,
     Upstream,
     Weights,
 )
+from stages.config.limits import Limit, at_least, limited, positive, share
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -49,6 +51,16 @@ class Model:
     path: str | None = MISSING
     revision: str | None = MISSING
     random_init: RandomInit | None = None
+
+
+@dataclass
+class Own:
+    """A part of your own, without a fork: class or function `name` in a Python file, made with `options`. The command
+    line alone can name one. What is hashed, kept in the node and run are the same bytes."""
+
+    file: str = MISSING
+    name: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,7 +113,8 @@ class Data:
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
-    max_bad: float = MISSING
+    max_bad: float = share()
+    own: Own | None = None
 
     def key(self, i: int) -> str:
         """What the path of a source is called on the command line."""
@@ -120,8 +133,8 @@ class LoRA:
     """A low-rank adapter (arXiv:2106.09685); alpha / rank scales it. `target_modules` are names of linear layers, or
     all-linear (peft's name for all of them but the head)."""
 
-    rank: int = MISSING
-    alpha: int = MISSING
+    rank: int = at_least(1)
+    alpha: int = at_least(1)
     target_modules: list[str] = MISSING
 
 
@@ -131,14 +144,14 @@ class TrainRuntime:
     through the model at once. `micro_batch` is a number of rows in each process, or auto."""
 
     device: str = MISSING
-    processes: int = MISSING
-    nodes: int = MISSING
+    processes: int = at_least(1)
+    nodes: int = at_least(1)
     sharding: Sharding = MISSING
-    micro_batch: int | str = MISSING
-    token_budget: int | None = MISSING
+    micro_batch: int | str = at_least(1)
+    token_budget: int | None = at_least(1)
     gradient_checkpointing: Checkpointing = MISSING
-    loader_workers: int = MISSING
-    save_steps: int = MISSING
+    loader_workers: int = at_least(0)
+    save_steps: int = at_least(1)
 
     @property
     def world_size(self) -> int:
@@ -160,37 +173,53 @@ class InferenceRuntime:
     """Devices and cadence of a stage that only runs the model forward. Neutral in fp32."""
 
     device: str = MISSING
-    batch_size: int = MISSING
-    shard_size: int = MISSING
+    batch_size: int = at_least(1)
+    shard_size: int = at_least(1)
 
 
 @dataclass
-class SFT:
-    train: bool = MISSING
-    template: Template = field(default_factory=Template)
+class Training:
+    """What every objective's block has: what is trained, how fast, on what, and TRL's arguments beyond that."""
+
     adapter: Adapter = MISSING
     lora: LoRA = field(default_factory=LoRA)
-    learning_rate: float = MISSING
-    epochs: float = MISSING
-    batch_size: int = MISSING
-    max_length: int = MISSING
-    packing: bool = MISSING
+    learning_rate: float = positive()
+    epochs: float = positive()
+    batch_size: int = positive()
+    max_length: int = positive()
     evaluations: int = MISSING
-    max_dropped: float = MISSING
+    max_dropped: float = share()
     precision: Precision = MISSING
     seed: int = MISSING
     trainer: dict[str, Any] = field(default_factory=dict)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
+    @property
+    def held(self) -> Weights:
+        """How the weights are held that training starts from. Trained ones are fp32; frozen ones may be less. An
+        adapter that is continued was merged into fp32 weights, so it stands on them again."""
+        if self.adapter is Adapter.qlora:
+            return Weights.nf4
+        bf16 = self.adapter is Adapter.lora and self.precision is Precision.bf16
+        return Weights.bf16 if bf16 else Weights.fp32
+
+
+@dataclass
+class SFT(Training):
+    train: bool = MISSING
+    template: Template = field(default_factory=Template)
+    packing: bool = MISSING
+
 
 @dataclass
 class Sample:
     sampler: str = MISSING
-    prompts: int | None = MISSING
-    candidates_per_prompt: int = MISSING
-    temperatures: list[float] = MISSING
-    top_p: float = MISSING
-    max_new_tokens: int = MISSING
+    own: Own | None = None
+    prompts: int | None = at_least(1)
+    candidates_per_prompt: int = positive()
+    temperatures: list[float] = at_least(0)
+    top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True))
+    max_new_tokens: int = positive()
     precision: Precision = MISSING
     seed: int = MISSING
     rounds: int = MISSING
@@ -201,20 +230,26 @@ class Sample:
 @dataclass
 class Label:
     labeler: str = MISSING
+    own: Own | None = None
     path: str | None = MISSING
     revision: str | None = MISSING
     hub_split: str = MISSING
-    max_failed: float = MISSING
+    max_failed: float = share()
+
+    @property
+    def brings_pool(self) -> bool:
+        """Whether the labels come with candidates of their own, so that nothing is sampled for them."""
+        return self.labeler == "dataset" and not self.own
 
 
 @dataclass
 class Pairs:
     strategy: Strategy = MISSING
-    min_score: float = MISSING
+    min_score: float = share()
     min_margin: float = MISSING
     max_length_ratio: float | None = MISSING
-    max_per_prompt: int = MISSING
-    validation_fraction: float = MISSING
+    max_per_prompt: int = positive()
+    validation_fraction: float = share()
     seed: int = MISSING
 
 
@@ -227,41 +262,30 @@ class Reference:
 
 
 @dataclass
-class DPO:
-    adapter: Adapter = MISSING
-    lora: LoRA = field(default_factory=LoRA)
-    beta: float = MISSING
-    learning_rate: float = MISSING
-    epochs: float = MISSING
-    batch_size: int = MISSING
-    max_length: int = MISSING
+class DPO(Training):
+    beta: float = positive()
     loss_type: list[str] = MISSING
     loss_weights: list[float] | None = MISSING
     reference: DPOReference = MISSING
     forward: Forward = MISSING
-    evaluations: int = MISSING
-    max_dropped: float = MISSING
-    precision: Precision = MISSING
-    seed: int = MISSING
-    trainer: dict[str, Any] = field(default_factory=dict)
-    runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
 
 @dataclass
 class Answer:
     split: Split = MISSING
-    max_new_tokens: int = MISSING
+    max_new_tokens: int = positive()
     precision: Precision = MISSING
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
 @dataclass
 class Eval:
-    confidence: float = MISSING
-    bootstrap_samples: int = MISSING
-    likelihood_prompts: int = MISSING
+    confidence: float = share()
+    bootstrap_samples: int = positive()
+    likelihood_prompts: int = positive()
     seed: int = MISSING
     precision: Precision = MISSING
+    models: dict[str, str] = field(default_factory=dict)  # set by the pipeline: what is evaluated, role: title
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
 
 
@@ -302,10 +326,10 @@ class GC:
 
 @dataclass
 class Chat:
-    model: ModelStage = MISSING
+    model: Role = MISSING
     compare: bool = MISSING
-    temperature: float = MISSING
-    max_new_tokens: int = MISSING
+    temperature: float = at_least(0)
+    max_new_tokens: int = positive()
     precision: Precision = MISSING
     seed: int = MISSING
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
@@ -314,7 +338,7 @@ class Chat:
 @dataclass
 class Export:
     format: ExportFormat = MISSING
-    model: ModelStage = MISSING
+    model: Role = MISSING
     dtype: GGUFType = MISSING
     repo: str | None = MISSING
     private: bool = MISSING
@@ -322,14 +346,14 @@ class Export:
 
 @dataclass
 class Config:
-    stage: Stage = MISSING
+    stage: str = MISSING  # a Target or a Command
     outputs: str = MISSING
     seed: int = MISSING
     precision: Precision = MISSING
-    rounds: int = MISSING
-    objective: Objective = MISSING
+    rounds: int = positive()
+    sweep_metric: SweepMetric = MISSING
     upstream: Upstream = MISSING
-    rebuild: Stage | None = MISSING
+    rebuild: Target | None = MISSING
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     outside: list[Source] = field(default_factory=list)
@@ -349,11 +373,3 @@ class Config:
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
-
-
-def held(block: SFT | DPO) -> Weights:
-    """How the weights are held that a training stage starts from. Trained ones are fp32; frozen ones may be less. An
-    adapter that is continued was merged into fp32 weights, so it stands on them again."""
-    if block.adapter is Adapter.qlora:
-        return Weights.nf4
-    return Weights.bf16 if block.adapter is Adapter.lora and block.precision is Precision.bf16 else Weights.fp32

@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.config.choices import Adapter, Checkpointing, Sharding
 from stages.config.errors import UserError, nearest, one_of
-from stages.config.schema import DPO, SFT
+from stages.config.schema import DPO, Training
 
 LOSS_TYPES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
@@ -53,7 +53,7 @@ COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
 
-def refuse(name: str, block: SFT | DPO) -> None:
+def refuse(name: str, block: Training) -> None:
     """Raise UserError for the first thing that `sft` or `dpo` asks of its trainer and that cannot work."""
     micro_batch(name, block)
     checkpointing(name, block)
@@ -63,7 +63,7 @@ def refuse(name: str, block: SFT | DPO) -> None:
         losses(block)
 
 
-def offered(block: SFT | DPO) -> list[Checkpointing]:
+def offered(block: Training) -> list[Checkpointing]:
     """What the backward may compute again, ever more of it. An adapter makes so many products that to keep them all
     saves nothing; ZeRO-3 puts weights in place and takes them away underneath."""
     without = block.adapter is not Adapter.none or block.runtime.sharding is Sharding.zero3
@@ -71,7 +71,7 @@ def offered(block: SFT | DPO) -> list[Checkpointing]:
     return [kind for kind in Checkpointing if kind not in refused]
 
 
-def checkpointing(name: str, block: SFT | DPO) -> None:
+def checkpointing(name: str, block: Training) -> None:
     if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *offered(block)]:
         raise UserError(
             f"{name}.runtime.gradient_checkpointing=selective is for all weights, not adapters, and not under ZeRO-3: "
@@ -79,7 +79,7 @@ def checkpointing(name: str, block: SFT | DPO) -> None:
         )
 
 
-def kernels(name: str, block: SFT | DPO) -> None:
+def kernels(name: str, block: Training) -> None:
     """What would replace the arithmetic of the layers."""
     if asked := [key for key in COMPILED if block.trainer.get(key)]:
         raise UserError(f"{name}.trainer.{asked[0]}: batches differ in shape, and each is compiled for. Leave it out.")
@@ -105,7 +105,7 @@ def losses(cfg: DPO) -> None:
         )
 
 
-def micro_batch(name: str, block: SFT | DPO) -> None:
+def micro_batch(name: str, block: Training) -> None:
     """Every process must have as many rows of a step as the others, in whole micro-batches if their size is given."""
     runtime, key = block.runtime, f"{name}.runtime.micro_batch"
     if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
@@ -122,7 +122,7 @@ def micro_batch(name: str, block: SFT | DPO) -> None:
         )
 
 
-def trainer_keys(name: str, block: SFT | DPO) -> None:
+def trainer_keys(name: str, block: Training) -> None:
     """`trainer:` takes TRL's own argument names but none that is set elsewhere, and numbers where TRL does."""
     known = known_arguments(name) if block.trainer else {}
     elsewhere = SET_ELSEWHERE | SET_ELSEWHERE_TOO[name]
@@ -167,7 +167,7 @@ def not_neutral(block: Any) -> dict[str, Any]:
     `aot` losses sort inside a micro-batch (arXiv:2406.05882), dropout and noise are drawn per micro-batch, and a
     mixture-of-experts' auxiliary loss is a mean of micro-batch means.
     """
-    if not isinstance(block, SFT | DPO):
+    if not isinstance(block, Training):
         return {}
     aot = isinstance(block, DPO) and {"aot", "aot_unpaired"} & set(block.loss_type)
     if aot or set(NOT_NEUTRAL) & set(block.trainer):

@@ -1,5 +1,6 @@
 """Rows become conversations: Alpaca, chat messages, ShareGPT, prompt and completion, plain text."""
 
+from collections.abc import Callable
 from typing import Any
 
 from stages.formats.files import BadRow
@@ -7,6 +8,8 @@ from stages.store.records import Message
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
+# How a row of a source is read: the messages up to the last request, and the answer to it or None. Raises BadRow.
+Format = Callable[[Any], tuple[list[Message], str | None]]
 KINDS = "messages; conversations; instruction, input, output; prompt, completion; text"
 
 

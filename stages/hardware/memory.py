@@ -10,7 +10,7 @@ from bisect import bisect_right
 from typing import Any
 
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
-from stages.config.schema import DPO, SFT, Answer, Eval, Model, Reference, Sample, held
+from stages.config.schema import DPO, SFT, Answer, Eval, Model, Reference, Sample, Training
 from stages.config.trl_arguments import offered
 from stages.hardware import machine
 from stages.hardware.model_shape import Shape, adapted
@@ -63,24 +63,24 @@ def copies(shape: Shape, kind: Weights, precision: Precision) -> float:
     return 2.0 * shape.linear if kind is Weights.fp32 and precision is Precision.bf16 else 0.0
 
 
-def trained(shape: Shape, block: SFT | DPO) -> int:
+def trained(shape: Shape, block: Training) -> int:
     """How many parameters training changes."""
     return shape.parameters if block.adapter is Adapter.none else shape.adapter(block.lora)
 
 
-def fixed(shape: Shape, block: SFT | DPO) -> float:
+def fixed(shape: Shape, block: Training) -> float:
     """Bytes that training holds throughout in each process: weights, their gradients, and Adam's two moments."""
-    total = weights(shape, held(block)) + (4 + 8) * trained(shape, block)
+    total = weights(shape, block.held) + (4 + 8) * trained(shape, block)
     if block.adapter is not Adapter.none:
         total += 4 * trained(shape, block)  # the adapter itself
     return total / (1 if block.runtime.sharding is Sharding.none else block.runtime.world_size)
 
 
-def layer(shape: Shape, block: SFT | DPO) -> float:
+def layer(shape: Shape, block: Training) -> float:
     """Bytes that one layer keeps of a token for its backward."""
     kind = block.adapter is not Adapter.none, block.precision
     hidden, intermediate, query, key = KEPT[kind]
-    if held(block) is Weights.nf4 and block.precision is Precision.bf16:
+    if block.held is Weights.nf4 and block.precision is Precision.bf16:
         intermediate += KEPT_NF4
     if shape.qk_norm:
         query, key = (width + KEPT_BY_QK_NORM[kind] for width in (query, key))
@@ -98,13 +98,13 @@ def costly(shape: Shape, precision: Precision) -> int:
     return element(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
 
 
-def per_token(shape: Shape, block: SFT | DPO, checkpointing: Checkpointing) -> float:
+def per_token(shape: Shape, block: Training, checkpointing: Checkpointing) -> float:
     """Bytes kept of a token until the backward; with checkpointing, what goes into each layer and, if selective,
     what was costly to compute."""
     outside = OUTSIDE * shape.hidden
     if checkpointing is Checkpointing.none:
         return shape.layers * layer(shape, block) + outside
-    stream = BYTES[Weights.bf16 if held(block) is Weights.bf16 else Weights.fp32]
+    stream = BYTES[Weights.bf16 if block.held is Weights.bf16 else Weights.fp32]
     outputs = costly(shape, block.precision) if checkpointing is Checkpointing.selective else 0
     return shape.layers * (stream * shape.hidden + outputs) + outside
 
@@ -131,7 +131,7 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
 
 
 def training(
-    shape: Shape, block: SFT | DPO, device: str, tokens: float, checkpointing: Checkpointing, accumulated: bool = True
+    shape: Shape, block: Training, device: str, tokens: float, checkpointing: Checkpointing, accumulated: bool = True
 ) -> float:
     """Bytes at the peak of training with so many tokens in each micro-batch: where the backward begins, all
     activations still kept. If gradients are `accumulated`, those of an earlier micro-batch are there already."""
@@ -143,7 +143,7 @@ def training(
     if checkpointing is not Checkpointing.none:
         first = max(first, RECOMPUTED * tokens * layer(shape, block))
     if checkpointing is not Checkpointing.full:
-        first += copies(shape, held(block), block.precision)
+        first += copies(shape, block.held, block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
     return max(before + first, state) + embedding
 
@@ -177,7 +177,7 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
         case SFT() | DPO():
             needed = training(shape, block, device, *micro_batch(shape, block, row, device))
             if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are then saved
-                needed = max(needed, weights(shape, held(block)) + 2 * weights(shape, Weights.fp32))
+                needed = max(needed, weights(shape, block.held) + 2 * weights(shape, Weights.fp32))
             return total + needed
         case Reference():
             return total + scoring(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
@@ -189,7 +189,7 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
     return total
 
 
-def micro_batch(shape: Shape, block: SFT | DPO, row: float, device: str) -> tuple[float, Checkpointing, bool]:
+def micro_batch(shape: Shape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
     """Tokens of a micro-batch, which activations are computed again, and whether a step has several of them."""
     runtime = block.runtime
     fits, checkpointing = (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
@@ -210,7 +210,7 @@ def available(device: str) -> int:
     return found.free_memory if (found := machine.gpu()) else 0
 
 
-def token_budget(shape: Shape, block: SFT | DPO, device: str) -> tuple[int, Checkpointing]:
+def token_budget(shape: Shape, block: Training, device: str) -> tuple[int, Checkpointing]:
     """How many tokens a micro-batch may have, and which activations are computed again: more only where otherwise not
     even the longest row would fit. To be asked before the model is loaded."""
     longest = block.max_length * (2 if isinstance(block, DPO) else 1)

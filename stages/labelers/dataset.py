@@ -1,34 +1,55 @@
 """`label=dataset`: an existing preference set, turned into a judged pool of two candidates per prompt."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from stages.config.errors import UserError
 from stages.config.schema import Label, Source
 from stages.formats.files import BadRow, Row, rows
 from stages.formats.preferences import preference
+from stages.labelers.labeler import Labeler, Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, prompt_id
 
 
-def read(cfg: Label) -> tuple[list[Example], list[Candidate], list[Judgement], list[Row]]:
-    """Prompts, their candidates, a preference per row, and the rows that cannot be used."""
-    assert cfg.path is not None
-    name = cfg.path.rsplit("/", 1)[-1]
-    prompts: dict[str, Example] = {}
-    candidates: dict[str, Candidate] = {}
-    judgements: list[Judgement] = []
-    bad: list[Row] = []
-    for row in rows(Source(cfg.path, cfg.revision, cfg.hub_split), "label.path"):
-        try:
-            if row.error:
-                raise row.error
-            messages, chosen, rejected = preference(row.value)
-        except BadRow as reason:
-            row.error = reason
-            bad.append(row)
-            continue
-        prompt = Example(prompt_id(messages), messages, None, name, name, "preference")
-        a, b = candidate(prompt.id, chosen, name), candidate(prompt.id, rejected, name)
-        prompts[prompt.id] = prompt
-        candidates |= {a.candidate_id: a, b.candidate_id: b}
-        judgements.append(Judgement(prompt.id, "dataset", a=a.candidate_id, b=b.candidate_id, preference="a"))
-    return list(prompts.values()), list(candidates.values()), judgements, bad
+class Dataset(Labeler):
+    """Judges nothing: the file says which of two is better, and brings both."""
+
+    name = "dataset"
+
+    def __init__(self, source: Source):
+        self.source, self.preferred = source, dict[str, list[Judgement]]()
+
+    @classmethod
+    def of(cls, cfg: Label) -> "Dataset":
+        return cls(Source(str(cfg.path), cfg.revision, cfg.hub_split))
+
+    def pool(self, inputs: dict[str, Path]) -> Pool:
+        """The file's prompts and their candidates, and the rows that cannot be used."""
+        name = self.source.path.rsplit("/", 1)[-1]
+        prompts: dict[str, Example] = {}
+        candidates: dict[str, Candidate] = {}
+        bad: list[Row] = []
+        for row in rows(self.source, "label.path"):
+            try:
+                if row.error:
+                    raise row.error
+                messages, chosen, rejected = preference(row.value)
+            except BadRow as reason:
+                row.error = reason
+                bad.append(row)
+                continue
+            prompt = Example(prompt_id(messages), messages, None, name, name, "preference")
+            a, b = candidate(prompt.id, chosen, name), candidate(prompt.id, rejected, name)
+            prompts[prompt.id] = prompt
+            candidates |= {a.candidate_id: a, b.candidate_id: b}
+            better = Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference="a")
+            self.preferred.setdefault(prompt.id, []).append(better)
+        if not prompts and not bad:
+            raise UserError(f"label.path={self.source.path}: holds no rows.")
+        return Pool([*prompts.values()], [*candidates.values()], bad)
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.preferred[prompt.id]
 
 
 def candidate(prompt: str, text: str, name: str) -> Candidate:
@@ -40,8 +61,8 @@ def candidate(prompt: str, text: str, name: str) -> Candidate:
         temperature=0.0,
         seed=0,
         text=text,
-        token_ids=[],
+        token_ids=None,
         finish_reason="stop",
-        logprob=float("nan"),
+        logprob=None,
         n_tokens=len(text.split()),  # words: no tokenizer is known here
     )

@@ -1,16 +1,21 @@
-"""The verifier: checks stored as data, run against an answer. It needs no judge and makes no mistakes of taste."""
+"""`label=verifier`: the checks that come with generated instructions. It needs no judge."""
 
+from stages.labelers.labeler import Labeler
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
 
 
-def judge(example: Example, candidates: list[Candidate]) -> list[Judgement]:
-    """A score for every candidate of a prompt; missing where the prompt has no checks."""
-    if not example.checks:
+class Verifier(Labeler):
+    """Scores a candidate by the share of its prompt's checks that it passes."""
+
+    name = "verifier"
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> list[Judgement]:
+        if not prompt.checks:
+            return [
+                Judgement(prompt.id, self.name, c.candidate_id, error="the prompt has no checks") for c in candidates
+            ]
         return [
-            Judgement(example.id, "verifier", c.candidate_id, error="the prompt has no checks") for c in candidates
+            Judgement(prompt.id, self.name, c.candidate_id, score=share_passed(prompt.checks, c.text))
+            for c in candidates
         ]
-    return [
-        Judgement(example.id, "verifier", c.candidate_id, score=share_passed(example.checks, c.text))
-        for c in candidates
-    ]

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.config.schema import DPO, SFT, Launch
+from stages.config.schema import Launch, Training
 from stages.store.node import Node
 from stages.store.store import Store
 from stages.store.work import SCRATCH, Work
@@ -33,7 +33,7 @@ KILLED = 137  # an agent's exit code, as a shell gives it for SIGKILL
 
 def world_size(node: Node) -> int:
     """How many processes work on a node: only training stages have more than one."""
-    return node.config.runtime.world_size if isinstance(node.config, SFT | DPO) else 1
+    return node.config.runtime.world_size if isinstance(node.config, Training) else 1
 
 
 def execute(

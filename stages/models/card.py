@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
-from stages.config.schema import DPO, SFT
+from stages.config.schema import Training
 from stages.store.pinning import COMMIT
 from stages.store.store import Manifest, read_manifest
 
@@ -53,7 +53,7 @@ latter.
 """
 
 
-def write(model: Path, stage: str, cfg: SFT | DPO, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
+def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
     """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
     given = {role: manifest for role, folder in inputs.items() if (manifest := read_manifest(folder))}
     header, steps = before(given, inputs)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
-COLOURS = {"base": "#8d99ae", "sft": "#2a9d8f", "dpo": "#e76f51"}
+COLOURS = {"base": "#8d99ae", "sft": "#2a9d8f", "control": "#b08d57", "policy": "#e76f51"}
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "plumbline",
@@ -39,11 +39,12 @@ def svg(figure: Figure) -> str:
 
 
 def rates(rows: dict[str, Any], models: dict[str, str]) -> str:
-    """Pass rates with their intervals: a row per kind or task, a mark per model."""
+    """Pass rates with their intervals: a row per kind or task, a mark per model (role and title)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 0.8 + 0.42 * len(rows)))
-        names = sorted(rows, key=lambda name: rows[name]["dpo"]["mean"])
-        for offset, model in zip((0.22, 0.0, -0.22), models, strict=True):
+        names = sorted(rows, key=lambda name: rows[name]["policy"]["mean"])
+        for place, model in enumerate(models):
+            offset = 0.22 - 0.44 * place / (len(models) - 1)
             means = [100 * rows[name][model]["mean"] for name in names]
             low = [100 * rows[name][model]["low"] for name in names]
             high = [100 * rows[name][model]["high"] for name in names]
@@ -53,22 +54,27 @@ def rates(rows: dict[str, Any], models: dict[str, str]) -> str:
         axes.set_yticks(range(len(names)), [f"{name.replace('_', ' ')} ({rows[name]['prompts']})" for name in names])
         axes.set_xlim(-2, 102)
         axes.set_xlabel("prompts that pass all checks, %")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(models))
         return svg(figure)
 
 
 def pareto(
-    points: list[tuple[float, dict[str, float]]], front: list[bool], labels: list[str], origins: list[float]
+    points: list[tuple[float, dict[str, float]]],
+    front: list[bool],
+    labels: list[str],
+    origins: list[float],
+    models: dict[str, str],
 ) -> str:
     """Pass rates with their intervals against KL, a point per row of the table and numbered like it; those on the
     front are filled, joined and labelled. `origins` are rates of SFT, at no KL."""
+    sft, policy = models["sft"], models["policy"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4))
-        axes.plot([0] * len(origins), [100 * rate for rate in origins], "s", color=COLOURS["sft"], label="SFT")
+        axes.plot([0] * len(origins), [100 * rate for rate in origins], "s", color=COLOURS["sft"], label=sft)
         for number, ((kl, rate), best, label) in enumerate(zip(points, front, labels, strict=True), 1):
-            axes.vlines(kl, 100 * rate["low"], 100 * rate["high"], color=COLOURS["dpo"], linewidth=1, alpha=0.35)
-            fill = COLOURS["dpo"] if best else "none"
-            axes.plot(kl, 100 * rate["mean"], "o", color=COLOURS["dpo"], markerfacecolor=fill)
+            axes.vlines(kl, 100 * rate["low"], 100 * rate["high"], color=COLOURS["policy"], linewidth=1, alpha=0.35)
+            fill = COLOURS["policy"] if best else "none"
+            axes.plot(kl, 100 * rate["mean"], "o", color=COLOURS["policy"], markerfacecolor=fill)
             text = f"{number}: {label}" if best and label else str(number)
             axes.annotate(
                 text,
@@ -78,13 +84,13 @@ def pareto(
                 fontsize=8,
             )
         best_first = sorted((kl, 100 * rate["mean"]) for (kl, rate), best in zip(points, front, strict=True) if best)
-        axes.plot(*zip(*best_first, strict=True), ":", color=COLOURS["dpo"], label="DPO: the front")
+        axes.plot(*zip(*best_first, strict=True), ":", color=COLOURS["policy"], label=f"{policy}: the front")
         axes.set_ylabel("prompts that pass all checks, %")
-        decorate(axes, "Pass rate against KL", "KL from SFT, nats per token")
+        decorate(axes, "Pass rate against KL", f"KL from {sft}, nats per token")
         return svg(figure)
 
 
-def calibration(margins: list[float]) -> list[str]:
+def calibration(title: str, margins: list[float]) -> list[str]:
     """Held-out pairs by their reward margin: the share preferred rightly against sigma(|margin|), which is what the
     Bradley-Terry model behind DPO says it should be, in thirds of the pairs."""
     if len(margins) < 6:
@@ -93,14 +99,14 @@ def calibration(margins: list[float]) -> list[str]:
         figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.4))
         left.hist(margins, bins=15, color=COLOURS["sft"])
         left.axvline(0, color=INK, linewidth=1)
-        decorate(left, f"DPO: margins of {len(margins)} held-out pairs", "nats; right of 0 is right")
+        decorate(left, f"{title}: margins of {len(margins)} held-out pairs", "nats; right of 0 is right")
         for third in np.array_split(np.array(sorted(margins, key=abs)), 3):
             said, found = float((1 / (1 + np.exp(-np.abs(third)))).mean()), float((third > 0).mean())
-            right.plot(said, found, "o", color=COLOURS["dpo"])
+            right.plot(said, found, "o", color=COLOURS["policy"])
         right.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
         right.set_ylim(0, 1.05)
         right.set_ylabel("preferred rightly")
-        decorate(right, "DPO: calibration of margins", "said by sigmoid(margin)")
+        decorate(right, f"{title}: calibration of margins", "said by sigmoid(margin)")
         return [svg(figure)]
 
 
@@ -142,13 +148,15 @@ def sft(curve: list[dict[str, Any]]) -> list[str]:
     return [panel("SFT: loss", curve, {"loss": "training", "eval_loss": "validation"})] if curve else []
 
 
-def dpo(curve: list[dict[str, Any]]) -> list[str]:
-    """DPO's loss, margins, accuracy and log-probs, under TRL's names."""
+def preference(title: str, curve: list[dict[str, Any]]) -> list[str]:
+    """Loss, margins, accuracy and log-probs of a preference objective, under TRL's names."""
     return [
-        panel("DPO: loss", curve, {"loss": "training", "eval_loss": "held out"}),
-        panel("DPO: rewards/margins", curve, {"rewards/margins": "training", "eval_rewards/margins": "held out"}),
+        panel(f"{title}: loss", curve, {"loss": "training", "eval_loss": "held out"}),
+        panel(f"{title}: rewards/margins", curve, {"rewards/margins": "training", "eval_rewards/margins": "held out"}),
         panel(
-            "DPO: rewards/accuracies", curve, {"rewards/accuracies": "training", "eval_rewards/accuracies": "held out"}
+            f"{title}: rewards/accuracies",
+            curve,
+            {"rewards/accuracies": "training", "eval_rewards/accuracies": "held out"},
         ),
-        panel("DPO: log-probs", curve, {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+        panel(f"{title}: log-probs", curve, {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.evaluation.outcomes import DIFFERENCES, MODELS
+from stages.evaluation.outcomes import PRIMARY
 from stages.store.store import Manifest
 
 ENOUGH_SEEDS = 3
@@ -15,7 +15,8 @@ PREFIX = "eval_seed_"
 
 def runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
     """Seed and results of every evaluation, the report's own first."""
-    found = [{"seed": nodes["dpo"]["settings"]["seed"], "fingerprint": nodes["eval"]["fingerprint"], "role": "eval"}]
+    policy = nodes[nodes["eval"]["inputs"]["policy"]["stage"]]
+    found = [{"seed": policy["settings"]["seed"], "fingerprint": nodes["eval"]["fingerprint"], "role": "eval"}]
     found += [
         {"seed": int(role.removeprefix(PREFIX)), "fingerprint": nodes[role]["fingerprint"], "role": role}
         for role in inputs
@@ -24,7 +25,7 @@ def runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[dict[str, 
     for run in found:
         results = json.loads((inputs[run["role"]] / "results.json").read_text())
         run["unseen"] = results["groups"].get("unseen tasks")
-        run |= {name: results[name] for name in ("primary", "mean_tokens", "stop_rate")}
+        run |= {name: results[name] for name in ("models", "differences", "primary", "mean_tokens", "stop_rate")}
     return found
 
 
@@ -32,15 +33,15 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Mean and range of rates and differences over seeds, and a sentence; None for one seed."""
     if len(found) < 2:
         return None
-    names = [*MODELS, *(f"{a}-{b}" for a, b in DIFFERENCES)]
+    names = [*found[0]["models"], *found[0]["differences"]]
     table = {name: [run["primary"][name]["mean"] for run in found] for name in names}
     rows = {
         name: {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
         for name, values in table.items()
     }
-    gain = rows["dpo-sft"]
-    above = sum(run["primary"]["dpo-sft"]["low"] > 0 for run in found)
-    below = sum(run["primary"]["dpo-sft"]["high"] < 0 for run in found)
+    gain = rows[PRIMARY]
+    above = sum(run["primary"][PRIMARY]["low"] > 0 for run in found)
+    below = sum(run["primary"][PRIMARY]["high"] < 0 for run in found)
     sentence = (
         f"Over {len(found)} seeds: {100 * gain['mean']:+.1f} points on average, from {100 * gain['low']:+.1f} to "
         f"{100 * gain['high']:+.1f}; helped in {above}, hurt in {below}."

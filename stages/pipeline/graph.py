@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
-from stages.config.choices import Adapter, DPOReference, ModelStage, Split, Stage
+from stages.config.choices import Adapter, Command, DPOReference, Role, Split
 from stages.config.errors import UserError
-from stages.config.schema import Config, Data, held
+from stages.config.schema import Config, Data
 from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 2, "data": 4, "sft": 5, "sample": 3, "label": 3, "pairs": 2, "reference": 5, "dpo": 5}
-VERSIONS |= {"answer": 4, "eval": 4, "report": 3}
+VERSIONS = {"base": 3, "data": 5, "sft": 6, "sample": 4, "label": 4, "pairs": 3, "reference": 6, "dpo": 6}
+VERSIONS |= {"answer": 5, "eval": 5, "report": 4}
 
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
 NEXT |= {"reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
+
+TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
 
 def graph(cfg: Config, cache: Path) -> dict[str, Node]:
@@ -52,11 +54,11 @@ def chain(
     """From SFT to the evaluation, with one seed."""
     sft = policy = node("sft", cfg.sft, base=base, data=data)
     frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
-    scoring = replace(cfg.reference, weights=held(cfg.dpo), forward=cfg.dpo.forward)
+    scoring = replace(cfg.reference, weights=cfg.dpo.held, forward=cfg.dpo.forward)
     nodes = {"sft": sft}
     for r in range(cfg.rounds):  # more than one round is iterative DPO
         made: dict[str, Node] = {}
-        if cfg.label.labeler == "dataset":
+        if cfg.label.brings_pool:
             judged = node("label", cfg.label)
         else:
             made["sample"] = pool = node("sample", replace(cfg.sample, round=r), policy=policy, data=data)
@@ -68,18 +70,31 @@ def chain(
         made |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
         last = r == cfg.rounds - 1
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
-    answers = dict[str, Node]()
-    for name, model in {"base": base, "sft": sft, "dpo": policy}.items():  # a sweep answers for base and SFT once
-        if outside:
-            tested = replace(cfg.answer, split=Split.test)
-            answers[f"outside_{name}"] = node("answer", tested, model=model, data=outside)
-        answers[name] = node("answer", cfg.answer, model=model, data=data)
     sets = {"outside": outside, "data": data} if outside else {"data": data}
-    if cfg.label.labeler == "dataset":
+    if cfg.label.brings_pool:
         sets["pairs"] = pairs  # whose prompts may be anybody's
-    nodes |= {f"answer_{name}": answer for name, answer in answers.items()}
-    nodes["eval"] = node("eval", cfg.eval, **sets, reference=sft, policy=policy, **answers)
-    return nodes
+    return nodes | evaluation(cfg, node, {Role.base: base, Role.sft: sft, Role.policy: policy}, **sets)
+
+
+def evaluation(
+    cfg: Config, node: Callable[..., Node], models: dict[Role, Node], data: Node, **sets: Node
+) -> dict[str, Node]:
+    """The answers of the models, in their order, and what compares them. `sets`: `outside`, whose prompts are asked
+    too, and `pairs`, whose prompts do not count."""
+    answers = dict[str, Node]()
+    for role, model in models.items():  # a sweep answers for base and SFT once
+        if "outside" in sets:
+            tested = replace(cfg.answer, split=Split.test)
+            answers[f"answer_outside_{role}"] = node("answer", tested, model=model, data=sets["outside"])
+        answers[f"answer_{role}"] = node("answer", cfg.answer, model=model, data=data)
+    titles = {str(role): TITLES.get(role, model.stage.upper()) for role, model in models.items()}
+    compared = {str(role): model for role, model in models.items()}
+    return answers | {"eval": node("eval", replace(cfg.eval, models=titles), data=data, **sets, **compared, **answers)}
+
+
+def evaluated(nodes: dict[str, Node]) -> dict[str, Node]:
+    """The models that the evaluation is about, by role, in its order."""
+    return {role: nodes["eval"].inputs[role] for role in nodes["eval"].config.models}
 
 
 def with_seed(cfg: Config, seed: int) -> Config:
@@ -92,10 +107,14 @@ def with_seed(cfg: Config, seed: int) -> Config:
 
 def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """The nodes that `stage` asks for: its own, or the models that it uses."""
-    if cfg.stage is Stage.chat:
-        return [nodes[name] for name in (ModelStage if cfg.chat.compare else [cfg.chat.model])]
-    if cfg.stage is Stage.export:
-        return [nodes[cfg.export.model]]
+    models = evaluated(nodes)
+    if cfg.stage == Command.chat and cfg.chat.compare:
+        return list(models.values())
+    if cfg.stage in (Command.chat, Command.export):
+        role = cfg.chat.model if cfg.stage == Command.chat else cfg.export.model
+        if role not in models:
+            raise UserError(f"{cfg.stage}.model={role}: this run has no such model, but {', '.join(models)}.")
+        return [models[role]]
     found = [node for node in nodes.values() if node.stage == cfg.stage]
     if not found:
         raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")

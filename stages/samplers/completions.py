@@ -1,66 +1,88 @@
 """Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from stages.config.choices import Precision
-from stages.config.schema import InferenceRuntime
+from stages.config.errors import UserError
+from stages.config.schema import Sample
 from stages.models.contract import Contract
-from stages.models.loading import device_of, load_model, sampled_as
-from stages.models.packing import only_attends
-from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import Completion, Request, Sampler
+from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+from stages.store import parts
 from stages.store.records import Candidate, Example, content_id
 from stages.store.shards import in_shards
 from stages.store.work import Work
 
+Open = Callable[[Path, list[int], Decoding], Sampler]
+REASONS = ("stop", "length")
 
-@dataclass
-class Decoding:
-    """How prompts are completed: one candidate per temperature (0 is greedy)."""
 
-    temperatures: list[float]
-    max_new_tokens: int
-    precision: Precision
-    runtime: InferenceRuntime
-    top_p: float = 1.0
-    seed: int = 0
+def chosen(cfg: Sample, out: Work) -> Open:
+    """How the sampler that `sample` names is opened: a file of this folder, or the user's own.
+
+    Raises:
+        UserError: where the user's own cannot be loaded or is no sampler.
+    """
+    if cfg.own is None:
+        return parts.named("samplers", cfg.sampler, Sampler).open  # type: ignore[type-abstract]
+    found = parts.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
+    return partial(found.open, **cfg.own.options)
 
 
 def complete(
-    prompts: list[Example], terms: Contract, model: Path, decoding: Decoding, title: str, out: Work
+    prompts: list[Example],
+    terms: Contract,
+    model: Path,
+    decoding: Decoding,
+    title: str,
+    out: Work,
+    opened: Open = HFSampler.open,
 ) -> list[Candidate]:
-    """Candidates for every prompt, one per temperature, in the order of the prompts."""
+    """Candidates for every prompt, one per temperature, in the order of the prompts.
+
+    Raises:
+        UserError: where a sampler leaves prompts or candidates out, or says no reason for an end.
+    """
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
-        loaded = load_model(model, sampled_as(decoding.precision), device_of(decoding.runtime.device))
-        rows = decoding.runtime.batch_size
-        kind: type[Sampler] = HFSampler if only_attends(loaded) else GenerateSampler
-        sampler = kind(loaded, terms.stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
-        by_id = {e.id: e for e in waiting}
+        sampler = opened(model, terms.stop_ids, decoding)
+        left = {e.id: e for e in waiting}
         requests = [
             Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed) for e in waiting
         ]
         for request, completions in sampler.complete(requests):
-            yield by_id[request.id], [candidate(request, i, c, sampler.name) for i, c in enumerate(completions)]
+            if len(completions) != len(decoding.temperatures):
+                told = f"{len(completions)} completions of {len(decoding.temperatures)}"
+                raise UserError(f"the sampler {sampler.name} gives {told} for prompt {request.id}.")
+            made = [candidate(request, i, c, sampler.name) for i, c in enumerate(completions)]
+            yield left.pop(request.id), made
+        if left:
+            raise UserError(f"the sampler {sampler.name} gives nothing for {len(left)} of {len(waiting)} prompts.")
 
     def candidate(request: Request, index: int, completion: Completion, sampler: str) -> Candidate:
+        ids, text = completion.token_ids, completion.text
+        if ids is not None:
+            text = terms.text(ids)
+        if text is None or completion.finish_reason not in REASONS:
+            raise UserError(
+                f"the sampler {sampler} gives a completion of prompt {request.id} without tokens or text, or whose "
+                f"finish_reason is none of {', '.join(REASONS)}."
+            )
         return Candidate(
             prompt_id=request.id,
-            candidate_id=content_id(request.id, index, completion.token_ids),
+            candidate_id=content_id(request.id, index, text if ids is None else ids),
             policy=model.parent.name,
             sampler=sampler,
             temperature=request.temperatures[index],
             seed=request.seed_of(index),
-            text=terms.text(completion.token_ids),
-            token_ids=completion.token_ids,
+            text=text,
+            token_ids=ids,
             finish_reason=completion.finish_reason,
             logprob=completion.logprob,
-            n_tokens=len(completion.token_ids),
+            n_tokens=len(terms.tokenizer(text, add_special_tokens=False).input_ids if ids is None else ids),
         )
 
     size = decoding.runtime.shard_size

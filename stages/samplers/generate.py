@@ -4,13 +4,15 @@ Slower, since batches are padded and wait for their last row, but the same draws
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
+from stages.models.loading import device_of, load_model, sampled_as
 from stages.samplers.drawing import Draw, choose
-from stages.samplers.sampler import Completion, Request
+from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
 
 class Drawn(LogitsProcessor):
@@ -26,13 +28,19 @@ class Drawn(LogitsProcessor):
         return only.scatter(-1, torch.tensor(tokens, device=scores.device)[:, None], 0.0)
 
 
-class GenerateSampler:
+class GenerateSampler(Sampler):
     """Completes prompts in left-padded batches of `rows` candidates, or of one prompt's where it has more.
 
     A `streamer` is given every token as it is drawn; transformers allows one where `rows` is 1.
     """
 
     name = "generate"
+
+    @classmethod
+    def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "GenerateSampler":
+        """Of the model in a folder."""
+        model = load_model(source, sampled_as(decoding.precision), device_of(decoding.runtime.device))
+        return cls(model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size)
 
     def __init__(
         self,

@@ -7,14 +7,17 @@ candidate at once, so that the batch stays full and no step is spent on padding.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from stages.models.packing import Layout, lay_out
+from stages.models.loading import device_of, load_model, sampled_as
+from stages.models.packing import Layout, lay_out, only_attends
 from stages.samplers.drawing import Draw, choose
-from stages.samplers.sampler import Completion, Request
+from stages.samplers.generate import GenerateSampler
+from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
 REFILL = 8  # places are filled again when one in so many is free
 PREFILL_TOKENS = 8192  # prompts are read in batches of at most so many tokens, padding included
@@ -83,10 +86,17 @@ class Row(Draw):
     logprob: float = 0.0
 
 
-class HFSampler:
+class HFSampler(Sampler):
     """Completes prompts with a model on its own device, `rows` candidates at a time."""
 
     name = "hf"
+
+    @classmethod
+    def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> Sampler:
+        """Of the model in a folder; `generate`, where its state is no key-value cache of ours to hold."""
+        model = load_model(source, sampled_as(decoding.precision), device_of(decoding.runtime.device))
+        kind = cls if only_attends(model) else GenerateSampler
+        return kind(model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size)
 
     def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
         self.model, self.stops, self.limit, self.top_p, self.rows = model, set(stop_ids), max_new_tokens, top_p, rows

@@ -1,10 +1,25 @@
-"""Samplers: interchangeable ways to complete prompts. `hf` runs transformers in this process."""
+"""The protocol of samplers: interchangeable ways to complete prompts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
 
+from stages.config.choices import Precision
+from stages.config.schema import InferenceRuntime
 from stages.store.records import Message, content_id
+
+
+@dataclass
+class Decoding:
+    """How prompts are completed: one candidate per temperature (0 is greedy)."""
+
+    temperatures: list[float]
+    max_new_tokens: int
+    precision: Precision
+    runtime: InferenceRuntime
+    top_p: float = 1.0
+    seed: int = 0
 
 
 @dataclass
@@ -12,7 +27,7 @@ class Request:
     """A prompt to be completed `len(temperatures)` times; temperature 0 is greedy.
 
     `id` and `seed` decide what is drawn, together with the candidate's index and the step: never the batch, the
-    order, or the shard that a prompt falls into.
+    order, or the shard that a prompt falls into. `token_ids`: the prompt under the model's contract.
     """
 
     id: str
@@ -28,17 +43,31 @@ class Request:
 
 @dataclass
 class Completion:
-    """What was generated, end of turn included, and its log-prob at temperature 1, summed over the tokens."""
+    """What was generated. Tokens where the sampler draws them itself, end of turn included, with their log-prob at
+    temperature 1, summed; text where it is told no more, as by an endpoint."""
 
-    token_ids: list[int]
+    token_ids: list[int] | None
     finish_reason: str  # stop or length
-    logprob: float
+    logprob: float | None = None
+    text: str | None = None
 
 
-class Sampler(Protocol):
-    name: str
+class Sampler(ABC):
+    """Completes prompts. A sampler is a file in this folder with one such class; `sample.sampler` is the file's name.
 
-    def __init__(self, model: Any, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int): ...
+    One of the user's own (`sample.own`) is opened with its options and needs `name`, `open` and `complete`.
+    """
 
+    name: str  # stands in every candidate
+
+    @classmethod
+    @abstractmethod
+    def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "Sampler":
+        """A sampler with its source at hand: the model in a folder, or what its options say instead, an endpoint.
+
+        Called once, in the process that samples, before the first request; any of `stop_ids` ends a completion.
+        """
+
+    @abstractmethod
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
         """Every request with all its completions, in the order in which they are finished."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Data, Label, Model
+from stages.config.schema import SFT, Data, Label, Model, Sample
+from stages.store import parts
 from stages.store.store import file_digest
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -22,6 +23,11 @@ PACKAGE = "package:"
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     """The block with its hub revisions resolved to commits, and a digest for every local path it names."""
     digests: dict[str, str] = {}
+    if isinstance(block, Label | Sample | Data) and block.own:
+        key = f"{type(block).__name__.lower()}.own"
+        kept, digest_of_own = parts.keep(block.own, key, cache.parent / "own")
+        block = replace(block, own=replace(block.own, file=str(kept)))
+        digests[str(kept)] = digest_of_own
 
     def pinned(named: Any, kind: Literal["model", "dataset"], key: str) -> Any:
         local = locate(named.path, key)

@@ -75,7 +75,8 @@ class Example:
 @dataclass
 class Candidate:
     """One completion of a prompt; `logprob` is its sum over `n_tokens` tokens, end of turn included, at
-    temperature 1. `finish_reason` is stop (it ended its turn) or length."""
+    temperature 1. `finish_reason` is stop (it ended its turn) or length. Text that was not sampled here, or by an
+    endpoint that says no more, has neither `token_ids` nor `logprob`."""
 
     prompt_id: str
     candidate_id: str
@@ -84,9 +85,9 @@ class Candidate:
     temperature: float
     seed: int
     text: str
-    token_ids: list[int]
+    token_ids: list[int] | None
     finish_reason: str
-    logprob: float
+    logprob: float | None
     n_tokens: int
 
     schema: ClassVar[pa.Schema] = pa.schema(

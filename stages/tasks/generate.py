@@ -7,7 +7,8 @@ are whole families: the FLAN experiment (arXiv:2109.01652) in miniature.
 import importlib
 import pkgutil
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from stages.config.errors import UserError, nearest
@@ -69,13 +70,33 @@ def known_families() -> dict[str, Family]:
     return dict(sorted(FAMILIES.items()))
 
 
-def generate(seed: int, counts: Mapping[str, int], families: list[str]) -> list[Example]:
-    """Examples per group (the keys of SPLIT_OF_GROUP), families in turn, no prompt twice.
+@contextmanager
+def apart() -> Iterator[dict[str, Family]]:
+    """Families that are registered inside: not among those of this folder, which a later run finds unchanged."""
+    known_families()
+    ours, found = dict(FAMILIES), dict[str, Family]()
+    FAMILIES.clear()
+    try:
+        yield found
+        found |= FAMILIES
+    finally:
+        FAMILIES.clear()
+        FAMILIES.update(ours)
+
+
+def generate(
+    seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
+) -> list[Example]:
+    """Examples per group (the keys of SPLIT_OF_GROUP), families in turn, no prompt twice. `own`: the user's families.
 
     Raises:
-        UserError: for a family that does not exist.
+        UserError: for a family that does not exist, or exists twice.
     """
     chosen = known_families()
+    for name in own or {}:
+        if name in chosen:
+            raise UserError(f"data.own: there is a task family {name!r} already. Give it another name.")
+    chosen |= own or {}
     for name in families:
         if name not in chosen:
             raise UserError(f"data.tasks.families: {name!r} is no task family.{nearest(name, chosen)}")

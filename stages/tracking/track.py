@@ -1,10 +1,11 @@
 """Which tracker is told of an attempt. Trackers live in the process that builds, never in its children."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stages.config.schema import Tracker
+from stages.store import parts
 from stages.store.node import Node
 from stages.tracking.run import Run
 
@@ -22,12 +23,7 @@ def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
 
 
 def start(settings: Tracker, node: Node, root: Path) -> Run:
-    if settings.name == "wandb":
-        from stages.tracking.wandb import WandbRun
-
-        return WandbRun(settings, node, root)
-    if settings.name == "trackio":
-        from stages.tracking.trackio import TrackioRun
-
-        return TrackioRun(settings, node, root)
-    return Run()
+    if settings.name == "none":
+        return Run()
+    tracker: Callable[..., Run] = parts.named("tracking", settings.name, Run)
+    return tracker(settings, node, root)

@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
-from stages.config.schema import DPO, SFT
+from stages.config.schema import Training
 from stages.models.loading import device_of
 from stages.store.work import Work
 from stages.training.checkpoints import checkpoint_folder
@@ -29,7 +29,7 @@ DIVIDED: dict[Sharding, dict[str, Any]] = {
 }
 
 
-def arguments(kind: type[TRLConfig], cfg: SFT | DPO, out: Work, **own: Any) -> TRLConfig:
+def arguments(kind: type[TRLConfig], cfg: Training, out: Work, **own: Any) -> TRLConfig:
     """TRL's arguments from a block. A batch is a whole optimizer step's.
 
     Raises:

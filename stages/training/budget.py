@@ -11,12 +11,12 @@ from transformers import TrainingArguments
 
 from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
-from stages.config.schema import DPO, SFT
+from stages.config.schema import Training
 from stages.hardware import memory
 from stages.hardware.model_shape import Shape
 from stages.store.work import SCRATCH, Work
 
-Block = TypeVar("Block", SFT, DPO)
+Block = TypeVar("Block", bound=Training)
 FILE = "budget.json"
 
 
@@ -43,7 +43,7 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
 
 
-def decide(cfg: SFT | DPO, device: str, model: Path) -> tuple[int, Checkpointing]:
+def decide(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
     """The token budget, and which activations are computed again; for a model whose shape is not known the largest
     budget there is, which is halved where it is too much."""
     shape = Shape.of(json.loads((model / "config.json").read_text()))
@@ -79,9 +79,9 @@ def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[
     return groups
 
 
-def exhausted(cfg: SFT | DPO, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
+def exhausted(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
     """What to tell where so many rows at once were too much and nothing can be done here."""
-    name, runtime = "dpo" if isinstance(cfg, DPO) else "sft", cfg.runtime
+    name, runtime = type(cfg).__name__.lower(), cfg.runtime
     if runtime.rows and rows > 1:
         way_out = f"lower {name}.runtime.micro_batch (now {runtime.rows})"
     elif rows > 1:

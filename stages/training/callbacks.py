@@ -7,7 +7,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.errors import UserError
-from stages.config.schema import DPO, SFT
+from stages.config.schema import Training
 from stages.store.work import Work, bar
 
 EXPLOSION = 1000.0  # times the median gradient norm so far
@@ -27,7 +27,7 @@ class Evaluations(TrainerCallback):
 class Watch(TrainerCallback):
     """Stop at the step where training diverges, before a checkpoint can keep it."""
 
-    def __init__(self, cfg: SFT | DPO):
+    def __init__(self, cfg: Training):
         self.cfg, self.norms = cfg, list[float]()
 
     def on_log(

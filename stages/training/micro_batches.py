@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from stages.config.choices import Checkpointing
-from stages.config.schema import DPO, SFT
+from stages.config.schema import Training
 from stages.config.trl_arguments import not_neutral, offered
 from stages.models import lm_head
 from stages.store.work import Work
@@ -47,7 +47,7 @@ class OutOfMemory(Exception):
 class MicroBatches(Trainer, ABC):
     """What our trainers do to a step; to be mixed in before TRL's."""
 
-    def __init__(self, *args: Any, cfg: SFT | DPO, out: Work, **kwargs: Any):
+    def __init__(self, *args: Any, cfg: Training, out: Work, **kwargs: Any):
         self.cfg, self.out = cfg, out
         self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # set by TRL

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.choices import Adapter, Weights
-from stages.config.schema import DPO, SFT
+from stages.config.schema import Training
 from stages.models.loading import save_model
 from stages.store.work import Work
 from stages.training import adapters
@@ -28,7 +28,7 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
 
 
 def publish(
-    trained: Path, cfg: SFT | DPO, out: Work, frozen: Path, loaded: Callable[[Weights], PreTrainedModel]
+    trained: Path, cfg: Training, out: Work, frozen: Path, loaded: Callable[[Weights], PreTrainedModel]
 ) -> None:
     """Put what was trained into `model/`; an adapter into `adapter/`, and merged with what it lies on, which is in
     `frozen` and `loaded` from there, into `model/`.

@@ -5,14 +5,14 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from stages.config.choices import Adapter, Sharding
 from stages.config.errors import UserError
-from stages.config.schema import DPO, SFT
+from stages.config.schema import Training
 from stages.store.work import Work
 from stages.training import adapters
 from stages.training.callbacks import Curves, Evaluations, Progress, Watch
 from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete
 
 
-def train(trainer: Trainer, cfg: SFT | DPO, out: Work, *more: TrainerCallback) -> None:
+def train(trainer: Trainer, cfg: Training, out: Work, *more: TrainerCallback) -> None:
     """Train to the end, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
 
     Raises:

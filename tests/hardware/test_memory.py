@@ -25,7 +25,7 @@ from transformers import (
 from trl.trainer import utils as trl_utils
 
 from stages.config.choices import Adapter, Checkpointing, Weights
-from stages.config.schema import DPO, SFT, Model, held
+from stages.config.schema import DPO, SFT, Model
 from stages.config.trl_arguments import offered
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
@@ -74,10 +74,10 @@ def block_of(stage: str, *overrides: str) -> Any:
 
 def as_trained(model: PreTrainedModel, block: SFT | DPO, folder: Path) -> Any:
     """The model as a training stage holds it."""
-    if held(block) is Weights.nf4:
+    if block.held is Weights.nf4:
         model.save_pretrained(folder)
         model = load_model(folder, Weights.nf4)
-    elif held(block) is Weights.bf16:
+    elif block.held is Weights.bf16:
         model = model.to(torch.bfloat16)
     assert (pack_pairs if isinstance(block, DPO) else pack_segments)(model)
     trl_utils.add_fused_lm_head(model)

@@ -1,0 +1,76 @@
+"""The protocol of labelers: what turns candidates into judgements."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from stages.config.schema import Label
+from stages.formats.files import Row
+from stages.store import parts
+from stages.store.records import Candidate, Example, Judgement, load
+from stages.store.work import Work, bar
+
+
+class Pool(NamedTuple):
+    """Prompts with their candidates, and rows of a file that could not be read as such."""
+
+    prompts: list[Example]
+    candidates: list[Candidate]
+    bad: Sequence[Row] = ()
+
+    def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
+        found: dict[str, list[Candidate]] = {prompt.id: [] for prompt in self.prompts}
+        for candidate in self.candidates:
+            found[candidate.prompt_id].append(candidate)
+        return ((prompt, found[prompt.id]) for prompt in self.prompts)
+
+
+class Labeler(ABC):
+    """Judges candidates. A labeler is a file in this folder with one such class; `label.labeler` is the file's name.
+
+    One of the user's own (`label.own`) is made with its options and needs `name` and `judge`.
+    """
+
+    name: str  # stands in every judgement
+
+    @classmethod
+    def of(cls, cfg: Label) -> "Labeler":
+        """The labeler that a block asks for."""
+        return cls()
+
+    def pool(self, inputs: dict[str, Path]) -> Pool:
+        """What is to be judged: the pool that was sampled, unless the labeler brings one of its own."""
+        folder = inputs["pool"]
+        return Pool(load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate))
+
+    @abstractmethod
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        """Judgements of a prompt's candidates: a score in [0, 1] each, or which of two is better. One that cannot be
+        made is missing, with its error: never a zero."""
+
+    def judge_all(self, pool: Pool) -> Iterator[Judgement]:
+        """Judgements of every prompt's candidates. Whoever asks others, and may ask for several at once, does it here.
+
+        A prompt on which `judge` fails has its candidates missing, with that error.
+        """
+        with bar(len(pool.prompts), f"label {self.name}", "prompt") as progress:
+            for prompt, candidates in pool.by_prompt():
+                try:
+                    judgements = list(self.judge(prompt, candidates))
+                except Exception as error:
+                    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    judgements = [Judgement(prompt.id, self.name, c.candidate_id, error=reason) for c in candidates]
+                yield from judgements
+                progress.update()
+
+
+def chosen(cfg: Label, out: Work) -> Labeler:
+    """The labeler that `label` names: a file of this folder, or the user's own.
+
+    Raises:
+        UserError: where the user's own cannot be loaded or is no labeler.
+    """
+    if cfg.own is None:
+        return parts.named("labelers", cfg.labeler, Labeler).of(cfg)  # type: ignore[type-abstract]
+    return parts.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]

@@ -1,0 +1,146 @@
+"""Parts that a word of the configuration names, and parts of the user's own.
+
+A room's words are the names of its files: those that define a class of the room's kind. They are found without being
+imported, so that a wrong word costs nothing. A part of the user's own is a Python file outside the project; the store
+keeps its bytes under their SHA-256, and those are what is run.
+"""
+
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from stages.config.errors import UserError
+from stages.config.schema import ROOT, Own
+
+Kind = TypeVar("Kind")
+COPY = "own.py"  # of the user's file, in the node
+
+
+def words(room: str, kind: str) -> list[str]:
+    """The files of a room that define a `kind`: `words("labelers", "Labeler")`."""
+    derived = re.compile(rf"^class \w+\((?:.*\W)?{kind}\W", re.MULTILINE)
+    return [path.stem for path in sorted((ROOT / "stages" / room).glob("*.py")) if derived.search(path.read_text())]
+
+
+def templates() -> list[str]:
+    """The chat templates that `sft.template.kind` may name."""
+    return sorted(path.stem for path in (ROOT / "stages" / "models" / "templates").glob("*.jinja"))
+
+
+def named(room: str, word: str, kind: type[Kind]) -> type[Kind]:
+    """The class of this kind in a room's file."""
+    module = importlib.import_module(f"stages.{room}.{word}")
+    [found] = [c for c in vars(module).values() if is_own(c, module.__name__) and issubclass(c, kind)]
+    return found  # type: ignore[no-any-return]
+
+
+def is_own(value: Any, module: str) -> bool:
+    return isinstance(value, type) and value.__module__ == module
+
+
+def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
+    """A copy of the user's file under the SHA-256 of its bytes, and that digest. Nothing of it is run.
+
+    Raises:
+        UserError: where it is not there, or no Python.
+    """
+    file = Path(own.file).expanduser()
+    if not file.is_file():
+        raise UserError(f"{key}.file={own.file}: no such file.")
+    content = file.read_bytes()
+    try:
+        compile(content, str(file), "exec")
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{key}.file={own.file}: {error}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    kept = folder / f"{digest}.py"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_suffix(".draft")
+        draft.write_bytes(content)
+        draft.replace(kept)
+    return kept, digest
+
+
+def load(own: Own, key: str, node: Path) -> Any:
+    """What `own.name` names in the kept file, whose bytes go into the node as `own.py`.
+
+    Raises:
+        UserError: where the bytes are not those of the fingerprint, the file fails, or holds no such name.
+    """
+    kept = Path(own.file)
+    content = kept.read_bytes()
+    if hashlib.sha256(content).hexdigest() != kept.stem:
+        raise UserError(f"{key}: {kept} was changed after it was kept. Delete it, and run the command again.")
+    copy = node / COPY
+    copy.write_bytes(content)
+    module = ModuleType(f"own_{kept.stem[:12]}")
+    module.__file__ = str(copy)
+    sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
+    with told(key, node):
+        exec(compile(content, str(copy), "exec"), vars(module))
+    if own.name not in vars(module):
+        raise UserError(f"{key}.name={own.name}: the file defines no such name.")
+    return vars(module)[own.name]
+
+
+def of_kind(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
+    """The user's class, which must be a `kind`.
+
+    Raises:
+        UserError: where it is none.
+    """
+    found = load(own, key, node)
+    if not isinstance(found, type) or not issubclass(found, kind):
+        raise UserError(f"{key}.name={own.name} must be a class derived from {kind.__module__}.{kind.__name__}.")
+    return found
+
+
+def make(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
+    """An object of the user's class, made with its options.
+
+    Raises:
+        UserError: where it is no `kind`, or its options do not fit.
+    """
+    found = of_kind(own, key, node, kind)
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
+    fitting(own, key, found)
+    with told(key, node):
+        return found(**own.options)
+
+
+def fitting(own: Own, key: str, function: Callable[..., Any], *given: Any) -> None:
+    """Raise UserError where the options are none that the function takes beside what it is given."""
+    try:
+        inspect.signature(function).bind(*given, **own.options)
+    except TypeError as error:
+        raise UserError(f"{key}.options={own.options}: {own.name} takes others ({error}).") from error
+
+
+@contextmanager
+def told(key: str, node: Path) -> Iterator[None]:
+    """Errors that the user's code raises, or calls forth, as errors of the user's, with its line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if line := line_of(error, node / COPY):
+            reason = " ".join(str(error).split())
+            raise UserError(f"{key}: line {line}: {type(error).__name__}: {reason}") from error
+        raise
+
+
+def line_of(error: BaseException, file: Path) -> int | None:
+    """The last line of a file on the way to where an error was raised."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    return lines[-1] if lines else None
