@@ -30,23 +30,23 @@ def main(outputs: Path) -> None:
     manifest = read_manifest((outputs / "latest/eval").resolve())
     assert manifest is not None
     inputs = {role: outputs / i["stage"] / i["fingerprint"] for role, i in manifest["inputs"].items()}
+    cfg.eval.models = manifest["config"]["models"]
     latest = {stage: (outputs / "latest" / stage).resolve() for stage in ("pairs", "reference")}
     with tempfile.TemporaryDirectory(dir=outputs / "cache") as scratch:
         folder = Path(scratch)
         results = tossed(cfg, inputs, turned(latest["pairs"], latest["reference"], folder, seed=0), folder)
-    logging.info("%s KL %.3f nats per token.", results["verdict"], results["kl"]["per_token"])
+    logging.info("%s KL %.3f nats per token.", results["verdict"], results["kl"]["policy"]["per_token"])
 
 
 def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder: Path) -> dict[str, Any]:
     """The results of training on such pairs. `inputs`: those of the evaluation of the chain they came from."""
     for name in ("dpo", "answer", "eval"):
         (folder / name).mkdir()
-    dpo.run(cfg.dpo, {"policy": inputs["reference"], **pairs}, Work(folder / "dpo", lambda m, s: None))
+    dpo.run(cfg.dpo, {"policy": inputs["sft"], **pairs}, Work(folder / "dpo", lambda m, s: None))
     asked = {"model": folder / "dpo", "data": inputs["data"]}
     answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
-    roles = {role: inputs[role] for role in ("data", "reference", "base", "sft")}
-    roles |= {"policy": folder / "dpo", "dpo": folder / "answer"}
-    evaluate(cfg.eval, roles, Work(folder / "eval", lambda m, s: None))
+    compared = inputs | {"policy": folder / "dpo", "answer_policy": folder / "answer"}
+    evaluate(cfg.eval, compared, Work(folder / "eval", lambda m, s: None))
     return json.loads((folder / "eval" / "results.json").read_text())
 
 

@@ -62,12 +62,13 @@ def main(outputs: str, overrides: list[str]) -> None:
         sources.append(f"{{path: {path}, check: {check}, rows: {ROWS}}}")
     command = [sys.executable, "run.py", f"outputs={outputs}", f"outside=[{', '.join(sources)}]", *overrides]
     subprocess.run(command, cwd=ROOT, check=True)
-    groups = json.loads((ROOT / outputs / "latest/eval/results.json").read_text())["groups"]
-    for name, row in groups.items():
-        rates = "  ".join(f"{m} {100 * row[m]['mean']:5.1f}%" for m in ("base", "sft", "dpo"))
-        delta = row["dpo-sft"]
+    results = json.loads((ROOT / outputs / "latest/eval/results.json").read_text())
+    primary = results["differences"]["policy-sft"]
+    for name, row in results["groups"].items():
+        rates = "  ".join(f"{title} {100 * row[role]['mean']:5.1f}%" for role, title in results["models"].items())
+        delta = row["policy-sft"]
         interval = f"{100 * delta['mean']:+.1f} ({100 * delta['low']:+.1f} to {100 * delta['high']:+.1f})"
-        logging.info("%-45s n %4d  %s  DPO - SFT %s", name, row["prompts"], rates, interval)
+        logging.info("%-45s n %4d  %s  %s %s", name, row["prompts"], rates, primary, interval)
 
 
 if __name__ == "__main__":

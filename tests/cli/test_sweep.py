@@ -106,18 +106,18 @@ def test_optuna_finds_the_best_pass_rate_on_validation_prompts(tmp_path: Path) -
     assert Chain(tmp_path).count() == EXPECTED | {"answer": 1 + 2 + 4, "eval": 4}
     manifests = [m for _, m in Store(tmp_path).manifests("eval")]
     [best] = tmp_path.glob("multirun/*/*/optimization_results.yaml")
-    assert OmegaConf.load(best).best_value == max(m["metrics"]["pass_rate"]["dpo"] for m in manifests)
+    assert OmegaConf.load(best).best_value == max(m["metrics"]["pass_rate"]["policy"] for m in manifests)
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("stage=eval",), "test prompts are no target of optimisation: add answer.split=validation"),
-        (("stage=dpo",), "objective=pass_rate is measured by stage=eval or report, not by stage=dpo"),
-        (("answer.split=validation",), "objective=pass_rate wants hydra.sweeper.direction=maximize"),
+        (("stage=dpo",), "sweep_metric=pass_rate is measured by stage=eval or report, not by stage=dpo"),
+        (("answer.split=validation",), "sweep_metric=pass_rate wants hydra.sweeper.direction=maximize"),
         (
-            ("stage=sft", "objective=validation_loss", "hydra.sweeper.direction=maximize"),
-            "objective=validation_loss wants hydra.sweeper.direction=minimize",
+            ("stage=sft", "sweep_metric=validation_loss", "hydra.sweeper.direction=maximize"),
+            "sweep_metric=validation_loss wants hydra.sweeper.direction=minimize",
         ),
     ],
 )

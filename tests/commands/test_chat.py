@@ -55,7 +55,7 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
     first, second = re.split(r"^> ", said, flags=re.MULTILINE)[1:]
     assert first.strip() == second.strip()  # nothing is remembered
     heading, answers = [re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")]
-    assert [cell.strip() for cell in heading] == ["base", "sft", "dpo"]
+    assert [cell.strip() for cell in heading] == ["Base", "SFT", "DPO"]
     cfg = replace(settings("recipe=tiny").chat, max_new_tokens=8)
     for cell, name in zip(answers, ("base", "sft", "dpo"), strict=True):
         speaker = Speaker(chain.folder(name) / "model", cfg)

@@ -31,8 +31,8 @@ def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compare
         overrides = (*VALIDATION, f"dpo.beta={beta}")
         manifest = compared.manifest("eval", *overrides)
         assert row.fingerprint == manifest["fingerprint"]
-        assert row.rate == manifest["metrics"]["pass_rate"]["dpo"]
-        assert row.kl == manifest["metrics"]["kl"]["per_token"]
+        assert row.rate == manifest["metrics"]["pass_rate"]["policy"]
+        assert row.kl == manifest["metrics"]["kl"]["policy"]["per_token"]
         lineage = nodes(compared.root, *overrides)["eval"].lineage
         spent = [read_manifest(Store(compared.root).folder(node))["wall_seconds"] for node in lineage]
         assert row.seconds == pytest.approx(sum(spent))
@@ -53,7 +53,7 @@ def test_no_row_is_called_the_winner_and_the_split_is_named(compared: Chain) -> 
 
 def test_the_front_holds_rows_that_no_other_beats() -> None:
     def row(name: str, rate: float, kl: float, **settings: object) -> Row:
-        results = {"primary": {"dpo": {"mean": rate}}, "kl": {"per_token": kl}}
+        results = {"primary": {"policy": {"mean": rate}}, "kl": {"policy": {"per_token": kl}}}
         return Row(name, ("validation", "data"), settings, results, 1.0, "python run.py stage=eval")
 
     rows = [row("a", 0.5, 0.3), row("b", 0.4, 0.1), row("c", 0.4, 0.2), row("d", 0.3, 0.1), row("e", 0.3, 0.0)]

@@ -232,7 +232,7 @@ def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     assert card.startswith((model / "README.md").read_text(encoding="utf-8"))
     results = json.loads((chain.folder("eval") / "results.json").read_text())
     assert results["verdict"] in card
-    rate = results["primary"]["dpo"]
+    rate = results["primary"]["policy"]
     assert f"{rate['mean']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})" in card
     (chain.root / "card.md").write_text(card, encoding="utf-8")
     assert metadata_load(chain.root / "card.md") == metadata_load(model / "README.md")

@@ -19,7 +19,7 @@ from tests.helpers import Chain, build, nodes
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")
 CADENCE += ("reference.runtime.shard_size=8", "answer.runtime.shard_size=8")
 
-TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_dpo")
+TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
 
 
@@ -89,7 +89,10 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
     assert not partial.exists()
     if name == "report":  # it tells times
         assert set(after["files"]) == set(before["files"])
-    elif name in ("sample", "answer_dpo"):  # tokens to the bit; their log-prob, which nothing reads, to fp32's noise
+    elif name in (
+        "sample",
+        "answer_policy",
+    ):  # tokens to the bit; their log-prob, which nothing reads, to fp32's noise
         for ours, theirs in zip(rows(folder), rows(kept), strict=True):
             assert ours.pop("logprob") == pytest.approx(theirs.pop("logprob"), abs=1e-4)
             assert ours == theirs

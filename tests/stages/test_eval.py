@@ -14,10 +14,11 @@ from stages.evaluation.outcomes import Table, consistency, matched, verdict
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.store.records import Candidate, Check, Example, load
+from stages.store.store import Store
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
 from tests.bench.coin import tossed, turned
-from tests.helpers import Chain, build, settings
+from tests.helpers import Chain, build, nodes, settings
 
 
 def test_the_same_answers_twice_differ_by_exactly_nothing() -> None:
@@ -54,34 +55,38 @@ def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
         assert t_quantile(0.975, freedom) == pytest.approx(expected, rel=2e-3)
 
 
+def evaluation_inputs(chain: Chain) -> dict[str, Path]:
+    """The folders that the chain's evaluation was made of, by role."""
+    return {role: Store(chain.root).folder(node) for role, node in nodes(chain.root)["eval"].inputs.items()}
+
+
 def evaluated(chain: Chain, policy: Path, answers: Path, folder: Path) -> dict[str, Any]:
     """The results of an evaluation in which `policy` stands where DPO's model does."""
     folder.mkdir()
-    inputs = {role: chain.folder(f"answer_{role}") for role in ("base", "sft")} | {"dpo": answers}
-    inputs |= {"data": chain.folder("data"), "reference": chain.folder("sft"), "policy": policy}
-    run(settings("recipe=tiny").eval, inputs, Work(folder, lambda m, s: None))
+    inputs = evaluation_inputs(chain) | {"policy": policy, "answer_policy": answers}
+    run(nodes(chain.root)["eval"].config, inputs, Work(folder, lambda m, s: None))
     return json.loads((folder / "results.json").read_text())
 
 
 def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path: Path) -> None:
     results = evaluated(chain, chain.folder("sft"), chain.folder("answer_sft"), tmp_path / "eval")
     for table in (results["groups"], results["kinds"], results["tasks"], results["matched"]["views"]):
-        assert all(row["dpo-sft"] == {"mean": 0, "low": 0, "high": 0} for row in table.values())
-    assert results["references"]["dpo-sft"] == {"mean": 0, "low": 0, "high": 0}
-    assert results["kl"]["per_token"] == results["matched"]["gain"] == 0
+        assert all(row["policy-sft"] == {"mean": 0, "low": 0, "high": 0} for row in table.values())
+    assert results["references"]["policy-sft"] == {"mean": 0, "low": 0, "high": 0}
+    assert results["kl"]["policy"]["per_token"] == results["matched"]["gain"] == 0
     assert results["verdict"].startswith("DPO made no measurable change: +0.0 points (+0.0 to +0.0)")
 
 
 def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:
     """Real training on pairs whose chosen and rejected change places at random, with three coins."""
     cfg = settings("recipe=tiny")
-    inputs = {role: chain.folder(f"answer_{role}") for role in ("base", "sft")}
-    inputs |= {"data": chain.folder("data"), "reference": chain.folder("sft")}
+    cfg.eval = nodes(chain.root)["eval"].config
+    inputs = evaluation_inputs(chain)
     for seed in range(3):
         folder = tmp_path / str(seed)
         pairs = turned(chain.folder("pairs"), chain.folder("reference"), folder, seed)
         results = tossed(cfg, inputs, pairs, folder)
-        assert results["kl"]["per_token"] > 0, "it did train"
+        assert results["kl"]["policy"]["per_token"] > 0, "it did train"
         assert "DPO helped" not in results["verdict"]
 
 
@@ -89,7 +94,9 @@ def table(groups: list[str], passed: list[list[int]], stopped: list[list[int]], 
     prompts = [
         Example(str(i), [], "", "s", f"t{i % 3}", "test", group=g, request=f"r{i // 2}") for i, g in enumerate(groups)
     ]
-    return Table(prompts, np.array(passed, float), np.array(tokens, float), np.array(stopped, float))
+    return Table(
+        ["base", "sft", "policy"], prompts, np.array(passed, float), np.array(tokens, float), np.array(stopped, float)
+    )
 
 
 def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
@@ -106,7 +113,7 @@ def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
     assert found["gain"] == 0.5
     assert found["gain_from_stopping"] == 0.25
     assert found["views"]["both answers end by themselves"]["prompts"] == 3
-    assert found["views"]["answers of like length"]["dpo-sft"]["mean"] == 0
+    assert found["views"]["answers of like length"]["policy-sft"]["mean"] == 0
 
 
 def test_requests_are_followed_through_their_phrasings() -> None:
@@ -157,16 +164,17 @@ def test_answers_to_outside_prompts_are_compared_by_label_or_number(
     ("low", "high", "word"), [(0.01, 0.1, "helped"), (-0.1, -0.01, "hurt"), (-0.02, 0.1, "made no measurable change")]
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, word: str) -> None:
-    primary = {"dpo-sft": {"mean": (low + high) / 2, "low": low, "high": high}, "prompts": 900, "tasks": 20}
-    assert verdict(primary).startswith(f"DPO {word}: ")
-    assert "Fewer" not in verdict(primary)
-    assert "Fewer than 800 prompts" in verdict({**primary, "prompts": 100})
+    titles = {"sft": "SFT", "policy": "DPO"}
+    primary = {"policy-sft": {"mean": (low + high) / 2, "low": low, "high": high}, "prompts": 900, "tasks": 20}
+    assert verdict(primary, titles).startswith(f"DPO {word}: ")
+    assert "Fewer" not in verdict(primary, titles)
+    assert "Fewer than 800 prompts" in verdict({**primary, "prompts": 100}, titles)
 
 
 def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
     metrics = chain.manifest("eval")["metrics"]
-    assert set(metrics["pass_rate"]) == set(metrics["unseen_tasks"]) == {"base", "sft", "dpo"}
-    for name in ("sft-base", "dpo-sft"):
+    assert set(metrics["pass_rate"]) == set(metrics["unseen_tasks"]) == {"base", "sft", "policy"}
+    for name in ("sft-base", "policy-sft"):
         assert set(metrics["delta"][name]) == {"mean", "low", "high"}
     assert metrics["verdict"].startswith("DPO ")
     results = json.loads((chain.folder("eval") / "results.json").read_text())
@@ -178,9 +186,9 @@ def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
 
 
 def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> None:
-    metrics = chain.manifest("eval")["metrics"]["kl"]
+    metrics = chain.manifest("eval")["metrics"]["kl"]["policy"]
     examples = {e.id: e for e in load(chain.folder("data") / "examples.parquet", Example)}
-    answers = {a.prompt_id: a for a in load(chain.folder("answer_dpo") / "answers.parquet", Candidate)}
+    answers = {a.prompt_id: a for a in load(chain.folder("answer_policy") / "answers.parquet", Candidate)}
     terms = contract.load(chain.folder("sft") / "model")
     policy, reference = load_model(chain.folder("dpo") / "model"), load_model(chain.folder("sft") / "model")
     total = tokens = 0.0

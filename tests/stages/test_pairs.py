@@ -11,7 +11,7 @@ from stages import label, pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
-from stages.labelers import verifier
+from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.work import Work
 from tests.helpers import DATA, settings
@@ -130,9 +130,9 @@ def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(
     checks = [Check("upper"), Check("equals", {"text": "YES"})]
     example = Example("q", [], None, "s", "t", "preference", checks=checks)
     texts = {"YES": 1.0, "NO": 0.5, "yes": 0.0, "": 0.0}
-    found = verifier.judge(example, [candidate("q", t) for t in texts])
+    found = Verifier().judge(example, [candidate("q", t) for t in texts])
     assert [j.score for j in found] == list(texts.values())
-    bare = verifier.judge(replace(example, checks=[]), [candidate("q", "YES")])
+    bare = Verifier().judge(replace(example, checks=[]), [candidate("q", "YES")])
     assert (bare[0].score, bare[0].error) == (None, "the prompt has no checks"), "missing, and not a zero"
 
 

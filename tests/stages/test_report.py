@@ -22,7 +22,7 @@ HOSTILE = (
 def page(chain: Chain, tmp_path: Path) -> Path:
     """A report in which every answer of DPO's is hostile."""
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    table = inputs["answer_dpo"] / "answers.parquet"
+    table = inputs["answer_policy"] / "answers.parquet"
     answers = load(table, Candidate)
     for answer in answers:
         answer.text = HOSTILE
@@ -72,13 +72,13 @@ def test_it_shows_a_training_example_token_by_token(page: Path, chain: Chain) ->
 
 def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None:
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    shown = side_by_side(inputs, 2)
+    shown = side_by_side(inputs, nodes(chain.root)["eval"].config.models, 2)
     expected = {"Most improved": (False, True), "Most damaged": (True, False)}
     assert {heading.split(",")[0] for heading in shown} <= {*expected, "Alike"}
     for heading, prompts in shown.items():
         assert 1 <= len(prompts) <= 2
         for prompt in prompts:
-            passed = prompt["passed"]["sft"], prompt["passed"]["dpo"]
+            passed = prompt["passed"]["sft"], prompt["passed"]["policy"]
             assert passed == expected.get(heading.split(",")[0], (passed[0], passed[0]))
     assert shown == side_by_side(inputs, 2), "chosen by content"
 
@@ -92,7 +92,7 @@ def test_several_seeds_are_shown_with_mean_and_range(chain: Chain) -> None:
     }  # fmt: skip
     html = (chain.root / "report.html").read_text()
     manifests = [m for _, m in Store(chain.root).manifests("eval")]
-    deltas = [100 * m["metrics"]["delta"]["dpo-sft"]["mean"] for m in manifests]
+    deltas = [100 * m["metrics"]["delta"]["policy-sft"]["mean"] for m in manifests]
     told = f"{sum(deltas) / 3:+.1f} points on average, from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in "
     assert f"Over 3 seeds: {told}" in html
     assert all(m["fingerprint"] in html for m in manifests)

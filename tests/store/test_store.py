@@ -40,7 +40,7 @@ def test_runtime_does_not_change_a_fingerprint(tmp_path: Path) -> None:
 def test_a_setting_changes_its_node_and_what_follows_and_nothing_else(tmp_path: Path) -> None:
     plain, other = nodes(tmp_path), nodes(tmp_path, "dpo.beta=0.5")
     changed = {name for name in plain if plain[name].fingerprint != other[name].fingerprint}
-    assert changed == {"dpo", "answer_dpo", "eval", "report"}
+    assert changed == {"dpo", "answer_policy", "eval", "report"}
 
 
 def test_aot_losses_are_not_neutral_to_the_micro_batch(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What is evaluated is a list of models with a title each: everything that shows results reads it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.commands import compare, export
+from stages.config.choices import Role
+from stages.pipeline.build import build as build_nodes
+from stages.pipeline.graph import VERSIONS, chain, evaluation
+from stages.store import pinning
+from stages.store.node import Node
+from stages.store.store import Store
+from tests.helpers import CHROMIUM, TINY, Chain, browse, command, nodes, settings
+
+
+def four_models(root: Path) -> dict[str, Node]:
+    """The tiny chain's nodes, its evaluation of four models: the control is a DPO with another beta."""
+
+    def node(stage: str, block: object, **inputs: Node) -> Node:
+        block, digests = pinning.pin(block, root / "cache" / "digests.json")
+        return Node(stage, VERSIONS[stage], block, inputs, digests)
+
+    cfg = settings(f"outputs={root}", *TINY)
+    base, data = node("base", cfg.model), node("data", cfg.data)
+    made = chain(cfg, node, base=base, data=data)
+    control = chain(replace(cfg, dpo=replace(cfg.dpo, beta=0.7)), node, base=base, data=data)["dpo"]
+    models = {Role.base: base, Role.sft: made["sft"], Role.control: control, Role.policy: made["dpo"]}
+    made |= {"base": base, "data": data, "control": control} | evaluation(cfg, node, models, data)
+    return made | {"report": node("report", cfg.report, **made)}
+
+
+@pytest.fixture(scope="module")
+def four(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Node]]:
+    root = tmp_path_factory.mktemp("four") / "outputs"
+    shutil.copytree(built, root, symlinks=True)
+    made = four_models(root)
+    build_nodes([made["report"]], Store(root), settings(f"outputs={root}", *TINY), [])
+    return root, made
+
+
+def test_four_models_are_evaluated_and_differences_taken_between_named_pairs(
+    four: tuple[Path, dict[str, Node]],
+) -> None:
+    root, made = four
+    folder = Store(root).folder(made["eval"])
+    results = json.loads((folder / "results.json").read_text())
+    assert results["models"] == {"base": "Base", "sft": "SFT", "control": "Control", "policy": "DPO"}
+    named = {
+        "sft-base": "SFT − Base",
+        "control-sft": "Control − SFT",
+        "policy-sft": "DPO − SFT",
+        "policy-control": "DPO − Control",
+    }
+    assert results["differences"] == named
+    seen = results["groups"]["seen tasks"]
+    for name in named:
+        a, b = name.split("-")
+        assert seen[name]["mean"] == pytest.approx(seen[a]["mean"] - seen[b]["mean"])
+    assert set(results["kl"]) == {"control", "policy"}
+    assert results["kl"]["control"]["per_token"] != results["kl"]["policy"]["per_token"]
+    assert {"sft", "control", "policy", "policy-sft", "policy-control"} <= set(results["references"])
+    metrics = json.loads((folder / "manifest.json").read_text())["metrics"]
+    assert list(metrics["pass_rate"]) == [*results["models"]]
+
+
+def test_a_control_changes_nothing_about_the_other_models(four: tuple[Path, dict[str, Node]]) -> None:
+    root, made = four
+    three = json.loads((Store(root).folder(nodes(root)["eval"]) / "results.json").read_text())
+    with_control = json.loads((Store(root).folder(made["eval"]) / "results.json").read_text())
+    for group, row in three["groups"].items():
+        for role in three["models"]:
+            assert row[role]["mean"] == with_control["groups"][group][role]["mean"]
+    assert three["kl"]["policy"] == with_control["kl"]["policy"]
+    assert three["verdict"].split("(")[0] == with_control["verdict"].split("(")[0]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+def test_the_report_shows_four_columns_and_four_answers(four: tuple[Path, dict[str, Node]], tmp_path: Path) -> None:
+    root, made = four
+    page = browse(Store(root).folder(made["report"]) / "report.html", tmp_path, "--dump-dom")
+    for title in ("Base", "SFT", "Control", "DPO", "Control − SFT", "DPO − Control"):
+        assert f"<th>{title}</th>" in page
+    prompt = page[page.index('<div class="prompt">') :]
+    first = prompt[: prompt.index('<div class="prompt">', 1)]
+    assert first.count('<div class="card">') == 4
+
+
+def test_compare_and_cards_read_the_same_list(four: tuple[Path, dict[str, Node]]) -> None:
+    root, made = four
+    rows = compare.evaluations(Store(root), None)
+    (mine,) = [row for row in rows if row.fingerprint == made["eval"].fingerprint]
+    assert mine.rate == mine.results["primary"]["policy"]["mean"]
+    card = export.evaluated(mine.results)
+    assert "|  | prompts | Base | SFT | Control | DPO |" in card
+    assert " DPO − SFT | DPO − Control |" in card
+
+
+def test_a_user_names_the_policy_or_dpo(chain: Chain) -> None:
+    for name in ("policy", "dpo"):
+        assert settings("recipe=tiny", f"chat.model={name}").chat.model is Role.policy
+    ran = command(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control", input="")
+    assert "error: chat.model=control: this run has no such model, but base, sft, policy." in ran.stderr
