@@ -17,7 +17,7 @@ from stages.config.schema import SFT, SPLIT_OF_GROUP, Tasks, Training
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
 from stages.store.node import Node
-from stages.store.store import Manifest, Store
+from stages.store.store import Manifest, Store, read_manifest
 
 # Tokens per row where no earlier node tells, and floating-point operations per token and parameter.
 TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 120, "dpo": 120, "answer": 60}
@@ -53,18 +53,22 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    total, rough = 0.0, False
+    total, rough, renewed = 0.0, False, dict[str, float]()
     for name, node in nodes.items():
         state = store.state(node)
         cost = expected(node, nodes, store)
+        notes = changed(node, state, store)
         if state != "cached":
-            total += 0.0 if math.isnan(cost.seconds) else cost.seconds
+            seconds = 0.0 if math.isnan(cost.seconds) else cost.seconds
+            total += seconds
             rough |= cost.rough
+            if earlier_version(node, store):
+                renewed[name] = seconds
         table.add_row(
             name.replace("_", " "),
             node.fingerprint,
             state,
-            changed(node, state, store),
+            "; ".join(notes),
             f"{cost.tokens:,}" if cost.tokens else "",
             "?" if math.isnan(cost.memory) else f"{cost.memory / 2**30:.1f} GiB {'GPU' if on_gpu(node) else 'RAM'}",
             f"{cost.disk / 2**30:.1f} GiB" if cost.disk > 2**26 else "",
@@ -77,9 +81,34 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     console = Console(width=None if os.isatty(1) else 160)
     console.print(table)
     console.print(f"To build: {total / 60:.1f} min expected" + (", roughly (~)." if rough else "."))
+    if renewed:
+        console.print(
+            f"Of these, {len(renewed)} nodes only because Plumbline makes something else of the same settings now "
+            f"(version): {sum(renewed.values()):.0f} s, for {', '.join(renewed)}. CHANGELOG.md says what."
+        )
 
 
-def changed(node: Node, state: str, store: Store) -> str:
+def earlier_version(node: Node, store: Store) -> Manifest | None:
+    """The last published node with the same settings, from inputs of which that holds, that an earlier Plumbline
+    made: it tells what this one will cost."""
+    others = [m for _, m in store.manifests(node.stage)[::-1] if m["fingerprint"] != node.fingerprint]
+    return next((manifest for manifest in others if same_but_for_versions(node, manifest, store)), None)
+
+
+def same_but_for_versions(node: Node, manifest: Manifest, store: Store) -> bool:
+    now, then = flat(node.settings), flat(manifest["settings"])
+    if any(now.get(key) != then.get(key) for key in now | then) or not node.inputs.keys() >= manifest["inputs"].keys():
+        return False
+    for role, given in manifest["inputs"].items():
+        before = read_manifest(store.root / given["stage"] / given["fingerprint"])
+        if node.inputs[role].fingerprint != given["fingerprint"] and not (
+            before and same_but_for_versions(node.inputs[role], before, store)
+        ):
+            return False
+    return True
+
+
+def changed(node: Node, state: str, store: Store) -> list[str]:
     """Which settings and inputs differ from the nearest published node of the stage."""
     notes = [f"not neutral here: {key}={value}" for key, value in node.fixed.items()]
     if state != "cached":
@@ -89,7 +118,7 @@ def changed(node: Node, state: str, store: Store) -> str:
         else:
             nearest = min(earlier, key=len)
             notes += nearest or ["rebuild asked for it, an input was built again, or a file is damaged"]
-    return "; ".join(notes)
+    return notes
 
 
 def differences(node: Node, manifest: Manifest) -> list[str]:
@@ -113,8 +142,9 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def expected(node: Node, nodes: dict[str, Node], store: Store) -> Cost:
-    """Tokens, memory, disk and time: a published node's own, else scaled from the last of its stage, else rough."""
-    if own := store.find(node):
+    """Tokens, memory, disk and time: those of the node, or of its earlier version, where published; else scaled from
+    the last of its stage, else rough."""
+    if own := store.find(node) or earlier_version(node, store):
         disk = sum(entry["bytes"] for entry in own["files"].values())
         return Cost(own["metrics"].get("tokens"), peak_of(own), disk, own["wall_seconds"], rough=False)
     stage, shape = node.stage, shape_of(nodes["base"], store)

@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from stages.commands import plan
+from stages.commands.plan import flat
 from stages.config.errors import UserError
-from stages.config.schema import ROOT
+from stages.config.schema import ROOT, Label
 from stages.hardware import memory
+from stages.pipeline.graph import VERSIONS
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, command, nodes, settings
 
@@ -149,6 +152,36 @@ def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:
     assert f"{measured / 2**30:.1f} GiB RAM" in lines["base"]
     assert "expected" in ran.stdout
     assert chain.count() == before
+
+
+def test_plan_says_what_a_new_version_builds_again_and_what_that_costs(
+    built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(built)
+    plan.show(nodes(built), store)
+    assert "(version)" not in capsys.readouterr().out
+    cost = sum(store.find(nodes(built)[name])["wall_seconds"] for name in ("dpo", "answer_policy", "eval", "report"))
+    monkeypatch.setitem(VERSIONS, "dpo", VERSIONS["dpo"] + 1)
+    plan.show(nodes(built), store)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in told
+    assert "Of these, 4 nodes only because Plumbline makes something else of the same settings now" in told
+    assert f"(version): {cost:.0f} s, for dpo, answer_policy, eval, report." in told
+    plan.show(nodes(built, "sft.seed=4"), store)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "(version)" not in told, "another seed is another computation, whatever the version"
+
+
+def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
+    """So that a later optional key invalidates nothing."""
+    node = nodes(built)["label"]
+    assert asdict(node.config)["own"] is None
+    assert not {key for key, value in flat(node.settings).items() if value is None}
+    keys = {f.name: f.type for f in fields(Label)} | {"judge": str | None}
+    later = make_dataclass("Label", [(name, kind) for name, kind in keys.items()])
+    block = later(**{**vars(node.config), "judge": None})
+    assert replace(node, config=block).fingerprint == node.fingerprint
+    assert replace(node, config=replace(block, judge="mine")).fingerprint != node.fingerprint
 
 
 def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Chain) -> None:
