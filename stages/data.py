@@ -56,14 +56,14 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
 
 
-def own_part(own: Own | None, out: Work) -> tuple[dict[str, Family], Format]:
+def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
     """The user's task families, and how the rows of sources become conversations: by the user's function, if that is
     what `own` names.
 
     Raises:
         UserError: where it names neither.
     """
-    if own is None:
+    if not own:
         return {}, conversation
     with apart() as families:
         found = parts.load(own, "data.own", out.path)

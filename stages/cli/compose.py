@@ -20,12 +20,15 @@ from stages.pipeline.graph import graph
 from stages.store.node import Node
 from stages.store.store import Store
 
+FREE = re.compile(r"(sft|dpo)\.trainer\.[\w.]+=|(data|sample|label)\.own[.\w]*=")
+
 
 def normalise(argv: list[str]) -> list[str]:
-    """`-m` may stand anywhere; TRL's arguments need no plus sign (`sft.trainer.weight_decay=0.1`)."""
+    """`-m` may stand anywhere; dicts of any keys need no plus sign: TRL's arguments (`sft.trainer.weight_decay=0.1`),
+    the options of one's own parts."""
     options = [a for a in argv if a in ("-m", "--multirun")]
     rest = [a for a in argv if a not in options]
-    return options + [f"++{a}" if re.match(r"(sft|dpo)\.trainer\.[\w.]+=", a) else a for a in rest]
+    return options + [f"++{a}" if FREE.match(a) else a for a in rest]
 
 
 def caches(root: Path) -> None:
@@ -67,10 +70,10 @@ def own_parts(cfg: Config, hydra: HydraConf) -> None:
         UserError: naming the key that was set elsewhere.
     """
     for name in ("data", "sample", "label"):
-        own: Own | None = vars(cfg)[name].own
+        own: Own = vars(cfg)[name].own
         typed = [o for o in hydra.overrides.task if re.match(rf"\+*{name}\.own[.=]", o)]
         swept = any(key.lstrip("+").startswith(f"{name}.own") for key in hydra.sweeper.get("params") or {})
-        if own and (swept or not all(any(said in o for o in typed) for said in (own.file, own.name))):
+        if own and (swept or not all(any(str(said) in o for o in typed) for said in (own.file, own.name))):
             raise UserError(
                 f"{name}.own runs code, so only the command line may name it: {name}.own={{file: FILE, name: NAME}}."
             )

@@ -58,9 +58,12 @@ class Own:
     """A part of your own, without a fork: class or function `name` in a Python file, made with `options`. The command
     line alone can name one. What is hashed, kept in the node and run are the same bytes."""
 
-    file: str = MISSING
-    name: str = MISSING
+    file: str | None = None
+    name: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.file is not None
 
 
 @dataclass
@@ -114,7 +117,7 @@ class Data:
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     max_bad: float = share()
-    own: Own | None = None
+    own: Own = field(default_factory=Own)
 
     def key(self, i: int) -> str:
         """What the path of a source is called on the command line."""
@@ -214,7 +217,7 @@ class SFT(Training):
 @dataclass
 class Sample:
     sampler: str = MISSING
-    own: Own | None = None
+    own: Own = field(default_factory=Own)
     prompts: int | None = at_least(1)
     candidates_per_prompt: int = positive()
     temperatures: list[float] = at_least(0)
@@ -230,7 +233,7 @@ class Sample:
 @dataclass
 class Label:
     labeler: str = MISSING
-    own: Own | None = None
+    own: Own = field(default_factory=Own)
     path: str | None = MISSING
     revision: str | None = MISSING
     hub_split: str = MISSING

@@ -71,6 +71,6 @@ def chosen(cfg: Label, out: Work) -> Labeler:
     Raises:
         UserError: where the user's own cannot be loaded or is no labeler.
     """
-    if cfg.own is None:
+    if not cfg.own:
         return parts.named("labelers", cfg.labeler, Labeler).of(cfg)  # type: ignore[type-abstract]
     return parts.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]

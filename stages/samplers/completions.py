@@ -24,7 +24,7 @@ def chosen(cfg: Sample, out: Work) -> Open:
     Raises:
         UserError: where the user's own cannot be loaded or is no sampler.
     """
-    if cfg.own is None:
+    if not cfg.own:
         return parts.named("samplers", cfg.sampler, Sampler).open  # type: ignore[type-abstract]
     found = parts.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
     return partial(found.open, **cfg.own.options)

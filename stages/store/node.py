@@ -27,13 +27,15 @@ class Node:
     def settings(self) -> dict[str, Any]:
         """What of the configuration enters the fingerprint: everything but `runtime`, outside paths as digests.
 
-        A key that is null has no say, so that one which is added later, null unless chosen, invalidates nothing.
+        A key that is null has no say, nor a block in which all are, so that one which is added later, null unless
+        chosen, invalidates nothing.
         """
         return {**self._content(asdict(self.config)), **self.fixed}
 
     def _content(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: self._content(v) for k, v in value.items() if k != "runtime" and v is not None}
+            content = {k: self._content(v) for k, v in value.items() if k != "runtime"}
+            return {k: v for k, v in content.items() if v is not None and v != {}}
         if isinstance(value, list):
             return [self._content(v) for v in value]
         return self.outside.get(value, value) if isinstance(value, str) else value

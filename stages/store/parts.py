@@ -52,7 +52,9 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
     Raises:
         UserError: where it is not there, or no Python.
     """
-    file = Path(own.file).expanduser()
+    file = Path(str(own.file)).expanduser()
+    if not own.name:
+        raise UserError(f"{key}.name: which of the file's classes or functions is it?")
     if not file.is_file():
         raise UserError(f"{key}.file={own.file}: no such file.")
     content = file.read_bytes()
@@ -76,7 +78,7 @@ def load(own: Own, key: str, node: Path) -> Any:
     Raises:
         UserError: where the bytes are not those of the fingerprint, the file fails, or holds no such name.
     """
-    kept = Path(own.file)
+    kept = Path(str(own.file))
     content = kept.read_bytes()
     if hashlib.sha256(content).hexdigest() != kept.stem:
         raise UserError(f"{key}: {kept} was changed after it was kept. Delete it, and run the command again.")

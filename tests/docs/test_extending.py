@@ -1,0 +1,143 @@
+"""docs/extending.md is followed to the letter: its files, its commands, its changes, outside the checkout."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.config.schema import ROOT
+from stages.store.records import Candidate, Example, Judgement, load
+from stages.store.store import read_manifest
+from tests.helpers import TINY, Chain, command
+
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+FILES = dict(re.findall(r"^```python (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
+COMMANDS = [
+    line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()
+]
+(CHANGES,) = re.findall(r"^```diff\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+TRIVIA = [{"q": f"What is {n} and {n}?", "a": str(2 * n), "category": "sums"} for n in range(150)]
+
+
+def shown(stage: str, part: str) -> list[str]:
+    """The arguments of the page's command for a part."""
+    (found,) = [line for line in COMMANDS if f"stage={stage} " in line and part in line]
+    return shlex.split(found)[2:]
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A folder outside the checkout with the page's files."""
+    folder = tmp_path / "mine"
+    for name, text in FILES.items():
+        if "/" not in name:
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+    (folder / "trivia.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TRIVIA))
+    return folder
+
+
+def run(scratch: Path, root: Path, *arguments: str) -> None:
+    ran = command(*TINY, f"outputs={root}", *arguments, cwd=scratch)
+    assert ran.returncode == 0, ran.stderr
+
+
+def latest(root: Path, stage: str) -> Path:
+    return (root / "latest" / stage).resolve()
+
+
+def test_a_labeler_of_ones_own(chain: Chain, scratch: Path) -> None:
+    assert len(FILES["brief.py"].splitlines()) <= 20
+    run(scratch, chain.root, *shown("pairs", "label.own"))
+    node = latest(chain.root, "label")
+    texts = {c.candidate_id: c.text for c in load(node / "candidates.parquet", Candidate)}
+    for judgement in load(node / "judgements.parquet", Judgement):
+        assert judgement.labeler == "brief"
+        assert judgement.score == max(0.0, 1 - len(texts[str(judgement.candidate_id)]) / 200)
+    assert (node / "own.py").read_text() == FILES["brief.py"]
+    assert "own.py" in read_manifest(node)["files"]
+
+
+def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:
+    run(scratch, chain.root, *shown("sample", "sample.own"))
+    node = latest(chain.root, "sample")
+    asked = {e.id: e.messages[-1]["content"].upper() for e in load(node / "prompts.parquet", Example)}
+    for candidate in load(node / "candidates.parquet", Candidate):
+        assert asked[candidate.prompt_id].split()[-1] in candidate.text
+        assert (candidate.sampler, candidate.token_ids, candidate.logprob) == ("last_words", None, None)
+        assert candidate.n_tokens > 0
+
+
+def test_a_format_of_ones_own(chain: Chain, scratch: Path) -> None:
+    run(scratch, chain.root, *shown("data", "trivia.py"))
+    node = latest(chain.root, "data")
+    mine = [e for e in load(node / "examples.parquet", Example) if e.source == "trivia.jsonl"]
+    assert {(e.messages[0]["content"], e.reference) for e in mine} == {
+        (f"{row['q']} (sums)", row["a"]) for row in TRIVIA
+    }
+
+
+def test_a_task_family_of_ones_own_joins_the_others(chain: Chain, scratch: Path) -> None:
+    run(scratch, chain.root, *shown("data", "backwards.py"), "data.tasks.families=[sentiment,odd_one_out,backwards]")
+    tasks = {e.task for e in load(latest(chain.root, "data") / "examples.parquet", Example)}
+    assert tasks == {"sentiment", "odd_one_out", "backwards"}
+
+
+def test_all_of_them_go_through_the_whole_chain(scratch: Path, tmp_path: Path) -> None:
+    own = [*shown("pairs", "label.own"), *shown("sample", "sample.own"), *shown("data", "trivia.py")]
+    run(scratch, tmp_path / "outputs", *(o for o in own if not o.startswith("stage=")))
+    assert (tmp_path / "outputs" / "report.html").exists()
+    metrics = read_manifest(latest(tmp_path / "outputs", "dpo"))["metrics"]
+    assert metrics["steps"] > 0
+
+
+def changed(house: Path) -> None:
+    """Apply the page's changes: what a hunk shows unmarked stands in the file once, and is replaced by all of it."""
+    for part in re.split(r"^--- .*\n\+\+\+ b/", CHANGES, flags=re.MULTILINE)[1:]:
+        name, _, body = part.partition("\n")
+        text = (house / name).read_text()
+        for hunk in body.split("@@\n")[1:]:
+            lines = hunk.splitlines()
+            before = "\n".join(line[1:] for line in lines if not line.startswith("+"))
+            assert text.count(f"{before}\n") == 1, before
+            text = text.replace(before, "\n".join(line[1:] for line in lines))
+        (house / name).write_text(text)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A copy of the checkout."""
+    folder = tmp_path / "house"
+    for name in ("stages", "conf", "recipes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "run.py", folder)
+    return folder
+
+
+def in_house(house: Path, *arguments: str) -> None:
+    line = [sys.executable, "run.py", *TINY, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(house)}
+    ran = subprocess.run(line, cwd=house, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_stage_in_the_house(house: Path, chain: Chain) -> None:
+    (house / "stages" / "lengths.py").write_text(FILES["stages/lengths.py"])
+    changed(house)
+    in_house(house, f"outputs={chain.root}", *shlex.split(next(c for c in COMMANDS if "lengths" in c))[2:])
+    (node,) = (chain.root / "lengths").iterdir()
+    counts = json.loads((node / "lengths.json").read_text())
+    assert sum(counts.values()) == chain.manifest("sample")["metrics"]["candidates"]
+
+
+def test_the_same_file_in_the_house_is_a_word(house: Path, chain: Chain) -> None:
+    text = FILES["brief.py"].replace("most: int):", "most: int = 200):")
+    (house / "stages" / "labelers" / "brief.py").write_text(text)
+    in_house(house, f"outputs={chain.root}", "stage=pairs", "label.labeler=brief")
+    assert read_manifest(latest(chain.root, "label"))["metrics"]["labeler"] == "brief"
