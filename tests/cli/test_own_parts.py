@@ -1,0 +1,134 @@
+"""Parts of one's own: what is hashed is what is run, nothing runs before its stage, the command line alone names it."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.config.schema import RECIPES
+from tests.helpers import TINY, Chain, build, command, nodes
+
+LABELER = """
+from pathlib import Path
+from stages.labelers.labeler import Labeler
+from stages.store.records import Judgement
+
+Path({marker!r}).touch()
+
+
+class Mine(Labeler):
+    name = "mine"
+
+    def __init__(self, sign=1):
+        self.sign = sign
+
+    def judge(self, prompt, candidates):
+        for i, c in enumerate(candidates):
+            yield Judgement(prompt.id, self.name, c.candidate_id, score=(1 + self.sign * i / len(candidates)) / 2)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A labeler that leaves a mark where it is run."""
+    file = tmp_path / "mine.py"
+    file.write_text(LABELER.format(marker=str(tmp_path / "was run")))
+    return file
+
+
+def own(file: Path, **options: object) -> str:
+    written = ", ".join(f"{key}: {value}" for key, value in options.items())
+    return f"label.own={{file: {file}, name: Mine, options: {{{written}}}}}"
+
+
+def test_a_plan_reads_it_and_runs_nothing_of_it(mine: Path, chain: Chain) -> None:
+    ran = command(*TINY, f"outputs={chain.root}", "stage=plan", own(mine))
+    assert ran.returncode == 0, ran.stderr
+    assert not (mine.parent / "was run").exists()
+    build(chain.root, "stage=label", own(mine))
+    assert (mine.parent / "was run").exists()
+
+
+def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(mine: Path, chain: Chain) -> None:
+    def fingerprint(file: Path, **options: object) -> str:
+        return nodes(chain.root, own(file, **options))["label"].fingerprint
+
+    first = fingerprint(mine)
+    moved = mine.rename(mine.with_name("moved.py"))
+    assert fingerprint(moved) == first
+    assert fingerprint(moved, sign=-1) != first
+    moved.write_text(moved.read_text() + "\n")
+    assert fingerprint(moved) != first
+
+
+def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) -> None:
+    node = nodes(chain.root, own(mine))["label"]
+    text = mine.read_text()
+    mine.write_text("raise RuntimeError")  # after the plan was made
+    from stages import label
+    from stages.store.work import Work
+
+    (chain.root / "work").mkdir()
+    out = Work(chain.root / "work", lambda metrics, step: None)
+    assert label.run(node.config, {"pool": chain.folder("sample")}, out)["labeler"] == "mine"
+    assert (out / "own.py").read_text() == text
+    Path(node.config.own.file).write_text(text + "\n")
+    with pytest.raises(UserError, match="was changed after it was kept"):
+        label.run(node.config, {"pool": chain.folder("sample")}, out)
+
+
+def test_jobs_of_a_sweep_in_other_processes_run_it_too(mine: Path, chain: Chain) -> None:
+    ran = command(
+        *TINY, f"outputs={chain.root}", "stage=pairs", own(mine), "pairs.seed=1,2", "hydra/launcher=joblib", "-m"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert chain.count()["pairs"] == 3
+    assert chain.count()["label"] == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "label: {own: {file: FILE, name: Mine}}",
+        "hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}",
+    ],
+)
+def test_a_recipe_must_not_name_it(content: str, mine: Path, chain: Chain) -> None:
+    recipe = RECIPES / "hostile.yaml"
+    recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(mine))}\n")
+    try:
+        for more in ([], ["label.own.options={sign: 1}"]):
+            ran = command("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
+            assert ran.returncode != 0
+            assert "label.own runs code, so only the command line may name it" in ran.stderr
+    finally:
+        recipe.unlink()
+    assert not (mine.parent / "was run").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("class Mine(Labeler)", "class Mine", "label.own.name=Mine must be a class derived from stages.labelers"),
+        ("class Mine", "class Other", "label.own.name=Mine: the file defines no such name"),
+        ("def judge", "def juge", "label.own.name=Mine lacks judge"),
+        ("self, sign=1", "self, minus=1", "label.own.options={'sign': 2}: Mine takes others"),
+        ("self.sign = sign", "self.sign = sign / 0", "label.own: line 13: ZeroDivisionError: division by zero"),
+        ("from stages.store", "from stagse.store", "label.own: line 4: ModuleNotFoundError"),
+        ("class Mine", "clas Mine", "mine.py: invalid syntax"),
+        ("score=(1", "score=(2", "the labeler mine gives a score of 1.125: scores lie in [0, 1]"),
+        ("c.candidate_id, score", "'x', score", "the labeler mine judges x: no candidate of that prompt"),
+        ("score=(1 + self.sign", "score=(1 + self.sing", "could not be judged, more than label.max_failed=0.1 allows"),
+        (
+            "for i, c in enumerate(candidates)",
+            "for i, c in []",
+            "most often (192 times): the labeler gave no judgement",
+        ),
+    ],
+)
+def test_what_is_wrong_with_it_is_told(before: str, after: str, told: str, mine: Path, chain: Chain) -> None:
+    assert before in mine.read_text()
+    mine.write_text(mine.read_text().replace(before, after))
+    with pytest.raises(UserError) as error:
+        build(chain.root, "stage=label", own(mine, sign=2) if "sign" in before and "minus" in after else own(mine))
+    assert told in str(error.value)
