@@ -56,7 +56,15 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
                         yield p, [p]
 
     scored = in_shards(
-        tokenized, lambda p: p.id, score, PairLogProbs, lambda p: p.id, cfg.runtime.shard_size, "reference", out
+        tokenized,
+        lambda p: p.id,
+        score,
+        PairLogProbs,
+        lambda p: p.id,
+        cfg.runtime.shard_size,
+        "reference",
+        out,
+        rows=2,
     )
     save(out / "logprobs.parquet", scored, PairLogProbs)
     tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in scored)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.config.schema import Tracker
-from stages.store import work
 from stages.store.store import Store, read_manifest
+from stages.store.work import Progress
 from stages.tracking.run import version
 from stages.tracking.wandb import CUT_OFF, LINKED, has_key, home, link
 
@@ -80,7 +80,7 @@ def build_lineage(store: Store, files: Path, project: str) -> list[str]:
     told, missing, failed = 0, set[str](), list[str]()
     api = wandb.Api()
     runs = [run for run in sorted(files.glob("*run-*")) if sent(run) and not (run / LINKED).exists()]
-    with work.bar(len(runs), "lineage", "run") as bar:
+    with Progress(len(runs), "lineage", "run") as progress:
         for run in runs:
             stage, fingerprint, _ = run_id(run).split("-")
             manifest = read_manifest(store.root / stage / fingerprint)
@@ -94,7 +94,7 @@ def build_lineage(store: Store, files: Path, project: str) -> list[str]:
                 else:
                     told += not absent
                     missing.update(absent)
-            bar.update()
+            progress.update()
     log.info("%s: the inputs of %d runs told.", project, told)
     if missing:
         log.info("Not found there, as if built without W&B: %s.", ", ".join(sorted(missing)))

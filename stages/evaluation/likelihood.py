@@ -15,7 +15,7 @@ from stages.models import contract
 from stages.models.loading import device_of, load_model
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example
-from stages.store.work import bar
+from stages.store.work import Progress
 
 
 def score(cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers) -> dict[str, dict[str, Any]]:
@@ -37,7 +37,7 @@ def measure(
     at once, however many there are."""
     terms, model = contract.load(folder), sft if role == "sft" else load_model(folder, device=sft.device)
     references, divergence, tokens = list[float](), 0.0, 0
-    with bar(len(prompts), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):
+    with Progress(len(prompts), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):
         for example in prompts:
             prompt, reference = terms.completion(example.messages, example.conversation[-1:])
             wanted = torch.tensor(reference, device=model.device)[:, None]

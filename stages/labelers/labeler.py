@@ -9,7 +9,7 @@ from stages.config.schema import Label
 from stages.formats.files import Row
 from stages.store import parts
 from stages.store.records import Candidate, Example, Judgement, load
-from stages.store.work import Work, bar
+from stages.store.work import Progress, Work
 
 
 class Pool(NamedTuple):
@@ -54,7 +54,7 @@ class Labeler(ABC):
 
         A prompt on which `judge` fails has its candidates missing, with that error.
         """
-        with bar(len(pool.prompts), f"label {self.name}", "prompt") as progress:
+        with Progress(len(pool.prompts), f"label {self.name}", "prompt") as progress:
             for prompt, candidates in pool.by_prompt():
                 try:
                     judgements = list(self.judge(prompt, candidates))

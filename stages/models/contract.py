@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from stages.config.errors import UserError
 from stages.config.schema import Template
@@ -169,6 +168,8 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, ro
             renders BOS twice or leaves it out, or renders a prompt that is no prefix of the conversation, and where
             no token is free for padding.
     """
+    from trl.chat_template_utils import has_generation_markers  # takes seconds; who only asks a model needs none of it
+
     tokenizer.chat_template = chat_template(tokenizer, cfg, train)
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
@@ -248,6 +249,8 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
     """The tokenizer's own template as it is, or with generation markers, from itself or from TRL."""
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
     own = tokenizer.chat_template
     if not own or not markers:
         return own or None

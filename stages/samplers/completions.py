@@ -86,4 +86,14 @@ def complete(
         )
 
     size = decoding.runtime.shard_size
-    return in_shards(prompts, lambda e: e.id, produce, Candidate, lambda c: c.prompt_id, size, title, out)
+    return in_shards(
+        prompts,
+        lambda e: e.id,
+        produce,
+        Candidate,
+        lambda c: c.prompt_id,
+        size,
+        title,
+        out,
+        rows=len(decoding.temperatures),
+    )

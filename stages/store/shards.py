@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from stages.store.records import Candidate, PairLogProbs, load, save
-from stages.store.work import SCRATCH, Work, bar
+from stages.store.work import SCRATCH, Progress, Work
 
 Item = TypeVar("Item")
 Made = TypeVar("Made", Candidate, PairLogProbs)
@@ -19,10 +19,12 @@ def in_shards(
     size: int,
     title: str,
     out: Work,
+    rows: int = 1,
 ) -> list[Made]:
     """All that `produce` makes of the items, in the order of the items; shards of `size` items survive a kill.
 
-    A shard says by its records which items it holds, so that another `size` after a resume does no harm.
+    A shard says by its records which items it holds, so that another `size` after a resume does no harm. Progress is
+    told in rows: so many go through the model for each item.
     """
     folder = out / SCRATCH / "shards"
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,12 +36,12 @@ def in_shards(
     shard_number = len(list(folder.glob("*.parquet")))
     buffer: list[Made] = []
     held = 0
-    with bar(len(items), title, "prompt", done=len(items) - len(waiting)) as progress:
+    with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
         for item, records in produce(waiting):
             made[identify(item)] = records
             buffer += records
             held += 1
-            progress.update()
+            progress.update(rows)
             if held == size:
                 save(folder / f"{shard_number:06d}.parquet", buffer, kind)
                 shard_number, buffer, held = shard_number + 1, [], 0

@@ -4,7 +4,9 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,9 +59,69 @@ def read_curves(node: Path) -> list[dict[str, Any]]:
     return [points[key] for key in sorted(points)]
 
 
-def bar(total: int, title: str, unit: str, done: int = 0) -> "tqdm[Any]":
-    """A bar on stderr; in a log file, a line every half minute."""
-    watched = sys.stderr.isatty()
-    return tqdm(
-        total=total, initial=done, desc=title, unit=unit, dynamic_ncols=watched, mininterval=0.2 if watched else 30
-    )
+class Progress:
+    """How far a stage is: one line of at most 80 columns on a terminal, in a log file a line every half minute.
+
+    Time remaining is told from the mean rate so far, once a twentieth is done and ten seconds have passed: before that
+    the first rows, which wait for a whole batch, would speak for all.
+    """
+
+    COLUMNS, SECONDS, SHARE, LOGGED_EVERY = 80, 10.0, 0.05, 30.0
+
+    def __init__(self, total: int, title: str, unit: str, done: int = 0):
+        self.total, self.title, self.unit, self.done, self.begun_at = total, title, unit, done, done
+        self.note = ""
+        self.started = self.told = time.monotonic()
+        self.terminal = self.on_terminal() if sys.stderr.isatty() else None
+
+    def on_terminal(self) -> "tqdm[Any]":
+        columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)  # 0: nobody knows
+        bar: tqdm[Any] = tqdm(
+            total=self.total, initial=self.done, ncols=columns, bar_format="{desc} |{bar}|", delay=0.01
+        )
+        bar.set_description_str(self.line(), refresh=True)
+        return bar
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, rows: int = 1, note: str | None = None) -> None:
+        """So many more are done; `note` stands at the end of the line from now on."""
+        self.done += rows
+        self.note = self.note if note is None else note
+        if self.terminal:
+            self.terminal.set_description_str(self.line(), refresh=False)
+            self.terminal.update(rows)
+        elif time.monotonic() - self.told >= self.LOGGED_EVERY:
+            self.told = time.monotonic()
+            log.info("%s", self.line())
+
+    def line(self) -> str:
+        """`sample 1,024/4,480 rows, 34/s, 1:41 left, …`"""
+        parts = [f"{self.title} {self.done:,}/{self.total:,} {self.unit}s"]
+        seconds, made = time.monotonic() - self.started, self.done - self.begun_at
+        if made and seconds >= 1:
+            rate = made / seconds
+            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
+            if (
+                seconds >= self.SECONDS
+                and self.done < self.total
+                and made >= self.SHARE * (self.total - self.begun_at)
+            ):
+                parts.append(f"{clock((self.total - self.done) / rate)} left")
+        return ", ".join([*parts, *([self.note] if self.note else [])])
+
+    def close(self) -> None:
+        if self.terminal:
+            self.terminal.set_description_str(self.line(), refresh=True)
+            self.terminal.close()
+
+
+def clock(seconds: float) -> str:
+    """`1:41`, `2:05:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

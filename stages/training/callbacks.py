@@ -8,7 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from stages.config.errors import UserError
 from stages.config.schema import Training
-from stages.store.work import Work, bar
+from stages.store.work import Progress, Work
 
 EXPLOSION = 1000.0  # times the median gradient norm so far
 
@@ -62,21 +62,20 @@ class Curves(TrainerCallback):
             self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
 
 
-class Progress(TrainerCallback):
-    """A bar with rate, ETA and the last losses."""
+class Bar(TrainerCallback):
+    """Progress with rate, time remaining and the last losses."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = bar(state.max_steps, "train", "step", done=state.global_step)
+        self.progress = Progress(state.max_steps, "train", "step", done=state.global_step)
         self.losses: dict[str, str] = {}
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
     ) -> None:
-        self.losses |= {name: f"{logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs}
-        self.bar.set_postfix(self.losses, refresh=False)
+        self.losses |= {name: f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.update()
+        self.progress.update(note=", ".join(self.losses.values()))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
+        self.progress.close()

@@ -8,7 +8,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Training
 from stages.store.work import Work
 from stages.training import adapters
-from stages.training.callbacks import Curves, Evaluations, Progress, Watch
+from stages.training.callbacks import Bar, Curves, Evaluations, Watch
 from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete
 
 
@@ -25,7 +25,7 @@ def train(trainer: Trainer, cfg: Training, out: Work, *more: TrainerCallback) ->
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
     ours: list[TrainerCallback] = [Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out)]
-    ours += [Checkpoints()] + ([Progress()] if out.main else [])
+    ours += [Checkpoints()] + ([Bar()] if out.main else [])
     for callback in (*more, *ours):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # which removes torn ones

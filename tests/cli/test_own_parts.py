@@ -1,4 +1,4 @@
-"""Parts of one's own: what is hashed is what is run, nothing runs before its stage, the command line alone names it."""
+"""Parts of one's own: what is hashed is what is run, nothing runs before its stage, and no recipe may name them."""
 
 from pathlib import Path
 

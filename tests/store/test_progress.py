@@ -1,0 +1,88 @@
+"""Progress that does not lie: no time remaining before it means something, 80 columns at most, no bar in a log."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from stages.config.schema import ROOT
+from stages.store.work import Progress, clock
+
+SCRIPT = """
+import logging, time
+from stages.store.work import Progress
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+Progress.SECONDS, Progress.LOGGED_EVERY = 1.0, 0.4
+with Progress(4000, "likelihood of a policy", "prompt") as progress:
+    for i in range(40):
+        time.sleep(0.05)
+        progress.update(100, note="loss 0.123, eval_loss 0.456, and more than fits into a line of a terminal")
+"""
+
+
+def arguments() -> list[str]:
+    return [sys.executable, "-c", SCRIPT]
+
+
+def test_a_log_file_gets_a_line_now_and_then_without_carriage_returns() -> None:
+    ran = subprocess.run(arguments(), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "\r" not in ran.stderr + ran.stdout
+    lines = ran.stderr.splitlines()
+    assert 2 <= len(lines) <= 6, "every 0.4 of some 2 seconds, and not every update"
+    assert all(line.startswith("likelihood of a policy ") for line in lines)
+
+
+def test_a_terminal_shows_one_line_of_at_most_80_columns() -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))  # rows and columns
+    process = subprocess.Popen(arguments(), cwd=ROOT, stdout=follower, stderr=follower)
+    os.close(follower)
+    shown = b""
+    while chunk := read(leader):
+        shown += chunk
+    assert process.wait() == 0
+    lines = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.strip()]
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 80
+    assert "left" not in lines[0]
+    assert any(" left" in line for line in lines)
+
+
+def read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # how Linux says that the other end is closed
+        return b""
+
+
+def test_no_time_remaining_is_told_before_it_means_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress(4480, "sample", "row")
+    now[0] = 28.0  # the first prompts wait for a whole batch
+    progress.update(4)
+    assert progress.line() == "sample 4/4,480 rows, 0.14/s"
+    now[0] = 40.0
+    progress.update(1116)
+    assert progress.line() == "sample 1,120/4,480 rows, 28/s, 2:00 left"
+    progress.update(3360)
+    assert "left" not in progress.line()
+
+
+def test_a_resume_counts_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress(1000, "sample", "row", done=900)
+    now[0] = 20.0
+    progress.update(50)
+    assert progress.line() == "sample 950/1,000 rows, 2.5/s, 0:20 left"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0:00"), (101, "1:41"), (7500, "2:05:00")])
+def test_durations_read_like_a_clock(seconds: float, told: str) -> None:
+    assert clock(seconds) == told
