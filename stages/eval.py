@@ -14,10 +14,10 @@ from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
     Table,
-    compare,
     consistency,
     differences,
     matched,
+    rates,
     read_answers,
     tabulate,
     verdict,
@@ -43,7 +43,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "unseen tasks": unseen,
         **{f"outside: {name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()},
     }
-    by_group = {name: compare(table, cfg) for name, table in groups.items() if table.prompts}
+    by_group = {name: rates(table, cfg) for name, table in groups.items() if table.prompts}
     main = by_group[endpoint]
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
     tokens, stopped = primary.mean(primary.tokens), primary.mean(primary.stopped)
@@ -56,8 +56,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
         "primary": main,
         "groups": by_group,
-        "kinds": {name: compare(table, cfg) for name, table in ours.by("kind").items()},
-        "tasks": {name: compare(table, cfg) for name, table in ours.by("task").items()},
+        "kinds": {name: rates(table, cfg) for name, table in ours.by("kind").items()},
+        "tasks": {name: rates(table, cfg) for name, table in ours.by("task").items()},
         "mean_tokens": tokens,
         "stop_rate": stopped,
         "matched": matched(primary, cfg),

@@ -42,7 +42,7 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
-    return {"labeler": labeler.name, "failed": dict(failed), **report(pool.candidates, judgements)}
+    return {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
 
 
 def checked(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
@@ -65,30 +65,30 @@ def checked(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[J
     return found + [Judgement(c.prompt_id, labeler, c.candidate_id, error=reason) for c in silent]
 
 
-def report(candidates: list[Candidate], judgements: list[Judgement]) -> dict[str, Any]:
+def figures(candidates: list[Candidate], judgements: list[Judgement]) -> dict[str, Any]:
     """What every labelling tells of itself: scores, ties, and how far longer answers are preferred."""
     lengths = {c.candidate_id: c.n_tokens for c in candidates}
     scored = [j for j in judgements if j.score is not None]
-    figures: dict[str, Any] = {"judgements": len(judgements)}
+    found: dict[str, Any] = {"judgements": len(judgements)}
     if scored:
         scores = np.array([j.score for j in scored])
         length = np.array([lengths[str(j.candidate_id)] for j in scored])
         varied = scores.std() > 0 and length.std() > 0
-        figures |= {
+        found |= {
             "pass_rate": float((scores == 1).mean()),
             "mean_score": float(scores.mean()),
-            "scores": {f"{s:.2f}": int((scores == s).sum()) for s in np.unique(scores)},
+            "scores": dict(sorted(Counter(f"{s:.2f}" for s in scores).items())),
             "length_correlation": float(np.corrcoef(scores, length)[0, 1]) if varied else None,
-            "summary": f"{len(scored)} candidates judged, {(scores == 1).mean():.1%} pass all checks",
+            "summary": f"{len(scored)} candidates judged: mean score {scores.mean():.3f}, {(scores == 1).mean():.1%} at 1",
         }
-        return figures
+        return found
     gaps = [
         (lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1)
         for j in judgements
         if j.preference in ("a", "b")
     ]
     unequal = [gap > 0 for gap in gaps if gap]
-    return figures | {
+    return found | {
         "ties": sum(j.preference == "tie" for j in judgements),
         "longer_preferred": float(np.mean(unequal)) if unequal else None,
         "summary": f"{len(judgements)} preferences",

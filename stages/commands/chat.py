@@ -83,8 +83,8 @@ def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
     speakers = {name: Speaker(folder / "model", cfg) for name, folder in nodes.items()}
     if sys.stdin.isatty():
         terminal.out(f"{NEW} forgets the conversation, {QUIT} or Ctrl-D ends it.")
-    if cfg.compare:
-        compare(speakers)
+    if cfg.side_by_side:
+        side_by_side(speakers)
     else:
         converse(*speakers.values())
 
@@ -104,7 +104,7 @@ def converse(speaker: Speaker) -> None:
         messages = [*asked, {"role": "assistant", "content": answer}]
 
 
-def compare(speakers: dict[str, Speaker]) -> None:
+def side_by_side(speakers: dict[str, Speaker]) -> None:
     for prompt in prompts():
         table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
         asked = [{"role": "user", "content": prompt}]

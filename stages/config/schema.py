@@ -330,7 +330,7 @@ class GC:
 @dataclass
 class Chat:
     model: Role = MISSING
-    compare: bool = MISSING
+    side_by_side: bool = MISSING
     temperature: float = at_least(0)
     max_new_tokens: int = positive()
     precision: Precision = MISSING

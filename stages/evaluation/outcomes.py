@@ -72,7 +72,7 @@ def tabulate(prompts: list[Example], answers: Answers) -> Table:
     return Table([*answers], prompts, *arrays)
 
 
-def compare(table: Table, cfg: Eval) -> dict[str, Any]:
+def rates(table: Table, cfg: Eval) -> dict[str, Any]:
     """Rates of the models and paired differences between them, with intervals."""
     families = [e.task for e in table.prompts]
     draws = resampled_means(table.passed, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
@@ -100,7 +100,7 @@ def matched(table: Table, cfg: Eval) -> dict[str, Any]:
     newly = (table.stopped[:, policy] > 0) & (table.stopped[:, sft] == 0)
     gain = table.passed[:, policy] - table.passed[:, sft]
     return {
-        "views": {name: compare(table.where(chosen), cfg) for name, chosen in views.items() if chosen.any()},
+        "views": {name: rates(table.where(chosen), cfg) for name, chosen in views.items() if chosen.any()},
         "gain": float(gain.mean()),
         "gain_from_stopping": float((gain * newly).mean()),
     }
@@ -112,9 +112,9 @@ def consistency(table: Table) -> dict[str, Any]:
     requests = [request.passed for request in table.by("request").values()]
     if not requests:
         return {}
-    rates = np.array([passed.mean(0) for passed in requests])
+    right = np.array([passed.mean(0) for passed in requests])
     spread = np.array([passed.std(0) for passed in requests]).mean(0)
-    shares = {"always": rates == 1, "sometimes": (rates > 0) & (rates < 1), "never": rates == 0}
+    shares = {"always": right == 1, "sometimes": (right > 0) & (right < 1), "never": right == 0}
     return {
         "requests": len(requests),
         "phrasings": max(len(passed) for passed in requests),

@@ -108,7 +108,7 @@ def with_seed(cfg: Config, seed: int) -> Config:
 def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """The nodes that `stage` asks for: its own, or the models that it uses."""
     models = evaluated(nodes)
-    if cfg.stage == Command.chat and cfg.chat.compare:
+    if cfg.stage == Command.chat and cfg.chat.side_by_side:
         return list(models.values())
     if cfg.stage in (Command.chat, Command.export):
         role = cfg.chat.model if cfg.stage == Command.chat else cfg.export.model

@@ -50,7 +50,7 @@ def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> Non
 
 def test_models_answer_side_by_side(chain: Chain) -> None:
     prompt = "Name a colour."
-    said = chat(chain.root, [prompt, prompt], "chat.compare=true", "chat.max_new_tokens=8")
+    said = chat(chain.root, [prompt, prompt], "chat.side_by_side=true", "chat.max_new_tokens=8")
     assert "\x1b" not in said
     first, second = re.split(r"^> ", said, flags=re.MULTILINE)[1:]
     assert first.strip() == second.strip()  # nothing is remembered
