@@ -79,7 +79,8 @@ def figures(candidates: list[Candidate], judgements: list[Judgement]) -> dict[st
             "mean_score": float(scores.mean()),
             "scores": dict(sorted(Counter(f"{s:.2f}" for s in scores).items())),
             "length_correlation": float(np.corrcoef(scores, length)[0, 1]) if varied else None,
-            "summary": f"{len(scored)} candidates judged: mean score {scores.mean():.3f}, {(scores == 1).mean():.1%} at 1",
+            "summary": f"{len(scored)} candidates judged: mean score {scores.mean():.3f}, "
+            f"{(scores == 1).mean():.1%} at 1",
         }
         return found
     gaps = [
