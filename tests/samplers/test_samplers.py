@@ -31,7 +31,8 @@ from stages.samplers.drawing import gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request, Sampler
-from stages.store.records import Example, load
+from stages.store.records import Candidate, Example, load
+from tests.helpers import Chain, build
 
 SHAPE = {
     "hidden_size": 32,
@@ -161,3 +162,15 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     assert nucleus(logits, 0.6).isinf().tolist() == [[False, False, True, True]]
     assert nucleus(logits, 1.0) is logits
+
+
+def test_the_sampler_that_is_asked_for_samples(chain: Chain) -> None:
+    """`generate` draws what `hf` draws, in fp32, and every candidate says who drew it."""
+    build(chain.root, "stage=sample", "sample.sampler=generate")
+    ours, theirs = (
+        load(chain.folder("sample", *chosen) / "candidates.parquet", Candidate)
+        for chosen in ((), ("sample.sampler=generate",))
+    )
+    assert {c.sampler for c in ours} == {"hf"}
+    assert {c.sampler for c in theirs} == {"generate"}
+    assert [(c.candidate_id, c.token_ids) for c in ours] == [(c.candidate_id, c.token_ids) for c in theirs]

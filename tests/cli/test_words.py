@@ -1,0 +1,69 @@
+"""Words of the configuration: a room's are its file names, found without importing any of them."""
+
+import subprocess
+import sys
+
+import pytest
+from hydra.errors import ConfigCompositionException
+
+from stages.cli.explain import explain
+from stages.config import limits
+from stages.config.errors import UserError
+from stages.config.schema import ROOT, Config
+from stages.store import parts
+from tests.helpers import composed, settings
+
+
+def test_a_rooms_words_are_its_file_names() -> None:
+    assert parts.words("labelers", "Labeler") == ["dataset", "verifier"]
+    assert parts.words("samplers", "Sampler") == ["generate", "hf"]
+    assert parts.words("tracking", "Run") == ["trackio", "wandb"]
+    assert "chatml" in parts.templates()
+
+
+def test_words_are_listed_without_importing_a_part() -> None:
+    code = "import sys; from stages.cli import constraints; from tests.helpers import settings; constraints.refuse("
+    code += "settings('recipe=tiny')); print(*(m for m in sys.modules if m.startswith('stages.')))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    rooms = {module.split(".")[1] for module in ran.stdout.split() if module.count(".") > 1}
+    assert rooms == {"cli", "config", "hardware", "launch", "pipeline", "store", "tracking"}
+    assert not {"stages.tracking.wandb", "stages.tracking.trackio"} & set(ran.stdout.split())
+
+
+def test_conf_answers_the_rooms() -> None:
+    """Every word of a room that needs no key of its own has a file in conf/, under its name."""
+    for group, room, kind in (("label", "labelers", "Labeler"), ("sample", "samplers", "Sampler")):
+        assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == set(parts.words(room, kind))
+    trackers = {path.stem for path in (ROOT / "conf" / "tracker").glob("*.yaml")}
+    assert trackers == {*parts.words("tracking", "Run"), "none"}
+
+
+def test_only_a_stage_is_built_again() -> None:
+    for command in ("plan", "chat", "gc"):
+        with pytest.raises(ConfigCompositionException) as refused:
+            composed("recipe=tiny", f"rebuild={command}")
+        assert f"Invalid value '{command}', expected one of [base, data, sft" in str(explain(refused.value))
+    assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
+
+
+def every_limit() -> list[tuple[str, limits.Limit, float]]:
+    return list(limits.limited_values(settings("recipe=demo"), ""))
+
+
+def test_every_block_that_trains_or_samples_has_limits() -> None:
+    blocks = {name.split(".")[0] for name, _, _ in every_limit()}
+    assert {"rounds", "data", "sft", "sample", "label", "pairs", "dpo", "answer", "eval", "chat"} <= blocks
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in every_limit()}))
+def test_a_value_outside_its_limits_is_refused_by_name(name: str) -> None:
+    limit = next(limit for found, limit, _ in every_limit() if found == name)
+    cfg: Config = settings("recipe=demo")
+    block, keys = cfg, name.split(".")
+    for key in keys[:-1]:
+        block = vars(block)[key]
+    limits.refuse(cfg)
+    wrong = limit.low - (0 if limit.open else 1)
+    setattr(block, keys[-1], [wrong] if isinstance(vars(block)[keys[-1]], list) else wrong)
+    with pytest.raises(UserError, match=f"^{name} .*, got "):
+        limits.refuse(cfg)
