@@ -9,7 +9,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
@@ -19,7 +19,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from stages.config.choices import Command, Target
+from stages.config.limits import limits_of
 from stages.config.schema import RECIPES, ROOT, Config
+from stages.store import parts
 from tests.helpers import composed
 
 PAGE = ROOT / "docs" / "configuration.md"
@@ -36,6 +39,14 @@ A default below is what the groups set. Where `recipe=demo`, which runs unless a
 value, that stands beside it. `${precision}` is the value of the key `precision`. Keys under `runtime` do not enter a
 fingerprint ([guarantees](guarantees.md)); `trainer` takes every argument of TRL's trainer that no other key sets.
 """
+# Words that are no enum's: those of targets and commands together, and those that are a room's file names.
+WORDS = {
+    "stage": [*Target, *Command],
+    "label.labeler": parts.words("labelers", "Labeler"),
+    "sample.sampler": parts.words("samplers", "Sampler"),
+    "sft.template.kind": [*parts.templates(), "auto", "own", "file"],
+    "tracker.name": [*parts.words("tracking", "Run"), "none"],
+}
 TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
@@ -135,7 +146,7 @@ def docstring(kind: type) -> str:
     return "" if found.startswith(f"{kind.__name__}(") else " ".join(found.split())
 
 
-def parts(hint: Any) -> list[Any]:
+def members(hint: Any) -> list[Any]:
     """The members of a union; of any other type, itself."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return list(typing.get_args(hint)) if union else [hint]
@@ -143,19 +154,23 @@ def parts(hint: Any) -> list[Any]:
 
 def nested(hint: Any) -> type | None:
     """The dataclass that a field holds, alone or in a list."""
-    for part in parts(hint):
+    for part in members(hint):
         for inner in (part, *typing.get_args(part)):
             if isinstance(inner, type) and is_dataclass(inner):
                 return inner
     return None
 
 
+def listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
 def type_of(hint: Any) -> str:
     """A type as a user would say it; of an enum, its words."""
     told = []
-    for part in parts(hint):
+    for part in members(hint):
         if isinstance(part, type) and issubclass(part, StrEnum):
-            told.append(", ".join(f"`{word}`" for word in part))
+            told.append(listed(part))
         elif typing.get_origin(part) is list:
             told.append(f"list of {type_of(typing.get_args(part)[0])}")
         elif typing.get_origin(part) is dict:
@@ -214,13 +229,18 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
     hints, said = typing.get_type_hints(kind), said_in_schema(kind)
     for field in fields(kind):
         key, hint = f"{prefix}{field.name}", hints[field.name]
-        limits = ", ".join(f"{name}: {value}" for name, value in field.metadata.items())
-        told = [said_in_yaml().get(key, ""), said.get(field.name, ""), limits]
+        limit = limits_of(field)
+        told = [said_in_yaml().get(key, ""), said.get(field.name, ""), limit.told if limit else ""]
         inner = nested(hint)
-        listed = any(typing.get_origin(part) is list for part in parts(hint))
-        if inner is None or listed:
+        several = any(typing.get_origin(part) is list for part in members(hint))
+        if inner is None or several:
             kinds = f"list of [{inner.__name__}](#{inner.__name__.lower()})" if inner else type_of(hint)
-            yield key, kinds, default(key, field, plain, demo), sentences(*told)
+            yield (
+                key,
+                listed(WORDS[key]) if key in WORDS else kinds,
+                default(key, field, plain, demo),
+                sentences(*told),
+            )
             continue
         meaning = sentences(*told, docstring(inner))
         null = plain.get(key, MISSING) is None
@@ -234,8 +254,8 @@ def elements(kind: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for hint in typing.get_type_hints(kind).values():
         if inner := nested(hint):
-            listed = any(typing.get_origin(part) is list for part in parts(hint))
-            found |= elements(inner) | ({inner.__name__: inner} if listed else {})
+            several = any(typing.get_origin(part) is list for part in members(hint))
+            found |= elements(inner) | ({inner.__name__: inner} if several else {})
     return dict(sorted(found.items()))
 
 
@@ -303,6 +323,8 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "longer pairs are dropped and counted" in line_of("dpo.max_length"), "behind a key in conf/"
     assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
     assert "which share of the prompts" in line_of("sample.round"), "behind a field of the schema"
+    assert "Must be positive" in line_of("dpo.beta"), "a limit of the schema"
+    assert "`dataset`, `verifier`" in line_of("label.labeler"), "a room's files"
 
 
 if __name__ == "__main__":
