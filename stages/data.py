@@ -1,7 +1,7 @@
 """Stage `data`: examples in four splits (sft, preference, validation, test) that share no prompt.
 
-Knows no model. Generated tasks come first, then the sources in order; a prompt belongs to the split that took it
-first, and among generated prompts tests take first.
+Knows no model. A prompt belongs to the split that took it first, and they take in this order: generated tests, the
+other generated splits, then the sources as they are listed.
 """
 
 from collections import Counter
@@ -114,8 +114,8 @@ def verifiable(check: str | None, answer: str | None) -> list[Check]:
 
 
 def admit(found: list[Example], taken: dict[str, str], limit: int) -> tuple[list[Example], int]:
-    """The first `limit` whose prompt no other split holds, without copies, and how many were passed over; other
-    answers to a prompt of `sft` may stay."""
+    """The first `limit` examples whose prompt no split holds yet, and how many were passed over to find them. Only in
+    `sft` may a prompt come again, with another answer."""
     fresh: list[Example] = []
     for passed, example in enumerate(found):
         if len(fresh) == limit:
@@ -127,14 +127,14 @@ def admit(found: list[Example], taken: dict[str, str], limit: int) -> tuple[list
             if example.id in taken:
                 continue
         taken[example.id] = example.split
-        # The first answer is remembered too, so that a second copy of it is known for one.
+        # Remember the prompt with its first answer too, so that a second copy of that answer is passed over.
         taken[content_id(example.id, example.reference)] = example.split
         fresh.append(example)
     return fresh, len(found) - len(fresh)
 
 
 def prompt_of(messages: list[Message], answer: str | None) -> str:
-    """The id of a row's prompt; plain text, which has none, is its own."""
+    """The id of a row's prompt; of plain text, which has no prompt, the id of the text."""
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 

@@ -26,7 +26,7 @@ from stages.training.batches import cut_to_batches, each_alike
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
 
-FELL = 0.1  # nats per completion: less is no displacement
+FELL = 0.1  # nats per completion: a smaller fall is no displacement
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -101,8 +101,8 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 def trainable_model(
     frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: Work
 ) -> PreTrainedModel | PeftModel:
-    """The policy with all its weights, with a fresh adapter over them, or with its own over what that was trained on.
-    Whichever it is, at the first step it is the reference."""
+    """The policy as `dpo.adapter` has it trained: all its weights, a fresh adapter over them, or the SFT's adapter
+    over the weights below it. Before the first step each of these computes what the reference does."""
     model = load_model(frozen, cfg.held, device)
     if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
         out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")

@@ -17,7 +17,8 @@ from stages.store.work import Work
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two candidates, by how much one is better, and its score: None where only the order is known."""
+    """Two candidates of a prompt, by how much one is better, and the score of that one. Margin and score are None
+    where a labeler gave their order alone."""
 
     better: Candidate
     worse: Candidate
@@ -84,7 +85,7 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
 
 
 def admissible(contrasts: list[Contrast], cfg: Pairs) -> tuple[list[Contrast], str]:
-    """The comparisons that may become pairs, and, where none may, the rule that took the last of them."""
+    """The contrasts that may become pairs; where none may, also the rule that refused the last of them."""
     if not contrasts:
         return [], "fewer than two judged candidates"
     rules: dict[str, Callable[[Contrast], bool]] = {
@@ -111,7 +112,8 @@ def length_ratio(contrast: Contrast) -> float:
 
 
 def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Contrast]:
-    """At most `max_per_prompt` of them, by strategy; equals are ordered by chance, seeded by the prompt."""
+    """At most `max_per_prompt` contrasts, as the strategy orders them. Those of equal margin come in random order,
+    drawn with the prompt as seed."""
     rng.shuffle(contrasts)
     if cfg.strategy is Strategy.margin:
         contrasts.sort(key=lambda c: c.margin or 0.0)

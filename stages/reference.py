@@ -1,7 +1,7 @@
 """Stage `reference`: the log-prob of every completion token of the pairs under the reference model.
 
-Per token, so that `dpo` derives what it needs (sums, LD-DPO's shared part, after truncation), and a sweep over β,
-losses and lengths shares this node.
+They are kept per token: `dpo` derives the sums that its loss needs, and a sweep over β, losses and lengths shares this
+node.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         model = load_model(inputs["reference"] / "model", cfg.weights, device_of(cfg.runtime.device))
         add_scoring(model, cfg.forward)
         left = {p.id for p in waiting}
-        for batch in batches:  # the same after a kill: another company in the batch would round differently
+        for batch in batches:  # the same batches after a kill: a pair among others would round differently
             if any(p.id in left for p in batch):
                 scores = pair_log_probs(model, batch, terms.tokenizer.pad_token_id, cfg.precision)
                 for p, (chosen, rejected) in zip(batch, scores, strict=True):

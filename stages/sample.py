@@ -1,4 +1,4 @@
-"""Stage `sample`: the policy answers preference prompts several times. The pool carries its prompts with it."""
+"""Stage `sample`: the policy answers preference prompts several times. The node holds prompts and candidates."""
 
 from pathlib import Path
 from typing import Any

@@ -117,12 +117,12 @@ def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device)
     model = under_contract(load_model(base, cfg.held, device), terms, cfg.seed)
     if cfg.packing:
         pack_segments(model)
-    disable_dropout_in_model(model)  # a dropout mask is drawn per micro-batch
+    disable_dropout_in_model(model)  # dropout draws a mask per micro-batch: the division of a step would change it
     return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed)
 
 
 def columns(rows: list[dict[str, Any]]) -> Dataset:
-    """What the trainer reads of tokenised rows."""
+    """Tokenised rows as the trainer reads them: all columns but the id."""
     return Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows])
 
 

@@ -1,12 +1,14 @@
 """A sweep (`-m`): what its jobs share is built once and first, a failed job stops no other, the end says what to do.
 
-All of it is a callback of Hydra's, so that every launcher (in this process, joblib, submitit, Ray) is served alike,
-and neither sweepers nor launchers are replaced. A node that several jobs need is made by a job of its own, through the
-launcher of the sweep: that is where the GPUs are, and jobs that waited for one another's locks would hold them idle.
-Nodes that exactly the same jobs need are made together, those of more jobs before those of fewer; since an input is
-needed by all that need what is made from it, no build of a wave waits for another.
+All of it is one callback of Hydra's, so that every launcher (this process, joblib, submitit, Ray) is served alike and
+no sweeper or launcher is replaced. Before the jobs start, the callback builds each node that two or more of them need.
+The builds run through the sweep's launcher, since that is where the GPUs are: jobs that waited for one another's locks
+would hold GPUs idle. They run in waves. One build makes all nodes that exactly the same jobs need, and a build for
+more jobs is in an earlier wave. An input is needed by every job that needs what is made from it, so it is made in the
+same build or in an earlier wave: no build waits for another of its wave.
 
-A sweeper that chooses settings as it goes (Optuna) has no jobs to look at before it starts: its own rely on the locks.
+A sweeper that chooses settings as it goes (Optuna) has no list of jobs before it starts. Its jobs share nodes by the
+store's locks alone.
 """
 
 import json
@@ -126,7 +128,8 @@ def missing(composed: DictConfig) -> dict[str, Node]:
 
 
 def waves(jobs: Jobs) -> list[Wave]:
-    """Nodes of two or more jobs, together where exactly the same jobs need them; those of most jobs first."""
+    """The builds of nodes that two or more jobs need: one for all that exactly the same jobs need, those of most jobs
+    first."""
     users: dict[str, list[int]] = {}
     for job, nodes in enumerate(jobs):
         for fingerprint in {node.fingerprint for node in nodes.values()}:

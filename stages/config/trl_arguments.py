@@ -64,8 +64,9 @@ def refuse(name: str, block: Training) -> None:
 
 
 def offered(block: Training) -> list[Checkpointing]:
-    """What the backward may compute again, ever more of it. An adapter makes so many products that to keep them all
-    saves nothing; ZeRO-3 puts weights in place and takes them away underneath."""
+    """The kinds of gradient checkpointing that a block may use, from what recomputes least to what recomputes most.
+    `selective` is left out with an adapter, which makes so many products that keeping their outputs saves nothing, and
+    under ZeRO-3, which frees a layer's weights after its forward."""
     without = block.adapter is not Adapter.none or block.runtime.sharding is Sharding.zero3
     refused = {Checkpointing.auto, *([Checkpointing.selective] if without else [])}
     return [kind for kind in Checkpointing if kind not in refused]
@@ -80,7 +81,7 @@ def checkpointing(name: str, block: Training) -> None:
 
 
 def kernels(name: str, block: Training) -> None:
-    """What would replace the arithmetic of the layers."""
+    """Refuse torch.compile, and Liger's kernels where they cannot run."""
     if asked := [key for key in COMPILED if block.trainer.get(key)]:
         raise UserError(f"{name}.trainer.{asked[0]}: batches differ in shape, and each is compiled for. Leave it out.")
     if block.trainer.get("use_liger_kernel") and (block.runtime.device == "cpu" or find_spec("liger_kernel") is None):

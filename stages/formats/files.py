@@ -1,4 +1,4 @@
-"""The door: files, folders and hub datasets become examples; rows that cannot are told apart, with their reason.
+"""Reading other people's files, folders and hub datasets, row by row; a row that cannot be used keeps its reason.
 
 JSON and JSON lines (also gzipped; told apart by content, not by name), CSV and Parquet, holding Alpaca's
 instruction/input/output, chat `messages`, ShareGPT's `conversations`, prompt/completion, or plain text.
@@ -33,7 +33,7 @@ class BadRow(Exception):
 
 @dataclass
 class Row:
-    """A row as read: its value, or what is wrong with the line it stood on."""
+    """A row as it was read: its value, or with `error` why it cannot be used."""
 
     file: str
     line: int  # of the file where it has lines, else the row's number; both from 1
@@ -81,7 +81,7 @@ def rows_of(file: Path) -> Iterator[Row]:
 
 
 def array_rows(file: Path, content: bytes) -> Iterator[Row]:
-    """A JSON array. One that is broken has no rows to tell apart, so it is an error as a whole."""
+    """The rows of a JSON array. A broken one has no rows that could be told apart: it is an error as a whole."""
     try:
         values = json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:

@@ -70,8 +70,8 @@ def free_memory() -> int:
 
 
 def group_memory(root: Path, group: str) -> Iterator[int]:
-    """What each control group from this one up leaves of its limit, in bytes. Files that the kernel keeps in memory
-    and nobody has touched lately do not count as used. Version 2, and 1 under `memory/`."""
+    """What each control group from this one up leaves of its limit, in bytes. Inactive page cache does not count as
+    used: the kernel gives it back when asked. Control groups of version 2, and of version 1 under `memory/`."""
     names = (
         ("memory.limit_in_bytes", "memory.usage_in_bytes")
         if root.name == "memory"

@@ -1,8 +1,8 @@
 """How many bytes a node needs at its peak: arithmetic on a model's shape and a stage's block, without torch.
 
-On a GPU that is what torch allocates there; on the CPU what is resident, libraries included. What a layer keeps for
-its backward was measured tensor by tensor; `tests/hardware/test_memory.py` measures it again, `tests/bench/memory.py`
-compares whole nodes.
+On a GPU these are the bytes that torch allocates there; on the CPU the resident bytes, libraries included. What a
+layer keeps for its backward was measured tensor by tensor. `tests/hardware/test_memory.py` measures it again;
+`tests/bench/memory.py` holds the estimates of whole nodes against their peaks.
 """
 
 import sys
@@ -19,35 +19,37 @@ LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL
 HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
 BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # a weight; of nf4 with its scales
 
-# What a layer keeps per token for its backward: bytes for every feature of its widths (hidden, intermediate, query,
-# key). By whether only adapters are trained, and by precision. Trained norms and linear layers keep their inputs.
+# Activations that a layer keeps for its backward, in bytes per token and per feature of its widths (hidden,
+# intermediate, query, key): by whether only an adapter is trained, and by precision. Norms and linear layers that are
+# trained keep their inputs too.
 KEPT = {
     (False, Precision.fp32): (24, 16, 12, 8),
     (False, Precision.bf16): (26, 8, 6, 4),
     (True, Precision.fp32): (16, 16, 12, 8),
     (True, Precision.bf16): (18, 8, 6, 4),
 }
-KEPT_NF4 = 6  # more per feature of the intermediate width, in bf16 over 4-bit weights
+KEPT_NF4 = 6  # bytes more per feature of the intermediate width, in bf16 over 4-bit weights
 KEPT_BY_QK_NORM = {
     (False, Precision.fp32): 8,
     (False, Precision.bf16): 7,  # 6 in Qwen3, 8 in Gemma 3
     (True, Precision.fp32): 4,
     (True, Precision.bf16): 4,
 }
-KEPT_BY_POST_NORMS = {False: 16, True: 8}  # of two norms after attention and MLP
+KEPT_BY_POST_NORMS = {False: 16, True: 8}  # bytes more per hidden feature, for norms behind attention and MLP
 
-# On a GPU, TRL's fused LM head works in tiles (trl/kernels/chunked_logprob.py). On the CPU ours
-# (stages/models/lm_head.py) makes of a few tokens' logits so many bytes more per logit.
+# On a GPU, TRL's fused LM head holds the logits of one tile: 4,096 tokens by 32,768 of the vocabulary
+# (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds all logits of 256 tokens in the
+# forward, where softmax and statistics take FOLDED bytes more per logit, and of 1,024 tokens in the backward.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_FORWARD, HEAD_BACKWARD = 256, 1024
 FOLDED = 12
-SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6}  # share of tokens whose log-prob is asked: of completions
-OUTSIDE = 12  # bytes kept per token and feature of the hidden state outside the layers: embedded, and the last norm
-RECOMPUTED = 1.3  # a layer that is computed again, with its gradients, over what it keeps
+SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6}  # share of a row's tokens that have a label: completions
+KEPT_AROUND = 12  # bytes kept per token and hidden feature before the layers and after them: embedding, last norm
+RECOMPUTED = 1.3  # bytes of a layer that the backward recomputes, gradients included, per byte it would have kept
 
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
-SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory that a token budget may count on: what the estimate may be off
-MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # in a micro-batch: more brings no speed
+SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory, for a token budget to fill; the rest is for errors
+MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # tokens in a micro-batch at most: more are no faster
 STEP = 256  # a token budget is a multiple of it
 
 
@@ -94,19 +96,19 @@ def layer(shape: Shape, block: Training) -> float:
 
 
 def costly(shape: Shape, precision: Precision) -> int:
-    """Bytes per token of what a layer's products and its attention compute."""
+    """Bytes per token of the outputs of a layer's matrix products and attention."""
     return element(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
 
 
 def per_token(shape: Shape, block: Training, checkpointing: Checkpointing) -> float:
-    """Bytes kept of a token until the backward; with checkpointing, what goes into each layer and, if selective,
-    what was costly to compute."""
-    outside = OUTSIDE * shape.hidden
+    """Bytes of activations kept per token until the backward. With checkpointing these are the inputs of the layers;
+    if it is selective, the outputs of their products and attention too."""
+    around = KEPT_AROUND * shape.hidden
     if checkpointing is Checkpointing.none:
-        return shape.layers * layer(shape, block) + outside
+        return shape.layers * layer(shape, block) + around
     stream = BYTES[Weights.bf16 if block.held is Weights.bf16 else Weights.fp32]
     outputs = costly(shape, block.precision) if checkpointing is Checkpointing.selective else 0
-    return shape.layers * (stream * shape.hidden + outputs) + outside
+    return shape.layers * (stream * shape.hidden + outputs) + around
 
 
 def element(precision: Precision) -> int:
@@ -114,8 +116,8 @@ def element(precision: Precision) -> int:
 
 
 def head(shape: Shape, scored: float, precision: Precision, device: str, backward: bool) -> float:
-    """Bytes of the LM head's tile and what is computed of it, for so many tokens whose log-prob is asked. A backward
-    also makes the gradients of what goes in, and of its weights."""
+    """Bytes of the LM head for `scored` tokens that have a label: a tile of logits and what is computed from it. The
+    backward adds the gradients of the hidden states and of the head's weights."""
     size = element(precision)
     if device == "cpu":
         total = min(scored, HEAD_FORWARD) * shape.vocabulary * (size + FOLDED)
@@ -133,8 +135,8 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
 def training(
     shape: Shape, block: Training, device: str, tokens: float, checkpointing: Checkpointing, accumulated: bool = True
 ) -> float:
-    """Bytes at the peak of training with so many tokens in each micro-batch: where the backward begins, all
-    activations still kept. If gradients are `accumulated`, those of an earlier micro-batch are there already."""
+    """Bytes at the peak of training with `tokens` in each micro-batch. The peak is where the backward begins: all
+    activations are still kept. If gradients are `accumulated`, an earlier micro-batch has left its own by then."""
     state = fixed(shape, block)
     before = state + tokens * per_token(shape, block, checkpointing) * (HEAP if device == "cpu" else 1)
     if not accumulated:
@@ -155,8 +157,8 @@ def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float
 
 
 def sampling(shape: Shape, block: Sample | Answer, length: float) -> float:
-    """Bytes at the peak of generation: the weights in the precision itself, keys and values of all rows, `length`
-    tokens each, and logits or the prompts that are read at once."""
+    """Bytes at the peak of generation: the weights in the precision itself; keys and values of all rows, `length`
+    tokens each; and the larger of a step's logits and the prompts that are read at once."""
     size, rows = element(block.precision), block.runtime.batch_size
     cached = 2 * size * shape.layers * shape.key  # of a token
     prompts = min(PREFILL_TOKENS, rows * length) * (cached + passing(shape))
@@ -169,7 +171,7 @@ def passing(shape: Shape) -> float:
 
 
 def peak(shape: Shape, block: Any, row: float, device: str) -> float:
-    """Bytes at the peak of a node, whose rows (of pairs: prompt and both completions) have so many tokens."""
+    """Bytes at the peak of a node whose rows have `row` tokens; a pair's are those of prompt and both completions."""
     total = LIBRARIES if device == "cpu" else 0.0
     match block:
         case SFT(train=False) | Model():  # tensor by tensor, from file to file
@@ -190,7 +192,7 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
 
 
 def micro_batch(shape: Shape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
-    """Tokens of a micro-batch, which activations are computed again, and whether a step has several of them."""
+    """Tokens of a micro-batch, its gradient checkpointing, and whether a step has several micro-batches."""
     runtime = block.runtime
     fits, checkpointing = (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
     tokens = runtime.rows * row if runtime.rows else runtime.token_budget or fits
@@ -201,8 +203,8 @@ def micro_batch(shape: Shape, block: Training, row: float, device: str) -> tuple
 
 
 def available(device: str) -> int:
-    """Bytes that are free now: on this process's GPU, or the first where torch is not loaded; else of memory that no
-    process needs, what the control groups leave to this one."""
+    """Bytes that are free now. On a GPU: on this process's own, or on the first one where torch is not loaded. On the
+    CPU: what the machine and the control groups leave to this process."""
     if device == "cpu":
         return machine.free_memory()
     if torch := sys.modules.get("torch"):
@@ -211,8 +213,8 @@ def available(device: str) -> int:
 
 
 def token_budget(shape: Shape, block: Training, device: str) -> tuple[int, Checkpointing]:
-    """How many tokens a micro-batch may have, and which activations are computed again: more only where otherwise not
-    even the longest row would fit. To be asked before the model is loaded."""
+    """How many tokens a micro-batch may have, and its gradient checkpointing: the kind that recomputes least among
+    those with which the longest row fits. Ask before the model is loaded: the estimate counts its weights."""
     longest = block.max_length * (2 if isinstance(block, DPO) else 1)
     share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
     room = share * available(device)

@@ -102,8 +102,8 @@ def adapted(lora: LoRA) -> list[str]:
 
 
 def config_of(cfg: Model, published: Path) -> dict[str, Any] | None:
-    """The config of a base model: of its node where `published`, else of what it is made from; None where that is on
-    the hub and cannot be fetched."""
+    """The config.json of a base model: from its node where that is `published`, else from the folder, file or
+    repository that it will be made from. None where the hub has it and cannot be reached."""
     if (published / "config.json").exists():
         return read(published)
     if cfg.random_init:

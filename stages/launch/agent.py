@@ -19,7 +19,7 @@ LOCAL = "127.0.0.1:0"  # any free port
 
 
 def main(job_file: Path, node_rank: int) -> int:
-    """Returns 0, 1 where a worker failed, or KILLED where one was killed: the others then fail for want of it."""
+    """Returns 0, 1 where a worker failed, or KILLED where SIGKILL ended one: the others fail too, without it."""
     job = json.loads(job_file.read_text())
     launch = job["launch"]
     several = launch["nodes"] > 1

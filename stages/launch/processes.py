@@ -1,4 +1,4 @@
-"""A training stage in several processes. This one, the parent, has planned, locks and publishes; it knows no torch.
+"""A training stage in several processes. The parent, which is this process, plans, locks and publishes without torch.
 
 Its child is an agent (`agent.py`), which starts a worker (`worker.py`) per process with torch's elastic launcher and
 stops them all when one dies. A worker is given the stage's resolved configuration in a file; it never composes, plans

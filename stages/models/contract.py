@@ -1,7 +1,7 @@
-"""The contract that SFT fixes and every later stage checks: template, end of turn, padding, BOS, and who is trained.
+"""The contract that SFT fixes and every later stage keeps: template, end of turn, padding, BOS, the trained tokens.
 
-It lies beside the model as `contract.json`, with golden renderings. A stage that renders one of them differently
-would train or sample on other tokens than SFT did, so it stops.
+SFT writes it beside the model as `contract.json`, with golden renderings. Every later stage renders those again. One
+that renders them differently would train or sample on other tokens than SFT did, so it stops.
 """
 
 import hashlib
@@ -44,9 +44,9 @@ class ContractError(UserError):
 class Contract:
     """A tokenizer whose chat template keeps the contract.
 
-    `stop_ids` end a completion; the first of them is the end of turn, which is trained. `marked`: the template marks
-    the assistant's tokens itself. One that does not can go on from where a model's own SFT left it: then only the
-    last turn counts, from where the prompt ends.
+    `stop_ids` end a completion; the first of them is the end of turn, which is trained. `marked` says whether the
+    template marks the assistant's tokens. Only a model that enters after its SFT (`sft=none`) may have a template
+    without marks: of a conversation, what follows the last prompt is then the assistant's.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -77,7 +77,9 @@ class Contract:
         if ids[: len(prompt)] != prompt:
             raise ContractError("the prompt's tokens are no prefix of those of prompt and completion")
         start = len(prompt)
-        while start and trained[start - 1]:  # bytes that stand for an unknown character share the offsets of its run
+        # Byte fallback gives all bytes of a run of unknown characters the offsets of the whole run. A run that begins
+        # in the prompt and ends in the answer is marked from its beginning; what is the prompt's is not trained.
+        while start and trained[start - 1]:
             start -= 1
             trained[start] = False
         if not any(trained):
@@ -88,7 +90,7 @@ class Contract:
         return ids[:end], trained[:end]
 
     def _to_the_end_of_turn(self, rendered: dict[str, list[int]]) -> list[bool]:
-        """The template's mask, without what a span holds after its end of turn: Gemma's has a line feed there."""
+        """The template's mask, without what it marks after an end of turn: Gemma's marks a line feed there."""
         trained, ended = list[bool](), False
         for token, marked in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True):
             trained.append(bool(marked) and not ended)
@@ -161,7 +163,7 @@ def load(model: Path) -> Contract:
 
 def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
     """Fix template, end of turn and padding on a base model's tokenizer; `rows` is the size of its embedding.
-    Without `train`, SFT lies behind: the tokenizer's own template is then kept as it is.
+    Without `train` the model has had its SFT elsewhere: the tokenizer's own template is kept as it is.
 
     Raises:
         ContractError: where the template cannot tell the assistant's tokens, does not train the end of turn,
@@ -261,8 +263,8 @@ def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | Non
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
-    """A pad token that ends nothing: the tokenizer's own, a special token the template leaves alone, or a new one in
-    a row that the embedding has to spare. Another row only with `resize`.
+    """Choose a pad token that is not BOS and ends no turn: the tokenizer's own, a special token that the template does
+    not use, or a new one in a row that the embedding has to spare. Only with `resize` is a row added.
 
     Raises:
         ContractError: where there is none of these.

@@ -28,7 +28,7 @@ TYPES = {
     GGUFType.f16: (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     GGUFType.q8_0: (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-# What a file of these architectures cannot say otherwise, or a reader would take for granted.
+# Keys of the config on which folder and file must agree: a GGUF file either holds them, or its readers assume them.
 SHAPE = (
     "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size "
     "max_position_embeddings rope_parameters tie_word_embeddings hidden_act attention_bias mlp_bias use_sliding_window"
@@ -64,7 +64,7 @@ def write(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        check(draft, config, tokenizer)
+        read_back(draft, config, tokenizer)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
@@ -159,7 +159,7 @@ def pre_tokenizer(found: dict[str, Any]) -> str:
     """The name under which llama.cpp knows how text is split before BPE.
 
     Raises:
-        UserError: for a way that has no name here.
+        UserError: for a way of splitting that has no name here.
     """
     parts = found["pretokenizers"] if found["type"] == "Sequence" else [found]
     kinds = [part["type"] for part in parts]
@@ -180,8 +180,8 @@ def without_markers(template: str) -> str:
     return re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
 
 
-def check(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Read the file as transformers does, and compare what it says of the model's shape, and how it renders."""
+def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read the file with transformers and refuse it unless its shape and its tokens are those of the folder."""
     options = {"gguf_file": file.name, "local_files_only": True}
     ours, theirs = config.to_dict(), AutoConfig.from_pretrained(file.parent, **options).to_dict()
     for key in SHAPE:

@@ -1,9 +1,9 @@
-"""TRL's fused LM head on a CPU: log-probs of labels, without the logits of a whole batch ever being there.
+"""TRL's fused LM head for the CPU: log-probs of labels, without ever holding the logits of a whole batch.
 
-On CUDA TRL scores the positions whose label counts, in Triton. Elsewhere it scores every position, multiplies in fp32
-and goes a dozen times over its tiles: much of a training step on a CPU. This is the same function in a CPU's own
-arithmetic: the whole vocabulary for a few hundred tokens at a time, PyTorch's softmax, products in the precision of
-the model, sums over chunks in fp32.
+On CUDA, TRL scores only the positions that have a label, in Triton. Elsewhere it scores every position, multiplies in
+fp32 and goes over its tiles a dozen times, which is much of a training step on a CPU. `OnCPU` computes the same
+function as suits a CPU: the whole vocabulary for 256 tokens at a time (1,024 in the backward), PyTorch's softmax,
+products in the precision of the model, sums over chunks in fp32.
 """
 
 from typing import Any
@@ -71,11 +71,12 @@ class OnCPU(torch.autograd.Function):
         for rows, target, log_p, g, out in zip(*chunks, strict=True):
             rows = rows.to(dtype)
             logits, slope = transformed(rows, head, bias, *terms)
-            p = logits.softmax(-1)  # and less 1 of the target, which is no difference of two rounded numbers:
+            p = logits.softmax(-1)
+            # The gradient of -log p(target) is p, less 1 at the target: expm1(log p), without the rounding error of p.
             p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(dtype))
             if slope is not None:
                 p *= slope
-            out.copy_((p @ head) * -g[:, None])  # the smaller factor is the one that is weighed
+            out.copy_((p @ head) * -g[:, None])  # times (tokens, hidden): smaller than p, (tokens, vocabulary)
             if grad_weight is not None:
                 grad_weight += p.t() @ (rows * -g[:, None]).to(dtype)
             if grad_bias is not None:
@@ -91,7 +92,8 @@ def transformed(
     softcap: float | None,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor | float | None]:
-    """Logits as the model means them, (tokens, vocabulary), and their slope over the head's output, where not 1."""
+    """The model's logits, (tokens, vocabulary): scaled, soft-capped, over the temperature. And their derivative by the
+    head's output, or None where that is 1."""
     logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
     if softcap is not None:
         capped = (logits * (scale / softcap)).tanh()
@@ -108,6 +110,6 @@ class Head:
 
 
 def install() -> None:
-    """Have TRL's fused LM head use this one on a CPU, and score only the positions whose label counts, there too."""
+    """Have TRL's fused LM head call `OnCPU` on a CPU, and score only the positions that have a label there, too."""
     trl_utils._ChunkedLogProbFunction = Head
     trl_utils._use_triton = lambda device: True

@@ -37,7 +37,7 @@ def embedding_rows(folder: Path) -> int:
 
 
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
-    """A causal language model from a folder of safetensors, for evaluation; on the CPU unless a device is given.
+    """A causal language model from a folder of safetensors, in eval mode; on the CPU unless a device is given.
 
     nf4 holds the linear layers but the head in 4 bits with double quantisation (arXiv:2305.14314), the rest in fp32.
     """
@@ -56,13 +56,13 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            # On some CPUs it scores in bf16 what it trains in fp32: policy and reference would differ.
+            # With AVX512-BF16 this layer scores in bf16 and trains in fp32: policy and reference would differ.
             module.support_avx512bf16_for_cpu = False
     return model.eval()  # type: ignore[no-any-return]
 
 
 def sampled_as(precision: Precision) -> Weights:
-    """How the weights are held of a model that generates: in the precision itself, without autocast."""
+    """The dtype of a model's weights while it generates: the precision itself, without autocast."""
     return Weights.bf16 if precision is Precision.bf16 else Weights.fp32
 
 

@@ -22,7 +22,7 @@ class Continuation(Contract):
 
 
 def form_of(model: Path) -> Contract:
-    """The contract of a model folder. A base has none: its own form then, not chat tokens it never saw.
+    """The contract of a model folder. A base has none: it is asked in its own form, not with chat tokens it never saw.
 
     Raises:
         ContractError: where the tokenizer no longer keeps the contract beside it.

@@ -13,13 +13,13 @@ from stages.models import lm_head
 from stages.models.packing import pack_pairs
 from stages.store.records import PairLogProbs
 
-# What is arithmetic and no mistake: mean difference of log-probs per token, in nats.
+# Mean difference of log-probs per token, in nats, that rounding explains.
 AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.02}
 
 
 def agreement(precision: Precision, nats: float) -> float:
-    """How far apart log-probs of one model may be, per token, that are so many nats from 0 on average: rounding is
-    relative."""
+    """How far apart two scorings of one model may be, in nats per token. `nats` is the mean |log-prob|: rounding
+    errors grow with it, and from 1 nat on so does what is allowed."""
     return AGREEMENT[precision] * max(1.0, nats)
 
 

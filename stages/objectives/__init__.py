@@ -1,1 +1,1 @@
-"""A TRL trainer with our seams for each objective, and what it checks before its first step. A new one goes here."""
+"""Each objective as a TRL trainer with our seams, and what is measured before its first step. A new one goes here."""

@@ -1,4 +1,4 @@
-"""Before DPO's first step: the policy must be what the reference scored, and the loss must start where it does."""
+"""Before DPO's first step: the policy must give the stored reference's log-probs, and the loss its known start."""
 
 import json
 import math
@@ -18,13 +18,13 @@ from stages.store.store import read_manifest
 from stages.store.work import SCRATCH, Work
 
 PAIRS = 64
-# What is arithmetic and no mistake of the loss, relative.
+# How far the loss may start from its value at log-ratio 0, relative to that: rounding, and no mistake.
 LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
 
 class FirstStep(TrainerCallback):
-    """Checks the policy when it stands ready for training, divided among processes if that is how it will train. A
-    resume finds in scratch what the first attempt measured."""
+    """Measures the policy when it is ready to train, sharded if it will train so. The figures are kept in scratch: a
+    resumed run, whose policy has moved on, reads them there."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class FirstStep(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == 0:
-            found = check(self.trainer, self.cfg, self.inputs, self.scored)
+            found = measure(self.trainer, self.cfg, self.inputs, self.scored)
             if self.out.main:
                 self.file.write_text(json.dumps(found))
 
@@ -48,18 +48,18 @@ class FirstStep(TrainerCallback):
         return dict(json.loads(self.file.read_text()))
 
 
-def check(
+def measure(
     trainer: StoredReferenceTrainer, cfg: DPO, inputs: dict[str, Path], scored: list[PairLogProbs]
 ) -> dict[str, float]:
-    """Score the first pairs with the policy as loaded for training, and compare.
+    """Score the first 64 pairs with the policy as it was loaded for training, beside the stored log-probs.
 
     Returns:
-        The mean gap per token and the loss; nothing for a later round of `dpo.reference=sft`, whose policy has
-        left the reference behind.
+        The mean gap in nats per token, and the loss. Nothing in a later round of `dpo.reference=sft`, whose policy is
+        no longer the reference.
 
     Raises:
-        UserError: naming both sides, where policy and reference are not the same model, or the loss does not start
-            at its value for a log-ratio of 0.
+        UserError: naming policy and reference, where they are not the same model, or where the loss is not what it is
+            at log-ratio 0.
     """
     policy, reference = read_manifest(inputs["policy"]), read_manifest(inputs["reference"])
     assert policy is not None and reference is not None

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer with the reference's log-probs from the store, and a loss that micro-batches do not change."""
+"""TRL's DPOTrainer with the reference's log-probs from the store, and a loss that no division of a step changes."""
 
 from typing import Any
 
@@ -25,14 +25,14 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             self.model.delete_adapter("ref")  # TRL's copy of an adapter that is continued
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """TRL's one seam for reference log-probs: return the dataset with them instead of computing them.
+        """TRL computes the reference's log-probs here: return the dataset with the stored ones instead.
 
-        TRL tokenised the pairs itself; its tokens must be the ones that the reference scored.
+        TRL has tokenised the pairs itself; its tokens must be those that the stage `reference` scored.
         """
         rows = [self._reference[pair_id] for pair_id in dataset["id"]]
         for ours, theirs in zip(rows, dataset, strict=True):
             for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
-                # TRL's may go on after the end of turn, with what the template puts there.
+                # TRL keeps what the template puts after the end of turn (a line feed, often); the contract does not.
                 if theirs[column][: len(ours[column])] != ours[column]:
                     raise UserError(f"pair {theirs['id']}: TRL and the reference disagree on {column}.")
         return Dataset.from_list(rows)
@@ -52,7 +52,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return scored.get(metric, len(batch["ref_chosen_logps"]))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Count the chosen completions' tokens per pair of the whole step: the normaliser of TRL's `sft` loss."""
+        """Count the chosen completions' tokens per pair over the whole step, for the weight of the `sft` loss."""
         (step,), items = super().get_batch_samples(*args, **kwargs)
         if "sft" in self.loss_types:
             mine = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
@@ -60,8 +60,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return [step], items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss. Its `sft` term is a mean over the micro-batch's tokens, which counts by its share of the step's
-        pairs; made to count by its share of tokens, it is the mean over the step's."""
+        """TRL's loss, with another weight for its `sft` term. That term is a mean over the chosen tokens of a
+        micro-batch, and a micro-batch counts by its share of the step's pairs. Weighted by its tokens per pair over
+        those of the step, it counts by its share of the tokens: the sum is the mean over the step's tokens."""
         if not self.model.training or "sft" not in self.loss_types:
             return super().compute_loss(model, inputs, *args, **kwargs)
         weights = self.loss_weights

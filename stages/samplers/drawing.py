@@ -55,7 +55,8 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw], top_p: float) -> tuple[l
 
 def gumbel_max(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Draw a token per row from softmax(logits) by the Gumbel-max trick, in two steps: a block of the vocabulary by
-    its total weight, then a token inside it. The distribution is that of one draw, with far less noise to make.
+    its total weight, then a token inside it. The distribution is that of one draw over the whole vocabulary, which
+    would need noise for every token of it.
 
     Shapes: logits (rows, vocabulary), noise (rows, blocks + BLOCK); returns (rows,).
     """
@@ -75,5 +76,5 @@ def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
         return logits
     ordered, order = logits.sort(-1, descending=True)
     probability = ordered.softmax(-1)
-    outside = probability.cumsum(-1) - probability >= top_p
-    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+    excluded = probability.cumsum(-1) - probability >= top_p
+    return logits.masked_fill(torch.zeros_like(excluded).scatter(-1, order, excluded), -torch.inf)

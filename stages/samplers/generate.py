@@ -1,6 +1,6 @@
-"""transformers' own `generate`, for models whose state is no key-value cache of ours to hold: recurrent ones, say.
+"""Sampling by transformers' own `generate`, for models that keep more than keys and values: recurrent ones, say.
 
-Slower, since batches are padded and wait for their last row, but the same draws: the noise is that of `hf`.
+It is slower than `hf`, because it pads its batches and each waits for its longest completion. Its noise is the same.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Sampling with transformers' own layers, and a key-value cache that is written in place.
 
-A prompt is read once for all its candidates that start together. A row that has finished gives its place to the next
-candidate at once, so that the batch stays full and no step is spent on padding.
+A prompt is read once for all its candidates that start together. A finished row leaves the batch after its step, and
+the next candidates are admitted once one place in eight is free: no step is spent on padding.
 """
 
 from collections import deque
@@ -69,7 +69,7 @@ class Slots:
                 store.append(given.new_zeros(self.rows, given.shape[1], self.length, given.shape[3]))
 
     def get_seq_length(self, *_: Any) -> int:
-        """Asked by models that would otherwise count positions themselves; ours are always given."""
+        """Models count positions from it where they are given none. Ours always are, so that it may be 0."""
         return 0
 
     def move(self, sources: list[int], targets: list[int]) -> None:
@@ -143,7 +143,7 @@ class HFSampler(Sampler):
             slots.fill(first, torch.tensor(source, device=self.device))
 
     def _read(self, prompts: list[list[int]], slots: Slots) -> None:
-        """Put what every layer remembers of the prompts into `slots.read`."""
+        """Put the keys and values that every layer computes for the prompts into `slots.read`."""
         slots.read = []
         if self.packs:
             slots.layout = layout = Layout.of([len(p) for p in prompts], self.device)

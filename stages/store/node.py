@@ -12,20 +12,21 @@ from typing import Any
 class Node:
     """A stage with its block of the configuration and its inputs by role.
 
-    `outside` maps paths that the block names to digests of what they hold: content is hashed, not where it lies.
-    `fixed` holds what is neutral elsewhere but not for this node (a micro-batch that a loss depends on).
+    `path_digests` maps every local path that the block names to a digest of what lies there: the fingerprint names
+    content, wherever it lies. `fixed` holds settings of `runtime` that change this node's result, though they change
+    no other's: the micro-batch, under a loss that depends on it.
     """
 
     stage: str
     version: int
     config: Any
     inputs: Mapping[str, "Node"] = field(default_factory=dict)
-    outside: Mapping[str, str] = field(default_factory=dict)
+    path_digests: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What of the configuration enters the fingerprint: everything but `runtime`, outside paths as digests.
+        """What of the configuration enters the fingerprint: everything but `runtime`, local paths as digests.
 
         A key that is null has no say, nor a block in which all are, so that one which is added later, null unless
         chosen, invalidates nothing.
@@ -38,7 +39,7 @@ class Node:
             return {k: v for k, v in content.items() if v is not None and v != {}}
         if isinstance(value, list):
             return [self._content(v) for v in value]
-        return self.outside.get(value, value) if isinstance(value, str) else value
+        return self.path_digests.get(value, value) if isinstance(value, str) else value
 
     @cached_property
     def fingerprint(self) -> str:

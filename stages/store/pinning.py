@@ -1,4 +1,4 @@
-"""What lies outside the store: files, folders, packages and hub repositories, found and named by their content."""
+"""The files, folders, packages and hub repositories that a configuration names: where they are, and their digests."""
 
 import hashlib
 import importlib.util

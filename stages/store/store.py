@@ -64,7 +64,8 @@ class Store:
         return manifest
 
     def missing(self, targets: list[Node]) -> set[Node]:
-        """What has to be built for the targets; with `rebuild`, all that might, since content decides."""
+        """The nodes that have to be built for the targets. With `rebuild`, all that they descend from: whether a node
+        is then kept depends on what its inputs turn out to hold."""
         if self.rebuild:
             return {node for target in targets for node in target.lineage}
         found: set[Node] = set()

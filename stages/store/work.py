@@ -21,7 +21,8 @@ SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not p
 class Work(os.PathLike[str]):
     """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings.
 
-    Where several processes work on one node, each has such an object and one of them is `main`: it alone publishes.
+    Where several processes work on one node, each has a Work. One of them is `main`: only that one writes curves and
+    warnings, and what the stage publishes.
     """
 
     def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None], main: bool = True):

@@ -27,7 +27,7 @@ def last_number(text: str) -> float | None:
 
 
 def parsed(text: str) -> Any:
-    """The JSON value of an answer, or an exception that is no value."""
+    """The JSON value of an answer; where it is no JSON the class ValueError, which equals no JSON value."""
     try:
         return json.loads(text)
     except ValueError:

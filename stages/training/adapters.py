@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685; over 4-bit weights QLoRA, arXiv:2305.14314) by peft.
 
-An adapter is trained over frozen weights and published merged, so that whatever comes next (sampling, the reference of
-DPO, another adapter, a server) reads a plain model folder and can never see the weights without it.
+A training stage trains an adapter over frozen weights and publishes the merged model. Whatever comes next (sampling,
+the reference of DPO, another adapter, a server) reads a plain model folder, and cannot forget the adapter.
 """
 
 import json
@@ -18,10 +18,10 @@ ALL_LINEAR = "all-linear"
 
 
 def attach(model: PreTrainedModel, cfg: LoRA, seed: int) -> PeftModel:
-    """A fresh adapter, which changes nothing yet: its second factor is zero.
+    """Put a fresh adapter over the model. It changes no output yet, because its second factor starts at zero.
 
     Raises:
-        UserError: where the model has no such layers.
+        UserError: where the model has none of the layers that `target_modules` names.
     """
     torch.manual_seed(seed)
     modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
@@ -38,28 +38,29 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int) -> PeftModel:
 
 
 def attach_trained(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """An adapter that was trained over these weights, to be trained on."""
+    """Put an adapter over the weights that it was trained over, so that its training goes on."""
     return PeftModel.from_pretrained(model, adapter, is_trainable=True)  # type: ignore[no-any-return]
 
 
 def keep_fp32(model: PeftModel) -> None:
-    """TRL rounds the adapter to bf16 over 4-bit weights; small updates would be lost then."""
+    """Put the trained parameters back into fp32. TRL casts an adapter over 4-bit weights to bf16, which would round
+    small updates away."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
 def merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """The adapter added to the weights it was trained over: of 4-bit ones, to what they stand for in fp32."""
+    """The model with the adapter added to its weights; 4-bit weights are dequantised to fp32 before that."""
     if getattr(model, "is_loaded_in_4bit", False):
         model = model.dequantize(torch.float32)
     return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
 
 
 def name_lower(adapter: Path, frozen: Path) -> None:
-    """Have the adapter say what it lies on by its place in the store, STAGE/FINGERPRINT/model, where peft wrote a path
-    of this machine."""
+    """Name the model below the adapter by its place in the store, STAGE/FINGERPRINT/model: peft wrote a path of this
+    machine into adapter_config.json."""
     file = adapter / "adapter_config.json"
     content = json.loads(file.read_text()) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
-    file.unlink()  # a hard link, maybe
+    file.unlink()  # it may be a hard link to the trained adapter's, which stays as it is
     file.write_text(json.dumps(content, indent=2, sort_keys=True))

@@ -13,7 +13,7 @@ from stages.training.checkpoints import checkpoint_folder
 
 TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)
 
-# What TRL's arguments say of weights, gradients and optimizer state that are divided among the processes.
+# TRL's arguments that shard weights, gradients and optimizer state among the processes.
 DIVIDED: dict[Sharding, dict[str, Any]] = {
     Sharding.none: {},
     Sharding.fsdp: {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}},
@@ -30,7 +30,7 @@ DIVIDED: dict[Sharding, dict[str, Any]] = {
 
 
 def arguments(kind: type[TRLConfig], cfg: Training, out: Work, **own: Any) -> TRLConfig:
-    """TRL's arguments from a block. A batch is a whole optimizer step's.
+    """TRL's arguments from a block. What TRL calls a batch is all rows of an optimizer step.
 
     Raises:
         UserError: for what TRL refuses of `trainer`, where more than one GPU is visible to this one process, and where
@@ -43,7 +43,7 @@ def arguments(kind: type[TRLConfig], cfg: Training, out: Work, **own: Any) -> TR
         num_train_epochs=cfg.epochs,
         per_device_train_batch_size=cfg.batch_size // runtime.world_size,  # divided in `micro_batches`
         gradient_accumulation_steps=1,
-        per_device_eval_batch_size=1,  # a mean over examples, then, and not over means of micro-batches
+        per_device_eval_batch_size=1,  # eval_loss is then a mean over examples, not over batches
         max_length=cfg.max_length,
         seed=cfg.seed,
         bf16=cfg.precision is Precision.bf16,
@@ -58,8 +58,8 @@ def arguments(kind: type[TRLConfig], cfg: Training, out: Work, **own: Any) -> TR
         prediction_loss_only=True,
         report_to="none",
         log_level_replica="error",
-        ddp_find_unused_parameters=False,  # searching is slow; a mixture of experts may need it (trainer:)
-        # A mean of micro-batch means, so off unless asked for; nothing but a mixture of experts has it.
+        ddp_find_unused_parameters=False,  # the search is slow; a mixture of experts may need it
+        # The auxiliary loss of a mixture of experts is a mean of micro-batch means: it is off unless `trainer` asks.
         router_aux_loss_coef=0.0,
         **DIVIDED[runtime.sharding],
         **own,

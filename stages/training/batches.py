@@ -1,4 +1,4 @@
-"""Rows in whole batches: every optimizer step sees exactly as many."""
+"""How many rows are trained and evaluated on, so that every optimizer step sees exactly `batch_size` of them."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -23,6 +23,6 @@ def cut_to_batches(rows: Sequence[Row], identify: Callable[[Row], str], batch_si
 
 
 def each_alike(rows: list[Row], processes: int) -> list[Row]:
-    """Rows for an evaluation in several processes: where they cannot be dealt out evenly, each as often as there are
-    processes, so that none counts more than another in a mean over batches of one."""
+    """Rows for an evaluation in several processes. Where they cannot be dealt out evenly, every row comes as often as
+    there are processes: each process then has as many, and every row counts the same in the mean."""
     return rows * (processes if len(rows) % processes else 1)

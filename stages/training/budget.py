@@ -1,5 +1,5 @@
-"""How many tokens go through the model at once, and which activations are computed again: from the memory there is,
-and anew where it was not enough."""
+"""The token budget of a micro-batch and its gradient checkpointing: decided from the free memory before the model is
+loaded, remembered for a resume, and lowered by `micro_batches` where memory runs out all the same."""
 
 import json
 from dataclasses import replace
@@ -21,8 +21,9 @@ FILE = "budget.json"
 
 
 def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block:
-    """The block with what `runtime` leaves open decided, for a model in a folder that is not loaded yet: token budget
-    and gradient checkpointing, which `args` are told. A resume goes on with what was decided, and learnt, before."""
+    """The block with token budget and gradient checkpointing decided where `runtime` leaves them open; `args` are told
+    of the checkpointing. The model, in the folder `model`, must not be loaded yet: the decision is made from the
+    memory that is free. A resumed run keeps the decision of the run before it, as that lowered it."""
     runtime, file = cfg.runtime, out / SCRATCH / FILE
     tokens: int | None
     if runtime.rows:
@@ -37,21 +38,22 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
         tokens = runtime.token_budget
     if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
-    # Divided weights are gathered again where activations are computed twice: by all processes, then, or none.
+    # A layer that is recomputed has its sharded weights gathered again, for which every process is needed. So all
+    # processes take the checkpointing of the one that recomputes most.
     checkpointing = max(gather_object([checkpointing]), key=[*Checkpointing].index)
     args.activation_checkpointing = args.gradient_checkpointing = checkpointing is Checkpointing.full
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
 
 
 def decide(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
-    """The token budget, and which activations are computed again; for a model whose shape is not known the largest
-    budget there is, which is halved where it is too much."""
+    """The token budget and the gradient checkpointing that memory allows. For a model whose shape is not known: the
+    largest budget, which is halved where memory runs out, and no checkpointing."""
     shape = Shape.of(json.loads((model / "config.json").read_text()))
     return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
 
 
 def remember(out: Work, tokens: int | None, checkpointing: Checkpointing) -> None:
-    """Leave the decision for a resume, which would find another amount of memory free."""
+    """Write the decision down for a resumed run, which would find another amount of memory free."""
     if out.main:
         (out / SCRATCH).mkdir(exist_ok=True)
         draft = out / SCRATCH / f"{FILE}.draft"
@@ -60,8 +62,8 @@ def remember(out: Work, tokens: int | None, checkpointing: Checkpointing) -> Non
 
 
 def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[list[int]]:
-    """Micro-batches as lists of places in `costs`, in that order and at least so many: each costs no more than
-    `budget`, or is a single row. Padded, every row costs as much as the first of its micro-batch."""
+    """Micro-batches as lists of indices into `costs`, in the order of the rows; at least `least` of them. Each costs
+    at most `budget` tokens, or is a single row. If `padded`, a row costs as much as the first of its micro-batch."""
     groups: list[list[int]] = []
     room = 0
     for i, cost in enumerate(costs):
@@ -80,7 +82,7 @@ def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[
 
 
 def exhausted(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
-    """What to tell where so many rows at once were too much and nothing can be done here."""
+    """The error for a micro-batch that does not fit and that training cannot make smaller; it names the key to set."""
     name, runtime = type(cfg).__name__.lower(), cfg.runtime
     if runtime.rows and rows > 1:
         way_out = f"lower {name}.runtime.micro_batch (now {runtime.rows})"

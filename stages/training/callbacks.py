@@ -1,4 +1,4 @@
-"""What happens between the steps of a training: evaluations, curves, a bar, and an end where it diverges."""
+"""Callbacks of every training stage: when to evaluate, when to stop because it diverges, curves, a progress bar."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Training
 from stages.store.work import Progress, Work
 
-EXPLOSION = 1000.0  # times the median gradient norm so far
+EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence
 
 
 class Evaluations(TrainerCallback):
@@ -25,7 +25,7 @@ class Evaluations(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Stop at the step where training diverges, before a checkpoint can keep it."""
+    """Stop at the step where training diverges, before a checkpoint can be saved from it."""
 
     def __init__(self, cfg: Training):
         self.cfg, self.norms = cfg, list[float]()

@@ -1,4 +1,4 @@
-"""Activations that are computed again in the backward, and not kept until then."""
+"""Gradient checkpointing: which activations the forward keeps, and which the backward recomputes."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from stages.config.choices import Checkpointing
 
 aten = torch.ops.aten
-# What takes a forward's time: products and attention, on whatever device.
+# The operations that take most of a forward's time: matrix products and attention, on every device.
 COSTLY = {
     aten.mm.default,
     aten.addmm.default,
@@ -24,8 +24,8 @@ COSTLY = {
 
 
 def enable(model: PreTrainedModel, checkpointing: Checkpointing) -> None:
-    """Have every layer keep for its backward what it is given and, if `selective`, what was costly to compute. (TRL's
-    own selective checkpointing keeps attention alone.) Gradients are the same to the bit."""
+    """Have every layer keep its inputs and, if `selective`, the outputs of COSTLY operations; the backward recomputes
+    the rest. Gradients are the same to the bit. (TRL's own selective checkpointing keeps those of attention alone.)"""
     how: dict[str, Any] = {"use_reentrant": False}
     if checkpointing is Checkpointing.selective:
         how["context_fn"] = partial(create_selective_checkpoint_contexts, keep)
@@ -33,6 +33,6 @@ def enable(model: PreTrainedModel, checkpointing: Checkpointing) -> None:
 
 
 def keep(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
-    """Costly outputs, and what autocast makes of weights: once per forward, whatever the number of tokens."""
+    """Keep the outputs of COSTLY operations, and autocast's copies of weights: one for any number of tokens."""
     cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
     return CheckpointPolicy.MUST_SAVE if cast or operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: a resume from a torn one would go on silently with other weights."""
+"""Checkpoints that say whether they are complete: a resume from a torn one would train other weights on, silently."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ class Checkpoints(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         processes = PartialState()
-        processes.wait_for_everyone()  # each has files of its own in it
+        processes.wait_for_everyone()  # every process writes files of its own into it
         if not processes.is_main_process:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -40,7 +40,7 @@ class Checkpoints(TrainerCallback):
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The last checkpoint whose files are all as they were marked; torn ones are removed."""
+    """The last checkpoint whose files have the digests in its marker. Later ones, which are torn, are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
     for checkpoint in found:
         marker = checkpoint / MARKER

@@ -1,8 +1,8 @@
-"""An optimizer step in micro-batches that fit into memory, forward and backward, with the result of one for all rows.
+"""An optimizer step in micro-batches that fit into memory, with the result that a single batch of all rows would have.
 
-A trainer is handed the rows of a whole step. How many of them go through the model together is decided here, in
-tokens, and again where memory runs out. That moves no result: gradients add up under the step's normaliser, and the
-metrics of a step are its means.
+A trainer is handed the rows of a whole step and divides them here, by a budget of tokens per micro-batch; where memory
+runs out, by a lower one. The division moves no result: gradients add up under the step's normaliser, and a metric is
+the mean over the step.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ Row = dict[str, Any]
 
 @dataclass
 class Rows:
-    """The rows of a step in this process, as the dataset holds them. Neither sequence nor mapping, so that nobody on
-    the way looks into them for tensors."""
+    """The rows of a step in this process, as the dataset holds them. Neither sequence nor mapping: Trainer and
+    accelerate would look into those for tensors to move or to count."""
 
     rows: list[Row]
 
@@ -45,7 +45,7 @@ class OutOfMemory(Exception):
 
 
 class MicroBatches(Trainer, ABC):
-    """What our trainers do to a step; to be mixed in before TRL's."""
+    """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches."""
 
     def __init__(self, *args: Any, cfg: Training, out: Work, **kwargs: Any):
         self.cfg, self.out = cfg, out
@@ -53,7 +53,7 @@ class MicroBatches(Trainer, ABC):
         self.data_collator: Any  # set by TRL
         lm_head.install()
         super().__init__(*args, **kwargs)
-        if self.checkpointing is Checkpointing.selective:  # the rest are for the arguments to say
+        if self.checkpointing is Checkpointing.selective:  # none and full are TRL's own, told by the arguments
             enable(self.model, self.checkpointing)
 
     @property
@@ -67,7 +67,7 @@ class MicroBatches(Trainer, ABC):
 
     @abstractmethod
     def weight(self, metric: str, batch: Batch) -> int:
-        """Of how many things in a micro-batch TRL's metric is the mean."""
+        """How many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         collator, self.data_collator = self.data_collator, Rows
@@ -77,12 +77,13 @@ class MicroBatches(Trainer, ABC):
             self.data_collator = collator
 
     def _get_num_items_in_batch(self, batch_samples: list[Rows], device: torch.device) -> Any:
-        """The step's normaliser, where TRL has one: trained tokens in all processes."""
+        """The normaliser of the step's loss, where TRL has one: the trained tokens of all processes."""
         return super()._get_num_items_in_batch([self.data_collator(step.rows) for step in batch_samples], device)
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """The rows in micro-batches, as many in every process: where a model is divided, each forward needs all.
-        Longest rows first, so that little is padded; as they come, where a loss depends on what comes together."""
+        """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
+        The longest rows come first, so that little is padded; where a loss depends on which rows share a micro-batch,
+        they stay in order."""
         if not not_neutral(self.cfg):
             rows = sorted(rows, key=self.tokens, reverse=True)
         if n := self.cfg.runtime.rows:
@@ -95,7 +96,8 @@ class MicroBatches(Trainer, ABC):
         return [[rows[i] for i in group] for group in groups]
 
     def training_step(self, model: torch.nn.Module, inputs: Rows, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Gradients of a whole step, and its loss. Where memory runs out, it is done again with less at once."""
+        """Compute the gradients of a whole step and return its loss. Where memory runs out, do the step again in
+        smaller micro-batches."""
         before = self.token_budget, self.checkpointing
         while True:
             try:
@@ -103,7 +105,7 @@ class MicroBatches(Trainer, ABC):
                 break
             except OutOfMemory as error:
                 full = error.rows
-            self.make_room(model, full)  # not before the error has let go of what it holds
+            self.make_room(model, full)  # after the except: until then the error keeps the micro-batch's tensors
         found = self.token_budget, self.checkpointing
         if found != before:
             self.out.warn(
@@ -114,17 +116,17 @@ class MicroBatches(Trainer, ABC):
         return loss
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
-        """The gradients of all micro-batches, added up, and the loss.
+        """Add up the gradients of all micro-batches, and return the loss.
 
         Raises:
-            OutOfMemory: with the rows of the micro-batch that was too much.
+            OutOfMemory: with the rows of the micro-batch that did not fit.
         """
         parts = self.micro_batches(rows)
         batches = [self.data_collator(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)
         with of_step(self, batches, self.weight):
             for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
-                # Trainer divides by this, and so weighs a loss that is a mean over its rows.
+                # Trainer divides the loss by this: a mean over a micro-batch then counts by its share of the rows.
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
                 last = i == len(parts)
                 self.accelerator.gradient_state._set_sync_gradients(last)
@@ -138,11 +140,12 @@ class MicroBatches(Trainer, ABC):
         return loss
 
     def make_room(self, model: torch.nn.Module, full: list[Row]) -> None:
-        """Drop the step's gradients, and halve the budget after micro-batch `full`; of a single row, compute more
-        activations again.
+        """Drop the step's gradients, and lower the budget to half of micro-batch `full`, which did not fit. If that is
+        a single row, recompute more activations instead.
 
         Raises:
-            UserError: where neither is left to do, a number of rows was asked for, or other processes wait.
+            UserError: where neither is left to do, where `runtime.micro_batch` gives a number of rows, and where other
+                processes, which still have memory, would wait for this one.
         """
         model.zero_grad()
         clear_device_cache(garbage_collection=True)

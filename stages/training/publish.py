@@ -1,4 +1,4 @@
-"""What is kept of a training: the weights or adapter of its best or last step, and what is published of them."""
+"""Saving the weights or the adapter of a training's best or last step, and publishing them as the node's model."""
 
 import json
 import math
@@ -18,11 +18,12 @@ from stages.training import adapters
 
 
 def save_trained(trainer: Trainer, folder: Path) -> None:
-    """What was trained: all weights, or the adapter. Every process has to call this."""
+    """Save what was trained: all weights, or the adapter. Every process has to call this: sharded weights are gathered
+    from all of them."""
     divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided else None
     if trainer.is_world_process_zero():
-        if state:  # gathered apart, tied weights are no longer seen to be one
+        if state:  # gathering copies tied weights, which would be saved twice
             state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
         save_model(trainer.model, folder, state)
 
@@ -30,10 +31,11 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
 def publish(
     trained: Path, cfg: Training, out: Work, frozen: Path, loaded: Callable[[Weights], PreTrainedModel]
 ) -> None:
-    """Put what was trained into `model/`; an adapter into `adapter/`, and merged with what it lies on, which is in
-    `frozen` and `loaded` from there, into `model/`.
+    """Publish what was trained: weights as `model/`; an adapter as `adapter/`, and merged as `model/`.
 
-    4-bit weights are merged as they were quantised; bf16 ones as the fp32 weights that they were rounded from.
+    `frozen` is the folder of the weights below the adapter, and `loaded` loads them. A QLoRA adapter is merged into
+    the 4-bit weights it was trained over. A LoRA adapter is merged into fp32 weights, also where training held them in
+    bf16.
     """
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
@@ -48,7 +50,7 @@ def publish(
 
 
 class Best(TrainerCallback):
-    """Keep what was trained at the lowest validation loss in a folder of its own; `found` says where that was."""
+    """Save what was trained whenever the validation loss is the lowest so far; `found` has that loss and its step."""
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer, self.folder = trainer, folder

@@ -1,4 +1,4 @@
-"""The run itself: from the newest complete checkpoint to the end, under our callbacks."""
+"""Running a trainer: from the newest complete checkpoint to its last step, under our callbacks."""
 
 from accelerate import DistributedType
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
@@ -16,7 +16,7 @@ def train(trainer: Trainer, cfg: Training, out: Work, *more: TrainerCallback) ->
     """Train to the end, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
 
     Raises:
-        UserError: where training diverges, and where a model that was to be divided among processes would not be.
+        UserError: where training diverges, and where a model that is to be sharded would not be.
     """
     if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
         raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
@@ -28,6 +28,6 @@ def train(trainer: Trainer, cfg: Training, out: Work, *more: TrainerCallback) ->
     ours += [Checkpoints()] + ([Bar()] if out.main else [])
     for callback in (*more, *ours):
         trainer.add_callback(callback)
-    with trainer.accelerator.main_process_first():  # which removes torn ones
+    with trainer.accelerator.main_process_first():  # the main process removes torn checkpoints, once
         resumed = newest_complete(checkpoint_folder(out))
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)

@@ -1,7 +1,8 @@
-"""TRL's metrics of a step that was done in micro-batches: its means, and no means of means.
+"""TRL's metrics of an optimizer step in micro-batches, as means over the whole step.
 
-TRL appends a mean for every micro-batch, over all processes, and logs the plain mean of those. Here a process keeps to
-itself until its micro-batches are done; then each mean counts by how many things it is of.
+TRL gathers each micro-batch's mean from all processes and logs the plain mean of those means, whatever their sizes.
+Here no process gathers anything before its micro-batches are done. Then every mean is weighted by the number of pairs
+or tokens that it is over, and one reduction over the processes gives the mean of the step.
 """
 
 import contextlib
@@ -16,8 +17,8 @@ Batch = dict[str, torch.Tensor]
 
 @contextlib.contextmanager
 def of_step(trainer: Trainer, batches: list[Batch], weight: Callable[[str, Batch], int]) -> Iterator[None]:
-    """Around a step: put its means over all processes where TRL appends those of `batches` in this one. `weight` says
-    of how many things in a batch the metric of that name is the mean."""
+    """Wrap the micro-batches `batches` of a step, and replace the means that TRL appended for them by those over the
+    step in all processes. `weight(name, batch)` is how many items of a batch the metric `name` is a mean over."""
     accelerator, found = trainer.accelerator, trainer._metrics["train"]
     seen = trainer._total_train_tokens
     found.clear()
@@ -41,4 +42,5 @@ def of_step(trainer: Trainer, batches: list[Batch], weight: Callable[[str, Batch
 
 
 def unchanged(tensor: Any) -> Any:
+    """Stands in for accelerate's `gather` while a process works on its own."""
     return tensor

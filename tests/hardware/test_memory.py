@@ -29,6 +29,7 @@ from stages.config.schema import DPO, SFT, Model
 from stages.config.trl_arguments import offered
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
+from stages.models import lm_head
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
 from stages.models.scoring import autocast
@@ -80,6 +81,7 @@ def as_trained(model: PreTrainedModel, block: SFT | DPO, folder: Path) -> Any:
     elif block.held is Weights.bf16:
         model = model.to(torch.bfloat16)
     assert (pack_pairs if isinstance(block, DPO) else pack_segments)(model)
+    lm_head.install()
     trl_utils.add_fused_lm_head(model)
     if block.adapter is not Adapter.none:
         model = adapters.attach(model, block.lora, 0)

@@ -9,7 +9,7 @@ from stages.tasks.words import items, listed, phrase
 
 
 def asked(request: str, answer: str) -> list[Message]:
-    """A first turn that lies behind."""
+    """The first turn of a conversation, before the request."""
     return [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
 
 

@@ -1,4 +1,4 @@
-"""Answers from a given text, or the word that it holds none."""
+"""Answers from a given text, or "not stated" where it does not tell."""
 
 import random
 

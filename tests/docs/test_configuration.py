@@ -1,0 +1,331 @@
+"""`docs/configuration.md` is made from the schema and from the comments in `conf/` and `recipes/`, and must stay true.
+
+`python -m tests.docs.test_configuration` writes it again: run it after changing a key, a default or a comment.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from stages.config.choices import Command, Target
+from stages.config.limits import limits_of
+from stages.config.schema import RECIPES, ROOT, Config
+from stages.store import parts
+from tests.helpers import composed
+
+PAGE = ROOT / "docs" / "configuration.md"
+CONF = ROOT / "conf"
+HEAD = """# Configuration
+
+<!-- Made from stages/config/schema.py, conf/ and recipes/ by: python -m tests.docs.test_configuration -->
+
+The command line sets any key: `python run.py dpo.beta=0.05`. A group sets several keys at once, by the option that it
+is given: `python run.py pairs=margin`. A recipe sets keys of all groups. Groups come first, then the recipe, then the
+keys of the command line.
+
+A default below is what the groups set. Where `recipe=demo`, which runs unless another recipe is named, sets another
+value, that stands beside it. `${precision}` is the value of the key `precision`. Keys under `runtime` do not enter a
+fingerprint ([guarantees](guarantees.md)); `trainer` takes every argument of TRL's trainer that no other key sets.
+"""
+# Words that are no enum's: those of targets and commands together, and those that are a room's file names.
+WORDS = {
+    "stage": [*Target, *Command],
+    "label.labeler": parts.words("labelers", "Labeler"),
+    "sample.sampler": parts.words("samplers", "Sampler"),
+    "sft.template.kind": [*parts.templates(), "auto", "own", "file"],
+    "tracker.name": [*parts.words("tracking", "Run"), "none"],
+}
+TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
+
+Row = tuple[str, str, str, str]  # key, type, default, meaning
+
+
+# What conf/ and recipes/ say.
+
+
+def head_of(path: Path) -> list[str]:
+    """The lines of comment that a file begins with."""
+    lines = path.read_text().splitlines()
+    return lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))]
+
+
+def prose(path: Path) -> str:
+    """The sentences of a file's head, without `# @package` and lines like `#   command: …`."""
+    told = [line.removeprefix("#").strip() for line in head_of(path) if not re.match(r"#\s{2,}|# @", line)]
+    return " ".join(told).replace("<", "&lt;")
+
+
+def groups() -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        found.setdefault(path.parent.name, []).append(path)
+    return found
+
+
+def chosen() -> dict[str, str]:
+    """The option that each group has by default."""
+    entries = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
+
+
+@cache
+def said_in_yaml() -> dict[str, str]:
+    """The comments of conf/ by key: those of a default option first, else another's that sets keys of its group."""
+    found = dict[str, str]()
+    for group, options in groups().items():
+        for path in options:
+            marked = re.search(r"# @package (\S+)", path.read_text())
+            package = marked[1] if marked else group
+            if path.stem == chosen().get(group):
+                found |= comments(path, "" if package == "_global_" else f"{package}.")
+            elif package != "_global_":
+                found = comments(path, f"{package}.") | found
+    return found | comments(CONF / "config.yaml", "")
+
+
+def comments(path: Path, package: str) -> dict[str, str]:
+    """By key, the comment behind it, or else the lines of comment right above it."""
+    lines, head = path.read_text().splitlines(), len(head_of(path))
+    found = dict[str, str]()
+
+    def walk(mapping: yaml.MappingNode, prefix: str) -> None:
+        for key, value in mapping.value:
+            name = f"{prefix}{key.value}"
+            block = isinstance(value, yaml.CollectionNode) and not value.flow_style
+            end = key.end_mark if block else value.end_mark
+            behind = re.match(r":?\s*#\s*(.*)", lines[end.line][end.column :]) if end.line < len(lines) else None
+            first = key.start_mark.line
+            while first > head and re.match(rf" {{{key.start_mark.column}}}#", lines[first - 1]):
+                first -= 1
+            above = " ".join(line.strip().removeprefix("#").strip() for line in lines[first : key.start_mark.line])
+            if told := behind[1] if behind else above:
+                alone = isinstance(value, yaml.MappingNode) and value.flow_style and len(value.value) == 1
+                found[f"{name}.{value.value[0][0].value}" if alone else name] = told.replace("<", "&lt;")
+            if isinstance(value, yaml.MappingNode):
+                walk(value, f"{name}.")
+
+    if isinstance(tree := yaml.compose(path.read_text()), yaml.MappingNode):
+        walk(tree, package)
+    return found
+
+
+# What the schema says.
+
+
+@cache
+def said_in_schema(kind: type) -> dict[str, str]:
+    """By field of a dataclass or of its bases, the comment behind it."""
+    found = dict[str, str]()
+    for cls in (c for c in reversed(kind.__mro__) if is_dataclass(c)):
+        source = textwrap.dedent(inspect.getsource(cls))
+        (definition,) = ast.parse(source).body
+        assert isinstance(definition, ast.ClassDef)
+        for field in definition.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.end_lineno:
+                rest = source.splitlines()[field.end_lineno - 1].encode()[field.end_col_offset :].decode()
+                if behind := re.match(r"\s*#\s*(.*)", rest):
+                    found[field.target.id] = behind[1]
+    return found
+
+
+def docstring(kind: type) -> str:
+    """A dataclass's own docstring, not the signature that Python puts in its place."""
+    found = vars(kind).get("__doc__") or ""
+    return "" if found.startswith(f"{kind.__name__}(") else " ".join(found.split())
+
+
+def members(hint: Any) -> list[Any]:
+    """The members of a union; of any other type, itself."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return list(typing.get_args(hint)) if union else [hint]
+
+
+def nested(hint: Any) -> type | None:
+    """The dataclass that a field holds, alone or in a list."""
+    for part in members(hint):
+        for inner in (part, *typing.get_args(part)):
+            if isinstance(inner, type) and is_dataclass(inner):
+                return inner
+    return None
+
+
+def listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def type_of(hint: Any) -> str:
+    """A type as a user would say it; of an enum, its words."""
+    told = []
+    for part in members(hint):
+        if isinstance(part, type) and issubclass(part, StrEnum):
+            told.append(listed(part))
+        elif typing.get_origin(part) is list:
+            told.append(f"list of {type_of(typing.get_args(part)[0])}")
+        elif typing.get_origin(part) is dict:
+            told.append("mapping")
+        else:
+            told.append("block" if is_dataclass(part) else TYPES.get(part, str(part)))
+    return " or ".join(told)
+
+
+# The page.
+
+
+def values(*overrides: str) -> dict[str, Any]:
+    """What Hydra composes of these overrides, by path: of every block, and of every key in it."""
+    found: dict[str, Any] = {}
+
+    def walk(tree: dict[str, Any], prefix: str) -> None:
+        for name, value in tree.items():
+            found[f"{prefix}{name}"] = value
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(composed(*overrides), resolve=False, enum_to_str=True), "")
+    return found
+
+
+def shown(value: Any) -> str:
+    if value == "???":
+        return "required"
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    value = str(value) if isinstance(value, StrEnum) else value
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000)
+    return f"`{text.strip().removesuffix('...').strip()}`"
+
+
+def default(key: str, field: "Field[Any]", plain: dict[str, Any], demo: dict[str, Any]) -> str:
+    """What the groups set, and what the demo does instead; of a key that neither sets, the schema's default."""
+    if key in plain:
+        return shown(plain[key]) + (f"; demo: {shown(demo[key])}" if demo.get(key) != plain[key] else "")
+    return shown(field.default if field.default_factory is MISSING else field.default_factory())
+
+
+def sentences(*told: str, always: bool = False) -> str:
+    """What is told of a thing: where there is more than one text (or `always`), as sentences with full stops."""
+    given = [text for text in told if text]
+    if len(given) < 2 and not always:
+        return "".join(given)
+    return " ".join(
+        f"{text if '=' in text.split()[0] else text[0].upper() + text[1:]}".removesuffix(".") + "." for text in given
+    )
+
+
+def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -> Iterator[Row]:
+    """A row for every field, and for those of the blocks in it."""
+    hints, said = typing.get_type_hints(kind), said_in_schema(kind)
+    for field in fields(kind):
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        limit = limits_of(field)
+        told = [said_in_yaml().get(key, ""), said.get(field.name, ""), limit.told if limit else ""]
+        inner = nested(hint)
+        several = any(typing.get_origin(part) is list for part in members(hint))
+        if inner is None or several:
+            kinds = f"list of [{inner.__name__}](#{inner.__name__.lower()})" if inner else type_of(hint)
+            yield (
+                key,
+                listed(WORDS[key]) if key in WORDS else kinds,
+                default(key, field, plain, demo),
+                sentences(*told),
+            )
+            continue
+        meaning = sentences(*told, docstring(inner))
+        null = plain.get(key, MISSING) is None
+        if null or meaning:
+            yield key, type_of(hint), shown(None) if null else "", meaning
+        yield from keys(inner, f"{key}.", plain, demo)
+
+
+def elements(kind: type) -> dict[str, type]:
+    """The dataclasses that stand in lists, in a block and in those inside it."""
+    found: dict[str, type] = {}
+    for hint in typing.get_type_hints(kind).values():
+        if inner := nested(hint):
+            several = any(typing.get_origin(part) is list for part in members(hint))
+            found |= elements(inner) | ({inner.__name__: inner} if several else {})
+    return dict(sorted(found.items()))
+
+
+def table(*rows: tuple[str, ...]) -> list[str]:
+    head, *rest = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [head, "|" + " --- |" * len(rows[0]), *rest, ""]
+
+
+def key_table(rows: list[Row]) -> list[str]:
+    return table(("key", "type", "default", "meaning"), *((f"`{key}`", *rest) for key, *rest in rows))
+
+
+def mark(group: str, option: str) -> str:
+    return " (default)" if chosen().get(group) == option else ""
+
+
+def render() -> str:
+    lines = [HEAD, "## Groups", ""]
+    for group, options in groups().items():
+        told = [(f"`{group}={path.stem}`{mark(group, path.stem)}", prose(path)) for path in options]
+        lines += [f"### {group}=", "", *table(("option", "what it sets"), *told)]
+    recipes = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        hardware = re.search(r"^#   hardware: *(.*)$", path.read_text(), flags=re.MULTILINE)
+        name = f"[`recipe={path.stem}`](../recipes/{path.name}){mark('recipe', path.stem)}"
+        recipes.append((name, prose(path), hardware[1] if hardware else ""))
+    lines += ["## Recipes", "", *table(("recipe", "what it is", "hardware"), *recipes)]
+    rows = list(keys(Config, "", values("~recipe"), values()))
+    blocks = {name: kind for name, hint in typing.get_type_hints(Config).items() if (kind := nested(hint)) is hint}
+    lines += ["## Keys", "", "### Of every run", ""]
+    lines += key_table([row for row in rows if row[0].split(".")[0] not in blocks])
+    for name, kind in blocks.items():
+        about = sentences(said_in_yaml().get(name, ""), docstring(kind), always=True)
+        lines += [f"### {name}", "", *([about, ""] if about else [])]
+        lines += key_table([row for row in rows if row[0].startswith(f"{name}.")])
+    for name, kind in elements(Config).items():
+        lines += [f"### {name}", "", docstring(kind), "", *key_table(list(keys(kind, "", {}, {})))]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def line_of(key: str) -> str:
+    (line,) = [line for line in render().splitlines() if line.startswith(f"| `{key}` |")]
+    return line
+
+
+def test_the_page_is_true() -> None:
+    assert PAGE.read_text(encoding="utf-8") == render(), (
+        "docs/configuration.md is not what the schema, conf/ and recipes/ say: run "
+        "python -m tests.docs.test_configuration"
+    )
+
+
+def test_it_names_every_key_option_and_recipe() -> None:
+    page = render()
+    named = {f"| `{key}` |" for key, value in values("~recipe").items() if not isinstance(value, dict)}
+    named -= {name for name in named if re.match(r"\| `(sft|dpo)\.trainer\.", name)}
+    named |= {f"| `{group}={path.stem}`" for group, options in groups().items() for path in options}
+    named |= {f"`recipe={path.stem}`" for path in RECIPES.glob("*.yaml")}
+    assert sorted(name for name in named if name not in page) == []
+
+
+def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
+    assert "`best_worst`, `all`, `random`, `margin`" in line_of("pairs.strategy")
+    assert "`1e-05`; demo: `3e-05`" in line_of("dpo.learning_rate")
+    assert "longer pairs are dropped and counted" in line_of("dpo.max_length"), "behind a key in conf/"
+    assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
+    assert "which share of the prompts" in line_of("sample.round"), "behind a field of the schema"
+    assert "Must be positive" in line_of("dpo.beta"), "a limit of the schema"
+    assert "`dataset`, `verifier`" in line_of("label.labeler"), "a room's files"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")

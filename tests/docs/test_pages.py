@@ -1,0 +1,138 @@
+"""What README, CONTRIBUTING and the pages of docs/ name is there: files, links, commands, modules, make's targets."""
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
+
+from stages.cli import constraints
+from stages.config.schema import ROOT
+from tests.helpers import settings
+
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+LINK = re.compile(r"\[[^]]*\]\((?!https?:)([^)\s]+)\)")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def code(page: Path) -> Iterator[str]:
+    """The lines of code blocks, those that a backslash continues as one, and what stands in backticks elsewhere."""
+    blocks = re.split(r"^```.*\n", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for prose, block in zip(blocks[::2], [*blocks[1::2], ""], strict=True):
+        yield from (" ".join(found.split()) for found in re.findall(r"`([^`]+)`", prose))
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def commands(page: Path, program: str) -> Iterator[list[str]]:
+    """The arguments of every command of this program that a page shows in full."""
+    for line in code(page):
+        words = shlex.split(line, comments=True) if program in line else []
+        if " ".join(words[: len(program.split())]) == program and not any("…" in word for word in words):
+            yield words[len(program.split()) :]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name inside a page, made of its headings as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def one_of_each(arguments: list[str]) -> list[str]:
+    """The overrides of the first job of a sweep; any others as they are."""
+    given = [word for word in arguments if word != "-m"]
+    first = []
+    for override in OverridesParser.create().parse_overrides(given):
+        if not override.is_sweep_override():
+            first.append(override.input_line)
+        elif isinstance(sweep := override.value(), IntervalSweep):
+            first.append(f"{override.get_key_element()}={sweep.start}")
+        else:
+            first.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+    return [str(line) for line in first]
+
+
+SHOWN = [page for page in PAGES if page.name != "extending.md"]  # whose commands test_extending.py runs
+RUNS = sorted({shlex.join(words) for page in SHOWN for words in commands(page, "python run.py")} - {"--help"})
+MODULES = sorted({words[0] for page in PAGES for words in commands(page, "python -m") if words[0].startswith("tests")})
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file) if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_place_that_the_readme_names_is_there() -> None:
+    section = README.read_text(encoding="utf-8").split("## Where things are")[1].split("\n## ")[0]
+    places = [place for place in re.findall(r"`([^`]+)`", section) if "/" in place or place.endswith(".py")]
+    assert len(places) > 15
+    assert [place for place in places if not [*ROOT.glob(place)]] == []
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "one of the reader's")
+    constraints.refuse(settings(*one_of_each(shlex.split(command))))
+
+
+def test_commands_are_found_and_a_sweep_stands_for_its_first_job() -> None:
+    assert one_of_each(["dpo.beta=0.05,0.1", "dpo.loss_type=[sigmoid,sft]", "-m"]) == [
+        "dpo.beta=0.05",
+        "dpo.loss_type=[sigmoid,sft]",
+    ]
+    assert one_of_each(["dpo.beta=tag(log,interval(0.03,0.5))"]) == ["dpo.beta=0.03"]
+    assert "stage=dpo dpo.beta=0.05" in RUNS
+    assert any(command.startswith("stage=eval answer.split=validation hydra/sweeper=optuna") for command in RUNS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_that_is_to_be_run_is_there(module: str) -> None:
+    assert importlib.util.find_spec(module)
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_make_knows_what_it_is_asked_for(page: Path) -> None:
+    assert {target for words in commands(page, "make") for target in words if "=" not in target} <= make_targets()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
+def test_a_workflow_runs_what_a_developer_runs(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    ran = [line for step in steps for line in step.get("run", "").splitlines()]
+    asked = {target for line in ran for target in re.findall(r"(?:^|&& )make ([a-z]+)", line)}
+    assert asked and asked <= make_targets()
+    assert all((ROOT / script).exists() for line in ran for script in re.findall(r"\.ci/\w+", line))
+
+
+def test_the_tests_run_on_every_python_that_is_promised() -> None:
+    matrices = [job.get("strategy", {}).get("matrix", {}) for path in WORKFLOWS for job in jobs(path)]
+    tested = {version for matrix in matrices for version in matrix.get("python", [])}
+    assert tested == {"3.11", "3.12", "3.13"}
+
+
+def jobs(path: Path) -> list[dict[str, dict[str, dict[str, list[str]]]]]:
+    return [*yaml.safe_load(path.read_text())["jobs"].values()]
