@@ -1,11 +1,13 @@
 """What tests share: composing the configuration, building in this process or as a command, reading nodes."""
 
+import copy
 import json
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import run
 from stages.cli import compose
+from stages.cli.explain import explain
 from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
 from stages.store.node import Node
@@ -27,26 +30,47 @@ compose.register()
 TINY = ("recipe=tiny", "tracker=none")
 
 
-def composed(*overrides: str) -> DictConfig:
-    """What Hydra composes of these overrides."""
+@lru_cache(maxsize=128)
+def composed_once(*overrides: str) -> DictConfig:
+    """Hydra takes a tenth of a second, and a test asks for its nodes again and again."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return hydra.compose("config", overrides=compose.normalise(list(overrides)))
 
 
+def composed(*overrides: str) -> DictConfig:
+    """What Hydra composes of these overrides."""
+    return copy.deepcopy(composed_once(*overrides))
+
+
 def settings(*overrides: str) -> Config:
     """The typed configuration of these overrides."""
-    return OmegaConf.to_object(composed(*overrides))
+    return OmegaConf.to_object(composed_once(*overrides))
 
 
 def build(root: Path, *overrides: str) -> None:
     """Build the tiny chain's target in this process."""
-    run.main(composed(f"outputs={root}", *TINY, *overrides))
+    cfg = composed(*TINY, *overrides)
+    cfg.outputs = str(root)
+    run.main(cfg)
+
+
+def refused(*overrides: str) -> str:
+    """The one line in which `run.py` refuses these overrides, by the same way through this process."""
+    try:
+        run.main(composed(*overrides))
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        assert "\n" not in line
+        return line
+    raise AssertionError(f"{' '.join(overrides)} is not refused")
 
 
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:
     """The nodes of the tiny chain under these overrides."""
-    cfg = settings(f"outputs={root}", *TINY, *overrides)
+    cfg = replace(settings(*TINY, *overrides), outputs=str(root))
     return graph(cfg, root / "cache" / "digests.json")
 
 
