@@ -1,19 +1,26 @@
 """What tests share: composing the configuration, building in this process or as a command, reading nodes."""
 
 import copy
+import io
 import json
+import logging
+import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 import run
@@ -56,12 +63,11 @@ def build(root: Path, *overrides: str) -> None:
 
 
 def refused(*overrides: str) -> str:
-    """The one line in which `run.py` refuses these overrides, by the same way through this process."""
+    """The one line in which `run.py` refuses these overrides: composed, checked and explained as there."""
     try:
         run.main(composed(*overrides))
     except Exception as error:
-        line = explain(error)
-        if line is None:
+        if (line := explain(error)) is None:
             raise
         assert "\n" not in line
         return line
@@ -78,6 +84,27 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     """`python run.py …` in a process of its own."""
     options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300} | options
     return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
+
+
+def inside(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """`python run.py …` in this process, which has everything loaded: its exit status, and what it told."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    known, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
+    given = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
+    with given, mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), chdir(ROOT):
+        try:
+            runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=err)
+        finally:  # Hydra's settings of its own and of logging
+            Singleton.set_state(known)
+            for handler in {*logging.root.handlers} - {*handlers}:
+                handler.close()
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 @dataclass

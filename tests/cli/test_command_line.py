@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import run
 from stages.config.choices import Stage
 from stages.config.schema import RECIPES
-from tests.helpers import command
+from tests.helpers import command, inside, refused
 
 
 def one_line(*arguments: str) -> str:
@@ -90,7 +91,24 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("data=file", "data.sources=[{path: README.md}]"), "asks test prompts that have checks"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_a_mistake_is_told_in_one_line(
+    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    assert told in refused("tracker=none", f"outputs={tmp_path}", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("dpo.bata=1",), "dpo.bata is no setting"),  # by Hydra, as it composes
+        (("dpo.beta=abc",), "dpo.beta=abc: the value could not be converted"),
+        (("model=tinny",), "model=tinny does not exist"),
+        (("dpo.trainer.learning_rate=1",), "set dpo.learning_rate instead"),  # by our checks; needs no plus sign
+        (("stage=sample", "label=dataset", "label.path=README.md"), "no sample stage"),  # by the graph
+    ],
+)
+def test_on_the_command_line_too(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
     assert told in one_line(f"outputs={tmp_path}", *arguments)
 
 
@@ -120,6 +138,6 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
 
 
 def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
-    ran = command("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
+    ran = inside("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("To build") == 2
