@@ -13,11 +13,13 @@ from collections import Counter
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import hydra
+import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
@@ -35,6 +37,12 @@ DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 compose.register()
 TINY = ("recipe=tiny", "tracker=none")
+# Its package is heavy, no part of `dev`, and makes every process that loads peft a second slower.
+NEEDS_4_BIT = (
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs plumbline[qlora]"),
+)
+QLORA = pytest.param("qlora", marks=NEEDS_4_BIT)
 
 
 @lru_cache(maxsize=128)

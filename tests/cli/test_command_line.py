@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import run
+from stages.cli import constraints
 from stages.config.choices import Stage
 from stages.config.schema import RECIPES
-from tests.helpers import command, inside, refused
+from tests.helpers import TINY, command, inside, refused
 
 
 def one_line(*arguments: str) -> str:
@@ -110,6 +111,13 @@ def test_a_mistake_is_told_in_one_line(
 )
 def test_on_the_command_line_too(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
     assert told in one_line(f"outputs={tmp_path}", *arguments)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_without_the_package_of_4_bit_weights_the_error_names_it(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "find_spec", lambda package: None)
+    told = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install 'plumbline[qlora]'."
+    assert refused(*TINY, f"{stage}.adapter=qlora") == told
 
 
 @pytest.mark.parametrize(
