@@ -17,7 +17,7 @@ demo: .venv/run ## align a real 135M model, and open outputs/report.html
 test: .venv/dev ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-slow: .venv/dev ## the long tests
+slow: .venv/slow ## the long tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: .venv/dev ## style and types
@@ -37,4 +37,8 @@ clean: ## remove the environment (outputs/ stays)
 
 .venv/dev: .venv/run
 	$(BIN)/pip install $(PIP_ARGS) $(CONSTRAINTS) -e '.[dev]'
+	touch $@
+
+.venv/slow: .venv/dev
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[slow]'
 	touch $@

@@ -1,21 +1,34 @@
 """What tests share: composing the configuration, building in this process or as a command, reading nodes."""
 
+import copy
+import io
 import json
+import logging
+import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hydra
+import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 import run
 from stages.cli import compose
+from stages.cli.explain import explain
 from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
 from stages.store.node import Node
@@ -25,28 +38,64 @@ DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 compose.register()
 TINY = ("recipe=tiny", "tracker=none")
+# Its package is heavy, no part of `dev`, and makes every process that loads peft a second slower.
+NEEDS_4_BIT = (
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs plumbline[qlora]"),
+)
+QLORA = pytest.param("qlora", marks=NEEDS_4_BIT)
 
 
-def composed(*overrides: str) -> DictConfig:
-    """What Hydra composes of these overrides."""
+@lru_cache(maxsize=128)
+def composed_once(*overrides: str) -> DictConfig:
+    """Hydra takes a tenth of a second, and a test asks for its nodes again and again."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return hydra.compose("config", overrides=compose.normalise(list(overrides)))
 
 
+def composed(*overrides: str) -> DictConfig:
+    """What Hydra composes of these overrides."""
+    return copy.deepcopy(composed_once(*overrides))
+
+
 def settings(*overrides: str) -> Config:
     """The typed configuration of these overrides."""
-    return OmegaConf.to_object(composed(*overrides))
+    return OmegaConf.to_object(composed_once(*overrides))
+
+
+@contextmanager
+def as_a_command() -> Iterator[None]:
+    """The environment as it is given, from now on: `rebuild` asks when the command started."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop("PLUMBLINE_STARTED", None)
+        yield
 
 
 def build(root: Path, *overrides: str) -> None:
     """Build the tiny chain's target in this process."""
-    run.main(composed(f"outputs={root}", *TINY, *overrides))
+    cfg = composed(*TINY, *overrides)
+    cfg.outputs = str(root)
+    with as_a_command():
+        run.main(cfg)
+
+
+def refused(*overrides: str) -> str:
+    """The one line in which `run.py` refuses these overrides: composed, checked and explained as there."""
+    try:
+        with as_a_command():
+            run.main(composed(*overrides))
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        assert "\n" not in line
+        return line
+    raise AssertionError(f"{' '.join(overrides)} is not refused")
 
 
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:
     """The nodes of the tiny chain under these overrides."""
-    cfg = settings(f"outputs={root}", *TINY, *overrides)
+    cfg = replace(settings(*TINY, *overrides), outputs=str(root))
     return graph(cfg, root / "cache" / "digests.json")
 
 
@@ -54,6 +103,27 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     """`python run.py …` in a process of its own."""
     options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300} | options
     return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
+
+
+def inside(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """`python run.py …` in this process, which has everything loaded: its exit status, and what it told."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    known, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
+    given = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
+    with given, as_a_command(), redirect_stdout(out), redirect_stderr(err), chdir(ROOT):
+        try:
+            runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=err)
+        finally:  # Hydra's settings of its own and of logging
+            Singleton.set_state(known)
+            for handler in {*logging.root.handlers} - {*handlers}:
+                handler.close()
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 @dataclass

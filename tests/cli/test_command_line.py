@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.choices import Stage
+import run
+from stages.cli import constraints
+from stages.config.choices import Command, Target
 from stages.config.schema import RECIPES
-from tests.helpers import command
+from tests.helpers import TINY, command, inside, refused
 
 
 def one_line(*arguments: str) -> str:
@@ -30,7 +32,7 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
     groups = dict(re.findall(r"^(\w+): (.*)$", ran.stdout, flags=re.MULTILINE))
     assert {"embedded", "smollm2_135m", "tiny"} <= set(groups["model"].split(", "))
     assert {"demo", "smollm2_135m", "tiny"} <= set(groups["recipe"].split(", "))
-    for stage in Stage:
+    for stage in (*Target, *Command):
         assert re.search(rf"\b{stage}\b", ran.stdout)
 
 
@@ -90,8 +92,32 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("data=file", "data.sources=[{path: README.md}]"), "asks test prompts that have checks"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_a_mistake_is_told_in_one_line(
+    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    assert told in refused("tracker=none", f"outputs={tmp_path}", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("dpo.bata=1",), "dpo.bata is no setting"),  # by Hydra, as it composes
+        (("dpo.beta=abc",), "dpo.beta=abc: the value could not be converted"),
+        (("model=tinny",), "model=tinny does not exist"),
+        (("dpo.trainer.learning_rate=1",), "set dpo.learning_rate instead"),  # by our checks; needs no plus sign
+        (("stage=sample", "label=dataset", "label.path=README.md"), "no sample stage"),  # by the graph
+    ],
+)
+def test_on_the_command_line_too(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
     assert told in one_line(f"outputs={tmp_path}", *arguments)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_without_the_package_of_4_bit_weights_the_error_names_it(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "find_spec", lambda package: None)
+    told = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install 'plumbline[qlora]'."
+    assert refused(*TINY, f"{stage}.adapter=qlora") == told
 
 
 @pytest.mark.parametrize(
@@ -120,6 +146,6 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
 
 
 def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
-    ran = command("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
+    ran = inside("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("To build") == 2

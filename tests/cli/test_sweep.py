@@ -2,18 +2,48 @@
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from stages.cli import sweep
+from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, command, nodes
+from tests.helpers import TINY, Chain, command, composed, inside, nodes
 
 GRID = ("stage=dpo", "sft.learning_rate=5e-3,2e-3", "-m")
 EXPECTED = {"base": 1, "data": 1, "sft": 2, "sample": 2, "label": 2, "pairs": 2, "reference": 2, "dpo": 4}
+
+
+@dataclass
+class Grid:
+    """Four jobs by two settings: one of what they share, one that fails with its second value."""
+
+    overrides: tuple[str, ...]
+    made: dict[str, int]
+    last: str
+    failures: tuple[str, ...]
+
+
+TRAINED = Grid(
+    (*GRID, "sft.epochs=1", "dpo.learning_rate=1e-3,1e9"),
+    EXPECTED | {"dpo": 2},
+    "dpo",
+    tuple(
+        rf"sft.learning_rate={rate} sft.epochs=1 dpo.learning_rate=1000000000.0 .*: training diverged at step"
+        for rate in (0.005, 0.002)
+    ),
+)
+READ = "label.path=package:stages/tasks/toy_preferences.jsonl"
+LABELLED = Grid(  # stages that do without torch, which a job or worker in a process of its own would load
+    ("stage=pairs", "label=dataset", READ, "label.max_failed=0.1,0.2", "pairs.max_length_ratio=9,0.01", "-m"),
+    {"label": 2, "pairs": 2},
+    "pairs",
+    tuple(rf"label.max_failed={share} pairs.max_length_ratio=0.01 .*: no pair could be made" for share in (0.1, 0.2)),
+)
 RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
 LAUNCHERS = {
     "basic": (),
@@ -21,46 +51,57 @@ LAUNCHERS = {
     "submitit": ("hydra/launcher=submitit_local",),
     "ray": RAY,
 }
-SLOW = ("submitit", "ray")  # every job or worker is a process that loads torch
 
 
 @pytest.mark.parametrize(
-    "launcher", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in LAUNCHERS]
+    ("launcher", "grid"),
+    [
+        pytest.param("basic", TRAINED, id="basic"),
+        pytest.param("joblib", LABELLED, id="joblib"),
+        *(
+            pytest.param(name, TRAINED, marks=pytest.mark.slow, id=f"{name}, trained")
+            for name in ("joblib", "submitit", "ray")
+        ),
+    ],
 )
-def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(launcher: str, tmp_path: Path) -> None:
-    ran = command(*TINY, *GRID, "dpo.learning_rate=1e-3,1e9", *LAUNCHERS[launcher], f"outputs={tmp_path}")
+def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
+    launcher: str, grid: Grid, tmp_path: Path
+) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
+    started = inside if launcher == "basic" else command
+    ran = started(*TINY, *grid.overrides, *LAUNCHERS[launcher], f"outputs={tmp_path}")
     assert ran.returncode == 1, ran.stderr
     told = ran.stderr.splitlines()
     end = told.index("error: 2 of 4 jobs failed; the others are done.")  # what Ray's workers said may come later
-    for line, rate in zip(told[end + 1 : end + 3], ("0.005", "0.002"), strict=True):
-        assert re.search(
-            rf"sft.learning_rate={rate} dpo.learning_rate=1000000000.0 .*: training diverged at step", line
-        )
-    assert Chain(tmp_path).count() == EXPECTED | {"dpo": 2}
+    for line, failure in zip(told[end + 1 : end + 3], grid.failures, strict=True):
+        assert re.search(failure, line)
+    assert Chain(tmp_path).count() == grid.made
     manifests = [manifest for _, manifest in Store(tmp_path).manifests()]
     assert {len(manifest["attempts"]) for manifest in manifests} == {1}, "no node was begun twice"
-    shared = [m["ended"] for m in manifests if m["stage"] != "dpo"]
-    assert max(shared) < min(m["started"] for m in manifests if m["stage"] == "dpo"), "no job waited for another"
+    shared = [m["ended"] for m in manifests if m["stage"] != grid.last]
+    assert max(shared) < min(m["started"] for m in manifests if m["stage"] == grid.last), "no job waited for another"
 
 
-def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(tmp_path: Path) -> None:
-    grid = (*TINY, *GRID, "stage=eval", "dpo.beta=0.1,0.5", f"outputs={tmp_path}")
-    ran = command(*grid)
+def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Chain) -> None:
+    """The store holds what one of the four jobs makes."""
+    grid = (*TINY, *GRID, "stage=eval", "dpo.beta=0.1,0.5", f"outputs={chain.root}")
+    ran = inside(*grid)
     assert ran.returncode == 0, ran.stderr
-    assert Chain(tmp_path).count() == EXPECTED | {"answer": 1 + 2 + 4, "eval": 4}
-    ended = [manifest["ended"] for _, manifest in Store(tmp_path).manifests()]
+    assert chain.count() == EXPECTED | {"answer": 1 + 2 + 4, "eval": 4, "report": 1}
+    ended = [manifest["ended"] for _, manifest in Store(chain.root).manifests()]
     words = re.findall(r"Compare: python run.py (.*)", ran.stdout)[0].split()
 
     started = time.time()
-    again = command(*grid)
+    again = inside(*grid)
     assert again.returncode == 0, again.stderr
     assert "what they share" not in again.stdout
-    assert [m["ended"] for _, m in Store(tmp_path).manifests()] == ended
+    assert [m["ended"] for _, m in Store(chain.root).manifests()] == ended
     assert max(ended) < started, "the second sweep built nothing"
 
-    compared = command(*words)
+    compared = inside(*words)
     assert compared.returncode == 0, compared.stderr
-    for _, manifest in Store(tmp_path).manifests("eval"):
+    for _, manifest in Store(chain.root).manifests("eval"):
         assert manifest["fingerprint"] in compared.stdout
 
 
@@ -70,7 +111,7 @@ def test_a_sweep_may_stand_in_a_recipe(tmp_path: Path) -> None:
         (RECIPES / "tiny.yaml").read_text() + "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
     )
     try:
-        ran = command("recipe=swept", "tracker=none", "stage=data", f"outputs={tmp_path}")
+        ran = inside("recipe=swept", "tracker=none", "stage=data", f"outputs={tmp_path}")
     finally:
         recipe.unlink()
     assert ran.returncode == 0, ran.stderr
@@ -96,7 +137,9 @@ def test_waves_put_nodes_of_more_jobs_first_and_together_what_the_same_jobs_need
     assert sweep.waves(jobs[:1]) == []
 
 
+@pytest.mark.slow
 def test_optuna_finds_the_best_pass_rate_on_validation_prompts(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     study = f"hydra.sweeper.storage=sqlite:///{tmp_path}/optuna.db"
     optuna = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.direction=maximize", study)
     ran = command(
@@ -109,27 +152,41 @@ def test_optuna_finds_the_best_pass_rate_on_validation_prompts(tmp_path: Path) -
     assert OmegaConf.load(best).best_value == max(m["metrics"]["pass_rate"]["policy"] for m in manifests)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("stage=eval",), "test prompts are no target of optimisation: add answer.split=validation"),
-        (("stage=dpo",), "sweep_metric=pass_rate is measured by stage=eval or report, not by stage=dpo"),
-        (("answer.split=validation",), "sweep_metric=pass_rate wants hydra.sweeper.direction=maximize"),
-        (
-            ("stage=sft", "sweep_metric=validation_loss", "hydra.sweeper.direction=maximize"),
-            "sweep_metric=validation_loss wants hydra.sweeper.direction=minimize",
-        ),
-    ],
-)
-def test_optuna_may_not_read_test_nor_go_the_wrong_way(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    ran = command(*TINY, "hydra/sweeper=optuna", "dpo.beta=0.1,0.5", *arguments, f"outputs={tmp_path}", "-m")
+ASTRAY = [
+    (("stage=eval",), "maximize", "test prompts are no target of optimisation: add answer.split=validation"),
+    (("stage=dpo",), "maximize", "sweep_metric=pass_rate is measured by stage=eval or report, not by stage=dpo"),
+    (("answer.split=validation",), "minimize", "sweep_metric=pass_rate wants hydra.sweeper.direction=maximize"),
+    (
+        ("stage=sft", "sweep_metric=validation_loss"),
+        "maximize",
+        "sweep_metric=validation_loss wants hydra.sweeper.direction=minimize",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "direction", "told"), ASTRAY)
+def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
+    arguments: tuple[str, ...], direction: str, told: str
+) -> None:
+    config = composed(*TINY, *arguments)
+    with open_dict(config):
+        config.hydra = {"sweeper": {"direction": direction}}
+    with pytest.raises(UserError, match=told):
+        sweep.refuse(config)
+
+
+@pytest.mark.parametrize(("arguments", "direction", "told"), ASTRAY)
+def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, told: str, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    optuna = ("hydra/sweeper=optuna", f"hydra.sweeper.direction={direction}", "dpo.beta=0.1,0.5")
+    ran = inside(*TINY, *optuna, *arguments, f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith(f"error: {told}")
     assert not Chain(tmp_path).count()
 
 
 def test_a_job_that_cannot_work_is_told_before_anything_is_built(tmp_path: Path) -> None:
-    ran = command(*TINY, "stage=data", "dpo.beta=0.1,-1", f"outputs={tmp_path}", "-m")
+    ran = inside(*TINY, "stage=data", "dpo.beta=0.1,-1", f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1] == "error: dpo.beta must be positive, got -1.0."
     assert not Chain(tmp_path).count()

@@ -18,27 +18,24 @@ from stages.config.schema import ROOT, Label
 from stages.hardware import memory
 from stages.pipeline.graph import VERSIONS
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, command, nodes, settings
+from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
 
 STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report")
 
 
-def test_one_command_makes_the_whole_chain_within_a_minute(tmp_path: Path) -> None:
-    started = time.perf_counter()
-    ran = command(*TINY, f"outputs={tmp_path}")
-    took = time.perf_counter() - started
-    assert ran.returncode == 0, ran.stderr
-    assert took < 60
-    chain = Chain(tmp_path)
+def test_one_command_makes_the_whole_chain_within_a_minute(built: Path) -> None:
+    told = json.loads(built.with_name("built.json").read_text())
+    assert told["seconds"] < 60
+    chain = Chain(built)
     assert {stage: chain.count()[stage] for stage in STAGES} == {
         stage: 3 if stage == "answer" else 1 for stage in STAGES
     }
-    assert (tmp_path / "report.html").stat().st_size > 10_000
-    assert {p.name for p in (tmp_path / "latest").iterdir()} == set(STAGES)
+    assert (built / "report.html").stat().st_size > 10_000
+    assert {p.name for p in (built / "latest").iterdir()} == set(STAGES)
     for stage in STAGES:
-        assert (tmp_path / "latest" / stage / "manifest.json").exists()
-        assert f"{stage} " in ran.stdout
-    assert not list(tmp_path.glob("*/*.partial"))
+        assert (built / "latest" / stage / "manifest.json").exists()
+        assert f"{stage} " in told["stdout"]
+    assert not list(built.glob("*/*.partial"))
 
 
 def test_a_chain_that_is_there_takes_no_time_and_builds_nothing(chain: Chain) -> None:
@@ -51,7 +48,8 @@ def test_a_chain_that_is_there_takes_no_time_and_builds_nothing(chain: Chain) ->
     assert {p: p.stat().st_mtime_ns for p in chain.root.glob("*/*/manifest.json")} == before
 
 
-def test_the_manifest_says_where_a_node_came_from(chain: Chain) -> None:
+def test_the_manifest_says_where_a_node_came_from(built: Path) -> None:
+    chain = Chain(built)
     for name, node in nodes(chain.root).items():
         manifest = chain.manifest(name)
         assert manifest["fingerprint"] == node.fingerprint
@@ -79,7 +77,7 @@ def test_another_beta_rebuilds_only_what_depends_on_it(chain: Chain) -> None:
 def test_upstream_require_names_the_missing_node_and_its_command(chain: Chain) -> None:
     build(chain.root, "stage=dpo", "upstream=require")
     shutil.rmtree(chain.folder("pairs"))
-    ran = command(*TINY, f"outputs={chain.root}", "stage=dpo", "upstream=require", "dpo.beta=0.3")
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=dpo", "upstream=require", "dpo.beta=0.3")
     assert ran.returncode != 0
     wanted = nodes(chain.root)["pairs"].fingerprint
     assert (
@@ -116,7 +114,8 @@ def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
     assert last["inputs"]["policy"]["stage"] == "dpo"
 
 
-def test_every_command_that_is_shown_builds_its_node(chain: Chain) -> None:
+def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
+    chain = Chain(built)
     for name, node in nodes(chain.root).items():
         words = shlex.split(chain.manifest(name)["command"])
         assert words[:2] == ["python", "run.py"]
@@ -141,7 +140,7 @@ def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_be
 
 def test_plan_runs_nothing_and_says_what_changed(chain: Chain) -> None:
     before = chain.count()
-    ran = command(*TINY, f"outputs={chain.root}", "stage=plan", "dpo.beta=0.3", "sft.learning_rate=1e-4")
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=plan", "dpo.beta=0.3", "sft.learning_rate=1e-4")
     assert ran.returncode == 0, ran.stderr
     lines = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
     assert "cached" in lines["base"]
@@ -219,11 +218,11 @@ def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
     build(chain.root, "stage=dpo", "dpo.beta=0.7")
     idle = chain.folder("dpo", "dpo.beta=0.7")
     build(chain.root)
-    listed = command(*TINY, f"outputs={chain.root}", "stage=gc")
+    listed = inside(*TINY, f"outputs={chain.root}", "stage=gc")
     assert str(idle) in listed.stdout
     assert listed.stdout.count(str(chain.root)) == 1
     assert idle.exists()
-    command(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true")
+    assert inside(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true").returncode == 0
     assert not idle.exists()
     assert chain.count()["report"] == 1
     assert Store(chain.root).find(nodes(chain.root)["report"]) is not None
@@ -235,7 +234,5 @@ def test_truncated_weights_are_told_in_one_line(content: bytes, chain: Chain, tm
     shutil.copytree(chain.folder("base") / "model", folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000] + content)
-    ran = command(*TINY, f"outputs={chain.root}", "stage=sft", "model.random_init=null", f"model.path={folder}")
-    assert ran.returncode != 0
-    assert "Traceback" not in ran.stderr
-    assert "holds no loadable model" in ran.stderr
+    own = ("model.random_init=null", f"model.path={folder}")
+    assert "holds no loadable model" in refused(*TINY, f"outputs={chain.root}", "stage=sft", *own)

@@ -10,13 +10,13 @@ import pytest
 
 import run
 from stages.cli import constraints
-from stages.config.choices import Split, Stage
+from stages.config.choices import Command, Split, Target
 from stages.config.schema import RECIPES, Config, Label
 from stages.labelers import dataset
 from stages.pipeline.graph import graph
 from stages.store.pinning import HUB_ID
 from stages.store.store import Store
-from tests.helpers import composed, settings
+from tests.helpers import NEEDS_4_BIT, composed, settings
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # What scale=toy may change: sizes, lengths and rates, and where models and data come from.
@@ -44,9 +44,10 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_own_command_composes_for_every_stage(name: str) -> None:
+def test_its_own_command_composes_for_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # whatever extra it asks for is there
     cfg = settings(*overrides(name))
-    for stage in Stage:
+    for stage in (*Target, *Command):
         constraints.refuse(replace(cfg, stage=stage))
     for source in cfg.data.sources:
         assert HUB_ID.fullmatch(source.path)
@@ -76,7 +77,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "recipes")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=NEEDS_4_BIT) if "qlora" in name else name for name in NAMES]
+)
 def test_it_runs_to_its_report_at_toy_scale(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,7 @@ from stages.models.contract import GOLDEN
 from stages.models.prompt_format import form_of
 from stages.store.work import Work
 from stages.tasks.generate import generate
-from tests.helpers import build, settings
+from tests.helpers import QLORA, build, settings
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SIZE = {
@@ -280,7 +280,7 @@ def test_a_vocabulary_without_a_free_token_is_refused(tmp_path: Path) -> None:
         built_from(base, tmp_path / "outputs", "stage=sft")
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora", "qlora"])
+@pytest.mark.parametrize("adapter", ["none", "lora", QLORA])
 def test_it_is_widened_by_one_row_on_request_whatever_is_trained(adapter: str, tmp_path: Path) -> None:
     """Tied embeddings, too: an adapter leaves the new row frozen, and nothing but padding reads it."""
     base, root = base_folder(replace(FAMILIES["gpt2"], spare=0), tmp_path / "gpt2"), tmp_path / "outputs"

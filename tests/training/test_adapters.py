@@ -13,7 +13,7 @@ from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_model
 from stages.store.work import Work
-from tests.helpers import Chain, build, settings
+from tests.helpers import QLORA, Chain, build, settings
 
 IDS = torch.arange(20, 52)[None]
 
@@ -22,7 +22,7 @@ def overrides(kind: str) -> tuple[str, ...]:
     return ("stage=dpo", f"sft.adapter={'lora' if kind == 'continued' else kind}", f"dpo.adapter={kind}")
 
 
-@pytest.fixture(scope="module", params=["lora", "qlora", "continued"])
+@pytest.fixture(scope="module", params=["lora", QLORA, "continued"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, str]:
     root = tmp_path_factory.mktemp(request.param)
     build(root, *overrides(request.param))
