@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+from trl import get_training_chat_template
+from trl.chat_template_utils import has_generation_markers
 
 from stages.config.errors import UserError
 from stages.config.schema import Template

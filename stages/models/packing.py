@@ -169,13 +169,16 @@ def all_at_once(module: torch.nn.Module, states: list[torch.Tensor], layout: Lay
 AttentionInterface.register(ATTENTION, attention)
 
 
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention that the model's layers call."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
 def only_attends(model: PreTrainedModel) -> bool:
     """Whether all that the model remembers of earlier tokens are their keys and values: no recurrent state."""
     kinds = set(model.config.get_text_config().to_dict().get("layer_types") or [])
     return bool(
-        model._supports_attention_backend
-        and not model._is_stateful
-        and kinds <= {"full_attention", "sliding_attention"}
+        model.is_backend_compatible() and not model._is_stateful and kinds <= {"full_attention", "sliding_attention"}
     )
 
 
@@ -188,7 +191,7 @@ def lay_out(model: PreTrainedModel) -> bool:
         layers that do not hand a layout on, which a forward of one token tells, and for weights that DeepSpeed has
         divided: they are whole only inside its engine.
     """
-    before = model.config.get_text_config()._attn_implementation
+    before = attention_of(model)
     if before == ATTENTION:
         return True
     if not only_attends(model) or before != "sdpa" or hasattr(next(model.parameters()), "ds_id"):

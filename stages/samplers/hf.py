@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.models.packing import Layout, lay_out
+from stages.models.packing import Layout, attention_of, lay_out
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.sampler import Completion, Request
 
@@ -188,6 +188,6 @@ def masks(model: PreTrainedModel, positions: torch.Tensor, end: int) -> torch.Te
 
 def prepared(model: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
     """As the model's attention takes it: eager attention adds the mask, others read it as true or false."""
-    if model.config._attn_implementation != "eager":
+    if attention_of(model) != "eager":
         return mask
     return torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
