@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION = "plumbline_packed"
@@ -188,13 +189,13 @@ def lay_out(model: PreTrainedModel) -> bool:
 
     Returns:
         False, and the model is as before, for a recurrent state, for attention that is not SDPA's (soft-capping), for
-        layers that do not hand a layout on, which a forward of one token tells, and for weights that DeepSpeed has
-        divided: they are whole only inside its engine.
+        layers that do not hand a layout on, which a forward of one token tells, and for weights that DeepSpeed
+        divides: they are whole only inside its engine.
     """
     before = attention_of(model)
     if before == ATTENTION:
         return True
-    if not only_attends(model) or before != "sdpa" or hasattr(next(model.parameters()), "ds_id"):
+    if not only_attends(model) or before != "sdpa" or is_deepspeed_zero3_enabled():
         return False
     model.set_attn_implementation(ATTENTION)
     layout = Layout.of([1], model.device)
