@@ -14,7 +14,7 @@ from stages.cli.explain import explain
 from stages.config.choices import Command, Target, Upstream
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.hardware import process
+from stages.hardware import process, versions
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import NEXT, evaluated, targets
@@ -57,6 +57,7 @@ def main(composed: DictConfig) -> float | None:
 
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     """Build the targets, then use them or say where they are and what comes next."""
+    versions.warn()
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     wanted = targets(cfg, nodes)
     if cfg.upstream is Upstream.require:

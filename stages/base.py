@@ -91,9 +91,8 @@ def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokeni
             f"model.path={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
         ) from error
     # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    model.config._name_or_path = ""
+    model.hf_quantizer.remove_quantization_config(model)
+    model.config.name_or_path = ""
     return model, tokenizer
 
 

@@ -9,9 +9,8 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
-from trl import SFTConfig
-from trl.data_utils import pack_dataset
-from trl.trainer.utils import disable_dropout_in_model
+from trl import SFTConfig, pack_dataset
+from trl.trainer import disable_dropout_in_model
 
 from stages.config.choices import Adapter
 from stages.config.errors import UserError

@@ -87,10 +87,12 @@ def unknown_keys(composed: DictConfig, prefix: str = "") -> None:
     """
     kind = OmegaConf.get_type(composed)
     known = [f.name for f in fields(kind)] if is_dataclass(kind) else None
-    for key, value in composed.items_ex(resolve=False):
+    for key in composed:
         if known is not None and key not in known:
             raise UserError(f"{prefix}{key!s} is no setting.{nearest(str(key), known)}")
-        if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
+        if OmegaConf.is_interpolation(composed, key):  # type: ignore[arg-type]  # any key
+            continue
+        if isinstance(value := composed[key], DictConfig):
             unknown_keys(value, f"{prefix}{key!s}.")
 
 

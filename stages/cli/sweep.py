@@ -20,7 +20,6 @@ from statistics import fmean
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,6 +27,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
+from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict, read_write
 
 from stages.cli import compose
@@ -104,7 +104,8 @@ def build_shared(config: DictConfig) -> None:
     loader = GlobalHydra.instance().config_loader()
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])
-    [jobs] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    sweeper: Any = get_class(config.hydra.sweeper._target_)
+    [jobs] = sweeper.split_arguments(overrides, max_batch_size=None)
     for number, wave in enumerate(waves([missing(loader.load_sweep_config(config, job)) for job in jobs])):
         builds = [[*jobs[job], f"hydra.sweep.subdir=shared/{number}-{job}"] for job, _ in wave]
         log.info("Before the jobs, what they share: %s", "; ".join(", ".join(names) for _, names in wave))

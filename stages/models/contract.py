@@ -251,7 +251,8 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
     """The tokenizer's own template as it is, or with generation markers, from itself or from TRL."""
-    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+    from trl import get_training_chat_template
+    from trl.chat_template_utils import has_generation_markers
 
     own = tokenizer.chat_template
     if not own or not markers:

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch.nn.functional import linear
+from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
 # Tokens at once: of a vocabulary of 50,000, about 200 MB of logits and what is made of them, forward and backward.
 FORWARD, BACKWARD = 256, 1024
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
-
-OnOtherDevices = trl_utils._ChunkedLogProbFunction
 
 
 class OnCPU(torch.autograd.Function):
@@ -106,7 +105,7 @@ class Head:
 
     @staticmethod
     def apply(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor | None, ...]:
-        return (OnCPU if hidden.device.type == "cpu" else OnOtherDevices).apply(hidden, *rest)  # type: ignore[no-any-return]
+        return (OnCPU if hidden.device.type == "cpu" else ChunkedLogProbFunction).apply(hidden, *rest)  # type: ignore[no-any-return]
 
 
 def install() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION = "plumbline_packed"
@@ -173,13 +174,16 @@ def all_at_once(module: torch.nn.Module, states: list[torch.Tensor], layout: Lay
 AttentionInterface.register(ATTENTION, attention)
 
 
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention that the model's layers call."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
 def only_attends(model: PreTrainedModel) -> bool:
     """Whether keys and values are all that the model keeps of earlier tokens: it has no recurrent state."""
     kinds = set(model.config.get_text_config().to_dict().get("layer_types") or [])
     return bool(
-        model._supports_attention_backend
-        and not model._is_stateful
-        and kinds <= {"full_attention", "sliding_attention"}
+        model.is_backend_compatible() and not model._is_stateful and kinds <= {"full_attention", "sliding_attention"}
     )
 
 
@@ -192,10 +196,10 @@ def lay_out(model: PreTrainedModel) -> bool:
         (soft-capping); for weights that DeepSpeed has sharded, since they are whole only inside its engine; and for
         layers that do not hand the layout on to their attention, which a forward of one token tells.
     """
-    before = model.config.get_text_config()._attn_implementation
+    before = attention_of(model)
     if before == ATTENTION:
         return True
-    if not only_attends(model) or before != "sdpa" or hasattr(next(model.parameters()), "ds_id"):
+    if not only_attends(model) or before != "sdpa" or is_deepspeed_zero3_enabled():
         return False
     model.set_attn_implementation(ATTENTION)
     layout = Layout.of([1], model.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from trl.trainer import utils as trl_utils
+from trl.trainer import add_fused_lm_head
 
 from stages.config.choices import Forward, Precision
 from stages.models import lm_head
@@ -36,7 +36,7 @@ def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix
     if forward is Forward.shared_prefix:
         pack_pairs(model)
     lm_head.install()
-    trl_utils.add_fused_lm_head(model)
+    add_fused_lm_head(model)
     return model
 
 

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.choices import DPOReference, Precision
@@ -105,10 +104,10 @@ def mean_nats(scored: list[PairLogProbs]) -> float:
 def mean_loss(trainer: StoredReferenceTrainer, cfg: DPO, pairs: int) -> float:
     """TRL's loss on the first pairs, in micro-batches."""
     total = 0.0
-    with torch.no_grad(), autocast(cfg.precision, trainer.args.device):
+    with autocast(cfg.precision, trainer.args.device):
         for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
-            batch = trainer._prepare_inputs(trainer.data_collator(rows))
-            total += float(trainer.compute_loss(trainer.model, batch)) * len(rows)
+            loss, _, _ = trainer.prediction_step(trainer.model, trainer.data_collator(rows), prediction_loss_only=True)
+            total += float(loss) * len(rows)
     trainer._metrics["eval"].clear()
     return total / pairs
 

@@ -7,11 +7,13 @@ any of these and say nothing. So no list of implementations is trusted: the mode
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from stages.config.errors import UserError
 from stages.config.schema import SFT
+from stages.models.packing import attention_of
 from stages.models.scoring import agreement, autocast
 
 TOKENS = 32
@@ -28,7 +30,7 @@ class Isolation(TrainerCallback):
         # A model that attends to the first copy predicts the second from it. The log-probs of a trained model then
         # rise by nats; `agreement` allows 1e-5 in fp32 and 0.02 in bf16.
         if not gap <= agreement(self.cfg.precision, nats):
-            attention = self.trainer.model.config.get_text_config()._attn_implementation
+            attention = attention_of(self.trainer.model)
             raise UserError(
                 f"sft.packing=true: with this model ({attention} attention) an example would see the one packed "
                 f"before it: behind a copy of itself its log-probs move by {gap:.2g} nats per token. Set it to false."
@@ -39,7 +41,7 @@ class Isolation(TrainerCallback):
         """Mean |copy - first| and mean |first| of the log-probs per token, in nats."""
         count = len(self.ids)
         row = {"input_ids": self.ids * 2, "labels": self.ids * 2, "seq_lengths": [count, count]}
-        batch = self.trainer._prepare_inputs(self.trainer.data_collator([row]))
+        batch = send_to_device(self.trainer.data_collator([row]), self.trainer.args.device)
         with autocast(self.cfg.precision, self.trainer.args.device):
             scored = self.trainer.model(**batch, use_cache=False, fused_lm_head=True).log_probs[0].float()
         first, copy = scored[: count - 1], scored[count:]  # left out: what scores the copy's first token

@@ -8,7 +8,7 @@ from peft import PeftModel
 from trl import DPOTrainer
 
 from stages.config.errors import UserError
-from stages.models.packing import ATTENTION
+from stages.models.packing import ATTENTION, attention_of
 from stages.store.records import Pair, PairLogProbs
 from stages.training.micro_batches import MicroBatches, Row
 from stages.training.step_metrics import Batch
@@ -39,7 +39,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
 
     @property
     def padded(self) -> bool:
-        return bool(self.model.config.get_text_config()._attn_implementation != ATTENTION)
+        return attention_of(self.model) != ATTENTION
 
     def tokens(self, row: Row) -> int:
         prompt, chosen, rejected = (len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))

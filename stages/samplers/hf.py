@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.models.loading import device_of, load_model, sampled_as
-from stages.models.packing import Layout, lay_out, only_attends
+from stages.models.packing import Layout, attention_of, lay_out, only_attends
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
@@ -198,6 +198,6 @@ def masks(model: PreTrainedModel, positions: torch.Tensor, end: int) -> torch.Te
 
 def prepared(model: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
     """As the model's attention takes it: eager attention adds the mask, others read it as true or false."""
-    if model.config._attn_implementation != "eager":
+    if attention_of(model) != "eager":
         return mask
     return torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.config.schema import LoRA
 
@@ -50,9 +51,9 @@ def keep_fp32(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def merge(model: PreTrainedModel, held: Weights, adapter: Path) -> PreTrainedModel:
     """The model with the adapter added to its weights; 4-bit weights are dequantised to fp32 before that."""
-    if getattr(model, "is_loaded_in_4bit", False):
+    if held is Weights.nf4:
         model = model.dequantize(torch.float32)
     return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
 

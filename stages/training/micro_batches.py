@@ -9,10 +9,12 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils import release_memory
+from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
@@ -76,9 +78,13 @@ class MicroBatches(Trainer, ABC):
         finally:
             self.data_collator = collator
 
-    def _get_num_items_in_batch(self, batch_samples: list[Rows], device: torch.device) -> Any:
-        """The normaliser of the step's loss, where TRL has one: the trained tokens of all processes."""
-        return super()._get_num_items_in_batch([self.data_collator(step.rows) for step in batch_samples], device)
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Rows], num_batches: int, device: torch.device
+    ) -> tuple[list[Rows], Any]:
+        """The rows of a step, and the normaliser of its loss, where TRL has one: the trained tokens of all processes."""
+        steps = list(islice(epoch_iterator, num_batches))
+        _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, device)
+        return steps, items
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
@@ -129,7 +135,7 @@ class MicroBatches(Trainer, ABC):
                 # Trainer divides the loss by this: a mean over a micro-batch then counts by its share of the rows.
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
                 last = i == len(parts)
-                self.accelerator.gradient_state._set_sync_gradients(last)
+                self.accelerator.sync_gradients = last
                 try:
                     with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                         loss += super().training_step(model, batch, items)
@@ -148,7 +154,7 @@ class MicroBatches(Trainer, ABC):
                 processes, which still have memory, would wait for this one.
         """
         model.zero_grad()
-        clear_device_cache(garbage_collection=True)
+        release_memory()
         lengths = [self.tokens(row) for row in full]
         tokens = len(full) * max(lengths) if self.padded else sum(lengths)
         most = self.checkpointing is Checkpointing.full

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accelerate import DistributedType
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.choices import Adapter, Weights
@@ -20,7 +21,7 @@ from stages.training import adapters
 def save_trained(trainer: Trainer, folder: Path) -> None:
     """Save what was trained: all weights, or the adapter. Every process has to call this: sharded weights are gathered
     from all of them."""
-    divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    divided = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided else None
     if trainer.is_world_process_zero():
         if state:  # gathering copies tied weights, which would be saved twice
@@ -46,7 +47,7 @@ def publish(
     if cfg.adapter is not Adapter.none:
         adapters.name_lower(place, frozen)
         held = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
-        save_model(adapters.merge(loaded(held), place), out / "model")
+        save_model(adapters.merge(loaded(held), held, place), out / "model")
 
 
 class Best(TrainerCallback):

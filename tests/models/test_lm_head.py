@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from trl.kernels import ChunkedLogProbFunction
 
 from stages.models import lm_head
-from stages.models.lm_head import OnCPU, OnOtherDevices
+from stages.models.lm_head import OnCPU
 
 VOCABULARY, WIDTH, COUNT = 97, 12, 50
 
@@ -26,7 +27,7 @@ def scored(function: type, dtype: torch.dtype, biased: bool, cap: float | None, 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("cap", "scale"), [(None, 1.3), (None, 0.5), (4.0, 0.7)])
 def test_it_is_trls(biased: bool, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = scored(OnOtherDevices, torch.float32, biased, cap, scale)
+    theirs = scored(ChunkedLogProbFunction, torch.float32, biased, cap, scale)
     monkeypatch.setattr(lm_head, "FORWARD", 16)
     monkeypatch.setattr(lm_head, "BACKWARD", 24)
     for ours, other in zip(scored(OnCPU, torch.float32, biased, cap, scale), theirs, strict=True):
@@ -49,7 +50,7 @@ def test_in_bf16_it_is_as_near_to_exact_as_trls() -> None:
     exact = scored(OnCPU, torch.float32, False, None, 1.0)
     for ours, theirs, truth in zip(
         scored(OnCPU, torch.bfloat16, False, None, 1.0),
-        scored(OnOtherDevices, torch.bfloat16, False, None, 1.0),
+        scored(ChunkedLogProbFunction, torch.bfloat16, False, None, 1.0),
         exact,
         strict=True,
     ):

@@ -21,6 +21,7 @@ from transformers import (
     NemotronForCausalLM,
     PreTrainedModel,
 )
+from transformers.integrations import deepspeed
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl import SFTConfig, SFTTrainer
 
@@ -168,6 +169,21 @@ def test_layers_that_hand_no_layout_on_are_left_alone() -> None:
     model = NemotronForCausalLM(NemotronConfig(**sizes))
     assert not pack_pairs(model)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_weights_that_deepspeed_divides_are_left_alone() -> None:
+    """transformers divides whatever it loads while such a configuration is alive, and asks the same of it."""
+
+    class Configuration:
+        def is_zero3(self) -> bool:
+            return True
+
+    alive, model = Configuration(), ARCHITECTURES["llama"]()
+    deepspeed.set_hf_deepspeed_config(alive)
+    assert not pack_pairs(model)
+    assert model.config._attn_implementation == "sdpa"
+    del alive
+    assert pack_pairs(model)
 
 
 RECURRENT = lambda vocabulary: MambaForCausalLM(

@@ -93,12 +93,16 @@ def test_stored_log_probs_give_the_loss_of_a_reference_model(
     assert loss_of(ours, rows, 0.3) != pytest.approx(loss_of(ours, rows, 0.0), abs=1e-3)
 
 
-def test_garbage_reference_columns_change_the_loss(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Keeps watch over the private seam of TRL's trainer: were it ignored, garbage would do no harm."""
-    _, ours = trainers(inputs, block(), tmp_path)
-    rows = list(ours.train_dataset)
-    garbage = [{**row, "ref_chosen_logps": row["ref_chosen_logps"] - 50.0} for row in rows]
-    assert abs(loss_of(ours, garbage) - loss_of(ours, rows)) > 0.5
+def test_garbage_in_the_store_changes_the_loss(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Were our override of TRL's private method dead, TRL would compute log-probs itself, and garbage do no harm."""
+    _, honest = trainers(inputs, block(), tmp_path)
+    table = inputs["reference"] / "logprobs.parquet"
+    scored = load(table, PairLogProbs)
+    for row in scored:
+        row.chosen_logps[0] -= 50.0
+    save(table, scored, PairLogProbs)
+    _, misled = trainers(inputs, block(), tmp_path)
+    assert abs(loss_of(misled, list(misled.train_dataset)) - loss_of(honest, list(honest.train_dataset))) > 0.5
 
 
 @pytest.mark.parametrize("loss_type", [t for t in LOSS_TYPES if t != "sft"])

@@ -1,0 +1,854 @@
+"""What each seam does for us, checked on real parts; and for each check, a library in which it no longer does.
+
+A check is a function that raises. What stands beside it under `lost` changes the library, or our side of the seam, as
+if upstream had changed: the place still has its name, but what we do there reaches nobody.
+"""
+
+import contextlib
+import copy
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import bitsandbytes.nn.modules as bnb
+import omegaconf
+import peft.utils.save_and_load
+import pytest
+import torch
+import wandb
+import wandb.cli.beta_sync
+import yaml
+from accelerate import Accelerator
+from hydra import initialize_config_dir
+from hydra._internal import config_repository
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import ConfigCompositionException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from peft import PeftModel
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AttentionInterface,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    trainer_utils,
+)
+from transformers.generation.streamers import BaseStreamer
+from transformers.quantizers.base import HfQuantizer
+from trl import DPOConfig, SFTConfig
+from trl.kernels import ChunkedLogProbFunction, chunked_logprob
+from trl.trainer import utils as trl_utils
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from stages import base, sft
+from stages.cli import explain
+from stages.config import trl_arguments
+from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
+from stages.config.schema import ROOT, Model
+from stages.launch import agent
+from stages.models import contract, gguf_file, lm_head, packing, scoring
+from stages.models.loading import load_model
+from stages.objectives.preference import StoredReferenceTrainer, completion_tokens
+from stages.samplers import hf
+from stages.samplers.generate import GenerateSampler
+from stages.samplers.sampler import Request
+from stages.tracking import wandb as tracking
+from stages.training import checkpointing, micro_batches, step_metrics
+from stages.training.checkpoints import newest_complete
+from stages.training.micro_batches import MicroBatches, Rows
+from tests.helpers import composed
+from tests.samplers.test_samplers import SHAPE
+from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
+
+Check = Callable[[Parts], None]
+Change = Callable[[Parts, pytest.MonkeyPatch], None]
+
+
+class Effect(NamedTuple):
+    check: Check
+    lost: Change
+
+
+EFFECTS: dict[str, Effect] = {}
+
+
+def effect(place: str, lost: Change) -> Callable[[Check], Check]:
+    def known(check: Check) -> Check:
+        assert place not in EFFECTS
+        EFFECTS[place] = Effect(check, lost)
+        return check
+
+    return known
+
+
+def put(owner: Any, name: str, value: Any) -> Change:
+    """Another value in a place."""
+    return lambda parts, patch: patch.setattr(owner, name, value, raising=False)
+
+
+def gone(owner: Any, name: str) -> Change:
+    return lambda parts, patch: patch.delattr(owner, name)
+
+
+def deaf(owner: type, name: str, value: Any) -> Change:
+    """An attribute of objects that reads as always, whatever is written to it."""
+    return put(owner, name, property(lambda self: value, lambda self, written: None))
+
+
+nothing = lambda *args, **options: None
+
+
+# TRL's DPOTrainer
+
+
+def renamed(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    ours = StoredReferenceTrainer._precompute_ref_logps
+    patch.delattr(StoredReferenceTrainer, "_precompute_ref_logps")
+    patch.setattr(StoredReferenceTrainer, "_precompute_something", ours, raising=False)
+
+
+@effect("trl:DPOTrainer._precompute_ref_logps", renamed)
+def the_store_decides_the_loss(parts: Parts) -> None:
+    assert loss_of(parts.ours()) == pytest.approx(LN_2, abs=1e-4)
+    assert loss_of(parts.ours(shift=-50.0)) < 0.1
+
+
+def logged(trainer: StoredReferenceTrainer, steps: int = 1) -> dict[str, float]:
+    """What TRL logs after so many steps over the training rows."""
+    for _ in range(steps):
+        gradients(trainer, Rows(list(trainer.train_dataset)))
+    trainer.log({})
+    return trainer.state.log_history[-1]
+
+
+@effect("trl:DPOTrainer()._metrics", put(micro_batches, "of_step", lambda *args: contextlib.nullcontext()))
+def a_steps_metrics_are_its_means(parts: Parts) -> None:
+    whole, divided = logged(parts.ours()), logged(parts.ours(micro=3))
+    assert {"entropy", "logits/chosen", "rewards/margins", "mean_token_accuracy"} <= whole.keys()
+    assert divided == pytest.approx(whole, rel=1e-4, abs=1e-5)
+
+
+@effect("trl:DPOTrainer()._total_train_tokens", deaf(StoredReferenceTrainer, "_total_train_tokens", 0))
+def a_step_that_failed_counts_no_tokens(parts: Parts) -> None:
+    once = logged(parts.ours())["num_tokens"]
+    trainer = parts.ours()
+    with pytest.raises(MemoryError), step_metrics.of_step(trainer, [], trainer.weight):
+        trainer._total_train_tokens += 1000
+        raise MemoryError
+    assert logged(trainer)["num_tokens"] == once > 0
+    assert logged(trainer, 2)["num_tokens"] == 3 * once
+
+
+@effect("trl:DPOTrainer().loss_weights", deaf(StoredReferenceTrainer, "loss_weights", [1.0, 1.0]))
+def weights_set_for_a_batch_weigh_its_losses(parts: Parts) -> None:
+    trainer = parts.ours(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0])
+    both = loss_of(trainer)
+    trainer.loss_weights = [1.0, 0.0]
+    assert loss_of(trainer) == pytest.approx(LN_2, abs=1e-4)
+    assert both > 1
+
+
+@effect("trl:DPOTrainer().loss_types", deaf(StoredReferenceTrainer, "loss_types", ["sigmoid"]))
+def an_sft_term_is_known_for_one(parts: Parts) -> None:
+    assert "sft" in parts.ours(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0]).loss_types
+
+
+@effect("trl:DPOTrainer names the adapter that it copies `ref`", put(PeftModel, "delete_adapter", nothing))
+def one_adapter_is_left(parts: Parts) -> None:
+    assert [*parts.ours(adapter=True).model.peft_config] == ["default"]
+
+
+def rejected_first(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    collate = DataCollatorForPreference.torch_call
+
+    def swapped(self: Any, rows: Any) -> Any:
+        return {k: torch.cat(v.chunk(2)[::-1]) if len(v) > len(rows) else v for k, v in collate(self, rows).items()}
+
+    patch.setattr(DataCollatorForPreference, "torch_call", swapped)
+
+
+@effect("trl.trainer.dpo_trainer:DataCollatorForPreference stacks chosen over rejected", rejected_first)
+def chosen_is_the_upper_half(parts: Parts) -> None:
+    trainer = parts.ours()
+    rows = list(trainer.train_dataset)
+    expected = tuple(sum(len(row[f"{side}_ids"]) for row in rows) for side in ("chosen", "rejected"))
+    assert completion_tokens(trainer.data_collator(rows)) == expected
+    assert expected[0] != expected[1]
+
+
+def unnamed(*names: str) -> Change:
+    def without(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+        history = [{k: v for k, v in point.items() if k not in names} for point in parts.run.state.log_history]
+        patch.setattr(parts.run.state, "log_history", history)
+
+    return without
+
+
+def logged_names(parts: Parts) -> set[str]:
+    return {name for point in parts.run.state.log_history for name in point}
+
+
+@effect("trl:DPOTrainer.log adds its metrics under their names", unnamed("logits/chosen"))
+def trl_names_its_metrics(parts: Parts) -> None:
+    names = {"entropy", "mean_token_accuracy", "num_tokens"}
+    names |= {f"{kind}/{side}" for kind in ("logits", "logps", "rewards") for side in ("chosen", "rejected")}
+    names |= {"rewards/accuracies", "rewards/margins", "eval_rewards/accuracies", "eval_logps/chosen"}
+    assert names <= logged_names(parts)
+
+
+# TRL's head
+
+
+def scored_tokens(parts: Parts) -> list[int]:
+    """How many tokens our head is given of ten, whose labels count in five; after our own installation of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trl_utils, "_ChunkedLogProbFunction", ChunkedLogProbFunction)
+        patch.setattr(trl_utils, "_use_triton", chunked_logprob._use_triton)
+        apply, seen = lm_head.OnCPU.apply, list[int]()
+        patch.setattr(lm_head.OnCPU, "apply", lambda *given: (seen.append(len(given[0])), apply(*given))[1])
+        model = scoring.add_scoring(parts.model(), Forward.padded)
+        ids = torch.arange(20, 30)[None]
+        model(input_ids=ids, labels=ids.masked_fill(ids < 25, -100), fused_lm_head=True)
+    return seen
+
+
+@effect("trl.trainer.utils:_ChunkedLogProbFunction", put(lm_head, "install", nothing))
+def the_head_is_ours(parts: Parts) -> None:
+    assert scored_tokens(parts)
+
+
+@effect("trl.trainer.utils:_use_triton", put(lm_head, "install", nothing))
+def the_head_scores_what_counts(parts: Parts) -> None:
+    assert scored_tokens(parts) == [5]
+
+
+def reversed_outputs(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    apply = ChunkedLogProbFunction.apply
+    patch.setattr(ChunkedLogProbFunction, "apply", lambda *given: apply(*given)[::-1])
+
+
+@effect("trl.kernels:ChunkedLogProbFunction.forward", reversed_outputs)
+def trls_head_is_ours_but_for_rounding(parts: Parts) -> None:
+    given = (torch.randn(6, 8), torch.randn(30, 8), None, torch.arange(6), 1.3, 32, None, 0.5, lm_head.STATISTICS)
+    for ours, theirs in zip(lm_head.OnCPU.apply(*given), ChunkedLogProbFunction.apply(*given), strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), atol=1e-4)
+
+
+@effect("trl.trainer:add_fused_lm_head", put(scoring, "add_fused_lm_head", nothing))
+def the_heads_log_probs_are_those_of_the_logits(parts: Parts) -> None:
+    ids = torch.arange(20, 30)[None]
+    plain = parts.model()(input_ids=ids).logits.log_softmax(-1)
+    model = scoring.add_scoring(parts.model(), Forward.padded)
+    scored = model(input_ids=ids, labels=ids.masked_fill(ids < 25, -100), fused_lm_head=True).log_probs
+    expected = plain[:, :-1].gather(-1, ids[:, 1:, None])[..., 0] * (ids[:, 1:] >= 25)
+    assert torch.allclose(scored, expected, atol=1e-5)
+
+
+def bound_early(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    add = scoring.add_fused_lm_head
+
+    def bound(model: Any) -> None:
+        add(model)
+        fused, backbone = model.forward, model.base_model.forward
+
+        def forward(**given: Any) -> Any:
+            with pytest.MonkeyPatch.context() as inside:
+                inside.setattr(model.base_model, "forward", backbone)
+                return fused(**given)
+
+        model.forward = forward
+
+    patch.setattr(scoring, "add_fused_lm_head", bound)
+
+
+@effect("trl.trainer:add_fused_lm_head looks up model.base_model at every call", bound_early)
+def the_head_runs_the_backbone_that_stands_there(parts: Parts) -> None:
+    model = scoring.add_scoring(parts.model(), Forward.padded)
+    forward, calls = model.base_model.forward, list[int]()
+    model.base_model.forward = lambda **given: (calls.append(1), forward(**given))[1]
+    ids = torch.arange(20, 30)[None]
+    model(input_ids=ids, labels=ids, fused_lm_head=True)
+    assert calls
+
+
+# TRL, the rest
+
+
+@effect("trl.trainer:disable_dropout_in_model", put(sft, "disable_dropout_in_model", nothing))
+def dropout_is_off(parts: Parts) -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5))
+    sft.disable_dropout_in_model(model)
+    assert model[0].p == 0
+
+
+@effect(
+    "trl.chat_template_utils:has_generation_markers", put(contract, "has_generation_markers", lambda template: False)
+)
+def markers_are_found(parts: Parts) -> None:
+    assert contract.has_generation_markers("{%- generation -%}{{ x }}{% endgeneration %}")
+    assert not contract.has_generation_markers("{{ generation }}")
+
+
+@effect(
+    "trl.trainer.dpo_config:DPOConfig is written as fields of a class, in a file of this name",
+    put(trl_arguments, "SET_BY_STAGE", {"renamed_since"}),
+)
+def arguments_are_read_from_source(parts: Parts) -> None:
+    read, real = {}, {}
+    for name, config in {"sft": SFTConfig, "dpo": DPOConfig}.items():
+        read[name], real[name] = trl_arguments.known_arguments(name), config.__dataclass_fields__.keys()
+        assert real[name] <= read[name].keys()
+        assert {*trl_arguments.SET_ELSEWHERE, *trl_arguments.SET_ELSEWHERE_TOO[name]} <= real[name]
+    assert read["dpo"]["beta"] == "float"
+    assert real["sft"] | real["dpo"] >= trl_arguments.SET_BY_STAGE
+
+
+# transformers' Trainer
+
+
+@effect(
+    "transformers:Trainer().current_gradient_accumulation_steps",
+    deaf(MicroBatches, "current_gradient_accumulation_steps", 1),
+)
+def gradients_of_micro_batches_add_up_to_the_steps(parts: Parts) -> None:
+    whole, divided = parts.ours(), parts.ours(micro=1)
+    rows = Rows(list(whole.train_dataset))
+    assert apart(gradients(whole, rows), gradients(divided, rows)) < 1e-5
+
+
+@effect("transformers:Trainer.get_batch_samples", gone(MicroBatches, "get_batch_samples"))
+def the_tokens_of_a_step_are_counted_before_it_is_divided(parts: Parts) -> None:
+    trainer = parts.supervised(micro=1)
+    step, told = trainer.training_step, []
+    trainer.training_step = lambda model, rows, items: (told.append(items), step(model, rows, items))[1]
+    trainer.train()
+    trained = sum(label != sft.IGNORED for row in trainer.train_dataset for label in row["labels"][1:])
+    assert told == [trained]
+
+
+@effect(
+    "transformers:Trainer.get_train_dataloader takes the collator from self.data_collator",
+    gone(MicroBatches, "get_train_dataloader"),
+)
+def steps_come_as_rows(parts: Parts) -> None:
+    trainer = parts.ours()
+    step = next(iter(trainer.get_train_dataloader()))
+    assert isinstance(step, Rows)
+    assert [row.keys() for row in step.rows] == [row.keys() for row in trainer.train_dataset]
+
+
+@effect("transformers:Trainer.log tells loss, grad_norm, eval_loss, train_runtime", unnamed("grad_norm"))
+def what_is_watched_is_logged(parts: Parts) -> None:
+    assert {"loss", "grad_norm", "eval_loss", "train_runtime"} <= logged_names(parts)
+
+
+@effect(
+    "transformers.trainer_utils:PREFIX_CHECKPOINT_DIR is `checkpoint`",
+    put(trainer_utils, "PREFIX_CHECKPOINT_DIR", "saved"),
+)
+def a_checkpoint_is_found(parts: Parts) -> None:
+    found = newest_complete(parts.checkpoints)
+    assert found is not None
+    assert found.name == f"{trainer_utils.PREFIX_CHECKPOINT_DIR}-{parts.run.state.global_step}"
+
+
+# transformers' models
+
+
+@effect(
+    "transformers:PreTrainedConfig._attn_implementation",
+    put(PreTrainedConfig, "_attn_implementation", property(lambda self: "sdpa", nothing)),
+)
+def the_attention_that_is_set_is_read(parts: Parts) -> None:
+    model = parts.model()
+    assert packing.attention_of(model) == "sdpa"
+    model.set_attn_implementation("eager")
+    assert packing.attention_of(model) == "eager"
+
+
+@effect("transformers:PreTrainedModel._is_stateful", put(RecurrentGemmaForCausalLM, "_is_stateful", False))
+def a_recurrent_model_does_not_only_attend(parts: Parts) -> None:
+    config = RecurrentGemmaConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=20)
+    model = RecurrentGemmaForCausalLM(config)
+    assert model.is_backend_compatible(), "else another model has to stand here"
+    assert not packing.only_attends(model)
+    assert packing.only_attends(parts.model())
+
+
+def without(name: str) -> Change:
+    """Our attention, never told what it reads under this name."""
+
+    def register(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+        def attention(*given: Any, **options: Any) -> Any:
+            options.pop(name, None)
+            return packing.attention(*given, **options)
+
+        patch.setitem(AttentionInterface._global_mapping, packing.ATTENTION, attention)
+
+    return register
+
+
+@effect("transformers:LlamaModel hands keyword arguments on to its attention", without("layout"))
+def a_layout_reaches_attention(parts: Parts) -> None:
+    assert packing.lay_out(parts.model())
+
+
+@effect("transformers:MistralModel tells its attention the sliding_window", without("sliding_window"))
+def a_window_is_kept_in_a_packed_row(parts: Parts) -> None:
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(sliding_window=4, **SHAPE)).eval()
+    ids = torch.arange(20, 40)[None]
+    plain = model(ids).logits
+    assert packing.pack_segments(model)
+    assert torch.allclose(model(ids, position_ids=torch.arange(20)[None]).logits, plain, atol=1e-5)
+
+
+def one_mask(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    masks = hf.masks
+    patch.setattr(hf, "masks", lambda *given: dict.fromkeys(masks(*given), masks(*given)["full_attention"]))
+
+
+@effect("transformers:Gemma3TextModel takes a mask for each kind of layer", one_mask)
+def each_kind_of_layer_has_its_mask(parts: Parts) -> None:
+    kinds = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
+    torch.manual_seed(0)
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**kinds, **SHAPE)).eval()
+    ids, positions = torch.arange(20, 40)[None], torch.arange(20)[None]
+    masked = model(ids, attention_mask=hf.masks(model, positions, 20), position_ids=positions, use_cache=False)
+    assert torch.allclose(masked.logits, model(ids, use_cache=False).logits, atol=1e-5)
+
+
+@effect(
+    "transformers:Cache.update", put(hf.Slots, "update", lambda self, keys, values, layer, *_, **__: (keys, values))
+)
+def what_our_cache_holds_is_attended_to(parts: Parts) -> None:
+    model, prompt = parts.model(), parts.scored[0].prompt_ids
+    [(_, [found])] = hf.HFSampler(model, [2], 6, 1.0, 2).complete([Request("0a", [], prompt, [0.0], 0)])
+    expected = parts.model().generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=6, eos_token_id=2)
+    assert found.token_ids == expected[0, len(prompt) :].tolist()
+
+
+class Listener(BaseStreamer):
+    def __init__(self) -> None:
+        self.given, self.ended = list[list[int]](), False
+
+    def put(self, value: torch.Tensor) -> None:
+        self.given.append(value.flatten().tolist())
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@effect(
+    "transformers.generation.streamers:BaseStreamer is given the prompt, then token by token",
+    put(Listener, "put", lambda self, value: self.given.extend([] if self.given else [value.flatten().tolist()])),
+)
+def a_streamer_hears_prompt_and_tokens(parts: Parts) -> None:
+    prompt, heard = parts.scored[0].prompt_ids, Listener()
+    sampler = GenerateSampler(parts.model(), [2], 4, 1.0, 1, heard)
+    [(_, [drawn])] = sampler.complete([Request("0a", [], prompt, [0.0], 0)])
+    assert heard.given == [prompt, *([token] for token in drawn.token_ids)]
+    assert heard.ended
+
+
+@effect(
+    "transformers:PreTrainedModel().all_tied_weights_keys",
+    lambda parts, patch: patch.setattr(parts.instances["PreTrainedModel"], "all_tied_weights_keys", {}),
+)
+def a_tied_head_is_known(parts: Parts) -> None:
+    model = parts.instances["PreTrainedModel"]
+    assert model.config.tie_word_embeddings
+    assert model.all_tied_weights_keys == {"lm_head.weight": "model.embed_tokens.weight"}
+
+
+@effect(
+    "transformers.quantizers.base:HfQuantizer.remove_quantization_config",
+    put(HfQuantizer, "remove_quantization_config", nothing),
+)
+def a_model_from_a_gguf_file_can_be_saved(parts: Parts) -> None:
+    folder = parts.new_folder()
+    parts.stored[0].save_pretrained(folder)
+    parts.terms.tokenizer.save_pretrained(folder)
+    file = folder / "gguf" / "model.gguf"
+    gguf_file.write(folder, file, GGUFType.f32, "tiny")
+    model, _ = base.from_gguf(file, Model(str(file), None, None))
+    model.save_pretrained(folder / "again")
+    assert "quantization_config" not in json.loads((folder / "again" / "config.json").read_text())
+
+
+@effect(
+    "transformers.integrations.gguf.gguf_tokenizer_mapping:GGUF_PRE_TOKENIZER_SPLITS",
+    put(gguf_file, "GGUF_PRE_TOKENIZER_SPLITS", {}),
+)
+def llama_cpps_names_are_known(parts: Parts) -> None:
+    for name in ("llama3", "qwen2"):
+        split = {"type": "Split", "pattern": {"Regex": gguf_file.GGUF_PRE_TOKENIZER_SPLITS[name]}}
+        assert gguf_file.pre_tokenizer({"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}) == name
+
+
+# accelerate
+
+
+def gathers(name: str) -> Check:
+    def check(parts: Parts) -> None:
+        """TRL gathers under this name, and within a step reaches nobody."""
+        trainer, calls = parts.ours(), list[str]()
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        with pytest.MonkeyPatch.context() as patch:
+            original = getattr(Accelerator, name)
+            patch.setattr(Accelerator, name, lambda self, tensor: (calls.append(name), original(self, tensor))[1])
+            trainer.compute_loss(trainer.model.train(), batch)
+            outside = len(calls)
+            with step_metrics.of_step(trainer, [batch], trainer.weight):
+                trainer.compute_loss(trainer.model, batch)
+        assert outside > 0
+        assert len(calls) == outside
+
+    return check
+
+
+def uncovered(name: str) -> Change:
+    def through(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+        accelerator = parts.instances["Trainer"].accelerator
+        patch.setattr(step_metrics, "unchanged", lambda tensor: getattr(Accelerator, name)(accelerator, tensor))
+
+    return through
+
+
+for name in ("gather", "gather_for_metrics"):
+    effect(f"accelerate:Accelerator.{name}", uncovered(name))(gathers(name))
+
+
+@effect(
+    "accelerate.utils.memory:should_reduce_batch_size",
+    put(micro_batches, "should_reduce_batch_size", lambda error: False),
+)
+def a_lack_of_memory_is_known(parts: Parts) -> None:
+    with pytest.raises(RuntimeError) as lacking:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert micro_batches.should_reduce_batch_size(lacking.value)
+    assert not micro_batches.should_reduce_batch_size(RuntimeError("shapes do not match"))
+
+
+# peft, bitsandbytes
+
+
+def other_words(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    def warn(text: str) -> None:
+        warnings.warn("something else", stacklevel=2)
+
+    patch.setattr(peft.utils.save_and_load, "warnings", SimpleNamespace(warn=warn))
+
+
+@effect("peft:PeftModel.save_pretrained warns `Could not find a config file`", other_words)
+def the_warning_has_these_words(parts: Parts) -> None:
+    model = parts.ours(adapter=True).model
+    model.peft_config["default"].base_model_name_or_path = "sft/0123456789ab/model"
+    with pytest.warns(UserWarning, match="^Could not find a config file") as told:
+        model.save_pretrained(parts.new_folder())
+    assert "peft" in Path(told[0].filename).parts
+
+
+@effect(
+    "bitsandbytes.nn:Linear4bit().support_avx512bf16_for_cpu",
+    deaf(bnb.Linear4bit, "support_avx512bf16_for_cpu", True),
+)
+def four_bits_are_scored_as_they_are_trained(parts: Parts) -> None:
+    folder = parts.new_folder()
+    parts.stored[0].save_pretrained(folder)
+    model = load_model(folder, Weights.nf4)
+    layers = [module for module in model.modules() if isinstance(module, bnb.Linear4bit)]
+    assert layers
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+    class Converted(Exception):
+        pass
+
+    def convert(*given: Any) -> None:
+        raise Converted
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(bnb, "_convert_weight_packed_for_cpu", convert)
+        model(torch.arange(20, 30)[None])
+        layers[0].support_avx512bf16_for_cpu = True
+        with pytest.raises(Converted):  # which shows that this is the switch
+            model(torch.arange(20, 30)[None])
+
+
+# torch
+
+
+class Counted(TorchDispatchMode):
+    """The operations that are computed, and whether on a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = list[tuple[str, bool]]()
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append((op.overloadpacket.__name__, bool(args) and isinstance(args[0], torch.nn.Parameter)))
+        return op(*args, **(kwargs or {}))
+
+
+def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int, int]:
+    """How often an operation is computed there, under selective checkpointing and bf16."""
+    model = parts.model().train()
+    checkpointing.enable(model, Checkpointing.selective)
+    ids = torch.arange(20, 30)[None]
+    with Counted() as forward, scoring.autocast(Precision.bf16, model.device):
+        loss = model(input_ids=ids, labels=ids).loss
+    with Counted() as backward:
+        loss.backward()
+    forward_count, backward_count = (sum(s == (op, parameter) for s in m.seen) for m in (forward, backward))
+    return forward_count, backward_count
+
+
+@effect(
+    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu",
+    put(checkpointing, "COSTLY", {torch.ops.aten.mm.default}),
+)
+def attention_is_computed_once(parts: Parts) -> None:
+    first, again = in_forward_and_backward(parts, "_scaled_dot_product_flash_attention_for_cpu", False)
+    assert first > 0
+    assert again == 0
+
+
+@effect("torch:ops.aten._to_copy", put(checkpointing, "torch", SimpleNamespace(nn=SimpleNamespace(Parameter=bool))))
+def weights_are_rounded_once(parts: Parts) -> None:
+    first, again = in_forward_and_backward(parts, "_to_copy", True)
+    assert first > 0
+    assert again == 0
+
+
+@effect(
+    "torch.distributed.launcher.api:elastic_launch",
+    put(ChildFailedError, "failures", property(lambda self: {}, nothing)),
+)
+def a_killed_process_is_told_by_its_exit_code(parts: Parts) -> None:
+    caught = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
+    config = agent.LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=1,
+        run_id="seam",
+        rdzv_backend="c10d",
+        rdzv_endpoint=agent.LOCAL,
+        rdzv_configs={},
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        with pytest.raises(ChildFailedError) as failed:
+            agent.elastic_launch(config, sys.executable)(
+                "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+            )
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+    assert [f.exitcode for f in failed.value.failures.values()] == [-signal.SIGKILL]
+
+
+# Hydra, OmegaConf, yaml
+
+
+@contextlib.contextmanager
+def config_loader() -> Iterator[ConfigLoaderImpl]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+class Ending(Callback):
+    """Ends the process, or makes a mistake."""
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        sys.exit("a sweep that cannot work")
+
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        raise ValueError("a mistake")
+
+
+def careless(self: Callbacks, function_name: str, reverse: bool = False, **options: Any) -> None:
+    for callback in self.callbacks:
+        with contextlib.suppress(BaseException):
+            getattr(callback, function_name)(**options)
+
+
+@effect("hydra._internal.callbacks:Callbacks", put(Callbacks, "_notify", careless))
+def a_callback_may_end_the_sweep(parts: Parts) -> None:
+    config = OmegaConf.create({"hydra": {"callbacks": {"ending": {"_target_": f"{__name__}.Ending"}}}})
+    callbacks = Callbacks(config)
+    with pytest.raises(SystemExit):
+        callbacks.on_multirun_start(config)
+    with pytest.warns(UserWarning, match="a mistake"):
+        callbacks.on_multirun_end(config)
+
+
+@effect(
+    "hydra._internal.core_plugins.basic_sweeper:BasicSweeper.split_arguments",
+    put(BasicSweeper, "split_arguments", staticmethod(lambda overrides, max_batch_size: [[]])),
+)
+def a_grid_is_split_into_its_jobs(parts: Parts) -> None:
+    with config_loader() as loader:
+        overrides = OverridesParser.create(loader).parse_overrides(["dpo.beta=0.1,0.5", "seed=1"])
+    assert BasicSweeper.split_arguments(overrides, max_batch_size=None) == [
+        [["dpo.beta=0.1", "seed=1"], ["dpo.beta=0.5", "seed=1"]]
+    ]
+
+
+@effect(
+    "hydra.core.global_hydra:GlobalHydra.config_loader",
+    put(ConfigLoaderImpl, "load_sweep_config", lambda self, m, o: m),
+)
+def the_loader_composes_a_job(parts: Parts) -> None:
+    with config_loader() as loader:
+        master = loader.load_configuration("config", ["recipe=tiny"], run_mode=RunMode.MULTIRUN)
+        job = loader.load_sweep_config(master, ["recipe=tiny", "dpo.beta=0.5"])
+    assert job.dpo.beta == 0.5 != master.dpo.beta
+
+
+@effect(
+    "hydra.core.utils:JobReturn takes another status and return_value from a callback",
+    put(JobReturn, "return_value", property(lambda self: 0)),
+)
+def a_failed_job_can_be_made_one_that_returns_nothing(parts: Parts) -> None:
+    job = JobReturn(status=JobStatus.FAILED)
+    job.return_value = ValueError("a mistake")
+    with pytest.raises(ValueError, match="a mistake"):
+        _ = job.return_value
+    job.status, job.return_value = JobStatus.COMPLETED, None
+    assert job.return_value is None
+
+
+@effect(
+    "hydra.core.config_store:ConfigStore is copied deeply whenever a configuration is composed",
+    put(config_repository, "copy", SimpleNamespace(deepcopy=lambda value: value)),
+)
+def the_store_of_configurations_is_copied(parts: Parts) -> None:
+    copies = list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: (copies.append(1), self)[1])
+        composed("recipe=tiny")
+    assert copies
+    assert copy.deepcopy(ConfigStore.instance()) is ConfigStore.instance()
+
+
+def told(*overrides: str) -> str:
+    """The line that our own explanation makes of a configuration that cannot be composed."""
+    with pytest.raises(Exception) as raised:
+        composed(*overrides)
+    return str(explain.explain(raised.value))
+
+
+silent = lambda self: "something went wrong"
+
+
+@effect(
+    "hydra.errors:ConfigCompositionException says which override or file was merged",
+    put(ConfigCompositionException, "__str__", silent),
+)
+def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
+    assert told("dpo.beta=abc").startswith("dpo.beta=abc: ")
+    ConfigStore.instance().store(group="recipe", name="wrong", node={"dpo": {"bata": 1}}, package="_global_")
+    try:
+        assert told("recipe=wrong").startswith("recipes/wrong.yaml: dpo.bata is no setting. Did you mean 'beta'?")
+    finally:
+        del ConfigStore.instance().repo["recipe"]["wrong.yaml"]
+    assert told("recipe=tini") == "recipe=tini does not exist. Did you mean 'tiny'?"
+
+
+@effect(
+    "omegaconf.errors:OmegaConfBaseException says a value's type in a sentence that we shorten",
+    put(OmegaConfBaseException, "__str__", silent),
+)
+def a_mistyped_value_is_told_in_words(parts: Parts) -> None:
+    assert "the value could not be converted to Float" in told("dpo.beta=abc")
+
+
+def kept_loader(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    loader = omegaconf._utils.get_yaml_loader()
+    patch.setattr(omegaconf._utils, "get_yaml_loader", lambda: loader)
+
+
+@effect("yaml:SafeLoader is what OmegaConf derives its loader from", kept_loader)
+def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
+    made = list[int]()
+
+    class Loader(yaml.CSafeLoader):
+        def __init__(self, stream: Any) -> None:
+            made.append(1)
+            super().__init__(stream)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "SafeLoader", Loader)
+        assert OmegaConf.load(ROOT / "conf" / "model" / "tiny.yaml").random_init.seed == 0
+    assert made
+
+
+# W&B
+
+
+@effect(
+    "wandb:Artifact.add_reference hands out entries whose digest can be set",
+    put(wandb.Artifact, "add_reference", lambda self, *given, **options: []),
+)
+def the_content_decides_the_version(parts: Parts) -> None:
+    folder = parts.new_folder()
+    (folder / "file").write_text("content")
+    manifest = dict.fromkeys(("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics"), 0)
+    manifest |= {"stage": "sft", "fingerprint": "0123456789ab"}
+    made = {
+        sha: tracking.artifact(folder, {**manifest, "files": {"file": {"sha256": sha}}}, upload=False).digest
+        for sha in ("a" * 64, "b" * 64)
+    }
+    assert len({*made.values()}) == 2
+
+
+@effect(
+    "wandb:Settings.sync_dir ends with the id of the run and begins with offline- or run-",
+    put(wandb.Settings, "sync_dir", property(lambda self: "/somewhere/else")),
+)
+def a_runs_folder_says_whose_it_is(parts: Parts) -> None:
+    from stages.commands import sync
+
+    for mode, begins in (("offline", "offline-run-"), ("online", "run-")):
+        folder = Path(wandb.Settings(mode=mode, run_id="sft-0123456789ab-cdef").sync_dir)
+        assert folder.name.startswith(begins)
+        assert sync.run_id(folder) == "sft-0123456789ab-cdef"
+
+
+@effect(
+    "wandb.cli.beta_sync:_is_synced looks for *.wandb.synced",
+    put(wandb.cli.beta_sync, "_is_synced", lambda path: False),
+)
+def what_is_sent_is_marked(parts: Parts) -> None:
+    from stages.commands import sync
+
+    run = parts.new_folder() / "offline-run-20260101_000000-sft-0123456789ab-cdef"
+    run.mkdir()
+    file = run / "run-sft-0123456789ab-cdef.wandb"
+    file.touch()
+    assert not wandb.cli.beta_sync._is_synced(file) and not sync.sent(run)
+    file.with_suffix(".wandb.synced").touch()
+    assert wandb.cli.beta_sync._is_synced(file) and sync.sent(run)

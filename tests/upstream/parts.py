@@ -1,0 +1,181 @@
+"""Real parts for the checks of seams: a tiny model, its tokenizer, and trainers of TRL's and of ours over it."""
+
+import copy
+import math
+from dataclasses import replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+from bitsandbytes.nn import Linear4bit
+from datasets import Dataset
+from transformers import Trainer
+from trl import DPOConfig, DPOTrainer, SFTConfig
+
+from stages import base, sft
+from stages.config.choices import Forward, Precision
+from stages.config.schema import DPO, Config
+from stages.models import contract, scoring
+from stages.models.contract import Contract
+from stages.models.loading import load_tokenizer
+from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
+from stages.objectives.supervised import SupervisedTrainer
+from stages.store.records import Pair, PairLogProbs
+from stages.store.work import Work
+from stages.training import adapters
+from stages.training.arguments import arguments
+from stages.training.checkpoints import checkpoint_folder
+from stages.training.run import train
+from tests.helpers import settings
+
+ANSWERS = ("It is a tool.", "A toy, and in the hands of a child more.", "Positive.", "No, or is it?", "Yes.")
+LN_2 = math.log(2)
+
+
+class Parts:
+    """Made when first asked for. A check may do anything to what a method returns."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.made = 0
+
+    def new_folder(self) -> Path:
+        self.made += 1
+        folder = self.folder / str(self.made)
+        folder.mkdir()
+        return folder
+
+    @cached_property
+    def settings(self) -> Config:
+        return settings("recipe=tiny", "precision=fp32")
+
+    @cached_property
+    def stored(self) -> tuple[Any, Contract]:
+        """A tiny Llama, and the contract of its tokenizer. To be copied."""
+        init = self.settings.model.random_init
+        assert init is not None
+        model, tokenizer = base.random_model(init)
+        folder = self.new_folder()
+        tokenizer.save_pretrained(folder)
+        rows = model.get_input_embeddings().num_embeddings
+        terms = contract.establish(load_tokenizer(folder), self.settings.sft.template, True, rows)
+        return sft.under_contract(model, terms, 0).eval(), terms
+
+    def model(self) -> Any:
+        return copy.deepcopy(self.stored[0])
+
+    @cached_property
+    def terms(self) -> Contract:
+        return self.stored[1]
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        said = [[{"role": "assistant", "content": answer}] for answer in ANSWERS]
+        prompt = [{"role": "user", "content": "Is a kite an animal, a fruit or a tool?"}]
+        return [
+            Pair(f"{i:04x}", "", prompt, chosen, rejected, None, "", "", "", "", "train")
+            for i, (chosen, rejected) in enumerate(pairwise(said))
+        ]
+
+    @cached_property
+    def scored(self) -> list[PairLogProbs]:
+        """The pairs as the model itself scores them."""
+        tokens = []
+        for pair in self.pairs:
+            prompt, chosen = self.terms.completion(pair.prompt, pair.chosen)
+            _, rejected = self.terms.completion(pair.prompt, pair.rejected)
+            tokens.append(PairLogProbs(pair.id, prompt, chosen, rejected, [], []))
+        model = scoring.add_scoring(self.model())
+        pad = self.terms.tokenizer.pad_token_id
+        for row, (chosen_logps, rejected_logps) in zip(
+            tokens, scoring.pair_log_probs(model, tokens, pad, Precision.fp32), strict=True
+        ):
+            row.chosen_logps, row.rejected_logps = chosen_logps, rejected_logps
+        return tokens
+
+    def block(self, **changes: Any) -> DPO:
+        rows = changes.pop("micro", len(self.pairs))
+        cfg = replace(self.settings.dpo, **{"batch_size": len(self.pairs), "forward": Forward.padded, **changes})
+        return replace(cfg, runtime=replace(cfg.runtime, device="cpu", save_steps=1, micro_batch=rows))
+
+    def ours(self, shift: float = 0.0, adapter: bool = False, **changes: Any) -> StoredReferenceTrainer:
+        """Our DPO trainer, the stored log-probs of chosen completions shifted by so many nats."""
+        cfg, model = self.block(**changes), self.model()
+        rows = {p.id: trl_row(p, None) for p in self.scored}
+        for row in rows.values():
+            row["ref_chosen_logps"] += shift
+        out = Work(self.new_folder(), lambda metrics, step: None)
+        options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
+        return StoredReferenceTrainer(
+            adapters.attach(model, cfg.lora, 0) if adapter else model,
+            cfg=cfg,
+            out=out,
+            reference=rows,
+            args=arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True),
+            train_dataset=trl_pairs(self.pairs),
+            eval_dataset=trl_pairs(self.pairs[:1]),
+            processing_class=self.terms.tokenizer,
+        )
+
+    def supervised(self, micro: int) -> SupervisedTrainer:
+        """Our SFT trainer over four rows, two of them trained in part."""
+        cfg = replace(self.settings.sft, batch_size=4, epochs=1.0)
+        cfg = replace(cfg, runtime=replace(cfg.runtime, device="cpu", micro_batch=micro))
+        out = Work(self.new_folder(), lambda metrics, step: None)
+        rows = [p.prompt_ids + p.chosen_ids for p in self.scored]
+        labels = [[sft.IGNORED] * (i % 2 * 9) + ids[i % 2 * 9 :] for i, ids in enumerate(rows)]
+        return SupervisedTrainer(
+            self.model(),
+            cfg=cfg,
+            out=out,
+            args=arguments(SFTConfig, cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
+            processing_class=self.terms.tokenizer,
+        )
+
+    @cached_property
+    def run(self) -> StoredReferenceTrainer:
+        """A training of one step from beginning to end, with an evaluation and a checkpoint. To be looked at only."""
+        trainer = self.ours()
+        train(trainer, replace(trainer.cfg, epochs=1.0, evaluations=1), trainer.out)
+        return trainer
+
+    @property
+    def checkpoints(self) -> Path:
+        return checkpoint_folder(self.run.out)
+
+    @cached_property
+    def instances(self) -> dict[str, Any]:
+        """An object of the library's own, for what classes do not show. To be looked at only."""
+        args = DPOConfig(str(self.new_folder()), max_steps=1, use_cpu=True, bf16=False, report_to="none")
+        theirs = DPOTrainer(
+            self.model(),
+            ref_model=self.model(),
+            args=args,
+            train_dataset=trl_pairs(self.pairs),
+            processing_class=self.terms.tokenizer,
+        )
+        theirs.train()
+        trainers = {"DPOTrainer": theirs, "Trainer": theirs, "PreTrainedModel": theirs.model}
+        return {**trainers, "Linear4bit": Linear4bit(4, 4), "Settings": wandb.Settings()}
+
+
+def loss_of(trainer: Trainer) -> float:
+    """TRL's loss on the training rows."""
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    loss, _, _ = trainer.prediction_step(trainer.model.eval(), batch, prediction_loss_only=True)
+    return float(loss)
+
+
+def gradients(trainer: Trainer, step: Any) -> dict[str, torch.Tensor]:
+    """Of one step over the given rows, by parameter."""
+    trainer.model.zero_grad()
+    trainer.training_step(trainer.model, step)
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)

@@ -1,0 +1,94 @@
+"""The line at the start where an installed library lies outside the ranges of pyproject.toml; on real metadata."""
+
+import logging
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from stages.hardware import versions
+from tests.helpers import ROOT, TINY, command
+
+LOADED_SLOWLY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "wandb", "gguf", "matplotlib")
+
+
+def installed(folder: Path, name: str, version: str, *needs: str) -> None:
+    """What pip leaves of a distribution, as far as it says who it is."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {n}" for n in needs)]
+    (info / "METADATA").write_text("\n".join([*lines, "", "Version: of the description, not of the package", ""]))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place that is looked at before the environment's own packages."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    versions.warn.cache_clear()
+    return folder
+
+
+def test_every_library_outside_its_range_is_named_in_one_line_once(
+    site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed(site, "trl", "9.9.9")
+    installed(site, "peft", "0.1")
+    with caplog.at_level(logging.WARNING):
+        versions.warn()
+        versions.warn()
+    [line] = caplog.messages
+    ranges = {n.split("<")[0]: n for n in metadata.requires("plumbline") or []}
+    assert "trl" in ranges and "\n" not in line
+    assert "trl 9.9.9 (known: >=" in line
+    assert "peft 0.1 (known: >=" in line
+    assert "docs/upgrading.md" in line
+    for bound in ranges["trl"].removeprefix("trl").split(","):
+        assert bound in line, "the range is that of the installation's metadata"
+
+
+@pytest.mark.parametrize(
+    ("version", "known"),
+    [
+        ("1.16.0", True),
+        ("1.16.3.dev0", True),
+        ("1.16.0+cpu", True),
+        ("1.17.0.dev0", False),
+        ("1.17.0", False),
+        ("1.15.9", False),
+    ],
+)
+def test_a_version_counts_as_pip_counts_it(version: str, known: bool, site: Path) -> None:
+    installed(site, "plumbline", "0.1.0", "trl<1.17,>=1.16", "absent<2", 'ray<2.61,>=2.60; extra == "ray"')
+    installed(site, "trl", version)
+    installed(site, "ray", "1.0")  # of an extra that nobody asked for
+    assert versions.outside() == ([] if known else [f"trl {version} (known: >=1.16,<1.17)"])
+
+
+def test_whoever_has_not_installed_the_package_is_told_nothing(site: Path) -> None:
+    (site / "plumbline-0.1.0.dist-info").mkdir()
+    installed(site, "trl", "9.9.9")
+    assert versions.outside() == []
+
+
+def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(site: Path, tmp_path: Path) -> None:
+    installed(site, "trl", "9.9.9")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(site), str(ROOT)))}
+    built, planned = (
+        command(*TINY, f"stage={stage}", f"outputs={tmp_path}", env=environment) for stage in ("data", "plan")
+    )
+    assert built.returncode == planned.returncode == 0
+    assert (built.stdout + built.stderr).count("trl 9.9.9 (known: ") == 1
+    assert "9.9.9" not in planned.stdout + planned.stderr
+
+
+def test_looking_loads_none_of_the_libraries() -> None:
+    code = "import sys; from stages.hardware import versions; versions.warn(); "
+    code += f"print({{*{LOADED_SLOWLY}}} & {{*sys.modules}})"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"

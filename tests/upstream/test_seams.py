@@ -1,0 +1,120 @@
+"""Every seam holds; and each of these checks fails, naming the seam, once upstream has moved it."""
+
+import importlib
+import inspect
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.upstream.effects import EFFECTS
+from tests.upstream.parts import Parts
+from tests.upstream.seams import ATTENTION_OPS, SEAMS, Seam
+
+IN_C = "ops"  # operations of torch's: their names are not Python's to take away
+
+
+class Lost(Exception):
+    """Names the seam, our files, and what breaks."""
+
+    def __init__(self, seam: Seam, why: BaseException):
+        reason = " ".join(f"{type(why).__name__}: {why}".split())[:300]
+        super().__init__(f"{seam.place} ({', '.join(seam.files)}): {seam.breaks}. {reason}")
+
+
+def watch(seam: Seam, parts: Parts) -> None:
+    """Raises Lost where the seam's place, its signature or its effect is not as we know it."""
+    try:
+        found = getattr(owner(seam, parts), seam.name)
+        if seam.takes:
+            takes_what_we_know(found, seam.takes.split(", "))
+        if seam.place in EFFECTS:
+            EFFECTS[seam.place].check(parts)
+    except BaseException as reason:
+        raise Lost(seam, reason) from reason
+
+
+def owner(seam: Seam, parts: Parts) -> Any:
+    """What has the attribute: a module, a class, or an object of one."""
+    found: Any = importlib.import_module(seam.module)
+    for step in seam.path[:-1]:
+        found = parts.instances[step.removesuffix("()")] if step.endswith("()") else getattr(found, step)
+    return found
+
+
+def takes_what_we_know(function: Any, known: list[str]) -> None:
+    """Our parameters first and in this order; what there is besides may be left out."""
+    parameters = inspect.signature(function).parameters
+    assert [*parameters][: len(known)] == known, f"it takes {', '.join(parameters)}"
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    rest = [p for p in [*parameters.values()][len(known) :] if p.kind not in optional]
+    assert all(p.default is not inspect.Parameter.empty for p in rest), f"it also takes {', '.join(map(str, rest))}"
+
+
+def place(seam: Seam) -> str:
+    return seam.place
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=place)
+def test_a_seam_holds(seam: Seam, parts: Parts) -> None:
+    watch(seam, parts)
+
+
+@pytest.mark.parametrize("seam", [seam for seam in SEAMS if " " not in seam.place], ids=place)
+def test_a_seam_that_is_gone_is_named(seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    if IN_C in seam.path:
+        seam = replace(seam, place=f"{seam.place}_renamed")
+    else:
+        take_away(owner(seam, parts), seam.name, monkeypatch)
+    with pytest.raises(Lost) as lost:
+        watch(seam, parts)
+    assert str(lost.value).startswith(seam.place)
+    assert "AttributeError" in str(lost.value)
+
+
+def take_away(found: Any, name: str, patch: pytest.MonkeyPatch) -> None:
+    """From whatever class of the object's defines it; a function also from the module from which it is handed on."""
+    if inspect.ismodule(found):
+        home = getattr(getattr(found, name), "__module__", None)
+        for module in {found.__name__, home or found.__name__}:
+            patch.delattr(sys.modules[module], name, raising=False)
+    elif inspect.isclass(found):
+        for kind in found.__mro__:
+            if name in vars(kind):
+                patch.delattr(kind, name)
+    else:
+        patch.delattr(found, name)
+
+
+@pytest.mark.parametrize("seam", [seam for seam in SEAMS if seam.takes], ids=place)
+@pytest.mark.parametrize("other", [lambda *, something_else: None, lambda: None], ids=["renamed", "fewer"])
+def test_a_seam_with_another_signature_is_named(
+    seam: Seam, other: Any, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner(seam, parts), seam.name, other)
+    with pytest.raises(Lost) as lost:
+        watch(seam, parts)
+    assert str(lost.value).startswith(seam.place)
+    assert "it takes" in str(lost.value)
+
+
+@pytest.mark.parametrize("seam", [seam for seam in SEAMS if seam.place in EFFECTS], ids=place)
+def test_a_seam_without_effect_is_named(seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    EFFECTS[seam.place].lost(parts, monkeypatch)
+    with pytest.raises(Lost) as lost:
+        watch(seam, parts)
+    assert str(lost.value).startswith(seam.place)
+
+
+def test_what_is_watched_by_its_name_alone_is_of_other_devices_or_programs() -> None:
+    """Of GPUs; and what W&B's service, another program, looks for when it comes to it."""
+    others = [seam.name for seam in SEAMS if seam.place not in EFFECTS]
+    assert {*EFFECTS} <= {seam.place for seam in SEAMS}
+    assert others == [*ATTENTION_OPS[1:], "_grouped_mm", "x_disable_meta"]
+
+
+def test_an_argument_more_than_ours_is_told() -> None:
+    with pytest.raises(AssertionError, match="it also takes new"):
+        takes_what_we_know(lambda first, new: None, ["first"])
+    takes_what_we_know(lambda first, new=None, *rest, **options: None, ["first"])

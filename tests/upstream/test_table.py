@@ -1,0 +1,216 @@
+"""No seam is missed: what the code reaches for in other people's libraries, against the table. And its page."""
+
+import ast
+import contextlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import Trainer
+
+from stages.config.schema import ROOT
+from stages.objectives.preference import StoredReferenceTrainer
+from stages.objectives.supervised import SupervisedTrainer
+from tests.upstream.parts import Parts
+from tests.upstream.seams import PAGE, SEAMS, TABLE, table
+
+HOUSE = ROOT / "stages"
+SOURCES = [ROOT / "run.py", *sorted(HOUSE.rglob("*.py"))]
+# Modules that their libraries' documentation names. What comes from any other is in the table.
+DOCUMENTED = set(
+    "accelerate accelerate.utils bitsandbytes.nn datasets filelock gguf gguf.quants huggingface_hub "
+    "huggingface_hub.errors hydra hydra.core.config_store hydra.core.hydra_config "
+    "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
+    "hydra.types hydra.utils jinja2 markupsafe matplotlib.axes matplotlib.figure matplotlib.pyplot numpy "
+    "numpy.typing omegaconf omegaconf.errors packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
+    "rich.console rich.table rich.text safetensors tokenizers tokenizers.decoders tokenizers.models "
+    "tokenizers.pre_tokenizers tokenizers.trainers torch "
+    "torch.distributed.elastic.multiprocessing.errors torch.nn.functional torch.nn.utils.rnn "
+    "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
+    "transformers.integrations.sdpa_attention trl wandb yaml".split()
+)
+# Attributes of their objects that their documentation says may be set.
+SETTABLE = set(
+    "activation_checkpointing gradient_checkpointing chat_template data decoder eos_token eos_token_id forward "
+    "last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits should_evaluate "
+    "sync_gradients caption caption_justify filters".split()
+)
+# Methods of theirs that our trainers override on purpose, beside the private ones in the table.
+OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Something of a library's that a file of ours names."""
+
+    file: str
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"stages/{self.file}:{self.line}: {self.name}"
+
+    @property
+    def known(self) -> bool:
+        words = self.name.rpartition(":")[2].split(".")
+        for seam in SEAMS:
+            if self.file in seam.files and (
+                self.name.rstrip(":") == seam.module or {*words} & {*seam.path[-1:], *seam.place.split()[1:]}
+            ):
+                return True
+        return False
+
+
+def reaches(path: Path) -> Iterator[Reach]:
+    """Imports from places that no documentation names; private attributes; and what is put into their objects."""
+    file = str(path.relative_to(HOUSE)) if path.is_relative_to(HOUSE) else path.name
+    tree = ast.parse(path.read_text())
+    theirs = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for module, name, known_as in imported(node):
+                theirs.add(known_as)
+                if module not in DOCUMENTED or is_private(name):
+                    yield Reach(file, node.lineno, f"{module}:")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            base = ast.unparse(node.value)
+            stored = not isinstance(node.ctx, ast.Load) and base.split(".")[0] not in ("self", "cls", "os")
+            if is_private(node.attr) and base not in ("self", "cls"):
+                yield Reach(file, node.lineno, node.attr)
+            elif stored and base in theirs:  # a monkeypatch of a module or a class
+                yield Reach(file, node.lineno, f"{base}.{node.attr}")
+            elif stored and node.attr not in OURS | SETTABLE:
+                yield Reach(file, node.lineno, node.attr)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "object.__setattr__"):
+            yield Reach(file, node.lineno, ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("vars(") and node.keywords:
+            yield from (Reach(file, node.lineno, str(keyword.arg)) for keyword in node.keywords)
+
+
+def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str]]:
+    """Module, name in it, and our name for it, of other people's packages."""
+    for alias in node.names:
+        module, name = (node.module or "", alias.name) if isinstance(node, ast.ImportFrom) else (alias.name, "")
+        if module.split(".")[0] in {*sys.stdlib_module_names, "stages", "run"}:
+            continue
+        if name and is_module(f"{module}.{name}"):
+            module, name = f"{module}.{name}", ""
+        yield module, name, alias.asname or alias.name.split(".")[0]
+
+
+def is_module(name: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):
+        return importlib.util.find_spec(name) is not None
+    return False
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("_")
+
+
+def our_names() -> set[str]:
+    """Fields and attributes of our own classes."""
+    found = set[str]()
+    for path in SOURCES:
+        for definition in ast.walk(ast.parse(path.read_text())):
+            if isinstance(definition, ast.ClassDef):
+                for node in ast.walk(definition):
+                    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                        found.add(node.target.id)
+                    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
+                        found.add(node.attr)
+    return found
+
+
+OURS = our_names()
+
+
+def test_the_code_reaches_for_nothing_private_that_is_not_in_the_table() -> None:
+    missed = [str(reach) for path in SOURCES for reach in reaches(path) if not reach.known]
+    assert not missed
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("from trl.trainer.utils import pad", ["trl.trainer.utils:"]),
+        ("from trl.trainer import callbacks", ["trl.trainer.callbacks:"]),
+        ("import hydra._internal.utils", ["hydra._internal.utils:"]),
+        ("from transformers import _something", ["transformers:"]),
+        ("trainer._memory_tracker.stop()", ["_memory_tracker"]),
+        ("super()._save_checkpoint(model)", ["_save_checkpoint"]),
+        ("import yaml\nyaml.SafeDumper = yaml.CSafeDumper", ["yaml.SafeDumper"]),
+        ("from trl import DPOTrainer\nDPOTrainer.log = print", ["DPOTrainer.log"]),
+        ("model.is_quantized = False", ["is_quantized"]),
+        ("del model.config.quantization_config", ["quantization_config"]),
+        ("vars(accelerator).update(reduce=sum)", ["reduce"]),
+        ("setattr(model, name, value)", ["setattr(model, name, value)"]),
+        ("import os\nos.environ |= {}\nfrom trl import DPOTrainer\nself._own = model.config.name_or_path", []),
+    ],
+)
+def test_the_scan_sees(line: str, found: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(line)
+    assert [reach.name for reach in reaches(file)] == found
+
+
+def ours(kind: type) -> list[type]:
+    return [base for base in kind.__mro__ if base.__module__.startswith("stages.")]
+
+
+def theirs(kind: type) -> list[type]:
+    return [base for base in kind.__mro__ if not base.__module__.startswith("stages.") and base is not object]
+
+
+def classes() -> list[type]:
+    """Ours that inherit from other people's."""
+    found = set[type]()
+    for path in SOURCES[1:]:
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        found |= {kind for _, kind in inspect.getmembers(module, inspect.isclass) if ours(kind)[:1] == [kind]}
+    foreign = [kind for kind in found if any("." in base.__module__ for base in theirs(kind))]
+    return sorted(foreign, key=lambda kind: kind.__qualname__)
+
+
+def test_a_private_method_that_is_overridden_is_in_the_table() -> None:
+    known, seen = {seam.name for seam in SEAMS}, set[str]()
+    for kind in classes():
+        methods = {name for name, value in vars(kind).items() if inspect.isfunction(value) and is_private(name)}
+        seen |= {name for name in methods if any(name in vars(base) for base in theirs(kind))}
+    assert "_precompute_ref_logps" in seen
+    assert seen <= known
+
+
+@pytest.mark.parametrize("kind", [StoredReferenceTrainer, SupervisedTrainer])
+def test_what_we_add_to_a_trainer_is_no_name_of_its_own(kind: type[Trainer], parts: Parts) -> None:
+    """A method or an attribute of ours that upstream comes to use would change what its trainer does."""
+    table = {seam.name for seam in SEAMS}
+    upstream = {*dir(parts.instances["DPOTrainer"]), *dir(theirs(kind)[0])}
+    added = {name for base in ours(kind) for name in vars(base) if not name.startswith(("__", "_abc_"))}
+    for base in ours(kind):
+        for node in ast.walk(ast.parse(inspect.getsource(sys.modules[base.__module__]))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                added |= {node.attr} if ast.unparse(node.value) == "self" else set()
+    assert {"tokens", "micro_batches", "cfg"} <= added
+    assert added & upstream - OVERRIDDEN - table == {"data_collator"}  # set back once the loader has its own
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.place)
+def test_the_table_names_files_that_use_the_place(seam: Any) -> None:
+    for file in seam.files:
+        text = (HOUSE / file).read_text()
+        assert " " in seam.place or seam.name in text or seam.path[-2] in text, f"stages/{file} knows no {seam.name}"
+    assert len([other for other in SEAMS if other.place == seam.place]) == 1
+
+
+def test_the_page_has_the_table() -> None:
+    """Write it with `python -m tests.upstream.seams`."""
+    found = TABLE.search(PAGE.read_text(encoding="utf-8"))
+    assert found is not None
+    assert found[0] == table()
