@@ -38,8 +38,9 @@ KEPT_BY_QK_NORM = {
 KEPT_BY_POST_NORMS = {False: 16, True: 8}  # bytes more per hidden feature, for norms behind attention and MLP
 
 # On a GPU, TRL's fused LM head holds the logits of one tile: 4,096 tokens by 32,768 of the vocabulary
-# (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds all logits of 256 tokens in the
-# forward, where softmax and statistics take FOLDED bytes more per logit, and of 1,024 tokens in the backward.
+# (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds the logits of 256 tokens by the
+# whole vocabulary in the forward, of 1,024 tokens in the backward. In the forward softmax and statistics take FOLDED
+# more bytes per logit.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_FORWARD, HEAD_BACKWARD = 256, 1024
 FOLDED = 12

@@ -45,8 +45,8 @@ class Contract:
     """A tokenizer whose chat template keeps the contract.
 
     `stop_ids` end a completion; the first of them is the end of turn, which is trained. `marked` says whether the
-    template marks the assistant's tokens. Only a model that enters after its SFT (`sft=none`) may have a template
-    without marks: of a conversation, what follows the last prompt is then the assistant's.
+    template marks the assistant's tokens. A template without marks is kept only for a model that comes with an SFT of
+    its own (`sft=none`): the last turn of a conversation is then the assistant's, and all before it the prompt.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -77,8 +77,9 @@ class Contract:
         if ids[: len(prompt)] != prompt:
             raise ContractError("the prompt's tokens are no prefix of those of prompt and completion")
         start = len(prompt)
-        # Byte fallback gives all bytes of a run of unknown characters the offsets of the whole run. A run that begins
-        # in the prompt and ends in the answer is marked from its beginning; what is the prompt's is not trained.
+        # The template's mask goes by characters, and byte fallback gives every byte of a run of unknown characters the
+        # characters of the whole run. Where such a run begins in the prompt and ends in the answer, the mask begins in
+        # the prompt: the prompt's tokens are taken out of it here.
         while start and trained[start - 1]:
             start -= 1
             trained[start] = False

@@ -71,7 +71,8 @@ class OnCPU(torch.autograd.Function):
             rows = rows.to(dtype)
             logits, slope = transformed(rows, head, bias, *terms)
             p = logits.softmax(-1)
-            # The gradient of -log p(target) is p, less 1 at the target: expm1(log p), without the rounding error of p.
+            # The gradient of -log p(target) is p, with 1 subtracted at the target. There p - 1 is written as
+            # expm1(log p): a p close to 1 has lost the digits of the difference to rounding.
             p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(dtype))
             if slope is not None:
                 p *= slope

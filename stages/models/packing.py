@@ -20,8 +20,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION = "plumbline_packed"
-# Devices on which attention is called once for every run. On a CPU a call more costs as much as two tokens of padding
-# (18 µs and 10 µs each; one core, fp32, 9 heads of 64, 160 tokens). Other devices get one padded call for all runs.
+# Devices on which every run has an attention call of its own; on others one padded call serves all runs. On a CPU one
+# more call costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
 RUN_BY_RUN = ("cpu",)
 
 

@@ -28,8 +28,8 @@ class Node:
     def settings(self) -> dict[str, Any]:
         """What of the configuration enters the fingerprint: everything but `runtime`, local paths as digests.
 
-        A key that is null has no say, nor a block in which all are, so that one which is added later, null unless
-        chosen, invalidates nothing.
+        Null keys are left out, and so are blocks whose keys are all null: a key that is added later, null by default,
+        changes no fingerprint.
         """
         return {**self._content(asdict(self.config)), **self.fixed}
 

@@ -1,8 +1,8 @@
-"""Parts that a word of the configuration names, and parts of the user's own.
+"""Parts that a word of the configuration names (`label.labeler=verifier`), and parts of the user's own.
 
-A room's words are the names of its files: those that define a class of the room's kind. They are found without being
-imported, so that a wrong word costs nothing. A part of the user's own is a Python file outside the project; the store
-keeps its bytes under their SHA-256, and those are what is run.
+A folder's words are the names of its files: those that define a class of the folder's kind (`Labeler`). They are found
+without being imported, so that a wrong word is told at once. A part of the user's own is a Python file outside the
+project; the store keeps its bytes under their SHA-256, and those are what is run.
 """
 
 import hashlib

@@ -81,7 +81,7 @@ class MicroBatches(Trainer, ABC):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Rows], num_batches: int, device: torch.device
     ) -> tuple[list[Rows], Any]:
-        """The rows of a step, and the normaliser of its loss, where TRL has one: the trained tokens of all processes."""
+        """The rows of a step, and the normaliser of its loss where TRL has one: trained tokens, of all processes."""
         steps = list(islice(epoch_iterator, num_batches))
         _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, device)
         return steps, items
