@@ -3,11 +3,11 @@
 import os
 import re
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import yaml
-from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -56,24 +56,25 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     caches(Path(cfg.outputs))
     if HydraConfig.initialized():
-        own_parts(cfg, HydraConfig.get())
+        hydra = HydraConfig.get()
+        own_parts(cfg, hydra.overrides.task, hydra.sweeper.get("params") or {})
     constraints.refuse(cfg)
     machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
     return cfg, store, graph(cfg, store.root / "cache" / "digests.json")
 
 
-def own_parts(cfg: Config, hydra: HydraConf) -> None:
-    """Only the command line may name code to be run: a recipe that came with a model, or a sweep's file, must not.
+def own_parts(cfg: Config, overrides: Sequence[str], swept: Iterable[str]) -> None:
+    """Only the command line may name code to be run: a recipe that came with a model, or what it sweeps, must not.
 
     Raises:
         UserError: naming the key that was set elsewhere.
     """
     for name in ("data", "sample", "label"):
         own: Own = vars(cfg)[name].own
-        typed = [o for o in hydra.overrides.task if re.match(rf"\+*{name}\.own[.=]", o)]
-        swept = any(key.lstrip("+").startswith(f"{name}.own") for key in hydra.sweeper.get("params") or {})
-        if own and (swept or not all(any(str(said) in o for o in typed) for said in (own.file, own.name))):
+        typed = [o for o in overrides if re.match(rf"\+*{name}\.own[.=]", o)]
+        hidden = any(key.lstrip("+").startswith(f"{name}.own") for key in swept)
+        if own and (hidden or not all(any(str(said) in o for o in typed) for said in (own.file, own.name))):
             raise UserError(
                 f"{name}.own runs code, so only the command line may name it: {name}.own={{file: FILE, name: NAME}}."
             )

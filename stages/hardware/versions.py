@@ -39,6 +39,9 @@ def outside() -> list[str]:
 def described(distribution: str) -> str:
     """A distribution's metadata, '' where it is not installed."""
     try:
-        return metadata.distribution(distribution).read_text("METADATA") or ""
+        found = metadata.distribution(distribution)
+        return (
+            found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
+        )  # the latter of an egg-info in a checkout
     except metadata.PackageNotFoundError:
         return ""

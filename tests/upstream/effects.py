@@ -54,7 +54,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 from transformers.quantizers.base import HfQuantizer
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, SFTConfig, chat_template_utils
 from trl.kernels import ChunkedLogProbFunction, chunked_logprob
 from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -65,7 +65,7 @@ from stages.config import trl_arguments
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.schema import ROOT, Model
 from stages.launch import agent
-from stages.models import contract, gguf_file, lm_head, packing, scoring
+from stages.models import gguf_file, lm_head, packing, scoring
 from stages.models.loading import load_model
 from stages.objectives.preference import StoredReferenceTrainer, completion_tokens
 from stages.samplers import hf
@@ -301,11 +301,12 @@ def dropout_is_off(parts: Parts) -> None:
 
 
 @effect(
-    "trl.chat_template_utils:has_generation_markers", put(contract, "has_generation_markers", lambda template: False)
+    "trl.chat_template_utils:has_generation_markers",
+    put(chat_template_utils, "has_generation_markers", lambda template: False),
 )
 def markers_are_found(parts: Parts) -> None:
-    assert contract.has_generation_markers("{%- generation -%}{{ x }}{% endgeneration %}")
-    assert not contract.has_generation_markers("{{ generation }}")
+    assert chat_template_utils.has_generation_markers("{%- generation -%}{{ x }}{% endgeneration %}")
+    assert not chat_template_utils.has_generation_markers("{{ generation }}")
 
 
 @effect(
