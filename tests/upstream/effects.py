@@ -840,7 +840,7 @@ def a_runs_folder_says_whose_it_is(parts: Parts) -> None:
 
 
 @effect(
-    "wandb.cli.beta_sync:_is_synced looks for *.wandb.synced",
+    "wandb.cli.beta_sync:_is_synced looks for `*.wandb.synced`",
     put(wandb.cli.beta_sync, "_is_synced", lambda path: False),
 )
 def what_is_sent_is_marked(parts: Parts) -> None:

@@ -371,7 +371,7 @@ SEAMS = [
     Seam(
         "wandb:Settings().x_disable_meta",
         ("tracking/wandb.py",),
-        "set: W&B is told nothing of this machine",
+        "set: W&B is not told of commands, paths and hardware",
         "an error where a run is tracked, as W&B knows no such setting",
     ),
     Seam(
@@ -381,7 +381,7 @@ SEAMS = [
         "`stage=sync` sends nothing, or sends everything again",
     ),
     Seam(
-        "wandb.cli.beta_sync:_is_synced looks for *.wandb.synced",
+        "wandb.cli.beta_sync:_is_synced looks for `*.wandb.synced`",
         ("commands/sync.py",),
         "looked for: runs that were sent",
         "`stage=sync` sends everything again",
