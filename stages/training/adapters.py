@@ -59,9 +59,11 @@ def merge(model: PreTrainedModel, held: Weights, adapter: Path) -> PreTrainedMod
 
 
 def name_lower(adapter: Path, frozen: Path) -> None:
-    """Name the model below the adapter by its place in the store, STAGE/FINGERPRINT/model: peft wrote a path of this
-    machine into adapter_config.json."""
+    """Have adapter_config.json say the same on every machine: the model below the adapter is named by its place in the
+    store, STAGE/FINGERPRINT/model, where peft wrote a path, and the modules stand in order."""
     file = adapter / "adapter_config.json"
     content = json.loads(file.read_text()) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
+    if isinstance(content["target_modules"], list):  # peft's is a set, in another order in every process
+        content["target_modules"].sort()
     file.unlink()  # it may be a hard link to the trained adapter's, which stays as it is
     file.write_text(json.dumps(content, indent=2, sort_keys=True))

@@ -78,7 +78,7 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
             ("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.trainer.use_weighting=true"),
             "dpo.trainer.use_weighting weighs pairs",
         ),
-        (("sample.top_p=0",), "sample.top_p must be positive, got 0.0"),
+        (("sample.top_p=0",), "sample.top_p must be positive and at most 1, got 0.0"),
         (("sample.runtime.batch_size=0",), "sample.runtime.batch_size must be at least 1, got 0"),
         (("sft.runtime.device=tpu",), "sft.runtime.device=tpu is unknown"),
         (("model=tiny", "model.path=x"), "exclude each other"),

@@ -12,7 +12,7 @@ import run
 from stages.cli import constraints
 from stages.config.choices import Command, Split, Target
 from stages.config.schema import RECIPES, Config, Label
-from stages.labelers import dataset
+from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
 from stages.store.pinning import HUB_ID
 from stages.store.store import Store
@@ -102,6 +102,8 @@ def test_it_runs_to_its_report_at_toy_scale(
 
 def test_the_toy_preferences_can_all_be_used() -> None:
     cfg: Label = settings("recipe=zephyr_7b", "scale=toy").label
-    prompts, candidates, judgements, bad = dataset.read(cfg)
-    assert (len(prompts), len(judgements), bad) == (64, 64, [])
-    assert len(candidates) == 128
+    labeler = Dataset.of(cfg)
+    pool = labeler.pool({})
+    judgements = list(labeler.judge_all(pool))
+    assert (len(pool.prompts), len(judgements), pool.bad) == (64, 64, [])
+    assert len(pool.candidates) == 128

@@ -72,7 +72,8 @@ def test_it_shows_a_training_example_token_by_token(page: Path, chain: Chain) ->
 
 def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None:
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    shown = side_by_side(inputs, nodes(chain.root)["eval"].config.models, 2)
+    models = nodes(chain.root)["eval"].config.models
+    shown = side_by_side(inputs, models, 2)
     expected = {"Most improved": (False, True), "Most damaged": (True, False)}
     assert {heading.split(",")[0] for heading in shown} <= {*expected, "Alike"}
     for heading, prompts in shown.items():
@@ -80,7 +81,7 @@ def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None
         for prompt in prompts:
             passed = prompt["passed"]["sft"], prompt["passed"]["policy"]
             assert passed == expected.get(heading.split(",")[0], (passed[0], passed[0]))
-    assert shown == side_by_side(inputs, 2), "chosen by content"
+    assert shown == side_by_side(inputs, models, 2), "chosen by content"
 
 
 def test_several_seeds_are_shown_with_mean_and_range(chain: Chain) -> None:

@@ -7,6 +7,7 @@ if upstream had changed: the place still has its name, but what we do there reac
 import contextlib
 import copy
 import json
+import os
 import signal
 import sys
 import warnings
@@ -750,7 +751,7 @@ def the_store_of_configurations_is_copied(parts: Parts) -> None:
     copies = list[int]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: (copies.append(1), self)[1])
-        composed("recipe=tiny")
+        composed("recipe=tiny", f"seed={os.getpid()}")  # which nobody has composed before
     assert copies
     assert copy.deepcopy(ConfigStore.instance()) is ConfigStore.instance()
 
