@@ -20,7 +20,7 @@ from stages.launch import processes as parent
 from stages.store.store import Store
 from stages.store.work import SCRATCH
 from stages.training.batches import each_alike
-from tests.helpers import TINY, Chain, build, command, nodes, refused
+from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
 
 # Budgets by which the processes would not have as many micro-batches as each other.
 TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.token_budget=120", "dpo.runtime.token_budget=70")
@@ -53,9 +53,7 @@ UNEVEN = ("pairs.validation_fraction=0.2", "data.tasks.validation=17", "sft.max_
 @pytest.fixture(scope="module")
 def trained_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store up to DPO, by one process."""
-    root = tmp_path_factory.mktemp("alone") / "outputs"
-    build(root, "stage=dpo", *UNEVEN)
-    return root
+    return made_once(tmp_path_factory, "trained-alone", lambda root: build(root, "stage=dpo", *UNEVEN))
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
