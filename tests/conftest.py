@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,11 +13,10 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY":
 for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_STARTED"):
     os.environ.pop(variable, None)
 
-import filelock  # noqa: E402
 import pytest  # noqa: E402
 
 from stages.hardware import process  # noqa: E402
-from tests.helpers import TINY, Chain, command  # noqa: E402
+from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
 
 process.prepare()
 os.environ.pop("PLUMBLINE_STARTED")
@@ -44,20 +44,37 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that holds the whole chain of `recipe=tiny`. Do not write to it: take `chain`."""
-    shared = (
-        tmp_path_factory.getbasetemp().parent
-        if os.environ.get("PYTEST_XDIST_WORKER")
-        else tmp_path_factory.getbasetemp()
-    )
-    root, told = shared / "built", shared / "built.json"  # beside the store: how long it took, and what was said
-    with filelock.FileLock(shared / "built.lock"):
-        if not told.exists():
-            started = time.perf_counter()
-            ran = command(*TINY, f"outputs={root}")
-            assert ran.returncode == 0, ran.stderr
-            told.write_text(json.dumps({"seconds": time.perf_counter() - started, "stdout": ran.stdout}))
-    return root
+    """A store that holds the whole chain of `recipe=tiny`. Do not write to it: take `chain`.
+
+    Beside it, in built.json, stands how long the command took and what it said.
+    """
+
+    def make(root: Path) -> None:
+        started = time.perf_counter()
+        ran = command(*TINY, f"outputs={root}")
+        assert ran.returncode == 0, ran.stderr
+        told = {"seconds": time.perf_counter() - started, "stdout": ran.stdout}
+        root.with_name("built.json").write_text(json.dumps(told))
+
+    return made_once(tmp_path_factory, "built", make)
+
+
+@pytest.fixture(scope="session")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the whole chain, tracked offline by a process that could have asked for a key. Do not write to it.
+
+    Its home, tracked-home, lies beside it; a secret that is none of W&B's business was in its environment.
+    """
+
+    def make(root: Path) -> None:
+        home = root.with_name("tracked-home")
+        home.mkdir()
+        environment = {**os.environ, "HF_TOKEN": SECRET, "HOME": str(home)}
+        ran = command("recipe=tiny", "tracker=wandb", f"outputs={root}", stdin=subprocess.DEVNULL, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        assert "WANDB_API_KEY" not in ran.stderr + ran.stdout
+
+    return made_once(tmp_path_factory, "tracked", make)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,6 +21,7 @@ from unittest import mock
 
 import hydra
 import pytest
+from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
@@ -37,6 +38,7 @@ from stages.store.store import Store
 DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 compose.register()
+SECRET = "0123456789abcdef" * 2 + "01234567"
 TINY = ("recipe=tiny", "tracker=none")
 # Its package is heavy, no part of `dev`, and makes every process that loads peft a second slower.
 NEEDS_4_BIT = (
@@ -124,6 +126,22 @@ def inside(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]
             logging.root.handlers[:] = handlers
             logging.root.setLevel(level)
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+def common(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run have in common."""
+    return factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else factory.getbasetemp()
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first worker that wants it makes, for all of them to read."""
+    root = common(factory) / name
+    done = root.with_name(f"{name}.done")
+    with FileLock(root.with_name(f"{name}.lock")):
+        if not done.exists():
+            make(root)
+            done.touch()
+    return root
 
 
 @dataclass

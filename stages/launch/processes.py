@@ -37,22 +37,28 @@ def world_size(node: Node) -> int:
 
 
 def execute(
-    launch: Launch, node: Node, stage: ModuleType, inputs: dict[str, Path], work: Work, listen: Callable[..., None]
+    launch: Launch,
+    node: Node,
+    stage: ModuleType | None,
+    inputs: dict[str, Path],
+    work: Work,
+    listen: Callable[..., None],
 ) -> dict[str, Any]:
-    """The metrics of a stage, run in this process or in several. `listen` is told the metrics of steps.
+    """The metrics of a stage: of the module `stage` in this process, or of workers where it is None. `listen` is told
+    the metrics of steps.
 
     Raises:
         UserError: what a worker raised for the user to mend.
         RuntimeError: with the traceback, for whatever else ended a worker.
     """
-    if world_size(node) == 1:
+    if stage is not None:
         return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
     scratch = work / SCRATCH
     (scratch / RESULT).unlink(missing_ok=True)
     for failure in scratch.glob(f"{FAILURES}/*.json"):
         failure.unlink()
     job = {
-        "stage": stage.__name__,
+        "stage": f"stages.{node.stage}",
         "name": str(node),
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},

@@ -30,7 +30,8 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
                 log.info("%s: reused %s", node, store.folder(node))
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
-            stage = importlib.import_module(f"stages.{node.stage}")
+            alone = processes.world_size(node) == 1
+            stage = importlib.import_module(f"stages.{node.stage}") if alone else None  # workers load it themselves
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             with track(cfg.tracker, node, store.root) as run:
                 work = Work(folder, run.log)

@@ -15,12 +15,13 @@ from stages.models.prompt_format import Continuation, form_of
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.records import Example, load
-from tests.helpers import TINY, Chain, command, settings
+from tests.helpers import TINY, Chain, command, inside, settings
 
 
-def chat(root: Path, lines: list[str], *overrides: str) -> str:
-    """What `stage=chat` prints from the first prompt on."""
-    ran = command(*TINY, f"outputs={root}", "stage=chat", *overrides, input="\n".join(lines))
+def chat(root: Path, lines: list[str], *overrides: str, piped: bool = False) -> str:
+    """What `stage=chat` prints from the first prompt on, in this process or in one of its own at a pipe."""
+    arguments, typed = (*TINY, f"outputs={root}", "stage=chat", *overrides), "\n".join(lines)
+    ran = command(*arguments, input=typed) if piped else inside(*arguments, typed=typed)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout[ran.stdout.index("> ") :]
 
@@ -44,7 +45,8 @@ def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> Non
     # A request that is answered otherwise after the opening than alone.
     request = next(t for t in lines[1:] if greedy(model, [opening, told, t]) != greedy(model, [t]))
     later, alone = greedy(model, [opening, told, request]), greedy(model, [request])
-    said = chat(chain.root, [opening, "", request, "/new", request, "/quit", "more"], "chat.max_new_tokens=24")
+    typed = [opening, "", request, "/new", request, "/quit", "more"]
+    said = chat(chain.root, typed, "chat.max_new_tokens=24", piped=True)
     assert said == f"> {opening}\n{told}\n> {request}\n{later}\n> /new\n> {request}\n{alone}\n"
 
 
@@ -63,7 +65,8 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
 
 
 def test_what_is_missing_is_built_and_no_more(tmp_path: Path) -> None:
-    assert chat(tmp_path, ["Name a colour."], "chat.model=sft", "chat.max_new_tokens=4").startswith("> Name")
+    sizes = ("sft.epochs=1", "chat.max_new_tokens=4")
+    assert chat(tmp_path, ["Name a colour."], "chat.model=sft", *sizes).startswith("> Name")
     assert Chain(tmp_path).count() == {"base": 1, "data": 1, "sft": 1}
 
 

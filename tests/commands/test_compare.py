@@ -8,18 +8,27 @@ import pytest
 from stages.commands.compare import Group, Row, evaluations, grouped
 from stages.config.errors import UserError
 from stages.store.store import Store, read_manifest
-from tests.helpers import CHROMIUM, Chain, build, fits, nodes
+from tests.helpers import CHROMIUM, Chain, build, fits, made_once, nodes
 
 VALIDATION = ("stage=eval", "answer.split=validation")
 
 
-@pytest.fixture
-def compared(chain: Chain) -> Chain:
+@pytest.fixture(scope="module")
+def compared_once(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two betas on validation prompts, beside the chain's own evaluation on test, and the page."""
-    build(chain.root, *VALIDATION)
-    build(chain.root, *VALIDATION, "dpo.beta=0.7")
-    build(chain.root, "stage=compare")
-    return chain
+
+    def make(root: Path) -> None:
+        shutil.copytree(built, root, symlinks=True)
+        build(root, *VALIDATION)
+        build(root, *VALIDATION, "dpo.beta=0.7")
+        build(root, "stage=compare")
+
+    return made_once(tmp_path_factory, "compared", make)
+
+
+@pytest.fixture
+def compared(compared_once: Path, tmp_path: Path) -> Chain:
+    return Chain(shutil.copytree(compared_once, tmp_path / "outputs", symlinks=True))
 
 
 def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compared: Chain) -> None:

@@ -18,7 +18,7 @@ import pytest
 from stages.store.store import Store
 from stages.tracking.run import version
 from stages.tracking.track import track
-from tests.helpers import command, nodes, settings
+from tests.helpers import Chain, command, nodes, settings
 from tests.tracking.wandb_server import ENTITY, WandbServer
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -31,18 +31,18 @@ def server() -> Iterator[WandbServer]:
     running.close()
 
 
-@pytest.fixture(scope="module")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store up to the pairs, tracked offline. Do not write to it: take `root`."""
-    root = tmp_path_factory.mktemp("offline") / "outputs"
-    ran = command("recipe=tiny", "stage=pairs", f"outputs={root}")
-    assert ran.returncode == 0, ran.stderr
-    return root
+UP_TO_PAIRS = ("base", "data", "sft", "sample", "label", "pairs")
 
 
 @pytest.fixture
-def root(offline: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(offline, tmp_path / "outputs", symlinks=True)
+def root(tracked: Path, tmp_path: Path) -> Path:
+    """A store up to the pairs, tracked offline."""
+    root = shutil.copytree(tracked, tmp_path / "outputs", symlinks=True)
+    for run, manifest in manifests(root).items():
+        if manifest["stage"] not in UP_TO_PAIRS:
+            shutil.rmtree(root / manifest["stage"] / manifest["fingerprint"])
+            shutil.rmtree(next(root.glob(f"cache/wandb/offline-run-*-{run}")))
+    return root
 
 
 def run(root: Path, server: WandbServer, *arguments: str) -> CompletedProcess[str]:
@@ -84,6 +84,7 @@ def test_offline_runs_are_sent_once_with_their_lineage(root: Path, server: Wandb
         contents = server.manifests[artifact["id"]]["contents"]
         assert {f: e["digest"] for f, e in contents.items()} == {f: e["sha256"] for f, e in manifest["files"].items()}
     assert told(server) == lineage(root) != set()
+    assert {manifest["stage"] for manifest in manifests(root).values()} == {*UP_TO_PAIRS}
 
     server.requests.clear()
     assert run(root, server, "stage=sync").returncode == 0
@@ -135,19 +136,23 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
     assert not list(root.rglob("*.synced"))
 
 
-def test_runs_online_use_what_others_logged_and_do_without_what_none_did(tmp_path: Path, server: WandbServer) -> None:
-    root = tmp_path / "outputs"
-    assert run(root, server, "stage=base", "tracker=none").returncode == 0
-    ran = run(root, server, "stage=sft")
+def test_runs_online_use_what_others_logged_and_do_without_what_none_did(chain: Chain, server: WandbServer) -> None:
+    """The chain was built without W&B; labels and pairs, which need no torch, are built again with it."""
+    root = chain.root
+    for stage in ("label", "pairs"):
+        shutil.rmtree(chain.folder(stage))
+    ran = run(root, server, "stage=pairs")
     assert ran.returncode == 0, ran.stderr
-    assert {m["stage"] for m in manifests(root).values()} == {"data", "sft"}
+    assert {m["stage"] for m in manifests(root).values()} == {"label", "pairs"}
     assert set(server.runs) == set(manifests(root))
-    assert told(server) == {(user, used) for user, used in lineage(root) if not used.startswith("base-")}
+    used = {artifact.partition("-")[0] for _, artifact in lineage(root)}
+    assert used == {"sample", "label"}
+    assert told(server) == {(user, used) for user, used in lineage(root) if not used.startswith("sample-")}
 
     ran = run(root, server, "stage=sync")
     assert ran.returncode == 0, ran.stderr
     assert "0 runs sent" in ran.stdout + ran.stderr
-    assert "Not found there, as if built without W&B: base-" in ran.stdout + ran.stderr
+    assert "Not found there, as if built without W&B: sample-" in ran.stdout + ran.stderr
 
 
 @pytest.mark.slow
@@ -175,7 +180,8 @@ def test_a_server_that_goes_away_costs_a_minute_and_no_run(
 
 def test_the_key_is_in_no_file_and_no_body(root: Path, server: WandbServer) -> None:
     assert run(root, server, "stage=sync").returncode == 0
-    assert run(root, server, "stage=reference").returncode == 0
+    assert run(root, server, "stage=pairs", "rebuild=pairs").returncode == 0
+    assert len(server.runs) == len(UP_TO_PAIRS) + 1, "one of them online"
     encoded = base64.b64encode(f"api:{KEY}".encode())
     for _, path, body, headers in server.requests:
         assert KEY.encode() not in body, path

@@ -1,6 +1,5 @@
 """Every recipe: composed for every stage as it stands, and run to its report at toy scale."""
 
-import os
 import re
 import shlex
 from dataclasses import asdict, replace
@@ -16,7 +15,7 @@ from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
 from stages.store.pinning import HUB_ID
 from stages.store.store import Store
-from tests.helpers import NEEDS_4_BIT, composed, settings
+from tests.helpers import NEEDS_4_BIT, common, composed, settings
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # What scale=toy may change: sizes, lengths and rates, and where models and data come from.
@@ -73,8 +72,7 @@ def test_toy_scale_changes_sizes_and_places_alone(name: str) -> None:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One store for all recipes, and for all workers: what two of them share is built once."""
-    base = tmp_path_factory.getbasetemp()
-    return Store((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "recipes")
+    return Store(common(tmp_path_factory) / "recipes")
 
 
 @pytest.mark.parametrize(
