@@ -6,18 +6,18 @@ other generated splits, then the sources as they are listed.
 
 from collections import Counter
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stages.config.choices import Split
-from stages.config.errors import UserError
+from stages.config.errors import UserError, nearest
 from stages.config.schema import DEFAULT_SHARES, Data, Own, Source
-from stages.formats.conversations import Format, conversation
+from stages.formats.conversations import Format, conversation, message, split_off_answer, text
 from stages.formats.files import BadRow, Row, quarantine, rows
 from stages.store import parts
 from stages.store.records import Check, Example, Message, content_id, prompt_id, save
 from stages.store.work import Work
+from stages.tasks.checks import CHECKS, share_passed
 from stages.tasks.generate import Family, apart, generate
 
 NEED_AN_ANSWER = ("sft", "validation")
@@ -32,11 +32,13 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     settings = asdict(cfg.tasks) if cfg.tasks else None
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
     families, as_conversation = own_part(cfg.own, out)
-    examples = generate(settings.pop("seed"), settings, settings.pop("families"), families) if settings else []
+    with parts.told(cfg.own, "data.own", out.path):
+        examples = generate(settings.pop("seed"), settings, settings.pop("families"), families) if settings else []
+        sound([e for e in examples if e.task in families])
     taken = {example.id: example.split for example in examples}
     quarantined = dropped = 0
     for i, source in enumerate(cfg.sources):
-        with parts.told("data.own", out.path):
+        with parts.told(cfg.own, "data.own", out.path):
             found, bad = read(source, cfg.key(i), as_conversation)
         quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
         quarantined += len(bad)
@@ -74,14 +76,34 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
             )
         return families, conversation
     parts.fitting(own, "data.own", found, {})
-    return {}, partial(found, **own.options)
+
+    def as_conversation(row: Any) -> tuple[list[Message], str | None]:
+        given = found(row, **own.options)
+        turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
+        if not isinstance(turns, list):
+            raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
+        said = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
+        return (
+            split_off_answer([message(turn, "messages") for turn in turns] + said) if turns else ([], text(answer, ""))
+        )
+
+    return {}, as_conversation
+
+
+def sound(examples: list[Example]) -> None:
+    """Raise UserError for a task of the user's whose reference answer does not pass its own checks."""
+    for e in examples:
+        if unknown := [check.kind for check in e.checks if check.kind not in CHECKS]:
+            raise UserError(f"{e.task}: {unknown[0]!r} is no kind of check.{nearest(unknown[0], CHECKS)}")
+        if not e.checks or not e.reference or share_passed(e.checks, e.reference) < 1:
+            raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
 def read(source: Source, key: str, as_conversation: Format) -> tuple[list[Example], list[Row]]:
     """The examples of a source, and its unusable rows."""
     shares = source.splits or DEFAULT_SHARES
     unknown = set(shares) - set(Split)
-    if unknown or sum(shares.values()) > 1 + 1e-9:
+    if unknown or not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
         raise UserError(f"{key.removesuffix('.path')}.splits={shares}: shares of {', '.join(Split)}, 1 in all.")
     examples, bad = [], []
     for row in rows(source, key):

@@ -3,6 +3,7 @@ may cost money: another pair strategy does not ask again."""
 
 from collections import Counter
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Label
 from stages.formats.files import quarantine
 from stages.labelers.labeler import Pool, chosen
+from stages.store import parts
 from stages.store.records import Candidate, Example, Judgement, save
 from stages.store.work import Work
 
@@ -26,8 +28,9 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
     labeler = chosen(cfg, out)
-    pool = labeler.pool(inputs)
-    judgements = checked(labeler.judge_all(pool), pool, labeler.name)
+    with parts.told(cfg.own, "label.own", out.path):
+        pool = labeler.pool(inputs)
+        judgements = admitted(labeler.judge_all(pool), pool, labeler.name)
     limit = cfg.max_failed if pool.prompts else 0.0
     quarantine(list(pool.bad), len(judgements) + len(pool.bad), limit, out, "label.max_failed")
     failed = Counter(j.error for j in judgements if j.error)
@@ -45,24 +48,36 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     return {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
 
 
-def checked(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
-    """The judgements, if each is one of these candidates, and a missing one for every prompt that has none."""
+def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
+    """The judgements, if each is one of these candidates, and a missing one for every candidate without any."""
     known = {(c.prompt_id, c.candidate_id) for c in pool.candidates}
-    found = list(judgements)
-    for j in found:
-        named = [j.candidate_id] if j.candidate_id is not None else [j.a, j.b]
-        if any((j.prompt_id, str(name)) not in known for name in named):
-            raise UserError(f"the labeler {labeler} judges {', '.join(map(str, named))}: no candidate of that prompt.")
-        if j.error is None and (j.score is None) == (j.preference is None):
-            raise UserError(f"the labeler {labeler} gives neither a score nor a preference, or both, and no error.")
-        if j.score is not None and not 0 <= j.score <= 1:
-            raise UserError(f"the labeler {labeler} gives a score of {j.score}: scores lie in [0, 1].")
-        if j.preference not in (None, "a", "b", "tie"):
-            raise UserError(f"the labeler {labeler} prefers {j.preference!r}: a, b or tie.")
-    judged = {j.prompt_id for j in found}
-    silent = [c for c in pool.candidates if c.prompt_id not in judged]
+    found, scored = list[Judgement](), set[str]()
+    for j in judgements:
+        refuse(j, known, f"the labeler {labeler}")
+        if j.candidate_id in scored:
+            raise UserError(f"the labeler {labeler} judges {j.candidate_id} twice.")
+        scored |= {j.candidate_id} if j.candidate_id else set()
+        found.append(j)
+    compared = {str(of) for j in found for of in (j.a, j.b)}
     reason = "the labeler gave no judgement"
+    silent = [c for c in pool.candidates if c.candidate_id not in scored | compared]
     return found + [Judgement(c.prompt_id, labeler, c.candidate_id, error=reason) for c in silent]
+
+
+def refuse(j: Judgement, known: set[tuple[str, str]], labeler: str) -> None:
+    """Raise UserError for what is no judgement of these candidates."""
+    if not isinstance(j, Judgement):
+        raise UserError(f"{labeler} gives a {type(j).__name__}, which is no Judgement.")
+    named = [j.candidate_id] if j.candidate_id is not None else [j.a, j.b]
+    if any((j.prompt_id, name) not in known for name in named):
+        raise UserError(f"{labeler} judges {', '.join(map(str, named))}: no candidate of that prompt.")
+    said = [name for name in ("score", "preference", "error") if vars(j)[name] is not None]
+    if len(said) != 1:
+        raise UserError(f"{labeler} gives {' and '.join(said) or 'nothing'}: one of score, preference and error.")
+    if j.score is not None and not (isinstance(j.score, Real) and j.candidate_id and 0 <= j.score <= 1):
+        raise UserError(f"{labeler} gives a score of {j.score}: a score is a number in [0, 1], of one candidate.")
+    if j.preference is not None and (j.preference not in ("a", "b", "tie") or j.candidate_id or j.a == j.b):
+        raise UserError(f"{labeler} prefers {j.preference!r} of {j.a} and {j.b}: a, b or tie, of two candidates.")
 
 
 def figures(candidates: list[Candidate], judgements: list[Judgement]) -> dict[str, Any]:

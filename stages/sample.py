@@ -36,7 +36,7 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         top_p=cfg.top_p,
         seed=cfg.seed,
     )
-    with parts.told("sample.own", out.path):
+    with parts.told(cfg.own, "sample.own", out.path):
         candidates = complete(prompts, contract.load(model), model, decoding, "sample", out, chosen(cfg, out))
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)

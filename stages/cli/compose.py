@@ -3,16 +3,18 @@
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from stages.cli import constraints
+from stages.cli.explain import foreign
 from stages.config.errors import UserError, nearest
 from stages.config.schema import RECIPES, Config, Own
 from stages.hardware import machine, process
@@ -57,26 +59,36 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     caches(Path(cfg.outputs))
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
-        own_parts(cfg, hydra.overrides.task, hydra.sweeper.get("params") or {})
+        own_parts(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
     constraints.refuse(cfg)
     machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
     return cfg, store, graph(cfg, store.root / "cache" / "digests.json")
 
 
-def own_parts(cfg: Config, overrides: Sequence[str], swept: Iterable[str]) -> None:
-    """Only the command line may name code to be run: a recipe that came with a model, or what it sweeps, must not.
+def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
+    """Only the command line may name code to be run: a recipe that came with a model, or what it sweeps, must not, nor
+    may it slip overrides of its own among the typed ones.
 
     Raises:
         UserError: naming the key that was set elsewhere.
     """
     for name in ("data", "sample", "label"):
         own: Own = vars(cfg)[name].own
-        typed = [o for o in overrides if re.match(rf"\+*{name}\.own[.=]", o)]
-        hidden = any(key.lstrip("+").startswith(f"{name}.own") for key in swept)
-        if own and (hidden or not all(any(str(said) in o for o in typed) for said in (own.file, own.name))):
+        mine = re.compile(rf"\+*{name}\.own[.=]")
+        given, typed = ([o for o in told if mine.match(o)] for told in (overrides, process.typed()))
+        said = OmegaConf.structured(Own)
+        with open_dict(said):
+            for override in OverridesParser.create().parse_overrides(given):
+                key = override.key_or_group.removeprefix(f"{name}.own").lstrip(".")
+                if key:
+                    OmegaConf.update(said, key, override.value())
+                else:
+                    said.merge_with(override.value())
+        hidden = any(mine.match(f"{key}=") for key in swept)
+        if hidden or len(given) > len(typed) or OmegaConf.to_object(said) != own:
             raise UserError(
-                f"{name}.own runs code, so only the command line may name it: {name}.own={{file: FILE, name: NAME}}."
+                f"{name}.own runs code, so only the command line may set it: {name}.own={{file: FILE, name: NAME}}."
             )
 
 
@@ -109,5 +121,7 @@ def register() -> None:
         try:
             node = OmegaConf.load(path)
         except yaml.YAMLError:
-            continue  # the others stay usable; asked for by name, this one is an error (stages/cli/compose.py)
+            continue  # the others stay usable; asked for by name, this one is an error (stages/cli/explain.py)
+        if foreign(node):
+            continue
         store.store(group="recipe", name=path.stem, node=node, package="_global_", provider="recipes")

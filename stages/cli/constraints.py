@@ -17,6 +17,7 @@ RUN_SOMEWHERE = ("sft", "sample", "reference", "dpo", "answer", "eval", "chat")
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first setting that cannot work."""
     one_of("stage", [cfg.stage], [*Target, *Command])
+    limits.refuse(cfg.launch, "launch.")  # from which blocks take their processes
     limits.refuse(cfg)
     numbers(cfg)
     one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
@@ -24,6 +25,12 @@ def refuse(cfg: Config) -> None:
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
     given(cfg)
+    for name in ("data", "sample", "label"):
+        own = vars(cfg)[name].own
+        if not own and (own.name or own.options):
+            raise UserError(f"{name}.own names no file: {name}.own={{file: FILE, name: NAME}}.")
+    if cfg.label.own and cfg.label.labeler == "dataset":
+        raise UserError("label=dataset brings labels, and label.own makes some: choose one of them.")
     labelled(cfg)
     launched(cfg.launch)
     adapters(cfg)
@@ -124,6 +131,6 @@ def pushed(cfg: Export) -> None:
     if not cfg.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
     if cfg.model is Role.base:
-        raise UserError("export.model=base was not made here, so it is not pushed: sft and policy are.")
+        raise UserError("export.model=base was not made here, so it is not pushed: the others are.")
     if not os.environ.get("HF_TOKEN"):
         raise UserError("export.format=hub needs a token that may write: set HF_TOKEN in the environment.")

@@ -5,14 +5,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.config.errors import UserError, nearest
 from stages.config.schema import RECIPES
 
+OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -46,7 +49,7 @@ def in_file(error: BaseException) -> str:
     if not isinstance(error, ConfigCompositionException):
         return ""
     if override := re.match(r"Error merging override (.+)", str(error)):
-        return f"{override[1]}: "
+        return f"{override[1].lstrip('+')}: "
     found = re.match(r"In '(\w+)/(\w+)'", str(error))
     if not found:
         return ""
@@ -71,8 +74,19 @@ def missing_group(error: MissingConfigException) -> str:
     if not group:
         return str(error).splitlines()[0]
     if group == "recipe" and (RECIPES / f"{name}.yaml").exists():
-        return f"recipes/{name}.yaml is not valid YAML{yaml_place(RECIPES / f'{name}.yaml')}."
+        if place := yaml_place(RECIPES / f"{name}.yaml"):
+            return f"recipes/{name}.yaml is not valid YAML{place}."
+        keys = ", ".join(foreign(OmegaConf.load(RECIPES / f"{name}.yaml")))
+        return f"recipes/{name}.yaml sets {keys}. Of Hydra's keys a recipe may set {', '.join(sorted(OF_HYDRA))}."
     return f"{group}={name} does not exist.{nearest(name, error.options or [])}"
+
+
+def foreign(recipe: Any) -> list[str]:
+    """Hydra's keys that a recipe sets and must not: some name code, which Hydra imports even for a plan."""
+    hydra = (recipe or {}).get("hydra") or {}
+    keys = [f"hydra.{key}" for key in hydra if key != "sweeper"]
+    keys += [f"hydra.sweeper.{key}" for key in hydra.get("sweeper") or {}]
+    return [key for key in keys if key not in OF_HYDRA]
 
 
 def yaml_place(path: Path) -> str:

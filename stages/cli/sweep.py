@@ -32,8 +32,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from stages.cli import compose
 from stages.cli.explain import explain
-from stages.config.choices import Split, SweepMetric, Target, Upstream
-from stages.config.errors import UserError
+from stages.config.choices import Command, Split, SweepMetric, Target, Upstream
+from stages.config.errors import UserError, one_of
 from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.pipeline.build import build
@@ -164,6 +164,7 @@ def refuse(config: DictConfig) -> None:
     Raises:
         UserError: where it would read test, optimise what the target does not measure, or go the wrong way.
     """
+    one_of("stage", [config.stage], [*Target, *Command])
     stages, direction = MEASURED_BY[config.sweep_metric], DIRECTIONS[config.sweep_metric]
     if config.stage not in stages:
         raise UserError(

@@ -129,9 +129,12 @@ def evaluations(store: Store, sweep: str | None) -> list[Row]:
             raise UserError(f"compare.sweep={sweep} holds no jobs of a sweep: they lie in {store.root}/multirun/.")
         theirs = {fingerprint for job in jobs for name, fingerprint in job.items() if name.startswith("eval")}
         found = [key for key in found if key[1] in theirs]
-    if not found:
+    readable = [key for key in found if "models" in json.loads((nodes[key][0] / "results.json").read_text())]
+    if len(readable) < len(found):
+        log.info("%d evaluations of an earlier version are left out.", len(found) - len(readable))
+    if not readable:
         raise UserError("there is no evaluation to compare yet: stage=eval makes one.")
-    return [row(key, nodes) for key in found]
+    return [row(key, nodes) for key in readable]
 
 
 def row(key: tuple[str, str], nodes: Nodes) -> Row:

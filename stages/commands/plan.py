@@ -17,7 +17,7 @@ from stages.config.schema import SFT, SPLIT_OF_GROUP, Tasks, Training
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
 from stages.store.node import Node
-from stages.store.store import Manifest, Store, read_manifest
+from stages.store.store import Manifest, Store
 
 # Tokens per row where no earlier node tells, and floating-point operations per token and parameter.
 TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 120, "dpo": 120, "answer": 60}
@@ -53,16 +53,17 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
+    earlier = Earlier(store)
     total, rough, renewed = 0.0, False, dict[str, float]()
     for name, node in nodes.items():
         state = store.state(node)
-        cost = expected(node, nodes, store)
+        cost = expected(node, nodes, store, earlier)
         notes = changed(node, state, store)
         if state != "cached":
             seconds = 0.0 if math.isnan(cost.seconds) else cost.seconds
             total += seconds
             rough |= cost.rough
-            if earlier_version(node, store):
+            if earlier.of(node):
                 renewed[name] = seconds
         table.add_row(
             name.replace("_", " "),
@@ -88,24 +89,45 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         )
 
 
-def earlier_version(node: Node, store: Store) -> Manifest | None:
-    """The last published node with the same settings, from inputs of which that holds, that an earlier Plumbline
-    made: it tells what this one will cost."""
-    others = [m for _, m in store.manifests(node.stage)[::-1] if m["fingerprint"] != node.fingerprint]
-    return next((manifest for manifest in others if same_but_for_versions(node, manifest, store)), None)
+class Earlier:
+    """Nodes of a store that an earlier Plumbline made of what a node is made of now: they tell what it will cost."""
 
+    def __init__(self, store: Store):
+        found = [manifest for _, manifest in store.manifests()]
+        self.manifests = {(m["stage"], m["fingerprint"]): m for m in found}
+        self.matched = dict[tuple[str, str], bool | None]()
 
-def same_but_for_versions(node: Node, manifest: Manifest, store: Store) -> bool:
-    now, then = flat(node.settings), flat(manifest["settings"])
-    if any(now.get(key) != then.get(key) for key in now | then) or not node.inputs.keys() >= manifest["inputs"].keys():
-        return False
-    for role, given in manifest["inputs"].items():
-        before = read_manifest(store.root / given["stage"] / given["fingerprint"])
-        if node.inputs[role].fingerprint != given["fingerprint"] and not (
-            before and same_but_for_versions(node.inputs[role], before, store)
-        ):
-            return False
-    return True
+    def of(self, node: Node) -> Manifest | None:
+        """The last node of the same settings, from inputs of which that holds, of which one at least has another
+        version."""
+        same = [m for key, m in self.manifests.items() if key[0] == node.stage and self.match(node, m)]
+        return same[-1] if same else None
+
+    def match(self, node: Node, manifest: Manifest) -> bool | None:
+        """Whether a version differs, or None where anything else does. A key or an input that only one of them has was
+        added or renamed between the versions."""
+        key = node.fingerprint, manifest["fingerprint"]
+        if key not in self.matched:
+            self.matched[key] = self._match(node, manifest)
+        return self.matched[key]
+
+    def _match(self, node: Node, manifest: Manifest) -> bool | None:
+        now, then = flat(node.settings), flat(manifest["settings"])
+        if any(now[key] != then[key] for key in now.keys() & then.keys()):
+            return None
+        other = manifest["version"] != node.version
+        if not other and now.keys() != {key for key, value in then.items() if value is not None}:
+            return None
+        for role in node.inputs.keys() & manifest["inputs"].keys():
+            given, before = node.inputs[role], manifest["inputs"][role]
+            if given.stage != before["stage"] or given.fingerprint == before["fingerprint"]:
+                continue
+            earlier = self.manifests.get((before["stage"], before["fingerprint"]))
+            found = self.match(given, earlier) if earlier else None
+            if found is None:
+                return None
+            other |= found
+        return other
 
 
 def changed(node: Node, state: str, store: Store) -> list[str]:
@@ -141,10 +163,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def expected(node: Node, nodes: dict[str, Node], store: Store) -> Cost:
+def expected(node: Node, nodes: dict[str, Node], store: Store, earlier: Earlier) -> Cost:
     """Tokens, memory, disk and time: those of the node, or of its earlier version, where published; else scaled from
     the last of its stage, else rough."""
-    if own := store.find(node) or earlier_version(node, store):
+    if own := store.find(node) or earlier.of(node):
         disk = sum(entry["bytes"] for entry in own["files"].values())
         return Cost(own["metrics"].get("tokens"), peak_of(own), disk, own["wall_seconds"], rough=False)
     stage, shape = node.stage, shape_of(nodes["base"], store)
@@ -152,8 +174,8 @@ def expected(node: Node, nodes: dict[str, Node], store: Store) -> Cost:
     disk = 4.0 * size if stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = expected_peak(node, nodes, shape)
     roots = {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")}
-    if earlier := [m for _, m in store.manifests(stage) if m["roots"].get("base") == roots.get("base")]:
-        last = earlier[-1]
+    if alike := [m for _, m in store.manifests(stage) if m["roots"].get("base") == roots.get("base")]:
+        last = alike[-1]
         scale = amount(stage, node.settings) / amount(stage, last["settings"])
         tokens = last["metrics"].get("tokens")
         seconds = last["wall_seconds"] * scale

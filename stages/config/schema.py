@@ -29,7 +29,7 @@ from stages.config.choices import (
     Upstream,
     Weights,
 )
-from stages.config.limits import Limit, at_least, limited, positive, share
+from stages.config.limits import Limit, at_least, finite, limited, positive, share
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -39,11 +39,11 @@ RECIPES = ROOT / "recipes"
 class RandomInit:
     """A randomly initialised Llama with a byte-level BPE tokenizer trained in place (`model=tiny`)."""
 
-    hidden_size: int = MISSING
-    layers: int = MISSING
-    heads: int = MISSING
-    vocab_size: int = MISSING
-    seed: int = MISSING
+    hidden_size: int = at_least(1)
+    layers: int = at_least(1)
+    heads: int = at_least(1)
+    vocab_size: int = at_least(1)
+    seed: int = at_least(0)
 
 
 @dataclass
@@ -70,15 +70,15 @@ class Own:
 class Tasks:
     """Verifiable instructions, generated from a seed: prompts per split; `unseen_*` are test prompts."""
 
-    seed: int = MISSING
+    seed: int = at_least(0)
     families: list[str] = MISSING
-    sft: int = MISSING
-    preference: int = MISSING
-    validation: int = MISSING
-    test: int = MISSING
-    unseen_phrasings: int = MISSING
-    unseen_tasks: int = MISSING
-    rephrased: int = MISSING
+    sft: int = at_least(0)
+    preference: int = at_least(0)
+    validation: int = at_least(0)
+    test: int = at_least(0)
+    unseen_phrasings: int = at_least(0)
+    unseen_tasks: int = at_least(0)
+    rephrased: int = at_least(0)
 
 
 # Test prompts come first, so that a prompt which two splits would draw belongs to the test.
@@ -105,7 +105,7 @@ class Source:
     path: str = MISSING
     revision: str | None = None
     hub_split: str = "train"
-    rows: int | None = None
+    rows: int | None = at_least(1, None)
     check: str | None = None
     splits: dict[str, float] = field(default_factory=dict)
 
@@ -190,10 +190,10 @@ class Training:
     epochs: float = positive()
     batch_size: int = positive()
     max_length: int = positive()
-    evaluations: int = MISSING
+    evaluations: int = at_least(0)
     max_dropped: float = share()
     precision: Precision = MISSING
-    seed: int = MISSING
+    seed: int = at_least(0)
     trainer: dict[str, Any] = field(default_factory=dict)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
@@ -224,7 +224,7 @@ class Sample:
     top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True))
     max_new_tokens: int = positive()
     precision: Precision = MISSING
-    seed: int = MISSING
+    seed: int = at_least(0)
     rounds: int = MISSING
     round: int = 0  # set by the pipeline: which share of the prompts this round of DPO samples
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
@@ -249,11 +249,11 @@ class Label:
 class Pairs:
     strategy: Strategy = MISSING
     min_score: float = share()
-    min_margin: float = MISSING
-    max_length_ratio: float | None = MISSING
+    min_margin: float = at_least(0)
+    max_length_ratio: float | None = at_least(1)
     max_per_prompt: int = positive()
     validation_fraction: float = share()
-    seed: int = MISSING
+    seed: int = at_least(0)
 
 
 @dataclass
@@ -268,7 +268,7 @@ class Reference:
 class DPO(Training):
     beta: float = positive()
     loss_type: list[str] = MISSING
-    loss_weights: list[float] | None = MISSING
+    loss_weights: list[float] | None = finite()
     reference: DPOReference = MISSING
     forward: Forward = MISSING
 
@@ -286,7 +286,7 @@ class Eval:
     confidence: float = share()
     bootstrap_samples: int = positive()
     likelihood_prompts: int = positive()
-    seed: int = MISSING
+    seed: int = at_least(0)
     precision: Precision = MISSING
     models: dict[str, str] = field(default_factory=dict)  # set by the pipeline: what is evaluated, role: title
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
@@ -294,7 +294,7 @@ class Eval:
 
 @dataclass
 class Report:
-    side_by_side: int = MISSING
+    side_by_side: int = at_least(0)
 
 
 @dataclass
@@ -310,8 +310,8 @@ class Tracker:
 class Launch:
     """Processes of a training stage. Several nodes share the store; node 0 plans, locks and publishes."""
 
-    processes: int = MISSING
-    nodes: int = MISSING
+    processes: int = at_least(1)
+    nodes: int = at_least(1)
     node_rank: int = MISSING
     rendezvous: str | None = MISSING
     sharding: Sharding = MISSING
@@ -334,7 +334,7 @@ class Chat:
     temperature: float = at_least(0)
     max_new_tokens: int = positive()
     precision: Precision = MISSING
-    seed: int = MISSING
+    seed: int = at_least(0)
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
 
 
@@ -351,9 +351,9 @@ class Export:
 class Config:
     stage: str = MISSING  # a Target or a Command
     outputs: str = MISSING
-    seed: int = MISSING
+    seed: int = at_least(0)
     precision: Precision = MISSING
-    rounds: int = positive()
+    rounds: int = limited(Limit(1, "must be from 1 to 100", high=100))
     sweep_metric: SweepMetric = MISSING
     upstream: Upstream = MISSING
     rebuild: Target | None = MISSING

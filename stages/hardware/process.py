@@ -1,8 +1,10 @@
 """What a process of ours is told at its start, before any library is loaded: by run.py, by every job of a sweep, and
 by every worker of a training stage. Nothing of ours changes the process by being imported."""
 
+import json
 import logging
 import os
+import sys
 import time
 import warnings
 
@@ -11,15 +13,15 @@ ALWAYS = {
     # Never TF32, which NVIDIA's containers switch on by this variable: it is not fp32, and under bf16 autocast a GPU
     # has no product of fp32 left that would gain by it.
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
+    "MPLBACKEND": "svg",  # a notebook's shell has one that draws into the notebook
 }
 UNLESS_ASKED_FOR = {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin starve whatever runs beside them
     "TOKENIZERS_PARALLELISM": "false",  # forks after it would warn
-    # The libraries' own progress bars, figures in windows and advice would drown what the stages say.
+    # The libraries' own progress bars and advice would drown what the stages say.
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' too
     "TRANSFORMERS_VERBOSITY": "error",
-    "MPLBACKEND": "svg",
 }
 QUIETER = {
     "bitsandbytes": logging.ERROR,  # warns, wherever it is installed, of kernels on the hub
@@ -35,9 +37,15 @@ def prepare() -> None:
     os.environ |= ALWAYS
     for variable, value in UNLESS_ASKED_FOR.items():
         os.environ.setdefault(variable, value)
+    os.environ.setdefault("PLUMBLINE_TYPED", json.dumps(sys.argv[1:]))  # for the jobs of a sweep, which are told more
     os.environ.setdefault("PLUMBLINE_STARTED", str(time.time()))  # `rebuild=` rebuilds once per command, not per job
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
     # peft looks for the model below an adapter by its name, which says a place in the store.
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
+
+
+def typed() -> list[str]:
+    """The command line's arguments, also in a process that a sweep has started."""
+    return list(json.loads(os.environ.get("PLUMBLINE_TYPED", "[]")))

@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
+from stages.config.errors import UserError
 from stages.config.schema import Label
 from stages.formats.files import Row
 from stages.store import parts
@@ -33,6 +35,7 @@ class Labeler(ABC):
     """
 
     name: str  # stands in every judgement
+    own = False  # the user's: an error on a prompt costs that prompt, ours are bugs and stop the stage
 
     @classmethod
     def of(cls, cfg: Label) -> "Labeler":
@@ -52,13 +55,17 @@ class Labeler(ABC):
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Judgements of every prompt's candidates. Whoever asks others, and may ask for several at once, does it here.
 
-        A prompt on which `judge` fails has its candidates missing, with that error.
+        A prompt on which a labeler of the user's fails has its candidates missing, with that error.
         """
         with Progress(len(pool.prompts), f"label {self.name}", "prompt") as progress:
             for prompt, candidates in pool.by_prompt():
                 try:
-                    judgements = list(self.judge(prompt, candidates))
-                except Exception as error:
+                    judgements = list(
+                        self.judge(*(deepcopy((prompt, candidates)) if self.own else (prompt, candidates)))
+                    )
+                except (Exception, SystemExit) as error:
+                    if not self.own or isinstance(error, UserError | MemoryError):
+                        raise
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     judgements = [Judgement(prompt.id, self.name, c.candidate_id, error=reason) for c in candidates]
                 yield from judgements
@@ -73,4 +80,6 @@ def chosen(cfg: Label, out: Work) -> Labeler:
     """
     if not cfg.own:
         return parts.named("labelers", cfg.labeler, Labeler).of(cfg)  # type: ignore[type-abstract]
-    return parts.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
+    labeler = parts.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
+    labeler.own = True
+    return labeler

@@ -1,4 +1,4 @@
-"""The answers that the report shows side by side: what DPO improved, what it damaged, and some it left alike."""
+"""The answers that the report shows side by side: what the policy improved, damaged, and left alike."""
 
 from pathlib import Path
 from typing import Any

@@ -22,7 +22,7 @@ NOT_OF_THE_RESULT = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
 
 def command(stage: str, overrides: list[str]) -> str:
     """The command line that makes a stage under the overrides of this run."""
-    kept = [o for o in overrides if not o.lstrip("+~").startswith(NOT_OF_THE_RESULT)]
+    kept = [o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NOT_OF_THE_RESULT)]
     return shlex.join(["python", "run.py", f"stage={stage}", *kept])
 
 

@@ -1,5 +1,6 @@
 """Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from stages.config.errors import UserError
 from stages.config.schema import Sample
 from stages.models.contract import Contract
+from stages.models.loading import embedding_rows
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 from stages.store import parts
@@ -27,6 +29,7 @@ def chosen(cfg: Sample, out: Work) -> Open:
     if not cfg.own:
         return parts.named("samplers", cfg.sampler, Sampler).open  # type: ignore[type-abstract]
     found = parts.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
+    parts.fitting(cfg.own, "sample.own", found.open, out.path, [], None)
     return partial(found.open, **cfg.own.options)
 
 
@@ -49,6 +52,8 @@ def complete(
         if not waiting:
             return
         sampler = opened(model, terms.stop_ids, decoding)
+        if not isinstance(sampler, Sampler):
+            raise UserError(f"open gives a {type(sampler).__name__}, which is no Sampler.")
         left = {e.id: e for e in waiting}
         requests = [
             Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed) for e in waiting
@@ -57,15 +62,21 @@ def complete(
             if len(completions) != len(decoding.temperatures):
                 told = f"{len(completions)} completions of {len(decoding.temperatures)}"
                 raise UserError(f"the sampler {sampler.name} gives {told} for prompt {request.id}.")
+            if request.id not in left:
+                raise UserError(f"the sampler {sampler.name} gives {request.id}, which was not asked, or twice.")
             made = [candidate(request, i, c, sampler.name) for i, c in enumerate(completions)]
             yield left.pop(request.id), made
         if left:
             raise UserError(f"the sampler {sampler.name} gives nothing for {len(left)} of {len(waiting)} prompts.")
 
     def candidate(request: Request, index: int, completion: Completion, sampler: str) -> Candidate:
-        ids, text = completion.token_ids, completion.text
+        ids, text, logprob = completion.token_ids, completion.text, completion.logprob
         if ids is not None:
+            if not all(type(i) is int and 0 <= i < rows for i in ids):
+                raise UserError(f"the sampler {sampler} gives token ids outside the model's, 0 to {rows - 1}.")
             text = terms.text(ids)
+        if logprob is not None and not math.isfinite(logprob):
+            raise UserError(f"the sampler {sampler} gives a log-prob of {logprob}: None, where it is not known.")
         if text is None or completion.finish_reason not in REASONS:
             raise UserError(
                 f"the sampler {sampler} gives a completion of prompt {request.id} without tokens or text, or whose "
@@ -81,11 +92,11 @@ def complete(
             text=text,
             token_ids=ids,
             finish_reason=completion.finish_reason,
-            logprob=completion.logprob,
+            logprob=logprob,
             n_tokens=len(terms.tokenizer(text, add_special_tokens=False).input_ids if ids is None else ids),
         )
 
-    size = decoding.runtime.shard_size
+    rows, size = embedding_rows(model), decoding.runtime.shard_size
     return in_shards(
         prompts,
         lambda e: e.id,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
@@ -31,12 +31,14 @@ class Node:
         Null keys are left out, and so are blocks whose keys are all null: a key that is added later, null by default,
         changes no fingerprint.
         """
-        return {**self._content(asdict(self.config)), **self.fixed}
+        return {**self._content(self.config), **self.fixed}
 
     def _content(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            content = {k: self._content(v) for k, v in value.items() if k != "runtime"}
-            return {k: v for k, v in content.items() if v is not None and v != {}}
+        if is_dataclass(value):
+            content = {key.name: self._content(getattr(value, key.name)) for key in fields(value)}
+            return {k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}}
+        if isinstance(value, dict):  # keys that are not ours: TRL's arguments, the options of one's own parts
+            return {k: self._content(v) for k, v in value.items()}
         if isinstance(value, list):
             return [self._content(v) for v in value]
         return self.path_digests.get(value, value) if isinstance(value, str) else value

@@ -8,6 +8,7 @@ project; the store keeps its bytes under their SHA-256, and those are what is ru
 import hashlib
 import importlib
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -55,18 +56,20 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
     file = Path(str(own.file)).expanduser()
     if not own.name:
         raise UserError(f"{key}.name: which of the file's classes or functions is it?")
-    if not file.is_file():
-        raise UserError(f"{key}.file={own.file}: no such file.")
-    content = file.read_bytes()
     try:
+        if not file.is_file():
+            raise UserError(f"{key}.file={own.file}: no such file, or no file that can be read.")
+        content = file.read_bytes()
         compile(content, str(file), "exec")
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"{key}.file={own.file}: {error}") from error
+        raise UserError(f"{key}.file={own.file} cannot be read as Python: {error}") from error
+    except OSError as error:
+        raise UserError(f"{key}.file={own.file!s:.100}: {error.strerror}.") from error
     digest = hashlib.sha256(content).hexdigest()
     kept = folder / f"{digest}.py"
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_suffix(".draft")
+        draft = kept.with_suffix(f".{os.getpid()}")
         draft.write_bytes(content)
         draft.replace(kept)
     return kept, digest
@@ -87,7 +90,7 @@ def load(own: Own, key: str, node: Path) -> Any:
     module = ModuleType(f"own_{kept.stem[:12]}")
     module.__file__ = str(copy)
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
-    with told(key, node):
+    with told(own, key, node):
         exec(compile(content, str(copy), "exec"), vars(module))
     if own.name not in vars(module):
         raise UserError(f"{key}.name={own.name}: the file defines no such name.")
@@ -95,14 +98,18 @@ def load(own: Own, key: str, node: Path) -> Any:
 
 
 def of_kind(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
-    """The user's class, which must be a `kind`.
+    """The user's class, which must be a whole `kind`.
 
     Raises:
-        UserError: where it is none.
+        UserError: where it is none, or lacks something of it.
     """
     found = load(own, key, node)
     if not isinstance(found, type) or not issubclass(found, kind):
         raise UserError(f"{key}.name={own.name} must be a class derived from {kind.__module__}.{kind.__name__}.")
+    if not isinstance(getattr(found, "name", None), str):
+        raise UserError(f'{key}.name={own.name}: the class has no name = "…", which stands beside what it makes.')
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
     return found
 
 
@@ -113,10 +120,8 @@ def make(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
         UserError: where it is no `kind`, or its options do not fit.
     """
     found = of_kind(own, key, node, kind)
-    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
-        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
     fitting(own, key, found)
-    with told(key, node):
+    with told(own, key, node):
         return found(**own.options)
 
 
@@ -129,17 +134,21 @@ def fitting(own: Own, key: str, function: Callable[..., Any], *given: Any) -> No
 
 
 @contextmanager
-def told(key: str, node: Path) -> Iterator[None]:
-    """Errors that the user's code raises, or calls forth, as errors of the user's, with its line."""
+def told(own: Own, key: str, node: Path) -> Iterator[None]:
+    """Around the use of a part: where it is the user's, errors are theirs, told with the key and the line in the file.
+    One that ends the process is an error too."""
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        if line := line_of(error, node / COPY):
-            reason = " ".join(str(error).split())
-            raise UserError(f"{key}: line {line}: {type(error).__name__}: {reason}") from error
-        raise
+    except UserError as error:
+        if not own or str(error).startswith(key):
+            raise
+        raise UserError(f"{key}: {error}") from error
+    except (Exception, SystemExit) as error:
+        if not own or isinstance(error, MemoryError):
+            raise
+        line = line_of(error, node / COPY)
+        where = f"line {line}: " if line else "what it gives cannot be used: "
+        raise UserError(f"{key}: {where}{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def line_of(error: BaseException, file: Path) -> int | None:

@@ -26,7 +26,7 @@ def content_id(*content: Any) -> str:
 
 @dataclass
 class Check:
-    """A check as data: `labelers/verifier.py` says what each kind asks of an answer."""
+    """A check as data: `tasks/checks.py` says what each kind asks of an answer."""
 
     kind: str
     params: dict[str, Any] = field(default_factory=dict)

@@ -101,7 +101,7 @@ def generate(
         if name not in chosen:
             raise UserError(f"data.tasks.families: {name!r} is no task family.{nearest(name, chosen)}")
     if families:
-        chosen = {name: chosen[name] for name in sorted(families)}
+        chosen = {name: chosen[name] for name in sorted({*families, *(own or {})})}
     examples: dict[str, Example] = {}
     for group in SPLIT_OF_GROUP:
         members = [f for f in chosen.values() if f.unseen == (group == "unseen_tasks")]

@@ -8,6 +8,7 @@ from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from tests.helpers import TINY, Chain, build, command, nodes
 
+ONLY_TYPED = "label.own runs code, so only the command line may set it"
 LABELER = """
 from pathlib import Path
 from stages.labelers.labeler import Labeler
@@ -87,23 +88,53 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(mine: Path, chain: Chain)
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "told"),
     [
-        "label: {own: {file: FILE, name: Mine}}",
-        "hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}",
+        ("label: {own: {file: FILE, name: Mine}}", ONLY_TYPED),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}", ONLY_TYPED),
+        (
+            "hydra: {overrides: {task: ['label.own={file: FILE, name: Mine}']}}\nlabel.own: {file: FILE}",
+            "recipes/hostile.yaml sets hydra.overrides. Of Hydra's keys a recipe may set",
+        ),
+        ("hydra: {callbacks: {mine: {_target_: mine.Mine}}}", "recipes/hostile.yaml sets hydra.callbacks"),
+        ("hydra: {sweeper: {_target_: mine.Mine}}", "recipes/hostile.yaml sets hydra.sweeper._target_"),
+        (
+            "hydra: {job_logging: {handlers: {mine: {class: mine.Mine}}}}",
+            "recipes/hostile.yaml sets hydra.job_logging",
+        ),
     ],
 )
-def test_a_recipe_must_not_name_it(content: str, mine: Path, chain: Chain) -> None:
+def test_a_recipe_must_not_name_it(content: str, told: str, mine: Path, chain: Chain) -> None:
     recipe = RECIPES / "hostile.yaml"
     recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(mine))}\n")
     try:
         for more in ([], ["label.own.options={sign: 1}"]):
             ran = command("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
             assert ran.returncode != 0
-            assert "label.own runs code, so only the command line may name it" in ran.stderr
+            assert told in ran.stderr
     finally:
         recipe.unlink()
     assert not (mine.parent / "was run").exists()
+
+
+def test_a_recipe_must_not_add_options_to_what_is_typed(mine: Path, chain: Chain) -> None:
+    recipe = RECIPES / "hostile_options.yaml"
+    recipe.write_text("defaults: [tiny]\nlabel: {own: {options: {sign: -1}}}\n")
+    try:
+        ran = command("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(mine))
+    finally:
+        recipe.unlink()
+    assert "label.own" in ran.stderr
+    assert ran.returncode != 0
+    assert not (mine.parent / "was run").exists()
+
+
+def test_options_that_are_null_or_have_names_of_ours_count(mine: Path, chain: Chain) -> None:
+    fingerprints = {
+        nodes(chain.root, own(mine, **options))["label"].fingerprint
+        for options in ({}, {"sign": "null"}, {"runtime": 1}, {"runtime": 2})
+    }
+    assert len(fingerprints) == 4
 
 
 @pytest.mark.parametrize(
@@ -112,11 +143,17 @@ def test_a_recipe_must_not_name_it(content: str, mine: Path, chain: Chain) -> No
         ("class Mine(Labeler)", "class Mine", "label.own.name=Mine must be a class derived from stages.labelers"),
         ("class Mine", "class Other", "label.own.name=Mine: the file defines no such name"),
         ("def judge", "def juge", "label.own.name=Mine lacks judge"),
+        ('name = "mine"', "other = 1", "label.own.name=Mine: the class has no name"),
+        ("yield Judgement(prompt.id, self.name, c.candidate_id, score=", "yield (", "gives a float, which is no Judg"),
+        ("enumerate(candidates):", "enumerate([candidates[0]] * 2):", "twice"),
+        ("candidate_id, score", "candidate_id, error='no', score", "gives score and error: one of score, preference"),
+        ("yield Judgement", "raise SystemExit(0); yield Judgement", "could not be judged, more than label.max_failed"),
+        ("enumerate(candidates):", "enumerate(candidates[:1]):", "most often (144 times): the labeler gave no judgem"),
         ("self, sign=1", "self, minus=1", "label.own.options={'sign': 2}: Mine takes others"),
         ("self.sign = sign", "self.sign = sign / 0", "label.own: line 13: ZeroDivisionError: division by zero"),
         ("from stages.store", "from stagse.store", "label.own: line 4: ModuleNotFoundError"),
-        ("class Mine", "clas Mine", "mine.py: invalid syntax"),
-        ("score=(1", "score=(2", "the labeler mine gives a score of 1.125: scores lie in [0, 1]"),
+        ("class Mine", "clas Mine", "mine.py cannot be read as Python: invalid syntax"),
+        ("score=(1", "score=(2", "label.own: the labeler mine gives a score of 1.125: a score is a number in [0, 1]"),
         ("c.candidate_id, score", "'x', score", "the labeler mine judges x: no candidate of that prompt"),
         ("score=(1 + self.sign", "score=(1 + self.sing", "could not be judged, more than label.max_failed=0.1 allows"),
         (

@@ -1,5 +1,6 @@
 """The comparison of evaluations: what it shows, what it refuses to say, and that it builds nothing."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -98,3 +99,16 @@ def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(width: int, compared:
     assert html.count("<svg") == 2
     assert all(row.fingerprint in html for row in evaluations(Store(compared.root), None))
     assert fits(page, width, tmp_path)
+
+
+def test_evaluations_of_an_earlier_version_are_left_out_and_told(
+    compared: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their results name no models; what they compared went by other names."""
+    rows = evaluations(Store(compared.root), None)
+    results = compared.folder("eval") / "results.json"
+    old = {key: value for key, value in json.loads(results.read_text()).items() if key != "models"}
+    results.write_text(json.dumps(old))
+    with caplog.at_level("INFO"):
+        assert len(evaluations(Store(compared.root), None)) == len(rows) - 1
+    assert "1 evaluations of an earlier version are left out" in caplog.text

@@ -169,6 +169,9 @@ def test_plan_says_what_a_new_version_builds_again_and_what_that_costs(
     plan.show(nodes(built, "sft.seed=4"), store)
     told = " ".join(capsys.readouterr().out.split())
     assert "(version)" not in told, "another seed is another computation, whatever the version"
+    monkeypatch.undo()
+    plan.show(nodes(built, "seeds=[1]"), store)
+    assert "(version)" not in capsys.readouterr().out, "a report of more seeds is of no other version"
 
 
 def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
@@ -183,6 +186,12 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
     assert replace(node, config=replace(block, judge="mine")).fingerprint != node.fingerprint
 
 
+def test_a_null_among_trls_arguments_has_a_say(built: Path) -> None:
+    """`max_grad_norm=null` switches clipping off."""
+    plain, unclipped = (nodes(built, *more)["sft"] for more in ((), ("sft.trainer.max_grad_norm=null",)))
+    assert plain.fingerprint != unclipped.fingerprint
+
+
 def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Chain) -> None:
     store = Store(chain.root)
     manifest = chain.folder("dpo") / "manifest.json"
@@ -190,7 +199,7 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
 
     def peak(*overrides: str) -> float:
         planned = nodes(chain.root, *overrides)
-        return plan.expected(planned["dpo"], planned, store).memory
+        return plan.expected(planned["dpo"], planned, store, plan.Earlier(store)).memory
 
     assert peak() == 12345, "its own"
     assert peak("dpo.beta=0.3") == 12345
