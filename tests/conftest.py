@@ -20,7 +20,6 @@ from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
 
 process.prepare()
 os.environ.pop("PLUMBLINE_STARTED")
-os.environ.pop("PLUMBLINE_TYPED")
 
 
 def pytest_collection_finish() -> None:

@@ -4,7 +4,6 @@ by every worker of a training stage. Nothing of ours changes the process by bein
 import json
 import logging
 import os
-import sys
 import time
 import warnings
 
@@ -32,12 +31,14 @@ QUIETER = {
 }
 
 
-def prepare() -> None:
-    """Set the environment, which child processes inherit, and quieten loggers and warnings in this process."""
+def prepare(typed: list[str] | None = None) -> None:
+    """Set the environment, which child processes inherit, and quieten loggers and warnings in this process. `typed`:
+    the arguments of the command that starts here."""
     os.environ |= ALWAYS
     for variable, value in UNLESS_ASKED_FOR.items():
         os.environ.setdefault(variable, value)
-    os.environ.setdefault("PLUMBLINE_TYPED", json.dumps(sys.argv[1:]))  # for the jobs of a sweep, which are told more
+    if typed is not None:
+        os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)  # for the jobs of a sweep, whose own arguments are others
     os.environ.setdefault("PLUMBLINE_STARTED", str(time.time()))  # `rebuild=` rebuilds once per command, not per job
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
