@@ -40,5 +40,5 @@ clean: ## remove the environment (outputs/ stays)
 	touch $@
 
 .venv/slow: .venv/dev
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[slow]'
+	$(BIN)/pip install $(PIP_ARGS) $(CONSTRAINTS) -e '.[slow]'
 	touch $@

@@ -18,6 +18,7 @@ import pytest  # noqa: E402
 from stages.hardware import process  # noqa: E402
 from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
 
+pytest_plugins = ["tests.budgets"]
 process.prepare()
 os.environ.pop("PLUMBLINE_STARTED")
 

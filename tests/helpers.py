@@ -107,12 +107,12 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
 
 
-def inside(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`python run.py …` in this process, which has everything loaded: its exit status, and what it told."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     known, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
     given = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
-    with given, as_a_command(), redirect_stdout(out), redirect_stderr(err), chdir(ROOT):
+    with given, as_a_command(), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
         try:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
         except SystemExit as end:

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stages.config.schema import ROOT
 from stages.store.records import Candidate, Example, Judgement, load
 from stages.store.store import read_manifest
-from tests.helpers import TINY, Chain, command
+from tests.helpers import TINY, Chain, command, inside
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"^```python (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -43,8 +44,9 @@ def scratch(tmp_path: Path) -> Path:
     return folder
 
 
-def run(scratch: Path, root: Path, *arguments: str) -> None:
-    ran = command(*TINY, f"outputs={root}", *arguments, cwd=scratch)
+def run(scratch: Path, root: Path, *arguments: str, by: Any = command) -> None:
+    """In a process of its own; by `inside`, in this one, which has torch loaded."""
+    ran = by(*TINY, f"outputs={root}", *arguments, cwd=scratch)
     assert ran.returncode == 0, ran.stderr
 
 
@@ -65,7 +67,7 @@ def test_a_labeler_of_ones_own(chain: Chain, scratch: Path) -> None:
 
 
 def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:
-    run(scratch, chain.root, *shown("sample", "sample.own"))
+    run(scratch, chain.root, *shown("sample", "sample.own"), by=inside)
     node = latest(chain.root, "sample")
     asked = {e.id: e.messages[-1]["content"].upper() for e in load(node / "prompts.parquet", Example)}
     for candidate in load(node / "candidates.parquet", Candidate):
@@ -91,7 +93,7 @@ def test_a_task_family_of_ones_own_joins_the_others(chain: Chain, scratch: Path)
 
 def test_all_of_them_go_through_the_whole_chain(scratch: Path, tmp_path: Path) -> None:
     own = [*shown("pairs", "label.own"), *shown("sample", "sample.own"), *shown("data", "trivia.py")]
-    run(scratch, tmp_path / "outputs", *(o for o in own if not o.startswith("stage=")))
+    run(scratch, tmp_path / "outputs", *(o for o in own if not o.startswith("stage=")), by=inside)
     assert (tmp_path / "outputs" / "report.html").exists()
     metrics = read_manifest(latest(tmp_path / "outputs", "dpo"))["metrics"]
     assert metrics["steps"] > 0

@@ -1,0 +1,155 @@
+"""Processor time of tests: what a room, a folder of tests/, may take, measured test by test and told after every run.
+
+CPU-seconds, user's and system's, of the tests' own process and of every process that they started and waited for: the
+machine's other work adds little to them. Session fixtures stand on a line of their own, as it is chance which room
+asks for one first; so does what pytest takes to start and to import the tests. Tests marked slow have no budget.
+
+A room over its budget fails the run. First make it cheaper: a process that loads TRL is five seconds, a training half
+a second, a shared store (`built`) nothing. A budget is about one and a half times what was measured on two cores, both
+busy; on a slower machine give pytest `--budget-factor=2`.
+"""
+
+import resource
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+START, FIXTURES, HOUSE, SLOW = "start", "session fixtures", "tests", "slow"
+
+BUDGETS = {
+    START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
+    FIXTURES: 35.0,  # two chains, each by a command
+    HOUSE: 10.0,  # files directly in tests/
+    "launch": 150.0,
+    "stages": 95.0,
+    "pipeline": 85.0,
+    "cli": 75.0,
+    "training": 65.0,
+    "commands": 50.0,
+    "docs": 30.0,
+    "hardware": 20.0,
+    "objectives": 20.0,
+    "upstream": 20.0,
+    "models": 8.0,
+    "samplers": 8.0,
+    "store": 8.0,
+    "tracking": 8.0,
+    "bench": 5.0,
+}
+OTHERS = 20.0  # of a room that is not in the table yet
+
+# `.ci/run` is to end within 12 minutes on two cores: two of them for an environment and the linters, two and a half to
+# spare, the rest for tests in two processes.
+WHOLE = 900.0
+
+CPU = "cpu_seconds"
+
+
+def spent(children: bool = True) -> float:
+    """CPU-seconds of this process so far, and of its children that have ended."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)[: 1 + children]
+    return sum(sum(resource.getrusage(each)[:2]) for each in whose)
+
+
+def room(nodeid: str) -> str:
+    """`cli` of `tests/cli/test_sweep.py::test_…`."""
+    folders = nodeid.split("::")[0].split("/")[1:-1]
+    return folders[0] if folders else HOUSE
+
+
+class Meter:
+    """Measures, in the process that runs tests; what it found travels with the reports of teardowns."""
+
+    def __init__(self) -> None:
+        self.began = self.fixtures = self.counted = 0.0
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        self.began, self.fixtures = spent(), 0.0
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        if fixturedef.scope != "session":
+            return (yield)
+        began, within = spent(), self.fixtures
+        try:
+            return (yield)
+        finally:
+            self.fixtures = within + spent() - began  # those that it asked for are in it
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        try:
+            return (yield)
+        finally:
+            took = spent() - self.began
+            self.counted += took
+            item.user_properties.append((CPU, [round(took - self.fixtures, 3), round(self.fixtures, 3)]))
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput[CPU] = spent() - self.counted
+
+
+class Ledger:
+    """Adds up what the meters found and holds it against the budgets, in the process that tells results."""
+
+    def __init__(self, factor: float, meter: Meter) -> None:
+        self.factor, self.meter, self.processes = factor, meter, 1
+        self.tests, self.used = Counter[str](), Counter[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in report.user_properties if report.when == "teardown" else ():
+            if name == CPU:
+                place = SLOW if "slow" in report.keywords else room(report.nodeid)
+                self.tests[place] += 1
+                self.used[place] += value[0]
+                self.used[FIXTURES] += value[1]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.used[START] += getattr(node, "workeroutput", {}).get(CPU, 0.0)
+        self.processes += 1
+
+    def over(self) -> list[str]:
+        return [name for name, used in self.used.items() if used > self.budget(name)]
+
+    def budget(self, name: str) -> float:
+        if name == SLOW:
+            return float("inf")
+        return BUDGETS.get(name, OTHERS) * self.factor * (self.processes if name == START else 1)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        # The workers' processes are children of this one and have told what they took.
+        dealt = session.config.pluginmanager.hasplugin("dsession")
+        self.used[START] += spent(children=not dealt) - self.meter.counted
+        if self.over() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        line = "{:<18}{:>6}{:>8}{:>8}".format
+        terminalreporter.write_sep("=", "CPU-seconds")
+        terminalreporter.write_line(line("room", "tests", "used", "budget"))
+        for name, used in sorted(self.used.items(), key=lambda each: -each[1]):
+            budget = "" if name == SLOW else f"{self.budget(name):g}"
+            told = line(name, self.tests[name] or "", f"{used:.1f}", budget)
+            terminalreporter.write_line(told, red=used > self.budget(name))
+        terminalreporter.write_line(line("all", self.tests.total(), f"{self.used.total():.1f}", ""))
+        for name in self.over():
+            told = f"{name} is over its budget of {self.budget(name):g} CPU-seconds: see tests/budgets.py"
+            terminalreporter.write_line(told, red=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--budget-factor", type=float, default=1.0, help="times the budgets of tests/budgets.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    meter = Meter()
+    config.pluginmanager.register(meter)
+    if not hasattr(config, "workerinput"):  # not a worker of xdist's
+        config.pluginmanager.register(Ledger(config.option.budget_factor, meter))

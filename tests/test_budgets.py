@@ -1,0 +1,103 @@
+"""The budgets of tests/budgets.py, in real runs of pytest over a scratch folder of rooms."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import budgets
+from tests.helpers import ROOT
+
+TESTS = Path(__file__).parent
+CONFTEST = """
+from tests import budgets
+
+budgets.BUDGETS |= {"frugal": 5.0, "lavish": 0.4}
+pytest_plugins = ["tests.budgets"]
+"""
+SCRATCH = {
+    "frugal/test_frugal.py": """
+import time
+
+def test_that_waits():
+    time.sleep(0.6)
+""",
+    "lavish/test_lavish.py": """
+import subprocess, sys, time
+import pytest
+
+BURN = "import time\\nwhile time.process_time() < {}: pass"
+
+@pytest.mark.slow
+def test_that_is_slow():
+    exec(BURN.format(time.process_time() + 0.5))
+
+def test_that_starts_a_process():
+    subprocess.run([sys.executable, "-c", BURN.format(0.3)], check=True)
+
+def test_that_computes():
+    exec(BURN.format(time.process_time() + 0.3))
+""",
+    "other/test_other.py": """
+import time
+import pytest
+
+@pytest.fixture(scope="session")
+def shared():
+    end = time.process_time() + 0.3
+    while time.process_time() < end: pass
+
+def test_that_is_the_first_to_ask(shared):
+    pass
+""",
+}
+
+
+def scratch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A run over rooms of which one is over its budget, unless only one of its tests is chosen."""
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow: long\n")
+    (folder / "conftest.py").write_text(CONFTEST)
+    for name, content in SCRATCH.items():
+        file = folder / "tests" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    environment = {"PATH": "", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def table(ran: subprocess.CompletedProcess[str]) -> dict[str, list[float]]:
+    """The numbers behind each name: tests if any, CPU-seconds, budget if any."""
+    found = re.findall(r"^(\w[a-z ]*?) +((?: +\d+[.\d]*)+) *$", ran.stdout, flags=re.MULTILINE)
+    return {name: [float(number) for number in numbers.split()] for name, numbers in found}
+
+
+def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Path) -> None:
+    ran = scratch(tmp_path, "-n", "2")
+    assert "5 passed" in ran.stdout, ran.stdout
+    assert ran.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "lavish is over its budget of 0.4 CPU-seconds: see tests/budgets.py" in ran.stdout
+    found = table(ran)
+    assert found["lavish"] == [2, pytest.approx(0.65, abs=0.1), 0.4], "its own and its process's"
+    assert found["slow"] == [1, pytest.approx(0.55, abs=0.1)], "without a budget"
+    assert found["frugal"][1] < 0.3, "waiting costs nothing"
+    assert found["other"][1] < 0.3 <= found["session fixtures"][0], "on no room's account"
+    assert found["start"][0] > 0.3 and found["start"][1] == 3 * budgets.BUDGETS[budgets.START], "of three processes"
+    used = sum(found[name][1] for name in ("lavish", "slow", "frugal", "other"))
+    assert found["all"] == [5, pytest.approx(used + found["start"][0] + found["session fixtures"][0], abs=0.5)]
+
+
+def test_a_run_within_its_budgets_passes_and_a_slower_machine_has_more(tmp_path: Path) -> None:
+    ran = scratch(tmp_path, "-p", "no:xdist", "--budget-factor=10", "-m", "not slow")
+    assert ran.returncode == 0, ran.stdout
+    assert "over its budget" not in ran.stdout
+    assert table(ran)["lavish"] == [2, pytest.approx(0.65, abs=0.1), 4]
+
+
+def test_the_budgets_together_leave_time_to_spare() -> None:
+    """`make test` starts three processes; a room that is not in the table yet may take what such rooms may."""
+    rooms = {budgets.room(f"tests/{path.relative_to(TESTS)}") for path in TESTS.rglob("test_*.py")}
+    others = len(rooms - set(budgets.BUDGETS)) * budgets.OTHERS
+    assert sum(budgets.BUDGETS.values()) + 2 * budgets.BUDGETS[budgets.START] + others <= budgets.WHOLE
