@@ -250,7 +250,7 @@ class Pairs:
     strategy: Strategy = MISSING
     min_score: float = share()
     min_margin: float = at_least(0)
-    max_length_ratio: float | None = at_least(1)
+    max_length_ratio: float | None = positive()
     max_per_prompt: int = positive()
     validation_fraction: float = share()
     seed: int = at_least(0)

@@ -37,9 +37,9 @@ def prepare(typed: list[str] | None = None) -> None:
     os.environ |= ALWAYS
     for variable, value in UNLESS_ASKED_FOR.items():
         os.environ.setdefault(variable, value)
-    if typed is not None:
-        os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)  # for the jobs of a sweep, whose own arguments are others
-    os.environ.setdefault("PLUMBLINE_STARTED", str(time.time()))  # `rebuild=` rebuilds once per command, not per job
+    if typed is not None:  # for the jobs of a sweep too, which start later, with other arguments
+        os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
+        os.environ["PLUMBLINE_STARTED"] = str(time.time())  # `rebuild=` rebuilds once per command, not per job
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")

@@ -91,6 +91,8 @@ def test_every_place_that_the_readme_names_is_there() -> None:
 @pytest.mark.parametrize("command", RUNS)
 def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "one of the reader's")
+    for plugin in re.findall(r"hydra/(?:sweeper|launcher)=(\w+)", command):
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}")
     constraints.refuse(settings(*one_of_each(shlex.split(command))))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import bitsandbytes.nn.modules as bnb
 import omegaconf
 import peft.utils.save_and_load
 import pytest
@@ -570,11 +569,16 @@ def the_warning_has_these_words(parts: Parts) -> None:
     assert "peft" in Path(told[0].filename).parts
 
 
-@effect(
-    "bitsandbytes.nn:Linear4bit().support_avx512bf16_for_cpu",
-    deaf(bnb.Linear4bit, "support_avx512bf16_for_cpu", True),
-)
+def deaf_linear(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes.nn.modules as bnb
+
+    deaf(bnb.Linear4bit, "support_avx512bf16_for_cpu", True)(parts, patch)
+
+
+@effect("bitsandbytes.nn:Linear4bit().support_avx512bf16_for_cpu", deaf_linear)
 def four_bits_are_scored_as_they_are_trained(parts: Parts) -> None:
+    import bitsandbytes.nn.modules as bnb
+
     folder = parts.new_folder()
     parts.stored[0].save_pretrained(folder)
     model = load_model(folder, Weights.nf4)

@@ -4,13 +4,13 @@ import copy
 import math
 from dataclasses import replace
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import wandb
-from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig
@@ -160,7 +160,11 @@ class Parts:
         )
         theirs.train()
         trainers = {"DPOTrainer": theirs, "Trainer": theirs, "PreTrainedModel": theirs.model}
-        return {**trainers, "Linear4bit": Linear4bit(4, 4), "Settings": wandb.Settings()}
+        if find_spec("bitsandbytes"):  # an extra, which the slow tests have
+            from bitsandbytes.nn import Linear4bit
+
+            trainers["Linear4bit"] = Linear4bit(4, 4)
+        return {**trainers, "Settings": wandb.Settings()}
 
 
 def loss_of(trainer: Trainer) -> float:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -52,16 +53,22 @@ def takes_what_we_know(function: Any, known: list[str]) -> None:
     assert all(p.default is not inspect.Parameter.empty for p in rest), f"it also takes {', '.join(map(str, rest))}"
 
 
-def place(seam: Seam) -> str:
-    return seam.place
+def each(seams: list[Seam]) -> pytest.MarkDecorator:
+    """A test for each; one of a library that is an extra, and not installed, is left out."""
+    params = [
+        pytest.param(seam, id=seam.place, marks=pytest.mark.skipif(not find_spec(library), reason=f"no {library}"))
+        for seam in seams
+        for library in [seam.module.partition(".")[0]]
+    ]
+    return pytest.mark.parametrize("seam", params)
 
 
-@pytest.mark.parametrize("seam", SEAMS, ids=place)
+@each(SEAMS)
 def test_a_seam_holds(seam: Seam, parts: Parts) -> None:
     watch(seam, parts)
 
 
-@pytest.mark.parametrize("seam", [seam for seam in SEAMS if " " not in seam.place], ids=place)
+@each([seam for seam in SEAMS if " " not in seam.place])
 def test_a_seam_that_is_gone_is_named(seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     if IN_C in seam.path:
         seam = replace(seam, place=f"{seam.place}_renamed")
@@ -87,7 +94,7 @@ def take_away(found: Any, name: str, patch: pytest.MonkeyPatch) -> None:
         patch.delattr(found, name)
 
 
-@pytest.mark.parametrize("seam", [seam for seam in SEAMS if seam.takes], ids=place)
+@each([seam for seam in SEAMS if seam.takes])
 @pytest.mark.parametrize("other", [lambda *, something_else: None, lambda: None], ids=["renamed", "fewer"])
 def test_a_seam_with_another_signature_is_named(
     seam: Seam, other: Any, parts: Parts, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +106,7 @@ def test_a_seam_with_another_signature_is_named(
     assert "it takes" in str(lost.value)
 
 
-@pytest.mark.parametrize("seam", [seam for seam in SEAMS if seam.place in EFFECTS], ids=place)
+@each([seam for seam in SEAMS if seam.place in EFFECTS])
 def test_a_seam_without_effect_is_named(seam: Seam, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     EFFECTS[seam.place].lost(parts, monkeypatch)
     with pytest.raises(Lost) as lost:
