@@ -20,7 +20,6 @@ from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
 
 pytest_plugins = ["tests.budgets"]
 process.prepare()
-os.environ.pop("PLUMBLINE_STARTED")
 
 
 def pytest_collection_finish() -> None:
