@@ -22,16 +22,16 @@ BUDGETS = {
     START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
     FIXTURES: 35.0,  # two chains, each by a command
     HOUSE: 10.0,  # files directly in tests/
-    "launch": 150.0,
-    "stages": 95.0,
-    "pipeline": 85.0,
-    "cli": 75.0,
-    "training": 65.0,
+    "launch": 155.0,
+    "stages": 105.0,
+    "pipeline": 95.0,
+    "cli": 80.0,
+    "training": 70.0,
     "commands": 50.0,
     "docs": 30.0,
     "hardware": 20.0,
-    "objectives": 20.0,
-    "upstream": 20.0,
+    "objectives": 22.0,
+    "upstream": 35.0,
     "models": 8.0,
     "samplers": 8.0,
     "store": 8.0,
