@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -66,27 +66,17 @@ def settings(*overrides: str) -> Config:
     return OmegaConf.to_object(composed_once(*overrides))
 
 
-@contextmanager
-def as_a_command() -> Iterator[None]:
-    """The environment as it is given, from now on: `rebuild` asks when the command started."""
-    with mock.patch.dict(os.environ):
-        os.environ.pop("PLUMBLINE_STARTED", None)
-        yield
-
-
 def build(root: Path, *overrides: str) -> None:
     """Build the tiny chain's target in this process."""
     cfg = composed(*TINY, *overrides)
     cfg.outputs = str(root)
-    with as_a_command():
-        run.main(cfg)
+    run.main(cfg)
 
 
 def refused(*overrides: str) -> str:
     """The one line in which `run.py` refuses these overrides: composed, checked and explained as there."""
     try:
-        with as_a_command():
-            run.main(composed(*overrides))
+        run.main(composed(*overrides))
     except Exception as error:
         if (line := explain(error)) is None:
             raise
@@ -112,7 +102,7 @@ def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.Com
     out, err, status = io.StringIO(), io.StringIO(), 0
     known, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
     given = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
-    with given, as_a_command(), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
+    with given, mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
         try:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
         except SystemExit as end:

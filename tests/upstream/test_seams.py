@@ -4,11 +4,11 @@ import importlib
 import inspect
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
+from tests.helpers import NEEDS_4_BIT
 from tests.upstream.effects import EFFECTS
 from tests.upstream.parts import Parts
 from tests.upstream.seams import ATTENTION_OPS, SEAMS, Seam
@@ -54,11 +54,10 @@ def takes_what_we_know(function: Any, known: list[str]) -> None:
 
 
 def each(seams: list[Seam]) -> pytest.MarkDecorator:
-    """A test for each; one of a library that is an extra, and not installed, is left out."""
+    """A test for each."""
     params = [
-        pytest.param(seam, id=seam.place, marks=pytest.mark.skipif(not find_spec(library), reason=f"no {library}"))
+        pytest.param(seam, id=seam.place, marks=NEEDS_4_BIT if seam.module.startswith("bitsandbytes") else ())
         for seam in seams
-        for library in [seam.module.partition(".")[0]]
     ]
     return pytest.mark.parametrize("seam", params)
 
