@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 log = logging.getLogger(__name__)
 
 SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not published
@@ -75,11 +73,11 @@ class Progress:
         self.started = self.told = time.monotonic()
         self.terminal = self.on_terminal() if sys.stderr.isatty() else None
 
-    def on_terminal(self) -> "tqdm[Any]":
+    def on_terminal(self) -> Any:
+        from tqdm import tqdm  # not for `--help` or a plan
+
         columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)  # 0: nobody knows
-        bar: tqdm[Any] = tqdm(
-            total=self.total, initial=self.done, ncols=columns, bar_format="{desc} |{bar}|", delay=0.01
-        )
+        bar = tqdm(total=self.total, initial=self.done, ncols=columns, bar_format="{desc} |{bar}|", delay=0.01)
         bar.set_description_str(self.line(), refresh=True)
         return bar
 
