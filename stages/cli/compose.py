@@ -77,6 +77,9 @@ def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
         own: Own = vars(cfg)[name].own
         mine = re.compile(rf"\+*{name}\.own[.=]")
         given, typed = ([o for o in told if mine.match(o)] for told in (overrides, process.typed()))
+        hidden = any(mine.match(f"{key}=") for key in swept)
+        if not hidden and not given and own == Own():
+            continue  # as nearly always: a parser is not made for nothing
         said = OmegaConf.structured(Own)
         with open_dict(said):
             for override in OverridesParser.create().parse_overrides(given):
@@ -85,7 +88,6 @@ def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
                     OmegaConf.update(said, key, override.value())
                 else:
                     said.merge_with(override.value())
-        hidden = any(mine.match(f"{key}=") for key in swept)
         if hidden or len(given) > len(typed) or OmegaConf.to_object(said) != own:
             raise UserError(
                 f"{name}.own runs code, so only the command line may set it: {name}.own={{file: FILE, name: NAME}}."
