@@ -82,10 +82,10 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
         turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
         if not isinstance(turns, list):
             raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
+        if not turns:  # plain text
+            return [], text(answer, "")
         said = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
-        return (
-            split_off_answer([message(turn, "messages") for turn in turns] + said) if turns else ([], text(answer, ""))
-        )
+        return split_off_answer([message(turn, "messages") for turn in turns] + said)
 
     return {}, as_conversation
 

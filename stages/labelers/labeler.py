@@ -59,10 +59,10 @@ class Labeler(ABC):
         """
         with Progress(len(pool.prompts), f"label {self.name}", "prompt") as progress:
             for prompt, candidates in pool.by_prompt():
+                # The user's code gets copies: what it changes in them is not what was sampled.
+                given = deepcopy((prompt, candidates)) if self.own else (prompt, candidates)
                 try:
-                    judgements = list(
-                        self.judge(*(deepcopy((prompt, candidates)) if self.own else (prompt, candidates)))
-                    )
+                    judgements = list(self.judge(*given))
                 except (Exception, SystemExit) as error:
                     if not self.own or isinstance(error, UserError | MemoryError):
                         raise
