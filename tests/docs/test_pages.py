@@ -138,3 +138,15 @@ def test_the_tests_run_on_every_python_that_is_promised() -> None:
 
 def jobs(path: Path) -> list[dict[str, dict[str, dict[str, list[str]]]]]:
     return [*yaml.safe_load(path.read_text())["jobs"].values()]
+
+
+HELD = re.compile(r"`(\w+/test_\w+\.py)::(\w+)`")
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^- .*(?:\n(?!\n|- |#).*)*", page, flags=re.MULTILINE)
+    assert promises
+    assert [promise for promise in promises if not HELD.search(promise)] == []
+    for file, name in HELD.findall(page):
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"

@@ -1,0 +1,105 @@
+"""A base that never chatted, through the chain: `python -m tests.bench.true_base TEXT.gz… [steps=300] [KEY=VALUE …]`.
+
+No true base is on PyPI. This makes a stand-in: the embedded model without its chat template, its turn tokens' rows of
+the embedding as those of tokens that were never seen, trained for some hundred steps on running text, as a GGUF file.
+The chain then starts from that file; what is measured is whether it learns to end its answers, and keeps to it.
+"""
+
+import gzip
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import stages.base
+from stages.config.choices import GGUFType, Precision
+from stages.hardware import machine
+from stages.models import gguf_file
+from stages.models.loading import load_model, load_tokenizer, save_model
+from stages.models.scoring import autocast
+from stages.store.work import Progress, Work
+from tests.helpers import ROOT, settings
+
+OUTPUTS = ROOT / "outputs" / "true_base"
+TURNS = ("<|im_start|>", "<|im_end|>")
+ROWS, TOKENS, RATE = 2, 512, 1e-4
+
+
+def main(texts: list[Path], steps: int, overrides: list[str]) -> None:
+    file = OUTPUTS / "base.gguf"
+    if not file.exists():
+        make(texts, steps, file)
+    rate = [] if any(o.startswith("sft.learning_rate=") for o in overrides) else ["sft.learning_rate=5e-5"]
+    command = [sys.executable, "run.py", f"model.path={file}", f"outputs={OUTPUTS}", *rate, *overrides]
+    subprocess.run(command, cwd=ROOT, check=True)
+    results = json.loads((OUTPUTS / "latest/eval/results.json").read_text())
+    for role, title in results["models"].items():
+        rate, stops = results["primary"][role]["mean"], results["stop_rate"][role]
+        logging.info("%-5s passes %5.1f%%, ends %5.1f%% of its answers", title, 100 * rate, 100 * stops)
+
+
+def make(texts: list[Path], steps: int, file: Path) -> None:
+    """Write the stand-in."""
+    folder = OUTPUTS / "made"
+    stages.base.run(settings("model=embedded").model, {}, Work(folder, lambda m, s: None))
+    model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
+    unlearn(model, tokenizer)
+    ids = [i for path in texts for i in tokenizer(read(path)).input_ids]
+    train(model, torch.tensor(ids[: len(ids) // TOKENS * TOKENS]).view(-1, TOKENS), steps)
+    tokenizer.chat_template = None
+    tokenizer.bos_token = tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
+    for name in ("bos", "eos", "pad"):
+        setattr(model.config, f"{name}_token_id", tokenizer.eos_token_id)
+        setattr(model.generation_config, f"{name}_token_id", tokenizer.eos_token_id)
+    for stale in (*(folder / "model").glob("chat_template*"),):
+        stale.unlink()
+    save_model(model, folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    gguf_file.write(folder / "model", file, GGUFType.f16, "stand-in for a true base")
+
+
+def read(path: Path) -> str:
+    content = gzip.decompress(path.read_bytes()).decode()
+    if ".jsonl" not in path.suffixes:
+        return content
+    return "\n\n".join(json.loads(line)["text"] for line in content.splitlines())
+
+
+@torch.no_grad()
+def unlearn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Rows of tokens that were never seen: the mean of all rows, and a little noise."""
+    torch.manual_seed(0)
+    rows = model.get_input_embeddings().weight
+    for token in tokenizer.convert_tokens_to_ids(list(TURNS)):
+        rows[token] = rows.mean(0) + 0.1 * rows.std(0) * torch.randn(rows.shape[1])
+
+
+def train(model: PreTrainedModel, rows: torch.Tensor, steps: int) -> None:
+    """Next-token prediction on running text."""
+    precision = Precision.bf16 if machine.computes_bf16() else Precision.fp32
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=True)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    model.train()
+    with Progress(steps, "running text", "step") as progress:
+        for step in range(steps):
+            batch = rows[order[torch.arange(step * ROWS, (step + 1) * ROWS) % len(rows)]]
+            with autocast(precision, model.device):
+                loss = model(input_ids=batch, labels=batch).loss
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * min(1, (step + 1) / 20)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.update(note=f"loss {loss.item():.2f}")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = [a for a in sys.argv[1:] if "=" not in a]
+    asked = [a for a in sys.argv[1:] if "=" in a]
+    wanted = next((int(a.removeprefix("steps=")) for a in asked if a.startswith("steps=")), 300)
+    main([Path(a) for a in given], wanted, [a for a in asked if not a.startswith("steps=")])
