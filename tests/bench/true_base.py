@@ -1,8 +1,8 @@
 """A base that never chatted, through the chain: `python -m tests.bench.true_base TEXT.gz… [steps=300] [KEY=VALUE …]`.
 
-No true base is on PyPI. This makes a stand-in: the embedded model without its chat template, its turn tokens' rows of
-the embedding as those of tokens that were never seen, trained for some hundred steps on running text, as a GGUF file.
-The chain then starts from that file; what is measured is whether it learns to end its answers, and keeps to it.
+No true base is on PyPI. This makes a stand-in: the embedded model without its chat template, trained for some hundred
+steps on running text, as a GGUF file. The chain then starts from that file; what is measured is whether it learns to
+end its answers, and keeps to it.
 """
 
 import gzip
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 import stages.base
 from stages.config.choices import GGUFType, Precision
@@ -25,7 +25,6 @@ from stages.store.work import Progress, Work
 from tests.helpers import ROOT, settings
 
 OUTPUTS = ROOT / "outputs" / "true_base"
-TURNS = ("<|im_start|>", "<|im_end|>")
 ROWS, TOKENS, RATE = 2, 512, 1e-4
 
 
@@ -38,8 +37,8 @@ def main(texts: list[Path], steps: int, overrides: list[str]) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
     results = json.loads((OUTPUTS / "latest/eval/results.json").read_text())
     for role, title in results["models"].items():
-        rate, stops = results["primary"][role]["mean"], results["stop_rate"][role]
-        logging.info("%-5s passes %5.1f%%, ends %5.1f%% of its answers", title, 100 * rate, 100 * stops)
+        passed, ended = results["primary"][role]["mean"], results["stop_rate"][role]
+        logging.info("%-5s passes %5.1f%%, ends %5.1f%% of its answers", title, 100 * passed, 100 * ended)
 
 
 def make(texts: list[Path], steps: int, file: Path) -> None:
@@ -47,7 +46,6 @@ def make(texts: list[Path], steps: int, file: Path) -> None:
     folder = OUTPUTS / "made"
     stages.base.run(settings("model=embedded").model, {}, Work(folder, lambda m, s: None))
     model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
-    unlearn(model, tokenizer)
     ids = [i for path in texts for i in tokenizer(read(path)).input_ids]
     train(model, torch.tensor(ids[: len(ids) // TOKENS * TOKENS]).view(-1, TOKENS), steps)
     tokenizer.chat_template = None
@@ -55,7 +53,7 @@ def make(texts: list[Path], steps: int, file: Path) -> None:
     for name in ("bos", "eos", "pad"):
         setattr(model.config, f"{name}_token_id", tokenizer.eos_token_id)
         setattr(model.generation_config, f"{name}_token_id", tokenizer.eos_token_id)
-    for stale in (*(folder / "model").glob("chat_template*"),):
+    for stale in (folder / "model").glob("chat_template*"):
         stale.unlink()
     save_model(model, folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -67,15 +65,6 @@ def read(path: Path) -> str:
     if ".jsonl" not in path.suffixes:
         return content
     return "\n\n".join(json.loads(line)["text"] for line in content.splitlines())
-
-
-@torch.no_grad()
-def unlearn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Rows of tokens that were never seen: the mean of all rows, and a little noise."""
-    torch.manual_seed(0)
-    rows = model.get_input_embeddings().weight
-    for token in tokenizer.convert_tokens_to_ids(list(TURNS)):
-        rows[token] = rows.mean(0) + 0.1 * rows.std(0) * torch.randn(rows.shape[1])
 
 
 def train(model: PreTrainedModel, rows: torch.Tensor, steps: int) -> None:
