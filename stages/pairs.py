@@ -55,8 +55,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if not pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in without.most_common())
         raise UserError(
-            f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures or "
-            "sample.candidates_per_prompt, or loosen pairs.min_margin and pairs.max_length_ratio."
+            f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures, "
+            "sample.candidates_per_prompt or sample.max_new_tokens, or loosen pairs.min_margin and "
+            "pairs.max_length_ratio."
         )
     save(out / "pairs.parquet", pairs, Pair)
     held_out = sum(p.split == "validation" for p in pairs)
