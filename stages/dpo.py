@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
@@ -17,7 +18,7 @@ from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
 from stages.models.scoring import pair_log_probs
 from stages.objectives.first_step import FirstStep
-from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
+from stages.objectives.preference import StoredReferenceTrainer, refuse_other_tokens, trl_row
 from stages.store.records import Pair, PairLogProbs, load
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import adapters, budget
@@ -34,12 +35,13 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     of every held-out pair.
 
     Raises:
-        UserError: where the policy is not what the reference scored, the loss does not start where it must, too
-            many pairs are too long, or training diverged.
+        UserError: where the policy or a pair's tokens are not what the reference scored, the loss does not start
+            where it must, too many pairs are too long, or training diverged.
     """
     terms = contract.load(inputs["policy"] / "model")
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     splits, dropped = fitting(load(inputs["pairs"] / "pairs.parquet", Pair), reference, cfg, out)
+    refuse_other_tokens([*splits["train"], *splits["validation"]], reference, terms)
     pairs = cut_to_batches(splits["train"], lambda pair: pair.id, cfg.batch_size, "dpo")
     held_out = splits["validation"]
 
@@ -48,14 +50,14 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
     args = arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
     cfg = budget.fitted(cfg, args, frozen, out)
+    evaluated = [rows[p.id] for p in each_alike(held_out, args.world_size)]
     trainer = StoredReferenceTrainer(
         trainable_model(frozen, inputs["policy"] / "adapter", cfg, args.device, out),
         cfg=cfg,
         out=out,
-        reference=rows,
         args=args,
-        train_dataset=trl_pairs(pairs),
-        eval_dataset=trl_pairs(each_alike(held_out, args.world_size)) if held_out else None,
+        train_dataset=Dataset.from_list([rows[p.id] for p in pairs]),
+        eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
         processing_class=terms.tokenizer,
     )
     start = FirstStep(trainer, cfg, inputs, [reference[p.id] for p in pairs], out)

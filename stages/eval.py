@@ -16,6 +16,7 @@ from stages.evaluation.outcomes import (
     Table,
     consistency,
     differences,
+    ends_less,
     matched,
     rates,
     read_answers,
@@ -43,7 +44,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "unseen tasks": unseen,
         **{f"outside: {name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()},
     }
-    by_group = {name: rates(table, cfg) for name, table in groups.items() if table.prompts}
+    groups = {name: table for name, table in groups.items() if table.prompts}
+    by_group = {name: rates(table, cfg) for name, table in groups.items()}
     main = by_group[endpoint]
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
     tokens, stopped = primary.mean(primary.tokens), primary.mean(primary.stopped)
@@ -51,6 +53,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if abs(drift := tokens["policy"] / tokens["sft"] - 1) > LENGTH_DRIFT:
         word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
         out.warn(f"{titles['policy']}'s answers are {word} than {titles['sft']}'s: part of any change may be length.")
+    if fewer := ends_less(groups, titles, cfg):
+        out.warn(fewer)
     results = {
         "models": titles,
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},

@@ -8,11 +8,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config.choices import Strategy
+from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
+
+BETTER_UNFINISHED = "only an unfinished candidate was better"
+WORSE_UNFINISHED = "only an unfinished candidate was worse"
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     labeler = next(iter(judgements.values()))[0].labeler if judgements else ""
 
     pairs: list[Pair] = []
-    without: Counter[str] = Counter()
+    without, refused = Counter[str](), Counter[str]()
     for prompt in prompts:
         contrasts = comparisons(judgements[prompt.id], candidates)
-        usable, reason = admissible(contrasts, cfg)
+        usable, reason = admissible(contrasts, cfg, refused)
         if not usable:
             without[reason] += 1
         chosen = select(usable, cfg, random.Random(f"{cfg.seed}/{prompt.id}"))
@@ -52,20 +55,28 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if not pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in without.most_common())
         raise UserError(
-            f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures or "
-            "sample.candidates_per_prompt, or loosen pairs.min_margin and pairs.max_length_ratio."
+            f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures, "
+            "sample.candidates_per_prompt or sample.max_new_tokens, or loosen pairs.min_margin and "
+            "pairs.max_length_ratio."
         )
     save(out / "pairs.parquet", pairs, Pair)
     held_out = sum(p.split == "validation" for p in pairs)
+    unfinished = {  # pairs that have one, and contrasts that became none for it
+        "kept as rejected": sum(p.rejected_finish_reason == "length" for p in pairs),
+        "dropped as rejected": refused[WORSE_UNFINISHED],
+        "refused as chosen": refused[BETTER_UNFINISHED],
+    }
+    told = "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
     lengths = [candidates[p.chosen_id].n_tokens - candidates[p.rejected_id].n_tokens for p in pairs]
     return {
         "pairs": len(pairs),
         "held_out": held_out,
         "prompts": len(prompts),
         "prompts_without_pair": dict(without),
+        "unfinished": unfinished,
         "chosen_longer_by": sum(lengths) / len(lengths),
         "summary": f"{len(pairs)} pairs ({held_out} held out) from {len(prompts)} prompts; "
-        f"{without.total()} prompts gave none",
+        f"{without.total()} prompts gave none{told}",
     }
 
 
@@ -84,14 +95,17 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
     return contrasts
 
 
-def admissible(contrasts: list[Contrast], cfg: Pairs) -> tuple[list[Contrast], str]:
-    """The contrasts that may become pairs; where none may, also the rule that refused the last of them."""
+def admissible(contrasts: list[Contrast], cfg: Pairs, refused: Counter[str]) -> tuple[list[Contrast], str]:
+    """The contrasts that may become pairs; where none may, also the rule that refused the last of them. How many each
+    rule refused is added to `refused`."""
     if not contrasts:
         return [], "fewer than two judged candidates"
     rules: dict[str, Callable[[Contrast], bool]] = {
         "every candidate got the same score": lambda c: c.margin is None or c.margin > 0,
         "no two candidates differ in text": lambda c: c.better.text.strip() != c.worse.text.strip(),
-        "only an unfinished candidate was better": lambda c: c.better.finish_reason == "stop",
+        # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
+        BETTER_UNFINISHED: lambda c: c.better.finish_reason == "stop",
+        WORSE_UNFINISHED: lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
         "no score of pairs.min_score or more": lambda c: c.score is None or c.score >= cfg.min_score,
         "no margin above pairs.min_margin": lambda c: c.margin is None or c.margin > cfg.min_margin,
         "every length ratio above pairs.max_length_ratio": lambda c: (
@@ -99,7 +113,9 @@ def admissible(contrasts: list[Contrast], cfg: Pairs) -> tuple[list[Contrast], s
         ),
     }
     for reason, rule in rules.items():
+        asked = len(contrasts)
         contrasts = [contrast for contrast in contrasts if rule(contrast)]
+        refused[reason] += asked - len(contrasts)
         if not contrasts:
             return [], reason
     different = {(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}
@@ -137,4 +153,9 @@ def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
         chosen_id=better.candidate_id,
         rejected_id=worse.candidate_id,
         split="validation" if held_out else "train",
+        chosen_token_ids=better.token_ids,
+        rejected_token_ids=worse.token_ids,
+        chosen_tokenizer=better.tokenizer,
+        rejected_tokenizer=worse.tokenizer,
+        rejected_finish_reason=worse.finish_reason,
     )

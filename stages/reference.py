@@ -13,6 +13,7 @@ from stages.config.schema import Reference
 from stages.models import contract
 from stages.models.contract import ContractError
 from stages.models.loading import device_of, load_model
+from stages.models.pair_tokens import drawn, tokenized
 from stages.models.scoring import add_scoring, pair_log_probs
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.shards import in_shards
@@ -20,24 +21,34 @@ from stages.store.work import Work
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render."""
+    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render.
+
+    The ids are those that were drawn, where the policy drew them; else the text is tokenised, and counted.
+    """
     terms = contract.load(inputs["reference"] / "model")
-    tokenized: list[PairLogProbs] = []
+    pairs: list[PairLogProbs] = []
     refused: list[str] = []
+    retokenised = foreign = 0
     for pair in load(inputs["pairs"] / "pairs.parquet", Pair):
         try:
-            prompt, chosen = terms.completion(pair.prompt, pair.chosen)
-            _, rejected = terms.completion(pair.prompt, pair.rejected)
+            pairs.append(tokenized(pair, terms))
         except ContractError as reason:
             refused.append(str(reason))
             continue
-        tokenized.append(PairLogProbs(pair.id, prompt, chosen, rejected, [], []))
-    if not tokenized:
+        for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), drawn(pair, terms), strict=True):
+            retokenised += used is None
+            foreign += used is None and given is not None
+    if not pairs:
         raise UserError(f"no pair can be rendered: {refused[0]}")
     if refused:
         out.warn(f"{len(refused)} pairs cannot be rendered and are left out; the first: {refused[0]}")
+    if foreign:
+        out.warn(
+            f"{foreign} of {2 * len(pairs)} completions come with token ids that are not of this model's tokenizer "
+            "or not of their text: they are tokenised anew, which need not give what was sampled."
+        )
 
-    ordered = sorted(tokenized, key=lambda p: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)))
+    ordered = sorted(pairs, key=lambda p: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)))
     size = max(1, cfg.runtime.batch_size // 2)
     batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
@@ -56,7 +67,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
                         yield p, [p]
 
     scored = in_shards(
-        tokenized,
+        pairs,
         lambda p: p.id,
         score,
         PairLogProbs,
@@ -73,7 +84,9 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "device": str(device_of(cfg.runtime.device)),
         "pairs": len(scored),
         "refused": len(refused),
+        "retokenised": retokenised,
         "tokens": tokens,
         "mean_logp": mean,
-        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {mean:.3f} nats per token",
+        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {mean:.3f} nats per token"
+        + (f"; {retokenised} of {2 * len(scored)} completions tokenised from their text" if retokenised else ""),
     }

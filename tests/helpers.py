@@ -33,6 +33,7 @@ from stages.cli.explain import explain
 from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
 from stages.store.node import Node
+from stages.store.records import Pair
 from stages.store.store import Store
 
 DATA = ROOT.parent / "shared" / "data"
@@ -149,6 +150,13 @@ class Chain:
     def count(self) -> Counter[str]:
         """How many nodes of each stage are published."""
         return Counter(manifest["stage"] for _, manifest in Store(self.root).manifests())
+
+
+def conversational(pairs: list[Pair]) -> Any:
+    """A dataset of pairs as text, in TRL's preference columns: what a trainer of TRL's own tokenises itself."""
+    from datasets import Dataset  # not for the tests of commands
+
+    return Dataset.from_list([{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs])
 
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:

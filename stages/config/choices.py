@@ -76,6 +76,13 @@ class Strategy(StrEnum):
     margin = "margin"
 
 
+class Unfinished(StrEnum):
+    """What becomes of a rejected completion that was cut off: kept without an end of turn, or dropped."""
+
+    keep = "keep"
+    drop = "drop"
+
+
 class Split(StrEnum):
     sft = "sft"
     preference = "preference"

@@ -26,6 +26,7 @@ from stages.config.choices import (
     Strategy,
     SweepMetric,
     Target,
+    Unfinished,
     Upstream,
     Weights,
 )
@@ -252,6 +253,7 @@ class Pairs:
     min_margin: float = at_least(0)
     max_length_ratio: float | None = positive()
     max_per_prompt: int = positive()
+    unfinished: Unfinished = MISSING
     validation_fraction: float = share()
     seed: int = at_least(0)
 

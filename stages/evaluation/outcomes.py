@@ -73,18 +73,40 @@ def tabulate(prompts: list[Example], answers: Answers) -> Table:
 
 
 def rates(table: Table, cfg: Eval) -> dict[str, Any]:
-    """Rates of the models and paired differences between them, with intervals."""
+    """Pass rates of the models and paired differences between them, with intervals."""
+    row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": len({e.task for e in table.prompts})}
+    row |= with_intervals(table, table.passed, cfg)
+    row["note"] = "too few tasks to say" if row["tasks"] < ENOUGH_TASKS else ""
+    return row
+
+
+def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:
+    """The mean of one of the table's arrays by role, and the paired differences between roles."""
     families = [e.task for e in table.prompts]
-    draws = resampled_means(table.passed, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
-    means = table.passed.mean(0)
-    row: dict[str, Any] = {"prompts": len(families), "tasks": len(set(families))}
+    draws = resampled_means(values, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
+    means, row = values.mean(0), dict[str, Any]()
     for i, role in enumerate(table.roles):
         row[role] = asdict(interval(means[i], draws[:, i], cfg.confidence, families))
     for name, (a, b) in differences(table.roles).items():
         i, j = table.roles.index(a), table.roles.index(b)
         row[name] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence, families))
-    row["note"] = "too few tasks to say" if row["tasks"] < ENOUGH_TASKS else ""
     return row
+
+
+def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> str:
+    """A warning where the policy ends fewer of its answers by itself than SFT did, by more than noise; else ''."""
+    fallen = list[str]()
+    for name, table in groups.items():
+        found = with_intervals(table, table.stopped, cfg)
+        if (delta := Interval(**found[PRIMARY])).high < 0:
+            rates = f"{found['sft']['mean']:.1%} to {found['policy']['mean']:.1%}"
+            fallen.append(f"on {name} from {rates}, {delta.points()}")
+    if not fallen:
+        return ""
+    return (
+        f"{titles['policy']} ends fewer of its answers by itself than {titles['sft']}: {'; '.join(fallen)}. "
+        "pairs.unfinished=drop, a higher sample.max_new_tokens or a lower learning rate may keep it ending."
+    )
 
 
 def matched(table: Table, cfg: Eval) -> dict[str, Any]:

@@ -7,6 +7,7 @@ that renders them differently would train or sample on other tokens than SFT did
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models.loading import load_tokenizer
-from stages.store.records import Message
+from stages.store.records import Message, content_id
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Templates made of special tokens, and those that a vocabulary must have for them. The first that fits is taken.
@@ -98,11 +99,13 @@ class Contract:
             ended = bool(marked) and (ended or token == self.stop_ids[0])
         return trained
 
-    def completion(self, prompt: list[Message], completion: list[Message]) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt, and of the completion after it up to its end of turn."""
+    def completion(
+        self, prompt: list[Message], completion: list[Message], finished: bool = True
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt, and of the completion after it up to its end of turn; without that, if unfinished."""
         ids, _ = self.example([*prompt, *completion])
         start = len(self.prompt(prompt))
-        return ids[:start], ids[start:]
+        return ids[:start], ids[start:] if finished else ids[start:-1]
 
     def text(self, ids: list[int]) -> str:
         """A completion's text, without its end of turn."""
@@ -111,6 +114,11 @@ class Contract:
 
     def token(self, token_id: int) -> str:
         return repr(self.tokenizer.convert_ids_to_tokens(token_id))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what token ids mean. Those drawn under a contract of the same digest are this model's own."""
+        return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
     def _render(self, messages: list[Message], **options: Any) -> Any:
         return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)

@@ -8,34 +8,30 @@ from peft import PeftModel
 from trl import DPOTrainer
 
 from stages.config.errors import UserError
+from stages.models.contract import Contract
 from stages.models.packing import ATTENTION, attention_of
+from stages.models.pair_tokens import tokenized
 from stages.store.records import Pair, PairLogProbs
 from stages.training.micro_batches import MicroBatches, Row
 from stages.training.step_metrics import Batch
 
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
-    """`reference` holds a row (`trl_row`) per pair id; `train_dataset` and `eval_dataset` are `trl_pairs`."""
+    """`train_dataset` and `eval_dataset` hold rows of `trl_row`: token ids, with the reference's log-probs."""
 
-    def __init__(self, *args: Any, reference: dict[str, dict[str, Any]], **kwargs: Any):
-        self._reference = reference
+    def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # set by TRL
         super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")  # TRL's copy of an adapter that is continued
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """TRL computes the reference's log-probs here: return the dataset with the stored ones instead.
+    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
+        """TRL tokenises text here, which need not give what was drawn: the rows hold the ids already."""
+        return dataset
 
-        TRL has tokenised the pairs itself; its tokens must be those that the stage `reference` scored.
-        """
-        rows = [self._reference[pair_id] for pair_id in dataset["id"]]
-        for ours, theirs in zip(rows, dataset, strict=True):
-            for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
-                # TRL keeps what the template puts after the end of turn (a line feed, often); the contract does not.
-                if theirs[column][: len(ours[column])] != ours[column]:
-                    raise UserError(f"pair {theirs['id']}: TRL and the reference disagree on {column}.")
-        return Dataset.from_list(rows)
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """TRL computes the reference's log-probs here: the rows hold those of the store."""
+        return dataset
 
     @property
     def padded(self) -> bool:
@@ -84,11 +80,16 @@ def chosen_per_pair(batch: Batch) -> float:
     return completion_tokens(batch)[0] / len(batch["ref_chosen_logps"])
 
 
-def trl_pairs(pairs: list[Pair]) -> Dataset:
-    """TRL's conversational preference columns, with the pair's id."""
-    return Dataset.from_list(
-        [{"id": p.id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
-    )
+def refuse_other_tokens(pairs: list[Pair], reference: dict[str, PairLogProbs], terms: Contract) -> None:
+    """Raise UserError where the reference scored other token ids than those of the pair."""
+    for pair in pairs:
+        scored, ours = reference[pair.id], tokenized(pair, terms)
+        for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+            if getattr(scored, column) != getattr(ours, column):
+                raise UserError(
+                    f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
+                    "again: rebuild=reference."
+                )
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def complete(
     """Candidates for every prompt, one per temperature, in the order of the prompts.
 
     Raises:
-        UserError: where a sampler leaves prompts or candidates out, or says no reason for an end.
+        UserError: where a sampler leaves prompts or candidates out, says no reason for an end, or another than its
+            tokens do.
     """
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
@@ -82,6 +83,13 @@ def complete(
                 f"the sampler {sampler} gives a completion of prompt {request.id} without tokens or text, or whose "
                 f"finish_reason is none of {', '.join(REASONS)}."
             )
+        ends = [i for i, token in enumerate(ids or (), 1) if token in terms.stop_ids]
+        if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
+            raise UserError(
+                f"the sampler {sampler} gives a completion of prompt {request.id} with finish_reason="
+                f"{completion.finish_reason}, in which {len(ends)} of {len(ids)} tokens end a turn. The last token of "
+                "one that stopped does, and no other."
+            )
         return Candidate(
             prompt_id=request.id,
             candidate_id=content_id(request.id, index, text if ids is None else ids),
@@ -94,6 +102,7 @@ def complete(
             finish_reason=completion.finish_reason,
             logprob=logprob,
             n_tokens=len(terms.tokenizer(text, add_special_tokens=False).input_ids if ids is None else ids),
+            tokenizer=None if ids is None else terms.digest,
         )
 
     rows, size = embedding_rows(model), decoding.runtime.shard_size

@@ -44,7 +44,8 @@ class Request:
 @dataclass
 class Completion:
     """What was generated. Tokens where the sampler draws them itself, end of turn included, with their log-prob at
-    temperature 1, summed; text where it is told no more, as by an endpoint."""
+    temperature 1, summed; text where it is told no more, as by an endpoint. Tokens are trained on as they are, text as
+    the model's tokenizer cuts it up."""
 
     token_ids: list[int] | None
     finish_reason: str  # stop or length

@@ -76,7 +76,8 @@ class Example:
 class Candidate:
     """One completion of a prompt; `logprob` is its sum over `n_tokens` tokens, end of turn included, at
     temperature 1. `finish_reason` is stop (it ended its turn) or length. Text that was not sampled here, or by an
-    endpoint that says no more, has neither `token_ids` nor `logprob`."""
+    endpoint that says no more, has neither `token_ids` nor `logprob`. `tokenizer`: the digest of the contract under
+    which the ids were drawn."""
 
     prompt_id: str
     candidate_id: str
@@ -89,6 +90,7 @@ class Candidate:
     finish_reason: str
     logprob: float | None
     n_tokens: int
+    tokenizer: str | None = None
 
     schema: ClassVar[pa.Schema] = pa.schema(
         [
@@ -103,6 +105,7 @@ class Candidate:
             ("finish_reason", pa.string()),
             ("logprob", pa.float64()),
             ("n_tokens", pa.int32()),
+            ("tokenizer", pa.string()),
         ]
     )
 
@@ -140,7 +143,8 @@ class Judgement:
 
 @dataclass
 class Pair:
-    """TRL's conversational preference columns, and where the pair comes from."""
+    """TRL's conversational preference columns, where the pair comes from, and the token ids of its completions where
+    they were drawn. A chosen completion ended its turn; a rejected one may have been cut off (length)."""
 
     id: str
     prompt_id: str
@@ -153,6 +157,11 @@ class Pair:
     chosen_id: str
     rejected_id: str
     split: str  # train or validation
+    chosen_token_ids: list[int] | None = None
+    rejected_token_ids: list[int] | None = None
+    chosen_tokenizer: str | None = None
+    rejected_tokenizer: str | None = None
+    rejected_finish_reason: str = "stop"
 
     schema: ClassVar[pa.Schema] = pa.schema(
         [
@@ -167,13 +176,19 @@ class Pair:
             ("chosen_id", pa.string()),
             ("rejected_id", pa.string()),
             ("split", pa.string()),
+            ("chosen_token_ids", pa.list_(pa.int32())),
+            ("rejected_token_ids", pa.list_(pa.int32())),
+            ("chosen_tokenizer", pa.string()),
+            ("rejected_tokenizer", pa.string()),
+            ("rejected_finish_reason", pa.string()),
         ]
     )
 
 
 @dataclass
 class PairLogProbs:
-    """Token ids of a pair and the reference's log-prob of every completion token, end of turn included."""
+    """Token ids of a pair and the reference's log-prob of every completion token. The end of turn is among them where
+    the completion has one."""
 
     id: str
     prompt_ids: list[int]

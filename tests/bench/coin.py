@@ -60,6 +60,8 @@ def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, P
         if coin.random() < 0.5:
             s = scored[pair.id]
             pair.chosen, pair.rejected = pair.rejected, pair.chosen
+            pair.chosen_token_ids, pair.rejected_token_ids = pair.rejected_token_ids, pair.chosen_token_ids
+            pair.chosen_tokenizer, pair.rejected_tokenizer = pair.rejected_tokenizer, pair.chosen_tokenizer
             s.chosen_ids, s.rejected_ids = s.rejected_ids, s.chosen_ids
             s.chosen_logps, s.rejected_logps = s.rejected_logps, s.chosen_logps
     save(made["pairs"] / "pairs.parquet", found, Pair)

@@ -252,12 +252,6 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     from stages.training.arguments import arguments
     from tests.helpers import settings
 
-    class Given(StoredReferenceTrainer):
-        """On rows that are token ids already."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
     overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
     overrides += [f"learning_rate={LEARNING_RATE}", "epochs=1", f"runtime.micro_batch={cfg.our_micro_batch}"]
     overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
@@ -266,13 +260,12 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     out = Work(folder, lambda metrics, step: None)
     args = arguments(DPOConfig, block, out, beta=block.beta, precompute_ref_log_probs=True)
     block = budget.fitted(block, args, Path(cfg.model), out)
-    return Given(
+    return StoredReferenceTrainer(
         dpo.trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),
         cfg=block,
         out=out,
-        reference={row["id"]: {c: row[c] for c in (*TOKENS, *REFERENCE)} for row in dataset},
         args=args,
-        train_dataset=dataset.select_columns(["id", *TOKENS]),
+        train_dataset=dataset.select_columns([*TOKENS, *REFERENCE]),
         processing_class=tokenizer,
     )
 

@@ -16,7 +16,9 @@ from stages.commands.plan import flat
 from stages.config.errors import UserError
 from stages.config.schema import ROOT, Label
 from stages.hardware import memory
+from stages.models import contract
 from stages.pipeline.graph import VERSIONS
+from stages.store.records import Candidate, load
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
 
@@ -110,6 +112,10 @@ def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
     assert sorted(m["config"]["round"] for m in pools) == [0, 1]
     assert sum(m["metrics"]["prompts"] for m in pools) == chain.manifest("sample")["metrics"]["prompts"]
     assert {"sample_1", "dpo_1", "sample", "dpo"} <= set(nodes(chain.root, "rounds=2"))
+    drawn = load(chain.folder("sample", "rounds=2") / "candidates.parquet", Candidate)
+    assert {c.policy for c in drawn} == {chain.folder("dpo_1", "rounds=2").name}
+    assert {c.tokenizer for c in drawn} == {contract.load(chain.folder("sft") / "model").digest}
+    assert chain.manifest("reference", "rounds=2")["metrics"]["retokenised"] == 0
     last = chain.manifest("dpo", "rounds=2")
     assert last["inputs"]["policy"]["stage"] == "dpo"
 

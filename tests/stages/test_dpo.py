@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
@@ -18,11 +19,11 @@ from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.scoring import AGREEMENT
 from stages.objectives.first_step import starting_loss
-from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
+from stages.objectives.preference import StoredReferenceTrainer, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.work import Work, read_curves
 from stages.training.arguments import arguments
-from tests.helpers import Chain, settings
+from tests.helpers import Chain, conversational, settings
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
             DPOConfig, cfg, out, beta=cfg.beta, loss_type=list(cfg.loss_type), precompute_ref_log_probs=stored
         )
         model = load_model(inputs["policy"] / "model")
-        return kind(model, args=args, train_dataset=trl_pairs(pairs), processing_class=terms.tokenizer, **own)
+        return kind(model, args=args, processing_class=terms.tokenizer, **own)
 
-    rows = {i: trl_row(p, cfg.trainer.get("ld_alpha")) for i, p in reference.items()}
-    theirs = made(DPOTrainer, ref_model=load_model(inputs["policy"] / "model"))
-    return theirs, made(StoredReferenceTrainer, stored=True, reference=rows, cfg=cfg, out=out)
+    rows = Dataset.from_list([trl_row(reference[p.id], cfg.trainer.get("ld_alpha")) for p in pairs])
+    theirs = made(DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model"))
+    return theirs, made(StoredReferenceTrainer, stored=True, train_dataset=rows, cfg=cfg, out=out)
 
 
 def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0) -> float:
@@ -181,7 +182,7 @@ def test_tokens_that_the_reference_did_not_score_are_refused(inputs: dict[str, P
     for row in scored:
         row.chosen_ids = row.chosen_ids[::-1]
     save(table, scored, PairLogProbs)
-    with pytest.raises(UserError, match="TRL and the reference disagree on chosen_ids"):
+    with pytest.raises(UserError, match="the reference scored other chosen_ids than the pair has"):
         train(block(), inputs, tmp_path / "dpo")
 
 

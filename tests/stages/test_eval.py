@@ -10,10 +10,10 @@ import torch
 
 from stages.eval import run
 from stages.evaluation.bootstrap import interval, resampled_means, t_quantile
-from stages.evaluation.outcomes import Table, consistency, matched, verdict
+from stages.evaluation.outcomes import Table, consistency, ends_less, matched, verdict
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.store.records import Candidate, Check, Example, load
+from stages.store.records import Candidate, Check, Example, load, save
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
@@ -90,7 +90,10 @@ def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path:
         assert "DPO helped" not in results["verdict"]
 
 
-def table(groups: list[str], passed: list[list[int]], stopped: list[list[int]], tokens: list[list[int]]) -> Table:
+TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
+
+
+def table(groups: list[str], passed: Any, stopped: Any, tokens: Any) -> Table:
     prompts = [
         Example(str(i), [], "", "s", f"t{i % 3}", "test", group=g, request=f"r{i // 2}") for i, g in enumerate(groups)
     ]
@@ -114,6 +117,40 @@ def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
     assert found["gain_from_stopping"] == 0.25
     assert found["views"]["both answers end by themselves"]["prompts"] == 3
     assert found["views"]["answers of like length"]["policy-sft"]["mean"] == 0
+
+
+def test_a_policy_that_stops_less_often_than_sft_is_told_where_it_is_no_noise(chain: Chain, tmp_path: Path) -> None:
+    """DPO's own answers, of which the last token is taken: once of every other, once of a single one."""
+    folder, warnings = chain.folder("answer_policy"), dict[int, list[str]]()
+    for every in (2, 1000):
+        answers = load(folder / "answers.parquet", Candidate)
+        for i, answer in enumerate(sorted(answers, key=lambda a: a.prompt_id)):
+            answer.finish_reason = "length" if i % every == 1 else "stop"
+        save(tmp_path / "answers.parquet", answers, Candidate)
+        out = Work(tmp_path, lambda m, s: None)
+        inputs = evaluation_inputs(chain) | {"answer_policy": tmp_path}
+        run(nodes(chain.root)["eval"].config, inputs, out)
+        warnings[every] = [w for w in out.warnings if "ends fewer of its answers by itself than SFT" in w]
+    [told] = warnings[2]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["stop_rate"]["sft"] == 1
+    assert told.startswith("DPO ends fewer of its answers by itself than SFT: on seen tasks from 100.0% to ")
+    assert "pairs.unfinished=drop" in told
+    assert warnings[1000] == []
+
+
+def test_an_answer_less_that_ends_is_told_rarely_where_nothing_changed() -> None:
+    """Two models that stop as often: the interval of the difference decides, and it is right."""
+    rng = np.random.default_rng(2)
+    cfg, told = settings("recipe=tiny").eval, 0
+    for _ in range(100):
+        stopped = (rng.random((200, 3)) < 0.9).astype(float)
+        told += bool(ends_less({"seen tasks": table(["seen"] * 200, stopped, stopped, stopped)}, TITLES, cfg))
+    assert told <= 5
+    fewer = np.ones((200, 3))
+    fewer[::4, 2] = 0
+    found = ends_less({"seen tasks": table(["seen"] * 200, fewer, fewer, fewer)}, TITLES, cfg)
+    assert "on seen tasks from 100.0% to 75.0%, -25.0 points (" in found
 
 
 def test_requests_are_followed_through_their_phrasings() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages import label, pairs
-from stages.config.choices import Strategy
+from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.labelers.verifier import Verifier
@@ -104,6 +104,48 @@ def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
         "every length ratio above pairs.max_length_ratio": 1,
         "only an unfinished candidate was better": 1,
     }
+
+
+def half(prompt: str, *scored: tuple[str, float, bool]) -> list[tuple[Candidate, float | None]]:
+    """Candidates with a text and a score each, and whether they ended."""
+    return [(candidate(prompt, text, finished=ended), score) for text, score, ended in scored]
+
+
+HALF = {
+    "better": half("better", ("a", 1.0, False), ("b", 0.5, True), ("c", 0.0, True)),
+    "worse": half("worse", ("a", 1.0, True), ("b", 0.0, False)),
+    "both": half("both", ("a", 1.0, True), ("b", 0.5, True), ("c", 0.0, False)),
+}
+
+
+def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", HALF)
+    found, metrics = made(tmp_path / "kept", block(), judged)
+    assert found == [("b", "c"), ("a", "b"), ("a", "c")]
+    kept = load(tmp_path / "kept" / "pairs.parquet", Pair)
+    assert [p.rejected_finish_reason for p in kept] == ["stop", "length", "length"]
+    assert metrics["unfinished"] == {"kept as rejected": 2, "dropped as rejected": 0, "refused as chosen": 2}
+    assert metrics["summary"].endswith("; 2 unfinished kept as rejected; 2 unfinished refused as chosen")
+
+    found, metrics = made(tmp_path / "dropped", block(unfinished=Unfinished.drop), judged)
+    assert found == [("b", "c"), ("a", "b")], "another contrast of the prompt is taken where there is one"
+    assert metrics["prompts_without_pair"] == {"only an unfinished candidate was worse": 1}
+    assert metrics["unfinished"] == {"kept as rejected": 0, "dropped as rejected": 3, "refused as chosen": 2}
+
+    _, metrics = made(tmp_path / "none", block(), pool(tmp_path / "finished", SCORED))
+    assert "unfinished" not in metrics["summary"]
+
+
+def test_pairs_keep_the_ids_that_were_drawn_and_load_as_a_dataset(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    ours = replace(candidate("q", "a"), token_ids=[3, 4], tokenizer="of ours")
+    told = replace(candidate("q", "b"), token_ids=None)  # as an endpoint gives it
+    made(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": [(ours, 1.0), (told, 0.0)]}))
+    file = str(tmp_path / "out" / "pairs.parquet")
+    [row] = load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path))
+    assert (row["chosen_token_ids"], row["chosen_tokenizer"]) == ([3, 4], "of ours")
+    assert (row["rejected_token_ids"], row["rejected_tokenizer"]) == (None, None)
 
 
 def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:

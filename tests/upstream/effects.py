@@ -120,13 +120,19 @@ nothing = lambda *args, **options: None
 # TRL's DPOTrainer
 
 
-def renamed(parts: Parts, patch: pytest.MonkeyPatch) -> None:
-    ours = StoredReferenceTrainer._precompute_ref_logps
-    patch.delattr(StoredReferenceTrainer, "_precompute_ref_logps")
-    patch.setattr(StoredReferenceTrainer, "_precompute_something", ours, raising=False)
+def uncalled(name: str) -> Change:
+    """A method that ours overrides, and that is called no more."""
+    return lambda parts, patch: patch.delattr(StoredReferenceTrainer, name)
 
 
-@effect("trl:DPOTrainer._precompute_ref_logps", renamed)
+@effect("trl:DPOTrainer._prepare_dataset", uncalled("_prepare_dataset"))
+def token_ids_are_trained_as_they_are_given(parts: Parts) -> None:
+    given = [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in parts.scored]
+    rows = parts.ours().train_dataset
+    assert [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows] == given
+
+
+@effect("trl:DPOTrainer._precompute_ref_logps", uncalled("_precompute_ref_logps"))
 def the_store_decides_the_loss(parts: Parts) -> None:
     assert loss_of(parts.ours()) == pytest.approx(LN_2, abs=1e-4)
     assert loss_of(parts.ours(shift=-50.0)) < 0.1

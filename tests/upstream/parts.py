@@ -21,7 +21,8 @@ from stages.config.schema import DPO, Config
 from stages.models import contract, scoring
 from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer
-from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_row
+from stages.models.pair_tokens import tokenized
+from stages.objectives.preference import StoredReferenceTrainer, trl_row
 from stages.objectives.supervised import SupervisedTrainer
 from stages.store.records import Pair, PairLogProbs
 from stages.store.work import Work
@@ -29,7 +30,7 @@ from stages.training import adapters
 from stages.training.arguments import arguments
 from stages.training.checkpoints import checkpoint_folder
 from stages.training.run import train
-from tests.helpers import settings
+from tests.helpers import conversational, settings
 
 ANSWERS = ("It is a tool.", "A toy, and in the hands of a child more.", "Positive.", "No, or is it?", "Yes.")
 LN_2 = math.log(2)
@@ -83,11 +84,7 @@ class Parts:
     @cached_property
     def scored(self) -> list[PairLogProbs]:
         """The pairs as the model itself scores them."""
-        tokens = []
-        for pair in self.pairs:
-            prompt, chosen = self.terms.completion(pair.prompt, pair.chosen)
-            _, rejected = self.terms.completion(pair.prompt, pair.rejected)
-            tokens.append(PairLogProbs(pair.id, prompt, chosen, rejected, [], []))
+        tokens = [tokenized(pair, self.terms) for pair in self.pairs]
         model = scoring.add_scoring(self.model())
         pad = self.terms.tokenizer.pad_token_id
         for row, (chosen_logps, rejected_logps) in zip(
@@ -104,8 +101,8 @@ class Parts:
     def ours(self, shift: float = 0.0, adapter: bool = False, **changes: Any) -> StoredReferenceTrainer:
         """Our DPO trainer, the stored log-probs of chosen completions shifted by so many nats."""
         cfg, model = self.block(**changes), self.model()
-        rows = {p.id: trl_row(p, None) for p in self.scored}
-        for row in rows.values():
+        rows = [trl_row(p, None) for p in self.scored]
+        for row in rows:
             row["ref_chosen_logps"] += shift
         out = Work(self.new_folder(), lambda metrics, step: None)
         options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
@@ -113,10 +110,9 @@ class Parts:
             adapters.attach(model, cfg.lora, 0) if adapter else model,
             cfg=cfg,
             out=out,
-            reference=rows,
             args=arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True),
-            train_dataset=trl_pairs(self.pairs),
-            eval_dataset=trl_pairs(self.pairs[:1]),
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(rows[:1]),
             processing_class=self.terms.tokenizer,
         )
 
@@ -155,7 +151,7 @@ class Parts:
             self.model(),
             ref_model=self.model(),
             args=args,
-            train_dataset=trl_pairs(self.pairs),
+            train_dataset=conversational(self.pairs),
             processing_class=self.terms.tokenizer,
         )
         theirs.train()

@@ -53,10 +53,17 @@ class Seam:
 SEAMS = [
     # TRL
     Seam(
+        "trl:DPOTrainer._prepare_dataset",
+        ("objectives/preference.py",),
+        "overridden: the rows are token ids already, those that were drawn",
+        "TRL tokenises text, of which there is none",
+        takes="self, dataset, processing_class, args, dataset_name",
+    ),
+    Seam(
         "trl:DPOTrainer._precompute_ref_logps",
         ("objectives/preference.py",),
         "overridden: the reference's log-probs come from the store",
-        "TRL computes them itself, with the policy as reference, and says nothing",
+        "TRL computes them itself, with the policy as reference",
         takes="self, dataset, name, batch_size",
     ),
     Seam(

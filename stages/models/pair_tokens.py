@@ -1,0 +1,38 @@
+"""The token ids of a pair: what was sampled is what is scored and trained.
+
+Text says less than the ids that it was decoded from. A tokenizer may cut it up in another way than it was drawn, and
+a completion that was cut off would be given an end of turn that was never drawn.
+"""
+
+from stages.models.contract import Contract, ContractError
+from stages.store.records import Pair, PairLogProbs
+
+
+def drawn(pair: Pair, terms: Contract) -> list[list[int] | None]:
+    """The ids that were drawn as chosen and as rejected. None where there are none, where they were drawn under
+    another contract, and where the text has been changed since."""
+    sides = (
+        (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
+        (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
+    )
+    return [
+        ids if ids is not None and of == terms.digest and terms.text(ids) == said[0]["content"] else None
+        for said, ids, of in sides
+    ]
+
+
+def tokenized(pair: Pair, terms: Contract) -> PairLogProbs:
+    """The pair as token ids, without log-probs: what was drawn, else its text under the contract.
+
+    Raises:
+        ContractError: where the text cannot be rendered, or a completion has no token.
+    """
+    prompt = terms.prompt(pair.prompt)
+    chosen, rejected = drawn(pair, terms)
+    if chosen is None:
+        _, chosen = terms.completion(pair.prompt, pair.chosen)
+    if rejected is None:
+        _, rejected = terms.completion(pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop")
+    if not (chosen and rejected):
+        raise ContractError("an unfinished completion holds no token")
+    return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
