@@ -21,6 +21,7 @@ from stages.cli import spelling
 from stages.config import trl_arguments
 from stages.config.errors import SYNONYMS, UserError, nearest
 from stages.config.schema import RECIPES, Training
+from stages.hardware import process
 
 OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
 # What OmegaConf says, and how a user would: its words hold the value again, and its own types.
@@ -91,6 +92,8 @@ def setting(error: OmegaConfBaseException, where: str = "") -> str:
     for pattern, plainer in PLAINER.items():
         message = re.sub(pattern, plainer, message)
     form = spelling.right_form(key, where.partition("=")[2].removesuffix(": "))
+    if not key and (expression := re.match(r"\$\{.*\}", message)):  # in a sweep OmegaConf does not say whose it is
+        key = next((typed for typed in process.typed() if expression[0] in typed), "")
     head = "" if not key or key in message or key.partition("[")[0] in where else f"{key}: "
     return f"{where}{head}{message}.{form}"
 

@@ -190,6 +190,8 @@ class Reader:
             self.place += length * struct.calcsize(f"<{GGUF_NUMBERS[kind]}")
         else:  # strings: nothing nests arrays
             for _ in range(length):
+                if self.place > len(self.head):
+                    raise ValueError("a GGUF file that is cut off")
                 self.place += 8 + int.from_bytes(self.head[self.place : self.place + 8], "little")
         return length
 

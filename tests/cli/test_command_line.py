@@ -106,6 +106,10 @@ def test_a_mistake_is_told_in_one_line(
         (("dpo.beta=abc",), "dpo.beta=abc: the value could not be converted"),
         (("model=tinny",), "model=tinny does not exist"),
         (("dpo.trainer.learning_rate=1",), "set dpo.learning_rate instead"),  # by our checks; needs no plus sign
+        (("dpo.beta=${x}",), "error: dpo.beta: ${x} names no key."),  # by OmegaConf, as it is read
+        (("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} names no key."),
+        (("~dpo",), "error: ~dpo: a block or key that every run has cannot be deleted"),  # before Hydra sees it
+        (("seeds=[größe]",), "error: seeds=[größe]: cannot be read at 'ö'"),  # by its grammar
         (("stage=sample", "label=dataset", "label.path=README.md"), "no sample stage"),  # by the graph
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import struct
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import run
-from stages.cli import constraints, spelling
+from stages.cli import amounts, constraints, spelling
 from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.errors import UserError
@@ -233,6 +234,13 @@ def test_it_is_refused_in_one_line(typed: str, told: str, tmp_path: Path, monkey
 )
 def test_what_makes_sense_is_let_through(typed: str) -> None:
     constraints.refuse(settings(*TINY, *typed.split()))
+
+
+def test_a_model_that_cannot_be_read_is_left_to_its_own_stage(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    head = struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"x", 9, 8, 2**60)  # an array of so many texts
+    broken.write_bytes(head)
+    assert amounts.known(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
 
 
 def test_several_values_are_told_what_they_may_be() -> None:
