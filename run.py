@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from stages.cli import compose, sweep
 from stages.cli.explain import explain
 from stages.config.choices import Command, Target, Upstream
-from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.hardware import process, versions
 from stages.pipeline import provenance
@@ -48,10 +47,12 @@ def main(composed: DictConfig) -> float | None:
                 gc.collect(store, cfg.gc.remove)
             case _:
                 return execute(cfg, store, nodes)
-    except UserError as error:
+    except Exception as error:
         if not HydraConfig.initialized() or HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # stages/cli/sweep.py names the job
-        sys.exit(f"error: {error}")
+        if (line := explain(error)) is None:
+            raise
+        sys.exit(f"error: {line}")
     return None
 
 
@@ -86,8 +87,8 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 if __name__ == "__main__":
     process.prepare(sys.argv[1:])
     compose.register()
-    sys.argv[1:] = compose.normalise(sys.argv[1:])
     try:
+        sys.argv[1:] = compose.normalise(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command resumes it")

@@ -13,23 +13,29 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from stages.cli import constraints
-from stages.cli.explain import foreign
-from stages.config.errors import UserError, nearest
+from stages.cli import constraints, spelling
+from stages.cli.explain import foreign, no_setting
+from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config, Own
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
 from stages.store.node import Node
 from stages.store.store import Store
 
-FREE = re.compile(r"(sft|dpo)\.trainer\.[\w.]+=|(data|sample|label)\.own[.\w]*=")
+FREE = re.compile(rf"({spelling.FREE})=")
 
 
 def normalise(argv: list[str]) -> list[str]:
     """`-m` may stand anywhere; dicts of any keys need no plus sign: TRL's arguments (`sft.trainer.weight_decay=0.1`),
-    the options of one's own parts."""
+    the options of one's own parts.
+
+    Raises:
+        UserError: for an argument that Hydra cannot take.
+    """
     options = [a for a in argv if a in ("-m", "--multirun")]
     rest = [a for a in argv if a not in options]
+    for argument in rest:
+        spelling.refuse(argument)
     return options + [f"++{a}" if FREE.match(a) else a for a in rest]
 
 
@@ -104,7 +110,7 @@ def unknown_keys(composed: DictConfig, prefix: str = "") -> None:
     known = [f.name for f in fields(kind)] if is_dataclass(kind) else None
     for key in composed:
         if known is not None and key not in known:
-            raise UserError(f"{prefix}{key!s} is no setting.{nearest(str(key), known)}")
+            raise UserError(no_setting(f"{prefix}{key!s}", kind))  # type: ignore[arg-type]  # a dataclass
         if OmegaConf.is_interpolation(composed, key):  # type: ignore[arg-type]  # any key
             continue
         if isinstance(value := composed[key], DictConfig):

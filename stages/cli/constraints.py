@@ -1,17 +1,16 @@
 """What a type cannot say of a configuration, refused before anything is built."""
 
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from stages.cli import amounts
 from stages.config import limits, trl_arguments
-from stages.config.choices import Adapter, Command, ExportFormat, Role, Sharding, Target
+from stages.config.choices import SOURCE_CHECKS, Adapter, Command, ExportFormat, Role, Sharding, Split, Target
 from stages.config.errors import UserError, one_of
 from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Launch, Training
 from stages.store import parts
-
-SOURCE_CHECKS = ("label", "number")
-RUN_SOMEWHERE = ("sft", "sample", "reference", "dpo", "answer", "eval", "chat")
 
 
 def refuse(cfg: Config) -> None:
@@ -19,7 +18,7 @@ def refuse(cfg: Config) -> None:
     one_of("stage", [cfg.stage], [*Target, *Command])
     limits.refuse(cfg.launch, "launch.")  # from which blocks take their processes
     limits.refuse(cfg)
-    numbers(cfg)
+    together(cfg)
     one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
     one_of("sample.sampler", [cfg.sample.sampler], parts.words("samplers", "Sampler"))
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
@@ -31,29 +30,53 @@ def refuse(cfg: Config) -> None:
             raise UserError(f"{name}.own names no file: {name}.own={{file: FILE, name: NAME}}.")
     if cfg.label.own and cfg.label.labeler == "dataset":
         raise UserError("label=dataset brings labels, and label.own makes some: choose one of them.")
+    if cfg.data.tasks and cfg.data.tasks.families and not cfg.data.own:  # whose families nobody has read yet
+        one_of("data.tasks.families", cfg.data.tasks.families, parts.families())
+    for i, source in enumerate(cfg.data.sources):
+        shared_out(f"data.sources[{i}].splits", source.splits)
     labelled(cfg)
     launched(cfg.launch)
     adapters(cfg)
     for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
         trl_arguments.refuse(name, block)
+    amounts.refuse(cfg)
     if cfg.stage == Command.export and cfg.export.format is ExportFormat.hub:
         pushed(cfg.export)
 
 
-def numbers(cfg: Config) -> None:
-    """What limits of single keys do not say of devices, intervals and seeds."""
-    for name in RUN_SOMEWHERE:
-        one_of(f"{name}.runtime.device", [vars(cfg)[name].runtime.device], ("auto", "cpu", "cuda"))
-    if cfg.eval.confidence in (0, 1):
-        raise UserError(f"eval.confidence={cfg.eval.confidence:g} has no interval: 0.95 is usual.")
-    if not cfg.sample.temperatures:
-        raise UserError("sample.temperatures names none: [0.9] samples every candidate at 0.9.")
+def together(cfg: Config) -> None:
+    """What limits of single keys do not say of seeds, temperatures and the widths of a random model."""
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(f"seeds={cfg.seeds} come beside seed={cfg.seed}: each once.")
+    if cfg.sample.rounds != cfg.rounds:
+        raise UserError(f"sample.rounds={cfg.sample.rounds}: set rounds={cfg.sample.rounds} instead.")
+    if not cfg.sample.temperatures:
+        raise UserError("sample.temperatures names none: [0.9] samples every candidate at 0.9.")
+    if init := cfg.model.random_init:
+        # An even width, for rotary embeddings turn pairs; half as many heads for keys and values divide the heads.
+        fit = [h for h in range(1, 1025) if init.hidden_size % (2 * h) == 0 and h % max(h // 2, 1) == 0]
+        if init.heads not in fit:
+            raise UserError(
+                f"model.random_init.heads={init.heads} does not divide model.random_init.hidden_size="
+                f"{init.hidden_size} into heads of an even width. "
+                + (f"These do: {', '.join(map(str, fit))}." if fit else "Nothing does: make hidden_size even.")
+            )
+
+
+def shared_out(key: str, splits: dict[str, float]) -> None:
+    """A source's shares of the splits."""
+    one_of(key, splits, list(Split))
+    shares = splits.values()
+    if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+        raise UserError(f"{key}={splits}: each is a share from 0 to 1, and all together no more than 1.")
+    if splits and not any(shares):
+        raise UserError(f"{key}={splits}: no row of the source would be used. Leave the source out, or raise a share.")
 
 
 def given(cfg: Config) -> None:
     """What a run starts from: model, data, labels."""
+    if cfg.data.tasks is None:
+        raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
     if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
     if cfg.label.brings_pool and not cfg.label.path:
@@ -82,14 +105,16 @@ def tests(cfg: Config) -> int:
 
 
 def labelled(cfg: Config) -> None:
-    """How answers to a source's prompts are compared: `outside` needs to know, `data.sources` may."""
+    """What results of `outside` are called, and how its answers are compared."""
     names = [Path(s.path).name for s in cfg.outside]
     if len(set(names)) < len(names):
         raise UserError(f"outside names {', '.join(names)}: results are told apart by the file's name. Rename one.")
-    checked = {f"data.sources[{i}].check": s.check for i, s in enumerate(cfg.data.sources) if s.check is not None}
-    checked |= {f"outside[{i}].check": str(s.check) for i, s in enumerate(cfg.outside)}
-    for key, check in checked.items():
-        one_of(key, [check], SOURCE_CHECKS)
+    for i, source in enumerate(cfg.outside):
+        one_of(f"outside[{i}].check", [str(source.check)], SOURCE_CHECKS)
+        if source.splits:
+            raise UserError(
+                f"outside[{i}].splits={source.splits}: all rows of an outside set are tests. Leave it out."
+            )
 
 
 def launched(cfg: Launch) -> None:
@@ -98,6 +123,11 @@ def launched(cfg: Launch) -> None:
         raise UserError(f"launch.nodes={cfg.nodes} needs launch.rendezvous=HOST:PORT: a free port of node 0.")
     if not 0 <= cfg.node_rank < cfg.nodes:
         raise UserError(f"launch.node_rank={cfg.node_rank} is none of {cfg.nodes} nodes, counted from 0.")
+    if cfg.sharding is not Sharding.none and cfg.processes * cfg.nodes == 1:
+        raise UserError(
+            f"launch.sharding={cfg.sharding} divides a model among processes, and launch.processes=1 starts one: "
+            "launch.processes=2 or more, or launch=local."
+        )
     if cfg.sharding is Sharding.zero3 and find_spec("deepspeed") is None:
         raise UserError("launch=zero3 needs DeepSpeed: pip install deepspeed. launch=fsdp needs nothing.")
 

@@ -8,14 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.config.errors import UserError, nearest
-from stages.config.schema import RECIPES
+from stages.cli import spelling
+from stages.config import trl_arguments
+from stages.config.errors import SYNONYMS, UserError, nearest
+from stages.config.schema import RECIPES, Training
+from stages.hardware import process
 
 OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
+# What OmegaConf says, and how a user would: its words hold the value again, and its own types.
+PLAINER = {
+    r"Value '.*' of type '[\w$]+'": "the value",
+    r"Invalid value '.*',": "Invalid value,",
+    r"Invalid value assigned: .* is not a ListConfig.*|Cannot merge DictConfig with ListConfig": "a list is wanted",
+    r"Invalid type assigned: .*|field '.*' is not Optional": "it is a block of keys",
+    r"Cannot assign \w+ to Dict.*": "a mapping is wanted, {KEY: VALUE}",
+    r"Interpolation key '(.*)' not found": r"${\1} names no key",
+}
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -28,9 +45,13 @@ def explain(error: BaseException) -> str | None:
             return str(e)
         if isinstance(e, MissingConfigException):
             return missing_group(e)
-    for e in reversed(chain):
-        if isinstance(e, OmegaConfBaseException):
-            return where + setting(e)
+        if isinstance(e, OverrideParseException):
+            return spelling.unreadable(e)
+        if ambiguous := re.match(r"Ambiguous value for argument '(.+)'", str(e)):
+            return spelling.several(ambiguous[1])
+    told = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
+    if told:  # the innermost that knows its key
+        return setting(next((e for e in told if e.full_key), told[0]), where)
     if isinstance(error, OSError) and error.errno in MENDABLE:
         return f"{error.filename}: {error.strerror}. If this is the store: nothing was lost, outputs=FOLDER moves it."
     if isinstance(error, HydraException):
@@ -50,6 +71,8 @@ def in_file(error: BaseException) -> str:
         return ""
     if override := re.match(r"Error merging override (.+)", str(error)):
         return f"{override[1].lstrip('+')}: "
+    if override := re.match(r"Could not override '(.+\W.+)'", str(error)):
+        return f"{override[1]}: "
     found = re.match(r"In '(\w+)/(\w+)'", str(error))
     if not found:
         return ""
@@ -57,15 +80,33 @@ def in_file(error: BaseException) -> str:
     return f"recipes/{name}.yaml: " if group == "recipe" else f"conf/{group}/{name}.yaml: "
 
 
-def setting(error: OmegaConfBaseException) -> str:
-    """A key that does not exist, with the nearest that does; a value of the wrong type; a missing value."""
+def setting(error: OmegaConfBaseException, where: str = "") -> str:
+    """A key that does not exist, with the nearest that does; a value of the wrong type; a missing value. `where`: the
+    file or override that it stands in."""
     key = str(error.full_key or error.key or "")
     kind = error.object_type
     if is_dataclass(kind) and error.key is not None and "not in" in str(error):
-        return f"{key} is no setting.{nearest(str(error.key), [f.name for f in fields(kind)])}"
+        place = "" if where == f"{key}: " else where
+        return place + no_setting(key, kind)  # type: ignore[arg-type]  # a class, as all types are
     message = str(error).splitlines()[0].removesuffix(".")
-    message = message.replace("Value '$VALUE' of type '$VALUE_TYPE'", "the value").replace(" '$VALUE'", "")
-    return f"{key}: {message}." if key and key not in message else f"{message}."
+    for pattern, plainer in PLAINER.items():
+        message = re.sub(pattern, plainer, message)
+    form = spelling.right_form(key, where.partition("=")[2].removesuffix(": "))
+    if not key and (expression := re.match(r"\$\{.*\}", message)):  # in a sweep OmegaConf does not say whose it is
+        key = next((typed for typed in process.typed() if expression[0] in typed), "")
+    head = "" if not key or key in message or key.partition("[")[0] in where else f"{key}: "
+    return f"{where}{head}{message}.{form}"
+
+
+def no_setting(key: str, kind: type) -> str:
+    """A key that its block does not have: what it may be called there, or which other block has it."""
+    name, known = key.rpartition(".")[2], [f.name for f in fields(kind)]
+    if issubclass(kind, Training) and name in trl_arguments.allowed(kind.__name__.lower()):
+        return f"{key} is no setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
+    others = [other for other in spelling.hints() if other.rpartition(".")[2] == name]
+    if others and SYNONYMS.get(name) not in known:
+        return f"{key} is no setting. Did you mean {' or '.join(others)}?"
+    return f"{key} is no setting.{nearest(name, known)}"
 
 
 def missing_group(error: MissingConfigException) -> str:

@@ -133,3 +133,12 @@ class Sharding(StrEnum):
     none = "none"
     fsdp = "fsdp"
     zero3 = "zero3"
+
+
+# TRL's losses of pairs.
+LOSS_TYPES = (
+    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
+    "sigmoid_norm"
+).split()
+DEVICES = ("auto", "cpu", "cuda")
+SOURCE_CHECKS = ("label", "number")

@@ -8,9 +8,47 @@ class UserError(Exception):
     """Something the user can mend: says what is wrong, where, and the way out."""
 
 
+# What settings are called elsewhere, and what here.
+SYNONYMS = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "micro_batch_size": "micro_batch",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "max_len": "max_length",
+    "max_seq_length": "max_length",
+    "seq_len": "max_length",
+    "context": "max_length",
+    "max_new": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "temp": "temperatures",
+    "temperature": "temperatures",
+    "n": "candidates_per_prompt",
+    "num_candidates": "candidates_per_prompt",
+    "num_return_sequences": "candidates_per_prompt",
+    "loss": "loss_type",
+    "r": "rank",
+    "lora_r": "lora",
+    "num_heads": "heads",
+    "num_layers": "layers",
+    "gpus": "processes",
+    "num_processes": "processes",
+    "random_seed": "seed",
+    "adam": "adamw_torch",
+    "adamw": "adamw_torch",
+    "output_dir": "outputs",
+    "out": "outputs",
+}
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'beta'?"`, or the known names where none is near."""
     known = sorted(map(str, known))
+    if SYNONYMS.get(name) in known:
+        return f" Did you mean {SYNONYMS[name]!r}?"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
 

@@ -1,30 +1,33 @@
 """Limits that stand beside a key's type in the schema, and what a value outside them is told."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.errors import UserError
+from stages.config.errors import UserError, one_of
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Finite numbers from `low` to `high`; `open`: `low` itself is too little. `told` says so in an error."""
+    """Finite numbers from `low` to `high`. `open`: `low` itself is too little; `below`: `high` itself is too much.
+    `told` says so in an error."""
 
     low: float
     told: str
     high: float = float("inf")
     open: bool = False
+    below: bool = False
 
     def holds(self, value: float) -> bool:
         enough = value > self.low if self.open else value >= self.low
-        return math.isfinite(value) and enough and value <= self.high
+        not_too_much = value < self.high if self.below else value <= self.high
+        return math.isfinite(value) and enough and not_too_much
 
 
-LIMIT = "limit"  # in a field's metadata
+LIMIT, ONE_OF, COMPUTED = "limit", "one of", "computed"  # in a field's metadata
 
 
 def limited(limit: Limit, default: Any = MISSING) -> Any:
@@ -33,16 +36,31 @@ def limited(limit: Limit, default: Any = MISSING) -> Any:
     return field(default=default, metadata={LIMIT: limit})
 
 
-def positive() -> Any:
-    return limited(Limit(0, "must be positive", open=True))
+def words(*known: str, default: Any = MISSING) -> Any:
+    """A key that takes one of these words, where no type says so."""
+    return field(default=default, metadata={ONE_OF: known})
 
 
-def at_least(low: float, default: Any = MISSING) -> Any:
-    return limited(Limit(low, f"must be at least {low:g}"), default)
+def computed(default: Any) -> Any:
+    """A key that the pipeline fills in. Whatever a user set there would be lost."""
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={COMPUTED: default})
+    return field(default=default, metadata={COMPUTED: default})
 
 
-def finite() -> Any:
-    return limited(Limit(float("-inf"), "must be a finite number"))
+def positive(high: float = float("inf")) -> Any:
+    most = "finite" if math.isinf(high) else f"at most {high:,}"
+    return limited(Limit(0, f"must be positive and {most}", high, open=True))
+
+
+def between(low: float, high: float, default: Any = MISSING) -> Any:
+    """The bounds of sense: more would be a slip, and take all memory or for ever."""
+    return limited(Limit(low, f"must be from {low:,} to {high:,}", high), default)
+
+
+def random_seed() -> Any:
+    """What NumPy takes as a seed, and torch too."""
+    return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1))
 
 
 def share() -> Any:
@@ -55,21 +73,31 @@ def limits_of(key: Field[Any]) -> Limit | None:
 
 
 def refuse(block: Any, prefix: str = "") -> None:
-    """Raise UserError for the first value of a block, or of one inside it, that does not keep its limit."""
-    for name, limit, value in limited_values(block, prefix):
-        if not limit.holds(value):
+    """Raise UserError for the first value of a block, or of one inside it, that does not keep its limit, is no word
+    that its key knows, or is empty."""
+    for name, key, value in leaves(block, prefix):
+        limit = limits_of(key)
+        if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
+            raise UserError(f"{name}={value}: the pipeline sets it itself; leave it out.")
+        if isinstance(value, str):
+            if not value.strip():
+                raise UserError(f"{name} is empty: give it a value, or leave it out.")
+            if known := key.metadata.get(ONE_OF):
+                one_of(name, [value], known)
+        elif limit and isinstance(value, int | float) and not limit.holds(value):
             raise UserError(f"{name} {limit.told}, got {value}.")
 
 
-def limited_values(block: Any, prefix: str) -> Iterator[tuple[str, Limit, float]]:
+def leaves(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Every value of a block and of those inside it, with its name and its field; of a list, every element."""
     for key in fields(block):
-        value = getattr(block, key.name)
-        if is_dataclass(value):
-            yield from limited_values(value, f"{prefix}{key.name}.")
-        elif isinstance(value, list) and value and is_dataclass(value[0]):
-            for i, item in enumerate(value):
-                yield from limited_values(item, f"{prefix}{key.name}[{i}].")
-        elif limit := limits_of(key):
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float):
-                    yield f"{prefix}{key.name}", limit, number
+        name, value = f"{prefix}{key.name}", getattr(block, key.name)
+        for place, item in enumerated(value):
+            if is_dataclass(item):
+                yield from leaves(item, f"{name}{place}.")
+            else:
+                yield name, key, item
+
+
+def enumerated(value: Any) -> Iterable[tuple[str, Any]]:
+    return [(f"[{i}]", item) for i, item in enumerate(value)] if isinstance(value, list) else [("", value)]

@@ -13,6 +13,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config.choices import (
+    DEVICES,
+    LOSS_TYPES,
+    SOURCE_CHECKS,
     Adapter,
     Checkpointing,
     DPOReference,
@@ -30,7 +33,7 @@ from stages.config.choices import (
     Upstream,
     Weights,
 )
-from stages.config.limits import Limit, at_least, finite, limited, positive, share
+from stages.config.limits import Limit, between, computed, limited, positive, random_seed, share, words
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -40,11 +43,11 @@ RECIPES = ROOT / "recipes"
 class RandomInit:
     """A randomly initialised Llama with a byte-level BPE tokenizer trained in place (`model=tiny`)."""
 
-    hidden_size: int = at_least(1)
-    layers: int = at_least(1)
-    heads: int = at_least(1)
-    vocab_size: int = at_least(1)
-    seed: int = at_least(0)
+    hidden_size: int = between(2, 65_536)
+    layers: int = between(1, 1000)
+    heads: int = between(1, 1024)
+    vocab_size: int = between(260, 1_000_000)  # all bytes and four tokens of its own
+    seed: int = random_seed()
 
 
 @dataclass
@@ -71,15 +74,15 @@ class Own:
 class Tasks:
     """Verifiable instructions, generated from a seed: prompts per split; `unseen_*` are test prompts."""
 
-    seed: int = at_least(0)
+    seed: int = random_seed()
     families: list[str] = MISSING
-    sft: int = at_least(0)
-    preference: int = at_least(0)
-    validation: int = at_least(0)
-    test: int = at_least(0)
-    unseen_phrasings: int = at_least(0)
-    unseen_tasks: int = at_least(0)
-    rephrased: int = at_least(0)
+    sft: int = between(0, 1_000_000)
+    preference: int = between(0, 1_000_000)
+    validation: int = between(0, 1_000_000)
+    test: int = between(0, 1_000_000)
+    unseen_phrasings: int = between(0, 1_000_000)
+    unseen_tasks: int = between(0, 1_000_000)
+    rephrased: int = between(0, 1_000_000)
 
 
 # Test prompts come first, so that a prompt which two splits would draw belongs to the test.
@@ -106,8 +109,8 @@ class Source:
     path: str = MISSING
     revision: str | None = None
     hub_split: str = "train"
-    rows: int | None = at_least(1, None)
-    check: str | None = None
+    rows: int | None = between(1, 1_000_000_000, None)
+    check: str | None = words(*SOURCE_CHECKS, default=None)
     splits: dict[str, float] = field(default_factory=dict)
 
 
@@ -137,8 +140,8 @@ class LoRA:
     """A low-rank adapter (arXiv:2106.09685); alpha / rank scales it. `target_modules` are names of linear layers, or
     all-linear (peft's name for all of them but the head)."""
 
-    rank: int = at_least(1)
-    alpha: int = at_least(1)
+    rank: int = between(1, 65_536)
+    alpha: int = between(1, 65_536)
     target_modules: list[str] = MISSING
 
 
@@ -147,15 +150,15 @@ class TrainRuntime:
     """Devices and cadence of a training stage. Neutral: an optimizer step is always `batch_size` rows, whatever goes
     through the model at once. `micro_batch` is a number of rows in each process, or auto."""
 
-    device: str = MISSING
-    processes: int = at_least(1)
-    nodes: int = at_least(1)
+    device: str = words(*DEVICES)
+    processes: int = between(1, 1024)
+    nodes: int = between(1, 10_000)
     sharding: Sharding = MISSING
-    micro_batch: int | str = at_least(1)
-    token_budget: int | None = at_least(1)
+    micro_batch: int | str = between(1, 1_000_000)
+    token_budget: int | None = between(1, 1_000_000_000)
     gradient_checkpointing: Checkpointing = MISSING
-    loader_workers: int = at_least(0)
-    save_steps: int = at_least(1)
+    loader_workers: int = between(0, 1024)
+    save_steps: int = between(1, 1_000_000_000)
 
     @property
     def world_size(self) -> int:
@@ -169,16 +172,16 @@ class TrainRuntime:
 
 @dataclass
 class DeviceRuntime:
-    device: str = MISSING
+    device: str = words(*DEVICES)
 
 
 @dataclass
 class InferenceRuntime:
     """Devices and cadence of a stage that only runs the model forward. Neutral in fp32."""
 
-    device: str = MISSING
-    batch_size: int = at_least(1)
-    shard_size: int = at_least(1)
+    device: str = words(*DEVICES)
+    batch_size: int = between(1, 1_000_000)
+    shard_size: int = between(1, 1_000_000)
 
 
 @dataclass
@@ -188,13 +191,13 @@ class Training:
     adapter: Adapter = MISSING
     lora: LoRA = field(default_factory=LoRA)
     learning_rate: float = positive()
-    epochs: float = positive()
-    batch_size: int = positive()
-    max_length: int = positive()
-    evaluations: int = at_least(0)
+    epochs: float = positive(10_000)
+    batch_size: int = between(1, 1_000_000)
+    max_length: int = between(1, 10_000_000)
+    evaluations: int = between(0, 1000)
     max_dropped: float = share()
     precision: Precision = MISSING
-    seed: int = at_least(0)
+    seed: int = random_seed()
     trainer: dict[str, Any] = field(default_factory=dict)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
@@ -219,15 +222,15 @@ class SFT(Training):
 class Sample:
     sampler: str = MISSING
     own: Own = field(default_factory=Own)
-    prompts: int | None = at_least(1)
-    candidates_per_prompt: int = positive()
-    temperatures: list[float] = at_least(0)
+    prompts: int | None = between(1, 1_000_000_000)
+    candidates_per_prompt: int = between(1, 10_000)
+    temperatures: list[float] = between(0, 100)
     top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True))
-    max_new_tokens: int = positive()
+    max_new_tokens: int = between(1, 65_536)
     precision: Precision = MISSING
-    seed: int = at_least(0)
-    rounds: int = MISSING
-    round: int = 0  # set by the pipeline: which share of the prompts this round of DPO samples
+    seed: int = random_seed()
+    rounds: int = between(1, 100)
+    round: int = computed(0)  # set by the pipeline: which share of the prompts this round of DPO samples
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
@@ -250,27 +253,27 @@ class Label:
 class Pairs:
     strategy: Strategy = MISSING
     min_score: float = share()
-    min_margin: float = at_least(0)
-    max_length_ratio: float | None = positive()
-    max_per_prompt: int = positive()
+    min_margin: float = limited(Limit(0, "is a difference of two scores: from 0 to below 1", high=1, below=True))
+    max_length_ratio: float | None = between(1, 1_000_000)
+    max_per_prompt: int = between(1, 1_000_000)
     unfinished: Unfinished = MISSING
-    validation_fraction: float = share()
-    seed: int = at_least(0)
+    validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
+    seed: int = random_seed()
 
 
 @dataclass
 class Reference:
     precision: Precision = MISSING
-    weights: Weights = Weights.fp32  # these two set by the pipeline: as DPO holds and runs the policy
-    forward: Forward = Forward.shared_prefix
+    weights: Weights = computed(Weights.fp32)  # these two set by the pipeline: as DPO holds and runs the policy
+    forward: Forward = computed(Forward.shared_prefix)
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
 @dataclass
 class DPO(Training):
-    beta: float = positive()
-    loss_type: list[str] = MISSING
-    loss_weights: list[float] | None = finite()
+    beta: float = positive(1000)
+    loss_type: list[str] = words(*LOSS_TYPES)
+    loss_weights: list[float] | None = between(0, 1_000_000)
     reference: DPOReference = MISSING
     forward: Forward = MISSING
 
@@ -278,25 +281,25 @@ class DPO(Training):
 @dataclass
 class Answer:
     split: Split = MISSING
-    max_new_tokens: int = positive()
+    max_new_tokens: int = between(1, 65_536)
     precision: Precision = MISSING
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
 @dataclass
 class Eval:
-    confidence: float = share()
-    bootstrap_samples: int = positive()
-    likelihood_prompts: int = positive()
-    seed: int = at_least(0)
+    confidence: float = limited(Limit(0, "must be above 0 and below 1: 0.95 is usual", high=1, open=True, below=True))
+    bootstrap_samples: int = between(1, 100_000)  # a draw is a line of some hundred counts
+    likelihood_prompts: int = between(1, 1_000_000)
+    seed: int = random_seed()
     precision: Precision = MISSING
-    models: dict[str, str] = field(default_factory=dict)  # set by the pipeline: what is evaluated, role: title
+    models: dict[str, str] = computed({})  # set by the pipeline: what is evaluated, role: title
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
 
 
 @dataclass
 class Report:
-    side_by_side: int = at_least(0)
+    side_by_side: int = between(0, 1000)
 
 
 @dataclass
@@ -312,9 +315,9 @@ class Tracker:
 class Launch:
     """Processes of a training stage. Several nodes share the store; node 0 plans, locks and publishes."""
 
-    processes: int = at_least(1)
-    nodes: int = at_least(1)
-    node_rank: int = MISSING
+    processes: int = between(1, 1024)
+    nodes: int = between(1, 10_000)
+    node_rank: int = between(0, 9_999)
     rendezvous: str | None = MISSING
     sharding: Sharding = MISSING
 
@@ -333,10 +336,10 @@ class GC:
 class Chat:
     model: Role = MISSING
     side_by_side: bool = MISSING
-    temperature: float = at_least(0)
-    max_new_tokens: int = positive()
+    temperature: float = between(0, 100)
+    max_new_tokens: int = between(1, 65_536)
     precision: Precision = MISSING
-    seed: int = at_least(0)
+    seed: int = random_seed()
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
 
 
@@ -353,16 +356,16 @@ class Export:
 class Config:
     stage: str = MISSING  # a Target or a Command
     outputs: str = MISSING
-    seed: int = at_least(0)
+    seed: int = random_seed()
     precision: Precision = MISSING
-    rounds: int = limited(Limit(1, "must be from 1 to 100", high=100))
+    rounds: int = between(1, 100)
     sweep_metric: SweepMetric = MISSING
     upstream: Upstream = MISSING
     rebuild: Target | None = MISSING
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     outside: list[Source] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=list)
+    seeds: list[int] = random_seed()
     sft: SFT = field(default_factory=SFT)
     sample: Sample = field(default_factory=Sample)
     label: Label = field(default_factory=Label)

@@ -1,18 +1,17 @@
 """What may be said to TRL's trainers, checked without importing them: losses, batches, and arguments of their own."""
 
 import ast
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stages.config import trl_values
 from stages.config.choices import Adapter, Checkpointing, Sharding
-from stages.config.errors import UserError, nearest, one_of
+from stages.config.errors import UserError, nearest
 from stages.config.schema import DPO, Training
 
-LOSS_TYPES = (
-    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
-    "sigmoid_norm"
-).split()
+OF_ANY_DIVERGENCE = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
 # TRL's arguments that a typed key or `runtime` sets, and what to set instead.
 SET_ELSEWHERE = {
     "learning_rate": "learning_rate",
@@ -46,6 +45,8 @@ SET_BY_STAGE = set(
     "remove_unused_columns dataloader_drop_last model_init_kwargs trust_remote_code precompute_ref_log_probs "
     "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config".split()
 )
+# What several processes find each other by, and divide a model by.
+SET_BY_LAUNCH = ("fsdp fsdp_config deepspeed ddp_backend local_rank accelerator_config parallelism_config").split()
 # torch.compile breaks its graph wherever a batch is laid out, compiles parts of it anew for batches of other lengths,
 # and under fp32 has transformers switch TF32 on. On two busy cores, minutes for a model of two layers.
 COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
@@ -91,12 +92,22 @@ def kernels(name: str, block: Training) -> None:
 def losses(cfg: DPO) -> None:
     """What TRL's losses cannot do, before anything is built for them."""
     if not cfg.loss_type:
-        raise UserError("dpo.loss_type names no loss.")
-    one_of("dpo.loss_type", cfg.loss_type, LOSS_TYPES)
-    if cfg.loss_weights and len(cfg.loss_weights) != len(cfg.loss_type):
+        raise UserError("dpo.loss_type names no loss: dpo.loss_type=[sigmoid] is the usual one.")
+    if cfg.loss_weights is not None and len(cfg.loss_weights) != len(cfg.loss_type):
         raise UserError(
             f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, dpo.loss_type {len(cfg.loss_type)} losses: set "
             "dpo.loss_weights=null to weigh them alike."
+        )
+    if cfg.loss_weights is not None and not any(cfg.loss_weights):
+        raise UserError(
+            f"dpo.loss_weights={cfg.loss_weights} weigh every loss 0, so nothing is learnt: dpo.loss_weights=null "
+            "weighs them alike."
+        )
+    divergence = cfg.trainer.get("f_divergence_type", "reverse_kl")
+    if divergence != "reverse_kl" and (without := [loss for loss in cfg.loss_type if loss not in OF_ANY_DIVERGENCE]):
+        raise UserError(
+            f"dpo.trainer.f_divergence_type={divergence} is for the losses {', '.join(OF_ANY_DIVERGENCE)}, not "
+            f"{without[0]}."
         )
     if "exo_pair" in cfg.loss_type and not cfg.trainer.get("label_smoothing"):
         raise UserError("dpo.loss_type=[exo_pair] needs dpo.trainer.label_smoothing (arXiv:2402.00856 uses 1e-3).")
@@ -124,23 +135,27 @@ def micro_batch(name: str, block: Training) -> None:
 
 
 def trainer_keys(name: str, block: Training) -> None:
-    """`trainer:` takes TRL's own argument names but none that is set elsewhere, and numbers where TRL does."""
+    """`trainer:` takes TRL's own argument names but none that is set elsewhere, with values that it can use."""
     known = known_arguments(name) if block.trainer else {}
     elsewhere = SET_ELSEWHERE | SET_ELSEWHERE_TOO[name]
-    for key, value in block.trainer.items():
+    for key in block.trainer:
         if key in SET_BY_STAGE:
             raise UserError(f"{name}.trainer.{key}: the {name} stage sets it itself; leave it out.")
+        if key in SET_BY_LAUNCH:
+            raise UserError(f"{name}.trainer.{key}: launch=ddp, fsdp or zero3 sets it; leave it out.")
         if key in elsewhere:
             raise UserError(f"{name}.trainer.{key}: set {name}.{elsewhere[key]} instead.")
         if key not in known:
             raise UserError(f"{name}.trainer.{key} is no argument of TRL's trainer.{nearest(key, known)}")
-        if isinstance(value, str) and {part.strip() for part in known[key].split("|")} <= {
-            "float",
-            "int",
-            "bool",
-            "None",
-        }:
-            raise UserError(f"{name}.trainer.{key}={value} must be {known[key]}.")
+    if block.trainer.get("dataloader_prefetch_factor") and not block.runtime.loader_workers:
+        raise UserError(f"{name}.trainer.dataloader_prefetch_factor is for {name}.runtime.loader_workers=1 and more.")
+    trl_values.refuse(f"{name}.trainer", block.trainer, known, enumerations() if block.trainer else {})
+
+
+def allowed(name: str) -> set[str]:
+    """The arguments that `sft.trainer` or `dpo.trainer` takes."""
+    elsewhere = {*SET_BY_STAGE, *SET_BY_LAUNCH, *SET_ELSEWHERE, *SET_ELSEWHERE_TOO[name]}
+    return known_arguments(name).keys() - elsewhere
 
 
 def known_arguments(name: str) -> dict[str, str]:
@@ -151,15 +166,30 @@ def known_arguments(name: str) -> dict[str, str]:
         ("trl", "trainer/base_config.py"),
         ("trl", f"trainer/{name}_config.py"),
     ):
-        spec = find_spec(package)
-        assert spec is not None and spec.origin is not None, f"{package} is not installed"
-        source = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
-        for definition in source.body:
-            if isinstance(definition, ast.ClassDef):
-                for field in definition.body:
-                    if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                        found[field.target.id] = ast.unparse(field.annotation)
+        for definition in classes(package, file):
+            for field in definition.body:
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    found[field.target.id] = ast.unparse(field.annotation)
     return found
+
+
+def enumerations() -> dict[str, list[str]]:
+    """The words of every enumeration that the type of an argument of transformers' may name."""
+    found = {}
+    for file in ("training_args.py", "trainer_utils.py"):
+        for definition in classes("transformers", file):
+            if [ast.unparse(base) for base in definition.bases] == ["ExplicitEnum"]:
+                values = [line.value for line in definition.body if isinstance(line, ast.Assign)]
+                found[definition.name] = [str(ast.literal_eval(value)) for value in values]
+    return found
+
+
+@cache
+def classes(package: str, file: str) -> list[ast.ClassDef]:
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, f"{package} is not installed"
+    source = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+    return [definition for definition in source.body if isinstance(definition, ast.ClassDef)]
 
 
 def not_neutral(block: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ GGUF_KEYS = {
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
     "num_local_experts": "expert_count",
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
@@ -101,10 +102,10 @@ def adapted(lora: LoRA) -> list[str]:
     return [name for name in LINEAR if lora.target_modules == ["all-linear"] or name in lora.target_modules]
 
 
-def config_of(cfg: Model, published: Path) -> dict[str, Any] | None:
+def config_of(cfg: Model, published: Path | None = None) -> dict[str, Any] | None:
     """The config.json of a base model: from its node where that is `published`, else from the folder, file or
     repository that it will be made from. None where the hub has it and cannot be reached."""
-    if (published / "config.json").exists():
+    if published and (published / "config.json").exists():
         return read(published)
     if cfg.random_init:
         return random_init(cfg.random_init)
@@ -128,6 +129,7 @@ def random_init(cfg: RandomInit) -> dict[str, Any]:
         "num_attention_heads": cfg.heads,
         "num_key_value_heads": max(cfg.heads // 2, 1),
         "vocab_size": cfg.vocab_size,
+        "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     }
 
@@ -188,6 +190,8 @@ class Reader:
             self.place += length * struct.calcsize(f"<{GGUF_NUMBERS[kind]}")
         else:  # strings: nothing nests arrays
             for _ in range(length):
+                if self.place > len(self.head):
+                    raise ValueError("a GGUF file that is cut off")
                 self.place += 8 + int.from_bytes(self.head[self.place : self.place + 8], "little")
         return length
 

@@ -31,6 +31,13 @@ def words(room: str, kind: str) -> list[str]:
     return [path.stem for path in sorted((ROOT / "stages" / room).glob("*.py")) if derived.search(path.read_text())]
 
 
+def families() -> list[str]:
+    """The task families of the house: `data.tasks.families` may name them."""
+    decorated = re.compile(r"^@family\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
+    folder = ROOT / "stages" / "tasks" / "families"
+    return sorted(name for path in folder.glob("*.py") for name in decorated.findall(path.read_text()))
+
+
 def templates() -> list[str]:
     """The chat templates that `sft.template.kind` may name."""
     return sorted(path.stem for path in (ROOT / "stages" / "models" / "templates").glob("*.jinja"))

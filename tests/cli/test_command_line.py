@@ -48,13 +48,13 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("sft.trainer.output_dir=x",), "the sft stage sets it itself"),
         (("dpo.loss_type=[sigmod]",), "Did you mean 'sigmoid'?"),
         (("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"), "dpo.loss_weights has 1 numbers"),
-        (("dpo.beta=-1",), "dpo.beta must be positive, got -1.0"),
+        (("dpo.beta=-1",), "dpo.beta must be positive and at most 1,000, got -1.0"),
         (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10 is not a multiple of"),
         (("dpo.runtime.micro_batch=axuto",), "dpo.runtime.micro_batch=axuto: a number of rows, or auto"),
         (("dpo.adapter=lora", "dpo.runtime.gradient_checkpointing=selective"), "is for all weights, not adapters"),
         (("sft.runtime.gradient_checkpointing=selektive",), "selective"),
-        (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch must be at least 1, got 0"),
-        (("sft.runtime.token_budget=0",), "sft.runtime.token_budget must be at least 1, got 0"),
+        (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch must be from 1 to 1,000,000, got 0"),
+        (("sft.runtime.token_budget=0",), "sft.runtime.token_budget must be from 1 to 1,000,000,000, got 0"),
         (
             ("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"),
             "dpo.runtime.token_budget=99 is for dpo.runtime.micro_batch=auto, not 4",
@@ -79,14 +79,14 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
             "dpo.trainer.use_weighting weighs pairs",
         ),
         (("sample.top_p=0",), "sample.top_p must be positive and at most 1, got 0.0"),
-        (("sample.runtime.batch_size=0",), "sample.runtime.batch_size must be at least 1, got 0"),
+        (("sample.runtime.batch_size=0",), "sample.runtime.batch_size must be from 1 to 1,000,000, got 0"),
         (("sft.runtime.device=tpu",), "sft.runtime.device=tpu is unknown"),
         (("model=tiny", "model.path=x"), "exclude each other"),
         (("stage=sample", "label=dataset", "label.path=README.md"), "this configuration has no sample stage"),
         (("outside=[{path: nowhere.jsonl, check: label}]",), "outside[0].path=nowhere.jsonl"),
         (("outside=[{path: README.md}]",), "outside[0].check=None is unknown"),
         (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "seeds=[1] change nothing"),
-        (("eval.confidence=1",), "eval.confidence=1 has no interval"),
+        (("eval.confidence=1",), "eval.confidence must be above 0 and below 1"),
         (("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0"), "asks test prompts"),
         (("seeds=[0]",), "seeds=[0] come beside seed=0: each once"),
         (("data=file", "data.sources=[{path: README.md}]"), "asks test prompts that have checks"),
@@ -106,6 +106,10 @@ def test_a_mistake_is_told_in_one_line(
         (("dpo.beta=abc",), "dpo.beta=abc: the value could not be converted"),
         (("model=tinny",), "model=tinny does not exist"),
         (("dpo.trainer.learning_rate=1",), "set dpo.learning_rate instead"),  # by our checks; needs no plus sign
+        (("dpo.beta=${x}",), "error: dpo.beta: ${x} names no key."),  # by OmegaConf, as it is read
+        (("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} names no key."),
+        (("~dpo",), "error: ~dpo: a block or key that every run has cannot be deleted"),  # before Hydra sees it
+        (("seeds=[größe]",), "error: seeds=[größe]: cannot be read at 'ö'"),  # by its grammar
         (("stage=sample", "label=dataset", "label.path=README.md"), "no sample stage"),  # by the graph
     ],
 )

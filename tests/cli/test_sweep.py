@@ -1,5 +1,6 @@
 """Sweeps share what is upstream: nothing is built twice, nothing is waited for, and a failed job stops no other."""
 
+import json
 import re
 import time
 from dataclasses import dataclass
@@ -37,12 +38,19 @@ TRAINED = Grid(
         for rate in (0.005, 0.002)
     ),
 )
-READ = "label.path=package:stages/tasks/toy_preferences.jsonl"
+PREFERENCES = [{"prompt": f"Question {i}?", "chosen": "Yes, it is.", "rejected": "No"} for i in range(4)]
 LABELLED = Grid(  # stages that do without torch, which a job or worker in a process of its own would load
-    ("stage=pairs", "label=dataset", READ, "label.max_failed=0.1,0.2", "pairs.max_length_ratio=9,0.01", "-m"),
+    (
+        "stage=pairs",
+        "label=dataset",
+        "label.path=PREFERENCES",
+        "label.max_failed=0.1,0.2",
+        "pairs.max_length_ratio=9,1",
+        "-m",
+    ),
     {"label": 2, "pairs": 2},
     "pairs",
-    tuple(rf"label.max_failed={share} pairs.max_length_ratio=0.01 .*: no pair could be made" for share in (0.1, 0.2)),
+    tuple(rf"label.max_failed={share} pairs.max_length_ratio=1 .*: no pair could be made" for share in (0.1, 0.2)),
 )
 RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
 LAUNCHERS = {
@@ -70,7 +78,10 @@ def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
     started = inside if launcher == "basic" else command
-    ran = started(*TINY, *grid.overrides, *LAUNCHERS[launcher], f"outputs={tmp_path}")
+    preferences = tmp_path / "preferences.jsonl"  # no two of the same length
+    preferences.write_text("\n".join(map(json.dumps, PREFERENCES)))
+    overrides = [given.replace("PREFERENCES", str(preferences)) for given in grid.overrides]
+    ran = started(*TINY, *overrides, *LAUNCHERS[launcher], f"outputs={tmp_path}")
     assert ran.returncode == 1, ran.stderr
     told = ran.stderr.splitlines()
     end = told.index("error: 2 of 4 jobs failed; the others are done.")  # what Ray's workers said may come later
@@ -188,5 +199,5 @@ def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, told:
 def test_a_job_that_cannot_work_is_told_before_anything_is_built(tmp_path: Path) -> None:
     ran = inside(*TINY, "stage=data", "dpo.beta=0.1,-1", f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1] == "error: dpo.beta must be positive, got -1.0."
+    assert ran.stderr.splitlines()[-1] == "error: dpo.beta must be positive and at most 1,000, got -1.0."
     assert not Chain(tmp_path).count()

@@ -7,9 +7,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 
 from stages.cli.explain import explain
-from stages.config import limits
-from stages.config.errors import UserError
-from stages.config.schema import ROOT, Config
+from stages.config.schema import ROOT
 from stages.store import parts
 from tests.helpers import composed, settings
 
@@ -44,26 +42,3 @@ def test_only_a_stage_is_built_again() -> None:
             composed("recipe=tiny", f"rebuild={command}")
         assert f"rebuild={command}: Invalid value, expected one of [base, data, sft" in str(explain(refused.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
-
-
-def every_limit() -> list[tuple[str, limits.Limit, float]]:
-    return list(limits.limited_values(settings("recipe=demo"), ""))
-
-
-def test_every_block_that_trains_or_samples_has_limits() -> None:
-    blocks = {name.split(".")[0] for name, _, _ in every_limit()}
-    assert {"rounds", "data", "sft", "sample", "label", "pairs", "dpo", "answer", "eval", "chat"} <= blocks
-
-
-@pytest.mark.parametrize("name", sorted({name for name, _, _ in every_limit()}))
-def test_a_value_outside_its_limits_is_refused_by_name(name: str) -> None:
-    limit = next(limit for found, limit, _ in every_limit() if found == name)
-    cfg: Config = settings("recipe=demo")
-    block, keys = cfg, name.split(".")
-    for key in keys[:-1]:
-        block = vars(block)[key]
-    limits.refuse(cfg)
-    wrong = limit.low - (0 if limit.open else 1)
-    setattr(block, keys[-1], [wrong] if isinstance(vars(block)[keys[-1]], list) else wrong)
-    with pytest.raises(UserError, match=f"^{name} .*, got "):
-        limits.refuse(cfg)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from stages.config.choices import Checkpointing
+from stages.config.choices import LOSS_TYPES, Checkpointing
 from stages.config.schema import LoRA
-from stages.config.trl_arguments import LOSS_TYPES
 from stages.models import contract, packing
 from stages.models.packing import pack_pairs
 from stages.training import adapters

@@ -1,0 +1,253 @@
+"""Every key keeps a limit: whatever is set, it is refused in one line that names the key, before anything is built."""
+
+import copy
+import math
+import struct
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import run
+from stages.cli import amounts, constraints, spelling
+from stages.cli.explain import explain
+from stages.config import limits
+from stages.config.errors import UserError
+from stages.config.schema import Config, Source
+from stages.store import parts
+from stages.tasks.generate import known_families
+from tests.helpers import TINY, composed, refused, settings
+
+NUMBERS = {int, float}
+# Words that `constraints.refuse` checks: they are the names of files in the rooms, or of functions in those.
+IN_ROOMS = "stage sft.template.kind sample.sampler label.labeler tracker.name data.tasks.families".split()
+# Names that only the file, the hub, the model or the service can know. They are read before anything is trained.
+NAMES = (
+    "outputs model.path model.revision label.path label.revision label.hub_split sft.template.path "
+    "data.sources.path data.sources.revision data.sources.hub_split data.own.file data.own.name sample.own.file "
+    "sample.own.name label.own.file label.own.name tracker.project tracker.entity tracker.group launch.rendezvous "
+    "compare.sweep export.repo sft.lora.target_modules dpo.lora.target_modules"
+).split()
+MAPPINGS = {  # and who looks into them
+    "sft.trainer": "trl_values",
+    "dpo.trainer": "trl_values",
+    "data.own.options": "parts.fitting",
+    "sample.own.options": "parts.fitting",
+    "label.own.options": "parts.fitting",
+    "data.sources.splits": "constraints.shared_out",
+    "eval.models": "set by the pipeline",
+}
+UNBOUNDED = ("sft.learning_rate", "dpo.learning_rate")  # too much of it is told by the loss
+
+
+def every_key() -> dict[str, tuple[Any, Any]]:
+    """Of all blocks, and of one source: the types that a key may have without None, and its field's metadata."""
+    found = spelling.hints() | {f"data.sources.{key}": hint for key, hint in spelling.below(Source, "")}
+    return {key: (kinds(hint), metadata) for key, (hint, metadata) in found.items()}
+
+
+def kinds(hint: Any) -> set[Any]:
+    """`int | str | None` and `list[int]` are of int; `dict[str, Any]` is a dict."""
+    if typing.get_origin(hint) is dict:
+        return {dict}
+    inner = [part for part in typing.get_args(hint) if part is not type(None)]
+    return set().union(*map(kinds, inner)) if inner else {hint}
+
+
+def with_value(key: str, value: Any) -> Config:
+    """The tiny configuration, with one source, and this value put where no type looks at it."""
+    cfg: Config = copy.deepcopy(PLAIN)
+    cfg.data.sources = [Source("rows.jsonl")]
+    block: Any = cfg
+    *blocks, name = key.split(".")
+    for part in blocks:
+        block = getattr(block, part)
+        block = block[0] if isinstance(block, list) else block
+    setattr(block, name, [value] if typing.get_origin(spelling.hint_of(key)) is list else value)
+    return cfg
+
+
+EVERY, PLAIN = every_key(), settings(*TINY)
+
+
+@pytest.mark.parametrize("key", [key for key, (hint, _) in EVERY.items() if hint & NUMBERS])
+def test_every_number_has_bounds_of_sense(key: str) -> None:
+    limit = EVERY[key][1].get(limits.LIMIT)
+    if limits.COMPUTED in EVERY[key][1]:
+        with pytest.raises(UserError, match=f"^{key}=7: the pipeline sets it itself"):
+            limits.refuse(with_value(key, 7))
+        return
+    assert limit, f"{key} has no limit"
+    beyond = [] if key in UNBOUNDED else [limit.high if limit.below else limit.high + 1, 10**30]
+    for wrong in (limit.low if limit.open else limit.low - 1, -(10**30), math.nan, math.inf, -math.inf, *beyond):
+        with pytest.raises(UserError, match=f"^{key.replace('sources', 'sources.0.')} .*, got "):
+            limits.refuse(with_value(key, wrong))
+
+
+def test_every_text_has_words_or_is_free_on_purpose() -> None:
+    texts = {key for key, (hint, metadata) in EVERY.items() if str in hint and limits.ONE_OF not in metadata}
+    assert texts == {*IN_ROOMS, *NAMES} | {"sft.runtime.micro_batch", "dpo.runtime.micro_batch"}
+    assert {key for key, (hint, _) in EVERY.items() if dict in hint} == MAPPINGS.keys()
+
+
+@pytest.mark.parametrize("key", [key for key, (hint, _) in EVERY.items() if str in hint])
+def test_no_text_is_empty_and_no_word_unknown(key: str) -> None:
+    named = key.replace("sources", r"sources\[0\]")
+    with pytest.raises(UserError, match=rf"^{named} is empty"):
+        limits.refuse(with_value(key, " "))
+    if limits.ONE_OF in EVERY[key][1]:
+        with pytest.raises(UserError, match=rf"^{named}=bogus is unknown"):
+            limits.refuse(with_value(key, "bogus"))
+
+
+def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
+    cfg: DictConfig = composed(*TINY)
+    for key in spelling.hints():
+        for value in ("bogus", 1.5, True, None, [[1]], [{"bogus": 1}], {"bogus": 1}):
+            try:
+                OmegaConf.update(cfg, key, value, merge=True)
+            except OmegaConfBaseException as error:
+                line = explain(error)
+                assert line is not None and "\n" not in line
+                assert key in line or "bogus is no setting" in line, f"{key}={value}: {line}"
+                continue
+            cfg = composed(*TINY)
+
+
+# What was typed, and what is told. Nothing is built first.
+REFUSED = [
+    ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
+    ("seed=99999999999", "seed must be from 0 to 4294967295, got 99999999999"),
+    ("seeds=[-3]", "seeds must be from 0 to 4294967295, got -3"),
+    ("rounds=500", "rounds must be from 1 to 100, got 500"),
+    ("sft.epochs=inf", "sft.epochs must be positive and at most 10,000, got inf"),
+    ("eval.bootstrap_samples=2000000000", "eval.bootstrap_samples must be from 1 to 100,000, got 2000000000"),
+    ("eval.bootstrap_samples=2e9", "eval.bootstrap_samples=2e9: the value could not be converted to Integer"),
+    ("model.random_init.heads=0", "model.random_init.heads must be from 1 to 1,024, got 0"),
+    ("model.random_init.heads=3", "heads of an even width. These do: 1, 2, 4, 8, 16, 32."),
+    ("model.random_init.hidden_size=63", "Nothing does: make hidden_size even."),
+    ("model.random_init.hidden_size=-8", "model.random_init.hidden_size must be from 2 to 65,536, got -8"),
+    ("model.random_init.layers=0", "model.random_init.layers must be from 1 to 1,000, got 0"),
+    ("~dpo", "~dpo: a block or key that every run has cannot be deleted"),
+    ("~dpo.beta", "~dpo.beta: a block or key that every run has cannot be deleted"),
+    ("dpo=5", "dpo=5 does not exist. Known: default."),
+    ("data=null", "data=null does not exist. Known: file, questions, verifiable."),
+    ("data.tasks=null", "data.tasks=null: data=file has none of them"),
+    ("dpo.lora.rank=100000000", "dpo.lora.rank must be from 1 to 65,536, got 100000000"),
+    ("dpo.lora.rank=1e8", "dpo.lora.rank=1e8: the value could not be converted to Integer"),
+    ("dpo.adapter=lora dpo.lora.rank=65", "dpo.lora.rank=65 is more than the model's width of 64"),
+    ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "q_prj is no linear layer of the model. Did you mean 'q_p"),
+    ("sft.adapter=lora sft.lora.target_modules=[]", "sft.lora.target_modules names none: [all-linear]"),
+    ("dpo.trainer.adam_beta1=2", "dpo.trainer.adam_beta1 must be from 0 to below 1, got 2"),
+    ("dpo.trainer.label_smoothing=5", "dpo.trainer.label_smoothing must be from 0 to below 0.5"),
+    ("dpo.trainer.f_divergence_type=bogus", "f_divergence_type=bogus is unknown. Known: alpha_divergence, forward_kl"),
+    ("dpo.trainer.weight_decay=[1,2]", "dpo.trainer.weight_decay=[1, 2] must be float"),
+    ("dpo.trainer.weight_decay=-1", "dpo.trainer.weight_decay must be a finite number, 0 or more, got -1"),
+    ("dpo.trainer.max_grad_norm=nan", "dpo.trainer.max_grad_norm must be a finite number, 0 or more, got nan"),
+    ("dpo.trainer.lr_scheduler_type=cosin", "lr_scheduler_type=cosin is unknown. Did you mean 'cosine'?"),
+    ("dpo.trainer.optim=adamw", "dpo.trainer.optim=adamw is unknown. Did you mean 'adamw_torch'?"),
+    ("dpo.trainer.optim=lomo", "dpo.trainer.optim=lomo needs the package lomo_optim"),
+    ("sft.trainer.loss_type=bogus", "sft.trainer.loss_type=bogus is unknown. Known: dft, nll."),
+    (
+        "dpo.trainer.f_divergence_type=forward_kl dpo.loss_type=[apo_zero]",
+        "f_divergence_type=forward_kl is for the losses",
+    ),
+    ("data.tasks.sft=-5", "data.tasks.sft must be from 0 to 1,000,000, got -5"),
+    ("data.tasks.sft=0", "sft has no rows: raise data.tasks.sft"),
+    ("data.tasks.preference=0", "there are no prompts to sample: raise data.tasks.preference"),
+    ("data.tasks.families=[sentimnt]", "data.tasks.families=sentimnt is unknown. Did you mean 'sentiment'?"),
+    ("sample.candidates_per_prompt=1", "sample.candidates_per_prompt=1: a pair is made of two candidates"),
+    ("sample.temperatures=[nan]", "sample.temperatures must be from 0 to 100, got nan"),
+    ("sample.temperatures=[0]", "sample.temperatures=[0.0] is greedy"),
+    ("sample.seed=-1", "sample.seed must be from 0 to 4294967295, got -1"),
+    ("sample.round=1", "sample.round=1: the pipeline sets it itself"),
+    ("sample.rounds=2", "sample.rounds=2: set rounds=2 instead"),
+    ("pairs.validation_fraction=1", "pairs.validation_fraction is a share from 0 to below 1, got 1.0"),
+    ("pairs.min_margin=nan", "pairs.min_margin is a difference of two scores: from 0 to below 1, got nan"),
+    ("pairs.max_length_ratio=-1", "pairs.max_length_ratio must be from 1 to 1,000,000, got -1.0"),
+    ("pairs.max_length_ratio=0.5", "pairs.max_length_ratio must be from 1 to 1,000,000, got 0.5"),
+    ("dpo.batch_size=100000", "dpo.batch_size=100000 is more than all 48 pairs that there can be: 48 prompts"),
+    ("sft.batch_size=100000", "sft.batch_size=100000 is more than all 256 rows that sft can have"),
+    ("dpo.beta=inf", "dpo.beta must be positive and at most 1,000, got inf"),
+    ("dpo.learning_rate=inf", "dpo.learning_rate must be positive and finite, got inf"),
+    ("dpo.loss_weights=[nan]", "dpo.loss_weights must be from 0 to 1,000,000, got nan"),
+    ("dpo.loss_weights=[0.0]", "dpo.loss_weights=[0.0] weigh every loss 0"),
+    ("dpo.loss_weights=[-1.0]", "dpo.loss_weights must be from 0 to 1,000,000, got -1.0"),
+    ("dpo.loss_weights=[]", "dpo.loss_weights has 0 numbers, dpo.loss_type 1 losses"),
+    ("data.sources=[{path:README.md,splits:{train:1}}]", "data.sources[0].splits=train is unknown. Known: preference"),
+    ("data.sources=[{path:README.md,splits:{sft:nan}}]", "data.sources[0].splits={'sft': nan}: each is a share"),
+    ("data.sources=[{path:README.md,splits:{sft:0}}]", "no row of the source would be used"),
+    ("data.sources=[{path:README.md,rows:-1}]", "data.sources[0].rows must be from 1 to 1,000,000,000, got -1"),
+    ("outside=[{path:README.md,check:label,splits:{sft:1}}]", "all rows of an outside set are tests"),
+    ("report.side_by_side=-3", "report.side_by_side must be from 0 to 1,000, got -3"),
+    ("sft.evaluations=-1", "sft.evaluations must be from 0 to 1,000, got -1"),
+    ("dpo.evaluations=1000000000", "dpo.evaluations must be from 0 to 1,000, got 1000000000"),
+    ("answer.max_new_tokens=100000", "answer.max_new_tokens must be from 1 to 65,536, got 100000"),
+    ("answer.max_new_tokens=3000", "answer.max_new_tokens=3000 leaves no room for a prompt: the model reads 2048"),
+    ("launch=fsdp launch.processes=1", "launch.sharding=fsdp divides a model among processes, and launch.processes=1"),
+    ("outputs=", "outputs is empty"),
+    ("rebuild=plan", "rebuild=plan: Invalid value, expected one of [base, data, sft"),
+    ("rebuild=gc", "rebuild=gc: Invalid value, expected one of [base, data, sft"),
+    ("dpo.beta=${x}", "dpo.beta: ${x} names no key"),
+    ("dpo.beta=${dpo.bata}", "dpo.beta: ${dpo.bata} names no key"),
+    ("data.tasks.families=[größe]", "cannot be read at 'ö'. In quotes it can: 'data.tasks.families=[\"größe\"]'"),
+    ("outputs=größe", "outputs=größe: cannot be read at 'ö'. In quotes it can: 'outputs=\"größe\"'"),
+    ("data.sources=[{path:x}", "data.sources=[{path:x}: cannot be read. Are all brackets closed"),
+    ("dpo.beta", "dpo.beta: an argument is KEY=VALUE."),
+    ("hydra.sweeper.params={dpo.beta:1}", "hydra.sweeper.params is for recipes. On the command line, type"),
+    ("data.sources=README.md", "a list is wanted. Write 'data.sources=[{path: README.md}]'."),
+    ("data.sources=[README.md]", "Write 'data.sources=[{path: README.md}]'."),
+    ("data.sources={path:x}", "a list is wanted. Write 'data.sources=[{path:x}]'."),
+    (
+        "dpo.loss_type=simpo",
+        "a list is wanted. Write 'dpo.loss_type=[sigmoid]'. simpo is unknown. Did you mean 'ipo'?",
+    ),
+    ("seeds=2", "seeds=2: a list is wanted. Write 'seeds=[2]'."),
+    ("dpo.lora=5", "dpo.lora=5: it is a block of keys. Set dpo.lora.rank, dpo.lora.alpha, dpo.lora.target_modules."),
+    ("sft.lr=1", "sft.lr is no setting. Did you mean 'learning_rate'?"),
+    ("sample.n=2", "sample.n is no setting. Did you mean 'candidates_per_prompt'?"),
+    ("sft.beta=1", "sft.beta is no setting. Did you mean dpo.beta?"),
+    ("sft.weight_decay=1", "sft.weight_decay is no setting. Did you mean 'sft.trainer.weight_decay'?"),
+]
+
+
+@pytest.mark.parametrize(("typed", "told"), REFUSED, ids=[typed for typed, _ in REFUSED])
+def test_it_is_refused_in_one_line(typed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    assert told in refused(*TINY, f"outputs={tmp_path}", *typed.split())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "~sft.trainer.warmup_steps",  # of a mapping any key can be taken out
+        "~recipe",
+        "sample.candidates_per_prompt=1 stage=label",
+        "data.tasks.preference=0 stage=sft",
+        "dpo.adapter=lora dpo.lora.target_modules=[self_attn.q_proj]",  # peft's names may begin anywhere
+        "sft.trainer.lr_scheduler_type=cosine_with_min_lr sft.trainer.lr_scheduler_kwargs={min_lr_rate:0.1}",
+        "data.sources=[{path:README.md,splits:{sft:0.5}}] sft.batch_size=100000",  # who knows how many rows it has
+    ],
+)
+def test_what_makes_sense_is_let_through(typed: str) -> None:
+    constraints.refuse(settings(*TINY, *typed.split()))
+
+
+def test_a_model_that_cannot_be_read_is_left_to_its_own_stage(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    head = struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"x", 9, 8, 2**60)  # an array of so many texts
+    broken.write_bytes(head)
+    assert amounts.known(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
+
+
+def test_several_values_are_told_what_they_may_be() -> None:
+    assert spelling.several("dpo.beta=0.1,0.2").startswith("dpo.beta=0.1,0.2: several values. -m at the end tries one")
+    assert spelling.several("seeds=1,2").endswith("a list is 'seeds=[1,2]'")
+    assert spelling.several("label.path=a,b").endswith("one text is 'label.path=\"a,b\"'")
+
+
+def test_families_are_listed_without_being_imported() -> None:
+    assert parts.families() == list(known_families())

@@ -1,0 +1,69 @@
+"""What is let through to TRL is taken by TRL itself: by its arguments, by transformers' optimizers and schedules."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, get_scheduler
+from trl import DPOConfig, SFTConfig
+
+from stages.config import trl_arguments, trl_values
+from stages.config.errors import UserError
+from tests.helpers import TINY, refused
+
+KINDS = {"sft": SFTConfig, "dpo": DPOConfig}
+ENUMERATIONS = trl_arguments.enumerations()
+VALUES = (-1, 0, 0.5, 1, 7, 10**30, 1e30, float("nan"), float("inf"), "bogus", True, None, [1, 2], ["a"], {"a": 1})
+
+
+def accepted(name: str, key: str, value: Any) -> bool:
+    try:
+        known = trl_arguments.known_arguments(name)
+        trl_values.refuse(f"{name}.trainer", {key: value}, known, ENUMERATIONS)
+    except UserError as error:
+        assert str(error).startswith(f"{name}.trainer.{key}"), error
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_trl_takes_every_value_that_is_let_through(name: str, tmp_path: Path) -> None:
+    plain = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "dataloader_num_workers": 1}
+    # What both take is tried with DPO alone.
+    keys = trl_arguments.allowed(name) - (trl_arguments.allowed("dpo") if name == "sft" else set())
+    tried = 0
+    for key in sorted(keys):
+        for value in VALUES:
+            if accepted(name, key, value):
+                KINDS[name](**plain | {key: value})
+                tried += 1
+    assert tried
+
+
+@pytest.mark.parametrize("optim", ENUMERATIONS["OptimizerNames"])
+def test_an_optimizer_that_is_let_through_is_there(optim: str, tmp_path: Path) -> None:
+    if accepted("dpo", "optim", optim):
+        args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, optim=optim)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Linear(2, 2))
+        kind([torch.nn.Parameter(torch.ones(2))], **options)
+
+
+@pytest.mark.parametrize("word", ENUMERATIONS["SchedulerType"])
+def test_a_schedule_that_is_let_through_runs(word: str) -> None:
+    options = dict.fromkeys(trl_values.SCHEDULES.get(word, ())[-1:], 2)
+    if not accepted("dpo", "lr_scheduler_type", word):
+        told = refused(*TINY, f"dpo.trainer.lr_scheduler_type={word}")
+        assert word in trl_values.LED_BY_EVALUATIONS or f"needs {' or '.join(trl_values.SCHEDULES[word])}" in told
+        if not options:
+            return
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
+    get_scheduler(word, optimizer, 1, 10, scheduler_specific_kwargs=options)
+
+
+def test_the_words_of_trls_texts_are_all_of_them() -> None:
+    for key, kind in {"loss_type": SFTConfig, "f_divergence_type": DPOConfig}.items():
+        told = kind.__dataclass_fields__[key].metadata["help"]
+        words = re.findall(r"`'?(\w+)'?`", told.partition("Only the loss types")[0])
+        assert set(words) == {*trl_values.WORDS[key]}
