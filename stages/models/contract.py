@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models.loading import load_tokenizer
+from stages.store.pinning import read_template
 from stages.store.records import Message
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -234,7 +235,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool
         kind = next((name for name, tokens in TURNS.items() if tokens <= vocabulary), "plain")
     if kind == "file":
         assert cfg.path is not None
-        return Path(cfg.path).read_text(encoding="utf-8")
+        return read_template(Path(cfg.path))
     if lacking := TURNS.get(kind, set()) - vocabulary:
         raise ContractError(
             f"template={kind}: the vocabulary lacks {' and '.join(sorted(lacking))}. Use template=plain."

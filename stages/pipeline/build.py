@@ -20,7 +20,9 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     if cfg.launch.node_rank > 0:
         return processes.follow(cfg.launch, targets, store)
     missing = store.missing(targets)
-    for node in dict.fromkeys(n for target in targets for n in target.lineage):
+    # What no model has a part in comes first: a file that cannot be used is told before anything is trained.
+    wanted = dict.fromkeys(n for target in targets for n in target.lineage)
+    for node in sorted(wanted, key=lambda node: any(made.stage == "base" for made in node.lineage)):
         if node not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))
