@@ -7,7 +7,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.launch import processes
 from stages.pipeline import provenance
-from stages.store.node import Node
+from stages.store.node import Node, in_order
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tracking.track import track
@@ -20,9 +20,7 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     if cfg.launch.node_rank > 0:
         return processes.follow(cfg.launch, targets, store)
     missing = store.missing(targets)
-    # What no model has a part in comes first: a file that cannot be used is told before anything is trained.
-    wanted = dict.fromkeys(n for target in targets for n in target.lineage)
-    for node in sorted(wanted, key=lambda node: any(made.stage == "base" for made in node.lineage)):
+    for node in in_order(targets):
         if node not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,16 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.config.errors import UserError
+from stages.config.errors import UNSEEN, UserError
 from stages.data import run
 from stages.formats.columns import ChangesMeaning
 from stages.formats.conversations import conversation
 from stages.formats.files import BadRow, rows_of
 from stages.store.pinning import MEMORY, pin
-from stages.store.records import Example, load
+from stages.store.records import Check, Example, load
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.generate import FAMILIES, generate, known_families
+from stages.tasks.words import ALSO, NOUNS
 from tests.helpers import DATA, TINY, refused, settings
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
@@ -43,6 +45,11 @@ def test_there_are_enough_families() -> None:
 
 def test_every_reference_passes_its_own_checks() -> None:
     assert all(share_passed(e.checks, str(e.reference)) == 1 for e in EXAMPLES)
+
+
+def test_an_answer_that_json_nests_too_deeply_is_no_json() -> None:
+    for answer in ("[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000):
+        assert share_passed([Check("is_json"), Check("json", {"value": []})], answer) == 0
 
 
 def corrupted(text: str, rng: random.Random) -> str:
@@ -68,6 +75,40 @@ def test_checks_reject_what_is_no_answer(name: str) -> None:
         for kind, answer in answers.items():
             wrong[kind] += share_passed(example.checks, answer) == 1
     assert all(count <= 0.02 * len(examples) for count in wrong.values()), wrong
+
+
+def of_family(name: str, seeds: int = 4) -> list[Example]:
+    group = "unseen_tasks" if known_families()[name].unseen else "test"
+    return [e for seed in range(seeds) for e in generate(seed, {group: 150}, [name])]
+
+
+def test_a_question_asks_for_what_its_text_says() -> None:
+    for e in of_family("where_from"):
+        asked = e.messages[-1]["content"]
+        assert ("comes from" in asked) == bool(re.search(r"Where does \w+ come from\?", asked))
+
+
+def test_no_answer_depends_on_what_else_a_word_means() -> None:
+    """A kiwi is a bird too, an orange a fruit and a colour, a teal a duck."""
+    assert not any("kiwi" in e.messages[-1]["content"].lower() for e in of_family("extract_animals"))
+    assert not any("kiwi" in e.messages[-1]["content"].lower() for e in of_family("classify_noun"))
+    for e in of_family("odd_one_out"):
+        [options] = [check.params["options"] for check in e.checks if check.kind == "one_of"]
+        kinds = {word: {k for k, words in NOUNS.items() if word in words} | {ALSO.get(word, "")} for word in options}
+        alike = [word for word in options if word != e.reference]
+        shared = set.intersection(*(kinds[word] for word in alike)) - {""}
+        assert shared
+        assert not shared & kinds[str(e.reference)]
+
+
+@pytest.mark.parametrize("name", sorted(known_families()))
+def test_a_request_names_what_it_asks_for(name: str) -> None:
+    """Not a slot left open, nor a bar that was taken for a blank line."""
+    for phrasing in known_families()[name].phrasings:
+        assert not phrasing.startswith("|")
+        assert not phrasing.endswith("|")
+        assert all("{" in part or re.search(r"\w{2}", part) for part in phrasing.split("\n\n")), phrasing
+        assert not any(word in phrasing.split("\n\n")[0].split()[-1:] for word in ("with", "like", "by")), phrasing
 
 
 def test_splits_share_no_prompt_and_tests_are_held_out() -> None:
@@ -170,6 +211,23 @@ def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
     rows = [{"instruction": f"{i}", "output": "b", "id": i, "score_rejected": 0.5, "empty": None} for i in range(9)]
     out, _ = source(tmp_path, list(map(json.dumps, rows)))
     assert out.warnings == [f"{tmp_path / 'rows.jsonl'}: columns id, score_rejected are not used"]
+
+
+RED = "\x1b[31m\u202ered\x9b"
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source(tmp_path, [json.dumps({"instruction": "a", "output": "b", RED: 1})])
+    for row in ({RED: 1}, {"messages": [{"role": RED, "content": "a"}]}):
+        with pytest.raises(UserError, match="red") as raised:
+            source(tmp_path, [json.dumps(row)])
+        assert not UNSEEN.search(str(raised.value))
+    (tmp_path / f"{RED}.parquet").touch()
+    with pytest.raises(UserError, match="red") as raised:
+        list(rows_of(tmp_path / f"{RED}.parquet"))
+    assert not UNSEEN.search(str(raised.value))
+    assert "red" in caplog.messages[0]
+    assert not UNSEEN.search("".join(caplog.messages))
 
 
 def test_a_function_of_ones_own_may_read_any_column(tmp_path: Path) -> None:
