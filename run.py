@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from stages.cli import compose, sweep
 from stages.cli.explain import explain
 from stages.config.choices import Command, Target, Upstream
+from stages.config.errors import visible
 from stages.config.schema import Config
 from stages.hardware import process, versions
 from stages.pipeline import provenance
@@ -95,4 +96,4 @@ if __name__ == "__main__":
     except Exception as error:
         if (line := explain(error)) is None:
             raise
-        sys.exit(f"error: {line}")
+        sys.exit(f"error: {visible(line)}")

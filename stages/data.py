@@ -12,8 +12,10 @@ from typing import Any
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.config.schema import DEFAULT_SHARES, Data, Own, Source
+from stages.formats.columns import unused
 from stages.formats.conversations import Format, conversation, message, split_off_answer, text
-from stages.formats.files import BadRow, Row, quarantine, rows
+from stages.formats.files import BadRow
+from stages.formats.sources import Found, convert, quarantine, tell_unused
 from stages.store import parts
 from stages.store.records import Check, Example, Message, content_id, prompt_id, save
 from stages.store.work import Work
@@ -39,11 +41,22 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     quarantined = dropped = 0
     for i, source in enumerate(cfg.sources):
         with parts.told(cfg.own, "data.own", out.path):
-            found, bad = read(source, cfg.key(i), as_conversation)
-        quarantine(bad, len(found) + len(bad), cfg.max_bad, out)
-        quarantined += len(bad)
-        drawn = sorted(found, key=lambda e: content_id(e.id)) if source.rows else found
-        fresh, passed_over = admit(drawn, taken, source.rows or len(found))
+            found = read(source, cfg.key(i), as_conversation)
+        quarantine(found.bad, len(found.made) + len(found.bad), cfg.max_bad, out)
+        if not found.made:
+            raise UserError(
+                f"{cfg.key(i)}={source.path}: none of its rows can be used, or its splits leave all of them out."
+            )
+        tell_unused(source.path, found.unused, out)
+        quarantined += len(found.bad)
+        drawn = sorted(found.made, key=lambda e: content_id(e.id)) if source.rows else found.made
+        fresh, passed_over = admit(drawn, taken, source.rows or len(drawn))
+        if passed_over:
+            again = " (it is listed before)" if same_place(source) in map(same_place, cfg.sources[:i]) else ""
+            out.warn(
+                f"{cfg.key(i)}={source.path}{again}: {passed_over} of {len(drawn)} rows are left out, because their "
+                "prompt came before"
+            )
         dropped += passed_over
         examples += fresh
     save(out / "examples.parquet", examples, Example)
@@ -54,8 +67,15 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "quarantined": quarantined,
         "duplicates_dropped": dropped,
         "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + (f"; {quarantined} rows in quarantine.jsonl" if quarantined else ""),
+        + (f"; {quarantined} rows in quarantine.jsonl" if quarantined else "")
+        + (f"; {dropped} copies left out" if dropped else ""),
     }
+
+
+def same_place(source: Source) -> tuple[str, ...]:
+    """What two sources have in common that read the same rows."""
+    path = Path(source.path).expanduser()
+    return (str(path.resolve()) if path.exists() else source.path, str(source.revision), source.hub_split)
 
 
 def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
@@ -99,35 +119,34 @@ def sound(examples: list[Example]) -> None:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
-def read(source: Source, key: str, as_conversation: Format) -> tuple[list[Example], list[Row]]:
-    """The examples of a source, and its unusable rows."""
+def read(source: Source, key: str, as_conversation: Format) -> Found[Example]:
+    """The examples of a source, its unusable rows, and the columns that are not read."""
     shares = source.splits or DEFAULT_SHARES
     unknown = set(shares) - set(Split)
     if unknown or not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
         raise UserError(f"{key.removesuffix('.path')}.splits={shares}: shares of {', '.join(Split)}, 1 in all.")
-    examples, bad = [], []
-    for row in rows(source, key):
-        try:
-            if row.error:
-                raise row.error
-            messages, answer = as_conversation(row.value)
-            split = split_of(messages, answer, shares)
-            if split in NEED_AN_ANSWER and answer is None:
-                raise BadRow("", "no assistant turn to learn from")
-            if split not in NEED_AN_ANSWER and not messages:
-                raise BadRow("text", f"plain text has no prompt for the {split} split")
-        except BadRow as reason:
-            row.error = reason
-            bad.append(row)
-            continue
-        if split:
-            name = Path(source.path).name
-            prompt = prompt_of(messages, answer)
-            checks = verifiable(source.check, answer)
-            examples.append(Example(prompt, messages, answer, name, name, split, kind=name, checks=checks))
-    if not examples and not bad:
-        raise UserError(f"{key}={source.path}: holds no rows.")
-    return examples, bad
+
+    def example(row: Any) -> Example | None:
+        messages, answer = as_conversation(row)
+        split = split_of(messages, answer, shares)
+        if split in NEED_AN_ANSWER and answer is None:
+            raise BadRow("", "no assistant turn to learn from")
+        if split not in NEED_AN_ANSWER and not messages:
+            raise BadRow("text", f"plain text has no prompt for the {split} split")
+        if source.check and answer is None:
+            raise BadRow("", f"no answer for check={source.check} to compare with")
+        if split is None:
+            return None
+        name = Path(source.path).name
+        checks = verifiable(source.check, answer)
+        return Example(prompt_of(messages, answer), messages, answer, name, name, split, kind=name, checks=checks)
+
+    def ignored(row: Any) -> list[str]:
+        """What a function of the user's reads is not known."""
+        return unused(row) if as_conversation is conversation else []
+
+    way_out = "Drop the column, or read the rows by a function of your own (data.own)."
+    return convert(source, key, example, ignored, way_out)
 
 
 def verifiable(check: str | None, answer: str | None) -> list[Check]:

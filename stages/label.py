@@ -11,7 +11,7 @@ import numpy as np
 
 from stages.config.errors import UserError
 from stages.config.schema import Label
-from stages.formats.files import quarantine
+from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
 from stages.store.records import Candidate, Example, Judgement, save
@@ -33,6 +33,8 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         judgements = admitted(labeler.judge_all(pool), pool, labeler.name)
     limit = cfg.max_failed if pool.prompts else 0.0
     quarantine(list(pool.bad), len(judgements) + len(pool.bad), limit, out, "label.max_failed")
+    for path, columns in pool.unused.items():
+        tell_unused(path, columns, out)
     failed = Counter(j.error for j in judgements if j.error)
     if failed.total() > cfg.max_failed * len(judgements):
         error, count = failed.most_common(1)[0]

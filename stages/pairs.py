@@ -45,12 +45,16 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     pairs: list[Pair] = []
     without, refused = Counter[str](), Counter[str]()
+    copies = passed_over = 0
     for prompt in prompts:
         contrasts = comparisons(judgements[prompt.id], candidates)
         usable, reason = admissible(contrasts, cfg, refused)
         if not usable:
             without[reason] += 1
         chosen = select(usable, cfg, random.Random(f"{cfg.seed}/{prompt.id}"))
+        preferred = [(j.a, j.b, j.preference) for j in judgements[prompt.id] if j.preference]
+        copies += len(preferred) - len(set(preferred))
+        passed_over += len(usable) - len(chosen) if preferred else 0
         pairs += [pair(prompt, contrast, labeler, cfg) for contrast in chosen]
     if not pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in without.most_common())
@@ -58,6 +62,13 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures, "
             "sample.candidates_per_prompt or sample.max_new_tokens, or loosen pairs.min_margin and "
             "pairs.max_length_ratio."
+        )
+    if copies:
+        out.warn(f"{copies} preferences are copies of others and left out")
+    if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
+        out.warn(
+            f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes {limit_of(cfg)} of a "
+            "prompt. pairs=all takes more"
         )
     save(out / "pairs.parquet", pairs, Pair)
     held_out = sum(p.split == "validation" for p in pairs)
@@ -74,9 +85,12 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "prompts": len(prompts),
         "prompts_without_pair": dict(without),
         "unfinished": unfinished,
+        "copies_left_out": copies,
+        "preferences_left_out": passed_over,
         "chosen_longer_by": sum(lengths) / len(lengths),
         "summary": f"{len(pairs)} pairs ({held_out} held out) from {len(prompts)} prompts; "
-        f"{without.total()} prompts gave none{told}",
+        f"{without.total()} prompts gave none{told}"
+        + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
     }
 
 
@@ -135,7 +149,12 @@ def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Co
         contrasts.sort(key=lambda c: c.margin or 0.0)
     elif cfg.strategy is not Strategy.random:
         contrasts.sort(key=lambda c: -(c.margin or 0.0))
-    return contrasts[: 1 if cfg.strategy is Strategy.best_worst else cfg.max_per_prompt]
+    return contrasts[: limit_of(cfg)]
+
+
+def limit_of(cfg: Pairs) -> int:
+    """How many pairs a prompt gives at most."""
+    return 1 if cfg.strategy is Strategy.best_worst else cfg.max_per_prompt
 
 
 def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:

@@ -33,7 +33,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from stages.cli import compose
 from stages.cli.explain import explain
 from stages.config.choices import Command, Split, SweepMetric, Target, Upstream
-from stages.config.errors import UserError, one_of
+from stages.config.errors import UserError, one_of, visible
 from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.pipeline.build import build
@@ -66,7 +66,7 @@ class Sweep(Callback):
         except Exception as error:
             if (line := explain(error)) is None:
                 raise
-            sys.exit(f"error: {line}")
+            sys.exit(f"error: {visible(line)}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Where the job ran: tell a failure in one line, and return nothing in its place. A sweeper would stop at an
@@ -82,7 +82,7 @@ class Sweep(Callback):
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.error("error: %s", line)
             job = " ".join(config.hydra.overrides.task)
-            Path(config.hydra.runtime.output_dir, ERROR).write_text(f"{job}: {line}")
+            Path(config.hydra.runtime.output_dir, ERROR).write_text(visible(f"{job}: {line}"))
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -4,6 +4,7 @@ Prompts come from the terminal or, one per line, from a pipe. What is drawn depe
 alone: asked again, a model says the same.
 """
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
-from stages.config.errors import UserError
+from stages.config.errors import UserError, visible
 from stages.config.schema import Chat
 from stages.models.contract import Contract
 from stages.models.loading import device_of, load_model, sampled_as
@@ -24,6 +25,8 @@ from stages.samplers.sampler import Request
 from stages.store.records import Message, content_id
 
 NEW, QUIT = "/new", "/quit"
+# Of the control characters in an answer those that move no cursor and begin no escape sequence.
+KEPT = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")
 
 terminal = Console(highlight=False)  # without colours where it is a pipe
 
@@ -44,7 +47,7 @@ class Printed(BaseStreamer):  # type: ignore[no-untyped-call]
 
     def _show(self, text: str) -> None:
         if not text.endswith("\ufffd"):  # a character whose bytes are still to come
-            terminal.out(text[self.shown :], end="")
+            terminal.out(visible(text[self.shown :], KEPT), end="")
             self.shown = len(text)
 
     def end(self) -> None:
@@ -108,13 +111,16 @@ def side_by_side(speakers: dict[str, Speaker]) -> None:
     for prompt in prompts():
         table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
         asked = [{"role": "user", "content": prompt}]
-        table.add_row(*(Text(speaker.answer(asked)) for speaker in speakers.values()))
+        table.add_row(*(Text(visible(speaker.answer(asked), KEPT)) for speaker in speakers.values()))
         terminal.print(table)
 
 
 def prompts() -> Iterator[str]:
-    """What is typed, up to `/quit` or the end; the lines of a pipe are shown as if they had been typed."""
+    """What is typed, up to `/quit` or the end; the lines of a pipe are shown as if they had been typed. One that is no
+    UTF-8 is told and passed over."""
     typed = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     while True:
         try:
             line = input("> " if typed else "").strip()
@@ -123,6 +129,8 @@ def prompts() -> Iterator[str]:
         if line == QUIT:
             return
         if line and not typed:
-            terminal.out(f"> {line}")
-        if line:
+            terminal.out(f"> {visible(line)}")
+        if any("\udc80" <= character <= "\udcff" for character in line):
+            terminal.out("error: this line is not UTF-8, and no model is asked.")
+        elif line:
             yield line

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from stages.cli.sweep import NODES
 from stages.commands.plan import flat
-from stages.config.errors import UserError
+from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.evaluation.outcomes import PRIMARY
 from stages.pipeline import provenance
@@ -109,7 +109,7 @@ def show(store: Store, cfg: Compare) -> None:
         UserError: where there is nothing to compare.
     """
     groups = grouped(evaluations(store, cfg.sweep))
-    console = Console(width=None if os.isatty(1) else 160)
+    console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
         console.print(table(group))
         if group.note:
@@ -179,7 +179,7 @@ def table(group: Group) -> Table:
         rate, gain = r.results["primary"]["policy"], r.results["primary"][PRIMARY]
         shown.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
-            *(values[i] for values in group.columns.values()),
+            *(visible(values[i]) for values in group.columns.values()),
             f"{rate['mean']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})",
             f"{100 * gain['mean']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})",
             f"{r.kl:.4f}",

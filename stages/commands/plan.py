@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from stages.config.errors import visible
 from stages.config.schema import SFT, SPLIT_OF_GROUP, Tasks, Training
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
@@ -69,7 +70,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             name.replace("_", " "),
             node.fingerprint,
             state,
-            "; ".join(notes),
+            visible("; ".join(notes)),
             f"{cost.tokens:,}" if cost.tokens else "",
             "?" if math.isnan(cost.memory) else f"{cost.memory / 2**30:.1f} GiB {'GPU' if on_gpu(node) else 'RAM'}",
             f"{cost.disk / 2**30:.1f} GiB" if cost.disk > 2**26 else "",
@@ -79,7 +80,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             if math.isnan(cost.seconds)
             else f"{'~' * cost.rough}{cost.seconds:.0f} s",
         )
-    console = Console(width=None if os.isatty(1) else 160)
+    console = Console(width=None if os.isatty(1) else 160, markup=False)
     console.print(table)
     console.print(f"To build: {total / 60:.1f} min expected" + (", roughly (~)." if rough else "."))
     if renewed:

@@ -1,11 +1,25 @@
 """What a user can mend is told in one line, without a traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What moves a terminal's cursor, colours it or turns the direction of its text, and half a surrogate pair, which
+# cannot be printed at all.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text from outside (a column's name, a file's, a model's answer) as a terminal may show it: control characters
+    escaped, but for those to keep."""
+    return UNSEEN.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
 
 
 class UserError(Exception):
-    """Something the user can mend: says what is wrong, where, and the way out."""
+    """Something the user can mend: says in one line what is wrong, where, and the way out."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(visible(str(message)))
 
 
 # What settings are called elsewhere, and what here.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from stages.formats.columns import SYSTEM, empty, unused
 from stages.formats.files import BadRow
 from stages.store.records import Message
 
@@ -18,25 +19,26 @@ def conversation(row: Any) -> tuple[list[Message], str | None]:
 
     Raises:
         BadRow: for a row that is no conversation.
+        ChangesMeaning: for one with a column that nothing can use yet.
     """
     if not isinstance(row, dict):
         raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
+    unused(row)
     if "messages" in row or "conversations" in row:
         field = "messages" if "messages" in row else "conversations"
-        turns = [message(turn, field) for turn in listing(row[field], field)]
-        if row.get("system"):
-            turns.insert(0, {"role": "system", "content": text(row["system"], "system")})
+        turns = [*system(row), *(message(turn, field) for turn in listing(row[field], field))]
     elif "instruction" in row:
         request = text(row["instruction"], "instruction")
         if row.get("input"):
             request = f"{request}\n\n{text(row['input'], 'input')}"
-        turns = [{"role": "user", "content": request}, *answer(row, "output")]
+        turns = [*earlier(row), {"role": "user", "content": request}, *answer(row, "output")]
     elif "prompt" in row:
         if isinstance(row["prompt"], list):
             turns = [message(turn, "prompt") for turn in row["prompt"]]
             turns += [message(turn, "completion") for turn in row.get("completion") or []]
         else:
             turns = [{"role": "user", "content": text(row["prompt"], "prompt")}, *answer(row, "completion")]
+        turns = [*earlier(row), *turns]
     elif "text" in row:
         return [], text(row["text"], "text")
     else:
@@ -67,6 +69,22 @@ def message(turn: Any, field: str) -> Message:
     return {"role": ROLES[role], "content": text(turn.get("content", turn.get("value")), field)}
 
 
+def system(row: dict[str, Any]) -> list[Message]:
+    """The system message that stands in a column of its own."""
+    return [
+        {"role": "system", "content": text(row[column], column)} for column in SYSTEM if not empty(row.get(column))
+    ]
+
+
+def earlier(row: dict[str, Any]) -> list[Message]:
+    """What came before the request: a system message, and Alpaca's `history` of requests with their answers."""
+    history = [] if empty(row.get("history")) else row["history"]
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise BadRow("history", "must be a list of pairs: a request and its answer")
+    said = [text(turn, "history") for pair in history for turn in pair]
+    return system(row) + [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(said)]
+
+
 def answer(row: dict[str, Any], field: str) -> list[Message]:
     if field not in row:
         return []
@@ -82,7 +100,8 @@ def listing(value: Any, field: str) -> list[Any]:
 def text(value: Any, field: str) -> str:
     """A string with something in it; typed parts are joined where all are text."""
     if isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
-        value = "".join(str(part.get("text", part.get("value", ""))) for part in value)
+        parts = [part.get("text", part.get("value")) for part in value]
+        value = "".join(parts) if all(isinstance(part, str) for part in parts) else None
     if not isinstance(value, str):
         raise BadRow(field, f"must be text, is {type(value).__name__}")
     if not value.strip():

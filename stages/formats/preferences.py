@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from stages.formats.columns import unused
 from stages.formats.conversations import conversation, message, text
 from stages.formats.files import BadRow
 from stages.store.records import Message
+
+PREFERRED = ("chosen", "rejected")
 
 
 def preference(row: Any) -> tuple[list[Message], str, str]:
@@ -12,21 +15,20 @@ def preference(row: Any) -> tuple[list[Message], str, str]:
 
     Raises:
         BadRow: where a column is missing, or chosen and rejected do not answer the same prompt, or are the same.
+        ChangesMeaning: for a row with a column that nothing can use yet.
     """
     if not isinstance(row, dict):
         raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
-    for field in ("chosen", "rejected"):
+    for field in PREFERRED:
         if field not in row:
             raise BadRow(field, f"the column is missing; there are {', '.join(map(str, row))}")
-    answers = ("chosen", "rejected", "output", "completion", *(["messages"] if "prompt" in row else []))
-    asked = {k: v for k, v in row.items() if k not in answers}
-    if isinstance(row.get("prompt"), str) and all(isinstance(row[f], list) and row[f][1:] for f in answers[:2]):
-        del asked["prompt"]  # whole conversations stand beside it: it repeats one of their turns
+    unused_beside(row)
+    asked = prompt_of(row)
     if {"messages", "conversations", "instruction", "prompt"} & set(asked):
         prompt, answer = conversation(asked)
         if answer is not None:
             raise BadRow("", "the prompt ends with an assistant turn")
-        chosen, rejected = (completion(row[field], field, prompt) for field in ("chosen", "rejected"))
+        chosen, rejected = (completion(row[field], field, prompt) for field in PREFERRED)
     else:
         prompt, chosen = whole(row["chosen"], "chosen")
         other, rejected = whole(row["rejected"], "rejected")
@@ -35,6 +37,24 @@ def preference(row: Any) -> tuple[list[Message], str, str]:
     if chosen == rejected:
         raise BadRow("rejected", "is the same as chosen")
     return prompt, chosen, rejected
+
+
+def prompt_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that say what was asked."""
+    answers = ("chosen", "rejected", "output", "completion", *(["messages"] if "prompt" in row else []))
+    asked = {k: v for k, v in row.items() if k not in answers}
+    if isinstance(row.get("prompt"), str) and all(isinstance(row.get(f), list) and row[f][1:] for f in answers[:2]):
+        del asked["prompt"]  # whole conversations stand beside it: it repeats one of their turns
+    return asked
+
+
+def unused_beside(row: Any) -> list[str]:
+    """What `columns.unused` tells of a row, where chosen and rejected are read too."""
+    if not isinstance(row, dict):
+        return []
+    asked = prompt_of(row)
+    both = {field: row[field] for field in PREFERRED if field in row}
+    return unused(asked | both, *PREFERRED) + sorted(map(str, {*row} - {*asked, *both}))
 
 
 def completion(value: Any, field: str, prompt: list[Message]) -> str:

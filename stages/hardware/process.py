@@ -7,6 +7,8 @@ import os
 import time
 import warnings
 
+from stages.config.errors import visible
+
 ALWAYS = {
     "HYDRA_FULL_ERROR": "1",  # errors reach `cli.explain` instead of being printed by Hydra
     # Never TF32, which NVIDIA's containers switch on by this variable: it is not fp32, and under bf16 autocast a GPU
@@ -31,6 +33,13 @@ QUIETER = {
 }
 
 
+class Record(logging.LogRecord):
+    """What is logged, as a terminal may show it: much of it comes from files of others."""
+
+    def getMessage(self) -> str:
+        return visible(super().getMessage(), keep="\n\t")
+
+
 def prepare(typed: list[str] | None = None) -> None:
     """Set the environment, which child processes inherit, and quieten loggers and warnings in this process. `typed`:
     the arguments of the command that starts here."""
@@ -40,6 +49,7 @@ def prepare(typed: list[str] | None = None) -> None:
     if typed is not None:  # for the jobs of a sweep too, which start later, with other arguments
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
         os.environ["PLUMBLINE_STARTED"] = str(time.time())  # `rebuild=` rebuilds once per command, not per job
+    logging.setLogRecordFactory(Record)
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")

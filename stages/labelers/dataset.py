@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from stages.config.errors import UserError
 from stages.config.schema import Label, Source
-from stages.formats.files import BadRow, Row, rows
-from stages.formats.preferences import preference
+from stages.formats.preferences import preference, unused_beside
+from stages.formats.sources import convert
 from stages.labelers.labeler import Labeler, Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, prompt_id
 
@@ -28,25 +27,15 @@ class Dataset(Labeler):
         name = self.source.path.rsplit("/", 1)[-1]
         prompts: dict[str, Example] = {}
         candidates: dict[str, Candidate] = {}
-        bad: list[Row] = []
-        for row in rows(self.source, "label.path"):
-            try:
-                if row.error:
-                    raise row.error
-                messages, chosen, rejected = preference(row.value)
-            except BadRow as reason:
-                row.error = reason
-                bad.append(row)
-                continue
+        found = convert(self.source, "label.path", preference, unused_beside, "Drop the column.")
+        for messages, chosen, rejected in found.made:
             prompt = Example(prompt_id(messages), messages, None, name, name, "preference")
             a, b = candidate(prompt.id, chosen, name), candidate(prompt.id, rejected, name)
             prompts[prompt.id] = prompt
             candidates |= {a.candidate_id: a, b.candidate_id: b}
             better = Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference="a")
             self.preferred.setdefault(prompt.id, []).append(better)
-        if not prompts and not bad:
-            raise UserError(f"label.path={self.source.path}: holds no rows.")
-        return Pool([*prompts.values()], [*candidates.values()], bad)
+        return Pool([*prompts.values()], [*candidates.values()], found.bad, {self.source.path: found.unused})
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.preferred[prompt.id]

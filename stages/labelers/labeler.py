@@ -1,7 +1,7 @@
 """The protocol of labelers: what turns candidates into judgements."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,12 @@ from stages.store.work import Progress, Work
 
 
 class Pool(NamedTuple):
-    """Prompts with their candidates, and rows of a file that could not be read as such."""
+    """Prompts with their candidates; of a file also rows that could not be read as such, and columns not read."""
 
     prompts: list[Example]
     candidates: list[Candidate]
     bad: Sequence[Row] = ()
+    unused: Mapping[str, list[str]] = {}
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
         found: dict[str, list[Candidate]] = {prompt.id: [] for prompt in self.prompts}

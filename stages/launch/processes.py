@@ -19,7 +19,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.schema import Launch, Training
-from stages.store.node import Node
+from stages.store.node import Node, in_order
 from stages.store.store import Store
 from stages.store.work import SCRATCH, Work
 
@@ -129,7 +129,7 @@ def follow(launch: Launch, targets: list[Node], store: Store) -> None:
         UserError: where a process failed, and where nothing has been built for long: node 0 has ended, then.
     """
     seen = time.monotonic()
-    for node in dict.fromkeys(n for target in targets for n in target.lineage):
+    for node in in_order(targets):
         job = store.partial(node) / SCRATCH / JOB
         while not store.find(node):
             if store.is_locked(node.stage, node.fingerprint):

@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models.loading import load_tokenizer
+from stages.models.rendering import tokens_of, try_out
+from stages.store.pinning import read_template
 from stages.store.records import Message, content_id
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -121,7 +123,7 @@ class Contract:
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
     def _render(self, messages: list[Message], **options: Any) -> Any:
-        return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+        return tokens_of(self.tokenizer, messages, **options)
 
     def facts(self) -> dict[str, Any]:
         """What can be compared without rendering."""
@@ -184,9 +186,8 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, ro
     tokenizer.chat_template = chat_template(tokenizer, cfg, train)
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
-        rendered = tokenizer.apply_chat_template(
-            GOLDEN[1], tokenize=True, return_dict=True, return_assistant_tokens_mask=marked
-        )
+        try_out(tokenizer, GOLDEN[1])
+        rendered = tokens_of(tokenizer, GOLDEN[1], return_assistant_tokens_mask=marked)
     except Exception as error:  # whatever a user's Jinja raises
         raise ContractError(f"template={cfg.kind}: it cannot render system, user and assistant: {error}") from error
     ids = rendered["input_ids"]
@@ -242,7 +243,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool
         kind = next((name for name, tokens in TURNS.items() if tokens <= vocabulary), "plain")
     if kind == "file":
         assert cfg.path is not None
-        return Path(cfg.path).read_text(encoding="utf-8")
+        return read_template(Path(cfg.path))
     if lacking := TURNS.get(kind, set()) - vocabulary:
         raise ContractError(
             f"template={kind}: the vocabulary lacks {' and '.join(sorted(lacking))}. Use template=plain."
@@ -282,7 +283,7 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: i
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
-    used |= {i for messages in GOLDEN for i in tokenizer.apply_chat_template(messages, tokenize=True)["input_ids"]}
+    used |= {i for messages in GOLDEN for i in tokens_of(tokenizer, messages)["input_ids"]}
     special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
     if special:
         names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))

@@ -11,6 +11,10 @@ from matplotlib.figure import Figure
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 COLOURS = {"base": "#8d99ae", "sft": "#2a9d8f", "control": "#b08d57", "policy": "#e76f51"}
 STYLE: dict[str, Any] = {
+    # A label says what it says: in names of files, $, ^, _ and \\ are no mathematics.
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.formatter.use_mathtext": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "plumbline",
     "font.family": "sans-serif",

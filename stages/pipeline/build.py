@@ -7,7 +7,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.launch import processes
 from stages.pipeline import provenance
-from stages.store.node import Node
+from stages.store.node import Node, in_order
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tracking.track import track
@@ -20,7 +20,7 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     if cfg.launch.node_rank > 0:
         return processes.follow(cfg.launch, targets, store)
     missing = store.missing(targets)
-    for node in dict.fromkeys(n for target in targets for n in target.lineage):
+    for node in in_order(targets):
         if node not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -58,3 +58,10 @@ class Node:
 
     def __str__(self) -> str:
         return f"{self.stage} {self.fingerprint}"
+
+
+def in_order(targets: Sequence[Node]) -> list[Node]:
+    """Every node that the targets descend from and they themselves, inputs before what they go into; and before all
+    others what no model has a part in: a file that cannot be used is told before anything is trained."""
+    found = dict.fromkeys(node for target in targets for node in target.lineage)
+    return sorted(found, key=lambda node: any(given.stage == "base" for given in node.lineage))

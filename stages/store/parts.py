@@ -23,6 +23,7 @@ from stages.config.schema import ROOT, Own
 
 Kind = TypeVar("Kind")
 COPY = "own.py"  # of the user's file, in the node
+LARGEST = 1 << 24  # bytes of a user's file
 
 
 def words(room: str, kind: str) -> list[str]:
@@ -66,9 +67,11 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
     try:
         if not file.is_file():
             raise UserError(f"{key}.file={own.file}: no such file, or no file that can be read.")
+        if (size := file.stat().st_size) > LARGEST:
+            raise UserError(f"{key}.file={own.file}: {size} bytes are no Python file.")
         content = file.read_bytes()
         compile(content, str(file), "exec")
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{key}.file={own.file} cannot be read as Python: {error}") from error
     except OSError as error:
         raise UserError(f"{key}.file={own.file!s:.100}: {error.strerror}.") from error

@@ -18,6 +18,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FILES = {".json", ".jsonl", ".gz", ".csv", ".parquet", ".gguf", ".safetensors", ".txt"}
 PACKAGE = "package:"
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes of this machine
+LONGEST_TEMPLATE = 1 << 20  # bytes; the longest in use have some thousands
 
 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
@@ -33,6 +35,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         local = locate(named.path, key)
         if local is None:
             return replace(named, revision=hub_revision(named.path, named.revision, kind, key))
+        if kind == "dataset":
+            readable(local, key)
         digests[named.path] = digest(local, cache)
         return named
 
@@ -45,8 +49,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         block = pinned(block, "dataset", "label.path")
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
-        if not template.is_file():
-            raise UserError(f"sft.template.path={template}: no such file.")
+        read_template(template)
         digests[block.template.path] = digest(template, cache)
     return block, digests
 
@@ -67,11 +70,48 @@ def locate(path: str, key: str) -> Path | None:
             )
         return Path(spec.submodule_search_locations[0]) / inside
     local = Path(path).expanduser()
-    if local.exists():
+    if local.is_file() or local.is_dir():
         return local
+    if local.exists():
+        raise UserError(f"{key}={path}: no regular file, but a pipe or a device, which may never end.")
     if HUB_ID.fullmatch(path) and local.suffix not in FILES:
         return None
     raise UserError(f"{key}={path}: no such file or folder.")
+
+
+def readable(local: Path, key: str) -> list[Path]:
+    """The data files at a path: itself, or every file in a folder, in order.
+
+    Raises:
+        UserError: where one is no regular file, or they are larger than this machine's memory.
+    """
+    found = sorted(local.rglob("*")) if local.is_dir() else [local]
+    for file in found:
+        if not (file.is_file() or file.is_dir()):
+            raise UserError(f"{key}: {file} is no regular file: a pipe, a device, or a link that leads nowhere.")
+    files = [file for file in found if file.is_file()]
+    if (size := sum(file.stat().st_size for file in files)) > MEMORY:
+        raise UserError(
+            f"{key}={local}: {size / 2**30:.0f} GiB, more than the {MEMORY / 2**30:.0f} GiB of this machine's memory."
+        )
+    return files
+
+
+def read_template(path: Path) -> str:
+    """The chat template in a file.
+
+    Raises:
+        UserError: where it is no regular file, too long, or no UTF-8.
+    """
+    key = f"sft.template.path={path}"
+    if not path.is_file():
+        raise UserError(f"{key}: no such file.")
+    if path.stat().st_size > LONGEST_TEMPLATE:
+        raise UserError(f"{key}: {path.stat().st_size} bytes are no chat template.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
 
 
 def hub_revision(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:

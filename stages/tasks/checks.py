@@ -27,10 +27,11 @@ def last_number(text: str) -> float | None:
 
 
 def parsed(text: str) -> Any:
-    """The JSON value of an answer; where it is no JSON the class ValueError, which equals no JSON value."""
+    """The JSON value of an answer; where it is none, or nested too deeply to be read, the class ValueError, which
+    equals no JSON value."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ValueError
 
 

@@ -28,6 +28,9 @@ NOUNS = {
     "job": JOBS,
     "clothing": CLOTHES,
 }
+# A kiwi is a bird too, a teal a duck, an orange a fruit; and these fruits are colours.
+ALSO = {"kiwi": "animal", "teal": "animal", "orange": "fruit"}
+ALSO |= dict.fromkeys(("cherry", "lemon", "lime", "olive", "peach", "plum"), "colour")
 OBJECTS = (
     "basket bell blanket book bottle box bridge camera candle carpet clock coin compass cup door drum engine "
     "envelope flag garden gate guitar helmet jar kettle key kite letter map medal mill notebook paddle painting "
@@ -70,6 +73,11 @@ def article(noun_phrase: str) -> str:
 def items(rng: random.Random, low: int, high: int) -> list[str]:
     """Different nouns of one kind, in random order."""
     return rng.sample(NOUNS[rng.choice(sorted(NOUNS))], rng.randint(low, high))
+
+
+def told_apart(*kinds: str) -> dict[str, list[str]]:
+    """The nouns of each kind that are of no other of these kinds."""
+    return {kind: [word for word in NOUNS[kind] if ALSO.get(word) not in kinds] for kind in kinds}
 
 
 def listed(words: list[str]) -> str:

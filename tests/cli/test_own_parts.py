@@ -1,12 +1,13 @@
 """Parts of one's own: what is hashed is what is run, nothing runs before its stage, and no recipe may name them."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES
-from tests.helpers import TINY, Chain, build, command, nodes
+from tests.helpers import TINY, Chain, build, command, nodes, refused
 
 ONLY_TYPED = "label.own runs code, so only the command line may set it"
 LABELER = """
@@ -135,6 +136,20 @@ def test_options_that_are_null_or_have_names_of_ours_count(mine: Path, chain: Ch
         for options in ({}, {"sign": "null"}, {"runtime": 1}, {"runtime": 2})
     }
     assert len(fingerprints) == 4
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "deep"])
+def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, mine: Path, tmp_path: Path) -> None:
+    mine.unlink()
+    if kind == "pipe":
+        os.mkfifo(mine)
+    elif kind == "sparse":
+        with open(mine, "wb") as made:
+            made.truncate(1 << 40)
+    else:
+        mine.write_text("(" * 100_000)
+    told = refused(*TINY, own(mine), "stage=label", f"outputs={tmp_path / 'outputs'}")
+    assert told.startswith(f"label.own.file={mine}")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,18 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
         assert cell.strip() == speaker.answer([{"role": "user", "content": prompt}])
 
 
+def test_a_line_that_is_not_utf8_is_told_and_the_next_one_answered(chain: Chain) -> None:
+    typed = b"Gr\xfc\xdfe\nName a \x1b[31mcolour.\n"
+    arguments = (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=2")
+    ran = command(*arguments, input=typed, text=False)
+    said = ran.stdout.decode()
+    assert (ran.returncode, "Traceback" in ran.stderr.decode()) == (0, False)
+    assert (
+        "> Gr\\udcfc\\udcdfe\nerror: this line is not UTF-8, and no model is asked.\n> Name a \\x1b[31mcolour.\n"
+        in said
+    )
+
+
 def test_what_is_missing_is_built_and_no_more(tmp_path: Path) -> None:
     sizes = ("sft.epochs=1", "chat.max_new_tokens=4")
     assert chat(tmp_path, ["Name a colour."], "chat.model=sft", *sizes).startswith("> Name")
@@ -88,7 +100,7 @@ def test_a_conversation_longer_than_the_model_reads_is_told(built: Path) -> None
 
 def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In whole characters, and without what the form cuts off."""
-    answer = "  - Größe\n  [b]ja[/b] :smile:\n日本"
+    answer = "  - Größe\n  [b]ja[/b] :smile:\n日\x1b[2J本"
     for name, form in (("sft", contract.Contract), ("base", Continuation)):
         terms = form_of(next((built / name).glob("*/model")))
         assert type(terms) is form
@@ -98,4 +110,4 @@ def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFix
         for token in ids:
             printed.put(torch.tensor([token]))
         printed.end()
-        assert capsys.readouterr().out == f"{answer.strip()}\n"
+        assert capsys.readouterr().out == f"{answer.strip()}\n".replace("\x1b", "\\x1b")

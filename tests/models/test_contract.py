@@ -1,17 +1,21 @@
 """The contract: on real tokenizers, with templates that keep it and templates that break it."""
 
 import json
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models import contract
 from stages.models.contract import GOLDEN, Contract, ContractError
 from stages.models.loading import load_tokenizer
+from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -143,6 +147,49 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, t
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>", bos_token="<|im_start|>")
     with pytest.raises(ContractError, match=told):
         establish(tokenizer, "file", file)
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}"
+END = "{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("jinja", "told"),
+    [
+        (f"{LOOPS}{END}", "takes longer than 0.5 s"),
+        (f"{LOOPS}x{END}", "takes longer than 0.5 s"),
+        ("{% for i in range(99999) %}" + "x" * 99 + "{% endfor %}", "makes 9,899,9.. characters of a few words"),
+        (
+            "{% set ns = namespace(x='x') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "more than 1 GiB of memory",
+        ),
+    ],
+)
+def test_a_template_that_never_ends_is_refused(
+    jinja: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "longer" in told:
+        monkeypatch.setattr("stages.models.rendering.SECONDS", 0.5)
+    path = tmp_path / "template.jinja"
+    path.write_text("{% generation %}{{ eos_token }}{% endgeneration %}" + jinja)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(ContractError, match=told):
+        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "are no chat template")]
+)
+def test_a_file_that_is_no_template_is_told_before_work(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_bytes(content)
+    line = refused("recipe=tiny", "template=file", f"sft.template.path={path}", f"outputs={tmp_path / 'outputs'}")
+    assert line.startswith(f"sft.template.path={path}")
+    assert told in line
+    with pytest.raises(UserError, match=told):
+        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
 
 
 def test_own_refuses_a_template_whose_answers_cannot_be_told_apart() -> None:

@@ -1,22 +1,31 @@
 """Data: verifiable instructions, the door for files, and splits that share no prompt."""
 
+import csv
 import gzip
 import json
+import math
+import os
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from stages.config.errors import UserError
+from stages.config.errors import UNSEEN, UserError
 from stages.data import run
+from stages.formats.columns import ChangesMeaning
 from stages.formats.conversations import conversation
 from stages.formats.files import BadRow, rows_of
-from stages.store.records import Example, load
+from stages.store.pinning import MEMORY, pin
+from stages.store.records import Check, Example, load
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.generate import FAMILIES, generate, known_families
-from tests.helpers import DATA, settings
+from stages.tasks.words import ALSO, NOUNS
+from tests.helpers import DATA, TINY, refused, settings
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
 
@@ -36,6 +45,11 @@ def test_there_are_enough_families() -> None:
 
 def test_every_reference_passes_its_own_checks() -> None:
     assert all(share_passed(e.checks, str(e.reference)) == 1 for e in EXAMPLES)
+
+
+def test_an_answer_that_json_nests_too_deeply_is_no_json() -> None:
+    for answer in ("[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000):
+        assert share_passed([Check("is_json"), Check("json", {"value": []})], answer) == 0
 
 
 def corrupted(text: str, rng: random.Random) -> str:
@@ -61,6 +75,40 @@ def test_checks_reject_what_is_no_answer(name: str) -> None:
         for kind, answer in answers.items():
             wrong[kind] += share_passed(example.checks, answer) == 1
     assert all(count <= 0.02 * len(examples) for count in wrong.values()), wrong
+
+
+def of_family(name: str, seeds: int = 4) -> list[Example]:
+    group = "unseen_tasks" if known_families()[name].unseen else "test"
+    return [e for seed in range(seeds) for e in generate(seed, {group: 150}, [name])]
+
+
+def test_a_question_asks_for_what_its_text_says() -> None:
+    for e in of_family("where_from"):
+        asked = e.messages[-1]["content"]
+        assert ("comes from" in asked) == bool(re.search(r"Where does \w+ come from\?", asked))
+
+
+def test_no_answer_depends_on_what_else_a_word_means() -> None:
+    """A kiwi is a bird too, an orange a fruit and a colour, a teal a duck."""
+    assert not any("kiwi" in e.messages[-1]["content"].lower() for e in of_family("extract_animals"))
+    assert not any("kiwi" in e.messages[-1]["content"].lower() for e in of_family("classify_noun"))
+    for e in of_family("odd_one_out"):
+        [options] = [check.params["options"] for check in e.checks if check.kind == "one_of"]
+        kinds = {word: {k for k, words in NOUNS.items() if word in words} | {ALSO.get(word, "")} for word in options}
+        alike = [word for word in options if word != e.reference]
+        shared = set.intersection(*(kinds[word] for word in alike)) - {""}
+        assert shared
+        assert not shared & kinds[str(e.reference)]
+
+
+@pytest.mark.parametrize("name", sorted(known_families()))
+def test_a_request_names_what_it_asks_for(name: str) -> None:
+    """Not a slot left open, nor a bar that was taken for a blank line."""
+    for phrasing in known_families()[name].phrasings:
+        assert not phrasing.startswith("|")
+        assert not phrasing.endswith("|")
+        assert all("{" in part or re.search(r"\w{2}", part) for part in phrasing.split("\n\n")), phrasing
+        assert not any(word in phrasing.split("\n\n")[0].split()[-1:] for word in ("with", "like", "by")), phrasing
 
 
 def test_splits_share_no_prompt_and_tests_are_held_out() -> None:
@@ -89,6 +137,19 @@ def test_an_unknown_family_is_refused_with_the_nearest() -> None:
         ({"prompt": "a", "completion": "b"}, ["a"], "b"),
         ({"text": "b"}, [], "b"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, ["a"], None),
+        ({"system": "s", "history": [["a", "b"]], "instruction": "c", "output": "d"}, ["s", "a", "b", "c"], "d"),
+        ({"system": " ", "history": None, "instruction": "c", "output": "d", "tools": "[]"}, ["c"], "d"),
+        ({"system_prompt": "s", "prompt": "a", "completion": "b", "label": None}, ["s", "a"], "b"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "a", "loss_weight": 0.0, "tool_calls": None},
+                    {"role": "assistant", "content": "b", "loss_weight": 1.0, "train": True},
+                ]
+            },
+            ["a"],
+            "b",
+        ),
     ],
 )
 def test_the_known_formats_become_conversations(row: dict, messages: list[str], answer: str | None) -> None:
@@ -107,12 +168,190 @@ def test_the_known_formats_become_conversations(row: dict, messages: list[str], 
         ({"messages": [{"role": "assistant", "content": "a"}]}, "no user turn"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "do not take turns"),
         ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
+        ({"instruction": "a", "history": "b", "output": "c"}, "history: must be a list of pairs"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "must be text"),
         ([1], "a row must be an object"),
     ],
 )
 def test_a_row_that_is_no_conversation_says_why(row: object, reason: str) -> None:
     with pytest.raises(BadRow, match=reason):
         conversation(row)
+
+
+USER = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"text": "What a film.", "label": 0}, "label"),
+        ({"text": "Where is my card?", "category": "card_arrival"}, "category"),
+        ({"text": "Wake me at six.", "intent": "alarm"}, "intent"),
+        ({"text": "It is so.", "label_text": "objective"}, "label_text"),
+        ({"prompt": "a", "completion": "b", "label": False}, "label"),
+        ({"messages": [USER, {"role": "assistant", "content": "b"}], "label": True}, "label"),
+        ({"instruction": "a", "output": "b", "loss_weight": 0.5}, "loss_weight"),
+        ({"instruction": "a", "output": "b", "Context": "c"}, "Context"),
+        ({"prompt": "a", "completion": "b", "tools": [{"name": "f"}]}, "tools"),
+        ({"messages": [USER, {"role": "assistant", "content": "b", "reasoning_content": "c"}]}, "reasoning_content"),
+        ({"messages": [USER, {"role": "assistant", "content": "b", "weight": 0}]}, "messages.weight"),
+        ({"messages": [USER, {"role": "assistant", "content": "b", "train": False}]}, "messages.train"),
+        ({"messages": [{**USER, "name": "Ada"}, {"role": "assistant", "content": "b"}]}, "messages.name"),
+        ({"messages": [USER], "history": [["a", "b"]]}, "history"),
+    ],
+)
+def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column: str, tmp_path: Path) -> None:
+    with pytest.raises(ChangesMeaning, match=column):
+        conversation(row)
+    with pytest.raises(UserError, match=rf"rows.jsonl: line 2: the column '.*{column}'.*data.own"):
+        source(tmp_path, [json.dumps({"instruction": "a", "output": "b"}), json.dumps(row)])
+
+
+def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
+    rows = [{"instruction": f"{i}", "output": "b", "id": i, "score_rejected": 0.5, "empty": None} for i in range(9)]
+    out, _ = source(tmp_path, list(map(json.dumps, rows)))
+    assert out.warnings == [f"{tmp_path / 'rows.jsonl'}: columns id, score_rejected are not used"]
+
+
+RED = "\x1b[31m\u202ered\x9b"
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source(tmp_path, [json.dumps({"instruction": "a", "output": "b", RED: 1})])
+    for row in ({RED: 1}, {"messages": [{"role": RED, "content": "a"}]}):
+        with pytest.raises(UserError, match="red") as raised:
+            source(tmp_path, [json.dumps(row)])
+        assert not UNSEEN.search(str(raised.value))
+    (tmp_path / f"{RED}.parquet").touch()
+    with pytest.raises(UserError, match="red") as raised:
+        list(rows_of(tmp_path / f"{RED}.parquet"))
+    assert not UNSEEN.search(str(raised.value))
+    assert "red" in caplog.messages[0]
+    assert not UNSEEN.search("".join(caplog.messages))
+
+
+def test_a_function_of_ones_own_may_read_any_column(tmp_path: Path) -> None:
+    own = tmp_path / "reviews.py"
+    own.write_text("def ask(row):\n    return [{'role': 'user', 'content': row['text']}], row['label']\n")
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"{i}", "label": "no", "other": 1}) for i in range(9)))
+    cfg = settings("data=file", f"data.sources=[{{path: {file}}}]", f"data.own={{file: {own}, name: ask}}").data
+    block, _ = pin(cfg, tmp_path / "cache" / "digests.json")
+    out = work(tmp_path / "out")
+    metrics = run(block, {}, out)
+    assert sum(metrics["examples"].values()) == 9
+    assert out.warnings == []
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+UNUSABLE = {
+    "nested too deeply": f'{{"instruction": "a", "output": "b", "x": {DEEP}}}',
+    "a number with too many digits": '{"instruction": "a", "output": "b", "x": ' + "9" * 5000 + "}",
+    "NaN is no number": '{"instruction": "a", "output": "b", "x": NaN}',
+    "the key stands there twice": '{"instruction": "a", "output": "b", "output": "c"}',
+    "Invalid control character": '{"instruction": "a\0", "output": "b"}',
+}
+
+
+def strict(line: str) -> dict:
+    """A line of a quarantine as a strict reader takes it."""
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(line, parse_constant=refused)
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+@pytest.mark.parametrize("array", [False, True])
+def test_a_row_that_json_cannot_hold_costs_that_row(reason: str, array: bool, tmp_path: Path) -> None:
+    lines = [*alpaca(9), UNUSABLE[reason], '{"instruction": "a, [b", "output": "c\\"]"}']
+    if array and reason == "Invalid control character":
+        pytest.skip("where a broken array has its rows is not known")
+    content = [f"[{', '.join(lines)}]"] if array else lines
+    out, metrics = source(tmp_path, content, "data.max_bad=0.5")
+    assert sum(metrics["examples"].values()) == 10
+    [kept] = [strict(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert reason in kept["reason"]
+    assert (kept["line"], kept["row"]) == (10, UNUSABLE[reason])
+
+
+def table(tmp_path: Path, name: str, content: bytes) -> tuple[Work, dict]:
+    file = tmp_path / name
+    file.write_bytes(content)
+    out = work(tmp_path / "out")
+    cfg = settings("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]", "data.max_bad=0.9").data
+    return out, run(cfg, {}, out)
+
+
+def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> None:
+    long = "x" * (csv.field_size_limit() if csv.field_size_limit() < 1 << 20 else 200_000)
+    lines = ["instruction,output", f"a,{long}", "b, c, d", "e", '"f" g,h', "ä,i", '"j\nk",l']
+    content = "\n".join(lines).encode().replace("ä".encode(), b"\xe4")
+    out, _ = table(tmp_path, "rows.csv", content)
+    examples = load(out / "examples.parquet", Example)
+    assert [e.reference for e in examples] == [long, "l"]
+    kept = [strict(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [(entry["line"], entry["reason"]) for entry in kept] == [
+        (3, "3 fields, the header has 2"),
+        (4, "1 fields, the header has 2"),
+        (5, "broken CSV: ',' expected after '\"'"),
+        (6, "not UTF-8"),
+    ]
+    with pytest.raises(UserError, match=r"twice.csv: the column 'output' is there twice"):
+        table(tmp_path, "twice.csv", b"instruction,output,output\na,b,c\n")
+
+
+def test_a_parquet_row_that_is_no_text_costs_that_row(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(b"".join(i.to_bytes(4, "little") for i in (0, 1, 2)))
+    texts = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"a\xff"))
+    written = pa.table({"instruction": texts, "output": ["b", "c"], "score": [math.nan, math.nan]})
+    pq.write_table(written, tmp_path / "made.parquet")
+    out, metrics = table(tmp_path, "rows.parquet", (tmp_path / "made.parquet").read_bytes())
+    assert (metrics["quarantined"], metrics["examples"]) == (1, {"sft": 1})
+    assert "cannot be read" in strict((out / "quarantine.jsonl").read_text())["reason"]
+
+
+def test_what_is_no_number_in_a_table_is_kept_as_text(tmp_path: Path) -> None:
+    rows = pa.table({"instruction": ["a", "b"], "output": ["c", None], "score": [1.0, math.nan]})
+    pq.write_table(rows, tmp_path / "made.parquet")
+    out, _ = table(tmp_path, "rows.parquet", (tmp_path / "made.parquet").read_bytes())
+    assert "nan" in strict((out / "quarantine.jsonl").read_text())["row"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "folder", "sparse", "bomb"])
+def test_what_may_never_end_is_no_input(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.jsonl"
+    if kind in ("pipe", "folder"):
+        os.mkfifo(file)
+    elif kind in ("device", "link"):
+        file.symlink_to("/dev/zero" if kind == "device" else tmp_path / "nowhere")
+    elif kind == "sparse":
+        with open(file, "wb") as made:
+            made.truncate(MEMORY + 1)
+    else:
+        monkeypatch.setattr("stages.formats.files.MEMORY", 1 << 20)
+        file.write_bytes(gzip.compress(bytes(1 << 22)))
+    given = tmp_path if kind == "folder" else file
+    if kind == "bomb":
+        with pytest.raises(UserError, match="unpacks to more than"):
+            list(rows_of(file))
+        return
+    told = refused("stage=data", "data=file", f"data.sources=[{{path: {given}}}]", f"outputs={tmp_path / 'outputs'}")
+    assert told.startswith("data.sources[0].path")
+    assert "no such file" in told if kind == "link" else "regular file" in told or "more than the" in told
+
+
+@pytest.mark.parametrize("key", ["data.sources", "outside"])
+def test_a_labelled_set_without_labels_is_told_with_file_and_line(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"Say {i}."}) for i in range(20)))
+    shares = ", splits: {preference: 1.0}" if key == "data.sources" else ""
+    entries = [f"{key}=[{{path: {file}, check: label{shares}}}]", f"outputs={tmp_path / 'outputs'}"]
+    recipe = ("data=file", "stage=data") if key == "data.sources" else (*TINY, "stage=report", "seeds=[1]")
+    told = refused(*recipe, *entries)
+    assert "prompts.jsonl: line 1: no answer for check=label to compare with. 20 of 20 rows" in told
+    assert not (tmp_path / "outputs" / "sft").exists()
 
 
 def test_json_is_told_by_content_and_only_newlines_end_a_line(tmp_path: Path) -> None:
@@ -173,6 +412,19 @@ def test_duplicates_are_dropped_and_other_answers_kept(tmp_path: Path) -> None:
     assert [(e.messages[0]["content"], e.reference) for e in examples] == [("a", "1"), ("a", "2"), ("b", "1")]
     assert len({e.id for e in examples}) == 3
     assert metrics["duplicates_dropped"] == 3
+    assert "3 copies left out" in metrics["summary"]
+    assert "data.sources[0]" in out.warnings[0]
+    assert "3 of 6 rows are left out" in out.warnings[0]
+
+
+def test_a_source_that_is_listed_twice_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(alpaca(20)))
+    once = f"{{path: {tmp_path / 'rows.jsonl'}}}"
+    out = work(tmp_path / "out")
+    run(settings("data=file", f"data.sources=[{once}, {once}]").data, {}, out)
+    assert len(out.warnings) == 1
+    assert "data.sources[1].path" in out.warnings[0]
+    assert "(it is listed before): 20 of 20 rows are left out" in out.warnings[0]
 
 
 def test_plain_texts_are_kept_apart(tmp_path: Path) -> None:
@@ -235,6 +487,22 @@ def test_real_files_are_read(name: str, usable: int) -> None:
         except BadRow:
             pass
     assert good == usable
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("classic/rotten_tomatoes_polarity.jsonl.gz", "label"),
+        ("classic/banking77_train.csv.gz", "category"),
+        ("formats/lf_kto_en_demo.json.gz", "label"),
+        ("formats/lf_glaive_toolcall_en_demo.json.gz", "tools"),
+    ],
+)
+def test_real_files_that_would_be_read_wrongly_are_refused(name: str, column: str, tmp_path: Path) -> None:
+    cfg = settings("data=file", f"data.sources=[{{path: {DATA / name}}}]").data
+    with pytest.raises(UserError, match=rf"{Path(name).name}: line \d+: the column '{column}'"):
+        run(cfg, {}, work(tmp_path / "out"))
 
 
 def test_families_are_registered_once() -> None:

@@ -243,9 +243,43 @@ def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) 
     assert (found.prompt, found.chosen[0]["content"]) == (earlier, "chosen")
 
 
+def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "a", "rejected": r} for r in "bbcd"] + [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": 0.5}
+    ]
+    out, metrics = dataset(tmp_path, rows)
+    assert metrics["judgements"] == 5
+    assert out.warnings == [f"{tmp_path / 'preferences.jsonl'}: columns score_chosen are not used"]
+    made = work(tmp_path / "pairs")
+    found = pairs.run(block(), {"judged": out.path}, made)
+    assert (found["pairs"], found["copies_left_out"], found["preferences_left_out"]) == (2, 1, 2)
+    assert "1 preferences are copies" in made.warnings[0]
+    assert "2 preferences are left out: pairs.strategy=best_worst takes 1" in made.warnings[1]
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
+        ([{"prompt": "q", "chosen": "a", "rejected": "b", "label": 1}], "line 1: the column 'label' changes"),
+        (
+            [
+                {
+                    "chosen": [USER, {"role": "assistant", "content": "a", "weight": 0}],
+                    "rejected": [USER, {"role": "assistant", "content": "b"}],
+                }
+            ],
+            "the column 'chosen.weight' changes",
+        ),
+        (
+            [
+                {
+                    "chosen": [USER, {"role": "assistant", "content": "a"}],
+                    "rejected": [USER, {"role": "assistant", "content": "b"}],
+                    "system": "s",
+                }
+            ],
+            "the column 'system' changes",
+        ),
         ([{"prompt": "q", "chosen": "a"}], "line 1: rejected: the column is missing; there are prompt, chosen"),
         ([{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3, "rejected: is the same as chosen. 3 of 3 rows"),
         (

@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from stages import report
+from stages.pages import figures
 from stages.pages.side_by_side import side_by_side
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
@@ -31,6 +33,27 @@ def page(chain: Chain, tmp_path: Path) -> Path:
     folder.mkdir()
     report.run(settings("recipe=tiny").report, inputs, Work(folder, lambda m, s: None))
     return folder / "report.html"
+
+
+ODD = ["cost_$1^2^3$.jsonl", "$\\frac{$", "a^b_c\\d", "_$", "50% & <more>"]
+
+
+def test_a_label_of_any_figure_says_what_it_says() -> None:
+    rate = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    curve = [{"step": step, "loss": 1.0, "logps/chosen": 1.0, "rewards/margins": 1.0} for step in (1, 2)]
+    for odd in ODD:
+        models = {"base": "Base", "sft": f"1{odd}", "policy": f"2{odd}"}
+        rows = {odd: {"prompts": 3, **dict.fromkeys(models, rate)}}
+        points = [(0.1, rate), (0.2, rate)]
+        labelled = [
+            figures.rates(rows, models),
+            figures.pareto(points, [True, False], [odd, odd], [0.4], models),
+            *figures.calibration(odd, [0.1 * i for i in range(9)]),
+            figures.cost({odd: 1.0, "b": 2.0}),
+            figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}"),
+            *figures.preference(odd, curve),
+        ]
+        assert all(str(escape(odd.replace("_", " "))) in figure.replace("_", " ") for figure in labelled)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

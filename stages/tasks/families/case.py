@@ -44,9 +44,9 @@ def lowercase(rng: random.Random) -> Instance:
     """
     Write this as a title, with a capital at the start of every word: {text}
     Capitalise the first letter of each word: {text}
-    {text} | Turn the line above into title case.
+    {text} | Turn the line above into title case, small words too.
     Give every word in this line an initial capital: {text}
-    Title case, please: {text}
+    Title case for every word, please: {text}
     This will be a headline. Begin each of its words with a big letter: {text}
     """,
     unseen=True,

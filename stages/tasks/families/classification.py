@@ -3,7 +3,7 @@
 import random
 
 from stages.tasks.generate import Instance, family, one_of
-from stages.tasks.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS
+from stages.tasks.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS, told_apart
 
 
 @family(
@@ -20,8 +20,10 @@ from stages.tasks.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS
 def classify_noun(rng: random.Random) -> Instance:
     kinds = ["fruit", "animal", "tool"]
     kind = rng.choice(kinds)
-    word = rng.choice(NOUNS[kind])
-    text = rng.choice([word, word.capitalize(), f"the {word}", f"{word}s", f"my {word}", f"a box with one {word}"])
+    word = rng.choice(told_apart(*kinds)[kind])
+    text = rng.choice(
+        [word, word.capitalize(), f"the {word}", f"the old {word}", f"my {word}", f"a box with the {word}"]
+    )
     return Instance({"text": text}, kind, one_of(kinds, kind))
 
 
@@ -41,7 +43,7 @@ def classify_other(rng: random.Random) -> Instance:
     kinds = ["plant", "furniture", "job"]
     kind = rng.choice(kinds)
     word = rng.choice(NOUNS[kind])
-    text = rng.choice([word, word.capitalize(), f"the {word}", f"{word}s", f"my {word}"])
+    text = rng.choice([word, word.capitalize(), f"the {word}", f"the old {word}", f"my {word}"])
     return Instance({"text": text}, kind, one_of(kinds, kind))
 
 
@@ -59,8 +61,8 @@ def classify_other(rng: random.Random) -> Instance:
 )
 def odd_one_out(rng: random.Random) -> Instance:
     kinds = rng.sample(["fruit", "animal", "tool", "colour"], 2)
-    words = rng.sample([w for w in NOUNS[kinds[0]] if w not in NOUNS[kinds[1]]], 3)
-    odd = rng.choice([w for w in NOUNS[kinds[1]] if w not in NOUNS[kinds[0]]])
+    nouns = told_apart(*kinds)
+    words, odd = rng.sample(nouns[kinds[0]], 3), rng.choice(nouns[kinds[1]])
     text = [*words, odd]
     rng.shuffle(text)
     return Instance({"text": ", ".join(text)}, odd, one_of(text, odd))

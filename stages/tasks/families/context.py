@@ -44,16 +44,16 @@ def who_did_it(rng: random.Random) -> Instance:
 )
 def where_from(rng: random.Random) -> Instance:
     people, cities = rng.sample(NAMES, 3), rng.sample(CITIES, 2)
-    text = rng.choice(
+    text, asks = rng.choice(
         [
-            f"{people[0]} lives in {cities[0]}. {people[1]} lives in {cities[1]}.",
-            f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.",
-            f"{cities[0]} is the home of {people[0]}, and {cities[1]} that of {people[1]}.",
+            (f"{people[0]} lives in {cities[0]}. {people[1]} lives in {cities[1]}.", "live"),
+            (f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.", "come from"),
+            (f"{cities[0]} is the home of {people[0]}, and {cities[1]} that of {people[1]}.", "live"),
         ]
     )
     asked = rng.choice([0, 1, 2])
     reference = NOT_STATED if asked == 2 else cities[asked]
-    question = f"Where does {people[asked]} live?"
+    question = f"Where does {people[asked]} {asks}?"
     return Instance({"text": text, "question": question}, reference, one_of([*cities, NOT_STATED], reference))
 
 

@@ -4,7 +4,7 @@ import random
 
 from stages.store.records import Check
 from stages.tasks.generate import Instance, family
-from stages.tasks.words import ANIMALS, CITIES, COLOURS, FRUITS, NAMES, OBJECTS, TOOLS, article, sentence
+from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, article, sentence, told_apart
 
 
 @family(
@@ -122,7 +122,7 @@ def extract_email(rng: random.Random) -> Instance:
 )
 def extract_animals(rng: random.Random) -> Instance:
     animals = rng.sample(ANIMALS, rng.randint(1, 2))
-    words = animals + rng.sample(FRUITS, 1) + rng.sample(TOOLS, 1)
+    words = animals + rng.sample(told_apart("fruit", "animal")["fruit"], 1) + rng.sample(TOOLS, 1)
     rng.shuffle(words)
     reference = ", ".join(word for word in words if word in animals)
     return Instance(

@@ -97,9 +97,9 @@ def join_with_and(rng: random.Random) -> Instance:
     "table",
     """
     Make one row of a Markdown table from: {text}
-    Write these as a table row with | between and around them: {text}
+    Write these as a table row with "|" between and around them: {text}
     {text} | As a row of a Markdown table.
-    Put the following into the cells of one table row, like | a | b |: {text}
+    Put the following into the cells of one table row, between bars ("|"): {text}
     A Markdown table row, please: {text}
     Walls, that is |, on both sides of every one of these, on one line: {text}
     """,

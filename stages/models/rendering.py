@@ -1,0 +1,69 @@
+"""Rendering a chat template within bounds: it is a program of somebody's, and may loop for ever or fill the memory."""
+
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from stages.config.errors import UserError
+from stages.store.records import Message
+
+SECONDS = 5.0
+MEMORY = 1 << 30  # bytes beside what the process holds already
+LENGTH = 1 << 20  # characters of a conversation of a few words
+
+
+class Unbounded(UserError):
+    """A rendering that took too much time or memory, or gave too much text."""
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> Any:
+    """The rendered conversation as token ids, with what `options` ask for beside them.
+
+    Raises:
+        Unbounded: where that takes longer than SECONDS.
+    """
+    with within(SECONDS):
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+
+
+def try_out(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
+    """Raise Unbounded where a short conversation takes too much: before any text of it is tokenised, since a tokenizer
+    that finds no memory ends the process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    statm = Path("/proc/self/statm")
+    held = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 1 << 50
+    bounds = [held + MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+    try:
+        with within(SECONDS):
+            text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except MemoryError:
+        raise Unbounded(f"it takes more than {MEMORY / 2**30:.0f} GiB of memory") from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    if len(text) > LENGTH:
+        raise Unbounded(f"it makes {len(text):,} characters of a few words")
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise Unbounded inside where it takes longer. Only a main thread can be interrupted: others are not bounded."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Unbounded(f"it takes longer than {seconds:g} s")
+
+    handler, timer = signal.signal(signal.SIGALRM, stop), signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
