@@ -22,6 +22,7 @@ from stages.objectives.preference import StoredReferenceTrainer, trl_pairs, trl_
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.work import Work, read_curves
 from stages.training.arguments import arguments
+from stages.training.batches import Turns
 from tests.helpers import Chain, settings
 
 
@@ -64,7 +65,8 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     rows = {i: trl_row(p, cfg.trainer.get("ld_alpha")) for i, p in reference.items()}
     theirs = made(DPOTrainer, ref_model=load_model(inputs["policy"] / "model"))
-    return theirs, made(StoredReferenceTrainer, stored=True, reference=rows, cfg=cfg, out=out)
+    turns = Turns([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
+    return theirs, made(StoredReferenceTrainer, stored=True, reference=rows, turns=turns, cfg=cfg, out=out)
 
 
 def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0) -> float:

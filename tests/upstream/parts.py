@@ -27,6 +27,7 @@ from stages.store.records import Pair, PairLogProbs
 from stages.store.work import Work
 from stages.training import adapters
 from stages.training.arguments import arguments
+from stages.training.batches import Turns
 from stages.training.checkpoints import checkpoint_folder
 from stages.training.run import train
 from tests.helpers import settings
@@ -114,6 +115,7 @@ class Parts:
             cfg=cfg,
             out=out,
             reference=rows,
+            turns=Turns([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
             args=arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True),
             train_dataset=trl_pairs(self.pairs),
             eval_dataset=trl_pairs(self.pairs[:1]),
@@ -131,6 +133,7 @@ class Parts:
             self.model(),
             cfg=cfg,
             out=out,
+            turns=Turns([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
             args=arguments(SFTConfig, cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
             processing_class=self.terms.tokenizer,
