@@ -4,9 +4,7 @@ and that an evaluation keeps the loss of every row."""
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
 
 from stages.training import warm_up
 from stages.training.batches import InTurn, Turns
@@ -32,7 +30,7 @@ class PlumblineTrainer(Trainer):
         self.args.warmup_steps = steps + 1
         longer = super().create_scheduler(num_training_steps + 1, optimizer)
         self.args.warmup_steps = asked
-        self.lr_scheduler = warm_up.without_first(longer) if isinstance(longer, LambdaLR) else longer
+        self.lr_scheduler = warm_up.without_first(longer)
         return self.lr_scheduler
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +38,7 @@ class PlumblineTrainer(Trainer):
         self.row_losses.append(loss)  # rows are evaluated one by one
         return loss, *rest
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.row_losses.clear()
         output = super().evaluation_loop(*args, **kwargs)
         mine = torch.stack(self.row_losses).float()  # the processes take the rows by turns

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from torch.optim.lr_scheduler import LambdaLR
+import torch
 
 LEAST = 4  # steps
 
@@ -14,7 +14,10 @@ def climb(asked: float, steps: int) -> int:
     return 0 if not 0 < asked < 1 or asked * steps > LEAST - 1 else min(LEAST, math.ceil(steps / 2))
 
 
-def without_first(longer: LambdaLR) -> LambdaLR:
-    """A schedule from its second step on: transformers' begin at rate 0, and a short training has no step to lose."""
+def without_first(longer: Any) -> Any:
+    """A schedule from its second step on: transformers' begin at rate 0, and a short training has no step to lose. One
+    that is no function of the step (`reduce_lr_on_plateau`) has no warm-up, and stays as it is."""
+    if not isinstance(longer, torch.optim.lr_scheduler.LambdaLR):
+        return longer
     later: list[Any] = [lambda step, rate=rate: rate(step + 1) for rate in longer.lr_lambdas]
-    return LambdaLR(longer.optimizer, later)
+    return torch.optim.lr_scheduler.LambdaLR(longer.optimizer, later)

@@ -17,7 +17,7 @@ from stages.config.schema import SFT, Template
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.sft import IGNORED, pack, run, tokenize
-from stages.store.records import Example, load, save
+from stages.store.records import Candidate, Example, load, save
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
 from tests.helpers import settings
@@ -133,11 +133,88 @@ def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tm
 
 def test_exploding_gradients_stop_at_their_step() -> None:
     watch = callbacks.Watch(block())
-    state = type("State", (), {"global_step": 9})
+    state = type("State", (), {"global_step": 9, "max_steps": 100})
     for norm in (1.0, 3.0, 0.5, 20.0, 1.0, 2.0, 1.0, 1.0):
         watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": norm})
     with pytest.raises(UserError, match="training diverged at step 9: loss 1, gradient norm 5e"):
         watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": 5000.0})
+
+
+def test_a_short_wrecked_training_stops_before_its_last_checkpoint(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Five packed rows at a rate far too high: the loss climbs, finite, and no gradient explodes."""
+    cfg = block(packing=True, batch_size=1, max_length=2048, learning_rate=1.0)
+    with pytest.raises(UserError, match=r"diverged by step 5: the loss climbed, [\d.]+ → .*learning_rate \(now 1\)"):
+        train(cfg, inputs, tmp_path / "sft")
+    assert not (tmp_path / "sft" / "model").exists()
+    assert not [*(tmp_path / "sft" / SCRATCH / "checkpoints").glob("checkpoint-*")]
+
+
+@pytest.fixture
+def trained(built: Path, inputs: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """SFT's inputs, its base the model that SFT made of it before."""
+    base = shutil.copytree(inputs["base"], tmp_path / "base", ignore=shutil.ignore_patterns("model"))
+    shutil.copytree(next((built / "sft").glob("*/model")), base / "model")
+    return {**inputs, "base": base}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_training_that_made_the_model_worse_publishes_nothing(
+    interrupted: bool, trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with a lower loss than the worst, far above what it began with. After a kill that is known as well."""
+    cfg = block(learning_rate=0.05)
+    told = r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
+    if interrupted:
+        cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=9))
+        saved = checkpoints.Checkpoints.on_save
+
+        def stop(*args: Any, **kwargs: Any) -> None:
+            saved(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(checkpoints.Checkpoints, "on_save", stop)
+            train(cfg, trained, tmp_path / "sft")
+    for _ in range(2):  # the same command again says the same again
+        (tmp_path / "sft").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=told):
+            run(cfg, trained, Work(tmp_path / "sft", lambda metrics, step: None))
+    assert not (tmp_path / "sft" / "model").exists()
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_rows_that_the_model_itself_wrote_are_trained_on(
+    packing: bool, trained: dict[str, Path], built: Path, tmp_path: Path
+) -> None:
+    """They start where the loss can hardly fall: as far as it rises, that is told, and the model published."""
+    prompts = {e.id: e for e in load(trained["data"] / "examples.parquet", Example)}
+    wrote = load(next((built / "sample").glob("*/candidates.parquet")), Candidate)
+    rows = [
+        replace(prompts[c.prompt_id], id=f"{i:04}", reference=c.text, split="validation" if i % 4 == 0 else "sft")
+        for i, c in enumerate(wrote)
+    ]
+    data = shutil.copytree(trained["data"], tmp_path / "data")
+    save(data / "examples.parquet", rows, Example)
+    cfg = block(packing=packing, max_length=512, batch_size=1 if packing else 16, learning_rate=1e-3, epochs=2.0)
+    weights, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
+    assert distance(weights, load_file(trained["base"] / "model" / "model.safetensors")) > 1e-4, "it trained"
+    assert 0 < metrics["step"] <= metrics["steps"]
+    losses = [p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p]
+    assert losses[0] < 0.5, "near the optimum"
+    assert ["at its best" in warning for warning in out.warnings] == [True] * (metrics["eval_loss"] > losses[0])
+
+
+def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None:
+    """The tiny chain's losses, and those of its DPO, all together far from where one is stopped."""
+    for stage in ("sft", "dpo"):
+        watch, points = callbacks.Watch(block()), read_curves(next((built / stage).glob("*/curves.jsonl")).parent)
+        assert sum("grad_norm" in point for point in points) > callbacks.BEGINNING
+        for point in points:
+            watch.note(point)
+            assert not watch.climbed(len(points))
+        began = max(watch.start, *watch.losses[: callbacks.BEGINNING])
+        watch.losses += [1.01 * max(callbacks.RISE * began, began + callbacks.NATS)] * callbacks.RECENT
+        assert watch.climbed(len(points))
 
 
 def test_a_row_too_long_is_dropped_whole_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
