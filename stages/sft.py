@@ -94,7 +94,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     trained_tokens = sum(label != IGNORED for i in seen for label in rows[i]["labels"])
     if unseen := turns.told(trainer.state.global_step, "packed rows" if cfg.packing else "rows"):
         out.warn(unseen)
-    summary = f"{len(train_rows)} rows, {trained_tokens} trained tokens"
+    packed = f" in {len(rows)} packed ones" if cfg.packing else ""
+    summary = f"{len(train_rows)} rows{packed}, {trained_tokens} trained tokens"
     if turns.left_out:
         summary += f", {turns.left_out} of {turns.rows} rows left out of each epoch in turn"
     if "eval_loss" in figures:
