@@ -53,7 +53,7 @@ class Turns:
 
 class InTurn(Sampler[int]):
     """The rows of the epoch that `step`, the number of steps done, is in. (A sampler is usually told its epoch; but
-    where several processes resume within one, accelerate does not reach it to tell.)"""
+    where several processes resume within one, accelerate does not reach a sampler of one's own.)"""
 
     def __init__(self, turns: Turns, step: Callable[[], int]):
         self.turns, self.step = turns, step
