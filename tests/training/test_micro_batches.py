@@ -96,7 +96,7 @@ def test_no_budget_changes_weights_or_curves(
     cfg = replace(block(name, micro_batch=changes["batch_size"]), **changes)
     whole, out = train(cfg, inputs, tmp_path / "whole")
     curves = read_curves(out.path)
-    assert {"loss", "grad_norm", "entropy", "num_tokens", "mean_token_accuracy"} <= set(curves[0])
+    assert {"loss", "grad_norm", "entropy", "num_tokens", "mean_token_accuracy"} <= set(curves[1])
     for budget in budgets:
         divided = replace(cfg, runtime=block(name, token_budget=budget).runtime)
         seen: list[int] = []
