@@ -13,6 +13,7 @@ from trl import DPOConfig
 from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
 from stages.config.schema import DPO
+from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
@@ -23,9 +24,11 @@ from stages.store.records import Pair, PairLogProbs, load
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
-from stages.training.batches import cut_to_batches, each_alike
+from stages.training.batches import Turns, each_alike
+from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
+from stages.training.validation import Course
 
 FELL = 0.1  # nats per completion: a smaller fall is no displacement
 
@@ -42,8 +45,8 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     splits, dropped = fitting(load(inputs["pairs"] / "pairs.parquet", Pair), reference, cfg, out)
     refuse_other_tokens([*splits["train"], *splits["validation"]], reference, terms)
-    pairs = cut_to_batches(splits["train"], lambda pair: pair.id, cfg.batch_size, "dpo")
-    held_out = splits["validation"]
+    pairs, held_out = splits["train"], splits["validation"]
+    turns = Turns([pair.id for pair in pairs], cfg.batch_size, cfg.seed, "dpo")
 
     rows = {pair_id: trl_row(scored, cfg.trainer.get("ld_alpha")) for pair_id, scored in reference.items()}
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
@@ -55,6 +58,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         trainable_model(frozen, inputs["policy"] / "adapter", cfg, args.device, out),
         cfg=cfg,
         out=out,
+        turns=turns,
         args=args,
         train_dataset=Dataset.from_list([rows[p.id] for p in pairs]),
         eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
@@ -77,23 +81,28 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
     figures |= last_of(curve, "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
     figures |= last_of(curve, "eval_logps/chosen", "eval_logps/rejected")
-    if displaced := displacement(figures, [rows[p.id] for p in held_out]):
-        out.warn(displaced)
-    summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {trainer.state.global_step} steps"
+    displaced, steps = displacement(figures, [rows[p.id] for p in held_out]), trainer.state.global_step
+    for warning in (displaced, risen(Course(trainer), len(held_out), cfg), turns.told(steps, "pairs")):
+        if warning:
+            out.warn(warning)
+    summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {steps} steps"
+    if turns.left_out:
+        summary += f", {turns.left_out} pairs left out of each epoch in turn"
     if "eval_rewards/accuracies" in figures:
         summary += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
     card.write(out / "model", "dpo", cfg, inputs, figures)
-    used = [reference[p.id] for p in pairs]
-    tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in used)
+    seen, used = turns.seen(steps), [reference[p.id] for p in pairs]
+    lengths = [2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in used]
     return {
         "device": str(args.device),
         "processes": args.world_size,
         "pairs": len(pairs),
-        "pairs_cut": len(splits["train"]) - len(pairs),
+        "pairs_cut": turns.left_out,
+        "pairs_unseen": len(pairs) - len(seen),
         "pairs_dropped": dropped,
         "held_out": len(held_out),
-        "steps": trainer.state.global_step,
-        "tokens": round(cfg.epochs * tokens),
+        "steps": steps,
+        "tokens": sum(times * lengths[i] for i, times in seen.items()),
         "displacement": bool(displaced),
         **figures,
         "summary": summary,
@@ -133,6 +142,20 @@ def fitting(
             raise UserError(f"{message} dpo.max_dropped={cfg.max_dropped:g} allows fewer. Raise either.")
         out.warn(message)
     return kept, dropped
+
+
+def risen(course: Course, rows: int, cfg: DPO) -> str:
+    """A warning where the held-out pairs' losses ended above what they were before the first step by more than their
+    noise; else ''."""
+    if not course.by_step:
+        return ""
+    change = paired(course.row_losses(0)[:rows], course.row_losses(max(course.by_step))[:rows])
+    if not change.low > 0:
+        return ""
+    return (
+        f"held-out loss {in_one_line(course.losses)}: it ended higher than before the first step, by "
+        f"{change.mean:.3g} per pair ({change.low:.3g} to {change.high:.3g}). {lower_rate(cfg)}, or dpo.epochs."
+    )
 
 
 def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogProbs]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,21 +16,25 @@ from trl.trainer import disable_dropout_in_model
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.config.schema import SFT
+from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
 from stages.models.contract import Contract, ContractError
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.packing import pack_segments
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
-from stages.store.records import Example, load
+from stages.store.records import Example, content_id, load
 from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
-from stages.training.batches import cut_to_batches, each_alike
+from stages.training.batches import Turns, each_alike, fill
+from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.publish import Best, publish, save_trained
 from stages.training.run import train
+from stages.training.validation import Course
 
 IGNORED = -100  # the label of a token that is not trained
+RISE = 0.05  # of the validation loss: more of it than this, and than its noise, and nothing is published
 
 
 def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -37,7 +42,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     Raises:
         ContractError: where the template cannot keep the contract.
-        UserError: where too many rows had to be dropped, packed examples would see each other, or training diverged.
+        UserError: where too many rows had to be dropped, packed examples would see each other, or training diverged or
+            made the model worse.
     """
     base = inputs["base"] / "model"
     terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
@@ -54,9 +60,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     train_rows, dropped = tokenize(trainable, terms, cfg, out)
     validation_rows, _ = tokenize([e for e in examples if e.split == "validation" and e.reference], terms, cfg, out)
     example = train_rows[0]
-    if cfg.packing:
-        train_rows, validation_rows = (pack(rows, cfg.max_length) for rows in (train_rows, validation_rows))
-    rows = cut_to_batches(train_rows, lambda row: str(row["input_ids"]), cfg.batch_size, "sft")
+    rows = pack(train_rows, cfg.max_length, cfg.batch_size) if cfg.packing else train_rows
+    turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, "sft")
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = arguments(SFTConfig, cfg, out, **options)
@@ -65,6 +70,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         trainable_model(base, terms, cfg, args.device),
         cfg=cfg,
         out=out,
+        turns=turns,
         args=args,
         train_dataset=columns(rows),
         eval_dataset=columns(each_alike(validation_rows, args.world_size)) if validation_rows else None,
@@ -72,7 +78,9 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     )
     best = Best(trainer, out / SCRATCH / "best")
     train(trainer, cfg, out, best, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
-    if not best.found:
+    if best.found:
+        compare(Course(trainer), int(best.found["step"]), len(validation_rows), cfg, out)
+    else:
         save_trained(trainer, best.folder)
     if not out.main:
         return {}
@@ -82,8 +90,14 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     terms.save(out / "model")
     show_tokens(example, terms, out / "token_example.json")
     figures = {"steps": trainer.state.global_step, **best.found}
-    trained_tokens = sum(label != IGNORED for row in rows for label in row["labels"])
-    summary = f"{len(rows)} rows, {trained_tokens} trained tokens"
+    seen = turns.seen(trainer.state.global_step)
+    trained_tokens = sum(label != IGNORED for i in seen for label in rows[i]["labels"])
+    if unseen := turns.told(trainer.state.global_step, "packed rows" if cfg.packing else "rows"):
+        out.warn(unseen)
+    packed = f" in {len(rows)} packed ones" if cfg.packing else ""
+    summary = f"{len(train_rows)} rows{packed}, {trained_tokens} trained tokens"
+    if turns.left_out:
+        summary += f", {turns.left_out} of {turns.rows} rows left out of each epoch in turn"
     if "eval_loss" in figures:
         summary += f"; validation loss {figures['eval_loss']:.3f} at step {figures['step']} of {figures['steps']}"
     card.write(out / "model", "sft", cfg, inputs, figures)
@@ -92,9 +106,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "device": str(args.device),
         "processes": args.world_size,
         "rows": len(rows),
-        "rows_cut": len(train_rows) - len(rows),
+        "rows_cut": turns.left_out,
+        "rows_unseen": len(rows) - len(seen),
         "rows_dropped": dropped,
-        "tokens": round(cfg.epochs * sum(len(row["input_ids"]) for row in rows)),
+        "tokens": sum(times * len(rows[i]["input_ids"]) for i, times in seen.items()),
         "trained_tokens": trained_tokens,
         **figures,
         "summary": summary,
@@ -154,13 +169,33 @@ def tokenize(
     return rows, dict(dropped)
 
 
-def pack(rows: list[dict[str, Any]], length: int) -> list[dict[str, Any]]:
-    """Best-fit decreasing bins of `length` tokens, in one process and a fixed order (arXiv:2404.10830)."""
-    if not rows:
-        return []
+def compare(course: Course, step: int, rows: int, cfg: SFT, out: Work) -> None:
+    """Compare the validation rows' losses at the step that is published with those before the first.
+
+    Raises:
+        UserError: where they rose by more than RISE, and by more than their noise. A smaller rise only warns: rows
+            that the model itself wrote start where it is hardly to be bettered.
+    """
+    before, after = course.row_losses(0)[:rows], course.row_losses(step)[:rows]
+    change, start = paired(before, after), fmean(before)
+    if change.mean <= 0:
+        return
+    told = (
+        f"validation loss {in_one_line(course.losses)}: at its best, after step {step}, it is higher than before the "
+        f"first step, by {change.mean:.3g} per row ({change.low:.3g} to {change.high:.3g})"
+    )
+    if change.mean > RISE * start and change.low > 0:
+        raise UserError(f"{told}: training made the model worse, and nothing is published. {lower_rate(cfg)}.")
+    out.warn(f"{told}. {lower_rate(cfg)}, unless these rows are the model's own.")
+
+
+def pack(rows: list[dict[str, Any]], length: int, batch_size: int) -> list[dict[str, Any]]:
+    """Best-fit decreasing bins of `length` tokens, in one process and a fixed order (arXiv:2404.10830), that fill
+    whole batches."""
     ordered = sorted(rows, key=lambda row: row["id"])
     columns = {name: [row[name] for row in ordered] for name in ("input_ids", "labels")}
-    return list(pack_dataset(Dataset.from_dict(columns), length, "bfd"))
+    packed = list(pack_dataset(Dataset.from_dict(columns), length, "bfd"))
+    return [{"id": content_id(row["input_ids"]), **row} for row in fill(packed, batch_size)]
 
 
 def show_tokens(row: dict[str, Any], terms: Contract, path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Intervals that take into account that prompts come in task families (two-level bootstrap)."""
+"""Intervals that take into account that prompts come in task families (two-level bootstrap), or in pairs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,16 @@ def interval(mean: float, draws: NDArray[Any], confidence: float, families: list
         tail = NormalDist().cdf(-((n / (n - 1)) ** 0.5) * t_quantile(1 - tail, n - 1))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(mean), float(low), float(high))
+
+
+def paired(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean difference of two measurements of the same rows, with its t interval; of one row it has no bounds."""
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    mean, n = fmean(differences), len(differences)
+    margin = math.inf
+    if n > 1:
+        margin = t_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5
+    return Interval(mean, mean - margin, mean + margin)
 
 
 def t_quantile(probability: float, freedom: int) -> float:

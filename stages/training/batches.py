@@ -1,25 +1,89 @@
-"""How many rows are trained and evaluated on, so that every optimizer step sees exactly `batch_size` of them."""
+"""Which rows are trained and evaluated on, so that every optimizer step sees exactly `batch_size` of them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import Sampler
 
 from stages.config.errors import UserError
 
 Row = TypeVar("Row")
 
 
-def cut_to_batches(rows: Sequence[Row], identify: Callable[[Row], str], batch_size: int, what: str) -> list[Row]:
-    """All but `len(rows) % batch_size` rows, those with the highest hash of their id, in the same order.
+class Turns:
+    """The rows of each epoch, shuffled, in whole batches. Rows that fill no batch are left out in turn, by the hash of
+    their id, the highest first: no row is left out of two epochs that follow each other, so that two see them all."""
 
-    Every optimizer step then sees exactly `batch_size` rows.
-    """
-    excess = len(rows) % batch_size
-    if excess == len(rows):
-        raise UserError(f"{what}: {len(rows)} rows are fewer than one batch of {batch_size}. Lower batch_size.")
-    order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(identify(rows[i]).encode()).digest())
-    cut = set(order[len(rows) - excess :])
-    return [row for i, row in enumerate(rows) if i not in cut]
+    def __init__(self, ids: Sequence[str], batch_size: int, seed: int, what: str):
+        if len(ids) < batch_size:
+            raise UserError(f"{what}: {len(ids)} rows are fewer than one batch of {batch_size}. Lower batch_size.")
+        self.rows, self.batch_size, self.seed = len(ids), batch_size, seed
+        self.steps, self.left_out = divmod(len(ids), batch_size)  # of an epoch
+        hashed = [hashlib.sha256(name.encode()).digest() for name in ids]
+        self.order = sorted(range(len(ids)), key=hashed.__getitem__, reverse=True)
+
+    def epoch(self, number: int) -> list[int]:
+        """The rows of an epoch, counted from 0, in the order in which they are trained."""
+        first = number * self.left_out
+        out = {self.order[i % self.rows] for i in range(first, first + self.left_out)}
+        kept = [i for i in range(self.rows) if i not in out]
+        shuffled = torch.randperm(len(kept), generator=torch.Generator().manual_seed(self.seed + number))
+        return [kept[i] for i in shuffled.tolist()]
+
+    def seen(self, steps: int) -> Counter[int]:
+        """How often the first steps of a training see each row."""
+        seen = Counter[int]()
+        for done in range(0, steps, self.steps):
+            seen.update(self.epoch(done // self.steps)[: (steps - done) * self.batch_size])
+        return seen
+
+    def told(self, steps: int, what: str) -> str:
+        """A warning where rows are in none of the first steps; else ''."""
+        if not (unseen := self.rows - len(self.seen(steps))):
+            return ""
+        return (
+            f"{unseen} of {self.rows} {what} are in no step: there are {steps} of {self.batch_size}, an epoch has "
+            f"{self.steps}. Two epochs see every row; a batch_size that divides {self.rows} leaves none out."
+        )
+
+
+class InTurn(Sampler[int]):
+    """The rows of the epoch that `step`, the number of steps done, is in. (A sampler is usually told its epoch; but
+    where several processes resume within one, accelerate does not reach a sampler of one's own.)"""
+
+    def __init__(self, turns: Turns, step: Callable[[], int]):
+        self.turns, self.step = turns, step
+
+    def __len__(self) -> int:
+        return self.turns.steps * self.turns.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.turns.epoch(self.step() // self.turns.steps))
+
+
+def fill(packed: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
+    """Packed rows that fill whole batches: the fullest are split, between two conversations. Where there are fewer
+    conversations than that takes, the rows stay as they are."""
+    rows, missing = list(packed), -len(packed) % batch_size
+    if len(rows) + missing > sum(len(row["seq_lengths"]) for row in rows):
+        return rows
+    for _ in range(missing):
+        i = max(range(len(rows)), key=lambda i: (len(rows[i]["seq_lengths"]) > 1, len(rows[i]["input_ids"])))
+        rows[i : i + 1] = halves(rows[i])
+    return rows
+
+
+def halves(packed: dict[str, Any]) -> list[dict[str, Any]]:
+    """A packed row as two, as alike in length as its conversations allow."""
+    ends = [*accumulate(packed["seq_lengths"])]
+    parts = min(range(1, len(ends)), key=lambda i: abs(2 * ends[i - 1] - ends[-1]))
+    at = {name: parts if name == "seq_lengths" else ends[parts - 1] for name in packed}
+    first = {name: value[: at[name]] for name, value in packed.items()}
+    return [first, {name: value[at[name] :] for name, value in packed.items()}]
 
 
 def each_alike(rows: list[Row], processes: int) -> list[Row]:

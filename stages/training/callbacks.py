@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -11,13 +12,21 @@ from stages.config.schema import Training
 from stages.store.work import Progress, Work
 
 EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence
+# A training whose last losses are all this many times as high as it began, and this much higher, has diverged too.
+RISE, NATS = 1.5, 1.0
+BEGINNING, RECENT = 2, 8  # steps; of a short training, the recent ones are half of all
 
 
 class Evaluations(TrainerCallback):
-    """Evaluate a given number of times, evenly spaced, the last after the last step."""
+    """Evaluate before the first step, and then a given number of times, evenly spaced, the last after the last step.
+    Not at all where that number is 0."""
 
     def __init__(self, trainer: Trainer, times: int):
-        self.times = times if trainer.eval_dataset is not None else 0
+        self.trainer, self.times = trainer, times if trainer.eval_dataset is not None else 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.times and state.global_step == 0:
+            self.trainer.evaluate()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         due = {math.ceil(state.max_steps * k / self.times) for k in range(1, self.times + 1)}
@@ -25,10 +34,19 @@ class Evaluations(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Stop at the step where training diverges, before a checkpoint can be saved from it."""
+    """Stop at the step where training diverges, before a checkpoint can be saved from it: where loss or gradient are
+    no number, where the gradient explodes, and where the loss has climbed well above where it began.
+
+    The loss of a single batch may be anything, so it takes several that follow each other, each above the first two
+    and above the validation loss before the first step.
+    """
 
     def __init__(self, cfg: Training):
-        self.cfg, self.norms = cfg, list[float]()
+        self.cfg, self.norms, self.losses, self.start = cfg, list[float](), list[float](), -math.inf
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        for logs in state.log_history:  # a resumed training's
+            self.note(logs)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
@@ -37,16 +55,46 @@ class Watch(TrainerCallback):
             raise UserError(
                 f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}."
             )
+        self.note(logs)
         if "grad_norm" not in logs:
             return
         loss, norm = logs["loss"], logs["grad_norm"]
-        exploded = len(self.norms) >= 8 and norm > EXPLOSION * statistics.median(self.norms)
+        exploded = len(self.norms) > 8 and norm > EXPLOSION * statistics.median(self.norms[:-1])
         if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
             raise UserError(
                 f"training diverged at step {state.global_step}: loss {loss:.3g}, gradient norm {norm:.3g}. "
                 f"Lower the learning rate (now {self.cfg.learning_rate:g}) or lengthen the warm-up."
             )
-        self.norms.append(norm)
+        if self.climbed(state.max_steps):
+            raise UserError(
+                f"training diverged by step {state.global_step}: the loss climbed, {in_one_line(self.losses)}. "
+                f"{lower_rate(self.cfg)}."
+            )
+
+    def note(self, logs: dict[str, Any]) -> None:
+        if "grad_norm" in logs:
+            self.losses.append(logs["loss"])
+            self.norms.append(logs["grad_norm"])
+        elif not self.losses:
+            self.start = logs.get("eval_loss", self.start)
+
+    def climbed(self, steps: int) -> bool:
+        recent = max(2, min(RECENT, steps // 2))
+        if len(self.losses) < BEGINNING + recent:
+            return False
+        began = max(self.start, *self.losses[:BEGINNING])
+        return min(self.losses[-recent:]) > max(RISE * began, began + NATS)
+
+
+def in_one_line(losses: Sequence[float], most: int = 8) -> str:
+    """`4.57 → 5.78 → 12.4`: the first, the last, and what lies evenly between them."""
+    shown = min(most, len(losses))
+    places = [round(i * (len(losses) - 1) / max(1, shown - 1)) for i in range(shown)]
+    return " → ".join(f"{losses[place]:.3g}" for place in places)
+
+
+def lower_rate(cfg: Training) -> str:
+    return f"Lower {type(cfg).__name__.lower()}.learning_rate (now {cfg.learning_rate:g})"
 
 
 class Curves(TrainerCallback):

@@ -16,7 +16,6 @@ import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from stages.config.choices import Checkpointing
 from stages.config.schema import Training
@@ -26,6 +25,7 @@ from stages.store.work import Work
 from stages.training.budget import divide, exhausted, remember
 from stages.training.checkpointing import enable
 from stages.training.step_metrics import Batch, of_step
+from stages.training.trainer import PlumblineTrainer
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ class OutOfMemory(Exception):
         self.rows = rows
 
 
-class MicroBatches(Trainer, ABC):
+class MicroBatches(PlumblineTrainer, ABC):
     """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches."""
 
     def __init__(self, *args: Any, cfg: Training, out: Work, **kwargs: Any):

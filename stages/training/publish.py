@@ -51,7 +51,8 @@ def publish(
 
 
 class Best(TrainerCallback):
-    """Save what was trained whenever the validation loss is the lowest so far; `found` has that loss and its step."""
+    """Save what was trained whenever the validation loss is the lowest so far; `found` has that loss and its step.
+    What has not been trained yet, at step 0, is never the best: it is there to compare with."""
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer, self.folder = trainer, folder
@@ -67,7 +68,7 @@ class Best(TrainerCallback):
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
-        if not metrics["eval_loss"] < self.found.get("eval_loss", math.inf):
+        if state.global_step == 0 or not metrics["eval_loss"] < self.found.get("eval_loss", math.inf):
             return
         self.found = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
         draft = self.folder.with_suffix(".draft")

@@ -24,8 +24,8 @@ def train(trainer: Trainer, cfg: Training, out: Work, *more: TrainerCallback) ->
         adapters.keep_fp32(trainer.model)
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
-    ours: list[TrainerCallback] = [Evaluations(trainer, cfg.evaluations), Watch(cfg), Curves(out)]
-    ours += [Checkpoints()] + ([Bar()] if out.main else [])
+    ours: list[TrainerCallback] = [Watch(cfg), Curves(out), Checkpoints()] + ([Bar()] if out.main else [])
+    ours.append(Evaluations(trainer, cfg.evaluations))  # it evaluates as training begins: the others are ready by then
     for callback in (*more, *ours):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # the main process removes torn checkpoints, once

@@ -88,7 +88,7 @@ def of_dpo(model: PreTrainedModel, cfg: DPO, at: dict[str, Path]) -> Work:
     metrics = read_manifest(at["dpo"])["metrics"]
     scored = {p.id: p for p in load(at["reference"] / "logprobs.parquet", PairLogProbs)}
     pairs = [p for p in load(at["pairs"] / "pairs.parquet", Pair) if p.split == "train" and p.id in scored]
-    times = cfg.epochs * metrics["pairs"] / len(pairs)  # fewer than all, where rows were cut to whole batches
+    times = metrics["steps"] * cfg.batch_size / len(pairs)
     return work(model, of_pairs([scored[p.id] for p in pairs]), times, metrics["steps"])
 
 

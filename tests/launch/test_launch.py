@@ -92,7 +92,7 @@ def test_rows_of_an_evaluation_count_alike_in_any_number_of_processes() -> None:
     ("override", "told"),
     [
         ("launch=fsdp", "launch=fsdp divides a model among GPUs"),
-        pytest.param("sft.learning_rate=1e6", "training diverged at step", marks=pytest.mark.slow),
+        pytest.param("sft.learning_rate=1e6", "training diverged", marks=pytest.mark.slow),
     ],
 )
 def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(override: str, told: str, chain: Chain) -> None:
@@ -105,14 +105,14 @@ def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(override: str, t
 
 
 def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
-    shorter = "sft.epochs=2"
+    shorter = "sft.epochs=3"
     build(chain.root, "stage=sft", shorter)
     alone = load_file(chain.folder("sft", shorter) / "model" / "model.safetensors")
     shutil.rmtree(chain.folder("sft", shorter))
     partial = Store(chain.root).partial(nodes(chain.root, shorter)["sft"])
     started = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", shorter, *TWO]
     parent = subprocess.Popen(
-        [*started, "sft.runtime.save_steps=4"], cwd=ROOT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+        [*started, "sft.runtime.save_steps=20"], cwd=ROOT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
     )
     wait_for(lambda: list((partial / SCRATCH).glob("checkpoints/*/complete.json")))
     workers = running(f"stages.launch.worker {partial}")
@@ -125,7 +125,8 @@ def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
     assert "error: a process was killed" in told
     assert not running(f"stages.launch.worker {partial}")
 
-    ran = command(*TINY, f"outputs={chain.root}", "stage=sft", shorter, *TWO)  # resumes
+    # It resumes within the second epoch, whose rows come in another order than the first's.
+    ran = command(*TINY, f"outputs={chain.root}", "stage=sft", shorter, *TWO)
     assert ran.returncode == 0, ran.stderr
     assert len(chain.manifest("sft", shorter)["attempts"]) == 2
     resumed = load_file(chain.folder("sft", shorter) / "model" / "model.safetensors")

@@ -22,6 +22,7 @@ from stages.objectives.preference import StoredReferenceTrainer, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.work import Work, read_curves
 from stages.training.arguments import arguments
+from stages.training.batches import Turns
 from tests.helpers import Chain, conversational, settings
 
 
@@ -63,8 +64,9 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
         return kind(model, args=args, processing_class=terms.tokenizer, **own)
 
     rows = Dataset.from_list([trl_row(reference[p.id], cfg.trainer.get("ld_alpha")) for p in pairs])
+    turns = Turns([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
     theirs = made(DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model"))
-    return theirs, made(StoredReferenceTrainer, stored=True, train_dataset=rows, cfg=cfg, out=out)
+    return theirs, made(StoredReferenceTrainer, stored=True, train_dataset=rows, turns=turns, cfg=cfg, out=out)
 
 
 def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0) -> float:
@@ -206,6 +208,27 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
     assert told(-5.5, -15.0) == ""
     assert told(-6.05, -15.0) == ""
     assert displacement({}, []) == ""
+
+
+def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The held-out pairs are the trained ones with chosen and rejected exchanged: what is learnt is wrong of them. At
+    a rate too small to learn anything they stay where they were."""
+    table, scored = inputs["pairs"] / "pairs.parquet", inputs["reference"] / "logprobs.parquet"
+    pairs, log_probs = load(table, Pair), load(scored, PairLogProbs)
+    known = {p.id for p in log_probs}
+    trained = [replace(p, split="train") for p in pairs if p.id in known]
+    turned = [replace(p, id=f"-{p.id}", chosen=p.rejected, rejected=p.chosen, split="validation") for p in trained]
+    save(table, [*trained, *turned], Pair)
+    theirs = [
+        PairLogProbs(f"-{p.id}", p.prompt_ids, p.rejected_ids, p.chosen_ids, p.rejected_logps, p.chosen_logps)
+        for p in log_probs
+    ]
+    save(scored, [*log_probs, *theirs], PairLogProbs)
+    for rate, rises in ((1e-3, True), (1e-12, False)):
+        (tmp_path / f"{rate}").mkdir()
+        out = Work(tmp_path / f"{rate}", lambda m, s: None)
+        run(block(learning_rate=rate, epochs=2.0), inputs, out)
+        assert any("held-out loss 0.693 → " in warning for warning in out.warnings) is rises
 
 
 def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:

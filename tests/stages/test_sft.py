@@ -17,10 +17,9 @@ from stages.config.schema import SFT, Template
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.sft import IGNORED, pack, run, tokenize
-from stages.store.records import Example, load, save
+from stages.store.records import Candidate, Example, load, save
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
-from stages.training.batches import cut_to_batches
 from tests.helpers import settings
 
 
@@ -75,7 +74,7 @@ def test_the_micro_batch_does_not_change_the_weights(
     cfg = block(batch_size=sizes[0], packing=packing, max_length=128 if packing else 1024)
     given = some_rows(inputs, 45, tmp_path / "data")
     reference, metrics, _ = train(micro(cfg, sizes[0]), given, tmp_path / "whole")
-    assert metrics["rows_cut"] > 0
+    assert (metrics["rows_cut"] > 0) is not packing, "packed rows fill their batches"
     for size in sizes[1:]:
         weights, _, _ = train(micro(cfg, size), given, tmp_path / f"micro-{size}")
         assert distance(weights, reference) < 1e-5
@@ -86,7 +85,7 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
     rows, _ = tokenize(examples, terms, block(), Work(Path("."), lambda m, s: None))
-    bins = pack(rows, 128)
+    bins = pack(rows, 128, 1)
     assert 1 < len(bins) < len(rows)
     assert sorted(n for b in bins for n in b["seq_lengths"]) == sorted(len(r["input_ids"]) for r in rows)
     model = load_model(next((built / "sft").glob("*/model")))
@@ -121,7 +120,7 @@ def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path],
     losses = {p["step"]: p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p}
     assert metrics["step"] == min(losses, key=losses.__getitem__) < metrics["steps"]
     assert metrics["eval_loss"] == min(losses.values())
-    assert len(losses) == 6
+    assert len(losses) == 1 + 6, "one before the first step"
     shorter = replace(cfg, epochs=metrics["step"] / 2, evaluations=1)
     assert distance(weights, train(shorter, given, tmp_path / "shorter")[0]) < 1e-5
 
@@ -134,11 +133,88 @@ def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tm
 
 def test_exploding_gradients_stop_at_their_step() -> None:
     watch = callbacks.Watch(block())
-    state = type("State", (), {"global_step": 9})
+    state = type("State", (), {"global_step": 9, "max_steps": 100})
     for norm in (1.0, 3.0, 0.5, 20.0, 1.0, 2.0, 1.0, 1.0):
         watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": norm})
     with pytest.raises(UserError, match="training diverged at step 9: loss 1, gradient norm 5e"):
         watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": 5000.0})
+
+
+def test_a_short_wrecked_training_stops_before_its_last_checkpoint(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Five packed rows at a rate far too high: the loss climbs, finite, and no gradient explodes."""
+    cfg = block(packing=True, batch_size=1, max_length=2048, learning_rate=1.0)
+    with pytest.raises(UserError, match=r"diverged by step 5: the loss climbed, [\d.]+ → .*learning_rate \(now 1\)"):
+        train(cfg, inputs, tmp_path / "sft")
+    assert not (tmp_path / "sft" / "model").exists()
+    assert not [*(tmp_path / "sft" / SCRATCH / "checkpoints").glob("checkpoint-*")]
+
+
+@pytest.fixture
+def trained(built: Path, inputs: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """SFT's inputs, its base the model that SFT made of it before."""
+    base = shutil.copytree(inputs["base"], tmp_path / "base", ignore=shutil.ignore_patterns("model"))
+    shutil.copytree(next((built / "sft").glob("*/model")), base / "model")
+    return {**inputs, "base": base}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_training_that_made_the_model_worse_publishes_nothing(
+    interrupted: bool, trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with a lower loss than the worst, far above what it began with. After a kill that is known as well."""
+    cfg = block(learning_rate=0.05)
+    told = r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
+    if interrupted:
+        cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=9))
+        saved = checkpoints.Checkpoints.on_save
+
+        def stop(*args: Any, **kwargs: Any) -> None:
+            saved(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(checkpoints.Checkpoints, "on_save", stop)
+            train(cfg, trained, tmp_path / "sft")
+    for _ in range(2):  # the same command again says the same again
+        (tmp_path / "sft").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=told):
+            run(cfg, trained, Work(tmp_path / "sft", lambda metrics, step: None))
+    assert not (tmp_path / "sft" / "model").exists()
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_rows_that_the_model_itself_wrote_are_trained_on(
+    packing: bool, trained: dict[str, Path], built: Path, tmp_path: Path
+) -> None:
+    """They start where the loss can hardly fall: as far as it rises, that is told, and the model published."""
+    prompts = {e.id: e for e in load(trained["data"] / "examples.parquet", Example)}
+    wrote = load(next((built / "sample").glob("*/candidates.parquet")), Candidate)
+    rows = [
+        replace(prompts[c.prompt_id], id=f"{i:04}", reference=c.text, split="validation" if i % 4 == 0 else "sft")
+        for i, c in enumerate(wrote)
+    ]
+    data = shutil.copytree(trained["data"], tmp_path / "data")
+    save(data / "examples.parquet", rows, Example)
+    cfg = block(packing=packing, max_length=512, batch_size=1 if packing else 16, learning_rate=1e-3, epochs=2.0)
+    weights, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
+    assert distance(weights, load_file(trained["base"] / "model" / "model.safetensors")) > 1e-4, "it trained"
+    assert 0 < metrics["step"] <= metrics["steps"]
+    losses = [p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p]
+    assert losses[0] < 0.5, "near the optimum"
+    assert ["at its best" in warning for warning in out.warnings] == [True] * (metrics["eval_loss"] > losses[0])
+
+
+def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None:
+    """The tiny chain's losses, and those of its DPO, all together far from where one is stopped."""
+    for stage in ("sft", "dpo"):
+        watch, points = callbacks.Watch(block()), read_curves(next((built / stage).glob("*/curves.jsonl")).parent)
+        assert sum("grad_norm" in point for point in points) > callbacks.BEGINNING
+        for point in points:
+            watch.note(point)
+            assert not watch.climbed(len(points))
+        began = max(watch.start, *watch.losses[: callbacks.BEGINNING])
+        watch.losses += [1.01 * max(callbacks.RISE * began, began + callbacks.NATS)] * callbacks.RECENT
+        assert watch.climbed(len(points))
 
 
 def test_a_row_too_long_is_dropped_whole_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -186,15 +262,6 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
     assert checkpoints.newest_complete(folder) is None
     (folder / "checkpoint-12").mkdir()
     assert checkpoints.newest_complete(folder) is None, "without a marker it was never finished"
-
-
-def test_the_cut_rows_are_chosen_by_content() -> None:
-    rows = [str(i) for i in range(21)]
-    kept = cut_to_batches(rows, str, 8, "sft")
-    assert len(kept) == 16
-    assert set(cut_to_batches(rows[::-1], str, 8, "sft")) == set(kept)
-    with pytest.raises(UserError, match="fewer than one batch"):
-        cut_to_batches(rows[:3], str, 8, "sft")
 
 
 def test_scratch_names_are_not_published(built: Path) -> None:

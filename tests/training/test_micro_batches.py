@@ -96,7 +96,7 @@ def test_no_budget_changes_weights_or_curves(
     cfg = replace(block(name, micro_batch=changes["batch_size"]), **changes)
     whole, out = train(cfg, inputs, tmp_path / "whole")
     curves = read_curves(out.path)
-    assert {"loss", "grad_norm", "entropy", "num_tokens", "mean_token_accuracy"} <= set(curves[0])
+    assert {"loss", "grad_norm", "entropy", "num_tokens", "mean_token_accuracy"} <= set(curves[1])
     for budget in budgets:
         divided = replace(cfg, runtime=block(name, token_budget=budget).runtime)
         seen: list[int] = []
@@ -180,7 +180,8 @@ def deepen(inputs: Any, folder: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
 def test_out_of_memory_the_step_is_done_again_with_half(under: Under, inputs: Any, tmp_path: Path) -> None:
     deepen(inputs, tmp_path)
-    whole = replace(block("sft", token_budget=10**6), batch_size=64)
+    # Two steps, the first at rate 0: Adam's first takes the sign of gradients that are 0 but for rounding.
+    whole = replace(block("sft", token_budget=10**6), batch_size=64, trainer={"warmup_steps": 1})
     parts = replace(whole, runtime=replace(whole.runtime, token_budget=200))
     _, most = under(PLENTY, whole, inputs, tmp_path / "whole")
     _, least = under(PLENTY, parts, inputs, tmp_path / "parts")

@@ -73,8 +73,11 @@ from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Request
 from stages.tracking import wandb as tracking
 from stages.training import checkpointing, micro_batches, step_metrics
+from stages.training.batches import Turns
 from stages.training.checkpoints import newest_complete
 from stages.training.micro_batches import MicroBatches, Rows
+from stages.training.trainer import ROW_LOSSES, PlumblineTrainer
+from stages.training.validation import Course
 from tests.helpers import composed
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
@@ -361,6 +364,32 @@ def steps_come_as_rows(parts: Parts) -> None:
     step = next(iter(trainer.get_train_dataloader()))
     assert isinstance(step, Rows)
     assert [row.keys() for row in step.rows] == [row.keys() for row in trainer.train_dataset]
+
+
+@effect("transformers:Trainer._get_train_sampler", gone(PlumblineTrainer, "_get_train_sampler"))
+def rows_come_in_turn(parts: Parts) -> None:
+    trainer = parts.ours()
+    trainer.turns = Turns([p.id for p in parts.pairs], 3, 0, "dpo")
+    assert [*trainer.get_train_dataloader().batch_sampler.sampler] == trainer.turns.epoch(0)
+
+
+@effect("transformers:Trainer().lr_scheduler", deaf(StoredReferenceTrainer, "lr_scheduler", None))
+def a_short_training_begins_above_0(parts: Parts) -> None:
+    trainer = parts.ours(trainer={"warmup_steps": 0.1})
+    trainer.create_optimizer_and_scheduler(4)
+    assert trainer.lr_scheduler.get_last_lr()[0] > 0
+
+
+@effect(
+    "transformers:Trainer.evaluation_loop calls prediction_step, and evaluate logs what it measured",
+    gone(PlumblineTrainer, "prediction_step"),
+)
+def every_rows_loss_is_in_the_log(parts: Parts) -> None:
+    trainer = parts.ours()
+    found = trainer.evaluate()
+    (logged,) = Course(trainer).by_step.values()
+    assert len(logged[ROW_LOSSES]) == len(trainer.eval_dataset)
+    assert abs(sum(logged[ROW_LOSSES]) / len(logged[ROW_LOSSES]) - found["eval_loss"]) < 1e-5
 
 
 @effect("transformers:Trainer.log tells loss, grad_norm, eval_loss, train_runtime", unnamed("grad_norm"))

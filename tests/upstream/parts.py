@@ -28,6 +28,7 @@ from stages.store.records import Pair, PairLogProbs
 from stages.store.work import Work
 from stages.training import adapters
 from stages.training.arguments import arguments
+from stages.training.batches import Turns
 from stages.training.checkpoints import checkpoint_folder
 from stages.training.run import train
 from tests.helpers import conversational, settings
@@ -110,6 +111,7 @@ class Parts:
             adapters.attach(model, cfg.lora, 0) if adapter else model,
             cfg=cfg,
             out=out,
+            turns=Turns([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
             args=arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True),
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(rows[:1]),
@@ -127,6 +129,7 @@ class Parts:
             self.model(),
             cfg=cfg,
             out=out,
+            turns=Turns([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
             args=arguments(SFTConfig, cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
             processing_class=self.terms.tokenizer,

@@ -183,6 +183,25 @@ SEAMS = [
         "an error at the first step",
     ),
     Seam(
+        "transformers:Trainer._get_train_sampler",
+        ("training/trainer.py",),
+        "overridden: rows that fill no batch are left out in turn",
+        "an epoch ends with a smaller batch, which several processes fill with rows they have had",
+        takes="self, train_dataset",
+    ),
+    Seam(
+        "transformers:Trainer().lr_scheduler",
+        ("training/trainer.py",),
+        "replaced when it is made: a short training's warm-up has no step at rate 0",
+        "a training of four steps loses its first",
+    ),
+    Seam(
+        "transformers:Trainer.evaluation_loop calls prediction_step, and evaluate logs what it measured",
+        ("training/trainer.py", "training/validation.py"),
+        "the loss of every row is kept in the trainer's log, and so in its checkpoints",
+        "nothing is compared with what was before the first step, and a wrecked model is published",
+    ),
+    Seam(
         "transformers:Trainer.log tells loss, grad_norm, eval_loss, train_runtime",
         ("training/callbacks.py",),
         "read by name: a training that diverges is stopped, the best step is kept",

@@ -42,6 +42,7 @@ SETTABLE = set(
 )
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
 OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}
+OVERRIDDEN |= {"create_scheduler", "evaluation_loop", "prediction_step"}
 
 
 @dataclass(frozen=True)

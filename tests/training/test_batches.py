@@ -1,0 +1,198 @@
+"""Every step sees whole batches, and no row is lost for that: packed rows fill them, others are left out in turn."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from trl import SFTTrainer
+
+from stages import dpo, sft
+from stages.config.errors import UserError
+from stages.config.schema import DPO, SFT
+from stages.models import contract
+from stages.store.records import Example, load
+from stages.store.work import SCRATCH, Work, read_curves
+from stages.training.batches import Turns, fill
+from stages.training.checkpoints import Checkpoints
+from tests.helpers import settings
+from tests.stages.test_sft import block, some_rows, train
+
+STAGES = {"sft": sft, "dpo": dpo}
+
+
+@pytest.fixture
+def inputs(built: Path) -> dict[str, Path]:
+    return {"base": next((built / "base").glob("*")), "data": next((built / "data").glob("*/examples.parquet")).parent}
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 99))
+def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: int, epoch: int, seed: int) -> None:
+    ids = [f"row {i}" for i in range(rows)]
+    if rows < batch_size:
+        with pytest.raises(UserError, match="fewer than one batch"):
+            Turns(ids, batch_size, seed, "sft")
+        return
+    turns = Turns(ids, batch_size, seed, "sft")
+    first, second = turns.epoch(epoch), turns.epoch(epoch + 1)
+    for seen in (first, second):
+        assert len(seen) == len(set(seen)) == rows - rows % batch_size
+    assert {*first, *second} == {*range(rows)}
+    assert turns.epoch(epoch) == first
+
+
+def test_what_an_epoch_leaves_out_is_chosen_by_content() -> None:
+    ids = [str(i) for i in range(21)]
+    turns, reverse = Turns(ids, 8, 0, "sft"), Turns(ids[::-1], 8, 0, "sft")
+    for epoch in range(3):
+        assert {ids[i] for i in turns.epoch(epoch)} == {ids[::-1][i] for i in reverse.epoch(epoch)}
+        assert turns.epoch(epoch) != [*range(21)], "shuffled"
+
+
+@given(st.integers(2, 60), st.integers(1, 9), st.integers(0, 40))
+def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps: int) -> None:
+    turns = Turns([str(i) for i in range(max(rows, batch_size))], batch_size, 0, "sft")
+    seen = turns.seen(steps)
+    assert seen.total() == steps * batch_size
+    assert len(seen) == turns.rows or steps < 2 * turns.steps
+    assert (turns.told(steps, "rows") == "") == (len(seen) == turns.rows)
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12), st.integers(1, 20))
+def test_packed_rows_are_split_between_conversations(lengths: list[list[int]], batch_size: int) -> None:
+    packed, tokens = [], iter(range(10**6))
+    for parts in lengths:
+        ids = [next(tokens) for _ in range(sum(parts))]
+        packed.append({"input_ids": ids, "labels": ids, "seq_lengths": parts})
+    rows = fill(packed, batch_size)
+    conversations = [row["input_ids"][sum(row["seq_lengths"][:i]) :][:n] for row in rows for i, n in each_part(row)]
+    whole = [row["input_ids"][sum(row["seq_lengths"][:i]) :][:n] for row in packed for i, n in each_part(row)]
+    assert sorted(conversations) == sorted(whole)
+    assert all(row["labels"] == row["input_ids"] and len(row["labels"]) == sum(row["seq_lengths"]) for row in rows)
+    enough = len(whole) >= math.ceil(len(packed) / batch_size) * batch_size
+    assert len(rows) == (math.ceil(len(packed) / batch_size) * batch_size if enough else len(packed))
+
+
+def each_part(row: dict[str, Any]) -> list[tuple[int, int]]:
+    return [*enumerate(row["seq_lengths"])]
+
+
+class Reached:
+    """Counts the trained tokens that reach the model, and how often it sees each of them in its first place."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.tokens, self.rows = 0, Counter[tuple[int, ...]]()
+        computed = SFTTrainer.compute_loss
+
+        def counted(trainer: Any, model: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+            if model.training:
+                self.tokens += int((batch["labels"][:, 1:] != sft.IGNORED).sum())
+                for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+                    self.rows[tuple(i for i, label in zip(ids, labels, strict=True) if label != sft.IGNORED)] += 1
+            return computed(trainer, model, batch, *args, **kwargs)
+
+        patch.setattr(SFTTrainer, "compute_loss", counted)
+
+
+def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    terms = contract.load(next((built / "sft").glob("*/model")))
+    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
+    return sft.tokenize(examples, terms, block(), Work(tmp_path, lambda metrics, step: None))[0]
+
+
+@pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
+def test_packing_loses_no_conversation_to_the_batch(
+    bins: int, batch_size: int, length: int, inputs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Packed by TRL into a number of rows that is no multiple of the batch; every trained token reaches the model as
+    often as there are epochs."""
+    rows = tokenized(inputs, built, tmp_path)
+    count = next(n for n in range(bins, len(rows)) if len(sft.pack(rows[:n], length, 1)) == bins)
+    given = some_rows(inputs, count, tmp_path / "data")
+    trained = sum(label != sft.IGNORED for row in rows[:count] for label in row["labels"])
+    reached = Reached(monkeypatch)
+    cfg = block(packing=True, batch_size=batch_size, max_length=length, epochs=2.0)
+    _, metrics, out = train(cfg, given, tmp_path / "sft")
+    assert reached.tokens == 2 * trained
+    assert metrics["trained_tokens"] == trained
+    assert metrics["tokens"] == 2 * sum(len(row["input_ids"]) for row in rows[:count])
+    assert (metrics["rows_cut"], metrics["rows_unseen"], out.warnings) == (0, 0, [])
+    assert metrics["steps"] == 2 * math.ceil(bins / batch_size)
+
+
+@pytest.mark.parametrize(("epochs", "unseen"), [(1.0, 5), (1.6, None), (2.0, 0)])
+def test_rows_left_over_take_turns_and_are_told(
+    epochs: float, unseen: int | None, inputs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """45 rows in batches of 8."""
+    rows, given = tokenized(inputs, built, tmp_path)[:45], some_rows(inputs, 45, tmp_path / "data")
+    reached = Reached(monkeypatch)
+    _, metrics, out = train(block(batch_size=8, epochs=epochs), given, tmp_path / "sft")
+    trained = [tuple(i for i in row["labels"] if i != sft.IGNORED) for row in rows]
+    once = Counter(trained)
+    assert reached.rows.total() == 8 * metrics["steps"] == 8 * math.ceil(epochs * 5)
+    assert metrics["rows_cut"] == 5
+    assert metrics["rows_unseen"] == (unseen if unseen is not None else metrics["rows_unseen"])
+    assert "5 of 45 rows left out of each epoch in turn" in metrics["summary"]
+    if metrics["rows_unseen"]:
+        assert f"{metrics['rows_unseen']} of 45 rows are in no step" in out.warnings[0]
+    else:
+        assert not out.warnings
+        assert all(reached.rows[row] >= count for row, count in once.items())
+
+
+class Stopped(BaseException):
+    pass
+
+
+def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str, Path]]:
+    """A stage of the tiny chain with rows to spare, three epochs of it."""
+    node = {stage: next((built / stage).glob("*/manifest.json")).parent for stage in ("base", "data", "sft", "pairs")}
+    node["reference"] = next((built / "reference").glob("*/manifest.json")).parent
+    if name == "sft":
+        return block(batch_size=8, epochs=3.0), some_rows({"base": node["base"]} | node, 45, folder / "data")
+    cfg = settings("recipe=tiny").dpo
+    return replace(cfg, batch_size=7, epochs=3.0), {"policy": node["sft"], **node}
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
+    name: str, built: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Bit by bit: the rows it has not seen, the rate of a short warm-up, and what validation was before the start."""
+    cfg, inputs = given_to(name, built, tmp_path)
+    cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=7))
+
+    def run(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Work]:
+        folder.mkdir(exist_ok=True)
+        out = Work(folder, lambda metrics, step: None)
+        metrics = STAGES[name].run(cfg, inputs, out)
+        return load_file(folder / "model" / "model.safetensors"), metrics, out
+
+    whole, metrics, told = run(tmp_path / "whole")
+    assert metrics["rows_cut" if name == "sft" else "pairs_cut"] > 0
+    assert 7 % (metrics["steps"] // 3) != 0, "within an epoch"
+    with monkeypatch.context() as patch:
+        saved = Checkpoints.on_save
+
+        def stop(*args: Any, **kwargs: Any) -> None:
+            saved(*args, **kwargs)
+            raise Stopped
+
+        patch.setattr(Checkpoints, "on_save", stop)
+        with pytest.raises(Stopped):
+            run(tmp_path / "resumed")
+    assert (tmp_path / "resumed" / SCRATCH / "checkpoints" / "checkpoint-7").exists()
+    resumed, again, tells = run(tmp_path / "resumed")
+    assert all(torch.equal(whole[tensor], resumed[tensor]) for tensor in whole)
+    assert tells.warnings == told.warnings
+    assert again == metrics
+    ours, theirs = ([(p["step"], p.get("eval_loss")) for p in read_curves(out.path)] for out in (told, tells))
+    assert ours == theirs
+    assert ours[0][0] == 0, "validated before the first step"

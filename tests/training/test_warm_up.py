@@ -1,0 +1,74 @@
+"""The learning rate of short trainings, on a real trainer: it climbs, and what was asked for in steps stands."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from stages.training.warm_up import LEAST, climb
+from tests.upstream.parts import Parts
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return Parts(tmp_path_factory.mktemp("parts"))
+
+
+def rates(parts: Parts, steps: int, **trl: Any) -> list[float]:
+    """Of every step of a training of so many, as shares of the highest rate."""
+    trainer = parts.supervised(4)
+    for name, value in {"lr_scheduler_type": "cosine", "warmup_steps": 0.1, **trl}.items():
+        setattr(trainer.args, name, value)
+    trainer.create_optimizer_and_scheduler(steps)
+    found = []
+    for _ in range(steps):
+        found.append(trainer.lr_scheduler.get_last_lr()[0] / trainer.args.learning_rate)
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    return found
+
+
+def theirs(steps: int, warm_up: int, kind: str = "cosine") -> list[float]:
+    """transformers' own."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler, found = get_scheduler(kind, optimizer, warm_up, steps), []
+    for _ in range(steps):
+        found.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant_with_warmup"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 30])
+def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts) -> None:
+    found = rates(parts, steps, lr_scheduler_type=kind)
+    climbing = min(LEAST, math.ceil(steps / 2))
+    assert found[:climbing] == pytest.approx([k / (climbing + 1) for k in range(1, climbing + 1)])
+    assert min(found) > 0
+    if steps > climbing:
+        assert found[climbing] == max(found) == pytest.approx(1.0)
+    assert found[climbing:] == sorted(found[climbing:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "asked", "warm_up"), [(31, 0.1, 4), (35, 0.1, 4), (44, 0.1, 5), (4, 1, 1), (4, 3, 3), (4, 0, 0)]
+)
+def test_longer_trainings_and_numbers_of_steps_are_as_transformers_has_them(
+    steps: int, asked: float, warm_up: int, parts: Parts
+) -> None:
+    assert rates(parts, steps, warmup_steps=asked) == pytest.approx(theirs(steps, warm_up), rel=1e-12)
+
+
+def test_a_schedule_without_warm_up_has_none(parts: Parts) -> None:
+    assert rates(parts, 4, lr_scheduler_type="constant") == [1.0] * 4
+    assert climb(0.1, 4) > 0
+
+
+def test_a_schedule_that_looks_at_the_loss_is_left_alone(parts: Parts) -> None:
+    trainer = parts.supervised(4)
+    trainer.args.lr_scheduler_type, trainer.args.warmup_steps = "reduce_lr_on_plateau", 0.1
+    trainer.create_optimizer_and_scheduler(4)
+    assert isinstance(trainer.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
