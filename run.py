@@ -85,8 +85,8 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
 if __name__ == "__main__":
     process.prepare(sys.argv[1:])
-    compose.register()
     sys.argv[1:] = compose.normalise(sys.argv[1:])
+    compose.register(sys.argv[1:])
     try:
         main()
     except KeyboardInterrupt:
