@@ -31,7 +31,10 @@ def normalise(argv: list[str]) -> list[str]:
     rest = [f"++{a}" if FREE.match(a) else a for a in argv if a not in options]
     typed = {key: value for key, value in recipes.overrides(argv).items() if value != "null"}
     path, random = "model.path" in typed, any(key.startswith("model.random_init") for key in typed)
-    follows = ["model.random_init=null" if path else "model=tiny"] if path != random and "model" not in typed else []
+    if "model" in typed or not (path or random):
+        follows = []
+    else:
+        follows = ["model=tiny"] if random else ["model.random_init=null"]
     return options + rest + [argument for argument in follows if argument not in rest]
 
 

@@ -38,17 +38,18 @@ def under(line: list[str]) -> Recipes:
     asked, toy = typed.get("recipe", DEFAULT).split(","), typed.get("scale") == "toy"
     if toy and find_spec("bitsandbytes") is None:
         without_4_bit(lineage(asked, recipes))
-    used = [TOY] if toy else asked
-    if model := other_model(typed, used, recipes):
+    owners = [TOY] if toy else asked  # of the model that would be trained
+    if model := other_model(typed, owners, recipes):
+        used = lineage([TOY, *asked] if toy else asked, recipes)
         told = []
         for block in TRAINED:
-            rate = no_higher(f"{block}.learning_rate", lineage(used, recipes))
+            rate = no_higher(f"{block}.learning_rate", used)
             if rate is not None and f"{block}.learning_rate" not in typed:
                 told.append(f"{block}.learning_rate={rate:g}")
         if told:
             log.warning(
                 "warning: recipe=%s's learning rates were found for its own model; with %s: %s. Type them to choose.",
-                ",".join(used),
+                ",".join(owners),
                 model,
                 ", ".join(told),
             )
@@ -91,11 +92,11 @@ def set_aside(recipe: DictConfig, key: str) -> Any:
     return holder.pop(name, None) if isinstance(holder, DictConfig) else None
 
 
-def other_model(typed: dict[str, str], used: list[str], recipes: Recipes) -> str | None:
+def other_model(typed: dict[str, str], owners: list[str], recipes: Recipes) -> str | None:
     """What is typed that asks for another model than the recipes' own."""
     for key in ("model", "model.path"):
         value = typed.get(key, "null")
-        if value != "null" and any(value != own_model(name, recipes)[key] for name in used):
+        if value != "null" and any(value != own_model(name, recipes)[key] for name in owners):
             return f"{key}={value}"
     return None
 
