@@ -40,6 +40,8 @@ def prepare(typed: list[str] | None = None) -> None:
     if typed is not None:  # for the jobs of a sweep too, which start later, with other arguments
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
         os.environ["PLUMBLINE_STARTED"] = str(time.time())  # `rebuild=` rebuilds once per command, not per job
+    if "WANDB_MODE" in os.environ:  # transformers tells stdout of it as it is imported, whatever the tracker
+        os.environ["PLUMBLINE_WANDB_MODE"] = os.environ.pop("WANDB_MODE")
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")

@@ -15,7 +15,7 @@ OPTIONS = {
     for folder in (ROOT / "conf").iterdir()
     if folder.is_dir() and folder.name != "scale"
 }
-ROUNDS = range(max(map(len, OPTIONS.values())))
+ROUNDS = range(len(OPTIONS["pairs"]))  # of the groups that recipes give values for, this one has most options
 OTHER = "model.path=someone/other"
 
 
@@ -25,7 +25,7 @@ def block(key: str, *overrides: str) -> object:
 
 
 def options(i: int) -> list[str]:
-    """An option of every group; over the rounds every group has had all of its own."""
+    """An option of every group; over the rounds every group that recipes give values for has had all of its own."""
     return [f"{group}={names[i % len(names)]}" for group, names in OPTIONS.items()]
 
 
@@ -36,6 +36,12 @@ def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str) -> No
             for key in recipes.BLOCKS.get(group, [group]):
                 alone, under = block(key, *options(i), "~recipe"), block(key, *options(i), f"recipe={name}")
                 assert under == alone, (options(i), key)
+
+
+def test_the_rounds_have_every_option_that_a_recipe_could_undo() -> None:
+    given = {str(key) for recipe in recipes.load().values() for key in recipe}
+    groups = [group for group in OPTIONS if given & {*recipes.BLOCKS.get(group, [group])}]
+    assert "pairs" in groups and max(len(OPTIONS[group]) for group in groups) <= len(ROUNDS)
 
 
 def test_every_key_of_a_group_is_one_that_it_has_the_say_of() -> None:
