@@ -123,7 +123,5 @@ def register(line: list[str]) -> None:
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     # Hydra copies the whole store for every group that --help lists: seconds, for a singleton that it never changes.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for name, recipe in recipes.under(line).items():
-        store.store(group="recipe", name=name, node=recipe, package="_global_", provider="recipes")
+    ConfigStore.instance().store(name="schema", node=Config)
+    recipes.register(line)

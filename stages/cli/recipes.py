@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import yaml
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.explain import foreign
@@ -26,6 +27,12 @@ BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"]}  # of a grou
 TRAINED = ("sft", "dpo")
 
 Recipes = dict[str, DictConfig]
+
+
+def register(line: list[str]) -> None:
+    """Tell Hydra the recipes, in the place of those of any line before."""
+    for name, recipe in under(line).items():
+        ConfigStore.instance().store(group="recipe", name=name, node=recipe, package="_global_", provider="recipes")
 
 
 def under(line: list[str]) -> Recipes:
