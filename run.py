@@ -87,9 +87,9 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
 if __name__ == "__main__":
     process.prepare(sys.argv[1:])
-    compose.register()
     try:
         sys.argv[1:] = compose.normalise(sys.argv[1:])
+        compose.register(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command resumes it")

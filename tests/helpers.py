@@ -28,7 +28,7 @@ from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 import run
-from stages.cli import compose
+from stages.cli import compose, recipes
 from stages.cli.explain import explain
 from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
@@ -38,7 +38,7 @@ from stages.store.store import Store
 
 DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-compose.register()
+compose.register([])
 SECRET = "0123456789abcdef" * 2 + "01234567"
 TINY = ("recipe=tiny", "tracker=none")
 # Its package is heavy, no part of `dev`, and makes every process that loads peft a second slower.
@@ -53,8 +53,10 @@ QLORA = pytest.param("qlora", marks=NEEDS_4_BIT)
 def composed_once(*overrides: str) -> DictConfig:
     """Hydra takes a tenth of a second, and a test asks for its nodes again and again."""
     GlobalHydra.instance().clear()
+    line = compose.normalise(list(overrides))
+    recipes.register(line)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return hydra.compose("config", overrides=compose.normalise(list(overrides)))
+        return hydra.compose("config", overrides=line)
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -13,10 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from stages.cli import constraints, spelling
-from stages.cli.explain import foreign, no_setting
+from stages.cli import constraints, recipes, spelling
+from stages.cli.explain import no_setting
 from stages.config.errors import UserError
-from stages.config.schema import RECIPES, Config, Own
+from stages.config.schema import Config, Own
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
 from stages.store.node import Node
@@ -27,16 +27,23 @@ FREE = re.compile(rf"({spelling.FREE})=")
 
 def normalise(argv: list[str]) -> list[str]:
     """`-m` may stand anywhere; dicts of any keys need no plus sign: TRL's arguments (`sft.trainer.weight_decay=0.1`),
-    the options of one's own parts.
+    the options of one's own parts. A path that is typed takes the place of random weights, and the other way round.
 
     Raises:
         UserError: for an argument that Hydra cannot take.
     """
     options = [a for a in argv if a in ("-m", "--multirun")]
-    rest = [a for a in argv if a not in options]
-    for argument in rest:
+    given = [a for a in argv if a not in options]
+    for argument in given:
         spelling.refuse(argument)
-    return options + [f"++{a}" if FREE.match(a) else a for a in rest]
+    rest = [f"++{a}" if FREE.match(a) else a for a in given]
+    typed = {key: value for key, value in recipes.overrides(argv).items() if value != "null"}
+    path, random = "model.path" in typed, any(key.startswith("model.random_init") for key in typed)
+    if "model" in typed or not (path or random):
+        follows = []
+    else:
+        follows = ["model=tiny"] if random else ["model.random_init=null"]
+    return options + rest + [argument for argument in follows if argument not in rest]
 
 
 def caches(root: Path) -> None:
@@ -117,19 +124,12 @@ def unknown_keys(composed: DictConfig, prefix: str = "") -> None:
             unknown_keys(value, f"{prefix}{key!s}.")
 
 
-def register() -> None:
-    """Tell Hydra the schema and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed after the groups)."""
+def register(line: list[str]) -> None:
+    """Tell Hydra the schema, and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed after the groups) as they
+    are under this command line."""
     # OmegaConf derives its loader from this one: with libyaml's parser it reads conf/ and recipes/ much faster.
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     # Hydra copies the whole store for every group that --help lists: seconds, for a singleton that it never changes.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for path in sorted(RECIPES.glob("*.yaml")):
-        try:
-            node = OmegaConf.load(path)
-        except yaml.YAMLError:
-            continue  # the others stay usable; asked for by name, this one is an error (stages/cli/explain.py)
-        if foreign(node):
-            continue
-        store.store(group="recipe", name=path.stem, node=node, package="_global_", provider="recipes")
+    ConfigStore.instance().store(name="schema", node=Config)
+    recipes.register(line)

@@ -87,9 +87,13 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
+        typed = list(config.hydra.overrides.task)
         if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
-            theirs = [o for o in config.hydra.overrides.task if o.startswith("outputs=")]
+            theirs = [o for o in typed if o.startswith("outputs=")]
             log.info("Compare: %s", provenance.command("compare", [*theirs, f"compare.sweep={folder}"]))
+        elif config.stage == Target.dpo:  # reused by the evaluations that a comparison is of
+            split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
+            log.info("To compare them: %s -m", provenance.command("eval", [*typed, *split]))
         if failed := [path.read_text() for path in sorted(folder.glob(f"*/{ERROR}"))]:
             jobs = len(list(folder.glob("*/.hydra")))
             sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed; the others are done.", *failed]))
@@ -98,15 +102,26 @@ class Sweep(Callback):
 def build_shared(config: DictConfig) -> None:
     """Build what two or more jobs of a grid need and the store lacks, wave by wave through the sweep's launcher.
 
+    A job whose configuration cannot work shares nothing: it is told when it runs, and stops no other.
+
     Raises:
-        UserError: naming the first job whose configuration cannot work.
+        UserError: where no job's configuration can work.
     """
     loader = GlobalHydra.instance().config_loader()
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])
     sweeper: Any = get_class(config.hydra.sweeper._target_)
     [jobs] = sweeper.split_arguments(overrides, max_batch_size=None)
-    for number, wave in enumerate(waves([missing(loader.load_sweep_config(config, job)) for job in jobs])):
+    needed, refused = [], list[UserError]()
+    for job in jobs:
+        try:
+            needed.append(missing(loader.load_sweep_config(config, job)))
+        except UserError as error:
+            needed.append({})
+            refused.append(error)
+    if len(refused) == len(jobs):
+        raise refused[0]
+    for number, wave in enumerate(waves(needed)):
         builds = [[*jobs[job], f"hydra.sweep.subdir=shared/{number}-{job}"] for job, _ in wave]
         log.info("Before the jobs, what they share: %s", "; ".join(", ".join(names) for _, names in wave))
         launcher = Plugins.instance().instantiate_launcher(

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.cli.sweep import NODES
-from stages.commands.plan import flat
+from stages.commands.settings import named, shown
 from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.evaluation.outcomes import PRIMARY
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
 BLOCKS = {"base": "model"}  # else a stage's settings stand in the block of its name
+VALUE, LABEL = 40, 60  # the longest in characters: a value in a line of settings, such a line in the figure
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Row:
 
     fingerprint: str
     prompts: tuple[str, str]  # the split, and the fingerprint of the data
-    settings: dict[str, Any]
+    settings: dict[str, str]
     results: dict[str, Any]
     seconds: float
     command: str
@@ -75,10 +77,30 @@ class Group:
         """The settings that differ between the rows; those that always move together share a column."""
         together: dict[tuple[str, ...], list[str]] = {}
         for key in sorted({key for row in self.rows for key in row.settings}):
-            values = tuple(shown(row.settings.get(key)) for row in self.rows)
+            values = tuple(row.settings.get(key, "–") for row in self.rows)
             if len(set(values)) > 1:
                 together.setdefault(values, []).append(key)
-        return {", ".join(keys): list(values) for values, keys in together.items()}
+        return {several(keys): list(values) for values, keys in together.items()}
+
+    @property
+    def usual(self) -> dict[str, str]:
+        """What more than half of the rows have of the settings that differ."""
+        most = {key: Counter(values).most_common(1)[0] for key, values in self.columns.items()}
+        return {key: value for key, (value, rows) in most.items() if 2 * rows > len(self.rows)}
+
+    @property
+    def settings(self) -> list[str]:
+        """Of each row, `dpo.beta=0.05, no sample`: in what it differs from the others, but for what is usual."""
+        usual, columns = self.usual, self.columns
+        told = []
+        for i, row in enumerate(self.rows):
+            its = {key.partition(".")[0] for key in row.settings}
+            own = {key: values[i] for key, values in columns.items() if values[i] != usual.get(key)}
+            stages = {key: key.partition(".")[0] for key in own}
+            here = words({key: value for key, value in own.items() if stages[key] in its})
+            absent = [f"no {stage}" for stage in sorted({*stages.values()} - its)]
+            told.append(", ".join([*([here] if here else []), *absent]))
+        return told
 
     @property
     def front(self) -> list[bool]:
@@ -112,6 +134,8 @@ def show(store: Store, cfg: Compare) -> None:
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
         console.print(table(group))
+        if len(group.rows) > 1:
+            console.print(differences(group))
         if group.note:
             log.info("%s", group.note)
     page = store.root / "compare.html"
@@ -147,10 +171,13 @@ def row(key: tuple[str, str], nodes: Nodes) -> Row:
             if other in nodes and other not in lineage and "outside" not in role:
                 lineage[other] = nodes[other][1]
                 waiting.append(other)
-    settings: dict[str, Any] = {}
+    settings: dict[str, str] = {}
     for m in lineage.values():
-        block = BLOCKS.get(m["stage"], m["stage"])
-        settings = flat({block: {"version": m["version"], **m["settings"]}}) | settings
+        block = BLOCKS.get(str(m["stage"]), str(m["stage"]))
+        found = named({"version": m["version"], **m["settings"]}, {"version": m["version"], **m["config"]}, block)
+        # Files of one name may differ: the first digits of a file's digest stand beside it.
+        told = {key: name if name == shown(value) else f"{name} ({value[:6]})" for key, value, name in found}
+        settings = told | settings
     return Row(
         fingerprint=key[1],
         prompts=(settings["answer.split"], manifest["inputs"]["data"]["fingerprint"]),
@@ -169,26 +196,34 @@ def grouped(rows: list[Row]) -> list[Group]:
 
 
 def table(group: Group) -> Table:
-    """What the terminal shows of a group."""
+    """What came out, in 80 columns."""
     title = f"{group.primary['prompts']} {group.split} prompts of {group.primary['tasks']} tasks"
-    shown = Table("", *group.columns, title=title, title_justify="left", box=None, header_style="bold")
+    shown = Table("", title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     sft, policy = group.models["sft"], group.models["policy"]
-    for name in ("pass rate", f"{policy} - {sft}", "KL", "tokens", "ended", "time", "eval"):
-        shown.add_column(name, justify="right")
+    for name in ("pass rate, %", f"{policy} - {sft}", "KL", "tokens", "ended", "time"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for i, r in enumerate(group.rows):
         rate, gain = r.results["primary"]["policy"], r.results["primary"][PRIMARY]
         shown.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
-            *(visible(values[i]) for values in group.columns.values()),
-            f"{rate['mean']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})",
+            f"{100 * rate['mean']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})",
             f"{100 * gain['mean']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})",
             f"{r.kl:.4f}",
             f"{r.results['mean_tokens']['policy']:.1f}",
             f"{r.results['stop_rate']['policy']:.1%}",
             f"{r.seconds:.0f} s",
-            r.fingerprint,
         )
     shown.caption, shown.caption_justify = f"* no other has a higher rate at no more KL from {sft}", "left"
+    return shown
+
+
+def differences(group: Group) -> Table:
+    """Where the rows come from, in lines as long as the terminal is wide: any number of settings may differ."""
+    shown = Table("", "eval", "settings", box=None, header_style="bold", pad_edge=False)
+    for i, (r, settings) in enumerate(zip(group.rows, group.settings, strict=True)):
+        shown.add_row(f"{i + 1}", r.fingerprint, visible(settings) or "as most")
+    if group.usual:
+        shown.add_row("", "most", visible(words(group.usual)))
     return shown
 
 
@@ -201,13 +236,19 @@ def html(groups: list[Group]) -> str:
 
     plots = []
     for group in groups:
-        settings = [", ".join(values[i] for values in group.columns.values()) for i in range(len(group.rows))]
+        settings = [line if len(line) <= LABEL else "" for line in group.settings]
         points = [(r.kl, r.results["primary"]["policy"]) for r in group.rows]
         origins = sorted({r.results["primary"]["sft"]["mean"] for r in group.rows})
         plots.append(Markup(figures.pareto(points, group.front, settings, origins, group.models)))
     page = environment().get_template("compare.html.jinja")
-    return page.render(groups=list(zip(groups, plots, strict=True)))
+    return page.render(words=words, groups=list(zip(groups, plots, strict=True)))
 
 
-def shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+def several(keys: list[str]) -> str:
+    return ", ".join(keys) if len(keys) <= 3 else f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
+
+
+def words(settings: dict[str, str]) -> str:
+    """`dpo.beta=0.05, dpo.seed=sft.seed=1`"""
+    short = {key: value if len(value) <= VALUE else f"{value[:VALUE]}…" for key, value in settings.items()}
+    return ", ".join(f"{key.replace(', ', '=')}={value}" for key, value in short.items())

@@ -1,9 +1,11 @@
-"""`stage=gc`: what neither a kept report nor `outputs/latest` reaches. It lists, and removes only when told to."""
+"""`stage=gc`: what no report, sweep or link in `outputs/latest` reaches. It lists, and removes only when told to."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
 
+from stages.cli.sweep import NODES
 from stages.config.errors import UserError
 from stages.store.store import Store
 
@@ -13,9 +15,10 @@ Key = tuple[str, str]  # stage, fingerprint
 
 
 def collect(store: Store, remove: bool) -> None:
-    """List every node that no report in the store and no link in `outputs/latest` reaches, and abandoned partials.
+    """List every node that no report in the store, no sweep and no link in `outputs/latest` reaches, and abandoned
+    partials.
 
-    To let go of a report, delete its folder under `outputs/report/` first.
+    To let go of a report or a sweep, delete its folder under `outputs/report/` or `outputs/multirun/` first.
     """
     locks = (store.root / "cache" / "locks").glob("*-*")
     if remove and any(store.is_locked(*lock.name.split("-", 1)) for lock in locks):
@@ -24,6 +27,10 @@ def collect(store: Store, remove: bool) -> None:
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
     waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
+    swept = {
+        name for file in store.root.glob(f"multirun/*/*/*/{NODES}") for name in json.loads(file.read_text()).values()
+    }
+    waiting += [key for key in nodes if key[1] in swept]
     while waiting:
         key = waiting.pop()
         if key in nodes and key not in reached:
@@ -36,7 +43,7 @@ def collect(store: Store, remove: bool) -> None:
         log.info("%s  %.1f MiB%s", folder, size(folder) / 2**20, "  removed" if remove else "")
         if remove:
             shutil.rmtree(folder)
-    verb = "removed" if remove else "not reached by a report or a latest link; gc.remove=true removes them"
+    verb = "removed" if remove else "not reached by a report, a sweep or a latest link; gc.remove=true removes them"
     log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), verb)
 
 

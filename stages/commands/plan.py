@@ -1,8 +1,10 @@
 """`stage=plan`: nothing runs. Every node with its state, what changed since the nearest one, and what it would cost.
 
-Tokens and time are scaled from the last node of the same stage and base model in this store; without one on the same
-data they are rough, and marked so (~). Memory is the peak: on a GPU of what is allocated there, else of what is
-resident; that of such a node where nothing differs that it depends on, else an estimate (stages/hardware/memory.py).
+Tokens and time are scaled from the last node of the same stage and base model in this store; without one they follow
+from how fast that model was trained or sampled here and how long its conversations were, else from what such machines
+do; all that is rough, and marked so (~). How many rows there are is known from inputs that are built. Memory is the
+peak: on a GPU of what is allocated there, else of what is resident; that of such a node where nothing differs that it
+depends on, else an estimate (stages/hardware/memory.py).
 """
 
 import math
@@ -13,16 +15,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from stages.commands.settings import flat, named
 from stages.config.errors import visible
-from stages.config.schema import SFT, SPLIT_OF_GROUP, Tasks, Training
+from stages.config.schema import SFT, SPLIT_OF_GROUP, Training
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
 from stages.store.node import Node
 from stages.store.store import Manifest, Store
 
-# Tokens per row where no earlier node tells, and floating-point operations per token and parameter.
-TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 120, "dpo": 120, "answer": 60}
+# Where no earlier node tells: tokens per row (of a pair, its prompt once), operations per token and parameter, pairs
+# per prompt, and operations per second of a core, sustained.
+TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 80, "dpo": 80, "answer": 60}
 OPERATIONS = {"sft": 6, "sample": 2, "reference": 2, "dpo": 6, "answer": 2}
+PAIRS_PER_PROMPT = 1 / 3
+CPU_OPERATIONS_PER_CORE = {"bf16": 120e9, "fp32": 60e9}
+DECODE = ("sample", "answer")  # a token at a time, at another speed than what reads or trains
+ROWS = {"sft": "rows", "sample": "prompts", "reference": "pairs", "dpo": "pairs", "answer": "prompts"}  # in metrics
 OF_MEMORY = (
     "adapter",
     "lora",
@@ -35,7 +43,6 @@ OF_MEMORY = (
     "runtime",
 )
 PUBLISHES_WEIGHTS = ("base", "sft", "dpo")
-CPU_OPERATIONS_PER_CORE = 80e9  # per second, sustained
 OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
 LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
 
@@ -145,23 +152,17 @@ def changed(node: Node, state: str, store: Store) -> list[str]:
 
 
 def differences(node: Node, manifest: Manifest) -> list[str]:
-    """`learning_rate 5e-05 -> 0.0001`, `input sft`."""
-    now, then = flat(node.settings), flat(manifest["settings"])
+    """`learning_rate 5e-05 -> 0.0001`, `path pairs.jsonl: its content`, `input sft`."""
+    now = {key: (value, name) for key, value, name in named(node.settings, asdict(node.config))}
+    then = {key: (value, name) for key, value, name in named(manifest["settings"], manifest["config"])}
     found = [f"version {manifest['version']} -> {node.version}"] if manifest["version"] != node.version else []
-    found += [
-        f"{key} {then.get(key)} -> {now.get(key)}" for key in sorted(now | then) if now.get(key) != then.get(key)
-    ]
+    for key in sorted(now | then):
+        (value, name), (old_value, old_name) = now.get(key, (None, "–")), then.get(key, (None, "–"))
+        if value != old_value:
+            found.append(f"{key} {name}: its content" if name == old_name else f"{key} {old_name} -> {name}")
     before = {role: given["fingerprint"] for role, given in manifest["inputs"].items()}
     after = {role: given.fingerprint for role, given in node.inputs.items()}
     return found + [f"input {role}" for role in sorted(before | after) if before.get(role) != after.get(role)]
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}" if prefix else name).items()
-    }
 
 
 def expected(node: Node, nodes: dict[str, Node], store: Store, earlier: Earlier) -> Cost:
@@ -175,20 +176,57 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, earlier: Earlier)
     disk = 4.0 * size if stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = expected_peak(node, nodes, shape)
     roots = {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")}
+    known = seen(node, store, earlier)
     if alike := [m for _, m in store.manifests(stage) if m["roots"].get("base") == roots.get("base")]:
         last = alike[-1]
         scale = amount(stage, node.settings) / amount(stage, last["settings"])
+        before = last["metrics"].get(ROWS.get(stage, ""))
+        if known and before and not last["settings"].get("packing"):
+            scale *= known / before
         tokens = last["metrics"].get("tokens")
         seconds = last["wall_seconds"] * scale
-        rough = last["roots"] != roots  # other data: how many rows it has is not known
+        rough = last["roots"] != roots  # other data: its rows have another length
         if not rough and all(asdict(node.config).get(key) == last["config"].get(key) for key in OF_MEMORY):
             peak = peak_of(last)
         return Cost(round(tokens * scale) if tokens else None, peak, disk, seconds, rough)
-    if stage not in OPERATIONS:
+    if stage not in OPERATIONS or not node.settings.get("train", True):
         return Cost(None, peak, disk, 10.0, rough=True)
-    tokens = round(rows(stage, nodes["data"].config.tasks) * amount(stage, node.settings) * TOKENS_PER_ROW[stage])
-    speed = CPU_OPERATIONS_PER_CORE * (os.cpu_count() or 1)
+    count = rows(node, nodes) if known is None else known
+    if not count:  # what files add is not known before they are read
+        return Cost(None, peak, disk, math.nan, rough=True)
+    speed, length = measured(stage, roots, size, store)
+    speed = speed or CPU_OPERATIONS_PER_CORE[node.config.precision] * (os.cpu_count() or 1)
+    tokens = round(count * amount(stage, node.settings) * TOKENS_PER_ROW[stage] * length)
     return Cost(tokens, peak, disk, OPERATIONS[stage] * size * tokens / speed, rough=True)
+
+
+def seen(node: Node, store: Store, earlier: Earlier) -> int | None:
+    """How many rows a stage will see, where the input that says so is built."""
+    given = node.inputs.get("pairs" if node.stage in ("reference", "dpo") else "data")
+    made = given and (store.find(given) or earlier.of(given))
+    if not made or node.stage not in ROWS:
+        return None
+    metrics = made["metrics"]
+    if node.stage in ("reference", "dpo"):
+        return int(metrics["pairs"] - (metrics["held_out"] if node.stage == "dpo" else 0))
+    count = int(metrics["examples"].get(split_of(node), 0))
+    return min(count, node.settings.get("prompts") or count) // node.settings.get("rounds", 1)
+
+
+def measured(stage: str, roots: dict[str, str], size: float, store: Store) -> tuple[float | None, float]:
+    """Operations per second of the last node that went through this base model in the same way; and the tokens of a
+    conversation in this data, as a multiple of what is usual."""
+    speed, length = None, 1.0
+    examples = {m["fingerprint"]: m["metrics"]["examples"] for _, m in store.manifests("data")}
+    for _, m in store.manifests():
+        tokens = m["metrics"].get("tokens")
+        if not tokens or m["roots"].get("base") != roots.get("base"):
+            continue
+        if (m["stage"] in DECODE) is (stage in DECODE):
+            speed = OPERATIONS[m["stage"]] * size * tokens / m["wall_seconds"]
+        if m["stage"] == "sft" and m["roots"] == roots and (read := examples.get(roots["data"], {}).get("sft")):
+            length = tokens / (read * amount("sft", m["settings"]) * TOKENS_PER_ROW["sft"])
+    return speed, length
 
 
 def peak_of(manifest: Manifest) -> float:
@@ -222,13 +260,20 @@ def amount(stage: str, settings: dict[str, Any]) -> float:
     return float(settings.get("epochs") or settings.get("candidates_per_prompt") or 1)
 
 
-def rows(stage: str, tasks: Tasks) -> int:
-    """Generated rows that a stage sees; what files add is not known before they are read."""
-    if stage == "sft":
-        return tasks.sft
-    if stage == "answer":
-        return sum(vars(tasks)[group] for group, split in SPLIT_OF_GROUP.items() if split == "test")
-    return tasks.preference
+def rows(node: Node, nodes: dict[str, Node]) -> float:
+    """Rows of generated tasks that a stage sees, roughly; 0 where it sees none."""
+    tasks = nodes["data"].config.tasks
+    prompts = sum(vars(tasks)[group] for group, split in SPLIT_OF_GROUP.items() if split == split_of(node))
+    if node.stage not in ("reference", "dpo"):
+        return float(prompts)
+    return (
+        0.0 if nodes["label"].config.brings_pool else PAIRS_PER_PROMPT * prompts * nodes["pairs"].config.max_per_prompt
+    )
+
+
+def split_of(node: Node) -> str:
+    """Whose prompts a stage reads, asks, or has pairs of."""
+    return "sft" if node.stage == "sft" else str(node.settings.get("split", "preference"))
 
 
 def shape_of(base: Node, store: Store) -> Shape | None:

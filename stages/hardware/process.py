@@ -50,6 +50,8 @@ def prepare(typed: list[str] | None = None) -> None:
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
         os.environ["PLUMBLINE_STARTED"] = str(time.time())  # `rebuild=` rebuilds once per command, not per job
     logging.setLogRecordFactory(Record)
+    if "WANDB_MODE" in os.environ:  # transformers tells stdout of it as it is imported, whatever the tracker
+        os.environ["PLUMBLINE_WANDB_MODE"] = os.environ.pop("WANDB_MODE")
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")

@@ -33,15 +33,15 @@ class WandbRun(Run):
         files, given = home(root), inputs(node, root)
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        told = mode()
         try:
-            self.run = start(settings, node, files, given, mode)
+            self.run = start(settings, node, files, given, told)
         except wandb.errors.Error as error:
             log.warning("warning: W&B cannot be reached (%s): this run is logged offline.", error)
-            mode = "offline"
-            self.run = start(settings, node, files, given, mode)
+            told = "offline"
+            self.run = start(settings, node, files, given, told)
         self.id = self.run.id
-        if mode == "online":
+        if told == "online":
             artifacts = [its["artifact"] for its in given.values()]
             try:
                 link(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
@@ -123,6 +123,11 @@ def home(root: Path) -> Path:
     for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         os.environ.setdefault(variable, str(files))
     return files
+
+
+def mode() -> str:
+    """WANDB_MODE, of which `process.prepare` leaves trackers this; else online where there is a key."""
+    return os.environ.get("PLUMBLINE_WANDB_MODE") or ("online" if has_key() else "offline")
 
 
 def has_key() -> bool:

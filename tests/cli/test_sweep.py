@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from stages.cli import sweep
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, command, composed, inside, nodes
+from tests.helpers import TINY, Chain, build, command, composed, inside, nodes
 
 GRID = ("stage=dpo", "sft.learning_rate=5e-3,2e-3", "-m")
 EXPECTED = {"base": 1, "data": 1, "sft": 2, "sample": 2, "label": 2, "pairs": 2, "reference": 2, "dpo": 4}
@@ -196,8 +197,31 @@ def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, told:
     assert not Chain(tmp_path).count()
 
 
-def test_a_job_that_cannot_work_is_told_before_anything_is_built(tmp_path: Path) -> None:
-    ran = inside(*TINY, "stage=data", "dpo.beta=0.1,-1", f"outputs={tmp_path}", "-m")
+def test_a_refused_job_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> None:
+    ran = inside(*TINY, "stage=data", "dpo.beta=0.1,-1,0.2", f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1] == "error: dpo.beta must be positive and at most 1,000, got -1.0."
-    assert not Chain(tmp_path).count()
+    end = ran.stderr.splitlines()[-2:]
+    assert end[0] == "error: 1 of 3 jobs failed; the others are done."
+    assert re.search(r"dpo.beta=-1 .*: dpo.beta must be positive and at most 1,000, got -1.0\.$", end[1])
+    assert Chain(tmp_path).count() == {"data": 1}
+
+
+def test_where_every_job_is_refused_none_starts(tmp_path: Path) -> None:
+    ran = inside(*TINY, "stage=data", "dpo.beta=-2,-1", f"outputs={tmp_path}", "-m")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == "error: dpo.beta must be positive and at most 1,000, got -2.0."
+    assert not list(tmp_path.glob("multirun/*/*/[01]"))
+
+
+def test_gc_keeps_what_a_sweep_that_stands_reaches(chain: Chain) -> None:
+    swept = inside(*TINY, f"outputs={chain.root}", "stage=dpo", "dpo.beta=0.2,0.3", "-m")
+    assert swept.returncode == 0, swept.stderr
+    again = re.findall(r"To compare them: python run.py (.*) -m", swept.stdout)[0]
+    assert {"stage=eval", "dpo.beta=0.2,0.3", "answer.split=validation"} < set(again.split())
+    build(chain.root)
+    models = [chain.folder("dpo", f"dpo.beta={beta}") for beta in (0.2, 0.3)]
+    listed = inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout
+    assert not [model for model in models if str(model) in listed]
+    shutil.rmtree(chain.root / "multirun")
+    listed = inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout
+    assert [model for model in models if str(model) in listed] == models

@@ -1,12 +1,15 @@
 """The comparison of evaluations: what it shows, what it refuses to say, and that it builds nothing."""
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from stages.commands.compare import Group, Row, evaluations, grouped
+from stages.commands.compare import Group, Row, differences, evaluations, grouped, table
 from stages.config.errors import UserError
 from stages.store.store import Store, read_manifest
 from tests.helpers import CHROMIUM, Chain, build, fits, made_once, nodes
@@ -68,8 +71,29 @@ def test_the_front_holds_rows_that_no_other_beats() -> None:
 
     rows = [row("a", 0.5, 0.3), row("b", 0.4, 0.1), row("c", 0.4, 0.2), row("d", 0.3, 0.1), row("e", 0.3, 0.0)]
     assert Group(rows).front == [True, True, False, False, True]
-    seeds = [row(str(n), 0.5, 0.1, **{"sft.seed": n, "dpo.seed": n, "dpo.beta": 0.1}) for n in range(2)]
+    seeds = [row(n, 0.5, 0.1, **{"sft.seed": n, "dpo.seed": n, "dpo.beta": "0.1"}) for n in ("0", "1")]
     assert Group(seeds).columns == {"dpo.seed, sft.seed": ["0", "1"]}, "what moves together shares a column"
+
+
+def test_a_mixed_store_is_readable_in_80_columns(compared: Chain) -> None:
+    """Rows from other data, without a stage that the others have, and with many settings of their own."""
+    toys = ("label=dataset", "label.path=package:stages/tasks/toy_preferences.jsonl", "dpo.max_length=256")
+    build(compared.root, *VALIDATION, "dpo.beta=0.3")
+    build(compared.root, *VALIDATION, *toys)
+    [group] = [group for group in grouped(evaluations(Store(compared.root), None)) if group.split == "validation"]
+    console = Console(width=80, file=io.StringIO())
+    console.print(table(group))
+    console.print(differences(group))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines[: 2 + len(group.rows)]), "no figure is cut off"
+    told = dict(zip([row.fingerprint for row in group.rows], group.settings, strict=True))
+    for beta in (0.1, 0.3, 0.7):
+        mine = compared.manifest("eval", *VALIDATION, f"dpo.beta={beta}")["fingerprint"]
+        assert told[mine] == f"dpo.beta={beta}"
+    other = told[compared.manifest("eval", *VALIDATION, *toys)["fingerprint"]]
+    assert re.search(r"label.path=toy_preferences.jsonl \(\w{6}\), no sample$", other)
+    assert not re.search(r"sample\.|[0-9a-f]{12}", other)
 
 
 def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, tmp_path: Path) -> None:

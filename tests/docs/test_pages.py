@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
 from stages.cli import constraints
-from stages.config.schema import ROOT
+from stages.config.schema import RECIPES, ROOT
 from tests.helpers import settings
 
 README = ROOT / "README.md"
@@ -62,6 +63,8 @@ def one_of_each(arguments: list[str]) -> list[str]:
 
 
 SHOWN = [page for page in PAGES if page.name != "extending.md"]  # whose commands test_extending.py runs
+OF_OTHERS = ("benchmarks.md", "upgrading.md")  # whose keys are the benchmarks' and libraries' own
+CONFIGURATION = [*sorted((ROOT / "conf").rglob("*.yaml")), *sorted(RECIPES.glob("*.yaml"))]
 RUNS = sorted({shlex.join(words) for page in SHOWN for words in commands(page, "python run.py")} - {"--help"})
 MODULES = sorted({words[0] for page in PAGES for words in commands(page, "python -m") if words[0].startswith("tests")})
 
@@ -94,6 +97,40 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
     for plugin in re.findall(r"hydra/(?:sweeper|launcher)=(\w+)", command):
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}")
     constraints.refuse(settings(*one_of_each(shlex.split(command))))
+
+
+def every_key() -> dict[str, set[str]]:
+    """The keys of the configuration, each with its options where it is a group; those of any dict end in a dot."""
+
+    def walk(value: object, prefix: str) -> Iterator[str]:
+        for name, inner in vars(value).items() if is_dataclass(value) else ():
+            yield f"{prefix}{name}"
+            yield from [f"{prefix}{name}."] if name in ("trainer", "options") else walk(inner, f"{prefix}{name}.")
+
+    found: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
+    groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {"recipe": RECIPES}
+    return found | {name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in [*SHOWN, *CONFIGURATION] if page.name not in OF_OTHERS], ids=name_of
+)
+def test_every_key_that_is_named_exists(page: Path) -> None:
+    """`sft=none`, `dpo.beta=…`, `launch.node_rank`: in prose and in code, in the comments of conf/ and of recipes."""
+    keys = every_key()
+    ends = {key.rpartition(".")[2] for key in keys if "." in key} - {""}
+    text = page.read_text(encoding="utf-8")
+    lines = [line.partition("#")[2] for line in text.splitlines()] if page.suffix == ".yaml" else code(page)
+    wrong = []
+    for line in lines:
+        for key, equals, value in re.findall(r"(?<![\w./~-])\+*([a-z_]+(?:\.[a-z_0-9]+)*)(=?)([\w]*)", line):
+            free = any(key.startswith(known) for known in keys if known.endswith("."))
+            named = equals or ("." in key and key.rpartition(".")[2] in ends)
+            if not named or free or key.startswith("hydra"):
+                continue
+            if key not in keys or (value and keys[key] and value not in keys[key]):
+                wrong.append(f"{key}{equals}{value}")
+    assert wrong == []
 
 
 def test_commands_are_found_and_a_sweep_stands_for_its_first_job() -> None:

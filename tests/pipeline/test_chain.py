@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stages.commands import plan
-from stages.commands.plan import flat
+from stages.commands.settings import flat
 from stages.config.errors import UserError
 from stages.config.schema import ROOT, Label
 from stages.hardware import memory

@@ -224,7 +224,7 @@ def base_folder(family: Family, folder: Path) -> Path:
 
 
 def built_from(base: Path, root: Path, *overrides: str) -> None:
-    build(root, f"model.path={base}", "model.random_init=null", *overrides)
+    build(root, f"model.path={base}", "sft.learning_rate=5e-3", "dpo.learning_rate=1e-3", *overrides)
 
 
 def only(root: Path, stage: str) -> Path:

@@ -1,0 +1,135 @@
+"""Recipes as Hydra is told of them: without what the command line decides.
+
+Hydra composes a recipe after the groups, so its values would win over those of a group that is typed. What is typed is
+what happens: under a command line a recipe says nothing about the blocks that typed groups give. Learning rates were
+found for the recipe's own model; with another they are no higher than the general defaults. Typed keys win by
+themselves. As it is the recipes that change and not the line, all this holds in every job of a sweep.
+"""
+
+import logging
+import re
+from importlib.util import find_spec
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from stages.cli.explain import foreign
+from stages.config.choices import Adapter
+from stages.config.schema import RECIPES, ROOT
+
+log = logging.getLogger(__name__)
+
+CONF = ROOT / "conf"
+DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
+BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"]}  # of a group, where they are not of its name
+TRAINED = ("sft", "dpo")
+
+Recipes = dict[str, DictConfig]
+
+
+def register(line: list[str]) -> None:
+    """Tell Hydra the recipes, in the place of those of any line before."""
+    for name, recipe in under(line).items():
+        ConfigStore.instance().store(group="recipe", name=name, node=recipe, package="_global_", provider="recipes")
+
+
+def under(line: list[str]) -> Recipes:
+    """The recipes by name, without what this command line decides. What becomes of their rates is said."""
+    recipes, typed = load(), overrides(line)
+    for group in typed.keys() & {folder.name for folder in CONF.iterdir()}:
+        for block in BLOCKS.get(group, [group]):
+            for recipe in recipes.values():
+                set_aside(recipe, block)
+    asked, toy = typed.get("recipe", DEFAULT).split(","), typed.get("scale") == "toy"
+    if toy and find_spec("bitsandbytes") is None:
+        without_4_bit(lineage(asked, recipes))
+    owners = [TOY] if toy else asked  # of the model that would be trained
+    if model := other_model(typed, owners, recipes):
+        used = lineage([TOY, *asked] if toy else asked, recipes)
+        told = []
+        for block in TRAINED:
+            rate = no_higher(f"{block}.learning_rate", used)
+            if rate is not None and f"{block}.learning_rate" not in typed:
+                told.append(f"{block}.learning_rate={rate:g}")
+        if told:
+            log.warning(
+                "warning: recipe=%s's learning rates were found for its own model; with %s: %s. Type them to choose.",
+                ",".join(owners),
+                model,
+                ", ".join(told),
+            )
+    return recipes
+
+
+def load() -> Recipes:
+    found: Recipes = {}
+    for path in sorted(RECIPES.glob("*.yaml")):
+        try:
+            recipe = OmegaConf.load(path)
+        except yaml.YAMLError:
+            continue  # the others stay usable; asked for by name, this one is an error (stages/cli/explain.py)
+        if isinstance(recipe, DictConfig) and not foreign(recipe):
+            found[path.stem] = recipe
+    return found
+
+
+def overrides(line: list[str]) -> dict[str, str]:
+    """The keys and groups that a command line sets, with their values as they are typed."""
+    found = (re.fullmatch(r"\+*([\w.]+)=(.*)", argument, re.DOTALL) for argument in line)
+    return {match[1]: match[2] for match in found if match}
+
+
+def lineage(names: list[str], recipes: Recipes) -> list[DictConfig]:
+    """These recipes, each followed by those that it starts from."""
+    found = []
+    for name in names:
+        if name in recipes:
+            recipe = recipes[name]
+            parents = [entry for entry in recipe.get("defaults", []) if isinstance(entry, str)]
+            found += [recipe, *lineage(parents, recipes)]
+    return found
+
+
+def set_aside(recipe: DictConfig, key: str) -> Any:
+    """Take a key or block out of a recipe; None where it is not there."""
+    place, _, name = key.rpartition(".")
+    holder = OmegaConf.select(recipe, place) if place else recipe
+    return holder.pop(name, None) if isinstance(holder, DictConfig) else None
+
+
+def other_model(typed: dict[str, str], owners: list[str], recipes: Recipes) -> str | None:
+    """What is typed that asks for another model than the recipes' own."""
+    for key in ("model", "model.path"):
+        value = typed.get(key, "null")
+        if value != "null" and any(value != own_model(name, recipes)[key] for name in owners):
+            return f"{key}={value}"
+    return None
+
+
+def own_model(name: str, recipes: Recipes) -> dict[str, str | None]:
+    choices = [entry for recipe in lineage([name], recipes) for entry in recipe.get("defaults", [])]
+    group = next((entry["override /model"] for entry in choices if "override /model" in entry), "embedded")
+    return {"model": group, "model.path": OmegaConf.load(CONF / "model" / f"{group}.yaml").path}
+
+
+def no_higher(key: str, used: list[DictConfig]) -> float | None:
+    """Take a rate that is higher than the general default out of recipes, and return what it is then; None where none
+    was."""
+    block, _, name = key.partition(".")
+    general = float(OmegaConf.select(OmegaConf.load(CONF / block / "default.yaml"), name))
+    rates = [(recipe, rate) for recipe in used if (rate := OmegaConf.select(recipe, key)) is not None]
+    high = [recipe for recipe, rate in rates if rate > general]
+    for recipe in high:
+        set_aside(recipe, key)
+    return next((rate for _, rate in rates if rate <= general), general) if high else None
+
+
+def without_4_bit(used: list[DictConfig]) -> None:
+    """A toy runs anywhere: where bitsandbytes is not installed, its adapters lie on plain weights."""
+    for recipe in used:
+        for block in TRAINED:
+            if OmegaConf.select(recipe, f"{block}.adapter") == Adapter.qlora:
+                recipe[block].adapter = str(Adapter.lora)
+                log.warning("warning: %s.adapter=lora in place of qlora, which needs bitsandbytes.", block)

@@ -1,0 +1,153 @@
+"""What is typed is what happens, whatever recipe is composed after it."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from stages.cli import compose, recipes
+from stages.config.schema import RECIPES, ROOT
+from tests.helpers import TINY, Chain, command, composed, composed_once, inside, refused, settings
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+OPTIONS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in (ROOT / "conf").iterdir()
+    if folder.is_dir() and folder.name != "scale"
+}
+ROUNDS = range(len(OPTIONS["pairs"]))  # of the groups that recipes give values for, this one has most options
+OTHER = "model.path=someone/other"
+
+
+def block(key: str, *overrides: str) -> object:
+    """A block, with what it takes from elsewhere as it stands in its file."""
+    return OmegaConf.to_container(OmegaConf.select(composed_once(*overrides), key), resolve=False)
+
+
+def options(i: int) -> list[str]:
+    """An option of every group; over the rounds every group that recipes give values for has had all of its own."""
+    return [f"{group}={names[i % len(names)]}" for group, names in OPTIONS.items()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str) -> None:
+    for i in ROUNDS:
+        for group in OPTIONS:
+            for key in recipes.BLOCKS.get(group, [group]):
+                alone, under = block(key, *options(i), "~recipe"), block(key, *options(i), f"recipe={name}")
+                assert under == alone, (options(i), key)
+
+
+def test_the_rounds_have_every_option_that_a_recipe_could_undo() -> None:
+    given = {str(key) for recipe in recipes.load().values() for key in recipe}
+    groups = [group for group in OPTIONS if given & {*recipes.BLOCKS.get(group, [group])}]
+    assert "pairs" in groups and max(len(OPTIONS[group]) for group in groups) <= len(ROUNDS)
+
+
+def test_every_key_of_a_group_is_one_that_it_has_the_say_of() -> None:
+    for group, names in OPTIONS.items():
+        for name in names:
+            file = ROOT / "conf" / group / f"{name}.yaml"
+            package = re.search(r"^# @package (.*)$", file.read_text(), flags=re.MULTILINE)
+            keys = [str(key) for key in OmegaConf.load(file) if key != "defaults"]
+            given = {"_global_": keys}.get(package[1], [package[1]]) if package else [group]
+            assert set(given) <= {*recipes.BLOCKS.get(group, [group])}
+
+
+def test_what_is_not_typed_stays_the_recipes_and_typed_keys_win() -> None:
+    demo, other = settings(), settings("pairs=all", "pairs.min_score=0.5", "dpo.beta=0.3")
+    assert (demo.pairs.max_per_prompt, other.pairs.max_per_prompt, other.pairs.min_score) == (1, 16, 0.5)
+    assert (other.sft, other.sample) == (demo.sft, demo.sample)
+    assert (other.dpo.beta, other.dpo.learning_rate) == (0.3, demo.dpo.learning_rate)
+    assert settings("recipe=tiny", "data=file", "data.sources=[{path: x.jsonl}]").data.tasks.sft == 0
+    assert settings("recipe=from_preferences", "label.path=x").pairs.strategy == "all", "a recipe's own choice"
+
+
+def test_a_toy_shrinks_what_is_typed_too() -> None:
+    toy = settings("recipe=zephyr_7b", "scale=toy", "data=questions", "sft=default")
+    assert (toy.data.sources, toy.sft.max_length, toy.data.tasks.test) == ([], 64, 480)
+
+
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
+def test_a_sweep_over_a_group_takes_its_values_too(launcher: tuple[str, ...], chain: Chain) -> None:
+    """`margin` has no other max_per_prompt than its own, 4; the recipe's is 1."""
+    recipe = RECIPES / "one_pair.yaml"
+    recipe.write_text("defaults: [tiny]\npairs: {max_per_prompt: 1, validation_fraction: 0.2}\n")
+    try:
+        line = ("recipe=one_pair", "tracker=none", f"outputs={chain.root}", "stage=pairs", "pairs=margin,random", "-m")
+        ran = (command if launcher else inside)(*line, *launcher)
+    finally:
+        recipe.unlink()
+    assert ran.returncode == 0, ran.stderr
+    made = {
+        f"{pairs['strategy']} {pairs['max_per_prompt']} {pairs['validation_fraction']}" for pairs in made_of(chain)
+    }
+    assert {"margin 4 0.1", "random 2 0.1"} < made
+
+
+def made_of(chain: Chain) -> list[dict[str, object]]:
+    from stages.store.store import Store
+
+    return [manifest["settings"] for _, manifest in Store(chain.root).manifests("pairs")]
+
+
+@pytest.mark.parametrize(
+    ("line", "rates", "told"),
+    [
+        ((), (3e-4, 3e-5), None),
+        ((OTHER,), (5e-5, 1e-5), f"recipe=demo's .* with {OTHER}: sft.learning_rate=5e-05, dpo.learning_rate=1e-05"),
+        (("model=smollm2_360m",), (5e-5, 1e-5), "with model=smollm2_360m: sft.learning_rate=5e-05"),
+        (("model.random_init.layers=3",), (5e-5, 1e-5), "with model=tiny: sft.learning_rate=5e-05"),
+        ((OTHER, "sft.learning_rate=2e-4"), (2e-4, 1e-5), f"with {OTHER}: dpo.learning_rate=1e-05. Type"),
+        ((OTHER, "sft.learning_rate=2e-4", "dpo.learning_rate=2e-5"), (2e-4, 2e-5), None),
+        (("model=embedded",), (3e-4, 3e-5), None),
+        (("recipe=smollm2_135m", "model=smollm2_135m"), (3e-4, 3e-5), None),
+        (("recipe=smollm2_135m", "model.path=HuggingFaceTB/SmolLM2-135M"), (3e-4, 3e-5), None),
+        (("recipe=smollm2_135m", OTHER), (5e-5, 1e-5), "recipe=smollm2_135m's .* dpo.learning_rate=1e-05"),
+        (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),  # lower than the defaults: not raised for another
+        (("recipe=smollm2_360m", OTHER), (5e-5, 1e-6), "sft.learning_rate=5e-05. Type"),
+        (("recipe=from_preferences", "label.path=x", OTHER), (5e-5, 1e-5), "recipe=from_preferences's"),
+        (("recipe=from_sft_checkpoint", OTHER), (2e-5, 5e-7), None),
+        (("recipe=tiny", "model.random_init.layers=3"), (5e-3, 1e-3), None),
+        (("recipe=zephyr_7b", "scale=toy"), (5e-3, 1e-3), None),
+        (("recipe=zephyr_7b", "scale=toy", OTHER), (2e-5, 5e-7), "recipe=tiny's .* sft.learning_rate=2e-05, dpo"),
+    ],
+)
+def test_a_recipes_rates_belong_to_its_model(
+    line: tuple[str, ...], rates: tuple[float, float], told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    composed_once.cache_clear()
+    cfg = settings(*line)
+    assert (cfg.sft.learning_rate, cfg.dpo.learning_rate) == pytest.approx(rates)
+    assert re.search(told, caplog.text) if told else caplog.text == ""
+
+
+def test_the_lowered_rates_are_told_once_of_a_plan_and_of_a_sweep(chain: Chain) -> None:
+    model = f"model.path={chain.folder('sft') / 'model'}"
+    ran = command(*TINY, f"outputs={chain.root}", model, "stage=plan", "dpo.beta=0.1,0.2", "-m")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("learning rates were found for its own model") == 1
+    assert ran.stdout.count("learning_rate 0.005 -> 5e-05") == 2, "in the plan of each job"
+
+
+def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round() -> None:
+    assert composed("recipe=tiny", "sft=none", OTHER).model == {
+        "path": "someone/other",
+        "revision": None,
+        "random_init": None,
+    }
+    random = settings("model.random_init.layers=3").model
+    assert (random.path, random.random_init.layers) == (None, 3)
+    assert "exclude each other" in refused("model.path=x", "model.random_init.layers=3")
+    assert compose.normalise(["recipe=tiny", OTHER, "model.random_init=null"])[1:] == [OTHER, "model.random_init=null"]
+
+
+def test_a_toy_of_4_bit_weights_needs_no_package(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recipes, "find_spec", lambda package: None)
+    composed_once.cache_clear()
+    toy = settings("recipe=llama32_1b_qlora", "scale=toy")
+    composed_once.cache_clear()
+    assert (toy.sft.adapter, toy.dpo.adapter) == ("lora", "lora")
+    assert "sft.adapter=lora in place of qlora, which needs bitsandbytes" in caplog.text

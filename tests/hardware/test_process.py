@@ -1,0 +1,21 @@
+"""What a process is told at its start."""
+
+import os
+import subprocess
+import sys
+from unittest import mock
+
+from stages.config.schema import ROOT
+from stages.hardware import process
+from stages.tracking import wandb
+from tests.helpers import SECRET
+
+
+def test_a_mode_in_the_environment_is_heard_by_wandb_alone() -> None:
+    """transformers would tell of it on stdout as it is imported, whatever the tracker."""
+    with mock.patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET}):
+        process.prepare()
+        assert wandb.mode() == "offline"
+        code = "from transformers.integrations import integration_utils"
+        ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == ""
