@@ -250,6 +250,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     from stages.store.work import Work
     from stages.training import budget
     from stages.training.arguments import arguments
+    from stages.training.batches import Turns
     from tests.helpers import settings
 
     overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
@@ -264,6 +265,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
         dpo.trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),
         cfg=block,
         out=out,
+        turns=Turns([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
         args=args,
         train_dataset=dataset.select_columns([*TOKENS, *REFERENCE]),
         processing_class=tokenizer,
