@@ -42,6 +42,10 @@ def main(composed: DictConfig) -> float | None:
                 from stages.commands import sync
 
                 sync.push(store, cfg.tracker)
+            case Command.doctor:
+                from stages.commands import doctor
+
+                doctor.examine(store)
             case Command.gc:
                 from stages.commands import gc
 
@@ -86,8 +90,8 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 if __name__ == "__main__":
     process.prepare(sys.argv[1:])
     compose.register()
-    sys.argv[1:] = compose.normalise(sys.argv[1:])
     try:
+        sys.argv[1:] = compose.normalise(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command resumes it")

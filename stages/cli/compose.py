@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -23,13 +22,21 @@ from stages.store.node import Node
 from stages.store.store import Store
 
 FREE = re.compile(r"(sft|dpo)\.trainer\.[\w.]+=|(data|sample|label)\.own[.\w]*=")
+EMPTY = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
+NOWHERE = "outputs= names no folder. Say where the store is: outputs=FOLDER."
 
 
 def normalise(argv: list[str]) -> list[str]:
     """`-m` may stand anywhere; dicts of any keys need no plus sign: TRL's arguments (`sft.trainer.weight_decay=0.1`),
-    the options of one's own parts."""
+    the options of one's own parts.
+
+    Raises:
+        UserError: where the store is to lie nowhere.
+    """
     options = [a for a in argv if a in ("-m", "--multirun")]
     rest = [a for a in argv if a not in options]
+    if any(EMPTY.fullmatch(a) for a in rest):  # Hydra would begin to write there before anybody is asked
+        raise UserError(NOWHERE)
     return options + [f"++{a}" if FREE.match(a) else a for a in rest]
 
 
@@ -56,14 +63,16 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
         raise UserError(f"{missing[0]} is required and has no value.")
     unknown_keys(composed)
     cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if not cfg.outputs.strip():
+        raise UserError(NOWHERE)
     caches(Path(cfg.outputs))
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
         own_parts(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
     constraints.refuse(cfg)
     machine.resolve_precision(cfg)
-    store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
-    return cfg, store, graph(cfg, store.root / "cache" / "digests.json")
+    store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
+    return cfg, store, graph(cfg, store.remembered)
 
 
 def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,17 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, causes, full_disk, nearest
 from stages.config.schema import RECIPES
 
 OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
-MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
+MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def explain(error: BaseException) -> str | None:
     """One line for what the user can mend; None for a bug, which deserves its traceback."""
+    if line := full_disk(error):
+        return line
     chain = list(causes(error))
     where = next((found for e in chain if (found := in_file(e))), "")
     for e in chain:
@@ -36,12 +37,6 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     return None
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def in_file(error: BaseException) -> str:

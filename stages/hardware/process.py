@@ -4,7 +4,7 @@ by every worker of a training stage. Nothing of ours changes the process by bein
 import json
 import logging
 import os
-import time
+import uuid
 import warnings
 
 ALWAYS = {
@@ -39,7 +39,8 @@ def prepare(typed: list[str] | None = None) -> None:
         os.environ.setdefault(variable, value)
     if typed is not None:  # for the jobs of a sweep too, which start later, with other arguments
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
-        os.environ["PLUMBLINE_STARTED"] = str(time.time())  # `rebuild=` rebuilds once per command, not per job
+        os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex  # `rebuild=` rebuilds once per command, not per job
+    logging.raiseExceptions = False  # a log file on a full disk is no reason for a traceback per line
     for name, level in QUIETER.items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models.loading import load_tokenizer
+from stages.store.kept import having, load_json
 from stages.store.records import Message
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -147,7 +148,7 @@ def load(model: Path) -> Contract:
     Raises:
         ContractError: where the tokenizer in the folder renders anything differently from when SFT fixed it.
     """
-    promised = json.loads((model / "contract.json").read_text())
+    promised = load_json(model / "contract.json", having("stop_ids", "marked", "golden"))
     contract = Contract(load_tokenizer(model), promised["stop_ids"], promised["marked"])
     for key, found in contract.facts().items():
         if found != promised[key]:

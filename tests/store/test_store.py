@@ -113,12 +113,12 @@ def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> N
     publish(store, downstream)
     assert store.find(downstream) is not None
 
-    again = Store(tmp_path, rebuild="pairs", since=time.time())
+    again = Store(tmp_path, rebuild="pairs")
     assert again.find(upstream) is None
     publish(again, upstream, "one")
     assert again.find(downstream) is not None, "the same content again leaves what follows valid"
 
-    third = Store(tmp_path, rebuild="pairs", since=time.time())
+    third = Store(tmp_path, rebuild="pairs")
     publish(third, upstream, "two")
     assert third.find(downstream) is None
 
