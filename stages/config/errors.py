@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How libraries say so that swallow the number: safetensors and Arrow in the system's words, torch in its own.
-IN_WORDS = (*map(os.strerror, FULL), "PytorchStreamWriter failed writing")
+# How libraries that swallow the number say so: safetensors and tokenizers in the system's words, torch in its own.
+IN_WORDS = {words: words for words in map(os.strerror, FULL)}
+TORCH = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing", "inline_container.cc")
+IN_WORDS |= dict.fromkeys(TORCH, "torch could not write a file")
 
 
 class UserError(Exception):
@@ -36,13 +38,16 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def full_disk(error: BaseException) -> str | None:
     """One line where an error, or what it came from, is that a disk is full, a quota spent or a file too large."""
     for e in causes(error):
-        numbered = isinstance(e, OSError) and e.errno in FULL
-        said = next((words for words in IN_WORDS if words in str(e)), None)
-        if numbered or said:
-            what = e.strerror if numbered and isinstance(e, OSError) else said
+        number = e.errno if isinstance(e, OSError) and e.errno in FULL else None
+        said = (
+            os.strerror(number)
+            if number
+            else next((told for words, told in IN_WORDS.items() if words in str(e)), None)
+        )
+        if said:
             place = f"{e.filename}: " if isinstance(e, OSError) and e.filename else ""
             return (
-                f"{place}{what}: the disk is full, or a quota is spent. Nothing is lost: make room, and the same "
+                f"{place}{said}: the disk is full, or a quota is spent. Nothing is lost: make room, and the same "
                 "command resumes; outputs=FOLDER puts the store elsewhere."
             )
     return None

@@ -1,6 +1,8 @@
 """Files of ours are emptied, cut or replaced, one after the other: set aside, said, built again; never a traceback."""
 
+import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +24,13 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+def best_step(scratch: Path) -> float:
+    try:
+        return json.loads((scratch / "best" / "best.json").read_text())["step"]
+    except FileNotFoundError:  # none yet, or just being replaced
+        return math.inf
+
+
 @pytest.fixture(scope="session")
 def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which SFT, the reference and DPO were killed on the way. Do not write to it: take `begun`."""
@@ -36,7 +45,8 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             def reached(scratch: Path = scratch, name: str = name) -> bool:
                 if name == "reference":
                     return len(list(scratch.glob("shards/*.parquet"))) > 1
-                return any(scratch.glob(f"checkpoints/*/{MARKER}")) and (name == "dpo" or (scratch / "best").exists())
+                saved = [int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{MARKER}")]
+                return bool(saved) and (name == "dpo" or best_step(scratch) < max(saved))
 
             kill_when(reached, root, name, at_publish=False)
             (root / f"kept-{name}").rename(folder)
@@ -95,7 +105,8 @@ def test_damaged_scratch_is_said_and_built_again(
 ) -> None:
     chain = begun(stage)
     node = nodes(chain.root)[stage]
-    [path] = (Store(chain.root).partial(node) / SCRATCH).glob(file)
+    found = (Store(chain.root).partial(node) / SCRATCH).glob(file)
+    *_, path = (p for p in found if "checkpoints" not in p.parts or (p.parent / MARKER).exists())
     path.write_bytes(DAMAGE[how](path.read_bytes()))
     build(chain.root, f"stage={stage}", *CADENCE)
     assert chain.manifest(stage)["digest"] == Chain(killed).manifest(stage)["digest"], "as if nothing had happened"
