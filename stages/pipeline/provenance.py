@@ -39,8 +39,9 @@ def begin(work: Work, run_id: str | None) -> list[dict[str, Any]]:
 
 
 def of_attempts(value: Any) -> list[dict[str, Any]]:
-    """The shape of what is noted."""
-    return [{**having("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in value]
+    """The shape of what is noted: one at least."""
+    first, *more = value
+    return [{**having("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in (first, *more)]
 
 
 def end(

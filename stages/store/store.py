@@ -174,7 +174,7 @@ class Store:
         begun = partial / SCRATCH / INPUTS
         if recall(begun, having()) != held:
             if any(partial.glob(f"{SCRATCH}/*")):
-                log.warning("warning: %s begins anew: what was begun came from other inputs, or does not say.", node)
+                log.warning("warning: %s begins anew: by %s, what was begun came from other inputs.", node, begun)
             remove(partial)
             begun.parent.mkdir(parents=True)
             note(begun, held)
