@@ -42,6 +42,10 @@ def main(composed: DictConfig) -> float | None:
                 from stages.commands import sync
 
                 sync.push(store, cfg.tracker)
+            case Command.doctor:
+                from stages.commands import doctor
+
+                doctor.examine(store)
             case Command.gc:
                 from stages.commands import gc
 

@@ -21,8 +21,8 @@ from transformers import (
 from stages.config.errors import UserError
 from stages.config.schema import Model, RandomInit
 from stages.models.loading import load_model, load_tokenizer, save_model
+from stages.store.kept import file_digest
 from stages.store.pinning import locate
-from stages.store.store import file_digest
 from stages.store.work import Work
 from stages.tasks.generate import generate
 

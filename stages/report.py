@@ -3,7 +3,6 @@
 It reads the nodes it is given and nothing else; text that a model wrote is escaped.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,20 @@ from stages.config.schema import Report
 from stages.pages import figures, seeds
 from stages.pages.environment import environment
 from stages.pages.side_by_side import side_by_side
+from stages.store.kept import having, load_json
 from stages.store.records import Pair, load
-from stages.store.store import Manifest, read_manifest
+from stages.store.store import Manifest, manifest_of
 from stages.store.work import Work, read_curves
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `report.html`."""
-    nodes = {role: manifest for role, folder in inputs.items() if (manifest := read_manifest(folder))}
-    results = json.loads((inputs["eval"] / "results.json").read_text())
+    nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
+    results = load_json(inputs["eval"] / "results.json", having("models"))
     models = results["models"]
     policy = inputs[nodes["eval"]["inputs"]["policy"]["stage"]]
     tokens = inputs["sft"] / "token_example.json"
-    held_out = [pair["margin"] for pair in json.loads((policy / "held_out.json").read_text())]
+    held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
     curves = [*figures.sft(read_curves(inputs["sft"])), *figures.preference(models["policy"], read_curves(policy))]
     curves += figures.calibration(models["policy"], held_out)
     runs = seeds.runs(inputs, nodes)
@@ -39,7 +39,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         by_task=Markup(figures.rates(results["tasks"], models)),
         curves=[Markup(figure) for figure in curves],
         answers=side_by_side(inputs, models, cfg.side_by_side),
-        tokens=json.loads(tokens.read_text()) if tokens.exists() else [],
+        tokens=load_json(tokens, list) if tokens.exists() else [],
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],
         pair=load(inputs["pairs"] / "pairs.parquet", Pair)[0],

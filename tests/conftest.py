@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true"}
-for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_WANDB_MODE", "PLUMBLINE_STARTED"):
+for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_WANDB_MODE", "PLUMBLINE_COMMAND"):
     os.environ.pop(variable, None)
 
 import pytest  # noqa: E402

@@ -32,9 +32,10 @@ from stages.cli import compose, recipes
 from stages.cli.explain import explain
 from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
+from stages.store.kept import file_digest
 from stages.store.node import Node
 from stages.store.records import Pair
-from stages.store.store import Store
+from stages.store.store import Store, digest_of
 
 DATA = ROOT.parent / "shared" / "data"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -159,6 +160,15 @@ def conversational(pairs: list[Pair]) -> Any:
     from datasets import Dataset  # not for the tests of commands
 
     return Dataset.from_list([{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs])
+
+
+def as_published(folder: Path, name: str) -> None:
+    """Have a node's manifest say of a file what it holds now, as if that had been published."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stat = (folder / name).stat()
+    told = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_digest(folder / name)}
+    manifest["files"][name] = told
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": digest_of(manifest["files"])}))
 
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:

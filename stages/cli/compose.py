@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -75,8 +74,8 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
         own_parts(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
     constraints.refuse(cfg)
     machine.resolve_precision(cfg)
-    store = Store(Path(cfg.outputs), cfg.rebuild, since=float(os.environ.get("PLUMBLINE_STARTED", time.time())))
-    return cfg, store, graph(cfg, store.root / "cache" / "digests.json")
+    store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
+    return cfg, store, graph(cfg, store.remembered)
 
 
 def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:

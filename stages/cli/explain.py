@@ -2,7 +2,6 @@
 
 import errno
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import spelling
 from stages.config import trl_arguments
-from stages.config.errors import SYNONYMS, UserError, nearest
+from stages.config.errors import SYNONYMS, UserError, causes, full_disk, nearest
 from stages.config.schema import RECIPES, Training
 from stages.hardware import process
 
@@ -33,11 +32,13 @@ PLAINER = {
     r"Cannot assign \w+ to Dict.*": "a mapping is wanted, {KEY: VALUE}",
     r"Interpolation key '(.*)' not found": r"${\1} names no key",
 }
-MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
+MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def explain(error: BaseException) -> str | None:
     """One line for what the user can mend; None for a bug, which deserves its traceback."""
+    if line := full_disk(error):
+        return line
     chain = list(causes(error))
     where = next((found for e in chain if (found := in_file(e))), "")
     for e in chain:
@@ -57,12 +58,6 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     return None
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def in_file(error: BaseException) -> str:

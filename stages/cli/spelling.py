@@ -17,6 +17,7 @@ from stages.config.schema import RECIPES, ROOT, Config
 
 FREE = r"(sft|dpo)\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*"  # keys that no type names
 DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")
+NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)
 PLAIN = re.compile(r"[\w./%@?*+-]+", re.ASCII)  # what needs no quotes
 CARET = len("LexerNoViableAltException: ")  # before an override that Hydra's lexer stumbled over
@@ -34,6 +35,8 @@ def refuse(argument: str) -> None:
             f"{argument}: hydra.sweeper.params is for recipes. On the command line, type the values and -m: "
             "dpo.beta=0.05,0.1 -m"
         )
+    if NOWHERE.fullmatch(argument):  # Hydra would begin to write there before anybody is asked
+        raise UserError("outputs= names no folder. Say where the store is: outputs=FOLDER.")
     if chosen := NO_WORD.fullmatch(argument):
         group, word = chosen.groups()
         files = RECIPES.glob("*.yaml") if group == "recipe" else (ROOT / "conf" / group).glob("*.yaml")

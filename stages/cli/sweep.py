@@ -11,7 +11,6 @@ A sweeper that chooses settings as it goes (Optuna) has no list of jobs before i
 store's locks alone.
 """
 
-import json
 import logging
 import sys
 from functools import partial
@@ -38,6 +37,7 @@ from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, targets
+from stages.store.kept import note
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -170,7 +170,7 @@ def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
 def remember(nodes: dict[str, Node]) -> None:
     """Write down in the job's folder which nodes it is about: `stage=compare` reads it."""
     file = Path(HydraConfig.get().runtime.output_dir) / NODES
-    file.write_text(json.dumps({name: node.fingerprint for name, node in nodes.items()}, indent=1))
+    note(file, {name: node.fingerprint for name, node in nodes.items()})
 
 
 def refuse(config: DictConfig) -> None:

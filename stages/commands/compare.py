@@ -4,7 +4,6 @@ A row is an evaluation in the store. Rates on different prompts do not stand in 
 winner: the best of several is chosen by the prompts that measure it, so its own rate there is optimistic.
 """
 
-import json
 import logging
 import os
 import shlex
@@ -22,6 +21,7 @@ from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.evaluation.outcomes import PRIMARY
 from stages.pipeline import provenance
+from stages.store.kept import having, load_json
 from stages.store.store import Manifest, Store
 
 log = logging.getLogger(__name__)
@@ -148,17 +148,25 @@ def evaluations(store: Store, sweep: str | None) -> list[Row]:
     nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
     found = [key for key in nodes if key[0] == "eval"]
     if sweep is not None:
-        jobs = [json.loads(path.read_text()) for path in Path(sweep).glob(f"*/{NODES}")]
+        jobs = [load_json(path, having()) for path in Path(sweep).glob(f"*/{NODES}")]
         if not jobs:
             raise UserError(f"compare.sweep={sweep} holds no jobs of a sweep: they lie in {store.root}/multirun/.")
         theirs = {fingerprint for job in jobs for name, fingerprint in job.items() if name.startswith("eval")}
         found = [key for key in found if key[1] in theirs]
-    readable = [key for key in found if "models" in json.loads((nodes[key][0] / "results.json").read_text())]
+    found = [key for key in found if sound(store, *nodes[key])]
+    readable = [key for key in found if "models" in load_json(nodes[key][0] / "results.json", having())]
     if len(readable) < len(found):
         log.info("%d evaluations of an earlier version are left out.", len(found) - len(readable))
     if not readable:
         raise UserError("there is no evaluation to compare yet: stage=eval makes one.")
     return [row(key, nodes) for key in readable]
+
+
+def sound(store: Store, folder: Path, manifest: Manifest) -> bool:
+    """Whether an evaluation is as it was published; one that is not is said, and left out."""
+    if wrong := store.damage(folder, manifest):
+        log.warning("warning: %s is left out: it is damaged (%s). rebuild=eval builds it again.", folder, wrong)
+    return not wrong
 
 
 def row(key: tuple[str, str], nodes: Nodes) -> Row:
@@ -182,7 +190,7 @@ def row(key: tuple[str, str], nodes: Nodes) -> Row:
         fingerprint=key[1],
         prompts=(settings["answer.split"], manifest["inputs"]["data"]["fingerprint"]),
         settings=settings,
-        results=json.loads((folder / "results.json").read_text()),
+        results=load_json(folder / "results.json", having()),
         seconds=sum(m["wall_seconds"] for m in lineage.values()),
         command=manifest["command"],
     )

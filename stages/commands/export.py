@@ -1,6 +1,5 @@
 """`stage=export`: a published model leaves the store, as a GGUF file or to the Hugging Face hub."""
 
-import json
 import logging
 from typing import Any
 
@@ -8,6 +7,7 @@ from stages.config.choices import ExportFormat
 from stages.config.schema import Export
 from stages.evaluation.bootstrap import Interval
 from stages.models import gguf_file, hub
+from stages.store.kept import having, load_json
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -27,6 +27,7 @@ Share of held-out prompts whose answer passes all checks, with two-level bootstr
 def write(cfg: Export, node: Node, evaluation: Node, store: Store) -> None:
     """Export a model; a pushed one takes along what the evaluation found, where there was one."""
     model = store.folder(node) / "model"
+    store.verify(node)
     if cfg.format is ExportFormat.gguf:
         file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
         gguf_file.write(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")
@@ -34,7 +35,8 @@ def write(cfg: Export, node: Node, evaluation: Node, store: Store) -> None:
     else:
         card = (model / "README.md").read_text(encoding="utf-8")
         if store.find(evaluation):
-            card += evaluated(json.loads((store.folder(evaluation) / "results.json").read_text()))
+            store.verify(evaluation)
+            card += evaluated(load_json(store.folder(evaluation) / "results.json", having("models")))
         else:
             log.info("%s is not built, so the card has no results: stage=eval makes them.", evaluation)
         log.info("Pushed to %s", hub.push(model, card, str(cfg.repo), cfg.private))

@@ -1,35 +1,42 @@
 """`stage=gc`: what no report, sweep or link in `outputs/latest` reaches. It lists, and removes only when told to."""
 
-import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
 from stages.cli.sweep import NODES
+from stages.config.choices import Target
 from stages.config.errors import UserError
+from stages.store.kept import having, recall
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # stage, fingerprint
+LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced)")
 
 
 def collect(store: Store, remove: bool) -> None:
-    """List every node that no report in the store, no sweep and no link in `outputs/latest` reaches, and abandoned
-    partials.
+    """List every node that no report in the store, no sweep and no link in `outputs/latest` reaches, and what kills
+    left behind.
 
     To let go of a report or a sweep, delete its folder under `outputs/report/` or `outputs/multirun/` first.
+
+    Raises:
+        UserError: where something is being built, or the folder is no store.
     """
     locks = (store.root / "cache" / "locks").glob("*-*")
     if remove and any(store.is_locked(*lock.name.split("-", 1)) for lock in locks):
         raise UserError("something is being built in this store; what it needs cannot be told yet. Try again later.")
     nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
+    if not nodes and not (store.root / "cache" / "locks").is_dir():
+        raise UserError(f"outputs={store.root} is no artifact store: no node was ever built there.")
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
     waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    swept = {
-        name for file in store.root.glob(f"multirun/*/*/*/{NODES}") for name in json.loads(file.read_text()).values()
-    }
+    jobs = [recall(file, having()) or {} for file in store.root.glob(f"multirun/*/*/*/{NODES}")]
+    swept = {fingerprint for job in jobs for fingerprint in job.values()}
     waiting += [key for key in nodes if key[1] in swept]
     while waiting:
         key = waiting.pop()
@@ -37,14 +44,26 @@ def collect(store: Store, remove: bool) -> None:
             reached.add(key)
             waiting += [(i["stage"], i["fingerprint"]) for i in nodes[key][1]["inputs"].values()]
     idle = sorted(folder for key, (folder, _) in nodes.items() if key not in reached)
-    idle += sorted(p for p in store.root.glob("*/*.partial") if not store.is_locked(p.parent.name, p.stem))
-    idle += sorted(store.root.glob("*/*.replaced"))
+    idle += [folder for folder in left_behind(store) if is_ours(store, folder)]
     for folder in idle:
         log.info("%s  %.1f MiB%s", folder, size(folder) / 2**20, "  removed" if remove else "")
         if remove:
             shutil.rmtree(folder)
     verb = "removed" if remove else "not reached by a report, a sweep or a latest link; gc.remove=true removes them"
     log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), verb)
+
+
+def left_behind(store: Store) -> list[Path]:
+    """What is named like a node in the making, or one that was being replaced, and that nobody works on."""
+    named = [(p, found[1]) for p in store.root.glob("*/*.*") if (found := LEFT.fullmatch(p.name))]
+    return sorted(p for p, fingerprint in named if not store.is_locked(p.parent.name, fingerprint))
+
+
+def is_ours(store: Store, folder: Path) -> bool:
+    """Whether this store made a folder: it has, or had, a lock for that node. No link is followed."""
+    stage, fingerprint = folder.parent.name, folder.name[:12]
+    linked = any(path.is_symlink() for path in (folder, folder.parent))
+    return stage in [*Target] and not linked and folder.is_dir() and store.lock_file(stage, fingerprint).exists()
 
 
 def size(folder: Path) -> int:

@@ -25,6 +25,7 @@ class Command(StrEnum):
     plan = "plan"
     compare = "compare"
     gc = "gc"
+    doctor = "doctor"
     chat = "chat"
     export = "export"
     sync = "sync"

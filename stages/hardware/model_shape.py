@@ -1,6 +1,5 @@
 """A model's shape as its config.json says it, wherever the model is: no weights are read, and no torch."""
 
-import json
 import mmap
 import struct
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.schema import LoRA, Model, RandomInit
+from stages.store.kept import having, load_json
 from stages.store.pinning import locate
 
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
@@ -116,7 +116,7 @@ def config_of(cfg: Model, published: Path | None = None) -> dict[str, Any] | Non
 
 
 def read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())  # type: ignore[no-any-return]
+    return load_json(folder / "config.json", having())
 
 
 def random_init(cfg: RandomInit) -> dict[str, Any]:

@@ -4,7 +4,7 @@ by every worker of a training stage. Nothing of ours changes the process by bein
 import json
 import logging
 import os
-import time
+import uuid
 import warnings
 
 from stages.config.errors import visible
@@ -48,7 +48,8 @@ def prepare(typed: list[str] | None = None) -> None:
         os.environ.setdefault(variable, value)
     if typed is not None:  # for the jobs of a sweep too, which start later, with other arguments
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
-        os.environ["PLUMBLINE_STARTED"] = str(time.time())  # `rebuild=` rebuilds once per command, not per job
+        os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex  # `rebuild=` rebuilds once per command, not per job
+    logging.raiseExceptions = False  # a log file on a full disk is no reason for a traceback per line
     logging.setLogRecordFactory(Record)
     if "WANDB_MODE" in os.environ:  # transformers tells stdout of it as it is imported, whatever the tracker
         os.environ["PLUMBLINE_WANDB_MODE"] = os.environ.pop("WANDB_MODE")

@@ -6,7 +6,6 @@ or locks. The agent inherits the lock of the node: where the parent is killed, t
 ended. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
 """
 
-import json
 import logging
 import subprocess
 import sys
@@ -19,9 +18,10 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.schema import Launch, Training
+from stages.store.kept import having, load_json, note, recall
 from stages.store.node import Node, in_order
-from stages.store.store import Store
-from stages.store.work import SCRATCH, Work
+from stages.store.store import Store, read_manifest
+from stages.store.work import SCRATCH, Work, read_point
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +65,11 @@ def execute(
         "out": str(work.path.resolve()),
         "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
     }
-    draft = scratch / f"{JOB}.draft"
-    draft.write_text(json.dumps(job, indent=1))
-    draft.replace(scratch / JOB)
+    note(scratch / JOB, job)
     code = run_agent(scratch / JOB, launch.node_rank, work, listen)
     if code != 0 or not (scratch / RESULT).exists():
         raise failure_of(scratch, code)
-    result = json.loads((scratch / RESULT).read_text())
+    result = load_json(scratch / RESULT, having("metrics", "warnings"))
     work.warnings += result["warnings"]
     return result["metrics"]  # type: ignore[no-any-return]
 
@@ -105,20 +103,20 @@ def pass_on(curves: Path, told: int, listen: Callable[..., None]) -> int:
         new = file.read()
     whole = new[: new.rfind(b"}") + 1]
     for line in whole.splitlines():
-        if line.strip():
-            point = json.loads(line)
+        if point := read_point(line):
             listen({k: v for k, v in point.items() if k != "step"}, point["step"])
     return told + len(whole)
 
 
 def failure_of(scratch: Path, code: int) -> Exception:
     """The first error of a worker, as an error of this process."""
-    failures = [json.loads(p.read_text()) for p in scratch.glob(f"{FAILURES}/*.json")]
+    shape = having("rank", "time", "mendable", "message", "traceback")
+    failures = [failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := recall(p, shape))]
     failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
     if failures and failures[0]["mendable"]:
         return UserError(failures[0]["message"])
     if code == KILLED or not failures:
-        return UserError("a process was killed: for want of memory, maybe. The same command resumes.")
+        return UserError("a process was killed: for want of memory or of disk, maybe. The same command resumes.")
     return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")
 
 
@@ -128,10 +126,14 @@ def follow(launch: Launch, targets: list[Node], store: Store) -> None:
     Raises:
         UserError: where a process failed, and where nothing has been built for long: node 0 has ended, then.
     """
-    seen = time.monotonic()
-    for node in in_order(targets):
+    lineage = in_order(targets)
+    # What `rebuild` replaces. A node that several machines train is not published before this one has joined in.
+    again = [node for node in lineage if node.stage == store.rebuild and world_size(node) > 1]
+    replaced = {node: read_manifest(store.folder(node)) for node in again}
+    store, seen = Store(store.root), time.monotonic()
+    for node in lineage:
         job = store.partial(node) / SCRATCH / JOB
-        while not store.find(node):
+        while (found := store.find(node)) is None or found == replaced.get(node):
             if store.is_locked(node.stage, node.fingerprint):
                 seen = time.monotonic()
             elif time.monotonic() - seen > PATIENCE_SECONDS:

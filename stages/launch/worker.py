@@ -17,9 +17,10 @@ from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 
-from stages.config.errors import UserError
+from stages.config.errors import UserError, full_disk
 from stages.hardware import machine, process
 from stages.launch.processes import FAILURES, RESULT
+from stages.store import kept
 from stages.store.work import SCRATCH, Work
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -42,9 +43,7 @@ def main(job_file: Path) -> None:
         raise SystemExit(1) from error
     if rank == 0:
         metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
-        draft = work / SCRATCH / f"{RESULT}.draft"
-        draft.write_text(json.dumps({"metrics": metrics, "warnings": work.warnings}))
-        draft.replace(work / SCRATCH / RESULT)
+        kept.note(work / SCRATCH / RESULT, {"metrics": metrics, "warnings": work.warnings})
 
 
 def die_with_agent() -> None:
@@ -58,14 +57,15 @@ def note(work: Work, rank: int, error: BaseException) -> None:
     """Leave what went wrong for the parent to tell."""
     folder = work / SCRATCH / FAILURES
     folder.mkdir(exist_ok=True)
+    mendable = str(error) if isinstance(error, UserError) else full_disk(error)
     told = {
         "rank": rank,
         "time": time.time(),
-        "mendable": isinstance(error, UserError),
-        "message": str(error),
+        "mendable": mendable is not None,
+        "message": mendable,
         "traceback": "".join(traceback.format_exception(error)),
     }
-    (folder / f"{rank}.json").write_text(json.dumps(told))
+    kept.note(folder / f"{rank}.json", told)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 A card carries on from the card of the model that its training started from: base and steps accumulate.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import yaml
 from huggingface_hub import metadata_load
 
 from stages.config.schema import Training
+from stages.store.kept import having, load_json
 from stages.store.pinning import COMMIT
-from stages.store.store import Manifest, read_manifest
+from stages.store.store import Manifest, manifest_of
 
 METHODS = {"sft": "supervised fine-tuning", "dpo": "direct preference optimization (arXiv:2305.18290)"}
 
@@ -55,7 +55,7 @@ latter.
 
 def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
     """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
-    given = {role: manifest for role, folder in inputs.items() if (manifest := read_manifest(folder))}
+    given = {role: manifest_of(folder) for role, folder in inputs.items()}
     header, steps = before(given, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
     steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {trained_on(given)}")
@@ -69,7 +69,7 @@ def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figur
         figures="\n".join(
             f"| {name} | {value:.4g} |" for name, value in figures.items() if isinstance(value, int | float)
         ),
-        end_of_turn=json.loads((model / "contract.json").read_text())["end_of_turn"]["token"],
+        end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
     )
     (model / "README.md").write_text(f"---\n{yaml.safe_dump(header)}---\n{text}", encoding="utf-8")
 

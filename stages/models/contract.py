@@ -17,6 +17,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import tokens_of, try_out
+from stages.store.kept import having, load_json
 from stages.store.pinning import read_template
 from stages.store.records import Message, content_id
 
@@ -157,7 +158,7 @@ def load(model: Path) -> Contract:
     Raises:
         ContractError: where the tokenizer in the folder renders anything differently from when SFT fixed it.
     """
-    promised = json.loads((model / "contract.json").read_text())
+    promised = load_json(model / "contract.json", having("stop_ids", "marked", "golden"))
     contract = Contract(load_tokenizer(model), promised["stop_ids"], promised["marked"])
     for key, found in contract.facts().items():
         if found != promised[key]:

@@ -1,11 +1,11 @@
 """The form in which a model is asked: under its contract, else in its own chat template, else as text to continue."""
 
-import json
 from pathlib import Path
 
 from stages.models import contract
 from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer
+from stages.store.kept import having, load_json
 from stages.store.records import Message
 
 
@@ -31,6 +31,6 @@ def form_of(model: Path) -> Contract:
         return contract.load(model)
     tokenizer = load_tokenizer(model)
     generation = model / "generation_config.json"
-    stops = json.loads(generation.read_text()).get("eos_token_id") if generation.exists() else None
+    stops = load_json(generation, having()).get("eos_token_id") if generation.exists() else None
     stop_ids = [i for i in {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} if i is not None]
     return (Contract if tokenizer.chat_template else Continuation)(tokenizer, stop_ids)

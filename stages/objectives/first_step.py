@@ -1,20 +1,21 @@
 """Before DPO's first step: the policy must give the stored reference's log-probs, and the loss its known start."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.config.choices import DPOReference, Precision
+from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
 from stages.config.schema import DPO
 from stages.models.scoring import agreement, autocast, pair_log_probs
 from stages.objectives.preference import StoredReferenceTrainer
+from stages.store.kept import note, recall
 from stages.store.records import PairLogProbs
-from stages.store.store import read_manifest
+from stages.store.store import manifest_of
 from stages.store.work import SCRATCH, Work
+from stages.training.checkpoints import checkpoint_folder, saved
 
 PAIRS = 64
 # How far the loss may start from its value at log-ratio 0, relative to that: rounding, and no mistake.
@@ -35,16 +36,32 @@ class FirstStep(TrainerCallback):
     ):
         self.trainer, self.cfg, self.inputs, self.scored, self.out = trainer, cfg, inputs, scored, out
         self.file = out / SCRATCH / "first_step.json"
+        if (
+            saved(checkpoint_folder(out))
+            and cfg.runtime.sharding is Sharding.none
+            and recall(self.file, figures) is None
+        ):
+            self.measure()  # the note was lost; the policy is still as it was loaded
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == 0:
-            found = measure(self.trainer, self.cfg, self.inputs, self.scored)
-            if self.out.main:
-                self.file.write_text(json.dumps(found))
+            self.measure()
+
+    def measure(self) -> None:
+        found = measure(self.trainer, self.cfg, self.inputs, self.scored)
+        if self.out.main:
+            note(self.file, found)
 
     @property
     def found(self) -> dict[str, float]:
-        return dict(json.loads(self.file.read_text()))
+        return recall(self.file, figures) or {}
+
+
+def figures(value: Any) -> dict[str, float]:
+    """The shape of the note."""
+    if not isinstance(value, dict) or not value.keys() <= {"step_0_gap", "step_0_loss"}:
+        raise ValueError("no figures of a first step")
+    return {name: float(figure) for name, figure in value.items()}
 
 
 def measure(
@@ -60,8 +77,7 @@ def measure(
         UserError: naming policy and reference, where they are not the same model, or where the loss is not what it is
             at log-ratio 0.
     """
-    policy, reference = read_manifest(inputs["policy"]), read_manifest(inputs["reference"])
-    assert policy is not None and reference is not None
+    policy, reference = manifest_of(inputs["policy"]), manifest_of(inputs["reference"])
     anchor = reference["inputs"]["reference"]
     names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({anchor['fingerprint']})"
     if policy["digest"] != anchor["digest"]:

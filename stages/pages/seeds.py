@@ -1,12 +1,12 @@
 """Several seeds of the same recipe: what each gave, with mean and range."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.evaluation.outcomes import PRIMARY
+from stages.store.kept import having, load_json
 from stages.store.store import Manifest
 
 ENOUGH_SEEDS = 3
@@ -23,7 +23,7 @@ def runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[dict[str, 
         if role.startswith(PREFIX)
     ]
     for run in found:
-        results = json.loads((inputs[run["role"]] / "results.json").read_text())
+        results = load_json(inputs[run["role"]] / "results.json", having("models"))
         run["unseen"] = results["groups"].get("unseen tasks")
         run |= {name: results[name] for name in ("models", "differences", "primary", "mean_tokens", "stop_rate")}
     return found

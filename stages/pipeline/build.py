@@ -4,10 +4,11 @@ import importlib
 import logging
 
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import Config, Training
 from stages.launch import processes
 from stages.pipeline import provenance
 from stages.store.node import Node, in_order
+from stages.store.pinning import Outside
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tracking.track import track
@@ -30,13 +31,17 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
                 log.info("%s: reused %s", node, store.folder(node))
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
+            outside = Outside(node, store.remembered)
+            if isinstance(node.config, Training):
+                store.verify(*node.inputs.values())
             alone = processes.world_size(node) == 1
             stage = importlib.import_module(f"stages.{node.stage}") if alone else None  # workers load it themselves
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             with track(cfg.tracker, node, store.root) as run:
                 work = Work(folder, run.log)
                 attempts = provenance.begin(work, run.id)
-                metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)
+                with outside.still(folder):
+                    metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)
                 record = provenance.end(attempts, node, overrides, metrics, work.warnings)
                 run.published(store.folder(node), store.publish(node, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])

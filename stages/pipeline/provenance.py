@@ -1,6 +1,5 @@
 """What a manifest says of where a node came from, besides its configuration: command, code, libraries, machine."""
 
-import json
 import platform
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 from stages.config.schema import ROOT
 from stages.hardware import machine
+from stages.store.kept import having, note, recall
 from stages.store.node import Node
 from stages.store.store import Manifest
 from stages.store.work import SCRATCH, Work
@@ -29,15 +29,19 @@ def command(stage: str, overrides: list[str]) -> str:
 def begin(work: Work, run_id: str | None) -> list[dict[str, Any]]:
     """Note that an attempt at a node starts now; all attempts so far, this one last. They outlive a kill."""
     file = work / SCRATCH / "attempts.json"
-    attempts = json.loads(file.read_text()) if file.exists() else []
+    attempts = recall(file, of_attempts) or []
     if attempts:  # an attempt that was killed lived until it last wrote something
-        attempts[-1]["ended"] = max(p.stat().st_mtime for p in work.path.rglob("*"))
+        attempts[-1]["ended"] = max(p.lstat().st_mtime for p in work.path.rglob("*"))
     attempts.append({"started": time.time(), "wandb_run": run_id})
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(attempts))
-    draft.replace(file)
+    note(file, attempts)
     machine.reset_peak_memory()
-    return attempts  # type: ignore[no-any-return]
+    return attempts
+
+
+def of_attempts(value: Any) -> list[dict[str, Any]]:
+    """The shape of what is noted: one at least."""
+    first, *more = value
+    return [{**having("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in (first, *more)]
 
 
 def end(
@@ -53,7 +57,7 @@ def end(
         "attempts": attempts,
         "started": attempts[0]["started"],
         "ended": attempts[-1]["ended"],
-        "wall_seconds": round(sum(a["ended"] - a["started"] for a in attempts), 3),
+        "wall_seconds": round(sum(max(0.0, a["ended"] - a["started"]) for a in attempts), 3),  # clocks may differ
         # Of the first worker, where there are some.
         "peak_memory": metrics.pop("peak_memory", machine.peak_memory()),
         "peak_gpu_memory": metrics.pop("peak_gpu_memory", machine.peak_gpu_memory()),

@@ -5,6 +5,8 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,9 @@ from typing import Any, Literal
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Data, Label, Model, Sample
 from stages.store import parts
-from stages.store.store import file_digest
+from stages.store.digests import Signature, digests, files_of, signature
+from stages.store.kept import remove
+from stages.store.node import Node
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -24,12 +28,12 @@ LONGEST_TEMPLATE = 1 << 20  # bytes; the longest in use have some thousands
 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     """The block with its hub revisions resolved to commits, and a digest for every local path it names."""
-    digests: dict[str, str] = {}
+    pinned_to: dict[str, str] = {}
     if isinstance(block, Label | Sample | Data) and block.own:
         key = f"{type(block).__name__.lower()}.own"
         kept, digest_of_own = parts.keep(block.own, key, cache.parent / "own")
         block = replace(block, own=replace(block.own, file=str(kept)))
-        digests[str(kept)] = digest_of_own
+        pinned_to[str(kept)] = digest_of_own
 
     def pinned(named: Any, kind: Literal["model", "dataset"], key: str) -> Any:
         local = locate(named.path, key)
@@ -37,7 +41,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
             return replace(named, revision=hub_revision(named.path, named.revision, kind, key))
         if kind == "dataset":
             readable(local, key)
-        digests[named.path] = digest(local, cache)
+        pinned_to[named.path] = digest(local, cache)
         return named
 
     if isinstance(block, Model) and block.path:
@@ -50,8 +54,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
         read_template(template)
-        digests[block.template.path] = digest(template, cache)
-    return block, digests
+        pinned_to[block.template.path] = digest(template, cache)
+    return block, pinned_to
 
 
 def locate(path: str, key: str) -> Path | None:
@@ -135,21 +139,58 @@ def hub_revision(repo: str, revision: str | None, kind: Literal["model", "datase
             ) from reason
 
 
-def digest(path: Path, cache: Path) -> str:
-    """A digest of a file, or of every file in a folder, with their names; remembered by path, size and time."""
-    known: dict[str, list[object]] = json.loads(cache.read_text()) if cache.exists() else {}
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    found = {}
-    for file in files:
-        stat = file.stat()
-        entry = known.get(str(file.resolve()))
-        if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-            entry = [stat.st_size, stat.st_mtime_ns, file_digest(file)]
-        found[str(file.resolve())] = entry
-    if any(known.get(name) != entry for name, entry in found.items()):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        draft = cache.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({**known, **found}))
-        os.replace(draft, cache)
-    names = [[str(f.relative_to(path)) if path.is_dir() else f.name, found[str(f.resolve())][2]] for f in files]
+def digest(path: Path, cache: Path, fresh: bool = False) -> str:
+    """A digest of a file, or of every file in a folder, with their names."""
+    found = digests(files_of(path), cache, fresh)
+    names = [[str(f.relative_to(path)) if path.is_dir() else f.name, each] for f, each in found.items()]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+class Outside:
+    """The local files that a node's stage reads, held to what its fingerprint says of them.
+
+    A fingerprint is taken when a command starts, the files are read when their stage runs, hours later maybe. They are
+    hashed once more before the stage, and what the file system says of them must not move while it runs. A part of the
+    user's own needs none of this: its bytes are kept under their digest (`store/parts.py`).
+    """
+
+    def __init__(self, node: Node, cache: Path):
+        """Raises UserError for a file that holds something else than when the command began."""
+        self.node = node
+        pinned = {path: told for path, told in node.path_digests.items() if Path(path).stem != told}
+        self.places = {path: self.place(path) for path in pinned}
+        self.before = self.signatures()
+        for path, told in pinned.items():
+            if digest(self.places[path], cache, fresh=True) != told:
+                self.refuse(path, "since the command began")
+
+    @contextmanager
+    def still(self, begun: Path) -> Iterator[None]:
+        """Around the stage, which works in the folder `begun`.
+
+        Raises:
+            UserError: for a file that moved meanwhile; what was made of it is dropped.
+        """
+        try:
+            yield
+        finally:
+            now = self.signatures()
+            for path in self.places:
+                if now[path] != self.before[path]:
+                    remove(begun)
+                    self.refuse(path, "while it was read")
+
+    def refuse(self, path: str, when: str) -> None:
+        raise UserError(
+            f"{path} changed {when}: {self.node} stands for what it held before, so nothing of it is published. Run "
+            "the command again: it is another input now."
+        )
+
+    def place(self, path: str) -> Path:
+        found = locate(path, f"an input of {self.node}")
+        if found is None:
+            raise UserError(f"an input of {self.node}={path}: no such file or folder any more.")
+        return found
+
+    def signatures(self) -> dict[str, dict[str, Signature]]:
+        return {path: {str(f): signature(f) for f in files_of(p) if f.exists()} for path, p in self.places.items()}

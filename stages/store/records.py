@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.store.kept import WRONG_SHAPE, Damaged
+
 Message = dict[str, str]  # role, content
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -224,11 +226,15 @@ def save(path: Path, records: Sequence[Record], kind: type[Record]) -> None:
 
 
 def load(path: Path, kind: type[Record]) -> list[Record]:
-    rows = pq.read_table(path).to_pylist()
-    for row in rows:
-        if "checks" in row:
-            row["checks"] = [Check(c["kind"], json.loads(c["params"])) for c in row["checks"]]
-    return [kind(**row) for row in rows]
+    """The records of a table that `save` wrote. Raises Damaged for any other file."""
+    try:
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            if "checks" in row:
+                row["checks"] = [Check(c["kind"], json.loads(c["params"])) for c in row["checks"]]
+        return [kind(**row) for row in rows]
+    except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
+        raise Damaged(path, error) from error
 
 
 def prompt_id(messages: list[Message]) -> str:

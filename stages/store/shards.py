@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from stages.store.kept import Damaged, set_aside
 from stages.store.records import Candidate, PairLogProbs, load, save
 from stages.store.work import SCRATCH, Progress, Work
 
@@ -30,10 +31,17 @@ def in_shards(
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, list[Made]] = {}
     for shard in sorted(folder.glob("*.parquet")):
-        for record in load(shard, kind):
+        try:
+            records = load(shard, kind)
+        except Damaged as error:
+            set_aside(shard, error)
+            continue
+        for record in records:
             made.setdefault(belongs_to(record), []).append(record)
     waiting = [item for item in items if identify(item) not in made]
-    shard_number = len(list(folder.glob("*.parquet")))
+    shard_number = 1 + max(
+        (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal()), default=-1
+    )
     buffer: list[Made] = []
     held = 0
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:

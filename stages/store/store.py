@@ -9,31 +9,64 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import socket
-import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from stages.config.errors import UserError
+from stages.config.choices import Target
+from stages.config.errors import UserError, full_disk
+from stages.store import locks
+from stages.store.digests import digests
+from stages.store.kept import (
+    NODE,
+    Damaged,
+    file_digest,
+    having,
+    load_json,
+    note,
+    recall,
+    remove,
+    swap,
+    sync,
+    warn_once,
+)
 from stages.store.node import Node
 from stages.store.work import SCRATCH
 
 log = logging.getLogger(__name__)
 
+INPUTS = "inputs.json"  # in scratch: what the inputs held when a node was begun
 Manifest = dict[str, Any]
+# What a manifest cannot be read without.
+KEYS = (
+    "stage",
+    "fingerprint",
+    "version",
+    "roots",
+    "config",
+    "settings",
+    "inputs",
+    "digest",
+    "files",
+    "metrics",
+    "ended",
+)
 
 
 class Store:
-    """Nodes under `root`. `rebuild` names a stage whose nodes count only if published after `since` (Unix time)."""
+    """Nodes under `root`. `rebuild` names a stage whose nodes count only if `command` published them: a word that all
+    processes of one command know, and no clock."""
 
-    def __init__(self, root: Path, rebuild: str | None = None, since: float = 0.0):
-        self.root, self.rebuild, self.since = root, rebuild, since
+    def __init__(self, root: Path, rebuild: str | None = None, command: str | None = None):
+        self.root, self.rebuild, self.command = root, rebuild, command or uuid.uuid4().hex
+
+    @property
+    def remembered(self) -> Path:
+        """Where the digests of files are kept that were hashed before."""
+        return self.root / "cache" / "digests.json"
 
     def folder(self, node: Node) -> Path:
         return self.root / node.stage / node.fingerprint
@@ -50,10 +83,10 @@ class Store:
 
     def _find(self, node: Node, seen: dict[str, Manifest | None]) -> Manifest | None:
         manifest = read_manifest(self.folder(node))
-        if manifest is None or (node.stage == self.rebuild and manifest["ended"] < self.since):
+        if manifest is None or (node.stage == self.rebuild and manifest.get("published_by") != self.command):
             return None
-        if torn := damaged(self.folder(node), manifest):
-            log.warning("warning: %s is damaged (%s): it will be built again.", self.folder(node), torn)
+        if torn := self.damage(self.folder(node), manifest):
+            warn_once(f"{self.folder(node)} is damaged ({torn}): it will be built again.")
             return None
         for role, given in node.inputs.items():
             if not self.folder(given).exists():
@@ -77,6 +110,35 @@ class Store:
                 waiting += node.inputs.values()
         return found
 
+    def damage(self, folder: Path, manifest: Manifest) -> str:
+        """What is wrong with a published folder; '' where nothing is. A file is hashed if it is not as old as it was
+        published, as in a copy, or after an edit; `verify` hashes all."""
+        moved = list[Path]()
+        for name, entry in manifest["files"].items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name}: missing"
+            stat = path.stat()
+            if stat.st_size != entry["bytes"]:
+                return f"{name}: {stat.st_size} bytes, {entry['bytes']} in the manifest"
+            moved += [path] if stat.st_mtime_ns != entry.get("mtime_ns") else []
+        told = manifest["files"]
+        changed = [
+            p for p, d in digests(moved, self.remembered).items() if d != told[str(p.relative_to(folder))]["sha256"]
+        ]
+        return f"{changed[0].relative_to(folder)} is not what was published" if changed else ""
+
+    def verify(self, *nodes: Node) -> None:
+        """Hash every file of published nodes: bits that flip on a disk change neither size nor time.
+
+        Raises:
+            Damaged: naming the first file that is not what was published, and what builds it again.
+        """
+        for folder in map(self.folder, nodes):
+            for name, wrong in hashed(folder, manifest_of(folder)):
+                if wrong:
+                    raise Damaged(folder / name, wrong)
+
     def state(self, node: Node) -> str:
         if self.find(node):
             return "cached"
@@ -87,55 +149,36 @@ class Store:
 
     def is_locked(self, stage: str, fingerprint: str) -> bool:
         """Whether a process, or a child that outlived it, is building this node."""
-        path = self.lock_file(stage, fingerprint)
-        if not path.exists():
-            return False
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            return not filelock.lock_descriptor(descriptor, blocking=False)
-        finally:
-            os.close(descriptor)
+        return locks.is_held(self.lock_file(stage, fingerprint))
 
     @contextmanager
     def claim(self, node: Node) -> Iterator[Path | None]:
         """Hold the node's lock and yield its partial folder, or None where another process has published it."""
         try:
             self.partial(node).parent.mkdir(parents=True, exist_ok=True)
-            lock_file = self.lock_file(node.stage, node.fingerprint)
-            lock_file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = locks.opened(self.lock_file(node.stage, node.fingerprint))
         except OSError as error:
+            if full_disk(error):
+                raise
             raise UserError(
                 f"cannot write to {self.root}: {error.strerror}. Set outputs=FOLDER to another."
             ) from error
-        try:
-            os.set_inheritable(descriptor, True)  # a child that outlives us keeps the node locked
-            if not filelock.lock_descriptor(descriptor, blocking=False):
-                holder = os.pread(descriptor, 1000, 0).decode() or "another process"
-                log.info("%s is being built by %s: waiting.", node, holder)
-                filelock.lock_descriptor(descriptor)
-            holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder.encode(), 0)
-            if (self.partial(node) / "manifest.json").exists():
+        with locks.held(descriptor, str(node)):
+            if read_manifest(self.partial(node)):
                 self._rename(node)  # complete but for the last step
-            if self.find(node):
-                yield None
-            else:
-                yield self._begin(node)
-        finally:
-            os.close(descriptor)
+            yield None if self.find(node) else self._begin(node)
 
     def _begin(self, node: Node) -> Path:
         """The partial folder, with what an earlier attempt left if its inputs held the same."""
-        partial, digests = self.partial(node), self.digests(node)
-        begun = partial / SCRATCH / "inputs.json"
-        if not begun.exists() or json.loads(begun.read_text()) != digests:
-            shutil.rmtree(partial, ignore_errors=True)
+        partial, held = self.partial(node), self.digests(node)
+        begun = partial / SCRATCH / INPUTS
+        if recall(begun, having()) != held:
+            if any(partial.glob(f"{SCRATCH}/*")):
+                log.warning("warning: %s begins anew: by %s, what was begun came from other inputs.", node, begun)
+            remove(partial)
             begun.parent.mkdir(parents=True)
-            draft = begun.with_suffix(".draft")
-            draft.write_text(json.dumps(digests))
-            draft.replace(begun)
+            note(begun, held)
+        remove(partial / "manifest.json")  # of a folder that was complete, but cannot be read
         return partial
 
     def digests(self, node: Node) -> dict[str, str]:
@@ -153,14 +196,16 @@ class Store:
         Raises:
             UserError: where an input no longer holds what it did when the stage began.
         """
-        given = json.loads((self.partial(node) / SCRATCH / "inputs.json").read_text())
-        if self.digests(node) != given:
+        given = self.digests(node)
+        if recall(self.partial(node) / SCRATCH / INPUTS, having()) != given:
             raise UserError(f"{node}: an input was built again while this ran. Run the command again.")
         partial = self.partial(node)
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
-        entries = {name: {"bytes": p.stat().st_size, "sha256": file_digest(p)} for name, p in files.items()}
-        products = sorted((name, e["sha256"]) for name, e in entries.items() if name != "curves.jsonl")
+        entries = {
+            name: {"bytes": p.stat().st_size, "mtime_ns": p.stat().st_mtime_ns, "sha256": file_digest(p)}
+            for name, p in files.items()
+        }
         manifest = {
             "stage": node.stage,
             "fingerprint": node.fingerprint,
@@ -172,7 +217,8 @@ class Store:
                 role: {"stage": n.stage, "fingerprint": n.fingerprint, "digest": given[role]}
                 for role, n in node.inputs.items()
             },
-            "digest": hashlib.sha256(json.dumps(products).encode()).hexdigest(),
+            "digest": digest_of(entries),
+            "published_by": self.command,
             **record,
             "files": entries,
         }
@@ -187,15 +233,8 @@ class Store:
         return manifest
 
     def _rename(self, node: Node) -> None:
-        partial, folder = self.partial(node), self.folder(node)
-        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
-        replaced = folder.with_suffix(".replaced")
-        if folder.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.rename(folder, replaced)
-        os.rename(partial, folder)
-        sync(folder.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove(self.partial(node) / SCRATCH)
+        swap(self.partial(node), self.folder(node))
 
     def link_latest(self, targets: list[Node]) -> None:
         """Point `latest/` at the targets and all that they descend from."""
@@ -212,35 +251,45 @@ class Store:
         os.replace(fresh, latest)
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
-        """Every published node of a stage, oldest first."""
-        found = [(p.parent, json.loads(p.read_text())) for p in self.root.glob(f"{stage}/*/manifest.json")]
+        """Every published node of a stage that can be read, oldest first."""
+        found = [(folder, m) for folder in self.published(stage) if (m := read_manifest(folder))]
         found = [(folder, m) for folder, m in found if folder.name == m["fingerprint"]]
         return sorted(found, key=lambda item: item[1]["ended"])
 
+    def published(self, stage: str = "*") -> list[Path]:
+        """The folders that published nodes lie in."""
+        found = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
+        return [folder for folder in found if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)]
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a published node. Raises Damaged where it cannot be read."""
+    try:
+        return load_json(folder / "manifest.json", having(*KEYS))
+    except FileNotFoundError as error:
+        raise Damaged(folder / "manifest.json", "it is missing") from error
+
 
 def read_manifest(folder: Path) -> Manifest | None:
-    path = folder / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def damaged(folder: Path, manifest: Manifest) -> str:
-    """What is wrong with a published folder, by the sizes its manifest gives; '' where nothing is."""
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        size = path.stat().st_size if path.exists() else None
-        if size != entry["bytes"]:
-            return f"{name}: {'missing' if size is None else f'{size} bytes'}, {entry['bytes']} in the manifest"
-    return ""
-
-
-def file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """The manifest of a node, or None where none is published; one that cannot be read is none, and said."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return manifest_of(folder) if (folder / "manifest.json").exists() else None
+    except Damaged as error:
+        warn_once(str(error))
+        return None
+
+
+def hashed(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Every file of a published node, with what is wrong with it: '' where nothing is."""
+    if digest_of(manifest["files"]) != manifest["digest"]:
+        yield "manifest.json", "its digests contradict each other"
+    for name, entry in manifest["files"].items():
+        there = (folder / name).is_file()
+        same = there and file_digest(folder / name) == entry["sha256"]
+        yield name, "" if same else "it is not what was published" if there else "it is missing"
+
+
+def digest_of(entries: dict[str, dict[str, Any]]) -> str:
+    """What a node holds, in one digest of its files; the log of its curves is no product."""
+    products = sorted((name, entry["sha256"]) for name, entry in entries.items() if name != "curves.jsonl")
+    return hashlib.sha256(json.dumps(products).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """The folder that a stage fills, with its curves and warnings, and the bar that shows how far it is."""
 
-import contextlib
 import json
 import logging
 import os
@@ -51,11 +50,19 @@ def read_curves(node: Path) -> list[dict[str, Any]]:
     """The points of `curves.jsonl` by step; where a resume logged a step again, the later point counts."""
     points: dict[tuple[int, bool], dict[str, Any]] = {}
     path = node / "curves.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # an empty line, or one that a kill cut off
-            point = json.loads(line)
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        if point := read_point(line):
             points[point["step"], any(k.startswith("eval_") for k in point)] = point
     return [points[key] for key in sorted(points)]
+
+
+def read_point(line: bytes) -> dict[str, Any] | None:
+    """A line of `curves.jsonl`; None for one that is empty, that a kill cut off, or that is no point."""
+    try:
+        point = json.loads(line)
+        return point if isinstance(point["step"], int) else None
+    except (ValueError, TypeError, LookupError):
+        return None
 
 
 class Progress:

@@ -1,10 +1,9 @@
 """The token budget of a micro-batch and its gradient checkpointing: decided from the free memory before the model is
 loaded, remembered for a resume, and lowered by `micro_batches` where memory runs out all the same."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
@@ -14,6 +13,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Training
 from stages.hardware import memory
 from stages.hardware.model_shape import Shape
+from stages.store.kept import having, load_json, note, recall
 from stages.store.work import SCRATCH, Work
 
 Block = TypeVar("Block", bound=Training)
@@ -28,9 +28,8 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
     tokens: int | None
     if runtime.rows:
         tokens, checkpointing = None, Checkpointing.none
-    elif file.exists():
-        tokens, kind = json.loads(file.read_text())
-        checkpointing = Checkpointing(kind)
+    elif decided := recall(file, decision):
+        tokens, checkpointing = decided
     else:
         tokens, checkpointing = decide(cfg, args.device.type, model)
         remember(out, tokens, checkpointing)
@@ -48,7 +47,7 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
 def decide(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
     """The token budget and the gradient checkpointing that memory allows. For a model whose shape is not known: the
     largest budget, which is halved where memory runs out, and no checkpointing."""
-    shape = Shape.of(json.loads((model / "config.json").read_text()))
+    shape = Shape.of(load_json(model / "config.json", having()))
     return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
 
 
@@ -56,9 +55,13 @@ def remember(out: Work, tokens: int | None, checkpointing: Checkpointing) -> Non
     """Write the decision down for a resumed run, which would find another amount of memory free."""
     if out.main:
         (out / SCRATCH).mkdir(exist_ok=True)
-        draft = out / SCRATCH / f"{FILE}.draft"
-        draft.write_text(json.dumps([tokens, checkpointing]))
-        draft.replace(out / SCRATCH / FILE)
+        note(out / SCRATCH / FILE, [tokens, checkpointing])
+
+
+def decision(value: Any) -> tuple[int | None, Checkpointing]:
+    """The shape of what is remembered."""
+    tokens, checkpointing = value
+    return None if tokens is None else int(tokens), Checkpointing(checkpointing)
 
 
 def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[list[int]]:

@@ -1,17 +1,20 @@
 """Checkpoints that say whether they are complete: a resume from a torn one would train other weights on, silently."""
 
-import json
-import shutil
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.store.store import file_digest, sync
+from stages.store.kept import SEAL, broken, remove, seal
 from stages.store.work import SCRATCH, Work
 
-MARKER = "complete.json"
+log = logging.getLogger(__name__)
+
+MARKER = SEAL
+NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def checkpoint_folder(out: Work) -> Path:
@@ -27,25 +30,23 @@ class Checkpoints(TrainerCallback):
         if not processes.is_main_process:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        digests = {}
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            sync(path)
-            digests[str(path.relative_to(folder))] = file_digest(path)
-        draft = folder / f"{MARKER}.draft"
-        draft.write_text(json.dumps(digests))
-        draft.rename(folder / MARKER)
-        for other in Path(args.output_dir).glob("checkpoint-*"):
+        seal(folder)
+        for other in saved(folder.parent):
             if other != folder:
-                shutil.rmtree(other)
+                remove(other)
+
+
+def saved(folder: Path) -> list[Path]:
+    """Every checkpoint, whole or not, the last first. What is named otherwise is none of ours."""
+    steps = {path: found[1] for path in folder.glob("*") if (found := NAME.fullmatch(path.name)) and path.is_dir()}
+    return sorted(steps, key=lambda path: int(steps[path]), reverse=True)
 
 
 def newest_complete(folder: Path) -> Path | None:
     """The last checkpoint whose files have the digests in its marker. Later ones, which are torn, are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
-    for checkpoint in found:
-        marker = checkpoint / MARKER
-        digests = json.loads(marker.read_text()) if marker.exists() else {}
-        if digests and all((checkpoint / n).exists() and file_digest(checkpoint / n) == d for n, d in digests.items()):
+    for checkpoint in saved(folder):
+        if not (wrong := broken(checkpoint)):
             return checkpoint
-        shutil.rmtree(checkpoint)
+        log.warning("warning: %s is not whole (%s): it is removed, and training resumes before it.", checkpoint, wrong)
+        remove(checkpoint)
     return None

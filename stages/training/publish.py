@@ -1,6 +1,6 @@
 """Saving the weights or the adapter of a training's best or last step, and publishing them as the node's model."""
 
-import json
+import logging
 import math
 import os
 import shutil
@@ -12,21 +12,34 @@ from accelerate import DistributedType
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.choices import Adapter, Weights
+from stages.config.errors import UserError
 from stages.config.schema import Training
 from stages.models.loading import save_model
+from stages.store.kept import SEAL, broken, having, load_json, note, remove, seal, swap
 from stages.store.work import Work
 from stages.training import adapters
+from stages.training.checkpoints import saved
+
+log = logging.getLogger(__name__)
+
+NOTE = "best.json"  # beside what was saved: at which step, and with which loss
 
 
-def save_trained(trainer: Trainer, folder: Path) -> None:
-    """Save what was trained: all weights, or the adapter. Every process has to call this: sharded weights are gathered
-    from all of them."""
+def save_trained(trainer: Trainer, folder: Path, found: dict[str, float] | None = None) -> None:
+    """Save what was trained, whole and sealed, or not at all: all weights, or the adapter. Every process has to call
+    this: sharded weights are gathered from all of them."""
+    draft = folder.with_suffix(".draft")
+    if trainer.is_world_process_zero():
+        remove(draft)
     divided = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided else None
     if trainer.is_world_process_zero():
         if state:  # gathering copies tied weights, which would be saved twice
             state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
-        save_model(trainer.model, folder, state)
+        save_model(trainer.model, draft, state)
+        note(draft / NOTE, found or {})
+        seal(draft)
+        swap(draft, folder)
 
 
 def publish(
@@ -37,12 +50,17 @@ def publish(
     `frozen` is the folder of the weights below the adapter, and `loaded` loads them. A QLoRA adapter is merged into
     the 4-bit weights it was trained over. A LoRA adapter is merged into fp32 weights, also where training held them in
     bf16.
+
+    Raises:
+        UserError: where the files are not those that were saved.
     """
+    if wrong := broken(trained):
+        raise UserError(f"{trained}: {wrong}. Nothing is published; the same command trains what is lost again.")
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
         shutil.rmtree(stale, ignore_errors=True)
     # Hard links: the weights are on the disk once. peft's card says nothing that ours does not.
-    ignored = shutil.ignore_patterns("best.json", "README.md")
+    ignored = shutil.ignore_patterns(NOTE, SEAL, "README.md")
     shutil.copytree(trained, place, ignore=ignored, copy_function=os.link)
     if cfg.adapter is not Adapter.none:
         adapters.name_lower(place, frozen)
@@ -56,8 +74,27 @@ class Best(TrainerCallback):
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer, self.folder = trainer, folder
-        score = folder / "best.json"
-        self.found: dict[str, float] = json.loads(score.read_text()) if score.exists() else {}
+        with trainer.accelerator.main_process_first():
+            self.found = self.resumed()
+
+    def resumed(self) -> dict[str, float]:
+        """What an earlier attempt found. Where that is not whole, so are no checkpoints that came after it: trained on
+        from them, a later step would pass for the best."""
+        draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
+        if not self.folder.exists() and not broken(draft):
+            swap(draft, self.folder)  # all that a kill left to do
+        if not (wrong := broken(self.folder)):
+            return load_json(self.folder / NOTE, having())
+        later = [checkpoint for checkpoint in saved(checkpoints) if (checkpoint / NOTE).exists()]
+        if later or self.folder.exists():
+            log.warning("warning: %s: %s. It is removed, and trained again.", self.folder, wrong)
+        for path in (self.folder, *later):
+            remove(path)
+        return {}
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.found and state.is_world_process_zero:  # the checkpoint is no good without
+            note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / NOTE, self.found)
 
     def on_evaluate(
         self,
@@ -68,14 +105,6 @@ class Best(TrainerCallback):
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
-        if state.global_step == 0 or not metrics["eval_loss"] < self.found.get("eval_loss", math.inf):
-            return
-        self.found = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
-        draft = self.folder.with_suffix(".draft")
-        if state.is_world_process_zero:
-            shutil.rmtree(draft, ignore_errors=True)
-        save_trained(self.trainer, draft)
-        if state.is_world_process_zero:
-            (draft / "best.json").write_text(json.dumps(self.found))
-            shutil.rmtree(self.folder, ignore_errors=True)
-            draft.rename(self.folder)
+        if state.global_step > 0 and metrics["eval_loss"] < self.found.get("eval_loss", math.inf):
+            self.found = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
+            save_trained(self.trainer, self.folder, self.found)

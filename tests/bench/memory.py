@@ -6,12 +6,10 @@ and without gradient checkpointing; each in a process of its own.
 
 import json
 import logging
-import os
 import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import mean
 
@@ -71,9 +69,7 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     for target in (*node.inputs.values(), node):
         again = [f"rebuild={stage}"] if target is node else []
         command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *again]
-        # A command of its own time: `rebuild` builds a node once for all that began together.
-        began = os.environ | {"PLUMBLINE_STARTED": str(time.time())}
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=began)
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     manifest = store.find(node)
     config = model_shape.config_of(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None

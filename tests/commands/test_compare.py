@@ -12,7 +12,7 @@ from rich.console import Console
 from stages.commands.compare import Group, Row, differences, evaluations, grouped, table
 from stages.config.errors import UserError
 from stages.store.store import Store, read_manifest
-from tests.helpers import CHROMIUM, Chain, build, fits, made_once, nodes
+from tests.helpers import CHROMIUM, Chain, as_published, build, fits, made_once, nodes
 
 VALIDATION = ("stage=eval", "answer.split=validation")
 
@@ -133,6 +133,7 @@ def test_evaluations_of_an_earlier_version_are_left_out_and_told(
     results = compared.folder("eval") / "results.json"
     old = {key: value for key, value in json.loads(results.read_text()).items() if key != "models"}
     results.write_text(json.dumps(old))
+    as_published(compared.folder("eval"), "results.json")
     with caplog.at_level("INFO"):
         assert len(evaluations(Store(compared.root), None)) == len(rows) - 1
     assert "1 evaluations of an earlier version are left out" in caplog.text

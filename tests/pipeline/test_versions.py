@@ -17,6 +17,8 @@ NOT_OF_THE_RESULT = {
     "stages.config.schema",
     "stages.config.choices",
     "stages.config.errors",
+    "stages.store.digests",
+    "stages.store.kept",
     "stages.store.store",
     "stages.store.work",
     "stages.store.pinning",

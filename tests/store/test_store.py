@@ -113,14 +113,30 @@ def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> N
     publish(store, downstream)
     assert store.find(downstream) is not None
 
-    again = Store(tmp_path, rebuild="pairs", since=time.time())
+    again = Store(tmp_path, rebuild="pairs")
     assert again.find(upstream) is None
     publish(again, upstream, "one")
     assert again.find(downstream) is not None, "the same content again leaves what follows valid"
 
-    third = Store(tmp_path, rebuild="pairs", since=time.time())
+    third = Store(tmp_path, rebuild="pairs")
     publish(third, upstream, "two")
     assert third.find(downstream) is None
+
+
+def test_rebuild_asks_no_clock(tmp_path: Path) -> None:
+    """A node may come from a machine whose clock is ahead; and all processes of a command share what it published."""
+    store, node = Store(tmp_path), some_node()
+    with store.claim(node) as folder:
+        assert folder is not None
+        store.publish(node, {"ended": time.time() + 1e6, "metrics": {}})
+    again = Store(tmp_path, rebuild="pairs", command="this one")
+    assert again.find(node) is None
+    with again.claim(node) as folder:
+        assert folder is not None
+        again.publish(node, {"ended": time.time() - 1e6, "metrics": {}})
+    assert again.find(node) is not None
+    assert Store(tmp_path, rebuild="pairs", command="this one").find(node) is not None, "another job of its sweep"
+    assert Store(tmp_path, rebuild="pairs", command="the next").find(node) is None
 
 
 HOLDER = """

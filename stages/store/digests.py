@@ -1,0 +1,48 @@
+"""Digests of files, remembered by what the file system says of a file: to hash gigabytes takes seconds."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.store.kept import file_digest, note, recall
+
+Signature = list[int]
+
+
+def signature(file: Path) -> Signature:
+    """Size, times and place of a file's content. Nobody can set the second time (ctime) back."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, or every file in a folder."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Path, str]:
+    """The SHA-256 of each file; those of unchanged files come from `cache`, unless they are to be `fresh`.
+
+    Raises:
+        UserError: for a file that is being written to.
+    """
+    known = recall(cache, entries) or {}
+    found: dict[Path, list[Any]] = {}
+    for file in files:
+        now, entry = signature(file), known.get(str(file.resolve()))
+        if fresh or entry is None or entry[:-1] != now:
+            entry = [*now, file_digest(file)]
+            if signature(file) != now:
+                raise UserError(f"{file} is being written to. Run the command again when that is done.")
+        found[file] = entry
+    read = {str(file.resolve()): entry for file, entry in found.items()}
+    if any(known.get(name) != entry for name, entry in read.items()):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        note(cache, {**known, **read})
+    return {file: entry[-1] for file, entry in found.items()}
+
+
+def entries(value: Any) -> dict[str, list[Any]]:
+    """The shape of the cache: by path, a signature and a digest. Other entries were written by an earlier version."""
+    return {name: entry for name, entry in value.items() if len(entry) == 5 and len(str(entry[-1])) == 64}

@@ -1,0 +1,98 @@
+"""`stage=doctor` finds what neither size nor time tells; `stage=gc` removes nothing that is not the store's."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages.commands import gc
+from stages.store.store import Store
+from tests.helpers import TINY, Chain, inside, nodes, refused
+from tests.pipeline.test_damage import flip
+
+
+def test_a_sound_store_is_said_to_be_sound(built: Path) -> None:
+    ran = inside(*TINY, f"outputs={built}", "stage=doctor")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.rstrip().endswith("GiB, all as published.")
+    assert f"{sum(Chain(built).count().values())} nodes, " in ran.stdout
+
+
+def test_every_damage_is_named_with_the_command_that_mends_it(chain: Chain) -> None:
+    flip(chain.folder("data") / "examples.parquet")
+    (chain.folder("pairs") / "pairs.parquet").unlink()
+    manifest = chain.folder("label") / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=doctor")
+    assert ran.returncode == 1
+    command = "Again: python run.py stage={0} recipe=tiny"
+    said = {line.split(": ")[0]: line for line in ran.stdout.splitlines()}
+    torn = said[str(chain.folder("data") / "examples.parquet")]
+    assert command.format("data") in torn and torn.endswith("rebuild=data")
+    assert said[str(chain.folder("pairs") / "pairs.parquet")].endswith("rebuild=pairs")
+    assert "rebuild=label builds it again" in ran.stdout
+    assert "error: 3 files of " in ran.stderr
+    assert "Traceback" not in ran.stderr + ran.stdout
+
+
+def test_what_is_no_node_is_told_and_is_no_damage(chain: Chain) -> None:
+    store, node = Store(chain.root), nodes(chain.root)["pairs"]
+    store.folder(node).rename(store.partial(node))
+    (chain.root / "sft" / "notes").mkdir()
+    (chain.root / "latest" / "base").unlink()
+    (chain.root / "latest" / "base").symlink_to("../base/gone")
+    store.lock_file("dpo", "0" * 12).touch()
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=doctor")
+    assert ran.returncode == 0
+    assert f"{store.partial(node)}: left by a kill" in ran.stdout
+    assert f"{chain.root / 'sft' / 'notes'}: nothing that this store made" in ran.stdout
+    assert f"{chain.root / 'latest' / 'base'}: leads to a node that is gone" in ran.stdout
+    assert "1 lock files of nodes that are gone" in ran.stdout
+
+
+FOREIGN = ("sft/mine.partial", "sft/aaaaaaaaaaaa.partial", "photos/0123456789ab.partial", "sft/old.replaced")
+FOREIGN += ("pairs/bbbbbbbbbbbb.replaced", "letters/2024.partial")
+
+
+def test_gc_removes_nothing_that_the_store_did_not_make(chain: Chain, tmp_path: Path) -> None:
+    store, node = Store(chain.root), nodes(chain.root)["sft"]
+    for name in FOREIGN:
+        (chain.root / name).mkdir(parents=True)
+        (chain.root / name / "letter").write_text("dear")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "letter").write_text("dear")
+    store.folder(node).with_suffix(".replaced").symlink_to(elsewhere)
+    shutil.copytree(store.folder(node), store.partial(node))
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true")
+    assert ran.returncode == 0, ran.stderr
+    assert not store.partial(node).exists(), "this one is the store's"
+    assert all((chain.root / name / "letter").exists() for name in FOREIGN)
+    assert (elsewhere / "letter").exists()
+    assert store.find(nodes(chain.root)["report"])
+
+
+def test_gc_follows_no_link_to_another_disk(chain: Chain, tmp_path: Path) -> None:
+    store, node = Store(chain.root), nodes(chain.root)["sft"]
+    store.partial(node).mkdir()
+    (chain.root / "sft").rename(tmp_path / "sft")
+    (chain.root / "sft").symlink_to(tmp_path / "sft")
+    assert gc.left_behind(store) == [store.partial(node)]
+    assert not gc.is_ours(store, store.partial(node))
+
+
+def test_gc_refuses_a_folder_that_is_no_store(tmp_path: Path) -> None:
+    for name in FOREIGN:
+        (tmp_path / name).mkdir(parents=True)
+    told = refused(*TINY, f"outputs={tmp_path}", "stage=gc", "gc.remove=true")
+    assert told.startswith(f"outputs={tmp_path} is no artifact store")
+    assert all((tmp_path / name).exists() for name in FOREIGN)
+
+
+@pytest.mark.parametrize("typed", ["outputs=", "outputs=''", 'outputs=" "'])
+def test_a_store_that_lies_nowhere_is_refused_before_anything_is_written(typed: str, tmp_path: Path) -> None:
+    ran = inside(*TINY, typed, "stage=data", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines() == ["error: outputs= names no folder. Say where the store is: outputs=FOLDER."]
+    assert not os.listdir(tmp_path)

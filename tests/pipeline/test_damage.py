@@ -1,0 +1,271 @@
+"""Files of ours are emptied, cut or replaced, one after the other: set aside, said, built again; never a traceback."""
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.store import kept
+from stages.store.store import Store
+from stages.store.work import SCRATCH
+from stages.training.checkpoints import MARKER
+from tests.helpers import TINY, Chain, build, made_once, nodes, refused
+from tests.pipeline.test_resume import CADENCE, kill_when
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "a list": lambda content: b"[]",
+    "another object": lambda content: b'{"a": 1}',
+}
+
+
+def best_step(scratch: Path) -> float:
+    try:
+        return json.loads((scratch / "best" / "best.json").read_text())["step"]
+    except FileNotFoundError:  # none yet, or just being replaced
+        return math.inf
+
+
+@pytest.fixture(scope="session")
+def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which SFT, the reference and DPO were killed on the way. Do not write to it: take `begun`."""
+
+    def make(root: Path) -> None:
+        shutil.copytree(built, root, symlinks=True)
+        store, made = Store(root), nodes(root)
+        for name in ("sft", "reference", "dpo"):
+            folder, scratch = store.folder(made[name]), store.partial(made[name]) / SCRATCH
+            folder.rename(root / f"kept-{name}")
+
+            def reached(scratch: Path = scratch, name: str = name) -> bool:
+                if name == "reference":
+                    return len(list(scratch.glob("shards/*.parquet"))) > 1
+                saved = [int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{MARKER}")]
+                return bool(saved) and (name == "dpo" or best_step(scratch) < max(saved))
+
+            kill_when(reached, root, name, at_publish=False)
+            (root / f"kept-{name}").rename(folder)
+            shutil.move(scratch.parent, root / f"begun-{name}")
+
+    return made_once(tmp_path_factory, "killed", make)
+
+
+@pytest.fixture
+def begun(killed: Path, tmp_path: Path) -> Callable[[str], Chain]:
+    """The chain as the kill of one stage left it."""
+
+    def of(name: str) -> Chain:
+        root = tmp_path / "outputs"
+        shutil.copytree(killed, root, symlinks=True)
+        node, store = nodes(root)[name], Store(root)
+        shutil.rmtree(store.folder(node))
+        shutil.move(root / f"begun-{name}", store.partial(node))
+        return Chain(root)
+
+    return of
+
+
+SCRATCH_FILES = {
+    "sft": [
+        "inputs.json",
+        "attempts.json",
+        "budget.json",
+        "best/best.json",
+        "best/model.safetensors",
+        "best/complete.json",
+        "checkpoints/checkpoint-*/complete.json",
+        "checkpoints/checkpoint-*/optimizer.pt",
+        "../curves.jsonl",
+    ],
+    "dpo": ["first_step.json", "checkpoints/checkpoint-*/model.safetensors"],
+    "reference": ["shards/000000.parquet"],
+}
+EACH = [(stage, file) for stage, files in SCRATCH_FILES.items() for file in files]
+# Every file once, each time damaged in another way; all ways with `--slow`.
+CASES = [
+    pytest.param(stage, file, how, marks=() if i % len(DAMAGE) == j else pytest.mark.slow, id=f"{stage}-{file}-{how}")
+    for i, (stage, file) in enumerate(EACH)
+    for j, how in enumerate(DAMAGE)
+]
+
+
+@pytest.mark.parametrize(("stage", "file", "how"), CASES)
+def test_damaged_scratch_is_said_and_built_again(
+    stage: str,
+    file: str,
+    how: str,
+    begun: Callable[[str], Chain],
+    killed: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chain = begun(stage)
+    node = nodes(chain.root)[stage]
+    found = (Store(chain.root).partial(node) / SCRATCH).glob(file)
+    *_, path = (p for p in found if "checkpoints" not in p.parts or (p.parent / MARKER).exists())
+    path.write_bytes(DAMAGE[how](path.read_bytes()))
+    build(chain.root, f"stage={stage}", *CADENCE)
+    assert chain.manifest(stage)["digest"] == Chain(killed).manifest(stage)["digest"], "as if nothing had happened"
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert file.startswith("..") or any(path.name in line or path.parent.name in line for line in told), told
+    assert not any("\n" in line for line in told)
+    if file.startswith("best/"):
+        assert first_steps(chain) == 2, "what was best before the checkpoint is only found from the first step"
+
+
+def first_steps(chain: Chain) -> int:
+    """How often SFT began at its first step."""
+    lines = (chain.folder("sft") / "curves.jsonl").read_bytes().splitlines()
+    return sum(b'"step": 1,' in line and b'"loss"' in line for line in lines)
+
+
+def test_a_foreign_checkpoint_is_not_resumed_from(begun: Callable[[str], Chain], killed: Path) -> None:
+    chain = begun("sft")
+    checkpoints = Store(chain.root).partial(nodes(chain.root)["sft"]) / SCRATCH / "checkpoints"
+    (checkpoints / "checkpoint-x").mkdir()
+    (checkpoints / "checkpoint-99").mkdir()
+    (checkpoints / "checkpoint-100").touch()
+    build(chain.root, "stage=sft", *CADENCE)
+    assert chain.manifest("sft")["digest"] == Chain(killed).manifest("sft")["digest"]
+
+
+def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -> None:
+    """The new one is whole, and not yet in the place of the old one. No later step reaches its loss."""
+    chain = begun("sft")
+    best = Store(chain.root).partial(nodes(chain.root)["sft"]) / SCRATCH / "best"
+    found = {"eval_loss": -1.0, "step": best_step(best.parent)}
+    kept.note(best / "best.json", found)
+    kept.seal(best)
+    best.rename(best.with_suffix(".draft"))
+    build(chain.root, "stage=sft", *CADENCE)
+    metrics = chain.manifest("sft")["metrics"]
+    assert {name: metrics[name] for name in found} == found
+    assert first_steps(chain) == 1, "it was resumed"
+
+
+def test_what_was_saved_is_checked_once_more_before_it_is_published(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Edited while DPO is about to publish it; the next command mends it."""
+    from stages import dpo
+
+    shutil.rmtree(chain.folder("dpo"))
+    saved, wrong = dpo.save_trained, []
+
+    def edited(trainer: object, folder: Path) -> None:
+        saved(trainer, folder)
+        weights = folder / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        wrong.append(folder)
+
+    monkeypatch.setattr(dpo, "save_trained", edited)
+    told = refused(*TINY, f"outputs={chain.root}", "stage=dpo")
+    assert wrong and str(wrong[0]) in told and "model.safetensors is not what was saved" in told
+    assert not chain.folder("dpo").exists()
+    monkeypatch.undo()
+    build(chain.root, "stage=dpo")
+    assert chain.folder("dpo").exists()
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_manifest_is_said_and_its_node_built_again(
+    how: str, chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = chain.manifest("pairs")["digest"]
+    manifest = chain.folder("pairs") / "manifest.json"
+    manifest.write_bytes(DAMAGE[how](manifest.read_bytes()))
+    for stage in ("plan", "gc", "compare"):
+        build(chain.root, f"stage={stage}")
+        assert manifest.exists(), "nothing is built or removed by looking at it"
+    assert f"{manifest} is damaged" in caplog.text
+    assert "rebuild=pairs builds it again" in caplog.text
+    build(chain.root)
+    assert chain.manifest("pairs")["digest"] == before
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_the_memory_of_digests_may_be_damaged(how: str, chain: Chain, tmp_path: Path) -> None:
+    file, cache = tmp_path / "data.jsonl", chain.root / "cache" / "digests.json"
+    file.write_text('{"instruction": "Say a.", "output": "a"}')
+    source = f"data.sources=[{{path: {file}}}]"
+    before = nodes(chain.root, source)["data"].fingerprint
+    cache.write_bytes(DAMAGE[how](cache.read_bytes()))
+    assert nodes(chain.root, source)["data"].fingerprint == before
+
+
+def flip(path: Path) -> None:
+    """One bit, at the same size and time: as a disk rots."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_training_hashes_what_it_reads(chain: Chain) -> None:
+    digest = chain.manifest("data")["digest"]
+    shutil.rmtree(chain.folder("sft"))
+    flip(chain.folder("data") / "examples.parquet")
+    told = refused(*TINY, f"outputs={chain.root}", "stage=sft")
+    assert f"{chain.folder('data') / 'examples.parquet'} is damaged" in told
+    assert "rebuild=data builds it again" in told
+    assert not chain.folder("sft").exists()
+    build(chain.root, "stage=sft", "rebuild=data")
+    assert chain.manifest("data")["digest"] == digest
+    assert chain.folder("sft").exists()
+
+
+def test_an_edited_result_is_not_reported(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
+    results = chain.folder("eval") / "results.json"
+    before = results.read_text()
+    results.write_text(before.replace("0.", "1.", 1))
+    assert len(results.read_text()) == len(before)
+    build(chain.root, "rebuild=report")
+    assert "results.json is not what was published" in caplog.text
+    assert results.read_text() == before
+
+
+def test_a_copied_store_is_hashed_once_and_then_remembered(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in chain.root.glob("*/*/**/*"):
+        os.utime(path)
+    store = Store(chain.root)
+    assert store.find(nodes(chain.root)["report"])
+    read = list[Path]()
+    monkeypatch.setattr("stages.store.digests.file_digest", lambda path: read.append(path))
+    assert store.find(nodes(chain.root)["report"])
+    assert not read
+
+
+def test_export_hashes_what_it_writes(chain: Chain) -> None:
+    flip(chain.folder("dpo") / "model" / "model.safetensors")
+    told = refused(*TINY, f"outputs={chain.root}", "stage=export")
+    assert "model.safetensors is damaged" in told
+    assert "rebuild=dpo" in told
+
+
+def test_an_unreadable_table_names_what_builds_it_again(chain: Chain) -> None:
+    """A stage that does not train trusts size and time; what it then cannot read is told all the same."""
+    shutil.rmtree(chain.folder("report"))
+    pairs = chain.folder("pairs") / "pairs.parquet"
+    stat = pairs.stat()
+    pairs.write_bytes(bytes(stat.st_size))
+    os.utime(pairs, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    told = refused(*TINY, f"outputs={chain.root}")
+    assert f"{pairs} is damaged" in told
+    assert "rebuild=pairs" in told
+
+
+def test_curves_that_cannot_be_read_are_left_out(chain: Chain) -> None:
+    from stages.store.work import read_curves
+
+    curves = chain.folder("sft") / "curves.jsonl"
+    points = read_curves(chain.folder("sft"))
+    with open(curves, "ab") as file:
+        file.write(b'\n[]\n{"a": 1}\n{"step": "x"}\n\xff\n{"step": 3, "lo')
+    assert read_curves(chain.folder("sft")) == points

@@ -1,0 +1,109 @@
+"""Files from outside that change between the fingerprint, which is taken when a command starts, and their reading."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages import data as data_stage
+from stages import sft as sft_stage
+from stages.store.store import Store
+from tests.helpers import TINY, Chain, build, nodes, refused
+
+
+def preferences(better: str, worse: str) -> str:
+    """A preference set of the same size, whichever way round."""
+    rows = [{"prompt": f"Say {i}.", "chosen": f"{better} {i}", "rejected": f"{worse} {i}"} for i in range(24)]
+    return "\n".join(map(json.dumps, rows))
+
+
+def swap_while(module: object, monkeypatch: pytest.MonkeyPatch, swap: object) -> None:
+    """Do something at the end of a stage, before the next one is reached."""
+    run = module.run
+
+    def and_then(*given: object) -> object:
+        made = run(*given)
+        swap()
+        return made
+
+    monkeypatch.setattr(module, "run", and_then)
+
+
+@pytest.mark.parametrize("way", ["replaced", "edited in place, its time set back"])
+def test_a_preference_file_that_is_swapped_while_sft_trains_is_refused(
+    way: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(preferences("good", "evil"))
+    asked = ("stage=label", "label=dataset", f"label.path={file}")
+    target = (*TINY, f"outputs={chain.root}", "stage=dpo", *asked[1:])
+    before = nodes(chain.root, *asked)["label"].fingerprint
+    shutil.rmtree(chain.folder("sft"))
+
+    def swap() -> None:
+        stat = file.stat()
+        if way == "replaced":
+            (tmp_path / "other").write_text(preferences("evil", "good"))
+            os.replace(tmp_path / "other", file)
+        else:
+            file.write_text(preferences("evil", "good"))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    swap_while(sft_stage, monkeypatch, swap)
+    told = refused(*target)
+    assert told.startswith(f"{file} changed since the command began")
+    assert not (chain.root / "label" / before).exists()
+    monkeypatch.undo()
+    after = nodes(chain.root, *asked)["label"]
+    assert after.fingerprint != before
+    build(chain.root, *asked)
+    judged = Store(chain.root).folder(after)
+    assert (judged / "candidates.parquet").exists()
+
+
+def test_a_file_that_changes_while_its_stage_reads_it_is_published_by_no_name(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swapped and swapped back: what the stage read in between nobody knows, so nothing of it is kept."""
+    file = tmp_path / "rows.jsonl"
+    row = '{"instruction": "Say a.", "output": "a"}\n'
+    file.write_text(row)
+    source = f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]"
+    node, store = nodes(chain.root, source)["data"], Store(chain.root)
+
+    def swap() -> None:
+        file.write_text(row.replace('"a"', '"b"'))
+        file.write_text(row)
+
+    swap_while(data_stage, monkeypatch, swap)
+    assert f"{file} changed while it was read" in refused(*TINY, f"outputs={chain.root}", "stage=data", source)
+    assert not store.folder(node).exists()
+    assert not store.partial(node).exists()
+    monkeypatch.undo()
+    assert nodes(chain.root, source)["data"].fingerprint == node.fingerprint, "it holds the same again"
+    build(chain.root, "stage=data", source)
+    assert store.find(node)
+
+
+def test_a_folder_of_files_is_held_to_every_one_of_them(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "1.jsonl").write_text('{"instruction": "Say a.", "output": "a"}\n')
+    source = f"data.sources=[{{path: {folder}, splits: {{sft: 1.0}}}}]"
+    swap_while(data_stage, monkeypatch, (folder / "2.jsonl").touch)
+    assert f"{folder} changed while it was read" in refused(*TINY, f"outputs={chain.root}", "stage=data", source)
+
+
+def test_an_edit_at_the_same_size_and_time_is_seen_at_once(tmp_path: Path) -> None:
+    """The time that a user can set is not the only one that the file system keeps."""
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"instruction": "Say a.", "output": "a"}')
+    source = f"data.sources=[{{path: {file}}}]"
+    before, stat = nodes(tmp_path, source)["data"].fingerprint, file.stat()
+    file.write_text('{"instruction": "Say b.", "output": "b"}')
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert nodes(tmp_path, source)["data"].fingerprint != before
