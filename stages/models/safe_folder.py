@@ -20,8 +20,8 @@ ONLY_SAFE = "Only *.safetensors inside the folder are read, since other formats 
 
 
 def check(folder: Path, adapter: bool = False) -> None:
-    """Raise UserError, naming file and key, where the folder of a model, or of an adapter, asks for code of its own, or
-    for weights other than safetensors in it."""
+    """Raise UserError, naming file and key, where the folder of a model, or of an adapter, asks for code of its own,
+    or for weights other than safetensors in it."""
     if (folder / "custom_generate").exists():
         raise UserError(f"{folder / 'custom_generate'}: the model brings its own way to generate. {OF_CODE}")
     for file in sorted(folder.glob("*.json")):

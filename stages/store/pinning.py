@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Data, Label, Model, Sample
-from stages.store import parts
+from stages.store import parts, whole
 from stages.store.store import file_digest
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -108,8 +107,6 @@ def digest(path: Path, cache: Path) -> str:
         found[str(file.resolve())] = entry
     if any(known.get(name) != entry for name, entry in found.items()):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        draft = cache.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({**known, **found}))
-        os.replace(draft, cache)
+        whole.write(cache, json.dumps({**known, **found}))
     names = [[str(f.relative_to(path)) if path.is_dir() else f.name, found[str(f.resolve())][2]] for f in files]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()

@@ -21,6 +21,7 @@ from typing import Any
 import filelock
 
 from stages.config.errors import UserError
+from stages.store import whole
 from stages.store.node import Node
 from stages.store.work import SCRATCH
 
@@ -97,11 +98,10 @@ class Store:
             os.close(descriptor)
 
     @contextmanager
-    def claim(self, node: Node) -> Iterator[Path | None]:
-        """Hold the node's lock and yield its partial folder, or None where another process has published it."""
+    def lock(self, stage: str, name: str) -> Iterator[None]:
+        """Hold a lock of the kernel's, after whoever has it now. A node's is under its stage and fingerprint."""
+        lock_file = self.lock_file(stage, name)
         try:
-            self.partial(node).parent.mkdir(parents=True, exist_ok=True)
-            lock_file = self.lock_file(node.stage, node.fingerprint)
             lock_file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -112,19 +112,22 @@ class Store:
             os.set_inheritable(descriptor, True)  # a child that outlives us keeps the node locked
             if not filelock.lock_descriptor(descriptor, blocking=False):
                 holder = os.pread(descriptor, 1000, 0).decode() or "another process"
-                log.info("%s is being built by %s: waiting.", node, holder)
+                log.info("%s %s is being built by %s: waiting.", stage, name, holder)
                 filelock.lock_descriptor(descriptor)
             holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, holder.encode(), 0)
-            if (self.partial(node) / "manifest.json").exists():
-                self._rename(node)  # complete but for the last step
-            if self.find(node):
-                yield None
-            else:
-                yield self._begin(node)
+            yield
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def claim(self, node: Node) -> Iterator[Path | None]:
+        """Hold the node's lock and yield its partial folder, or None where another process has published it."""
+        with self.lock(node.stage, node.fingerprint):
+            if (self.partial(node) / "manifest.json").exists():
+                self._rename(node)  # complete but for the last step
+            yield None if self.find(node) else self._begin(node)
 
     def _begin(self, node: Node) -> Path:
         """The partial folder, with what an earlier attempt left if its inputs held the same."""
@@ -206,10 +209,7 @@ class Store:
     def _link(self, node: Node) -> None:
         latest = self.root / "latest" / node.stage
         latest.parent.mkdir(parents=True, exist_ok=True)
-        fresh = latest.with_name(f".{node.stage}-{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(Path("..") / node.stage / node.fingerprint)
-        os.replace(fresh, latest)
+        whole.link(latest, Path("..") / node.stage / node.fingerprint)
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
         """Every published node of a stage, oldest first."""

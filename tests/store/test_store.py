@@ -1,6 +1,7 @@
 """The store: fingerprints, publishing, locks. Real processes are killed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from stages.config.schema import ROOT
 from stages.pipeline.graph import VERSIONS
-from stages.store import pinning
+from stages.store import pinning, whole
 from stages.store.node import Node
 from stages.store.store import Store
 from stages.store.work import SCRATCH, Work
@@ -69,6 +70,29 @@ def test_a_changed_file_is_seen_although_digests_are_remembered(tmp_path: Path) 
     file.write_text("b")
     os.utime(file, ns=(1, 1))
     assert pinning.digest(file, cache) != before
+
+
+def writes(file: Path, content: str, times: int) -> None:
+    for _ in range(times):
+        whole.write(file, content)
+        whole.link(file.with_name("link"), Path(file.name))
+
+
+def test_files_that_several_processes_write_are_whole_at_any_moment(tmp_path: Path) -> None:
+    """Digests, links, pages: what stands outside the nodes has no lock."""
+    file, contents = tmp_path / "page.html", ["a" * 2_000_000, "b" * 1_000_000]
+    whole.write(file, contents[0])
+    whole.link(tmp_path / "link", Path(file.name))
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=writes, args=(file, content, 30)) for content in contents]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert (tmp_path / "link").read_text() in contents
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert {p.name for p in tmp_path.iterdir()} == {"page.html", "link"}
 
 
 def test_publishing_leaves_a_whole_node_and_no_scratch(tmp_path: Path) -> None:
