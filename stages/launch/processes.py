@@ -21,7 +21,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Launch, Training
 from stages.store.node import Node
 from stages.store.store import Store
-from stages.store.work import SCRATCH, Work
+from stages.store.work import CURVES, SCRATCH, Work
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +81,12 @@ def run_agent(job: Path, node_rank: int, work: Work | None = None, listen: Calla
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the descriptor of the node's lock is inheritable, and stays locked as long as the agent lives.
     process = subprocess.Popen(command, close_fds=False)
-    told = (work / "curves.jsonl").stat().st_size if work and (work / "curves.jsonl").exists() else 0
+    told = (work / CURVES).stat().st_size if work and (work / CURVES).exists() else 0
     try:
         while True:
             code = process.poll()
             if work and listen:
-                told = pass_on(work / "curves.jsonl", told, listen)
+                told = pass_on(work / CURVES, told, listen)
             if code is not None:
                 return code
             time.sleep(POLL_SECONDS)
@@ -103,11 +103,10 @@ def pass_on(curves: Path, told: int, listen: Callable[..., None]) -> int:
     with open(curves, "rb") as file:
         file.seek(told)
         new = file.read()
-    whole = new[: new.rfind(b"}") + 1]
+    whole = new[: new.rfind(b"\n") + 1]
     for line in whole.splitlines():
-        if line.strip():
-            point = json.loads(line)
-            listen({k: v for k, v in point.items() if k != "step"}, point["step"])
+        point = json.loads(line)
+        listen({k: v for k, v in point.items() if k != "step" and v is not None}, point["step"])
     return told + len(whole)
 
 

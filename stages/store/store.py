@@ -23,7 +23,7 @@ import filelock
 from stages.config.errors import UserError
 from stages.store import whole
 from stages.store.node import Node
-from stages.store.work import SCRATCH
+from stages.store.work import CURVES, SCRATCH
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Store:
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
         entries = {name: {"bytes": p.stat().st_size, "sha256": file_digest(p)} for name, p in files.items()}
-        products = sorted((name, e["sha256"]) for name, e in entries.items() if name != "curves.jsonl")
+        products = sorted((name, e["sha256"]) for name, e in entries.items() if name != CURVES)
         manifest = {
             "stage": node.stage,
             "fingerprint": node.fingerprint,

@@ -1,8 +1,8 @@
 """The folder that a stage fills, with its curves and warnings, and the bar that shows how far it is."""
 
-import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -14,6 +14,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not published
+CURVES = "curves.jsonl"
 
 
 class Work(os.PathLike[str]):
@@ -25,6 +26,8 @@ class Work(os.PathLike[str]):
 
     def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None], main: bool = True):
         self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
+        if main:
+            drop_torn(self / CURVES)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -36,8 +39,10 @@ class Work(os.PathLike[str]):
         """Append metrics to `curves.jsonl` and hand them to the tracker. After a resume a step may come again."""
         if not self.main:
             return
-        with open(self / "curves.jsonl", "a") as curves:
-            curves.write("\n" + json.dumps({"step": step, **metrics}))  # a line cut off by a kill stays alone
+        point = {"step": step, **metrics}
+        strict = {k: v if math.isfinite(v) else None for k, v in point.items()}  # JSON knows no NaN
+        with open(self / CURVES, "a") as curves:
+            curves.write(json.dumps(strict, allow_nan=False) + "\n")
         self._listener(metrics, step)
 
     def warn(self, message: str) -> None:
@@ -50,12 +55,18 @@ class Work(os.PathLike[str]):
 def read_curves(node: Path) -> list[dict[str, Any]]:
     """The points of `curves.jsonl` by step; where a resume logged a step again, the later point counts."""
     points: dict[tuple[int, bool], dict[str, Any]] = {}
-    path = node / "curves.jsonl"
+    path = node / CURVES
     for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # an empty line, or one that a kill cut off
-            point = json.loads(line)
-            points[point["step"], any(k.startswith("eval_") for k in point)] = point
+        point = {k: v for k, v in json.loads(line).items() if v is not None}
+        points[point["step"], any(k.startswith("eval_") for k in point)] = point
     return [points[key] for key in sorted(points)]
+
+
+def drop_torn(lines: Path) -> None:
+    """Cut off the end of a file in JSON lines that an attempt left unfinished: it would tear the next line, too."""
+    if lines.exists():
+        content = lines.read_bytes()
+        os.truncate(lines, content.rfind(b"\n") + 1)
 
 
 class Progress:

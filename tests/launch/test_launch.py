@@ -72,9 +72,9 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
     for name, value in manifest["metrics"].items():
         if isinstance(value, float):
             assert together["metrics"][name] == pytest.approx(value, abs=1e-5), name
-    points = [json.loads(line) for line in (chain.root / "alone" / "curves.jsonl").read_text().split("\n") if line]
-    again = (chain.folder(stage, *UNEVEN) / "curves.jsonl").read_text().split("\n")
-    for ours, theirs in zip([json.loads(line) for line in again if line], points, strict=True):
+    points = [json.loads(line) for line in (chain.root / "alone" / "curves.jsonl").read_text().splitlines()]
+    again = (chain.folder(stage, *UNEVEN) / "curves.jsonl").read_text().splitlines()
+    for ours, theirs in zip([json.loads(line) for line in again], points, strict=True):
         assert ours["step"] == theirs["step"]
         for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/accuracies", "entropy", "num_tokens"):
             assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), (name, ours["step"])

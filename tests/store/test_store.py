@@ -1,6 +1,7 @@
 """The store: fingerprints, publishing, locks. Real processes are killed."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from stages.pipeline.graph import VERSIONS
 from stages.store import pinning, whole
 from stages.store.node import Node
 from stages.store.store import Store
-from stages.store.work import SCRATCH, Work
+from stages.store.work import SCRATCH, Work, read_curves
 from tests.helpers import nodes, settings
 
 
@@ -179,6 +180,28 @@ def test_a_killed_builder_frees_its_node_unless_a_child_lives_on(child: bool, tm
         waited = time.monotonic() - killed
         assert folder is not None
     assert (waited > 2) == child
+
+
+def test_curves_are_strict_json_lines_also_after_a_kill_within_one(tmp_path: Path) -> None:
+    def strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    told = []
+    work = Work(tmp_path, lambda metrics, step: told.append(metrics))
+    work.log({"loss": 1.0, "entropy": math.nan}, 1)
+    work.log({"loss": 0.5}, 2)
+    file = tmp_path / "curves.jsonl"
+    whole = file.read_bytes()
+    for torn in (whole[:-1], whole[:-9], whole[: whole.index(b"\n") + 2]):
+        file.write_bytes(torn)
+        Work(tmp_path, lambda *_: None, main=False)  # another process of the same training
+        assert file.read_bytes() == torn
+        Work(tmp_path, lambda *_: None).log({"loss": 0.25}, 2)
+        first, second, rest = file.read_bytes().split(b"\n")
+        points = [json.loads(line, parse_constant=strict) for line in (first, second)]
+        assert points == [{"step": 1, "loss": 1.0, "entropy": None}, {"step": 2, "loss": 0.25}] and not rest
+        assert read_curves(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25}]
+    assert math.isnan(told[0]["entropy"]), "the tracker may know it"
 
 
 def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
