@@ -1,9 +1,9 @@
 """A training stage in several processes. The parent, which is this process, plans, locks and publishes without torch.
 
-Its child is an agent (`agent.py`), which starts a worker (`worker.py`) per process with torch's elastic launcher and
-stops them all when one dies. A worker is given the stage's resolved configuration in a file; it never composes, plans
-or locks. The agent inherits the lock of the node: where the parent is killed, the node stays locked until all have
-ended. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
+Its child is an agent (`agent.py`), which starts a worker (`worker.py`) per process and stops them all when one dies. A
+worker is given the stage's resolved configuration in a file; it never composes, plans or locks. The agent inherits the
+lock of the node: where the parent is killed, the node stays locked until all have ended, and the next command takes
+what they made. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
 """
 
 import json
@@ -11,6 +11,7 @@ import logging
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -54,9 +55,6 @@ def execute(
     if stage is not None:
         return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
     scratch = work / SCRATCH
-    (scratch / RESULT).unlink(missing_ok=True)
-    for failure in scratch.glob(f"{FAILURES}/*.json"):
-        failure.unlink()
     job = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
@@ -65,15 +63,26 @@ def execute(
         "out": str(work.path.resolve()),
         "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
     }
-    draft = scratch / f"{JOB}.draft"
-    draft.write_text(json.dumps(job, indent=1))
-    draft.replace(scratch / JOB)
-    code = run_agent(scratch / JOB, launch.node_rank, work, listen)
-    if code != 0 or not (scratch / RESULT).exists():
-        raise failure_of(scratch, code)
+    wanted = json.dumps(job, indent=1)
+    if (scratch / RESULT).exists() and (scratch / JOB).read_text() == wanted:
+        log.info("%s: the processes of a parent that was killed have finished it.", node)
+    else:
+        begin(scratch, wanted)
+        code = run_agent(scratch / JOB, launch.node_rank, work, listen)
+        if code != 0 or not (scratch / RESULT).exists():
+            raise failure_of(scratch, code)
     result = json.loads((scratch / RESULT).read_text())
     work.warnings += result["warnings"]
     return result["metrics"]  # type: ignore[no-any-return]
+
+
+def begin(scratch: Path, job: str) -> None:
+    """Write down the job, after what an earlier one left is gone: from now on a result is this job's."""
+    for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json")):
+        left.unlink(missing_ok=True)
+    draft = scratch / f"{JOB}.draft"
+    draft.write_text(job)
+    draft.replace(scratch / JOB)
 
 
 def run_agent(job: Path, node_rank: int, work: Work | None = None, listen: Callable[..., None] | None = None) -> int:
@@ -108,6 +117,19 @@ def pass_on(curves: Path, told: int, listen: Callable[..., None]) -> int:
         point = json.loads(line)
         listen({k: v for k, v in point.items() if k != "step" and v is not None}, point["step"])
     return told + len(whole)
+
+
+def note(scratch: Path, rank: int, error: BaseException) -> None:
+    """Of a child: leave what went wrong for the parent to tell."""
+    told = {
+        "rank": rank,
+        "time": time.time(),
+        "mendable": isinstance(error, UserError),
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    (scratch / FAILURES).mkdir(exist_ok=True)
+    (scratch / FAILURES / f"{rank}.json").write_text(json.dumps(told))
 
 
 def failure_of(scratch: Path, code: int) -> Exception:

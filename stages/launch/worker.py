@@ -10,16 +10,14 @@ import logging
 import os
 import signal
 import sys
-import time
-import traceback
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 
-from stages.config.errors import UserError
 from stages.hardware import machine, process
-from stages.launch.processes import FAILURES, RESULT
+from stages.launch.processes import RESULT, note
+from stages.store.store import sync
 from stages.store.work import SCRATCH, Work
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -38,10 +36,13 @@ def main(job_file: Path) -> None:
     try:
         metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, work)
     except BaseException as error:
-        note(work, rank, error)
+        note(work / SCRATCH, rank, error)
         raise SystemExit(1) from error
     if rank == 0:
         metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
+        for product in work.path.rglob("*"):  # a result stands for whole products, also where nobody publishes them
+            if SCRATCH not in product.relative_to(work).parts:
+                sync(product)
         draft = work / SCRATCH / f"{RESULT}.draft"
         draft.write_text(json.dumps({"metrics": metrics, "warnings": work.warnings}))
         draft.replace(work / SCRATCH / RESULT)
@@ -52,20 +53,8 @@ def die_with_agent() -> None:
     agent holds, says that no one is working (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def note(work: Work, rank: int, error: BaseException) -> None:
-    """Leave what went wrong for the parent to tell."""
-    folder = work / SCRATCH / FAILURES
-    folder.mkdir(exist_ok=True)
-    told = {
-        "rank": rank,
-        "time": time.time(),
-        "mendable": isinstance(error, UserError),
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    (folder / f"{rank}.json").write_text(json.dumps(told))
+    if os.getppid() != int(os.environ["PLUMBLINE_AGENT"]):  # it ended before the kernel knew
+        sys.exit(1)
 
 
 if __name__ == "__main__":
