@@ -16,12 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from stages.cli.compose import environment
+from stages.hardware import process
 from tests.helpers import ROOT, TINY
 
 COMPOSING = """
 import hydra
-from stages.config import ROOT, register
+from stages.cli.compose import register
+from stages.config.schema import ROOT
 register()
 hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(lambda cfg: None)()
 """
@@ -78,7 +79,7 @@ def show(found: Rounds) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    environment()
+    process.prepare()
     words = sys.argv[1:]
     count = int(words.pop(0)) if words and words[0].isdigit() else 7
     main(count, Path(words[0]) if words else ROOT / "outputs" / "bench" / "start.json")
