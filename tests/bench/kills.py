@@ -67,10 +67,13 @@ def main(kills: int, seed: int) -> int:
         finish((*TINY, f"outputs={whole}", *EXPORT))
         finish((*TINY, f"outputs={copy(whole, kept)}", *GC))
         logging.info("%-6s %-34s %-26s %s", "kills", "what", "after seconds", "typed again")
-        turn = 0
+        turn, pace = 0, 1.0  # of this machine, which others may use too
         while done < kills:
             case = begin(TURNS[turn % len(TURNS)], whole, Path(folder, str(turn)), start, draw)
-            moments = [disturb(case, draw) for _ in range(1 + (draw.random() < 1 / 3))]
+            moments = []
+            for _ in range(1 + (draw.random() < 1 / 3)):
+                moments.append(disturb(case, draw, pace))
+                pace *= 1.1 if moments[-1] else 0.6
             told = check(case, whole, kept, finish((*TINY, *CADENCE, *case.arguments), check=False))
             killed = sum(moment is not None for moment in moments)
             done, wrong, turn = done + killed, wrong + bool(told), turn + 1
@@ -118,10 +121,10 @@ def begin(kind: str, whole: Path, root: Path, start: float, draw: random.Random)
     return Case(kind, (f"outputs={root}", *arguments), root, lost, seconds)
 
 
-def disturb(case: Case, draw: random.Random) -> str | None:
-    """Start the command and kill it at a moment of its time. None where it ended before."""
+def disturb(case: Case, draw: random.Random, pace: float) -> str | None:
+    """Start the command and kill it at a moment of its time, by `pace`. None where it ended before."""
     line = [sys.executable, "run.py", *TINY, *CADENCE, *case.arguments]
-    moment, alone = draw.uniform(0.1, 1.0) * case.seconds, case.kind == "ddp" and draw.random() < 0.5
+    moment, alone = draw.uniform(0.1, 1.0) * case.seconds * pace, case.kind == "ddp" and draw.random() < 0.5
     process = subprocess.Popen(
         line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
