@@ -1,7 +1,6 @@
 """python run.py stage=STAGE [recipe=NAME] [KEY=VALUE …] [-m]: compose, plan, execute."""
 
 import logging
-import shutil
 import sys
 
 import hydra
@@ -18,6 +17,7 @@ from stages.hardware import process, versions
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import NEXT, evaluated, targets
+from stages.store import whole
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -82,7 +82,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
             export.write(cfg.export, wanted[0], nodes["eval"], store)
         case Target.report:
-            shutil.copy(store.folder(wanted[0]) / "report.html", store.root)
+            whole.write(store.root / "report.html", (store.folder(wanted[0]) / "report.html").read_bytes())
             log.info("The report: %s", store.root / "report.html")
         case _:
             log.info("Next: %s", provenance.command(NEXT[cfg.stage], overrides))

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -20,7 +18,7 @@ from transformers import (
 
 from stages.config.errors import UserError
 from stages.config.schema import Model, RandomInit
-from stages.models.loading import load_model, load_tokenizer, save_model
+from stages.models.loading import load_gguf, load_model, load_tokenizer, save_model
 from stages.store.kept import file_digest
 from stages.store.pinning import locate
 from stages.store.work import Work
@@ -82,17 +80,14 @@ def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokeni
         raise UserError(
             f"model.path={cfg.path}: its sha256 is {found}, not {expected}: another file, or a broken one."
         )
-    options = {"gguf_file": file.name, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+        model, tokenizer = load_gguf(file)
     except Exception as error:  # whatever a broken or unknown GGUF makes the readers raise
         raise UserError(
             f"model.path={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
         ) from error
     # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
     model.hf_quantizer.remove_quantization_config(model)
-    model.config.name_or_path = ""
     return model, tokenizer
 
 

@@ -21,6 +21,7 @@ from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.evaluation.outcomes import PRIMARY
 from stages.pipeline import provenance
+from stages.store import whole
 from stages.store.kept import having, load_json
 from stages.store.store import Manifest, Store
 
@@ -139,7 +140,7 @@ def show(store: Store, cfg: Compare) -> None:
         if group.note:
             log.info("%s", group.note)
     page = store.root / "compare.html"
-    page.write_text(html(groups), encoding="utf-8")
+    whole.write(page, html(groups))
     log.info("The page: %s", page)
 
 

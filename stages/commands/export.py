@@ -30,7 +30,8 @@ def write(cfg: Export, node: Node, evaluation: Node, store: Store) -> None:
     store.verify(node)
     if cfg.format is ExportFormat.gguf:
         file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
-        gguf_file.write(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")
+        with store.lock("export", file.stem):  # of two at once the second waits
+            gguf_file.write(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")
         log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
     else:
         card = (model / "README.md").read_text(encoding="utf-8")

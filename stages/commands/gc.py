@@ -48,7 +48,11 @@ def collect(store: Store, remove: bool) -> None:
     for folder in idle:
         log.info("%s  %.1f MiB%s", folder, size(folder) / 2**20, "  removed" if remove else "")
         if remove:
-            shutil.rmtree(folder)
+            gone = folder.with_suffix(".replaced")  # by half, it is no node without a manifest, but found again
+            if gone != folder:
+                shutil.rmtree(gone, ignore_errors=True)
+                folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
     verb = "removed" if remove else "not reached by a report, a sweep or a latest link; gc.remove=true removes them"
     log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), verb)
 

@@ -1,46 +1,123 @@
 """`python -m stages.launch.agent JOB NODE_RANK`: the workers of one machine, started and stopped together.
 
-It does what `torchrun` does, by the same means, but leaves it to the parent to say what went wrong.
+The agent of node 0 has the store through which all workers find each other. It listens on one address alone: on
+127.0.0.1 where there is one node, else on that of `launch.rendezvous`.
 """
 
+import ipaddress
 import json
-import logging
 import os
 import signal
+import socket
+import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from stages.launch.processes import KILLED
+from stages.config.errors import UserError
+from stages.launch.processes import KILLED, POLL_SECONDS, leave
+from stages.store.work import SCRATCH
 
 LOCAL = "127.0.0.1:0"  # any free port
+PATIENCE = timedelta(minutes=15)  # of nodes that wait for node 0
+TO_END = 30.0  # seconds, for a worker that is told to
 
 
 def main(job_file: Path, node_rank: int) -> int:
     """Returns 0, 1 where a worker failed, or KILLED where SIGKILL ended one: the others fail too, without it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     job = json.loads(job_file.read_text())
-    launch = job["launch"]
-    several = launch["nodes"] > 1
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch["processes"])))
-    config = LaunchConfig(
-        min_nodes=launch["nodes"],
-        max_nodes=launch["nodes"],
-        nproc_per_node=launch["processes"],
-        run_id=job["name"].replace(" ", "-"),
-        rdzv_backend="static" if several else "c10d",  # static: node 0 has the first worker
-        rdzv_endpoint=launch["rendezvous"] if several else LOCAL,
-        rdzv_configs={"rank": node_rank, "timeout": 900} if several else {},
-        max_restarts=0,
-        monitor_interval=0.5,
-    )
+    here, nodes = job["launch"]["processes"], job["launch"]["nodes"]
     try:
-        elastic_launch(config, sys.executable)("-m", "stages.launch.worker", str(job_file))
-    except ChildFailedError as error:
-        return KILLED if any(f.exitcode == -signal.SIGKILL for f in error.failures.values()) else 1
-    return 0
+        host, port, _store = meeting_point(job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank)
+    except UserError as error:
+        leave(Path(job["out"]) / SCRATCH, node_rank * here, error)
+        return 1
+    common = common_environment(host, port, nodes * here, here)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
+    if nodes == 1:  # workers talk to each other by sockets of their own, too
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, loopback())
+    command = [sys.executable, "-m", "stages.launch.worker", str(job_file)]
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        for i in range(here):
+            place = {"RANK": str(node_rank * here + i), "LOCAL_RANK": str(i)}
+            workers.append(subprocess.Popen(command, env={**os.environ, **common, **place}))
+        return watch(workers)
+    finally:
+        end(workers)
+
+
+def meeting_point(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
+    """Address and port of the store, and on node 0 the store itself, which lives as long as it is held.
+
+    Raises:
+        UserError: where node 0 cannot listen there, or where no other node could reach it.
+    """
+    host, _, port = rendezvous.rpartition(":")
+    if node_rank > 0:
+        return host, int(port), None
+    try:
+        family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(("127.", "localhost", "::1")):
+            raise UserError(
+                f"launch.rendezvous={rendezvous}: on this machine {host} is {address[0]}, which no other reaches. "
+                "Give the address by which they reach node 0."
+            )
+        server = socket.create_server(address[:2], family=family)
+    except (OSError, ValueError) as error:
+        raise UserError(f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error}).") from error
+    port = server.getsockname()[1]
+    store = TCPStore(
+        host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=server.detach()
+    )
+    return host, port, store
+
+
+def common_environment(host: str, port: int, world: int, here: int) -> dict[str, str]:
+    """What every worker is told: where to meet, and how many they are."""
+    return {
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(here),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # no worker opens a store, which would listen on every interface
+        "PLUMBLINE_AGENT": str(os.getpid()),
+    }
+
+
+def loopback() -> str:
+    """The name of the interface that stays on this machine: `lo`."""
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+
+
+def watch(workers: list[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended well, or one has not."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        if failed := [code for code in codes if code]:
+            return KILLED if -signal.SIGKILL in failed else 1
+        if None not in codes:
+            return 0
+        time.sleep(POLL_SECONDS)
+
+
+def end(workers: list[subprocess.Popen[bytes]]) -> None:
+    """Stop those that still run."""
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + TO_END
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
 """A training stage in several processes. The parent, which is this process, plans, locks and publishes without torch.
 
-Its child is an agent (`agent.py`), which starts a worker (`worker.py`) per process with torch's elastic launcher and
-stops them all when one dies. A worker is given the stage's resolved configuration in a file; it never composes, plans
-or locks. The agent inherits the lock of the node: where the parent is killed, the node stays locked until all have
-ended. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
+Its child is an agent (`agent.py`), which starts a worker (`worker.py`) per process and stops them all when one dies. A
+worker is given the stage's resolved configuration in a file; it never composes, plans or locks. The agent inherits the
+lock of the node: where the parent is killed, the node stays locked until all have ended, and the next command takes
+what they made. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
 """
 
+import json
 import logging
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stages.config.errors import UserError
+from stages.config.errors import UserError, full_disk
 from stages.config.schema import Launch, Training
-from stages.store.kept import having, load_json, note, recall
+from stages.store.kept import having, note, recall
 from stages.store.node import Node, in_order
 from stages.store.store import Store, read_manifest
-from stages.store.work import SCRATCH, Work, read_point
+from stages.store.work import CURVES, SCRATCH, Work, read_point
 
 log = logging.getLogger(__name__)
 
 JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
+FINISHED = having("metrics", "warnings")  # what a result has
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300  # between two nodes of the graph, and for node 0 to begin
 KILLED = 137  # an agent's exit code, as a shell gives it for SIGKILL
@@ -54,9 +57,6 @@ def execute(
     if stage is not None:
         return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
     scratch = work / SCRATCH
-    (scratch / RESULT).unlink(missing_ok=True)
-    for failure in scratch.glob(f"{FAILURES}/*.json"):
-        failure.unlink()
     job = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
@@ -65,13 +65,25 @@ def execute(
         "out": str(work.path.resolve()),
         "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
     }
-    note(scratch / JOB, job)
-    code = run_agent(scratch / JOB, launch.node_rank, work, listen)
-    if code != 0 or not (scratch / RESULT).exists():
-        raise failure_of(scratch, code)
-    result = load_json(scratch / RESULT, having("metrics", "warnings"))
+    job = json.loads(json.dumps(job))  # as it is read again
+    result = recall(scratch / RESULT, FINISHED) if recall(scratch / JOB, having()) == job else None
+    if result:
+        log.info("%s: the processes of a parent that was killed have finished it.", node)
+    else:
+        begin(scratch, job)
+        code = run_agent(scratch / JOB, launch.node_rank, work, listen)
+        result = recall(scratch / RESULT, FINISHED)
+        if code != 0 or result is None:
+            raise failure_of(scratch, code)
     work.warnings += result["warnings"]
     return result["metrics"]  # type: ignore[no-any-return]
+
+
+def begin(scratch: Path, job: dict[str, Any]) -> None:
+    """Write down the job, after what an earlier one left is gone: from now on a result is this job's."""
+    for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json")):
+        left.unlink(missing_ok=True)
+    note(scratch / JOB, job)
 
 
 def run_agent(job: Path, node_rank: int, work: Work | None = None, listen: Callable[..., None] | None = None) -> int:
@@ -79,12 +91,12 @@ def run_agent(job: Path, node_rank: int, work: Work | None = None, listen: Calla
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the descriptor of the node's lock is inheritable, and stays locked as long as the agent lives.
     process = subprocess.Popen(command, close_fds=False)
-    told = (work / "curves.jsonl").stat().st_size if work and (work / "curves.jsonl").exists() else 0
+    told = (work / CURVES).stat().st_size if work and (work / CURVES).exists() else 0
     try:
         while True:
             code = process.poll()
             if work and listen:
-                told = pass_on(work / "curves.jsonl", told, listen)
+                told = pass_on(work / CURVES, told, listen)
             if code is not None:
                 return code
             time.sleep(POLL_SECONDS)
@@ -101,11 +113,25 @@ def pass_on(curves: Path, told: int, listen: Callable[..., None]) -> int:
     with open(curves, "rb") as file:
         file.seek(told)
         new = file.read()
-    whole = new[: new.rfind(b"}") + 1]
+    whole = new[: new.rfind(b"\n") + 1]
     for line in whole.splitlines():
         if point := read_point(line):
             listen({k: v for k, v in point.items() if k != "step"}, point["step"])
     return told + len(whole)
+
+
+def leave(scratch: Path, rank: int, error: BaseException) -> None:
+    """Of a child: leave what went wrong for the parent to tell."""
+    mendable = str(error) if isinstance(error, UserError) else full_disk(error)
+    told = {
+        "rank": rank,
+        "time": time.time(),
+        "mendable": mendable is not None,
+        "message": mendable,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    (scratch / FAILURES).mkdir(exist_ok=True)
+    note(scratch / FAILURES / f"{rank}.json", told)
 
 
 def failure_of(scratch: Path, code: int) -> Exception:

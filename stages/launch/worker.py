@@ -10,17 +10,14 @@ import logging
 import os
 import signal
 import sys
-import time
-import traceback
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 
-from stages.config.errors import UserError, full_disk
 from stages.hardware import machine, process
-from stages.launch.processes import FAILURES, RESULT
-from stages.store import kept
+from stages.launch.processes import RESULT, leave
+from stages.store.kept import note, sync
 from stages.store.work import SCRATCH, Work
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -39,11 +36,14 @@ def main(job_file: Path) -> None:
     try:
         metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, work)
     except BaseException as error:
-        note(work, rank, error)
+        leave(work / SCRATCH, rank, error)
         raise SystemExit(1) from error
     if rank == 0:
         metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
-        kept.note(work / SCRATCH / RESULT, {"metrics": metrics, "warnings": work.warnings})
+        for product in work.path.rglob("*"):  # a result stands for whole products, also where nobody publishes them
+            if SCRATCH not in product.relative_to(work).parts:
+                sync(product)
+        note(work / SCRATCH / RESULT, {"metrics": metrics, "warnings": work.warnings})
 
 
 def die_with_agent() -> None:
@@ -51,21 +51,8 @@ def die_with_agent() -> None:
     agent holds, says that no one is working (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def note(work: Work, rank: int, error: BaseException) -> None:
-    """Leave what went wrong for the parent to tell."""
-    folder = work / SCRATCH / FAILURES
-    folder.mkdir(exist_ok=True)
-    mendable = str(error) if isinstance(error, UserError) else full_disk(error)
-    told = {
-        "rank": rank,
-        "time": time.time(),
-        "mendable": mendable is not None,
-        "message": mendable,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    kept.note(folder / f"{rank}.json", told)
+    if os.getppid() != int(os.environ["PLUMBLINE_AGENT"]):  # it ended before the kernel knew
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import gguf
 import numpy as np
 from gguf.quants import QuantError, quantize
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.contract import GOLDEN
-from stages.models.loading import load_model, load_tokenizer
+from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 TYPES = {
@@ -42,7 +42,7 @@ def write(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
         UserError: for an architecture or a tokenizer that is not written, and where the file would be read as
             something else than the folder.
     """
-    config = AutoConfig.from_pretrained(model, local_files_only=True)
+    config = load_config(model)
     if config.model_type not in ARCHITECTURES:
         raise UserError(
             f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}. "
@@ -182,14 +182,13 @@ def without_markers(template: str) -> str:
 
 def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Read the file with transformers and refuse it unless its shape and its tokens are those of the folder."""
-    options = {"gguf_file": file.name, "local_files_only": True}
-    ours, theirs = config.to_dict(), AutoConfig.from_pretrained(file.parent, **options).to_dict()
+    found, read = describe_gguf(file)
+    ours, theirs = config.to_dict(), found.to_dict()
     for key in SHAPE:
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"GGUF would lose {key}: the model has {ours.get(key)}, the file is read as {theirs.get(key)}."
             )
-    read = AutoTokenizer.from_pretrained(file.parent, **options)
     if tokenized(read) != tokenized(tokenizer):
         raise UserError("GGUF would change the tokenizer: what is read from the file gives other tokens.")
 

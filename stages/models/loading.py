@@ -1,7 +1,10 @@
 """Models and tokenizers on disk and on devices: the only place that loads and saves them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -10,12 +13,20 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
+from stages.models import safe_folder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+# Without the second, transformers asks on the terminal whether to run a folder's code.
+AS_IT_IS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 def device_of(name: str) -> torch.device:
@@ -27,13 +38,19 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+def load_config(folder: Path) -> PretrainedConfig:
+    safe_folder.check(folder)
+    return AutoConfig.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-any-return]
+    safe_folder.check(folder)
+    return AutoTokenizer.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
 
 
 def embedding_rows(folder: Path) -> int:
     """How many tokens the embedding of a model folder has rows for."""
-    return int(AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().vocab_size)
+    return int(load_config(folder).get_text_config().vocab_size)
 
 
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
@@ -41,13 +58,14 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
 
     nf4 holds the linear layers but the head in 4 bits with double quantisation (arXiv:2305.14314), the rest in fp32.
     """
+    safe_folder.check(folder)
     device = device or torch.device("cpu")
     options: dict[str, Any] = {"dtype": torch.bfloat16 if weights is Weights.bf16 else torch.float32}
     if weights is Weights.nf4:
         options["quantization_config"] = four_bits()
         options["device_map"] = {"": device}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **AS_IT_IS, **options)
     except (SafetensorError, OSError, ValueError, ImportError) as error:
         raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
     if weights is not Weights.nf4:
@@ -59,6 +77,42 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
             # With AVX512-BF16 this layer scores in bf16 and trains in fp32: policy and reference would differ.
             module.support_avx512bf16_for_cpu = False
     return model.eval()  # type: ignore[no-any-return]
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> "PeftModel":
+    """The model with an adapter from a folder of safetensors over it."""
+    from peft import PeftModel  # takes a second; who only asks a model needs none of it
+
+    safe_folder.check(folder, adapter=True)
+    if not (folder / "adapter_model.safetensors").exists():
+        raise UserError(f"{folder} holds no adapter_model.safetensors. Convert the adapter to safetensors.")
+    return PeftModel.from_pretrained(  # type: ignore[no-any-return]
+        model, folder, is_trainable=trainable, local_files_only=True
+    )
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[dict[str, Any]]:
+    """What a GGUF file is loaded with: from a folder that holds nothing else. transformers would also read a config, a
+    template or an adapter that lies beside the file, and no fingerprint knows of those."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / file.name).symlink_to(file.resolve())
+        yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name, **AS_IT_IS}
+
+
+def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Weights, dequantised to fp32, and tokenizer of a GGUF file. A broken one makes its readers raise anything."""
+    with alone(file) as place:
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        model = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **place)
+    model.config.name_or_path = ""
+    return model, tokenizer
+
+
+def describe_gguf(file: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Config and tokenizer as they are read from a GGUF file."""
+    with alone(file) as place:
+        return AutoConfig.from_pretrained(**place), AutoTokenizer.from_pretrained(**place)
 
 
 def sampled_as(precision: Precision) -> Weights:

@@ -7,6 +7,8 @@ prompt.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -207,6 +209,25 @@ def lay_out(model: PreTrainedModel) -> bool:
     if not layout.seen:
         model.set_attn_implementation(before)
     return layout.seen
+
+
+@contextmanager
+def padded_anywhere(model: PreTrainedModel) -> Iterator[None]:
+    """Around forwards whose rows may be padded on the left: transformers makes masks for its own attention only, which
+    is what the model then has, whether or not it was laid out before."""
+    laid_out = attention_of(model) == ATTENTION
+    if laid_out:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if laid_out:
+            model.set_attn_implementation(ATTENTION)
+
+
+def reads_packed(model: PreTrainedModel) -> bool:
+    """Whether `pack_pairs` or `pack_segments` changed what the model reads: it completes no prompts any more."""
+    return bool(model.base_model.forward.__module__ == __name__)
 
 
 def pack_pairs(model: PreTrainedModel) -> bool:

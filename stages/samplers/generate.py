@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from stages.models.loading import device_of, load_model, sampled_as
+from stages.models.packing import padded_anywhere, reads_packed
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
@@ -51,6 +52,10 @@ class GenerateSampler(Sampler):
         rows: int,
         streamer: BaseStreamer | None = None,
     ):
+        if reads_packed(model):
+            raise ValueError("this model reads packed rows; load it again to complete prompts with it")
+        # Of the model's own settings (a repetition penalty, beams) none counts, here as in `hf`.
+        model.generation_config = GenerationConfig()
         self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows
         self.streamer = streamer
 
@@ -74,16 +79,17 @@ class GenerateSampler(Sampler):
             ids[i, width - len(request.token_ids) :] = torch.tensor(request.token_ids)
             mask[i, width - len(request.token_ids) :] = 1
         drawn = Drawn([Draw(request, index) for request, index in candidates], self.top_p)
-        self.model.generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            do_sample=False,
-            max_new_tokens=self.limit,
-            eos_token_id=self.stops,
-            pad_token_id=self.stops[0],
-            logits_processor=LogitsProcessorList([drawn]),
-            streamer=self.streamer,
-        )
+        with padded_anywhere(self.model):
+            self.model.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                do_sample=False,
+                max_new_tokens=self.limit,
+                eos_token_id=self.stops,
+                pad_token_id=self.stops[0],
+                logits_processor=LogitsProcessorList([drawn]),
+                streamer=self.streamer,
+            )
         for i in range(len(candidates)):
             tokens = [step[i] for step, _ in drawn.chosen]
             ends = [t for t, token in enumerate(tokens) if token in self.stops]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.config.errors import UserError
+from stages.store import whole
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +73,7 @@ def recall(path: Path, shape: Callable[[Any], T]) -> T | None:
 
 def note(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
-    draft.write_text(json.dumps(value), encoding="utf-8")
-    draft.replace(path)
+    whole.write(path, json.dumps(value))
 
 
 def set_aside(path: Path, reason: object) -> None:

@@ -8,7 +8,6 @@ project; the store keeps its bytes under their SHA-256, and those are what is ru
 import hashlib
 import importlib
 import inspect
-import os
 import re
 import sys
 import traceback
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 
 from stages.config.errors import UserError
 from stages.config.schema import ROOT, Own
+from stages.store import whole
 
 Kind = TypeVar("Kind")
 COPY = "own.py"  # of the user's file, in the node
@@ -79,9 +79,7 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
     kept = folder / f"{digest}.py"
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_suffix(f".{os.getpid()}")
-        draft.write_bytes(content)
-        draft.replace(kept)
+        whole.write(kept, content)
     return kept, digest
 
 

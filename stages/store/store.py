@@ -18,7 +18,7 @@ from typing import Any
 
 from stages.config.choices import Target
 from stages.config.errors import UserError, full_disk
-from stages.store import locks
+from stages.store import locks, whole
 from stages.store.digests import digests
 from stages.store.kept import (
     NODE,
@@ -152,18 +152,23 @@ class Store:
         return locks.is_held(self.lock_file(stage, fingerprint))
 
     @contextmanager
-    def claim(self, node: Node) -> Iterator[Path | None]:
-        """Hold the node's lock and yield its partial folder, or None where another process has published it."""
+    def lock(self, stage: str, name: str) -> Iterator[None]:
+        """Hold a lock of the kernel's, after whoever has it now. A node's is under its stage and fingerprint."""
         try:
-            self.partial(node).parent.mkdir(parents=True, exist_ok=True)
-            descriptor = locks.opened(self.lock_file(node.stage, node.fingerprint))
+            descriptor = locks.opened(self.lock_file(stage, name))
         except OSError as error:
             if full_disk(error):
                 raise
             raise UserError(
                 f"cannot write to {self.root}: {error.strerror}. Set outputs=FOLDER to another."
             ) from error
-        with locks.held(descriptor, str(node)):
+        with locks.held(descriptor, f"{stage} {name}"):
+            yield
+
+    @contextmanager
+    def claim(self, node: Node) -> Iterator[Path | None]:
+        """Hold the node's lock and yield its partial folder, or None where another process has published it."""
+        with self.lock(node.stage, node.fingerprint):
             if read_manifest(self.partial(node)):
                 self._rename(node)  # complete but for the last step
             yield None if self.find(node) else self._begin(node)
@@ -245,10 +250,7 @@ class Store:
     def _link(self, node: Node) -> None:
         latest = self.root / "latest" / node.stage
         latest.parent.mkdir(parents=True, exist_ok=True)
-        fresh = latest.with_name(f".{node.stage}-{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(Path("..") / node.stage / node.fingerprint)
-        os.replace(fresh, latest)
+        whole.link(latest, Path("..") / node.stage / node.fingerprint)
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
         """Every published node of a stage that can be read, oldest first."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not published
+CURVES = "curves.jsonl"
 
 
 class Work(os.PathLike[str]):
@@ -24,6 +26,8 @@ class Work(os.PathLike[str]):
 
     def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None], main: bool = True):
         self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
+        if main:
+            drop_torn(self / CURVES)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -35,8 +39,10 @@ class Work(os.PathLike[str]):
         """Append metrics to `curves.jsonl` and hand them to the tracker. After a resume a step may come again."""
         if not self.main:
             return
-        with open(self / "curves.jsonl", "a") as curves:
-            curves.write("\n" + json.dumps({"step": step, **metrics}))  # a line cut off by a kill stays alone
+        point = {"step": step, **metrics}
+        strict = {k: v if math.isfinite(v) else None for k, v in point.items()}  # JSON knows no NaN
+        with open(self / CURVES, "a") as curves:
+            curves.write(json.dumps(strict, allow_nan=False) + "\n")
         self._listener(metrics, step)
 
     def warn(self, message: str) -> None:
@@ -49,7 +55,7 @@ class Work(os.PathLike[str]):
 def read_curves(node: Path) -> list[dict[str, Any]]:
     """The points of `curves.jsonl` by step; where a resume logged a step again, the later point counts."""
     points: dict[tuple[int, bool], dict[str, Any]] = {}
-    path = node / "curves.jsonl"
+    path = node / CURVES
     for line in path.read_bytes().splitlines() if path.exists() else []:
         if point := read_point(line):
             points[point["step"], any(k.startswith("eval_") for k in point)] = point
@@ -60,9 +66,16 @@ def read_point(line: bytes) -> dict[str, Any] | None:
     """A line of `curves.jsonl`; None for one that is empty, that a kill cut off, or that is no point."""
     try:
         point = json.loads(line)
-        return point if isinstance(point["step"], int) else None
-    except (ValueError, TypeError, LookupError):
+        return {k: v for k, v in point.items() if v is not None} if isinstance(point["step"], int) else None
+    except (ValueError, TypeError, LookupError, AttributeError):
         return None
+
+
+def drop_torn(lines: Path) -> None:
+    """Cut off the end of a file in JSON lines that an attempt left unfinished: it would tear the next line, too."""
+    if lines.exists():
+        content = lines.read_bytes()
+        os.truncate(lines, content.rfind(b"\n") + 1)
 
 
 class Progress:

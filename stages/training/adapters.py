@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.config.schema import LoRA
+from stages.models.loading import load_adapter
 
 ALL_LINEAR = "all-linear"
 
@@ -40,7 +41,7 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int) -> PeftModel:
 
 def attach_trained(model: PreTrainedModel, adapter: Path) -> PeftModel:
     """Put an adapter over the weights that it was trained over, so that its training goes on."""
-    return PeftModel.from_pretrained(model, adapter, is_trainable=True)  # type: ignore[no-any-return]
+    return load_adapter(model, adapter, trainable=True)
 
 
 def keep_fp32(model: PeftModel) -> None:
@@ -55,7 +56,7 @@ def merge(model: PreTrainedModel, held: Weights, adapter: Path) -> PreTrainedMod
     """The model with the adapter added to its weights; 4-bit weights are dequantised to fp32 before that."""
     if held is Weights.nf4:
         model = model.dequantize(torch.float32)
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    return load_adapter(model, adapter).merge_and_unload(safe_merge=True)
 
 
 def name_lower(adapter: Path, frozen: Path) -> None:

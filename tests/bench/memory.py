@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-from stages.cli.compose import environment
-from stages.hardware import memory, model_shape
+from stages.hardware import memory, model_shape, process
 from stages.hardware.machine import resolve_precision
 from stages.hardware.model_shape import Shape
 from stages.pipeline.graph import graph
@@ -92,5 +91,5 @@ def row_tokens(node: Node, store: Store) -> float:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    environment()
+    process.prepare()
     main(sys.argv[1:])

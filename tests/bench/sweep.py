@@ -15,7 +15,7 @@ import time
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from stages.cli.compose import environment
+from stages.hardware import process
 from tests.cli.test_sweep import LAUNCHERS
 from tests.helpers import ROOT
 
@@ -48,7 +48,7 @@ def timed(overrides: list[str]) -> float:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    environment()
+    process.prepare()
     words = sys.argv[1:]
     chosen = words.pop(0).split(",") if words and "=" not in words[0] else list(LAUNCHERS)
     main(chosen, words or TINY)

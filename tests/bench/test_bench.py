@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: what they call an operation of the model, and where a step's time went."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from stages.models.scoring import add_scoring
 from tests.bench import flops, profiling
 from tests.bench.chain import PROFILED, Clock
 from tests.bench.flops import Run
-from tests.helpers import Chain
+from tests.helpers import ROOT, Chain
 
 LENGTH, PROMPT = 24, 10
+BENCHMARKS = sorted(path.stem for path in (ROOT / "tests" / "bench").glob("*.py") if "test" not in path.stem)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_finds_what_it_imports(name: str) -> None:
+    importlib.import_module(f"tests.bench.{name}")
 
 
 def scored_pair(folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:

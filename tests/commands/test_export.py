@@ -2,11 +2,13 @@
 
 import base64
 import json
+import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -38,7 +40,7 @@ from stages.config.errors import UserError
 from stages.models import contract, gguf_file
 from stages.models.loading import load_model, load_tokenizer
 from stages.store.pinning import locate
-from tests.helpers import TINY, Chain, command, inside, refused, settings
+from tests.helpers import TINY, Chain, build, command, inside, refused, settings
 
 SHAPE = {
     "hidden_size": 64,
@@ -122,6 +124,29 @@ def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
     assert (theirs.eos_token_id, theirs.pad_token_id) == (ours.eos_token_id, ours.pad_token_id)
     jinja2.Environment().parse(theirs.chat_template)  # no tag of transformers' own is left
     assert torch.equal(logits(read(file)), logits(load_model(folder / "model")))
+
+
+def exported(root: Path, start: Any) -> None:
+    start.wait()
+    build(root, "stage=export", "export.dtype=f16")
+
+
+def test_two_exports_of_one_model_at_once_both_end_well(chain: Chain) -> None:
+    alone = inside(*TINY, f"outputs={chain.root}", "stage=export", "export.dtype=f16")
+    assert alone.returncode == 0, alone.stderr
+    [file] = (chain.root / "export").iterdir()
+    before = file.read_bytes()
+    file.unlink()
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(2)
+    pair = [context.Process(target=exported, args=(chain.root, start)) for _ in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join()
+    assert [process.exitcode for process in pair] == [0, 0]
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+    assert file.read_bytes() == before
 
 
 @pytest.mark.slow

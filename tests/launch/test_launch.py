@@ -1,9 +1,11 @@
 """Training in several processes, for real: the same result as in one, errors that are read, locks that hold."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from stages.cli import constraints
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
+from stages.launch import agent
 from stages.launch import processes as parent
 from stages.store.store import Store
 from stages.store.work import SCRATCH
@@ -72,9 +75,9 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
     for name, value in manifest["metrics"].items():
         if isinstance(value, float):
             assert together["metrics"][name] == pytest.approx(value, abs=1e-5), name
-    points = [json.loads(line) for line in (chain.root / "alone" / "curves.jsonl").read_text().split("\n") if line]
-    again = (chain.folder(stage, *UNEVEN) / "curves.jsonl").read_text().split("\n")
-    for ours, theirs in zip([json.loads(line) for line in again if line], points, strict=True):
+    points = [json.loads(line) for line in (chain.root / "alone" / "curves.jsonl").read_text().splitlines()]
+    again = (chain.folder(stage, *UNEVEN) / "curves.jsonl").read_text().splitlines()
+    for ours, theirs in zip([json.loads(line) for line in again], points, strict=True):
         assert ours["step"] == theirs["step"]
         for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/accuracies", "entropy", "num_tokens"):
             assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), (name, ours["step"])
@@ -133,26 +136,90 @@ def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
     assert all(torch.allclose(alone[name], resumed[name], atol=1e-5, rtol=0) for name in alone)
 
 
-def test_a_killed_parent_leaves_the_node_locked_until_its_children_end(chain: Chain) -> None:
+def listening(processes: list[int]) -> set[str]:
+    """The addresses on which these processes wait for connections, as /proc writes them."""
+    sockets = set()
+    for pid in processes:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and rest[5] in sockets:  # LISTEN
+                found.add(local.partition(":")[0])
+    return found
+
+
+IPV4_HERE, IPV6_HERE = "0100007F", "00000000000000000000000001000000"  # 127.0.0.1 and ::1
+
+
+def test_a_killed_parent_leaves_its_work_to_the_next_command(chain: Chain) -> None:
+    """The children go on under the node's lock, and are heard on this machine alone. What they made is taken."""
     without(chain, "sft")
     store, node = Store(chain.root), nodes(chain.root)["sft"]
     partial = store.partial(node)
-    parent = subprocess.Popen(
-        [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", *TWO, "sft.runtime.save_steps=8"],
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    line = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", *TWO, "sft.runtime.save_steps=8"]
+    parent = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_for(lambda: list((partial / SCRATCH).glob("checkpoints/*/complete.json")))
+    agents, workers = (running(f"stages.launch.{who} {partial}") for who in ("agent", "worker"))
+    addresses = listening([parent.pid, *agents, *workers])
     parent.kill()
     parent.wait()
-    workers = running(f"stages.launch.worker {partial}")
-    assert len(workers) == 2, "the children go on"
+    assert IPV4_HERE in addresses and addresses <= {IPV4_HERE, IPV6_HERE}
+    assert (len(agents), len(workers)) == (1, 2), "the children go on"
     assert store.is_locked("sft", node.fingerprint)
-    for agent in running(f"stages.launch.agent {partial}"):
-        os.kill(agent, signal.SIGKILL)
+    ran = command(*line[2:])
+    assert ran.returncode == 0, ran.stderr
+    assert "waiting" in ran.stdout and "of a parent that was killed have finished it" in ran.stdout
+    assert "loss" not in ran.stderr, "nobody trains again"
+    made = chain.manifest("sft")
+    assert made["metrics"]["processes"] == 2 and len(made["attempts"]) == 2
+    assert not partial.exists() and not store.is_locked("sft", node.fingerprint)
+
+
+def test_a_result_of_another_job_is_not_taken(chain: Chain, tmp_path: Path) -> None:
+    without(chain, "sft")
+    store, node = Store(chain.root), nodes(chain.root, *TWO)["sft"]
+    scratch = store.partial(node) / SCRATCH
+    with store.claim(node):
+        (scratch / parent.JOB).write_text("{}")
+        (scratch / parent.RESULT).write_text(json.dumps({"metrics": {"summary": "another's"}, "warnings": []}))
+    build(chain.root, "stage=sft", *TWO)
+    assert chain.manifest("sft")["metrics"]["processes"] == 2
+
+
+def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
+    without(chain, "sft")
+    store, node = Store(chain.root), nodes(chain.root)["sft"]
+    partial = store.partial(node)
+    line = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=sft", *TWO]
+    parent = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(running(f"stages.launch.worker {partial}")) == 2)
+    parent.kill()
+    parent.wait()
+    for pid in running(f"stages.launch.agent {partial}"):
+        os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not running(f"stages.launch.worker {partial}"), 10)  # nobody works without the lock
     wait_for(lambda: not store.is_locked("sft", node.fingerprint), 10)
+
+
+@pytest.mark.parametrize(
+    ("rendezvous", "told"),
+    [
+        ("this-host-is-nowhere.invalid:29477", "node 0 cannot listen there"),
+        ("192.0.2.1:29477", "node 0 cannot listen there"),
+        ("node-0:0", "which no other reaches"),
+    ],
+)
+def test_where_nodes_cannot_meet_is_told(rendezvous: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine's own name often leads to itself alone."""
+    found = socket.getaddrinfo
+    own = lambda host, *rest, **options: found("127.0.1.1" if host == "node-0" else host, *rest, **options)
+    monkeypatch.setattr(socket, "getaddrinfo", own)
+    with pytest.raises(UserError, match=told):
+        agent.meeting_point(rendezvous, 0)
 
 
 def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:

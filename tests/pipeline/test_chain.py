@@ -243,6 +243,25 @@ def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
     assert Store(chain.root).find(nodes(chain.root)["report"]) is not None
 
 
+def test_gc_that_was_killed_leaves_nothing_that_the_next_does_not_find(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(chain.root, "stage=pairs", "pairs.min_margin=0.7")
+    idle = chain.folder("pairs", "pairs.min_margin=0.7")
+    build(chain.root, "stage=pairs")
+
+    def killed(folder: Path, **_: object) -> None:
+        if folder.exists():
+            (folder / "manifest.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        build(chain.root, "stage=gc", "gc.remove=true")
+    build(chain.root, "stage=gc", "gc.remove=true")
+    assert not list(idle.parent.glob(f"{idle.name}*"))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a tensor"])
 def test_truncated_weights_are_told_in_one_line(content: bytes, chain: Chain, tmp_path: Path) -> None:
     folder = tmp_path / "mine"

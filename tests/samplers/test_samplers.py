@@ -1,7 +1,9 @@
 """The sampler: equal to transformers' own generation where both are defined, and independent of batch and order."""
 
+import copy
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ from transformers import (
 
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.models.packing import only_attends
+from stages.models.packing import only_attends, pack_pairs, pack_segments
 from stages.samplers.drawing import gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
@@ -112,6 +114,34 @@ def test_generate_draws_the_same(built: Path) -> None:
         for a, b in zip(ours[request.id], theirs[request.id], strict=True):
             assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
             assert a.logprob == pytest.approx(b.logprob, abs=1e-4)  # up to 12 tokens in fp32
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_generate_draws_the_same_from_a_model_that_was_used_before(name: str) -> None:
+    """Laid out for packed rows by the other sampler, and with settings of its own for `generate`."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[name]().eval()
+    requests = [Request(f"{i:04x}", [], ids, [0.9, 0.0], 0) for i, ids in enumerate(prompts(12))]
+    fresh = complete(copy.deepcopy(model), requests, rows=5, kind=GenerateSampler)
+    complete(model, requests[:1], rows=2)
+    model.generation_config.repetition_penalty = 5.0
+    used = complete(model, requests, rows=5, kind=GenerateSampler)
+    ours = complete(model, requests, rows=5)
+    for request in requests:
+        for a, b, c in zip(fresh[request.id], used[request.id], ours[request.id], strict=True):
+            assert a.token_ids == b.token_ids == c.token_ids
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("pack", [pack_pairs, pack_segments])
+@pytest.mark.parametrize("kind", [GenerateSampler, HFSampler])
+def test_a_model_that_reads_packed_rows_completes_no_prompts(
+    kind: type[Sampler], pack: Callable[[PreTrainedModel], bool]
+) -> None:
+    model = ARCHITECTURES["llama"]().eval()
+    assert pack(model)
+    with pytest.raises(ValueError, match="reads packed rows"):
+        complete(model, [Request("aa", [], [5, 6], [0.0], 0)], rows=1, kind=kind)
 
 
 def test_a_model_with_a_state_of_its_own_is_left_to_generate() -> None:

@@ -1,6 +1,8 @@
 """The store: fingerprints, publishing, locks. Real processes are killed."""
 
 import json
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,10 +15,10 @@ import pytest
 
 from stages.config.schema import ROOT
 from stages.pipeline.graph import VERSIONS
-from stages.store import pinning
+from stages.store import pinning, whole
 from stages.store.node import Node
 from stages.store.store import Store
-from stages.store.work import SCRATCH, Work
+from stages.store.work import SCRATCH, Work, read_curves
 from tests.helpers import nodes, settings
 
 
@@ -69,6 +71,29 @@ def test_a_changed_file_is_seen_although_digests_are_remembered(tmp_path: Path) 
     file.write_text("b")
     os.utime(file, ns=(1, 1))
     assert pinning.digest(file, cache) != before
+
+
+def writes(file: Path, content: str, times: int) -> None:
+    for _ in range(times):
+        whole.write(file, content)
+        whole.link(file.with_name("link"), Path(file.name))
+
+
+def test_files_that_several_processes_write_are_whole_at_any_moment(tmp_path: Path) -> None:
+    """Digests, links, pages: what stands outside the nodes has no lock."""
+    file, contents = tmp_path / "page.html", ["a" * 2_000_000, "b" * 1_000_000]
+    whole.write(file, contents[0])
+    whole.link(tmp_path / "link", Path(file.name))
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=writes, args=(file, content, 30)) for content in contents]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert (tmp_path / "link").read_text() in contents
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert {p.name for p in tmp_path.iterdir()} == {"page.html", "link"}
 
 
 def test_publishing_leaves_a_whole_node_and_no_scratch(tmp_path: Path) -> None:
@@ -171,6 +196,28 @@ def test_a_killed_builder_frees_its_node_unless_a_child_lives_on(child: bool, tm
         waited = time.monotonic() - killed
         assert folder is not None
     assert (waited > 2) == child
+
+
+def test_curves_are_strict_json_lines_also_after_a_kill_within_one(tmp_path: Path) -> None:
+    def strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    told = []
+    work = Work(tmp_path, lambda metrics, step: told.append(metrics))
+    work.log({"loss": 1.0, "entropy": math.nan}, 1)
+    work.log({"loss": 0.5}, 2)
+    file = tmp_path / "curves.jsonl"
+    whole = file.read_bytes()
+    for torn in (whole[:-1], whole[:-9], whole[: whole.index(b"\n") + 2]):
+        file.write_bytes(torn)
+        Work(tmp_path, lambda *_: None, main=False)  # another process of the same training
+        assert file.read_bytes() == torn
+        Work(tmp_path, lambda *_: None).log({"loss": 0.25}, 2)
+        first, second, rest = file.read_bytes().split(b"\n")
+        points = [json.loads(line, parse_constant=strict) for line in (first, second)]
+        assert points == [{"step": 1, "loss": 1.0, "entropy": None}, {"step": 2, "loss": 0.25}] and not rest
+        assert read_curves(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25}]
+    assert math.isnan(told[0]["entropy"]), "the tracker may know it"
 
 
 def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:

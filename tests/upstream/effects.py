@@ -8,7 +8,6 @@ import contextlib
 import copy
 import json
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,7 +38,6 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from peft import PeftModel
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AttentionInterface,
@@ -681,33 +679,18 @@ def weights_are_rounded_once(parts: Parts) -> None:
 
 
 @effect(
-    "torch.distributed.launcher.api:elastic_launch",
-    put(ChildFailedError, "failures", property(lambda self: {}, nothing)),
+    "torch.distributed:rendezvous meets in the store of TORCHELASTIC_USE_AGENT_STORE",
+    put(sys.modules["torch.distributed.rendezvous"], "TCPStore", lambda **options: torch.distributed.HashStore()),
 )
-def a_killed_process_is_told_by_its_exit_code(parts: Parts) -> None:
-    caught = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    }
-    config = agent.LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=1,
-        run_id="seam",
-        rdzv_backend="c10d",
-        rdzv_endpoint=agent.LOCAL,
-        rdzv_configs={},
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    try:
-        with pytest.raises(ChildFailedError) as failed:
-            agent.elastic_launch(config, sys.executable)(
-                "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-            )
-    finally:
-        for number, handler in caught.items():
-            signal.signal(number, handler)
-    assert [f.exitcode for f in failed.value.failures.values()] == [-signal.SIGKILL]
+def a_worker_meets_the_others_in_the_store_of_the_agent(parts: Parts) -> None:
+    host, port, ours = agent.meeting_point(agent.LOCAL, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in agent.common_environment(host, port, 1, 1).items():
+            patch.setenv(name, value)
+        patch.setenv("RANK", "0")
+        theirs, *_ = next(torch.distributed.rendezvous("env://"))
+    theirs.set("met", "here")
+    assert ours.check(["met"])
 
 
 # Hydra, OmegaConf, yaml

@@ -328,11 +328,10 @@ SEAMS = [
         "selective checkpointing rounds every weight twice",
     ),
     Seam(
-        "torch.distributed.launcher.api:elastic_launch",
+        "torch.distributed:rendezvous meets in the store of TORCHELASTIC_USE_AGENT_STORE",
         ("launch/agent.py",),
-        "called: it starts the processes of a training, and says how they ended",
-        "launch=ddp, fsdp and zero3 do not start, or a killed worker is told as a bug",
-        takes="config, entrypoint",
+        "the agent has the store of all workers, and it listens on one address alone",
+        "launch=ddp, fsdp and zero3 do not start: a worker wants the port that the agent has",
     ),
     # Hydra, OmegaConf, yaml
     Seam(

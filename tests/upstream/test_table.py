@@ -30,15 +30,15 @@ DOCUMENTED = set(
     "numpy.typing omegaconf omegaconf.errors packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
     "rich.console rich.table rich.text safetensors tokenizers tokenizers.decoders tokenizers.models "
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
-    "torch.distributed.elastic.multiprocessing.errors torch.nn.functional torch.nn.utils.rnn "
+    "torch.distributed torch.nn.functional torch.nn.utils.rnn "
     "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
     "transformers.integrations.sdpa_attention trl wandb yaml".split()
 )
 # Attributes of their objects that their documentation says may be set.
 SETTABLE = set(
     "activation_checkpointing gradient_checkpointing chat_template data decoder eos_token eos_token_id forward "
-    "last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits should_evaluate "
-    "sync_gradients caption caption_justify filters __file__".split()
+    "generation_config last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits "
+    "should_evaluate sync_gradients caption caption_justify filters __file__".split()
 )
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
 OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}

@@ -1,0 +1,181 @@
+"""A model's folder is read, never run: no code that it names, no pickled weights, nothing that lies beside a file."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.config.choices import GGUFType
+from stages.config.errors import UserError
+from stages.models import gguf_file, safe_folder
+from stages.models.loading import load_adapter, load_gguf, load_model
+from tests.helpers import ROOT, TINY, Chain, build, inside
+
+HOSTILE = """
+from pathlib import Path
+Path({marker!r}).touch()
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+class Config(LlamaConfig):
+    model_type = "of_its_own"
+class Model(LlamaForCausalLM):
+    config_class = Config
+class Tokenizer(PreTrainedTokenizerFast):
+    pass
+def generate(*args, **kwargs):
+    pass
+"""
+# Jinja that climbs from a string to a class that starts processes, if its renderer lets it.
+CLIMBING = (
+    "{% generation %}{% for c in ''.__class__.__mro__[1].__subclasses__() %}{% if c.__name__ == 'Popen' %}"
+    "{{ c(['touch', 'MARKER']) }}{% endif %}{% endfor %}{% endgeneration %}"
+)
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | changes))
+
+
+def of_config(folder: Path) -> None:
+    named = {"AutoConfig": "hostile.Config", "AutoModelForCausalLM": "hostile.Model"}
+    edit(folder / "config.json", auto_map=named, model_type="of_its_own")
+
+
+def of_tokenizer(folder: Path) -> None:
+    edit(
+        folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "hostile.Tokenizer"]}, tokenizer_class="X"
+    )
+
+
+def of_a_part(folder: Path) -> None:
+    edit(folder / "config.json", text_config={"auto_map": {"AutoConfig": "hostile.Config"}})
+
+
+def of_generation(folder: Path) -> None:
+    (folder / "custom_generate").mkdir()
+    shutil.copy(folder / "hostile.py", folder / "custom_generate" / "generate.py")
+
+
+def of_attention(folder: Path) -> None:
+    edit(folder / "config.json", _attn_implementation="someone/kernel")
+
+
+def of_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(CLIMBING.replace("MARKER", str(folder.parent / "ran")))
+
+
+def folder_with(built: Path, tmp_path: Path, change: Callable[[Path], None]) -> tuple[Path, Path]:
+    """The tiny base beside a module that leaves a file behind where it is run, changed; and that file."""
+    folder, marker = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(next((built / "base").glob("*/model")), folder)
+    (folder / "hostile.py").write_text(HOSTILE.format(marker=str(marker)))
+    change(folder)
+    return folder, marker
+
+
+def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
+    return (*TINY, f"outputs={tmp_path / 'outputs'}", "model.random_init=null", f"model.path={folder}", "stage=sft")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (of_config, "config.json: auto_map names code"),
+        (of_tokenizer, "tokenizer_config.json: auto_map names code"),
+        (of_a_part, "config.json: auto_map names code"),
+        (of_generation, "custom_generate: the model brings its own way to generate"),
+        (of_attention, "config.json: _attn_implementation=someone/kernel names code"),
+        (of_template, "it cannot render system, user and assistant: access to attribute"),
+    ],
+)
+def test_code_of_a_folder_is_not_run_though_a_y_is_typed(
+    change: Callable[[Path], None], told: str, built: Path, tmp_path: Path
+) -> None:
+    folder, marker = folder_with(built, tmp_path, change)
+    ran = inside(*of_folder(folder, tmp_path), "template=own", typed="y\n" * 50)
+    assert not marker.exists()
+    assert ran.returncode == 1
+    [line] = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert told in line and "[y/N]" not in ran.stdout + ran.stderr
+    assert not list((tmp_path / "outputs" / "sft").glob("*[!l]"))  # only a .partial
+
+
+def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
+    """As it would be typed: in a shell, in a process of its own."""
+    folder, marker = folder_with(built, tmp_path, of_config)
+    command = [sys.executable, str(ROOT / "run.py"), *of_folder(folder, tmp_path)]
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
+        ran = subprocess.run(command, cwd=ROOT, stdin=yes.stdout, capture_output=True, text=True, check=False)
+        yes.kill()
+    assert (ran.returncode, marker.exists()) == (1, False)
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {folder / 'config.json'}: auto_map names code")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("model.safetensors.index.json", {"weight_map": {"a": "weights.bin"}}, "weight_map names weights.bin"),
+        (
+            "model.safetensors.index.json",
+            {"weight_map": {"a": "../w.safetensors"}},
+            "weight_map names ../w.safetensors",
+        ),
+        ("model.safetensors.index.json", {"weight_map": {"a": 1}}, "weight_map names 1"),
+        ("config.json", {"transformers_weights": "adapter_model.bin"}, "transformers_weights names adapter_model.bin"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "an adapter, where a model is wanted"),
+        ("generation_config.json", None, "generation_config.json cannot be read as JSON"),
+    ],
+)
+def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
+    file: str, content: dict[str, Any] | None, told: str, chain: Chain, tmp_path: Path
+) -> None:
+    """The weights are pickled beside a dummy that passes for safetensors: torch would unpickle them."""
+    folder = chain.folder("base") / "model"
+    torch.save(load_file(folder / "model.safetensors"), folder / "weights.bin")
+    shutil.copy(folder / "weights.bin", folder / "adapter_model.bin")
+    shutil.move(folder / "model.safetensors", folder / "dummy.safetensors")
+    if content is None:
+        (folder / file).write_text("[" * 100_000)
+    else:
+        edit(folder / file, **{"metadata": {}} | content)
+    with pytest.raises(UserError) as refused:
+        load_model(folder)
+    assert f"{folder / file}" in str(refused.value) and told in str(refused.value)
+
+
+def test_an_adapter_is_read_from_safetensors_alone(chain: Chain) -> None:
+    build(chain.root, "stage=sft", "sft.adapter=lora")
+    folder = chain.folder("sft", "sft.adapter=lora") / "adapter"
+    weights = folder / "adapter_model.safetensors"
+    torch.save(load_file(weights), folder / "adapter_model.bin")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"holds no adapter_model\.safetensors"):
+        load_adapter(load_model(chain.folder("base") / "model"), folder)
+
+
+def test_what_lies_beside_a_gguf_file_is_not_read(built: Path, tmp_path: Path) -> None:
+    """transformers would: another template, say. The file's fingerprint does not know of it."""
+    file = tmp_path / "model.gguf"
+    gguf_file.write(next((built / "sft").glob("*/model")), file, GGUFType.f32, "a model")
+    _, before = load_gguf(file)
+    (tmp_path / "chat_template.jinja").write_text("something else")
+    (tmp_path / "hostile.py").write_text(HOSTILE.format(marker=str(tmp_path / "ran")))
+    of_tokenizer(tmp_path)
+    model, after = load_gguf(file)
+    assert after.chat_template == before.chat_template
+    assert after(" Größer als 3?").input_ids == before(" Größer als 3?").input_ids
+    assert not (tmp_path / "ran").exists() and not model.config.name_or_path
+
+
+def test_what_is_published_asks_for_no_code(built: Path) -> None:
+    folders = list(built.glob("*/*/model"))
+    assert {folder.parent.parent.name for folder in folders} >= {"base", "sft", "dpo"}
+    for folder in folders:
+        safe_folder.check(folder)
+        assert not list(folder.rglob("*.py"))
