@@ -17,8 +17,8 @@ from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 3, "data": 5, "sft": 6, "sample": 4, "label": 4, "pairs": 3, "reference": 6, "dpo": 6}
-VERSIONS |= {"answer": 5, "eval": 5, "report": 4}
+VERSIONS = {"base": 4, "data": 6, "sft": 7, "sample": 5, "label": 5, "pairs": 4, "reference": 7, "dpo": 7}
+VERSIONS |= {"answer": 6, "eval": 6, "report": 5}
 
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
 NEXT |= {"reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
