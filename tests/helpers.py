@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -34,7 +34,6 @@ from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
 from stages.store.kept import file_digest
 from stages.store.node import Node
-from stages.store.records import Pair
 from stages.store.store import Store, digest_of
 
 DATA = ROOT.parent / "shared" / "data"
@@ -155,7 +154,7 @@ class Chain:
         return Counter(manifest["stage"] for _, manifest in Store(self.root).manifests())
 
 
-def conversational(pairs: list[Pair]) -> Any:
+def conversational(pairs: Sequence[Any]) -> Any:
     """A dataset of pairs as text, in TRL's preference columns: what a trainer of TRL's own tokenises itself."""
     from datasets import Dataset  # not for the tests of commands
 

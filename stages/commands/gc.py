@@ -2,13 +2,12 @@
 
 import logging
 import re
-import shutil
 from pathlib import Path
 
 from stages.cli.sweep import NODES
 from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.store.kept import having, recall
+from stages.store import kept
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def collect(store: Store, remove: bool) -> None:
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
     waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    jobs = [recall(file, having()) or {} for file in store.root.glob(f"multirun/*/*/*/{NODES}")]
+    jobs = [kept.recall(file, kept.having()) or {} for file in store.root.glob(f"multirun/*/*/*/{NODES}")]
     swept = {fingerprint for job in jobs for fingerprint in job.values()}
     waiting += [key for key in nodes if key[1] in swept]
     while waiting:
@@ -48,11 +47,11 @@ def collect(store: Store, remove: bool) -> None:
     for folder in idle:
         log.info("%s  %.1f MiB%s", folder, size(folder) / 2**20, "  removed" if remove else "")
         if remove:
-            gone = folder.with_suffix(".replaced")  # by half, it is no node without a manifest, but found again
-            if gone != folder:
-                shutil.rmtree(gone, ignore_errors=True)
-                folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            if kept.NODE.fullmatch(folder.name):  # killed by half, what is left of it is found again
+                gone = folder.with_suffix(".replaced")
+                kept.remove(gone)
+                folder = folder.rename(gone)
+            kept.remove(folder)
     verb = "removed" if remove else "not reached by a report, a sweep or a latest link; gc.remove=true removes them"
     log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), verb)
 

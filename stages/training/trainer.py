@@ -30,7 +30,7 @@ class PlumblineTrainer(Trainer):
         self.args.warmup_steps = steps + 1
         longer = super().create_scheduler(num_training_steps + 1, optimizer)
         self.args.warmup_steps = asked
-        self.lr_scheduler = warm_up.without_first(longer)
+        self.lr_scheduler = warm_up.without_first(longer, steps)
         return self.lr_scheduler
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.commands.chat import Printed, Speaker
-from stages.config.errors import UserError
+from stages.commands.chat import KEPT, Printed, Speaker
+from stages.config.errors import UserError, visible
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.prompt_format import Continuation, form_of
@@ -56,12 +56,14 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
     assert "\x1b" not in said
     first, second = re.split(r"^> ", said, flags=re.MULTILINE)[1:]
     assert first.strip() == second.strip()  # nothing is remembered
-    heading, answers = [re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")]
+    heading, *lines = [re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")]
     assert [cell.strip() for cell in heading] == ["Base", "SFT", "DPO"]
+    answers = ["".join(cells) for cells in zip(*lines, strict=True)]  # of several lines, where one is long
     cfg = replace(settings("recipe=tiny").chat, max_new_tokens=8)
     for cell, name in zip(answers, ("base", "sft", "dpo"), strict=True):
         speaker = Speaker(chain.folder(name) / "model", cfg)
-        assert cell.strip() == speaker.answer([{"role": "user", "content": prompt}])
+        answer = speaker.answer([{"role": "user", "content": prompt}])
+        assert cell.split() == visible(answer, KEPT).split() and answer
 
 
 def test_a_line_that_is_not_utf8_is_told_and_the_next_one_answered(chain: Chain) -> None:

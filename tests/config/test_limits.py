@@ -188,7 +188,7 @@ REFUSED = [
     ("answer.max_new_tokens=100000", "answer.max_new_tokens must be from 1 to 65,536, got 100000"),
     ("answer.max_new_tokens=3000", "answer.max_new_tokens=3000 leaves no room for a prompt: the model reads 2048"),
     ("launch=fsdp launch.processes=1", "launch.sharding=fsdp divides a model among processes, and launch.processes=1"),
-    ("outputs=", "outputs is empty"),
+    ("outputs=", "outputs= names no folder"),
     ("rebuild=plan", "rebuild=plan: Invalid value, expected one of [base, data, sft"),
     ("rebuild=gc", "rebuild=gc: Invalid value, expected one of [base, data, sft"),
     ("dpo.beta=${x}", "dpo.beta: ${x} names no key"),

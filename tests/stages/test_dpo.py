@@ -224,7 +224,7 @@ def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_p
         for p in log_probs
     ]
     save(scored, [*log_probs, *theirs], PairLogProbs)
-    for rate, rises in ((1e-3, True), (1e-12, False)):
+    for rate, rises in ((1e-2, True), (1e-12, False)):
         (tmp_path / f"{rate}").mkdir()
         out = Work(tmp_path / f"{rate}", lambda m, s: None)
         run(block(learning_rate=rate, epochs=2.0), inputs, out)

@@ -158,7 +158,7 @@ def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str,
     if name == "sft":
         return block(batch_size=8, epochs=3.0), some_rows({"base": node["base"]} | node, 45, folder / "data")
     cfg = settings("recipe=tiny").dpo
-    return replace(cfg, batch_size=7, epochs=3.0), {"policy": node["sft"], **node}
+    return replace(cfg, batch_size=5, epochs=3.0), {"policy": node["sft"], **node}
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])

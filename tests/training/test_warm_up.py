@@ -46,7 +46,7 @@ def theirs(steps: int, warm_up: int, kind: str = "cosine") -> list[float]:
 def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts) -> None:
     found = rates(parts, steps, lr_scheduler_type=kind)
     climbing = min(LEAST, math.ceil(steps / 2))
-    assert found[:climbing] == pytest.approx([k / (climbing + 1) for k in range(1, climbing + 1)])
+    assert found[:climbing] == pytest.approx([(k / (climbing + 1)) ** 2 for k in range(1, climbing + 1)])
     assert min(found) > 0
     if steps > climbing:
         assert found[climbing] == max(found) == pytest.approx(1.0)
