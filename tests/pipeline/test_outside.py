@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from stages import data as data_stage
-from stages import sft as sft_stage
+from stages.commands.settings import named
+from stages.store.pinning import Outside, read_template
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused
 
@@ -32,7 +34,7 @@ def swap_while(module: object, monkeypatch: pytest.MonkeyPatch, swap: object) ->
 
 
 @pytest.mark.parametrize("way", ["replaced", "edited in place, its time set back"])
-def test_a_preference_file_that_is_swapped_while_sft_trains_is_refused(
+def test_a_preference_file_that_is_swapped_before_its_stage_is_reached_is_refused(
     way: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "mine.jsonl"
@@ -40,7 +42,8 @@ def test_a_preference_file_that_is_swapped_while_sft_trains_is_refused(
     asked = ("stage=label", "label=dataset", f"label.path={file}")
     target = (*TINY, f"outputs={chain.root}", "stage=dpo", *asked[1:])
     before = nodes(chain.root, *asked)["label"].fingerprint
-    shutil.rmtree(chain.folder("sft"))
+    for stage in ("data", "sft"):  # the file is hashed before either is made, and read after the first
+        shutil.rmtree(chain.folder(stage))
 
     def swap() -> None:
         stat = file.stat()
@@ -51,7 +54,7 @@ def test_a_preference_file_that_is_swapped_while_sft_trains_is_refused(
             file.write_text(preferences("evil", "good"))
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
-    swap_while(sft_stage, monkeypatch, swap)
+    swap_while(data_stage, monkeypatch, swap)
     told = refused(*target)
     assert told.startswith(f"{file} changed since the command began")
     assert not (chain.root / "label" / before).exists()
@@ -107,3 +110,16 @@ def test_an_edit_at_the_same_size_and_time_is_seen_at_once(tmp_path: Path) -> No
     file.write_text('{"instruction": "Say b.", "output": "b"}')
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert nodes(tmp_path, source)["data"].fingerprint != before
+
+
+def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
+    """A training takes hours, and reads its template as it begins."""
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages }}")
+    asked = ("template=file", f"sft.template.path={file}")
+    node = nodes(tmp_path, *asked)["sft"]
+    with Outside(node, tmp_path / "cache" / "digests.json").still(tmp_path / "begun"):
+        file.write_text("{{ others }}")
+    assert read_template(Path(node.config.template.path)) == "{{ messages }}"
+    assert "mine.jinja" in [name for _, _, name in named(node.settings, asdict(node.config))]
+    assert nodes(tmp_path, *asked)["sft"].fingerprint != node.fingerprint
