@@ -122,9 +122,6 @@ def sound(examples: list[Example]) -> None:
 def read(source: Source, key: str, as_conversation: Format) -> Found[Example]:
     """The examples of a source, its unusable rows, and the columns that are not read."""
     shares = source.splits or DEFAULT_SHARES
-    unknown = set(shares) - set(Split)
-    if unknown or not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
-        raise UserError(f"{key.removesuffix('.path')}.splits={shares}: shares of {', '.join(Split)}, 1 in all.")
 
     def example(row: Any) -> Example | None:
         messages, answer = as_conversation(row)

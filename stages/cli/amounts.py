@@ -4,7 +4,7 @@ built, as far as data and model are known by then."""
 import struct
 from typing import Any
 
-from stages.config.choices import Adapter, Strategy, Target
+from stages.config.choices import Adapter, Command, Strategy, Target
 from stages.config.errors import UserError, nearest
 from stages.config.schema import DEFAULT_SHARES, Config, LoRA
 from stages.hardware.model_shape import LINEAR, config_of
@@ -22,7 +22,7 @@ def refuse(cfg: Config) -> None:
     pairs(cfg)
     config = known(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
-        for name in ("sample", "answer", "chat"):
+        for name in ("sample", "answer", *(["chat"] if cfg.stage == Command.chat else [])):
             if (most := vars(cfg)[name].max_new_tokens) >= context:
                 raise UserError(
                     f"{name}.max_new_tokens={most} leaves no room for a prompt: the model reads {context} tokens."

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -121,6 +122,8 @@ def launched(cfg: Launch) -> None:
     """How several processes find each other, and what divides a model among them."""
     if cfg.nodes > 1 and not cfg.rendezvous:
         raise UserError(f"launch.nodes={cfg.nodes} needs launch.rendezvous=HOST:PORT: a free port of node 0.")
+    if cfg.rendezvous and not re.fullmatch(r".+:\d+", cfg.rendezvous):
+        raise UserError(f"launch.rendezvous={cfg.rendezvous} is no HOST:PORT: the address and a free port of node 0.")
     if not 0 <= cfg.node_rank < cfg.nodes:
         raise UserError(f"launch.node_rank={cfg.node_rank} is none of {cfg.nodes} nodes, counted from 0.")
     if cfg.sharding is not Sharding.none and cfg.processes * cfg.nodes == 1:

@@ -19,19 +19,19 @@ def examine(store: Store) -> None:
     """Say what is damaged with the command that builds it again, and what lies in the store without being a node.
 
     Raises:
-        UserError: where something is damaged.
+        UserError: where something is damaged, or the folder is no store.
     """
+    gc.refuse_foreign(store)
     nodes, wrong = dict[Path, Manifest](), list[str]()
     for folder in sorted(store.published()):
         try:
             nodes[folder] = manifest_of(folder)
         except Damaged as error:
             wrong.append(str(error))
-    found = [(folder, m) for folder, m in nodes.items()]
-    sizes = {folder: sum(entry["bytes"] for entry in m["files"].values()) for folder, m in found}
+    sizes = {folder: sum(entry["bytes"] for entry in m["files"].values()) for folder, m in nodes.items()}
     total = sum(sizes.values())
     with Progress(round(total / MIB), "doctor", "MiB") as progress:
-        for folder, manifest in found:
+        for folder, manifest in nodes.items():
             wrong += [f"{folder / name}: {why}. {again(manifest)}" for name, why in hashed(folder, manifest) if why]
             progress.update(round(sizes[folder] / MIB))
     for line in wrong:

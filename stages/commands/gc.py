@@ -25,12 +25,11 @@ def collect(store: Store, remove: bool) -> None:
     Raises:
         UserError: where something is being built, or the folder is no store.
     """
+    refuse_foreign(store)
     locks = (store.root / "cache" / "locks").glob("*-*")
     if remove and any(store.is_locked(*lock.name.split("-", 1)) for lock in locks):
         raise UserError("something is being built in this store; what it needs cannot be told yet. Try again later.")
     nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
-    if not nodes and not (store.root / "cache" / "locks").is_dir():
-        raise UserError(f"outputs={store.root} is no artifact store: no node was ever built there.")
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
     waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
@@ -54,6 +53,12 @@ def collect(store: Store, remove: bool) -> None:
             kept.remove(folder)
     verb = "removed" if remove else "not reached by a report, a sweep or a latest link; gc.remove=true removes them"
     log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), verb)
+
+
+def refuse_foreign(store: Store) -> None:
+    """Raise UserError for a folder that is no store: its name may be mistyped."""
+    if not store.published() and not (store.root / "cache" / "locks").is_dir():
+        raise UserError(f"outputs={store.root} is no artifact store: no node was ever built there.")
 
 
 def left_behind(store: Store) -> list[Path]:

@@ -24,8 +24,7 @@ def named(settings: Any, config: Any, key: str = "") -> Iterator[tuple[str, Any,
         for i, item in enumerate(settings):
             yield from named(item, config[i] if isinstance(config, list) else None, f"{key}[{i}]")
     elif isinstance(settings, str) and isinstance(config, str) and settings != config:
-        name = Path(config).name
-        yield key, settings, f"{settings[:6]}.py" if name.startswith(settings) else name  # a kept part of one's own
+        yield key, settings, Path(config).name
     else:
         yield key, settings, shown(settings)
 

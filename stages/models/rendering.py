@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.store.records import Message
 
-SECONDS = 5.0
+SECONDS = 5.0  # of computing
 MEMORY = 1 << 30  # bytes beside what the process holds already
 LENGTH = 1 << 20  # characters of a conversation of a few words
 
@@ -53,7 +53,8 @@ def try_out(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise Unbounded inside where it takes longer. Only a main thread can be interrupted: others are not bounded."""
+    """Raise Unbounded inside where it computes for longer. No clock is asked: a machine may be busy with others, and a
+    process be stopped for a while. Only a main thread can be interrupted: others are not bounded."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -61,9 +62,9 @@ def within(seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Unbounded(f"it takes longer than {seconds:g} s")
 
-    handler, timer = signal.signal(signal.SIGALRM, stop), signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler, timer = signal.signal(signal.SIGPROF, stop), signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, *timer)
+        signal.signal(signal.SIGPROF, handler)

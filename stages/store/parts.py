@@ -75,12 +75,17 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
         raise UserError(f"{key}.file={own.file} cannot be read as Python: {error}") from error
     except OSError as error:
         raise UserError(f"{key}.file={own.file!s:.100}: {error.strerror}.") from error
+    return copied(content, folder, file.name)
+
+
+def copied(content: bytes, folder: Path, name: str) -> tuple[Path, str]:
+    """A copy of a file in a folder named by the SHA-256 of its bytes, and that digest: the file may be worked on."""
     digest = hashlib.sha256(content).hexdigest()
-    kept = folder / f"{digest}.py"
-    if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        whole.write(kept, content)
-    return kept, digest
+    copy = folder / digest / name
+    if not copy.exists() or copy.read_bytes() != content:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        whole.write(copy, content)
+    return copy, digest
 
 
 def load(own: Own, key: str, node: Path) -> Any:
@@ -91,11 +96,12 @@ def load(own: Own, key: str, node: Path) -> Any:
     """
     kept = Path(str(own.file))
     content = kept.read_bytes()
-    if hashlib.sha256(content).hexdigest() != kept.stem:
-        raise UserError(f"{key}: {kept} was changed after it was kept. Delete it, and run the command again.")
+    digest = kept.parent.name
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(f"{key}: {kept} was changed after it was kept. Run the command again.")
     copy = node / COPY
     copy.write_bytes(content)
-    module = ModuleType(f"own_{kept.stem[:12]}")
+    module = ModuleType(f"own_{digest[:12]}")
     module.__file__ = str(copy)
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
     with told(own, key, node):

@@ -53,8 +53,9 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         block = pinned(block, "dataset", "label.path")
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
-        read_template(template)
-        pinned_to[block.template.path] = digest(template, cache)
+        kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template.name)
+        block = replace(block, template=replace(block.template, path=str(kept)))
+        pinned_to[str(kept)] = digest_of_it
     return block, pinned_to
 
 
@@ -150,14 +151,14 @@ class Outside:
     """The local files that a node's stage reads, held to what its fingerprint says of them.
 
     A fingerprint is taken when a command starts, the files are read when their stage runs, hours later maybe. They are
-    hashed once more before the stage, and what the file system says of them must not move while it runs. A part of the
-    user's own needs none of this: its bytes are kept under their digest (`store/parts.py`).
+    hashed once more before the stage, and what the file system says of them must not move while it runs. Parts of the
+    user's own and templates need none of this: their bytes are kept under their digest (`store/parts.py`).
     """
 
     def __init__(self, node: Node, cache: Path):
         """Raises UserError for a file that holds something else than when the command began."""
         self.node = node
-        pinned = {path: told for path, told in node.path_digests.items() if Path(path).stem != told}
+        pinned = {path: told for path, told in node.path_digests.items() if Path(path).parent.name != told}
         self.places = {path: self.place(path) for path in pinned}
         self.before = self.signatures()
         for path, told in pinned.items():

@@ -122,11 +122,11 @@ class Store:
             if stat.st_size != entry["bytes"]:
                 return f"{name}: {stat.st_size} bytes, {entry['bytes']} in the manifest"
             moved += [path] if stat.st_mtime_ns != entry.get("mtime_ns") else []
-        told = manifest["files"]
-        changed = [
-            p for p, d in digests(moved, self.remembered).items() if d != told[str(p.relative_to(folder))]["sha256"]
-        ]
-        return f"{changed[0].relative_to(folder)} is not what was published" if changed else ""
+        for path, found in digests(moved, self.remembered).items() if moved else ():
+            name = str(path.relative_to(folder))
+            if found != manifest["files"][name]["sha256"]:
+                return f"{name} is not what was published"
+        return ""
 
     def verify(self, *nodes: Node) -> None:
         """Hash every file of published nodes: bits that flip on a disk change neither size nor time.

@@ -8,12 +8,11 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.store.kept import SEAL, broken, remove, seal
+from stages.store.kept import broken, remove, seal
 from stages.store.work import SCRATCH, Work
 
 log = logging.getLogger(__name__)
 
-MARKER = SEAL
 NAME = re.compile(r"checkpoint-(\d+)")
 
 

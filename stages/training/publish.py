@@ -59,13 +59,20 @@ def publish(
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
         shutil.rmtree(stale, ignore_errors=True)
-    # Hard links: the weights are on the disk once. peft's card says nothing that ours does not.
-    ignored = shutil.ignore_patterns(NOTE, SEAL, "README.md")
-    shutil.copytree(trained, place, ignore=ignored, copy_function=os.link)
+    ignored = shutil.ignore_patterns(NOTE, SEAL, "README.md")  # peft's card says nothing that ours does not
+    shutil.copytree(trained, place, ignore=ignored, copy_function=link)
     if cfg.adapter is not Adapter.none:
         adapters.name_lower(place, frozen)
         held = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
         save_model(adapters.merge(loaded(held), held, place), out / "model")
+
+
+def link(source: str, target: str) -> None:
+    """Have the weights on the disk once, or copy them where the file system knows no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 class Best(TrainerCallback):

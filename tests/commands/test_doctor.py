@@ -82,10 +82,11 @@ def test_gc_follows_no_link_to_another_disk(chain: Chain, tmp_path: Path) -> Non
     assert not gc.is_ours(store, store.partial(node))
 
 
-def test_gc_refuses_a_folder_that_is_no_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("stage=gc", "gc.remove=true"), ("stage=doctor",)])
+def test_a_folder_that_is_no_store_is_refused(command: tuple[str, ...], tmp_path: Path) -> None:
     for name in FOREIGN:
         (tmp_path / name).mkdir(parents=True)
-    told = refused(*TINY, f"outputs={tmp_path}", "stage=gc", "gc.remove=true")
+    told = refused(*TINY, f"outputs={tmp_path}", *command)
     assert told.startswith(f"outputs={tmp_path} is no artifact store")
     assert all((tmp_path / name).exists() for name in FOREIGN)
 

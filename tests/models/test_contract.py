@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from stages.config.schema import Template
 from stages.models import contract
 from stages.models.contract import GOLDEN, Contract, ContractError
 from stages.models.loading import load_tokenizer
+from stages.models.rendering import Unbounded, within
 from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -175,8 +177,16 @@ def test_a_template_that_never_ends_is_refused(
     limits = resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(ContractError, match=told):
         establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+def test_a_template_is_bounded_by_what_it_computes_and_not_by_a_clock() -> None:
+    with within(0.05):
+        time.sleep(0.2)  # as where the machine is busy with others, or the process is stopped
+    with pytest.raises(Unbounded, match=r"longer than 0.05 s"), within(0.05):
+        while True:
+            pass
 
 
 @pytest.mark.parametrize(

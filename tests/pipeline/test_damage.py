@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from stages.store import kept
+from stages.store.kept import SEAL
 from stages.store.store import Store
 from stages.store.work import SCRATCH
-from stages.training.checkpoints import MARKER
 from tests.helpers import TINY, Chain, build, made_once, nodes, refused
 from tests.pipeline.test_resume import CADENCE, kill_when
 
@@ -46,7 +46,7 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             def reached(scratch: Path = scratch, name: str = name) -> bool:
                 if name == "reference":
                     return len(list(scratch.glob("shards/*.parquet"))) > 1
-                saved = [int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{MARKER}")]
+                saved = [int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{SEAL}")]
                 return bool(saved) and (name == "dpo" or best_step(scratch) < max(saved))
 
             kill_when(reached, root, name, at_publish=False)
@@ -107,7 +107,7 @@ def test_damaged_scratch_is_said_and_built_again(
     chain = begun(stage)
     node = nodes(chain.root)[stage]
     found = (Store(chain.root).partial(node) / SCRATCH).glob(file)
-    *_, path = (p for p in found if "checkpoints" not in p.parts or (p.parent / MARKER).exists())
+    *_, path = (p for p in found if "checkpoints" not in p.parts or (p.parent / SEAL).exists())
     path.write_bytes(DAMAGE[how](path.read_bytes()))
     build(chain.root, f"stage={stage}", *CADENCE)
     assert chain.manifest(stage)["digest"] == Chain(killed).manifest(stage)["digest"], "as if nothing had happened"

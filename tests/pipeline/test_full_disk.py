@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stages.cli.explain import explain
+from stages.store.kept import SEAL
 from stages.store.store import Store
 from stages.store.work import SCRATCH
-from stages.training.checkpoints import MARKER
 from tests.helpers import Chain, build, nodes
 from tests.pipeline.test_resume import CADENCE
 
@@ -51,7 +51,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(stage: str, size: 
     assert "the disk is full, or a quota is spent. Nothing is lost" in line
     assert "\n" not in line
     assert not store.folder(node).exists()
-    begun = list((store.partial(node) / SCRATCH).glob(f"checkpoints/*/{MARKER}"))
+    begun = list((store.partial(node) / SCRATCH).glob(f"checkpoints/*/{SEAL}"))
     build(chain.root, f"stage={stage}", *CADENCE)
     assert chain.manifest(stage)["digest"] == before
     assert not begun, "the first checkpoint did not fit"

@@ -2,11 +2,14 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from stages import data as data_stage
+from stages.commands.settings import named
+from stages.store.pinning import Outside, read_template
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused
 
@@ -104,3 +107,16 @@ def test_an_edit_at_the_same_size_and_time_is_seen_at_once(tmp_path: Path) -> No
     file.write_text('{"instruction": "Say b.", "output": "b"}')
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert nodes(tmp_path, source)["data"].fingerprint != before
+
+
+def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
+    """A training takes hours, and reads its template as it begins."""
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages }}")
+    asked = ("template=file", f"sft.template.path={file}")
+    node = nodes(tmp_path, *asked)["sft"]
+    with Outside(node, tmp_path / "cache" / "digests.json").still(tmp_path / "begun"):
+        file.write_text("{{ others }}")
+    assert read_template(Path(node.config.template.path)) == "{{ messages }}"
+    assert "mine.jinja" in [name for _, _, name in named(node.settings, asdict(node.config))]
+    assert nodes(tmp_path, *asked)["sft"].fingerprint != node.fingerprint

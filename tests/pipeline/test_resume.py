@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from stages.store.kept import SEAL
 from stages.store.store import Store
 from stages.store.work import SCRATCH
-from stages.training.checkpoints import MARKER
 from tests.helpers import Chain, build, nodes
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")
@@ -74,7 +74,7 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
                 return (partial / SCRATCH / "here").exists()
             if name in SHARDED:
                 return len(list((partial / SCRATCH / "shards").glob("*.parquet"))) >= kill
-            saved = [int(p.parent.name.split("-")[1]) for p in (partial / SCRATCH).glob(f"checkpoints/*/{MARKER}")]
+            saved = [int(p.parent.name.split("-")[1]) for p in (partial / SCRATCH).glob(f"checkpoints/*/{SEAL}")]
             return max(saved, default=0) >= kill * (10 if name == "sft" else 3)
 
         kill_when(reached, chain.root, target, at_publish=name in AT_ONCE)
@@ -120,7 +120,7 @@ def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
         kept = chain.root / f"kept-{name}"
         store.folder(node).rename(kept)
         partial = store.partial(node) / SCRATCH
-        pattern = f"checkpoints/*/{MARKER}" if name == "sft" else "shards/*.parquet"
+        pattern = f"checkpoints/*/{SEAL}" if name == "sft" else "shards/*.parquet"
         kill_when(lambda found=partial, p=pattern: bool(list(found.glob(p))), chain.root, name, at_publish=False)
         build(chain.root, f"stage={name}", other)
         after = store.find(node)
