@@ -32,7 +32,7 @@ BUDGETS = {
     "hardware": 20.0,
     "objectives": 22.0,
     "upstream": 35.0,
-    "models": 8.0,
+    "models": 12.0,
     "samplers": 8.0,
     "store": 8.0,
     "tracking": 8.0,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from stages.sft import IGNORED, pack, run, tokenize
 from stages.store.records import Candidate, Example, load, save
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
+from stages.training.publish import link
 from tests.helpers import settings
 
 
@@ -269,3 +271,13 @@ def test_scratch_names_are_not_published(built: Path) -> None:
     assert not any(name.startswith(SCRATCH) for name in manifest["files"])
     assert {"model/model.safetensors", "model/contract.json", "model/generation_config.json"} <= set(manifest["files"])
     assert sft.IGNORED == -100
+
+
+def test_weights_are_copied_where_the_file_system_makes_no_hard_links(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to link from")
+    with tempfile.NamedTemporaryFile(dir=memory) as source:
+        Path(source.name).write_text("weights")
+        link(source.name, str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_text() == "weights"
