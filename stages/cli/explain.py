@@ -2,6 +2,7 @@
 
 import errno
 import re
+import traceback
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,16 @@ def explain(error: BaseException) -> str | None:
     told = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
     if told:  # the innermost that knows its key
         return setting(next((e for e in told if e.full_key), told[0]), where)
-    if isinstance(error, OSError) and error.errno in MENDABLE:
+    if isinstance(error, OSError) and (error.errno in MENDABLE or in_making(error)):
         return f"{error.filename}: {error.strerror}. If this is the store: nothing was lost, outputs=FOLDER moves it."
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     return None
+
+
+def in_making(error: BaseException) -> bool:
+    """Whether a folder could not be made, as under /proc. Any other file that is missing may be a bug."""
+    return traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
 
 
 def in_file(error: BaseException) -> str:

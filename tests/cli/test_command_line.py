@@ -147,6 +147,7 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
     file = tmp_path / "file"
     file.touch()
     assert "Not a directory" in one_line(f"outputs={file}")
+    assert "No such file or directory" in one_line("outputs=/proc/nowhere")
 
 
 def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
