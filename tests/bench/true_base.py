@@ -1,4 +1,4 @@
-"""A base that never chatted, through the chain: `python -m tests.bench.true_base TEXT.gz… [steps=300] [KEY=VALUE …]`.
+"""A base that never chatted, through the chain: `python -m tests.bench.true_base TEXT.gz… [steps=200] [KEY=VALUE …]`.
 
 No true base is on PyPI. This makes a stand-in: the embedded model without its chat template, trained for some hundred
 steps on running text, as a GGUF file. The chain then starts from that file; what is measured is whether it learns to
@@ -90,5 +90,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = [a for a in sys.argv[1:] if "=" not in a]
     asked = [a for a in sys.argv[1:] if "=" in a]
-    wanted = next((int(a.removeprefix("steps=")) for a in asked if a.startswith("steps=")), 300)
+    wanted = next((int(a.removeprefix("steps=")) for a in asked if a.startswith("steps=")), 200)
     main([Path(a) for a in given], wanted, [a for a in asked if not a.startswith("steps=")])
