@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from stages.cli import compose, sweep
 from stages.cli.explain import explain
 from stages.config.choices import Command, Target, Upstream
-from stages.config.errors import visible
 from stages.config.schema import Config
 from stages.hardware import process, versions
 from stages.pipeline import provenance
@@ -100,4 +99,4 @@ if __name__ == "__main__":
     except Exception as error:
         if (line := explain(error)) is None:
             raise
-        sys.exit(f"error: {visible(line)}")
+        sys.exit(f"error: {line}")

@@ -30,12 +30,13 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     refused: list[str] = []
     retokenised = foreign = 0
     for pair in load(inputs["pairs"] / "pairs.parquet", Pair):
+        found = drawn(pair, terms)
         try:
-            pairs.append(tokenized(pair, terms))
+            pairs.append(tokenized(pair, terms, found))
         except ContractError as reason:
             refused.append(str(reason))
             continue
-        for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), drawn(pair, terms), strict=True):
+        for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), found, strict=True):
             retokenised += used is None
             foreign += used is None and given is not None
     if not pairs:

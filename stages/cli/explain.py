@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import spelling
 from stages.config import trl_arguments
-from stages.config.errors import SYNONYMS, UserError, causes, full_disk, nearest
+from stages.config.errors import SYNONYMS, UserError, causes, full_disk, nearest, visible
 from stages.config.schema import RECIPES, Training
 from stages.hardware import process
 
@@ -37,7 +37,12 @@ MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for what the user can mend; None for a bug, which deserves its traceback."""
+    """One line for what the user can mend, as a terminal may show it; None for a bug, which deserves its traceback."""
+    line = reason(error)
+    return None if line is None else visible(line)
+
+
+def reason(error: BaseException) -> str | None:
     if line := full_disk(error):
         return line
     chain = list(causes(error))

@@ -66,7 +66,7 @@ class Sweep(Callback):
         except Exception as error:
             if (line := explain(error)) is None:
                 raise
-            sys.exit(f"error: {visible(line)}")
+            sys.exit(f"error: {line}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Where the job ran: tell a failure in one line, and return nothing in its place. A sweeper would stop at an

@@ -225,9 +225,10 @@ def padded_anywhere(model: PreTrainedModel) -> Iterator[None]:
             model.set_attn_implementation(ATTENTION)
 
 
-def reads_packed(model: PreTrainedModel) -> bool:
-    """Whether `pack_pairs` or `pack_segments` changed what the model reads: it completes no prompts any more."""
-    return bool(model.base_model.forward.__module__ == __name__)
+def refuse_packed(model: PreTrainedModel) -> None:
+    """Raise ValueError where `pack_pairs` or `pack_segments` changed what the model reads: it completes no prompts."""
+    if model.base_model.forward.__module__ == __name__:
+        raise ValueError("this model reads packed rows; load it again to complete prompts with it")
 
 
 def pack_pairs(model: PreTrainedModel) -> bool:

@@ -21,14 +21,15 @@ def drawn(pair: Pair, terms: Contract) -> list[list[int] | None]:
     ]
 
 
-def tokenized(pair: Pair, terms: Contract) -> PairLogProbs:
-    """The pair as token ids, without log-probs: what was drawn, else its text under the contract.
+def tokenized(pair: Pair, terms: Contract, found: list[list[int] | None] | None = None) -> PairLogProbs:
+    """The pair as token ids, without log-probs: what was drawn, else its text under the contract. `found` is what
+    `drawn` gave, where it was asked before.
 
     Raises:
         ContractError: where the text cannot be rendered, or a completion has no token.
     """
     prompt = terms.prompt(pair.prompt)
-    chosen, rejected = drawn(pair, terms)
+    chosen, rejected = drawn(pair, terms) if found is None else found
     if chosen is None:
         _, chosen = terms.completion(pair.prompt, pair.chosen)
     if rejected is None:

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation.streamers import BaseStreamer
 
 from stages.models.loading import device_of, load_model, sampled_as
-from stages.models.packing import padded_anywhere, reads_packed
+from stages.models.packing import padded_anywhere, refuse_packed
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
@@ -52,8 +52,7 @@ class GenerateSampler(Sampler):
         rows: int,
         streamer: BaseStreamer | None = None,
     ):
-        if reads_packed(model):
-            raise ValueError("this model reads packed rows; load it again to complete prompts with it")
+        refuse_packed(model)
         # Of the model's own settings (a repetition penalty, beams) none counts, here as in `hf`.
         model.generation_config = GenerationConfig()
         self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.models.loading import device_of, load_model, sampled_as
-from stages.models.packing import Layout, attention_of, lay_out, only_attends, reads_packed
+from stages.models.packing import Layout, attention_of, lay_out, only_attends, refuse_packed
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
@@ -99,8 +99,7 @@ class HFSampler(Sampler):
         return kind(model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size)
 
     def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
-        if reads_packed(model):
-            raise ValueError("this model reads packed rows; load it again to complete prompts with it")
+        refuse_packed(model)
         self.model, self.stops, self.limit, self.top_p, self.rows = model, set(stop_ids), max_new_tokens, top_p, rows
         self.device = model.device
         self.packs = lay_out(model)  # prompts are then read without padding
