@@ -20,7 +20,7 @@ START, FIXTURES, HOUSE, SLOW = "start", "session fixtures", "tests", "slow"
 
 BUDGETS = {
     START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
-    FIXTURES: 35.0,  # two chains, each by a command
+    FIXTURES: 45.0,  # two chains, each by a command
     HOUSE: 10.0,  # files directly in tests/
     "launch": 155.0,
     "stages": 125.0,

@@ -47,7 +47,8 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if name == "reference":
                     return len(list(scratch.glob("shards/*.parquet"))) > 1
                 saved = [int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{SEAL}")]
-                return bool(saved) and (name == "dpo" or best_step(scratch) < max(saved))
+                # The checkpoint before the first best knows of none, and would rightly be resumed from.
+                return bool(saved) and (name == "dpo" or best_step(scratch) < min(saved))
 
             kill_when(reached, root, name, at_publish=False)
             (root / f"kept-{name}").rename(folder)
