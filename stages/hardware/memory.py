@@ -50,6 +50,7 @@ RECOMPUTED = 1.3  # bytes of a layer that the backward recomputes, gradients inc
 
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory, for a token budget to fill; the rest is for errors
+CACHED = 0.5  # of the free memory, for keys and values
 MOST_TOKENS = {"cpu": 2048, "cuda": 65536}  # tokens in a micro-batch at most: more are no faster
 STEP = 256  # a token budget is a multiple of it
 
@@ -157,13 +158,23 @@ def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float
     return total + tokens * passing(shape) + head(shape, SCORED[Reference] * tokens, block.precision, device, False)
 
 
-def sampling(shape: Shape, block: Sample | Answer, length: float) -> float:
+def sampling(shape: Shape, block: Sample | Answer, length: float, device: str) -> float:
     """Bytes at the peak of generation: the weights in the precision itself; keys and values of all rows, `length`
     tokens each; and the larger of a step's logits and the prompts that are read at once."""
-    size, rows = element(block.precision), block.runtime.batch_size
-    cached = 2 * size * shape.layers * shape.key  # of a token
-    prompts = min(PREFILL_TOKENS, rows * length) * (cached + passing(shape))
-    return shape.parameters * size + rows * length * cached + max(prompts, rows * shape.vocabulary * size)
+    size = element(block.precision)
+    rows = decoded_at_once(shape, size, block.runtime.batch_size, length, device)
+    prompts = min(PREFILL_TOKENS, rows * length) * (cached(shape, size) + passing(shape))
+    return shape.parameters * size + rows * length * cached(shape, size) + max(prompts, rows * shape.vocabulary * size)
+
+
+def cached(shape: Shape, size: int) -> int:
+    """Bytes of a token's keys and values, of which each element has `size`."""
+    return 2 * size * shape.layers * shape.key
+
+
+def decoded_at_once(shape: Shape, size: int, most: int, length: float, device: str) -> int:
+    """How many rows of `length` tokens are decoded at once: `most`, or as many as keys and values leave room for."""
+    return max(1, min(most, int(CACHED * available(device) / (length * cached(shape, size)))))
 
 
 def passing(shape: Shape) -> float:
@@ -185,7 +196,7 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
         case Reference():
             return total + scoring(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
         case Sample() | Answer():
-            return total + sampling(shape, block, row + block.max_new_tokens)
+            return total + sampling(shape, block, row + block.max_new_tokens, device)
         case Eval():  # two models
             each = weights(shape, Weights.fp32) + copies(shape, Weights.fp32, block.precision)
             return total + 2 * each

@@ -38,36 +38,51 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw], top_p: float) -> tuple[l
     """The next token of every row and its log-prob at temperature 1. Logits: (rows, vocabulary)."""
     tokens: list[int] = []
     logprobs: list[float] = []
-    width = -(-logits.shape[1] // BLOCK) + BLOCK
     for start in range(0, len(draws), CHUNK):
-        rows, part = draws[start : start + CHUNK], logits[start : start + CHUNK].float()
-        chosen = part.argmax(-1)
-        random = [i for i, row in enumerate(rows) if row.temperature > 0]
-        if random:
-            noise = torch.stack([rows[i].gumbel(width) for i in random]).to(part.device)
-            heat = torch.tensor([rows[i].temperature for i in random], device=part.device)
-            heated = (part if len(random) == len(rows) else part[random]) / heat[:, None]
-            chosen[random] = gumbel_max(nucleus(heated, top_p), noise)
+        rows, grid = draws[start : start + CHUNK], blocks(logits[start : start + CHUNK])
+        noise = torch.zeros(len(rows), grid.shape[1] + BLOCK)
+        for i, row in enumerate(rows):
+            if row.temperature > 0:
+                noise[i] = row.gumbel(noise.shape[1])
+        heat = torch.tensor([row.temperature for row in rows])
+        chosen, logprob = gumbel_max(grid, heat.to(grid.device), noise.to(grid.device), top_p)
         tokens += chosen.tolist()
-        logprobs += (part.gather(-1, chosen[:, None])[:, 0] - part.logsumexp(-1)).tolist()
+        logprobs += logprob.tolist()
     return tokens, logprobs
 
 
-def gumbel_max(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Draw a token per row from softmax(logits) by the Gumbel-max trick, in two steps: a block of the vocabulary by
-    its total weight, then a token inside it. The distribution is that of one draw over the whole vocabulary, which
-    would need noise for every token of it.
+def blocks(logits: torch.Tensor) -> torch.Tensor:
+    """(rows, vocabulary) as (rows, blocks, BLOCK) in fp32, the last block filled up with what is never drawn."""
+    short = -logits.shape[1] % BLOCK
+    logits = torch.nn.functional.pad(logits.float(), (0, short), value=-torch.inf) if short else logits.float()
+    return logits.reshape(len(logits), -1, BLOCK)
 
-    Shapes: logits (rows, vocabulary), noise (rows, blocks + BLOCK); returns (rows,).
+
+def gumbel_max(
+    grid: torch.Tensor, heat: torch.Tensor, noise: torch.Tensor, top_p: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a token per row from softmax(logits / heat) by the Gumbel-max trick, in two steps: a block of the
+    vocabulary by its total weight, then a token inside it. The distribution is that of one draw over the whole
+    vocabulary, which would need noise for every token of it. Where heat is 0, the most likely token is taken.
+
+    Shapes: grid (rows, blocks, BLOCK), heat (rows,), noise (rows, blocks + BLOCK); returns the tokens, (rows,), and
+    their log-probs at heat 1, (rows,).
     """
-    rows, vocabulary = logits.shape
-    blocks = noise.shape[1] - BLOCK
-    if vocabulary < blocks * BLOCK:
-        logits = torch.nn.functional.pad(logits, (0, blocks * BLOCK - vocabulary), value=-torch.inf)
-    grid = logits.view(rows, blocks, BLOCK)
-    block = (grid.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
-    inside = grid[torch.arange(rows, device=logits.device), block]
-    return block * BLOCK + (inside + noise[:, blocks:]).argmax(-1)
+    tops = grid.amax(-1)
+    top = tops.amax(-1, keepdim=True)
+    below = grid - top[..., None]  # at most 0, so that no sum of weights can overflow
+    total = below.exp().sum((-2, -1)).log()
+    greedy = heat == 0
+    block = tops.argmax(-1)
+    if not bool(greedy.all()):
+        below /= torch.where(greedy, 1.0, heat)[:, None, None]
+        if top_p < 1:
+            below = nucleus(below.flatten(1), top_p).view_as(below)
+        drawn = (below.exp().sum(-1).log() + noise[:, : grid.shape[1]]).argmax(-1)
+        block = torch.where(greedy, block, drawn)
+    every = torch.arange(len(grid), device=grid.device)
+    inside = (below[every, block] + noise[:, grid.shape[1] :]).argmax(-1)
+    return block * BLOCK + inside, grid[every, block, inside] - top[:, 0] - total
 
 
 def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from stages.hardware import memory
+from stages.hardware.model_shape import Shape
 from stages.models.loading import device_of, load_model, sampled_as
 from stages.models.packing import Layout, attention_of, lay_out, only_attends, refuse_packed
+from stages.models.prepacked import prepack
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
@@ -87,7 +90,7 @@ class Row(Draw):
 
 
 class HFSampler(Sampler):
-    """Completes prompts with a model on its own device, `rows` candidates at a time."""
+    """Completes prompts with a model on its own device, `rows` candidates at a time, fewer where memory is short."""
 
     name = "hf"
 
@@ -95,8 +98,9 @@ class HFSampler(Sampler):
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> Sampler:
         """Of the model in a folder; `generate`, where its state is no key-value cache of ours to hold."""
         model = load_model(source, sampled_as(decoding.precision), device_of(decoding.runtime.device))
-        kind = cls if only_attends(model) else GenerateSampler
-        return kind(model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size)
+        rows = decoding.runtime.batch_size
+        kind, model = (cls, prepack(model, rows)) if only_attends(model) else (GenerateSampler, model)
+        return kind(model, stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
 
     def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
         refuse_packed(model)
@@ -111,10 +115,10 @@ class HFSampler(Sampler):
         queue = deque((request, i) for request in requests for i in range(len(request.temperatures)))
         finished: dict[str, dict[int, Completion]] = {r.id: {} for r in requests}
         longest = max((len(r.token_ids) for r in requests), default=0)
-        slots = Slots(self.rows, longest + self.limit)
+        slots = Slots(min(len(queue), self._places(longest + self.limit)), longest + self.limit)
         active: list[Row] = []
         while queue or active:
-            if queue and (not active or self.rows - len(active) >= max(1, self.rows // REFILL)):
+            if queue and (not active or slots.rows - len(active) >= max(1, slots.rows // REFILL)):
                 self._admit(queue, active, slots)
             self._step(active, slots)
             for row in self._retire(active, slots):
@@ -124,12 +128,18 @@ class HFSampler(Sampler):
                 if len(done) == len(row.request.temperatures):
                     yield row.request, [done[i] for i in range(len(done))]
 
+    def _places(self, length: int) -> int:
+        """How many rows of `length` tokens are decoded at once."""
+        shape = Shape.of(self.model.config.to_dict())
+        size, device = self.model.dtype.itemsize, self.device.type
+        return memory.decoded_at_once(shape, size, self.rows, length, device) if shape else self.rows
+
     def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> None:
         """Give the next candidates places, and read their prompts but for the last token: each prompt once."""
         prompts: list[list[int]] = []
         source: list[int] = []
         first, last = len(active), None
-        while queue and len(active) < self.rows:
+        while queue and len(active) < slots.rows:
             request, index = queue[0]
             if last is not request:
                 if prompts and len(prompts[0]) * (len(prompts) + 1) > PREFILL_TOKENS:

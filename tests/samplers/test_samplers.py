@@ -29,7 +29,7 @@ from transformers import (
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.packing import only_attends, pack_pairs, pack_segments
-from stages.samplers.drawing import gumbel_max, nucleus
+from stages.samplers.drawing import blocks, gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request, Sampler
@@ -174,15 +174,17 @@ def test_the_log_prob_is_that_of_the_tokens_at_temperature_one(name: str) -> Non
 
 
 def test_drawn_tokens_follow_the_distribution() -> None:
-    """χ² over a vocabulary of two blocks; the bound is the 1 - 1e-6 quantile, so a right sampler fails never."""
+    """χ² at temperature 2 over a vocabulary of two blocks; the bound is the 1 - 1e-6 quantile, so a right sampler fails
+    never."""
     draws = 40_000
-    logits = torch.full((300,), -20.0)
+    logits = torch.full((300,), -40.0)
     wanted = {3: 0.4, 100: 0.25, 255: 0.2, 256: 0.1, 299: 0.05}
     for token, probability in wanted.items():
-        logits[token] = math.log(probability)
+        logits[token] = 2 * math.log(probability)
     uniform = torch.rand(draws, 2 + 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise = -torch.log(-torch.log(uniform)).float()
-    found = Counter(gumbel_max(logits.expand(draws, -1), noise).tolist())
+    tokens, _ = gumbel_max(blocks(logits.expand(draws, -1)), torch.full((draws,), 2.0), noise)
+    found = Counter(tokens.tolist())
     assert set(found) == set(wanted)
     chi2 = sum((found[t] - p * draws) ** 2 / (p * draws) for t, p in wanted.items())
     assert chi2 < 33.4  # 4 degrees of freedom
