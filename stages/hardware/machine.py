@@ -102,6 +102,13 @@ def cuda_in_use() -> Any:
     return torch.cuda if torch and torch.cuda.is_initialized() else None
 
 
+def give_back_gpu_memory() -> None:
+    """Return what torch holds of a GPU beyond its tensors: the driver counts it as taken, to a token budget and to
+    processes that are started on the same GPU."""
+    if cuda := cuda_in_use():
+        cuda.empty_cache()
+
+
 def peak_gpu_memory() -> int | None:
     """Bytes allocated on the GPU at the high-water mark since `reset_peak_memory`; None without a GPU."""
     cuda = cuda_in_use()
