@@ -108,6 +108,14 @@ class Past:
             m["device"] != "cpu",
         )
 
+    def lengths(self, node: Node, split: str) -> tuple[float, float]:
+        """Of rows that are still to be made: as those were that this base model was last trained on."""
+        base = next(n.fingerprint for n in node.lineage if n.stage == "base")
+        for m in reversed(self.of("sft")):
+            if m["roots"].get("base") == base and (folder := self.folders.get(("data", m["roots"]["data"]))):
+                return length_of(folder, split)
+        return in_tokens(*TEXT)
+
     def longer(self, stage: str, settings: dict[str, Any], roots: dict[str, str], of_base: bool) -> tuple[float, bool]:
         """The tokens of the finished nodes most alike, as a multiple of what would have been expected of them; and
         whether those are of the same stage and data."""
@@ -139,7 +147,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
     alike = [m for m in past.of(stage) if m["roots"] == roots]
     if alike and all(asdict(node.config).get(key) == alike[-1]["config"].get(key) for key in OF_MEMORY):
         peak = peak_of(alike[-1])
-    tokens, passes, certain = None, 0.0, True
+    tokens, passes, certain = None, 0.0, bool(alike)
     if trains_or_asks(stage, node.settings):
         sizes, certain = sizes_to_be(node, nodes, store, past)
         if not sizes.rows:  # what files add is not known before they are read
@@ -169,7 +177,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     data_node = next(n for n in node.lineage if n.stage == "data")
     data, split = store.find(data_node) or past.earlier.of(data_node), split_of(node.stage, node.settings)
     examples: dict[str, float] = data["metrics"]["examples"] if data else generated(data_node)
-    lengths = length_of(store.root / "data" / data["fingerprint"], split) if data else in_tokens(*TEXT)
+    lengths = length_of(store.root / "data" / data["fingerprint"], split) if data else past.lengths(node, split)
     if node.stage == "sft":
         return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths), data is not None
     if node.stage not in PAIRS:
