@@ -77,16 +77,20 @@ class Past:
         return next((m for m in self.of(stage) if m["fingerprint"] == fingerprint), None)
 
     def sizes(self, m: Manifest) -> Sizes | None:
-        """Of a finished node; None where its data are gone."""
-        data = self.manifest("data", m["roots"].get("data"))
+        """Of a finished node; None where its data or its pairs are gone."""
+        stage, metrics, split = m["stage"], m["metrics"], split_of(m["stage"], m["settings"])
+        given = {role: node["fingerprint"] for role, node in m["inputs"].items()}
+        if stage in PAIRS:
+            pairs = self.folders.get(("pairs", given["pairs"]))
+            return Sizes(metrics["pairs"], metrics.get("held_out", 0), *length_of(pairs)) if pairs else None
+        data = self.manifest("data", given["data"])
         if data is None:
             return None
-        examples, metrics, split = data["metrics"]["examples"], m["metrics"], split_of(m["stage"], m["settings"])
-        lengths = length_of(self.folders["data", data["fingerprint"]], split)
-        if m["stage"] == "sft":
+        lengths = length_of(self.folders["data", given["data"]], split)
+        if stage == "sft":
+            examples = data["metrics"]["examples"]
             return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths)
-        rows = metrics["pairs"] if m["stage"] in PAIRS else metrics.get("prompts", 0)
-        return Sizes(rows, metrics.get("held_out", 0), *lengths)
+        return Sizes(metrics.get("prompts", 0), 0, *lengths)
 
     def task(self, m: Manifest) -> Task | None:
         """What a finished node's time depended on; None where that is not known any more."""
@@ -127,7 +131,8 @@ class Past:
             if asked_base(m) is not of_base or not (sizes := self.sizes(m)):
                 continue
             apart = (m["roots"] != roots, m["stage"] != stage)
-            found.append((apart, tokens / tokens_of(m["stage"], m["settings"], sizes, of_base)))
+            if expected := tokens_of(m["stage"], m["settings"], sizes, of_base):
+                found.append((apart, tokens / expected))
         if not found:
             return 1.0, False
         nearest = min(apart for apart, _ in found)
@@ -174,7 +179,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
 
 def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> tuple[Sizes, bool]:
     """What a stage will go through, and whether that was counted: no rows where nobody can say yet."""
-    data_node = next(n for n in node.lineage if n.stage == "data")
+    data_node = node.inputs.get("data") or next(n for n in node.lineage if n.stage == "data")
     data, split = store.find(data_node) or past.earlier.of(data_node), split_of(node.stage, node.settings)
     examples: dict[str, float] = data["metrics"]["examples"] if data else generated(data_node)
     lengths = length_of(store.root / "data" / data["fingerprint"], split) if data else past.lengths(node, split)
@@ -187,6 +192,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     pairs = node.inputs["pairs"]
     if made := store.find(pairs) or past.earlier.of(pairs):
         held_out = made["metrics"]["held_out"] if node.stage == "dpo" else 0
+        lengths = length_of(store.root / "pairs" / made["fingerprint"])
         return Sizes(made["metrics"]["pairs"] - held_out, held_out, *lengths), True
     if nodes["label"].config.brings_pool:
         return Sizes(0, 0, *lengths), False

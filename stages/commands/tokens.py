@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from stages.config.schema import SPLIT_OF_GROUP
@@ -39,20 +40,32 @@ def generated(data: Node) -> dict[str, float]:
 
 
 @cache
-def length_of(folder: Path, split: str) -> tuple[float, float]:
-    """Mean tokens of the prompts in a split of published data, and of their reference answers, by their characters."""
+def length_of(folder: Path, split: str | None = None) -> tuple[float, float]:
+    """Mean tokens of a prompt and of an answer, by their characters: of a split of published data, or of pairs."""
+    if split is None:
+        rows = texts(folder / "pairs.parquet", ["prompt", "chosen", "rejected"], None)
+        found = [(row["prompt"], (said(row["chosen"]) + said(row["rejected"])) / 2) for row in rows]
+    else:
+        rows = texts(folder / "examples.parquet", ["messages", "reference"], [("split", "==", split)])
+        found = [(row["messages"], len(row["reference"] or "")) for row in rows]
+    if not found:
+        return in_tokens(*TEXT)
+    return in_tokens(fmean(said(prompt) for prompt, _ in found), fmean(answer for _, answer in found))
+
+
+def texts(table: Path, columns: list[str], filters: Any) -> list[dict[str, Any]]:
+    """The first rows of a table; none where it is gone, or damaged."""
     import pyarrow as pa  # with numpy, not for a plan of what has no data yet
     import pyarrow.parquet as pq
 
-    wanted = {"columns": ["messages", "reference"], "filters": [("split", "==", split)]}
     try:
-        rows = pq.read_table(folder / "examples.parquet", **wanted).slice(0, ROWS_READ).to_pylist()
-    except (pa.ArrowException, OSError):  # it is gone, or damaged
-        rows = []
-    if not rows:
-        return in_tokens(*TEXT)
-    prompts = sum(len(m["content"]) for row in rows for m in row["messages"])
-    return in_tokens(prompts / len(rows), sum(len(row["reference"] or "") for row in rows) / len(rows))
+        return pq.read_table(table, columns=columns, filters=filters).slice(0, ROWS_READ).to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, OSError):
+        return []
+
+
+def said(messages: list[dict[str, str]]) -> int:
+    return sum(len(message["content"]) for message in messages)
 
 
 def in_tokens(prompt: float, answer: float) -> tuple[float, float]:

@@ -100,7 +100,7 @@ def test_plan_counts_the_pairs_that_there_are(chain: Chain) -> None:
     wanted = (after["pairs"] - after["held_out"]) / (before["pairs"] - before["held_out"])
     assert wanted > 1.1
     spent, found = chain.manifest("dpo"), cost_of(chain.root, "dpo", "pairs=all")
-    assert found.tokens == pytest.approx(spent["metrics"]["tokens"] * wanted, rel=0.01)
+    assert found.tokens == pytest.approx(spent["metrics"]["tokens"] * wanted, rel=0.1)
     assert found.seconds > spent["wall_seconds"]
     assert found.known is Known.measured
 
