@@ -186,9 +186,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     if node.stage == "sft":
         return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths), data is not None
     if node.stage not in PAIRS:
-        count = examples.get(split, 0)
-        rows = min(count, node.settings.get("prompts") or count) / node.settings.get("rounds", 1)
-        return Sizes(rows, 0, *lengths), data is not None
+        return Sizes(asked(node, examples.get(split, 0)), 0, *lengths), data is not None
     pairs = node.inputs["pairs"]
     if made := store.find(pairs) or past.earlier.of(pairs):
         held_out = made["metrics"]["held_out"] if node.stage == "dpo" else 0
@@ -200,9 +198,15 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     rate = PAIRS_PER_PROMPT * pairs.config.max_per_prompt
     if earlier:
         rate = earlier[-1]["pairs"] / earlier[-1]["prompts"]
-    count = rate * examples.get("preference", 0)
+    pool = next(n for n in reversed(node.lineage) if n.stage == "sample")
+    count = rate * asked(pool, examples.get("preference", 0))
     held_out = pairs.config.validation_fraction * count if node.stage == "dpo" else 0
     return Sizes(count - held_out, held_out, *lengths), False
+
+
+def asked(node: Node, prompts: float) -> float:
+    """How many of a split's prompts a stage asks: in each round its share."""
+    return min(prompts / node.settings.get("rounds", 1), node.settings.get("prompts") or math.inf)
 
 
 def asked_base(m: Manifest) -> bool:

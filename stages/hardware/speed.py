@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-# Operations per second in a stage's passes: of a CPU's core, in the two precisions; and of a GPU.
+# Operations per second in a stage's passes: of a CPU's core (with AVX512-BF16 and AMX), by precision; and of a GPU, on
+# which nothing has been measured.
 GUESSED = {
-    "sft": ({"bf16": 86e9, "fp32": 70e9}, 150e12),
-    "dpo": ({"bf16": 142e9, "fp32": 90e9}, 100e12),
-    "reference": ({"bf16": 240e9, "fp32": 100e9}, 150e12),
-    "sample": ({"bf16": 540e9, "fp32": 100e9}, 100e12),
-    "answer": ({"bf16": 500e9, "fp32": 100e9}, 100e12),
-    "eval": ({"bf16": 65e9, "fp32": 50e9}, 20e12),
+    "sft": ({"bf16": 84e9, "fp32": 80e9}, 150e12),
+    "dpo": ({"bf16": 130e9, "fp32": 100e9}, 100e12),
+    "reference": ({"bf16": 210e9, "fp32": 140e9}, 150e12),
+    "sample": ({"bf16": 570e9, "fp32": 230e9}, 100e12),
+    "answer": ({"bf16": 480e9, "fp32": 235e9}, 100e12),
+    "eval": ({"bf16": 58e9, "fp32": 52e9}, 20e12),
 }
 # What a stage takes whatever its size: seconds, and seconds per parameter of a model that it loads and saves.
 FIXED = {"base": (0.1, 9e-8), "sft": (1.0, 2e-8), "dpo": (0.4, 2e-8), "report": (0.5, 0.0), "data": (0.3, 0.0)}
@@ -116,7 +117,7 @@ def differences(task: Task, other: Task) -> tuple[bool, ...] | None:
     """In what two nodes differ, the weightiest first; None where one tells nothing of the other."""
     if other.processor not in (task.processor, None):
         return None
-    if task.stage != other.stage and not (task.passes and other.passes):
+    if bool(task.passes) is not bool(other.passes) or (task.stage != other.stage and not task.passes):
         return None
     if other.parameters and not 1 / COMPARABLE <= task.parameters / other.parameters <= COMPARABLE:
         return None

@@ -113,6 +113,19 @@ def test_plan_expects_of_a_stage_what_it_took_with_other_settings(chain: Chain) 
         assert found.known is Known.measured
 
 
+def test_plan_shares_the_prompts_among_rounds(chain: Chain) -> None:
+    once, half = chain.manifest("sample")["metrics"]["tokens"], cost_of(chain.root, "sample_1", "rounds=2")
+    assert half.tokens == pytest.approx(once / 2, abs=1)
+    few = cost_of(chain.root, "sample", "sample.prompts=12")
+    assert few.tokens == pytest.approx(once / 4, abs=1), "of 48"
+    pairs = chain.manifest("dpo")["metrics"]["tokens"]
+    assert cost_of(chain.root, "dpo", "sample.prompts=12").tokens == pytest.approx(pairs / 4, rel=0.5)
+
+
+def test_a_model_that_is_not_trained_takes_no_time_of_one_that_was(chain: Chain) -> None:
+    assert cost_of(chain.root, "sft", "sft=none").known is Known.guessed
+
+
 def test_plan_expects_of_dpo_the_speed_that_sft_had(chain: Chain) -> None:
     """Of another stage on the same model, before there is a node of its own."""
     for gone in ("dpo", "reference"):
