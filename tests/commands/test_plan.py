@@ -153,21 +153,25 @@ def test_a_new_store_profits_from_what_ran_for_another(chain: Chain, tmp_path: P
     assert found.known is Known.scaled, "how long the rows are that this store will have is not known"
 
 
-def test_the_plan_says_how_its_times_are_known(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*overrides: str) -> tuple[dict[str, str], str]:
-        plan.show(nodes(chain.root, *overrides), Store(chain.root))
+def test_the_plan_says_how_its_times_are_known(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(root: Path) -> tuple[dict[str, str], str]:
+        plan.show(nodes(root, "sft.seed=7"), Store(root))
         lines = capsys.readouterr().out.splitlines()
         return {line.split()[0]: line.split()[-2] for line in lines if line.endswith(" s")}, lines[-1]
 
-    times, legend = told("sft.seed=7")
+    monkeypatch.setattr(plan, "ROOT", tmp_path / "elsewhere")
+    times, legend = told(chain.root)
     assert float(times["sft"]) >= 0, "as it took here"
     assert times["dpo"].startswith("~"), "its pairs are still to be made"
     assert "as this stage took here" in legend and "~ scaled" in legend and "guess" not in legend
-    for folder, _ in Store(chain.root).manifests():
-        edit(folder, lambda manifest: manifest.update(processor="64 x another"))
-    times, legend = told("sft.seed=7")
+    times, legend = told(tmp_path / "fresh")
     assert times["sft"].startswith("?")
     assert "? a guess" in legend
+    monkeypatch.setattr(plan, "ROOT", tmp_path)  # whose outputs/ is the chain's
+    times, _ = told(tmp_path / "fresh")
+    assert times["sft"].startswith("~")
 
 
 def test_plan_guesses_of_the_demo_about_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
