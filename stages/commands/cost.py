@@ -66,7 +66,7 @@ class Past:
         self.earlier = Earlier(store)
         found = [item for known in (*others, store) for item in known.manifests()]
         self.folders = {(m["stage"], m["fingerprint"]): folder for folder, m in found}
-        self.manifests = [m for _, m in found]
+        self.manifests = sorted((m for _, m in found), key=lambda m: float(m["ended"]))
         self.parameters = {m["fingerprint"]: m["metrics"]["parameters"] for m in self.of("base")}
         self.ran = [Ran(task, m["wall_seconds"]) for m in self.manifests if (task := self.task(m))]
 
@@ -104,6 +104,7 @@ class Past:
         return Task(
             m["stage"],
             str(m["settings"].get("precision", "fp32")),
+            way(m["settings"]),
             m["roots"].get("base", ""),
             parameters,
             passes,
@@ -131,8 +132,8 @@ class Past:
             if asked_base(m) is not of_base or not (sizes := self.sizes(m)):
                 continue
             apart = (m["roots"] != roots, m["stage"] != stage)
-            if expected := tokens_of(m["stage"], m["settings"], sizes, of_base):
-                found.append((apart, tokens / expected))
+            if usual := tokens_of(m["stage"], m["settings"], sizes, of_base):
+                found.append((apart, tokens / usual))
         if not found:
             return 1.0, False
         nearest = min(apart for apart, _ in found)
@@ -166,6 +167,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
     task = Task(
         stage,
         str(node.settings.get("precision", "fp32")),
+        way(node.settings),
         base if "base" in roots else "",
         size if "base" in roots else 0,
         passes,
@@ -211,6 +213,11 @@ def asked(node: Node, prompts: float) -> float:
 
 def asked_base(m: Manifest) -> bool:
     return m["inputs"].get("model", {}).get("stage") == "base"
+
+
+def way(settings: dict[str, Any]) -> str:
+    """What of a stage's settings makes its tokens dearer or cheaper."""
+    return " ".join(str(settings[key]) for key in ("sampler", "adapter", "forward") if key in settings)
 
 
 def devices(on_gpu: bool, config: dict[str, Any]) -> int:

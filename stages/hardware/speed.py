@@ -40,11 +40,13 @@ class Known(IntEnum):
 
 @dataclass(frozen=True)
 class Task:
-    """What a node's time depends on. `passes`: tokens that go through the model forward, or what costs as much.
-    `processor`: as `machine.processor` names it; None where nobody noted it. `devices`: cores, or GPUs."""
+    """What a node's time depends on. `way`: which sampler, adapter or forward. `passes`: tokens that go through the
+    model forward, or what costs as much. `processor`: as `machine.processor` names it; None where nobody noted it.
+    `devices`: cores, or GPUs."""
 
     stage: str
     precision: str
+    way: str
     base: str
     parameters: float
     passes: float
@@ -125,6 +127,7 @@ def differences(task: Task, other: Task) -> tuple[bool, ...] | None:
         ALIKE.get(task.stage) != ALIKE.get(other.stage),
         task.precision != other.precision,
         task.stage != other.stage,
+        task.way != other.way,
         task.base != other.base,
         task.processor != other.processor,
     )

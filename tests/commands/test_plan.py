@@ -18,7 +18,7 @@ from stages.pipeline.graph import graph
 from stages.store.store import Store
 from tests.helpers import Chain, build, nodes, settings
 
-TASK = Task("sft", "bf16", "a", 1e8, 1e5, "2 x this", 2, on_gpu=False)
+TASK = Task("sft", "bf16", "none", "a", 1e8, 1e5, "2 x this", 2, on_gpu=False)
 
 
 def cost_of(root: Path, name: str, *overrides: str, others: tuple[Path, ...] = ()) -> cost.Cost:
@@ -52,6 +52,7 @@ def test_a_guess_is_said_to_be_one() -> None:
         ({"precision": "fp32"}, {"stage": "sample"}),
         ({"stage": "dpo"}, {"precision": "fp32"}),
         ({"base": "b", "parameters": 2e8}, {"stage": "dpo"}),
+        ({"base": "b"}, {"way": "lora"}),
         ({}, {"base": "b"}),
         ({}, {"processor": None}),
     ],
@@ -106,11 +107,20 @@ def test_plan_counts_the_pairs_that_there_are(chain: Chain) -> None:
 
 
 def test_plan_expects_of_a_stage_what_it_took_with_other_settings(chain: Chain) -> None:
-    for name, other in (("sft", "sft.seed=7"), ("sample", "sample.seed=7"), ("reference", "dpo.forward=padded")):
+    for name, other in (("sft", "sft.seed=7"), ("sample", "sample.seed=7")):
         spent, found = chain.manifest(name), cost_of(chain.root, name, other)
         assert found.seconds == pytest.approx(spent["wall_seconds"], rel=0.01)
         assert found.tokens == spent["metrics"]["tokens"]
         assert found.known is Known.measured
+
+
+def test_another_sampler_or_adapter_has_another_speed(chain: Chain) -> None:
+    for name, other in (
+        ("sample", "sample=generate"),
+        ("sft", "sft.adapter=lora"),
+        ("reference", "dpo.forward=padded"),
+    ):
+        assert cost_of(chain.root, name, other).known is Known.scaled
 
 
 def test_plan_shares_the_prompts_among_rounds(chain: Chain) -> None:
