@@ -14,7 +14,7 @@ from stages.models import contract
 from stages.models.contract import ContractError
 from stages.models.loading import device_of, load_model
 from stages.models.pair_tokens import drawn, tokenized
-from stages.models.scoring import add_scoring, pair_log_probs
+from stages.models.scoring import add_scoring, pair_log_probs, rounded_once
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.shards import in_shards
 from stages.store.work import Work
@@ -59,8 +59,10 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         model = load_model(inputs["reference"] / "model", cfg.weights, device_of(cfg.runtime.device))
         add_scoring(model, cfg.forward)
         left = {p.id for p in waiting}
-        for batch in batches:  # the same batches after a kill: a pair among others would round differently
-            if any(p.id in left for p in batch):
+        # The same batches after a kill: a pair among others would round differently.
+        again = [batch for batch in batches if any(p.id in left for p in batch)]
+        with rounded_once(model.device):
+            for batch in again:
                 scores = pair_log_probs(model, batch, terms.tokenizer.pad_token_id, cfg.precision)
                 for p, (chosen, rejected) in zip(batch, scores, strict=True):
                     p.chosen_logps, p.rejected_logps = chosen, rejected

@@ -17,6 +17,7 @@ from stages.config.schema import Config
 
 
 class GPU(NamedTuple):
+    name: str
     compute_capability: float
     free_memory: int  # bytes
 
@@ -26,12 +27,27 @@ def gpu() -> GPU | None:
     """The first GPU that its driver shows to this process, if there is one."""
     if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return None
-    query = ["nvidia-smi", "--query-gpu=compute_cap,memory.free", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.free", "--format=csv,noheader,nounits"]
     asked = subprocess.run(query, capture_output=True, text=True, check=False)
     if asked.returncode != 0 or not asked.stdout.strip():
         return None
-    capability, free = asked.stdout.splitlines()[0].split(",")
-    return GPU(float(capability), int(free) * 2**20)
+    name, capability, free = asked.stdout.splitlines()[0].rsplit(",", 2)
+    return GPU(name.strip(), float(capability), int(free) * 2**20)
+
+
+@cache
+def processor(on_gpu: bool) -> str:
+    """What computes here, by a name under which a speed may be remembered: `NVIDIA H200`, or `2 x Intel(R) Xeon(R)
+    Processor 6/167/1` with the cores, and the family, model and stepping that a hypervisor's name leaves out."""
+    if on_gpu:
+        return found.name if (found := gpu()) else "GPU"
+    told = dict[str, str]()
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        first, *_ = cpuinfo.read_text().split("\n\n")
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    kind = "/".join(told[key] for key in ("cpu family", "model", "stepping") if key in told)
+    name = told.get("model name") or platform.processor() or platform.machine()
+    return f"{os.cpu_count()} x {name} {kind}".strip()
 
 
 def computes_bf16() -> bool:
@@ -100,6 +116,13 @@ def cuda_in_use() -> Any:
     """torch.cuda where this process has loaded torch and used a GPU."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch and torch.cuda.is_initialized() else None
+
+
+def give_back_gpu_memory() -> None:
+    """Return what torch holds of a GPU beyond its tensors: the driver counts it as taken, to a token budget and to
+    processes that are started on the same GPU."""
+    if cuda := cuda_in_use():
+        cuda.empty_cache()
 
 
 def peak_gpu_memory() -> int | None:

@@ -30,6 +30,12 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
     return contextlib.nullcontext()
 
 
+def rounded_once(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Inside, autocast rounds a weight in the first forward and not again: torch keeps the copies until the outermost
+    autocast ends, which is this one. It casts nothing itself. For many forwards of weights that do not change."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
     """Give the model TRL's fused LM head and the forward for pairs, as a trainer does: policy and reference are then
     scored by the same arithmetic."""

@@ -4,13 +4,14 @@ import importlib
 import logging
 
 from stages.config.errors import UserError
-from stages.config.schema import Config, Training
+from stages.config.schema import Answer, Config, Sample, Training
+from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance
 from stages.store.node import Node, in_order
 from stages.store.pinning import Outside
 from stages.store.store import Store
-from stages.store.work import Work
+from stages.store.work import Kept, Work
 from stages.tracking.track import track
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
     if cfg.launch.node_rank > 0:
         return processes.follow(cfg.launch, targets, store)
-    missing = store.missing(targets)
+    missing, kept = store.missing(targets), Kept()
     for node in in_order(targets):
         if node not in missing:
             if store.folder(node).exists():
@@ -37,8 +38,11 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
             alone = processes.world_size(node) == 1
             stage = importlib.import_module(f"stages.{node.stage}") if alone else None  # workers load it themselves
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
+            if not isinstance(node.config, Sample | Answer):  # a sampler stays open for those alone
+                kept.clear()
+                machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
-                work = Work(folder, run.log)
+                work = Work(folder, run.log, kept=kept)
                 attempts = provenance.begin(work, run.id)
                 with outside.still(folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)

@@ -49,11 +49,13 @@ def end(
 ) -> Manifest:
     """What the manifest says of a node whose last attempt ends now."""
     attempts[-1]["ended"] = time.time()
+    device = metrics.get("device", "cpu")
     return {
         "command": command(node.stage, overrides),
         **here(),
         "seed": asdict(node.config).get("seed"),
-        "device": metrics.get("device", "cpu"),
+        "device": device,
+        "processor": machine.processor(device != "cpu"),
         "attempts": attempts,
         "started": attempts[0]["started"],
         "ended": attempts[-1]["ended"],

@@ -12,6 +12,7 @@ from stages.models.loading import embedding_rows
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 from stages.store import parts
+from stages.store.digests import files_of, signature
 from stages.store.records import Candidate, Example, content_id
 from stages.store.shards import in_shards
 from stages.store.work import Work
@@ -42,7 +43,8 @@ def complete(
     out: Work,
     opened: Open = HFSampler.open,
 ) -> list[Candidate]:
-    """Candidates for every prompt, one per temperature, in the order of the prompts.
+    """Candidates for every prompt, one per temperature, in the order of the prompts. The sampler is left open in `out`
+    for a stage after this one that asks the same model in the same way.
 
     Raises:
         UserError: where a sampler leaves prompts or candidates out, says no reason for an end, or another than its
@@ -52,7 +54,10 @@ def complete(
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
-        sampler = opened(model, terms.stop_ids, decoding)
+        # All that `open` is told, and what the model's files are: another process may have replaced them. One's own
+        # sampler, a new `partial` each time, equals no other.
+        key = (opened, terms.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
+        sampler = out.kept.get(key, lambda: opened(model, terms.stop_ids, decoding))
         if not isinstance(sampler, Sampler):
             raise UserError(f"open gives a {type(sampler).__name__}, which is no Sampler.")
         left = {e.id: e for e in waiting}

@@ -17,15 +17,41 @@ SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not p
 CURVES = "curves.jsonl"
 
 
+class Kept:
+    """What a stage leaves open for the next one in this process: one thing, under all that it was opened with."""
+
+    def __init__(self) -> None:
+        self.key: Any = None
+        self.value: Any = None
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What is kept under this key; where that is something else, it goes before `make` opens this."""
+        if self.key != key:
+            self.clear()
+            self.key, self.value = key, make()
+        return self.value
+
+    def clear(self) -> None:
+        self.key = self.value = None
+
+
 class Work(os.PathLike[str]):
-    """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings.
+    """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings, and what an earlier
+    stage left open.
 
     Where several processes work on one node, each has a Work. One of them is `main`: only that one writes curves and
     warnings, and what the stage publishes.
     """
 
-    def __init__(self, path: Path, listener: Callable[[dict[str, Any], int], None], main: bool = True):
+    def __init__(
+        self,
+        path: Path,
+        listener: Callable[[dict[str, Any], int], None],
+        main: bool = True,
+        kept: Kept | None = None,
+    ):
         self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
+        self.kept = kept or Kept()
         if main:
             drop_torn(self / CURVES)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from stages.models.scoring import rounded_once
 from stages.training import warm_up
 from stages.training.batches import InTurn, Turns
 
@@ -40,7 +41,8 @@ class PlumblineTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.row_losses.clear()
-        output = super().evaluation_loop(*args, **kwargs)
+        with rounded_once(self.args.device):
+            output = super().evaluation_loop(*args, **kwargs)
         mine = torch.stack(self.row_losses).float()  # the processes take the rows by turns
         losses = self.accelerator.gather(mine).view(-1, len(mine)).T.flatten()
         output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import plan
+from stages.commands import cost, plan
 from stages.commands.settings import flat
 from stages.config.errors import UserError
 from stages.config.schema import ROOT, Label
@@ -205,7 +205,7 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
 
     def peak(*overrides: str) -> float:
         planned = nodes(chain.root, *overrides)
-        return plan.expected(planned["dpo"], planned, store, plan.Earlier(store)).memory
+        return cost.expected(planned["dpo"], planned, store, cost.Past(store)).memory
 
     assert peak() == 12345, "its own"
     assert peak("dpo.beta=0.3") == 12345

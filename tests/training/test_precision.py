@@ -1,8 +1,10 @@
 """Which arithmetic is used where: no TF32, a fused optimizer, and no kernels that would replace the layers unasked."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer
 
 import stages.training.run
+import stages.training.trainer
 from stages import dpo, sft
 from stages.config import trl_arguments
 from stages.config.choices import Precision
@@ -48,6 +51,49 @@ def test_bf16_leaves_no_product_in_fp32(chain: Chain, precision: Precision, dtyp
         out.loss.backward()
     # The head's gradients are summed up in fp32 (`addmm_`), on a GPU from bf16 factors.
     assert products.dtypes == {dtype}
+
+
+class Rounded(TorchDispatchMode):
+    """How often each layer's weights are rounded to bf16; the head rounds its own."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.times = Counter[int]()
+        self.weights = {p.data_ptr() for name, p in model.named_parameters() if "proj" in name}
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if op.overloadpacket.__name__ == "_to_copy" and args[0].data_ptr() in self.weights:
+            self.times[args[0].data_ptr()] += 1
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
+    name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows go through the model one by one."""
+    found: list[tuple[int, Any, Any]] = []
+
+    def evaluated(trainer: Trainer, *_: Any) -> None:
+        with Rounded(trainer.model) as rounded:
+            once = trainer.evaluate()
+        monkeypatch.setattr(stages.training.trainer, "rounded_once", lambda device: contextlib.nullcontext())
+        found.append((max(rounded.times.values()), once, trainer.evaluate()))
+        raise UserError("enough")
+
+    module = {"sft": sft, "dpo": dpo}[name]
+    monkeypatch.setattr(module, "train", evaluated)
+    inputs = {
+        "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
+        "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
+    }
+    cfg = vars(settings("recipe=tiny", "precision=bf16"))[name]
+    with pytest.raises(UserError, match="enough"):
+        module.run(cfg, inputs[name], Work(tmp_path, lambda metrics, step: None))
+    [(times, once, each)] = found
+    assert times == 1
+    assert len(once["row_losses"]) > 1
+    assert {k: v for k, v in once.items() if "loss" in k} == {k: v for k, v in each.items() if "loss" in k}
 
 
 def test_no_tf32_whatever_the_environment_says() -> None:

@@ -1,0 +1,258 @@
+"""What a node would cost: its tokens, memory, disk and time.
+
+Of a node that is published, or was by an earlier version: what it took. Else rows are counted in inputs that are
+built, tokens follow from the lengths of their texts and from how many finished nodes turned out to have, time from the
+tokens (stages/hardware/speed.py), and memory from the model's shape (stages/hardware/memory.py).
+"""
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from stages.commands.earlier import Earlier
+from stages.commands.tokens import (
+    PAIRS,
+    TEXT,
+    Sizes,
+    generated,
+    in_tokens,
+    length_of,
+    passes_of,
+    split_of,
+    tokens_of,
+    trains_or_asks,
+)
+from stages.config.schema import SFT, Training
+from stages.hardware import machine, memory, model_shape, speed
+from stages.hardware.model_shape import Shape
+from stages.hardware.speed import Known, Ran, Task
+from stages.store.node import Node
+from stages.store.store import Manifest, Store
+
+PAIRS_PER_PROMPT = 1 / 3  # where no pairs tell
+COUNTED = {"sft": "all", "dpo": "all", "sample": "drawn", "answer": "drawn", "reference": "drawn"}  # as tokens
+OF_MEMORY = (
+    "adapter",
+    "lora",
+    "precision",
+    "weights",
+    "packing",
+    "max_length",
+    "max_new_tokens",
+    "batch_size",
+    "runtime",
+)
+PUBLISHES_WEIGHTS = ("base", "sft", "dpo")
+OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
+TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 80, "dpo": 80, "answer": 60}  # of generated tasks, in memory
+LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
+
+
+@dataclass
+class Cost:
+    tokens: int | None
+    memory: float  # bytes; nan where the model's size is not known yet
+    disk: float  # bytes
+    seconds: float  # nan where the model's size, or the number of rows, is not known yet
+    known: Known = Known.measured
+
+
+class Past:
+    """The finished nodes of a store, and of others on this machine, as far as they tell what a node will cost."""
+
+    def __init__(self, store: Store, *others: Store):
+        self.earlier = Earlier(store)
+        found = [item for known in (*others, store) for item in known.manifests()]
+        self.folders = {(m["stage"], m["fingerprint"]): folder for folder, m in found}
+        self.manifests = sorted((m for _, m in found), key=lambda m: float(m["ended"]))
+        self.parameters = {m["fingerprint"]: m["metrics"]["parameters"] for m in self.of("base")}
+        self.ran = [Ran(task, m["wall_seconds"]) for m in self.manifests if (task := self.task(m))]
+
+    def of(self, stage: str) -> list[Manifest]:
+        return [m for m in self.manifests if m["stage"] == stage]
+
+    def manifest(self, stage: str, fingerprint: str | None) -> Manifest | None:
+        return next((m for m in self.of(stage) if m["fingerprint"] == fingerprint), None)
+
+    def sizes(self, m: Manifest) -> Sizes | None:
+        """Of a finished node; None where its data or its pairs are gone."""
+        stage, metrics, split = m["stage"], m["metrics"], split_of(m["stage"], m["settings"])
+        given = {role: node["fingerprint"] for role, node in m["inputs"].items()}
+        if stage in PAIRS:
+            pairs = self.folders.get(("pairs", given["pairs"]))
+            return Sizes(metrics["pairs"], metrics.get("held_out", 0), *length_of(pairs)) if pairs else None
+        data = self.manifest("data", given["data"])
+        if data is None:
+            return None
+        lengths = length_of(self.folders["data", given["data"]], split)
+        if stage == "sft":
+            examples = data["metrics"]["examples"]
+            return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths)
+        return Sizes(metrics.get("prompts", 0), 0, *lengths)
+
+    def task(self, m: Manifest) -> Task | None:
+        """What a finished node's time depended on; None where that is not known any more."""
+        parameters = self.parameters.get(m["roots"].get("base"), 0)
+        passes = 0.0
+        if trains_or_asks(m["stage"], m["settings"]):
+            sizes = self.sizes(m)
+            if not (parameters and sizes):
+                return None
+            passes = passes_of(m["stage"], m["settings"], sizes, m["metrics"].get("tokens", 0))
+        return Task(
+            m["stage"],
+            str(m["settings"].get("precision", "fp32")),
+            way(m["settings"]),
+            m["roots"].get("base", ""),
+            parameters,
+            passes,
+            m.get("processor"),
+            devices(m["device"] != "cpu", m["config"]),
+            m["device"] != "cpu",
+        )
+
+    def lengths(self, node: Node, split: str) -> tuple[float, float]:
+        """Of rows that are still to be made: as those were that this base model was last trained on."""
+        base = next(n.fingerprint for n in node.lineage if n.stage == "base")
+        for m in reversed(self.of("sft")):
+            if m["roots"].get("base") == base and (folder := self.folders.get(("data", m["roots"]["data"]))):
+                return length_of(folder, split)
+        return in_tokens(*TEXT)
+
+    def longer(self, stage: str, settings: dict[str, Any], roots: dict[str, str], of_base: bool) -> tuple[float, bool]:
+        """The tokens of the finished nodes most alike, as a multiple of what would have been expected of them; and
+        whether those are of the same stage and data."""
+        found = list[tuple[tuple[bool, ...], float]]()
+        for m in self.manifests:
+            tokens, kind = m["metrics"].get("tokens"), COUNTED.get(m["stage"])
+            if not tokens or kind != COUNTED[stage] or m["roots"].get("base") != roots.get("base"):
+                continue
+            if asked_base(m) is not of_base or not (sizes := self.sizes(m)):
+                continue
+            apart = (m["roots"] != roots, m["stage"] != stage)
+            if usual := tokens_of(m["stage"], m["settings"], sizes, of_base):
+                found.append((apart, tokens / usual))
+        if not found:
+            return 1.0, False
+        nearest = min(apart for apart, _ in found)
+        return median([ratio for apart, ratio in found if apart == nearest][-speed.LATEST :]), not any(nearest)
+
+
+def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Cost:
+    """Tokens, memory, disk and time of a node: those that it had, or what is to be expected."""
+    if own := store.find(node) or past.earlier.of(node):
+        disk = sum(entry["bytes"] for entry in own["files"].values())
+        return Cost(own["metrics"].get("tokens"), peak_of(own), disk, own["wall_seconds"])
+    stage, shape, base = node.stage, shape_of(nodes["base"], store), nodes["base"].fingerprint
+    size = past.parameters.get(base) or (shape.parameters if shape else math.nan)
+    disk = 4.0 * size if stage in PUBLISHES_WEIGHTS else 2.0**20
+    peak = expected_peak(node, nodes, shape)
+    roots = {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")}
+    alike = [m for m in past.of(stage) if m["roots"] == roots]
+    if alike and all(asdict(node.config).get(key) == alike[-1]["config"].get(key) for key in OF_MEMORY):
+        peak = peak_of(alike[-1])
+    tokens, passes, certain = None, 0.0, bool(alike)
+    if trains_or_asks(stage, node.settings):
+        sizes, certain = sizes_to_be(node, nodes, store, past)
+        if not sizes.rows:  # what files add is not known before they are read
+            return Cost(None, peak, disk, math.nan, Known.guessed)
+        if stage in COUNTED:
+            of_base = stage == "answer" and node.inputs["model"].stage == "base"
+            ratio, same = past.longer(stage, node.settings, roots, of_base)
+            tokens, certain = round(ratio * tokens_of(stage, node.settings, sizes, of_base)), certain and same
+        passes = passes_of(stage, node.settings, sizes, tokens or 0)
+    gpu = on_gpu(node)
+    task = Task(
+        stage,
+        str(node.settings.get("precision", "fp32")),
+        way(node.settings),
+        base if "base" in roots else "",
+        size if "base" in roots else 0,
+        passes,
+        machine.processor(gpu),
+        devices(gpu, asdict(node.config)),
+        gpu,
+    )
+    seconds, known = speed.expected(task, past.ran)
+    return Cost(tokens, peak, disk, seconds, known if certain else max(known, Known.scaled))
+
+
+def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> tuple[Sizes, bool]:
+    """What a stage will go through, and whether that was counted: no rows where nobody can say yet."""
+    data_node = node.inputs.get("data") or next(n for n in node.lineage if n.stage == "data")
+    data, split = store.find(data_node) or past.earlier.of(data_node), split_of(node.stage, node.settings)
+    examples: dict[str, float] = data["metrics"]["examples"] if data else generated(data_node)
+    lengths = length_of(store.root / "data" / data["fingerprint"], split) if data else past.lengths(node, split)
+    if node.stage == "sft":
+        return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths), data is not None
+    if node.stage not in PAIRS:
+        return Sizes(asked(node, examples.get(split, 0)), 0, *lengths), data is not None
+    pairs = node.inputs["pairs"]
+    if made := store.find(pairs) or past.earlier.of(pairs):
+        held_out = made["metrics"]["held_out"] if node.stage == "dpo" else 0
+        lengths = length_of(store.root / "pairs" / made["fingerprint"])
+        return Sizes(made["metrics"]["pairs"] - held_out, held_out, *lengths), True
+    if nodes["label"].config.brings_pool:
+        return Sizes(0, 0, *lengths), False
+    earlier = [m["metrics"] for m in past.of("pairs") if m["settings"] == pairs.settings and m["metrics"]["pairs"]]
+    rate = PAIRS_PER_PROMPT * pairs.config.max_per_prompt
+    if earlier:
+        rate = earlier[-1]["pairs"] / earlier[-1]["prompts"]
+    pool = next(n for n in reversed(node.lineage) if n.stage == "sample")
+    count = rate * asked(pool, examples.get("preference", 0))
+    held_out = pairs.config.validation_fraction * count if node.stage == "dpo" else 0
+    return Sizes(count - held_out, held_out, *lengths), False
+
+
+def asked(node: Node, prompts: float) -> float:
+    """How many of a split's prompts a stage asks: in each round its share."""
+    return min(prompts / node.settings.get("rounds", 1), node.settings.get("prompts") or math.inf)
+
+
+def asked_base(m: Manifest) -> bool:
+    return m["inputs"].get("model", {}).get("stage") == "base"
+
+
+def way(settings: dict[str, Any]) -> str:
+    """What of a stage's settings makes its tokens dearer or cheaper."""
+    return " ".join(str(settings[key]) for key in ("sampler", "adapter", "forward") if key in settings)
+
+
+def devices(on_gpu: bool, config: dict[str, Any]) -> int:
+    """Cores of this machine, however many processes share them; or GPUs, one for each process."""
+    runtime = config.get("runtime") or {}
+    return int(runtime.get("processes", 1) * runtime.get("nodes", 1)) if on_gpu else os.cpu_count() or 1
+
+
+def peak_of(manifest: Manifest) -> float:
+    return float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
+
+
+def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> float:
+    """Bytes; nan where the model's shape is not known."""
+    if shape is None:
+        return math.nan
+    block, data, label = node.config, nodes["data"].config, nodes["label"].config
+    longest = nodes["sft"].config.max_length
+    row = LONGEST * TOKENS_PER_ROW.get(node.stage, 0)
+    if data.sources or label.brings_pool:
+        row = LONGEST * OF_MAX_LENGTH * longest
+    if isinstance(block, Training):
+        row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
+    return memory.peak(shape, block, row, "cuda" if on_gpu(node) else "cpu")
+
+
+def on_gpu(node: Node) -> bool:
+    """Whether the model of this node is on a GPU: where its `runtime` asks for one, or for whatever there is."""
+    runtime = getattr(node.config, "runtime", None)
+    if runtime is None or runtime.device == "cpu":
+        return False
+    return runtime.device == "cuda" or machine.gpu() is not None
+
+
+def shape_of(base: Node, store: Store) -> Shape | None:
+    """Of the base model; None where it is on the hub and not even its config can be had."""
+    config = model_shape.config_of(base.config, store.folder(base) / "model")
+    return Shape.of(config) if config else None

@@ -1,0 +1,101 @@
+"""How many tokens a stage goes through, from the rows there are and the lengths of their texts."""
+
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from stages.config.schema import SPLIT_OF_GROUP
+from stages.hardware.speed import DRAWN, GUESSED, TRAINED
+from stages.store.node import Node
+
+CHARACTERS = 4.0  # of a token
+TURNS = 8  # tokens of a prompt that are its template's
+TEXT = 100.0, 24.0  # characters of a generated prompt and of its answer, before there are any
+ROWS_READ = 10_000  # whose mean length stands for that of all
+PAIRS = ("reference", "dpo")  # stages whose rows are pairs
+
+
+class Sizes(NamedTuple):
+    """What a stage goes through: rows (prompts, pairs) in an epoch, those it is evaluated on, and the tokens of a
+    prompt and of an answer."""
+
+    rows: float
+    evaluated: float
+    prompt: float
+    answer: float
+
+
+def trains_or_asks(stage: str, settings: dict[str, Any]) -> bool:
+    """Whether a stage sends tokens through a model."""
+    return stage in GUESSED and bool(settings.get("train", True))
+
+
+def generated(data: Node) -> dict[str, float]:
+    """Rows of generated tasks by split, before they are made."""
+    found = dict[str, float]()
+    for group, split in SPLIT_OF_GROUP.items() if data.config.tasks else ():
+        found[split] = found.get(split, 0) + vars(data.config.tasks)[group]
+    return found
+
+
+@cache
+def length_of(folder: Path, split: str | None = None) -> tuple[float, float]:
+    """Mean tokens of a prompt and of an answer, by their characters: of a split of published data, or of pairs."""
+    if split is None:
+        rows = texts(folder / "pairs.parquet", ["prompt", "chosen", "rejected"], None)
+        found = [(row["prompt"], (said(row["chosen"]) + said(row["rejected"])) / 2) for row in rows]
+    else:
+        rows = texts(folder / "examples.parquet", ["messages", "reference"], [("split", "==", split)])
+        found = [(row["messages"], len(row["reference"] or "")) for row in rows]
+    if not found:
+        return in_tokens(*TEXT)
+    return in_tokens(fmean(said(prompt) for prompt, _ in found), fmean(answer for _, answer in found))
+
+
+def texts(table: Path, columns: list[str], filters: Any) -> list[dict[str, Any]]:
+    """The first rows of a table; none where it is gone, or damaged."""
+    import pyarrow as pa  # with numpy, not for a plan of what has no data yet
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(table, columns=columns, filters=filters).slice(0, ROWS_READ).to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, OSError):
+        return []
+
+
+def said(messages: list[dict[str, str]]) -> int:
+    return sum(len(message["content"]) for message in messages)
+
+
+def in_tokens(prompt: float, answer: float) -> tuple[float, float]:
+    return prompt / CHARACTERS + TURNS, answer / CHARACTERS + 1
+
+
+def tokens_of(stage: str, settings: dict[str, Any], sizes: Sizes, of_base: bool) -> float:
+    """The tokens that a stage's manifest counts, before any is known."""
+    times = settings.get("epochs") or settings.get("candidates_per_prompt") or 1
+    answer = sizes.answer
+    if limit := settings.get("max_new_tokens"):  # a base seldom ends by itself
+        answer = min(limit, (answer + limit) / 2 if of_base else answer)
+    each = {"sft": sizes.prompt + answer, "dpo": 2 * (sizes.prompt + answer), "reference": 2 * answer}
+    return float(sizes.rows * times * each.get(stage, answer))
+
+
+def passes_of(stage: str, settings: dict[str, Any], sizes: Sizes, tokens: float) -> float:
+    """Tokens that a stage sends through the model forward, or what costs as much."""
+    evaluations = settings.get("evaluations", 0) and settings["evaluations"] + 1
+    row = (sizes.prompt + sizes.answer) * (2 if stage == "dpo" else 1)
+    if stage in ("sft", "dpo"):
+        return TRAINED * tokens + evaluations * sizes.evaluated * row
+    if (
+        stage == "eval"
+    ):  # every model but the base reads the references; all but SFT read their own answers, as it does
+        models = len(settings["models"]) - 1
+        return float(settings["likelihood_prompts"] * (3 * models - 2) * row)
+    return sizes.rows * sizes.prompt + tokens * (1 if stage == "reference" else DRAWN)
+
+
+def split_of(stage: str, settings: dict[str, Any]) -> str:
+    """Whose prompts a stage reads, asks, or has pairs of."""
+    return {"sft": "sft", "eval": "test"}.get(stage) or str(settings.get("split", "preference"))

@@ -1,0 +1,100 @@
+"""A model that answers several sets is loaded once, and is gone before a stage that does not sample begins."""
+
+import importlib
+import json
+import os
+import weakref
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.models import loading
+from stages.store.records import Candidate, load
+from tests.helpers import Chain, build
+
+SAMPLING = ("sample", "answer")
+OTHERS = ("label", "pairs", "reference", "dpo", "eval")
+
+
+class Watch:
+    """Which stage loaded which model, and how many models that sampled are still there when another stage begins."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now, self.loads = "", Counter[str]()
+        self.sampling, self.alive = list[weakref.ref[Any]](), dict[str, int]()
+        for name in (*SAMPLING, *OTHERS):
+            module = importlib.import_module(f"stages.{name}")
+            monkeypatch.setattr(module, "run", self.entering(name, module.run))
+        real = loading.AutoModelForCausalLM.from_pretrained
+        monkeypatch.setattr(
+            loading.AutoModelForCausalLM, "from_pretrained", lambda folder, **given: self.noted(real(folder, **given))
+        )
+
+    def entering(self, name: str, run: Any) -> Any:
+        def entered(*given: Any) -> Any:
+            self.now = name
+            if name in OTHERS:
+                self.alive[name] = sum(model() is not None for model in self.sampling)
+            return run(*given)
+
+        return entered
+
+    def noted(self, model: Any) -> Any:
+        self.loads[self.now] += 1
+        if self.now in SAMPLING:
+            self.sampling.append(weakref.ref(model))
+        return model
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> str:
+    rows = [{"prompt": f"Is {word} a colour? yes or no", "completion": "yes"} for word in ("red", "blue", "green")]
+    (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return f"outside=[{{path: {tmp_path / 'set.jsonl'}, check: label}}]"
+
+
+def test_a_model_that_answers_two_sets_is_loaded_once_and_answers_as_it_does_alone(
+    chain: Chain, watch: Watch, outside: str
+) -> None:
+    asked = "answer.max_new_tokens=11"
+    build(chain.root, "stage=eval", asked, outside)
+    assert watch.loads["answer"] == 3, "base, SFT and DPO, each asked two sets"
+    assert watch.alive == {"eval": 0}
+    second = chain.folder("answer_sft", asked) / "answers.parquet"  # after the outside set
+    together = load(second, Candidate)
+    build(chain.root, "stage=answer", asked, "rebuild=answer")
+    assert load(second, Candidate) == together
+
+
+def test_a_sampler_is_gone_before_the_stage_after_it(chain: Chain, watch: Watch) -> None:
+    build(chain.root, "stage=eval", "sample.seed=5")
+    assert watch.loads["sample"] == 1 and watch.loads["answer"] == 1, "of the DPO model alone: the others had answered"
+    assert watch.alive == dict.fromkeys(OTHERS, 0)
+
+
+def test_a_model_whose_files_were_replaced_is_loaded_again(
+    chain: Chain, watch: Watch, outside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another process, between two sets: what is kept open is no longer what the folder holds."""
+    folder = chain.folder("base") / "model"
+    answer = importlib.import_module("stages.answer")
+    run = answer.run
+
+    def replaced_after(cfg: Any, inputs: dict[str, Path], out: Any) -> Any:
+        made = run(cfg, inputs, out)
+        if inputs["model"].parent.name == "base":
+            weights = folder / "model.safetensors"
+            (folder / "copy").write_bytes(weights.read_bytes())
+            os.replace(folder / "copy", weights)
+        return made
+
+    monkeypatch.setattr(answer, "run", replaced_after)
+    build(chain.root, "stage=answer", outside, "answer.max_new_tokens=11")
+    assert watch.loads["answer"] == 4
