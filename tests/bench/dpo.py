@@ -10,6 +10,7 @@ Same model, pairs, order, effective batch and precision. Prints medians with the
 prompt and completion once) per second, peak memory, and how far the losses are apart; writes all of it as JSON.
 """
 
+import contextlib
 import json
 import logging
 import random
@@ -149,15 +150,16 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
 
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
-    from stages.config.schema import Label
-    from stages.labelers import dataset
+    from stages.config.schema import Source
+    from stages.formats.preferences import preference, unused_beside
+    from stages.formats.sources import convert
 
-    prompts, candidates, judgements, _ = dataset.read(Label("dataset", str(file), None, "train", 0.0))
-    messages, texts = {p.id: p.messages for p in prompts}, {c.candidate_id: c.text for c in candidates}
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
-    for j in judgements:
-        prompt = ids(messages[j.prompt_id], add_generation_prompt=True)
-        whole = [ids([*messages[j.prompt_id], {"role": "assistant", "content": texts[c]}]) for c in (j.a, j.b)]
+    for messages, *texts in convert(
+        Source(str(file), None, "train"), "label.path", preference, unused_beside, ""
+    ).made:
+        prompt = ids(messages, add_generation_prompt=True)
+        whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
         if max(map(len, whole)) <= max_length and whole[0] != whole[1]:
             yield prompt, whole[0][len(prompt) :], whole[1][len(prompt) :]
 
@@ -177,10 +179,11 @@ class Clock(TrainerCallback):
 
 def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One epoch over the rows: seconds of the steps, losses, and the peak of memory."""
-    from stages.hardware import machine
+    from stages.hardware import allocator, machine
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
-    with tempfile.TemporaryDirectory() as folder:
+    memory = allocator.keeping() if arm == "ours" else contextlib.nullcontext()  # as every stage is run
+    with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         trainer = made(arm, cfg, rows, tokenizer, Path(folder))
         warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
