@@ -7,7 +7,9 @@ Three ways to train one epoch, alternating, each time in a process of its own:
     ours       what stage=dpo does
 
 Same model, pairs, order, effective batch and precision. Prints medians with their spread, pairs and true tokens (every
-prompt and completion once) per second, peak memory, and how far the losses are apart; writes all of it as JSON.
+prompt and completion once) per second, the model's operations (`flops.py`) as a share of what this machine's matrix
+products reach, peak memory, and how far the losses are apart; writes all of it as JSON. For sequences of 200 tokens:
+`lengths=100+100 arms=ours`.
 """
 
 import contextlib
@@ -83,13 +85,14 @@ def tell(cfg: Settings, found: dict[str, list[dict[str, Any]]]) -> None:
         first, median = results[0], medians[arm]
         against = "  ".join(f"{medians[other] / median:4.2f}x {other}" for other in medians if other != arm)
         logging.info(
-            "%-10s %6.3f pairs/s %7.0f tokens/s  %6.1f s (%.1f to %.1f)  %5.1f GiB  losses %s  %s",
+            "%-10s %6.3f pairs/s %7.0f tokens/s  %6.1f s (%.1f to %.1f)  %4.1f%% of peak  %5.1f GiB  losses %s  %s",
             arm,
             cfg.pairs / median,
             first["tokens"] / median,
             median,
             seconds[0],
             seconds[-1],
+            100 * statistics.median(r["share_of_peak"] for r in results),
             max(r["memory"] for r in results) / 2**30,
             " ".join(f"{loss:.5f}" for loss in first["losses"]),
             against,
@@ -193,7 +196,14 @@ def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, An
     tokens = sum(len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
     losses = [point["loss"] for point in trainer.state.log_history if "loss" in point]
     memory = machine.peak_gpu_memory() or machine.peak_memory()
-    return {"seconds": clock.ended - clock.began, "tokens": tokens, "losses": losses, "memory": memory}
+    from stages.store.records import PairLogProbs
+    from tests.bench import flops
+
+    seconds, shape = clock.ended - clock.began, flops.empty(Path(cfg.model))
+    scored = [PairLogProbs(str(r["id"]), *(r[name] for name in TOKENS), [], []) for r in rows]
+    rate = 3 * flops.forward(shape, flops.of_pairs(scored)) / seconds
+    share = rate / statistics.median(flops.peaks(shape)[cfg.precision])
+    return {"seconds": seconds, "tokens": tokens, "losses": losses, "memory": memory, "share_of_peak": share}
 
 
 def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
