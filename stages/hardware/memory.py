@@ -38,11 +38,11 @@ KEPT_BY_QK_NORM = {
 KEPT_BY_POST_NORMS = {False: 16, True: 8}  # bytes more per hidden feature, for norms behind attention and MLP
 
 # On a GPU, TRL's fused LM head holds the logits of one tile: 4,096 tokens by 32,768 of the vocabulary
-# (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds the logits of 256 tokens by the
-# whole vocabulary in the forward, of 1,024 tokens in the backward. In the forward softmax and statistics take FOLDED
-# more bytes per logit.
+# (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds the logits of 1,024 tokens by the
+# whole vocabulary, in training the probabilities of 2,048 or less; softmax and statistics take FOLDED more bytes per
+# logit of 32 tokens.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-HEAD_FORWARD, HEAD_BACKWARD = 256, 1024
+HEAD_PRODUCT, HEAD_CACHED, HEAD_KEPT = 1024, 32, 2048
 FOLDED = 12
 SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6}  # share of a row's tokens that have a label: completions
 KEPT_AROUND = 12  # bytes kept per token and hidden feature before the layers and after them: embedding, last norm
@@ -122,9 +122,11 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
     backward adds the gradients of the hidden states and of the head's weights."""
     size = element(precision)
     if device == "cpu":
-        total = min(scored, HEAD_FORWARD) * shape.vocabulary * (size + FOLDED)
+        total = min(scored, HEAD_PRODUCT) * shape.vocabulary * size
+        total += min(scored, HEAD_CACHED) * shape.vocabulary * FOLDED
         if backward:
-            total = min(scored, HEAD_BACKWARD) * shape.vocabulary * 2 * size + shape.vocabulary * shape.hidden * size
+            kept = scored if scored <= HEAD_KEPT else 2 * HEAD_PRODUCT  # computed again, logits and probabilities
+            total = kept * shape.vocabulary * size + shape.vocabulary * shape.hidden * size
         wide = shape.vocabulary
     else:
         total = min(scored, TILE_TOKENS) * TILE_VOCABULARY * size

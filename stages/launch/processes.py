@@ -20,6 +20,7 @@ from typing import Any
 
 from stages.config.errors import UserError, full_disk
 from stages.config.schema import Launch, Training
+from stages.hardware import allocator
 from stages.store.kept import having, note, recall
 from stages.store.node import Node, in_order
 from stages.store.store import Store, read_manifest
@@ -55,7 +56,8 @@ def execute(
         RuntimeError: with the traceback, for whatever else ended a worker.
     """
     if stage is not None:
-        return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
+        with allocator.keeping():
+            return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
     scratch = work / SCRATCH
     job = {
         "stage": f"stages.{node.stage}",

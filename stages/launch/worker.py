@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 
-from stages.hardware import machine, process
+from stages.hardware import allocator, machine, process
 from stages.launch.processes import RESULT, leave
 from stages.store.kept import note, sync
 from stages.store.work import SCRATCH, Work
@@ -34,7 +34,8 @@ def main(job_file: Path) -> None:
     kind = get_type_hints(stage.run)["cfg"]
     cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
     try:
-        metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, work)
+        with allocator.keeping():
+            metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, work)
     except BaseException as error:
         leave(work / SCRATCH, rank, error)
         raise SystemExit(1) from error

@@ -1,9 +1,9 @@
-"""TRL's fused LM head for the CPU: log-probs of labels, without ever holding the logits of a whole batch.
+"""TRL's fused LM head for the CPU: log-probs of labels, without ever holding the logits of a large batch.
 
 On CUDA, TRL scores only the positions that have a label, in Triton. Elsewhere it scores every position, multiplies in
 fp32 and goes over its tiles a dozen times, which is much of a training step on a CPU. `OnCPU` computes the same
-function as suits a CPU: the whole vocabulary for 256 tokens at a time (1,024 in the backward), PyTorch's softmax,
-products in the precision of the model, sums over chunks in fp32.
+function as suits a CPU: the whole vocabulary, in products of up to 1,024 tokens in the precision of the model; what is
+read off the logits, for 32 tokens at a time, whose logits stay in the cores' caches meanwhile.
 """
 
 from typing import Any
@@ -13,8 +13,10 @@ from torch.nn.functional import linear
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
-# Tokens at once: of a vocabulary of 50,000, about 200 MB of logits and what is made of them, forward and backward.
-FORWARD, BACKWARD = 256, 1024
+# Tokens of a product, and tokens whose logits are read together. 1,024 tokens have 100 MB of logits in bf16 where the
+# vocabulary has 50,000.
+PRODUCT, CACHED = 1024, 32
+KEPT = 2048  # tokens at most whose probabilities the forward keeps; of more, the backward computes the logits again
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
@@ -39,49 +41,60 @@ class OnCPU(torch.autograd.Function):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
         exact = torch.promote_types(dtype, torch.float32)
         ctx.terms = dtype, scale, softcap, temperature
-        head, found = weight.to(dtype), []
-        for rows, target in zip(torch.split(hidden, FORWARD), torch.split(targets, FORWARD), strict=True):
-            logits, _ = transformed(rows.to(dtype), head, bias, scale, softcap, temperature)
-            log_p = logits.log_softmax(-1, dtype=exact)
-            of_target, log_z = log_p.gather(-1, target[:, None])[:, 0], logits[:, 0] - log_p[:, 0]
-            statistics = (
-                -torch.linalg.vecdot(log_p.exp(), log_p) if "entropy" in outputs else None,
-                (2 * log_p).logsumexp(-1) if "log_sum_sq_probs" in outputs else None,
-                log_p.mean(-1) + log_z if "mean_logits" in outputs else None,
-                log_p.argmax(-1) == target if "is_top1" in outputs else None,
-            )
-            found.append((of_target, *statistics))
+        keep = ctx.needs_input_grad[0] and softcap is None and len(hidden) <= KEPT
+        head, found, kept = weight.to(dtype), [], []
+        for rows, target in zip(torch.split(hidden, PRODUCT), torch.split(targets, PRODUCT), strict=True):
+            whole, slope = transformed(rows.to(dtype), head, bias, scale, softcap, temperature)
+            for logits, label in zip(torch.split(whole, CACHED), torch.split(target, CACHED), strict=True):
+                log_p = logits.log_softmax(-1, dtype=exact)
+                of_target, log_z = log_p.gather(-1, label[:, None])[:, 0], logits[:, 0] - log_p[:, 0]
+                statistics = (
+                    -torch.linalg.vecdot(log_p.exp(), log_p) if "entropy" in outputs else None,
+                    (2 * log_p).logsumexp(-1) if "log_sum_sq_probs" in outputs else None,
+                    log_p.mean(-1) + log_z if "mean_logits" in outputs else None,
+                    log_p.max(-1).indices == label if "is_top1" in outputs else None,
+                )
+                found.append((of_target, *statistics))
+                if keep:
+                    logits.copy_(by_logits(log_p.exp_(), label, of_target, slope))
+            kept += [whole] if keep else []
         results = [None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True)]
-        ctx.save_for_backward(hidden, weight, bias, targets, results[0])
+        ctx.save_for_backward(hidden, weight, bias, targets, results[0], *kept)
         ctx.mark_non_differentiable(*(r for r in results[1:] if r is not None))
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        """The logits again, a chunk at a time, and from them the gradients of hidden states and head."""
+        """The gradients of hidden states and head, from what the forward kept, else from the logits again."""
         dtype, *terms = ctx.terms
-        hidden, weight, bias, targets, log_probs = ctx.saved_tensors
-        grad_weight, grad_bias = (
-            torch.zeros_like(t) if needed else None
-            for t, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
-        )
-        head, grad_hidden = weight.to(dtype), torch.empty_like(hidden)
-        chunks = (torch.split(t, BACKWARD) for t in (hidden, targets, log_probs, grad, grad_hidden))
-        for rows, target, log_p, g, out in zip(*chunks, strict=True):
+        hidden, weight, bias, targets, log_probs, *kept = ctx.saved_tensors
+        head, grad_hidden, grad_weight, grad_bias = weight.to(dtype), torch.empty_like(hidden), None, None
+        chunks = (torch.split(t, PRODUCT) for t in (hidden, targets, log_probs, grad, grad_hidden))
+        for i, (rows, target, log_p, g, out) in enumerate(zip(*chunks, strict=True)):
             rows = rows.to(dtype)
-            logits, slope = transformed(rows, head, bias, *terms)
-            p = logits.softmax(-1)
-            # The gradient of -log p(target) is p, with 1 subtracted at the target. There p - 1 is written as
-            # expm1(log p): a p close to 1 has lost the digits of the difference to rounding.
-            p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(dtype))
-            if slope is not None:
-                p *= slope
+            if kept:
+                p = kept[i]
+            else:
+                logits, slope = transformed(rows, head, bias, *terms)
+                p = by_logits(logits.softmax(-1), target, log_p, slope)
             out.copy_((p @ head) * -g[:, None])  # times (tokens, hidden): smaller than p, (tokens, vocabulary)
-            if grad_weight is not None:
-                grad_weight += p.t() @ (rows * -g[:, None]).to(dtype)
-            if grad_bias is not None:
-                grad_bias += p.t() @ -g.to(dtype)
+            if ctx.needs_input_grad[1]:
+                part = p.t() @ (rows * -g[:, None]).to(dtype)
+                grad_weight = part.to(weight.dtype) if grad_weight is None else grad_weight.add_(part)
+            if ctx.needs_input_grad[2]:
+                part = p.t() @ -g.to(dtype)
+                grad_bias = part.to(weight.dtype) if grad_bias is None else grad_bias.add_(part)
         return grad_hidden, grad_weight, grad_bias, *[None] * 6
+
+
+def by_logits(
+    p: torch.Tensor, target: torch.Tensor, log_p: torch.Tensor, slope: torch.Tensor | float | None
+) -> torch.Tensor:
+    """The gradient of -log p(target) by the head's output, in the place of the probabilities: these, with 1 subtracted
+    at the target. There p - 1 is written as expm1(log p): a p close to 1 has lost the digits of the difference to
+    rounding."""
+    p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
+    return p if slope is None else p.mul_(slope)
 
 
 def transformed(

@@ -21,6 +21,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from stages.models.run_attention import RunAttention
+
 ATTENTION = "plumbline_packed"
 # Devices on which every run has an attention call of its own; on others one padded call serves all runs. On a CPU one
 # more call costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
@@ -40,7 +42,7 @@ class Layout:
     prefixes: list[int]
     positions: torch.Tensor
     seen: bool = False  # a layer's attention was given this layout
-    masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[int, int | None, torch.dtype], torch.Tensor | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lengths: list[int], device: torch.device, prefixes: list[int] | None = None) -> "Layout":
@@ -76,12 +78,28 @@ class Layout:
         """(1, tokens, …) as (runs, tokens of the longest, …), 0 in the padding on the right."""
         return pad_sequence(list(torch.split(packed[0], self.lengths)), batch_first=True)
 
-    def mask(self, run: int, window: int | None) -> torch.Tensor | None:
-        """The attention mask of a run, which all layers share."""
-        if (run, window) not in self.masks:
-            seen = lookback(self.lengths[run], self.prefixes[run], window, self.positions.device)
-            self.masks[run, window] = seen
-        return self.masks[run, window]
+    @cached_property
+    def places(self) -> list[tuple[list[slice], slice]]:
+        """For every run that has tokens of its own, the places in the row of all that it attends to, and its own."""
+        found, start, before = [], 0, 0
+        for length, prefix in zip(self.lengths, self.prefixes, strict=True):
+            own = slice(start, start + length)
+            shared = [slice(start - before, start - before + prefix)] if prefix else []
+            if length:
+                found.append(([*shared, own], own))
+            start, before = start + length, length
+        return found
+
+    def added(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """The attention mask of one of `places`, 0 where a token is seen, else -inf; all layers share it."""
+        if (run, window, dtype) not in self.masks:
+            places, own = self.places[run]
+            length = own.stop - own.start
+            prefix = places[0].stop - places[0].start if len(places) > 1 else 0
+            seen = lookback(length, prefix, window, self.positions.device)
+            mask = None if seen is None else torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -math.inf)
+            self.masks[run, window, dtype] = mask
+        return self.masks[run, window, dtype]
 
 
 def lookback(length: int, prefix: int, window: int | None, device: torch.device) -> torch.Tensor | None:
@@ -146,21 +164,14 @@ def attention(
             attention_mask = lookback(query.shape[2], 0, window, query.device)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     layout.seen = True
-    attend = run_by_run if query.device.type in RUN_BY_RUN else all_at_once
+    like = query.shape[-1] == value.shape[-1] and not kwargs.get("dropout")  # what the kernel of a CPU is made for
+    attend = run_by_run if query.device.type in RUN_BY_RUN and like else all_at_once
     return attend(module, [query, key, value], layout, **kwargs), None
 
 
 def run_by_run(module: torch.nn.Module, states: list[torch.Tensor], layout: Layout, **kwargs: Any) -> torch.Tensor:
-    """One SDPA call for every run: nothing is padded, and a prefix attends once, not again for what continues it."""
-    window, outputs, before = kwargs.get("sliding_window"), [], states[1:]
-    parts = (torch.split(t, layout.lengths, 2) for t in states)
-    for run, (prefix, q, *own) in enumerate(zip(layout.prefixes, *parts, strict=True)):
-        if prefix:
-            own = [torch.cat([b[:, :, :prefix], o], 2) for b, o in zip(before, own, strict=True)]
-        if q.shape[2]:
-            outputs.append(sdpa_attention_forward(module, q, *own, layout.mask(run, window), **kwargs)[0])
-        before = own
-    return torch.cat(outputs, 1)
+    """One kernel call for every run: nothing is padded, and a prefix attends once, not again for what continues it."""
+    return RunAttention.apply(*states, layout, kwargs.get("scaling"), kwargs.get("sliding_window"))  # type: ignore[no-any-return,no-untyped-call]
 
 
 def all_at_once(module: torch.nn.Module, states: list[torch.Tensor], layout: Layout, **kwargs: Any) -> torch.Tensor:

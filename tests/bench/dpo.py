@@ -7,9 +7,12 @@ Three ways to train one epoch, alternating, each time in a process of its own:
     ours       what stage=dpo does
 
 Same model, pairs, order, effective batch and precision. Prints medians with their spread, pairs and true tokens (every
-prompt and completion once) per second, peak memory, and how far the losses are apart; writes all of it as JSON.
+prompt and completion once) per second, the model's operations (`flops.py`) as a share of what this machine's matrix
+products reach, peak memory, and how far the losses are apart; writes all of it as JSON. For sequences of 200 tokens:
+`lengths=100+100 arms=ours`.
 """
 
+import contextlib
 import json
 import logging
 import random
@@ -82,13 +85,14 @@ def tell(cfg: Settings, found: dict[str, list[dict[str, Any]]]) -> None:
         first, median = results[0], medians[arm]
         against = "  ".join(f"{medians[other] / median:4.2f}x {other}" for other in medians if other != arm)
         logging.info(
-            "%-10s %6.3f pairs/s %7.0f tokens/s  %6.1f s (%.1f to %.1f)  %5.1f GiB  losses %s  %s",
+            "%-10s %6.3f pairs/s %7.0f tokens/s  %6.1f s (%.1f to %.1f)  %4.1f%% of peak  %5.1f GiB  losses %s  %s",
             arm,
             cfg.pairs / median,
             first["tokens"] / median,
             median,
             seconds[0],
             seconds[-1],
+            100 * statistics.median(r["share_of_peak"] for r in results),
             max(r["memory"] for r in results) / 2**30,
             " ".join(f"{loss:.5f}" for loss in first["losses"]),
             against,
@@ -149,15 +153,16 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
 
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
-    from stages.config.schema import Label
-    from stages.labelers import dataset
+    from stages.config.schema import Source
+    from stages.formats.preferences import preference, unused_beside
+    from stages.formats.sources import convert
 
-    prompts, candidates, judgements, _ = dataset.read(Label("dataset", str(file), None, "train", 0.0))
-    messages, texts = {p.id: p.messages for p in prompts}, {c.candidate_id: c.text for c in candidates}
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
-    for j in judgements:
-        prompt = ids(messages[j.prompt_id], add_generation_prompt=True)
-        whole = [ids([*messages[j.prompt_id], {"role": "assistant", "content": texts[c]}]) for c in (j.a, j.b)]
+    for messages, *texts in convert(
+        Source(str(file), None, "train"), "label.path", preference, unused_beside, ""
+    ).made:
+        prompt = ids(messages, add_generation_prompt=True)
+        whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
         if max(map(len, whole)) <= max_length and whole[0] != whole[1]:
             yield prompt, whole[0][len(prompt) :], whole[1][len(prompt) :]
 
@@ -177,10 +182,11 @@ class Clock(TrainerCallback):
 
 def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One epoch over the rows: seconds of the steps, losses, and the peak of memory."""
-    from stages.hardware import machine
+    from stages.hardware import allocator, machine
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
-    with tempfile.TemporaryDirectory() as folder:
+    memory = allocator.keeping() if arm == "ours" else contextlib.nullcontext()  # as every stage is run
+    with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         trainer = made(arm, cfg, rows, tokenizer, Path(folder))
         warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
@@ -190,7 +196,14 @@ def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, An
     tokens = sum(len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
     losses = [point["loss"] for point in trainer.state.log_history if "loss" in point]
     memory = machine.peak_gpu_memory() or machine.peak_memory()
-    return {"seconds": clock.ended - clock.began, "tokens": tokens, "losses": losses, "memory": memory}
+    from stages.store.records import PairLogProbs
+    from tests.bench import flops
+
+    seconds, shape = clock.ended - clock.began, flops.empty(Path(cfg.model))
+    scored = [PairLogProbs(str(r["id"]), *(r[name] for name in TOKENS), [], []) for r in rows]
+    rate = 3 * flops.forward(shape, flops.of_pairs(scored)) / seconds
+    share = rate / statistics.median(flops.peaks(shape)[cfg.precision])
+    return {"seconds": seconds, "tokens": tokens, "losses": losses, "memory": memory, "share_of_peak": share}
 
 
 def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:

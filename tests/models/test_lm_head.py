@@ -24,12 +24,14 @@ def scored(function: type, dtype: torch.dtype, biased: bool, cap: float | None, 
     return [*found, hidden.grad, weight.grad, *([bias.grad] if biased else [])]
 
 
+@pytest.mark.parametrize("kept", [0, COUNT])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("cap", "scale"), [(None, 1.3), (None, 0.5), (4.0, 0.7)])
-def test_it_is_trls(biased: bool, cap: float | None, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_trls(biased: bool, cap: float | None, scale: float, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = scored(ChunkedLogProbFunction, torch.float32, biased, cap, scale)
-    monkeypatch.setattr(lm_head, "FORWARD", 16)
-    monkeypatch.setattr(lm_head, "BACKWARD", 24)
+    monkeypatch.setattr(lm_head, "PRODUCT", 24)
+    monkeypatch.setattr(lm_head, "CACHED", 10)
+    monkeypatch.setattr(lm_head, "KEPT", kept)
     for ours, other in zip(scored(OnCPU, torch.float32, biased, cap, scale), theirs, strict=True):
         assert torch.allclose(ours.float(), other.float(), rtol=1e-5, atol=1e-5)
 

@@ -1,0 +1,50 @@
+"""What a computing process keeps of the memory that its tensors leave."""
+
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.config.schema import ROOT
+from stages.hardware import allocator
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+BYTES = 256 * 2**20
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def taken() -> int:
+    """New pages that the system has given to this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def take() -> int:
+    """How many pages a large tensor takes, which is written to and freed."""
+    import torch
+
+    before = taken()
+    torch.ones(BYTES, dtype=torch.uint8)
+    return taken() - before
+
+
+def watch() -> None:
+    whole = take()
+    with allocator.keeping():
+        first, second, held = take(), take(), resident()
+    assert whole >= BYTES / resource.getpagesize(), "glibc gives it back: each tensor takes all its pages anew"
+    assert first < whole / 8 or "[never]" in HUGE_PAGES.read_text()
+    assert second < whole / 100, "those that the first left"
+    assert resident() < held - BYTES / 2, "in the end, what is not in use goes back"
+
+
+def test_memory_of_a_freed_tensor_serves_the_next_and_goes_back_in_the_end() -> None:
+    """In a process of its own: what an allocator was once told stays."""
+    code = f"from {__name__} import watch; watch()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
