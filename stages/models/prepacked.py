@@ -29,11 +29,11 @@ def prepack(model: PreTrainedModel, rows: int) -> PreTrainedModel:
     """Give the model, in place, prepacked linear layers, one after the other: no more memory is needed than for the
     largest of them. Left as they are: those on other devices, of other types (adapters, 4 bits), and all of them in
     bf16 where this CPU only emulates it."""
-    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return model
+    dtypes = DTYPES if torch.ops.mkldnn._is_mkldnn_bf16_supported() else DTYPES[:1]
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is not nn.Linear or child.weight.device.type != "cpu" or child.weight.dtype not in DTYPES:
-                continue
-            if torch.backends.mkldnn.is_available() and (bf16 or child.weight.dtype is torch.float32):
+            if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype in dtypes:
                 setattr(module, name, Prepacked(child, rows))
     return model
