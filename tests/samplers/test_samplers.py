@@ -174,8 +174,8 @@ def test_the_log_prob_is_that_of_the_tokens_at_temperature_one(name: str) -> Non
 
 
 def test_drawn_tokens_follow_the_distribution() -> None:
-    """χ² at temperature 2 over a vocabulary of two blocks; the bound is the 1 - 1e-6 quantile, so a right sampler never
-    fails."""
+    """χ² at temperature 2 over a vocabulary of two blocks; the bound is the 1 - 1e-6 quantile, so a right sampler
+    never fails."""
     draws = 40_000
     logits = torch.full((300,), -40.0)
     wanted = {3: 0.4, 100: 0.25, 255: 0.2, 256: 0.1, 299: 0.05}
