@@ -5,9 +5,12 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE = -1, -4, 14  # <malloc.h>, <sys/mman.h>
 RESERVED = 0.75  # of the machine's memory; Linux refuses addresses for more than there is
+# Says 2 where Linux counts addresses as memory that is taken: none would be left to other processes.
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
 @contextmanager
@@ -29,7 +32,9 @@ def keeping() -> Iterator[None]:
     libc.malloc_trim(0)
     page = os.sysconf("SC_PAGE_SIZE")
     size = int(RESERVED * os.sysconf("SC_PHYS_PAGES")) * page
-    if heap := libc.malloc(size):  # addresses: the heap grows by them, and has memory only where it was written to
+    counted = OVERCOMMIT.exists() and OVERCOMMIT.read_text().strip() == "2"
+    # Addresses: the heap grows by them, and has memory only where it was written to.
+    if not counted and (heap := libc.malloc(size)):
         libc.madvise(-(-heap // page) * page, size - page, MADV_HUGEPAGE)
         libc.free(heap)
     try:

@@ -164,9 +164,11 @@ def attention(
             attention_mask = lookback(query.shape[2], 0, window, query.device)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     layout.seen = True
-    like = query.shape[-1] == value.shape[-1] and not kwargs.get("dropout")  # what the kernel of a CPU is made for
+    states = [query, key, value]
+    # What the kernel of a CPU is made for: it reads on where the elements of a head are not next to each other.
+    like = query.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in states) and not kwargs.get("dropout")
     attend = run_by_run if query.device.type in RUN_BY_RUN and like else all_at_once
-    return attend(module, [query, key, value], layout, **kwargs), None
+    return attend(module, states, layout, **kwargs), None
 
 
 def run_by_run(module: torch.nn.Module, states: list[torch.Tensor], layout: Layout, **kwargs: Any) -> torch.Tensor:

@@ -44,6 +44,29 @@ def watch() -> None:
     assert resident() < held - BYTES / 2, "in the end, what is not in use goes back"
 
 
+def addresses() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def reserve(overcommit: str) -> None:
+    """Writes how many addresses are taken."""
+    allocator.OVERCOMMIT = Path(overcommit)
+    before = addresses()
+    with allocator.keeping():
+        sys.stdout.write(str(addresses() - before))
+
+
+@pytest.mark.parametrize("mode", ["0", "1", "2"])
+def test_where_addresses_count_as_memory_none_are_reserved(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "overcommit").write_text(f"{mode}\n")
+    code = f"from {__name__} import reserve; reserve({str(tmp_path / 'overcommit')!r})"
+    taken = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    if mode == "2":
+        assert int(taken) < BYTES
+    elif allocator.OVERCOMMIT.read_text().strip() != "2":
+        assert int(taken) > BYTES
+
+
 def test_memory_of_a_freed_tensor_serves_the_next_and_goes_back_in_the_end() -> None:
     """In a process of its own: what an allocator was once told stays."""
     code = f"from {__name__} import watch; watch()"

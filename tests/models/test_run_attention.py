@@ -1,6 +1,7 @@
 """Attention over runs on a CPU: in bf16 as near to exact as SDPA's own, gradients too, wherever fp32 takes over."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,17 @@ from stages.models import packing, run_attention
 from stages.models.packing import Layout
 
 HEADS, DIM = 4, 8
+
+
+def of_a_window_within_a_long_prefix(attend: object) -> list[torch.Tensor]:
+    """As `attended`, of runs whose window sees little of a prefix that is longer than a block of the kernel's."""
+    layout = Layout.of([1300, 20, 1], torch.device("cpu"), [0, 1200, 20])
+    draw = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, heads, 1321, DIM, generator=draw).requires_grad_() for heads in (4, 1, 1)]
+    module = SimpleNamespace(num_key_value_groups=4, is_causal=True)
+    output = attend(module, states, layout, sliding_window=8)
+    (output * torch.randn(output.shape, generator=draw)).sum().backward()
+    return [output.detach(), *(state.grad for state in states)]
 
 
 def attended(attend: object, dtype: torch.dtype, window: int | None) -> list[torch.Tensor]:
@@ -45,3 +57,55 @@ def test_in_bf16_it_is_as_near_to_exact_as_sdpas(
         strict=True,
     ):
         assert float((ours - truth).norm()) <= 1.5 * float((theirs - truth).norm())
+
+
+def test_a_window_within_a_long_prefix_is_sdpas() -> None:
+    theirs = of_a_window_within_a_long_prefix(packing.all_at_once)
+    for ours, other in zip(of_a_window_within_a_long_prefix(packing.run_by_run), theirs, strict=True):
+        assert torch.allclose(ours, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_what_is_frozen_has_no_gradient_and_the_rest_has_its_own(frozen: int) -> None:
+    def gradients(attend: object) -> list[torch.Tensor | None]:
+        draw = torch.Generator().manual_seed(0)
+        states = [torch.randn(1, HEADS, 12, DIM, generator=draw).requires_grad_(i != frozen) for i in range(3)]
+        layout = Layout.of([7, 5], torch.device("cpu"), [0, 4])
+        output = attend(SimpleNamespace(is_causal=True), states, layout)
+        (output * torch.randn(output.shape, generator=draw)).sum().backward()
+        return [state.grad for state in states]
+
+    pairs = zip(gradients(packing.run_by_run), gradients(packing.all_at_once), strict=True)
+    for i, (ours, theirs) in enumerate(pairs):
+        assert (ours is None) == (theirs is None) == (i == frozen)
+        assert ours is None or torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def by_attention(
+    states: list[torch.Tensor], layout: Layout | None, module: object = SimpleNamespace(is_causal=True), **options: Any
+) -> torch.Tensor:
+    return packing.attention(module, *states, None, layout, **options)[0]
+
+
+def test_heads_whose_elements_are_apart_are_attended_to_as_others() -> None:
+    """As of a product that was reshaped: SDPA's kernel for a CPU takes none of these, and so is not called."""
+    layout = Layout.of([7, 5], torch.device("cpu"), [0, 4])
+    states = [torch.randn(1, HEADS, 12, DIM) for _ in range(3)]
+    expected = by_attention(states, layout)
+    for i in range(3):
+        apart = [*states]
+        apart[i] = states[i].transpose(2, 3).contiguous().transpose(2, 3)
+        assert torch.allclose(by_attention(apart, layout), expected, atol=1e-5)
+
+
+def test_attention_that_drops_out_is_right_on_average() -> None:
+    draws, layout = 2000, Layout.of([5, 3], torch.device("cpu"), [0, 4])
+    torch.manual_seed(0)
+    states = [torch.randn(1, HEADS, 8, DIM).requires_grad_() for _ in range(3)]
+    found = torch.stack([by_attention(states, layout, dropout=0.2) for _ in range(draws)])
+    assert not torch.equal(found[0], found[1])
+    deviation = found.std(0) / draws**0.5
+    expected = by_attention(states, layout)
+    assert bool(((found.mean(0) - expected).abs() <= 6 * deviation + 1e-5).all())
+    found.sum().backward()
+    assert all(bool(state.grad.isfinite().all()) and float(state.grad.abs().sum()) > 0 for state in states)

@@ -11,13 +11,21 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 from trl import DPOConfig, DPOTrainer
 
 from stages.config.choices import LOSS_TYPES, Checkpointing
 from stages.config.schema import LoRA
 from stages.models import contract, packing
 from stages.models.packing import pack_pairs
+from stages.models.run_attention import RunAttention
 from stages.training import adapters
 from stages.training.checkpointing import enable
 from tests.equality import AGREEMENT, assert_equal, step
@@ -30,6 +38,10 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 EXPERTS["experts_implementation"] = "eager"  # grouped matrix products know no float64
 FAMILIES = {name: made for name, made in ARCHITECTURES.items() if name != "gemma2"}
 FAMILIES["qwen3_moe"] = lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **EXPERTS))
+# Its value heads are narrower than its query heads.
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12}
+LATENT |= {"num_key_value_heads": 4, "first_k_dense_replace": 2}
+FAMILIES["deepseek_v3"] = lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**{**SHAPE, **LATENT}))
 LOSSES: dict[str, dict[str, Any]] = {
     **{loss: {"loss_type": [loss]} for loss in LOSS_TYPES},
     "exo_pair": {"loss_type": ["exo_pair"], "label_smoothing": 1e-3},
@@ -239,15 +251,21 @@ def test_an_adapter_learns_the_same(dtype: torch.dtype, tokenizer: PreTrainedTok
     assert all(float(ours[name].abs().max()) > 0 for name in learnt)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("kind", ["selective", "full", "reentrant"])
 def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
-    kind: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    kind: str, bf16: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit; in float32, as the second run through a layer is autograd's, beyond `exact`."""
+    """To the bit; in float32, as the second run through a layer is autograd's, beyond `exact`; and in bf16."""
     _, packed = trainers(tokenizer, tmp_path, "gemma3", torch.float32, **MIXTURE)
     rows = tokenised(packed)
+    attend, seen = RunAttention.apply, set[tuple[bool, torch.dtype]]()
+    noted = lambda *given: (found := attend(*given), seen.add((found.requires_grad, found.dtype)))[0]
+    monkeypatch.setattr(RunAttention, "apply", noted)
     runs: list[int] = []
     packed.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, args: runs.append(len(runs)))
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+    packed.model.forward = autocast(packed.model.forward)  # as accelerate does: the backward is not within
     once = step(packed, rows)
     assert len(runs) == 1
     if kind == "reentrant":  # which TRL asks for under ZeRO-3 with an adapter
@@ -257,6 +275,7 @@ def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
     again = step(packed, rows)
     assert len(runs) == 3
     assert all(torch.equal(value, again[name]) for name, value in once.items() if name != "num_tokens")
+    assert {dtype for learns, dtype in seen if learns} == {torch.bfloat16 if bf16 else torch.float32}
 
 
 def test_fifty_steps_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path) -> None:

@@ -26,12 +26,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from stages.hardware import machine, memory
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.packing import only_attends, pack_pairs, pack_segments
 from stages.samplers.drawing import blocks, gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.hf import HFSampler
+from stages.samplers.hf import HFSampler, Slots
 from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Candidate, Example, load
 from tests.helpers import Chain, build
@@ -86,6 +87,34 @@ def test_greedy_is_transformers_generate_token_for_token(name: str) -> None:
         expected = model.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=stop, pad_token_id=0)
         assert found[request.id][0].token_ids == expected[0, ids.shape[1] :].tolist()
     assert {c[0].finish_reason for c in found.values()} == {"stop", "length"}
+
+
+@pytest.mark.parametrize(("room", "places"), [(0, 1), (3.5, 3), (1000, 8)])
+def test_where_memory_is_short_fewer_rows_are_decoded_at_once_to_the_same(
+    room: float, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`room`: rows whose keys and values fit in what is free of the memory for them."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES["qwen3"]().eval()
+    requests = [Request(f"{i:04x}", [], ids, [1.0, 0.0], 0) for i, ids in enumerate(prompts(12))]
+    expected = complete(copy.deepcopy(model), requests, rows=8)
+    row = 2 * 4 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * 8  # bytes of a token: heads of 8, fp32
+    row *= max(len(r.token_ids) for r in requests) + 12
+    held = list[tuple[int, int]]()
+    allocate = Slots._allocate
+
+    def watched(self: Slots, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        allocate(self, layer, keys, values)
+        held.append((len(self.keys[layer]), self.keys[layer].nbytes + self.values[layer].nbytes))
+
+    monkeypatch.setattr(Slots, "_allocate", watched)
+    monkeypatch.setattr(machine, "free_memory", lambda: int(room * row / memory.CACHED))
+    found = complete(model, requests, rows=8)
+    assert set(held) == {(places, places * row // SHAPE["num_hidden_layers"])}
+    for request in requests:
+        for a, b in zip(expected[request.id], found[request.id], strict=True):
+            assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)  # up to 12 tokens in fp32
 
 
 def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
@@ -175,7 +204,7 @@ def test_the_log_prob_is_that_of_the_tokens_at_temperature_one(name: str) -> Non
 
 def test_drawn_tokens_follow_the_distribution() -> None:
     """χ² at temperature 2 over a vocabulary of two blocks; the bound is the 1 - 1e-6 quantile, so a right sampler
-    never."""
+    never fails."""
     draws = 40_000
     logits = torch.full((300,), -40.0)
     wanted = {3: 0.4, 100: 0.25, 255: 0.2, 256: 0.1, 299: 0.05}

@@ -63,8 +63,9 @@ from stages.config import trl_arguments
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.schema import ROOT, Model
 from stages.launch import agent
-from stages.models import gguf_file, lm_head, packing, scoring
+from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
+from stages.models.prepacked import Prepacked
 from stages.objectives.preference import StoredReferenceTrainer, completion_tokens
 from stages.samplers import hf
 from stages.samplers.generate import GenerateSampler
@@ -676,6 +677,69 @@ def weights_are_rounded_once(parts: Parts) -> None:
     first, again = in_forward_and_backward(parts, "_to_copy", True)
     assert first > 0
     assert again == 0
+
+
+def over_runs(attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+    """Attention over six tokens, and three that continue the first four: output, gradients of query, key and value."""
+    layout = packing.Layout.of([6, 3], torch.device("cpu"), [0, 4])
+    draw = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, heads, 9, 8, generator=draw).requires_grad_() for heads in (4, 2, 2)]
+    output = attend(SimpleNamespace(num_key_value_groups=2, is_causal=True), states, layout)
+    (output * torch.randn(output.shape, generator=draw)).sum().backward()
+    return [output.detach(), *(state.grad for state in states)]
+
+
+def unmasked(query: Any, key: Any, value: Any, dropout: float, causal: bool, attn_mask: Any, scale: Any) -> Any:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal, scale=scale)
+
+
+@effect(
+    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu takes a mask, or causality, and says its log-sums",
+    put(run_attention, "forward_kernel", unmasked),
+)
+def runs_attend_as_sdpa_does(parts: Parts) -> None:
+    assert torch.allclose(over_runs(packing.run_by_run)[0], over_runs(packing.all_at_once)[0], atol=1e-5)
+
+
+def keys_and_values_exchanged(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    def exchanged(*given: Any, **options: Any) -> Any:
+        query, key, value = kernel(*given, **options)
+        return query, value, key
+
+    kernel = run_attention.backward_kernel
+    patch.setattr(run_attention, "backward_kernel", exchanged)
+
+
+@effect("torch:ops.aten._scaled_dot_product_flash_attention_for_cpu_backward", keys_and_values_exchanged)
+def gradients_of_runs_are_sdpas(parts: Parts) -> None:
+    theirs = over_runs(packing.all_at_once)
+    for ours, other in zip(over_runs(packing.run_by_run)[1:], theirs[1:], strict=True):
+        assert torch.allclose(ours, other, atol=1e-5)
+
+
+@effect(
+    "torch:ops.mkldnn._reorder_linear_weight",
+    put(torch.ops.mkldnn, "_reorder_linear_weight", lambda weight, rows: weight.clone()),
+)
+def a_weight_is_laid_out(parts: Parts) -> None:
+    assert Prepacked(torch.nn.Linear(8, 6), 4).weight.is_mkldnn
+
+
+def without_bias(parts: Parts, patch: pytest.MonkeyPatch) -> None:
+    multiply = torch.ops.mkldnn._linear_pointwise
+    patch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, weight, _, *rest: multiply(x, weight, None, *rest))
+
+
+@effect("torch:ops.mkldnn._linear_pointwise", without_bias)
+def a_product_with_it_is_the_layers(parts: Parts) -> None:
+    linear, states = torch.nn.Linear(8, 6), torch.randn(5, 8)
+    assert torch.allclose(Prepacked(linear, 4)(states), linear(states), atol=1e-5)
+
+
+@effect("torch:ops.mkldnn._is_mkldnn_bf16_supported", put(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", nothing))
+def it_says_whether_bf16_is_multiplied(parts: Parts) -> None:
+    said, wide = torch.ops.mkldnn._is_mkldnn_bf16_supported(), "AVX512" in torch.backends.cpu.get_cpu_capability()
+    assert said is True or (said is False and not wide)
 
 
 @effect(

@@ -316,6 +316,36 @@ SEAMS = [
         for name in ATTENTION_OPS
     ),
     Seam(
+        "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu takes a mask, or causality, and says its log-sums",
+        ("models/run_attention.py",),
+        "called for every run of a packed row",
+        "on a CPU, training and scoring without padding fail, or attend to something else",
+    ),
+    Seam(
+        "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu_backward",
+        ("models/run_attention.py",),
+        "called for every run of a packed row, and what comes back is added up",
+        "on a CPU, training without padding fails, or its gradients are wrong",
+    ),
+    Seam(
+        "torch:ops.mkldnn._reorder_linear_weight",
+        ("models/prepacked.py",),
+        "called once for every weight: it is laid out as products want it",
+        "on a CPU, nothing can be sampled",
+    ),
+    Seam(
+        "torch:ops.mkldnn._linear_pointwise",
+        ("models/prepacked.py",),
+        "called: a linear layer whose weight is laid out already",
+        "on a CPU, nothing can be sampled, or samples are of another model",
+    ),
+    Seam(
+        "torch:ops.mkldnn._is_mkldnn_bf16_supported",
+        ("models/prepacked.py",),
+        "called: whether this CPU multiplies bf16 itself",
+        "on a CPU, nothing can be sampled, or bf16 is multiplied more slowly",
+    ),
+    Seam(
         "torch:ops.aten._grouped_mm",
         ("training/checkpointing.py",),
         "its outputs are kept for the backward",

@@ -38,7 +38,7 @@ DOCUMENTED = set(
 SETTABLE = set(
     "activation_checkpointing gradient_checkpointing chat_template data decoder eos_token eos_token_id forward "
     "generation_config last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits "
-    "should_evaluate sync_gradients caption caption_justify filters raiseExceptions __file__".split()
+    "should_evaluate sync_gradients caption caption_justify filters raiseExceptions __file__ restype argtypes".split()
 )
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
 OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}
@@ -68,7 +68,8 @@ class Reach:
 
 
 def reaches(path: Path) -> Iterator[Reach]:
-    """Imports from places that no documentation names; private attributes; and what is put into their objects."""
+    """Imports from places that no documentation names; private attributes; and what is put into their objects, but for
+    the `ctx` of an autograd function, which is there to be given attributes."""
     file = str(path.relative_to(HOUSE)) if path.is_relative_to(HOUSE) else path.name
     tree = ast.parse(path.read_text())
     theirs = set[str]()
@@ -81,7 +82,7 @@ def reaches(path: Path) -> Iterator[Reach]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             base = ast.unparse(node.value)
-            stored = not isinstance(node.ctx, ast.Load) and base.split(".")[0] not in ("self", "cls", "os")
+            stored = not isinstance(node.ctx, ast.Load) and base.split(".")[0] not in ("self", "cls", "os", "ctx")
             if is_private(node.attr) and base not in ("self", "cls"):
                 yield Reach(file, node.lineno, node.attr)
             elif stored and base in theirs:  # a monkeypatch of a module or a class
