@@ -17,7 +17,7 @@ from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
-from stages.models.scoring import pair_log_probs, rounded_once
+from stages.models.scoring import rounded_once
 from stages.objectives.first_step import FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, refuse_other_tokens, trl_row
 from stages.store.records import Pair, PairLogProbs, load
@@ -164,9 +164,7 @@ def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogPro
     found = []
     trainer.model.eval()
     with rounded_once(trainer.args.device):
-        for p in held_out:
-            padding = trainer.processing_class.pad_token_id
-            [(chosen, rejected)] = pair_log_probs(trainer.model, [p], padding, cfg.precision)
+        for p, (chosen, rejected) in zip(held_out, trainer.log_probs(held_out), strict=True):
             ratios = sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps)
             found.append({"id": p.id, "margin": cfg.beta * (ratios[0] - ratios[1])})
     return found

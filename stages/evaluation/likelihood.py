@@ -1,11 +1,13 @@
 """What preference optimisation never optimised: KL(model ‖ SFT), and the log-prob of held-out reference answers."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from stages.config.schema import Eval
@@ -16,6 +18,8 @@ from stages.models.loading import device_of, load_model
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example
 from stages.store.work import Progress
+
+ROWS = 8  # in a forward; each holds the logits of its completion, 200 kB a token where the vocabulary has 50,000
 
 
 def score(cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers) -> dict[str, dict[str, Any]]:
@@ -36,18 +40,17 @@ def measure(
     """The mean log-prob of every reference answer under a model, and the model's KL from SFT. Two models are in memory
     at once, however many there are."""
     terms, model = contract.load(folder), sft if role == "sft" else load_model(folder, device=sft.device)
-    references, divergence, tokens = list[float](), 0.0, 0
+    references, divergence, tokens = [0.0] * len(prompts), 0.0, 0
+    asked = [terms.completion(example.messages, example.conversation[-1:]) for example in prompts]
+    answered = [(prompt, answers[e.id].token_ids or []) for e, (prompt, _) in zip(prompts, asked, strict=True)]
     with Progress(len(prompts), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):
-        for example in prompts:
-            prompt, reference = terms.completion(example.messages, example.conversation[-1:])
-            wanted = torch.tensor(reference, device=model.device)[:, None]
-            references.append(float(log_probs(model, prompt, reference).gather(-1, wanted).mean()))
-            if role != "sft":
-                answer = answers[example.id].token_ids or []
-                log_p, log_q = (log_probs(m, prompt, answer) for m in (model, sft))
-                divergence += float((log_p.exp() * (log_p - log_q)).sum())
-                tokens += len(answer)
+        for i, (log_p,) in log_probs([model], asked):
+            wanted = torch.tensor(asked[i][1], device=model.device)[:, None]
+            references[i] = float(log_p.gather(-1, wanted).mean())
             progress.update()
+        for i, (log_p, log_q) in log_probs([model, sft], answered) if role != "sft" else []:
+            divergence += float((log_p.exp() * (log_p - log_q)).sum())
+            tokens += len(answered[i][1])
     per_token, per_answer = divergence / max(1, tokens), divergence / len(prompts)
     return references, {"per_token": per_token, "per_answer": per_answer, "answers": len(prompts)}
 
@@ -66,8 +69,19 @@ def compared(cfg: Eval, references: dict[str, list[float]], tasks: list[str]) ->
     return found
 
 
-def log_probs(model: PreTrainedModel, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """(completion tokens, vocabulary), each row the distribution that its token was drawn from."""
-    ids = torch.tensor([prompt + completion], device=model.device)
-    logits = model(ids, use_cache=False, logits_to_keep=len(completion) + 1).logits
-    return logits[0, :-1].float().log_softmax(-1)
+def log_probs(
+    models: list[PreTrainedModel], asked: list[tuple[list[int], list[int]]]
+) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    """For every prompt and completion, in any order: its index, and by model (completion tokens, vocabulary), each row
+    the distribution that its token was drawn from. Rows of like length go through a model together, padded on the
+    right, where causal attention never looks."""
+    order = sorted(range(len(asked)), key=lambda i: sum(map(len, asked[i])))
+    for places in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
+        rows = [asked[i] for i in places]
+        ids = pad_sequence([torch.tensor(prompt + completion) for prompt, completion in rows], batch_first=True)
+        first = min(len(prompt) for prompt, _ in rows) - 1  # the first position whose logits are read
+        keep = ids.shape[1] - first
+        logits = [model(ids.to(model.device), use_cache=False, logits_to_keep=keep).logits for model in models]
+        for row, (i, (prompt, completion)) in enumerate(zip(places, rows, strict=True)):
+            start = len(prompt) - 1 - first
+            yield i, [of[row, start : start + len(completion)].float().log_softmax(-1) for of in logits]

@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
 from stages.config.schema import DPO
-from stages.models.scoring import agreement, autocast, pair_log_probs
+from stages.models.scoring import agreement, autocast
 from stages.objectives.preference import StoredReferenceTrainer
 from stages.store.kept import note, recall
 from stages.store.records import PairLogProbs
@@ -86,7 +86,7 @@ def measure(
         raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
     training = trainer.model.training
     trainer.model.eval()
-    gap, loss = mean_gap(trainer, cfg, scored[:PAIRS]), mean_loss(trainer, cfg, len(scored[:PAIRS]))
+    gap, loss = mean_gap(trainer, scored[:PAIRS]), mean_loss(trainer, cfg, len(scored[:PAIRS]))
     trainer.model.train(training)
     allowed = agreement(cfg.precision, mean_nats(scored[:PAIRS]))
     if not gap <= allowed:
@@ -101,11 +101,10 @@ def measure(
     return {"step_0_gap": gap, "step_0_loss": loss}
 
 
-def mean_gap(trainer: StoredReferenceTrainer, cfg: DPO, scored: list[PairLogProbs]) -> float:
+def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> float:
     """Mean |policy - stored reference| per completion token, in nats."""
     gaps: list[float] = []
-    for p in scored:
-        [found] = pair_log_probs(trainer.model, [p], trainer.processing_class.pad_token_id, cfg.precision)
+    for p, found in zip(scored, trainer.log_probs(scored), strict=True):
         for ours, stored in zip(found, (p.chosen_logps, p.rejected_logps), strict=True):
             gaps += [abs(a - b) for a, b in zip(ours, stored, strict=True)]
     return sum(gaps) / len(gaps)

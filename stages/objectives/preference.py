@@ -1,18 +1,21 @@
 """TRL's DPOTrainer with the reference's log-probs from the store, and a loss that no division of a step changes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
 from trl import DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.packing import ATTENTION, attention_of
 from stages.models.pair_tokens import tokenized
+from stages.models.scoring import pair_log_probs
 from stages.store.records import Pair, PairLogProbs
-from stages.training.micro_batches import MicroBatches, Row
+from stages.training.micro_batches import MicroBatches, Row, of_row
 from stages.training.step_metrics import Batch
 
 
@@ -46,6 +49,24 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         scored = {"entropy": chosen + rejected, "logits/chosen": chosen, "mean_token_accuracy": chosen}
         scored |= {"logits/rejected": rejected}
         return scored.get(metric, len(batch["ref_chosen_logps"]))
+
+    def scored(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+        batch = self._prepare_inputs(self.data_collator(rows))
+        ids = batch["input_ids"]
+        labels = ids.masked_fill(batch["completion_mask"] == 0, -100)
+        read = {"input_ids": ids, "attention_mask": batch["attention_mask"], "labels": labels}
+        output = model(**read, use_cache=False, fused_lm_head=True)
+        widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
+        return [of_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
+
+    def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
+        """`pair_log_probs` of every pair under the policy, many to a forward."""
+        by_id, found = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
+        for rows in self.evaluated_together([vars(p) for p in pairs]):
+            batch = [by_id[row["id"]] for row in rows]
+            scores = pair_log_probs(self.model, batch, self.processing_class.pad_token_id, self.cfg.precision)
+            found |= zip([p.id for p in batch], scores, strict=True)
+        return [found[p.id] for p in pairs]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Count the chosen completions' tokens per pair over the whole step, for the weight of the `sft` loss."""

@@ -2,11 +2,12 @@
 
 A trainer is handed the rows of a whole step and divides them here, by a budget of tokens per micro-batch; where memory
 runs out, by a lower one. The division moves no result: gradients add up under the step's normaliser, and a metric is
-the mean over the step.
+the mean over the step. An evaluation's forwards are divided likewise; its losses and metrics are taken row by row.
 """
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
+from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.choices import Checkpointing
 from stages.config.schema import Training
@@ -46,6 +48,11 @@ class OutOfMemory(Exception):
         self.rows = rows
 
 
+def of_row(output: FusedCausalLMOutput, index: tuple[Any, ...]) -> FusedCausalLMOutput:
+    """The output of one row among others: every per-token figure, (sequences, tokens), at this index."""
+    return FusedCausalLMOutput(**{name: figures[index] for name, figures in output.items() if figures.dim()})
+
+
 class MicroBatches(PlumblineTrainer, ABC):
     """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches."""
 
@@ -53,6 +60,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         self.cfg, self.out = cfg, out
         self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # set by TRL
+        self.aux_loss_enabled: bool  # likewise
+        self.waiting, self.outputs = list[Row](), deque[FusedCausalLMOutput]()  # of an evaluation
         lm_head.install()
         super().__init__(*args, **kwargs)
         if self.checkpointing is Checkpointing.selective:  # none and full are TRL's own, told by the arguments
@@ -70,6 +79,10 @@ class MicroBatches(PlumblineTrainer, ABC):
     @abstractmethod
     def weight(self, metric: str, batch: Batch) -> int:
         """How many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
+
+    @abstractmethod
+    def scored(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+        """For every row, what the model would return for it alone, from one forward of them all."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         collator, self.data_collator = self.data_collator, Rows
@@ -95,11 +108,43 @@ class MicroBatches(PlumblineTrainer, ABC):
         if n := self.cfg.runtime.rows:
             return [rows[i : i + n] for i in range(0, len(rows), n)]
         assert self.token_budget is not None
-        budget, device = self.token_budget, self.accelerator.device
+        return self.divided(rows, self.token_budget)
+
+    def evaluated_together(self, rows: list[Row]) -> list[list[Row]]:
+        """The rows for forwards without gradients, the longest first. A forward has as many tokens at most as a
+        micro-batch may have, however many rows that is."""
+        budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
+        return self.divided(sorted(rows, key=self.tokens, reverse=True), budget)
+
+    def divided(self, rows: list[Row], budget: int) -> list[list[Row]]:
+        """The rows in micro-batches of at most so many tokens; every process has as many."""
+        device = self.accelerator.device
         costs = [self.tokens(row) for row in rows]
         mine = torch.tensor([len(divide(costs, budget, self.padded))], device=device)
         groups = divide(costs, budget, self.padded, least=int(self.accelerator.gather(mine).max()))
         return [[rows[i] for i in group] for group in groups]
+
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
+        rows: Any = dataloader.dataset
+        turns = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
+        self.outputs.clear()
+        # Those two need more than per-token figures: a forward of each row's own, made by TRL.
+        alone = self.aux_loss_enabled or self.label_smoother is not None
+        self.waiting = [] if alone else [rows[i] for i in turns]
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, of one row in an evaluation, where the model's output is kept from a forward of many rows: loss and
+        metrics are those of rows evaluated one by one."""
+        if self.waiting:
+            rows, self.waiting = self.waiting, []
+            found = dict[int, FusedCausalLMOutput]()
+            with torch.no_grad(), self.compute_loss_context_manager():
+                for part in self.evaluated_together(rows):
+                    found |= zip(map(id, part), self.scored(model, part), strict=True)
+            self.outputs.extend(found[id(row)] for row in rows)
+        answers = (lambda output: lambda **_: output)(self.outputs.popleft()) if self.outputs else model
+        return super().prediction_step(answers, *args, **kwargs)
 
     def training_step(self, model: torch.nn.Module, inputs: Rows, num_items_in_batch: Any = None) -> torch.Tensor:
         """Compute the gradients of a whole step and return its loss. Where memory runs out, do the step again in

@@ -10,6 +10,7 @@ import torch
 
 from stages.eval import run
 from stages.evaluation.bootstrap import interval, resampled_means, t_quantile
+from stages.evaluation.likelihood import ROWS, log_probs
 from stages.evaluation.outcomes import Table, consistency, ends_less, matched, verdict
 from stages.models import contract
 from stages.models.loading import load_model
@@ -246,3 +247,17 @@ def test_the_base_is_asked_in_a_form_that_suits_it(built: Path) -> None:
     folder = next(p for p in (built / "answer").iterdir() if "Continuation" in (p / "manifest.json").read_text())
     answers = load(folder / "answers.parquet", Candidate)
     assert not any("<|im_" in a.text for a in answers)
+
+
+@torch.no_grad()
+def test_a_completion_among_others_has_the_distributions_it_has_alone(chain: Chain) -> None:
+    model = load_model(chain.folder("sft") / "model")
+    asked = [([*range(5, 8 + i % 7)], [*range(9, 9 + i * 5 % 11)]) for i in range(2 * ROWS + 3)]
+    forwards: list[None] = []
+    model.register_forward_hook(lambda *_: forwards.append(None))
+    found = {i: log_p for i, (log_p,) in log_probs([model], asked)}
+    assert (len(forwards), sorted(found)) == (3, [*range(len(asked))])
+    for i, (prompt, completion) in enumerate(asked):
+        alone = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        assert found[i].shape == (len(completion), model.config.vocab_size)
+        assert torch.allclose(found[i], alone, atol=1e-5, rtol=0)

@@ -1,0 +1,110 @@
+"""An evaluation reads many rows in a forward, and its losses and metrics are those of rows evaluated one by one."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer
+
+from stages import dpo, sft
+from stages.config.choices import Adapter, Forward, Precision
+from stages.config.errors import UserError
+from stages.store.records import PairLogProbs, load
+from stages.store.work import Work
+from stages.training.micro_batches import MicroBatches
+from tests.helpers import Chain, settings
+
+STAGES = {"sft": sft, "dpo": dpo}
+
+
+def inputs_of(name: str, chain: Chain) -> dict[str, Path]:
+    wanted = {
+        "sft": {"base": "base", "data": "data"},
+        "dpo": {"policy": "sft", "pairs": "pairs", "reference": "reference"},
+    }
+    return {role: chain.folder(node) for role, node in wanted[name].items()}
+
+
+def ready(name: str, changes: dict[str, Any], micro: int | str, chain: Chain, folder: Path, patch: Any) -> Trainer:
+    """A stage's trainer before its first step, its model moved away from what the stage loaded."""
+    trainers: list[Trainer] = []
+
+    def caught(trainer: Trainer, *_: Any) -> None:
+        trainers.append(trainer)
+        raise UserError("ready")
+
+    patch.setattr(STAGES[name], "train", caught)
+    cfg = vars(settings("recipe=tiny"))[name]
+    cfg = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, micro_batch=micro), **changes)
+    with pytest.raises(UserError, match="ready"):
+        STAGES[name].run(cfg, inputs_of(name, chain), Work(folder, lambda metrics, step: None))
+    [trainer] = trainers
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return trainer
+
+
+def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
+    """The log's figures, and how many forwards they took."""
+    forwards: list[None] = []
+    counting = trainer.model.register_forward_hook(lambda *_: forwards.append(None))
+    trainer.evaluate()
+    counting.remove()
+    logged = trainer.state.log_history[-1]
+    return {k: v for k, v in logged.items() if not k.endswith(("time", "per_second"))}, len(forwards)
+
+
+@pytest.mark.parametrize("micro", ["auto", 2])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("sft", {"packing": False}),
+        ("sft", {"packing": True}),
+        ("sft", {"packing": True, "adapter": Adapter.lora}),
+        ("sft", {"packing": False, "trainer": {"loss_type": "dft", "pad_to_multiple_of": 8}}),
+        ("dpo", {"forward": Forward.shared_prefix, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
+        ("dpo", {"forward": Forward.padded, "trainer": {"ld_alpha": 0.3, "pad_to_multiple_of": 8}}),
+        ("dpo", {"forward": Forward.shared_prefix, "adapter": Adapter.lora, "trainer": {"use_weighting": True}}),
+    ],
+)
+def test_rows_evaluated_together_have_the_losses_and_metrics_they_have_alone(
+    name: str, changes: dict[str, Any], micro: int | str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = ready(name, changes, micro, chain, tmp_path, monkeypatch)
+    together, forwards = evaluated(trainer)
+    monkeypatch.delattr(MicroBatches, "prediction_step")
+    alone, each = evaluated(trainer)
+    rows = len(alone["row_losses"])
+    assert len({*alone["row_losses"]}) > rows / 2, "rows that could be told apart if they were confused"
+    assert forwards < each == rows
+    assert together.keys() == alone.keys()
+    for figure, value in alone.items():
+        assert together[figure] == pytest.approx(value, abs=1e-5, rel=1e-5), figure
+
+
+def test_losses_that_need_a_forward_of_their_own_get_one(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label smoothing reads the logits, which no forward of many rows keeps."""
+    smoothed = {"trainer": {"label_smoothing_factor": 0.1}}
+    together, _ = evaluated(trainer := ready("sft", smoothed, "auto", chain, tmp_path, monkeypatch))
+    monkeypatch.delattr(MicroBatches, "prediction_step")
+    assert evaluated(trainer)[0] == together
+
+
+def test_margins_come_from_forwards_of_many_pairs(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = ready("dpo", {}, "auto", chain, tmp_path, monkeypatch)
+    pairs = load(chain.folder("reference") / "logprobs.parquet", PairLogProbs)[:12]
+    forwards: list[None] = []
+    trainer.model.register_forward_hook(lambda *_: forwards.append(None))
+    together = dpo.margins(trainer, trainer.cfg, pairs)
+    assert len(forwards) < len(pairs)
+    alone = [margin for pair in pairs for margin in dpo.margins(trainer, trainer.cfg, [pair])]
+    assert [m["id"] for m in together] == [p.id for p in pairs]
+    assert [m["margin"] for m in together] == pytest.approx([m["margin"] for m in alone], abs=1e-5)
