@@ -113,6 +113,8 @@ class MicroBatches(PlumblineTrainer, ABC):
     def evaluated_together(self, rows: list[Row]) -> list[list[Row]]:
         """The rows for forwards without gradients, the longest first. A forward has as many tokens at most as a
         micro-batch may have, however many rows that is."""
+        if not rows:
+            return []
         budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
         return self.divided(sorted(rows, key=self.tokens, reverse=True), budget)
 
@@ -125,12 +127,12 @@ class MicroBatches(PlumblineTrainer, ABC):
         return [[rows[i] for i in group] for group in groups]
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        rows: Any = dataloader.dataset
-        turns = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
+        # A forward of each row's own, made by TRL: for what needs more than per-token figures; and where there are
+        # several processes, which share the rows out as they like, and of which a sharded forward needs all.
+        alone = self.aux_loss_enabled or self.label_smoother is not None or self.args.world_size > 1
         self.outputs.clear()
-        # Those two need more than per-token figures: a forward of each row's own, made by TRL.
-        alone = self.aux_loss_enabled or self.label_smoother is not None
-        self.waiting = [] if alone else [rows[i] for i in turns]
+        rows: Any = dataloader.dataset
+        self.waiting = [] if alone else list(rows)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -1,60 +1,137 @@
-"""The sampler against plain batched `generate`: `python -m tests.bench.sample [OUTPUTS]`.
+"""Samplers against plain `generate`: `python -m tests.bench.sample [OUTPUTS] [KEY=VALUE …]`.
 
-Same model, prompts, n = 4, temperature, dtype and limit; rounds of both alternate in one process, since machines are
-noisy. Useful tokens are those up to the end of turn. The real model is the SFT checkpoint of OUTPUTS, on its
-preference prompts; Llama-, Qwen3- and Gemma3-shaped ones have random weights and stop at one token in sixteen.
+The SFT checkpoint of OUTPUTS on its preference prompts, n = 4, T = 0.9, in three ways, alternating, each time in a
+process of its own:
+
+    generate   left-padded batches of 24 prompts with their candidates
+    hf         our sampler
+    openvino   OpenVINO's engine, where it is installed
+
+Answers are `forced` to a length, or `uneven`: a hundredth of the vocabulary, drawn from a seed, ends them, at 512
+tokens at most. Tokens are those up to the end of turn. Loading is not timed, nor is a first pass over few prompts.
 """
 
-import copy
+import importlib.util
+import json
 import logging
+import os
 import random
 import statistics
+import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-import torch
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-
-from stages.hardware.machine import computes_bf16
-from stages.models import contract
-from stages.models.loading import load_model
-from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import Request
-from stages.store.records import Example, load
 from tests.helpers import ROOT
 
-PROMPTS, CANDIDATES, TEMPERATURE, LIMIT = 192, 4, 0.9, 64
+ARMS = ("generate", "hf", "openvino")
+CANDIDATES, TEMPERATURE = 4, 0.9
 GENERATE_BATCH = 24  # prompts, each with its candidates
-ROWS = 256
-ROUNDS = 2  # of the real model; one of each shape
-SHAPE = {  # that of SmolLM2-135M
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "head_dim": 64,
-    "vocab_size": 49152,
-}
+LONGEST, ENDING = 512, 100  # of uneven answers; one token of the vocabulary in so many ends one
 
 
-def plain(model: PreTrainedModel, requests: list[Request], stops: list[int]) -> int:
-    """Useful tokens of `generate` on left-padded batches, in the order given."""
-    useful = 0
+@dataclass
+class Settings:
+    """`length`: tokens of forced answers; 0: uneven ones. `rows`: candidates in flight at most."""
+
+    outputs: str = "outputs"
+    length: int = 64
+    prompts: int = 48
+    rows: int = 512
+    precision: str = "fp32"
+    arms: str = " ".join(ARMS)
+    repeats: int = 3
+    seed: int = 0
+
+
+def main(cfg: Settings) -> None:
+    arms = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    for repeat in range(cfg.repeats):
+        for arm in arms:
+            command = [sys.executable, "-m", "tests.bench.sample", "--child", arm, json.dumps(asdict(cfg))]
+            done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+            found[arm].append(json.loads(done.stdout.splitlines()[-1]))
+            logging.info("%d %-9s %s", repeat, arm, done.stdout.splitlines()[-1])
+    logging.info("%s", json.dumps(asdict(cfg)))
+    for arm, results in found.items():
+        tokens, spent = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
+        logging.info(
+            "%-9s %6.0f tokens/s (%.0f to %.0f) %6.0f per CPU-second (%.0f to %.0f) %5.1f GiB, %.0f tokens an answer",
+            arm,
+            statistics.median(tokens),
+            min(tokens),
+            max(tokens),
+            statistics.median(spent),
+            min(spent),
+            max(spent),
+            max(r["memory"] for r in results) / 2**30,
+            results[0]["tokens"] / cfg.prompts / CANDIDATES,
+        )
+
+
+def measure(arm: str, cfg: Settings) -> dict[str, float]:
+    """Tokens, seconds, CPU-seconds, and the peak of memory."""
+    from stages.config.choices import Precision
+    from stages.config.schema import InferenceRuntime
+    from stages.hardware import allocator, machine
+    from stages.models import contract
+    from stages.models.loading import embedding_rows
+    from stages.samplers.sampler import Decoding, Request
+    from stages.store.records import Example, load
+
+    draw = random.Random(cfg.seed)
+    latest = ROOT / cfg.outputs / "latest"
+    model = latest / "sft" / "model"
+    terms = contract.load(model)
+    examples = [e for e in load(latest / "data" / "examples.parquet", Example) if e.split == "preference"]
+    prompts = [terms.prompt(e.messages) for e in draw.sample(examples, cfg.prompts)]
+    vocabulary = embedding_rows(model)
+    stops = [] if cfg.length else sorted(draw.sample(range(vocabulary), vocabulary // ENDING))
+    temperatures = [TEMPERATURE] * CANDIDATES
+    runtime = InferenceRuntime("auto", cfg.rows, 64)
+    decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
+    requests = [Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)]
+    with allocator.keeping():
+        complete = opened(arm, model, stops, decoding)
+        complete(requests[:4])
+        machine.reset_peak_memory()
+        began, spent = time.perf_counter(), cpu_seconds()
+        tokens = complete(requests)
+        seconds, spent = time.perf_counter() - began, cpu_seconds() - spent
+    memory = machine.peak_gpu_memory() or machine.peak_memory()
+    return {"tokens": tokens, "seconds": seconds, "cpu_seconds": spent, "memory": memory}
+
+
+def cpu_seconds() -> float:
+    return sum(os.times()[:2])
+
+
+def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
+    """A function of requests that returns how many tokens it drew."""
+    from stages.models.loading import device_of, load_model, sampled_as
+    from stages.samplers.hf import HFSampler
+    from stages.samplers.openvino import OpenVINOSampler
+
+    if arm == "generate":
+        plain = load_model(model, sampled_as(decoding.precision), device_of("auto"))
+        return lambda requests: generated(plain, requests, stops, decoding.max_new_tokens)
+    sampler = {"hf": HFSampler, "openvino": OpenVINOSampler}[arm].open(model, stops, decoding)  # type: ignore[attr-defined]
+    return lambda requests: sum(len(c.token_ids) for _, found in sampler.complete(requests) for c in found)
+
+
+def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> int:
+    """Tokens of `generate` on left-padded batches, in the order given."""
+    import torch
+
+    drawn = 0
     for start in range(0, len(requests), GENERATE_BATCH):
         batch = [r.token_ids for r in requests[start : start + GENERATE_BATCH]]
         width = max(map(len, batch))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in batch])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch])
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
         with torch.inference_mode():
             out = model.generate(
                 input_ids=ids,
@@ -63,56 +140,22 @@ def plain(model: PreTrainedModel, requests: list[Request], stops: list[int]) -> 
                 temperature=TEMPERATURE,
                 top_k=0,
                 num_return_sequences=CANDIDATES,
-                max_new_tokens=LIMIT,
-                eos_token_id=stops,
+                max_new_tokens=limit,
+                min_new_tokens=None if stops else limit,
+                eos_token_id=stops or None,
                 pad_token_id=0,
             )
         for row in out[:, width:].tolist():
-            ends = [i for i, token in enumerate(row) if token in stops]
-            useful += ends[0] + 1 if ends else len(row)
-    return useful
-
-
-def ours(model: PreTrainedModel, requests: list[Request], stops: list[int]) -> int:
-    sampler = HFSampler(model, stops, LIMIT, 1.0, ROWS)
-    return sum(len(c.token_ids) for _, completions in sampler.complete(requests) for c in completions)
-
-
-def compare(name: str, model: PreTrainedModel, prompts: list[list[int]], stops: list[int], rounds: int) -> None:
-    requests = [Request(f"{i:016x}", [], ids, [TEMPERATURE] * CANDIDATES, 0) for i, ids in enumerate(prompts)]
-    rates: dict[str, list[float]] = {"generate": [], "plumbline": []}
-    methods = (("generate", plain, copy.deepcopy(model)), ("plumbline", ours, model))
-    for _, method, its in methods:
-        method(its, requests[:8], stops)  # warm up
-    for _ in range(rounds):
-        for label, method, its in methods:
-            start = time.perf_counter()
-            tokens = method(its, requests, stops)
-            rates[label].append(tokens / (time.perf_counter() - start))
-            logging.info("%-8s %-9s %6d useful tokens, %6.1f tokens/s", name, label, tokens, rates[label][-1])
-    ratios = [b / a for a, b in zip(rates["generate"], rates["plumbline"], strict=True)]
-    logging.info("%-8s ratio %.1f (%.1f to %.1f)", name, statistics.median(ratios), min(ratios), max(ratios))
-
-
-def main(outputs: Path) -> None:
-    dtype = torch.bfloat16 if computes_bf16() else torch.float32
-    sft = outputs / "latest/sft/model"
-    terms = contract.load(sft)
-    examples = load(outputs / "latest/data/examples.parquet", Example)
-    prompts = [terms.prompt(e.messages) for e in examples if e.split == "preference"][:PROMPTS]
-    random.Random(0).shuffle(prompts)
-    compare("SmolLM2", load_model(sft, dtype), prompts, terms.stop_ids, ROUNDS)
-    shapes = {
-        "Llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
-        "Qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
-        "Gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(sliding_window=32, **SHAPE)),
-    }
-    for name, make in shapes.items():
-        torch.manual_seed(0)
-        stops = list(range(0, SHAPE["vocab_size"], 16))
-        compare(name, make().to(dtype).eval(), prompts[: PROMPTS // 2], stops, rounds=1)
+            ends = [i for i, token in enumerate(row) if token in set(stops)] if stops else []
+            drawn += ends[0] + 1 if ends else len(row)
+    return drawn
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(ROOT / (sys.argv[1] if len(sys.argv) > 1 else "outputs"))
+    if sys.argv[1:2] == ["--child"]:
+        sys.stdout.write(json.dumps(measure(sys.argv[2], Settings(**json.loads(sys.argv[3])))) + "\n")
+    else:
+        kinds = {field.name: field.type for field in fields(Settings)}
+        given = dict(a.split("=", 1) if "=" in a else ("outputs", a) for a in sys.argv[1:])
+        main(Settings(**{k: kinds[k](v) for k, v in given.items()}))  # type: ignore[operator]

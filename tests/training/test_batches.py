@@ -91,7 +91,7 @@ class Reached:
         computed = SFTTrainer.compute_loss
 
         def counted(trainer: Any, model: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-            if model.training:
+            if trainer.model.training:
                 self.tokens += int((batch["labels"][:, 1:] != sft.IGNORED).sum())
                 for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
                     self.rows[tuple(i for i, label in zip(ids, labels, strict=True) if label != sft.IGNORED)] += 1

@@ -122,6 +122,14 @@ nothing = lambda *args, **options: None
 # TRL's DPOTrainer
 
 
+@effect("trl.trainer.utils:FusedCausalLMOutput", put(micro_batches, "FusedCausalLMOutput", dict))
+def an_output_of_many_rows_is_cut_into_those_of_each(parts: Parts) -> None:
+    model, ids = scoring.add_scoring(parts.model(), Forward.padded), torch.arange(20, 40).view(2, 10)
+    score = lambda rows: model(input_ids=rows, labels=rows, use_cache=False, fused_lm_head=True)
+    row, alone = micro_batches.of_row(score(ids), (slice(1, 2),)), score(ids[1:])
+    assert torch.allclose(row.log_probs, alone.log_probs, atol=1e-5)
+
+
 def uncalled(name: str) -> Change:
     """A method that ours overrides, and that is called no more."""
     return lambda parts, patch: patch.delattr(StoredReferenceTrainer, name)

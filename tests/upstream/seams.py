@@ -53,6 +53,12 @@ class Seam:
 SEAMS = [
     # TRL
     Seam(
+        "trl.trainer.utils:FusedCausalLMOutput",
+        ("training/micro_batches.py", "objectives/preference.py", "objectives/supervised.py"),
+        "read and made: what a row's output would be, cut from that of a forward of many rows",
+        "evaluations during training end in an error",
+    ),
+    Seam(
         "trl:DPOTrainer._prepare_dataset",
         ("objectives/preference.py",),
         "overridden: the rows are token ids already, those that were drawn",
