@@ -148,6 +148,14 @@ def failure_of(scratch: Path, code: int) -> Exception:
     return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")
 
 
+def written(file: Path) -> int | None:
+    """When, in nanoseconds; None where there is no such file."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def follow(launch: Launch, targets: list[Node], store: Store) -> None:
     """On a node other than the first: join in wherever several processes train, until the targets are published.
 
@@ -160,13 +168,15 @@ def follow(launch: Launch, targets: list[Node], store: Store) -> None:
     replaced = {node: read_manifest(store.folder(node)) for node in again}
     store, seen = Store(store.root), time.monotonic()
     for node in lineage:
-        job = store.partial(node) / SCRATCH / JOB
+        job, joined = store.partial(node) / SCRATCH / JOB, None
         while (found := store.find(node)) is None or found == replaced.get(node):
             if store.is_locked(node.stage, node.fingerprint):
                 seen = time.monotonic()
             elif time.monotonic() - seen > PATIENCE_SECONDS:
                 raise UserError(f"{node}: nobody has been building it for {PATIENCE_SECONDS} s. Has node 0 ended?")
-            if world_size(node) > 1 and job.exists():
+            # An attempt is joined once: what it made may take a while to be published.
+            if world_size(node) > 1 and (attempt := written(job)) not in (None, joined):
+                joined = attempt
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if code := run_agent(job, launch.node_rank):
                     raise UserError(f"{node}: a process failed (exit code {code}); node 0 says why.")
