@@ -17,7 +17,10 @@ ALWAYS = {
     "MPLBACKEND": "svg",  # a notebook's shell has one that draws into the notebook
 }
 UNLESS_ASKED_FOR = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin starve whatever runs beside them
+    # Threads that spin starve whatever runs beside them; threads that sleep at once wake up 80 µs late for each of the
+    # thousands of small operations of a step. So they spin for about as long, and then sleep.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "3000",
     "TOKENIZERS_PARALLELISM": "false",  # forks after it would warn
     # The libraries' own progress bars and advice would drown what the stages say.
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
