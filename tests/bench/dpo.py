@@ -21,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from tests.bench import arms
 from tests.helpers import DATA, ROOT
 
 ARMS = ("trl", "trl_tuned", "ours")
@@ -60,25 +61,17 @@ def main(cfg: Settings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cfg.model = cfg.model or embedded()
         rows = Path(folder) / "rows.json"
-        child("prepare", cfg, rows)
+        arms.measured(cfg, "prepare", str(rows))
         found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in cfg.arms.split()}
         for repeat in range(cfg.repeats):
             for arm, results in found.items():
-                results.append(child(arm, cfg, rows))
+                results.append(arms.measured(cfg, arm, str(rows)))
                 logging.info("%d %-10s %s", repeat, arm, json.dumps(results[-1]))
     tell(cfg, found)
 
 
-def child(arm: str, cfg: Settings, rows: Path) -> dict[str, Any]:
-    """What a process of its own found."""
-    command = [sys.executable, "-m", "tests.bench.dpo", "--child", arm, json.dumps(asdict(cfg)), str(rows)]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def tell(cfg: Settings, found: dict[str, list[dict[str, Any]]]) -> None:
     """The table, and the JSON beside it."""
-    logging.info("%s", json.dumps(asdict(cfg)))
     medians = {arm: statistics.median(r["seconds"] for r in results) for arm, results in found.items()}
     for arm, results in found.items():
         seconds = sorted(r["seconds"] for r in results)
@@ -180,8 +173,12 @@ class Clock(TrainerCallback):
         self.ended = time.perf_counter()
 
 
-def measure(arm: str, cfg: Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """One epoch over the rows: seconds of the steps, losses, and the peak of memory."""
+def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
+    """One epoch over the rows: seconds of the steps, losses, and the peak of memory. `prepare` writes the rows."""
+    if arm == "prepare":
+        Path(file).write_text(json.dumps(prepare(cfg)))
+        return {}
+    rows: list[dict[str, Any]] = json.loads(Path(file).read_text())
     from stages.hardware import allocator, machine
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
@@ -295,15 +292,4 @@ def warm_up(trainer: Any, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if sys.argv[1:2] == ["--child"]:
-        arm, settings, file = sys.argv[2], Settings(**json.loads(sys.argv[3])), Path(sys.argv[4])
-        if arm == "prepare":
-            file.write_text(json.dumps(prepare(settings)))
-            sys.stdout.write("{}\n")
-        else:
-            sys.stdout.write(json.dumps(measure(arm, settings, json.loads(file.read_text()))) + "\n")
-    else:
-        kinds = {field.name: field.type for field in fields(Settings)}
-        given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-        main(Settings(**{k: kinds[k](v) for k, v in given.items()}))
+    arms.run(Settings, main, measure)

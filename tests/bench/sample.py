@@ -1,6 +1,6 @@
-"""Samplers against plain `generate`: `python -m tests.bench.sample [OUTPUTS] [KEY=VALUE …]`.
+"""Samplers against plain `generate`: `python -m tests.bench.sample [KEY=VALUE …]`.
 
-The SFT checkpoint of OUTPUTS on its preference prompts, n = 4, T = 0.9, in three ways, alternating, each time in a
+The SFT checkpoint of `outputs` on its preference prompts, n = 4, T = 0.9, in three ways, alternating, each time in a
 process of its own:
 
     generate   left-padded batches of 24 prompts with their candidates
@@ -14,16 +14,15 @@ tokens at most. Tokens are those up to the end of turn. Loading is not timed, no
 import importlib.util
 import json
 import logging
-import os
 import random
 import statistics
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench import arms
+from tests.budgets import spent
 from tests.helpers import ROOT
 
 ARMS = ("generate", "hf", "openvino")
@@ -47,32 +46,29 @@ class Settings:
 
 
 def main(cfg: Settings) -> None:
-    arms = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    names = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in names}
     for repeat in range(cfg.repeats):
-        for arm in arms:
-            command = [sys.executable, "-m", "tests.bench.sample", "--child", arm, json.dumps(asdict(cfg))]
-            done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-            found[arm].append(json.loads(done.stdout.splitlines()[-1]))
-            logging.info("%d %-9s %s", repeat, arm, done.stdout.splitlines()[-1])
-    logging.info("%s", json.dumps(asdict(cfg)))
+        for arm, results in found.items():
+            results.append(arms.measured(cfg, arm))
+            logging.info("%d %-9s %s", repeat, arm, json.dumps(results[-1]))
     for arm, results in found.items():
-        tokens, spent = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
+        tokens, per_cpu = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
         logging.info(
             "%-9s %6.0f tokens/s (%.0f to %.0f) %6.0f per CPU-second (%.0f to %.0f) %5.1f GiB, %.0f tokens an answer",
             arm,
             statistics.median(tokens),
             min(tokens),
             max(tokens),
-            statistics.median(spent),
-            min(spent),
-            max(spent),
+            statistics.median(per_cpu),
+            min(per_cpu),
+            max(per_cpu),
             max(r["memory"] for r in results) / 2**30,
             results[0]["tokens"] / cfg.prompts / CANDIDATES,
         )
 
 
-def measure(arm: str, cfg: Settings) -> dict[str, float]:
+def measure(cfg: Settings, arm: str) -> dict[str, float]:
     """Tokens, seconds, CPU-seconds, and the peak of memory."""
     from stages.config.choices import Precision
     from stages.config.schema import InferenceRuntime
@@ -98,15 +94,11 @@ def measure(arm: str, cfg: Settings) -> dict[str, float]:
         complete = opened(arm, model, stops, decoding)
         complete(requests[:4])
         machine.reset_peak_memory()
-        began, spent = time.perf_counter(), cpu_seconds()
+        began, before = time.perf_counter(), spent(children=False)
         tokens = complete(requests)
-        seconds, spent = time.perf_counter() - began, cpu_seconds() - spent
+        seconds, cpu_seconds = time.perf_counter() - began, spent(children=False) - before
     memory = machine.peak_gpu_memory() or machine.peak_memory()
-    return {"tokens": tokens, "seconds": seconds, "cpu_seconds": spent, "memory": memory}
-
-
-def cpu_seconds() -> float:
-    return sum(os.times()[:2])
+    return {"tokens": tokens, "seconds": seconds, "cpu_seconds": cpu_seconds, "memory": memory}
 
 
 def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
@@ -152,10 +144,4 @@ def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> 
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if sys.argv[1:2] == ["--child"]:
-        sys.stdout.write(json.dumps(measure(sys.argv[2], Settings(**json.loads(sys.argv[3])))) + "\n")
-    else:
-        kinds = {field.name: field.type for field in fields(Settings)}
-        given = dict(a.split("=", 1) if "=" in a else ("outputs", a) for a in sys.argv[1:])
-        main(Settings(**{k: kinds[k](v) for k, v in given.items()}))  # type: ignore[operator]
+    arms.run(Settings, main, measure)

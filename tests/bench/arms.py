@@ -1,0 +1,36 @@
+"""Comparisons whose every measurement has a process of its own: `python -m tests.bench.NAME [KEY=VALUE …]`."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
+
+from tests.helpers import ROOT
+
+MEASURE = "--measure"
+Settings = TypeVar("Settings", bound=Any)
+
+
+def run(kind: type[Settings], compare: Callable[[Settings], None], measure: Callable[..., dict[str, Any]]) -> None:
+    """Compare under the settings that the command line gives; or, in a process that `measured` started, measure."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if sys.argv[1:2] == [MEASURE]:
+        given, *rest = map(json.loads, sys.argv[2:])
+        sys.stdout.write(json.dumps(measure(kind(**given), *rest)) + "\n")
+        return
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}
+    typed = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    cfg = kind(**{name: kinds[name](value) for name, value in typed.items()})
+    logging.info("%s", json.dumps(asdict(cfg)))
+    compare(cfg)
+
+
+def measured(cfg: Any, *rest: str) -> dict[str, Any]:
+    """What `measure` of the command that runs returns of these arguments, in a process of its own."""
+    given = [json.dumps(value) for value in (asdict(cfg), *rest)]
+    command = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, MEASURE, *given]  # type: ignore[union-attr]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
