@@ -42,7 +42,7 @@ class Layout:
     prefixes: list[int]
     positions: torch.Tensor
     seen: bool = False  # a layer's attention was given this layout
-    masks: dict[tuple[int, int | None, torch.dtype], torch.Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lengths: list[int], device: torch.device, prefixes: list[int] | None = None) -> "Layout":
@@ -90,25 +90,36 @@ class Layout:
             start, before = start + length, length
         return found
 
-    def added(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """The attention mask of one of `places`, 0 where a token is seen, else -inf; all layers share it."""
-        if (run, window, dtype) not in self.masks:
-            places, own = self.places[run]
-            length = own.stop - own.start
-            prefix = places[0].stop - places[0].start if len(places) > 1 else 0
-            seen = lookback(length, prefix, window, self.positions.device)
-            mask = None if seen is None else torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -math.inf)
-            self.masks[run, window, dtype] = mask
-        return self.masks[run, window, dtype]
+    def causal(self, run: int, window: int | None) -> bool:
+        """Whether the tokens of one of `places` see all that it attends to, up to themselves."""
+        return len(self.places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
+
+    def mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """What the tokens of one of `places` see of what it attends to, (own, attended): 0, or -inf. All runs and
+        layers share what this is a part of."""
+        attended = self.lengths_attended
+        if (window, dtype) not in self.masks:
+            seen = sight(max(attended), window, self.positions.device)
+            self.masks[window, dtype] = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -math.inf)
+        own = self.places[run][1]
+        return self.masks[window, dtype][attended[run] - (own.stop - own.start) : attended[run], : attended[run]]
+
+    @cached_property
+    def lengths_attended(self) -> list[int]:
+        """How many tokens each of `places` attends to."""
+        return [sum(place.stop - place.start for place in places) for places, _ in self.places]
 
 
-def lookback(length: int, prefix: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """The attention mask, (1, 1, length, prefix + length), of `length` tokens behind a prefix: each attends to itself
-    and to those before it, `window` in all at most. None where causal attention needs no mask for that."""
-    if not prefix and (window is None or window >= length):
-        return None
-    distance = torch.arange(length, device=device)[:, None] + prefix - torch.arange(prefix + length, device=device)
-    return ((distance >= 0) & (distance < (window or math.inf)))[None, None]
+def sight(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """What each of `length` tokens sees, (length, length): itself and those before it, `window` in all at most."""
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places
+    return (distance >= 0) & (distance < (window or math.inf))
+
+
+def lookback(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """The attention mask, (1, 1, length, length), or None where causal attention needs none."""
+    return None if window is None or window >= length else sight(length, window, device)[None, None]
 
 
 @dataclass
@@ -161,7 +172,7 @@ def attention(
     window = kwargs.get("sliding_window")
     if layout is None:
         if attention_mask is None:
-            attention_mask = lookback(query.shape[2], 0, window, query.device)
+            attention_mask = lookback(query.shape[2], window, query.device)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     layout.seen = True
     states = [query, key, value]
@@ -181,7 +192,7 @@ def all_at_once(module: torch.nn.Module, states: list[torch.Tensor], layout: Lay
     the fastest kernels, and a single launch however many runs there are."""
     rows, sources = layout.sequences
     padded = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in states)
-    mask = lookback(rows.shape[1], 0, kwargs.get("sliding_window"), rows.device)
+    mask = lookback(rows.shape[1], kwargs.get("sliding_window"), rows.device)
     output, _ = sdpa_attention_forward(module, *padded, mask, **kwargs)
     return output.flatten(0, 1).index_select(0, sources)[None]
 

@@ -1,7 +1,8 @@
 """Attention over the runs of a packed row on a CPU, each by the kernel that PyTorch's SDPA takes there.
 
 Called through SDPA, every run is cut out, joined with its prefix and put back by autograd, whose backward fills and
-adds tensors as long as the row for every one of these views. Here the kernel's own gradients are added in place.
+adds tensors as long as the row for every one of these views. Here a run's own gradients are added in place. Below fp32
+they come from plain matrix products, for which that kernel's backward has no use: it takes twice as long.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,12 @@ if TYPE_CHECKING:
 
 forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-# Tokens that a run attends to, up to which the kernel's backward is faster in fp32 than in bf16 (two cores with AMX, 9
-# heads of 64: 0.1 against 0.6 ms for 30 tokens, 1.5 against 2.4 ms for 200, 7.9 against 7.2 ms for 500).
-EXACT = 400
+softmax_backward = torch.ops.aten._softmax_backward_data
+# Scores of a run, its tokens times those it attends to, up to which the kernel's backward in fp32 is faster than
+# products in bf16, and queries of a product (two cores with AMX, 9 heads of 64; ms of a layer for the kernel in bf16,
+# in fp32, and products: 39, 14 and 18 for 16 pairs of 70 + 8 + 8 tokens; 60, 25 and 25 for 21 runs of 130; 43, 29 and
+# 26 for 15 of 200; 74, 80 and 56 for 8 of 75 to 939).
+FEW, BLOCK = 20_000, 256
 
 
 class RunAttention(torch.autograd.Function):
@@ -37,15 +41,10 @@ class RunAttention(torch.autograd.Function):
         query, key, value = (t.to(dtype) for t in (query, key, value))
         output, sums = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format), []
         for run, (places, own) in enumerate(layout.places):
-            mask = layout.added(run, window, dtype)
+            causal = layout.causal(run, window)
+            mask = None if causal else layout.mask(run, window, dtype)[None, None]
             found, log_sum = forward_kernel(
-                query[:, :, own],
-                pick(key, places),
-                pick(value, places),
-                0.0,
-                mask is None,
-                attn_mask=mask,
-                scale=scale,
+                query[:, :, own], pick(key, places), pick(value, places), 0.0, causal, attn_mask=mask, scale=scale
             )
             output[:, own] = found.transpose(1, 2)
             sums.append(log_sum)
@@ -57,23 +56,54 @@ class RunAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, *sums = ctx.saved_tensors
         grads = [torch.zeros_like(t, dtype=d) for t, d in zip((query, key, value), ctx.dtypes, strict=True)]
-        for run, (places, own) in enumerate(ctx.layout.places):
-            exact = sum(place.stop - place.start for place in places) <= EXACT
-            dtype = torch.promote_types(query.dtype, torch.float32) if exact else query.dtype
-            mask = ctx.layout.added(run, ctx.window, dtype)
-            q, k, v = query[:, :, own], pick(key, places), pick(value, places)
-            o, g = output[:, own].transpose(1, 2), grad[:, own].transpose(1, 2)
-            found = backward_kernel(
-                *(t.to(dtype) for t in (g, q, k, v, o)), sums[run], 0.0, mask is None, attn_mask=mask, scale=ctx.scale
-            )
+        layout, window, dtype = ctx.layout, ctx.window, torch.promote_types(query.dtype, torch.float32)
+        rounded = [t.to(query.dtype) for t in (grad.transpose(1, 2), query, key, value, output.transpose(1, 2))]
+        exact = [t.to(dtype) for t in rounded]
+        for run, (places, own) in enumerate(layout.places):
+            scores = (own.stop - own.start) * layout.lengths_attended[run]
+            by_kernel = dtype is query.dtype or scores <= FEW
+            g, q, k, v, o = exact if by_kernel else rounded
+            states = g[:, :, own], q[:, :, own], pick(k, places), pick(v, places)
+            if by_kernel:
+                causal = layout.causal(run, window)
+                mask = None if causal else layout.mask(run, window, dtype)[None, None]
+                options = {"attn_mask": mask, "scale": ctx.scale}
+                found = backward_kernel(*states, o[:, :, own], sums[run], 0.0, causal, **options)
+            else:
+                scale = ctx.scale or query.shape[-1] ** -0.5
+                found = by_products(*states, layout.mask(run, window, query.dtype), scale)
             grads[0][:, :, own] = found[0]
             for whole, part in zip(grads[1:], found[1:], strict=True):
                 start = 0
                 for place in places:
                     length = place.stop - place.start
-                    whole[:, :, place] += part[:, :, start : start + length]
+                    whole[:, :, place].add_(part[:, :, start : start + length])  # += would also copy it to itself
                     start += length
         return *grads, None, None, None
+
+
+def by_products(
+    grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, ...]:
+    """The gradients of a run's query, (1, heads, own, dim), key and value, (1, key heads, attended, dim), in fp32.
+    Sums of products are taken in fp32; scores and weights are rounded as the states are."""
+    heads, own, dim = query.shape[1:]
+    grad, query = grad[0].contiguous(), query[0].contiguous()  # products would copy them, several times over
+    keys, values = (t[0].repeat_interleave(heads // t.shape[1], 0) for t in (key, value))
+    attended = keys.shape[1]
+    by_query = query.new_empty(heads, own, dim, dtype=torch.float32)
+    by_key, by_value = query.new_zeros(2, heads, attended, dim, dtype=torch.float32)
+    for start in range(0, own, BLOCK):
+        rows = slice(start, min(start + BLOCK, own))
+        end = attended - own + rows.stop  # nothing sees further
+        q, g, k, v = query[:, rows], grad[:, rows], keys[:, :end], values[:, :end]
+        weights = torch.baddbmm(mask[rows, :end], q, k.transpose(1, 2), alpha=scale).softmax(-1)
+        by_scores = softmax_backward(torch.bmm(g, v.transpose(1, 2)), weights, -1, weights.dtype)
+        by_query[:, rows] = torch.bmm(by_scores, k)
+        by_key[:, :end].add_(torch.bmm(by_scores.transpose(1, 2), q))
+        by_value[:, :end].add_(torch.bmm(weights.transpose(1, 2), g))
+    by_query, by_key = by_query.mul_(scale), by_key.mul_(scale)
+    return by_query[None], *(t.view(*key.shape[:2], -1, attended, dim).sum(2) for t in (by_key, by_value))
 
 
 def pick(states: torch.Tensor, places: list[slice]) -> torch.Tensor:

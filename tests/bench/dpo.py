@@ -1,15 +1,16 @@
 """DPO against TRL's own trainer, on the same pairs: `python -m tests.bench.dpo [KEY=VALUE …]`.
 
-Three ways to train one epoch, alternating, each time in a process of its own:
+Three ways to train a few epochs, alternating, each time in a process of its own:
 
     trl        DPOTrainer with its defaults: gradient checkpointing, the reference model beside the policy
     trl_tuned  without checkpointing, the reference's log-probs given, at the micro-batch that suits it best
     ours       what stage=dpo does
 
-Same model, pairs, order, effective batch and precision. Prints medians with their spread, pairs and true tokens (every
-prompt and completion once) per second, the model's operations (`flops.py`) as a share of what this machine's matrix
-products reach, peak memory, and how far the losses are apart; writes all of it as JSON. For sequences of 200 tokens:
-`lengths=100+100 arms=ours`.
+Same model, pairs, order, effective batch and precision. The first epoch is told apart: it gets its memory from the
+system, page by page, which later ones have already. Prints medians of an epoch with their spread, pairs and true
+tokens (every prompt and completion once) per second, the model's operations (`flops.py`) as a share of what this
+machine's matrix products reach, peak memory, and how far the losses are apart; writes all of it as JSON. For sequences
+of 200 tokens: `lengths=100+100 arms=ours`.
 """
 
 import contextlib
@@ -49,8 +50,9 @@ class Settings:
     micro_batch: int = 4
     tuned_micro_batch: int = 4
     our_micro_batch: str = "4"  # a number of pairs, or auto
-    our_checkpointing: str = "selective"
+    our_checkpointing: str = "auto"
     precision: str = "bf16"
+    epochs: int = 3
     repeats: int = 5
     arms: str = " ".join(ARMS)
     seed: int = 0
@@ -72,24 +74,31 @@ def main(cfg: Settings) -> None:
 
 def tell(cfg: Settings, found: dict[str, list[dict[str, Any]]]) -> None:
     """The table, and the JSON beside it."""
-    medians = {arm: statistics.median(r["seconds"] for r in results) for arm, results in found.items()}
+    medians = {
+        epoch: {arm: statistics.median(r[epoch] for r in results) for arm, results in found.items()}
+        for epoch in ("later", "first")
+    }
     for arm, results in found.items():
-        seconds = sorted(r["seconds"] for r in results)
-        first, median = results[0], medians[arm]
-        against = "  ".join(f"{medians[other] / median:4.2f}x {other}" for other in medians if other != arm)
+        tokens, losses = results[0]["tokens"], " ".join(f"{loss:.5f}" for loss in results[0]["losses"])
         logging.info(
-            "%-10s %6.3f pairs/s %7.0f tokens/s  %6.1f s (%.1f to %.1f)  %4.1f%% of peak  %5.1f GiB  losses %s  %s",
+            "%-10s %5.1f GiB  %4.1f%% of peak  losses %s",
             arm,
-            cfg.pairs / median,
-            first["tokens"] / median,
-            median,
-            seconds[0],
-            seconds[-1],
-            100 * statistics.median(r["share_of_peak"] for r in results),
             max(r["memory"] for r in results) / 2**30,
-            " ".join(f"{loss:.5f}" for loss in first["losses"]),
-            against,
+            100 * statistics.median(r["share_of_peak"] for r in results),
+            losses,
         )
+        for epoch, of_arms in medians.items():
+            seconds, median = [r[epoch] for r in results], of_arms[arm]
+            logging.info(
+                "    %s: %6.1f s (%.1f to %.1f)  %6.3f pairs/s %7.0f tokens/s  %s",
+                epoch,
+                median,
+                min(seconds),
+                max(seconds),
+                cfg.pairs / median,
+                tokens / median,
+                "  ".join(f"{of_arms[other] / median:4.2f}x {other}" for other in of_arms if other != arm),
+            )
     out = ROOT / cfg.out
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"settings": asdict(cfg), "results": found}, indent=2))
@@ -161,20 +170,26 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
 
 
 class Clock(TrainerCallback):
-    """From the beginning of the first step to the end of the last."""
+    """Seconds of every epoch's steps."""
+
+    def __init__(self) -> None:
+        self.epochs = list[float]()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.epochs.append(0.0)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 0:
-            self.began = time.perf_counter()
+        self.began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.ended = time.perf_counter()
+        self.epochs[-1] += time.perf_counter() - self.began
 
 
 def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
-    """One epoch over the rows: seconds of the steps, losses, and the peak of memory. `prepare` writes the rows."""
+    """Seconds of the first epoch over the rows and of a later one, losses, and the peak of memory. `prepare` writes
+    the rows."""
     if arm == "prepare":
         Path(file).write_text(json.dumps(prepare(cfg)))
         return {}
@@ -196,11 +211,19 @@ def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
     from stages.store.records import PairLogProbs
     from tests.bench import flops
 
-    seconds, shape = clock.ended - clock.began, flops.empty(Path(cfg.model))
+    (first, *later), shape = clock.epochs, flops.empty(Path(cfg.model))
     scored = [PairLogProbs(str(r["id"]), *(r[name] for name in TOKENS), [], []) for r in rows]
-    rate = 3 * flops.forward(shape, flops.of_pairs(scored)) / seconds
-    share = rate / statistics.median(flops.peaks(shape)[cfg.precision])
-    return {"seconds": seconds, "tokens": tokens, "losses": losses, "memory": memory, "share_of_peak": share}
+    seconds = statistics.mean(later)
+    peak = statistics.median(flops.peaks(shape)[cfg.precision])
+    share = 3 * flops.forward(shape, flops.of_pairs(scored)) / seconds / peak
+    return {
+        "first": first,
+        "later": seconds,
+        "tokens": tokens,
+        "losses": losses,
+        "memory": memory,
+        "share_of_peak": share,
+    }
 
 
 def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
@@ -232,7 +255,7 @@ def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder
         output_dir=str(folder),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=cfg.batch_size // micro_batch,
-        num_train_epochs=1,
+        num_train_epochs=cfg.epochs,
         max_length=cfg.max_length,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
@@ -264,7 +287,11 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     from tests.helpers import settings
 
     overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
-    overrides += [f"learning_rate={LEARNING_RATE}", "epochs=1", f"runtime.micro_batch={cfg.our_micro_batch}"]
+    overrides += [
+        f"learning_rate={LEARNING_RATE}",
+        f"epochs={cfg.epochs}",
+        f"runtime.micro_batch={cfg.our_micro_batch}",
+    ]
     overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed

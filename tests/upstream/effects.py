@@ -725,6 +725,18 @@ def gradients_of_runs_are_sdpas(parts: Parts) -> None:
         assert torch.allclose(ours, other, atol=1e-5)
 
 
+@effect("torch:ops.aten._softmax_backward_data", put(run_attention, "softmax_backward", lambda grad, p, *_: grad * p))
+def gradients_by_products_are_sdpas(parts: Parts) -> None:
+    draw = torch.Generator().manual_seed(0)
+    grad, *states = (torch.randn(1, heads, 9, 8, generator=draw) for heads in (4, 4, 2, 2))
+    mask = packing.Layout.of([9], torch.device("cpu")).mask(0, None, torch.float32)
+    found = run_attention.by_products(grad, *states, mask, 0.3)
+    needing = [state.clone().requires_grad_() for state in states]
+    output = torch.nn.functional.scaled_dot_product_attention(*needing, is_causal=True, scale=0.3, enable_gqa=True)
+    expected = torch.autograd.grad(output, needing, grad)
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(found, expected, strict=True))
+
+
 @effect(
     "torch:ops.mkldnn._reorder_linear_weight",
     put(torch.ops.mkldnn, "_reorder_linear_weight", lambda weight, rows: weight.clone()),
