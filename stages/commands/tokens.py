@@ -88,9 +88,8 @@ def passes_of(stage: str, settings: dict[str, Any], sizes: Sizes, tokens: float)
     row = (sizes.prompt + sizes.answer) * (2 if stage == "dpo" else 1)
     if stage in ("sft", "dpo"):
         return TRAINED * tokens + evaluations * sizes.evaluated * row
-    if (
-        stage == "eval"
-    ):  # every model but the base reads the references; all but SFT read their own answers, as it does
+    if stage == "eval":
+        # Every model but the base reads the references; all but SFT read their own answers, as it does.
         models = len(settings["models"]) - 1
         return float(settings["likelihood_prompts"] * (3 * models - 2) * row)
     return sizes.rows * sizes.prompt + tokens * (1 if stage == "reference" else DRAWN)

@@ -7,6 +7,7 @@ alone. Greedy tokens are those of `hf`, but for near ties.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,22 +60,23 @@ class OpenVINOSampler(Sampler):
         from openvino_genai import GenerationStatus
 
         waiting: list[tuple[Request, list[tuple[list[int], Any]]]] = []
-        number = 0
+        numbers = count()
         for request in requests:
             asked = []
             for candidates in alike(request):
                 ids, config = Tensor(np.array([request.token_ids])), self.config(request, candidates)
-                asked.append((candidates, self.pipeline.add_request(number, ids, config)))
-                number += 1
+                asked.append((candidates, self.pipeline.add_request(next(numbers), ids, config)))
             waiting.append((request, asked))
         while waiting:
             self.pipeline.step()
-            ended = [all(h.get_status() == GenerationStatus.FINISHED for _, h in asked) for _, asked in waiting]
-            for (request, asked), done in zip(waiting, ended, strict=True):
-                if done:
-                    found = {i: c for indices, handle in asked for i, c in zip(indices, read(handle), strict=True)}
-                    yield request, [found[i] for i in range(len(found))]
-            waiting = [one for one, done in zip(waiting, ended, strict=True) if not done]
+            left = []
+            for request, asked in waiting:
+                if any(handle.get_status() != GenerationStatus.FINISHED for _, handle in asked):
+                    left.append((request, asked))
+                    continue
+                found = {i: c for indices, handle in asked for i, c in zip(indices, read(handle), strict=True)}
+                yield request, [found[i] for i in range(len(found))]
+            waiting = left
 
     def config(self, request: Request, candidates: list[int]) -> Any:
         """How these candidates of a request, which have one temperature, are drawn."""

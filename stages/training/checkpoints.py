@@ -21,7 +21,11 @@ def checkpoint_folder(out: Work) -> Path:
 
 
 class Checkpoints(TrainerCallback):
-    """Mark a checkpoint complete, with digests of its files, and only then drop the ones before it."""
+    """Mark a checkpoint complete, with digests of its files, and only then drop the ones before it. That of the last
+    step has no optimizer state, two thirds of a checkpoint: nothing is trained after it."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        args.save_only_model = state.global_step >= state.max_steps
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         processes = PartialState()

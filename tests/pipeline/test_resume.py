@@ -105,6 +105,22 @@ def test_a_killed_stage_is_finished_by_the_next_command(name: str, chain: Chain)
     interrupted(chain, name, kills=1)
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_killed_after_its_last_step_a_training_takes_no_step_again(name: str, chain: Chain) -> None:
+    node, store = nodes(chain.root)[name], Store(chain.root)
+    before = chain.manifest(name)
+    store.folder(node).rename(chain.root / "kept")
+    scratch = store.partial(node) / SCRATCH
+    kill_when((scratch / "here").exists, chain.root, name, at_publish=True)
+    [last] = scratch.glob("checkpoints/checkpoint-*")
+    assert (last / "model.safetensors").exists()
+    assert not (last / "optimizer.pt").exists(), "nothing is trained after it"
+    steps = (store.partial(node) / "curves.jsonl").read_bytes().count(b'"grad_norm"')
+    build(chain.root, f"stage={name}", *CADENCE)
+    assert chain.manifest(name)["digest"] == before["digest"]
+    assert (chain.folder(name) / "curves.jsonl").read_bytes().count(b'"grad_norm"') == steps > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED + SHARDED + AT_ONCE)
 def test_a_stage_survives_three_kills(name: str, chain: Chain) -> None:
