@@ -34,7 +34,7 @@ BUDGETS = {
     "objectives": 22.0,
     "upstream": 15.0,
     "models": 24.0,
-    "samplers": 8.0,
+    "samplers": 14.0,
     "store": 8.0,
     "tracking": 8.0,
     "bench": 5.0,

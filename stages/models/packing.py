@@ -2,8 +2,7 @@
 
 All tokens of a batch stand in one row, so that every layer computes each of them once. Only attention needs to know
 which tokens belong together: the layout divides the row into runs. A run is a whole sequence, or what a sequence adds
-to the beginning of the run before it. A pair is two runs: prompt + chosen; and rejected, which also attends to the
-prompt.
+to the beginning of another. A pair is two runs: prompt + chosen; and rejected, which also attends to the prompt.
 """
 
 import math
@@ -34,22 +33,30 @@ class Layout:
     """The runs of a packed row.
 
     lengths: tokens of every run, in order.
-    prefixes: how many tokens, from the beginning of the run before it, a run continues; 0 for a whole sequence.
+    prefixes: how many tokens, from the beginning of another run, a run continues; 0 for a whole sequence.
     positions: (1, tokens), every token's position in its sequence.
+    continued: which run that is, a whole sequence; where there is no list, the one before.
     """
 
     lengths: list[int]
     prefixes: list[int]
     positions: torch.Tensor
+    continued: list[int] | None = None
     seen: bool = False  # a layer's attention was given this layout
     masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device, prefixes: list[int] | None = None) -> "Layout":
+    def of(
+        cls,
+        lengths: list[int],
+        device: torch.device,
+        prefixes: list[int] | None = None,
+        continued: list[int] | None = None,
+    ) -> "Layout":
         """Of runs with these lengths: whole sequences, unless `prefixes` says what they continue."""
         prefixes = prefixes or [0] * len(lengths)
         positions = [torch.arange(p, p + n) for n, p in zip(lengths, prefixes, strict=True)]
-        return cls(lengths, prefixes, torch.cat(positions)[None].to(device))
+        return cls(lengths, prefixes, torch.cat(positions)[None].to(device), continued)
 
     @classmethod
     def of_segments(cls, position_ids: torch.Tensor) -> "Layout":
@@ -59,36 +66,29 @@ class Layout:
         return cls(lengths, [0] * len(lengths), position_ids)
 
     @cached_property
+    def slices(self) -> list[tuple[slice, slice]]:
+        """For every run, the places in the row of what it continues, and its own."""
+        starts = [0, *accumulate(self.lengths)]
+        continued = self.continued or [max(0, run - 1) for run in range(len(self.lengths))]
+        begun = [slice(starts[run], starts[run] + n) for run, n in zip(continued, self.prefixes, strict=True)]
+        return [*zip(begun, (slice(start, end) for start, end in pairwise(starts)), strict=True)]
+
+    @cached_property
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices that make padded sequences of the row, and the row of them again. (runs, width): for every run the
         places in the row of its prefix and its own tokens, padded on the right with 0. (tokens,): for every token of
         the row its place in the first, flattened."""
-        ends = [*accumulate(self.lengths)]
-        rows, own = [], []
-        for end, length, prefix, before in zip(ends, self.lengths, self.prefixes, [0, *self.lengths], strict=False):
-            start = end - length
-            rows.append(torch.cat([torch.arange(start - before, start - before + prefix), torch.arange(start, end)]))
-            own.append(torch.arange(prefix, prefix + length))
+        rows = [torch.cat([torch.arange(s.start, s.stop) for s in both]) for both in self.slices]
         width = max(map(len, rows))
+        own = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
         sources = torch.cat([i * width + places for i, places in enumerate(own)])
-        device = self.positions.device
-        return pad_sequence(rows, batch_first=True).to(device), sources.to(device)
-
-    def spread(self, packed: torch.Tensor) -> torch.Tensor:
-        """(1, tokens, …) as (runs, tokens of the longest, …), 0 in the padding on the right."""
-        return pad_sequence(list(torch.split(packed[0], self.lengths)), batch_first=True)
+        return pad_sequence(rows, batch_first=True).to(self.positions.device), sources.to(self.positions.device)
 
     @cached_property
     def places(self) -> list[tuple[list[slice], slice]]:
         """For every run that has tokens of its own, the places in the row of all that it attends to, and its own."""
-        found, start, before = [], 0, 0
-        for length, prefix in zip(self.lengths, self.prefixes, strict=True):
-            own = slice(start, start + length)
-            shared = [slice(start - before, start - before + prefix)] if prefix else []
-            if length:
-                found.append(([*shared, own], own))
-            start, before = start + length, length
-        return found
+        having = [(prefix, own) for prefix, own in self.slices if own.stop > own.start]
+        return [([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in having]
 
     def causal(self, run: int, window: int | None) -> bool:
         """Whether the tokens of one of `places` see all that it attends to, up to themselves."""

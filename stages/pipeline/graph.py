@@ -17,8 +17,8 @@ from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 4, "data": 6, "sft": 9, "sample": 6, "label": 5, "pairs": 4, "reference": 8, "dpo": 9}
-VERSIONS |= {"answer": 7, "eval": 7, "report": 5}
+VERSIONS = {"base": 4, "data": 6, "sft": 9, "sample": 7, "label": 5, "pairs": 4, "reference": 8, "dpo": 9}
+VERSIONS |= {"answer": 8, "eval": 7, "report": 5}
 
 NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
 NEXT |= {"reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}

@@ -1,6 +1,7 @@
 """Sampling with transformers' own layers, and a key-value cache that is written in place.
 
-A prompt is read once for all its candidates that start together. A finished row leaves the batch after its step, and
+A prompt is read once for all its candidates that start together, and what prompts begin with alike once for those that
+are read together. A finished row leaves the batch after its step, and
 the next candidates are admitted once one place in eight is free: no step is spent on padding.
 """
 
@@ -18,6 +19,7 @@ from stages.hardware.model_shape import Shape
 from stages.models.loading import device_of, load_model, sampled_as
 from stages.models.packing import Layout, attention_of, lay_out, only_attends, refuse_packed
 from stages.models.prepacked import prepack
+from stages.samplers.beginnings import shared
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
@@ -37,7 +39,7 @@ class Slots:
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.read: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-        self.layout: Layout | None = None  # of the prompts that are read, where they are packed
+        self.places: torch.Tensor | None = None  # (prompts, width) in the row, where prompts are packed
         self.row = self.position = torch.empty(0, dtype=torch.long)
         self.end = 0
 
@@ -57,13 +59,12 @@ class Slots:
     def fill(self, first: int, source: torch.Tensor) -> None:
         """Copy what was read to the rows from `first` on; `source` names the prompt of each."""
         assert self.read is not None
+        places = None if self.places is None else self.places[source]
         for layer, (keys, values) in enumerate(self.read):
-            if self.layout:
-                keys, values = (self.layout.spread(t.transpose(1, 2)).transpose(1, 2) for t in (keys, values))
             self._allocate(layer, keys, values)
-            rows, width = slice(first, first + len(source)), keys.shape[2]
-            self.keys[layer][rows, :, :width] = keys[source]
-            self.values[layer][rows, :, :width] = values[source]
+            for store, states in ((self.keys, keys), (self.values, values)):
+                found = states[source] if places is None else states[0].transpose(0, 1)[places].transpose(1, 2)
+                store[layer][first : first + len(source), :, : found.shape[2]] = found
         self.read = None
 
     def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -157,8 +158,11 @@ class HFSampler(Sampler):
         """Put the keys and values that every layer computes for the prompts into `slots.read`."""
         slots.read = []
         if self.packs:
-            slots.layout = layout = Layout.of([len(p) for p in prompts], self.device)
-            ids = torch.tensor([[token for prompt in prompts for token in prompt]])
+            order, continued, lengths = shared(prompts)
+            own = [prompts[index][length:] for index, length in zip(order, lengths, strict=True)]
+            layout = Layout.of([len(tokens) for tokens in own], self.device, lengths, continued)
+            slots.places = layout.sequences[0][torch.tensor(order).argsort()]
+            ids = torch.tensor([[token for tokens in own for token in tokens]])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
         else:
             ids = torch.zeros(len(prompts), len(prompts[0]), dtype=torch.long)

@@ -1,6 +1,7 @@
-"""The whole chain, stage by stage: `python -m tests.bench.chain [small] [profile] [KEY=VALUE …]`.
+"""The whole chain, stage by stage: `python -m tests.bench.chain [small|even] [profile] [KEY=VALUE …]`.
 
-The embedded 135M model on fewer rows than in the demo; `small` is `recipe=tiny` instead. Prints seconds, tokens per
+The embedded 135M model on fewer rows than in the demo; `small` is `recipe=tiny` instead. With `even`, SFT, reference
+and DPO alone, on random conversations and pairs of 200 tokens, half of them prompt. Prints seconds, tokens per
 second and peak memory of every stage, and for SFT, reference and DPO the model's operations per second (`flops.py`) as
 a share of what this machine's matrix products reach, measured before and after the chain. Training is timed from step
 to step, without the first step and without evaluations; the reference while it scores. `profile` adds where the time
@@ -9,11 +10,13 @@ of some DPO steps went. Writes all figures to outputs/bench/chain.json.
 
 import json
 import logging
+import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stages.cli import compose
@@ -26,6 +29,9 @@ from tests.helpers import ROOT, composed, run
 SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")
 SIZES += ("data.tasks.unseen_phrasings=80", "data.tasks.unseen_tasks=60", "data.tasks.rephrased=6")
 PROFILED = 3  # steps
+EVEN = ("data=file", "label=dataset", "sft.epochs=1", "dpo.epochs=1")
+DIGITS = {"prompt": 70, "answer": 98}  # a token each; the template adds the rest of 200
+CONVERSATIONS, PAIRS = 240, 120
 RESULTS = ROOT / "outputs" / "bench" / "chain.json"
 
 
@@ -53,7 +59,20 @@ class Clock(Run):
         self.last = now
 
 
-def main(small: bool, profiled: bool, overrides: list[str]) -> None:
+def even(folder: Path) -> tuple[str, ...]:
+    """Overrides for conversations and pairs of equal length."""
+    draw = random.Random(0)
+    write = lambda kind: "".join(draw.choices("0123456789", k=DIGITS[kind]))
+    conversations = [{"prompt": write("prompt"), "completion": write("answer")} for _ in range(CONVERSATIONS)]
+    pairs = [{"prompt": write("prompt"), "chosen": write("answer"), "rejected": write("answer")} for _ in range(PAIRS)]
+    files = []
+    for rows in (conversations, pairs):
+        files.append(folder / f"{len(files)}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return (*EVEN, f"data.sources=[{{path: {files[0]}}}]", f"label.path={files[1]}")
+
+
+def main(kind: str, profiled: bool, overrides: list[str]) -> None:
     from stages import reference  # torch, only after the environment is set
     from tests.bench import flops, profiling
 
@@ -65,12 +84,13 @@ def main(small: bool, profiled: bool, overrides: list[str]) -> None:
     scoring: list[float] = []
     reference.pair_log_probs = timed(reference.pair_log_probs, scoring)
     with tempfile.TemporaryDirectory() as outputs:
-        chosen = (f"outputs={outputs}", *(["recipe=tiny"] if small else SIZES), *overrides)
+        sizes = {"small": ("recipe=tiny",), "even": even(Path(outputs))}.get(kind, SIZES)
+        chosen = (f"outputs={outputs}/store", *sizes, *overrides)
         cfg, store, nodes = compose.prepare(composed(*chosen))
         run.main(composed(*chosen, "stage=base"))
         model = flops.empty(store.folder(nodes["base"]) / "model")
         before = flops.peaks(model)
-        run.main(composed(*chosen, "stage=eval"))
+        run.main(composed(*chosen, "stage=dpo" if kind == "even" else "stage=eval"))
         peaks = {precision: before[precision] + rates for precision, rates in flops.peaks(model).items()}
         stages = [of_stage(manifest) for _, manifest in store.manifests()]
         at = {name: store.folder(nodes[name]) for name in ("base", "data", "sft", "pairs", "reference", "dpo")}
@@ -140,4 +160,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     process.prepare()
     words = sys.argv[1:]
-    main("small" in words, "profile" in words, ["tracker=none", *(word for word in words if "=" in word)])
+    kind = next((word for word in ("small", "even") if word in words), "")
+    main(kind, "profile" in words, ["tracker=none", *(word for word in words if "=" in word)])

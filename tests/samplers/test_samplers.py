@@ -30,6 +30,7 @@ from stages.hardware import machine, memory
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.packing import only_attends, pack_pairs, pack_segments
+from stages.samplers.beginnings import WORTH, shared
 from stages.samplers.drawing import blocks, gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import HFSampler, Slots
@@ -129,6 +130,40 @@ def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
     assert tokens == {i: [c.token_ids for c in completions] for i, completions in small.items()}
     assert tokens[requests[7].id] == [c.token_ids for c in alone[requests[7].id]]
     assert len({tuple(t) for ts in tokens.values() for t in ts}) > 10, "candidates differ"
+
+
+OPENING = list(range(100, 112))
+LIKE = [
+    [*OPENING, 7, 8, 9],
+    OPENING,
+    [*OPENING, 7, 8, 9, 10],
+    [*OPENING[:5], 3],
+    [*OPENING, 11],
+    [50, *OPENING],
+    OPENING,
+]
+
+
+def test_prompts_that_begin_alike_are_read_once_as_far_as_they_do() -> None:
+    order, continued, lengths = shared(LIKE)
+    assert sorted(order) == list(range(len(LIKE)))
+    for place, (index, whole, length) in enumerate(zip(order, continued, lengths, strict=True)):
+        assert LIKE[index][:length] == LIKE[order[whole]][:length]
+        assert length == 0 if whole == place else length >= WORTH
+        assert lengths[whole] == 0, "what is continued is read whole"
+    assert sum(lengths) == 4 * len(OPENING)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_beginning_that_was_read_for_another_prompt_gives_the_same_answer(name: str) -> None:
+    torch.manual_seed(0)
+    model = ARCHITECTURES[name]().eval()
+    requests = [Request(f"{i:016x}", [], [*prompt, 5], [0.0], 0) for i, prompt in enumerate(LIKE)]
+    together = complete(model, requests, rows=16)
+    alone = {request.id: complete(model, [request], rows=16)[request.id] for request in requests}
+    assert {i: [c.token_ids for c in found] for i, found in together.items()} == {
+        i: [c.token_ids for c in found] for i, found in alone.items()
+    }
 
 
 def test_generate_draws_the_same(built: Path) -> None:
