@@ -22,19 +22,19 @@ BUDGETS = {
     START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
     FIXTURES: 45.0,  # two chains, each by a command
     HOUSE: 10.0,  # files directly in tests/
-    "launch": 155.0,
+    "launch": 150.0,
     "stages": 125.0,
     "pipeline": 125.0,
     "cli": 105.0,
     "training": 70.0,
     "commands": 62.0,
-    "docs": 30.0,
+    "docs": 28.0,
     "config": 25.0,
     "hardware": 22.0,
     "objectives": 22.0,
     "upstream": 15.0,
     "models": 24.0,
-    "samplers": 14.0,
+    "samplers": 13.0,
     "store": 8.0,
     "tracking": 8.0,
     "bench": 5.0,

@@ -68,6 +68,8 @@ def load() -> Recipes:
     for path in sorted(RECIPES.glob("*.yaml")):
         try:
             recipe = OmegaConf.load(path)
+        except FileNotFoundError:
+            continue  # it was there a moment ago
         except yaml.YAMLError:
             continue  # the others stay usable; asked for by name, this one is an error (stages/cli/explain.py)
         if isinstance(recipe, DictConfig) and not foreign(recipe):

@@ -13,12 +13,12 @@ from enum import IntEnum
 # Operations per second in a stage's passes: of a CPU's core (with AVX512-BF16 and AMX), by precision; and of a GPU, on
 # which nothing has been measured.
 GUESSED = {
-    "sft": ({"bf16": 84e9, "fp32": 80e9}, 150e12),
-    "dpo": ({"bf16": 130e9, "fp32": 100e9}, 100e12),
-    "reference": ({"bf16": 210e9, "fp32": 140e9}, 150e12),
-    "sample": ({"bf16": 570e9, "fp32": 230e9}, 100e12),
-    "answer": ({"bf16": 480e9, "fp32": 235e9}, 100e12),
-    "eval": ({"bf16": 58e9, "fp32": 52e9}, 20e12),
+    "sft": ({"bf16": 157e9, "fp32": 92e9}, 150e12),
+    "dpo": ({"bf16": 215e9, "fp32": 158e9}, 100e12),
+    "reference": ({"bf16": 185e9, "fp32": 103e9}, 150e12),
+    "sample": ({"bf16": 660e9, "fp32": 325e9}, 100e12),
+    "answer": ({"bf16": 430e9, "fp32": 260e9}, 100e12),
+    "eval": ({"bf16": 108e9, "fp32": 84e9}, 20e12),
 }
 # What a stage takes whatever its size: seconds, and seconds per parameter of a model that it loads and saves.
 FIXED = {"base": (0.1, 9e-8), "sft": (1.0, 2e-8), "dpo": (0.4, 2e-8), "report": (0.5, 0.0), "data": (0.3, 0.0)}

@@ -48,6 +48,8 @@ from transformers import (
     PreTrainedConfig,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
+    TrainerState,
+    TrainingArguments,
     trainer_utils,
 )
 from transformers.generation.streamers import BaseStreamer
@@ -73,7 +75,7 @@ from stages.samplers.sampler import Request
 from stages.tracking import wandb as tracking
 from stages.training import checkpointing, micro_batches, step_metrics
 from stages.training.batches import Turns
-from stages.training.checkpoints import newest_complete
+from stages.training.checkpoints import Checkpoints, newest_complete
 from stages.training.micro_batches import MicroBatches, Rows
 from stages.training.trainer import ROW_LOSSES, PlumblineTrainer
 from stages.training.validation import Course
@@ -412,6 +414,18 @@ def a_checkpoint_is_found(parts: Parts) -> None:
     found = newest_complete(parts.checkpoints)
     assert found is not None
     assert found.name == f"{trainer_utils.PREFIX_CHECKPOINT_DIR}-{parts.run.state.global_step}"
+
+
+@effect("transformers:TrainingArguments.save_only_model", deaf(TrainingArguments, "save_only_model", False))
+def the_last_checkpoint_has_no_optimizer_state(parts: Parts) -> None:
+    trainer = parts.ours()
+    trainer.create_optimizer_and_scheduler(1)
+    last = TrainerState(global_step=1, max_steps=1)
+    Checkpoints().on_step_end(trainer.args, last, trainer.control)
+    trainer._save_checkpoint(trainer.model, None)
+    files = {path.name for path in Path(trainer.args.output_dir).rglob("*")}
+    assert "model.safetensors" in files
+    assert "optimizer.pt" not in files
 
 
 # transformers' models

@@ -220,6 +220,12 @@ SEAMS = [
         "no resume: training begins again",
     ),
     Seam(
+        "transformers:TrainingArguments.save_only_model",
+        ("training/checkpoints.py",),
+        "set before the last step's checkpoint",
+        "the last checkpoint of a training is three times as large",
+    ),
+    Seam(
         "transformers:PreTrainedConfig._attn_implementation",
         ("models/packing.py",),
         "read: which attention a model's layers call",
