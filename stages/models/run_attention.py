@@ -1,8 +1,8 @@
 """Attention over the runs of a packed row on a CPU, each by the kernel that PyTorch's SDPA takes there.
 
 Called through SDPA, every run is cut out, joined with its prefix and put back by autograd, whose backward fills and
-adds tensors as long as the row for every one of these views. Here a run's own gradients are added in place. Below fp32
-they come from plain matrix products, for which that kernel's backward has no use: it takes twice as long.
+adds tensors as long as the row for every one of these views. Here a run's own gradients are added in place. In bf16,
+those of a long run come from plain matrix products, which take three quarters of the time of the kernel's backward.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
 """Sampling with transformers' own layers, and a key-value cache that is written in place.
 
 A prompt is read once for all its candidates that start together, and what prompts begin with alike once for those that
-are read together. A finished row leaves the batch after its step, and
-the next candidates are admitted once one place in eight is free: no step is spent on padding.
+are read together. A finished row leaves the batch after its step, and the next candidates are admitted once one place
+in eight is free: no step is spent on padding.
 """
 
 from collections import deque
