@@ -87,6 +87,7 @@ class OpenVINOSampler(Sampler):
         return GenerationConfig(
             max_new_tokens=self.decoding.max_new_tokens,
             stop_token_ids=set(self.stops),
+            ignore_eos=not self.stops,  # else the model's own end ends an answer
             num_return_sequences=len(candidates),
             logprobs=1,
             rng_seed=request.seed_of(candidates[0]),
