@@ -68,9 +68,7 @@ def load() -> Recipes:
     for path in sorted(RECIPES.glob("*.yaml")):
         try:
             recipe = OmegaConf.load(path)
-        except FileNotFoundError:
-            continue  # it was there a moment ago
-        except yaml.YAMLError:
+        except (FileNotFoundError, yaml.YAMLError):  # gone since it was listed, or not to be read
             continue  # the others stay usable; asked for by name, this one is an error (stages/cli/explain.py)
         if isinstance(recipe, DictConfig) and not foreign(recipe):
             found[path.stem] = recipe

@@ -84,7 +84,7 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
     scoring: list[float] = []
     reference.pair_log_probs = timed(reference.pair_log_probs, scoring)
     with tempfile.TemporaryDirectory() as outputs:
-        sizes = {"small": ("recipe=tiny",), "even": even(Path(outputs))}.get(kind, SIZES)
+        sizes = even(Path(outputs)) if kind == "even" else ("recipe=tiny",) if kind == "small" else SIZES
         chosen = (f"outputs={outputs}/store", *sizes, *overrides)
         cfg, store, nodes = compose.prepare(composed(*chosen))
         run.main(composed(*chosen, "stage=base"))
