@@ -29,7 +29,7 @@ from tests.helpers import ROOT, composed, run
 SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")
 SIZES += ("data.tasks.unseen_phrasings=80", "data.tasks.unseen_tasks=60", "data.tasks.rephrased=6")
 PROFILED = 3  # steps
-EVEN = ("data=file", "label=dataset", "sft.epochs=1", "dpo.epochs=1")
+EVEN = ("data=file", "label=dataset", "sft.epochs=1", "sft.batch_size=4", "dpo.epochs=1")
 DIGITS = {"prompt": 70, "answer": 98}  # a token each; the template adds the rest of 200
 CONVERSATIONS, PAIRS = 240, 120
 RESULTS = ROOT / "outputs" / "bench" / "chain.json"
@@ -85,12 +85,13 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
     reference.pair_log_probs = timed(reference.pair_log_probs, scoring)
     with tempfile.TemporaryDirectory() as outputs:
         sizes = even(Path(outputs)) if kind == "even" else ("recipe=tiny",) if kind == "small" else SIZES
-        chosen = (f"outputs={outputs}/store", *sizes, *overrides)
+        last = "stage=dpo" if kind == "even" else "stage=eval"
+        chosen = (f"outputs={outputs}/store", last, *sizes, *overrides)
         cfg, store, nodes = compose.prepare(composed(*chosen))
         run.main(composed(*chosen, "stage=base"))
         model = flops.empty(store.folder(nodes["base"]) / "model")
         before = flops.peaks(model)
-        run.main(composed(*chosen, "stage=dpo" if kind == "even" else "stage=eval"))
+        run.main(composed(*chosen))
         peaks = {precision: before[precision] + rates for precision, rates in flops.peaks(model).items()}
         stages = [of_stage(manifest) for _, manifest in store.manifests()]
         at = {name: store.folder(nodes[name]) for name in ("base", "data", "sft", "pairs", "reference", "dpo")}

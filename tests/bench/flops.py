@@ -18,9 +18,9 @@ from stages import sft
 from stages.config.schema import DPO, SFT
 from stages.models import contract
 from stages.models.loading import device_of
-from stages.store import store
 from stages.store.records import Example, Pair, PairLogProbs, load
 from stages.store.store import read_manifest
+from stages.store.work import Work
 
 TOKENS = 4096  # in a matrix product that is measured
 REPEATS = 7
@@ -37,7 +37,7 @@ class Run:
 
 
 @dataclass
-class Work:
+class Computed:
     """What a stage has computed: each token that is worth something once per pass, operations, and training steps."""
 
     tokens: int
@@ -70,21 +70,21 @@ def forward(model: PreTrainedModel, runs: Iterable[Run]) -> float:
     return total
 
 
-def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Work:
+def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
     """Of the conversations that were trained on, packed or not. `at`: the nodes' folders."""
     terms, metrics = contract.load(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
     examples = [e for e in load(at["data"] / "examples.parquet", Example) if e.split == "sft"]
-    rows, _ = sft.tokenize(examples, terms, cfg, store.Work(at["sft"], lambda metrics, step: None, main=False))
+    rows, _ = sft.tokenize(examples, terms, cfg, Work(at["sft"], lambda metrics, step: None, main=False))
     runs = [Run(0, len(r["input_ids"]), sum(label != sft.IGNORED for label in r["labels"])) for r in rows]
     once = sum(run.own for run in runs)
     return work(model, runs, metrics["tokens"] / once, metrics["steps"])
 
 
-def of_reference(model: PreTrainedModel, at: dict[str, Path]) -> Work:
+def of_reference(model: PreTrainedModel, at: dict[str, Path]) -> Computed:
     return work(model, of_pairs(load(at["reference"] / "logprobs.parquet", PairLogProbs)), 1.0, 0)
 
 
-def of_dpo(model: PreTrainedModel, cfg: DPO, at: dict[str, Path]) -> Work:
+def of_dpo(model: PreTrainedModel, cfg: DPO, at: dict[str, Path]) -> Computed:
     metrics = read_manifest(at["dpo"])["metrics"]
     scored = {p.id: p for p in load(at["reference"] / "logprobs.parquet", PairLogProbs)}
     pairs = [p for p in load(at["pairs"] / "pairs.parquet", Pair) if p.split == "train" and p.id in scored]
@@ -102,10 +102,10 @@ def of_pairs(pairs: list[PairLogProbs]) -> list[Run]:
     return runs
 
 
-def work(model: PreTrainedModel, runs: list[Run], times: float, steps: int) -> Work:
+def work(model: PreTrainedModel, runs: list[Run], times: float, steps: int) -> Computed:
     """Of so many passes over the runs: forward and backward, in so many steps; forward alone if in none."""
     total = times * forward(model, runs) * (3 if steps else 1)
-    return Work(round(times * sum(run.own for run in runs)), total, steps)
+    return Computed(round(times * sum(run.own for run in runs)), total, steps)
 
 
 def peaks(model: PreTrainedModel) -> dict[str, list[float]]:

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 from stages.models import packing
 from stages.models.loading import load_model
 from stages.models.scoring import add_scoring
+from stages.store.store import read_manifest
 from tests.bench import flops, profiling
 from tests.bench.chain import PROFILED, Clock
 from tests.bench.flops import Run
-from tests.helpers import ROOT, Chain
+from tests.helpers import ROOT, TINY, Chain, settings
 
 LENGTH, PROMPT = 24, 10
+STAGES = ("sft", "reference", "dpo")
 BENCHMARKS = sorted(path.stem for path in (ROOT / "tests" / "bench").glob("*.py") if "test" not in path.stem)
 
 
@@ -54,6 +56,15 @@ def test_a_prompt_counts_once_and_both_completions_see_it(chain: Chain) -> None:
     whole = flops.forward(model, [Run(0, LENGTH, 5)])
     divided = flops.forward(model, [Run(0, PROMPT, 0), Run(PROMPT, LENGTH - PROMPT, 5)])
     assert divided == pytest.approx(whole)
+
+
+def test_what_the_stages_computed_is_read_from_their_nodes(chain: Chain) -> None:
+    at = {name: chain.folder(name) for name in ("data", "sft", "pairs", "reference", "dpo")}
+    model, cfg = flops.empty(at["sft"] / "model"), settings(*TINY)
+    found = [flops.of_sft(model, cfg.sft, at), flops.of_reference(model, at), flops.of_dpo(model, cfg.dpo, at)]
+    assert [work.steps for work in found] == [read_manifest(at[name])["metrics"].get("steps", 0) for name in STAGES]
+    assert found[0].tokens == read_manifest(at["sft"])["metrics"]["tokens"]
+    assert all(work.operations > work.tokens for work in found)
 
 
 def test_the_profile_accounts_for_all_time(chain: Chain) -> None:
