@@ -29,7 +29,8 @@ from tests.helpers import ROOT, composed, run
 SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")
 SIZES += ("data.tasks.unseen_phrasings=80", "data.tasks.unseen_tasks=60", "data.tasks.rephrased=6")
 PROFILED = 3  # steps
-EVEN = ("data=file", "label=dataset", "sft.epochs=1", "sft.batch_size=4", "dpo.epochs=1")
+EVEN = ("data=file", "label=dataset", "sft.epochs=1", "sft.batch_size=4", "sft.runtime.micro_batch=auto")
+EVEN += ("dpo.epochs=1",)
 DIGITS = {"prompt": 70, "answer": 98}  # a token each; the template adds the rest of 200
 CONVERSATIONS, PAIRS = 240, 120
 RESULTS = ROOT / "outputs" / "bench" / "chain.json"
