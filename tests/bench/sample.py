@@ -7,8 +7,9 @@ process of its own:
     hf         our sampler
     openvino   OpenVINO's engine, where it is installed
 
-Answers are `forced` to a length, or `uneven`: a hundredth of the vocabulary, drawn from a seed, ends them, at 512
-tokens at most. Tokens are those up to the end of turn. Loading is not timed, nor is a first pass over few prompts.
+Answers are `forced` to a length, or `uneven`: tokens drawn from a seed end them, as many as are a hundredth of what
+the model writes, at 512 tokens at most. Tokens are those up to the end of turn. Loading is not timed, nor is a first
+pass over few prompts.
 """
 
 import importlib.util
@@ -17,6 +18,7 @@ import logging
 import random
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,11 @@ from tests.budgets import spent
 from tests.helpers import ROOT
 
 ARMS = ("generate", "hf", "openvino")
+COUNT = "count"  # no arm: what is asked of the model first, where answers are uneven
 CANDIDATES, TEMPERATURE = 4, 0.9
 GENERATE_BATCH = 24  # prompts, each with its candidates
-LONGEST, ENDING = 512, 100  # of uneven answers; one token of the vocabulary in so many ends one
+LONGEST, ENDING = 512, 0.01  # of uneven answers; the share of tokens that end one
+COUNTED, COMMON = 64, 0.002  # tokens of answers that are counted for that; more common ones end none
 
 
 @dataclass
@@ -48,9 +52,10 @@ class Settings:
 def main(cfg: Settings) -> None:
     names = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in names}
+    stops = [] if cfg.length else ending(cfg, arms.measured(cfg, COUNT, [])["tokens"])
     for repeat in range(cfg.repeats):
         for arm, results in found.items():
-            results.append(arms.measured(cfg, arm))
+            results.append(arms.measured(cfg, arm, stops))
             logging.info("%d %-9s %s", repeat, arm, json.dumps(results[-1]))
     for arm, results in found.items():
         tokens, per_cpu = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
@@ -68,13 +73,24 @@ def main(cfg: Settings) -> None:
         )
 
 
-def measure(cfg: Settings, arm: str) -> dict[str, float]:
-    """Tokens, seconds, CPU-seconds, and the peak of memory."""
+def ending(cfg: Settings, counts: dict[str, int]) -> list[int]:
+    """Tokens, drawn from the seed, that are the ENDING of all that were counted."""
+    whole, ends = sum(counts.values()), list[int]()
+    usual = [token for token, count in counts.items() if count <= COMMON * whole]
+    for token in random.Random(cfg.seed).sample(sorted(usual), len(usual)):
+        if sum(counts[str(end)] for end in ends) >= ENDING * whole:
+            break
+        ends.append(int(token))
+    return sorted(ends)
+
+
+def measure(cfg: Settings, arm: str, stops: list[int]) -> dict[str, Any]:
+    """Tokens, seconds, CPU-seconds, and the peak of memory; of COUNT, how often our sampler draws each token."""
     from stages.config.choices import Precision
     from stages.config.schema import InferenceRuntime
     from stages.hardware import allocator, machine
     from stages.models import contract
-    from stages.models.loading import embedding_rows
+    from stages.samplers.hf import HFSampler
     from stages.samplers.sampler import Decoding, Request
     from stages.store.records import Example, load
 
@@ -84,12 +100,14 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     terms = contract.load(model)
     examples = [e for e in load(latest / "data" / "examples.parquet", Example) if e.split == "preference"]
     prompts = [terms.prompt(e.messages) for e in draw.sample(examples, cfg.prompts)]
-    vocabulary = embedding_rows(model)
-    stops = [] if cfg.length else sorted(draw.sample(range(vocabulary), vocabulary // ENDING))
     temperatures = [TEMPERATURE] * CANDIDATES
     runtime = InferenceRuntime("auto", cfg.rows, 64)
-    decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
+    longest = COUNTED if arm == COUNT else cfg.length or LONGEST
+    decoding = Decoding(temperatures, longest, Precision(cfg.precision), runtime)
     requests = [Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)]
+    if arm == COUNT:
+        drawn = HFSampler.open(model, [], decoding).complete(requests)
+        return {"tokens": Counter(str(token) for _, found in drawn for c in found for token in c.token_ids)}
     with allocator.keeping():
         complete = opened(arm, model, stops, decoding)
         complete(requests[:4])
