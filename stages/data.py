@@ -19,7 +19,8 @@ from stages.formats.sources import Found, convert, quarantine, tell_unused
 from stages.store import parts
 from stages.store.records import Check, Example, Message, content_id, prompt_id, save
 from stages.store.work import Work
-from stages.tasks.checks import CHECKS, share_passed
+from stages.tasks import open_ended
+from stages.tasks.checks import known_checks, share_passed
 from stages.tasks.generate import Family, apart, generate
 
 NEED_AN_ANSWER = ("sft", "validation")
@@ -35,7 +36,11 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
     families, as_conversation = own_part(cfg.own, out)
     with parts.told(cfg.own, "data.own", out.path):
-        examples = generate(settings.pop("seed"), settings, settings.pop("families"), families) if settings else []
+        examples = list[Example]()
+        if settings:
+            seed = settings.pop("seed")
+            examples += generate(seed, settings, settings.pop("families"), families)
+            examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
     taken = {example.id: example.split for example in examples}
     quarantined = dropped = 0
@@ -113,8 +118,8 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
 def sound(examples: list[Example]) -> None:
     """Raise UserError for a task of the user's whose reference answer does not pass its own checks."""
     for e in examples:
-        if unknown := [check.kind for check in e.checks if check.kind not in CHECKS]:
-            raise UserError(f"{e.task}: {unknown[0]!r} is no kind of check.{nearest(unknown[0], CHECKS)}")
+        if unknown := [check.kind for check in e.checks if check.kind not in known_checks()]:
+            raise UserError(f"{e.task}: {unknown[0]!r} is no kind of check.{nearest(unknown[0], known_checks())}")
         if not e.checks or not e.reference or share_passed(e.checks, e.reference) < 1:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 

@@ -1,7 +1,8 @@
 """Stage `eval`: did it help? Pass rates of all models on the same held-out prompts, with intervals.
 
 One primary endpoint, and the verdict from it alone: policy minus SFT, share of prompts that pass all checks on seen
-tasks (held-out instances and unseen phrasings). Everything else has an interval and no verdict.
+tasks (held-out instances and unseen phrasings); where the data has open requests alone, on kinds of constraint that
+nothing was trained on. Everything else has an interval and no verdict.
 """
 
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.schema import Eval
-from stages.evaluation import likelihood
+from stages.evaluation import likelihood, retention
 from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
@@ -27,6 +28,9 @@ from stages.models.loading import device_of
 from stages.store.records import Example, Pair, load
 from stages.store.work import Work
 
+# The first that has prompts.
+ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
+
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, and what
@@ -37,14 +41,20 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     everything = tabulate(unknown([examples[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
     ours = everything.group(*GROUPS)
     seen, unseen = ours.group("seen", "unseen_phrasings"), ours.group("unseen_tasks")
-    endpoint, primary = ("seen tasks", seen) if seen.prompts else ("unseen tasks", unseen)
     groups = {
         "seen tasks": seen,
         "unseen phrasings": ours.group("unseen_phrasings"),
+        "untrained kinds": ours.group("unseen_kinds", "unseen_areas"),
         "unseen tasks": unseen,
+        "trained kinds": ours.group("open_test"),
+        "validation kinds": ours.group("open_validation"),
+        "untrained kinds in trained areas": ours.group("unseen_kinds"),
+        "untrained areas": ours.group("unseen_areas"),
         **{f"outside: {name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()},
     }
     groups = {name: table for name, table in groups.items() if table.prompts}
+    endpoint = next(name for name in ENDPOINTS if name in groups)
+    primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
     main = by_group[endpoint]
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
@@ -58,6 +68,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     results = {
         "models": titles,
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
+        "endpoint": endpoint,
         "primary": main,
         "groups": by_group,
         "kinds": {name: rates(table, cfg) for name, table in ours.by("kind").items()},
@@ -68,6 +79,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "rephrased": consistency(everything.group("rephrased")),
         "verdict": verdict(main, titles),
         **likelihood.score(cfg, inputs, scored, answers),
+        "retention": retention.claims(cfg, inputs, everything, answers),
     }
     (out / "results.json").write_text(json.dumps(results, indent=1))
     return {

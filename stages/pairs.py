@@ -11,6 +11,7 @@ from typing import Any
 from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
+from stages.curation.rules import band, broken, within
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -43,15 +44,21 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         judgements[judgement.prompt_id].append(judgement)
     labeler = next(iter(judgements.values()))[0].labeler if judgements else ""
 
+    limits = band(candidates.values())
     pairs: list[Pair] = []
+    of_task = Counter[str]()
     without, refused = Counter[str](), Counter[str]()
     copies = passed_over = 0
     for prompt in prompts:
         contrasts = comparisons(judgements[prompt.id], candidates)
-        usable, reason = admissible(contrasts, cfg, refused)
+        sound = lambda c, of=prompt: not cfg.quality or (broken(of, c) is None and within(c, limits))
+        usable, reason = admissible(contrasts, cfg, refused, sound)
+        if usable and cfg.max_per_task and of_task[prompt.task] >= cfg.max_per_task:
+            usable, reason = [], "its task has pairs.max_per_task pairs"
         if not usable:
             without[reason] += 1
         chosen = select(usable, cfg, random.Random(f"{cfg.seed}/{prompt.id}"))
+        of_task[prompt.task] += len(chosen)
         preferred = [(j.a, j.b, j.preference) for j in judgements[prompt.id] if j.preference]
         copies += len(preferred) - len(set(preferred))
         passed_over += len(usable) - len(chosen) if preferred else 0
@@ -109,9 +116,14 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
     return contrasts
 
 
-def admissible(contrasts: list[Contrast], cfg: Pairs, refused: Counter[str]) -> tuple[list[Contrast], str]:
+def admissible(
+    contrasts: list[Contrast],
+    cfg: Pairs,
+    refused: Counter[str],
+    sound: Callable[[Candidate], bool] = lambda candidate: True,
+) -> tuple[list[Contrast], str]:
     """The contrasts that may become pairs; where none may, also the rule that refused the last of them. How many each
-    rule refused is added to `refused`."""
+    rule refused is added to `refused`. `sound`: whether a candidate may be learnt from, whatever its score."""
     if not contrasts:
         return [], "fewer than two judged candidates"
     rules: dict[str, Callable[[Contrast], bool]] = {
@@ -120,6 +132,7 @@ def admissible(contrasts: list[Contrast], cfg: Pairs, refused: Counter[str]) -> 
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
         BETTER_UNFINISHED: lambda c: c.better.finish_reason == "stop",
         WORSE_UNFINISHED: lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
+        "no better candidate keeps the rules of pairs.quality": lambda c: sound(c.better),
         "no score of pairs.min_score or more": lambda c: c.score is None or c.score >= cfg.min_score,
         "no margin above pairs.min_margin": lambda c: c.margin is None or c.margin > cfg.min_margin,
         "every length ratio above pairs.max_length_ratio": lambda c: (

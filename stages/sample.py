@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.config.schema import Sample
-from stages.models import contract
 from stages.models.loading import device_of
+from stages.models.prompt_format import form_of
 from stages.samplers.completions import chosen, complete
 from stages.samplers.sampler import Decoding
 from stages.store import parts
@@ -20,14 +21,16 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     Raises:
         UserError: where no prompt is left to sample.
     """
-    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "preference"]
+    split = cfg.split or Split.preference
+    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == split]
+    if split is Split.sft:  # only those that nobody has answered
+        examples = [e for e in examples if e.reference is None]
     mine = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
     prompts = sorted(mine, key=lambda e: content_id(e.id))[: cfg.prompts]
     if not prompts:
-        raise UserError(
-            "the data holds no preference prompts to sample. Raise data.tasks.preference, or add a source."
-        )
+        raise UserError(f"the data holds no {split} prompts to sample. Raise data.tasks, or add a source.")
     model = inputs["policy"] / "model"
+    terms = form_of(model)  # a base has no contract yet
     decoding = Decoding(
         temperatures=[cfg.temperatures[i % len(cfg.temperatures)] for i in range(cfg.candidates_per_prompt)],
         max_new_tokens=cfg.max_new_tokens,
@@ -37,7 +40,7 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         seed=cfg.seed,
     )
     with parts.told(cfg.own, "sample.own", out.path):
-        candidates = complete(prompts, contract.load(model), model, decoding, "sample", out, chosen(cfg, out))
+        candidates = complete(prompts, terms, model, decoding, "sample", out, chosen(cfg, out))
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     tokens = sum(c.n_tokens for c in candidates)

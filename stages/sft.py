@@ -46,7 +46,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             made the model worse.
     """
     base = inputs["base"] / "model"
-    terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
+    if (base / "contract.json").exists():  # of a control, which starts from SFT
+        terms = contract.load(base)
+    else:
+        terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
     if not cfg.train:
         save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
         terms.save(out / "model")
@@ -54,7 +57,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
     examples = load(inputs["data"] / "examples.parquet", Example)
-    trainable = [e for e in examples if e.split == "sft"]
+    trainable = [e for e in examples if e.split == "sft" and e.reference]
     if not trainable:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
     train_rows, dropped = tokenize(trainable, terms, cfg, out)

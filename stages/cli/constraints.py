@@ -8,7 +8,17 @@ from pathlib import Path
 
 from stages.cli import amounts
 from stages.config import limits, trl_arguments
-from stages.config.choices import SOURCE_CHECKS, Adapter, Command, ExportFormat, Role, Sharding, Split, Target
+from stages.config.choices import (
+    SOURCE_CHECKS,
+    Adapter,
+    Command,
+    Demonstrations,
+    ExportFormat,
+    Role,
+    Sharding,
+    Split,
+    Target,
+)
 from stages.config.errors import UserError, one_of
 from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Launch, Training
 from stages.store import parts
@@ -80,6 +90,16 @@ def given(cfg: Config) -> None:
         raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
     if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
+    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is not Demonstrations.selected:
+        raise UserError(
+            f"data.tasks.open_sft={cfg.data.tasks.open_sft}: open requests have no reference answers to learn from. "
+            "sft.demonstrations=selected has the base answer them, and keeps what passes."
+        )
+    if cfg.sft.demonstrations is Demonstrations.selected and (cfg.label.brings_pool or not cfg.sft.train):
+        reason = "label=dataset judges no answers" if cfg.label.brings_pool else "sft=none trains nothing"
+        raise UserError(f"sft.demonstrations=selected: {reason}. Set it to given.")
+    if cfg.control and (cfg.rounds > 1 or cfg.dpo.adapter is Adapter.continued):
+        raise UserError("control=true compares one round of DPO, with an adapter of its own or none, to SFT alone.")
     if cfg.label.brings_pool and not cfg.label.path:
         raise UserError("label=dataset needs label.path: a preference file, folder or hub dataset.")
     if cfg.label.brings_pool and cfg.rounds > 1:

@@ -44,7 +44,8 @@ OF_MEMORY = (
     "batch_size",
     "runtime",
 )
-PUBLISHES_WEIGHTS = ("base", "sft", "dpo")
+TRAINING = ("sft", "dpo")
+PUBLISHES_WEIGHTS = ("base", *TRAINING)
 OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
 TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 80, "dpo": 80, "answer": 60}  # of generated tasks, in memory
 LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
@@ -83,10 +84,11 @@ class Past:
         if stage in PAIRS:
             pairs = self.folders.get(("pairs", given["pairs"]))
             return Sizes(metrics["pairs"], metrics.get("held_out", 0), *length_of(pairs)) if pairs else None
-        data = self.manifest("data", given["data"])
+        of = m["inputs"]["data"]["stage"]  # data or select
+        data = self.manifest(of, given["data"])
         if data is None:
             return None
-        lengths = length_of(self.folders["data", given["data"]], split)
+        lengths = length_of(self.folders[of, given["data"]], split)
         if stage == "sft":
             examples = data["metrics"]["examples"]
             return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths)
@@ -129,7 +131,8 @@ class Past:
             tokens, kind = m["metrics"].get("tokens"), COUNTED.get(m["stage"])
             if not tokens or kind != COUNTED[stage] or m["roots"].get("base") != roots.get("base"):
                 continue
-            if asked_base(m) is not of_base or not (sizes := self.sizes(m)):
+            asked = asked_base({role: given["stage"] for role, given in m["inputs"].items()})
+            if asked is not of_base or not (sizes := self.sizes(m)):
                 continue
             apart = (m["roots"] != roots, m["stage"] != stage)
             if usual := tokens_of(m["stage"], m["settings"], sizes, of_base):
@@ -159,7 +162,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
         if not sizes.rows:  # what files add is not known before they are read
             return Cost(None, peak, disk, math.nan, Known.guessed)
         if stage in COUNTED:
-            of_base = stage == "answer" and node.inputs["model"].stage == "base"
+            of_base = asked_base({role: given.stage for role, given in node.inputs.items()})
             ratio, same = past.longer(stage, node.settings, roots, of_base)
             tokens, certain = round(ratio * tokens_of(stage, node.settings, sizes, of_base)), certain and same
         passes = passes_of(stage, node.settings, sizes, tokens or 0)
@@ -181,17 +184,21 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
 
 def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> tuple[Sizes, bool]:
     """What a stage will go through, and whether that was counted: no rows where nobody can say yet."""
-    data_node = node.inputs.get("data") or next(n for n in node.lineage if n.stage == "data")
-    data, split = store.find(data_node) or past.earlier.of(data_node), split_of(node.stage, node.settings)
-    examples: dict[str, float] = data["metrics"]["examples"] if data else generated(data_node)
-    lengths = length_of(store.root / "data" / data["fingerprint"], split) if data else past.lengths(node, split)
-    if node.stage == "sft":
-        return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths), data is not None
-    if node.stage not in PAIRS:
-        return Sizes(asked(node, examples.get(split, 0)), 0, *lengths), data is not None
-    pairs = node.inputs["pairs"]
+    given, made_of = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
+    selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
+    data, split = store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
+    counted = selected or data
+    examples: dict[str, float] = counted["metrics"]["examples"] if counted else generated(made_of)
+    lengths = past.lengths(node, split)
+    if counted:
+        lengths = length_of(store.root / counted["stage"] / counted["fingerprint"], split)
+    pairs = node.inputs.get("pairs") or (given and given.inputs.get("pairs"))
+    if node.stage == "sft" and (selected or not pairs):
+        return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths), counted is not None
+    if not pairs:
+        return Sizes(asked(node, examples.get(split, 0)), 0, *lengths), counted is not None
     if made := store.find(pairs) or past.earlier.of(pairs):
-        held_out = made["metrics"]["held_out"] if node.stage == "dpo" else 0
+        held_out = made["metrics"]["held_out"] if node.stage in TRAINING else 0
         lengths = length_of(store.root / "pairs" / made["fingerprint"])
         return Sizes(made["metrics"]["pairs"] - held_out, held_out, *lengths), True
     if nodes["label"].config.brings_pool:
@@ -202,7 +209,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
         rate = earlier[-1]["pairs"] / earlier[-1]["prompts"]
     pool = next(n for n in reversed(node.lineage) if n.stage == "sample")
     count = rate * asked(pool, examples.get("preference", 0))
-    held_out = pairs.config.validation_fraction * count if node.stage == "dpo" else 0
+    held_out = pairs.config.validation_fraction * count if node.stage in TRAINING else 0
     return Sizes(count - held_out, held_out, *lengths), False
 
 
@@ -211,8 +218,9 @@ def asked(node: Node, prompts: float) -> float:
     return min(prompts / node.settings.get("rounds", 1), node.settings.get("prompts") or math.inf)
 
 
-def asked_base(m: Manifest) -> bool:
-    return m["inputs"].get("model", {}).get("stage") == "base"
+def asked_base(stages: dict[str, str]) -> bool:
+    """Whether a base answers prompts, by the stages of a node's inputs: its answers end seldom by themselves."""
+    return "base" in (stages.get("model"), stages.get("policy"))
 
 
 def way(settings: dict[str, Any]) -> str:

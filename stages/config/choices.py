@@ -8,6 +8,7 @@ class Target(StrEnum):
 
     base = "base"
     data = "data"
+    select = "select"
     sft = "sft"
     sample = "sample"
     label = "label"
@@ -75,6 +76,13 @@ class Strategy(StrEnum):
     all = "all"
     random = "random"
     margin = "margin"
+
+
+class Demonstrations(StrEnum):
+    """What SFT learns from: the answers that the data gives, or for prompts without one also the base's own."""
+
+    given = "given"
+    selected = "selected"
 
 
 class Unfinished(StrEnum):

@@ -18,6 +18,7 @@ from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
     Checkpointing,
+    Demonstrations,
     DPOReference,
     ExportFormat,
     Forward,
@@ -72,7 +73,8 @@ class Own:
 
 @dataclass
 class Tasks:
-    """Verifiable instructions, generated from a seed: prompts per split; `unseen_*` are test prompts."""
+    """Verifiable instructions, generated from a seed: prompts per group. `unseen_*` are test prompts; `open_*`,
+    `unseen_kinds` and `unseen_areas` are open requests under constraints."""
 
     seed: int = random_seed()
     families: list[str] = MISSING
@@ -83,6 +85,13 @@ class Tasks:
     unseen_phrasings: int = between(0, 1_000_000)
     unseen_tasks: int = between(0, 1_000_000)
     rephrased: int = between(0, 1_000_000)
+    open_sft: int = between(0, 1_000_000)
+    open_preference: int = between(0, 1_000_000)
+    open_validation: int = between(0, 1_000_000)
+    open_test: int = between(0, 1_000_000)
+    unseen_kinds: int = between(0, 1_000_000)
+    unseen_areas: int = between(0, 1_000_000)
+    open_plain: int = between(0, 1_000_000)
 
 
 # Test prompts come first, so that a prompt which two splits would draw belongs to the test.
@@ -91,9 +100,16 @@ SPLIT_OF_GROUP = {
     "unseen_phrasings": "test",
     "unseen_tasks": "test",
     "rephrased": "test",
+    "open_test": "test",
+    "unseen_kinds": "test",
+    "unseen_areas": "test",
+    "open_plain": "test",
     "validation": "validation",
+    "open_validation": "validation",
     "preference": "preference",
+    "open_preference": "preference",
     "sft": "sft",
+    "open_sft": "sft",
 }
 
 
@@ -116,16 +132,17 @@ class Source:
 
 @dataclass
 class Data:
-    """`tasks` is None for the labelled sets of `outside`."""
+    """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them."""
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     max_bad: float = share()
     own: Own = field(default_factory=Own)
+    of: str | None = computed(None)
 
     def key(self, i: int) -> str:
         """What the path of a source is called on the command line."""
-        return f"{'data.sources' if self.tasks else 'outside'}[{i}].path"
+        return f"{self.of or 'data.sources'}[{i}].path"
 
 
 @dataclass
@@ -214,6 +231,7 @@ class Training:
 @dataclass
 class SFT(Training):
     train: bool = MISSING
+    demonstrations: Demonstrations | None = None  # null: given
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
 
@@ -230,7 +248,8 @@ class Sample:
     precision: Precision = MISSING
     seed: int = random_seed()
     rounds: int = between(1, 100)
-    round: int = computed(0)  # set by the pipeline: which share of the prompts this round of DPO samples
+    round: int = computed(0)  # these two set by the pipeline: which share of the prompts this round of DPO samples,
+    split: Split | None = computed(None)  # and of which split they are; None: preference
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
@@ -250,12 +269,26 @@ class Label:
 
 
 @dataclass
+class Select:
+    """Which judged candidates become examples, and how those of the base are drawn."""
+
+    candidates_per_prompt: int = between(1, 10_000)
+    max_new_tokens: int = between(1, 65_536)
+    min_score: float = share()
+    max_per_task: int = between(1, 1_000_000)
+    max_mended: int = between(0, 1_000_000)
+    validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
+
+
+@dataclass
 class Pairs:
     strategy: Strategy = MISSING
     min_score: float = share()
     min_margin: float = limited(Limit(0, "is a difference of two scores: from 0 to below 1", high=1, below=True))
     max_length_ratio: float | None = between(1, 1_000_000)
     max_per_prompt: int = between(1, 1_000_000)
+    max_per_task: int | None = between(1, 1_000_000)
+    quality: bool = MISSING
     unfinished: Unfinished = MISSING
     validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
     seed: int = random_seed()
@@ -288,6 +321,7 @@ class Answer:
 
 @dataclass
 class Eval:
+    retention: list[Source] = field(default_factory=list)
     confidence: float = limited(Limit(0, "must be above 0 and below 1: 0.95 is usual", high=1, open=True, below=True))
     bootstrap_samples: int = between(1, 100_000)  # a draw is a line of some hundred counts
     likelihood_prompts: int = between(1, 1_000_000)
@@ -369,7 +403,10 @@ class Config:
     sft: SFT = field(default_factory=SFT)
     sample: Sample = field(default_factory=Sample)
     label: Label = field(default_factory=Label)
+    select: Select = field(default_factory=Select)
     pairs: Pairs = field(default_factory=Pairs)
+    control: bool = MISSING
+    control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
     dpo: DPO = field(default_factory=DPO)
     answer: Answer = field(default_factory=Answer)

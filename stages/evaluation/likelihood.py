@@ -24,13 +24,15 @@ ROWS = 8  # in a forward; each holds the logits of its completion, 200 kB a toke
 
 def score(cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers) -> dict[str, dict[str, Any]]:
     """Of all models that speak SFT's template: `kl` by role, exact at every position of the model's own answers, in
-    nats; `references`, in nats per token. A base is asked otherwise, so its log-probs would not compare."""
+    nats; `references`, in nats per token, of the prompts that have one. A base is asked otherwise, so its log-probs
+    would not compare."""
     sft = load_model(inputs["sft"] / "model", device=device_of(cfg.runtime.device))
     kl, references = dict[str, dict[str, float]](), dict[str, list[float]]()
     for role in (role for role in cfg.models if role != "base"):
         references[role], kl[role] = measure(cfg, role, inputs[role] / "model", sft, prompts, answers[role])
     del kl["sft"]  # from itself
-    return {"kl": kl, "references": compared(cfg, references, [e.task for e in prompts])}
+    told = [e.task for e in prompts if e.reference]
+    return {"kl": kl, "references": compared(cfg, references, told) if told else {}}
 
 
 @torch.no_grad()
@@ -40,10 +42,11 @@ def measure(
     """The mean log-prob of every reference answer under a model, and the model's KL from SFT. Two models are in memory
     at once, however many there are."""
     terms, model = contract.load(folder), sft if role == "sft" else load_model(folder, device=sft.device)
-    references, divergence, tokens = [0.0] * len(prompts), 0.0, 0
-    asked = [terms.completion(example.messages, example.conversation[-1:]) for example in prompts]
-    answered = [(prompt, answers[e.id].token_ids or []) for e, (prompt, _) in zip(prompts, asked, strict=True)]
-    with Progress(len(prompts), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):
+    divergence, tokens = 0.0, 0
+    asked = [terms.completion(e.messages, e.conversation[-1:]) for e in prompts if e.reference]
+    answered = [(terms.prompt(e.messages), answers[e.id].token_ids or []) for e in prompts]
+    references = [0.0] * len(asked)
+    with Progress(len(asked), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):
         for i, (log_p,) in log_probs([model], asked):
             wanted = torch.tensor(asked[i][1], device=model.device)[:, None]
             references[i] = float(log_p.gather(-1, wanted).mean())

@@ -16,7 +16,8 @@ from stages.tasks.checks import share_passed
 # Between which models differences are taken, where both are evaluated.
 DIFFERENCES = (("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy", "control"))
 PRIMARY = "policy-sft"
-GROUPS = ("seen", "unseen_phrasings", "unseen_tasks")  # all but a request in all its phrasings
+# All but a request in all its phrasings, and open requests without constraints.
+GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25

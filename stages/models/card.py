@@ -76,13 +76,13 @@ def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figur
 
 def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
     """Header and steps so far: of the policy's card, or of the base."""
-    if "base" in given:
-        base, data = given["base"], given["data"]
+    base = given.get("base")
+    if base and base["stage"] == "base":
         hub = {"base_model": base["config"]["path"]} if on_hub(base["config"]) else {}
-        if sets := [source["path"] for source in data["config"]["sources"] if on_hub(source)]:
+        if sets := [source["path"] for source in given["data"]["config"].get("sources", []) if on_hub(source)]:
             hub["datasets"] = sets
         return hub, [f"{STEP}`base {base['fingerprint']}`: {name_of(base['config'])}, {base['metrics']['summary']}"]
-    card = inputs["policy"] / "model" / "README.md"
+    card = inputs["base" if base else "policy"] / "model" / "README.md"
     if not card.exists():  # an SFT checkpoint of the user's, not trained here
         return {}, []
     lines = card.read_text(encoding="utf-8").splitlines()
@@ -94,6 +94,8 @@ def trained_on(given: dict[str, Manifest]) -> str:
     if "pairs" in given:
         return f"preference pairs, {given['pairs']['metrics']['summary']}"
     data = given["data"]
+    if data["stage"] == "select":
+        return str(data["metrics"]["summary"])
     made = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
     sources = [name_of(source) for source in data["config"]["sources"]]
     return f"{', '.join(made + sources)} ({data['metrics']['summary']})"

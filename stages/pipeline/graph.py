@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
-from stages.config.choices import Adapter, Command, DPOReference, Role, Split
+from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, Role, Split, Target
 from stages.config.errors import UserError
-from stages.config.schema import Config, Data
+from stages.config.schema import SFT, Config, Data
 from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 4, "data": 6, "sft": 9, "sample": 7, "label": 5, "pairs": 4, "reference": 8, "dpo": 9}
-VERSIONS |= {"answer": 8, "eval": 7, "report": 5}
+VERSIONS = {"base": 4, "data": 7, "sft": 9, "sample": 7, "label": 5, "pairs": 4, "reference": 8, "dpo": 9}
+VERSIONS |= {"select": 1, "answer": 8, "eval": 8, "report": 6}
 
-NEXT = {"base": "sft", "data": "sft", "sft": "sample", "sample": "label", "label": "pairs", "pairs": "reference"}
-NEXT |= {"reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
+NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "label": "pairs"}
+NEXT |= {"pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
@@ -36,7 +36,12 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
         held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
-        roots = {"outside": node("data", Data(None, held_out, cfg.data.max_bad)), **roots}
+        roots = {"outside": node("data", Data(None, held_out, cfg.data.max_bad, of="outside")), **roots}
+    if cfg.eval.retention:
+        texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
+        roots = {"retained": node("data", Data(None, texts, cfg.data.max_bad, of="eval.retention")), **roots}
+    if cfg.sft.demonstrations is Demonstrations.selected:  # seeds share it, as they share the base
+        roots |= demonstrations(cfg, node, roots["base"], roots["data"])
     others = dict[str, Node]()
     for seed in cfg.seeds:
         others |= {f"{k}_seed_{seed}": made for k, made in chain(with_seed(cfg, seed), node, **roots).items()}
@@ -48,11 +53,27 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     return nodes | {"report": node("report", cfg.report, **nodes)}
 
 
+def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Node) -> dict[str, Node]:
+    """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept."""
+    asked = replace(cfg.sample, split=Split.sft, prompts=None, rounds=1)
+    asked.candidates_per_prompt, asked.max_new_tokens = cfg.select.candidates_per_prompt, cfg.select.max_new_tokens
+    pool = node("sample", asked, policy=base, data=data)
+    judged = node("label", cfg.label, pool=pool)
+    return {"sample_base": pool, "label_base": judged, "select": node("select", cfg.select, judged=judged, data=data)}
+
+
 def chain(
-    cfg: Config, node: Callable[..., Node], base: Node, data: Node, outside: Node | None = None
+    cfg: Config,
+    node: Callable[..., Node],
+    base: Node,
+    data: Node,
+    outside: Node | None = None,
+    select: Node | None = None,
+    retained: Node | None = None,
+    **_: Node,
 ) -> dict[str, Node]:
     """From SFT to the evaluation, with one seed."""
-    sft = policy = node("sft", cfg.sft, base=base, data=data)
+    sft = policy = node("sft", cfg.sft, base=base, data=select or data)
     frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
     scoring = replace(cfg.reference, weights=cfg.dpo.held, forward=cfg.dpo.forward)
     nodes = {"sft": sft}
@@ -70,17 +91,29 @@ def chain(
         made |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
         last = r == cfg.rounds - 1
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
-    sets = {"outside": outside, "data": data} if outside else {"data": data}
+    models = {Role.base: base, Role.sft: sft}
+    if cfg.control:
+        nodes["select_control"] = same = node("select", cfg.select, pairs=pairs)
+        nodes["control"] = models[Role.control] = node("sft", as_control(cfg), base=sft, data=same)
+    models[Role.policy] = policy
+    given = {"outside": outside, "retained": retained, "data": data}
+    sets = {name: its for name, its in given.items() if its}
     if cfg.label.brings_pool:
         sets["pairs"] = pairs  # whose prompts may be anybody's
-    return nodes | evaluation(cfg, node, {Role.base: base, Role.sft: sft, Role.policy: policy}, **sets)
+    return nodes | evaluation(cfg, node, models, **sets)
+
+
+def as_control(cfg: Config) -> SFT:
+    """SFT that does with the chosen completions alone what DPO does with pairs: as long, in the same order."""
+    as_dpo = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
+    return replace(cfg.sft, **as_dpo | {"learning_rate": cfg.control_learning_rate, "packing": False})
 
 
 def evaluation(
     cfg: Config, node: Callable[..., Node], models: dict[Role, Node], data: Node, **sets: Node
 ) -> dict[str, Node]:
     """The answers of the models, in their order, and what compares them. `sets`: `outside`, whose prompts are asked
-    too, and `pairs`, whose prompts do not count."""
+    too, `retained`, whose texts are read, and `pairs`, whose prompts do not count."""
     answers = dict[str, Node]()
     for role, model in models.items():  # a sweep answers for base and SFT once
         if "outside" in sets:
@@ -89,7 +122,8 @@ def evaluation(
         answers[f"answer_{role}"] = node("answer", cfg.answer, model=model, data=data)
     titles = {str(role): TITLES.get(role, model.stage.upper()) for role, model in models.items()}
     compared = {str(role): model for role, model in models.items()}
-    return answers | {"eval": node("eval", replace(cfg.eval, models=titles), data=data, **sets, **compared, **answers)}
+    block = replace(cfg.eval, models=titles, retention=[])  # these are a node's
+    return answers | {"eval": node("eval", block, data=data, **sets, **compared, **answers)}
 
 
 def evaluated(nodes: dict[str, Node]) -> dict[str, Node]:
@@ -117,5 +151,8 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
         return [models[role]]
     found = [node for node in nodes.values() if node.stage == cfg.stage]
     if not found:
-        raise UserError(f"this configuration has no {cfg.stage} stage: label={cfg.label.labeler} needs none.")
+        why = "sft.demonstrations=selected and control=true have one"
+        if cfg.stage != Target.select:
+            why = f"label={cfg.label.labeler} needs none"
+        raise UserError(f"this configuration has no {cfg.stage} stage: {why}.")
     return found

@@ -39,7 +39,7 @@ class Example:
     """A conversation up to its last request, with the reference answer where there is one.
 
     `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks, rephrased (a request in all its phrasings,
-    known by `request`).
+    known by `request`); of open requests it is the key of `data.tasks` that asked for them.
     """
 
     id: str

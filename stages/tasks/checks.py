@@ -3,9 +3,12 @@
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from stages.store.records import Check
+from stages.tasks import constraint
+from stages.tasks.requests import on_topic
 
 
 def words(text: str) -> list[str]:
@@ -35,7 +38,7 @@ def parsed(text: str) -> Any:
         return ValueError
 
 
-# What each kind of check asks of an answer whose outer white space is stripped.
+# What each kind of check of the short tasks asks of an answer whose outer white space is stripped.
 CHECKS: dict[str, Callable[..., bool]] = {
     "equals": lambda answer, text: answer == text,
     "one_of": lambda answer, options: answer in options,
@@ -60,7 +63,14 @@ CHECKS: dict[str, Callable[..., bool]] = {
 }
 
 
+@cache
+def known_checks() -> dict[str, Callable[..., bool]]:
+    """Every kind of check by name: those above, the constraints on open answers, and whether these are on topic."""
+    open_ended = {name: kind.kept for name, kind in constraint.known_constraints().items()}
+    return {**CHECKS, **open_ended, "on_topic": on_topic}
+
+
 def share_passed(checks: list[Check], answer: str) -> float:
     """The fraction of its checks that an answer passes, in [0, 1]; 1 means that it passes all."""
-    passed = [CHECKS[check.kind](answer.strip(), **check.params) for check in checks]
+    passed = [known_checks()[check.kind](answer.strip(), **check.params) for check in checks]
     return sum(passed) / len(passed)

@@ -33,14 +33,17 @@ class Family:
     kind: str
     phrasings: tuple[str, ...]
     unseen: bool
+    trains: tuple[str, ...]  # kinds of constraint that it asks for, too (`constraint.py`)
     make: Callable[[random.Random], Instance]
 
 
 FAMILIES: dict[str, Family] = {}
+# Of prompts: what a family makes in turn. Tests come first, so that a prompt which two would draw belongs to the test.
+GROUPS = ("test", "unseen_phrasings", "unseen_tasks", "rephrased", "validation", "preference", "sft")
 
 
 def family(
-    kind: str, phrasings: str, unseen: bool = False
+    kind: str, phrasings: str, unseen: bool = False, trains: str = ""
 ) -> Callable[[Callable[[random.Random], Instance]], Callable[[random.Random], Instance]]:
     """Register the decorated function as a family.
 
@@ -48,11 +51,12 @@ def family(
         kind: the group it is shown under.
         phrasings: one per line, " | " for a blank line; the last is kept out of training.
         unseen: keeps the family out of training altogether.
+        trains: the kinds of constraint on open answers that it asks for as well.
     """
     forms = tuple(line.strip().replace(" | ", "\n\n") for line in phrasings.strip().splitlines())
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
-        FAMILIES[make.__name__] = Family(make.__name__, kind, forms, unseen, make)
+        FAMILIES[make.__name__] = Family(make.__name__, kind, forms, unseen, tuple(trains.split()), make)
         return make
 
     return register
@@ -87,7 +91,7 @@ def apart() -> Iterator[dict[str, Family]]:
 def generate(
     seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
 ) -> list[Example]:
-    """Examples per group (the keys of SPLIT_OF_GROUP), families in turn, no prompt twice. `own`: the user's families.
+    """Examples per group (GROUPS), families in turn, no prompt twice. `own`: the user's families.
 
     Raises:
         UserError: for a family that does not exist, or exists twice.
@@ -103,7 +107,7 @@ def generate(
     if families:
         chosen = {name: chosen[name] for name in sorted({*families, *(own or {})})}
     examples: dict[str, Example] = {}
-    for group in SPLIT_OF_GROUP:
+    for group in GROUPS:
         members = [f for f in chosen.values() if f.unseen == (group == "unseen_tasks")]
         if counts.get(group, 0) and not members:
             raise UserError(f"data.tasks.{group}={counts[group]}: no family chosen fits.")

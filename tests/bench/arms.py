@@ -28,7 +28,7 @@ def run(kind: type[Settings], compare: Callable[[Settings], None], measure: Call
     compare(cfg)
 
 
-def measured(cfg: Any, *rest: Any) -> dict[str, Any]:
+def measured(cfg: Any, *rest: str) -> dict[str, Any]:
     """What `measure` of the command that runs returns of these arguments, in a process of its own."""
     given = [json.dumps(value) for value in (asdict(cfg), *rest)]
     command = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, MEASURE, *given]  # type: ignore[union-attr]

@@ -1,15 +1,14 @@
 """Samplers against plain `generate`: `python -m tests.bench.sample [KEY=VALUE …]`.
 
-The SFT checkpoint of `outputs` on its preference prompts, n = 4, T = 0.9, in three ways, alternating, each time in a
-process of its own:
+n = 4, T = 0.9, in three ways, alternating, each time in a process of its own:
 
     generate   left-padded batches of 24 prompts with their candidates
     hf         our sampler
     openvino   OpenVINO's engine, where it is installed
 
-Answers are `forced` to a length, or `uneven`: tokens drawn from a seed end them, as many as are a hundredth of what
-the model writes, at 512 tokens at most. Tokens are those up to the end of turn. Loading is not timed, nor is a first
-pass over few prompts.
+Answers are `forced` to a length: by the SFT checkpoint of `outputs`, on its preference prompts. Or `uneven`: by its
+base, on open requests, which ends them as it likes, at 512 tokens at most. Tokens are those up to the end of turn.
+Loading is not timed, nor is a first pass over few prompts.
 """
 
 import importlib.util
@@ -18,7 +17,6 @@ import logging
 import random
 import statistics
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,9 @@ from tests.budgets import spent
 from tests.helpers import ROOT
 
 ARMS = ("generate", "hf", "openvino")
-COUNT = "count"  # no arm: what is asked of the model first, where answers are uneven
 CANDIDATES, TEMPERATURE = 4, 0.9
 GENERATE_BATCH = 24  # prompts, each with its candidates
-LONGEST, ENDING = 512, 0.01  # of uneven answers; the share of tokens that end one
-COUNTED, COMMON = 64, 0.002  # tokens of answers that are counted for that; more common ones end none
+LONGEST = 512  # tokens of an uneven answer
 
 
 @dataclass
@@ -52,10 +48,9 @@ class Settings:
 def main(cfg: Settings) -> None:
     names = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in names}
-    stops = [] if cfg.length else ending(cfg, arms.measured(cfg, COUNT, [])["tokens"])
     for repeat in range(cfg.repeats):
         for arm, results in found.items():
-            results.append(arms.measured(cfg, arm, stops))
+            results.append(arms.measured(cfg, arm))
             logging.info("%d %-9s %s", repeat, arm, json.dumps(results[-1]))
     for arm, results in found.items():
         tokens, per_cpu = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
@@ -73,41 +68,29 @@ def main(cfg: Settings) -> None:
         )
 
 
-def ending(cfg: Settings, counts: dict[str, int]) -> list[int]:
-    """Tokens, drawn from the seed, that are the ENDING of all that were counted."""
-    whole, ends = sum(counts.values()), list[int]()
-    usual = [token for token, count in counts.items() if count <= COMMON * whole]
-    for token in random.Random(cfg.seed).sample(sorted(usual), len(usual)):
-        if sum(counts[str(end)] for end in ends) >= ENDING * whole:
-            break
-        ends.append(int(token))
-    return sorted(ends)
-
-
-def measure(cfg: Settings, arm: str, stops: list[int]) -> dict[str, Any]:
-    """Tokens, seconds, CPU-seconds, and the peak of memory; of COUNT, how often our sampler draws each token."""
+def measure(cfg: Settings, arm: str) -> dict[str, float]:
+    """Tokens, seconds, CPU-seconds, and the peak of memory."""
     from stages.config.choices import Precision
     from stages.config.schema import InferenceRuntime
     from stages.hardware import allocator, machine
-    from stages.models import contract
-    from stages.samplers.hf import HFSampler
+    from stages.models.prompt_format import form_of
     from stages.samplers.sampler import Decoding, Request
     from stages.store.records import Example, load
+    from stages.tasks.requests import request
 
-    draw = random.Random(cfg.seed)
-    latest = ROOT / cfg.outputs / "latest"
-    model = latest / "sft" / "model"
-    terms = contract.load(model)
-    examples = [e for e in load(latest / "data" / "examples.parquet", Example) if e.split == "preference"]
-    prompts = [terms.prompt(e.messages) for e in draw.sample(examples, cfg.prompts)]
+    draw, latest = random.Random(cfg.seed), ROOT / cfg.outputs / "latest"
+    model = latest / ("sft" if cfg.length else "base") / "model"
+    terms = form_of(model)
+    if cfg.length:
+        examples = [e for e in load(latest / "data" / "examples.parquet", Example) if e.split == "preference"]
+        asked, stops = [e.messages for e in draw.sample(examples, cfg.prompts)], list[int]()
+    else:
+        asked, stops = [[{"role": "user", "content": request(draw).text}] for _ in range(cfg.prompts)], terms.stop_ids
+    prompts = [terms.prompt(messages) for messages in asked]
     temperatures = [TEMPERATURE] * CANDIDATES
     runtime = InferenceRuntime("auto", cfg.rows, 64)
-    longest = COUNTED if arm == COUNT else cfg.length or LONGEST
-    decoding = Decoding(temperatures, longest, Precision(cfg.precision), runtime)
+    decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
     requests = [Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)]
-    if arm == COUNT:
-        drawn = HFSampler.open(model, [], decoding).complete(requests)
-        return {"tokens": Counter(str(token) for _, found in drawn for c in found for token in c.token_ids)}
     with allocator.keeping():
         complete = opened(arm, model, stops, decoding)
         complete(requests[:4])

@@ -19,11 +19,12 @@ from stages.store.store import Store
 from tests.helpers import common, composed, settings
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-# What scale=toy may change: sizes, lengths and rates, and where models and data come from.
+# What scale=toy may change: sizes, lengths and rates, where models and data come from, and what only a model that has
+# learnt something can keep to.
 SIZES = re.compile(
     r"precision|.*\.precision|model\..*|data\.(tasks|sources).*|label\.(path|hub_split)|.*\.runtime\..*|"
     r"(sft|dpo)\.(learning_rate|epochs|batch_size|max_length|evaluations)|(sample|answer)\.max_new_tokens|"
-    r"sample\.candidates_per_prompt|eval\.(bootstrap_samples|likelihood_prompts)"
+    r"pairs\.(min_score|max_length_ratio|quality)|sft\.demonstrations|sample\.candidates_per_prompt|eval\.(bootstrap_samples|likelihood_prompts)"
 )
 
 

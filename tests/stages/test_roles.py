@@ -2,44 +2,23 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stages.commands import compare, export
 from stages.config.choices import Role
-from stages.pipeline.build import build as build_nodes
-from stages.pipeline.graph import VERSIONS, chain, evaluation
-from stages.store import pinning
 from stages.store.node import Node
 from stages.store.store import Store
-from tests.helpers import CHROMIUM, TINY, Chain, browse, command, nodes, settings
-
-
-def four_models(root: Path) -> dict[str, Node]:
-    """The tiny chain's nodes, its evaluation of four models: the control is a DPO with another beta."""
-
-    def node(stage: str, block: object, **inputs: Node) -> Node:
-        block, digests = pinning.pin(block, root / "cache" / "digests.json")
-        return Node(stage, VERSIONS[stage], block, inputs, digests)
-
-    cfg = settings(f"outputs={root}", *TINY)
-    base, data = node("base", cfg.model), node("data", cfg.data)
-    made = chain(cfg, node, base=base, data=data)
-    control = chain(replace(cfg, dpo=replace(cfg.dpo, beta=0.7)), node, base=base, data=data)["dpo"]
-    models = {Role.base: base, Role.sft: made["sft"], Role.control: control, Role.policy: made["dpo"]}
-    made |= {"base": base, "data": data, "control": control} | evaluation(cfg, node, models, data)
-    return made | {"report": node("report", cfg.report, **made)}
+from tests.helpers import CHROMIUM, TINY, Chain, browse, build, command, nodes, settings
 
 
 @pytest.fixture(scope="module")
 def four(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Node]]:
     root = tmp_path_factory.mktemp("four") / "outputs"
     shutil.copytree(built, root, symlinks=True)
-    made = four_models(root)
-    build_nodes([made["report"]], Store(root), settings(f"outputs={root}", *TINY), [])
-    return root, made
+    build(root, "control=true")
+    return root, nodes(root, "control=true")
 
 
 def test_four_models_are_evaluated_and_differences_taken_between_named_pairs(

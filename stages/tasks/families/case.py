@@ -17,6 +17,7 @@ from stages.tasks.words import items, phrase, sentence
     Convert to uppercase: "{text}"
     I need this shouted, so make all its letters big: {text}
     """,
+    trains="all_capitals",
 )
 def uppercase(rng: random.Random) -> Instance:
     text = phrase(rng)
@@ -33,6 +34,7 @@ def uppercase(rng: random.Random) -> Instance:
     Please turn this into lower-case text: {text}
     Stop shouting. Say the same thing in small letters only: {text}
     """,
+    trains="all_lowercase",
 )
 def lowercase(rng: random.Random) -> Instance:
     text = phrase(rng).upper()
@@ -89,6 +91,7 @@ def end_mark(rng: random.Random) -> Instance:
     Surround with " on both sides: {text}
     Somebody said this. Show it as direct speech, nothing but the words in double quotes: {text}
     """,
+    unseen=True,
 )
 def quoted(rng: random.Random) -> Instance:
     text = rng.choice([phrase(rng), sentence(rng) + "."])
@@ -126,6 +129,7 @@ def bracketed(rng: random.Random) -> Instance:
     Change , to ; in: {text}
     My spreadsheet splits at semicolons. Prepare this line for it: {text}
     """,
+    unseen=True,
 )
 def semicolons(rng: random.Random) -> Instance:
     words = items(rng, 3, 5)

@@ -23,6 +23,7 @@ def asked(request: str, answer: str) -> list[Message]:
     As an uppercase dash list: {text}
     Two wishes: a dash before each of these on its own line, and big letters throughout: {text}
     """,
+    trains="all_capitals bullets_exactly",
 )
 def loud_bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
@@ -88,6 +89,7 @@ def loud_quote(rng: random.Random) -> Instance:
     What is the first of {text}?
     Somebody counts up {text}. With which do they begin?
     """,
+    trains="all_capitals all_lowercase",
 )
 def system_case(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
@@ -168,6 +170,7 @@ def system_json(rng: random.Random) -> Instance:
     The same in all caps, please.
     My eyes are bad. Could it have bigger letters, all of it?
     """,
+    trains="all_capitals",
 )
 def then_uppercase(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)

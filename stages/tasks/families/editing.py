@@ -96,7 +96,6 @@ def plural(rng: random.Random) -> Instance:
     Drop the word "{word}" here: {text}
     One word is too much, namely "{word}". Give me the sentence without it: {text}
     """,
-    unseen=True,
 )
 def remove_word(rng: random.Random) -> Instance:
     word = rng.choice(ADJECTIVES)
@@ -140,6 +139,7 @@ def spelling(rng: random.Random) -> Instance:
     Append "{ending}" to: {text}
     Whatever you write must close with "{ending}"; before that, copy this: {text}
     """,
+    unseen=True,
 )
 def end_with(rng: random.Random) -> Instance:
     endings = "Over and out.|That is all.|End of message.|Any questions?|Thank you.|Good night.|See you soon.|Please."

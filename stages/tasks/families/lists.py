@@ -17,6 +17,7 @@ from stages.tasks.words import items, listed
     Bullet list with "- " please: {text}
     I want a dash and a space before each of these, every one on its own line: {text}
     """,
+    trains="bullets_exactly",
 )
 def bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 5)
@@ -38,7 +39,7 @@ def bullets(rng: random.Random) -> Instance:
     Enumerate, each on a line of its own: {text}
     Put 1. before the first, 2. before the second and so forth, each on a new line: {text}
     """,
-    unseen=True,
+    trains="numbered_exactly",
 )
 def numbered_list(rng: random.Random) -> Instance:
     words = items(rng, 2, 5)

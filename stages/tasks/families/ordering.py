@@ -147,7 +147,6 @@ def largest(rng: random.Random) -> Instance:
     Find the smallest: {text}
     If these were prices, which would you like best? Only the number: {text}
     """,
-    unseen=True,
 )
 def smallest(rng: random.Random) -> Instance:
     numbers = [str(n) for n in rng.sample(range(1, 100), rng.randint(2, 4))]

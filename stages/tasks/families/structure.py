@@ -37,6 +37,7 @@ def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
     As a JSON object with name, city and age: {text}
     My program reads name, city and age from a JSON object. Produce it for this person: {text}
     """,
+    trains="json_object",
 )
 def json_person(rng: random.Random) -> Instance:
     facts, text = person(rng)
@@ -97,6 +98,7 @@ def csv_row(rng: random.Random) -> Instance:
     Put the name after "Name: " and, on the next line, the city after "City: ". | {text}
     A form asks for Name: and below it City:. Fill it in for this person: {text}
     """,
+    trains="key_value_lines",
 )
 def form(rng: random.Random) -> Instance:
     facts, text = person(rng)

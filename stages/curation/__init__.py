@@ -1,0 +1,1 @@
+"""What data must be to be trained on."""

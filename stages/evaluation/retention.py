@@ -1,0 +1,143 @@
+"""Whether the policy still does what the models before it could: claims that it is not worse by more than a margin,
+tested together (non-inferiority, one-sided; Holm 1979, Scandinavian Journal of Statistics 6:2)."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.config.schema import Eval
+from stages.curation.rules import loops
+from stages.evaluation.bootstrap import resampled_means
+from stages.evaluation.outcomes import Answers, Table
+from stages.models.loading import device_of, load_model, load_tokenizer
+from stages.models.scoring import autocast
+from stages.store.records import Candidate, Example, load
+from stages.store.work import Progress
+from stages.tasks.answers import lower_words, words
+
+FIRST = 64  # words of an answer whose variety is measured
+LONGEST = 512  # tokens of a text that are read
+# Margins. Against SFT, and against the base: nats per token of running text; the others are against the base.
+TEXT = {"sft": 0.05, "base": 0.10}
+VARIETY = 0.9  # of the base's different pairs of words
+LOOPS = 0.02  # share of answers
+LENGTH_ERROR = 0.05  # share of the length that was asked for
+
+
+@dataclass
+class Claim:
+    """That the policy's mean `what` is no worse than that of `against`, but for the margin: with what probability the
+    data would look so if it were, and whether the claim holds among all that are tested."""
+
+    what: str
+    against: str
+    policy: float
+    other: float
+    margin: float
+    p: float
+    holds: bool = False
+
+
+def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers) -> dict[str, Any]:
+    """What is claimed of running text (`eval.retention`), of open requests without constraints, and of requested
+    lengths, as far as there are any; and a sentence of whether all of it holds. Nothing where there is nothing."""
+    found = list[Claim]()
+    if "retained" in inputs:
+        texts = [e.reference for e in load(inputs["retained"] / "examples.parquet", Example) if e.reference]
+        scored = {role: log_probs(cfg, inputs[role] / "model", texts) for role in ("base", "sft", "policy")}
+        for against, margin in TEXT.items():
+            pair = scored["policy"], scored[against]
+            found.append(claim(cfg, "log-prob of running text, nats per token", against, *pair, margin))
+    plain = everything.group("open_plain")
+    for what, measured, of_base, margin in (
+        ("different pairs of words", variety, VARIETY, 0.0),
+        ("answers without a loop", lambda e, a: not loops(a.text), 1.0, LOOPS),
+    ):
+        if plain.prompts:
+            policy, base = (of_answers(plain.prompts, answers[role], measured) for role in ("policy", "base"))
+            found.append(claim(cfg, what, "base", policy, of_base * base, margin))
+    sized = [e for e in everything.prompts if asked_length(e)]
+    for against in ("sft", "base") if sized else ():
+        policy, other = (of_answers(sized, answers[role], within_length) for role in ("policy", against))
+        found.append(claim(cfg, "share of the asked length that is kept to", against, policy, other, LENGTH_ERROR))
+    if not found:
+        return {}
+    corrected(found, 1 - cfg.confidence)
+    return {"claims": [asdict(c) for c in found], "sentence": sentence(found, cfg.models["policy"])}
+
+
+def claim(cfg: Eval, what: str, against: str, policy: NDArray[Any], other: NDArray[Any], margin: float) -> Claim:
+    """Both (units,), higher is better; the differences are paired."""
+    difference = (policy - other)[:, None]
+    draws = resampled_means(difference, [""] * len(difference), cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
+    p = (1 + int((draws <= -margin).sum())) / (1 + len(draws))
+    return Claim(what, against, float(policy.mean()), float(other.mean()), margin, p)
+
+
+def corrected(found: list[Claim], alpha: float) -> None:
+    """Say of every claim whether it holds, so that all that hold are true with probability 1 - alpha (Holm)."""
+    for tested, c in enumerate(sorted(found, key=lambda c: c.p)):
+        if c.p > alpha / (len(found) - tested):
+            return
+        c.holds = True
+
+
+def sentence(found: list[Claim], policy: str) -> str:
+    """What a reader needs to know of the claims first."""
+    open_ones = [f"{c.what} (against {c.against})" for c in found if not c.holds]
+    if not open_ones:
+        return f"{policy} keeps what was there before: all {len(found)} claims of retention hold."
+    return f"Not shown to be kept by {policy}: {'; '.join(open_ones)}. {len(found) - len(open_ones)} others are."
+
+
+def of_answers(
+    prompts: list[Example], answers: dict[str, Candidate], measured: Callable[[Example, Candidate], float]
+) -> NDArray[Any]:
+    return np.array([float(measured(e, answers[e.id])) for e in prompts])
+
+
+def variety(prompt: Example, answer: Candidate) -> float:
+    """The share of pairs of neighbouring words that are different, among an answer's first words (distinct-2:
+    arXiv:1510.03055); 0 where there are none."""
+    pairs = list(pairwise(lower_words(answer.text)[:FIRST]))
+    return len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def asked_length(prompt: Example) -> tuple[float, float]:
+    """The fewest and the most words that a prompt allows; nothing where it names no number."""
+    for check in prompt.checks:
+        if check.kind == "words_at_most":
+            return 0.0, check.params["count"]
+        if check.kind == "words_at_least":
+            return check.params["count"], np.inf
+        if check.kind == "words_between":
+            return check.params["low"], check.params["high"]
+    return ()  # type: ignore[return-value]
+
+
+def within_length(prompt: Example, answer: Candidate) -> float:
+    """1 where an answer has the length that was asked for, less by what it is off, as a share of that; 0 at least."""
+    low, high = asked_length(prompt)
+    count = len(words(answer.text))
+    off = (low - count) / low if count < low else (count - high) / high if count > high else 0.0
+    return max(0.0, 1.0 - off)
+
+
+@torch.no_grad()
+def log_probs(cfg: Eval, folder: Path, texts: list[str]) -> NDArray[Any]:
+    """The mean log-prob per token of every text under a model, without a template."""
+    tokenizer, model = load_tokenizer(folder), load_model(folder, device=device_of(cfg.runtime.device))
+    found = []
+    with Progress(len(texts), "running text", "text") as progress, autocast(cfg.precision, model.device):
+        for text in texts:
+            ids = torch.tensor([tokenizer(text).input_ids[:LONGEST]], device=model.device)
+            log_p = model(ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+            found.append(float(log_p.gather(-1, ids[0, 1:, None]).mean()))
+            progress.update()
+    return np.array(found)

@@ -1,0 +1,1 @@
+"""Kinds of constraint on an open answer: a module for every area."""

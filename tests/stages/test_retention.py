@@ -1,0 +1,87 @@
+"""Retention: claims that hold where nothing was lost, and do not where something was."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.config.schema import Eval
+from stages.evaluation.retention import Claim, claim, corrected, sentence, variety, within_length
+from stages.store.records import Candidate, Check, Example
+from tests.helpers import TINY, Chain, build, settings
+
+SIMULATED = 300
+
+
+def block(**changes: Any) -> Eval:
+    return replace(settings(*TINY).eval, **changes)
+
+
+def answer(text: str) -> Candidate:
+    return Candidate("p", "c", "m", "hf", 0.0, 0, text, [], "stop", -1.0, len(text.split()))
+
+
+def test_a_loss_as_large_as_the_margin_is_called_kept_in_one_of_twenty() -> None:
+    draw = np.random.default_rng(0)
+    cfg, margin, kept = block(bootstrap_samples=200), 0.05, 0
+    for _ in range(SIMULATED):
+        other = draw.normal(0, 1, 120)
+        policy = other - margin + draw.normal(0, 0.2, 120)
+        kept += claim(cfg, "log-prob", "sft", policy, other, margin).p <= 0.05
+    assert kept / SIMULATED == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / SIMULATED) ** 0.5)
+
+
+def test_no_loss_is_shown_to_be_none_and_a_great_one_is_not() -> None:
+    other = np.random.default_rng(1).normal(0, 1, 200)
+    assert claim(block(), "log-prob", "sft", other, other, 0.05).p < 0.01
+    assert claim(block(), "log-prob", "sft", other - 0.2, other, 0.05).p > 0.99
+
+
+def test_many_claims_have_to_be_clearer_than_one() -> None:
+    of = lambda p: Claim("what", "sft", 0.0, 0.0, 0.1, p)
+    alone, both, three = [of(0.04)], [of(0.04), of(0.03)], [of(0.04), of(0.001), of(0.02)]
+    for found in (alone, both, three):
+        corrected(found, 0.05)
+    assert [c.holds for c in alone] == [True]
+    assert [c.holds for c in both] == [False, False], "0.03 is above 0.05 / 2"
+    assert [c.holds for c in three] == [True, True, True], "0.001 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05"
+    assert "Not shown to be kept by DPO: what (against sft)" in sentence(both, "DPO")
+    assert "all 3 claims" in sentence(three, "DPO")
+
+
+def test_what_is_measured_of_an_answer() -> None:
+    prompt = lambda kind, **params: Example("p", [], None, "open", "t", "test", checks=[Check(kind, params)])
+    assert variety(prompt("no_commas"), answer("a b c d")) == 1
+    assert variety(prompt("no_commas"), answer("a b a b a")) == 0.5
+    assert variety(prompt("no_commas"), answer("")) == 0
+    ten = answer("one two three four five six seven eight nine ten")
+    assert within_length(prompt("words_at_most", count=10), ten) == 1
+    assert within_length(prompt("words_at_most", count=8), ten) == pytest.approx(0.75)
+    assert within_length(prompt("words_at_least", count=20), ten) == pytest.approx(0.5)
+    assert within_length(prompt("words_between", low=4, high=5), ten) == 0
+
+
+def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_path: Path) -> None:
+    root = tmp_path / "outputs"
+    shutil.copytree(built, root, symlinks=True)
+    texts = tmp_path / "texts.jsonl"
+    told = [
+        f"The {thing} stood in the garden, and nobody knew who had left it." for thing in ("bench", "lamp", "vase")
+    ]
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in told))
+    overrides = (f"eval.retention=[{{path: {texts}}}]", "data.tasks.open_plain=6")
+    build(root, *overrides)
+    results = json.loads((Chain(root).folder("eval", *overrides) / "results.json").read_text())
+    claims = results["retention"]["claims"]
+    assert [(c["what"], c["against"]) for c in claims[:2]] == [
+        ("log-prob of running text, nats per token", "sft"),
+        ("log-prob of running text, nats per token", "base"),
+    ]
+    assert {"different pairs of words", "answers without a loop"} <= {c["what"] for c in claims}
+    page = (Chain(root).folder("report", *overrides) / "report.html").read_text()
+    assert results["retention"]["sentence"] in page
+    assert "<h2>Retention</h2>" in page

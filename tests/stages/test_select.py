@@ -1,0 +1,154 @@
+"""Judged candidates become examples; and SFT on the chosen completions does all as DPO does it, but for the loss."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import select
+from stages.config.errors import UserError
+from stages.config.schema import Select
+from stages.labelers.verifier import Verifier
+from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
+from stages.store.store import read_manifest
+from stages.store.work import Work
+from stages.training.batches import Turns
+from tests.helpers import TINY, Chain, build, nodes, refused, settings
+
+CONTROL = "control=true"
+GOOD = "Tides rise and fall because the moon pulls on the water of the sea."
+LIKELIER = "The moon pulls on the sea, and so the tides rise and fall in it."
+
+
+def prompt(name: str, task: str = "no_commas", reference: str | None = None) -> Example:
+    checks = [Check("no_commas"), Check("on_topic", {"topics": [["tides"]]})]
+    messages = [{"role": "user", "content": f"Explain how the tides work, number {name}. Use no commas."}]
+    return Example(name, messages, reference, "open", task, "sft", checks=checks)
+
+
+def answer(name: str, text: str, logprob: float = -20.0, finish_reason: str = "stop") -> Candidate:
+    return Candidate(name, f"{name}/{text}/{logprob}", "base", "hf", 0.9, 0, text, None, finish_reason, logprob, 20)
+
+
+def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) -> dict[str, Path]:
+    """A pool that the verifier has judged, and the data it comes from."""
+    folder.mkdir()
+    verifier = Verifier()
+    made: list[Judgement] = []
+    for p in prompts:
+        made += verifier.judge(p, [c for c in candidates if c.prompt_id == p.id])
+    save(folder / "prompts.parquet", prompts, Example)
+    save(folder / "candidates.parquet", candidates, Candidate)
+    save(folder / "judgements.parquet", made, Judgement)
+    others = [replace(prompt("with"), reference="Given."), replace(prompt("test"), split="test")]
+    save(folder / "examples.parquet", [*prompts, *others], Example)
+    return {"judged": folder, "data": folder}
+
+
+def made(folder: Path, inputs: dict[str, Path], **changes: Any) -> tuple[dict[str, Example], dict[str, Any]]:
+    cfg: Select = replace(settings(*TINY).select, validation_fraction=0.0, **changes)
+    folder.mkdir()
+    metrics = select.run(cfg, inputs, Work(folder, lambda m, s: None))
+    return {e.id: e for e in load(folder / "examples.parquet", Example)}, metrics
+
+
+def test_the_likeliest_answer_that_passes_is_the_demonstration(tmp_path: Path) -> None:
+    pool = [
+        answer("a", GOOD, -24.0),
+        answer("a", LIKELIER.replace(",", ""), -22.0),
+        answer("a", LIKELIER, -10.0),  # has a comma
+        answer("a", GOOD + " It does", -9.0, "length"),
+        answer("b", "Yes, no.", -20.0),
+    ]
+    found, metrics = made(tmp_path / "out", judged(tmp_path / "pool", [prompt("a"), prompt("b")], pool))
+    assert found.keys() == {"a", "with", "test"}, "what has a reference stays, what got none goes"
+    assert found["a"].reference == LIKELIER.replace(",", "")
+    assert found["a"].source == "selected"
+    assert found["with"].reference == "Given."
+    assert metrics["refused"] == {"scores below select.min_score": 2, "is not finished": 1}
+    assert metrics["selected"] == 1
+
+
+def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> None:
+    prompts = [prompt(f"p{i}") for i in range(6)] + [prompt("other", task="other")]
+    inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
+    found, metrics = made(tmp_path / "out", inputs, max_per_task=2)
+    assert sorted(e.task for e in found.values() if e.source == "selected") == ["no_commas"] * 2 + ["other"]
+    assert metrics["refused"] == {"is of a task that has enough": 4}
+    none = judged(tmp_path / "none", [prompt("a")], [answer("a", "No, never.")])
+    with pytest.raises(UserError, match=r"no answer is good enough to learn from \(1 scores below select.min_score\)"):
+        made(tmp_path / "nothing", none)
+
+
+def test_some_answers_are_held_out_whatever_else_there_is(tmp_path: Path) -> None:
+    prompts = [prompt(f"p{i}") for i in range(60)]
+    inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
+    cfg: Select = replace(settings(*TINY).select, max_per_task=60, validation_fraction=0.3)
+    whole, _ = select.best(cfg, inputs["judged"])
+    splits = {e.id: e.split for e in whole}
+    assert 8 < sum(split == "validation" for split in splits.values()) < 28
+    fewer = judged(tmp_path / "fewer", prompts[:20], [answer(p.id, GOOD) for p in prompts[:20]])
+    assert {e.id: e.split for e in select.best(cfg, fewer["judged"])[0]}.items() <= splits.items()
+
+
+def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:
+    own = nodes(tmp_path, "sft.demonstrations=selected", "data.tasks.open_sft=40", "seeds=[1,2]")
+    assert own["sft"].inputs["data"] is own["select"]
+    assert own["sample_base"].inputs["policy"] is own["base"]
+    assert own["sft_seed_1"].inputs["data"].fingerprint == own["select"].fingerprint
+    assert own["answer_sft"].inputs["data"] is own["data"]
+    assert "select" not in nodes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.tasks.open_sft=40"], "open requests have no reference answers"),
+        (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
+        (["control=true", "rounds=2"], "control=true compares one round of DPO"),
+    ],
+)
+def test_what_cannot_be_selected_is_refused(overrides: list[str], told: str) -> None:
+    assert told in refused(*TINY, *overrides)
+
+
+@pytest.fixture(scope="module")
+def controlled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The tiny chain with its control, evaluated."""
+    root = tmp_path_factory.mktemp("controlled") / "outputs"
+    shutil.copytree(built, root, symlinks=True)
+    build(root, CONTROL, "stage=eval")
+    return Chain(root)
+
+
+def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) -> None:
+    pairs = [p for p in load(controlled.folder("pairs", CONTROL) / "pairs.parquet", Pair) if p.split == "train"]
+    given = load(controlled.folder("select_control", CONTROL) / "examples.parquet", Example)
+    rows = [e for e in given if e.split == "sft"]
+    assert [(e.id, e.reference) for e in rows] == [(p.id, p.chosen[0]["content"]) for p in pairs]
+    control, dpo = (read_manifest(controlled.folder(name, CONTROL)) for name in ("control", "dpo"))
+    assert control["metrics"]["steps"] == dpo["metrics"]["steps"]
+    assert control["inputs"]["base"]["fingerprint"] == dpo["inputs"]["policy"]["fingerprint"]
+    blocks = [m["config"] for m in (control, dpo)]
+    orders = [Turns([p.id for p in pairs], b["batch_size"], b["seed"], "rows").epoch(0) for b in blocks]
+    assert orders[0] == orders[1]
+
+
+def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chain) -> None:
+    contracts = [controlled.folder(name, CONTROL) / "model" / "contract.json" for name in ("sft", "control")]
+    assert contracts[0].read_bytes() == contracts[1].read_bytes()
+    metrics = read_manifest(controlled.folder("eval", CONTROL))["metrics"]
+    assert metrics["pass_rate"].keys() == {"base", "sft", "control", "policy"}
+    assert {"control-sft", "policy-control"} <= metrics["delta"].keys()
+
+
+def test_where_nothing_passes_form_is_mended_and_marked(tmp_path: Path) -> None:
+    pool = [answer("a", LIKELIER), answer("b", "Nobody knows, really."), answer("c", GOOD)]
+    prompts = [prompt("a"), prompt("b"), prompt("c")]
+    found, metrics = made(tmp_path / "out", judged(tmp_path / "pool", prompts, pool), max_mended=4)
+    assert (found["a"].reference, found["a"].source) == (LIKELIER.replace(",", ""), "mended")
+    assert "b" not in found
+    assert found["c"].source == "selected"
+    assert (metrics["selected"], metrics["mended"]) == (2, 1)
