@@ -122,7 +122,7 @@ def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
     folder = next((built / "sft").glob("*/model"))
     model, terms = load_model(folder), contract.load(folder)
     examples = load(next((built / "sample").glob("*/prompts.parquet")), Example)[:20]
-    requests = [Request(e.id, e.messages, terms.prompt(e.messages), [1.3, 0.0, 0.7, 1.3], 0) for e in examples]
+    requests = [Request(e.id, e.messages, terms.prompt(e.messages), [2.0, 0.0, 0.7, 2.0], 0) for e in examples]
     together = complete(model, requests, rows=64, stop=terms.stop_ids[0])
     small = complete(model, requests[::-1], rows=3, stop=terms.stop_ids[0])
     alone = complete(model, requests[7:8], rows=1, stop=terms.stop_ids[0])

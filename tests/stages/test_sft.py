@@ -144,8 +144,8 @@ def test_exploding_gradients_stop_at_their_step() -> None:
 
 def test_a_short_wrecked_training_stops_before_its_last_checkpoint(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Five packed rows at a rate far too high: the loss climbs, finite, and no gradient explodes."""
-    cfg = block(packing=True, batch_size=1, max_length=2048, learning_rate=1.0)
-    with pytest.raises(UserError, match=r"diverged by step 5: the loss climbed, [\d.]+ → .*learning_rate \(now 1\)"):
+    cfg = block(packing=True, batch_size=1, max_length=2048, learning_rate=2.0)
+    with pytest.raises(UserError, match=r"diverged by step 5: the loss climbed, [\d.]+ → .*learning_rate \(now 2\)"):
         train(cfg, inputs, tmp_path / "sft")
     assert not (tmp_path / "sft" / "model").exists()
     assert not [*(tmp_path / "sft" / SCRATCH / "checkpoints").glob("checkpoint-*")]
