@@ -53,12 +53,12 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         contrasts = comparisons(judgements[prompt.id], candidates)
         sound = lambda c, of=prompt: not cfg.quality or (broken(of, c) is None and within(c, limits))
         usable, reason = admissible(contrasts, cfg, refused, sound)
-        if usable and cfg.max_per_task and of_task[prompt.task] >= cfg.max_per_task:
+        if usable and cfg.max_per_task and max(of_task[task] for task in prompt.tasks) >= cfg.max_per_task:
             usable, reason = [], "its task has pairs.max_per_task pairs"
         if not usable:
             without[reason] += 1
         chosen = select(usable, cfg, random.Random(f"{cfg.seed}/{prompt.id}"))
-        of_task[prompt.task] += len(chosen)
+        of_task.update(prompt.tasks * len(chosen))
         preferred = [(j.a, j.b, j.preference) for j in judgements[prompt.id] if j.preference]
         copies += len(preferred) - len(set(preferred))
         passed_over += len(usable) - len(chosen) if preferred else 0

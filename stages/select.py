@@ -80,10 +80,10 @@ def best(cfg: Select, judged: Path) -> tuple[list[Example], Counter[str]]:
     found, of_task = list[Example](), Counter[tuple[str, str]]()
     for prompt in sorted((prompts[i] for i in good | repaired), key=lambda e: content_id(e.id)):
         source, most = ("selected", cfg.max_per_task) if good[prompt.id] else ("mended", cfg.max_mended)
-        if of_task[source, prompt.task] == most:
+        if max(of_task[source, task] for task in prompt.tasks) >= most:
             refused["is of a task that has enough"] += len(good[prompt.id])
             continue
-        of_task[source, prompt.task] += 1
+        of_task.update((source, task) for task in prompt.tasks)
         found.append(demonstration(prompt, max(good[prompt.id] or repaired[prompt.id], key=likelihood), source, cfg))
     return found, refused
 

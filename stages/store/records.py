@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from stages.store.kept import WRONG_SHAPE, Damaged
 
 Message = dict[str, str]  # role, content
+AND = " + "  # between the kinds of constraint that a task names
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -67,6 +68,11 @@ class Example:
             ("checks", pa.list_(pa.struct([("kind", pa.string()), ("params", pa.string())]))),  # params as JSON
         ]
     )
+
+    @property
+    def tasks(self) -> list[str]:
+        """What `task` names: the family, or every kind of constraint of an open request."""
+        return self.task.split(AND)
 
     @property
     def conversation(self) -> list[Message]:

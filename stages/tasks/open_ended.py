@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from stages.config.errors import UserError
 from stages.config.schema import SPLIT_OF_GROUP
-from stages.store.records import Check, Example, content_id, prompt_id
+from stages.store.records import AND, Check, Example, content_id, prompt_id
 from stages.tasks.constraint import Constraint, Side, clash, known_constraints
 from stages.tasks.requests import Request, request
 
@@ -85,7 +85,7 @@ def example(group: str, asked: Request, kinds: list[Constraint], rng: random.Ran
         messages=messages,
         reference=None,
         source="open",
-        task=" + ".join(sorted(kind.name for kind in kinds)) or asked.act,
+        task=AND.join(sorted(kind.name for kind in kinds)) or asked.act,
         split=SPLIT_OF_GROUP[group],
         kind=kinds[0].area if len(kinds) == 1 else "several" if kinds else "request",
         group=group,

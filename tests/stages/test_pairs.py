@@ -307,3 +307,25 @@ def test_real_preferences_are_read(tmp_path: Path) -> None:
     assert metrics["judgements"] == 300
     made = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
     assert made["pairs"] == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)}) > 290
+
+
+def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> None:
+    names = [f"q{i}" for i in range(6)]
+    judged = pool(tmp_path / "pool", {q: [(candidate(q, "yes"), 1.0), (candidate(q, "no"), 0.0)] for q in names})
+    prompts = load(judged / "prompts.parquet", Example)
+    tasks = ["no_commas", "bold_parts + no_commas", "no_commas", "bold_parts", "bold_parts", "bold_parts"]
+    save(judged / "prompts.parquet", [replace(p, task=t) for p, t in zip(prompts, tasks, strict=True)], Example)
+    found, metrics = made(tmp_path / "out", block(max_per_task=2), judged)
+    assert len(found) == 3, "two of no_commas, of which one is of bold_parts too, and one more of bold_parts"
+    assert metrics["prompts_without_pair"] == {"its task has pairs.max_per_task pairs": 3}
+
+
+def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: Path) -> None:
+    loop = "The sea is wide. " * 6
+    told = {"q": [(candidate("q", loop), 1.0), (candidate("q", "The sea is wide, and the tides rise."), 0.5)]}
+    told["r"] = [(candidate("r", "The tides rise twice a day."), 1.0), (candidate("r", loop), 0.0)]
+    judged = pool(tmp_path / "pool", told)
+    assert len(made(tmp_path / "any", block(), judged)[0]) == 2
+    found, metrics = made(tmp_path / "good", block(quality=True), judged)
+    assert [chosen for chosen, _ in found] == ["The tides rise twice a day."]
+    assert metrics["prompts_without_pair"] == {"no better candidate keeps the rules of pairs.quality": 1}

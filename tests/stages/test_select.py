@@ -77,6 +77,11 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
     found, metrics = made(tmp_path / "out", inputs, max_per_task=2)
     assert sorted(e.task for e in found.values() if e.source == "selected") == ["no_commas"] * 2 + ["other"]
     assert metrics["refused"] == {"is of a task that has enough": 4}
+    both = [*prompts[:2], prompt("both", task="no_commas + bold_parts")]
+    pool = judged(tmp_path / "both", both, [answer(p.id, GOOD) for p in both])
+    assert made(tmp_path / "of both", pool, max_per_task=2)[1]["selected"] == 2, (
+        "a kind counts wherever it is asked for"
+    )
     none = judged(tmp_path / "none", [prompt("a")], [answer("a", "No, never.")])
     with pytest.raises(UserError, match=r"no answer is good enough to learn from \(1 scores below select.min_score\)"):
         made(tmp_path / "nothing", none)
