@@ -17,9 +17,13 @@ Draw = Callable[[random.Random, str], dict[str, Any]]  # the parameters of a con
 
 
 class Side(StrEnum):
+    """Where a kind is asked for. `aside`: nowhere, as the embedded start weights keep it in less than 5% or more than
+    80% of 40 answers, so that a test of it would tell little (`python -m tests.bench.kinds side=test`)."""
+
     train = "train"
     validation = "validation"
     test = "test"
+    aside = "aside"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Constraint:
     """A kind of constraint.
 
     name: of the kind, and of its check.
-    side: training, validation or test. A kind is on one side, whatever the prompt.
+    side: a kind is on one side, whatever the prompt.
     wordings: the ways to ask for it, with the parameters as slots.
     claims: what of an answer it decides. Two constraints that claim the same might contradict each other.
     holds: whether a stripped answer that is not empty keeps it, given the parameters.

@@ -43,7 +43,7 @@ def postscript(answer: str, marker: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "whole",
     """
     Give two different answers, with one line of six asterisks (******) between them.
@@ -59,7 +59,7 @@ def two_answers(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "end layout",
     """
     Sign your answer as {name}: the last line, below the text, is that name, alone or after a closing such as "Best,".
@@ -111,7 +111,7 @@ def rating(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "start layout",
     """
     Begin with a full date on a line of its own, like 12 May 2024, May 12, 2024 or 2024-05-12, and answer below it.
@@ -127,7 +127,7 @@ def dated(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "layout colons",
     """
     Include a line that begins with "Note:" and goes on with some text.
@@ -142,7 +142,7 @@ def side_note(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "end layout colons",
     """
     Below your answer, add a last line that begins with "Source:" and names where the information comes from.
@@ -157,7 +157,7 @@ def source_line(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "emphasis",
     """
     Use at least {count} emoji.

@@ -81,7 +81,7 @@ def capital_first_sentence(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "case end",
     """
     Write the very last word of the answer, which must have at least two letters, in capitals. Do not write every \
@@ -98,7 +98,7 @@ def last_word_capitals(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "case start",
     """
     Write the very first word of the answer, which must have at least two letters, in capitals. Do not write every \
@@ -117,7 +117,7 @@ def first_word_capitals(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "case",
     """
     Begin every word with a capital letter.
@@ -133,7 +133,7 @@ def capital_every_word(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "case words",
     """
     Use the word "{word}", and write it in capitals wherever it occurs.

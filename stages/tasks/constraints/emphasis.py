@@ -69,7 +69,7 @@ def first_sentence_bold(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "emphasis words",
     """
     Use the word "{word}" and put it in bold, with **double asterisks**, at least once.
@@ -86,7 +86,7 @@ def word_in_bold(answer: str, word: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "emphasis",
     """
     Put at least {count} words or terms in `backticks`, each in a pair of its own.
@@ -102,7 +102,7 @@ def inline_code(answer: str, count: int) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "emphasis layout",
     """
     Include at least {count} lines that begin with "> " and have text after it.
@@ -118,7 +118,7 @@ def quote_block(answer: str, count: int) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "emphasis",
     """
     Put at least {count} parts of the answer in italics with _single underscores_.

@@ -37,7 +37,7 @@ def start_phrase(answer: str, phrase: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "end",
     """
     Finish with this exact sentence, and write nothing after it: "{sentence}"
@@ -87,7 +87,7 @@ def last_word(answer: str, word: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "end questions",
     """
     End with a question to the reader, so that the last character of your answer is a question mark.
@@ -102,7 +102,7 @@ def end_question(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "end exclamations",
     """
     The last character of your answer must be an exclamation mark.
@@ -117,7 +117,7 @@ def end_exclamation(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "start end length",
     """
     Begin and end with the same sentence, word for word, and put at least one other sentence between.
@@ -133,7 +133,7 @@ def same_start_and_end(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "start layout",
     """
     Begin your answer with a number in digits, such as 3 or 2020; the number of a list item does not count.

@@ -91,7 +91,7 @@ def markdown_table(answer: str, count: int) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "start end",
     """
     Put your whole answer between one <{tag}> and one </{tag}>, with nothing before or after them.
@@ -114,7 +114,7 @@ def answer_tags(answer: str, tag: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "start end layout",
     """
     Put the whole answer in a fenced block: a line with ``` before it and a line with ``` after it.

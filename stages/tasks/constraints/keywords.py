@@ -96,7 +96,7 @@ def words_in_order(answer: str, words: list[str]) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "words",
     """
     Use the word "{word}" exactly {count} times.
@@ -128,7 +128,7 @@ def word_in_last_sentence(answer: str, word: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "words",
     """
     Include at least {count} numbers written in digits, such as 7 or 2020. The numbering of a list does not count.
@@ -159,7 +159,7 @@ def avoid_first_person(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "words layout",
     """
     Write at least two paragraphs, with a blank line between them, and use the word "{word}" in every one.

@@ -129,7 +129,7 @@ def question_answer(answer: str, count: int) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "whole",
     """
     Write the whole answer as a dialogue between {one} and {other}. They take turns, in at least {count} lines that \
@@ -190,7 +190,7 @@ def title_in_angles(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "layout start",
     """
     Begin with a line "Contents:" and under it a list of at least 2 items, bulleted or numbered. The text follows.
@@ -211,7 +211,7 @@ def table_of_contents(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "layout length",
     """
     Make every sentence a paragraph of its own, with blank lines between, and write at least 3 sentences.

@@ -101,7 +101,7 @@ def sentences_at_most(answer: str, count: int) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "length layout",
     """
     Write exactly {count} lines, each with some text on it; blank lines do not count.
@@ -135,7 +135,7 @@ def sentence_words_at_most(answer: str, count: int) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "length layout",
     """
     Write two or more paragraphs of exactly {count} sentences each, with a blank line between paragraphs.

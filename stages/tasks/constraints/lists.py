@@ -122,7 +122,7 @@ def items_short(answer: str, count: int) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "layout",
     """
     Include a bullet list of at least three items, in alphabetical order of their first words.
@@ -179,7 +179,7 @@ def items_with_colon(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "layout",
     """
     Include a bullet or numbered list of at least two items, and after it finish with a closing paragraph of prose: \

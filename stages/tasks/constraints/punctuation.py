@@ -113,7 +113,7 @@ def no_contractions(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "colons end",
     """
     Use exactly one ellipsis, written as "..." or as the single character "…".
@@ -144,7 +144,7 @@ def no_full_stops(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "brackets",
     """
     Use at least {count} dashes between words (" - ", "–" or "—"); hyphens inside a word do not count.

@@ -123,7 +123,7 @@ def thank_reader(answer: str) -> bool:
 
 
 @constraint(
-    Side.test,
+    Side.aside,
     "quotes",
     """
     Include at least {count} pieces of direct speech in double quotation marks, each of two words or more.
