@@ -46,7 +46,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             made the model worse.
     """
     base = inputs["base"] / "model"
-    if (base / "contract.json").exists():  # of a control, which starts from SFT
+    if cfg.control:  # it starts from SFT
         terms = contract.load(base)
     else:
         terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))

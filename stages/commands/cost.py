@@ -21,6 +21,7 @@ from stages.commands.tokens import (
     length_of,
     passes_of,
     split_of,
+    texts_of,
     tokens_of,
     trains_or_asks,
 )
@@ -116,12 +117,16 @@ class Past:
         )
 
     def lengths(self, node: Node, split: str) -> tuple[float, float]:
-        """Of rows that are still to be made: as those were that this base model was last trained on."""
+        """Of rows that are still to be made: as those were that this base model was last trained on, unless open
+        requests, whose answers are longer, are among them."""
+        usual = texts_of(next(n for n in node.lineage if n.stage == "data"), split)
+        if usual != TEXT:
+            return in_tokens(*usual)
         base = next(n.fingerprint for n in node.lineage if n.stage == "base")
         for m in reversed(self.of("sft")):
             if m["roots"].get("base") == base and (folder := self.folders.get(("data", m["roots"]["data"]))):
                 return length_of(folder, split)
-        return in_tokens(*TEXT)
+        return in_tokens(*usual)
 
     def longer(self, stage: str, settings: dict[str, Any], roots: dict[str, str], of_base: bool) -> tuple[float, bool]:
         """The tokens of the finished nodes most alike, as a multiple of what would have been expected of them; and

@@ -5,13 +5,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stages.config.schema import SPLIT_OF_GROUP
+from stages.config.schema import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.hardware.speed import DRAWN, GUESSED, TRAINED
 from stages.store.node import Node
 
 CHARACTERS = 4.0  # of a token
 TURNS = 8  # tokens of a prompt that are its template's
 TEXT = 100.0, 24.0  # characters of a generated prompt and of its answer, before there are any
+OPEN = 250.0, 400.0  # of an open request, which comes without an answer
 ROWS_READ = 10_000  # whose mean length stands for that of all
 PAIRS = ("reference", "dpo")  # stages whose rows are pairs
 
@@ -39,6 +40,15 @@ def generated(data: Node) -> dict[str, float]:
     return found
 
 
+def texts_of(data: Node, split: str) -> tuple[float, float]:
+    """Mean characters of a prompt and of an answer of generated tasks, before they are made."""
+    tasks = vars(data.config.tasks) if data.config.tasks else {}
+    rows = {group: tasks.get(group, 0) for group, its in SPLIT_OF_GROUP.items() if its == split}
+    asked = sum(count for group, count in rows.items() if group in OPEN_GROUPS)
+    share = asked / max(1, sum(rows.values()))
+    return tuple(share * a + (1 - share) * b for a, b in zip(OPEN, TEXT, strict=True))  # type: ignore[return-value]
+
+
 @cache
 def length_of(folder: Path, split: str | None = None) -> tuple[float, float]:
     """Mean tokens of a prompt and of an answer, by their characters: of a split of published data, or of pairs."""
@@ -47,7 +57,7 @@ def length_of(folder: Path, split: str | None = None) -> tuple[float, float]:
         found = [(row["prompt"], (said(row["chosen"]) + said(row["rejected"])) / 2) for row in rows]
     else:
         rows = texts(folder / "examples.parquet", ["messages", "reference"], [("split", "==", split)])
-        found = [(row["messages"], len(row["reference"] or "")) for row in rows]
+        found = [(row["messages"], OPEN[1] if row["reference"] is None else len(row["reference"])) for row in rows]
     if not found:
         return in_tokens(*TEXT)
     return in_tokens(fmean(said(prompt) for prompt, _ in found), fmean(answer for _, answer in found))

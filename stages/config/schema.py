@@ -113,6 +113,17 @@ SPLIT_OF_GROUP = {
 }
 
 
+OPEN_GROUPS = (
+    "open_test",
+    "unseen_kinds",
+    "unseen_areas",
+    "open_plain",
+    "open_validation",
+    "open_preference",
+    "open_sft",
+)
+
+
 DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # of a source that names none
 
 
@@ -232,6 +243,7 @@ class Training:
 class SFT(Training):
     train: bool = MISSING
     demonstrations: Demonstrations | None = None  # null: given
+    control: bool | None = computed(None)  # set by the pipeline: on chosen completions, from SFT
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
 

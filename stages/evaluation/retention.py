@@ -69,7 +69,7 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
     if not found:
         return {}
     corrected(found, 1 - cfg.confidence)
-    return {"claims": [asdict(c) for c in found], "sentence": sentence(found, cfg.models["policy"])}
+    return {"claims": [asdict(c) for c in found], "sentence": sentence(found, cfg.models)}
 
 
 def claim(cfg: Eval, what: str, against: str, policy: NDArray[Any], other: NDArray[Any], margin: float) -> Claim:
@@ -88,12 +88,13 @@ def corrected(found: list[Claim], alpha: float) -> None:
         c.holds = True
 
 
-def sentence(found: list[Claim], policy: str) -> str:
+def sentence(found: list[Claim], titles: dict[str, str]) -> str:
     """What a reader needs to know of the claims first."""
-    open_ones = [f"{c.what} (against {c.against})" for c in found if not c.holds]
-    if not open_ones:
-        return f"{policy} keeps what was there before: all {len(found)} claims of retention hold."
-    return f"Not shown to be kept by {policy}: {'; '.join(open_ones)}. {len(found) - len(open_ones)} others are."
+    not_shown = [f"{c.what} (against {titles[c.against]})" for c in found if not c.holds]
+    if not not_shown:
+        return f"{titles['policy']} keeps what was there before: all {len(found)} claims of retention hold."
+    held = f"{len(found) - len(not_shown)} of {len(found)} claims of retention hold."
+    return f"{held} Not shown to be kept by {titles['policy']}: {'; '.join(not_shown)}."
 
 
 def of_answers(

@@ -106,7 +106,7 @@ def chain(
 def as_control(cfg: Config) -> SFT:
     """SFT that does with the chosen completions alone what DPO does with pairs: as long, in the same order."""
     as_dpo = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
-    return replace(cfg.sft, **as_dpo | {"learning_rate": cfg.control_learning_rate, "packing": False})
+    return replace(cfg.sft, **as_dpo | {"learning_rate": cfg.control_learning_rate, "packing": False, "control": True})
 
 
 def evaluation(

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.errors import UserError
-from stages.config.schema import Training
+from stages.config.schema import SFT, Training
 from stages.store.work import Progress, Work
 
 EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence
@@ -94,7 +94,8 @@ def in_one_line(losses: Sequence[float], most: int = 8) -> str:
 
 
 def lower_rate(cfg: Training) -> str:
-    return f"Lower {type(cfg).__name__.lower()}.learning_rate (now {cfg.learning_rate:g})"
+    block = "control_" if isinstance(cfg, SFT) and cfg.control else f"{type(cfg).__name__.lower()}."
+    return f"Lower {block}learning_rate (now {cfg.learning_rate:g})"
 
 
 class Curves(TrainerCallback):

@@ -49,8 +49,10 @@ def test_many_claims_have_to_be_clearer_than_one() -> None:
     assert [c.holds for c in alone] == [True]
     assert [c.holds for c in both] == [False, False], "0.03 is above 0.05 / 2"
     assert [c.holds for c in three] == [True, True, True], "0.001 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05"
-    assert "Not shown to be kept by DPO: what (against sft)" in sentence(both, "DPO")
-    assert "all 3 claims" in sentence(three, "DPO")
+    titles = {"sft": "SFT", "policy": "DPO"}
+    told = "0 of 2 claims of retention hold. Not shown to be kept by DPO: what (against SFT); what (against SFT)."
+    assert sentence(both, titles) == told
+    assert "all 3 claims" in sentence(three, titles)
 
 
 def test_what_is_measured_of_an_answer() -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from stages.config.schema import SPLIT_OF_GROUP
+from stages.config.schema import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.store.records import Example
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import CONSTRAINTS, Side, clash, known_constraints
@@ -43,6 +43,11 @@ def test_a_prompt_asks_for_kinds_of_its_side_alone(examples: list[Example]) -> N
 def test_no_short_task_trains_a_kind_that_is_held_out() -> None:
     trained = {kind for f in known_families().values() if not f.unseen for kind in f.trains}
     assert trained <= {name for name, kind in known_constraints().items() if kind.side is Side.train}
+
+
+def test_every_group_of_open_requests_has_its_side() -> None:
+    assert {*SIDES} == {*OPEN_GROUPS}
+    assert {*TRAINED} <= {*SIDES}
 
 
 def test_prompts_differ_and_the_seed_decides_them(examples: list[Example]) -> None:
