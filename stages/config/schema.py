@@ -285,6 +285,7 @@ class Select:
     """Which judged candidates become examples, and how those of the base are drawn."""
 
     candidates_per_prompt: int = between(1, 10_000)
+    temperatures: list[float] = between(0, 100)
     max_new_tokens: int = between(1, 65_536)
     min_score: float = share()
     max_per_task: int = between(1, 1_000_000)

@@ -10,17 +10,24 @@ from stages.store.records import Example
 from stages.tasks.answers import sentences, words
 from stages.tasks.checks import known_checks, share_passed
 
+FEWEST = 4  # words of a sentence that says something
+
+
+def said(text: str) -> list[str]:
+    """Its sentences that have an end and say something: no heading, no label, none that was cut off."""
+    return [s for s in sentences(text) if s.rstrip("\"'”’)*_")[-1:] in set(".!?") and len(words(s)) >= FEWEST]
+
 
 def parts(text: str, count: int) -> list[str]:
     """Its sentences in so many parts of like length; fewer where it has fewer."""
-    said = sentences(text)
-    cuts = [round(i * len(said) / count) for i in range(count + 1)]
-    return [" ".join(said[a:b]) for a, b in pairwise(cuts) if a < b]
+    whole = said(text)
+    cuts = [round(i * len(whole) / count) for i in range(count + 1)]
+    return [" ".join(whole[a:b]) for a, b in pairwise(cuts) if a < b]
 
 
 def marked(text: str, count: int, marks: Iterator[str], between: str = "\n") -> str:
     """Its first sentences, each behind a mark of its own."""
-    return between.join(f"{next(marks)}{sentence}" for sentence in sentences(text)[:count])
+    return between.join(f"{next(marks)}{sentence}" for sentence in said(text)[:count])
 
 
 def counted(form: str) -> Iterator[str]:
@@ -30,7 +37,7 @@ def counted(form: str) -> Iterator[str]:
 def whole_sentences(text: str, count: int) -> str:
     """As many of its first sentences as have no more than so many words."""
     kept = list[str]()
-    for sentence in sentences(text):
+    for sentence in said(text):
         if len(words(" ".join([*kept, sentence]))) > count:
             break
         kept.append(sentence)
@@ -44,7 +51,7 @@ MENDS: dict[str, Callable[..., str]] = {
         f"{label}: {part}" for label, part in zip(labels, parts(text, len(labels)), strict=False)
     ),
     "words_at_most": whole_sentences,
-    "sentences_exactly": lambda text, count: " ".join(sentences(text)[:count]),
+    "sentences_exactly": lambda text, count: " ".join(said(text)[:count]),
     "bullets_exactly": lambda text, count: marked(text, count, counted("- ")),
     "numbered_exactly": lambda text, count: marked(text, count, counted("{}. ")),
     "lettered_items": lambda text, count: marked(text, count, counted("{1}) ")),
@@ -67,8 +74,10 @@ MENDS: dict[str, Callable[..., str]] = {
 
 
 def mended(prompt: Example, text: str) -> str | None:
-    """The answer with every constraint mended that it breaks; None where one cannot be, or where another check of the
-    prompt then fails."""
+    """The answer up to its last whole sentence, with every constraint mended that it breaks; None where one cannot be,
+    or where another check of the prompt then fails."""
+    ends = re.match(r"(?s).*[.!?}][\"'”’)*_]*", text)
+    text = ends[0] if ends else ""
     checks = {check.kind: check for check in prompt.checks}
     broken = {kind for kind, check in checks.items() if not known_checks()[kind](text.strip(), **check.params)}
     if not broken <= MENDS.keys():

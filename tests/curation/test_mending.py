@@ -44,5 +44,9 @@ def test_what_passes_stays_and_what_cannot_be_mended_is_none() -> None:
     e = prompt("no_commas", 0)
     fine = "The moon pulls on the water and so the tides rise."
     assert mended(e, fine) == fine
+    assert mended(e, fine + " It is") == fine, "a sentence that was cut off is no part of it"
     assert mended(e, "Nobody knows, really.") is None, "it is off topic"
     assert mended(prompt("address_by_name", 0), PLAIN) is None
+    assert mended(prompt("bullets_exactly", 0), "The tides:\n1.\n2.\nThe moon pulls on the") is None, (
+        "no whole sentence"
+    )
