@@ -177,12 +177,12 @@ def row(key: tuple[str, str], nodes: Nodes) -> Row:
     while waiting:  # the nearest first: of several rounds, the last is the one whose settings are shown
         for role, given in nodes[waiting.pop(0)][1]["inputs"].items():
             other = (given["stage"], given["fingerprint"])
-            if other in nodes and other not in lineage and "outside" not in role:
+            if other in nodes and other not in lineage and "outside" not in role and role != "retained":
                 lineage[other] = nodes[other][1]
                 waiting.append(other)
     settings: dict[str, str] = {}
     for m in lineage.values():
-        block = BLOCKS.get(str(m["stage"]), str(m["stage"]))
+        block = "control" if m["settings"].get("control") else BLOCKS.get(str(m["stage"]), str(m["stage"]))
         found = named({"version": m["version"], **m["settings"]}, {"version": m["version"], **m["config"]}, block)
         # Files of one name may differ: the first digits of a file's digest stand beside it.
         told = {key: name if name == shown(value) else f"{name} ({value[:6]})" for key, value, name in found}

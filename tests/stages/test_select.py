@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from stages import select
+from stages.commands import compare
 from stages.config.errors import UserError
 from stages.config.schema import Select
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
-from stages.store.store import read_manifest
+from stages.store.store import Store, read_manifest
 from stages.store.work import Work
 from stages.training.batches import Turns
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
@@ -157,3 +158,13 @@ def test_where_nothing_passes_form_is_mended_and_marked(tmp_path: Path) -> None:
     assert "b" not in found
     assert found["c"].source == "selected"
     assert (metrics["selected"], metrics["mended"]) == (2, 1)
+
+
+def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: Chain) -> None:
+    found = compare.row(
+        ("eval", controlled.folder("eval", CONTROL).name),
+        {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in Store(controlled.root).manifests()},
+    )
+    cfg = settings(*TINY, CONTROL)
+    assert found.settings["sft.learning_rate"] == f"{cfg.sft.learning_rate:g}"
+    assert found.settings["control.learning_rate"] == f"{cfg.control_learning_rate:g}"
