@@ -1,9 +1,12 @@
 """What a computing process keeps of the memory that its tensors leave."""
 
+import ctypes
 import platform
+import random
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,4 +73,53 @@ def test_where_addresses_count_as_memory_none_are_reserved(mode: str, tmp_path: 
 def test_memory_of_a_freed_tensor_serves_the_next_and_goes_back_in_the_end() -> None:
     """In a process of its own: what an allocator was once told stays."""
     code = f"from {__name__} import watch; watch()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def fragment(blocks: int) -> None:
+    """Leave free blocks of many sizes between small ones that stay, as a long training does."""
+    libc, draw = ctypes.CDLL(None), random.Random(0)
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    freed = []
+    for _ in range(blocks):
+        freed.append(libc.malloc(draw.randrange(150_000, 3_000_000)))
+        libc.malloc(2_000)
+    for block in freed:
+        libc.free(block)
+
+
+def seconds_of_tensors(count: int = 1000) -> float:
+    """Processor time of making so many tensors of many sizes, nine of them at once, none written to."""
+    import torch
+
+    draw, live, before = random.Random(1), list[torch.Tensor](), time.process_time()
+    for _ in range(count):
+        live.append(torch.empty(draw.randrange(200_000, 6_000_000), dtype=torch.uint8))
+        if len(live) > 8:
+            live.pop(draw.randrange(8))
+    return time.process_time() - before
+
+
+def after_another() -> None:
+    allocator.MADV_HUGEPAGE = allocator.MADV_NOHUGEPAGE  # pages that are quickly made
+    with allocator.keeping():
+        seconds_of_tensors()
+        fragment(4000)
+        slow = seconds_of_tensors()
+    before = resident()
+    with allocator.keeping():
+        seconds_of_tensors(50)
+        assert seconds_of_tensors() < slow / 4, "blocks that the first left are not searched by the second"
+        assert resident() < before + BYTES, "nor do they take memory again"
+        with allocator.keeping():  # of a stage within a stage, nobody takes what the outer one holds
+            assert seconds_of_tensors() < slow / 4
+
+
+@pytest.mark.skipif(allocator.OVERCOMMIT.read_text().strip() == "2", reason="nothing is reserved")
+def test_what_one_stage_leaves_in_pieces_does_not_slow_the_next() -> None:
+    code = f"from {__name__} import after_another; after_another()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
