@@ -55,9 +55,8 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
 
 def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Node) -> dict[str, Node]:
     """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept."""
-    asked = replace(cfg.sample, split=Split.sft, prompts=None, rounds=1)
-    for name in ("candidates_per_prompt", "temperatures", "max_new_tokens"):
-        setattr(asked, name, getattr(cfg.select, name))
+    drawn = {name: getattr(cfg.select, name) for name in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
+    asked = replace(cfg.sample, split=Split.sft, prompts=None, rounds=1, **drawn)
     pool = node("sample", asked, policy=base, data=data)
     judged = node("label", cfg.label, pool=pool)
     return {"sample_base": pool, "label_base": judged, "select": node("select", cfg.select, judged=judged, data=data)}

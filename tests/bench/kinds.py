@@ -32,14 +32,14 @@ FOLDER = ROOT / "outputs" / "bench" / "kinds"
 
 @dataclass
 class Settings:
-    """`model`: a model's folder. `temperature`: 0 is greedy. `side`: only kinds of this one."""
+    """`model`: a model's folder. `temperature`: 0 is greedy. `side`: only kinds of this one; empty: all."""
 
     model: str = "outputs/latest/base/model"
     prompts: int = 40
-    max_new_tokens: int = 160
+    max_new_tokens: int = 128
     temperature: float = 0.0
     precision: str = "bf16"
-    side: str = ""
+    side: str = "test"
     seed: int = 20261114
 
 

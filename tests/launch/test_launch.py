@@ -42,8 +42,11 @@ def running(pattern: str) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-def wait_for(what: object, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+PATIENCE = 300  # s: a machine with other work takes several times as long
+
+
+def wait_for(what: object) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not what():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -123,7 +126,7 @@ def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
     assert "libtorch" not in Path(f"/proc/{parent.pid}/maps").read_text(), "the workers alone load it"
     assert "libtorch" in Path(f"/proc/{workers[1]}/maps").read_text()
     os.kill(workers[1], signal.SIGKILL)
-    _, told = parent.communicate(timeout=60)
+    _, told = parent.communicate(timeout=PATIENCE)
     assert parent.returncode != 0
     assert "error: a process was killed" in told
     assert not running(f"stages.launch.worker {partial}")
@@ -201,8 +204,8 @@ def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
     parent.wait()
     for pid in running(f"stages.launch.agent {partial}"):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not running(f"stages.launch.worker {partial}"), 10)  # nobody works without the lock
-    wait_for(lambda: not store.is_locked("sft", node.fingerprint), 10)
+    wait_for(lambda: not running(f"stages.launch.worker {partial}"))  # nobody works without the lock
+    wait_for(lambda: not store.is_locked("sft", node.fingerprint))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
         subprocess.Popen([*line, f"launch.node_rank={rank}"], cwd=ROOT, stderr=told, stdout=told, text=True)
         for rank in (1, 0)
     ]
-    ends = [process.communicate(timeout=120) for process in pair]
+    ends = [process.communicate(timeout=PATIENCE) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], ends
     assert "joining as node 1 of 2" in ends[0][0] + ends[0][1]
     manifest = chain.manifest("dpo")

@@ -42,7 +42,7 @@ def kill_when(reached: Callable[[], bool], root: Path, target: str, at_publish: 
     """Start a build in a process of its own and kill it as soon as `reached`."""
     process = multiprocessing.get_context("fork").Process(target=child, args=(root, target, at_publish))
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not reached():
         assert process.is_alive(), f"{target} was done before it could be killed"
         assert time.monotonic() < deadline
