@@ -73,7 +73,8 @@ def best(cfg: Select, judged: Path) -> tuple[list[Example], Counter[str]]:
             good[prompt.id].append(candidate)
             continue
         refused[reason] += 1
-        text = mended(prompt, candidate.text) if low and cfg.max_mended and not odd else None
+        mendable = cfg.max_mended and not odd and (low or reason == rules.UNFINISHED)
+        text = mended(prompt, candidate.text) if mendable else None
         whole = replace(candidate, text=text, finish_reason="stop") if text else None
         if whole and not rules.broken(prompt, whole):
             repaired[prompt.id].append(whole)

@@ -23,6 +23,7 @@ FUNCTION_WORDS = frozenset(
 FEWEST = 0.15  # share of function words in English prose; lists have fewer than others
 LATIN = 0.9  # share of letters that are from a to z
 UNUSUAL = 0.05  # share of candidates that are likelier, or less likely, than an answer to learn from is
+UNFINISHED = "is not finished"
 OTHER_LANGUAGE = "in_language"  # the check of an answer that is not meant to be English
 
 
@@ -52,7 +53,7 @@ def cut_short(text: str) -> bool:
 # Each with what breaks it.
 RULES: dict[str, Callable[[Example, Candidate], bool]] = {
     "says nothing": lambda prompt, c: not c.text.strip(),
-    "is not finished": lambda prompt, c: c.finish_reason != "stop" or cut_short(c.text),
+    UNFINISHED: lambda prompt, c: c.finish_reason != "stop" or cut_short(c.text),
     "says the same again and again": lambda prompt, c: loops(c.text),
     "echoes the request": lambda prompt, c: echoes(c.text, prompt.messages[-1]["content"]),
     "is in another language": lambda prompt, c: (
