@@ -72,6 +72,12 @@ def test_the_likeliest_answer_that_passes_is_the_demonstration(tmp_path: Path) -
     assert metrics["selected"] == 1
 
 
+def test_what_is_right_and_ran_out_of_tokens_ends_with_its_last_whole_sentence(tmp_path: Path) -> None:
+    pool = [answer("a", GOOD + " It does", -9.0, "length")]
+    found, metrics = made(tmp_path / "out", judged(tmp_path / "pool", [prompt("a")], pool), max_mended=1)
+    assert (found["a"].reference, found["a"].source, metrics["mended"]) == (GOOD, "mended", 1)
+
+
 def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> None:
     prompts = [prompt(f"p{i}") for i in range(6)] + [prompt("other", task="other")]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
