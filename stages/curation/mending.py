@@ -1,5 +1,5 @@
-"""A model's own answer with a constraint that it broke mended by code, and ended with a whole sentence where it ran out
-of tokens: demonstrations of what the model hardly ever does by itself. Only form is mended, from the answer's own
+"""A model's own answer with a constraint that it broke mended by code, and ended with a whole sentence where it ran
+out of tokens: demonstrations of what the model hardly ever does by itself. Only form is mended, from the answer's own
 sentences, and only of kinds that are trained."""
 
 import json
