@@ -149,7 +149,8 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
         if role not in models:
             raise UserError(f"{cfg.stage}.model={role}: this run has no such model, but {', '.join(models)}.")
         return [models[role]]
-    found = [node for node in nodes.values() if node.stage == cfg.stage]
+    mine = [node for node in nodes.values() if node.stage == cfg.stage]
+    found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
     if not found:
         why = "sft.demonstrations=selected and control=true have one"
         if cfg.stage != Target.select:

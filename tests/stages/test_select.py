@@ -12,6 +12,7 @@ from stages.commands import compare
 from stages.config.errors import UserError
 from stages.config.schema import Select
 from stages.labelers.verifier import Verifier
+from stages.pipeline.graph import targets
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.store import Store, read_manifest
 from stages.store.work import Work
@@ -146,6 +147,12 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
     blocks = [m["config"] for m in (control, dpo)]
     orders = [Turns([p.id for p in pairs], b["batch_size"], b["seed"], "rows").epoch(0) for b in blocks]
     assert orders[0] == orders[1]
+
+
+def test_sft_as_a_target_is_what_the_chain_starts_from_and_no_control(tmp_path: Path) -> None:
+    found = nodes(tmp_path, CONTROL, "seeds=[1]", "stage=sft")
+    cfg = settings(*TINY, CONTROL, "seeds=[1]", "stage=sft")
+    assert [n.fingerprint for n in targets(cfg, found)] == [found[k].fingerprint for k in ("sft_seed_1", "sft")]
 
 
 def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chain) -> None:
