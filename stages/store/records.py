@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.store.kept import WRONG_SHAPE, Damaged
@@ -240,16 +239,6 @@ def load(path: Path, kind: type[Record]) -> list[Record]:
             if "checks" in row:
                 row["checks"] = [Check(c["kind"], json.loads(c["params"])) for c in row["checks"]]
         return [kind(**row) for row in rows]
-    except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
-        raise Damaged(path, error) from error
-
-
-def list_lengths(path: Path, *columns: str) -> list[tuple[int, ...]]:
-    """How long the lists in these columns are, row by row, without reading what is in them. Raises Damaged for a file
-    that `save` did not write."""
-    try:
-        table = pq.read_table(path, columns=list(columns))
-        return list(zip(*(pc.list_value_length(table[name]).to_pylist() for name in columns), strict=True))
     except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
         raise Damaged(path, error) from error
 

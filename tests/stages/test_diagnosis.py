@@ -47,7 +47,7 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
 def findings(run: Evidence) -> list[Finding]:
     """All of them, as if enough pairs had been held out for accuracy to say something."""
     run = replace(run, dpo=run.dpo | {"held_out": 50})
-    found = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS)]
+    found = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
     assert None not in found
     return found
 
@@ -108,8 +108,8 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp
     helped = written(chain, tmp_path / "helped", 0.05, 0.1)
     assert helped.index('id="why"') > helped.index('id="answers"')
     assert all(page.count('id="why"') == 1 for page in (without, helped))
-    assert "The likeliest cause: there are too few optimizer steps" in without
-    assert "DPO helped. What stands out:" in helped
+    assert "The likeliest cause is that there are too few optimizer steps" in without
+    assert "DPO helped. What stands out is that there are" in helped
     block = helped[helped.index('id="why"') :]
     assert block.index("<details>") < block.index("<table>"), "folded"
 

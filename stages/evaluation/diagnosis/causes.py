@@ -10,7 +10,6 @@ from math import sqrt
 
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
-from stages.evaluation.outcomes import ENOUGH_PROMPTS, PRIMARY
 from stages.tasks.checks import share_passed
 
 ENOUGH = 8  # pairs to tell a share from a coin's
@@ -28,8 +27,8 @@ def sft_gain(run: Evidence) -> Finding:
         "SFT − base",
         100 * run.results["primary"]["sft-base"]["mean"],
         Normal(low=0, floor=-5),
-        "{:+.1f} points",
-        "the demo: +31 to +38",
+        "{:.1f} points",
+        "the demo: 31 to 38",
         below=Cause(
             "SFT itself passes less than the base, and DPO starts from there",
             "a lower sft.learning_rate, fewer sft.epochs, other demonstrations, or sft=none",
@@ -46,7 +45,7 @@ def cut_off(run: Evidence) -> Finding:
         SHARE,
         "the demo: 1% to 4%",
         above=Cause(
-            "rejected completions are unfinished ones: DPO learns what was cut off, not what is wrong",
+            "rejected completions are unfinished ones, so that DPO learns what was cut off, not what is wrong",
             "a higher sample.max_new_tokens; pairs.unfinished=drop",
         ),
         detail=f"{refused} more were better, and refused as chosen" if refused else "",
@@ -68,9 +67,9 @@ def longer(run: Evidence) -> Finding | None:
         Normal(0.25, 0.75, 0.1, 0.9),
         SHARE,
         "the demo: 31% to 33%; length bias: arXiv:2403.19159",
-        below=Cause("the shorter completion is chosen nearly always: DPO learns to be brief", other),
+        below=Cause("the shorter completion is nearly always chosen, so that DPO learns to be brief", other),
         above=Cause(
-            "the longer completion is chosen nearly always: DPO learns length",
+            "the longer completion is nearly always chosen, so that DPO learns length",
             f"{other}; dpo.loss_type=[sigmoid_norm] or dpo.trainer.ld_alpha",
         ),
         detail=told,
@@ -93,8 +92,8 @@ def agreement(run: Evidence) -> Finding | None:
         SHARE,
         "the demo: 100%; a coin: 50%",
         below=Cause(
-            "chosen completions pass their checks hardly more often than rejected ones: the labels are noise",
-            "another label= or label.own; look at pairs.parquet; label=verifier where prompts have checks",
+            "the labels are noise, as chosen completions are hardly better than rejected ones by their checks",
+            "label=verifier or another labeler; read some of pairs.parquet",
         ),
         detail=f"of {better + worse} pairs whose completions differ in that",
     )
@@ -135,7 +134,9 @@ def near_the_line(run: Evidence) -> Finding | None:
         Normal(high=0.25, ceiling=0.75),
         SHARE,
         "the demo: none, no margin below 0.33",
-        above=Cause("most pairs lie near the line: chosen is hardly better than rejected", "pairs.min_margin=0.25"),
+        above=Cause(
+            "most pairs lie near the line, where chosen is hardly better than rejected", "pairs.min_margin=0.25"
+        ),
         detail=f"mean margin {sum(margins) / len(margins):.2f}",
     )
 
@@ -143,7 +144,7 @@ def near_the_line(run: Evidence) -> Finding | None:
 def learning_rate(run: Evidence) -> Finding:
     steps, times = run.dpo["steps"], 1 if run.settings["adapter"] == "none" else ADAPTERS
     low, high = (times * reach / steps for reach in REACH)
-    usual = f"for {steps} steps dpo.learning_rate={sqrt(low * high):.0e}"
+    usual = f"dpo.learning_rate={sqrt(low * high):.0e} for {steps} steps"
     return Finding(
         "learning rate",
         run.settings["learning_rate"],
@@ -152,11 +153,11 @@ def learning_rate(run: Evidence) -> Finding:
         "for so many steps; rate × steps is 2e-4 to 3e-3 in the demo and in published runs from 0.4 to 8 billion "
         "parameters, ten times that for adapters",
         below=Cause(
-            "the learning rate is too low for so few steps: the policy never left the reference",
-            f"{usual}; or more pairs and dpo.epochs",
+            "the learning rate is too low for its steps, so that the policy never left the reference",
+            f"{usual}; more pairs, more dpo.epochs",
         ),
         above=Cause(
-            "the learning rate is too high: the policy is torn off the reference", f"{usual}, or fewer epochs"
+            "the learning rate is too high, which tears the policy off the reference", f"{usual}; fewer dpo.epochs"
         ),
         detail=f"over {steps} steps of {run.settings['batch_size']} pairs",
     )
@@ -173,9 +174,9 @@ def beta(run: Evidence) -> Finding:
         Normal.times(low, high),
         NUMBER,
         source,
-        below=Cause("beta is too low: nothing holds the policy near the reference", usual),
+        below=Cause("beta is too low, and nothing holds the policy near the reference", usual),
         above=Cause(
-            "beta is too high: it holds the policy at the reference, and pairs count as learnt at once", usual
+            "beta is too high, which holds the policy at the reference and counts pairs as learnt at once", usual
         ),
     )
 
@@ -200,7 +201,7 @@ def trained_pairs(run: Evidence) -> Finding:
         "the demo: 366 to 371; 176 showed no change (docs/tuning.md)",
         below=Cause(
             "there are too few pairs",
-            "data.tasks.preference, sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2",
+            "more data.tasks.preference, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2",
         ),
     )
 
@@ -214,30 +215,14 @@ def without_pair(run: Evidence) -> Finding:
         SHARE,
         "the demo: 62% to 63%",
         above=Cause(
-            "nearly no prompt gave a pair, so they are of a few prompts that are neither too easy nor too hard",
-            "sample.temperatures, sample.candidates_per_prompt, and what the reasons name",
+            "nearly no prompt gave a pair, so that they come from few prompts",
+            "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name",
         ),
         detail="; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
     )
 
 
-def test_prompts(run: Evidence) -> Finding | None:
-    primary = run.results["primary"]
-    low, high = primary[PRIMARY]["low"], primary[PRIMARY]["high"]
-    if low > 0 or high < 0:  # there were enough to see it
-        return None
-    return Finding(
-        "test prompts",
-        primary["prompts"],
-        Normal(low=ENOUGH_PROMPTS, floor=100),
-        COUNT,
-        "the demo: 800, which gives ±6 to ±7 points",
-        below=Cause("there are too few test prompts to see a change", "data.tasks.test, data.tasks.unseen_phrasings"),
-        detail=f"of {primary['tasks']} tasks: ±{50 * (high - low):.1f} points",
-    )
-
-
 CAUSES: list[Measure] = [
     *(sft_gain, cut_off, longer, agreement, contradictory, repeated, near_the_line),
-    *(learning_rate, beta, steps, trained_pairs, without_pair, test_prompts),
+    *(learning_rate, beta, steps, trained_pairs, without_pair),
 ]

@@ -1,9 +1,11 @@
 """What DPO did to the policy. None of it can be set: it shows in which direction a run went wrong, and where no cause
-is found, it is what there is to say. Held-out pairs are those that `pairs.validation_fraction` keeps out of training.
+is found, it is what there is to say. Last comes whether the evaluation could have seen a change at all. Held-out pairs
+are those that `pairs.validation_fraction` keeps out of training.
 """
 
 from stages.evaluation.diagnosis.evidence import Evidence
-from stages.evaluation.diagnosis.finding import NUMBER, SHARE, Cause, Finding, Measure, Normal
+from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
+from stages.evaluation.outcomes import ENOUGH_PROMPTS, PRIMARY
 
 ENOUGH_HELD_OUT = 20  # pairs: of fewer, accuracy is a coin's with luck
 LEARNT = 0.6  # accuracy on the pairs that it trains on, from which on it has learnt something of them
@@ -22,8 +24,8 @@ def accuracy(run: Evidence) -> Finding | None:
         SHARE,
         "the demo: 80% to 83%",
         below=Cause(
-            "what it learnt of the pairs says nothing of others: labels may be noise",
-            "look at pairs.parquet: would you choose the same? Fewer dpo.epochs, dpo.trainer.label_smoothing=0.1",
+            "what it learnt of its pairs says nothing of others, as if labels were noise",
+            "read some of pairs.parquet: would you choose the same? Fewer dpo.epochs, dpo.trainer.label_smoothing=0.1",
         ),
         detail=f"of {run.dpo['held_out']}; {learnt:.0%} where it trained",
     )
@@ -51,9 +53,9 @@ def risen(run: Evidence) -> Finding | None:
         "held-out loss, after over before",
         found[1] / found[0],
         Normal(high=1.05, ceiling=1.5),
-        NUMBER,
+        "{:.2f}",
         "the demo: 0.65 to 0.69",
-        above=Cause("the held-out loss rose: training went wrong, or too far", GENTLER),
+        above=Cause("the held-out loss rose, so that training went wrong or too far", GENTLER),
         detail=f"{found[0]:.3f} → {found[1]:.3f}",
     )
 
@@ -82,8 +84,8 @@ def margin(run: Evidence) -> Finding | None:
         Normal(0.1, 4, 0.01, 10),
         NUMBER,
         "the demo: 0.83 to 0.92; sigmoid of it is the probability that chosen is better (arXiv:2305.18290)",
-        below=Cause("margins are about 0: the policy does not tell chosen from rejected", BOLDER),
-        above=Cause("margins are saturated: nothing is left to learn of these pairs", GENTLER),
+        below=Cause("margins are about 0, so that the policy does not tell chosen from rejected", BOLDER),
+        above=Cause("margins are saturated, and nothing is left to learn of these pairs", GENTLER),
         detail="nats",
     )
 
@@ -125,17 +127,36 @@ def ends(run: Evidence) -> Finding:
 
 def length(run: Evidence) -> Finding:
     tokens = run.results["mean_tokens"]
-    why = "see which of a pair's completions is longer; pairs.max_length_ratio=1.2; a lower dpo.learning_rate"
+    advice = "pairs.max_length_ratio=1.2, so that length tells nothing; a lower dpo.learning_rate"
     return Finding(
         "length of answers, policy over SFT",
         tokens["policy"] / tokens["sft"],
         Normal(0.6, 1.5, 1 / 3, 3.0),
         NUMBER,
         "the demo: 0.77 to 1.36",
-        below=Cause("answers became much shorter", why),
-        above=Cause("answers became much longer", why),
+        below=Cause("answers became much shorter", advice),
+        above=Cause("answers became much longer", advice),
         detail=f"{tokens['sft']:.1f} → {tokens['policy']:.1f} tokens",
     )
 
 
+def test_prompts(run: Evidence) -> Finding | None:
+    primary = run.results["primary"]
+    low, high = primary[PRIMARY]["low"], primary[PRIMARY]["high"]
+    if low > 0 or high < 0:  # there were enough to see it
+        return None
+    return Finding(
+        "test prompts",
+        primary["prompts"],
+        Normal(low=ENOUGH_PROMPTS, floor=100),
+        COUNT,
+        "the demo: 800, which gives ±6 to ±7 points",
+        below=Cause(
+            "there are too few test prompts to see a change", "more data.tasks.test and data.tasks.unseen_phrasings"
+        ),
+        detail=f"of {primary['tasks']} tasks: ±{50 * (high - low):.1f} points",
+    )
+
+
 EFFECTS: list[Measure] = [accuracy, overfit, risen, reach, margin, displaced, ends, length]
+EVALUATION: list[Measure] = [test_prompts]

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.store.records import Example, Pair, list_lengths, load
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages.store.kept import WRONG_SHAPE, Damaged
+from stages.store.records import Example, Pair, load
 from stages.store.store import Manifest
 from stages.store.work import read_curves
 
@@ -45,7 +50,6 @@ def gather(
 ) -> Evidence:
     """The evidence of a report's inputs by role. `pairs`: those of its last round, as they are loaded already."""
     policy = nodes["eval"]["inputs"]["policy"]["stage"]
-    lengths = list_lengths(inputs["reference"] / "logprobs.parquet", "chosen_ids", "rejected_ids")
     return Evidence(
         label=nodes["label"]["metrics"],
         made=nodes["pairs"]["metrics"],
@@ -54,6 +58,21 @@ def gather(
         results=results,
         curve=read_curves(inputs[policy]),
         pairs=pairs,
-        lengths=[(chosen, rejected) for chosen, rejected in lengths],
+        lengths=token_counts(inputs["reference"] / "logprobs.parquet"),
         prompts={e.id: e for e in load(inputs["label"] / "prompts.parquet", Example)},
     )
+
+
+def token_counts(path: Path) -> list[tuple[int, int]]:
+    """Tokens of chosen and of rejected by pair, of a table of PairLogProbs, whose lists are not read: there may be
+    millions of numbers in them.
+
+    Raises:
+        Damaged: for a file that the stage did not write.
+    """
+    try:
+        table = pq.read_table(path, columns=["chosen_ids", "rejected_ids"])
+        chosen, rejected = (pc.list_value_length(column).to_pylist() for column in table.columns)
+        return list(zip(chosen, rejected, strict=True))
+    except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
+        raise Damaged(path, error) from error
