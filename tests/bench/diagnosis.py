@@ -2,7 +2,7 @@
 [KEY=VALUE …]`.
 
 All six are made in one store, beside the run that is as it should be, and share base, SFT and, but for the one whose
-completions are cut off, samples.
+completions are cut off, samples. Where that cuts is made for the demo, the recipe that this is for.
 """
 
 import json
