@@ -9,6 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.config.schema import Report
+from stages.evaluation.diagnosis.evidence import gather
+from stages.evaluation.diagnosis.ranking import diagnose
 from stages.pages import figures, seeds
 from stages.pages.environment import environment
 from stages.pages.side_by_side import side_by_side
@@ -29,6 +31,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     curves = [*figures.sft(read_curves(inputs["sft"])), *figures.preference(models["policy"], read_curves(policy))]
     curves += figures.calibration(models["policy"], held_out)
     runs = seeds.runs(inputs, nodes)
+    pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
+    why = diagnose(gather(inputs, nodes, results, pairs), models["policy"])
     page = environment().get_template("page.html.jinja")
     html = page.render(
         models=models,
@@ -42,7 +46,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         tokens=load_json(tokens, list) if tokens.exists() else [],
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],
-        pair=load(inputs["pairs"] / "pairs.parquet", Pair)[0],
+        pair=pairs[0],
+        why=why,
         warnings=[(role, warning) for role, m in nodes.items() for warning in m["warnings"]],
         lineage=[row(role, manifest) for role, manifest in nodes.items()],
         cost=Markup(figures.cost({role: m["wall_seconds"] for role, m in nodes.items()})),

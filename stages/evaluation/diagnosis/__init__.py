@@ -1,0 +1,1 @@
+"""Why did it not help? What was measured of a run, against what is normal."""

@@ -1,0 +1,227 @@
+"""What was given to DPO: the model it starts from, labels, pairs, settings, and how much of each. In the order of the
+pipeline, so that of two that are as far out the earlier comes first: it may have caused the later.
+
+"The demo" are this project's own runs: three seeds and two machines (docs/results.md), and what was tried on the way
+to its settings (docs/tuning.md).
+"""
+
+from collections import Counter
+from math import sqrt
+
+from stages.evaluation.diagnosis.evidence import Evidence
+from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
+from stages.tasks.checks import share_passed
+
+ENOUGH = 8  # pairs to tell a share from a coin's
+NEAR = 0.1  # a difference of scores: less than one check of ten
+
+# The learning rate times optimizer steps, for all weights; an adapter takes ten times as much (Schulman et al., "LoRA
+# Without Regret", 2025). The demo has 1.3e-3, the highest of docs/tuning.md 3e-3; published runs of 0.4 to 8 billion
+# parameters 2e-4 to 1e-3 (recipes zephyr_7b, smollm2_360m, tulu3_8b), with QLoRA 1e-2 (llama32_1b_qlora).
+REACH = 1e-4, 6e-3
+ADAPTERS = 10
+
+
+def sft_gain(run: Evidence) -> Finding:
+    return Finding(
+        "SFT − base",
+        100 * run.results["primary"]["sft-base"]["mean"],
+        Normal(low=0, floor=-5),
+        "{:.1f} points",
+        "the demo: 31 to 38",
+        below=Cause(
+            "SFT itself passes less than the base, and DPO starts from there",
+            "a lower sft.learning_rate, fewer sft.epochs, other demonstrations, or sft=none",
+        ),
+    )
+
+
+def cut_off(run: Evidence) -> Finding:
+    refused = run.made["unfinished"]["refused as chosen"]
+    return Finding(
+        "rejected completions that were cut off",
+        sum(p.rejected_finish_reason == "length" for p in run.pairs) / len(run.pairs),
+        Normal(high=0.1, ceiling=0.3),
+        SHARE,
+        "the demo: 1% to 4%",
+        above=Cause(
+            "rejected completions are unfinished ones, so that DPO learns what was cut off, not what is wrong",
+            "a higher sample.max_new_tokens; pairs.unfinished=drop",
+        ),
+        detail=f"{refused} more were better, and refused as chosen" if refused else "",
+    )
+
+
+def longer(run: Evidence) -> Finding | None:
+    unequal = [chosen > rejected for chosen, rejected in run.lengths if chosen != rejected]
+    if len(unequal) < ENOUGH:
+        return None
+    follows = run.label.get("length_correlation")
+    told = f"by {run.made['chosen_longer_by']:+.1f} tokens on average"
+    if follows is not None:
+        told += f"; score and length of candidates correlate by {follows:+.2f}"
+    other = "pairs.max_length_ratio=1.2, or a labeler that does not look at length"
+    return Finding(
+        "chosen longer than rejected",
+        sum(unequal) / len(unequal),
+        Normal(0.25, 0.75, 0.1, 0.9),
+        SHARE,
+        "the demo: 31% to 33%; length bias: arXiv:2403.19159",
+        below=Cause("the shorter completion is nearly always chosen, so that DPO learns to be brief", other),
+        above=Cause(
+            "the longer completion is nearly always chosen, so that DPO learns length",
+            f"{other}; dpo.loss_type=[sigmoid_norm] or dpo.trainer.ld_alpha",
+        ),
+        detail=told,
+    )
+
+
+def agreement(run: Evidence) -> Finding | None:
+    """Of labels with the prompts' own checks: 100% where these are the labeler."""
+    better = worse = 0
+    for pair in run.pairs:
+        if checks := run.prompts[pair.prompt_id].checks:
+            chosen, rejected = (share_passed(checks, side[0]["content"]) for side in (pair.chosen, pair.rejected))
+            better, worse = better + (chosen > rejected), worse + (chosen < rejected)
+    if better + worse < ENOUGH:
+        return None
+    return Finding(
+        "labels that agree with the prompts' checks",
+        better / (better + worse),
+        Normal(low=0.8, floor=0.6),
+        SHARE,
+        "the demo: 100%; a coin: 50%",
+        below=Cause(
+            "the labels are noise, as chosen completions are hardly better than rejected ones by their checks",
+            "label=verifier or another labeler; read some of pairs.parquet",
+        ),
+        detail=f"of {better + worse} pairs whose completions differ in that",
+    )
+
+
+def contradictory(run: Evidence) -> Finding:
+    told = {(p.prompt_id, p.chosen[0]["content"], p.rejected[0]["content"]) for p in run.pairs}
+    against = sum((p.prompt_id, p.rejected[0]["content"], p.chosen[0]["content"]) in told for p in run.pairs)
+    return Finding(
+        "pairs that another one contradicts",
+        against / len(run.pairs),
+        Normal(high=0.05, ceiling=0.25),
+        SHARE,
+        "the demo: none",
+        above=Cause("pairs contradict one another", "a labeler that says the same twice; one source of preferences"),
+    )
+
+
+def repeated(run: Evidence) -> Finding:
+    copies = Counter(p.id for p in run.pairs)
+    return Finding(
+        "pairs that repeat another one",
+        1 - len(copies) / len(run.pairs),
+        Normal(high=0.05, ceiling=0.25),
+        SHARE,
+        "the demo: none",
+        above=Cause("pairs repeat one another", "pairs.max_per_prompt=1; more prompts (data.tasks.preference)"),
+    )
+
+
+def near_the_line(run: Evidence) -> Finding | None:
+    margins = [p.margin for p in run.pairs if p.margin is not None]
+    if not margins:
+        return None
+    return Finding(
+        f"pairs whose scores differ by {NEAR:g} or less",
+        sum(margin <= NEAR for margin in margins) / len(margins),
+        Normal(high=0.25, ceiling=0.75),
+        SHARE,
+        "the demo: none, no margin below 0.33",
+        above=Cause(
+            "most pairs lie near the line, where chosen is hardly better than rejected", "pairs.min_margin=0.25"
+        ),
+        detail=f"mean margin {sum(margins) / len(margins):.2f}",
+    )
+
+
+def learning_rate(run: Evidence) -> Finding:
+    steps, times = run.dpo["steps"], 1 if run.settings["adapter"] == "none" else ADAPTERS
+    low, high = (times * reach / steps for reach in REACH)
+    usual = f"dpo.learning_rate={sqrt(low * high):.0e} for {steps} steps"
+    return Finding(
+        "learning rate",
+        run.settings["learning_rate"],
+        Normal.times(low, high),
+        NUMBER,
+        "for so many steps; rate × steps is 2e-4 to 3e-3 in the demo and in published runs from 0.4 to 8 billion "
+        "parameters, ten times that for adapters",
+        below=Cause(
+            "the learning rate is too low for its steps, so that the policy never left the reference",
+            f"{usual}; more pairs, more dpo.epochs",
+        ),
+        above=Cause(
+            "the learning rate is too high, which tears the policy off the reference", f"{usual}; fewer dpo.epochs"
+        ),
+        detail=f"over {steps} steps of {run.settings['batch_size']} pairs",
+    )
+
+
+def beta(run: Evidence) -> Finding:
+    of_means = "sigmoid_norm" in run.settings["loss_type"]  # of a mean over tokens, no sum
+    low, high = (1.0, 10.0) if of_means else (0.01, 0.5)
+    source = "arXiv:2411.15124: 5" if of_means else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
+    usual = f"dpo.beta={5 if of_means else 0.1}"
+    return Finding(
+        "beta",
+        run.settings["beta"],
+        Normal.times(low, high),
+        NUMBER,
+        source,
+        below=Cause("beta is too low, and nothing holds the policy near the reference", usual),
+        above=Cause(
+            "beta is too high, which holds the policy at the reference and counts pairs as learnt at once", usual
+        ),
+    )
+
+
+def steps(run: Evidence) -> Finding:
+    return Finding(
+        "optimizer steps",
+        run.dpo["steps"],
+        Normal(low=20, floor=8),
+        COUNT,
+        "the demo: 44 to 46",
+        below=Cause("there are too few optimizer steps", "a smaller dpo.batch_size, more dpo.epochs or more pairs"),
+    )
+
+
+def trained_pairs(run: Evidence) -> Finding:
+    ours = "more data.tasks.preference, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
+    given = "more rows under label.path; pairs=all with pairs.max_per_prompt=4"
+    return Finding(
+        "pairs trained on",
+        run.dpo["pairs"],
+        Normal(low=300, floor=50),
+        COUNT,
+        "the demo: 366 to 371; 176 showed no change (docs/tuning.md)",
+        below=Cause("there are too few pairs", given if run.label["labeler"] == "dataset" else ours),
+    )
+
+
+def without_pair(run: Evidence) -> Finding:
+    reasons = Counter(run.made["prompts_without_pair"])
+    return Finding(
+        "prompts that gave no pair",
+        reasons.total() / max(1, run.made["prompts"]),
+        Normal(high=0.75, ceiling=0.95),
+        SHARE,
+        "the demo: 62% to 63%",
+        above=Cause(
+            "nearly no prompt gave a pair, so that they come from few prompts",
+            "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name",
+        ),
+        detail="; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
+    )
+
+
+CAUSES: list[Measure] = [
+    *(sft_gain, cut_off, longer, agreement, contradictory, repeated, near_the_line),
+    *(learning_rate, beta, steps, trained_pairs, without_pair),
+]

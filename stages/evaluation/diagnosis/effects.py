@@ -1,0 +1,162 @@
+"""What DPO did to the policy. None of it can be set: it shows in which direction a run went wrong, and where no cause
+is found, it is what there is to say. Last comes whether the evaluation could have seen a change at all. Held-out pairs
+are those that `pairs.validation_fraction` keeps out of training.
+"""
+
+from stages.evaluation.diagnosis.evidence import Evidence
+from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
+from stages.evaluation.outcomes import ENOUGH_PROMPTS, PRIMARY
+
+ENOUGH_HELD_OUT = 20  # pairs: of fewer, accuracy is a coin's with luck
+LEARNT = 0.6  # accuracy on the pairs that it trains on, from which on it has learnt something of them
+GENTLER = "a lower dpo.learning_rate, a higher dpo.beta, fewer dpo.epochs"
+BOLDER = "a higher dpo.learning_rate, more dpo.epochs, a lower dpo.beta"
+
+
+def accuracy(run: Evidence) -> Finding | None:
+    found, learnt = run.held_out("rewards/accuracies"), run.trained("rewards/accuracies")
+    if found is None or learnt is None or learnt < LEARNT or run.dpo["held_out"] < ENOUGH_HELD_OUT:
+        return None
+    return Finding(
+        "reward accuracy on held-out pairs",
+        found[1],
+        Normal(low=0.6, floor=0.53),
+        SHARE,
+        "the demo: 80% to 83%",
+        below=Cause(
+            "what it learnt of its pairs says nothing of others, as if labels were noise",
+            "read some of pairs.parquet: would you choose the same? Fewer dpo.epochs, dpo.trainer.label_smoothing=0.1",
+        ),
+        detail=f"of {run.dpo['held_out']}; {learnt:.0%} where it trained",
+    )
+
+
+def overfit(run: Evidence) -> Finding | None:
+    found, learnt = run.held_out("rewards/accuracies"), run.trained("rewards/accuracies")
+    if found is None or learnt is None or run.dpo["held_out"] < ENOUGH_HELD_OUT:
+        return None
+    return Finding(
+        "reward accuracy, training over held out",
+        100 * (learnt - found[1]),
+        Normal(high=25, ceiling=40),
+        "{:+.0f} points",
+        "the demo: +10 to +14",
+        above=Cause("it learnt the training pairs by heart", f"more pairs; {GENTLER}"),
+    )
+
+
+def risen(run: Evidence) -> Finding | None:
+    found = run.held_out("loss")
+    if found is None:
+        return None
+    return Finding(
+        "held-out loss, after over before",
+        found[1] / found[0],
+        Normal(high=1.05, ceiling=1.5),
+        "{:.2f}",
+        "the demo: 0.65 to 0.69",
+        above=Cause("the held-out loss rose, so that training went wrong or too far", GENTLER),
+        detail=f"{found[0]:.3f} → {found[1]:.3f}",
+    )
+
+
+def reach(run: Evidence) -> Finding:
+    kl = run.results["kl"]["policy"]
+    return Finding(
+        "KL from SFT, nats per token",
+        kl["per_token"],
+        Normal(0.01, 0.6, 0.001, 2.0),
+        NUMBER,
+        "the demo: 0.26 to 0.28; 0.06 to 0.41 in what helped while tuning, 0.02 in what did not",
+        below=Cause("the policy stayed at the reference", BOLDER),
+        above=Cause("the policy is far from the reference", GENTLER),
+        detail=f"on {kl['answers']} of its answers",
+    )
+
+
+def margin(run: Evidence) -> Finding | None:
+    found = run.held_out("rewards/margins")
+    if found is None:
+        return None
+    return Finding(
+        "reward margin on held-out pairs",
+        found[1],
+        Normal(0.1, 4, 0.01, 10),
+        NUMBER,
+        "the demo: 0.83 to 0.92; sigmoid of it is the probability that chosen is better (arXiv:2305.18290)",
+        below=Cause("margins are about 0, so that the policy does not tell chosen from rejected", BOLDER),
+        above=Cause("margins are saturated, and nothing is left to learn of these pairs", GENTLER),
+        detail="nats",
+    )
+
+
+def displaced(run: Evidence) -> Finding | None:
+    chosen, rejected = run.held_out("logps/chosen"), run.held_out("logps/rejected")
+    if chosen is None or rejected is None:
+        return None
+    tokens = sum(count for count, _ in run.lengths) / len(run.lengths)
+    return Finding(
+        "log-prob of held-out chosen completions, change per token",
+        (chosen[1] - chosen[0]) / tokens,
+        Normal(low=-0.3, floor=-1),
+        "{:+.2f}",
+        "the demo: −0.02 to +0.02; likelihood displacement: arXiv:2402.13228, arXiv:2410.08847",
+        below=Cause(
+            "chosen completions became unlikely together with rejected ones",
+            "dpo.loss_type=[sigmoid,sft] with dpo.loss_weights=[1.0,0.2]; a lower dpo.learning_rate",
+        ),
+        detail=f"nats; per completion {chosen[1] - chosen[0]:+.1f}, of rejected {rejected[1] - rejected[0]:+.1f}",
+    )
+
+
+def ends(run: Evidence) -> Finding:
+    rate = run.results["stop_rate"]
+    return Finding(
+        "answers that end by themselves, policy − SFT",
+        100 * (rate["policy"] - rate["sft"]),
+        Normal(low=-3, floor=-15),
+        "{:+.1f} points",
+        "the demo: −0.5 to +2",
+        below=Cause(
+            "the policy no longer ends its answers",
+            "pairs.unfinished=drop, a higher sample.max_new_tokens, a lower dpo.learning_rate",
+        ),
+        detail=f"{rate['sft']:.1%} → {rate['policy']:.1%}",
+    )
+
+
+def length(run: Evidence) -> Finding:
+    tokens = run.results["mean_tokens"]
+    advice = "pairs.max_length_ratio=1.2, so that length tells nothing; a lower dpo.learning_rate"
+    return Finding(
+        "length of answers, policy over SFT",
+        tokens["policy"] / tokens["sft"],
+        Normal(0.6, 1.5, 1 / 3, 3.0),
+        NUMBER,
+        "the demo: 0.77 to 1.36",
+        below=Cause("answers became much shorter", advice),
+        above=Cause("answers became much longer", advice),
+        detail=f"{tokens['sft']:.1f} → {tokens['policy']:.1f} tokens",
+    )
+
+
+def test_prompts(run: Evidence) -> Finding | None:
+    primary = run.results["primary"]
+    low, high = primary[PRIMARY]["low"], primary[PRIMARY]["high"]
+    if low > 0 or high < 0:  # there were enough to see it
+        return None
+    return Finding(
+        "test prompts",
+        primary["prompts"],
+        Normal(low=ENOUGH_PROMPTS, floor=100),
+        COUNT,
+        "the demo: 800, which gives ±6 to ±7 points",
+        below=Cause(
+            "there are too few test prompts to see a change", "more data.tasks.test and data.tasks.unseen_phrasings"
+        ),
+        detail=f"of {primary['tasks']} tasks: ±{50 * (high - low):.1f} points",
+    )
+
+
+EFFECTS: list[Measure] = [accuracy, overfit, risen, reach, margin, displaced, ends, length]
+EVALUATION: list[Measure] = [test_prompts]

@@ -1,0 +1,78 @@
+"""What a run left behind of itself, as its diagnosis reads it: manifests, curves, pairs and results. No model is
+loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages.store.kept import WRONG_SHAPE, Damaged
+from stages.store.records import Example, Pair, load
+from stages.store.store import Manifest
+from stages.store.work import read_curves
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Metrics of `label`, `pairs` and `dpo`, the last with its `settings`; results of the evaluation.
+
+    `curve` holds the points of DPO's training, `lengths` tokens of chosen and of rejected by pair, `prompts` those of
+    the judged pool by id.
+    """
+
+    label: dict[str, Any]
+    made: dict[str, Any]
+    dpo: dict[str, Any]
+    settings: dict[str, Any]
+    results: dict[str, Any]
+    curve: list[dict[str, Any]]
+    pairs: list[Pair]
+    lengths: list[tuple[int, int]]
+    prompts: dict[str, Example]
+
+    def trained(self, metric: str) -> float | None:
+        """A metric's mean over the last quarter of the training steps; None where it was not logged."""
+        found = [point[metric] for point in self.curve if metric in point]
+        recent = found[-max(1, len(found) // 4) :]
+        return sum(recent) / len(recent) if recent else None
+
+    def held_out(self, metric: str) -> tuple[float, float] | None:
+        """A metric on held-out pairs before the first step and after the last; None where it was not evaluated."""
+        found = [point[f"eval_{metric}"] for point in self.curve if f"eval_{metric}" in point]
+        return (found[0], found[-1]) if len(found) > 1 else None
+
+
+def gather(
+    inputs: dict[str, Path], nodes: dict[str, Manifest], results: dict[str, Any], pairs: list[Pair]
+) -> Evidence:
+    """The evidence of a report's inputs by role. `pairs`: those of its last round, as they are loaded already."""
+    policy = nodes["eval"]["inputs"]["policy"]["stage"]
+    return Evidence(
+        label=nodes["label"]["metrics"],
+        made=nodes["pairs"]["metrics"],
+        dpo=nodes[policy]["metrics"],
+        settings=nodes[policy]["config"],
+        results=results,
+        curve=read_curves(inputs[policy]),
+        pairs=pairs,
+        lengths=token_counts(inputs["reference"] / "logprobs.parquet"),
+        prompts={e.id: e for e in load(inputs["label"] / "prompts.parquet", Example)},
+    )
+
+
+def token_counts(path: Path) -> list[tuple[int, int]]:
+    """Tokens of chosen and of rejected by pair, of a table of PairLogProbs, whose lists are not read: there may be
+    millions of numbers in them.
+
+    Raises:
+        Damaged: for a file that the stage did not write.
+    """
+    try:
+        table = pq.read_table(path, columns=["chosen_ids", "rejected_ids"])
+        chosen, rejected = (pc.list_value_length(column).to_pylist() for column in table.columns)
+        return list(zip(chosen, rejected, strict=True))
+    except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
+        raise Damaged(path, error) from error

@@ -1,0 +1,138 @@
+"""Why did it not help? Runs that are wrong on purpose, and what the report's block says of them."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from stages import report
+from stages.evaluation.diagnosis import causes, effects
+from stages.evaluation.diagnosis.evidence import Evidence, gather
+from stages.evaluation.diagnosis.finding import FAR, OUT, Finding, Normal
+from stages.evaluation.diagnosis.ranking import diagnose
+from stages.store.records import Pair, load
+from stages.store.store import manifest_of
+from stages.store.work import Work
+from tests.bench.diagnosis import named, plants
+from tests.helpers import CHROMIUM, TINY, Chain, browse, composed, nodes, settings
+
+# Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
+RIGHT = (*TINY, "dpo.learning_rate=3e-4", "pairs=random", "pairs.max_per_prompt=4")
+
+
+def evidence(chain: Chain, *overrides: str) -> Evidence:
+    inputs = {role: chain.folder(role, *overrides) for role in nodes(chain.root, *overrides)["report"].inputs}
+    manifests = {role: manifest_of(folder) for role, folder in inputs.items()}
+    results = json.loads((inputs["eval"] / "results.json").read_text())
+    return gather(inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair))
+
+
+def test_the_planted_cause_of_six_runs_is_named_first(chain: Chain) -> None:
+    planted = {plant.name: plant.finding for plant in plants(settings(*RIGHT))}
+    first = {p.name: named(chain.root, [*RIGHT, *p.overrides])[0] for p in plants(settings(*RIGHT), cut=2)}
+    assert first == planted
+    assert not {*planted.values()} & {*named(chain.root, [*RIGHT])}, "nor is it named where nothing was planted"
+
+
+def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
+    normal = Normal.times(1.0, 8.0, 2.0)
+    severities = {0.5: FAR, 0.7: OUT, 1.0: 0, 8.0: 0, 9.0: OUT, 16.0: FAR}
+    assert {value: normal.severity(value) for value in severities} == severities
+    assert Normal(high=0.1).severity(0.9) == OUT, "no value of this is a cause by itself"
+
+
+def findings(run: Evidence) -> list[Finding]:
+    """All of them, as if enough pairs had been held out for accuracy to say something."""
+    run = replace(run, dpo=run.dpo | {"held_out": 50})
+    found = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
+    assert None not in found
+    return found
+
+
+def test_every_range_has_a_cause_for_each_side_on_which_it_ends(chain: Chain) -> None:
+    found = findings(evidence(chain))
+    for finding in found:
+        assert (finding.below is not None) == (finding.normal.low is not None), finding.what
+        assert (finding.above is not None) == (finding.normal.high is not None), finding.what
+    assert len({f.what for f in found}) == len(found)
+
+
+def test_a_key_that_is_told_to_be_tried_can_be_typed(chain: Chain) -> None:
+    said = [cause.advice for f in findings(evidence(chain)) for cause in (f.below, f.above) if cause]
+    key = re.compile(r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=[^\s;]*[^\s;,.])?")
+    typed = {*key.findall(" ; ".join(said))}
+    assert len(typed) > 15
+    for name, value in typed:
+        if value:
+            settings(*TINY, name + value)
+        elif not name.startswith("dpo.trainer."):
+            assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
+
+
+def test_pairs_that_contradict_or_repeat_one_another_are_counted(chain: Chain) -> None:
+    run = evidence(chain)
+    turned = [replace(p, id=f"{p.id}-", chosen=p.rejected, rejected=p.chosen) for p in run.pairs]
+    assert causes.contradictory(replace(run, pairs=run.pairs)).value == 0
+    assert causes.contradictory(replace(run, pairs=[*run.pairs, *turned])).value == 1
+    assert causes.repeated(run).value == 0
+    assert causes.repeated(replace(run, pairs=[*run.pairs, *run.pairs])).value == 0.5
+
+
+def test_labels_are_held_against_checks_where_there_are_some(chain: Chain) -> None:
+    run = evidence(chain)
+    found = causes.agreement(run)
+    assert found is not None
+    assert found.value == 1, "here the checks are the labeler"
+    bare = {name: replace(e, checks=[]) for name, e in run.prompts.items()}
+    assert causes.agreement(replace(run, prompts=bare)) is None
+
+
+def written(chain: Chain, folder: Path, low: float, high: float) -> str:
+    """The report of a chain whose policy − SFT has this interval."""
+    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+    path = inputs["eval"] / "results.json"
+    results = json.loads(path.read_text())
+    results["primary"]["policy-sft"] |= {"low": low, "high": high}
+    path.write_text(json.dumps(results))
+    folder.mkdir()
+    report.run(settings(*TINY).report, inputs, Work(folder, lambda m, s: None))
+    return (folder / "report.html").read_text()
+
+
+def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp_path: Path) -> None:
+    without = written(chain, tmp_path / "without", -0.1, 0.1)
+    assert without.index('id="why"') < without.index('id="results"')
+    helped = written(chain, tmp_path / "helped", 0.05, 0.1)
+    assert helped.index('id="why"') > helped.index('id="answers"')
+    assert all(page.count('id="why"') == 1 for page in (without, helped))
+    assert "The likeliest cause is that there are too few optimizer steps" in without
+    assert "DPO helped. What stands out is that there are" in helped
+    block = helped[helped.index('id="why"') :]
+    assert block.index("<details>") < block.index("<table>"), "folded"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_measured_value_is_inside_the_window(width: int, chain: Chain, tmp_path: Path) -> None:
+    html = written(chain, tmp_path / "page", -0.1, 0.1)
+    cells = "[...document.querySelectorAll('#why td, #why th')]"
+    sees = f"{cells}.every(c => c.getBoundingClientRect().right <= innerWidth)"
+    page = tmp_path / "page" / "report.html"
+    probe = f"<script>document.title = {sees} ? `sees ${{{cells}.length}}` : 'cut off'</script>"
+    page.write_text(html.replace("</body>", probe + "</body>"))
+    dom = browse(page, tmp_path, f"--window-size={width},900", "--dump-dom")
+    assert int(re.findall(r"<title>sees (\d+)</title>", dom)[0]) > 20
+
+
+def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) -> None:
+    run = evidence(chain)
+    primary = run.results["primary"]
+    fine = {"prompts": 800} | {name: primary[name] for name in primary if name != "prompts"}
+    enough = replace(run, dpo=run.dpo | {"steps": 44, "pairs": 370}, results=run.results | {"primary": fine})
+    enough = replace(enough, settings=run.settings | {"learning_rate": 3e-5}, curve=[])
+    said = diagnose(enough, "DPO")
+    assert not said.found
+    assert said.sentence.startswith("Nothing that was measured is out of its normal range. A change of less than")
