@@ -1,5 +1,5 @@
-"""What an answer must be beside right, to be learnt from: finished, in its language, no echo, no loop, and written as
-its model writes."""
+"""What an answer must be beside right, to be learnt from: finished, in its language, no echo, no loop, no refusal, and
+written as its model writes."""
 
 import re
 from collections import Counter
@@ -50,12 +50,30 @@ def cut_short(text: str) -> bool:
     return bool(re.search(r"(,|\n\s*([-*•]|\d+[.)]|#+))\s*$", text))
 
 
+# What is asked for here, anybody may answer: a model that speaks of what it is, or of what it cannot do, evades.
+REFUSAL = re.compile(
+    r"\bas an? ([\w-]+ ){0,3}(AI|assistant|language model|chatbot)\b"
+    r"|\bI('m| am) (unable|not (able|capable|equipped|designed|programmed)) to\b"
+    r"|\bI do(n't| not) have the (ability|capability|capacity|means) to\b",
+    flags=re.IGNORECASE,
+)
+REGRET = re.compile(r"\bI('m| am) (\w+ )?(sorry|afraid)\b|\bI apologi[sz]e\b|\bapologies\b", flags=re.IGNORECASE)
+BEGINNING = 80  # characters: a letter may well regret something further down
+
+
+def refuses(text: str) -> bool:
+    """Whether an answer says, instead of answering, that it cannot, or what it is."""
+    plain = text.replace("’", "'")
+    return bool(REFUSAL.search(plain) or REGRET.search(plain[:BEGINNING]))
+
+
 # Each with what breaks it.
 RULES: dict[str, Callable[[Example, Candidate], bool]] = {
     "says nothing": lambda prompt, c: not c.text.strip(),
     UNFINISHED: lambda prompt, c: c.finish_reason != "stop" or cut_short(c.text),
     "says the same again and again": lambda prompt, c: loops(c.text),
     "echoes the request": lambda prompt, c: echoes(c.text, prompt.messages[-1]["content"]),
+    "refuses": lambda prompt, c: refuses(c.text),
     "is in another language": lambda prompt, c: (
         foreign(c.text) and all(check.kind != OTHER_LANGUAGE for check in prompt.checks)
     ),

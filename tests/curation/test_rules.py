@@ -28,6 +28,7 @@ def candidate(text: str, finish_reason: str = "stop", logprob: float | None = -3
         '{"title": "Tides", "summary": "The moon pulls on the water, which rises and falls twice a day."}',
         "Moon.",
         "THE MOON PULLS ON THE WATER OF THE SEA AND THE WATER RISES, WHICH IS CALLED HIGH TIDE.",
+        "Dear Ann,\n\nthe moon pulls on the sea, and so the water rose when we were out. I am sorry for it.",
         "# Tides\n\nThey rise when the moon is near, and fall when it is not.\n\nP.S. Bring boots.",
     ],
 )
@@ -46,6 +47,9 @@ def test_a_plain_answer_breaks_no_rule(text: str) -> None:
         ("The sea rises.\nThe sea rises.\nThe sea rises.\nThen it falls.", "stop", "says the same again and again"),
         (REQUEST, "stop", "echoes the request"),
         ("Sure! " + REQUEST, "stop", "echoes the request"),
+        ("I’m so sorry, but the tides are not what I am here for.", "stop", "refuses"),
+        ("Tides? As a helpful AI assistant, I love the sea, which rises and falls.", "stop", "refuses"),
+        ("The moon is far away. I don't have the ability to see the sea.", "stop", "refuses"),
         (
             "La luna atrae el agua del mar hacia arriba, y cuando la fuerza cambia baja otra vez durante horas.",
             "stop",
