@@ -25,11 +25,7 @@ def strip(samples: list[Sample]) -> dict[str, Any]:
     """A prompt with its answers in the order of the steps. An answer that stays is there once, with its first and last
     step."""
     stays = [[*same] for _, same in groupby(samples, key=lambda s: (s.answer, s.finish_reason))]
-    answers = [
-        {"first": same[0].step, "last": same[-1].step, "text": same[0].answer, "cut": same[0].finish_reason == "length"}
-        for same in stays
-    ]
-    return {"prompt": samples[0].prompt, "answers": answers}
+    return {"prompt": samples[0].prompt, "answers": [{"first": same[0], "last": same[-1].step} for same in stays]}
 
 
 def start(nodes: dict[str, Manifest], name: str) -> str:
@@ -37,6 +33,6 @@ def start(nodes: dict[str, Manifest], name: str) -> str:
     the reference."""
     reference, begun = nodes[name]["inputs"].get("reference"), nodes[name]["inputs"].get("policy")
     if not (reference and begun):
-        return "before training"
+        return "the model before training"
     anchor = next(m for m in nodes.values() if m["fingerprint"] == reference["fingerprint"])["inputs"]["reference"]
-    return "the reference" if anchor["fingerprint"] == begun["fingerprint"] else "before training"
+    return "the reference" if anchor["fingerprint"] == begun["fingerprint"] else "the model before training"

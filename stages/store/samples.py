@@ -12,8 +12,8 @@ from stages.store.work import SAMPLES
 
 @dataclass
 class Sample:
-    """The greedy answer to one prompt after `step` steps. `id` names the prompt by its content; `finish_reason` is stop
-    or length, as of a candidate."""
+    """The greedy answer to one prompt after `step` steps. `id` names the prompt by its content; `finish_reason` is
+    stop or length, as of a candidate."""
 
     step: int
     id: str

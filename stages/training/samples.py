@@ -28,9 +28,7 @@ class Samples(TrainerCallback):
     lie whole in no process; then nothing is sampled.
     """
 
-    def __init__(
-        self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], terms: Contract, out: Work
-    ):
+    def __init__(self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], terms: Contract, out: Work):
         self.trainer, self.cfg, self.terms, self.out = trainer, cfg, terms, out
         whole = cfg.runtime.sharding is Sharding.none
         self.requests = first_by_content(held_out, cfg.runtime.samples, terms) if whole and out.main else []

@@ -28,7 +28,7 @@ def answered(*answers: tuple[int, str], id: str = "a") -> list[Sample]:
 
 def test_an_answer_that_stays_is_shown_once() -> None:
     found = strip(answered((0, "A wren."), (4, "A wren."), (8, "A finch."), (12, "A wren.")))
-    assert [(a["first"], a["last"], a["text"]) for a in found["answers"]] == [
+    assert [(a["first"].step, a["last"], a["first"].answer) for a in found["answers"]] == [
         (0, 4, "A wren."), (8, 8, "A finch."), (12, 12, "A wren."),
     ]  # fmt: skip
 
@@ -40,7 +40,7 @@ def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> No
     for title, stage in (("SFT", "sft"), ("DPO", "dpo")):
         samples = read_samples(inputs[stage])
         assert len(found[title]["prompts"]) == len({s.id for s in samples})
-        shown = {a["text"] for its in found[title]["prompts"] for a in its["answers"]}
+        shown = {a["first"].answer for its in found[title]["prompts"] for a in its["answers"]}
         assert shown == {s.answer for s in samples}
     (inputs["sft"] / SAMPLES).unlink()
     assert [model["title"] for model in strips(inputs, manifests, models)] == ["DPO"], "of an earlier version, or 0"
@@ -48,10 +48,10 @@ def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> No
 
 def test_step_0_is_the_reference_only_where_the_policy_begins_as_it(chain: Chain) -> None:
     _, manifests, _ = given(chain)
-    assert start(manifests, "sft") == "before training"
+    assert start(manifests, "sft") == "the model before training"
     assert start(manifests, "dpo") == "the reference"
     manifests["dpo"]["inputs"]["policy"]["fingerprint"] = "0" * 12  # a second round of dpo.reference=sft
-    assert start(manifests, "dpo") == "before training"
+    assert start(manifests, "dpo") == "the model before training"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_what_a_model_said_is_escaped(page: Path, chain: Chain) -> None:
     assert "&lt;script&gt;" in section
     assert "{{ 7 * 7 }}" in section
     inputs, _, _ = given(chain)
-    cards = re.findall(r'<div class="card"><p class="note">step (\d+)', section)
+    cards = re.findall(r'<div class="card"><span class="note">step (\d+)', section)
     assert {*map(int, cards)} <= {s.step for stage in ("sft", "dpo") for s in read_samples(inputs[stage])}
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from stages import dpo, sft
-from stages.config.choices import Adapter, Checkpointing, Forward, Precision
+from stages.config.choices import Adapter, Checkpointing, Forward, Precision, Sharding
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.packing import attention_of, pack_pairs
@@ -21,7 +21,7 @@ from stages.samplers.sampler import Request
 from stages.store.samples import Sample, append_samples, read_samples
 from stages.store.store import Store, digest_of
 from stages.store.work import SAMPLES, Work
-from stages.training.samples import first_by_content
+from stages.training.samples import Samples, first_by_content
 from tests.helpers import Chain, nodes, settings
 
 STAGES = {"sft": sft, "dpo": dpo}
@@ -90,7 +90,8 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name
     metrics = chain.manifest(name)["metrics"]
     published = metrics["step"] if name == "sft" else metrics["steps"]  # SFT's is its best
     for step, model in ((0, start), (published, folder / "model")):
-        assert (shown := [sample for sample in samples if sample.step == step])
+        shown = [sample for sample in samples if sample.step == step]
+        assert shown
         sampler = HFSampler(load_model(model), terms.stop_ids, limit, 1.0, 4)
         requests = [Request(s.id, s.prompt, terms.prompt(s.prompt), [0.0], 0) for s in shown]
         said = {request.id: made for request, [made] in sampler.complete(requests)}
@@ -107,6 +108,20 @@ def test_of_the_same_rows_the_same_prompts_are_asked(built: Path) -> None:
     assert len(chosen) == 5
     assert first_by_content(reversed([*rows, *rows]), 5, terms) == chosen
     assert len(first_by_content(rows[:3], 5, terms)) == 3
+
+
+@pytest.mark.parametrize(("sharding", "main", "asked"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)])
+def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
+    sharding: str, main: bool, asked: int, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cfg = settings("recipe=tiny").dpo
+    cfg = replace(cfg, runtime=replace(cfg.runtime, sharding=Sharding(sharding)))
+    terms = contract.load(Chain(built).folder("sft") / "model")
+    rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
+    samples = Samples(None, cfg, rows, terms, Work(tmp_path, lambda metrics, step: None, main=main))
+    assert len(samples.requests) == asked
+    assert ("no samples while this trains" in caplog.text) is (sharding == "fsdp")
 
 
 def state(model: LlamaForCausalLM) -> dict[str, Any]:
