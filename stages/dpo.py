@@ -28,6 +28,7 @@ from stages.training.batches import Turns, each_alike
 from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
+from stages.training.samples import Samples
 from stages.training.validation import Course
 
 FELL = 0.1  # nats per completion: a smaller fall is no displacement
@@ -65,7 +66,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         processing_class=terms.tokenizer,
     )
     start = FirstStep(trainer, cfg, inputs, [reference[p.id] for p in pairs], out)
-    train(trainer, cfg, out, start)
+    train(trainer, cfg, out, start, Samples(trainer, cfg, [pair.prompt for pair in held_out], terms, out))
     found = margins(trainer, cfg, [reference[p.id] for p in held_out])
     save_trained(trainer, out / SCRATCH / "trained")
     if not out.main:

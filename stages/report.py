@@ -13,6 +13,7 @@ from stages.evaluation.diagnosis.evidence import gather
 from stages.evaluation.diagnosis.ranking import diagnose
 from stages.pages import figures, seeds
 from stages.pages.environment import environment
+from stages.pages.samples import strips
 from stages.pages.side_by_side import side_by_side
 from stages.store.kept import having, load_json
 from stages.store.records import Pair, load
@@ -43,6 +44,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         by_task=Markup(figures.rates(results["tasks"], models)),
         curves=[Markup(figure) for figure in curves],
         answers=side_by_side(inputs, models, cfg.side_by_side),
+        samples=strips(inputs, nodes, models),
         tokens=load_json(tokens, list) if tokens.exists() else [],
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],

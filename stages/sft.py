@@ -31,6 +31,7 @@ from stages.training.batches import Turns, each_alike, fill
 from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.publish import Best, publish, save_trained
 from stages.training.run import train
+from stages.training.samples import Samples
 from stages.training.validation import Course
 
 IGNORED = -100  # the label of a token that is not trained
@@ -61,7 +62,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if not trainable:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
     train_rows, dropped = tokenize(trainable, terms, cfg, out)
-    validation_rows, _ = tokenize([e for e in examples if e.split == "validation" and e.reference], terms, cfg, out)
+    validation = [e for e in examples if e.split == "validation" and e.reference]
+    validation_rows, _ = tokenize(validation, terms, cfg, out)
     example = train_rows[0]
     rows = pack(train_rows, cfg.max_length, cfg.batch_size) if cfg.packing else train_rows
     turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, "sft")
@@ -80,7 +82,9 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         processing_class=terms.tokenizer,
     )
     best = Best(trainer, out / SCRATCH / "best")
-    train(trainer, cfg, out, best, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
+    whole = {row["id"] for row in validation_rows}
+    samples = Samples(trainer, cfg, [e.messages for e in validation if e.id in whole], terms, out)
+    train(trainer, cfg, out, best, samples, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
     if best.found:
         compare(Course(trainer), int(best.found["step"]), len(validation_rows), cfg, out)
     else:

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pages": ("evaluation",),
     "samplers": ("models",),
     "labelers": ("formats", "tasks", "models", "samplers"),
-    "training": ("models",),
+    "training": ("samplers",),  # it answers prompts on its way
     "objectives": ("training",),
     "tracking": ("store",),
     "launch": ("hardware",),

@@ -175,8 +175,9 @@ class LoRA:
 
 @dataclass
 class TrainRuntime:
-    """Devices and cadence of a training stage. Neutral: an optimizer step is always `batch_size` rows, whatever goes
-    through the model at once. `micro_batch` is a number of rows in each process, or auto."""
+    """Devices and cadence of a training stage, and what it shows on its way. Neutral: an optimizer step is always
+    `batch_size` rows, whatever goes through the model at once. `micro_batch` is a number of rows in each process, or
+    auto."""
 
     device: str = words(*DEVICES)
     processes: int = between(1, 1024)
@@ -187,6 +188,8 @@ class TrainRuntime:
     gradient_checkpointing: Checkpointing = MISSING
     loader_workers: int = between(0, 1024)
     save_steps: int = between(1, 1_000_000_000)
+    samples: int = between(0, 100)
+    sample_tokens: int = between(1, 65_536)
 
     @property
     def world_size(self) -> int:

@@ -100,8 +100,15 @@ class HFSampler(Sampler):
         """Of the model in a folder; `generate`, where its state is no key-value cache of ours to hold."""
         model = load_model(source, sampled_as(decoding.precision), device_of(decoding.runtime.device))
         rows = decoding.runtime.batch_size
-        kind, model = (cls, prepack(model, rows)) if only_attends(model) else (GenerateSampler, model)
-        return kind(model, stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
+        if only_attends(model):
+            prepack(model, rows)
+        return cls.of(model, stop_ids, decoding.max_new_tokens, decoding.top_p, rows)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int) -> Sampler:
+        """Of a model in memory; `generate` likewise."""
+        kind = cls if only_attends(model) else GenerateSampler
+        return kind(model, stop_ids, max_new_tokens, top_p, rows)
 
     def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
         refuse_packed(model)

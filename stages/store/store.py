@@ -34,7 +34,7 @@ from stages.store.kept import (
     warn_once,
 )
 from stages.store.node import Node
-from stages.store.work import CURVES, SCRATCH
+from stages.store.work import LOGS, SCRATCH
 
 log = logging.getLogger(__name__)
 
@@ -292,6 +292,6 @@ def hashed(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def digest_of(entries: dict[str, dict[str, Any]]) -> str:
-    """What a node holds, in one digest of its files; the log of its curves is no product."""
-    products = sorted((name, entry["sha256"]) for name, entry in entries.items() if name != CURVES)
+    """What a node holds, in one digest of its files; its logs, of curves and of samples, are no product."""
+    products = sorted((name, entry["sha256"]) for name, entry in entries.items() if name not in LOGS)
     return hashlib.sha256(json.dumps(products).encode()).hexdigest()

@@ -14,7 +14,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not published
-CURVES = "curves.jsonl"
+CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
+LOGS = (CURVES, SAMPLES)  # what a stage tells of itself on its way: no product of it
 
 
 class Kept:
@@ -53,7 +54,8 @@ class Work(os.PathLike[str]):
         self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
         self.kept = kept or Kept()
         if main:
-            drop_torn(self / CURVES)
+            for lines in LOGS:
+                drop_torn(self / lines)
 
     def __fspath__(self) -> str:
         return str(self.path)

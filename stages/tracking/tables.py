@@ -6,18 +6,23 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages.store.samples import read_samples
+
 ROWS = 50
 
 Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 
 def of(stage: str, folder: Path) -> dict[str, Table]:
-    """The first candidates with their scores after `label`, the first pairs after `pairs`: `ROWS` at most."""
+    """The first candidates with their scores after `label`, the first pairs after `pairs`: `ROWS` at most. After a
+    training stage all that the model answered on its way."""
     made: dict[str, Table] = {}
     if stage == "label":
         made["candidates"] = candidates(folder)
     elif stage == "pairs":
         made["pairs"] = pairs(folder)
+    else:
+        made["samples"] = samples(folder)
     return {name: table for name, table in made.items() if table[1]}
 
 
@@ -35,6 +40,14 @@ def pairs(folder: Path) -> Table:
     columns = ["prompt", "chosen", "rejected", "margin"]
     first = pq.read_table(folder / "pairs.parquet", columns=columns).slice(0, ROWS).to_pylist()
     return columns, [[text(p["prompt"]), text(p["chosen"]), text(p["rejected"]), p["margin"]] for p in first]
+
+
+def samples(folder: Path) -> Table:
+    """step, prompt, the answer before training, the answer."""
+    answers = read_samples(folder)
+    before = {sample.id: sample.answer for sample in answers if sample.step == 0}
+    rows = [[s.step, text(s.prompt), before.get(s.id, ""), s.answer] for s in answers]
+    return ["step", "prompt", "before training", "answer"], rows
 
 
 def by_id(path: Path, key: str, value: str, wanted: Any) -> dict[str, Any]:

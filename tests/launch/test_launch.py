@@ -20,6 +20,7 @@ from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.launch import agent
 from stages.launch import processes as parent
+from stages.store.samples import read_samples
 from stages.store.store import Store
 from stages.store.work import SCRATCH
 from stages.training.batches import each_alike
@@ -84,6 +85,10 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
         assert ours["step"] == theirs["step"]
         for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/accuracies", "entropy", "num_tokens"):
             assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), (name, ours["step"])
+    answers = [[(s.step, s.id) for s in read_samples(f)] for f in (chain.folder(stage, *UNEVEN), chain.root / "alone")]
+    assert answers[0] == answers[1] != [], "the first process answers, and once"
+    lines = (chain.folder(stage, *UNEVEN) / "samples.jsonl").read_text().splitlines()
+    assert len(lines) == len(answers[0])
 
 
 def test_rows_of_an_evaluation_count_alike_in_any_number_of_processes() -> None:

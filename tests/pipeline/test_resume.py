@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.store.kept import SEAL
+from stages.store.samples import read_samples
 from stages.store.store import Store
 from stages.store.work import SCRATCH
 from tests.helpers import Chain, build, nodes
@@ -98,6 +99,7 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
             assert ours == theirs
     else:
         assert after["digest"] == before["digest"]
+        assert read_samples(folder) == read_samples(kept), "none lost, none twice"
 
 
 @pytest.mark.parametrize("name", TRAINED + SHARDED + AT_ONCE)

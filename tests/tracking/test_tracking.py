@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from stages.store.samples import read_samples
 from stages.tracking import tables
 from stages.tracking.run import version
 from tests.helpers import SECRET, command
@@ -120,6 +121,16 @@ def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: s
         assert table["columns"] == ["prompt", "chosen", "rejected", "margin"]
         expected = [[p[k][-1]["content"] for k in ("prompt", "chosen", "rejected")] + [p["margin"]] for p in scored]
     assert table["data"] == expected[: tables.ROWS]
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_what_a_model_answered_while_it_was_trained_is_a_table(tracked: Path, stage: str) -> None:
+    (its,) = [its for its in runs(tracked) if its.manifest["stage"] == stage]
+    (file,) = its.folder.glob("files/media/table/samples_*.table.json")
+    table, samples = json.loads(file.read_text()), read_samples(tracked / stage / its.manifest["fingerprint"])
+    assert table["columns"] == ["step", "prompt", "before training", "answer"]
+    first = {s.id: s.answer for s in samples if s.step == 0}
+    assert table["data"] == [[s.step, s.prompt[-1]["content"], first[s.id], s.answer] for s in samples] != []
 
 
 def test_upload_puts_the_files_themselves_into_the_artifact(tmp_path: Path) -> None:

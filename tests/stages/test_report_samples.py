@@ -1,0 +1,88 @@
+"""The strip of answers over the steps of a training, with hostile ones among them, in a real browser."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import report
+from stages.pages.samples import start, strip, strips
+from stages.store.samples import Sample, append_samples, read_samples
+from stages.store.store import manifest_of
+from stages.store.work import SAMPLES, Work
+from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
+
+HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" * 200
+
+
+def given(chain: Chain) -> tuple[dict[str, Path], dict[str, Any], dict[str, str]]:
+    """What the report is made of: folders, manifests, titles of models."""
+    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+    return inputs, {k: manifest_of(v) for k, v in inputs.items()}, nodes(chain.root)["eval"].config.models
+
+
+def answered(*answers: tuple[int, str], id: str = "a") -> list[Sample]:
+    return [Sample(step, id, [{"role": "user", "content": "Name a bird."}], text, "stop") for step, text in answers]
+
+
+def test_an_answer_that_stays_is_shown_once() -> None:
+    found = strip(answered((0, "A wren."), (4, "A wren."), (8, "A finch."), (12, "A wren.")))
+    assert [(a["first"].step, a["last"], a["first"].answer) for a in found["answers"]] == [
+        (0, 4, "A wren."), (8, 8, "A finch."), (12, 12, "A wren."),
+    ]  # fmt: skip
+
+
+def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> None:
+    inputs, manifests, models = given(chain)
+    found = {model["title"]: model for model in strips(inputs, manifests, models)}
+    assert [*found] == ["SFT", "DPO"]
+    for title, stage in (("SFT", "sft"), ("DPO", "dpo")):
+        samples = read_samples(inputs[stage])
+        assert len(found[title]["prompts"]) == len({s.id for s in samples})
+        shown = {a["first"].answer for its in found[title]["prompts"] for a in its["answers"]}
+        assert shown == {s.answer for s in samples}
+    (inputs["sft"] / SAMPLES).unlink()
+    assert [model["title"] for model in strips(inputs, manifests, models)] == ["DPO"], "of an earlier version, or 0"
+
+
+def test_step_0_is_the_reference_only_where_the_policy_begins_as_it(chain: Chain) -> None:
+    _, manifests, _ = given(chain)
+    assert start(manifests, "sft") == "the model before training"
+    assert start(manifests, "dpo") == "the reference"
+    manifests["dpo"]["inputs"]["policy"]["fingerprint"] = "0" * 12  # a second round of dpo.reference=sft
+    assert start(manifests, "dpo") == "the model before training"
+
+
+@pytest.fixture
+def page(chain: Chain, tmp_path: Path) -> Path:
+    """A report on a DPO whose last sample is hostile."""
+    inputs, _, _ = given(chain)
+    last = read_samples(inputs["dpo"])[-1]
+    last.answer = HOSTILE
+    append_samples(inputs["dpo"], [last])
+    as_published(inputs["dpo"], SAMPLES)
+    folder = tmp_path / "report"
+    folder.mkdir()
+    report.run(settings("recipe=tiny").report, inputs, Work(folder, lambda m, s: None))
+    return folder / "report.html"
+
+
+def test_what_a_model_said_is_escaped(page: Path, chain: Chain) -> None:
+    html = page.read_text()
+    section = html[html.index('<section id="samples">') :].split("</section>")[0]
+    assert "<script" not in html
+    assert "&lt;script&gt;" in section
+    assert "{{ 7 * 7 }}" in section
+    inputs, _, _ = given(chain)
+    cards = re.findall(r'<div class="card"><span class="note">step (\d+)', section)
+    assert {*map(int, cards)} <= {s.step for stage in ("sft", "dpo") for s in read_samples(inputs[stage])}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_browser_shows_it_in_any_window_and_runs_nothing(width: int, page: Path, tmp_path: Path) -> None:
+    opened = page.read_text().replace("<details", "<details open").replace("open open", "open")
+    page.write_text(opened)
+    assert "<title>Plumbline report</title>" in browse(page, tmp_path, "--dump-dom")
+    assert fits(page, width, tmp_path)

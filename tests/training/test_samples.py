@@ -1,0 +1,198 @@
+"""Samples while it trains: they change nothing, are those that the published model gives, and survive a resume."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from stages import dpo, sft
+from stages.config.choices import Adapter, Checkpointing, Forward, Precision, Sharding
+from stages.models import contract
+from stages.models.loading import load_model
+from stages.models.packing import attention_of, pack_pairs
+from stages.models.twin import twin
+from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Request
+from stages.store.samples import Sample, append_samples, read_samples
+from stages.store.store import Store, digest_of
+from stages.store.work import SAMPLES, Work
+from stages.training.samples import Samples, first_by_content
+from tests.helpers import Chain, nodes, settings
+
+STAGES = {"sft": sft, "dpo": dpo}
+
+
+@pytest.fixture
+def inputs(built: Path) -> dict[str, dict[str, Path]]:
+    chain = Chain(built)
+    wanted = {
+        "sft": {"base": "base", "data": "data"},
+        "dpo": {"policy": "sft", "pairs": "pairs", "reference": "reference"},
+    }
+    return {stage: {role: chain.folder(node) for role, node in roles.items()} for stage, roles in wanted.items()}
+
+
+def trained(name: str, folder: Path, inputs: dict[str, Path], samples: int, **changes: Any) -> Path:
+    """A stage's folder after one epoch, asked so many prompts at each of its evaluations."""
+    folder.mkdir(parents=True)
+    cfg = replace(vars(settings("recipe=tiny"))[name], precision=Precision.fp32, epochs=1.0)
+    runtime = changes.pop("runtime", {})
+    cfg = replace(cfg, **changes, runtime=replace(cfg.runtime, samples=samples, sample_tokens=6, **runtime))
+    STAGES[name].run(cfg, inputs, Work(folder, lambda metrics, step: None))
+    return folder
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """The points of the curves, without what a clock says."""
+    points = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in p.items() if "runtime" not in k and "per_second" not in k} for p in points]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("sft", {}),
+        ("sft", {"packing": True, "max_length": 128, "batch_size": 4, "precision": Precision.bf16}),
+        ("sft", {"adapter": Adapter.lora, "runtime": {"gradient_checkpointing": Checkpointing.full}}),
+        ("dpo", {}),
+        ("dpo", {"forward": Forward.padded, "runtime": {"gradient_checkpointing": Checkpointing.selective}}),
+        ("dpo", {"adapter": Adapter.lora, "precision": Precision.bf16}),
+    ],
+)
+def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
+    name: str, changes: dict[str, Any], inputs: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    asked, left = (trained(name, tmp_path / str(n) / "node", inputs[name], n, **changes) for n in (5, 0))
+    products = [sorted(p.relative_to(f) for p in (f / "model").rglob("*")) for f in (asked, left)]
+    assert products[0] == products[1]
+    for file in products[0]:
+        assert (asked / file).read_bytes() == (left / file).read_bytes(), file
+    assert figures(asked) == figures(left)
+    assert not (left / SAMPLES).exists()
+    steps = {point["step"] for point in figures(asked) if "eval_loss" in point}
+    assert {sample.step for sample in read_samples(asked)} == steps
+    assert len(steps) == 3, "before the first step, and twice after"
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name: str, built: Path) -> None:
+    """DPO's start is its reference."""
+    chain = Chain(built)
+    node = nodes(built)[name]
+    folder, limit = chain.folder(name), node.config.runtime.sample_tokens
+    terms, samples = contract.load(folder / "model"), read_samples(folder)
+    start = chain.folder("base" if name == "sft" else "sft") / "model"
+    metrics = chain.manifest(name)["metrics"]
+    published = metrics["step"] if name == "sft" else metrics["steps"]  # SFT's is its best
+    for step, model in ((0, start), (published, folder / "model")):
+        shown = [sample for sample in samples if sample.step == step]
+        assert shown
+        sampler = HFSampler(load_model(model), terms.stop_ids, limit, 1.0, 4)
+        requests = [Request(s.id, s.prompt, terms.prompt(s.prompt), [0.0], 0) for s in shown]
+        said = {request.id: made for request, [made] in sampler.complete(requests)}
+        assert {s.id: (s.answer, s.finish_reason) for s in shown} == {
+            name: (terms.text(made.token_ids or []), made.finish_reason) for name, made in said.items()
+        }
+    assert len({sample.id for sample in samples}) == (5 if name == "sft" else 2), "tiny holds two pairs out"
+
+
+def test_of_the_same_rows_the_same_prompts_are_asked(built: Path) -> None:
+    terms = contract.load(Chain(built).folder("sft") / "model")
+    rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
+    chosen = first_by_content(rows, 5, terms)
+    assert len(chosen) == 5
+    assert first_by_content(reversed([*rows, *rows]), 5, terms) == chosen
+    assert len(first_by_content(rows[:3], 5, terms)) == 3
+
+
+@pytest.mark.parametrize(("sharding", "main", "asked"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)])
+def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
+    sharding: str, main: bool, asked: int, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cfg = settings("recipe=tiny").dpo
+    cfg = replace(cfg, runtime=replace(cfg.runtime, sharding=Sharding(sharding)))
+    terms = contract.load(Chain(built).folder("sft") / "model")
+    rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
+    samples = Samples(None, cfg, rows, terms, Work(tmp_path, lambda metrics, step: None, main=main))
+    assert len(samples.requests) == asked
+    assert ("no samples while this trains" in caplog.text) is (sharding == "fsdp")
+
+
+def state(model: LlamaForCausalLM) -> dict[str, Any]:
+    """What of a model a sampler might touch."""
+    return {
+        "attention": attention_of(model),
+        "forwards": [vars(module).get("forward") for module in model.modules()],
+        "modes": [module.training for module in model.modules()],
+        "modules": [*map(id, model.modules())],
+        "weights": [(id(p), p.requires_grad, p.grad, p.data_ptr()) for p in model.parameters()],
+        "generation": model.generation_config,
+        "random": torch.get_rng_state().tolist(),
+    }
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_nothing_of_a_model_in_training_is_touched(precision: Precision, adapter: bool) -> None:
+    config = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=64,
+        attention_dropout=0.5,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    pack_pairs(model)
+    model.enable_input_require_grads()
+    outer = get_peft_model(model, LoraConfig(target_modules="all-linear")) if adapter else model
+    outer.train()
+    model.generation_config = GenerationConfig(temperature=0.3)
+    before = state(outer)
+    copy = twin(outer, precision)
+    assert not any(module.training for module in copy.modules())
+    assert {p.dtype for p in copy.parameters()} == {torch.bfloat16 if precision is Precision.bf16 else torch.float32}
+    assert len({id(p) for p in copy.parameters()}) == len([*outer.parameters()]), "tied weights stay tied"
+    request = Request("a", [], [1, 2, 3], [0.0], 0)
+    [(_, [first])] = HFSampler.of(copy, [0], 8, 1.0, 1).complete([request])
+    assert state(outer) == before
+    with torch.no_grad():  # the twin reads what the first has learnt by now, until then what it had learnt
+        for parameter in outer.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    [(_, [later])] = HFSampler.of(twin(outer, precision), [0], 8, 1.0, 1).complete([request])
+    assert later.token_ids != first.token_ids
+
+
+def test_a_sampled_node_holds_what_one_without_samples_does(chain: Chain) -> None:
+    """Whatever `samples` says, the node is the same, and what follows is not built again."""
+    assert nodes(chain.root, "sft.runtime.samples=0", "dpo.runtime.sample_tokens=3")["dpo"].fingerprint == (
+        nodes(chain.root)["dpo"].fingerprint
+    )
+    manifest = chain.manifest("sft")
+    assert SAMPLES in manifest["files"]
+    without = {name: entry for name, entry in manifest["files"].items() if name != SAMPLES}
+    assert digest_of(without) == manifest["digest"]
+    with open(chain.folder("sft") / SAMPLES, "a") as file:
+        file.write("edited")
+    assert Store(chain.root).find(nodes(chain.root)["sft"]) is None, "it is hashed like every file of the node"
+
+
+def test_a_step_that_is_answered_again_counts_once_and_a_torn_line_never(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "Name a bird."}]
+    first, later = (Sample(4, "a", asked, answer, "stop") for answer in ("A wren.", "A finch."))
+    other = Sample(0, "b", asked, "A line\nof \u2028 two", "length")
+    for sample in (first, other):
+        append_samples(tmp_path, [sample])
+    with open(tmp_path / SAMPLES, "a") as file:
+        file.write('{"step": 8, "id": "a", "pro')
+    assert read_samples(tmp_path) == [other, first]
+    Work(tmp_path, lambda metrics, step: None)  # a resume begins
+    append_samples(tmp_path, [later])
+    assert read_samples(tmp_path) == [other, later]
