@@ -1,8 +1,16 @@
 """Settings of nodes as a user knows them: one flat table, in which files go by their names."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from stages.store.store import Manifest
+
+Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
+BLOCKS = {"base": "model"}  # else a stage's settings stand in the block of its name
+LONGEST = 40  # characters of a value in a line of settings
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -31,3 +39,74 @@ def named(settings: Any, config: Any, key: str = "") -> Iterator[tuple[str, Any,
 
 def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
+    """What these nodes descend from, and they themselves, the nearest first, as far as the store still has it."""
+    found: dict[tuple[str, str], Manifest] = {}
+    waiting = list(starts)
+    while waiting:
+        key = waiting.pop(0)
+        if key in nodes and key not in found:
+            found[key] = nodes[key][1]
+            waiting += [(given["stage"], given["fingerprint"]) for given in nodes[key][1]["inputs"].values()]
+    return list(found.values())
+
+
+def of_lineage(manifests: list[Manifest]) -> dict[str, str]:
+    """The settings of all of them, by key (`dpo.beta`). Of several rounds, those of the last are told."""
+    settings: dict[str, str] = {}
+    for m in manifests:
+        block = "control" if m["settings"].get("control") else BLOCKS.get(str(m["stage"]), str(m["stage"]))
+        found = named({"version": m["version"], **m["settings"]}, {"version": m["version"], **m["config"]}, block)
+        # Files of one name may differ: the first digits of a file's digest stand beside it.
+        told = {key: name if name == shown(value) else f"{name} ({value[:6]})" for key, value, name in found}
+        settings = told | settings
+    return settings
+
+
+@dataclass
+class Differing:
+    """In what several lists of settings differ."""
+
+    rows: list[dict[str, str]]
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The settings that differ between the rows; those that always move together share a column."""
+        together: dict[tuple[str, ...], list[str]] = {}
+        for key in sorted({key for row in self.rows for key in row}):
+            values = tuple(row.get(key, "–") for row in self.rows)
+            if len(set(values)) > 1:
+                together.setdefault(values, []).append(key)
+        return {several(keys): list(values) for values, keys in together.items()}
+
+    @property
+    def usual(self) -> dict[str, str]:
+        """What more than half of the rows have of the settings that differ."""
+        most = {key: Counter(values).most_common(1)[0] for key, values in self.columns.items()}
+        return {key: value for key, (value, rows) in most.items() if 2 * rows > len(self.rows)}
+
+    @property
+    def lines(self) -> list[str]:
+        """Of each row, `dpo.beta=0.05, no sample`: in what it differs from the others, but for what is usual."""
+        usual, columns = self.usual, self.columns
+        told = []
+        for i, row in enumerate(self.rows):
+            its = {key.partition(".")[0] for key in row}
+            own = {key: values[i] for key, values in columns.items() if values[i] != usual.get(key)}
+            stages = {key: key.partition(".")[0] for key in own}
+            here = words({key: value for key, value in own.items() if stages[key] in its})
+            absent = [f"no {stage}" for stage in sorted({*stages.values()} - its)]
+            told.append(", ".join([*([here] if here else []), *absent]))
+        return told
+
+
+def several(keys: list[str]) -> str:
+    return ", ".join(keys) if len(keys) <= 3 else f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
+
+
+def words(settings: dict[str, str]) -> str:
+    """`dpo.beta=0.05, dpo.seed=sft.seed=1`"""
+    short = {key: value if len(value) <= LONGEST else f"{value[:LONGEST]}…" for key, value in settings.items()}
+    return ", ".join(f"{key.replace(', ', '=')}={value}" for key, value in short.items())
