@@ -17,7 +17,7 @@ from rich.table import Table
 from stages.cli.sweep import NODES
 from stages.commands.groups import Group, grouped
 from stages.commands.measured import Key, rows
-from stages.commands.settings import words
+from stages.commands.settings import Nodes, words
 from stages.commands.trained import Trainings, trainings
 from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
@@ -27,6 +27,8 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
+PAGE = "compare.html"  # in the store's root; `stage=gc` keeps what it names
+
 
 def show(store: Store, cfg: Compare) -> None:
     """Say which setting is best, print a table for each set of prompts, and write the page.
@@ -34,8 +36,7 @@ def show(store: Store, cfg: Compare) -> None:
     Raises:
         UserError: where there is nothing to compare.
     """
-    nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
-    wanted = of_sweep(store, cfg.sweep)
+    nodes, wanted = manifests(store), of_sweep(store, cfg.sweep)
     groups, trained = grouped(rows(store, nodes, wanted)), trainings(store, nodes, wanted)
     if not groups and not trained:
         raise UserError("there is no evaluation to compare yet: stage=eval makes one.")
@@ -46,9 +47,14 @@ def show(store: Store, cfg: Compare) -> None:
             log.info("%s", group.note)
     for course in trained:
         console.print(visible(course.sentence), trained_table(course))
-    page = store.root / "compare.html"
+    page = store.root / PAGE
     whole.write(page, html(groups, trained))
     log.info("The page: %s", page)
+
+
+def manifests(store: Store) -> Nodes:
+    """What the store holds, the oldest first."""
+    return {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
 
 
 def of_sweep(store: Store, sweep: str | None) -> Callable[[Key], bool]:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from stages.commands.measured import Row
-from stages.commands.settings import Differing
+from stages.commands.settings import Differing, unseeded
 from stages.evaluation.bootstrap import Interval
 from stages.evaluation.choosing import Comparison, Contender, compared, conclusion
 from stages.pipeline import provenance
 
-SEEDED = ("sft", "sample", "dpo", "control")  # whose seeds are no settings
 NAMED = 90  # characters of settings in a sentence
 
 
@@ -168,10 +167,6 @@ class Group:
         if self.settings[0].start:
             return f"{note}Read test once, if at all."
         return f"{note}Read test once, with what is chosen; for {first.name}: {once}"
-
-
-def unseeded(settings: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in settings.items() if key not in {f"{stage}.seed" for stage in SEEDED}}
 
 
 def grouped(found: list[Row]) -> list[Group]:

@@ -10,6 +10,7 @@ from stages.store.store import Manifest
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
 BLOCKS = {"base": "model"}  # else a stage's settings stand in the block of its name
+SEEDED = ("sft", "sample", "dpo", "control")  # whose seeds are no settings
 LONGEST = 40  # characters of a value in a line of settings
 
 
@@ -63,6 +64,10 @@ def of_lineage(manifests: list[Manifest]) -> dict[str, str]:
         told = {key: name if name == shown(value) else f"{name} ({value[:6]})" for key, value, name in found}
         settings = told | settings
     return settings
+
+
+def unseeded(settings: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in settings.items() if key not in {f"{stage}.seed" for stage in SEEDED}}
 
 
 @dataclass

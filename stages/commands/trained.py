@@ -2,39 +2,58 @@
 share of held-out pairs that it orders rightly."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from stages.commands.measured import Key, input_key, sound
-from stages.commands.settings import Differing, Nodes, lineage, of_lineage
+from stages.commands.settings import Differing, Nodes, lineage, of_lineage, unseeded
 from stages.evaluation.choosing import Contender, compared, conclusion
 from stages.store.kept import load_json
 from stages.store.store import Manifest, Store
 
-ACCURACY = "eval_rewards/accuracies"
-
 
 @dataclass
-class Training:
+class Run:
     """`right`: of a preference objective, by held-out pair, whether chosen has the higher reward."""
 
     stage: str
     fingerprint: str
     rows: tuple[str, ...]  # whose losses compare
     settings: dict[str, str]
-    metrics: dict[str, Any]
+    loss: float
     seconds: float
-    right: dict[str, bool] = field(default_factory=dict)
+    right: dict[str, bool]
+
+
+@dataclass
+class Training:
+    """Runs that differ in their seeds alone."""
+
+    runs: list[Run]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return unseeded(self.runs[0].settings)
 
     @property
     def loss(self) -> float:
-        return float(self.metrics["eval_loss"])
+        return fmean(run.loss for run in self.runs)
+
+    @property
+    def seconds(self) -> float:
+        return sum(run.seconds for run in self.runs)
+
+    @property
+    def right(self) -> dict[str, float]:
+        """By held-out pair, the share of runs that order it rightly."""
+        return {pair: fmean(run.right[pair] for run in self.runs) for pair in self.runs[0].right}
 
     @property
     def accuracy(self) -> float:
-        return float(np.mean([*self.right.values()])) if self.right else float(self.metrics[ACCURACY])
+        return fmean(self.right.values())
 
 
 @dataclass
@@ -45,19 +64,13 @@ class Trainings:
 
     @property
     def title(self) -> str:
-        first = self.trainings[0]
-        title = (
-            first.stage.upper()
-            if first.stage == "dpo"
-            else "Control"
-            if "control.control" in first.settings
-            else "SFT"
-        )
-        return f"{len(self.trainings)} trainings of {title}"
+        first = self.trainings[0].runs[0]
+        of = "DPO" if first.stage == "dpo" else "Control" if "control.control" in first.settings else "SFT"
+        return f"{len(self.trainings)} trainings of {of}"
 
     @property
     def by_pairs(self) -> bool:
-        return ACCURACY in self.trainings[0].metrics
+        return bool(self.trainings[0].right)
 
     @property
     def differing(self) -> Differing:
@@ -81,10 +94,9 @@ class Trainings:
                 f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}, the next "
                 f"{self.trainings[1].loss:.4f}; whether that is chance is not known."
             )
-        ids, comparison = sorted(first.right), None
-        if ids and all(sorted(t.right) == ids for t in self.trainings):
-            outcomes = np.array([[t.right[i] for t in self.trainings] for i in ids], float)
-            comparison = compared(outcomes, [""] * len(ids))
+        ids = sorted(first.right)
+        outcomes = np.array([[t.right[i] for t in self.trainings] for i in ids])
+        comparison = compared(outcomes, [""] * len(ids))
         models = [Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)]
         return conclusion(models, f"orders {{}} of {len(ids)} held-out pairs rightly", comparison)
 
@@ -92,7 +104,7 @@ class Trainings:
 def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Trainings]:
     """Those of two or more that compare, where no evaluation in the store is about one of them."""
     evaluated = {input_key(m, role) for (stage, _), (_, m) in nodes.items() if stage == "eval" for role in m["inputs"]}
-    groups: dict[tuple[str, ...], list[Training]] = {}
+    groups: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
     fresh = set[tuple[str, ...]]()
     for key, (_, manifest) in nodes.items():
         if (
@@ -101,23 +113,25 @@ def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list
             and wanted(key)
             and sound(store, nodes, key)
         ):
-            training = read(nodes, key)
-            groups.setdefault(training.rows, []).append(training)
-            fresh |= set() if key in evaluated else {training.rows}
-    order = lambda t: (-t.accuracy if ACCURACY in t.metrics else 0.0, t.loss)
-    return [Trainings(sorted(found, key=order)) for rows, found in groups.items() if len(found) > 1 and rows in fresh]
+            run = read(nodes, key)
+            alike = tuple(sorted(unseeded(run.settings).items()))
+            groups.setdefault(run.rows, {}).setdefault(alike, []).append(run)
+            fresh |= set() if key in evaluated else {run.rows}
+    found = {rows: [Training(runs) for runs in alike.values()] for rows, alike in groups.items() if rows in fresh}
+    best_first = lambda t: (-t.accuracy if t.right else 0.0, t.loss)
+    return [Trainings(sorted(those, key=best_first)) for those in found.values() if len(those) > 1]
 
 
-def read(nodes: Nodes, key: Key) -> Training:
+def read(nodes: Nodes, key: Key) -> Run:
     folder, manifest = nodes[key]
     above = lineage(nodes, key)
     margins = load_json(folder / "held_out.json", list) if key[0] == "dpo" else []
-    return Training(
+    return Run(
         stage=key[0],
         fingerprint=key[1],
         rows=(key[0], *same_rows(manifest)),
         settings=of_lineage(above),
-        metrics=manifest["metrics"],
+        loss=float(manifest["metrics"]["eval_loss"]),
         seconds=sum(m["wall_seconds"] for m in above),
         right={pair["id"]: pair["margin"] > 0 for pair in margins},
     )

@@ -114,6 +114,7 @@ def of_gain(comparison: Comparison, best: int, start: int, settings: int) -> str
 
 
 def of_others(comparison: Comparison, best: int, settings: list[int]) -> str:
-    if rivals := len(comparison.rivals(best, settings)):
-        return f"{rivals} of the other {len(settings) - 1} may be as good"
+    rivals, others = len(comparison.rivals(best, settings)), len(settings) - 1
+    if rivals:
+        return f"{f'{rivals} of the' if rivals < others else 'each of the'} other {others} may be as good"
     return "every other is worse by more than chance"

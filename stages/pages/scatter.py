@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 TICKS = 4  # intervals between ticks, about
+NEAR_X, NEAR_Y = 10.0, 7.0  # percent, which numbers need
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Point:
 
 @dataclass
 class Mark:
-    """In percent of the chart: right of its left end, and below its upper end. `numbers` are rows of the table."""
+    """In percent of the chart: right of its left end, and below its upper end. `numbers` are rows of the table; where
+    marks are close together, one of them has the numbers of all."""
 
     x: float
     y: float
@@ -41,20 +43,21 @@ class Scatter:
 
 
 def scatter(points: list[Point], front: list[bool]) -> Scatter:
-    """Models as the table has them. Those with the same rate and KL share a mark."""
+    """Models as the table has them."""
     across = ticks(0.0, max(p.kl for p in points))
     down = ticks(min(p.low for p in points), max(p.high for p in points))
-    marks: dict[tuple[float, float, bool], Mark] = {}
+    marks, labels = list[Mark](), dict[int, list[int]]()
     for number, (p, best) in enumerate(zip(points, front, strict=True), 1):
         x, (y, upper, lower) = share(p.kl, across), (100 - share(rate, down) for rate in (p.rate, p.high, p.low))
-        place = round(x, 1), round(y, 1), p.start
-        if place in marks:
-            marks[place].numbers += f", {number}"
-        else:
-            marks[place] = Mark(x, y, upper, lower, p.start, best, str(number))
-    best_first = sorted((m for m in marks.values() if m.front), key=lambda m: m.x)
+        near = next((i for i in labels if abs(marks[i].x - x) < NEAR_X and abs(marks[i].y - y) < NEAR_Y), len(marks))
+        labels.setdefault(near, []).append(number)
+        marks.append(Mark(x, y, upper, lower, p.start, best, ""))
+    for i, numbers in labels.items():
+        marks[i].numbers = ", ".join(map(str, numbers))
+    along = sorted(marks, key=lambda m: m.x)
+    best_first = [mark for mark in along if mark.front]
     return Scatter(
-        sorted(marks.values(), key=lambda m: m.start),  # SFT on top: settings close to it would hide it
+        sorted(along, key=lambda m: m.start),  # SFT on top: settings close to it would hide it
         [(share(tick, across), f"{tick:g}") for tick in across],
         [(100 - share(tick, down), f"{100 * tick:g}%") for tick in down],
         [*pairwise(best_first)],
