@@ -94,12 +94,11 @@ class Group:
         for role in {s.runs[0].role for s in found}:
             those = [s for s in found if s.runs[0].role == role]
             for setting, line in zip(those, self.differing(those).lines, strict=True):
-                setting.line, title = line, setting.runs[0].title
-                told = line if len(line) <= NAMED else f"{line[:NAMED]}…"
-                several = len(those) > 1
-                setting.name = (
-                    told if role == "policy" and told else f"{title} ({told or 'as most'})" if several else title
-                )
+                setting.line, setting.name = line, setting.title
+                if role == "policy" and line:
+                    setting.name = line
+                elif len(those) > 1:
+                    setting.name = f"{setting.title} ({line or 'as most'})"
         return sorted(found, key=lambda s: (-s.rate, s.kl))
 
     def differing(self, settings: list[Setting]) -> Differing:
@@ -140,7 +139,7 @@ class Group:
 
     @property
     def sentence(self) -> str:
-        models = [Contender(setting.name, setting.rate, setting.start) for setting in self.settings]
+        models = [Contender(shortened(s.name), s.rate, s.start) for s in self.settings]
         return conclusion(models, f"passes {{}} of {self.prompts}", self.comparison)
 
     @property
@@ -166,7 +165,11 @@ class Group:
             return note + "Choose by answer.split=validation, and read test once, with what is chosen."
         if self.settings[0].start:
             return f"{note}Read test once, if at all."
-        return f"{note}Read test once, with what is chosen; for {first.name}: {once}"
+        return f"{note}Read test once, with what is chosen; for {shortened(first.name)}: {once}"
+
+
+def shortened(name: str) -> str:
+    return name if len(name) <= NAMED else f"{name[:NAMED]}…"
 
 
 def grouped(found: list[Row]) -> list[Group]:

@@ -17,6 +17,6 @@ def environment() -> Environment:
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
     env.filters["visible"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
     env.filters["breakable"] = lambda text: Markup(
-        re.sub(r"([._=/])", r"\1<wbr>", str(escape(text)))
+        re.sub(r"(_|=|/|\.(?=\D))", r"\1<wbr>", str(escape(text)))
     )  # keys and paths
     return env
