@@ -77,14 +77,19 @@ class Differing:
     rows: list[dict[str, str]]
 
     @property
-    def columns(self) -> dict[str, list[str]]:
-        """The settings that differ between the rows; those that always move together share a column."""
-        together: dict[tuple[str, ...], list[str]] = {}
+    def together(self) -> list[tuple[list[str], tuple[str, ...]]]:
+        """The settings that differ between the rows, and their values; those that always move together are one."""
+        found: dict[tuple[str, ...], list[str]] = {}
         for key in sorted({key for row in self.rows for key in row}):
             values = tuple(row.get(key, "–") for row in self.rows)
             if len(set(values)) > 1:
-                together.setdefault(values, []).append(key)
-        return {several(keys): list(values) for values, keys in together.items()}
+                found.setdefault(values, []).append(key)
+        return [(keys, values) for values, keys in found.items()]
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """By what they are called."""
+        return {several(keys): list(values) for keys, values in self.together}
 
     @property
     def usual(self) -> dict[str, str]:
@@ -95,20 +100,23 @@ class Differing:
     @property
     def lines(self) -> list[str]:
         """Of each row, `dpo.beta=0.05, no sample`: in what it differs from the others, but for what is usual."""
-        usual, columns = self.usual, self.columns
-        told = []
+        usual, told = self.usual, []
         for i, row in enumerate(self.rows):
             its = {key.partition(".")[0] for key in row}
-            own = {key: values[i] for key, values in columns.items() if values[i] != usual.get(key)}
-            stages = {key: key.partition(".")[0] for key in own}
-            here = words({key: value for key, value in own.items() if stages[key] in its})
-            absent = [f"no {stage}" for stage in sorted({*stages.values()} - its)]
+            own = {(keys[0].partition(".")[0], several(keys)): values[i] for keys, values in self.together}
+            own = {key: value for key, value in own.items() if value != usual.get(key[1])}
+            here = words({name: value for (stage, name), value in own.items() if stage in its})
+            absent = [f"no {stage}" for stage in sorted({stage for stage, _ in own} - its)]
             told.append(", ".join([*([here] if here else []), *absent]))
         return told
 
 
 def several(keys: list[str]) -> str:
-    return ", ".join(keys) if len(keys) <= 3 else f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
+    """A name for settings that move together: theirs, or what they have in common (`precision`)."""
+    if len(keys) <= 3:
+        return ", ".join(keys)
+    names = {key.rpartition(".")[2] for key in keys}
+    return names.pop() if len(names) == 1 else f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
 
 
 def words(settings: dict[str, str]) -> str:
