@@ -14,6 +14,7 @@ from stages.evaluation import likelihood, retention
 from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
+    VIEWS,
     Table,
     consistency,
     differences,
@@ -40,18 +41,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     known = trained_on(inputs)
     everything = tabulate(unknown([examples[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
     ours = everything.group(*GROUPS)
-    seen, unseen = ours.group("seen", "unseen_phrasings"), ours.group("unseen_tasks")
-    groups = {
-        "seen tasks": seen,
-        "unseen phrasings": ours.group("unseen_phrasings"),
-        "untrained kinds": ours.group("unseen_kinds", "unseen_areas"),
-        "unseen tasks": unseen,
-        "trained kinds": ours.group("open_test"),
-        "validation kinds": ours.group("open_validation"),
-        "untrained kinds in trained areas": ours.group("unseen_kinds"),
-        "untrained areas": ours.group("unseen_areas"),
-        **{f"outside: {name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()},
-    }
+    groups = {name: ours.group(*those) for name, those in VIEWS.items()}
+    groups |= {f"outside: {name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()}
     groups = {name: table for name, table in groups.items() if table.prompts}
     endpoint = next(name for name in ENDPOINTS if name in groups)
     primary = groups[endpoint]
@@ -85,7 +76,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     return {
         "device": str(device_of(cfg.runtime.device)),
         "pass_rate": {role: main[role]["mean"] for role in titles},
-        "unseen_tasks": {role: by_group["unseen tasks"][role]["mean"] for role in titles} if unseen.prompts else {},
+        "unseen_tasks": {role: by_group["unseen tasks"][role]["mean"] for role in titles if "unseen tasks" in groups},
         "delta": {name: main[name] for name in differences(titles)},
         "mean_tokens": tokens,
         "stop_rate": stopped,

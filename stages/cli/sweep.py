@@ -88,12 +88,12 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         typed = list(config.hydra.overrides.task)
-        if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
+        if any(config.stage in stages for stages in MEASURED_BY.values()):
             theirs = [o for o in typed if o.startswith("outputs=")]
             log.info("Compare: %s", provenance.command("compare", [*theirs, f"compare.sweep={folder}"]))
-        elif config.stage == Target.dpo:  # reused by the evaluations that a comparison is of
+        if config.stage == Target.dpo:  # reused by the evaluations, which say more than held-out pairs
             split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
-            log.info("To compare them: %s -m", provenance.command("eval", [*typed, *split]))
+            log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
         if failed := [path.read_text() for path in sorted(folder.glob(f"*/{ERROR}"))]:
             jobs = len(list(folder.glob("*/.hydra")))
             sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed; the others are done.", *failed]))

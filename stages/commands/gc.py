@@ -1,10 +1,12 @@
-"""`stage=gc`: what no report, sweep or link in `outputs/latest` reaches. It lists, and removes only when told to."""
+"""`stage=gc`: what no report, sweep, comparison or link in `outputs/latest` reaches. It lists, and removes only when
+told to."""
 
 import logging
 import re
 from pathlib import Path
 
 from stages.cli.sweep import NODES
+from stages.commands.compare import PAGE
 from stages.config.choices import Target
 from stages.config.errors import UserError
 from stages.store import kept
@@ -17,10 +19,11 @@ LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced)")
 
 
 def collect(store: Store, remove: bool) -> None:
-    """List every node that no report in the store, no sweep and no link in `outputs/latest` reaches, and what kills
-    left behind.
+    """List every node that no report, sweep, comparison or link in `outputs/latest` reaches, and what kills left
+    behind.
 
-    To let go of a report or a sweep, delete its folder under `outputs/report/` or `outputs/multirun/` first.
+    To let go of a report or a sweep, delete its folder under `outputs/report/` or `outputs/multirun/` first; of what
+    `outputs/compare.html` shows, that page.
 
     Raises:
         UserError: where something is being built, or the folder is no store.
@@ -33,9 +36,9 @@ def collect(store: Store, remove: bool) -> None:
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
     waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    jobs = [kept.recall(file, kept.having()) or {} for file in store.root.glob(f"multirun/*/*/*/{NODES}")]
-    swept = {fingerprint for job in jobs for fingerprint in job.values()}
-    waiting += [key for key in nodes if key[1] in swept]
+    jobs = [kept.recall(file, kept.having()) or {} for file in store.root.glob(f"multirun/**/{NODES}")]
+    named = {fingerprint for job in jobs for fingerprint in job.values()} | compared(store.root / PAGE)
+    waiting += [key for key in nodes if key[1] in named]
     while waiting:
         key = waiting.pop()
         if key in nodes and key not in reached:
@@ -51,8 +54,17 @@ def collect(store: Store, remove: bool) -> None:
                 kept.remove(gone)
                 folder = folder.rename(gone)
             kept.remove(folder)
-    verb = "removed" if remove else "not reached by a report, a sweep or a latest link; gc.remove=true removes them"
+    verb = (
+        "removed"
+        if remove
+        else "not reached by a report, a sweep, a comparison or a latest link; gc.remove=true removes them"
+    )
     log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), verb)
+
+
+def compared(page: Path) -> set[str]:
+    """The fingerprints that a comparison shows, if there is one."""
+    return set(re.findall(rf"\b{kept.NODE.pattern}\b", page.read_text(encoding="utf-8"))) if page.exists() else set()
 
 
 def refuse_foreign(store: Store) -> None:

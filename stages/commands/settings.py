@@ -1,8 +1,17 @@
 """Settings of nodes as a user knows them: one flat table, in which files go by their names."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from stages.store.store import Manifest
+
+Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
+BLOCKS = {"base": "model"}  # else a stage's settings stand in the block of its name
+SEEDED = ("sft", "sample", "dpo", "control")  # whose seeds are no settings
+LONGEST = 40  # characters of a value in a line of settings
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -31,3 +40,86 @@ def named(settings: Any, config: Any, key: str = "") -> Iterator[tuple[str, Any,
 
 def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
+    """What these nodes descend from, and they themselves, the nearest first, as far as the store still has it."""
+    found: dict[tuple[str, str], Manifest] = {}
+    waiting = list(starts)
+    while waiting:
+        key = waiting.pop(0)
+        if key in nodes and key not in found:
+            found[key] = nodes[key][1]
+            waiting += [(given["stage"], given["fingerprint"]) for given in nodes[key][1]["inputs"].values()]
+    return list(found.values())
+
+
+def of_lineage(manifests: list[Manifest]) -> dict[str, str]:
+    """The settings of all of them, by key (`dpo.beta`). Of several rounds, those of the last are told."""
+    settings: dict[str, str] = {}
+    for m in manifests:
+        block = "control" if m["settings"].get("control") else BLOCKS.get(str(m["stage"]), str(m["stage"]))
+        found = named({"version": m["version"], **m["settings"]}, {"version": m["version"], **m["config"]}, block)
+        # Files of one name may differ: the first digits of a file's digest stand beside it.
+        told = {key: name if name == shown(value) else f"{name} ({value[:6]})" for key, value, name in found}
+        settings = told | settings
+    return settings
+
+
+def unseeded(settings: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in settings.items() if key not in {f"{stage}.seed" for stage in SEEDED}}
+
+
+@dataclass
+class Differing:
+    """In what several lists of settings differ."""
+
+    rows: list[dict[str, str]]
+
+    @property
+    def together(self) -> list[tuple[list[str], tuple[str, ...]]]:
+        """The settings that differ between the rows, and their values; those that always move together are one."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for key in sorted({key for row in self.rows for key in row}):
+            values = tuple(row.get(key, "–") for row in self.rows)
+            if len(set(values)) > 1:
+                found.setdefault(values, []).append(key)
+        return [(keys, values) for values, keys in found.items()]
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """By what they are called."""
+        return {several(keys): list(values) for keys, values in self.together}
+
+    @property
+    def usual(self) -> dict[str, str]:
+        """What more than half of the rows have of the settings that differ."""
+        most = {key: Counter(values).most_common(1)[0] for key, values in self.columns.items()}
+        return {key: value for key, (value, rows) in most.items() if 2 * rows > len(self.rows)}
+
+    @property
+    def lines(self) -> list[str]:
+        """Of each row, `dpo.beta=0.05, no sample`: in what it differs from the others, but for what is usual."""
+        usual, told = self.usual, []
+        for i, row in enumerate(self.rows):
+            its = {key.partition(".")[0] for key in row}
+            own = {(keys[0].partition(".")[0], several(keys)): values[i] for keys, values in self.together}
+            own = {key: value for key, value in own.items() if value != usual.get(key[1])}
+            here = words({name: value for (stage, name), value in own.items() if stage in its})
+            absent = [f"no {stage}" for stage in sorted({stage for stage, _ in own} - its)]
+            told.append(", ".join([*([here] if here else []), *absent]))
+        return told
+
+
+def several(keys: list[str]) -> str:
+    """A name for settings that move together: theirs, or what they have in common (`precision`)."""
+    if len(keys) <= 3:
+        return ", ".join(keys)
+    names = {key.rpartition(".")[2] for key in keys}
+    return names.pop() if len(names) == 1 else f"{keys[0]}, {keys[1]} and {len(keys) - 2} more"
+
+
+def words(settings: dict[str, str]) -> str:
+    """`dpo.beta=0.05, dpo.seed=sft.seed=1`"""
+    short = {key: value if len(value) <= LONGEST else f"{value[:LONGEST]}…" for key, value in settings.items()}
+    return ", ".join(f"{key.replace(', ', '=')}={value}" for key, value in short.items())

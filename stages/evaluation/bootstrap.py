@@ -46,17 +46,22 @@ def resampled_means(
 
 
 def interval(mean: float, draws: NDArray[Any], confidence: float, families: list[str]) -> Interval:
-    """The percentile interval, expanded for the number of families (of prompts, where all are of one).
+    """The percentile interval, expanded for the number of families (of prompts, where all are of one)."""
+    tail = NormalDist().cdf(-expanded((1 + confidence) / 2, families))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(mean), float(low), float(high))
+
+
+def expanded(probability: float, families: list[str]) -> float:
+    """The normal quantile that a bootstrap has to be read at.
 
     A bootstrap of n families is too narrow by sqrt((n - 1) / n) and by normal instead of t quantiles; the expanded
     percentile interval makes up for both (Hesterberg 2015, The American Statistician 69:4).
     """
     n = len(set(families)) if len(set(families)) > 1 else len(families)
-    tail = (1 - confidence) / 2
-    if n > 1:
-        tail = NormalDist().cdf(-((n / (n - 1)) ** 0.5) * t_quantile(1 - tail, n - 1))
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(mean), float(low), float(high))
+    if n == 1:
+        return NormalDist().inv_cdf(probability)
+    return float((n / (n - 1)) ** 0.5 * t_quantile(probability, n - 1))
 
 
 def paired(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> Interval:

@@ -18,6 +18,17 @@ DIFFERENCES = (("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy"
 PRIMARY = "policy-sft"
 # All but a request in all its phrasings, and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
+# What is looked at by itself, and the groups that are in it.
+VIEWS = {
+    "seen tasks": ("seen", "unseen_phrasings"),
+    "unseen phrasings": ("unseen_phrasings",),
+    "untrained kinds": ("unseen_kinds", "unseen_areas"),
+    "unseen tasks": ("unseen_tasks",),
+    "trained kinds": ("open_test",),
+    "validation kinds": ("open_validation",),
+    "untrained kinds in trained areas": ("unseen_kinds",),
+    "untrained areas": ("unseen_areas",),
+}
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25

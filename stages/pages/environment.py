@@ -1,6 +1,9 @@
 """Jinja with everything escaped, and filters for figures."""
 
+import re
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
 def environment() -> Environment:
@@ -13,4 +16,7 @@ def environment() -> Environment:
     env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
     env.filters["visible"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
+    env.filters["breakable"] = lambda text: Markup(
+        re.sub(r"(_|=|/|\.(?=\D))", r"\1<wbr>", str(escape(text)))
+    )  # keys and paths
     return env

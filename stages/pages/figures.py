@@ -62,38 +62,6 @@ def rates(rows: dict[str, Any], models: dict[str, str]) -> str:
         return svg(figure)
 
 
-def pareto(
-    points: list[tuple[float, dict[str, float]]],
-    front: list[bool],
-    labels: list[str],
-    origins: list[float],
-    models: dict[str, str],
-) -> str:
-    """Pass rates with their intervals against KL, a point per row of the table and numbered like it; those on the
-    front are filled, joined and labelled. `origins` are rates of SFT, at no KL."""
-    sft, policy = models["sft"], models["policy"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4))
-        axes.plot([0] * len(origins), [100 * rate for rate in origins], "s", color=COLOURS["sft"], label=sft)
-        for number, ((kl, rate), best, label) in enumerate(zip(points, front, labels, strict=True), 1):
-            axes.vlines(kl, 100 * rate["low"], 100 * rate["high"], color=COLOURS["policy"], linewidth=1, alpha=0.35)
-            fill = COLOURS["policy"] if best else "none"
-            axes.plot(kl, 100 * rate["mean"], "o", color=COLOURS["policy"], markerfacecolor=fill)
-            text = f"{number}: {label}" if best and label else str(number)
-            axes.annotate(
-                text,
-                (kl, 100 * rate["mean"]),
-                xytext=(6, 4 if number % 2 else -11),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        best_first = sorted((kl, 100 * rate["mean"]) for (kl, rate), best in zip(points, front, strict=True) if best)
-        axes.plot(*zip(*best_first, strict=True), ":", color=COLOURS["policy"], label=f"{policy}: the front")
-        axes.set_ylabel("prompts that pass all checks, %")
-        decorate(axes, "Pass rate against KL", f"KL from {sft}, nats per token")
-        return svg(figure)
-
-
 def calibration(title: str, margins: list[float]) -> list[str]:
     """Held-out pairs by their reward margin: the share preferred rightly against sigma(|margin|), which is what the
     Bradley-Terry model behind DPO says it should be, in thirds of the pairs."""

@@ -216,7 +216,7 @@ def test_where_every_job_is_refused_none_starts(tmp_path: Path) -> None:
 def test_gc_keeps_what_a_sweep_that_stands_reaches(chain: Chain) -> None:
     swept = inside(*TINY, f"outputs={chain.root}", "stage=dpo", "dpo.beta=0.2,0.3", "-m")
     assert swept.returncode == 0, swept.stderr
-    again = re.findall(r"To compare them: python run.py (.*) -m", swept.stdout)[0]
+    again = re.findall(r"To evaluate them: python run.py (.*) -m", swept.stdout)[0]
     assert {"stage=eval", "dpo.beta=0.2,0.3", "answer.split=validation"} < set(again.split())
     build(chain.root)
     models = [chain.folder("dpo", f"dpo.beta={beta}") for beta in (0.2, 0.3)]

@@ -44,10 +44,8 @@ def test_a_label_of_any_figure_says_what_it_says() -> None:
     for odd in ODD:
         models = {"base": "Base", "sft": f"1{odd}", "policy": f"2{odd}"}
         rows = {odd: {"prompts": 3, **dict.fromkeys(models, rate)}}
-        points = [(0.1, rate), (0.2, rate)]
         labelled = [
             figures.rates(rows, models),
-            figures.pareto(points, [True, False], [odd, odd], [0.4], models),
             *figures.calibration(odd, [0.1 * i for i in range(9)]),
             figures.cost({odd: 1.0, "b": 2.0}),
             figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}"),
