@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.cli.sweep import NODES
-from stages.commands.groups import Group, grouped
-from stages.commands.measured import Key, rows
+from stages.commands.comparing.groups import Group, grouped
+from stages.commands.comparing.measured import Key, rows
+from stages.commands.comparing.trained import Trainings, trainings
 from stages.commands.settings import Nodes, words
-from stages.commands.trained import Trainings, trainings
 from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.store import whole

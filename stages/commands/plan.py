@@ -11,8 +11,8 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands import cost
-from stages.commands.cost import Past, on_gpu
+from stages.commands.planning import cost
+from stages.commands.planning.cost import Past, on_gpu
 from stages.commands.settings import named
 from stages.config.errors import visible
 from stages.config.schema import ROOT

@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from stages.commands.cost import Past
+from stages.commands.planning.cost import Past
 from stages.hardware import speed
 from stages.store.store import Store
 from tests.helpers import ROOT

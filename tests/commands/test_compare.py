@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from stages.commands import compare
-from stages.commands.groups import Group, grouped
-from stages.commands.measured import Row, rows
+from stages.commands.comparing.groups import Group, grouped
+from stages.commands.comparing.measured import Row, rows
+from stages.commands.comparing.trained import Trainings, trainings
 from stages.commands.settings import Differing
-from stages.commands.trained import Trainings, trainings
 from stages.config.errors import UserError
 from stages.pages import scatter
 from stages.store.store import Store, read_manifest

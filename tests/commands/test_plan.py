@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from stages.commands import cost, plan
+from stages.commands import plan
+from stages.commands.planning import cost
 from stages.config.schema import ROOT
 from stages.hardware import machine
 from stages.hardware.speed import COMPARABLE, Known, Ran, Task, expected

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import cost, plan
+from stages.commands import plan
+from stages.commands.planning import cost
 from stages.commands.settings import flat
 from stages.config.errors import UserError
 from stages.config.schema import ROOT, Label

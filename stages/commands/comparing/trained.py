@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.commands.measured import Key, input_key, sound
+from stages.commands.comparing.measured import Key, input_key, sound
 from stages.commands.settings import Differing, Nodes, lineage, of_lineage, unseeded
 from stages.evaluation.choosing import Contender, compared, conclusion
 from stages.store.kept import load_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.commands.measured import Row
+from stages.commands.comparing.measured import Row
 from stages.commands.settings import Differing, unseeded
 from stages.evaluation.bootstrap import Interval
 from stages.evaluation.choosing import Comparison, Contender, compared, conclusion

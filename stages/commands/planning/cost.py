@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from stages.commands.earlier import Earlier
-from stages.commands.tokens import (
+from stages.commands.planning.earlier import Earlier
+from stages.commands.planning.tokens import (
     PAIRS,
     TEXT,
     Sizes,
