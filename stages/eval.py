@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.schema import Eval
-from stages.evaluation import likelihood, retention
+from stages.evaluation import likelihood, proportion, retention
 from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
+    SIDES,
     Table,
     consistency,
     differences,
@@ -30,6 +31,7 @@ from stages.store.work import Work
 
 # The first that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
+OUTSIDE = "outside: "
 
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -50,13 +52,18 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "validation kinds": ours.group("open_validation"),
         "untrained kinds in trained areas": ours.group("unseen_kinds"),
         "untrained areas": ours.group("unseen_areas"),
-        **{f"outside: {name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()},
+        **{f"{OUTSIDE}{name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()},
     }
     groups = {name: table for name, table in groups.items() if table.prompts}
     endpoint = next(name for name in ENDPOINTS if name in groups)
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
+    for name, table in groups.items():
+        if not name.startswith(OUTSIDE):
+            by_group[name]["containing"] = proportion.containing(table.prompts, answers)
+            by_group[name]["constant"] = proportion.constant(table.prompts)
     main = by_group[endpoint]
+    sides = {side: ours.group(*names) for side, names in SIDES.items()}
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
     tokens, stopped = primary.mean(primary.tokens), primary.mean(primary.stopped)
     titles = cfg.models
@@ -71,8 +78,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "endpoint": endpoint,
         "primary": main,
         "groups": by_group,
-        "kinds": {name: rates(table, cfg) for name, table in ours.by("kind").items()},
-        "tasks": {name: rates(table, cfg) for name, table in ours.by("task").items()},
+        "kinds": divided(sides, "kind", cfg),
+        "tasks": divided(sides, "task", cfg),
         "mean_tokens": tokens,
         "stop_rate": stopped,
         "matched": matched(primary, cfg),
@@ -94,6 +101,15 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "verdict": results["verdict"],
         "summary": ", ".join(f"{title} {main[role]['mean']:.1%}" for role, title in titles.items())
         + f". {results['verdict']}",
+    }
+
+
+def divided(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
+    """By side, and there by kind or task: rates and differences."""
+    return {
+        side: {name: rates(part, cfg) for name, part in table.by(field).items()}
+        for side, table in sides.items()
+        if table.prompts
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.schema import Eval
-from stages.evaluation.bootstrap import Interval, interval, resampled_means
+from stages.evaluation.bootstrap import Interval, interval, resampled_means, share
 from stages.store.records import Candidate, Example, load
 from stages.tasks.checks import share_passed
 
@@ -18,6 +18,12 @@ DIFFERENCES = (("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy"
 PRIMARY = "policy-sft"
 # All but a request in all its phrasings, and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
+# What of it was trained, what was not, and by what settings were chosen.
+SIDES = {
+    "trained": ("seen", "unseen_phrasings", "open_test"),
+    "never trained": ("unseen_tasks", "unseen_kinds", "unseen_areas"),
+    "tuned on": ("open_validation",),
+}
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
@@ -82,12 +88,12 @@ def rates(table: Table, cfg: Eval) -> dict[str, Any]:
 
 
 def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:
-    """The mean of one of the table's arrays by role, and the paired differences between roles."""
+    """The mean of one of the table's arrays (of zeros and ones) by role, and the paired differences between roles."""
     families = [e.task for e in table.prompts]
     draws = resampled_means(values, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
     means, row = values.mean(0), dict[str, Any]()
     for i, role in enumerate(table.roles):
-        row[role] = asdict(interval(means[i], draws[:, i], cfg.confidence, families))
+        row[role] = asdict(share(values[:, i], draws[:, i], cfg.confidence, families))
     for name, (a, b) in differences(table.roles).items():
         i, j = table.roles.index(a), table.roles.index(b)
         row[name] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence, families))
