@@ -9,8 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.config.schema import Report
-from stages.pages import figures, seeds
+from stages.pages import changes, figures, seeds, settings, words
 from stages.pages.environment import environment
+from stages.pages.headline import Headline
 from stages.pages.side_by_side import side_by_side
 from stages.store.kept import having, load_json
 from stages.store.records import Pair, load
@@ -23,34 +24,59 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", having("models"))
     models = results["models"]
-    policy = inputs[nodes["eval"]["inputs"]["policy"]["stage"]]
+    trained = nodes["eval"]["inputs"]["policy"]["stage"]
+    policy = inputs[trained]
     tokens = inputs["sft"] / "token_example.json"
     held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
     curves = [*figures.sft(read_curves(inputs["sft"])), *figures.preference(models["policy"], read_curves(policy))]
     curves += figures.calibration(models["policy"], held_out)
     runs = seeds.runs(inputs, nodes)
+    over_seeds = seeds.summary(runs)
+    lineage = rows(nodes)
+    confidence = nodes["eval"]["settings"]["confidence"]
+    sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}
+    sections["tokens"] = tokens.exists()
     page = environment().get_template("page.html.jinja")
     html = page.render(
         models=models,
         results=results,
+        headline=Headline(results, confidence, len(runs), "pool" not in nodes["label"]["inputs"]),
+        contents=words.contents({name for name, there in sections.items() if not there}),
+        roles=words.ROLES,
+        glossary=words.GLOSSARY,
+        settings=settings.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
+        level=f"{confidence:.0%} interval",
+        differences={name: title for name, title in results["differences"].items() if name != "control-sft"},
+        constant=any(group.get("constant") is not None for group in results["groups"].values()),
         runs=runs,
-        over_seeds=seeds.summary(runs),
-        by_kind=Markup(figures.rates(results["kinds"], models)),
-        by_task=Markup(figures.rates(results["tasks"], models)),
+        over_seeds=over_seeds,
+        by_kind=changes.chart(results["kinds"]),
+        by_task=changes.chart(results["tasks"]),
+        kinds_conclusion=changes.conclusion(results["kinds"]),
         curves=[Markup(figure) for figure in curves],
+        trained=[(role, nodes[role]["metrics"]["summary"]) for role in ("sft", "control", trained) if role in nodes],
         answers=side_by_side(inputs, models, cfg.side_by_side),
         tokens=load_json(tokens, list) if tokens.exists() else [],
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],
         pair=load(inputs["pairs"] / "pairs.parquet", Pair)[0],
         warnings=[(role, warning) for role, m in nodes.items() for warning in m["warnings"]],
-        lineage=[row(role, manifest) for role, manifest in nodes.items()],
-        cost=Markup(figures.cost({role: m["wall_seconds"] for role, m in nodes.items()})),
+        lineage=lineage,
+        longest=max(lineage, key=lambda node: node["seconds"]),
         origin=nodes["eval"],
-        seconds=sum(m["wall_seconds"] for m in nodes.values()),
+        seconds=sum(node["seconds"] for node in lineage),
     )
     (out / "report.html").write_text(html, encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
+
+
+def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """The nodes as the lineage table shows them, those of other seeds last; one that several seeds share once."""
+    ordered = sorted(nodes.items(), key=lambda item: "_seed_" in item[0])
+    found: dict[str, dict[str, Any]] = {}
+    for role, manifest in ordered:
+        found.setdefault(manifest["fingerprint"], row(role, manifest))
+    return list(found.values())
 
 
 def row(role: str, manifest: Manifest) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""What a reader needs first, in sentences: did it help, on what, by how much, does it carry over, and how far to trust
+it. A number never stands without what it is of."""
+
+from typing import Any
+
+from stages.evaluation.bootstrap import Interval
+from stages.evaluation.outcomes import ENOUGH_PROMPTS, ENOUGH_TASKS, PRIMARY
+from stages.pages.environment import points
+
+# Groups of prompts that a verdict may be of, or that it should be seen beside. `{it}`: whose training is meant.
+SCOPES = {
+    "seen tasks": "tasks that {it} was trained on",
+    "unseen tasks": "tasks that it never saw",
+    "untrained kinds": "kinds of constraint that nothing was trained on",
+    "trained kinds": "kinds of constraint that {it} was trained on",
+    "validation kinds": "kinds of constraint that settings were chosen by",
+}
+
+STEPS = ("sft-base", PRIMARY)
+
+
+class Headline:
+    """The sentences at the top of a report.
+
+    results: of the evaluation. confidence: of its intervals. runs: one per seed. from_file: whether the pairs came
+    from a file, so that what was trained on the tasks is SFT alone.
+    """
+
+    def __init__(self, results: dict[str, Any], confidence: float, runs: int, from_file: bool):
+        self.results, self.groups, self.models = results, results["groups"], results["models"]
+        self.primary = self.groups[results["endpoint"]]
+        self.level = f"{confidence:.0%} interval"
+        self.runs = runs
+        self.it = self.models["sft"] if from_file else "it"
+
+    @property
+    def delta(self) -> Interval:
+        return Interval(**self.primary[PRIMARY])
+
+    @property
+    def helped(self) -> bool:
+        return self.delta.low > 0
+
+    @property
+    def verdict(self) -> str:
+        """The primary endpoint: what came out, on what, from where to where."""
+        word = "helped" if self.helped else "hurt" if self.delta.high < 0 else "made no measurable change"
+        before, after = (rate(self.primary[role], self.primary["prompts"]) for role in ("sft", "policy"))
+        return (
+            f"{self.models['policy']} {word}, on {self.scope(self.results['endpoint'])}: {before} → {after} of "
+            f"{self.primary['prompts']:,} held-out prompts pass all checks ({points(self.delta.mean)} points, "
+            f"{self.level} {bounds(self.delta)})."
+        )
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Whether it carries over: a sentence for each other group that a verdict could be of."""
+        names = [name for name in SCOPES if name in self.groups and name != self.results["endpoint"]]
+        return [f"On {self.scope(name)}: {self.change(self.groups[name], PRIMARY)}." for name in names]
+
+    @property
+    def caution(self) -> str:
+        """How far the verdict reaches."""
+        told = []
+        if self.runs == 1:
+            told.append("One seed: it speaks of these two checkpoints, and takes three or more to speak of the recipe.")
+        if self.primary["tasks"] < ENOUGH_TASKS:
+            told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")
+        if self.primary["prompts"] < ENOUGH_PROMPTS:
+            told.append(f"Fewer than {ENOUGH_PROMPTS} prompts: a small effect would go unseen.")
+        return " ".join(told)
+
+    @property
+    def control(self) -> str:
+        """Whether preferences gave what the chosen answers alone would not; '' without a control."""
+        if "control" not in self.models:
+            return ""
+        change = self.change(self.primary, "policy-control")
+        return f"Against the control, {self.models['sft']} trained further on the chosen answers alone: {change}."
+
+    @property
+    def steps(self) -> str:
+        """What each model changed on the primary endpoint."""
+        told = [f"{self.results['differences'][name]} {points(self.primary[name]['mean'])}" for name in STEPS]
+        return f"On {self.results['endpoint']}, in points: {', '.join(told)}."
+
+    @property
+    def form(self) -> str:
+        """How much of a pass rate is form; '' where prompts have no reference."""
+        held = self.primary.get("containing")
+        if not held:
+            return ""
+        shares = ", ".join(f"{title} {held[role]:.1%}" for role, title in self.models.items())
+        passed = ", ".join(f"{self.primary[role]['mean']:.1%}" for role in self.models)
+        return f"Answers that contain the reference, whatever their form: {shares}. In the form asked for: {passed}."
+
+    def scope(self, name: str) -> str:
+        return f"{self.groups[name]['tasks']} {SCOPES[name].format(it=self.it)}"
+
+    def change(self, group: dict[str, Any], name: str) -> str:
+        """`no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`"""
+        delta = Interval(**group[name])
+        word = "better" if delta.low > 0 else "worse" if delta.high < 0 else "no measurable change"
+        if name != PRIMARY and word == "no measurable change":
+            word = "no measurable difference"
+        if group["note"]:
+            word = group["note"]
+        return f"{word} ({points(delta.mean)} points, {bounds(delta)}; {group['prompts']:,} prompts)"
+
+
+def rate(share: dict[str, float], prompts: int) -> str:
+    """`31.6%`; of none and of all, how many could be."""
+    if share["mean"] == 0:
+        return f"0 of {prompts:,} (up to {share['high']:.1%})"
+    if share["mean"] == 1:
+        return f"all {prompts:,} (at least {share['low']:.1%})"
+    return f"{share['mean']:.1%}"
+
+
+def bounds(delta: Interval) -> str:
+    return f"{points(delta.low)} to {points(delta.high)}"
