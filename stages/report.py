@@ -18,6 +18,8 @@ from stages.store.records import Pair, load
 from stages.store.store import Manifest, manifest_of
 from stages.store.work import Work, read_curves
 
+SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a reader came for first
+
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `report.html`."""
@@ -30,6 +32,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
     curves = [*figures.sft(read_curves(inputs["sft"])), *figures.preference(models["policy"], read_curves(policy))]
     curves += figures.calibration(models["policy"], held_out)
+    made = {role: role if role in nodes else trained for role in models if role != "base"}
     runs = seeds.runs(inputs, nodes)
     over_seeds = seeds.summary(runs)
     lineage = rows(nodes)
@@ -46,15 +49,15 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         glossary=words.GLOSSARY,
         settings=settings.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
         level=f"{confidence:.0%} interval",
-        differences={name: title for name, title in results["differences"].items() if name != "control-sft"},
+        differences={name: results["differences"][name] for name in SHOWN if name in results["differences"]},
         constant=any(group.get("constant") is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
         by_kind=changes.chart(results["kinds"]),
         by_task=changes.chart(results["tasks"]),
-        kinds_conclusion=changes.conclusion(results["kinds"]),
+        kinds_conclusion=changes.conclusion(results["kinds"], models["policy"]),
         curves=[Markup(figure) for figure in curves],
-        trained=[(role, nodes[role]["metrics"]["summary"]) for role in ("sft", "control", trained) if role in nodes],
+        trained={models[role]: nodes[of]["metrics"]["summary"] for role, of in made.items()},
         answers=side_by_side(inputs, models, cfg.side_by_side),
         tokens=load_json(tokens, list) if tokens.exists() else [],
         label=nodes["label"]["metrics"],

@@ -41,11 +41,11 @@ def chart(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def conclusion(sides: dict[str, dict[str, Any]]) -> str:
-    """How many kinds of each side are clear of no change."""
+def conclusion(sides: dict[str, dict[str, Any]], policy: str) -> str:
+    """How many kinds of each side are clear of no change. `policy`: its title."""
     told = []
     for side, kinds in sides.items():
         better = sum(row[PRIMARY]["low"] > 0 for row in kinds.values())
         worse = sum(row[PRIMARY]["high"] < 0 for row in kinds.values())
-        told.append(f"{side}: better on {better}, worse on {worse} of {len(kinds)}")
-    return f"{'; '.join(told)}. On the others the interval holds 0. Of so many intervals some are clear of 0 by chance."
+        told.append(f"Of {len(kinds)} kinds {side}, {policy} is better on {better} and worse on {worse}.")
+    return f"{' '.join(told)} On the others the interval holds 0; of so many, some are clear of 0 by chance."

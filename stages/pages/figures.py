@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+from itertools import chain, repeat
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,6 @@ from stages.pages.roles import LOOKS
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 COLOURS = {role: look.light for role, look in LOOKS.items()}  # until the SVG is written, as INK
-SERIES, LINES = (COLOURS["policy"], COLOURS["sft"], COLOURS["base"]), ("-", "--", ":")
 REFERENCE = re.compile(r'(url\(#|href="#)([\w.-]+)')  # to an element of the same SVG
 PANEL = (3.6, 2.4)  # inches: as wide as a phone, so that text keeps its size
 STYLE: dict[str, Any] = {
@@ -120,17 +120,20 @@ def calibration(title: str, margins: list[float]) -> list[str]:
         ]
 
 
-def panel(title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabel: str = "step") -> str:
-    """One small plot: metrics of a curve over steps; held-out ones with marks. Its description tells first and last
-    values."""
+def panel(
+    title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabel: str = "step", role: str = "policy"
+) -> str:
+    """One small plot: metrics of a curve over steps, the first in the colour of the model that is trained, others
+    dashed; held-out ones with marks. Its description tells first and last values."""
     told = []
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=PANEL)
-        for place, (metric, label) in enumerate(series.items()):
+        styles = chain([(COLOURS[role], "-")], repeat((INK, "--")))
+        for (metric, label), (colour, line) in zip(series.items(), styles, strict=False):
             points = [(p["step"], p[metric]) for p in curve if metric in p]
             if points:
                 marked = "o" if metric.startswith("eval_") else ""
-                axes.plot(*zip(*points, strict=True), marked + LINES[place], color=SERIES[place], label=label, ms=4)
+                axes.plot(*zip(*points, strict=True), marked + line, color=colour, label=label, ms=4)
                 told.append(f"{label} from {points[0][1]:.3g} to {points[-1][1]:.3g} at step {points[-1][0]}")
         decorate(axes, title, xlabel)
         return svg(figure, title, f"{'; '.join(told) or 'nothing was measured'}.")
@@ -145,7 +148,8 @@ def decorate(axes: Axes, title: str, xlabel: str) -> None:
 
 def sft(curve: list[dict[str, Any]]) -> list[str]:
     """SFT's loss, on training and validation."""
-    return [panel("SFT: loss", curve, {"loss": "training", "eval_loss": "validation"})] if curve else []
+    series = {"loss": "training", "eval_loss": "validation"}
+    return [panel("SFT: loss", curve, series, role="sft")] if curve else []
 
 
 def preference(title: str, curve: list[dict[str, Any]]) -> list[str]:

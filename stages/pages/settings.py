@@ -86,7 +86,7 @@ def objective(manifest: Manifest) -> str:
 def training(manifest: Manifest) -> str:
     s = manifest["settings"]
     weights = "all weights" if s["adapter"] == "none" else f"{s['adapter']}, rank {s['lora']['rank']}"
-    rows = "packed rows" if s.get("packing") else "rows"
+    rows = ("packed row" if s.get("packing") else "row") + "s" * (s["batch_size"] > 1)
     epochs = "1 epoch" if s["epochs"] == 1 else f"{short(s['epochs'])} epochs"
     steps = manifest["metrics"].get("steps")
     counted = f"{steps:,} steps of {s['batch_size']} {rows}" if steps else f"batches of {s['batch_size']} {rows}"
@@ -95,4 +95,7 @@ def training(manifest: Manifest) -> str:
 
 def short(number: Any) -> str:
     """`3e-5`, `0.1`, `2`"""
-    return f"{number:g}".replace("e-0", "e-").replace("e+0", "e")
+    if 0 < number < 0.01:
+        digits, _, exponent = f"{number:e}".partition("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    return f"{number:g}"
