@@ -58,10 +58,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     endpoint = next(name for name in ENDPOINTS if name in groups)
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
-    for name, table in groups.items():
-        if not name.startswith(OUTSIDE):
-            by_group[name]["containing"] = proportion.containing(table.prompts, answers)
-            by_group[name]["constant"] = proportion.constant(table.prompts)
+    for name, row in by_group.items():
+        row |= proportion.of([] if name.startswith(OUTSIDE) else groups[name].prompts, answers)
     main = by_group[endpoint]
     sides = {side: ours.group(*names) for side, names in SIDES.items()}
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]

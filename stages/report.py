@@ -23,6 +23,7 @@ SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a read
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `report.html`."""
+    inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # this seed's first
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", having("models"))
     models = results["models"]
@@ -50,7 +51,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         settings=settings.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
         level=f"{confidence:.0%} interval",
         differences={name: results["differences"][name] for name in SHOWN if name in results["differences"]},
-        constant=any(group.get("constant") is not None for group in results["groups"].values()),
+        constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
         by_kind=changes.chart(results["kinds"]),
@@ -74,10 +75,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
 
 def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
-    """The nodes as the lineage table shows them, those of other seeds last; one that several seeds share once."""
-    ordered = sorted(nodes.items(), key=lambda item: "_seed_" in item[0])
+    """The nodes as the lineage table shows them; one that several seeds share once."""
     found: dict[str, dict[str, Any]] = {}
-    for role, manifest in ordered:
+    for role, manifest in nodes.items():
         found.setdefault(manifest["fingerprint"], row(role, manifest))
     return list(found.values())
 

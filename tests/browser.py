@@ -13,14 +13,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-OPTIONS += ("--disable-sync", "--disable-component-update", "--remote-debugging-pipe")
+OPTIONS += ("--disable-sync", "--disable-component-update")
 HEIGHT = 900
 FITS = "document.documentElement.scrollWidth <= innerWidth"
+# Ids that several elements have, SVGs without a name, heads of tables without a scope.
+NAMELESS = """[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) < i).concat(
+    [...document.querySelectorAll('svg:not([role=img]), th:not([scope])')].map(e => e.outerHTML.slice(0, 80)),
+    [...document.querySelectorAll('svg')].filter(e => e.firstElementChild?.tagName != 'title').map(e => 'no title'))"""
+# Cells of the main table that are not wholly inside the window.
+CUT = """[...document.querySelectorAll('.results tbody th, .results tbody td')].filter(cell => {
+    const range = document.createRange(); range.selectNodeContents(cell);
+    return [...range.getClientRects()].some(r => r.left < 0 || r.right > innerWidth)}).map(cell => cell.textContent)"""
 # Of every node that breaks a rule: the rule, what is wrong, and where.
-AXE = """axe.run().then(({violations}) => violations.flatMap(rule =>
-    rule.nodes.map(node => `${rule.id}: ${node.target} ${node.failureSummary}`)))"""
+AXE = """document.querySelectorAll('details').forEach(d => d.open = true);
+    axe.run().then(({violations}) => violations.flatMap(rule =>
+        rule.nodes.map(node => `${rule.id}: ${node.target} ${node.failureSummary}`)))"""
 
 
 @cache
@@ -53,7 +64,9 @@ class Tab:
         """Send a command and wait for what it gives."""
         self.sent += 1
         session = {"sessionId": self.session} if self.session else {}
-        self.commands.write(json.dumps({"id": self.sent, "method": method, "params": params} | session).encode() + b"\0")
+        self.commands.write(
+            json.dumps({"id": self.sent, "method": method, "params": params} | session).encode() + b"\0"
+        )
         self.commands.flush()
         while (answer := self.message()).get("id") != self.sent:
             pass
@@ -88,11 +101,27 @@ class Tab:
         path.write_bytes(base64.b64decode(taken["data"]))
 
 
+def wrong_with(page: Path, folder: Path) -> list[str]:
+    """What axe and we find wrong with a page on a phone and on a desk, in light and dark. Skips the test where there
+    is no browser or no axe."""
+    if CHROMIUM is None or axe() is None:
+        pytest.skip("needs Chromium, and axe-core as `make test` installs it")
+    found = []
+    with browser(folder) as tab:
+        for width in (390, 1440):
+            for dark in (False, True):
+                tab.open(page, width, dark)
+                wrong = [*([] if tab.evaluate(FITS) else ["sticks out"]), *tab.evaluate(CUT), *tab.evaluate(NAMELESS)]
+                found += [f"{width} {'dark' if dark else 'light'}: {each}" for each in wrong + tab.violations()]
+    return found
+
+
 @contextmanager
 def browser(folder: Path) -> Iterator[Tab]:
     """A browser that keeps what it writes in `folder`."""
-    (theirs, commands), (answers, them) = os.pipe(), os.pipe()
-    command = ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{them}', "sh", str(CHROMIUM), *OPTIONS, f"--user-data-dir={folder}"]
+    (theirs, commands), (answers, them) = os.pipe(), os.pipe()  # it reads from 3 and writes to 4
+    command = ["sh", "-c", f'exec "$@" 3</dev/fd/{theirs} 4>/dev/fd/{them}', "sh", str(CHROMIUM), *OPTIONS]
+    command += ["--remote-debugging-pipe", f"--user-data-dir={folder}"]
     process = subprocess.Popen(command, pass_fds=(theirs, them), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.close(theirs)
     os.close(them)

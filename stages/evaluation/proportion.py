@@ -3,11 +3,16 @@ answer per task would score."""
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from stages.evaluation.outcomes import Answers
 from stages.store.records import Example
 from stages.tasks.answers import lower_words
 from stages.tasks.checks import share_passed
+
+
+def of(prompts: Sequence[Example], answers: Answers) -> dict[str, Any]:
+    return {"containing": containing(prompts, answers), "constant": constant(prompts)}
 
 
 def containing(prompts: Sequence[Example], answers: Answers) -> dict[str, float]:

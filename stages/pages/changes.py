@@ -1,4 +1,4 @@
-"""The main chart: of every kind of task the paired difference between policy and SFT with its interval, one mark a row.
+"""The main chart: of every kind of task the paired difference of policy and SFT with its interval, one mark a row.
 
 It is a table whose marks are SVGs without text, placed in percent of their width: on a phone the text keeps its size.
 """
@@ -6,6 +6,7 @@ It is a table whose marks are SVGs without text, placed in percent of their widt
 from typing import Any
 
 from stages.evaluation.outcomes import PRIMARY
+from stages.pages.headline import counted
 from stages.pages.kinds import in_words
 
 TITLES = {
@@ -47,5 +48,5 @@ def conclusion(sides: dict[str, dict[str, Any]], policy: str) -> str:
     for side, kinds in sides.items():
         better = sum(row[PRIMARY]["low"] > 0 for row in kinds.values())
         worse = sum(row[PRIMARY]["high"] < 0 for row in kinds.values())
-        told.append(f"Of {len(kinds)} kinds {side}, {policy} is better on {better} and worse on {worse}.")
+        told.append(f"Of {counted(len(kinds), 'kind')} {side}, {policy} is better on {better} and worse on {worse}.")
     return f"{' '.join(told)} On the others the interval holds 0; of so many, some are clear of 0 by chance."

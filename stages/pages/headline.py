@@ -7,13 +7,14 @@ from stages.evaluation.bootstrap import Interval
 from stages.evaluation.outcomes import ENOUGH_PROMPTS, ENOUGH_TASKS, PRIMARY
 from stages.pages.environment import points
 
-# Groups of prompts that a verdict may be of, or that it should be seen beside. `{it}`: whose training is meant.
+# Groups of prompts that a verdict may be of, or that it should be seen beside: of what, and of which. `{it}`: whose
+# training is meant.
 SCOPES = {
-    "seen tasks": "tasks that {it} was trained on",
-    "unseen tasks": "tasks that it never saw",
-    "untrained kinds": "kinds of constraint that nothing was trained on",
-    "trained kinds": "kinds of constraint that {it} was trained on",
-    "validation kinds": "kinds of constraint that settings were chosen by",
+    "seen tasks": ("task", "that {it} was trained on"),
+    "unseen tasks": ("task", "that it never saw"),
+    "untrained kinds": ("kind", "of constraint that nothing was trained on"),
+    "trained kinds": ("kind", "of constraint that {it} was trained on"),
+    "validation kinds": ("kind", "of constraint that settings were chosen by"),
 }
 
 STEPS = ("sft-base", PRIMARY)
@@ -63,7 +64,7 @@ class Headline:
         """How far the verdict reaches."""
         told = []
         if self.runs == 1:
-            told.append("One seed: it speaks of these two checkpoints, and takes three or more to speak of the recipe.")
+            told.append("One seed speaks of these two checkpoints, three or more of the recipe: seeds=[1,2] adds two.")
         if self.primary["tasks"] < ENOUGH_TASKS:
             told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")
         if self.primary["prompts"] < ENOUGH_PROMPTS:
@@ -87,7 +88,7 @@ class Headline:
     @property
     def form(self) -> str:
         """How much of a pass rate is form; '' where prompts have no reference."""
-        held = self.primary.get("containing")
+        held = self.primary["containing"]
         if not held:
             return ""
         shares = ", ".join(f"{title} {held[role]:.1%}" for role, title in self.models.items())
@@ -95,7 +96,8 @@ class Headline:
         return f"Answers that contain the reference, whatever their form: {shares}. In the form asked for: {passed}."
 
     def scope(self, name: str) -> str:
-        return f"{self.groups[name]['tasks']} {SCOPES[name].format(it=self.it)}"
+        what, which = SCOPES[name]
+        return f"{counted(self.groups[name]['tasks'], what)} {which.format(it=self.it)}"
 
     def change(self, group: dict[str, Any], name: str) -> str:
         """`no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`"""
@@ -105,7 +107,10 @@ class Headline:
             word = "no measurable difference"
         if group["note"]:
             word = group["note"]
-        return f"{word} ({points(delta.mean)} points, {bounds(delta)}; {group['prompts']:,} prompts)"
+        prompts = f"{group['prompts']:,} prompts"
+        if delta.low == delta.high == 0:
+            return f"{word} (alike on all {prompts})"
+        return f"{word} ({points(delta.mean)} points, {bounds(delta)}; {prompts})"
 
 
 def rate(share: dict[str, float], prompts: int) -> str:
@@ -115,6 +120,11 @@ def rate(share: dict[str, float], prompts: int) -> str:
     if share["mean"] == 1:
         return f"all {prompts:,} (at least {share['low']:.1%})"
     return f"{share['mean']:.1%}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 task`, `35 tasks`"""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def bounds(delta: Interval) -> str:

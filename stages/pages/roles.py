@@ -13,8 +13,8 @@ class Look:
 
 
 LOOKS = {
-    "base": Look("#7b8494", "#8b95a5", "▲", "^"),
-    "sft": Look("#0b4f8a", "#5aa9f0", "■", "s"),
+    "base": Look("#858d9c", "#768090", "▲", "^"),
+    "sft": Look("#0a3f70", "#5aa9f0", "■", "s"),
     "control": Look("#7b3fa0", "#cfa5f5", "◆", "D"),
     "policy": Look("#cf4f08", "#ffb37f", "●", "o"),
 }

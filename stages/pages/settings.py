@@ -14,7 +14,7 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
     told["SFT"] = sft(nodes["sft"], learnt_from(nodes))
     if "sample" in nodes:
         told["candidates"] = candidates(nodes["sample"])
-    told["pairs"] = pairs(nodes["pairs"])
+    told["pairs"] = pairs(nodes["pairs"], nodes["label"])
     told[title] = objective(policy)
     if "control" in nodes:
         told["control"] = training(nodes["control"])
@@ -66,9 +66,13 @@ def candidates(manifest: Manifest) -> str:
     )
 
 
-def pairs(manifest: Manifest) -> str:
-    made, strategy = manifest["metrics"], manifest["settings"]["strategy"]
-    return f"{made['pairs'] - made['held_out']:,} trained, {made['held_out']:,} held out; {strategy.replace('_', ' ')}"
+def pairs(manifest: Manifest, label: Manifest) -> str:
+    """How many, and how the two were chosen among candidates, or from which file they came."""
+    made = manifest["metrics"]
+    how = manifest["settings"]["strategy"].replace("_", " ")
+    if "pool" not in label["inputs"]:
+        how = f"of {PurePath(label['config']['path']).name}"
+    return f"{made['pairs'] - made['held_out']:,} trained, {made['held_out']:,} held out; {how}"
 
 
 def objective(manifest: Manifest) -> str:

@@ -29,7 +29,7 @@ GLOSSARY = {
     "check": "A rule that code runs on an answer. A prompt counts as passed where its answer passes all of them.",
     "task, kind": "A task is one form of request with many instances; a kind is several tasks alike.",
     "points": "Percentage points: from 30% to 35% is +5.0 points.",
-    "interval": "Where the true value lies, in 95 of 100 such runs. One that holds 0 cannot tell a change from chance.",
+    "interval": "Where the true value lies in 95 of 100 such runs. One that holds 0 tells no change from chance.",
     "bootstrap": "The interval comes from drawing tasks, and prompts of each, again and again from those there are.",
     "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from those of SFT.",
     "log-prob": "The logarithm of a probability, in nats: 0 is certain, −0.7 is one in two.",
