@@ -44,7 +44,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     html = page.render(
         models=models,
         results=results,
-        headline=Headline(results, confidence, len(runs), "pool" not in nodes["label"]["inputs"]),
+        headline=Headline(results, confidence, len(runs), trained_on_tasks(nodes, models["sft"])),
         contents=words.contents({name for name, there in sections.items() if not there}),
         roles=words.ROLES,
         glossary=words.GLOSSARY,
@@ -72,6 +72,15 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     )
     (out / "report.html").write_text(html, encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
+
+
+def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:
+    """What learnt from prompts made as the test's are: `it` (the policy), SFT by its title, or nothing."""
+    made = nodes["data"]["config"]["tasks"] or {}
+    if "pool" in nodes["label"]["inputs"] and (made.get("preference") or made.get("open_preference")):
+        return "it"
+    taught = nodes["sft"]["settings"].get("train", True) and (made.get("sft") or made.get("open_sft"))
+    return sft if taught else "nothing"
 
 
 def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:

@@ -18,11 +18,11 @@ DIFFERENCES = (("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy"
 PRIMARY = "policy-sft"
 # All but a request in all its phrasings, and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
-# What of it was trained, what was not, and by what settings were chosen.
+# Tasks and kinds that training prompts are made of, those that are kept out, and those that settings are chosen by.
 SIDES = {
-    "trained": ("seen", "unseen_phrasings", "open_test"),
-    "never trained": ("unseen_tasks", "unseen_kinds", "unseen_areas"),
-    "tuned on": ("open_validation",),
+    "seen": ("seen", "unseen_phrasings", "open_test"),
+    "unseen": ("unseen_tasks", "unseen_kinds", "unseen_areas"),
+    "tuning": ("open_validation",),
 }
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12

@@ -10,9 +10,9 @@ from stages.pages.headline import counted
 from stages.pages.kinds import in_words
 
 TITLES = {
-    "trained": "Trained: held-out prompts of tasks that training had others of",
-    "never trained": "Never trained: nothing like them was in any training data",
-    "tuned on": "Tuned on: settings were chosen by them",
+    "seen": "Seen: tasks that training prompts are made of",
+    "unseen": "Unseen: tasks kept out of training",
+    "tuning": "Tuning: tasks that settings are chosen by",
 }
 
 
@@ -48,5 +48,6 @@ def conclusion(sides: dict[str, dict[str, Any]], policy: str) -> str:
     for side, kinds in sides.items():
         better = sum(row[PRIMARY]["low"] > 0 for row in kinds.values())
         worse = sum(row[PRIMARY]["high"] < 0 for row in kinds.values())
-        told.append(f"Of {counted(len(kinds), 'kind')} {side}, {policy} is better on {better} and worse on {worse}.")
+        of = f"{counted(len(kinds), 'kind')} of {side} tasks"
+        told.append(f"Of {of}, {policy} is better on {better} and worse on {worse}.")
     return f"{' '.join(told)} On the others the interval holds 0; of so many, some are clear of 0 by chance."

@@ -23,16 +23,16 @@ STEPS = ("sft-base", PRIMARY)
 class Headline:
     """The sentences at the top of a report.
 
-    results: of the evaluation. confidence: of its intervals. runs: one per seed. from_file: whether the pairs came
-    from a file, so that what was trained on the tasks is SFT alone.
+    results: of the evaluation. confidence: of its intervals. runs: one per seed. trained: what was trained on tasks
+    like those of the test: `it` (the policy), SFT alone, or nothing.
     """
 
-    def __init__(self, results: dict[str, Any], confidence: float, runs: int, from_file: bool):
+    def __init__(self, results: dict[str, Any], confidence: float, runs: int, trained: str = "it"):
         self.results, self.groups, self.models = results, results["groups"], results["models"]
         self.primary = self.groups[results["endpoint"]]
         self.level = f"{confidence:.0%} interval"
         self.runs = runs
-        self.it = self.models["sft"] if from_file else "it"
+        self.trained = trained
 
     @property
     def delta(self) -> Interval:
@@ -46,11 +46,12 @@ class Headline:
     def verdict(self) -> str:
         """The primary endpoint: what came out, on what, from where to where."""
         word = "helped" if self.helped else "hurt" if self.delta.high < 0 else "made no measurable change"
-        before, after = (rate(self.primary[role], self.primary["prompts"]) for role in ("sft", "policy"))
+        before, after = (rate(self.primary[role]) for role in ("sft", "policy"))
+        changed = f"{points(self.delta.mean)} points, {self.level} {bounds(self.delta)}"
         return (
             f"{self.models['policy']} {word}, on {self.scope(self.results['endpoint'])}: {before} → {after} of "
-            f"{self.primary['prompts']:,} held-out prompts pass all checks ({points(self.delta.mean)} points, "
-            f"{self.level} {bounds(self.delta)})."
+            f"{self.primary['prompts']:,} held-out prompts pass all checks "
+            f"({'alike on every one' if alike(self.delta) else changed})."
         )
 
     @property
@@ -97,7 +98,7 @@ class Headline:
 
     def scope(self, name: str) -> str:
         what, which = SCOPES[name]
-        return f"{counted(self.groups[name]['tasks'], what)} {which.format(it=self.it)}"
+        return f"{counted(self.groups[name]['tasks'], what)} {which.format(it=self.trained)}"
 
     def change(self, group: dict[str, Any], name: str) -> str:
         """`no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`"""
@@ -108,18 +109,23 @@ class Headline:
         if group["note"]:
             word = group["note"]
         prompts = f"{group['prompts']:,} prompts"
-        if delta.low == delta.high == 0:
+        if alike(delta):
             return f"{word} (alike on all {prompts})"
         return f"{word} ({points(delta.mean)} points, {bounds(delta)}; {prompts})"
 
 
-def rate(share: dict[str, float], prompts: int) -> str:
-    """`31.6%`; of none and of all, how many could be."""
+def rate(share: dict[str, float]) -> str:
+    """`31.6%`; of none and of all, how many it could be."""
     if share["mean"] == 0:
-        return f"0 of {prompts:,} (up to {share['high']:.1%})"
+        return f"0 (up to {share['high']:.1%})"
     if share["mean"] == 1:
-        return f"all {prompts:,} (at least {share['low']:.1%})"
+        return f"all ({share['low']:.1%} or more)"
     return f"{share['mean']:.1%}"
+
+
+def alike(delta: Interval) -> bool:
+    """Whether two models pass the very same prompts, which no resampling varies."""
+    return delta.low == delta.high == 0
 
 
 def counted(number: int, noun: str) -> str:

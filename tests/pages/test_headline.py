@@ -22,9 +22,9 @@ def group(delta: tuple[float, float, float], prompts: int = 800, tasks: int = 28
     } | more  # fmt: skip
 
 
-def headline(groups: dict[str, Any], runs: int = 1, from_file: bool = False, models: Any = DPO) -> Headline:
+def headline(groups: dict[str, Any], runs: int = 1, trained: str = "it", models: Any = DPO) -> Headline:
     results = {"groups": groups, "models": models, "endpoint": next(iter(groups)), "differences": {}}
-    return Headline(results, 0.95, runs, from_file)
+    return Headline(results, 0.95, runs, trained)
 
 
 HELPED, NOTHING, HURT = (0.086, 0.026, 0.158), (-0.017, -0.071, 0.034), (-0.1, -0.15, -0.05)
@@ -67,13 +67,14 @@ def test_open_requests_alone_are_told_by_kinds_of_constraint() -> None:
 
 
 def test_pairs_of_a_file_train_no_task() -> None:
-    told = headline({"seen tasks": group(NOTHING)}, from_file=True)
-    assert told.verdict.startswith("DPO made no measurable change, on 28 tasks that SFT was trained on: ")
+    for trained in ("SFT", "nothing"):
+        told = headline({"seen tasks": group(NOTHING)}, trained=trained)
+        assert told.verdict.startswith(f"DPO made no measurable change, on 28 tasks that {trained} was trained on: ")
 
 
 def test_none_of_many_stands_with_how_many_could_be() -> None:
     told = headline({"seen tasks": group(HELPED, sft=share(0, 0, 0.0093), prompts=320)})
-    assert "0 of 320 (up to 0.9%) → 40.2% of 320 held-out prompts" in told.verdict
+    assert "0 (up to 0.9%) → 40.2% of 320 held-out prompts" in told.verdict
 
 
 def test_a_control_says_what_preferences_gave() -> None:
@@ -94,10 +95,10 @@ def test_form_stands_beside_the_strict_rate() -> None:
 
 def test_the_chart_has_kinds_in_words_from_most_gained_to_most_lost_on_one_scale() -> None:
     kinds = {"follow_up": group(NOTHING), "case": group(HELPED), "mine_own": group((0.0, 0.0, 0.0))}
-    chart = changes.chart({"trained": kinds, "never trained": {"list": group(HURT)}})
+    chart = changes.chart({"seen": kinds, "unseen": {"list": group(HURT)}})
     trained, never = chart["sides"].values()
     assert [row["name"] for row in trained] == ["upper and lower case", "mine own", "a second request"]
     assert chart["end"] == 20
     assert (trained[1]["at_low"], trained[1]["at_mean"]) == (50, 50)
     assert (never[0]["at_low"], never[0]["at_mean"], never[0]["at_high"]) == (12.5, 25, 37.5)
-    assert changes.conclusion({"trained": kinds}, "DPO").startswith("Of 3 kinds trained, DPO is better on 1 and worse")
+    assert changes.conclusion({"seen": kinds}, "DPO").startswith("Of 3 kinds of seen tasks, DPO is better on 1 and")

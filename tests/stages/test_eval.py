@@ -264,7 +264,7 @@ def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
     assert results["groups"]["unseen tasks"]["note"] == "too few tasks to say"
     assert results["groups"]["seen tasks"]["prompts"] == 32
     tasks = {side: {*rows} for side, rows in results["tasks"].items()}
-    assert tasks == {"trained": {"sentiment", "classify_noun"}, "never trained": {"odd_one_out"}}
+    assert tasks == {"seen": {"sentiment", "classify_noun"}, "unseen": {"odd_one_out"}}
 
 
 def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> None:
