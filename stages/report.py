@@ -28,11 +28,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     results = load_json(inputs["eval"] / "results.json", having("models"))
     models = results["models"]
     trained = nodes["eval"]["inputs"]["policy"]["stage"]
-    policy = inputs[trained]
     tokens = inputs["sft"] / "token_example.json"
-    held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
-    curves = [*figures.sft(read_curves(inputs["sft"])), *figures.preference(models["policy"], read_curves(policy))]
-    curves += figures.calibration(models["policy"], held_out)
     made = {role: role if role in nodes else trained for role in models if role != "base"}
     runs = seeds.runs(inputs, nodes)
     over_seeds = seeds.summary(runs)
@@ -57,7 +53,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         by_kind=changes.chart(results["kinds"]),
         by_task=changes.chart(results["tasks"]),
         kinds_conclusion=changes.conclusion(results["kinds"], models["policy"]),
-        curves=[Markup(figure) for figure in curves],
+        curves=curves(inputs["sft"], inputs[trained], models["policy"]),
         trained={models[role]: nodes[of]["metrics"]["summary"] for role, of in made.items()},
         answers=side_by_side(inputs, models, cfg.side_by_side),
         tokens=load_json(tokens, list) if tokens.exists() else [],
@@ -72,6 +68,13 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     )
     (out / "report.html").write_text(html, encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
+
+
+def curves(sft: Path, policy: Path, title: str) -> list[Markup]:
+    """Figures of both trainings; `title`: the policy's."""
+    held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
+    drawn = [*figures.sft(read_curves(sft)), *figures.preference(title, read_curves(policy))]
+    return [Markup(figure) for figure in drawn + figures.calibration(title, held_out)]
 
 
 def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:

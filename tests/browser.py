@@ -4,6 +4,7 @@ window of any width, light or dark. A window of Chromium's own is never narrower
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 OPTIONS += ("--disable-sync", "--disable-component-update")
-HEIGHT = 900
+HEIGHT, TIMEOUT = 900, 300  # pixels; seconds, as a busy machine may take to start it
 FITS = "document.documentElement.scrollWidth <= innerWidth"
 # Ids that several elements have, SVGs without a name, heads of tables without a scope.
 NAMELESS = """[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) < i).concat(
@@ -54,6 +55,7 @@ class Tab:
 
     def message(self) -> dict[str, Any]:
         while b"\0" not in self.unread:
+            assert select.select([self.answers], [], [], TIMEOUT)[0], "the browser says nothing"
             read = self.answers.read1()
             assert read, "the browser has ended"
             self.unread += read
@@ -131,6 +133,6 @@ def browser(folder: Path) -> Iterator[Tab]:
     finally:
         tab.session = ""
         tab.tell("Browser.close")
-        process.wait(60)
+        process.wait(TIMEOUT)
         tab.commands.close()
         tab.answers.close()
