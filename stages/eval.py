@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.schema import Eval
-from stages.evaluation import likelihood, retention
+from stages.evaluation import likelihood, proportion, retention
 from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
+    SIDES,
     VIEWS,
     Table,
     consistency,
@@ -31,6 +32,7 @@ from stages.store.work import Work
 
 # The first that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
+OUTSIDE = "outside: "
 
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -42,12 +44,15 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     everything = tabulate(unknown([examples[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
     ours = everything.group(*GROUPS)
     groups = {name: ours.group(*those) for name, those in VIEWS.items()}
-    groups |= {f"outside: {name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()}
+    groups |= {f"{OUTSIDE}{name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()}
     groups = {name: table for name, table in groups.items() if table.prompts}
     endpoint = next(name for name in ENDPOINTS if name in groups)
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
+    for name, row in by_group.items():
+        row |= proportion.of([] if name.startswith(OUTSIDE) else groups[name].prompts, answers)
     main = by_group[endpoint]
+    sides = {side: ours.group(*names) for side, names in SIDES.items()}
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
     tokens, stopped = primary.mean(primary.tokens), primary.mean(primary.stopped)
     titles = cfg.models
@@ -62,8 +67,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "endpoint": endpoint,
         "primary": main,
         "groups": by_group,
-        "kinds": {name: rates(table, cfg) for name, table in ours.by("kind").items()},
-        "tasks": {name: rates(table, cfg) for name, table in ours.by("task").items()},
+        "kinds": divided(sides, "kind", cfg),
+        "tasks": divided(sides, "task", cfg),
         "mean_tokens": tokens,
         "stop_rate": stopped,
         "matched": matched(primary, cfg),
@@ -85,6 +90,15 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "verdict": results["verdict"],
         "summary": ", ".join(f"{title} {main[role]['mean']:.1%}" for role, title in titles.items())
         + f". {results['verdict']}",
+    }
+
+
+def divided(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
+    """By side, and there by kind or task: rates and differences."""
+    return {
+        side: {name: rates(part, cfg) for name, part in table.by(field).items()}
+        for side, table in sides.items()
+        if table.prompts
     }
 
 

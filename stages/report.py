@@ -11,8 +11,9 @@ from markupsafe import Markup
 from stages.config.schema import Report
 from stages.evaluation.diagnosis.evidence import gather
 from stages.evaluation.diagnosis.ranking import diagnose
-from stages.pages import figures, seeds
+from stages.pages import changes, figures, seeds, settings, words
 from stages.pages.environment import environment
+from stages.pages.headline import Headline
 from stages.pages.samples import strips
 from stages.pages.side_by_side import side_by_side
 from stages.store.kept import having, load_json
@@ -20,44 +21,85 @@ from stages.store.records import Pair, load
 from stages.store.store import Manifest, manifest_of
 from stages.store.work import Work, read_curves
 
+SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a reader came for first
+
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `report.html`."""
+    inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # this seed's first
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", having("models"))
     models = results["models"]
-    policy = inputs[nodes["eval"]["inputs"]["policy"]["stage"]]
+    trained = nodes["eval"]["inputs"]["policy"]["stage"]
     tokens = inputs["sft"] / "token_example.json"
-    held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
-    curves = [*figures.sft(read_curves(inputs["sft"])), *figures.preference(models["policy"], read_curves(policy))]
-    curves += figures.calibration(models["policy"], held_out)
+    made = {role: role if role in nodes else trained for role in models if role != "base"}
     runs = seeds.runs(inputs, nodes)
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     why = diagnose(gather(inputs, nodes, results, pairs), models["policy"])
+    over_seeds = seeds.summary(runs)
+    lineage = rows(nodes)
+    confidence = nodes["eval"]["settings"]["confidence"]
+    sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}
+    samples = strips(inputs, nodes, models)
+    sections |= {"samples": samples, "tokens": tokens.exists()}
     page = environment().get_template("page.html.jinja")
     html = page.render(
         models=models,
         results=results,
+        headline=Headline(results, confidence, len(runs), trained_on_tasks(nodes, models["sft"])),
+        contents=words.contents({name for name, there in sections.items() if not there}),
+        roles=words.ROLES,
+        glossary=words.GLOSSARY,
+        settings=settings.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
+        level=f"{confidence:.0%} interval",
+        differences={name: results["differences"][name] for name in SHOWN if name in results["differences"]},
+        constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
-        over_seeds=seeds.summary(runs),
-        by_kind=Markup(figures.rates(results["kinds"], models)),
-        by_task=Markup(figures.rates(results["tasks"], models)),
-        curves=[Markup(figure) for figure in curves],
+        over_seeds=over_seeds,
+        by_kind=changes.chart(results["kinds"]),
+        by_task=changes.chart(results["tasks"]),
+        kinds_conclusion=changes.conclusion(results["kinds"], models["policy"]),
+        curves=curves(inputs["sft"], inputs[trained], models["policy"]),
+        trained={models[role]: nodes[of]["metrics"]["summary"] for role, of in made.items()},
         answers=side_by_side(inputs, models, cfg.side_by_side),
-        samples=strips(inputs, nodes, models),
+        samples=samples,
         tokens=load_json(tokens, list) if tokens.exists() else [],
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],
         pair=pairs[0],
         why=why,
         warnings=[(role, warning) for role, m in nodes.items() for warning in m["warnings"]],
-        lineage=[row(role, manifest) for role, manifest in nodes.items()],
-        cost=Markup(figures.cost({role: m["wall_seconds"] for role, m in nodes.items()})),
+        lineage=lineage,
+        longest=max(lineage, key=lambda node: node["seconds"]),
         origin=nodes["eval"],
-        seconds=sum(m["wall_seconds"] for m in nodes.values()),
+        seconds=sum(node["seconds"] for node in lineage),
     )
     (out / "report.html").write_text(html, encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
+
+
+def curves(sft: Path, policy: Path, title: str) -> list[Markup]:
+    """Figures of both trainings; `title`: the policy's."""
+    held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
+    drawn = [*figures.sft(read_curves(sft)), *figures.preference(title, read_curves(policy))]
+    return [Markup(figure) for figure in drawn + figures.calibration(title, held_out)]
+
+
+def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:
+    """What learnt from prompts made as the test's are: `it` (the policy), SFT by its title, or nothing."""
+    made = nodes["data"]["config"]["tasks"] or {}
+    if "pool" in nodes["label"]["inputs"] and (made.get("preference") or made.get("open_preference")):
+        return "it"
+    taught = nodes["sft"]["settings"].get("train", True) and (made.get("sft") or made.get("open_sft"))
+    return sft if taught else "nothing"
+
+
+def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """The nodes as the lineage table shows them; one that several seeds share once."""
+    found: dict[str, dict[str, Any]] = {}
+    for role, manifest in nodes.items():
+        found.setdefault(manifest["fingerprint"], row(role, manifest))
+    return list(found.values())
 
 
 def row(role: str, manifest: Manifest) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import runpy
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -35,9 +34,9 @@ from stages.pipeline.graph import graph
 from stages.store.kept import file_digest
 from stages.store.node import Node
 from stages.store.store import Store, digest_of
+from tests.browser import CHROMIUM, FITS, OPTIONS, browser
 
 DATA = ROOT.parent / "shared" / "data"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 compose.register([])
 SECRET = "0123456789abcdef" * 2 + "01234567"
 TINY = ("recipe=tiny", "tracker=none")
@@ -172,15 +171,12 @@ def as_published(folder: Path, name: str) -> None:
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
     """What a real browser prints of a page."""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += ["--disable-sync", "--disable-component-update", f"--user-data-dir={tmp_path / 'browser'}"]
-    command = [str(CHROMIUM), *options, *arguments, page.as_uri()]
+    command = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={tmp_path / 'browser'}", *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def fits(page: Path, width: int, tmp_path: Path) -> bool:
     """Whether nothing of the page sticks out of a window this wide."""
-    fit = "document.documentElement.scrollWidth <= innerWidth"
-    probe = f"<script>document.title = {fit} ? 'fits' : 'sticks out'</script>"
-    page.write_text(page.read_text().replace("</body>", probe + "</body>"))
-    return "<title>fits</title>" in browse(page, tmp_path, f"--window-size={width},900", "--dump-dom")
+    with browser(tmp_path / "browser") as tab:
+        tab.open(page, width)
+        return bool(tab.evaluate(FITS))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.schema import Eval
-from stages.evaluation.bootstrap import Interval, interval, resampled_means
+from stages.evaluation.bootstrap import Interval, interval, resampled_means, share
 from stages.store.records import Candidate, Example, load
 from stages.tasks.checks import share_passed
 
@@ -28,6 +28,12 @@ VIEWS = {
     "validation kinds": ("open_validation",),
     "untrained kinds in trained areas": ("unseen_kinds",),
     "untrained areas": ("unseen_areas",),
+}
+# Tasks and kinds that training prompts are made of, those that are kept out, and those that settings are chosen by.
+SIDES = {
+    "seen": ("seen", "unseen_phrasings", "open_test"),
+    "unseen": ("unseen_tasks", "unseen_kinds", "unseen_areas"),
+    "tuning": ("open_validation",),
 }
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
@@ -93,12 +99,12 @@ def rates(table: Table, cfg: Eval) -> dict[str, Any]:
 
 
 def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:
-    """The mean of one of the table's arrays by role, and the paired differences between roles."""
+    """The mean of one of the table's arrays (of zeros and ones) by role, and the paired differences between roles."""
     families = [e.task for e in table.prompts]
     draws = resampled_means(values, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
     means, row = values.mean(0), dict[str, Any]()
     for i, role in enumerate(table.roles):
-        row[role] = asdict(interval(means[i], draws[:, i], cfg.confidence, families))
+        row[role] = asdict(share(values[:, i], draws[:, i], cfg.confidence, families))
     for name, (a, b) in differences(table.roles).items():
         i, j = table.roles.index(a), table.roles.index(b)
         row[name] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence, families))

@@ -1,15 +1,23 @@
-"""Figures as inline SVG. Ink takes the page's text colour, so that they suit light and dark."""
+"""Figures as inline SVG. Ink takes the page's text colour and a model its own, in light and dark."""
 
+import hashlib
 import io
+import re
+from itertools import chain, repeat
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stages.pages.roles import LOOKS
+
 INK = "#010203"  # stands for the page's text colour until the SVG is written
-COLOURS = {"base": "#8d99ae", "sft": "#2a9d8f", "control": "#b08d57", "policy": "#e76f51"}
+COLOURS = {role: look.light for role, look in LOOKS.items()}  # until the SVG is written, as INK
+REFERENCE = re.compile(r'(url\(#|href="#)([\w.-]+)')  # to an element of the same SVG
+PANEL = (3.6, 2.4)  # inches: as wide as a phone, so that text keeps its size
 STYLE: dict[str, Any] = {
     # A label says what it says: in names of files, $, ^, _ and \\ are no mathematics.
     "text.parse_math": False,
@@ -33,33 +41,23 @@ STYLE: dict[str, Any] = {
 }
 
 
-def svg(figure: Figure) -> str:
-    """The figure's SVG element, without a date, that scales to its column."""
+def svg(figure: Figure, title: str, description: str) -> str:
+    """The figure's SVG element, without a date, that scales to its column. It is named and described for those who do
+    not see it, its ids are no other figure's, and its colours are the page's."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
-
-
-def rates(rows: dict[str, Any], models: dict[str, str]) -> str:
-    """Pass rates with their intervals: a row per kind or task, a mark per model (role and title)."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 0.8 + 0.42 * len(rows)))
-        names = sorted(rows, key=lambda name: rows[name]["policy"]["mean"])
-        for place, model in enumerate(models):
-            offset = 0.22 - 0.44 * place / (len(models) - 1)
-            means = [100 * rows[name][model]["mean"] for name in names]
-            low = [100 * rows[name][model]["low"] for name in names]
-            high = [100 * rows[name][model]["high"] for name in names]
-            places = [i + offset for i in range(len(names))]
-            axes.hlines(places, low, high, color=COLOURS[model], linewidth=2, alpha=0.6)
-            axes.plot(means, places, "o", color=COLOURS[model], markersize=5, label=models[model])
-        axes.set_yticks(range(len(names)), [f"{name.replace('_', ' ')} ({rows[name]['prompts']})" for name in names])
-        axes.set_xlim(-2, 102)
-        axes.set_xlabel("prompts that pass all checks, %")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(models))
-        return svg(figure)
+    text = text[text.index("<svg") :]
+    own = f"plot-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    used = {name for _, name in REFERENCE.findall(text)}
+    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", text)
+    text = REFERENCE.sub(rf"\g<1>{own}-\2", text)
+    for role, look in LOOKS.items():
+        text = text.replace(look.light, f"var(--{role})")
+    told = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
+    start, end = text.split(">", 1)
+    return f'{start} role="img">{told}{end}'.replace(INK, "currentColor")
 
 
 def calibration(title: str, margins: list[float]) -> list[str]:
@@ -67,57 +65,58 @@ def calibration(title: str, margins: list[float]) -> list[str]:
     Bradley-Terry model behind DPO says it should be, in thirds of the pairs."""
     if len(margins) < 6:
         return []
+    right = sum(margin > 0 for margin in margins)
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.4))
-        left.hist(margins, bins=15, color=COLOURS["sft"])
-        left.axvline(0, color=INK, linewidth=1)
-        decorate(left, f"{title}: margins of {len(margins)} held-out pairs", "nats; right of 0 is right")
+        spread, axes = plt.subplots(figsize=PANEL)
+        axes.hist(margins, bins=15, color=COLOURS["policy"])
+        axes.axvline(0, color=INK, linewidth=1)
+        decorate(axes, f"{title}: margins of held-out pairs", "nats; right of 0 is right")
+        told, axes = plt.subplots(figsize=PANEL)
+        points = []
         for third in np.array_split(np.array(sorted(margins, key=abs)), 3):
-            said, found = float((1 / (1 + np.exp(-np.abs(third)))).mean()), float((third > 0).mean())
-            right.plot(said, found, "o", color=COLOURS["policy"])
-        right.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
-        right.set_ylim(0, 1.05)
-        right.set_ylabel("preferred rightly")
-        decorate(right, f"{title}: calibration of margins", "said by sigmoid(margin)")
-        return [svg(figure)]
+            points.append((float((1 / (1 + np.exp(-np.abs(third)))).mean()), float((third > 0).mean())))
+        axes.plot(*zip(*points, strict=True), LOOKS["policy"].marker, color=COLOURS["policy"])
+        axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
+        axes.set_ylim(0, 1.05)
+        axes.set_ylabel("preferred rightly")
+        decorate(axes, f"{title}: calibration of margins", "said by sigmoid(margin)")
+        thirds = ", ".join(f"{found:.0%} where {said:.0%} was said" for said, found in points)
+        return [
+            svg(spread, f"{title}: margins of held-out pairs", f"{right} of {len(margins)} are right of 0."),
+            svg(told, f"{title}: calibration of margins", f"Preferred rightly, by thirds of the pairs: {thirds}."),
+        ]
 
 
-def cost(seconds: dict[str, float]) -> str:
-    """Where the time went: a bar per node."""
+def panel(
+    title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabel: str = "step", role: str = "policy"
+) -> str:
+    """One small plot: metrics of a curve over steps, the first in the colour of the model that is trained, others
+    dashed; held-out ones with marks. Its description tells first and last values."""
+    told = []
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 0.6 + 0.26 * len(seconds)))
-        names = list(seconds)[::-1]
-        axes.barh([name.replace("_", " ") for name in names], [seconds[n] for n in names], color=COLOURS["sft"])
-        axes.set_xlabel("seconds")
-        return svg(figure)
-
-
-def panel(title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabel: str = "step") -> str:
-    """One small plot: metrics of a curve over steps; held-out ones with dots."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.6, 2.4))
-        palette = iter(("#2a9d8f", "#e76f51", "#8d99ae"))
-        for metric, label in series.items():
+        figure, axes = plt.subplots(figsize=PANEL)
+        styles = chain([(COLOURS[role], "-")], repeat((INK, "--")))
+        for (metric, label), (colour, line) in zip(series.items(), styles, strict=False):
             points = [(p["step"], p[metric]) for p in curve if metric in p]
             if points:
-                held_out = metric.startswith("eval_")
-                axes.plot(
-                    *zip(*points, strict=True), "o-" if held_out else "-", color=next(palette), label=label, ms=4
-                )
+                marked = "o" if metric.startswith("eval_") else ""
+                axes.plot(*zip(*points, strict=True), marked + line, color=colour, label=label, ms=4)
+                told.append(f"{label} from {points[0][1]:.3g} to {points[-1][1]:.3g} at step {points[-1][0]}")
         decorate(axes, title, xlabel)
-        return svg(figure)
+        return svg(figure, title, f"{'; '.join(told) or 'nothing was measured'}.")
 
 
 def decorate(axes: Axes, title: str, xlabel: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(xlabel)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=9)
 
 
 def sft(curve: list[dict[str, Any]]) -> list[str]:
     """SFT's loss, on training and validation."""
-    return [panel("SFT: loss", curve, {"loss": "training", "eval_loss": "validation"})] if curve else []
+    series = {"loss": "training", "eval_loss": "validation"}
+    return [panel("SFT: loss", curve, series, role="sft")] if curve else []
 
 
 def preference(title: str, curve: list[dict[str, Any]]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from stages.evaluation.outcomes import PRIMARY
+from stages.pages.environment import points
 from stages.store.kept import having, load_json
 from stages.store.store import Manifest
 
@@ -43,8 +44,8 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any] | None:
     above = sum(run["primary"][PRIMARY]["low"] > 0 for run in found)
     below = sum(run["primary"][PRIMARY]["high"] < 0 for run in found)
     sentence = (
-        f"Over {len(found)} seeds: {100 * gain['mean']:+.1f} points on average, from {100 * gain['low']:+.1f} to "
-        f"{100 * gain['high']:+.1f}; helped in {above}, hurt in {below}."
+        f"Over {len(found)} seeds: {points(gain['mean'])} points on average, from {points(gain['low'])} to "
+        f"{points(gain['high'])}; helped in {above}, hurt in {below}."
     )
     if len(found) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."

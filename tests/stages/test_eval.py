@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from stages.eval import run
+from stages.evaluation import proportion
 from stages.evaluation.bootstrap import interval, resampled_means, t_quantile
 from stages.evaluation.likelihood import ROWS, log_probs
-from stages.evaluation.outcomes import Table, consistency, ends_less, matched, verdict
+from stages.evaluation.outcomes import Table, consistency, ends_less, matched, verdict, with_intervals
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.store.records import Candidate, Check, Example, load, save
@@ -71,7 +72,8 @@ def evaluated(chain: Chain, policy: Path, answers: Path, folder: Path) -> dict[s
 
 def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path: Path) -> None:
     results = evaluated(chain, chain.folder("sft"), chain.folder("answer_sft"), tmp_path / "eval")
-    for table in (results["groups"], results["kinds"], results["tasks"], results["matched"]["views"]):
+    divided = [*results["kinds"].values(), *results["tasks"].values()]
+    for table in (results["groups"], *divided, results["matched"]["views"]):
         assert all(row["policy-sft"] == {"mean": 0, "low": 0, "high": 0} for row in table.values())
     assert results["references"]["policy-sft"] == {"mean": 0, "low": 0, "high": 0}
     assert results["kl"]["policy"]["per_token"] == results["matched"]["gain"] == 0
@@ -154,6 +156,48 @@ def test_an_answer_less_that_ends_is_told_rarely_where_nothing_changed() -> None
     assert "on seen tasks from 100.0% to 75.0%, -25.0 points (" in found
 
 
+def test_none_of_many_is_not_known_to_be_none() -> None:
+    groups = ["seen"] * 320
+    none = np.zeros((320, 3))
+    found = with_intervals(table(groups, none, none, none), none, settings("recipe=tiny").eval)
+    assert found["sft"]["high"] == pytest.approx(1 - 0.05 ** (1 / 320))
+    assert found["sft"]["high"] == pytest.approx(0.0093, abs=1e-4)
+    assert found["policy-sft"] == {"mean": 0, "low": 0, "high": 0}
+    every = with_intervals(table(groups, none + 1, none, none), none + 1, settings("recipe=tiny").eval)
+    assert every["sft"]["low"] == pytest.approx(0.05 ** (1 / 320))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "held"),
+    [
+        ("The answer is TUESDAY.", "Tuesday", True),
+        ("apple, pear and fig", "- apple\n- pear\n- fig", False),
+        ("Apple; pear; fig!", "- apple\n- pear\n- fig", True),
+        ("Tuesdays", "Tuesday", False),
+        ("", "Tuesday", False),
+        ("a ?! b", "?!", True),
+    ],
+)
+def test_an_answer_contains_the_reference_whatever_its_form(answer: str, reference: str, held: bool) -> None:
+    assert proportion.holds(answer, reference) == held
+
+
+def asked(task: str, references: list[str]) -> list[Example]:
+    return [
+        Example(f"{task}{i}", [], text, "s", task, "test", checks=[Check("equals", {"text": text})])
+        for i, text in enumerate(references)
+    ]
+
+
+def test_a_constant_answer_scores_what_it_scores_on_other_prompts() -> None:
+    """Of four labels three are alike: the answer of one of them passes two of the three others."""
+    assert proportion.constant(asked("label", ["yes", "yes", "yes", "no"])) == pytest.approx(2 / 3)
+    assert proportion.constant(asked("copy", ["a", "b", "c"])) == 0
+    both = asked("label", ["yes", "yes", "yes", "no"]) + asked("copy", ["a", "b", "c", "d"])
+    assert proportion.constant(both) == pytest.approx(1 / 3)
+    assert proportion.constant([*both, Example("open", [], None, "s", "letter", "test")]) is None
+
+
 def test_requests_are_followed_through_their_phrasings() -> None:
     passed = [[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 1, 1]]
     found = consistency(table(["rephrased"] * 4, passed, passed, passed))
@@ -219,8 +263,8 @@ def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
     assert list(results["groups"]) == ["seen tasks", "unseen phrasings", "unseen tasks"]
     assert results["groups"]["unseen tasks"]["note"] == "too few tasks to say"
     assert results["groups"]["seen tasks"]["prompts"] == 32
-    rates = {task: row["sft"]["mean"] for task, row in results["tasks"].items()}
-    assert set(rates) == {"sentiment", "classify_noun", "odd_one_out"}
+    tasks = {side: {*rows} for side, rows in results["tasks"].items()}
+    assert tasks == {"seen": {"sentiment", "classify_noun"}, "unseen": {"odd_one_out"}}
 
 
 def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> None:

@@ -13,7 +13,8 @@ from stages.pages.side_by_side import side_by_side
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.work import Work
-from tests.helpers import CHROMIUM, Chain, browse, build, fits, nodes, settings
+from tests.browser import wrong_with
+from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
 
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
@@ -39,15 +40,10 @@ ODD = ["cost_$1^2^3$.jsonl", "$\\frac{$", "a^b_c\\d", "_$", "50% & <more>"]
 
 
 def test_a_label_of_any_figure_says_what_it_says() -> None:
-    rate = {"mean": 0.5, "low": 0.4, "high": 0.6}
     curve = [{"step": step, "loss": 1.0, "logps/chosen": 1.0, "rewards/margins": 1.0} for step in (1, 2)]
     for odd in ODD:
-        models = {"base": "Base", "sft": f"1{odd}", "policy": f"2{odd}"}
-        rows = {odd: {"prompts": 3, **dict.fromkeys(models, rate)}}
         labelled = [
-            figures.rates(rows, models),
             *figures.calibration(odd, [0.1 * i for i in range(9)]),
-            figures.cost({odd: 1.0, "b": 2.0}),
             figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}"),
             *figures.preference(odd, curve),
         ]
@@ -58,16 +54,26 @@ def test_a_label_of_any_figure_says_what_it_says() -> None:
 def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     dom = browse(page, tmp_path, "--dump-dom")
     assert "<title>Plumbline report</title>" in dom, "the model's script did not run"
-    for section in ("results", "kinds", "proportion", "answers", "curves", "tokens", "labels", "lineage"):
+    for section in (
+        "settings",
+        "results",
+        "roles",
+        "kinds",
+        "proportion",
+        "answers",
+        "curves",
+        "tokens",
+        "labels",
+        "lineage",
+        "words",
+    ):
         assert f'<section id="{section}">' in dom
     assert "{{ 7 * 7 }}" in dom
     assert dom.count("<svg") >= 7
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out_on_a_phone_or_a_desk(width: int, page: Path, tmp_path: Path) -> None:
-    assert fits(page, width, tmp_path)
+def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(page: Path, tmp_path: Path) -> None:
+    assert wrong_with(page, tmp_path / "browser") == []
 
 
 def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:
@@ -83,6 +89,21 @@ def test_it_tells_lineage_with_commands_and_times(page: Path, chain: Chain) -> N
         assert f'id="{node.fingerprint}"' in html
     assert "python run.py stage=dpo recipe=tiny" in html
     assert "rebuild=dpo" in html
+
+
+def test_it_tells_what_would_explain_another_result(page: Path) -> None:
+    section = page.read_text().partition('<section id="settings">')[2].partition("</section>")[0]
+    told = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", section))
+    assert told["precision"] == "fp32"
+    assert told["computed on"].startswith("CPU; ")
+    assert told["SFT"] == "256 demonstrations; learning rate 5e-3, 4 epochs, 64 steps of 16 rows, all weights"
+    assert told["DPO"].startswith("loss sigmoid, beta 0.1, learning rate 1e-3, 1 epoch, ")
+    assert told["candidates"] == "4 for each of 48 prompts, temperature 0.9, 12 tokens at most"
+    assert told["seed"] == "0"
+
+
+def test_it_is_one_small_file(page: Path) -> None:
+    assert len(page.read_bytes()) <= 400_000
 
 
 def test_it_shows_a_training_example_token_by_token(page: Path, chain: Chain) -> None:
@@ -105,7 +126,7 @@ def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None
     assert shown == side_by_side(inputs, models, 2), "chosen by content"
 
 
-def test_several_seeds_are_shown_with_mean_and_range(chain: Chain) -> None:
+def test_several_seeds_are_shown_with_mean_and_range(chain: Chain, tmp_path: Path) -> None:
     before = chain.count()
     build(chain.root, "seeds=[1,2]")
     made = chain.count() - before
@@ -116,6 +137,8 @@ def test_several_seeds_are_shown_with_mean_and_range(chain: Chain) -> None:
     manifests = [m for _, m in Store(chain.root).manifests("eval")]
     deltas = [100 * m["metrics"]["delta"]["policy-sft"]["mean"] for m in manifests]
     told = f"{sum(deltas) / 3:+.1f} points on average, from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in "
-    assert f"Over 3 seeds: {told}" in html
+    assert f"Over 3 seeds: {told}".replace("-", "−") in html
+    assert "One seed" not in html
     assert all(m["fingerprint"] in html for m in manifests)
+    assert wrong_with(chain.root / "report.html", tmp_path) == []
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"

@@ -86,4 +86,4 @@ def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_
     assert {"different pairs of words", "answers without a loop"} <= {c["what"] for c in claims}
     page = (Chain(root).folder("report", *overrides) / "report.html").read_text()
     assert results["retention"]["sentence"] in page
-    assert "<h2>Retention</h2>" in page
+    assert '<section id="retention">' in page

@@ -1,0 +1,48 @@
+"""The report's fixed words: its sections in their order, what the models are, and what terms of the field mean."""
+
+CONTENTS = {
+    "settings": "Settings",
+    "results": "Results",
+    "roles": "Which model is which",
+    "control": "Against the control",
+    "retention": "What was kept",
+    "seeds": "Over seeds",
+    "kinds": "What changed, by kind",
+    "proportion": "How much is form",
+    "answers": "Answers side by side",
+    "curves": "Training",
+    "samples": "Samples while it trained",
+    "tokens": "A training example, token by token",
+    "labels": "Labels and pairs",
+    "why": "Why?",
+    "lineage": "Lineage and cost",
+    "words": "Terms",
+}
+
+ROLES = {
+    "base": "The start weights, before anything here was trained; asked in plain text.",
+    "sft": "Supervised fine-tuning (SFT) of the base: trained to write the answers that it was given.",
+    "control": "SFT trained further on the chosen answers alone: what the same labels do without preferences.",
+    "policy": "The result: SFT trained further on pairs, to prefer the chosen answer to the rejected one.",
+}
+
+GLOSSARY = {
+    "held out": "Of prompts and pairs: kept away from training, so that they tell what was learnt and not remembered.",
+    "check": "A rule that code runs on an answer. A prompt counts as passed where its answer passes all of them.",
+    "task, kind": "A task is one form of request with many instances; a kind is several tasks alike.",
+    "points": "Percentage points: from 30% to 35% is +5.0 points.",
+    "interval": "Where the true value lies in 95 of 100 such runs. One that holds 0 tells no change from chance.",
+    "bootstrap": "The interval comes from drawing tasks, and prompts of each, again and again from those there are.",
+    "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from those of SFT.",
+    "log-prob": "The logarithm of a probability, in nats: 0 is certain, −0.7 is one in two.",
+    "DPO": "Direct preference optimisation: raises the probability of chosen answers against rejected ones.",
+    "beta": "How strongly DPO is held to its reference: the higher, the less it moves.",
+    "reference": "Of DPO, the model it starts from. Of a prompt, an answer that is known to be right.",
+    "reward, margin": "Beta times how much likelier an answer has become; the chosen one's less the rejected one's.",
+    "greedy": "Always the likeliest next token. Test answers are greedy, candidates are drawn at random.",
+}
+
+
+def contents(absent: set[str]) -> dict[str, str]:
+    """Names and titles of the sections that a report has."""
+    return {name: title for name, title in CONTENTS.items() if name not in absent}
