@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.commands import compare, export
+from stages.commands.comparing import measured
 from stages.config.choices import Role
 from stages.store.node import Node
 from stages.store.store import Store
@@ -74,10 +75,12 @@ def test_the_report_shows_four_columns_and_four_answers(four: tuple[Path, dict[s
 
 def test_compare_and_cards_read_the_same_list(four: tuple[Path, dict[str, Node]]) -> None:
     root, made = four
-    rows = compare.evaluations(Store(root), None)
-    (mine,) = [row for row in rows if row.fingerprint == made["eval"].fingerprint]
-    assert mine.rate == mine.results["primary"]["policy"]["mean"]
-    card = export.evaluated(mine.results)
+    store = Store(root)
+    rows = measured.rows(store, compare.manifests(store), lambda key: key[1] == made["eval"].fingerprint)
+    mine = {row.role: row for row in rows}
+    assert [*mine] == ["sft", "control", "policy"]
+    assert mine["policy"].rate == mine["policy"].results["primary"]["policy"]["mean"]
+    card = export.evaluated(mine["policy"].results)
     assert "|  | prompts | Base | SFT | Control | DPO |" in card
     assert " DPO − SFT | DPO − Control |" in card
 
