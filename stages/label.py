@@ -47,7 +47,8 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
-    return {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
+    asked = {"calls": out.asked} if out.asked else {}
+    return {"labeler": labeler.name, "failed": dict(failed), **asked, **figures(pool.candidates, judgements)}
 
 
 def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
@@ -106,6 +107,8 @@ def figures(candidates: list[Candidate], judgements: list[Judgement]) -> dict[st
         if j.preference in ("a", "b")
     ]
     unequal = [gap > 0 for gap in gaps if gap]
+    if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
+        found["order_flips"] = 1 - float(np.mean(swapped))
     return found | {
         "ties": sum(j.preference == "tie" for j in judgements),
         "longer_preferred": float(np.mean(unequal)) if unequal else None,

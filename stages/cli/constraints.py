@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts
+from stages.cli import amounts, endpoints
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -34,6 +34,7 @@ def refuse(cfg: Config) -> None:
     one_of("sample.sampler", [cfg.sample.sampler], parts.words("samplers", "Sampler"))
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
+    endpoints.refuse(cfg)
     given(cfg)
     for name in ("data", "sample", "label"):
         own = vars(cfg)[name].own
