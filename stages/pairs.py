@@ -12,6 +12,7 @@ from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.curation.rules import band, broken, within
+from stages.store.kept import having, load_json
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -95,10 +96,18 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
         "chosen_longer_by": sum(lengths) / len(lengths),
+        **expected(judged),
         "summary": f"{len(pairs)} pairs ({held_out} held out) from {len(prompts)} prompts; "
         f"{without.total()} prompts gave none{told}"
         + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
     }
+
+
+def expected(judged: Path) -> dict[str, Any]:
+    """How often a pair is the right way round, by the labelling's audit, where it had one that can say so."""
+    audited = judged / "reliability.json"
+    found = load_json(audited, having()).get("pair_accuracy") if audited.exists() else None
+    return {"expected_accuracy": found} if found else {}
 
 
 def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:

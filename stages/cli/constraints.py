@@ -107,6 +107,8 @@ def given(cfg: Config) -> None:
         raise UserError(
             f"label=dataset labels nothing new, so rounds={cfg.rounds} would train on the same pairs again."
         )
+    if cfg.label.known and not cfg.label.audit:
+        raise UserError("label.known is what audited judgements are held against: label.audit=200 sets some aside.")
     if cfg.model.path and cfg.model.random_init:
         raise UserError(
             f"model.path={cfg.model.path} and model.random_init exclude each other: set one of them to null."

@@ -341,6 +341,8 @@ class Label:
     hub_split: str = MISSING
     max_failed: float = share()
     judge: Judge = field(default_factory=Judge)
+    audit: int | None = between(1, 1_000_000, None)
+    known: str | None = None
 
     @property
     def brings_pool(self) -> bool:

@@ -57,6 +57,11 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template.name)
         block = replace(block, template=replace(block.template, path=str(kept)))
         pinned_to[str(kept)] = digest_of_it
+    if isinstance(block, Label) and block.known:
+        known = Path(block.known).expanduser()
+        if not known.is_file():
+            raise UserError(f"label.known={block.known}: no such file.")
+        pinned_to[block.known] = digest(known, cache)
     if isinstance(block, Label) and block.judge.kind:
         rubric = Path(block.judge.rubric or RUBRICS / f"{block.judge.kind}.jinja")
         content = read_template(rubric, "label.judge.rubric").encode()

@@ -30,7 +30,7 @@ NAMES = (
     "data.sources.path data.sources.revision data.sources.hub_split data.own.file data.own.name sample.own.file "
     "sample.own.name label.own.file label.own.name tracker.project tracker.entity tracker.group launch.rendezvous "
     "compare.sweep export.repo sft.lora.target_modules dpo.lora.target_modules "
-    "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric"
+    "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known"
 ).split()
 MAPPINGS = {  # and who looks into them
     "sft.trainer": "trl_values",
@@ -183,6 +183,7 @@ REFUSED = [
     ("label=judge label.judge.endpoints=[{model:x}]", "label.judge.endpoints[0].base_url is no address"),
     ("label=judge label.judge.endpoints=[{bogus:x}]", "bogus is no setting"),
     (f"{JUDGE} label.judge.comparisons=1", "label.judge.comparisons=1 leaves some of 4 candidates out. 2 show each"),
+    ("label.known=README.md", "label.known is what audited judgements are held against: label.audit=200"),
     (f"{JUDGE} label.judge.max_tokens=0", "label.judge.max_tokens must be from 1 to 65,536, got 0"),
     ("prices={writer:{input:-1,output:1}}", "prices.writer.input must be from 0 to 1,000,000, got -1"),
     ("pairs.validation_fraction=1", "pairs.validation_fraction is a share from 0 to below 1, got 1.0"),
