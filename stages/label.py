@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.config.errors import UserError
 from stages.config.schema import Label
-from stages.evaluation.reliability import blanks, from_checks, from_file, reliability, set_aside
+from stages.evaluation.reliability import blanks, decided, from_checks, from_file, reliability, set_aside
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
@@ -62,7 +62,7 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], out: Work) -> str
     """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
     known. Says it in a few words."""
     prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
-    aside = set_aside(judgements, cfg.audit or 0)
+    aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
     rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     known = from_file(Path(cfg.known).expanduser()) if cfg.known else from_checks(aside, prompts, candidates)

@@ -36,10 +36,18 @@ def said(j: Judgement) -> str | None:
     return j.preference if j.score is None else "good" if j.score >= GOOD else "bad"
 
 
+def decided(judgements: Iterable[Judgement], candidates: Mapping[str, Candidate]) -> list[Judgement]:
+    """The judgements that are not missing, and that had to be made: two equal texts are a tie without a judge."""
+    return [j for j in judgements if j.error is None and (j.candidate_id or not equal(j, candidates))]
+
+
+def equal(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
+    return candidates[str(j.a)].text == candidates[str(j.b)].text
+
+
 def set_aside(judgements: Iterable[Judgement], count: int) -> list[Judgement]:
-    """So many of the judgements that are not missing, at random, and the same ones every time."""
-    made = [j for j in judgements if j.error is None]
-    return sorted(made, key=lambda j: content_id("audit", *key_of(j)))[:count]
+    """So many of the judgements, at random, and the same ones every time."""
+    return sorted(judgements, key=lambda j: content_id("audit", *key_of(j)))[:count]
 
 
 def blanks(
@@ -129,10 +137,10 @@ def reliability(
         "length": {who: lengths(sure, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
         "by_topic": topics(sure, right, prompts),
     }
-    if not single and (decided := [judge == truth for _, judge, truth in sure if judge != "tie"]):
-        told["pair_accuracy"] = told_of(agreement.share(sum(decided), len(decided)))
+    if not single and (pairs := [judge == truth for _, judge, truth in sure if judge != "tie"]):
+        told["pair_accuracy"] = told_of(agreement.share(sum(pairs), len(pairs)))
     aside = {key_of(j) for j in audit}
-    rest = [said(j) == words[0] for j in judgements if j.error is None and key_of(j) not in aside]
+    rest = [said(j) == words[0] for j in decided(judgements, candidates) if key_of(j) not in aside]
     if rest:
         told["positive_rate"] = {"of": words[0], "judged": told_of(agreement.share(sum(rest), len(rest)))}
         clear = agreement.tells_apart(right1, known1, right0, known0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.errors import UserError
-from stages.evaluation.reliability import from_file, key_of, reliability, said, set_aside
+from stages.evaluation.reliability import decided, from_file, key_of, reliability, said, set_aside
 from stages.store.records import Judgement
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build
@@ -59,8 +59,17 @@ def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
     turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(made)]
     assert [key_of(j) for j in set_aside(made, 50)] == [key_of(j) for j in set_aside(turned, 50)]
     failed = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in made[:5]]
-    assert not {key_of(j) for j in failed} & {key_of(j) for j in set_aside(failed + made[5:], 5000)}
+    left = decided([*failed, *made[5:]], CANDIDATES)
+    assert len(left) == len(made) - 5 and not {key_of(j) for j in failed} & {key_of(j) for j in left}
     assert reliability(failed + made[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {"no JSON": 5}
+
+
+def test_a_tie_of_equal_texts_is_no_merit_of_the_judge() -> None:
+    given = pool(["same 1", "same 1", "good 2"])
+    texts = {c.candidate_id: c for c in given.candidates}
+    first, second, other = texts
+    made = [Judgement("p0", "judge", a=first, b=b, preference="tie") for b in (second, other)]
+    assert [key_of(j) for j in decided(made, texts)] == [(first, other)]
 
 
 def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_line(tmp_path: Path) -> None:
