@@ -3,7 +3,7 @@
 import re
 from urllib.parse import urlsplit
 
-from stages.config.choices import Rubrics
+from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError
 from stages.config.schema import Config, Endpoint, Judge
 
@@ -34,6 +34,8 @@ def judged(cfg: Config) -> None:
         raise UserError("label=judge needs judges: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'.")
     if len({(e.base_url, e.model) for e in judge.endpoints}) < len(judge.endpoints):
         raise UserError("label.judge.endpoints names a model twice: it would be one judge, and no majority.")
+    if judge.kind is Rubrics.pairwise and cfg.sft.demonstrations is Demonstrations.selected:
+        raise UserError("sft.demonstrations=selected takes answers by their scores: label.judge.kind=pointwise.")
     if judge.kind is Rubrics.pairwise and judge.comparisons and 2 * judge.comparisons < drawn:
         raise UserError(
             f"label.judge.comparisons={judge.comparisons} leaves some of {drawn} candidates out. "

@@ -145,7 +145,7 @@ class Client:
             except NoReply as error:
                 self.failures[error.reason] += 1
                 attempt += 1
-                if not error.again or attempt > runtime.retries:
+                if not error.again or attempt > runtime.retries or self.ended:
                     raise
             except UserError:
                 self.ended = True

@@ -7,6 +7,7 @@ come together as their majority, or their mean. What is no verdict is missing, w
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -92,18 +93,26 @@ class Jury(Labeler):
                 yield from (partial(self.preferred, prompt, a, b) for a, b in pairs)
 
     async def probe(self, judge: Client) -> None:
-        """Whether a server keeps to a schema where a model left to itself would not."""
-        said, schema = "", one_key("word", {"type": "string", "enum": [WORD]})
+        """Whether a server keeps to a schema where a model left to itself would not. One that did not is asked anew:
+        its answer may be of an earlier time, when another server was there."""
+        schema = one_key("word", {"type": "string", "enum": [WORD]})
         messages = [{"role": "system", "content": SYSTEM.format(mark="0")}, {"role": "user", "content": PROBE}]
-        try:
-            said = (await judge.ask(Question(messages, 64, 0.0, 0, response_format=schema, about={"probe": "1"}))).text
-            in_json(said, "word", (WORD,))
-        except (NoReply, NoVerdict) as error:
-            saw = f"it said {said[:60]!r}" if isinstance(error, NoVerdict) else error.reason
-            raise UserError(
-                f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url} does not keep to a json_schema "
-                f"({saw}), so its verdicts could be anything. label.judge.reading=text reads a last line of words."
-            ) from error
+        saw = ""
+        for time_of_asking in ("any", str(time.time_ns())):
+            about = {"probe": time_of_asking}
+            try:
+                said = (await judge.ask(Question(messages, 64, 0.0, 0, response_format=schema, about=about))).text
+                saw = f"it said {said[:60]!r}"
+                in_json(said, "word", (WORD,))
+                return
+            except NoReply as error:
+                saw = error.reason
+            except NoVerdict:
+                continue
+        raise UserError(
+            f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url} does not keep to a json_schema "
+            f"({saw}), so its verdicts could be anything. label.judge.reading=text reads a last line of words."
+        )
 
     async def scored(self, prompt: Example, candidate: Candidate) -> Judgement:
         """The mean of the judges' scores."""

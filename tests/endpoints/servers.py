@@ -85,7 +85,7 @@ class Answering(Quiet):
         time.sleep(self.server.seconds)
         if self.server.status != 200:
             said = f"Incorrect API key provided: {self.headers['Authorization']}"
-            self.answer(self.server.status, json.dumps({"error": {"message": said}}).encode())
+            self.answer(self.server.status, json.dumps({"error": {"message": said}}).encode(), Retry_After="3600")
         else:
             self.answer(200, json.dumps(self.server.completion(request)).encode())
 

@@ -164,7 +164,8 @@ def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_pat
         assert len(asked(asking, map(question, range(80)), out)) == 80
         again = [r["messages"][0]["content"] for r in model.asked[before:]]
         assert sorted(again) == sorted({f"question {i}" for i in range(80)} - set(kept))
-        assert asking.spending.calls == len(model.asked), "calls that the kill interrupted are counted"
+        # Calls that the kill interrupted are counted, also those of which the server has seen nothing yet.
+        assert len(model.asked) <= asking.spending.calls <= len(model.asked) + 4
 
 
 def test_a_torn_line_is_passed_over_and_tears_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -207,9 +208,14 @@ def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(t
         asked(client(model.url, out, runtime={"requests_per_minute": 1200}), map(question, range(8)), out)
         assert time.monotonic() - began >= 7 * 0.05
         began, most = time.monotonic(), sum(question(0).most())
-        one_by_one = {"tokens_per_minute": most * 600, "concurrency": 1}
+        one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
         asked(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
-        assert time.monotonic() - began < 3 * 0.1, "tokens that were not used are given back"
+        assert time.monotonic() - began < 3 * 1.0, "tokens that were not used are given back"
+    with (
+        running(Model(shout, status=429)) as model,
+        pytest.raises(UserError, match=r"wants to be left alone for 3600 s\. Every answer is kept"),
+    ):
+        asked(client(model.url, out), [question(20)], out)
     assert retry_after({"retry-after": "2.5"}) == 2.5
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     assert retry_after({"retry-after": "soon"}) is retry_after({}) is None

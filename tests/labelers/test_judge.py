@@ -118,10 +118,12 @@ def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_pa
     with running(Model(says)) as model:
         with pytest.raises(UserError, match=r"does not keep to a json_schema .*label.judge.reading=text"):
             judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
-        assert len(model.asked) == 1
+        assert len(model.asked) == 2
         found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text")
         assert found[0].error is None and found[0].order_swapped_agrees
         assert "response_format" not in model.asked[-1]
+        model.says = judging(better)  # another server, where that one was
+        assert judged(tmp_path, pool(["poor 1", "good 2"]), model.url)[0].error is None
 
 
 def test_comparisons_reach_every_candidate_before_any_twice_as_often() -> None:
