@@ -1,6 +1,7 @@
 """Stage `label`: every candidate gets a judgement, or its absence a reason. Judging is a node of its own because it
 may cost money: another pair strategy does not ask again."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from numbers import Real
@@ -11,16 +12,18 @@ import numpy as np
 
 from stages.config.errors import UserError
 from stages.config.schema import Label
+from stages.evaluation.reliability import blanks, decided, from_checks, from_file, reliability, set_aside
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
+from stages.store.kept import note
 from stages.store.records import Candidate, Example, Judgement, save
 from stages.store.work import Work
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`; `quarantine.jsonl` where
-    rows of a file could not be used.
+    rows of a file could not be used; `audit.jsonl` and `reliability.json` with `label.audit`.
 
     Raises:
         UserError: where more judgements than `max_failed` are missing, or a labeler of the user's own gives what is
@@ -47,7 +50,28 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
-    return {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
+    found = {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
+    if out.asked:
+        found["calls"] = out.asked
+    if cfg.audit:
+        found["summary"] += f"; {audit(cfg, pool, judgements, out)}"
+    return found
+
+
+def audit(cfg: Label, pool: Pool, judgements: list[Judgement], out: Work) -> str:
+    """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
+    known. Says it in a few words."""
+    prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
+    aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
+    rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
+    (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    known = from_file(Path(cfg.known).expanduser()) if cfg.known else from_checks(aside, prompts, candidates)
+    found = reliability(judgements, aside, known, prompts, candidates)
+    note(out / "reliability.json", found)
+    if "accuracy" not in found:
+        return f"nothing is known of {len(aside)} audited"
+    mean, low, high = found["accuracy"].values()
+    return f"right in {mean:.0%} ({low:.0%} to {high:.0%}) of {found['known']} audited"
 
 
 def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
@@ -106,6 +130,8 @@ def figures(candidates: list[Candidate], judgements: list[Judgement]) -> dict[st
         if j.preference in ("a", "b")
     ]
     unequal = [gap > 0 for gap in gaps if gap]
+    if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
+        found["order_flips"] = 1 - float(np.mean(swapped))
     return found | {
         "ties": sum(j.preference == "tie" for j in judgements),
         "longer_preferred": float(np.mean(unequal)) if unequal else None,

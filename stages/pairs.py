@@ -12,6 +12,7 @@ from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.curation.rules import band, broken, within
+from stages.store.kept import having, load_json
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -22,12 +23,17 @@ WORSE_UNFINISHED = "only an unfinished candidate was worse"
 @dataclass(frozen=True)
 class Contrast:
     """Two candidates of a prompt, by how much one is better, and the score of that one. Margin and score are None
-    where a labeler gave their order alone."""
+    where a labeler gave their order alone; `lead` is then by how many more others the better one was preferred."""
 
     better: Candidate
     worse: Candidate
     margin: float | None
     score: float | None = None
+    lead: float = 0.0
+
+    @property
+    def distance(self) -> float:
+        return self.lead if self.margin is None else self.margin
 
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -95,20 +101,33 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
         "chosen_longer_by": sum(lengths) / len(lengths),
+        **expected(judged),
         "summary": f"{len(pairs)} pairs ({held_out} held out) from {len(prompts)} prompts; "
         f"{without.total()} prompts gave none{told}"
         + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
     }
 
 
+def expected(judged: Path) -> dict[str, Any]:
+    """How often a pair is the right way round, by the labelling's audit, where it had one that can say so."""
+    audited = judged / "reliability.json"
+    found = load_json(audited, having()).get("pair_accuracy") if audited.exists() else None
+    return {"expected_accuracy": found} if found else {}
+
+
 def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:
-    """Every two candidates of a prompt that were judged, better first; equal scores and ties come with margin 0."""
+    """Every two candidates of a prompt that were judged, better first; equal scores and ties come with margin 0. Where
+    there are preferences alone, a candidate stands as high as it was preferred more often than not (Copeland)."""
     contrasts: list[Contrast] = []
-    for judgement in judgements:
-        if judgement.preference is not None:
-            a, b = candidates[str(judgement.a)], candidates[str(judgement.b)]
-            better, worse = (b, a) if judgement.preference == "b" else (a, b)
-            contrasts.append(Contrast(better, worse, 0.0 if judgement.preference == "tie" else None))
+    preferred = [(j, str(j.a), str(j.b)) for j in judgements if j.preference is not None]
+    stands = Counter[str]()
+    for judgement, a_id, b_id in preferred:
+        sign = {"a": 1, "b": -1}.get(str(judgement.preference), 0)
+        stands.update({a_id: sign, b_id: -sign})
+    for judgement, a_id, b_id in preferred:
+        above, below = (b_id, a_id) if judgement.preference == "b" else (a_id, b_id)
+        margin, lead = 0.0 if judgement.preference == "tie" else None, stands[above] - stands[below]
+        contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead))
     scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
     for (a, a_score), (b, b_score) in combinations(scored, 2):
         better, worse = (a, b) if a_score >= b_score else (b, a)
@@ -159,9 +178,9 @@ def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Co
     drawn with the prompt as seed."""
     rng.shuffle(contrasts)
     if cfg.strategy is Strategy.margin:
-        contrasts.sort(key=lambda c: c.margin or 0.0)
+        contrasts.sort(key=lambda c: c.distance)
     elif cfg.strategy is not Strategy.random:
-        contrasts.sort(key=lambda c: -(c.margin or 0.0))
+        contrasts.sort(key=lambda c: -c.distance)
     return contrasts[: limit_of(cfg)]
 
 

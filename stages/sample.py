@@ -19,7 +19,7 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet`; (prompt_id, candidate_id) is unique.
 
     Raises:
-        UserError: where no prompt is left to sample.
+        UserError: where no prompt is left to sample, or too many candidates are missing.
     """
     split = cfg.split or Split.preference
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == split]
@@ -40,7 +40,7 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         seed=cfg.seed,
     )
     with parts.told(cfg.own, "sample.own", out.path):
-        candidates = complete(prompts, terms, model, decoding, "sample", out, chosen(cfg, out))
+        candidates = complete(prompts, terms, model, decoding, "sample", out, chosen(cfg, out), cfg.max_failed)
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     tokens = sum(c.n_tokens for c in candidates)
@@ -52,5 +52,6 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "tokens": tokens,
         "stop_rate": stopped,
         "mean_tokens": tokens / len(candidates),
+        **({"calls": out.asked} if out.asked else {}),
         "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {tokens} tokens, {stopped:.1%} stopped",
     }

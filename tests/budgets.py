@@ -34,13 +34,15 @@ BUDGETS = {
     "objectives": 22.0,
     "upstream": 15.0,
     "models": 24.0,
-    "samplers": 13.0,
+    "samplers": 28.0,
     "store": 8.0,
     "tracking": 8.0,
     "bench": 5.0,
     "tasks": 6.0,
     "curation": 1.0,
     "pages": 2.0,
+    "endpoints": 18.0,
+    "labelers": 32.0,
 }
 OTHERS = 20.0  # of a room that is not in the table yet
 

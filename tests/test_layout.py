@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "curation": ("formats", "tasks"),
     "evaluation": ("models", "curation"),
     "pages": ("evaluation",),
-    "samplers": ("models",),
+    "endpoints": ("store",),
+    "samplers": ("models", "endpoints"),
     "labelers": ("formats", "tasks", "models", "samplers"),
     "training": ("samplers",),  # it answers prompts on its way
     "objectives": ("training",),

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from stages.cli import constraints, recipes, spelling
+from stages.cli import constraints, endpoints, recipes, spelling
 from stages.cli.explain import no_setting
 from stages.config.errors import UserError
 from stages.config.schema import Config, Own
@@ -72,6 +72,7 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
         own_parts(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
+    endpoints.priced(cfg)
     constraints.refuse(cfg)
     machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))

@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts
+from stages.cli import amounts, endpoints
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -34,6 +34,7 @@ def refuse(cfg: Config) -> None:
     one_of("sample.sampler", [cfg.sample.sampler], parts.words("samplers", "Sampler"))
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
+    endpoints.refuse(cfg)
     given(cfg)
     for name in ("data", "sample", "label"):
         own = vars(cfg)[name].own
@@ -106,6 +107,8 @@ def given(cfg: Config) -> None:
         raise UserError(
             f"label=dataset labels nothing new, so rounds={cfg.rounds} would train on the same pairs again."
         )
+    if cfg.label.known and not cfg.label.audit:
+        raise UserError("label.known is what audited judgements are held against: label.audit=200 sets some aside.")
     if cfg.model.path and cfg.model.random_init:
         raise UserError(
             f"model.path={cfg.model.path} and model.random_init exclude each other: set one of them to null."

@@ -92,6 +92,20 @@ class Unfinished(StrEnum):
     drop = "drop"
 
 
+class Rubrics(StrEnum):
+    """What a judge is asked: which of two candidates is better, or how good each is."""
+
+    pairwise = "pairwise"
+    pointwise = "pointwise"
+
+
+class Reading(StrEnum):
+    """How a judge's verdict is read: from JSON that its server keeps to a schema, or from a last line of words."""
+
+    json = "json"
+    text = "text"
+
+
 class Split(StrEnum):
     sft = "sft"
     preference = "preference"

@@ -1,7 +1,7 @@
 """Limits that stand beside a key's type in the schema, and what a value outside them is told."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Limit:
         return math.isfinite(value) and enough and not_too_much
 
 
-LIMIT, ONE_OF, COMPUTED = "limit", "one of", "computed"  # in a field's metadata
+LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"  # in a field's metadata
 
 
 def limited(limit: Limit, default: Any = MISSING) -> Any:
@@ -48,9 +48,14 @@ def computed(default: Any) -> Any:
     return field(default=default, metadata={COMPUTED: default})
 
 
-def positive(high: float = float("inf")) -> Any:
+def neutral(make: Callable[[], Any]) -> Any:
+    """A key outside `runtime` that cannot change a result either: it stays out of the fingerprint."""
+    return field(default_factory=make, metadata={NEUTRAL: True})
+
+
+def positive(high: float = float("inf"), default: Any = MISSING) -> Any:
     most = "finite" if math.isinf(high) else f"at most {high:,}"
-    return limited(Limit(0, f"must be positive and {most}", high, open=True))
+    return limited(Limit(0, f"must be positive and {most}", high, open=True), default)
 
 
 def between(low: float, high: float, default: Any = MISSING) -> Any:
@@ -58,13 +63,13 @@ def between(low: float, high: float, default: Any = MISSING) -> Any:
     return limited(Limit(low, f"must be from {low:,} to {high:,}", high), default)
 
 
-def random_seed() -> Any:
+def random_seed(default: Any = MISSING) -> Any:
     """What NumPy takes as a seed, and torch too."""
-    return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1))
+    return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1), default)
 
 
-def share() -> Any:
-    return limited(Limit(0, "is a share between 0 and 1", high=1))
+def share(default: Any = MISSING) -> Any:
+    return limited(Limit(0, "is a share between 0 and 1", high=1), default)
 
 
 def limits_of(key: Field[Any]) -> Limit | None:
@@ -89,7 +94,8 @@ def refuse(block: Any, prefix: str = "") -> None:
 
 
 def leaves(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
-    """Every value of a block and of those inside it, with its name and its field; of a list, every element."""
+    """Every value of a block and of those inside it, with its name and its field; of a list or a mapping, every
+    element that is a block."""
     for key in fields(block):
         name, value = f"{prefix}{key.name}", getattr(block, key.name)
         for place, item in enumerated(value):
@@ -100,4 +106,8 @@ def leaves(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]
 
 
 def enumerated(value: Any) -> Iterable[tuple[str, Any]]:
-    return [(f"[{i}]", item) for i, item in enumerate(value)] if isinstance(value, list) else [("", value)]
+    if isinstance(value, list):
+        return [(f"[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, dict) and any(map(is_dataclass, value.values())):
+        return [(f".{name}", item) for name, item in value.items()]
+    return [("", value)]

@@ -24,7 +24,9 @@ from stages.config.choices import (
     Forward,
     GGUFType,
     Precision,
+    Reading,
     Role,
+    Rubrics,
     Sharding,
     Split,
     Strategy,
@@ -34,7 +36,7 @@ from stages.config.choices import (
     Upstream,
     Weights,
 )
-from stages.config.limits import Limit, between, computed, limited, positive, random_seed, share, words
+from stages.config.limits import Limit, between, computed, limited, neutral, positive, random_seed, share, words
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -252,6 +254,54 @@ class SFT(Training):
 
 
 @dataclass
+class Price:
+    """Of a million tokens."""
+
+    input: float | None = between(0, 1_000_000, None)
+    output: float | None = between(0, 1_000_000, None)
+
+    @property
+    def known(self) -> bool:
+        return self.input is not None and self.output is not None
+
+
+@dataclass
+class Budget:
+    """What one node may spend at an endpoint. It stops before the call that could be too much; `money` goes by the
+    model's price."""
+
+    calls: int | None = between(1, 1_000_000_000, None)
+    tokens: int | None = between(1, 1_000_000_000_000, None)
+    money: float | None = positive(1_000_000_000, None)
+
+
+@dataclass
+class EndpointRuntime:
+    """How fast an endpoint is asked, and how often again where it does not answer."""
+
+    concurrency: int = between(1, 10_000, 8)  # calls at once
+    requests_per_minute: int | None = between(1, 10_000_000, None)
+    tokens_per_minute: int | None = between(1, 1_000_000_000, None)
+    timeout: float = positive(86_400, 120.0)  # seconds for a whole answer
+    retries: int = between(0, 100, 5)  # of a call that failed
+    backoff: float = positive(3600, 1.0)  # seconds before the first retry at most, doubled for each that follows
+
+
+@dataclass
+class Endpoint:
+    """A model at an OpenAI-compatible server. `api_key_env` is the *name* of the environment variable that holds the
+    key. `extra` goes into every request, under the server's own names; null takes a name out of it."""
+
+    base_url: str | None = None
+    model: str | None = None
+    api_key_env: str | None = neutral(lambda: None)
+    budget: Budget = neutral(Budget)
+    price: Price = neutral(Price)  # null: what `prices` says of the model
+    extra: dict[str, Any] = field(default_factory=dict)
+    runtime: EndpointRuntime = field(default_factory=EndpointRuntime)
+
+
+@dataclass
 class Sample:
     sampler: str = MISSING
     own: Own = field(default_factory=Own)
@@ -265,7 +315,24 @@ class Sample:
     rounds: int = between(1, 100)
     round: int = computed(0)  # these two set by the pipeline: which share of the prompts this round of DPO samples,
     split: Split | None = computed(None)  # and of which split they are; None: preference
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    max_failed: float | None = share(None)
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+
+
+@dataclass
+class Judge:
+    """Models at endpoints that judge by a rubric: which of two candidates is better, or a score of each."""
+
+    endpoints: list[Endpoint] | None = None
+    kind: Rubrics | None = None
+    rubric: str | None = None
+    reading: Reading | None = None
+    comparisons: int | None = between(1, 1_000_000, None)
+    temperature: float | None = between(0, 100, None)
+    max_tokens: int | None = between(1, 65_536, None)
+    attempts: int | None = between(1, 100, None)
+    seed: int | None = random_seed(None)
 
 
 @dataclass
@@ -276,6 +343,9 @@ class Label:
     revision: str | None = MISSING
     hub_split: str = MISSING
     max_failed: float = share()
+    judge: Judge = field(default_factory=Judge)
+    audit: int | None = between(1, 1_000_000, None)
+    known: str | None = None
 
     @property
     def brings_pool(self) -> bool:
@@ -434,3 +504,11 @@ class Config:
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
+    prices: dict[str, Price] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> dict[str, Endpoint]:
+        """The endpoints that this run asks, by their keys."""
+        judges = self.label.judge.endpoints or [] if self.label.labeler == "judge" else []
+        found = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judges)}
+        return found | ({"sample.endpoint": self.sample.endpoint} if self.sample.sampler == "openai" else {})

@@ -8,6 +8,7 @@ from stages.formats.preferences import preference, unused_beside
 from stages.formats.sources import convert
 from stages.labelers.labeler import Labeler, Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, prompt_id
+from stages.store.work import Work
 
 
 class Dataset(Labeler):
@@ -19,7 +20,7 @@ class Dataset(Labeler):
         self.source, self.preferred = source, dict[str, list[Judgement]]()
 
     @classmethod
-    def of(cls, cfg: Label) -> "Dataset":
+    def of(cls, cfg: Label, out: Work) -> "Dataset":
         return cls(Source(str(cfg.path), cfg.revision, cfg.hub_split))
 
     def pool(self, inputs: dict[str, Path]) -> Pool:

@@ -39,8 +39,8 @@ class Labeler(ABC):
     own = False  # the user's: an error on a prompt costs that prompt, ours are bugs and stop the stage
 
     @classmethod
-    def of(cls, cfg: Label) -> "Labeler":
-        """The labeler that a block asks for."""
+    def of(cls, cfg: Label, out: Work) -> "Labeler":
+        """The labeler that a block asks for; `out` is where one that asks others keeps what they say."""
         return cls()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
@@ -80,7 +80,7 @@ def chosen(cfg: Label, out: Work) -> Labeler:
         UserError: where the user's own cannot be loaded or is no labeler.
     """
     if not cfg.own:
-        return parts.named("labelers", cfg.labeler, Labeler).of(cfg)  # type: ignore[type-abstract]
+        return parts.named("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
     labeler = parts.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
     labeler.own = True
     return labeler

@@ -42,7 +42,7 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
                 kept.clear()
                 machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
-                work = Work(folder, run.log, kept=kept)
+                work = Work(folder, run.log, kept=kept, calls=store.root / "cache" / "calls")
                 attempts = provenance.begin(work, run.id)
                 with outside.still(folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)

@@ -1,7 +1,8 @@
 """Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,15 +11,12 @@ from stages.config.schema import Sample
 from stages.models.contract import Contract
 from stages.models.loading import embedding_rows
 from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
 from stages.store import parts
 from stages.store.digests import files_of, signature
 from stages.store.records import Candidate, Example, content_id
 from stages.store.shards import in_shards
 from stages.store.work import Work
-
-Open = Callable[[Path, list[int], Decoding], Sampler]
-REASONS = ("stop", "length")
 
 
 def chosen(cfg: Sample, out: Work) -> Open:
@@ -28,7 +26,7 @@ def chosen(cfg: Sample, out: Work) -> Open:
         UserError: where the user's own cannot be loaded or is no sampler.
     """
     if not cfg.own:
-        return parts.named("samplers", cfg.sampler, Sampler).open  # type: ignore[type-abstract]
+        return parts.named("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
     found = parts.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
     parts.fitting(cfg.own, "sample.own", found.open, out.path, [], None)
     return partial(found.open, **cfg.own.options)
@@ -42,14 +40,16 @@ def complete(
     title: str,
     out: Work,
     opened: Open = HFSampler.open,
+    max_failed: float | None = None,
 ) -> list[Candidate]:
     """Candidates for every prompt, one per temperature, in the order of the prompts. The sampler is left open in `out`
     for a stage after this one that asks the same model in the same way.
 
     Raises:
         UserError: where a sampler leaves prompts or candidates out, says no reason for an end, or another than its
-            tokens do.
+            tokens do; where more candidates than a share of `max_failed` are missing.
     """
+    missing = Counter[str]()
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
@@ -70,36 +70,37 @@ def complete(
                 raise UserError(f"the sampler {sampler.name} gives {told} for prompt {request.id}.")
             if request.id not in left:
                 raise UserError(f"the sampler {sampler.name} gives {request.id}, which was not asked, or twice.")
-            made = [candidate(request, i, c, sampler.name) for i, c in enumerate(completions)]
+            missing.update(c.reason for c in completions if isinstance(c, Missing))
+            made = [candidate(request, i, c, sampler) for i, c in enumerate(completions) if not isinstance(c, Missing)]
             yield left.pop(request.id), made
         if left:
             raise UserError(f"the sampler {sampler.name} gives nothing for {len(left)} of {len(waiting)} prompts.")
 
-    def candidate(request: Request, index: int, completion: Completion, sampler: str) -> Candidate:
+    def candidate(request: Request, index: int, completion: Completion, sampler: Sampler) -> Candidate:
         ids, text, logprob = completion.token_ids, completion.text, completion.logprob
         if ids is not None:
             if not all(type(i) is int and 0 <= i < rows for i in ids):
-                raise UserError(f"the sampler {sampler} gives token ids outside the model's, 0 to {rows - 1}.")
+                raise UserError(f"the sampler {sampler.name} gives token ids outside the model's, 0 to {rows - 1}.")
             text = terms.text(ids)
         if logprob is not None and not math.isfinite(logprob):
-            raise UserError(f"the sampler {sampler} gives a log-prob of {logprob}: None, where it is not known.")
+            raise UserError(f"the sampler {sampler.name} gives a log-prob of {logprob}: None, where it is not known.")
         if text is None or completion.finish_reason not in REASONS:
             raise UserError(
-                f"the sampler {sampler} gives a completion of prompt {request.id} without tokens or text, or whose "
-                f"finish_reason is none of {', '.join(REASONS)}."
+                f"the sampler {sampler.name} gives a completion of prompt {request.id} without tokens or text, or "
+                f"whose finish_reason is none of {', '.join(REASONS)}."
             )
         ends = [i for i, token in enumerate(ids or (), 1) if token in terms.stop_ids]
         if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
             raise UserError(
-                f"the sampler {sampler} gives a completion of prompt {request.id} with finish_reason="
+                f"the sampler {sampler.name} gives a completion of prompt {request.id} with finish_reason="
                 f"{completion.finish_reason}, in which {len(ends)} of {len(ids)} tokens end a turn. The last token of "
                 "one that stopped does, and no other."
             )
         return Candidate(
             prompt_id=request.id,
             candidate_id=content_id(request.id, index, text if ids is None else ids),
-            policy=model.parent.name,
-            sampler=sampler,
+            policy=sampler.policy or model.parent.name,
+            sampler=sampler.name,
             temperature=request.temperatures[index],
             seed=request.seed_of(index),
             text=text,
@@ -111,7 +112,7 @@ def complete(
         )
 
     rows, size = embedding_rows(model), decoding.runtime.shard_size
-    return in_shards(
+    made = in_shards(
         prompts,
         lambda e: e.id,
         produce,
@@ -122,3 +123,12 @@ def complete(
         out,
         rows=len(decoding.temperatures),
     )
+    if missing:
+        (most, times), wanted = missing.most_common(1)[0], len(prompts) * len(decoding.temperatures)
+        told = f"{missing.total()} of {wanted} candidates are missing; most often ({times} times): {most}"
+        if missing.total() > (max_failed or 0.0) * wanted:
+            raise UserError(
+                f"{told}. sample.max_failed={max_failed or 0:g} allows fewer; the same command asks again."
+            )
+        out.warn(told)
+    return made

@@ -1,13 +1,16 @@
 """The protocol of samplers: interchangeable ways to complete prompts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.config.choices import Precision
-from stages.config.schema import InferenceRuntime
+from stages.config.schema import InferenceRuntime, Sample
 from stages.store.records import Message, content_id
+from stages.store.work import Work
+
+REASONS = ("stop", "length")
 
 
 @dataclass
@@ -53,6 +56,13 @@ class Completion:
     text: str | None = None
 
 
+@dataclass
+class Missing:
+    """A completion that could not be had, and why: never an empty one in its place."""
+
+    reason: str
+
+
 class Sampler(ABC):
     """Completes prompts. A sampler is a file in this folder with one such class; `sample.sampler` is the file's name.
 
@@ -60,6 +70,12 @@ class Sampler(ABC):
     """
 
     name: str  # stands in every candidate
+    policy: str | None = None  # and who answers, where it is not the policy
+
+    @classmethod
+    def opener(cls, cfg: Sample, out: Work) -> "Open":
+        """How it is opened for a stage that samples; one that needs more of the block than `open` is told binds it."""
+        return cls.open
 
     @classmethod
     @abstractmethod
@@ -70,5 +86,8 @@ class Sampler(ABC):
         """
 
     @abstractmethod
-    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Sequence[Completion | Missing]]]:
         """Every request with all its completions, in the order in which they are finished."""
+
+
+Open = Callable[[Path, list[int], Decoding], Sampler]

@@ -33,12 +33,12 @@ def opened(path: Path) -> int:
 
 
 @contextmanager
-def held(descriptor: int, name: str) -> Iterator[None]:
-    """Hold a lock, whose descriptor is then closed; `name` says to who waits what is being built."""
+def held(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
+    """Hold a lock, whose descriptor is then closed; `name` and `work` say to who waits what is being built."""
     try:
         if not filelock.lock_descriptor(descriptor, blocking=False):
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
-            log.info("%s is being built by %s: waiting.", name, holder)
+            log.info("%s is being %s by %s: waiting.", name, work, holder)
             filelock.lock_descriptor(descriptor)
         holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
         os.ftruncate(descriptor, 0)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
+from stages.config.limits import NEUTRAL
+
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -26,7 +28,8 @@ class Node:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What of the configuration enters the fingerprint: everything but `runtime`, local paths as digests.
+        """What of the configuration enters the fingerprint: everything but `runtime` and what is marked as neutral;
+        local paths as digests.
 
         Null keys are left out, and so are blocks whose keys are all null: a key that is added later, null by default,
         changes no fingerprint.
@@ -35,7 +38,8 @@ class Node:
 
     def _content(self, value: Any) -> Any:
         if is_dataclass(value):
-            content = {key.name: self._content(getattr(value, key.name)) for key in fields(value)}
+            named = [key for key in fields(value) if not key.metadata.get(NEUTRAL)]
+            content = {key.name: self._content(getattr(value, key.name)) for key in named}
             return {k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}}
         if isinstance(value, dict):  # keys that are not ours: TRL's arguments, the options of one's own parts
             return {k: self._content(v) for k, v in value.items()}

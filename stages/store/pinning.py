@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Data, Label, Model, Sample
+from stages.config.schema import ROOT, SFT, Data, Label, Model, Sample
 from stages.store import parts
 from stages.store.digests import Signature, digests, files_of, signature
 from stages.store.kept import remove
@@ -23,6 +23,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 FILES = {".json", ".jsonl", ".gz", ".csv", ".parquet", ".gguf", ".safetensors", ".txt"}
 PACKAGE = "package:"
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes of this machine
+RUBRICS = ROOT / "stages" / "labelers" / "rubrics"
 LONGEST_TEMPLATE = 1 << 20  # bytes; the longest in use have some thousands
 
 
@@ -55,6 +56,17 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         template = Path(block.template.path)
         kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template.name)
         block = replace(block, template=replace(block.template, path=str(kept)))
+        pinned_to[str(kept)] = digest_of_it
+    if isinstance(block, Label) and block.known:
+        known = Path(block.known).expanduser()
+        if not known.is_file():
+            raise UserError(f"label.known={block.known}: no such file.")
+        pinned_to[block.known] = digest(known, cache)
+    if isinstance(block, Label) and block.judge.kind:
+        rubric = Path(block.judge.rubric or RUBRICS / f"{block.judge.kind}.jinja")
+        content = read_template(rubric, "label.judge.rubric").encode()
+        kept, digest_of_it = parts.copied(content, cache.parent / "own", rubric.name)
+        block = replace(block, judge=replace(block.judge, rubric=str(kept)))
         pinned_to[str(kept)] = digest_of_it
     return block, pinned_to
 
@@ -102,17 +114,17 @@ def readable(local: Path, key: str) -> list[Path]:
     return files
 
 
-def read_template(path: Path) -> str:
-    """The chat template in a file.
+def read_template(path: Path, setting: str = "sft.template.path") -> str:
+    """The Jinja template in a file that `setting` names.
 
     Raises:
         UserError: where it is no regular file, too long, or no UTF-8.
     """
-    key = f"sft.template.path={path}"
+    key = f"{setting}={path}"
     if not path.is_file():
         raise UserError(f"{key}: no such file.")
     if path.stat().st_size > LONGEST_TEMPLATE:
-        raise UserError(f"{key}: {path.stat().st_size} bytes are no chat template.")
+        raise UserError(f"{key}: {path.stat().st_size} bytes are no template.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

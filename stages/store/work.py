@@ -40,6 +40,8 @@ class Work(os.PathLike[str]):
     """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings, and what an earlier
     stage left open.
 
+    `calls` is where answers of endpoints are kept, for all nodes; `asked` is what they came to, for a stage's metrics.
+
     Where several processes work on one node, each has a Work. One of them is `main`: only that one writes curves and
     warnings, and what the stage publishes.
     """
@@ -50,9 +52,10 @@ class Work(os.PathLike[str]):
         listener: Callable[[dict[str, Any], int], None],
         main: bool = True,
         kept: Kept | None = None,
+        calls: Path | None = None,
     ):
         self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
-        self.kept = kept or Kept()
+        self.kept, self.calls, self.asked = kept or Kept(), calls or path / SCRATCH / "calls", dict[str, Any]()
         if main:
             for lines in LOGS:
                 drop_torn(self / lines)

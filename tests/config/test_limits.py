@@ -29,7 +29,8 @@ NAMES = (
     "outputs model.path model.revision label.path label.revision label.hub_split sft.template.path "
     "data.sources.path data.sources.revision data.sources.hub_split data.own.file data.own.name sample.own.file "
     "sample.own.name label.own.file label.own.name tracker.project tracker.entity tracker.group launch.rendezvous "
-    "compare.sweep export.repo sft.lora.target_modules dpo.lora.target_modules"
+    "compare.sweep export.repo sft.lora.target_modules dpo.lora.target_modules "
+    "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known"
 ).split()
 MAPPINGS = {  # and who looks into them
     "sft.trainer": "trl_values",
@@ -39,6 +40,8 @@ MAPPINGS = {  # and who looks into them
     "label.own.options": "parts.fitting",
     "data.sources.splits": "constraints.shared_out",
     "eval.models": "set by the pipeline",
+    "sample.endpoint.extra": "the server",
+    "prices": "limits.refuse",
 }
 UNBOUNDED = ("sft.learning_rate", "dpo.learning_rate", "control_learning_rate")  # too much of it is told by the loss
 
@@ -118,6 +121,8 @@ def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
             cfg = composed(*TINY)
 
 
+ENDPOINT = "sample=openai sample.endpoint.base_url=http://127.0.0.1:1 sample.endpoint.model=writer"
+JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 # What was typed, and what is told. Nothing is built first.
 REFUSED = [
     ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
@@ -166,6 +171,21 @@ REFUSED = [
     ("sample.seed=-1", "sample.seed must be from 0 to 4294967295, got -1"),
     ("sample.round=1", "sample.round=1: the pipeline sets it itself"),
     ("sample.rounds=2", "sample.rounds=2: set rounds=2 instead"),
+    ("sample=openai", "sample.endpoint.base_url is no address"),
+    ("sample.endpoint.model=x", "sample.endpoint is asked by sample=openai, and by no other sampler"),
+    (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is no address"),
+    (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a user, a password or a query"),
+    (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env is the name of an environment"),
+    (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: nobody knows what writer costs"),
+    (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input must be from 0 to 1,000,000, got -1"),
+    ("label=judge", "label=judge needs judges: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'"),
+    ("label.judge.seed=1", "label.judge is for label=judge, and for no other labeler"),
+    ("label=judge label.judge.endpoints=[{model:x}]", "label.judge.endpoints[0].base_url is no address"),
+    ("label=judge label.judge.endpoints=[{bogus:x}]", "bogus is no setting"),
+    (f"{JUDGE} label.judge.comparisons=1", "label.judge.comparisons=1 leaves some of 4 candidates out. 2 show each"),
+    ("label.known=README.md", "label.known is what audited judgements are held against: label.audit=200"),
+    (f"{JUDGE} label.judge.max_tokens=0", "label.judge.max_tokens must be from 1 to 65,536, got 0"),
+    ("prices={writer:{input:-1,output:1}}", "prices.writer.input must be from 0 to 1,000,000, got -1"),
     ("pairs.validation_fraction=1", "pairs.validation_fraction is a share from 0 to below 1, got 1.0"),
     ("pairs.min_margin=nan", "pairs.min_margin is a difference of two scores: from 0 to below 1, got nan"),
     ("pairs.max_length_ratio=-1", "pairs.max_length_ratio must be from 1 to 1,000,000, got -1.0"),

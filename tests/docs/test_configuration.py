@@ -232,9 +232,9 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
         limit = limits_of(field)
         told = [said_in_yaml().get(key, ""), said.get(field.name, ""), limit.told if limit else ""]
         inner = nested(hint)
-        several = any(typing.get_origin(part) is list for part in members(hint))
+        several = {list: "list", dict: "mapping"}.get(typing.get_origin(members(hint)[0]))
         if inner is None or several:
-            kinds = f"list of [{inner.__name__}](#{inner.__name__.lower()})" if inner else type_of(hint)
+            kinds = f"{several} of [{inner.__name__}](#{inner.__name__.lower()})" if inner else type_of(hint)
             yield (
                 key,
                 listed(WORDS[key]) if key in WORDS else kinds,
@@ -254,7 +254,7 @@ def elements(kind: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for hint in typing.get_type_hints(kind).values():
         if inner := nested(hint):
-            several = any(typing.get_origin(part) is list for part in members(hint))
+            several = any(typing.get_origin(part) in (list, dict) for part in members(hint))
             found |= elements(inner) | ({inner.__name__: inner} if several else {})
     return dict(sorted(found.items()))
 
@@ -311,7 +311,7 @@ def test_the_page_is_true() -> None:
 def test_it_names_every_key_option_and_recipe() -> None:
     page = render()
     named = {f"| `{key}` |" for key, value in values("~recipe").items() if not isinstance(value, dict)}
-    named -= {name for name in named if re.match(r"\| `(sft|dpo)\.trainer\.", name)}
+    named -= {name for name in named if re.match(r"\| `(sft\.trainer|dpo\.trainer|prices)\.", name)}
     named |= {f"| `{group}={path.stem}`" for group, options in groups().items() for path in options}
     named |= {f"`recipe={path.stem}`" for path in RECIPES.glob("*.yaml")}
     assert sorted(name for name in named if name not in page) == []

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
 from stages.cli import constraints
-from stages.config.schema import RECIPES, ROOT
+from stages.config.schema import RECIPES, ROOT, Endpoint
 from tests.helpers import settings
 
 README = ROOT / "README.md"
@@ -105,9 +105,12 @@ def every_key() -> dict[str, set[str]]:
     def walk(value: object, prefix: str) -> Iterator[str]:
         for name, inner in vars(value).items() if is_dataclass(value) else ():
             yield f"{prefix}{name}"
-            yield from [f"{prefix}{name}."] if name in ("trainer", "options") else walk(inner, f"{prefix}{name}.")
+            yield from (
+                [f"{prefix}{name}."] if name in ("trainer", "options", "extra") else walk(inner, f"{prefix}{name}.")
+            )
 
     found: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
+    found |= {key: set() for key in walk(Endpoint(), "")}  # of which lists name several
     groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {"recipe": RECIPES}
     return found | {name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()}
 

@@ -190,7 +190,7 @@ def test_a_template_is_bounded_by_what_it_computes_and_not_by_a_clock() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "are no chat template")]
+    ("content", "told"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "are no template")]
 )
 def test_a_file_that_is_no_template_is_told_before_work(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"

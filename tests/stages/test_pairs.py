@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,27 @@ def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: 
     found, _ = made(tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED))
     assert set(found) == expected
     assert len(found) == len(expected)
+
+
+def test_of_preferences_the_most_preferred_stands_against_the_least(tmp_path: Path) -> None:
+    """A ranking of four, told two at a time: of equal margins the widest comes first, whatever the seed."""
+    ranked = {"q": [(candidate("q", text), None) for text in "abcd"]}
+    judged = pool(tmp_path / "pool", ranked)
+    ids = [c.candidate_id for c, _ in ranked["q"]]
+    told = [Judgement("q", "judge", a=b, b=a, preference="b") for a, b in combinations(ids, 2)]
+    save(judged / "judgements.parquet", told, Judgement)
+    for seed in range(5):
+        assert made(tmp_path / f"{seed}", block(seed=seed), judged)[0] == [("a", "d")]
+        cfg = block(strategy=Strategy.margin, max_per_prompt=3, seed=seed)
+        assert set(made(tmp_path / f"{seed}-near", cfg, judged)[0]) == {("a", "b"), ("b", "c"), ("c", "d")}
+
+
+def test_the_audit_of_a_labelling_says_how_many_pairs_are_right(tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", SCORED)
+    assert "expected_accuracy" not in made(tmp_path / "without", block(), judged)[1]
+    accuracy = {"mean": 0.8, "low": 0.7, "high": 0.9}
+    (judged / "reliability.json").write_text(json.dumps({"pair_accuracy": accuracy}))
+    assert made(tmp_path / "with", block(), judged)[1]["expected_accuracy"] == accuracy
 
 
 def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:

@@ -1,0 +1,211 @@
+"""Asking a model at an OpenAI-compatible server: every question once, failures again, within limits and a budget.
+
+The client of `openai` sends, with its own retries off: an attempt is counted where it is made. What a server answered
+is kept (`store/calls.py`) before it is used.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.config.schema import Endpoint
+from stages.endpoints.pacing import Pace, backoff, retry_after
+from stages.endpoints.reply import NoReply, Reply, read
+from stages.endpoints.spending import Spending
+from stages.store.calls import Calls
+from stages.store.records import Message
+from stages.store.work import SCRATCH, Work
+
+HEAD = 16  # tokens that a server may put around a message
+REFUSED = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model, or no such path"}
+AGAIN = {408, 409, 425, 429}  # statuses that another attempt may not meet, beside the server's own errors
+PATIENCE = 900.0  # seconds that a server may ask to be left alone before the stage gives up
+
+
+@dataclass(frozen=True)
+class Question:
+    """A chat to be answered. `about`: what tells it from others with the same request, a template's digest or an
+    order; it goes into the key, and not to the server."""
+
+    messages: list[Message]
+    max_tokens: int
+    temperature: float
+    seed: int
+    top_p: float = 1.0
+    response_format: Mapping[str, Any] | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def request(self, endpoint: Endpoint) -> dict[str, Any]:
+        """The body that is sent."""
+        body = {
+            "model": endpoint.model,
+            "messages": self.messages,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "response_format": self.response_format,
+        }
+        return {name: value for name, value in (body | endpoint.extra).items() if value is not None}
+
+    def most(self) -> tuple[int, int]:
+        """Tokens of the request and of the answer, at most: a token is a byte or more."""
+        texts = [m["content"] for m in self.messages] + [json.dumps(self.response_format or "")]
+        return sum(len(text.encode()) for text in texts) + HEAD * (1 + len(self.messages)), self.max_tokens
+
+
+class Client:
+    """One endpoint's model. `key` is what the endpoint is called on the command line, for errors."""
+
+    def __init__(self, endpoint: Endpoint, key: str, out: Work):
+        self.endpoint, self.name, runtime = endpoint, key, endpoint.runtime
+        self.calls = Calls(out.calls, str(endpoint.base_url), str(endpoint.model))
+        spent = out / SCRATCH / "spent" / self.calls.path.name
+        self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
+        self.requests, self.tokens = Pace(runtime.requests_per_minute), Pace(runtime.tokens_per_minute)
+        self.room = asyncio.Semaphore(runtime.concurrency)
+        self.asking: dict[str, asyncio.Task[Reply]] = {}
+        self.failures, self.reused, self.ended = Counter[str](), 0, False
+
+    @contextmanager
+    def opened(self) -> Iterator["Client"]:
+        """Hold the file of kept answers; no other process then asks this model."""
+        self.ended = False
+        with self.calls.opened():
+            yield self
+
+    @cached_property
+    def api(self) -> Any:
+        """The client of `openai`, made for the first call: what is kept needs neither the package nor a key.
+
+        Raises:
+            UserError: without the package, or without the key that is named.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            raise UserError(f"{self.name} needs the package openai: pip install 'plumbline[endpoints]'.") from error
+        if self.endpoint.api_key_env and not self.secret:
+            raise UserError(
+                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the environment has no such variable. Set it, "
+                "and the same command goes on from here."
+            )
+        # Left out, the key and address would be those of OpenAI's own variables, sent to whoever is named here.
+        return openai.AsyncOpenAI(
+            api_key=self.secret or "none",
+            base_url=self.endpoint.base_url,
+            max_retries=0,
+            timeout=self.endpoint.runtime.timeout,
+        )
+
+    @property
+    def secret(self) -> str:
+        return os.environ.get(self.endpoint.api_key_env or "", "")
+
+    async def close(self) -> None:
+        """Begin no further call, and end once those on their way have come: they may be paid for."""
+        self.ended = True
+        await asyncio.gather(*self.asking.values(), return_exceptions=True)
+        if "api" in vars(self):
+            await vars(self).pop("api").close()
+
+    async def ask(self, question: Question) -> Reply:
+        """The answer, of now or of an earlier time. Equal questions that are on their way are one.
+
+        Raises:
+            NoReply: where no attempt gave one.
+            UserError: where further calls make no sense, or the budget allows none.
+        """
+        request = question.request(self.endpoint)
+        asked = {"endpoint": self.endpoint.base_url, "about": dict(question.about), "request": request}
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        if (kept := self.calls.get(key)) is not None:
+            self.reused += 1
+            return read(kept)
+        if key not in self.asking:
+            self.asking[key] = asyncio.ensure_future(self._insist(key, asked, question.most()))
+            self.asking[key].add_done_callback(lambda _: self.asking.pop(key))
+        return await asyncio.shield(self.asking[key])
+
+    async def _insist(self, key: str, asked: dict[str, Any], most: tuple[int, int]) -> Reply:
+        """As many attempts as are allowed and may help."""
+        runtime, attempt = self.endpoint.runtime, 0
+        while True:
+            try:
+                async with self.room:
+                    return await self._attempt(key, asked, most)
+            except NoReply as error:
+                self.failures[error.reason] += 1
+                attempt += 1
+                if not error.again or attempt > runtime.retries or self.ended:
+                    raise
+            except UserError:
+                self.ended = True
+                raise
+            await asyncio.sleep(backoff(runtime.backoff, attempt))
+
+    async def _attempt(self, key: str, asked: dict[str, Any], most: tuple[int, int]) -> Reply:
+        """One call. Of one that may have reached the model nobody knows what it cost: it counts in full."""
+        if self.ended:
+            raise NoReply("the stage ends", again=False)
+        send, request = self.api.chat.completions.with_raw_response.create, dict(asked["request"])
+        import openai
+
+        model, messages = request.pop("model"), request.pop("messages")
+        await self.spending.take(*most)
+        used = most
+        try:
+            await self.requests.wait()
+            await self.tokens.wait(sum(most))
+            async with asyncio.timeout(self.endpoint.runtime.timeout):
+                body = (await send(model=model, messages=messages, extra_body=request)).text
+            reply = read(body)
+            self.calls.keep(key, asked, body)
+            used = reply.tokens(most)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            raise NoReply(f"no answer in {self.endpoint.runtime.timeout:g} s", again=True) from error
+        except openai.APIStatusError as error:
+            used = (0, 0)
+            raise self._refusal(error) from error
+        except openai.APIConnectionError as error:
+            raise NoReply("the connection broke", again=True) from error
+        finally:
+            self.spending.settle(most, used)
+            self.tokens.give_back(sum(most) - sum(used))
+        return reply
+
+    def _refusal(self, error: Any) -> Exception:
+        """What follows from an answer that is an error."""
+        status, said = error.status_code, self._said(error)
+        if status in REFUSED or (status == 429 and "insufficient_quota" in said):
+            why = REFUSED.get(status, "says that the quota is spent")
+            return UserError(f"{self.name}: {self.endpoint.base_url} {why} (HTTP {status}: {said}).")
+        if (wait := retry_after(error.response.headers)) is not None and (status == 429 or status >= 500):
+            if wait > PATIENCE:
+                return UserError(
+                    f"{self.name}: {self.endpoint.base_url} wants to be left alone for {wait:.0f} s. Every answer is "
+                    "kept: the same command goes on then."
+                )
+            self.requests.rest(wait)
+        return NoReply(f"HTTP {status}", again=status in AGAIN or status >= 500)
+
+    def _said(self, error: Any) -> str:
+        """The server's words, without the key, which some repeat."""
+        said = " ".join(error.response.text.split())
+        return (said.replace(self.secret, "***") if self.secret else said)[:200]
+
+    def figures(self) -> dict[str, Any]:
+        """What it came to: calls that were made, by this attempt at the node and those before it, and answers that
+        were kept from earlier ones."""
+        spent = self.spending
+        money = {"money": spent.money} if self.endpoint.price.known else {}
+        counted = {"made": spent.calls, "kept": self.reused, "failed": dict(self.failures)}
+        return counted | {"input_tokens": spent.input, "output_tokens": spent.output} | money

@@ -1,0 +1,93 @@
+"""What a node has spent at an endpoint, and that it spends no more than its budget."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+from stages.config.errors import UserError
+from stages.config.schema import Budget, Price
+from stages.store.kept import WRONG_SHAPE
+from stages.store.work import drop_torn
+
+MILLION = 1_000_000
+
+
+class Spending:
+    """Counts calls, tokens and money. Before a call it takes what the call may cost at most, after it gives back the
+    rest. Both stand in a file, so that a resume goes on counting; a call that a kill interrupted counts in full."""
+
+    def __init__(self, file: Path, budget: Budget, price: Price, key: str):
+        self.budget, self.price, self.key = budget, price, key
+        self.calls = self.input = self.output = self.open = 0
+        self.settled = asyncio.Event()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drop_torn(file)
+        for line in file.read_bytes().splitlines() if file.exists() else ():
+            try:
+                self._add(*json.loads(line))
+            except WRONG_SHAPE:
+                continue
+        self.file = open(file, "a")  # noqa: SIM115  # as long as the node is worked on
+
+    def _add(self, calls: int, input_tokens: int, output_tokens: int) -> None:
+        self.calls, self.input, self.output = (
+            self.calls + calls,
+            self.input + input_tokens,
+            self.output + output_tokens,
+        )
+
+    def _note(self, *amounts: int) -> None:
+        self._add(*amounts)
+        self.file.write(json.dumps(amounts) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    @property
+    def tokens(self) -> int:
+        return self.input + self.output
+
+    @property
+    def money(self) -> float:
+        return self.cost(self.input, self.output)
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        return (input_tokens * (self.price.input or 0) + output_tokens * (self.price.output or 0)) / MILLION
+
+    def over(self, input_tokens: int, output_tokens: int) -> str:
+        """Which limit one more call, of so many tokens at most, could pass; '' for none."""
+        after = {
+            "calls": self.calls + 1,
+            "tokens": self.tokens + input_tokens + output_tokens,
+            "money": self.money + self.cost(input_tokens, output_tokens),
+        }
+        for name, amount in after.items():
+            limit = getattr(self.budget, name)
+            if limit is not None and amount > limit:
+                return f"{self.key}.budget.{name}={limit:g}"
+        return ""
+
+    async def take(self, input_tokens: int, output_tokens: int) -> None:
+        """Take a call of so many tokens at most out of the budget; where calls on their way may give some back, after
+        them.
+
+        Raises:
+            UserError: where the budget does not allow it.
+        """
+        while limit := self.over(input_tokens, output_tokens):
+            if not self.open or limit.rpartition(".")[2].startswith("calls"):
+                raise UserError(
+                    f"{limit} allows no further call: {self.calls} calls, {self.tokens} tokens"
+                    + (f" and {self.money:.2f} of money" if self.money else "")
+                    + " are spent. Every answer is kept: raise the budget, and the same command goes on from here."
+                )
+            self.settled.clear()
+            await self.settled.wait()
+        self.open += 1
+        self._note(1, input_tokens, output_tokens)
+
+    def settle(self, taken: tuple[int, int], used: tuple[int, int]) -> None:
+        """A call has ended that used so many tokens of those that were taken."""
+        self.open -= 1
+        self._note(0, used[0] - taken[0], used[1] - taken[1])
+        self.settled.set()

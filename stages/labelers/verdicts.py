@@ -1,0 +1,86 @@
+"""What a judge's reply says, read strictly: whatever is no verdict is missing, with the reason. No number that happens
+to stand in it is taken for one."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from stages.config.choices import Reading, Rubrics
+from stages.endpoints.reply import Reply
+
+SIDES = ("A", "B", "tie")
+SCALE = tuple(range(1, 11))  # scores, from useless to nothing to improve
+KEY = {Rubrics.pairwise: "verdict", Rubrics.pointwise: "score"}
+ALLOWED: Mapping[Rubrics, tuple[Any, ...]] = {Rubrics.pairwise: SIDES, Rubrics.pointwise: SCALE}
+LINE = {
+    Rubrics.pairwise: re.compile(r"Verdict: *(A|B|tie)\.?"),
+    Rubrics.pointwise: re.compile(r"Score: *(10|[1-9])\.?"),
+}
+ENDS = ("stop", "length", "refusal", "content_filter")
+
+
+class NoVerdict(Exception):
+    """A reply that says nothing that counts."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def told_to(kind: Rubrics, reading: Reading) -> str:
+    """How a judge is told to reply."""
+    if kind is Rubrics.pairwise:
+        if reading is Reading.json:
+            return (
+                'Reply with JSON alone: {"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"} if neither is better.'
+            )
+        return "End with a line of its own: Verdict: A or Verdict: B, or Verdict: tie if neither is better."
+    if reading is Reading.json:
+        return 'Reply with JSON alone: {"score": N}, N a whole number from 1 to 10.'
+    return "End with a line of its own: Score: N, N a whole number from 1 to 10."
+
+
+def schema_of(kind: Rubrics) -> dict[str, Any]:
+    """The `response_format` of a verdict."""
+    numbers = kind is Rubrics.pointwise
+    return one_key(KEY[kind], {"type": "integer" if numbers else "string", "enum": [*ALLOWED[kind]]})
+
+
+def one_key(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The `response_format` of an object with one key."""
+    schema = {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": key, "strict": True, "schema": schema}}
+
+
+def verdict(reply: Reply, kind: Rubrics, reading: Reading) -> Any:
+    """A, B or tie; or a score of SCALE.
+
+    Raises:
+        NoVerdict: with the reason why it is neither.
+    """
+    if reply.finish_reason != "stop":
+        told = {"length": "cut off", "refusal": "refused", "content_filter": "filtered by the server"}
+        raise NoVerdict(told.get(reply.finish_reason, "ended in another way"))
+    if not reply.text.strip():
+        raise NoVerdict("empty")
+    if reading is Reading.text:
+        found = LINE[kind].fullmatch(reply.text.strip().splitlines()[-1].strip(" *_`"))
+        if not found:
+            raise NoVerdict("no verdict in its last line")
+        return int(found[1]) if kind is Rubrics.pointwise else found[1]
+    return in_json(reply.text, KEY[kind], ALLOWED[kind])
+
+
+def in_json(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
+    """The value of the one key of a JSON object, if it is allowed."""
+    try:
+        pairs = json.loads(text, object_pairs_hook=tuple)  # an object as its pairs: a dict would hide repeated keys
+    except (ValueError, RecursionError) as error:
+        raise NoVerdict("no JSON") from error
+    if not (isinstance(pairs, tuple) and len(pairs) == 1 and pairs[0][0] == key):
+        raise NoVerdict(f"no object with {key} alone")
+    value = pairs[0][1]
+    if not any(type(value) is type(each) and value == each for each in allowed):
+        raise NoVerdict(f"another {key} than it may be")
+    return value

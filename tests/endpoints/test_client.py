@@ -1,0 +1,262 @@
+"""An endpoint is asked once, whatever fails on the way, within its budget, and tells nobody the key."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.config.errors import UserError
+from stages.config.schema import ROOT, Budget, Endpoint, EndpointRuntime, Price
+from stages.endpoints.client import Client, Question
+from stages.endpoints.pacing import retry_after
+from stages.endpoints.reply import NoReply, Reply, read
+from stages.endpoints.together import Job, answers
+from stages.store.work import Work
+from tests.endpoints.servers import FAULTS, Model, Proxy, Request, running
+from tests.helpers import SECRET
+
+pytest.importorskip("openai")
+FAST = {"timeout": 30.0, "retries": 20, "backoff": 0.01}
+IMPATIENT = {"timeout": 0.5}
+
+
+def shout(request: Request) -> str:
+    return str(request["messages"][-1]["content"]).upper()
+
+
+def work(folder: Path) -> Work:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Work(folder, lambda metrics, step: None, calls=folder.parent / "calls")
+
+
+def endpoint(url: str, **options: Any) -> Endpoint:
+    runtime = EndpointRuntime(**FAST | options.pop("runtime", {}))
+    return Endpoint(url, options.pop("model", "shouter"), runtime=runtime, **options)
+
+
+def question(i: int, **options: Any) -> Question:
+    return Question([{"role": "user", "content": f"question {i}"}], 16, 0.0, 0, **options)
+
+
+def asked(client: Client, questions: Iterable[Question], out: Work) -> dict[str, str]:
+    """What is answered to each question; of a missing answer, the reason."""
+
+    def job(question: Question) -> Job[tuple[str, str]]:
+        async def ask() -> tuple[str, str]:
+            try:
+                return question.messages[0]["content"], (await client.ask(question)).text
+            except NoReply as error:
+                return question.messages[0]["content"], error.reason
+
+        return ask
+
+    return dict(answers([client], map(job, questions), out))
+
+
+def client(url: str, out: Work, **options: Any) -> Client:
+    return Client(endpoint(url, **options), "sample.endpoint", out)
+
+
+def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path: Path) -> None:
+    expected = {f"question {i}": f"QUESTION {i}" for i in range(300)}
+    with running(Model(shout)) as model, running(Proxy(model, 0.2, hang=1.0)) as proxy:
+        out = work(tmp_path / "node")
+        assert asked(client(proxy.url, out, runtime=IMPATIENT), map(question, range(300)), out) == expected
+        assert set(proxy.failed) == set(FAULTS), "each of them has happened"
+        figures = out.asked["sample.endpoint"]
+        assert figures["made"] == 300 + sum(figures["failed"].values()) >= 300 + proxy.failed.total()
+        before = len(model.asked)
+        assert asked(client(proxy.url, out), map(question, range(300)), out) == expected
+        assert len(model.asked) == before, "what was answered is not asked again"
+
+
+def test_what_keeps_failing_is_missing_with_its_reason(tmp_path: Path) -> None:
+    reasons = {
+        "429": "HTTP 429",
+        "500": "HTTP 500",
+        "hang": "no answer in 0.5 s",
+        "cut": "the connection broke",
+        "malformed": "the body is no JSON",
+        "empty": "the body is empty",
+        "no completion": "the body is no chat completion",
+    }
+    with running(Model(shout)) as model:
+        for fault, reason in reasons.items():
+            with running(Proxy(model, 1.0, 1.0, (fault,))) as proxy:
+                out = work(tmp_path / fault)
+                found = asked(
+                    client(proxy.url, out, runtime={"retries": 1, **(IMPATIENT if fault == "hang" else {})}),
+                    [question(0)],
+                    out,
+                )
+                assert found == {"question 0": reason}
+                assert proxy.failed[fault] == 2, "tried again once"
+
+
+def test_equal_questions_on_their_way_are_one_call(tmp_path: Path) -> None:
+    with running(Model(shout, seconds=0.05)) as model:
+        out = work(tmp_path / "node")
+        assert asked(client(model.url, out), [question(0)] * 8, out) == {"question 0": "QUESTION 0"}
+        assert len(model.asked) == 1
+        asked(client(model.url, out), [question(0, about={"order": "ba"})], out)
+        assert len(model.asked) == 2, "another order is another question, though the request is the same"
+
+
+def test_a_budget_of_calls_makes_so_many_calls_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    with running(Model(shout)) as model, running(Proxy(model, 0.2, 0.0, ("500", "malformed"))) as proxy:
+        made = 0
+        for calls in (7, 7, 19):
+            out = work(tmp_path / "node")
+            with pytest.raises(UserError, match=rf"^sample.endpoint.budget.calls={calls} allows no further call"):
+                asked(client(proxy.url, out, budget=Budget(calls=calls)), map(question, range(60)), out)
+            made = len(model.asked) + proxy.failed["500"]
+            assert made == calls, "failed calls count, and those of an earlier attempt at the node"
+        out = work(tmp_path / "node")
+        assert len(asked(client(proxy.url, out), map(question, range(60)), out)) == 60
+        assert len(model.asked) == 60 + proxy.failed["malformed"]
+
+
+@pytest.mark.parametrize(("name", "amount"), [("tokens", 900), ("money", 9e-4)])
+def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str, amount: Any, tmp_path: Path) -> None:
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asking = client(model.url, out, budget=Budget(**{name: amount}), price=Price(1.0, 1.0))
+        with pytest.raises(UserError, match=rf"^sample.endpoint.budget.{name}=.*the same command goes on"):
+            asked(asking, map(question, range(400)), out)
+        used = sum(len(r["messages"][0]["content"].split()) * 2 + 1 for r in model.asked)
+        assert asking.spending.tokens == used, "as the server counts them"
+        assert 900 - sum(question(100).most()) < used <= 900
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.endpoints.test_client import asked, client, question, work
+out = work(Path(sys.argv[2]))
+asked(client(sys.argv[1], out, runtime={"concurrency": 4}), map(question, range(80)), out)
+"""
+
+
+def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_path: Path) -> None:
+    with running(Model(shout, seconds=0.02)) as model:
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, model.url, str(tmp_path / "node")], cwd=ROOT)
+        deadline = time.monotonic() + 120
+        while len(model.asked) < 25 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.1)  # for the threads that were answering it
+        (journal,) = (tmp_path / "calls").glob("*.jsonl")
+        lines = [json.loads(line) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        kept = [line["asked"]["request"]["messages"][0]["content"] for line in lines]
+        assert 25 - 4 <= len(kept) == len(set(kept)) < 80
+        before = len(model.asked)
+        out = work(tmp_path / "node")
+        asking = client(model.url, out)
+        assert len(asked(asking, map(question, range(80)), out)) == 80
+        again = [r["messages"][0]["content"] for r in model.asked[before:]]
+        assert sorted(again) == sorted({f"question {i}" for i in range(80)} - set(kept))
+        # Calls that the kill interrupted are counted, also those of which the server has seen nothing yet.
+        assert len(model.asked) <= asking.spending.calls <= len(model.asked) + 4
+
+
+def test_a_torn_line_is_passed_over_and_tears_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asked(client(model.url, out), map(question, range(3)), out)
+        (journal,) = (tmp_path / "calls").glob("*.jsonl")
+        content = journal.read_bytes()
+        journal.write_bytes(content[:-30])
+        for _ in range(2):
+            assert len(asked(client(model.url, out), map(question, range(3)), out)) == 3
+        assert len(model.asked) == 4
+        assert journal.read_bytes().startswith(content[:-30] + b"\n"), "it is appended to, and nothing else"
+        assert "1 lines cannot be read" in caplog.text
+
+
+def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_API_KEY", "of somebody else")
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asked(client(model.url, out, api_key_env="JUDGE_KEY"), [question(0)], out)
+        asked(client(model.url, out, model="other"), [question(0)], out)
+        assert model.keys == [f"Bearer {SECRET}", "Bearer none"], "a key of OpenAI's is for no other server"
+    with running(Model(shout, status=401)) as model:
+        with pytest.raises(UserError) as told:
+            asked(client(model.url, out, api_key_env="JUDGE_KEY"), map(question, range(9)), out)
+        assert "refuses the key (HTTP 401" in str(told.value) and SECRET not in str(told.value)
+        assert len(model.asked) <= 8, "those that were on their way, and no more"
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or SECRET not in file.read_text()
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(UserError, match="api_key_env=JUDGE_KEY: the environment has no such variable"):
+        asked(client(model.url, out, api_key_env="JUDGE_KEY"), [question(1)], out)
+
+
+def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(tmp_path: Path) -> None:
+    with running(Model(shout)) as model:
+        out, began = work(tmp_path / "node"), time.monotonic()
+        asked(client(model.url, out, runtime={"requests_per_minute": 1200}), map(question, range(8)), out)
+        assert time.monotonic() - began >= 7 * 0.05
+        began, most = time.monotonic(), sum(question(0).most())
+        one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
+        asked(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
+        assert time.monotonic() - began < 3 * 1.0, "tokens that were not used are given back"
+    with (
+        running(Model(shout, status=429)) as model,
+        pytest.raises(UserError, match=r"wants to be left alone for 3600 s\. Every answer is kept"),
+    ):
+        asked(client(model.url, out), [question(20)], out)
+    assert retry_after({"retry-after": "2.5"}) == 2.5
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert retry_after({"retry-after": "soon"}) is retry_after({}) is None
+
+
+def test_what_is_kept_needs_neither_server_nor_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = work(tmp_path / "node")
+    with running(Model(shout)) as model:
+        asked(client(model.url, out), [question(0)], out)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    assert asked(client(model.url, out), [question(0)], out) == {"question 0": "QUESTION 0"}
+    with pytest.raises(UserError, match=r"pip install 'plumbline\[endpoints\]'"):
+        asked(client(model.url, out), [question(1)], out)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries({}, optional={"content": JSON, "refusal": JSON, "role": JSON})
+CHOICE = st.fixed_dictionaries({}, optional={"message": MESSAGE | JSON, "finish_reason": JSON})
+BODY = st.fixed_dictionaries({}, optional={"choices": st.lists(CHOICE | JSON, max_size=2) | JSON, "usage": JSON})
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.one_of(st.text(), BODY.map(json.dumps), JSON.map(json.dumps)))
+def test_any_body_is_a_reply_or_a_reason(body: str) -> None:
+    try:
+        reply = read(body)
+    except NoReply as error:
+        assert error.reason and error.again
+        return
+    said = json.loads(body)["choices"][0]["message"]
+    assert isinstance(reply, Reply)
+    assert reply.text in ("", said.get("refusal"), said.get("content"))
+
+
+def test_deep_and_broken_text_is_no_traceback() -> None:
+    for body in ("[" * 100_000, "", "null", "\ufeff{}"):
+        with pytest.raises(NoReply):
+            read(body)
+    content = {"choices": [{"message": {"content": "half \ud800 a pair"}, "finish_reason": "stop"}]}
+    assert read(json.dumps(content)).text == "half \ufffd a pair"

@@ -1,0 +1,76 @@
+"""Judges whose verdicts are a function of the texts that they are shown, and pools for them to judge."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stages.config.schema import Label
+from stages.labelers.judge import Jury
+from stages.labelers.labeler import Pool
+from stages.store.pinning import pin
+from stages.store.records import Candidate, Example, Judgement, content_id
+from stages.store.work import Work
+from tests.endpoints.servers import Request
+from tests.helpers import settings
+
+FENCED = re.compile(r"<<(REQUEST|A|B|ANSWER) (\w+)>>\n(.*?)\n<<END \2>>", re.DOTALL)
+PROBE = '{"word": "plumb"}'
+
+
+def shown(request: Request) -> dict[str, str]:
+    """The texts that a judge is shown, by name."""
+    return {name: text for name, _, text in FENCED.findall(request["messages"][-1]["content"])}
+
+
+def is_probe(request: Request) -> bool:
+    return "word" in json.dumps(request.get("response_format", ""))
+
+
+def judging(of: Callable[[dict[str, str]], Any], key: str = "verdict") -> Callable[[Request], str]:
+    """A server that keeps to schemas, and says what a function of the texts does."""
+    return lambda request: PROBE if is_probe(request) else json.dumps({key: of(shown(request))})
+
+
+def quality(text: str) -> int:
+    """`fair 3` is 3."""
+    return int(text.split()[-1])
+
+
+def better(texts: dict[str, str]) -> str:
+    a, b = quality(texts["A"]), quality(texts["B"])
+    return "A" if a > b else "B" if b > a else "tie"
+
+
+def pool(*texts: list[str]) -> Pool:
+    """A prompt for every list of texts, with a candidate for each of them."""
+    prompts = [
+        Example(f"p{i}", [{"role": "user", "content": f"request {i}"}], None, "", "t", "preference")
+        for i in range(len(texts))
+    ]
+    candidates = [
+        Candidate(f"p{i}", content_id(i, j), "x", "x", 1.0, 0, text, None, "stop", None, len(text.split()))
+        for i, answers in enumerate(texts)
+        for j, text in enumerate(answers)
+    ]
+    return Pool(prompts, candidates)
+
+
+def block(folder: Path, *urls: str, **judge: Any) -> Label:
+    """The block of `label=judge` with a judge at each address, as the pipeline hands it to the stage."""
+    runtime = "{backoff: 0.01, retries: 20, timeout: 30}"
+    endpoints = ",".join(f"{{base_url: '{url}', model: judge-{i}, runtime: {runtime}}}" for i, url in enumerate(urls))
+    typed = [f"label.judge.{name}={value}" for name, value in judge.items() if name != "max_failed"]
+    limit = f"label.max_failed={judge.get('max_failed', 0.0)}"
+    cfg = settings("recipe=tiny", "label=judge", f"label.judge.endpoints=[{endpoints}]", limit, *typed).label
+    return pin(cfg, folder / "cache" / "digests.json")[0]
+
+
+def work(folder: Path) -> Work:
+    (folder / "node").mkdir(parents=True, exist_ok=True)
+    return Work(folder / "node", lambda metrics, step: None, calls=folder / "cache" / "calls")
+
+
+def judged(folder: Path, given: Pool, *urls: str, **judge: Any) -> list[Judgement]:
+    return list(Jury.of(block(folder, *urls, **judge), work(folder)).judge_all(given))

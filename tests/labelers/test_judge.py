@@ -1,0 +1,215 @@
+"""`label=judge`: both orders, several judges, and everything that is no verdict is missing, with its reason."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.config.choices import Reading, Rubrics
+from stages.config.errors import UserError
+from stages.endpoints.reply import Reply
+from stages.labelers.judge import compared
+from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
+from stages.store.records import Judgement, Pair, load
+from tests.endpoints.servers import Model, Proxy, Request, running
+from tests.helpers import Chain, build, nodes
+from tests.labelers.judging import PROBE, better, is_probe, judged, judging, pool, quality, shown
+
+pytest.importorskip("openai")
+ANSWERS = [["poor 1", "fair 2", "good 3", "fair 2"], ["good 9", "poor 0"], ["same 5", "same 5"]]
+
+
+def by_texts(judgements: list[Judgement], texts: dict[str, str]) -> dict[tuple[str, ...], Any]:
+    """What was said of each candidate, or of two, better first."""
+    found = dict[tuple[str, ...], Any]()
+    for j in judgements:
+        if j.candidate_id:
+            found[(texts[j.candidate_id],)] = j.score if j.error is None else j.error
+        else:
+            first, second = (j.b, j.a) if j.preference == "b" else (j.a, j.b)
+            found[(texts[str(first)], texts[str(second)])] = j.preference == "tie" if j.error is None else j.error
+    return found
+
+
+def test_every_judgement_is_there_and_right_whatever_fails_on_the_way(tmp_path: Path) -> None:
+    given = pool(*ANSWERS)
+    texts = {c.candidate_id: c.text for c in given.candidates}
+    faults = ("429", "500", "cut", "malformed", "empty", "no completion")
+    with running(Model(judging(better))) as model, running(Proxy(model, 0.2, 0.0, faults)) as proxy:
+        found = judged(tmp_path, given, proxy.url)
+        assert len(found) == 6 + 1 + 1
+        for j in found:
+            a, b = texts[str(j.a)], texts[str(j.b)]
+            assert j.error is None
+            assert j.preference == ("tie" if quality(a) == quality(b) else "a" if quality(a) > quality(b) else "b")
+            assert j.order_swapped_agrees or a == b
+        questions = {json.dumps(r["messages"]) for r in model.asked}
+        # Two of the first prompt's texts are equal, and so are the last's; the probe is one more.
+        assert len(questions) == 1 + 2 * (3 + 1)
+        before = len(model.asked)
+        again = judged(tmp_path, given, proxy.url)
+        assert sorted(map(str, again)) == sorted(map(str, found)) and len(model.asked) == before
+
+
+def test_a_judge_that_goes_by_the_order_sees_only_ties(tmp_path: Path) -> None:
+    with running(Model(judging(lambda texts: "A"))) as model:
+        found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
+    assert [(j.preference, j.order_swapped_agrees) for j in found] == [("tie", False)]
+
+
+def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
+    worse = lambda texts: {"A": "B", "B": "A"}.get(better(texts), "tie")
+    servers = [judging(better), judging(worse), judging(better), lambda r: PROBE if is_probe(r) else "Both are fine."]
+    given = pool(["poor 1", "good 2"])
+    with ExitStack() as stack:
+        good, bad, other, silent = (stack.enter_context(running(Model(says))).url for says in servers)
+        for i, (urls, expected) in enumerate(
+            [
+                ((good, bad, other), {("good 2", "poor 1"): False}),
+                ((good, bad), {("good 2", "poor 1"): True}),
+                ((good, silent, other), {("good 2", "poor 1"): False}),
+                ((good, silent), {("good 2", "poor 1"): "no JSON"}),
+            ]
+        ):
+            found = judged(tmp_path / str(i), given, *urls, max_failed=1.0)
+            named = by_texts(found, {c.candidate_id: c.text for c in given.candidates})
+            assert {tuple(sorted(k)): v for k, v in named.items()} == expected
+    scores = [judging(lambda texts: quality(texts["ANSWER"]), "score"), judging(lambda texts: 10, "score")]
+    with running(Model(scores[0])) as one, running(Model(scores[1])) as two:
+        found = judged(tmp_path / "mean", given, one.url, two.url, kind="pointwise")
+    assert sorted(j.score for j in found if j.score) == pytest.approx([(0 + 9) / 18, (1 + 9) / 18])
+
+
+REPLIES = {
+    "no JSON": "A is better, 10 of 10",
+    "empty": "",
+    "no object with verdict alone": '{"verdict": "A", "verdict": "B"}',
+    "another verdict than it may be": '{"verdict": "C"}',
+}
+
+
+@pytest.mark.parametrize(("reason", "reply"), REPLIES.items())
+def test_what_is_no_verdict_is_missing_with_its_reason_after_another_attempt(
+    reason: str, reply: str, tmp_path: Path
+) -> None:
+    with running(Model(lambda r: PROBE if is_probe(r) else reply)) as model:
+        found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3)
+        assert [j.error for j in found] == [reason] and found[0].preference is None
+        assert len(model.asked) == 1 + 2 * 3, "the probe, and three attempts in each order"
+
+
+def test_too_many_missing_stop_before_the_rest_is_paid_for(tmp_path: Path) -> None:
+    many = pool(*([f"poor {i}", f"good {i + 1}"] for i in range(100)))
+    with running(Model(lambda r: PROBE if is_probe(r) else "I cannot choose.")) as model:
+        with pytest.raises(UserError, match=r"^11 of 100 judgements are missing already.*\(11 times\): no JSON"):
+            judged(tmp_path, many, model.url, max_failed=0.1, attempts=1)
+        assert len(model.asked) < 1 + 2 * (11 + 2 * 8)
+
+
+def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_path: Path) -> None:
+    def says(request: Request) -> str:
+        texts = dict.fromkeys("AB", "answer 0") if is_probe(request) else shown(request)
+        return f"Both have merits.\n**Verdict: {better(texts)}**"
+
+    with running(Model(says)) as model:
+        with pytest.raises(UserError, match=r"does not keep to a json_schema .*label.judge.reading=text"):
+            judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
+        assert len(model.asked) == 2
+        found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text")
+        assert found[0].error is None and found[0].order_swapped_agrees
+        assert "response_format" not in model.asked[-1]
+        model.says = judging(better)  # another server, where that one was
+        assert judged(tmp_path, pool(["poor 1", "good 2"]), model.url)[0].error is None
+
+
+def test_comparisons_reach_every_candidate_before_any_twice_as_often() -> None:
+    for n in range(2, 9):
+        candidates = pool([f"text {i}" for i in range(n)]).candidates
+        every = [frozenset((a.candidate_id, b.candidate_id)) for a, b in compared(candidates, None, 0)]
+        assert len(every) == len(set(every)) == n * (n - 1) // 2
+        few = compared(candidates, (n + 1) // 2, 0)
+        assert {c.candidate_id for pair in few for c in pair} == {c.candidate_id for c in candidates}
+
+
+TEXT = st.text(alphabet=st.characters(codec=None)) | st.sampled_from(['{"verdict": "A"}', "Verdict: A", "score: 7"])
+VALUE = st.sampled_from(["A", "B", "tie", "a", "C", 1, 10, 0, 11, 1.0, True, None, [], "7"])
+OBJECT = st.dictionaries(st.sampled_from(["verdict", "score", "reason"]), VALUE, max_size=2).map(json.dumps)
+SAID = st.one_of(
+    TEXT, OBJECT, st.tuples(TEXT, OBJECT).map("".join), st.tuples(TEXT, st.just("\nVerdict: B")).map("".join)
+)
+
+
+@settings(max_examples=10_000, deadline=None)
+@given(
+    SAID,
+    st.sampled_from(["stop", "length", "refusal", "eos"]),
+    st.sampled_from(list(Rubrics)),
+    st.sampled_from(list(Reading)),
+)
+def test_no_reply_is_a_traceback_and_no_verdict_is_invented(
+    text: str, finish: str, kind: Rubrics, reading: Reading
+) -> None:
+    try:
+        found = verdict(Reply(text, finish), kind, reading)
+    except NoVerdict as error:
+        assert error.reason
+        return
+    assert finish == "stop"
+    assert found in ALLOWED[kind] and type(found) is type(ALLOWED[kind][0])
+    if reading is Reading.json:
+        assert json.loads(text) == {KEY[kind]: found}
+    else:
+        assert text.rstrip(" \n*_`.\t\r").endswith(f"{KEY[kind].title()}: {found}") or not text.isascii()
+
+
+def asking(url: str, *overrides: str) -> tuple[str, ...]:
+    return ("label=judge", f"label.judge.endpoints=[{{base_url: '{url}', model: judge}}]", *overrides)
+
+
+def test_judgements_become_pairs_and_another_strategy_asks_nothing(chain: Chain) -> None:
+    longest = lambda texts: "A" if texts["A"] > texts["B"] else "B" if texts["B"] > texts["A"] else "tie"
+    with running(Model(judging(longest))) as model:
+        line = asking(model.url)
+        build(chain.root, "stage=pairs", *line)
+        before, metrics = len(model.asked), chain.manifest("label", *line)["metrics"]
+        assert metrics["calls"]["label.judge.endpoints[0]"]["made"] == before
+        assert metrics["order_flips"] == 0 and not metrics["failed"]
+        for pair in load(chain.folder("pairs", *line) / "pairs.parquet", Pair):
+            assert pair.chosen[0]["content"] > pair.rejected[0]["content"]
+        build(chain.root, "stage=pairs", *line, "pairs=all")
+        build(chain.root, "stage=label", *line, "rebuild=label")
+        assert len(model.asked) == before
+
+
+def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> None:
+    def fingerprint(*overrides: str) -> str:
+        return nodes(chain.root, *asking("http://127.0.0.1:1/v1", *overrides))["label"].fingerprint
+
+    plain, same = fingerprint(), tmp_path / "mine.jinja"
+    rubric = Path(nodes(chain.root, *asking("http://127.0.0.1:1/v1"))["label"].config.judge.rubric).read_text()
+    same.write_text(rubric)
+    assert fingerprint(f"label.judge.rubric={same}") == plain, "where a rubric lies does not matter"
+    same.write_text(rubric.replace("better", "worse"))
+    assert fingerprint(f"label.judge.rubric={same}") != plain
+    for other in ("seed=1", "kind=pointwise", "temperature=0.5", "comparisons=3"):
+        assert fingerprint(f"label.judge.{other}") != plain
+
+
+@pytest.mark.parametrize(
+    ("rubric", "told"),
+    [
+        ("{{ request }} {{ a }}", "shows the judge no b: it holds {{ b }}"),
+        ("{{ request }} {{ a }} {{ b }} {{ c }}", "UndefinedError: 'c' is undefined"),
+        ("{% if %}", "TemplateSyntaxError"),
+    ],
+)
+def test_a_rubric_that_cannot_work_is_told(rubric: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text(rubric)
+    with pytest.raises(UserError) as error:
+        judged(tmp_path, pool(["poor 1", "good 2"]), "http://127.0.0.1:1/v1", rubric=file)
+    assert told in str(error.value)

@@ -1,0 +1,112 @@
+"""`label.audit=N`: judgements held against what is known of them, and what that says of the labelling."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.evaluation.reliability import decided, from_file, key_of, reliability, said, set_aside
+from stages.store.records import Judgement
+from tests.endpoints.servers import Model, running
+from tests.helpers import Chain, build
+from tests.labelers.judging import judging, pool
+
+pytest.importorskip("openai")
+MANY = pool(*([f"poor {i}", f"good answer {i}"] for i in range(2000)))
+PROMPTS = {p.id: p for p in MANY.prompts}
+CANDIDATES = {c.candidate_id: c for c in MANY.candidates}
+
+
+def labelled(right: float, ties: float = 0.0) -> tuple[list[Judgement], dict[tuple[str, ...], str]]:
+    """Preferences of a judge that is right so often, in random order, and what is true of each."""
+    rng, made, known = random.Random(0), list[Judgement](), dict[tuple[str, ...], str]()
+    for prompt, (poor, good) in MANY.by_prompt():
+        a, b = rng.sample([poor, good], 2)
+        truth = "a" if a is good else "b"
+        word = "tie" if rng.random() < ties else truth if rng.random() < right else {"a": "b", "b": "a"}[truth]
+        made.append(Judgement(prompt.id, "judge", a=a.candidate_id, b=b.candidate_id, preference=word))
+        known[a.candidate_id, b.candidate_id] = truth
+    return made, known
+
+
+def test_error_rates_are_found_and_the_rate_is_corrected_by_them() -> None:
+    made, known = labelled(0.8)
+    audit = set_aside(made, 400)
+    found = reliability(made, audit, known, PROMPTS, CANDIDATES)
+    for name in ("accuracy", "sensitivity", "specificity", "pair_accuracy"):
+        assert found[name]["low"] <= 0.8 <= found[name]["high"], name
+        assert found[name]["high"] - found[name]["low"] < 0.15
+    assert found["kappa"]["low"] <= 0.6 <= found["kappa"]["high"]
+    assert found["alpha"]["mean"] == pytest.approx(found["kappa"]["mean"], abs=0.01)
+    assert found["length"]["known"] == 1 and 0.7 < found["length"]["judge"] < 0.9, "the good ones are a word longer"
+    truth = sum(word == "a" for word in known.values()) / len(known)
+    assert found["positive_rate"]["corrected"]["low"] <= truth <= found["positive_rate"]["corrected"]["high"]
+    assert found["by_topic"]["t"]["n"] == 400
+
+
+def test_a_judge_of_coins_has_no_corrected_rate_and_a_tie_is_no_pair() -> None:
+    made, known = labelled(0.5, ties=0.3)
+    found = reliability(made, set_aside(made, 1500), known, PROMPTS, CANDIDATES)
+    assert found["positive_rate"]["corrected"] is None
+    assert found["kappa"]["low"] < 0.05
+    assert found["accuracy"]["mean"] < 0.4 and found["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
+    made, _ = labelled(0.8)
+    turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(made)]
+    assert [key_of(j) for j in set_aside(made, 50)] == [key_of(j) for j in set_aside(turned, 50)]
+    failed = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in made[:5]]
+    left = decided([*failed, *made[5:]], CANDIDATES)
+    assert len(left) == len(made) - 5 and not {key_of(j) for j in failed} & {key_of(j) for j in left}
+    assert reliability(failed + made[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {"no JSON": 5}
+
+
+def test_a_tie_of_equal_texts_is_no_merit_of_the_judge() -> None:
+    given = pool(["same 1", "same 1", "good 2"])
+    texts = {c.candidate_id: c for c in given.candidates}
+    first, second, other = texts
+    made = [Judgement("p0", "judge", a=first, b=b, preference="tie") for b in (second, other)]
+    assert [key_of(j) for j in decided(made, texts)] == [(first, other)]
+
+
+def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    rows = [{"judged": ["x", "y"], "known": "a"}, {"judged": ["z"], "known": "bad"}, {"judged": ["w"], "known": None}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert from_file(file) == {("x", "y"): "a", ("y", "x"): "b", ("z",): "bad"}
+    for wrong in ('{"judged": ["z"], "known": "a"}', "no JSON", '{"known": "a"}', '"\ud800"'):
+        file.write_bytes(json.dumps(rows[0]).encode() + b"\n" + wrong.encode("utf-8", "surrogatepass") + b"\n")
+        with pytest.raises(UserError, match=r"^label\.known=.*line 2 is no row of audit\.jsonl"):
+            from_file(file)
+
+
+def test_an_audit_in_the_chain_by_checks_then_by_a_person_who_asks_no_judge_again(
+    chain: Chain, tmp_path: Path
+) -> None:
+    longer = lambda texts: 10 if len(texts["ANSWER"]) > 40 else 1
+    with running(Model(judging(longer, "score"))) as model:
+        line = (
+            "label=judge",
+            f"label.judge.endpoints=[{{base_url: '{model.url}', model: judge}}]",
+            "label.judge.kind=pointwise",
+            "label.audit=40",
+        )
+        build(chain.root, "stage=label", *line)
+        folder, before = chain.folder("label", *line), len(model.asked)
+        found = json.loads((folder / "reliability.json").read_text())
+        assert found["audited"] == found["known"] == 40, "every prompt has checks"
+        rows = [json.loads(row) for row in (folder / "audit.jsonl").read_text().splitlines()]
+        assert len(rows) == 40 and not any("verdict" in row or "score" in row for row in rows)
+        filled = tmp_path / "filled.jsonl"
+        filled.write_text(
+            "".join(json.dumps(row | {"known": "good" if len(row["answer"]) > 40 else "bad"}) + "\n" for row in rows)
+        )
+        build(chain.root, "stage=label", *line, f"label.known={filled}")
+        found = json.loads((chain.folder("label", *line, f"label.known={filled}") / "reliability.json").read_text())
+        assert found["accuracy"]["mean"] == 1
+        assert len(model.asked) == before
+    assert "audited" in chain.manifest("label", *line)["metrics"]["summary"]
+    assert said(Judgement("p", "judge", "c", score=0.4)) == "bad"
