@@ -11,7 +11,7 @@ from stages.config.schema import Training
 from stages.models.contract import Contract
 from stages.models.twin import twin
 from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import Request
+from stages.samplers.sampler import Completion, Request
 from stages.store.records import Message, prompt_id
 from stages.store.samples import Sample, append_samples
 from stages.store.work import Work
@@ -43,7 +43,7 @@ class Samples(TrainerCallback):
         """What the model as it is now says to every prompt, in the order of their ids."""
         model, limit = twin(self.trainer.model, self.cfg.precision), self.cfg.runtime.sample_tokens
         sampler = HFSampler.of(model, self.terms.stop_ids, limit, 1.0, len(self.requests))
-        found = {request.id: completion for request, [completion] in sampler.complete(self.requests)}
+        found = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
         return [
             Sample(step, r.id, r.messages, self.terms.text(found[r.id].token_ids or []), found[r.id].finish_reason)
             for r in self.requests
