@@ -41,7 +41,7 @@ BUDGETS = {
     "tasks": 6.0,
     "curation": 1.0,
     "endpoints": 18.0,
-    "labelers": 32.0,
+    "labelers": 44.0,
 }
 OTHERS = 20.0  # of a room that is not in the table yet
 
