@@ -42,7 +42,7 @@ BUDGETS = {
     "curation": 1.0,
     "pages": 2.0,
     "endpoints": 18.0,
-    "labelers": 32.0,
+    "labelers": 44.0,
 }
 OTHERS = 20.0  # of a room that is not in the table yet
 

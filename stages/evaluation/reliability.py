@@ -202,4 +202,4 @@ def topics(
 
 
 def told_of(estimate: Estimate) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in estimate._asdict().items()}
+    return {name: round(float(value), 4) for name, value in zip(("mean", "low", "high"), estimate, strict=True)}
