@@ -5,6 +5,7 @@ other generated splits, then the sources as they are listed.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.config.schema import DEFAULT_SHARES, Data, Own, Source
-from stages.formats.columns import unused
-from stages.formats.conversations import Format, conversation, message, split_off_answer, text
-from stages.formats.files import BadRow
+from stages.formats.format import Said
+from stages.formats.layout import Wanted
+from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, quarantine, tell_unused
+from stages.formats.turns import message, split_off_answer, text
 from stages.store import parts
 from stages.store.records import Check, Example, Message, content_id, prompt_id, save
 from stages.store.work import Work
@@ -34,7 +36,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     settings = asdict(cfg.tasks) if cfg.tasks else None
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    families, as_conversation = own_part(cfg.own, out)
+    families, own = own_part(cfg.own, out)
     with parts.told(cfg.own, "data.own", out.path):
         examples = list[Example]()
         if settings:
@@ -43,16 +45,21 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
     taken = {example.id: example.split for example in examples}
-    quarantined = dropped = 0
+    quarantined = dropped = left_out = 0
+    told = list[str]()
     for i, source in enumerate(cfg.sources):
         with parts.told(cfg.own, "data.own", out.path):
-            found = read(source, cfg.key(i), as_conversation)
-        quarantine(found.bad, len(found.made) + len(found.bad), cfg.max_bad, out)
+            found = read(source, cfg.key(i), own)
+        told += found.told
+        for line in found.told:
+            out.say(f"{cfg.key(i).removesuffix('.path')}: {line}")
+        quarantine(found.bad, found.rows, cfg.max_bad, out)
         if not found.made:
             raise UserError(
                 f"{cfg.key(i)}={source.path}: none of its rows can be used, or its splits leave all of them out."
             )
-        tell_unused(source.path, found.unused, out)
+        tell_unused(source.path, [*found.unused], out)
+        left_out += found.left_out
         quarantined += len(found.bad)
         drawn = sorted(found.made, key=lambda e: content_id(e.id)) if source.rows else found.made
         fresh, passed_over = admit(drawn, taken, source.rows or len(drawn))
@@ -71,9 +78,12 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "tasks": len({e.task for e in examples if e.checks}),
         "quarantined": quarantined,
         "duplicates_dropped": dropped,
+        "left_out": left_out,
+        "read": told,
         "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
         + (f"; {quarantined} rows in quarantine.jsonl" if quarantined else "")
-        + (f"; {dropped} copies left out" if dropped else ""),
+        + (f"; {dropped} copies left out" if dropped else "")
+        + (f"; {left_out} rows left out by their splits or labels" if left_out else ""),
     }
 
 
@@ -83,15 +93,14 @@ def same_place(source: Source) -> tuple[str, ...]:
     return (str(path.resolve()) if path.exists() else source.path, str(source.revision), source.hub_split)
 
 
-def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
-    """The user's task families, and how the rows of sources become conversations: by the user's function, if that is
-    what `own` names.
+def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Said] | None]:
+    """The user's task families, or the function of the user's that says what a row says, as `own` names one.
 
     Raises:
         UserError: where it names neither.
     """
     if not own:
-        return {}, conversation
+        return {}, None
     with apart() as families:
         found = parts.load(own, "data.own", out.path)
     if own.name in families or not callable(found):
@@ -99,20 +108,21 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
             raise UserError(
                 f"data.own.name={own.name} must be a task family, without options, or a function of a row."
             )
-        return families, conversation
+        return families, None
     parts.fitting(own, "data.own", found, {})
 
-    def as_conversation(row: Any) -> tuple[list[Message], str | None]:
+    def said(row: Any) -> Said:
         given = found(row, **own.options)
         turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
         if not isinstance(turns, list):
             raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
         if not turns:  # plain text
-            return [], text(answer, "")
-        said = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
-        return split_off_answer([message(turn, "messages") for turn in turns] + said)
+            return Said([], [text(answer, "")])
+        last = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
+        messages, reply = split_off_answer([message(turn, "messages") for turn in turns] + last)
+        return Said(messages, [] if reply is None else [reply])
 
-    return {}, as_conversation
+    return {}, said
 
 
 def sound(examples: list[Example]) -> None:
@@ -124,12 +134,13 @@ def sound(examples: list[Example]) -> None:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
-def read(source: Source, key: str, as_conversation: Format) -> Found[Example]:
-    """The examples of a source, its unusable rows, and the columns that are not read."""
+def read(source: Source, key: str, own: Callable[[Any], Said] | None) -> Found[Example]:
+    """The examples of a source, its unusable rows, and what was read as what."""
     shares = source.splits or DEFAULT_SHARES
+    name = Path(source.path).name
 
-    def example(row: Any) -> Example | None:
-        messages, answer = as_conversation(row)
+    def example(said: Said) -> Example | None:
+        messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         split = split_of(messages, answer, shares)
         if split in NEED_AN_ANSWER and answer is None:
             raise BadRow("", "no assistant turn to learn from")
@@ -137,18 +148,17 @@ def read(source: Source, key: str, as_conversation: Format) -> Found[Example]:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:
             raise BadRow("", f"no answer for check={source.check} to compare with")
+        if said.scores and not said.scores[0]:  # of one that is a bad answer the prompt is left
+            if split in NEED_AN_ANSWER or source.check:
+                return None
+            answer = None
         if split is None:
             return None
-        name = Path(source.path).name
         checks = verifiable(source.check, answer)
         return Example(prompt_of(messages, answer), messages, answer, name, name, split, kind=name, checks=checks)
 
-    def ignored(row: Any) -> list[str]:
-        """What a function of the user's reads is not known."""
-        return unused(row) if as_conversation is conversation else []
-
-    way_out = "Drop the column, or read the rows by a function of your own (data.own)."
-    return convert(source, key, example, ignored, way_out)
+    answered = source.check or any(shares.get(split) for split in NEED_AN_ANSWER)
+    return convert(source, key, example, Wanted.answers if answered else Wanted.prompts, own)
 
 
 def verifiable(check: str | None, answer: str | None) -> list[Check]:

@@ -32,6 +32,8 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         pool = labeler.pool(inputs)
         judgements = admitted(labeler.judge_all(pool), pool, labeler.name)
     limit = cfg.max_failed if pool.prompts else 0.0
+    for line in pool.told:
+        out.say(line)
     quarantine(list(pool.bad), len(judgements) + len(pool.bad), limit, out, "label.max_failed")
     for path, columns in pool.unused.items():
         tell_unused(path, columns, out)
@@ -47,7 +49,12 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
-    return {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
+    return {
+        "labeler": labeler.name,
+        "failed": dict(failed),
+        **figures(pool.candidates, judgements),
+        **({"read": [*pool.told]} if pool.told else {}),
+    }
 
 
 def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:

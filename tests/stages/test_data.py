@@ -16,16 +16,14 @@ import pytest
 
 from stages.config.errors import UNSEEN, UserError
 from stages.data import run
-from stages.formats.columns import ChangesMeaning
-from stages.formats.conversations import conversation
-from stages.formats.files import BadRow, rows_of
+from stages.formats.files import rows_of
 from stages.store.pinning import MEMORY, pin
 from stages.store.records import Check, Example, load
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.generate import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
-from tests.helpers import DATA, TINY, refused, settings
+from tests.helpers import TINY, refused, settings
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
 
@@ -126,85 +124,6 @@ def test_generation_is_a_function_of_the_seed() -> None:
 def test_an_unknown_family_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'sentiment'"):
         generate(0, {"sft": 1}, ["sentimnt"])
-
-
-@pytest.mark.parametrize(
-    ("row", "messages", "answer"),
-    [
-        ({"instruction": "Add.", "input": "1 2", "output": "3"}, ["Add.\n\n1 2"], "3"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, ["a"], "b"),
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["a"], "b"),
-        ({"prompt": "a", "completion": "b"}, ["a"], "b"),
-        ({"text": "b"}, [], "b"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, ["a"], None),
-        ({"system": "s", "history": [["a", "b"]], "instruction": "c", "output": "d"}, ["s", "a", "b", "c"], "d"),
-        ({"system": " ", "history": None, "instruction": "c", "output": "d", "tools": "[]"}, ["c"], "d"),
-        ({"system_prompt": "s", "prompt": "a", "completion": "b", "label": None}, ["s", "a"], "b"),
-        (
-            {
-                "messages": [
-                    {"role": "user", "content": "a", "loss_weight": 0.0, "tool_calls": None},
-                    {"role": "assistant", "content": "b", "loss_weight": 1.0, "train": True},
-                ]
-            },
-            ["a"],
-            "b",
-        ),
-    ],
-)
-def test_the_known_formats_become_conversations(row: dict, messages: list[str], answer: str | None) -> None:
-    found, reply = conversation(row)
-    assert ([m["content"] for m in found], reply) == (messages, answer)
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"instruction": "a", "output": None}, "output: must be text, is NoneType"),
-        ({"instruction": " ", "output": "b"}, "instruction: is empty"),
-        ({"Instruction": "a"}, "no known columns among Instruction"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages: unknown role 'tool'"),
-        ({"messages": [{"role": ["user"], "content": "a"}]}, "messages: unknown role"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "no user turn"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "do not take turns"),
-        ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
-        ({"instruction": "a", "history": "b", "output": "c"}, "history: must be a list of pairs"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "must be text"),
-        ([1], "a row must be an object"),
-    ],
-)
-def test_a_row_that_is_no_conversation_says_why(row: object, reason: str) -> None:
-    with pytest.raises(BadRow, match=reason):
-        conversation(row)
-
-
-USER = {"role": "user", "content": "a"}
-
-
-@pytest.mark.parametrize(
-    ("row", "column"),
-    [
-        ({"text": "What a film.", "label": 0}, "label"),
-        ({"text": "Where is my card?", "category": "card_arrival"}, "category"),
-        ({"text": "Wake me at six.", "intent": "alarm"}, "intent"),
-        ({"text": "It is so.", "label_text": "objective"}, "label_text"),
-        ({"prompt": "a", "completion": "b", "label": False}, "label"),
-        ({"messages": [USER, {"role": "assistant", "content": "b"}], "label": True}, "label"),
-        ({"instruction": "a", "output": "b", "loss_weight": 0.5}, "loss_weight"),
-        ({"instruction": "a", "output": "b", "Context": "c"}, "Context"),
-        ({"prompt": "a", "completion": "b", "tools": [{"name": "f"}]}, "tools"),
-        ({"messages": [USER, {"role": "assistant", "content": "b", "reasoning_content": "c"}]}, "reasoning_content"),
-        ({"messages": [USER, {"role": "assistant", "content": "b", "weight": 0}]}, "messages.weight"),
-        ({"messages": [USER, {"role": "assistant", "content": "b", "train": False}]}, "messages.train"),
-        ({"messages": [{**USER, "name": "Ada"}, {"role": "assistant", "content": "b"}]}, "messages.name"),
-        ({"messages": [USER], "history": [["a", "b"]]}, "history"),
-    ],
-)
-def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column: str, tmp_path: Path) -> None:
-    with pytest.raises(ChangesMeaning, match=column):
-        conversation(row)
-    with pytest.raises(UserError, match=rf"rows.jsonl: line 2: the column '.*{column}'.*data.own"):
-        source(tmp_path, [json.dumps({"instruction": "a", "output": "b"}), json.dumps(row)])
 
 
 def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
@@ -350,7 +269,8 @@ def test_a_labelled_set_without_labels_is_told_with_file_and_line(key: str, tmp_
     entries = [f"{key}=[{{path: {file}, check: label{shares}}}]", f"outputs={tmp_path / 'outputs'}"]
     recipe = ("data=file", "stage=data") if key == "data.sources" else (*TINY, "stage=report", "seeds=[1]")
     told = refused(*recipe, *entries)
-    assert "prompts.jsonl: line 1: no answer for check=label to compare with. 20 of 20 rows" in told
+    assert "prompts.jsonl: {prompt: prompt} are requests without answers" in told
+    assert f"{key}[0].columns={{completion: COLUMN}}" in told
     assert not (tmp_path / "outputs" / "sft").exists()
 
 
@@ -384,7 +304,7 @@ def test_bad_rows_are_kept_with_their_reasons(tmp_path: Path) -> None:
     assert metrics["quarantined"] == len(kept) == 2
     assert [entry["line"] for entry in kept] == [201, 202]
     assert kept[0]["row"] == lines[200]
-    assert "no assistant turn" in kept[1]["reason"]
+    assert (kept[1]["field"], kept[1]["reason"]) == ("output", "the column is missing")
     assert "rows.jsonl: line 201: broken JSON" in out.warnings[0]
 
 
@@ -462,47 +382,6 @@ def test_the_table_loads_as_a_dataset(tmp_path: Path) -> None:
     found = load_dataset("parquet", data_files=str(out / "examples.parquet"), split="train", cache_dir=str(tmp_path))
     assert len(found) == 40
     assert {"id", "messages", "reference", "split", "checks"} <= set(found.column_names)
-
-
-@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
-@pytest.mark.parametrize(
-    ("name", "usable"),
-    [
-        ("sft/alpaca_8k.jsonl.gz", 7996),
-        ("formats/fastchat_dummy_conversation.json.gz", 500),
-        ("formats/lf_v1_sft_demo.jsonl.gz", 500),
-        ("dirty/malformed/bom_crlf.jsonl", 60),
-        ("dirty/malformed/quoted.csv", 30),
-        ("dirty/malformed/odd_unicode.jsonl", 20),
-        ("dirty/malformed/broken_lines.jsonl", 74),
-    ],
-)
-def test_real_files_are_read(name: str, usable: int) -> None:
-    good = 0
-    for row in rows_of(DATA / name):
-        try:
-            if not row.error:
-                conversation(row.value)
-                good += 1
-        except BadRow:
-            pass
-    assert good == usable
-
-
-@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
-@pytest.mark.parametrize(
-    ("name", "column"),
-    [
-        ("classic/rotten_tomatoes_polarity.jsonl.gz", "label"),
-        ("classic/banking77_train.csv.gz", "category"),
-        ("formats/lf_kto_en_demo.json.gz", "label"),
-        ("formats/lf_glaive_toolcall_en_demo.json.gz", "tools"),
-    ],
-)
-def test_real_files_that_would_be_read_wrongly_are_refused(name: str, column: str, tmp_path: Path) -> None:
-    cfg = settings("data=file", f"data.sources=[{{path: {DATA / name}}}]").data
-    with pytest.raises(UserError, match=rf"{Path(name).name}: line \d+: the column '{column}'"):
-        run(cfg, {}, work(tmp_path / "out"))
 
 
 def test_families_are_registered_once() -> None:
