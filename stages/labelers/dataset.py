@@ -32,21 +32,24 @@ class Dataset(Labeler):
         candidates: dict[str, Candidate] = {}
         found = convert(self.source, "label.path", lambda said: said, Wanted.preferences)
         low, high = extremes(found.made)
+        seen, again = set[str](), 0
         for said in found.made:
             prompt = Example(prompt_id(said.messages), said.messages, None, name, name, "preference")
             those = [candidate(prompt.id, answer, name) for answer in said.answers]
             prompts[prompt.id] = prompt
             candidates |= {c.candidate_id: c for c in those}
-            scores = said.scores or []
+            scores, given = said.scores or [], self.given.setdefault(prompt.id, [])
             if said.graded:
-                given = {c.candidate_id: (s - low) / (high - low) for c, s in zip(those, scores, strict=True)}
-                known = {j.candidate_id for j in self.given.get(prompt.id, [])}
-                judged = [Judgement(prompt.id, self.name, c, s) for c, s in given.items() if c not in known]
+                fresh = {c.candidate_id: s for c, s in zip(those, scores, strict=True) if c.candidate_id not in seen}
+                given += [Judgement(prompt.id, self.name, c, (s - low) / (high - low)) for c, s in fresh.items()]
+                seen |= {*fresh}
+                again += len(those) - len(fresh)
             else:
                 a, b = those
                 better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
-                judged = [Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference=better)]
-            self.given.setdefault(prompt.id, []).extend(judged)
+                given.append(Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference=better))
+        if again:
+            found.told.append(f"{again} answers are judged more than once, and the first judgement counts")
         unused = {self.source.path: [*found.unused]}
         return Pool([*prompts.values()], [*candidates.values()], found.bad, unused, found.told)
 
