@@ -18,7 +18,10 @@ class Chat(Format):
     needs = ("messages",)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        return is_turns(row["messages"]) and ends_with_answer(row["messages"])
+        value = row["messages"]
+        if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
+            return len(value) % 2 == 0  # LIMA's: they take turns
+        return is_turns(value) and ends_with_answer(value)
 
     def said(self, row: Mapping[str, Any]) -> Said:
         messages, answer = split_off_answer(self.asked(row))

@@ -20,7 +20,7 @@ CHANGING = {
     "label", "labels", "kto_tag", "feedback",
     # what the model was asked
     "input", "context", "passage", "documents", "history", "system", "system_prompt", "system_message", "instances",
-    "turns", "options", "choices",
+    "options", "choices",
     "image", "images", "video", "videos", "audio", "audios",
     # what it could do, and did before it answered
     "tools", "functions", "tool_calls", "function_call", "tool_call_id", "chat_template_kwargs",
@@ -28,12 +28,16 @@ CHANGING = {
     # who said it, where a row is a turn
     "role", "parent_id",
 }  # fmt: skip
-# In a turn, who speaks; beside plain text, a word in the name of what is asked about it: then it is no running text.
-OF_A_TURN = {"name"}
-OF_A_TEXT = {
-    "label", "labels", "class", "classes", "category", "intent", "sentiment", "polarity", "emotion", "topic",
-    "target", "stars", "rating", "question", "answer", "response", "output", "completion", "summary",
-}  # fmt: skip
+OF_A_TURN = {"name"}  # who speaks
+# Answers to choose from, in a column each: the request means nothing without them.
+CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]")
+# What may stand beside running text, as a word of its name. With any other column it is text of some task.
+BESIDE_A_TEXT = set(
+    "id idx index key hash url uri link source src domain site host meta metadata timestamp time date year created "
+    "added updated version lang language title name author authors publisher file filename path repo dump split "
+    "subset set score perplexity count counts length len size num n tokens chars words license licence quality "
+    "dataset".split()
+)
 
 Path = str | list[str]  # a column; below it keys or places, after dots; or several of these
 
@@ -103,7 +107,8 @@ def unread(
     found = list(left(row, known, 1))
     for column in found:
         name = normal(column)
-        if name not in decided and (name in CHANGING | WEIGHTS or (texts and OF_A_TEXT & set(name.split("_")))):
+        changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
+        if name not in decided and (changing or (texts and not BESIDE_A_TEXT & set(name.split("_")))):
             raise ChangesMeaning(column)
     for role in TURNS:
         if isinstance(path := paths.get(role), str):

@@ -87,6 +87,8 @@ def content_rows(file: Path, documents: str | None) -> Iterator[Row]:
     if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         yield from arrow_rows(file)
         return
+    if magic.startswith(b"PK\x03\x04"):
+        raise UserError(f"{file}: is a zip archive or a workbook. Unpack it, or save its table as CSV.")
     with opened(file, magic) as stream:
         start = stream.peek(BEGINNING)
         if start.startswith((b"\xff\xfe", b"\xfe\xff")):

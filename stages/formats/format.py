@@ -16,6 +16,7 @@ from stages.formats.turns import (
     message,
     reasoned,
     split_off_answer,
+    spoken_turns,
     text,
     with_tools,
 )
@@ -25,11 +26,11 @@ from stages.store.records import Message
 BEFORE = {"system": "system system_prompt system_message", "history": "history", "tools": "tools functions"}
 TURNS = {"messages": "messages conversations conversation dialogue dialog"}
 ASKED = {
-    "prompt": "instruction prompt question query request problem input inputs",
+    "prompt": "instruction prompt question query request problem user human input inputs",
     "input": "input context passage",
 }
 THOUGHT = {"reasoning": " ".join(REASONING)}
-COMPLETION = "output completion response answer solution target targets ground_truth"
+COMPLETION = "output completion response answer solution assistant generation target targets ground_truth"
 
 
 def roles_of(*common: Mapping[str, str], **own: str) -> dict[str, str]:
@@ -92,10 +93,7 @@ class Format(ABC):
         """The turns in a list of them, in a transcript, or in texts that take turns."""
         if (found := transcript(value)) is not None:
             return [{**turn, "content": text(turn["content"], field)} for turn in found]
-        given = listed(value, field)
-        if all(isinstance(turn, str) for turn in given):
-            given = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(given)]
-        return [message(turn, field, self.strip) for turn in given]
+        return [message(turn, field, self.strip) for turn in spoken_turns(listed(value, field))]
 
     def asked(self, row: Mapping[str, Any]) -> list[Message]:
         """The conversation in a row's `messages`, else up to the request in its `prompt`."""

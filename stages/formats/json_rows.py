@@ -45,8 +45,7 @@ def refuse_object(file: Path, content: bytes) -> None:
     except (json.JSONDecodeError, BadRow):
         return
     keys = [str(key) for key in value] if isinstance(value, dict) else []
-    lists = [key for key in keys if isinstance(value[key], list)]
-    rows = lists[0] if lists else "KEY"
+    rows = next((key for key in keys if isinstance(value[key], list)), "")
     raise UserError(
         f"{file}: one JSON object with the keys {', '.join(keys[:9])}, and no rows. Write one object a line: "
         f"jq -c '.{rows}[]' {file.name} > rows.jsonl"

@@ -196,6 +196,7 @@ def unknown(table: Table, source: Source, block: str, columns: list[str], wanted
             f"{', '.join(fitting)}; {block}.columns={{prompt: COLUMN, completion: COLUMN}} takes it as it is."
         )
     answers = "chosen: COLUMN, rejected: COLUMN" if wanted is Wanted.preferences else "completion: COLUMN"
+    told += f"; {block}.columns={{OTHER: null}} leaves the others beside text out" * ("text" in columns)
     return UserError(f"{told}. Wanted: {wanted}. {block}.columns={{prompt: COLUMN, {answers}}} names them.")
 
 
@@ -204,9 +205,11 @@ def refuse_unanswered(table: Table, layout: Layout, block: str, columns: list[st
     with."""
     shares = f"{block}.splits={{preference: 1.0}} takes its prompts alone"
     if isinstance(layout.format, Prompts):
+        fitting = [task for task in parts.labelled() if suits(task, Source(), columns)]
+        phrased = f" {block}.task={fitting[0]} phrases them;" if fitting else ""
         raise UserError(
             f"{table.name}: {layout.told()} are requests without answers. The columns are {', '.join(columns)}: "
-            f"{block}.columns={{completion: COLUMN}} names the answers; {shares}."
+            f"{block}.columns={{completion: COLUMN}} names the answers;{phrased} {shares}."
         )
     if layout.format.compares:
         raise UserError(

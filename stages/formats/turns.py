@@ -18,6 +18,7 @@ ROLES = {
 }  # fmt: skip
 WHO, WHAT = ("role", "from"), ("content", "value")
 REASONING = ("reasoning", "reasoning_content", "thinking")
+PAIR = ("input", "human", "user", "question", "prompt", "output", "assistant", "gpt", "answer", "response")
 CALLS = ("tool_calls", "function_call")
 # Who may speak after whom; a conversation begins with the user, after a system message if there is one.
 AFTER = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
@@ -89,6 +90,17 @@ def message(turn: Any, field: str, strip: bool = False) -> Message:
     return {"role": "assistant", "content": reasoned("\n".join(spoken), thought, field, strip)}
 
 
+def spoken_turns(given: list[Any]) -> list[Any]:
+    """Turns as objects with a role: of texts, which take turns, and of objects with a request and its answer each."""
+    if all(isinstance(turn, str) for turn in given):
+        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(given)]
+    found: list[Any] = []
+    for turn in given:
+        pair = [turn[key] for key in PAIR if key in turn] if isinstance(turn, dict) and len(turn) == 2 else []
+        found += spoken_turns(pair) if len(pair) == 2 and all(isinstance(each, str) for each in pair) else [turn]
+    return found
+
+
 def parts(content: list[Any], field: str) -> tuple[Any, Any, list[Any]]:
     """Reasoning, text and calls of an answer in typed parts."""
     kinds: dict[str, list[Any]] = {"reasoning": [], "text": [], "tool_call": []}
@@ -135,6 +147,8 @@ def with_tools(turns: list[Message], tools: Any) -> list[Message]:
     found = parsed_calls(tools, "tools")
     if not all(isinstance(tool, dict) for tool in found):
         raise BadRow("tools", "must be a list of objects")
+    if turns and turns[0]["role"] == "system" and "<tools>" in turns[0]["content"]:
+        return turns  # which has them already
     told = TOOLS.format("\n".join(json.dumps(tool, ensure_ascii=False) for tool in found))
     if turns and turns[0]["role"] == "system":
         return [{"role": "system", "content": f"{turns[0]['content']}\n\n{told}"}, *turns[1:]]

@@ -18,6 +18,8 @@ CHANGING: list[tuple[dict[str, Any], str]] = [
     ({**ALPACA, "loss_weight": 0.5}, "loss_weight"),
     ({**ALPACA, "documents": ["c"]}, "documents"),
     ({**ALPACA, "Images": ["c.png"]}, "Images"),
+    ({"question": "a", "A": "1", "B": "2", "answer": "b"}, "A"),
+    ({"question": "a", "option_1": "1", "answer": "b"}, "option_1"),
     ({"messages": [ASK, {**REPLY, "weight": 0}]}, "messages.weight"),
     ({"messages": [ASK, {**REPLY, "train": False}]}, "messages.train"),
     ({"messages": [{**ASK, "name": "Ada"}, REPLY]}, "messages.name"),
@@ -31,6 +33,8 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column:
     with pytest.raises(UserError, match=rf"rows.jsonl: line 1: the column '{column}' changes") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
+    if "B" in row:
+        row.pop("B")
     assert f"data.sources[0].columns={{{name}: null}} leaves it out" in str(raised.value)
     assert said(read(lines(tmp_path, [row]), columns={name: None})) == [(["a"], ["b"], None)]
 
@@ -51,6 +55,20 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column:
 def test_a_labelled_set_is_refused_with_the_tasks_that_fit(row: dict, task: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"labelled set. data.sources\[0\].task=TASK .*\b{task}\b"):
         read(lines(tmp_path, [row]))
+
+
+@pytest.mark.parametrize("beside", [{"code": "x"}, {"stars": 5}, {"parent_id": "1", "role": "prompter"}])
+def test_text_of_some_task_is_no_running_text(beside: dict, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no known columns among text, {', '.join(beside)}"):
+        read(lines(tmp_path, [{"text": "a", **beside}]))
+    assert read(lines(tmp_path, [{"text": "a", "url": "u", "token_count": 3, "meta": {"x": 1}}])).made
+
+
+def test_a_set_with_questions_about_texts_may_be_phrased(tmp_path: Path) -> None:
+    row = {"title": "t", "context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
+    with pytest.raises(UserError, match=r"requests without answers.*data.sources\[0\].task=question_answering"):
+        read(lines(tmp_path, [row]))
+    assert read(lines(tmp_path, [row]), task="question_answering").made
 
 
 def test_a_column_of_later_rows_is_read_or_refused_too(tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
         [f"s\n\n{TOLD}", "a", CALLED, "2"],
         "b",
     ),
+    ({"conversations": ["a", "b", "c", "d"]}, ["a", "b", "c"], "d"),
+    ({"conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]}, ["a", "b", "c"], "d"),
+    ({"messages": [{"role": "system", "content": "<tools>"}, ASK, REPLY], "tools": [TOOL]}, ["<tools>", "a"], "b"),
     # running text
     ({"text": "b"}, [], "b"),
 ]

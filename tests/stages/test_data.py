@@ -132,6 +132,51 @@ def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
     assert out.warnings == [f"{tmp_path / 'rows.jsonl'}: columns id, score_rejected are not used"]
 
 
+def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "completion": "b", "label": i % 3 > 0} for i in range(30)]
+    out, metrics = source(tmp_path, list(map(json.dumps, rows)))
+    examples = load(out / "examples.parquet", Example)
+    assert sorted(int(e.messages[0]["content"]) for e in examples) == [i for i in range(30) if i % 3]
+    assert (metrics["left_out"], metrics["quarantined"]) == (10, 0)
+    assert "10 rows left out by their splits or labels" in metrics["summary"]
+    assert "read as {prompt: prompt, label: label, completion: completion}" in metrics["read"][0]
+
+
+def test_what_was_read_as_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        source(tmp_path, alpaca(3))
+    [line] = [message for message in caplog.messages if "read as" in message]
+    assert line.startswith(f"data.sources[0]: {tmp_path / 'rows.jsonl'}: 3 rows, read as {{prompt: instruction")
+    assert "First row: user: Say 0. | answer: 0" in line
+
+
+def test_a_set_with_phrasings_is_checked_by_its_labels(tmp_path: Path) -> None:
+    file = tmp_path / "reviews.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"film {i}", "label": ("neg", "pos")[i % 2]}) for i in range(20)))
+    given = f"data.sources=[{{path: {file}, task: sentiment, check: label, splits: {{test: 1.0}}}}]"
+    out = work(tmp_path / "out")
+    run(settings("data=file", given).data, {}, out)
+    for example in load(out / "examples.parquet", Example):
+        assert example.reference in ("negative", "positive")
+        assert share_passed(example.checks, str(example.reference)) == 1
+
+
+def test_a_task_of_ones_own_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"a": "1", "b": "2"}))
+    task, pinned = tmp_path / "own.yaml", []
+    for ask in ("{{ a }}?", "What comes after {{ a }}?"):
+        task.write_text(f'columns: {{a: a, b: b}}\nanswer: "{{{{ b }}}}"\nphrasings: ["{ask}"]\n')
+        cfg = settings("data=file", f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, task: {task}}}]").data
+        block, digests = pin(cfg, tmp_path / "cache" / "digests.json")
+        task.unlink()  # what was kept is what is run
+        out = work(tmp_path / "out")
+        run(block, {}, out)
+        [example] = load(out / "examples.parquet", Example)
+        assert example.messages[0]["content"] == ask.replace("{{ a }}", "1")
+        pinned.append({*digests.values()})
+    assert pinned[0] != pinned[1]
+
+
 RED = "\x1b[31m\u202ered\x9b"
 
 
