@@ -4,8 +4,9 @@ Knows no model. A prompt belongs to the split that took it first, and they take 
 other generated splits, then the sources as they are listed.
 """
 
-from collections import Counter
-from collections.abc import Callable
+import heapq
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,46 +46,67 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
     taken = {example.id: example.split for example in examples}
-    quarantined = dropped = left_out = 0
-    told = list[str]()
-    for i, source in enumerate(cfg.sources):
-        with parts.told(cfg.own, "data.own", out.path):
-            found = read(source, cfg.key(i), own)
-        told += found.told
-        for line in found.told:
-            out.say(f"{cfg.key(i).removesuffix('.path')}: {line}")
-        quarantine(found.bad, found.rows, cfg.max_bad, out)
-        if not found.made:
-            raise UserError(
-                f"{cfg.key(i)}={source.path}: none of its rows can be used, or its splits leave all of them out."
-            )
-        tell_unused(source.path, [*found.unused], out)
-        left_out += found.left_out
-        quarantined += len(found.bad)
-        drawn = sorted(found.made, key=lambda e: content_id(e.id)) if source.rows else found.made
-        fresh, passed_over = admit(drawn, taken, source.rows or len(drawn))
-        if passed_over:
-            again = " (it is listed before)" if same_place(source) in map(same_place, cfg.sources[:i]) else ""
-            out.warn(
-                f"{cfg.key(i)}={source.path}{again}: {passed_over} of {len(drawn)} rows are left out, because their "
-                "prompt came before"
-            )
-        dropped += passed_over
-        examples += fresh
-    save(out / "examples.parquet", examples, Example)
-    counts = Counter(e.split for e in examples)
+    counts, tasks, sums, read = Counter[str](), set[str](), Counter[str](), list[str]()
+
+    def everything() -> Iterator[Example]:
+        yield from examples
+        for i in range(len(cfg.sources)):
+            with parts.told(cfg.own, "data.own", out.path):
+                yield from of_source(cfg, i, own, taken, sums, read, out)
+
+    def counted() -> Iterator[Example]:
+        for example in everything():
+            counts[example.split] += 1
+            tasks.update([example.task] if example.checks else [])
+            yield example
+
+    save(out / "examples.parquet", counted(), Example)
+    said = {
+        "quarantined": "rows in quarantine.jsonl",
+        "duplicates_dropped": "copies left out",
+        "left_out": "rows left out by their splits or labels",
+    }
     return {
         "examples": dict(counts),
-        "tasks": len({e.task for e in examples if e.checks}),
-        "quarantined": quarantined,
-        "duplicates_dropped": dropped,
-        "left_out": left_out,
-        "read": told,
+        "tasks": len(tasks),
+        **{name: sums[name] for name in said},
+        "read": read,
         "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + (f"; {quarantined} rows in quarantine.jsonl" if quarantined else "")
-        + (f"; {dropped} copies left out" if dropped else "")
-        + (f"; {left_out} rows left out by their splits or labels" if left_out else ""),
+        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name]),
     }
+
+
+def of_source(
+    cfg: Data,
+    i: int,
+    own: Callable[[Any], Said] | None,
+    taken: dict[str, str],
+    sums: Counter[str],
+    read: list[str],
+    out: Work,
+) -> Iterator[Example]:
+    """The examples of a source whose prompts no split holds yet. What else there was is told, and added up.
+
+    Raises:
+        UserError: where it holds nothing, or too many unusable rows.
+    """
+    source, key, found = cfg.sources[i], cfg.key(i), Found()
+    yield from drawn(converted(source, key, own, found), source.rows, taken, sums)
+    for line in found.told:
+        out.say(f"{key.removesuffix('.path')}: {line}")
+    quarantine(found.bad, found.rows, cfg.max_bad, out)
+    if not found.made:
+        raise UserError(f"{key}={source.path}: none of its rows can be used, or its splits leave all of them out.")
+    tell_unused(source.path, [*found.unused], out)
+    read += found.told
+    passed_over = sums.pop("passed_over", 0)
+    if passed_over:
+        again = " (it is listed before)" if same_place(source) in map(same_place, cfg.sources[:i]) else ""
+        out.warn(
+            f"{key}={source.path}{again}: {passed_over} of {found.made} rows are left out, because their prompt came "
+            "before"
+        )
+    sums.update(quarantined=len(found.bad), duplicates_dropped=passed_over, left_out=found.left_out)
 
 
 def same_place(source: Source) -> tuple[str, ...]:
@@ -134,14 +156,15 @@ def sound(examples: list[Example]) -> None:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
-def read(source: Source, key: str, own: Callable[[Any], Said] | None) -> Found[Example]:
-    """The examples of a source, its unusable rows, and what was read as what."""
+def converted(source: Source, key: str, own: Callable[[Any], Said] | None, found: Found) -> Iterator[Example]:
+    """The examples of a source."""
     shares = source.splits or DEFAULT_SHARES
     name = Path(source.path).name
 
     def example(said: Said) -> Example | None:
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
-        split = split_of(messages, answer, shares)
+        prompt = prompt_of(messages, answer)
+        split = split_of(prompt, shares)
         if split in NEED_AN_ANSWER and answer is None:
             raise BadRow("", "no assistant turn to learn from")
         if split not in NEED_AN_ANSWER and not messages:
@@ -155,10 +178,10 @@ def read(source: Source, key: str, own: Callable[[Any], Said] | None) -> Found[E
         if split is None:
             return None
         checks = verifiable(source.check, answer)
-        return Example(prompt_of(messages, answer), messages, answer, name, name, split, kind=name, checks=checks)
+        return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks)
 
     answered = source.check or any(shares.get(split) for split in NEED_AN_ANSWER)
-    return convert(source, key, example, Wanted.answers if answered else Wanted.prompts, own)
+    return convert(source, key, example, Wanted.answers if answered else Wanted.prompts, found, own)
 
 
 def verifiable(check: str | None, answer: str | None) -> list[Check]:
@@ -166,24 +189,44 @@ def verifiable(check: str | None, answer: str | None) -> list[Check]:
     return [Check(check, {"text": answer})] if check and answer is not None else []
 
 
-def admit(found: list[Example], taken: dict[str, str], limit: int) -> tuple[list[Example], int]:
-    """The first `limit` examples whose prompt no split holds yet, and how many were passed over to find them. Only in
-    `sft` may a prompt come again, with another answer."""
-    fresh: list[Example] = []
-    for passed, example in enumerate(found):
-        if len(fresh) == limit:
-            return fresh, passed - limit
+def drawn(
+    examples: Iterator[Example], limit: int | None, taken: dict[str, str], sums: Counter[str]
+) -> Iterator[Example]:
+    """The examples that are fresh; with a limit so many of them, drawn by their content."""
+    known = taken if limit is None else ChainMap({}, taken)
+
+    def fresh() -> Iterator[tuple[str, int, Example]]:
+        for n, example in enumerate(examples):
+            order = content_id(example.id) if limit else ""
+            if is_fresh(example, known):
+                yield order, n, example
+            else:
+                sums["passed_over"] += 1
+
+    if limit is None:
+        yield from (example for _, _, example in fresh())
+        return
+    for _, _, example in heapq.nsmallest(limit, fresh()):
+        remember(example, taken)
+        yield example
+
+
+def is_fresh(example: Example, taken: MutableMapping[str, str]) -> bool:
+    """Whether no split holds its prompt yet. Only in `sft` may a prompt come again, with another answer: the id is
+    then that of both."""
+    if example.id in taken:
+        if taken[example.id] != "sft" or example.split != "sft":
+            return False
+        example.id = content_id(example.id, example.reference)
         if example.id in taken:
-            if taken[example.id] != "sft" or example.split != "sft":
-                continue
-            example.id = content_id(example.id, example.reference)
-            if example.id in taken:
-                continue
-        taken[example.id] = example.split
-        # Remember the prompt with its first answer too, so that a second copy of that answer is passed over.
-        taken[content_id(example.id, example.reference)] = example.split
-        fresh.append(example)
-    return fresh, len(found) - len(fresh)
+            return False
+    remember(example, taken)
+    return True
+
+
+def remember(example: Example, taken: MutableMapping[str, str]) -> None:
+    """Take a prompt, and it with its first answer too, so that a second copy of that answer is passed over."""
+    taken[example.id] = taken[content_id(example.id, example.reference)] = example.split
 
 
 def prompt_of(messages: list[Message], answer: str | None) -> str:
@@ -191,9 +234,9 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
-def split_of(messages: list[Message], answer: str | None, shares: dict[str, float]) -> str | None:
-    """The split that a prompt's hash falls into, or None where the shares leave it out."""
-    place = int(prompt_of(messages, answer)[:8], 16) / 2**32
+def split_of(prompt: str, shares: dict[str, float]) -> str | None:
+    """The split that a prompt's id falls into, or None where the shares leave it out."""
+    place = int(prompt[:8], 16) / 2**32
     for split, share in sorted(shares.items()):
         if place < share:
             return split

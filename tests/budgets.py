@@ -40,6 +40,7 @@ BUDGETS = {
     "bench": 5.0,
     "tasks": 6.0,
     "curation": 1.0,
+    "formats": 15.0,
 }
 OTHERS = 20.0  # of a room that is not in the table yet
 

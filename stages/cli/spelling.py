@@ -15,7 +15,7 @@ from stages.config.errors import UserError, nearest
 from stages.config.limits import ONE_OF
 from stages.config.schema import RECIPES, ROOT, Config
 
-FREE = r"(sft|dpo)\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*"  # keys that no type names
+FREE = r"(sft|dpo)\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*|label\.(columns|labels)[.\w]*"  # that no type names
 DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")
 NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)

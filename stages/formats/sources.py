@@ -2,9 +2,9 @@
 
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from stages.config.errors import UserError
 from stages.config.schema import Source
@@ -21,16 +21,19 @@ SHOWN = 100  # characters of a turn
 
 
 @dataclass
-class Found(Generic[Made]):
-    """What came of a source's rows: what was made of them, those that cannot be used, and how many were left out; the
-    columns that nothing reads; and for every file a line of what was read as what."""
+class Found:
+    """What there was in a source: rows, those that cannot be used, how many were left out; the columns that nothing
+    reads; and for every file lines of what was read as what."""
 
     rows: int = 0
-    made: list[Made] = field(default_factory=list)
     bad: list[Row] = field(default_factory=list)
     left_out: int = 0
     unused: dict[str, None] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
+
+    @property
+    def made(self) -> int:
+        return self.rows - len(self.bad) - self.left_out
 
 
 def convert(
@@ -38,22 +41,21 @@ def convert(
     key: str,
     made_of: Callable[[Said], Made | None],
     wanted: Wanted,
+    found: Found,
     own: Callable[[Any], Said] | None = None,
-) -> Found[Made]:
+) -> Iterator[Made]:
     """What `made_of` makes of each row of a source; None leaves a row out, BadRow says why it cannot be used. What a
-    row says is read by the format of its file, or by a function of the user's `own`.
+    row says is read by the format of its file, or by a function of the user's `own`. `found` is filled meanwhile.
 
     Raises:
         UserError: for a source without rows, a file that does not hold what is wanted, and a column that changes what
             a row means.
     """
-    found = Found[Made]()
     for table in tables(source, key):
         layout = layout_of(table, source, key, wanted) if own is None else None
-        add_rows(table, layout.said if layout else own or refused, layout, made_of, found, key)
+        yield from of_table(table, layout.said if layout else own or refused, layout, made_of, found, key)
     if not found.rows:
         raise UserError(f"{key}={source.path}: holds no rows.")
-    return found
 
 
 def refused(row: Any) -> Said:
@@ -61,15 +63,15 @@ def refused(row: Any) -> Said:
     raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
 
 
-def add_rows(
+def of_table(
     table: Table,
     said_by: Callable[[Any], Said],
     layout: Layout | None,
     made_of: Callable[[Said], Made | None],
-    found: Found[Made],
+    found: Found,
     key: str,
-) -> None:
-    """Add what comes of a file's rows to what was found."""
+) -> Iterator[Made]:
+    """What comes of a file's rows."""
     before, first = found.rows, None
     for row in table.rows():
         found.rows += 1
@@ -89,7 +91,7 @@ def add_rows(
         if made is None:
             found.left_out += 1
         else:
-            found.made.append(made)
+            yield made
     if layout and first:
         found.told.append(f"{table.name}: {found.rows - before:,} rows, read as {layout.told()}. {shown(first)}")
         found.told += [f"{table.name}: {remark}" for remark in layout.format.remarks()]

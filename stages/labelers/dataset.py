@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.config.schema import Label, Source
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
-from stages.formats.sources import convert
+from stages.formats.sources import Found, convert
 from stages.labelers.labeler import Labeler, Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, prompt_id
 
@@ -30,10 +30,11 @@ class Dataset(Labeler):
         name = self.source.path.rsplit("/", 1)[-1]
         prompts: dict[str, Example] = {}
         candidates: dict[str, Candidate] = {}
-        found = convert(self.source, "label.path", lambda said: said, Wanted.preferences)
-        low, high = extremes(found.made)
+        found = Found()
+        rows = list(convert(self.source, "label.path", lambda said: said, Wanted.preferences, found))
+        low, high = extremes(rows)
         seen, again = set[str](), 0
-        for said in found.made:
+        for said in rows:
             prompt = Example(prompt_id(said.messages), said.messages, None, name, name, "preference")
             those = [candidate(prompt.id, answer, name) for answer in said.answers]
             prompts[prompt.id] = prompt

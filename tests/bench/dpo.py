@@ -157,10 +157,11 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
     from stages.config.schema import Source
     from stages.formats.layout import Wanted
-    from stages.formats.sources import convert
+    from stages.formats.sources import Found, convert
 
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
-    for messages, texts, *_ in convert(Source(str(file)), "label.path", lambda said: said, Wanted.preferences).made:
+    rows = convert(Source(str(file)), "label.path", lambda said: said, Wanted.preferences, Found())
+    for messages, texts, *_ in rows:
         prompt = ids(messages, add_generation_prompt=True)
         whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
         if max(map(len, whole)) <= max_length and whole[0] != whole[1]:

@@ -429,5 +429,25 @@ def test_the_table_loads_as_a_dataset(tmp_path: Path) -> None:
     assert {"id", "messages", "reference", "split", "checks"} <= set(found.column_names)
 
 
+def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path) -> None:
+    drawn = []
+    for name, order in (("one", 1), ("two", -1)):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("\n".join((alpaca(300) + alpaca(20))[::order]))
+        out = work(tmp_path / name)
+        metrics = run(settings("data=file", f"data.sources=[{{path: {file}, rows: 40}}]").data, {}, out)
+        assert metrics["duplicates_dropped"] == 20
+        drawn.append({e.id for e in load(out / "examples.parquet", Example)})
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 40
+
+
+def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.store.records.GROUP", 7)
+    out, _ = source(tmp_path, alpaca(40))
+    assert pq.ParquetFile(out / "examples.parquet").num_row_groups == 6
+    assert len(load(out / "examples.parquet", Example)) == 40
+
+
 def test_families_are_registered_once() -> None:
     assert len(known_families()) == len(FAMILIES)
