@@ -4,7 +4,9 @@ Knows no model. A prompt belongs to the split that took it first, and they take 
 other generated splits, then the sources as they are listed.
 """
 
-from collections import Counter
+import heapq
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.config.schema import DEFAULT_SHARES, Data, Own, Source
-from stages.formats.columns import unused
-from stages.formats.conversations import Format, conversation, message, split_off_answer, text
-from stages.formats.files import BadRow
+from stages.formats.format import Said
+from stages.formats.layout import Wanted
+from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, quarantine, tell_unused
+from stages.formats.turns import message, split_off_answer, text
 from stages.store import parts
 from stages.store.records import Check, Example, Message, content_id, prompt_id, save
 from stages.store.work import Work
@@ -34,7 +37,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     settings = asdict(cfg.tasks) if cfg.tasks else None
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    families, as_conversation = own_part(cfg.own, out)
+    families, own = own_part(cfg.own, out)
     with parts.told(cfg.own, "data.own", out.path):
         examples = list[Example]()
         if settings:
@@ -43,38 +46,67 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
     taken = {example.id: example.split for example in examples}
-    quarantined = dropped = 0
-    for i, source in enumerate(cfg.sources):
-        with parts.told(cfg.own, "data.own", out.path):
-            found = read(source, cfg.key(i), as_conversation)
-        quarantine(found.bad, len(found.made) + len(found.bad), cfg.max_bad, out)
-        if not found.made:
-            raise UserError(
-                f"{cfg.key(i)}={source.path}: none of its rows can be used, or its splits leave all of them out."
-            )
-        tell_unused(source.path, found.unused, out)
-        quarantined += len(found.bad)
-        drawn = sorted(found.made, key=lambda e: content_id(e.id)) if source.rows else found.made
-        fresh, passed_over = admit(drawn, taken, source.rows or len(drawn))
-        if passed_over:
-            again = " (it is listed before)" if same_place(source) in map(same_place, cfg.sources[:i]) else ""
-            out.warn(
-                f"{cfg.key(i)}={source.path}{again}: {passed_over} of {len(drawn)} rows are left out, because their "
-                "prompt came before"
-            )
-        dropped += passed_over
-        examples += fresh
-    save(out / "examples.parquet", examples, Example)
-    counts = Counter(e.split for e in examples)
+    counts, tasks, sums, read = Counter[str](), set[str](), Counter[str](), list[str]()
+
+    def everything() -> Iterator[Example]:
+        yield from examples
+        for i in range(len(cfg.sources)):
+            with parts.told(cfg.own, "data.own", out.path):
+                yield from of_source(cfg, i, own, taken, sums, read, out)
+
+    def counted() -> Iterator[Example]:
+        for example in everything():
+            counts[example.split] += 1
+            tasks.update([example.task] if example.checks else [])
+            yield example
+
+    save(out / "examples.parquet", counted(), Example)
+    said = {
+        "quarantined": "rows in quarantine.jsonl",
+        "duplicates_dropped": "copies left out",
+        "left_out": "rows left out by their splits or labels",
+    }
     return {
         "examples": dict(counts),
-        "tasks": len({e.task for e in examples if e.checks}),
-        "quarantined": quarantined,
-        "duplicates_dropped": dropped,
+        "tasks": len(tasks),
+        **{name: sums[name] for name in said},
+        "read": read,
         "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + (f"; {quarantined} rows in quarantine.jsonl" if quarantined else "")
-        + (f"; {dropped} copies left out" if dropped else ""),
+        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name]),
     }
+
+
+def of_source(
+    cfg: Data,
+    i: int,
+    own: Callable[[Any], Said] | None,
+    taken: dict[str, str],
+    sums: Counter[str],
+    read: list[str],
+    out: Work,
+) -> Iterator[Example]:
+    """The examples of a source whose prompts no split holds yet. What else there was is told, and added up.
+
+    Raises:
+        UserError: where it holds nothing, or too many unusable rows.
+    """
+    source, key, found = cfg.sources[i], cfg.key(i), Found()
+    yield from drawn(converted(source, key, own, found), source.rows, taken, sums)
+    for line in found.told:
+        out.say(f"{key.removesuffix('.path')}: {line}")
+    quarantine(found.bad, found.rows, cfg.max_bad, out)
+    if not found.made:
+        raise UserError(f"{key}={source.path}: none of its rows can be used, or its splits leave all of them out.")
+    tell_unused(source.path, [*found.unused], out)
+    read += found.told
+    passed_over = sums.pop("passed_over", 0)
+    if passed_over:
+        again = " (it is listed before)" if same_place(source) in map(same_place, cfg.sources[:i]) else ""
+        out.warn(
+            f"{key}={source.path}{again}: {passed_over} of {found.made} rows are left out, because their prompt came "
+            "before"
+        )
+    sums.update(quarantined=len(found.bad), duplicates_dropped=passed_over, left_out=found.left_out)
 
 
 def same_place(source: Source) -> tuple[str, ...]:
@@ -83,15 +115,14 @@ def same_place(source: Source) -> tuple[str, ...]:
     return (str(path.resolve()) if path.exists() else source.path, str(source.revision), source.hub_split)
 
 
-def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
-    """The user's task families, and how the rows of sources become conversations: by the user's function, if that is
-    what `own` names.
+def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Said] | None]:
+    """The user's task families, or the function of the user's that says what a row says, as `own` names one.
 
     Raises:
         UserError: where it names neither.
     """
     if not own:
-        return {}, conversation
+        return {}, None
     with apart() as families:
         found = parts.load(own, "data.own", out.path)
     if own.name in families or not callable(found):
@@ -99,20 +130,21 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Format]:
             raise UserError(
                 f"data.own.name={own.name} must be a task family, without options, or a function of a row."
             )
-        return families, conversation
+        return families, None
     parts.fitting(own, "data.own", found, {})
 
-    def as_conversation(row: Any) -> tuple[list[Message], str | None]:
+    def said(row: Any) -> Said:
         given = found(row, **own.options)
         turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
         if not isinstance(turns, list):
             raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
         if not turns:  # plain text
-            return [], text(answer, "")
-        said = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
-        return split_off_answer([message(turn, "messages") for turn in turns] + said)
+            return Said([], [text(answer, "")])
+        last = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
+        messages, reply = split_off_answer([message(turn, "messages") for turn in turns] + last)
+        return Said(messages, [] if reply is None else [reply])
 
-    return {}, as_conversation
+    return {}, said
 
 
 def sound(examples: list[Example]) -> None:
@@ -124,31 +156,32 @@ def sound(examples: list[Example]) -> None:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
-def read(source: Source, key: str, as_conversation: Format) -> Found[Example]:
-    """The examples of a source, its unusable rows, and the columns that are not read."""
+def converted(source: Source, key: str, own: Callable[[Any], Said] | None, found: Found) -> Iterator[Example]:
+    """The examples of a source."""
     shares = source.splits or DEFAULT_SHARES
+    name = Path(source.path).name
 
-    def example(row: Any) -> Example | None:
-        messages, answer = as_conversation(row)
-        split = split_of(messages, answer, shares)
+    def example(said: Said) -> Example | None:
+        messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
+        prompt = prompt_of(messages, answer)
+        split = split_of(prompt, shares)
         if split in NEED_AN_ANSWER and answer is None:
             raise BadRow("", "no assistant turn to learn from")
         if split not in NEED_AN_ANSWER and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:
             raise BadRow("", f"no answer for check={source.check} to compare with")
+        if said.scores and not said.scores[0]:  # of one that is a bad answer the prompt is left
+            if split in NEED_AN_ANSWER or source.check:
+                return None
+            answer = None
         if split is None:
             return None
-        name = Path(source.path).name
         checks = verifiable(source.check, answer)
-        return Example(prompt_of(messages, answer), messages, answer, name, name, split, kind=name, checks=checks)
+        return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks)
 
-    def ignored(row: Any) -> list[str]:
-        """What a function of the user's reads is not known."""
-        return unused(row) if as_conversation is conversation else []
-
-    way_out = "Drop the column, or read the rows by a function of your own (data.own)."
-    return convert(source, key, example, ignored, way_out)
+    answered = source.check or any(shares.get(split) for split in NEED_AN_ANSWER)
+    return convert(source, key, example, Wanted.answers if answered else Wanted.prompts, found, own)
 
 
 def verifiable(check: str | None, answer: str | None) -> list[Check]:
@@ -156,24 +189,44 @@ def verifiable(check: str | None, answer: str | None) -> list[Check]:
     return [Check(check, {"text": answer})] if check and answer is not None else []
 
 
-def admit(found: list[Example], taken: dict[str, str], limit: int) -> tuple[list[Example], int]:
-    """The first `limit` examples whose prompt no split holds yet, and how many were passed over to find them. Only in
-    `sft` may a prompt come again, with another answer."""
-    fresh: list[Example] = []
-    for passed, example in enumerate(found):
-        if len(fresh) == limit:
-            return fresh, passed - limit
+def drawn(
+    examples: Iterator[Example], limit: int | None, taken: dict[str, str], sums: Counter[str]
+) -> Iterator[Example]:
+    """The examples that are fresh; with a limit so many of them, drawn by their content."""
+    known = taken if limit is None else ChainMap({}, taken)
+
+    def fresh() -> Iterator[tuple[str, int, Example]]:
+        for n, example in enumerate(examples):
+            order = content_id(example.id) if limit else ""
+            if is_fresh(example, known):
+                yield order, n, example
+            else:
+                sums["passed_over"] += 1
+
+    if limit is None:
+        yield from (example for _, _, example in fresh())
+        return
+    for _, _, example in heapq.nsmallest(limit, fresh()):
+        remember(example, taken)
+        yield example
+
+
+def is_fresh(example: Example, taken: MutableMapping[str, str]) -> bool:
+    """Whether no split holds its prompt yet. Only in `sft` may a prompt come again, with another answer: the id is
+    then that of both."""
+    if example.id in taken:
+        if taken[example.id] != "sft" or example.split != "sft":
+            return False
+        example.id = content_id(example.id, example.reference)
         if example.id in taken:
-            if taken[example.id] != "sft" or example.split != "sft":
-                continue
-            example.id = content_id(example.id, example.reference)
-            if example.id in taken:
-                continue
-        taken[example.id] = example.split
-        # Remember the prompt with its first answer too, so that a second copy of that answer is passed over.
-        taken[content_id(example.id, example.reference)] = example.split
-        fresh.append(example)
-    return fresh, len(found) - len(fresh)
+            return False
+    remember(example, taken)
+    return True
+
+
+def remember(example: Example, taken: MutableMapping[str, str]) -> None:
+    """Take a prompt, and it with its first answer too, so that a second copy of that answer is passed over."""
+    taken[example.id] = taken[content_id(example.id, example.reference)] = example.split
 
 
 def prompt_of(messages: list[Message], answer: str | None) -> str:
@@ -181,9 +234,9 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
-def split_of(messages: list[Message], answer: str | None, shares: dict[str, float]) -> str | None:
-    """The split that a prompt's hash falls into, or None where the shares leave it out."""
-    place = int(prompt_of(messages, answer)[:8], 16) / 2**32
+def split_of(prompt: str, shares: dict[str, float]) -> str | None:
+    """The split that a prompt's id falls into, or None where the shares leave it out."""
+    place = int(prompt[:8], 16) / 2**32
     for split, share in sorted(shares.items()):
         if place < share:
             return split

@@ -35,6 +35,8 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         pool = labeler.pool(inputs)
         judgements = admitted(labeler.judge_all(pool), pool, labeler.name)
     limit = cfg.max_failed if pool.prompts else 0.0
+    for line in pool.told:
+        out.say(line)
     quarantine(list(pool.bad), len(judgements) + len(pool.bad), limit, out, "label.max_failed")
     for path, columns in pool.unused.items():
         tell_unused(path, columns, out)
@@ -51,6 +53,8 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
     found = {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
+    if pool.told:
+        found["read"] = [*pool.told]
     if out.asked:
         found["calls"] = out.asked
     if cfg.audit:

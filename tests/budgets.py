@@ -43,6 +43,7 @@ BUDGETS = {
     "pages": 2.0,
     "endpoints": 18.0,
     "labelers": 44.0,
+    "formats": 15.0,
 }
 OTHERS = 20.0  # of a room that is not in the table yet
 

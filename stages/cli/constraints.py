@@ -20,7 +20,7 @@ from stages.config.choices import (
     Target,
 )
 from stages.config.errors import UserError, one_of
-from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Launch, Training
+from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Label, Launch, Source, Training
 from stages.store import parts
 
 
@@ -46,6 +46,10 @@ def refuse(cfg: Config) -> None:
         one_of("data.tasks.families", cfg.data.tasks.families, parts.families())
     for i, source in enumerate(cfg.data.sources):
         shared_out(f"data.sources[{i}].splits", source.splits)
+    for key, read in [*sources(cfg), ("label", cfg.label)]:
+        one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
+        if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
+            one_of(f"{key}.task", [read.task], parts.labelled())
     labelled(cfg)
     launched(cfg.launch)
     adapters(cfg)
@@ -73,6 +77,12 @@ def together(cfg: Config) -> None:
                 f"{init.hidden_size} into heads of an even width. "
                 + (f"These do: {', '.join(map(str, fit))}." if fit else "Nothing does: make hidden_size even.")
             )
+
+
+def sources(cfg: Config) -> list[tuple[str, Source | Label]]:
+    """Every source, with its key."""
+    given = {"data.sources": cfg.data.sources, "outside": cfg.outside, "eval.retention": cfg.eval.retention}
+    return [(f"{key}[{i}]", source) for key, those in given.items() for i, source in enumerate(those)]
 
 
 def shared_out(key: str, splits: dict[str, float]) -> None:

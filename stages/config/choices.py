@@ -165,3 +165,4 @@ LOSS_TYPES = (
 ).split()
 DEVICES = ("auto", "cpu", "cuda")
 SOURCE_CHECKS = ("label", "number")
+DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # where plain text is divided

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 
 from stages.config.choices import (
     DEVICES,
+    DOCUMENTS,
     LOSS_TYPES,
     SOURCE_CHECKS,
     Adapter,
@@ -131,13 +132,22 @@ DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # of a source that names non
 
 @dataclass
 class Source:
-    """A file, folder or hub dataset. `splits` gives the share of its rows for each split (default: sft 0.95,
-    validation 0.05), decided by the content of the prompt. `check` makes prompts with an answer verifiable: `label`
-    (the same words), `number` (the same last number)."""
+    """A file, folder, pattern or hub dataset. `columns` says which column has which role, with dots also inside of
+    one; null leaves it out. `labels` are words for labels. `reasoning` before answers is kept or stripped. `task`
+    phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `splits` gives
+    the share of its rows for each split (default: sft 0.95, validation 0.05), decided by the content of the prompt.
+    `check` makes prompts with an answer verifiable: `label` (the same words), `number` (the same last number)."""
 
     path: str = MISSING
     revision: str | None = None
+    subset: str | None = None
     hub_split: str = "train"
+    format: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    labels: dict[Any, str] = field(default_factory=dict)
+    reasoning: str | None = words("keep", "strip", default=None)
+    task: str | None = None
+    documents: str | None = words(*DOCUMENTS, default=None)
     rows: int | None = between(1, 1_000_000_000, None)
     check: str | None = words(*SOURCE_CHECKS, default=None)
     splits: dict[str, float] = field(default_factory=dict)
@@ -341,7 +351,12 @@ class Label:
     own: Own = field(default_factory=Own)
     path: str | None = MISSING
     revision: str | None = MISSING
+    subset: str | None = None
     hub_split: str = MISSING
+    format: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    labels: dict[Any, str] = field(default_factory=dict)
+    reasoning: str | None = words("keep", "strip", default=None)
     max_failed: float = share()
     judge: Judge = field(default_factory=Judge)
     audit: int | None = between(1, 1_000_000, None)

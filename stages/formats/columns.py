@@ -1,25 +1,17 @@
-"""What becomes of the columns of a row, and of the keys of a turn.
+"""Which column of a file has which role, and what becomes of the others.
 
-Some are read (`READ`). Of the others one that changes what the row means is refused by name, until it can be used;
-another is named once for its source.
+Of those that nothing reads, one that changes what the row means is refused by name; another is named once.
 """
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.formats.turns import CALLS, REASONING, ROLES, WHAT, WHO, empty
 
-SYSTEM = ("system", "system_prompt")
-# A row is read by the first of these columns that it has, and by those beside it.
-READ = {
-    "messages": SYSTEM,
-    "conversations": SYSTEM,
-    "instruction": ("input", "output", "history", *SYSTEM),
-    "prompt": ("completion", "history", *SYSTEM),
-    "text": (),
-}
-TURN = ("role", "from", "content", "value")
-TURNS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
+TURN = {*WHO, *WHAT, *CALLS, *REASONING, "tool_call_id"}
+TURNS = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")  # roles with turns in them
 
 # How much a row or a turn counts. One that says what is done anyway is no matter: every answer counts once.
 WEIGHTS = {"loss_weight", "sample_weight", "weight", "train"}
@@ -27,72 +19,123 @@ CHANGING = {
     # whether the answer is a good one
     "label", "labels", "kto_tag", "feedback",
     # what the model was asked
-    "input", "context", "documents", "history", *SYSTEM,
+    "input", "context", "passage", "documents", "history", "system", "system_prompt", "system_message", "instances",
+    "options", "choices",
     "image", "images", "video", "videos", "audio", "audios",
     # what it could do, and did before it answered
     "tools", "functions", "tool_calls", "function_call", "tool_call_id", "chat_template_kwargs",
     "reasoning", "reasoning_content", "thinking",
+    # who said it, where a row is a turn
+    "role", "parent_id",
 }  # fmt: skip
-# In a turn, who speaks; beside plain text, a word in the name of what is asked about it: then it is no running text.
-OF_A_TURN = {"name"}
-OF_A_TEXT = {
-    "label", "labels", "class", "classes", "category", "intent", "sentiment", "polarity", "emotion", "topic",
-    "target", "stars", "rating", "question", "answer", "response", "output", "completion", "summary",
-}  # fmt: skip
+OF_A_TURN = {"name"}  # who speaks
+# Answers to choose from, in a column each: the request means nothing without them.
+CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]")
+# What may stand beside running text, as a word of its name. With any other column it is text of some task.
+BESIDE_A_TEXT = set(
+    "id idx index key hash url uri link source src domain site host meta metadata timestamp time date year created "
+    "added updated version lang language title name author authors publisher file filename path repo dump split "
+    "subset set score perplexity count counts length len size num n tokens chars words license licence quality "
+    "dataset".split()
+)
+
+Path = str | list[str]  # a column; below it keys or places, after dots; or several of these
 
 
 class ChangesMeaning(UserError):
-    """A column that would change what a row means, and that nothing can use yet."""
+    """A column that would change what a row means, and that its format does not read."""
 
     def __init__(self, column: str):
-        super().__init__(f"the column {column!r} changes what a row means, and is not used yet")
+        super().__init__(f"the column {column!r} changes what a row means, and is not read")
+        self.column = column
 
 
-def unused(row: Any, *read: str) -> list[str]:
-    """The columns with something in them that are read neither by the row's format nor as one of `read`.
+def normal(name: str) -> str:
+    """A column's name as names are compared: without case, and with one underscore for all that is no letter."""
+    return re.sub(r"\W+", "_", str(name)).strip("_").lower()
+
+
+def resolved(columns: Collection[str], names: Mapping[str, str], given: Mapping[str, Path | None]) -> dict[str, Path]:
+    """The column of every role that has one among `columns`: as it is `given`, else the first of its names that no
+    role before it took."""
+    known = {normal(column): column for column in reversed([*columns])}
+    found = {role: path for role, path in given.items() if path is not None and role in names}
+    taken = {path for path in found.values() if isinstance(path, str)} | {c for c, p in given.items() if p is None}
+    for role, options in names.items():
+        if role in given:
+            continue
+        for name in options.split():
+            if (column := known.get(name)) is not None and column not in taken:
+                found[role] = column
+                taken.add(column)
+                break
+    return found
+
+
+def tops(path: Path) -> list[str]:
+    """The columns that a path begins in: itself too, since a column's name may have dots."""
+    return [top for each in ([path] if isinstance(path, str) else path) for top in (each, each.partition(".")[0])]
+
+
+def at(value: Any, path: Path) -> Any:
+    """What stands under a path; None where nothing does. A key, on a list, is asked of all its elements."""
+    if isinstance(path, list):
+        return [at(value, each) for each in path]
+    if isinstance(value, dict) and path in value:
+        return value[path]
+    head, _, rest = path.partition(".")
+    if isinstance(value, list) and not head.isdecimal():
+        return [at(each, path) for each in value]
+    if isinstance(value, list):
+        value = value[int(head)] if int(head) < len(value) else None
+    else:
+        value = value.get(head) if isinstance(value, dict) else None
+    return at(value, rest) if rest and value is not None else value
+
+
+def unread(
+    row: Mapping[str, Any], paths: Mapping[str, Path], dropped: Collection[str], decided: Collection[str], texts: bool
+) -> list[str]:
+    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. Those that the
+    user `dropped` count as read; of roles that the user gave to another column the names are `decided`, and change
+    nothing. `texts`: the rows are running text.
 
     Raises:
         ChangesMeaning: where one of them changes what the row means.
     """
-    if not isinstance(row, dict):
-        return []
-    kind = next((column for column in READ if column in row), None)
-    if kind is None and not read:
-        return []  # no format of ours
-    known = {*read, kind, *(READ[kind] if kind else ())}
+    known = {column for path in paths.values() for column in tops(path)} | {*dropped}
     found = list(left(row, known, 1))
     for column in found:
-        name = column.lower()
-        if name in CHANGING | WEIGHTS or (kind == "text" and OF_A_TEXT & set(name.split("_"))):
+        name = normal(column)
+        changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
+        if name not in decided and (changing or (texts and not BESIDE_A_TEXT & set(name.split("_")))):
             raise ChangesMeaning(column)
-    return found + [f"{field}.{key}" for field in TURNS if field in known for key in of_turns(row.get(field), field)]
+    for role in TURNS:
+        if isinstance(path := paths.get(role), str):
+            found += [f"{path}.{key}" for key in of_turns(at(row, path), path, dropped)]
+    return found
 
 
-def of_turns(turns: Any, field: str) -> list[str]:
+def of_turns(turns: Any, column: str, dropped: Collection[str]) -> list[str]:
     """The keys that nothing reads, of the turns of a conversation or of one turn.
 
     Raises:
-        ChangesMeaning: as `unused`.
+        ChangesMeaning: as `unread`.
     """
     found = dict[str, None]()
     for turn in turns if isinstance(turns, list) else [turns]:
-        if isinstance(turn, dict):
-            answers = turn.get("role", turn.get("from")) in ("assistant", "gpt")
-            for key in left(turn, TURN, int(answers)):
+        if isinstance(turn, dict) and any(key in turn for key in WHO):
+            role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
+            known = {*TURN, *dropped, *(OF_A_TURN if role == "tool" else ())}
+            for key in left(turn, known, int(role == "assistant")):
                 if key.lower() in CHANGING | WEIGHTS | OF_A_TURN:
-                    raise ChangesMeaning(f"{field}.{key}")
+                    raise ChangesMeaning(f"{column}.{key}")
                 found[key] = None
     return list(found)
 
 
-def left(values: dict[Any, Any], known: Collection[str | None], weight: int) -> Iterator[str]:
+def left(values: Mapping[Any, Any], known: Collection[str], weight: int) -> Iterator[str]:
     """The keys beside the known ones that say something: the usual weight says nothing."""
     for key, value in values.items():
         if key not in known and not empty(value) and not (str(key).lower() in WEIGHTS and value == weight):
             yield str(key)
-
-
-def empty(value: Any) -> bool:
-    """Whether a column says nothing in this row: null, white space, an empty list or object, these as JSON too. Zero
-    and false are values."""
-    return value in (None, [], {}) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))

@@ -1,228 +1,155 @@
 """Reading other people's files, folders and hub datasets, row by row; a row that cannot be used keeps its reason.
 
-JSON and JSON lines (also gzipped; told apart by content, not by name), CSV and Parquet, holding Alpaca's
-instruction/input/output, chat `messages`, ShareGPT's `conversations`, prompt/completion, or plain text.
+JSON and JSON lines, CSV and TSV, Parquet, Arrow and plain text; packed by gzip, bzip2, xz or Zstandard. What a file
+is, its content says; only CSV and plain text are known by their names.
 """
 
-import csv
+import bz2
 import gzip
 import io
-import json
+import lzma
 import re
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
 from stages.config.schema import Source
+from stages.formats.json_rows import array_rows, decoded, line_rows, refuse_object
+from stages.formats.row import BadRow, Row
+from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names
 from stages.store.pinning import MEMORY, locate, readable
 
-GZIP = b"\x1f\x8b"
-CHUNK = 1 << 24
-csv.field_size_limit(sys.maxsize)  # 131,072 characters by default: a document in a field may have more
+__all__ = ["BadRow", "Row", "Table", "rows_of", "tables"]
+
+PACKED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(str(file), compression="zstd"),
+}
+BEGINNING = 1 << 16  # bytes that tell what a file is
+SPACE = b"\xef\xbb\xbf \t\r\n"
+ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 
-class BadRow(Exception):
-    """Why a row cannot be used, and which field is to blame."""
+@dataclass(frozen=True)
+class Table:
+    """A file of rows, which may be read more than once."""
 
-    def __init__(self, field: str, reason: str):
-        super().__init__(f"{field}: {reason}" if field else reason)
-        self.field, self.reason = field, reason
-
-
-@dataclass
-class Row:
-    """A row as it was read: its value, or with `error` why it cannot be used."""
-
-    file: str
-    line: int  # of the file where it has lines, else the row's number; both from 1
-    value: Any
-    error: BadRow | None = None
+    name: str
+    rows: Callable[[], Iterator[Row]]
 
 
-def rows(source: Source, key: str) -> Iterator[Row]:
-    """Every row of a source, in order."""
+def tables(source: Source, key: str) -> Iterator[Table]:
+    """The files of a source, in order; a hub dataset is one."""
     local = locate(source.path, key)
     if local is None:
-        from datasets import load_dataset
-
-        try:
-            found = load_dataset(source.path, revision=source.revision, split=source.hub_split)
-        except Exception as error:  # whatever the hub, its files or its scripts raise
-            raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
-        for i, value in enumerate(found, 1):
-            yield Row(source.path, i, value)
+        yield Table(source.path, lambda: hub_rows(source, key))
         return
     for file in readable(local, key):
-        yield from rows_of(file)
+        yield Table(str(file), lambda file=file: rows_of(file, source.documents))  # type: ignore[misc]
 
 
-def rows_of(file: Path) -> Iterator[Row]:
-    """The rows of a file, told apart by content; Parquet and CSV by name."""
+def hub_rows(source: Source, key: str) -> Iterator[Row]:
+    from datasets import ClassLabel, load_dataset
+
     try:
-        if file.suffix == ".parquet":
-            yield from parquet_rows(file)
-            return
-        content = file.read_bytes()
-        if content[:2] == GZIP:
-            bounded(file)
-            content = gzip.decompress(content)
-    except (EOFError, zlib.error, pa.ArrowException, OSError) as error:
+        found = load_dataset(source.path, source.subset, revision=source.revision, split=source.hub_split)
+    except Exception as error:  # whatever the hub, its files or its scripts raise
+        raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
+    classes = {name: its.names for name, its in found.features.items() if isinstance(its, ClassLabel)}
+    for i, value in enumerate(found, 1):
+        yield Row(source.path, i, with_names(value, classes))
+
+
+def rows_of(file: Path, documents: str | None = None) -> Iterator[Row]:
+    """The rows of a file. `documents`: where plain text is divided."""
+    try:
+        yield from content_rows(file, documents)
+    except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
         raise UserError(f"{file}: cannot be read, it is broken or cut off ({error}).") from error
-    if ".csv" in file.suffixes:
-        yield from csv_rows(file, content)
-    elif content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
-        yield from array_rows(file, content)
-    else:
-        yield from line_rows(file, content)
 
 
-def bounded(file: Path) -> None:
-    """Raise UserError where a compressed file holds more than this machine's memory: a few bytes may be endless."""
-    size = 0
-    with gzip.open(file) as packed:
-        while chunk := packed.read(CHUNK):
-            size += len(chunk)
-            if size > MEMORY:
-                raise UserError(f"{file}: unpacks to more than the {MEMORY / 2**30:.0f} GiB of this machine's memory.")
-
-
-def parquet_rows(file: Path) -> Iterator[Row]:
-    """The rows of a Parquet file. One with a value that Python cannot hold, or with bytes that are no text, is bad."""
-    table = pq.read_table(file)
-    if twice := repeated(table.column_names):
-        raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
-    try:
-        values = table.to_pylist()
-    except (ValueError, OverflowError):
-        for i in range(table.num_rows):
-            try:
-                yield Row(str(file), i + 1, table.slice(i, 1).to_pylist()[0])
-            except (ValueError, OverflowError) as error:
-                yield Row(str(file), i + 1, None, BadRow("", f"cannot be read: {error}"))
+def content_rows(file: Path, documents: str | None) -> Iterator[Row]:
+    with open(file, "rb") as plain:
+        magic = plain.read(8)
+    if magic.startswith(b"PAR1") or file.suffix == ".parquet":
+        yield from parquet_rows(file)
         return
-    for i, value in enumerate(values, 1):
-        yield Row(str(file), i, value)
-
-
-def csv_rows(file: Path, content: bytes) -> Iterator[Row]:
-    """The rows of a CSV file with a header. One that does not fit the header is bad: who knows what stands where."""
-    lines = csv.reader(io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline=""), strict=True)
-    header: list[str] | None = None
-    while True:
-        line = lines.line_num + 1
-        try:
-            fields = next(lines)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if header is None:
-                raise UserError(f"{file}: the header is no CSV: {error}.") from error
-            yield Row(str(file), line, None, BadRow("", f"broken CSV: {error}"))
-            continue
-        if not fields:
-            continue
-        if header is None:
-            header = fields
-            if twice := repeated(header):
-                raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
-            continue
-        shown = [field.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for field in fields]
-        if shown != fields:
-            yield Row(str(file), line, shown, BadRow("", "not UTF-8"))
-        elif len(fields) != len(header):
-            yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, the header has {len(header)}"))
+    if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        yield from arrow_rows(file)
+        return
+    if magic.startswith(b"PK\x03\x04"):
+        raise UserError(f"{file}: is a zip archive or a workbook. Unpack it, or save its table as CSV.")
+    with opened(file, magic) as stream:
+        start = stream.peek(BEGINNING)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name}")
+        kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
+        if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
+            yield from csv_rows(file, stream)
+        elif kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
+            yield from text_rows(file, stream.read(), documents)
+        elif first == b"[":
+            yield from array_rows(file, stream.read())
+        elif start.lstrip(SPACE).split(b"\n")[0].strip() == b"{":
+            content = stream.read()
+            refuse_object(file, content)
+            yield from line_rows(file, io.BytesIO(content))
         else:
-            yield Row(str(file), line, dict(zip(header, fields, strict=True)))
+            yield from line_rows(file, stream)
 
 
-def array_rows(file: Path, content: bytes) -> Iterator[Row]:
-    """The rows of a JSON array. A broken one has no rows that could be told apart: it is an error as a whole."""
-    try:
-        text = content.decode("utf-8-sig")
-        values = value_of(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}: line {error.lineno}: {error.msg}. Mend the array, or use one JSON object a line."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
-    except BadRow:  # of one of them
-        for i, part in enumerate(elements(text), 1):
-            yield json_row(file, i, part)
+def opened(file: Path, magic: bytes) -> io.BufferedReader:
+    """A file's content, unpacked. It is an error to read more of it than this machine's memory holds: a few bytes may
+    be endless."""
+    unpack = next((unpack for head, unpack in PACKED.items() if magic.startswith(head)), None)
+    raw = Bounded(file, unpack(file)) if unpack else io.FileIO(file)
+    return io.BufferedReader(raw, BEGINNING)
+
+
+class Bounded(io.RawIOBase):
+    """A stream that ends in UserError past this machine's memory."""
+
+    def __init__(self, file: Path, stream: BinaryIO):
+        self.file, self.stream, self.size = file, stream, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.stream.read(len(buffer))
+        self.size += len(content)
+        if self.size > MEMORY:
+            raise UserError(
+                f"{self.file}: unpacks to more than the {MEMORY / 2**30:.0f} GiB of this machine's memory."
+            )
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row]:
+    """The documents of plain text, each as a row with `text`."""
+    text = decoded(file, content).replace("\r\n", "\n")
+    if not text.strip():
         return
-    for i, value in enumerate(values, 1):
-        yield Row(str(file), i, value)
-
-
-def line_rows(file: Path, content: bytes) -> Iterator[Row]:
-    """JSON lines. Only \\n ends a line: U+2028 may stand inside a string."""
-    for i, line in enumerate(content.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield json_row(file, i, line.decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            yield Row(str(file), i, line.decode(errors="replace"), BadRow("", "not UTF-8"))
-
-
-def json_row(file: Path, place: int, text: str) -> Row:
-    try:
-        return Row(str(file), place, value_of(text))
-    except json.JSONDecodeError as error:
-        return Row(str(file), place, text, BadRow("", f"broken JSON: {error.msg}"))
-    except BadRow as reason:
-        return Row(str(file), place, text, reason)
-
-
-def value_of(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        JSONDecodeError: where it is none.
-        BadRow: where it is one that cannot be held: nested too deeply, a number that is too long or none, a key twice.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
-    except RecursionError:
-        raise BadRow("", "broken JSON: nested too deeply") from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError:  # Python reads no integer of more than some thousand digits
-        raise BadRow("", "broken JSON: a number with too many digits") from None
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise BadRow(str(repeated([key for key, _ in pairs])), "broken JSON: the key stands there twice")
-    return found
-
-
-def no_number(name: str) -> None:
-    raise BadRow("", f"broken JSON: {name} is no number")
-
-
-def repeated(names: list[str]) -> str | None:
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)
-
-
-def elements(text: str) -> Iterator[str]:
-    """The texts of a JSON array's elements."""
-    depth, start = 0, 0
-    for token in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]', text):
-        mark = token[0]
-        depth += (mark in "[{") - (mark in "]}")
-        if (depth, mark) == (1, "["):
-            start = token.end()
-        elif (depth, mark) in ((1, ","), (0, "]")):
-            yield text[start : token.start()].strip()
-            start = token.end()
+    divided = {name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()}
+    if documents is None:
+        counts = ", ".join(f"{name} ({len(parts):,})" for name, parts in divided.items())
+        raise UserError(
+            f"{file}: plain text does not say where a document ends. `documents` of the source says it: {counts}."
+        )
+    for i, part in enumerate(divided[documents], 1):
+        yield Row(str(file), i, {"text": part.strip()})

@@ -1,56 +1,115 @@
 """What comes of a source: what is made of its rows, those that cannot be used, and columns that are not read."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from stages.config.errors import UserError
 from stages.config.schema import Source
 from stages.formats.columns import ChangesMeaning
-from stages.formats.files import BadRow, Row, rows
+from stages.formats.files import Table, tables
+from stages.formats.format import Said
+from stages.formats.layout import Layout, Wanted, layout_of
+from stages.formats.row import BadRow, Row
 from stages.store.work import Work
 
 Made = TypeVar("Made")
 NAMED = 20  # columns, in a warning
+SHOWN = 100  # characters of a turn
 
 
 @dataclass
-class Found(Generic[Made]):
-    """What came of a source's rows: what was made of them, those that cannot be used, and columns not read."""
+class Found:
+    """What there was in a source: rows, those that cannot be used, how many were left out; the columns that nothing
+    reads; and for every file lines of what was read as what."""
 
-    made: list[Made]
-    bad: list[Row]
-    unused: list[str]
+    rows: int = 0
+    bad: list[Row] = field(default_factory=list)
+    left_out: int = 0
+    unused: dict[str, None] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def made(self) -> int:
+        return self.rows - len(self.bad) - self.left_out
 
 
 def convert(
-    source: Source, key: str, made_of: Callable[[Any], Made | None], unused: Callable[[Any], list[str]], way_out: str
-) -> Found[Made]:
-    """What `made_of` makes of each row of a source; None leaves a row out, BadRow says why it cannot be used. `unused`
-    names the columns of a row that it does not read.
+    source: Source,
+    key: str,
+    made_of: Callable[[Said], Made | None],
+    wanted: Wanted,
+    found: Found,
+    own: Callable[[Any], Said] | None = None,
+) -> Iterator[Made]:
+    """What `made_of` makes of each row of a source; None leaves a row out, BadRow says why it cannot be used. What a
+    row says is read by the format of its file, or by a function of the user's `own`. `found` is filled meanwhile.
 
     Raises:
-        UserError: for a source without rows, and for a column that changes what a row means; `way_out` ends that line.
+        UserError: for a source without rows, a file that does not hold what is wanted, and a column that changes what
+            a row means.
     """
-    made, bad, names, row = list[Made](), list[Row](), dict[str, None](), None
-    for row in rows(source, key):
+    for table in tables(source, key):
+        layout = layout_of(table, source, key, wanted) if own is None else None
+        yield from of_table(table, layout.said if layout else own or refused, layout, made_of, found, key)
+    if not found.rows:
+        raise UserError(f"{key}={source.path}: holds no rows.")
+
+
+def refused(row: Any) -> Said:
+    """What a row says in a file of which no row can be read."""
+    raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
+
+
+def of_table(
+    table: Table,
+    said_by: Callable[[Any], Said],
+    layout: Layout | None,
+    made_of: Callable[[Said], Made | None],
+    found: Found,
+    key: str,
+) -> Iterator[Made]:
+    """What comes of a file's rows."""
+    before, first = found.rows, None
+    for row in table.rows():
+        found.rows += 1
         try:
             if row.error:
                 raise row.error
-            found = made_of(row.value)
+            said = said_by(row.value)
+            found.unused |= dict.fromkeys(layout.unread(row.value) if layout else ())
+            made = made_of(said)
         except ChangesMeaning as error:
-            raise UserError(f"{row.file}: line {row.line}: {error}. {way_out}") from error
+            raise UserError(f"{row.file}: line {row.line}: {error}. {way_out(key, error.column)}") from error
         except BadRow as reason:
             row.error = reason
-            bad.append(row)
+            found.bad.append(row)
             continue
-        names |= dict.fromkeys(unused(row.value))
-        if found is not None:
-            made.append(found)
-    if row is None:
-        raise UserError(f"{key}={source.path}: holds no rows.")
-    return Found(made, bad, list(names))
+        first = first or said
+        if made is None:
+            found.left_out += 1
+        else:
+            yield made
+    if layout and first:
+        found.told.append(f"{table.name}: {found.rows - before:,} rows, read as {layout.told()}. {shown(first)}")
+        found.told += [f"{table.name}: {remark}" for remark in layout.format.remarks()]
+
+
+def way_out(key: str, column: str) -> str:
+    block, name = key.rpartition(".")[0], column.rpartition(".")[2]
+    return f"{block}.columns={{{name}: null}} leaves it out; {block}.columns={{ROLE: {column}}} has it read."
+
+
+def shown(said: Said) -> str:
+    """The first row of a file, as it is understood."""
+    scored = [f" ({score:g})" for score in said.scores or []] or [""] * len(said.answers)
+    turns = [(turn["role"], turn["content"]) for turn in said.messages]
+    name = "answer" if turns else "text"
+    turns += [(f"{name}{score}", answer) for score, answer in zip(scored, said.answers, strict=True)]
+    told = [f"{who}: {textwrap.shorten(what, SHOWN, placeholder=' …')}" for who, what in turns]
+    return f"First row: {' | '.join(told)}"
 
 
 def tell_unused(path: str, columns: list[str], out: Work) -> None:

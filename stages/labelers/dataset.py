@@ -1,45 +1,69 @@
 """`label=dataset`: an existing preference set, turned into a judged pool of two candidates per prompt."""
 
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 from stages.config.schema import Label, Source
-from stages.formats.preferences import preference, unused_beside
-from stages.formats.sources import convert
+from stages.formats.format import Said
+from stages.formats.layout import Wanted
+from stages.formats.sources import Found, convert
 from stages.labelers.labeler import Labeler, Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, prompt_id
 from stages.store.work import Work
 
 
 class Dataset(Labeler):
-    """Judges nothing: the file says which of two is better, and brings both."""
+    """Judges nothing: the file says which answer is better, or how good each is, and brings them."""
 
     name = "dataset"
 
     def __init__(self, source: Source):
-        self.source, self.preferred = source, dict[str, list[Judgement]]()
+        self.source, self.given = source, dict[str, list[Judgement]]()
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Dataset":
-        return cls(Source(str(cfg.path), cfg.revision, cfg.hub_split))
+        given = {key.name: vars(cfg)[key.name] for key in fields(Source) if key.name in vars(cfg)}
+        return cls(Source(**given))
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """The file's prompts and their candidates, and the rows that cannot be used."""
         name = self.source.path.rsplit("/", 1)[-1]
         prompts: dict[str, Example] = {}
         candidates: dict[str, Candidate] = {}
-        found = convert(self.source, "label.path", preference, unused_beside, "Drop the column.")
-        for messages, chosen, rejected in found.made:
-            prompt = Example(prompt_id(messages), messages, None, name, name, "preference")
-            a, b = candidate(prompt.id, chosen, name), candidate(prompt.id, rejected, name)
+        found = Found()
+        rows = list(convert(self.source, "label.path", lambda said: said, Wanted.preferences, found))
+        low, high = extremes(rows)
+        seen, again = set[str](), 0
+        for said in rows:
+            prompt = Example(prompt_id(said.messages), said.messages, None, name, name, "preference")
+            those = [candidate(prompt.id, answer, name) for answer in said.answers]
             prompts[prompt.id] = prompt
-            candidates |= {a.candidate_id: a, b.candidate_id: b}
-            better = Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference="a")
-            self.preferred.setdefault(prompt.id, []).append(better)
-        return Pool([*prompts.values()], [*candidates.values()], found.bad, {self.source.path: found.unused})
+            candidates |= {c.candidate_id: c for c in those}
+            scores, given = said.scores or [], self.given.setdefault(prompt.id, [])
+            if said.graded:
+                fresh = {c.candidate_id: s for c, s in zip(those, scores, strict=True) if c.candidate_id not in seen}
+                given += [Judgement(prompt.id, self.name, c, (s - low) / (high - low)) for c, s in fresh.items()]
+                seen |= {*fresh}
+                again += len(those) - len(fresh)
+            else:
+                a, b = those
+                better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
+                given.append(Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference=better))
+        if again:
+            found.told.append(f"{again} answers are judged more than once, and the first judgement counts")
+        unused = {self.source.path: [*found.unused]}
+        return Pool([*prompts.values()], [*candidates.values()], found.bad, unused, found.told)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
-        return self.preferred[prompt.id]
+        return self.given[prompt.id]
+
+
+def extremes(said: list[Said]) -> tuple[float, float]:
+    """The lowest and the highest score of a source, which become 0 and 1."""
+    scores = [score for row in said if row.graded for score in row.scores or []] or [0.0]
+    low, high = min(scores), max(scores)
+    return low, high if high > low else low + 1
 
 
 def candidate(prompt: str, text: str, name: str) -> Candidate:

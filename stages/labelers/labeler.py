@@ -8,19 +8,21 @@ from typing import NamedTuple
 
 from stages.config.errors import UserError
 from stages.config.schema import Label
-from stages.formats.files import Row
+from stages.formats.row import Row
 from stages.store import parts
 from stages.store.records import Candidate, Example, Judgement, load
 from stages.store.work import Progress, Work
 
 
 class Pool(NamedTuple):
-    """Prompts with their candidates; of a file also rows that could not be read as such, and columns not read."""
+    """Prompts with their candidates; of a file also rows that could not be read as such, columns not read, and a line
+    of what was read as what."""
 
     prompts: list[Example]
     candidates: list[Candidate]
     bad: Sequence[Row] = ()
     unused: Mapping[str, list[str]] = {}
+    told: Sequence[str] = ()
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
         found: dict[str, list[Candidate]] = {prompt.id: [] for prompt in self.prompts}

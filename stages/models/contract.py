@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
@@ -124,7 +125,10 @@ class Contract:
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
     def _render(self, messages: list[Message], **options: Any) -> Any:
-        return tokens_of(self.tokenizer, messages, **options)
+        try:
+            return tokens_of(self.tokenizer, messages, **options)
+        except TemplateError as reason:
+            raise ContractError(f"the chat template refuses a conversation: {reason}") from reason
 
     def facts(self) -> dict[str, Any]:
         """What can be compared without rendering."""

@@ -1,6 +1,7 @@
 """Digests of files, remembered by what the file system says of a file: to hash gigabytes takes seconds."""
 
 from collections.abc import Iterable
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,15 @@ def signature(file: Path) -> Signature:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file, or every file in a folder."""
+    """The file, every file in a folder, or every file that a pattern fits."""
+    if is_pattern(path):
+        return sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path is one of `*`, `?` or `[…]`, and no file of that name."""
+    return has_magic(str(path)) and not path.exists()
 
 
 def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Path, str]:

@@ -44,6 +44,11 @@ def templates() -> list[str]:
     return sorted(path.stem for path in (ROOT / "stages" / "models" / "templates").glob("*.jinja"))
 
 
+def labelled() -> list[str]:
+    """The tasks that `task` of a source may name, to phrase a labelled set as instructions."""
+    return sorted(path.stem for path in (ROOT / "stages" / "formats" / "tasks").glob("*.yaml"))
+
+
 def named(room: str, word: str, kind: type[Kind]) -> type[Kind]:
     """The class of this kind in a room's file."""
     module = importlib.import_module(f"stages.{room}.{word}")

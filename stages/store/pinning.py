@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.errors import UserError
-from stages.config.schema import ROOT, SFT, Data, Label, Model, Sample
+from stages.config.schema import ROOT, SFT, Data, Label, Model, Sample, Source
 from stages.store import parts
-from stages.store.digests import Signature, digests, files_of, signature
+from stages.store.digests import Signature, digests, files_of, is_pattern, signature
 from stages.store.kept import remove
 from stages.store.node import Node
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-FILES = {".json", ".jsonl", ".gz", ".csv", ".parquet", ".gguf", ".safetensors", ".txt"}
+DATA = set(".json .jsonl .ndjson .gz .bz2 .xz .zst .csv .tsv .parquet .arrow .feather .txt .text".split())
+BESIDE_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # as `datasets` writes
+FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes of this machine
 RUBRICS = ROOT / "stages" / "labelers" / "rubrics"
@@ -45,10 +47,18 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         pinned_to[named.path] = digest(local, cache)
         return named
 
+    def with_task(source: Source) -> Source:
+        """A source's task of the user's own is kept as templates are; one that comes ready-made is our code."""
+        if not source.task or not (file := Path(source.task).expanduser()).is_file():
+            return source
+        kept, digest_of_it = parts.copied(file.read_bytes(), cache.parent / "own", file.name)
+        pinned_to[str(kept)] = digest_of_it
+        return replace(source, task=str(kept))
+
     if isinstance(block, Model) and block.path:
         block = pinned(block, "model", "model.path")
     elif isinstance(block, Data):
-        sources = [pinned(s, "dataset", block.key(i)) for i, s in enumerate(block.sources)]
+        sources = [with_task(pinned(s, "dataset", block.key(i))) for i, s in enumerate(block.sources)]
         block = replace(block, sources=sources)
     elif isinstance(block, Label) and block.path:
         block = pinned(block, "dataset", "label.path")
@@ -87,7 +97,7 @@ def locate(path: str, key: str) -> Path | None:
             )
         return Path(spec.submodule_search_locations[0]) / inside
     local = Path(path).expanduser()
-    if local.is_file() or local.is_dir():
+    if local.is_file() or local.is_dir() or (is_pattern(local) and files_of(local)):
         return local
     if local.exists():
         raise UserError(f"{key}={path}: no regular file, but a pipe or a device, which may never end.")
@@ -97,21 +107,26 @@ def locate(path: str, key: str) -> Path | None:
 
 
 def readable(local: Path, key: str) -> list[Path]:
-    """The data files at a path: itself, or every file in a folder, in order.
+    """The data files at a path: itself, or those in a folder or of a pattern, in order. What stands beside data in a
+    folder (a README, a card, hidden files) is none.
 
     Raises:
         UserError: where one is no regular file, or they are larger than this machine's memory.
     """
-    found = sorted(local.rglob("*")) if local.is_dir() else [local]
+    found = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
     for file in found:
         if not (file.is_file() or file.is_dir()):
             raise UserError(f"{key}: {file} is no regular file: a pipe, a device, or a link that leads nowhere.")
-    files = [file for file in found if file.is_file()]
+    files = [file for file in found if file.is_file() and (not local.is_dir() or is_data(file))]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
         raise UserError(
             f"{key}={local}: {size / 2**30:.0f} GiB, more than the {MEMORY / 2**30:.0f} GiB of this machine's memory."
         )
     return files
+
+
+def is_data(file: Path) -> bool:
+    return file.name[0] not in "._" and bool(DATA & set(file.suffixes)) and file.name not in BESIDE_DATA
 
 
 def read_template(path: Path, setting: str = "sft.template.path") -> str:

@@ -6,8 +6,9 @@ failed is missing, with its error: never a zero, never a default.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from stages.store.kept import WRONG_SHAPE, Damaged
 
 Message = dict[str, str]  # role, content
+GROUP = 10_000  # rows that are written at a time
 AND = " + "  # between the kinds of constraint that a task names
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -220,15 +222,21 @@ class PairLogProbs:
 Record = TypeVar("Record", Example, Candidate, Judgement, Pair, PairLogProbs)
 
 
-def save(path: Path, records: Sequence[Record], kind: type[Record]) -> None:
-    """Write records as Parquet, whole or not at all."""
-    rows = [asdict(record) for record in records]
-    for row in rows:
-        for check in row.get("checks", []):
-            check["params"] = json.dumps(check["params"], sort_keys=True)
-    draft = path.with_suffix(".draft")
-    pq.write_table(pa.Table.from_pylist(rows, schema=kind.schema), draft)
+def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
+    """Write records as Parquet, a group of rows at a time; whole or not at all."""
+    draft, waiting = path.with_suffix(".draft"), iter(records)
+    with pq.ParquetWriter(draft, kind.schema) as table:
+        while rows := [as_row(record) for record in islice(waiting, GROUP)]:
+            table.write_table(pa.Table.from_pylist(rows, schema=kind.schema))
     draft.replace(path)
+
+
+def as_row(record: Any) -> dict[str, Any]:
+    """A record's fields; checks with their parameters as JSON."""
+    row = {**vars(record)}
+    if "checks" in row:
+        row["checks"] = [{"kind": c.kind, "params": json.dumps(c.params, sort_keys=True)} for c in row["checks"]]
+    return row
 
 
 def load(path: Path, kind: type[Record]) -> list[Record]:

@@ -76,6 +76,11 @@ class Work(os.PathLike[str]):
             curves.write(json.dumps(strict, allow_nan=False) + "\n")
         self._listener(metrics, step)
 
+    def say(self, message: str) -> None:
+        """Tell the user what was done."""
+        if self.main:
+            log.info("%s", message)
+
     def warn(self, message: str) -> None:
         """Say something the user should know; it also goes into the manifest and the report."""
         if self.main:

@@ -156,13 +156,12 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
     from stages.config.schema import Source
-    from stages.formats.preferences import preference, unused_beside
-    from stages.formats.sources import convert
+    from stages.formats.layout import Wanted
+    from stages.formats.sources import Found, convert
 
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
-    for messages, *texts in convert(
-        Source(str(file), None, "train"), "label.path", preference, unused_beside, ""
-    ).made:
+    rows = convert(Source(str(file)), "label.path", lambda said: said, Wanted.preferences, Found())
+    for messages, texts, *_ in rows:
         prompt = ids(messages, add_generation_prompt=True)
         whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
         if max(map(len, whole)) <= max_length and whole[0] != whole[1]:

@@ -24,12 +24,14 @@ from tests.helpers import TINY, composed, refused, settings
 NUMBERS = {int, float}
 # Words that `constraints.refuse` checks: they are the names of files in the rooms, or of functions in those.
 IN_ROOMS = "stage sft.template.kind sample.sampler label.labeler tracker.name data.tasks.families".split()
+IN_ROOMS += "label.format data.sources.format data.sources.task".split()
 # Names that only the file, the hub, the model or the service can know. They are read before anything is trained.
 NAMES = (
     "outputs model.path model.revision label.path label.revision label.hub_split sft.template.path "
-    "data.sources.path data.sources.revision data.sources.hub_split data.own.file data.own.name sample.own.file "
-    "sample.own.name label.own.file label.own.name tracker.project tracker.entity tracker.group launch.rendezvous "
-    "compare.sweep export.repo sft.lora.target_modules dpo.lora.target_modules "
+    "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
+    "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
+    "tracker.entity tracker.group launch.rendezvous compare.sweep export.repo sft.lora.target_modules "
+    "dpo.lora.target_modules "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known"
 ).split()
 MAPPINGS = {  # and who looks into them
@@ -39,6 +41,10 @@ MAPPINGS = {  # and who looks into them
     "sample.own.options": "parts.fitting",
     "label.own.options": "parts.fitting",
     "data.sources.splits": "constraints.shared_out",
+    "data.sources.columns": "formats.layout",
+    "data.sources.labels": "formats, as the labels of a file",
+    "label.columns": "formats.layout",
+    "label.labels": "formats, as the labels of a file",
     "eval.models": "set by the pipeline",
     "sample.endpoint.extra": "the server",
     "prices": "limits.refuse",

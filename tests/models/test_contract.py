@@ -245,6 +245,16 @@ def test_a_checkpoint_that_breaks_the_contract_is_refused(jinja: str | None, tol
         establish(tokenizer, "auto", train=False)
 
 
+def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    users = "{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{users}<|im_start|>{{{{ m", 1)
+    terms = establish(tokenizer, "auto", train=False)
+    called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
+    with pytest.raises(ContractError, match="the chat template refuses a conversation: no tools here"):
+        terms.example(called)
+
+
 def test_text_that_would_end_a_turn_is_refused() -> None:
     terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
     with pytest.raises(ContractError, match=r"a message holds <\|im_end\|>"):

@@ -40,6 +40,8 @@ def sources(module: str) -> set[Path]:
         waiting += families if name == "stages.tasks.generate" else []  # which finds them by their folder
         if name in ("stages.models.contract", "stages.pages.environment"):
             found |= set(path.parent.rglob("*.jinja"))
+        if name == "stages.formats.phrased":
+            found |= set(path.parent.rglob("*.yaml"))
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

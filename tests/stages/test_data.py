@@ -16,16 +16,14 @@ import pytest
 
 from stages.config.errors import UNSEEN, UserError
 from stages.data import run
-from stages.formats.columns import ChangesMeaning
-from stages.formats.conversations import conversation
-from stages.formats.files import BadRow, rows_of
+from stages.formats.files import rows_of
 from stages.store.pinning import MEMORY, pin
 from stages.store.records import Check, Example, load
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.generate import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
-from tests.helpers import DATA, TINY, refused, settings
+from tests.helpers import TINY, refused, settings
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
 
@@ -128,89 +126,55 @@ def test_an_unknown_family_is_refused_with_the_nearest() -> None:
         generate(0, {"sft": 1}, ["sentimnt"])
 
 
-@pytest.mark.parametrize(
-    ("row", "messages", "answer"),
-    [
-        ({"instruction": "Add.", "input": "1 2", "output": "3"}, ["Add.\n\n1 2"], "3"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, ["a"], "b"),
-        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["a"], "b"),
-        ({"prompt": "a", "completion": "b"}, ["a"], "b"),
-        ({"text": "b"}, [], "b"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, ["a"], None),
-        ({"system": "s", "history": [["a", "b"]], "instruction": "c", "output": "d"}, ["s", "a", "b", "c"], "d"),
-        ({"system": " ", "history": None, "instruction": "c", "output": "d", "tools": "[]"}, ["c"], "d"),
-        ({"system_prompt": "s", "prompt": "a", "completion": "b", "label": None}, ["s", "a"], "b"),
-        (
-            {
-                "messages": [
-                    {"role": "user", "content": "a", "loss_weight": 0.0, "tool_calls": None},
-                    {"role": "assistant", "content": "b", "loss_weight": 1.0, "train": True},
-                ]
-            },
-            ["a"],
-            "b",
-        ),
-    ],
-)
-def test_the_known_formats_become_conversations(row: dict, messages: list[str], answer: str | None) -> None:
-    found, reply = conversation(row)
-    assert ([m["content"] for m in found], reply) == (messages, answer)
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"instruction": "a", "output": None}, "output: must be text, is NoneType"),
-        ({"instruction": " ", "output": "b"}, "instruction: is empty"),
-        ({"Instruction": "a"}, "no known columns among Instruction"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages: unknown role 'tool'"),
-        ({"messages": [{"role": ["user"], "content": "a"}]}, "messages: unknown role"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "no user turn"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "do not take turns"),
-        ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
-        ({"instruction": "a", "history": "b", "output": "c"}, "history: must be a list of pairs"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "must be text"),
-        ([1], "a row must be an object"),
-    ],
-)
-def test_a_row_that_is_no_conversation_says_why(row: object, reason: str) -> None:
-    with pytest.raises(BadRow, match=reason):
-        conversation(row)
-
-
-USER = {"role": "user", "content": "a"}
-
-
-@pytest.mark.parametrize(
-    ("row", "column"),
-    [
-        ({"text": "What a film.", "label": 0}, "label"),
-        ({"text": "Where is my card?", "category": "card_arrival"}, "category"),
-        ({"text": "Wake me at six.", "intent": "alarm"}, "intent"),
-        ({"text": "It is so.", "label_text": "objective"}, "label_text"),
-        ({"prompt": "a", "completion": "b", "label": False}, "label"),
-        ({"messages": [USER, {"role": "assistant", "content": "b"}], "label": True}, "label"),
-        ({"instruction": "a", "output": "b", "loss_weight": 0.5}, "loss_weight"),
-        ({"instruction": "a", "output": "b", "Context": "c"}, "Context"),
-        ({"prompt": "a", "completion": "b", "tools": [{"name": "f"}]}, "tools"),
-        ({"messages": [USER, {"role": "assistant", "content": "b", "reasoning_content": "c"}]}, "reasoning_content"),
-        ({"messages": [USER, {"role": "assistant", "content": "b", "weight": 0}]}, "messages.weight"),
-        ({"messages": [USER, {"role": "assistant", "content": "b", "train": False}]}, "messages.train"),
-        ({"messages": [{**USER, "name": "Ada"}, {"role": "assistant", "content": "b"}]}, "messages.name"),
-        ({"messages": [USER], "history": [["a", "b"]]}, "history"),
-    ],
-)
-def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column: str, tmp_path: Path) -> None:
-    with pytest.raises(ChangesMeaning, match=column):
-        conversation(row)
-    with pytest.raises(UserError, match=rf"rows.jsonl: line 2: the column '.*{column}'.*data.own"):
-        source(tmp_path, [json.dumps({"instruction": "a", "output": "b"}), json.dumps(row)])
-
-
 def test_a_column_that_nothing_reads_is_named_once(tmp_path: Path) -> None:
     rows = [{"instruction": f"{i}", "output": "b", "id": i, "score_rejected": 0.5, "empty": None} for i in range(9)]
     out, _ = source(tmp_path, list(map(json.dumps, rows)))
     assert out.warnings == [f"{tmp_path / 'rows.jsonl'}: columns id, score_rejected are not used"]
+
+
+def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "completion": "b", "label": i % 3 > 0} for i in range(30)]
+    out, metrics = source(tmp_path, list(map(json.dumps, rows)))
+    examples = load(out / "examples.parquet", Example)
+    assert sorted(int(e.messages[0]["content"]) for e in examples) == [i for i in range(30) if i % 3]
+    assert (metrics["left_out"], metrics["quarantined"]) == (10, 0)
+    assert "10 rows left out by their splits or labels" in metrics["summary"]
+    assert "read as {prompt: prompt, label: label, completion: completion}" in metrics["read"][0]
+
+
+def test_what_was_read_as_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        source(tmp_path, alpaca(3))
+    [line] = [message for message in caplog.messages if "read as" in message]
+    assert line.startswith(f"data.sources[0]: {tmp_path / 'rows.jsonl'}: 3 rows, read as {{prompt: instruction")
+    assert "First row: user: Say 0. | answer: 0" in line
+
+
+def test_a_set_with_phrasings_is_checked_by_its_labels(tmp_path: Path) -> None:
+    file = tmp_path / "reviews.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"film {i}", "label": ("neg", "pos")[i % 2]}) for i in range(20)))
+    given = f"data.sources=[{{path: {file}, task: sentiment, check: label, splits: {{test: 1.0}}}}]"
+    out = work(tmp_path / "out")
+    run(settings("data=file", given).data, {}, out)
+    for example in load(out / "examples.parquet", Example):
+        assert example.reference in ("negative", "positive")
+        assert share_passed(example.checks, str(example.reference)) == 1
+
+
+def test_a_task_of_ones_own_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"a": "1", "b": "2"}))
+    task, pinned = tmp_path / "own.yaml", []
+    for ask in ("{{ a }}?", "What comes after {{ a }}?"):
+        task.write_text(f'columns: {{a: a, b: b}}\nanswer: "{{{{ b }}}}"\nphrasings: ["{ask}"]\n')
+        cfg = settings("data=file", f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, task: {task}}}]").data
+        block, digests = pin(cfg, tmp_path / "cache" / "digests.json")
+        task.unlink()  # what was kept is what is run
+        out = work(tmp_path / "out")
+        run(block, {}, out)
+        [example] = load(out / "examples.parquet", Example)
+        assert example.messages[0]["content"] == ask.replace("{{ a }}", "1")
+        pinned.append({*digests.values()})
+    assert pinned[0] != pinned[1]
 
 
 RED = "\x1b[31m\u202ered\x9b"
@@ -350,7 +314,8 @@ def test_a_labelled_set_without_labels_is_told_with_file_and_line(key: str, tmp_
     entries = [f"{key}=[{{path: {file}, check: label{shares}}}]", f"outputs={tmp_path / 'outputs'}"]
     recipe = ("data=file", "stage=data") if key == "data.sources" else (*TINY, "stage=report", "seeds=[1]")
     told = refused(*recipe, *entries)
-    assert "prompts.jsonl: line 1: no answer for check=label to compare with. 20 of 20 rows" in told
+    assert "prompts.jsonl: {prompt: prompt} are requests without answers" in told
+    assert f"{key}[0].columns={{completion: COLUMN}}" in told
     assert not (tmp_path / "outputs" / "sft").exists()
 
 
@@ -384,7 +349,7 @@ def test_bad_rows_are_kept_with_their_reasons(tmp_path: Path) -> None:
     assert metrics["quarantined"] == len(kept) == 2
     assert [entry["line"] for entry in kept] == [201, 202]
     assert kept[0]["row"] == lines[200]
-    assert "no assistant turn" in kept[1]["reason"]
+    assert (kept[1]["field"], kept[1]["reason"]) == ("output", "the column is missing")
     assert "rows.jsonl: line 201: broken JSON" in out.warnings[0]
 
 
@@ -464,45 +429,24 @@ def test_the_table_loads_as_a_dataset(tmp_path: Path) -> None:
     assert {"id", "messages", "reference", "split", "checks"} <= set(found.column_names)
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
-@pytest.mark.parametrize(
-    ("name", "usable"),
-    [
-        ("sft/alpaca_8k.jsonl.gz", 7996),
-        ("formats/fastchat_dummy_conversation.json.gz", 500),
-        ("formats/lf_v1_sft_demo.jsonl.gz", 500),
-        ("dirty/malformed/bom_crlf.jsonl", 60),
-        ("dirty/malformed/quoted.csv", 30),
-        ("dirty/malformed/odd_unicode.jsonl", 20),
-        ("dirty/malformed/broken_lines.jsonl", 74),
-    ],
-)
-def test_real_files_are_read(name: str, usable: int) -> None:
-    good = 0
-    for row in rows_of(DATA / name):
-        try:
-            if not row.error:
-                conversation(row.value)
-                good += 1
-        except BadRow:
-            pass
-    assert good == usable
+def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path) -> None:
+    drawn = []
+    for name, order in (("one", 1), ("two", -1)):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("\n".join((alpaca(300) + alpaca(20))[::order]))
+        out = work(tmp_path / name)
+        metrics = run(settings("data=file", f"data.sources=[{{path: {file}, rows: 40}}]").data, {}, out)
+        assert metrics["duplicates_dropped"] == 20
+        drawn.append({e.id for e in load(out / "examples.parquet", Example)})
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 40
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
-@pytest.mark.parametrize(
-    ("name", "column"),
-    [
-        ("classic/rotten_tomatoes_polarity.jsonl.gz", "label"),
-        ("classic/banking77_train.csv.gz", "category"),
-        ("formats/lf_kto_en_demo.json.gz", "label"),
-        ("formats/lf_glaive_toolcall_en_demo.json.gz", "tools"),
-    ],
-)
-def test_real_files_that_would_be_read_wrongly_are_refused(name: str, column: str, tmp_path: Path) -> None:
-    cfg = settings("data=file", f"data.sources=[{{path: {DATA / name}}}]").data
-    with pytest.raises(UserError, match=rf"{Path(name).name}: line \d+: the column '{column}'"):
-        run(cfg, {}, work(tmp_path / "out"))
+def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.store.records.GROUP", 7)
+    out, _ = source(tmp_path, alpaca(40))
+    assert pq.ParquetFile(out / "examples.parquet").num_row_groups == 6
+    assert len(load(out / "examples.parquet", Example)) == 40
 
 
 def test_families_are_registered_once() -> None:

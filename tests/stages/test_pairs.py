@@ -265,6 +265,41 @@ def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) 
     assert (found.prompt, found.chosen[0]["content"]) == (earlier, "chosen")
 
 
+def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "q", "responses": ["a", "b", "c"], "scores": [10, 4, 2]},
+        {"prompt": "p", "responses": ["a", "b"], "scores": [6, 6]},
+    ]
+    out, metrics = dataset(tmp_path, rows)
+    assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [1.0, 0.25, 0.0, 0.5, 0.5]
+    assert "read as {prompt: prompt, completions: responses, scores: scores}" in metrics["read"][0]
+    made = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    assert made["prompts_without_pair"] == {"every candidate got the same score": 1}
+    (found,) = load(tmp_path / "pairs" / "pairs.parquet", Pair)
+    assert (found.chosen[0]["content"], found.rejected[0]["content"], found.margin) == ("a", "c", 1.0)
+
+
+def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path: Path) -> None:
+    rows = [{"prompt": p, "completion": c, "label": c == "a"} for p in "qp" for c in "ab"] + [
+        {"prompt": "o", "completion": "a", "label": True},
+        {"prompt": "q", "completion": "a", "label": False},
+    ]
+    out, metrics = dataset(tmp_path, rows)
+    assert (metrics["judgements"], metrics["pass_rate"]) == (5, 3 / 5)
+    assert "1 answers are judged more than once, and the first judgement counts" in metrics["read"][1]
+    assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
+
+
+def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "output_1": "a", "output_2": "b", "preference": p} for p in (0, 1)]
+    rows += [{"prompt": "p", "output_1": "a", "output_2": "b", "preference": p} for p in (0, 2)]
+    out, metrics = dataset(tmp_path, rows)
+    assert metrics["ties"] == 2
+    pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    found = load(tmp_path / "pairs" / "pairs.parquet", Pair)
+    assert [(f.prompt[0]["content"], f.chosen[0]["content"]) for f in found] == [("q", "a"), ("p", "b")]
+
+
 def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "chosen": "a", "rejected": r} for r in "bbcd"] + [
         {"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": 0.5}
@@ -297,12 +332,12 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
                 {
                     "chosen": [USER, {"role": "assistant", "content": "a"}],
                     "rejected": [USER, {"role": "assistant", "content": "b"}],
-                    "system": "s",
+                    "documents": "d",
                 }
             ],
-            "the column 'system' changes",
+            "the column 'documents' changes",
         ),
-        ([{"prompt": "q", "chosen": "a"}], "line 1: rejected: the column is missing; there are prompt, chosen"),
+        ([{"prompt": "q", "chosen": "a"}], "no known columns among prompt, chosen.*label.columns="),
         ([{"prompt": "q", "chosen": "a", "rejected": "a"}] * 3, "rejected: is the same as chosen. 3 of 3 rows"),
         (
             [

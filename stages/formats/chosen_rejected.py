@@ -1,0 +1,47 @@
+"""Preferences: a chosen and a rejected answer, in the columns of TRL, ShareGPT, Alpaca or Anthropic's HH."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, roles_of
+from stages.formats.row import BadRow
+from stages.store.records import Message
+
+KINDS = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"
+
+
+class ChosenRejected(Format):
+    roles = roles_of(TURNS, ASKED, BEFORE, chosen=KINDS.format("chosen"), rejected=KINDS.format("rejected"))
+    needs = ("chosen", "rejected")
+    compares = True
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        return "prompt" in row or "messages" in row or is_turns(row["chosen"])
+
+    def said(self, row: Mapping[str, Any]) -> Said:
+        if is_whole(row["chosen"]) and is_whole(row["rejected"]):
+            (prompt, chosen), (other, rejected) = (self.whole(row, side) for side in self.needs)
+            if prompt != other:
+                raise BadRow("rejected", "answers another prompt than chosen")
+            self.repeated(row, prompt)
+        else:
+            # Beside a prompt, `messages` repeats it with the chosen answer.
+            asked = {role: value for role, value in row.items() if role != "messages" or "prompt" not in row}
+            if not {"prompt", "messages"} & asked.keys():
+                raise BadRow("", "no prompt, and chosen and rejected are no whole conversations")
+            prompt = self.request(asked)
+            chosen, rejected = (self.answer(row[side], side, prompt) for side in self.needs)
+        if chosen == rejected:
+            raise BadRow("rejected", "is the same as chosen")
+        return Said(prompt, [chosen, rejected], [1.0, 0.0])
+
+    def repeated(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
+        """A prompt beside whole conversations repeats a turn of theirs."""
+        asked = row.get("prompt")
+        if isinstance(asked, str) and asked.strip() not in [turn["content"].strip() for turn in prompt]:
+            raise BadRow("prompt", "is none of the turns of chosen")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a conversation of more than one turn."""
+    return is_turns(value) and not (isinstance(value, list) and len(value) == 1)

@@ -1,0 +1,150 @@
+"""The protocol of formats: which columns say what was asked, and what was answered."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from stages.config.schema import Source
+from stages.formats.columns import Path
+from stages.formats.row import BadRow
+from stages.formats.transcripts import open_transcript, transcript
+from stages.formats.turns import (
+    REASONING,
+    earlier,
+    empty,
+    listed,
+    message,
+    reasoned,
+    split_off_answer,
+    spoken_turns,
+    text,
+    with_tools,
+)
+from stages.store.records import Message
+
+# Roles of columns that several formats have, with the names that they go by, in order of preference.
+BEFORE = {"system": "system system_prompt system_message", "history": "history", "tools": "tools functions"}
+TURNS = {"messages": "messages conversations conversation dialogue dialog"}
+ASKED = {
+    "prompt": "instruction prompt question query request problem user human input inputs",
+    "input": "input context passage",
+}
+THOUGHT = {"reasoning": " ".join(REASONING)}
+COMPLETION = "output completion response answer solution assistant generation target targets ground_truth"
+
+
+def roles_of(*common: Mapping[str, str], **own: str) -> dict[str, str]:
+    """Roles with their names. Those of the format's own take their columns first."""
+    return own | {role: names for each in common for role, names in each.items() if role not in own}
+
+
+class Said(NamedTuple):
+    """What a row says: the messages up to the last request (none of running text), and the answers to it. `scores` of
+    answers that somebody judged: higher is better. Those that are `graded` mean something from row to row; others tell
+    the answers of one row apart."""
+
+    messages: list[Message]
+    answers: list[str]
+    scores: list[float] | None = None
+    graded: bool = False
+
+
+class Format(ABC):
+    """A format is a file in this folder with one such class; `format` of a source names the file. What it reads are
+    *roles*: `columns` of a source says which column has which, else the first of their names that a file has."""
+
+    roles: Mapping[str, str]
+    needs: tuple[str, ...] = ()
+    compares = False  # whether a row has several answers, of which some are better
+    learns_all = False  # whether `learn` needs all rows of a file
+
+    def __init__(self, source: Source):
+        self.labels = {str(k).lower(): str(v) for k, v in source.labels.items()}
+        self.strip = source.reasoning == "strip"
+
+    def named(self, columns: Collection[str]) -> Mapping[str, str]:
+        """The names of every role, among these columns of a file."""
+        return self.roles
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row has what is needed in the shape that it must have. Its keys are roles."""
+        return True
+
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:  # noqa: B027
+        """Look at a file's first rows, for what one alone does not tell. `names` are the columns by role.
+
+        Raises:
+            UserError: where they cannot be understood; `way_out` names the setting that would say what they mean.
+        """
+
+    def remarks(self) -> list[str]:
+        """What a user should know of a file beside what was read as what."""
+        return []
+
+    @abstractmethod
+    def said(self, row: Mapping[str, Any]) -> Said:
+        """What a row says. Its keys are roles, those needed among them.
+
+        Raises:
+            BadRow: where it cannot be used.
+        """
+
+    def turns(self, value: Any, field: str) -> list[Message]:
+        """The turns in a list of them, in a transcript, or in texts that take turns."""
+        if (found := transcript(value)) is not None:
+            return [{**turn, "content": text(turn["content"], field)} for turn in found]
+        return [message(turn, field, self.strip) for turn in spoken_turns(listed(value, field))]
+
+    def asked(self, row: Mapping[str, Any]) -> list[Message]:
+        """The conversation in a row's `messages`, else up to the request in its `prompt`."""
+        if "messages" in row:
+            turns = [*earlier(row), *self.turns(row["messages"], "messages")]
+        elif "prompt" not in row:
+            raise BadRow("prompt", "the column is missing, or empty")
+        elif isinstance(row["prompt"], list):
+            turns = [*earlier(row), *self.turns(row["prompt"], "prompt")]
+        elif written := open_transcript(row["prompt"]):
+            turns = [*earlier(row), *written]
+        else:
+            request = text(row["prompt"], "prompt")
+            if not empty(row.get("input")):
+                request = f"{request}\n\n{text(row['input'], 'input')}"
+            turns = [*earlier(row), {"role": "user", "content": request}]
+        return turns if empty(row.get("tools")) else with_tools(turns, row["tools"])
+
+    def request(self, row: Mapping[str, Any]) -> list[Message]:
+        """As `asked`; it must not end with an answer already."""
+        messages, answer = split_off_answer(self.asked(row))
+        if answer is not None:
+            raise BadRow("", "the prompt ends with an assistant turn")
+        return messages
+
+    def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
+        """The prompt and the answer of a whole conversation, which stands in one of several columns."""
+        turns = [*earlier(row), *self.turns(row[side], side)]
+        prompt, answer = split_off_answer(turns if empty(row.get("tools")) else with_tools(turns, row["tools"]))
+        if answer is None:
+            raise BadRow(side, "does not end with an assistant turn")
+        return prompt, answer
+
+    def answer(self, value: Any, field: str, asked: list[Message], thought: Any = None) -> str:
+        """The answer in a string, a turn, or a list of turns that may repeat what was asked."""
+        if isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value):
+            raise BadRow(field, f"holds {len(value)} answers: `columns: {{{field}: COLUMN.0}}` takes the first")
+        if isinstance(value, list | dict) and not is_parts(value):
+            turns = [message(turn, field, self.strip) for turn in (value if isinstance(value, list) else [value])]
+            if turns[:-1] not in ([], asked) or turns[-1]["role"] != "assistant":
+                raise BadRow(field, "must be one assistant turn, alone or after the prompt")
+            return turns[-1]["content"]
+        return reasoned(text(value, field), None if empty(thought) else thought, field, self.strip)
+
+
+def is_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) and "type" in each for each in value)
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a value looks like the turns of a conversation."""
+    if isinstance(value, str):
+        return transcript(value) is not None or value.lstrip().startswith("[{")
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)

@@ -1,0 +1,113 @@
+"""Rows of JSON lines, of a JSON array, and what they hold that no program should have to."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.formats.row import BadRow, Row
+
+
+def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
+    """JSON lines. Only \\n ends a line: U+2028 may stand inside a string."""
+    for i, line in enumerate(lines, 1):
+        if not line.strip(b"\xef\xbb\xbf \t\r\n"):
+            continue
+        try:
+            yield json_row(file, i, line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n"))
+        except UnicodeDecodeError:
+            yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), BadRow("", "not UTF-8"))
+
+
+def array_rows(file: Path, content: bytes) -> Iterator[Row]:
+    """The rows of a JSON array. A broken one has no rows that could be told apart: it is an error as a whole."""
+    text = decoded(file, content)
+    try:
+        values = value_of(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{file}: line {error.lineno}: {error.msg}. Mend the array, or use one JSON object a line."
+        ) from error
+    except BadRow:  # of one of them
+        for i, part in enumerate(elements(text), 1):
+            yield json_row(file, i, part)
+        return
+    for i, value in enumerate(values, 1):
+        yield Row(str(file), i, value)
+
+
+def refuse_object(file: Path, content: bytes) -> None:
+    """Raise UserError for a file that is one JSON object over several lines: it has no rows."""
+    try:
+        value = value_of(decoded(file, content))
+    except (json.JSONDecodeError, BadRow):
+        return
+    keys = [str(key) for key in value] if isinstance(value, dict) else []
+    rows = next((key for key in keys if isinstance(value[key], list)), "")
+    raise UserError(
+        f"{file}: one JSON object with the keys {', '.join(keys[:9])}, and no rows. Write one object a line: "
+        f"jq -c '.{rows}[]' {file.name} > rows.jsonl"
+    )
+
+
+def decoded(file: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
+
+
+def json_row(file: Path, place: int, text: str) -> Row:
+    try:
+        return Row(str(file), place, value_of(text))
+    except json.JSONDecodeError as error:
+        return Row(str(file), place, text, BadRow("", f"broken JSON: {error.msg}"))
+    except BadRow as reason:
+        return Row(str(file), place, text, reason)
+
+
+def value_of(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        JSONDecodeError: where it is none.
+        BadRow: where it is one that cannot be held: nested too deeply, a number that is too long or none, a key twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
+    except RecursionError:
+        raise BadRow("", "broken JSON: nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python reads no integer of more than some thousand digits
+        raise BadRow("", "broken JSON: a number with too many digits") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise BadRow(str(repeated([key for key, _ in pairs])), "broken JSON: the key stands there twice")
+    return found
+
+
+def no_number(name: str) -> None:
+    raise BadRow("", f"broken JSON: {name} is no number")
+
+
+def repeated(names: list[str]) -> str | None:
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)
+
+
+def elements(text: str) -> Iterator[str]:
+    """The texts of a JSON array's elements."""
+    depth, start = 0, 0
+    for token in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]', text):
+        mark = token[0]
+        depth += (mark in "[{") - (mark in "]}")
+        if (depth, mark) == (1, "["):
+            start = token.end()
+        elif (depth, mark) in ((1, ","), (0, "]")):
+            yield text[start : token.start()].strip()
+            start = token.end()

@@ -1,0 +1,139 @@
+"""Labelled sets become instructions (FLAN, arXiv:2109.01652): a task is a YAML file of phrasings, and each row gets
+one of them, drawn by its content.
+
+`columns` names what a row holds, as roles do; `labels` are words for labels; a phrasing is what is asked, in Jinja,
+and is answered by `answer` unless it says otherwise. It is drawn only for rows that have all it speaks of.
+`options`, one of a label set's labels a line, and `choices`, the same in a sentence, come in an order drawn with it.
+"""
+
+import pathlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cache
+from textwrap import shorten
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from stages.config.errors import UserError, nearest
+from stages.config.schema import Source
+from stages.formats.columns import Path
+from stages.formats.format import Format, Said
+from stages.formats.row import BadRow
+from stages.formats.turns import text
+from stages.store import parts
+from stages.store.records import content_id
+
+FOLDER = pathlib.Path(__file__).with_name("tasks")
+SHOWN = 200  # characters of labels, in a remark
+MOST = 8  # options that a phrasing lists
+JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+OF_LABELS = {"label", "options", "choices"}
+
+
+class Phrased(Format):
+    learns_all = True
+
+    def __init__(self, source: Source):
+        super().__init__(source)
+        task = read_task(str(source.task))
+        self.roles, self.needs = task["columns"], tuple(task.get("needs", task["columns"]))
+        self.words = {str(k).lower(): str(v) for k, v in task.get("labels", {}).items()} | self.labels
+        pairs = asked_and_answered(task)
+        # The answer to an inverted phrasing is no label that a check could compare.
+        self.phrasings = [phrasing(*pair) for pair in pairs if not source.check or pair[1] == task["answer"]]
+        self.known = list[str]()
+
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:
+        """Take in the labels of all rows, and say which begin with the same word."""
+        found = dict[str, None]()
+        for row in rows if "label" in self.roles else ():
+            if "label" in row:
+                try:
+                    found[self.word(row["label"])] = None
+                except BadRow as reason:
+                    raise UserError(f"{names['label']}: {reason.reason}. {way_out}") from reason
+        self.known = sorted(found)
+
+    def remarks(self) -> list[str]:
+        """The labels, and those that begin with the same word: their first token does not tell them apart."""
+        first = Counter(word.split()[0].lower() for word in self.known)
+        alike = [word for word in self.known if first[word.split()[0].lower()] > 1]
+        told = [f"{len(self.known)} labels: {shorten(', '.join(self.known), SHOWN)}"] if self.known else []
+        return told + (
+            [f"{len(alike)} labels share their first word: {shorten(', '.join(alike), SHOWN)}"] if alike else []
+        )
+
+    def word(self, label: Any) -> str:
+        """A label in words: banking's `card_arrival` is card arrival."""
+        given = str(label).strip()
+        word = self.words.get(given.lower(), given).replace("_", " ").strip()
+        if not any(letter.isalpha() for letter in word):
+            raise BadRow("label", f"{given!r} is no word")
+        return word
+
+    def said(self, row: Mapping[str, Any]) -> Said:
+        values = {role: text(first(value), role) for role, value in row.items() if role != "label"}
+        drawn = random.Random(content_id(sorted(values.items())))
+        if "label" in row:
+            values |= self.labelled(self.word(row["label"]), drawn)
+        usable = [phrasing for phrasing in self.phrasings if phrasing[2] <= values.keys()]
+        if not usable:
+            raise BadRow("", f"no phrasing speaks of {', '.join(row)} alone")
+        ask, answer, _ = drawn.choice(usable)
+        request = text(ask.render(values).strip(), "")
+        return Said([{"role": "user", "content": request}], [text(answer.render(values).strip(), "")])
+
+    def labelled(self, label: str, drawn: random.Random) -> dict[str, str]:
+        """A label, and it among others of its set."""
+        others = [word for word in self.known if word != label]
+        options = [label, *drawn.sample(others, min(len(others), MOST - 1))]
+        drawn.shuffle(options)
+        sentence = " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
+        return {"label": label, "options": "\n".join(f"- {word}" for word in options), "choices": sentence}
+
+
+def first(value: Any) -> Any:
+    """The first of several answers, as SQuAD has them, too."""
+    value = value.get("text") if isinstance(value, dict) else value
+    return value[0] if isinstance(value, list) and value else value
+
+
+def phrasing(ask: str, answer: str) -> tuple[Any, Any, set[str]]:
+    """Both as templates, and what they speak of."""
+    try:
+        speaks = set[str]().union(*(meta.find_undeclared_variables(JINJA.parse(each)) for each in (ask, answer)))
+        return JINJA.from_string(ask), JINJA.from_string(answer), speaks
+    except TemplateError as error:
+        raise UserError(f"a phrasing is no Jinja ({error}): {ask!r:.80}") from error
+
+
+@cache
+def read_task(name: str) -> dict[str, Any]:
+    """A task by its name, or in a YAML file of the user's.
+
+    Raises:
+        UserError: where there is none, or it lacks something.
+    """
+    path = FOLDER / f"{name}.yaml" if name in parts.labelled() else pathlib.Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"task={name} is neither a file nor ready-made.{nearest(name, parts.labelled())}")
+    try:
+        task = yaml.safe_load(path.read_text(encoding="utf-8"))
+        speaks = set[str]().union(*(phrasing(*both)[2] for both in asked_and_answered(task)))
+        columns = {str(role): str(names) for role, names in task["columns"].items()}
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: columns, phrasings and answer make a task ({' '.join(str(error).split())})."
+        ) from error
+    if unknown := speaks - columns.keys() - OF_LABELS:
+        raise UserError(f"{path}: a phrasing speaks of {min(unknown)!r}.{nearest(min(unknown), columns)}")
+    return {**task, "columns": columns}
+
+
+def asked_and_answered(task: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the phrasings of a task ask, and the answer to each."""
+    return [(p, task["answer"]) if isinstance(p, str) else (p["ask"], p["answer"]) for p in task["phrasings"]]

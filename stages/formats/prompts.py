@@ -1,0 +1,16 @@
+"""Requests without answers, to be sampled."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, roles_of
+
+
+class Prompts(Format):
+    roles = roles_of(TURNS, ASKED, BEFORE)
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        return "prompt" in row or is_turns(row.get("messages"))
+
+    def said(self, row: Mapping[str, Any]) -> Said:
+        return Said(self.request(row), [])

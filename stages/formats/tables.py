@@ -1,0 +1,111 @@
+"""Rows of tables: CSV and TSV, Parquet, Arrow. Read a group of rows at a time."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.config.errors import UserError
+from stages.formats.json_rows import repeated
+from stages.formats.row import BadRow, Row
+
+GROUP = 1024  # rows
+csv.field_size_limit(sys.maxsize)  # 131,072 characters by default: a document in a field may have more
+
+
+def csv_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
+    """The rows of a CSV file with a header. One that does not fit the header is bad: who knows what stands where."""
+    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+    start = text.readline()
+    delimiter = max(",\t;|", key=start.count)
+    lines = csv.reader((line for part in ([start], text) for line in part), strict=True, delimiter=delimiter)
+    header: list[str] | None = None
+    while True:
+        line = lines.line_num + 1
+        try:
+            fields = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None:
+                raise UserError(f"{file}: the header is no CSV: {error}.") from error
+            yield Row(str(file), line, None, BadRow("", f"broken CSV: {error}"))
+            continue
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+            if twice := repeated(header):
+                raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
+            continue
+        shown = [field.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for field in fields]
+        if shown != fields:
+            yield Row(str(file), line, shown, BadRow("", "not UTF-8"))
+        elif len(fields) != len(header):
+            yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, the header has {len(header)}"))
+        else:
+            yield Row(str(file), line, dict(zip(header, fields, strict=True)))
+
+
+def parquet_rows(file: Path) -> Iterator[Row]:
+    table = pq.ParquetFile(file)
+    yield from batch_rows(file, table.schema_arrow, table.iter_batches(GROUP))
+
+
+def arrow_rows(file: Path) -> Iterator[Row]:
+    """The rows of an Arrow file, or of a stream as `datasets` writes it."""
+    with pa.memory_map(str(file)) as source:
+        try:
+            table = pa.ipc.open_file(source)
+        except pa.ArrowInvalid:
+            source.seek(0)
+            stream = pa.ipc.open_stream(source)
+            yield from batch_rows(file, stream.schema, iter(stream))
+            return
+        yield from batch_rows(file, table.schema, (table.get_batch(i) for i in range(table.num_record_batches)))
+
+
+def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
+    """The rows of a table. One with a value that Python cannot hold, or with bytes that are no text, is bad."""
+    if twice := repeated(schema.names):
+        raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
+    classes = named_classes(schema)
+    place = 0
+    for batch in batches:
+        try:
+            values = [with_names(value, classes) for value in batch.to_pylist()]
+        except (ValueError, OverflowError):
+            values = [one(batch, i, classes) for i in range(batch.num_rows)]
+        for value in values:
+            place += 1
+            bad = value if isinstance(value, BadRow) else None
+            yield Row(str(file), place, None if bad else value, bad)
+
+
+def one(batch: pa.RecordBatch, i: int, classes: dict[str, list[str]]) -> Any:
+    try:
+        return with_names(batch.slice(i, 1).to_pylist()[0], classes)
+    except (ValueError, OverflowError) as error:
+        return BadRow("", f"cannot be read: {error}")
+
+
+def named_classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of the classes that `datasets` notes beside a table whose labels are numbers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: its["names"] for name, its in features.items() if its.get("_type") == "ClassLabel"}
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def with_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
+    for column, names in classes.items():
+        if isinstance(row[column], int) and 0 <= row[column] < len(names):
+            row[column] = names[row[column]]
+    return row

@@ -1,0 +1,20 @@
+"""Running text, without a request."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.formats.format import Format, Said, roles_of
+from stages.formats.row import BadRow
+from stages.formats.transcripts import RENDERED
+from stages.formats.turns import text
+
+
+class Texts(Format):
+    roles = roles_of(text="text")
+    needs = ("text",)
+
+    def said(self, row: Mapping[str, Any]) -> Said:
+        found = text(row["text"], "text")
+        if mark := RENDERED.search(found):
+            raise BadRow("text", f"holds {mark[0]!r}, a mark of some chat template: that is no running text")
+        return Said([], [found])

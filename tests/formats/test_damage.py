@@ -1,0 +1,84 @@
+"""Whatever happens to a file, every row of it is used, left out, or kept with its reason."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stages.config.errors import UserError
+from stages.formats.layout import Wanted
+from stages.formats.row import Row
+from tests.formats.reading import read
+
+ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+KINDS: dict[str, dict[str, Any]] = {
+    "alpaca": {"instruction": "a", "input": "", "output": "b", "history": []},
+    "chat": {"messages": [ASK, REPLY, ASK, REPLY]},
+    "tools": {"messages": [ASK, {"role": "tool", "content": "c"}], "tools": [{"name": "f"}]},
+    "kto": {"prompt": "a", "completion": "b", "label": True},
+    "text": {"text": "a"},
+}
+COMPARED: dict[str, dict[str, Any]] = {
+    "chosen": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    "ab": {"prompt": "a", "output_1": "b", "output_2": "c", "preference": 2},
+    "scored": {"prompt": "a", "completions": [{"text": "b", "score": 1}, {"text": "c", "score": 0}]},
+}
+KEYS = "role content from value text score".split()
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=6,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, kinds: dict[str, dict[str, Any]]) -> bytes:
+    """A file of rows of one kind, some of which lost columns, hold other values, are cut, or are no rows."""
+    row = kinds[draw(st.sampled_from(sorted(kinds)))]
+    written = [json.dumps(row).encode()] * 6
+    for _ in range(draw(st.integers(0, 4))):
+        column, hurt = draw(st.sampled_from(sorted(row))), draw(st.sampled_from("drop value cut byte other".split()))
+        whole = json.dumps(row).encode()
+        place = draw(st.integers(0, len(whole) - 1))
+        written.append(
+            {
+                "drop": json.dumps({k: v for k, v in row.items() if k != column}).encode(),
+                "value": json.dumps({**row, column: draw(ANYTHING)}).encode(),
+                "cut": whole[:place],
+                "byte": whole[:place] + bytes([draw(st.integers(0, 255))]) + whole[place + 1 :],
+                "other": json.dumps(draw(ANYTHING)).encode(),
+            }[hurt]
+        )
+    return b"\n".join(draw(st.permutations(written)))
+
+
+def check(content: bytes, wanted: Wanted) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(content)
+        try:
+            found = read(path, wanted)
+        except UserError as error:  # a column that changes the meaning, or a file of another kind: by name
+            assert "rows.jsonl" in str(error)
+            return
+        given = [line for line in content.split(b"\n") if line.strip(b" \t\r\n\xef\xbb\xbf")]
+        assert found.rows == len(given) == len(found.made) + len(found.bad) + found.left_out
+        assert all(isinstance(row, Row) and row.error and str(row.error) for row in found.bad)
+        for each in found.made:
+            assert all(turn["content"].strip() for turn in each.messages)
+            assert all(answer.strip() for answer in each.answers)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(damaged(KINDS))
+def test_rows_in_are_rows_out_and_quarantined(content: bytes) -> None:
+    check(content, Wanted.answers)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(damaged(COMPARED))
+def test_preferences_in_are_preferences_out_and_quarantined(content: bytes) -> None:
+    check(content, Wanted.preferences)

@@ -1,0 +1,231 @@
+"""Every format, told by the columns of its rows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.formats.layout import Wanted
+from stages.formats.row import BadRow
+from stages.formats.turns import TOOLS, message
+from tests.formats.reading import lines, read, said
+
+ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+CALLED = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+TOOL = {"type": "function", "function": {"name": "f"}}
+TOLD = TOOLS.format('{"type": "function", "function": {"name": "f"}}')
+PARTS = [{"type": "reasoning", "value": "so"}, {"type": "tool_call", "value": '{"name": "f", "arguments": {"x": 1}}'}]
+
+# A row, the contents of its messages, the answer.
+EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
+    # Alpaca, Dolly
+    ({"instruction": "Add.", "input": "1 2", "output": "3"}, ["Add.\n\n1 2"], "3"),
+    ({"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]}, ["s", "a", "b", "c"], "d"),
+    ({"instruction": "c", "output": "d", "system": " ", "history": None, "tools": "[]"}, ["c"], "d"),
+    ({"instruction": "c", "context": "e", "response": "d"}, ["c\n\ne"], "d"),
+    # prompt and completion, question and answer, and how others call them
+    ({"prompt": "a", "completion": "b"}, ["a"], "b"),
+    ({"prompt": [ASK], "completion": [REPLY]}, ["a"], "b"),
+    ({"question": "a", "answer": "b"}, ["a"], "b"),
+    ({"context": "e", "question": "a", "answer": "b"}, ["a\n\ne"], "b"),
+    ({"system_prompt": "s", "question": "a", "response": "b"}, ["s", "a"], "b"),
+    ({"Prompt": "a", "Response": "b"}, ["a"], "b"),
+    ({"query": "a", "response": "b"}, ["a"], "b"),
+    ({"inputs": "a", "targets": "b"}, ["a"], "b"),
+    ({"problem": "a", "solution": "b"}, ["a"], "b"),
+    ({"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "response": "d"}, ["a", "b", "c"], "d"),
+    ({"prompt": "a", "completion": "b", "reasoning": "so"}, ["a"], "<think>\nso\n</think>\n\nb"),
+    # messages, ShareGPT, transcripts
+    ({"messages": [ASK, REPLY]}, ["a"], "b"),
+    ({"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'}, ["a"], "b"),
+    ({"messages": [ASK, REPLY], "system": "s"}, ["s", "a"], "b"),
+    ({"messages": [{**ASK, "loss_weight": 0.0, "tool_calls": None}, {**REPLY, "train": True}]}, ["a"], "b"),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["a"], "b"),
+    ({"text": "### Human: a\n### Assistant: b"}, ["a"], "b"),
+    ({"text": "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"}, ["a"], "b"),
+    ({"messages": "\n\nHuman: a\n\nAssistant: b"}, ["a"], "b"),
+    # tools and reasoning
+    ({"messages": [ASK, {**REPLY, "reasoning_content": "so"}]}, ["a"], "<think>\nso\n</think>\n\nb"),
+    (
+        {
+            "messages": [
+                ASK,
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "1", "name": "f", "content": "2"},
+                REPLY,
+            ],
+            "tools": [TOOL],
+        },
+        [TOLD, "a", CALLED, "2"],
+        "b",
+    ),
+    ({"messages": [ASK, {"role": "assistant", "content": PARTS}]}, ["a"], f"<think>\nso\n</think>\n\n{CALLED}"),
+    (
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+                {"from": "observation", "value": "2"},
+                {"from": "gpt", "value": "b"},
+            ],
+            "tools": '[{"type": "function", "function": {"name": "f"}}]',
+            "system": "s",
+        },
+        [f"s\n\n{TOLD}", "a", CALLED, "2"],
+        "b",
+    ),
+    ({"conversations": ["a", "b", "c", "d"]}, ["a", "b", "c"], "d"),
+    ({"conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]}, ["a", "b", "c"], "d"),
+    ({"messages": [{"role": "system", "content": "<tools>"}, ASK, REPLY], "tools": [TOOL]}, ["<tools>", "a"], "b"),
+    # running text
+    ({"text": "b"}, [], "b"),
+]
+
+
+@pytest.mark.parametrize(("row", "messages", "answer"), EXAMPLES)
+def test_a_row_is_told_by_its_columns(row: dict, messages: list[str], answer: str, tmp_path: Path) -> None:
+    found = read(lines(tmp_path, [row]))
+    assert said(found) == [(messages, [answer], None)]
+    assert not found.unused
+
+
+WHOLE = [[ASK, REPLY], [ASK, {"role": "assistant", "content": "c"}]]
+HH = ["\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: c"]
+RATED = [{"model": "m", "response": "b", "overall_score": 7.5}, {"model": "n", "response": "c", "overall_score": 2}]
+
+# A row, and the scores of its answers b and c to a.
+PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
+    # a chosen and a rejected one: TRL's columns, ShareGPT's, Alpaca's, LLaMA-Factory's, HH
+    ({"prompt": "a", "chosen": "b", "rejected": "c"}, [1, 0]),
+    ({"prompt": [ASK], "chosen": [REPLY], "rejected": [{**REPLY, "content": "c"}]}, [1, 0]),
+    ({"prompt": "a", "chosen": WHOLE[0], "rejected": WHOLE[1], "messages": WHOLE[0]}, [1, 0]),
+    ({"chosen": WHOLE[0], "rejected": WHOLE[1]}, [1, 0]),
+    ({"chosen_messages": WHOLE[0], "rejected_messages": WHOLE[1]}, [1, 0]),
+    ({"conversations": [ASK], "chosen": REPLY, "rejected": {"from": "gpt", "value": "c"}}, [1, 0]),
+    ({"instruction": "a", "chosen_response": "b", "rejected_response": "c"}, [1, 0]),
+    ({"chosen": HH[0], "rejected": HH[1]}, [1, 0]),
+    # two, and which is preferred
+    ({"instruction": "a", "output_1": "b", "output_2": "c", "preference": 2}, [0, 1]),
+    ({"input": "a", "output_1": "b", "output_2": "c", "label": "1"}, [1, 0]),
+    ({"prompt": "a", "response_1": "b", "response_2": "c", "preference": 0.0, "model_1": "m"}, [0.5, 0.5]),
+    ({"prompt": "a", "response_a": "b", "response_b": "c", "winner": "model_b"}, [0, 1]),
+    ({"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 0}, [1, 0]),
+    ({"question": "a", "answer_a": "b", "answer_b": "c", "winner": "tie"}, [0.5, 0.5]),
+    ({"conversation_a": WHOLE[0], "conversation_b": WHOLE[1], "winner": "model_a"}, [1, 0]),
+    # several, with scores or ranks
+    ({"instruction": "a", "completions": RATED}, [7.5, 2]),
+    ({"prompt": "a", "responses": ["b", "c"], "scores": ["0.5", 0.75]}, [0.5, 0.75]),
+    ({"prompt": "\n\nHuman: a\n\nAssistant:", "answers": [{"answer": t, "rank": r} for t, r in ("b1", "c2")]}, [1, 0]),
+    ({"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1]}, [0, 1]),
+]
+
+
+@pytest.mark.parametrize(("row", "scores"), PREFERENCES)
+def test_a_preference_is_told_by_its_columns(row: dict, scores: list[float], tmp_path: Path) -> None:
+    # Of ids alone, another row shows that 2 names an answer.
+    other = {k: 2 if v == 0.0 else v for k, v in row.items()} if "model_1" in row else row
+    file = lines(tmp_path, [row, other])
+    assert said(read(file, Wanted.preferences))[0] == (["a"], ["b", "c"], scores)
+    assert said(read(file, Wanted.prompts))[0][0] == ["a"]
+
+
+@pytest.mark.parametrize(("row", "scores"), PREFERENCES)
+def test_preferences_are_no_examples(row: dict, scores: list[float], tmp_path: Path) -> None:
+    other = {k: 2 if v == 0.0 else v for k, v in row.items()} if "model_1" in row else row
+    if "messages" in row:
+        return  # which are an example
+    with pytest.raises(UserError, match=r"preferences.*label=dataset label.path"):
+        read(lines(tmp_path, [row, other]))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": "b", "label": True},
+        {"prompt": [ASK], "completion": [REPLY], "label": "True"},
+        {"messages": [ASK, REPLY], "label": True},
+        {"instruction": "a", "output": "b", "kto_tag": True},
+    ],
+)
+def test_an_answer_may_be_called_good_or_bad(row: dict, tmp_path: Path) -> None:
+    bad = {k: False if v in (True, "True") else v for k, v in row.items()}
+    for wanted in Wanted:
+        assert said(read(lines(tmp_path, [row, bad]), wanted)) == [(["a"], ["b"], [1]), (["a"], ["b"], [0])]
+
+
+def test_numbers_are_classes_unless_they_are_said_to_be_flags(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": n} for n in (0, 1)])
+    with pytest.raises(UserError, match="the column 'label' changes what a row means"):
+        read(file)
+    assert [each.scores for each in read(file, labels={0: "false", 1: "true"}).made] == [[0], [1]]
+
+
+def test_a_preference_of_which_nobody_knows_what_it_says_is_refused(tmp_path: Path) -> None:
+    asked = {"prompt": "a", "output_1": "b", "output_2": "c"}
+    file = lines(
+        tmp_path, [{**asked, "label": n} for n in (0, 1)]
+    )  # a tie and the first, or the first and the second?
+    with pytest.raises(UserError, match=r"label holds 0, 1: which of output_1 and output_2 is that\?.*labels="):
+        read(file, Wanted.preferences)
+    found = read(file, Wanted.preferences, labels={0: "output_1", 1: "output_2"})
+    assert [each.scores for each in found.made] == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "a", "output": None}, "output: is empty"),
+        ({"instruction": "a", "output": 7}, "output: must be text, is int"),
+        ({"instruction": "a", "output": ["b", "c"]}, "output: holds 2 answers"),
+        ({"instruction": " ", "output": "b"}, "instruction: is empty"),
+        ({"Instruction": "a", "output": "b"}, "instruction: the column is missing"),
+        ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
+        ({"instruction": "a", "history": "b", "output": "c"}, "history: must be a list"),
+        ([1], "a row must be an object"),
+    ],
+)
+def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Path) -> None:
+    found = read(lines(tmp_path, [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b"}, row]))
+    assert reason in str(found.bad[0].error)
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([{"role": "narrator", "content": "a"}, REPLY], "messages: unknown role 'narrator'"),
+        ([{"role": ["user"], "content": "a"}, REPLY], "messages: unknown role"),
+        ([REPLY], "no user turn"),
+        ([ASK, ASK, REPLY], "do not take turns"),
+        ([ASK, REPLY, {"role": "system", "content": "s"}, REPLY], "a system message that is not the first"),
+        ([ASK, {"role": "assistant", "content": [{"type": "text", "text": None}]}], "must be text"),
+        ([ASK, {"role": "assistant", "content": [{"type": "image", "url": "b"}]}], "a part of type 'image'"),
+        ([ASK, {"role": "assistant", "tool_calls": [{"id": 1}]}], "a tool call has a name and arguments"),
+        ([ASK, {"role": "assistant", "content": " "}], "messages"),
+    ],
+)
+def test_turns_that_are_no_conversation_say_why(turns: list[Any], reason: str, tmp_path: Path) -> None:
+    good = {"messages": [ASK, REPLY]}
+    found = read(lines(tmp_path, [good, good, {"messages": turns}]))
+    assert reason in str(found.bad[0].error)
+
+
+def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [ASK, {**REPLY, "reasoning_content": "so"}]},
+        {"messages": [ASK, {**REPLY, "content": "<think>\nso\n</think>\n\nb"}]},
+    ]
+    assert [each.answers[0] for each in read(lines(tmp_path, rows)).made] == ["<think>\nso\n</think>\n\nb"] * 2
+    assert [each.answers[0] for each in read(lines(tmp_path, rows), reasoning="strip").made] == ["b", "b"]
+
+
+def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:
+    found = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
+    assert "a mark of some chat template" in str(found.bad[0].error)
+
+
+def test_a_call_whose_arguments_are_no_json_is_told() -> None:
+    broken = {**CALL, "function": {"name": "f", "arguments": "{x"}}
+    with pytest.raises(BadRow, match="no JSON"):
+        message({"role": "assistant", "tool_calls": [broken]}, "messages")

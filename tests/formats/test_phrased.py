@@ -1,0 +1,112 @@
+"""Labelled sets become instructions."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.formats.phrased import MOST, read_task
+from stages.store import parts
+from tests.formats.reading import lines, read
+
+# Rows of each ready-made task, as sets that are in use have them.
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "classification": [{"text": f"text {i}", "label": ("sci_space", "rec_autos")[i % 2]} for i in range(40)],
+    "fact_check": [
+        {"claim": f"claim {i}", "label": ("SUPPORTS", "REFUTES")[i % 2], "explanation": f"because {i}"}
+        for i in range(40)
+    ],
+    "intent": [{"text": f"text {i}", "intent": f"intent_{'abcdefghijkl'[i % 12]}"} for i in range(40)],
+    "nli": [
+        {"premise": f"p {i}", "hypothesis": f"h {i}", "label": ("entailment", "neutral", "contradiction")[i % 3]}
+        for i in range(40)
+    ],
+    "paraphrase": [{"sentence1": f"a {i}", "sentence2": f"b {i}", "label": i % 2 == 0} for i in range(40)],
+    "question_answering": [
+        {"context": f"c {i}", "question": f"q {i}?", "answers": {"text": [f"a {i}", "other"], "answer_start": [0, 1]}}
+        for i in range(40)
+    ],
+    "sentiment": [{"sentence": f"text {i}", "label": ("neg", "pos")[i % 2]} for i in range(40)],
+    "subjectivity": [{"text": f"text {i}", "label": ("subj", "obj")[i % 2]} for i in range(40)],
+    "summarisation": [{"article": f"long {i}", "highlights": f"short {i}"} for i in range(40)],
+    "topic": [{"title": f"title {i}", "text": f"text {i}", "label": ("Sports", "World")[i % 2]} for i in range(40)],
+}
+
+
+def test_every_ready_made_task_is_tried() -> None:
+    assert sorted(ROWS) == parts.labelled()
+    assert len(ROWS) >= 8
+    assert all(len(read_task(name)["phrasings"]) >= 5 for name in ROWS)
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_a_labelled_set_becomes_instructions(task: str, tmp_path: Path) -> None:
+    found = read(lines(tmp_path, ROWS[task]), task=task)
+    assert len(found.made) == 40
+    said = [f"{each.messages[0]['content']}\n{each.answers[0]}" for each in found.made]
+    for row, text in zip(ROWS[task], said, strict=True):
+        numbers = {word.strip('".,?') for word in text.split() if word.strip('".,?').isdigit()}
+        assert numbers <= {str(value).split()[-1].strip("?") for value in row.values()} | {"1", "2", "0"}
+    # Several phrasings are drawn, and no placeholder is left.
+    assert len({text.split()[0] for text in said}) > 2
+    assert not any("{{" in text or "None" in text for text in said)
+
+
+def test_a_row_gets_the_same_phrasing_wherever_it_stands(tmp_path: Path) -> None:
+    rows = ROWS["intent"]
+    once = {str(each) for each in read(lines(tmp_path, rows), task="intent").made}
+    assert {str(each) for each in read(lines(tmp_path, rows[::-1]), task="intent").made} == once
+
+
+def test_options_hold_the_answer_and_others_of_the_whole_set(tmp_path: Path) -> None:
+    # A file that is sorted by label shows the others only at its end.
+    rows = sorted(ROWS["intent"] * 10, key=lambda row: row["intent"])
+    seen = Counter[str]()
+    for each in read(lines(tmp_path, rows), task="intent").made:
+        options = [line[2:] for line in each.messages[0]["content"].splitlines() if line.startswith("- ")]
+        if options:
+            assert each.answers[0] in options
+            assert len(set(options)) == len(options) == MOST
+            seen.update(options)
+    assert len(seen) == 12
+
+
+def test_a_check_gets_no_inverted_phrasing(tmp_path: Path) -> None:
+    file = lines(tmp_path, ROWS["sentiment"])
+    plain, checked = (read(file, task="sentiment", check=check) for check in (None, "label"))
+    assert {each.answers[0] for each in checked.made} == {"positive", "negative"}
+    assert len({each.answers[0] for each in plain.made}) > 2
+
+
+def test_labels_are_words_and_told(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"text": f"text {i}", "label": i % 2} for i in range(20)])
+    with pytest.raises(UserError, match=r"label: '[01]' is no word. data.sources\[0\].labels="):
+        read(file, task="sentiment")
+    found = read(file, task="sentiment", labels={0: "very bad", 1: "very good"})
+    assert "2 labels: very bad, very good" in found.told[1]
+    assert "2 labels share their first word: very bad, very good" in found.told[2]
+
+
+def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    task = tmp_path / "capitals.yaml"
+    task.write_text('columns: {land: country land, city: capital}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
+    file = lines(tmp_path, [{"country": "Norway", "capital": "Oslo"}])
+    [each] = read(file, task=str(task)).made
+    assert (each.messages[0]["content"], each.answers) == ("Norway?", ["Oslo"])
+    task.write_text('columns: {land: country}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
+    read_task.cache_clear()
+    with pytest.raises(UserError, match=r"capitals.yaml: a phrasing speaks of 'city'"):
+        read(file, task=str(task))
+    task.write_text("- nothing")
+    read_task.cache_clear()
+    with pytest.raises(UserError, match=r"capitals.yaml: columns, phrasings and answer make a task"):
+        read(file, task=str(task))
+
+
+def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"satz": "a", "label": "pos"}])
+    with pytest.raises(UserError, match=r"task=sentiment wants text \(text sentence.*columns={ROLE: COLUMN}"):
+        read(file, task="sentiment")
+    assert read(file, task="sentiment", columns={"text": "satz"}).made
