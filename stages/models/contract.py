@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import tokens_of, try_out
+from stages.models.rendering import GOLDEN, tokens_of, try_out
 from stages.store.kept import having, load_json
 from stages.store.pinning import read_template
 from stages.store.records import Message, content_id
@@ -29,16 +29,6 @@ TURNS = {
     "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
     "gemma": {"<start_of_turn>", "<end_of_turn>"},
 }
-GOLDEN: list[list[Message]] = [
-    [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}],
-    [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "2 + 2?\n"},
-        {"role": "assistant", "content": "4"},
-        {"role": "user", "content": "Größer als 3? {yes/no}"},
-        {"role": "assistant", "content": "- ja, 日本"},
-    ],
-]
 
 
 class ContractError(UserError):

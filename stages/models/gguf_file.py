@@ -19,8 +19,8 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models.contract import GOLDEN
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
+from stages.models.rendering import GOLDEN
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 TYPES = {

@@ -16,6 +16,17 @@ from stages.store.records import Message
 SECONDS = 5.0  # of computing
 MEMORY = 1 << 30  # bytes beside what the process holds already
 LENGTH = 1 << 20  # characters of a conversation of a few words
+# Conversations that every template is tried on, and whose rendering a contract keeps.
+GOLDEN: list[list[Message]] = [
+    [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}],
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2 + 2?\n"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "Größer als 3? {yes/no}"},
+        {"role": "assistant", "content": "- ja, 日本"},
+    ],
+]
 
 
 class Unbounded(UserError):

@@ -37,7 +37,7 @@ from transformers import (
 from stages import base
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models import contract, gguf_file
+from stages.models import contract, gguf_file, rendering
 from stages.models.loading import load_model, load_tokenizer
 from stages.store.pinning import locate
 from tests.helpers import TINY, Chain, build, command, inside, refused, settings
@@ -117,7 +117,7 @@ def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
     assert str(file) in ran.stdout
     ours = load_tokenizer(folder / "model")
     theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    for messages in contract.GOLDEN:
+    for messages in rendering.GOLDEN:
         for conversation, options in ((messages, {}), (messages[:-1], {"add_generation_prompt": True})):
             told, expected = (t.apply_chat_template(conversation, **options)["input_ids"] for t in (theirs, ours))
             assert told == expected

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models import contract
-from stages.models.contract import GOLDEN, Contract, ContractError
+from stages.models.contract import Contract, ContractError
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import Unbounded, within
+from stages.models.rendering import GOLDEN, Unbounded, within
 from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -32,8 +32,8 @@ from stages import answer
 from stages.config.errors import UserError
 from stages.config.schema import Template
 from stages.models import contract
-from stages.models.contract import GOLDEN
 from stages.models.prompt_format import form_of
+from stages.models.rendering import GOLDEN
 from stages.store.work import Work
 from stages.tasks.generate import generate
 from tests.helpers import QLORA, build, settings
