@@ -4,6 +4,7 @@ import re
 import shlex
 from dataclasses import asdict, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
 from stages.store.pinning import HUB_ID
 from stages.store.store import Store
+from stages.store.work import Work
 from tests.helpers import common, composed, settings
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -100,9 +102,9 @@ def test_it_runs_to_its_report_at_toy_scale(
     assert "</html>" in (store.folder(nodes["report"]) / "report.html").read_text()
 
 
-def test_the_toy_preferences_can_all_be_used() -> None:
+def test_the_toy_preferences_can_all_be_used(tmp_path: Path) -> None:
     cfg: Label = settings("recipe=zephyr_7b", "scale=toy").label
-    labeler = Dataset.of(cfg)
+    labeler = Dataset.of(cfg, Work(tmp_path, lambda metrics, step: None))
     pool = labeler.pool({})
     judgements = list(labeler.judge_all(pool))
     assert (len(pool.prompts), len(judgements), pool.bad) == (64, 64, [])

@@ -9,6 +9,7 @@ import pytest
 
 from stages import select
 from stages.commands import compare
+from stages.commands.comparing import measured
 from stages.config.errors import UserError
 from stages.config.schema import Select
 from stages.labelers.verifier import Verifier
@@ -174,10 +175,9 @@ def test_where_nothing_passes_form_is_mended_and_marked(tmp_path: Path) -> None:
 
 
 def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: Chain) -> None:
-    found = compare.row(
-        ("eval", controlled.folder("eval", CONTROL).name),
-        {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in Store(controlled.root).manifests()},
-    )
+    store, mine = Store(controlled.root), controlled.folder("eval", CONTROL).name
+    rows = {row.role: row for row in measured.rows(store, compare.manifests(store), lambda key: key[1] == mine)}
+    found = rows["control"]
     cfg = settings(*TINY, CONTROL)
     assert found.settings["sft.learning_rate"] == f"{cfg.sft.learning_rate:g}"
     assert found.settings["control.learning_rate"] == f"{cfg.control_learning_rate:g}"
