@@ -14,6 +14,7 @@ from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
 from stages.config.schema import DPO
 from stages.evaluation.bootstrap import paired
+from stages.evaluation.diagnosis.effects import FELL
 from stages.models import card, contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
@@ -30,8 +31,6 @@ from stages.training.publish import publish, save_trained
 from stages.training.run import train
 from stages.training.samples import Samples
 from stages.training.validation import Course
-
-FELL = 0.1  # nats per completion: a smaller fall is no displacement
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -177,18 +176,20 @@ def last_of(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:
 
 
 def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> str:
-    """A warning where log-probs of chosen completions fell together with those of rejected ones, measured on the
-    held-out pairs against the reference (arXiv:2402.13228, arXiv:2410.08847); else ''."""
+    """A warning where log-probs of chosen completions fell together with those of rejected ones, by more than the
+    report calls normal: measured on the held-out pairs against the reference (arXiv:2402.13228, arXiv:2410.08847).
+    Else ''."""
     if not held_out or "eval_logps/chosen" not in figures:
         return ""
     moved = {
         name: figures[f"eval_logps/{name}"] - sum(row[f"ref_{name}_logps"] for row in held_out) / len(held_out)
         for name in ("chosen", "rejected")
     }
-    if max(moved.values()) > -FELL:
+    tokens = sum(len(row["chosen_ids"]) for row in held_out) / len(held_out)
+    if max(moved.values()) > FELL * tokens:
         return ""
     return (
         f"likelihood displacement: on held-out pairs, log-probs of chosen fell by {-moved['chosen']:.1f} nats while "
-        f"those of rejected fell by {-moved['rejected']:.1f}. A higher beta, a lower learning rate, or an sft term in "
-        "dpo.loss_type keeps them up."
+        f"those of rejected fell by {-moved['rejected']:.1f}. A higher beta, a lower learning rate, or more of an sft "
+        "term in dpo.loss_type keeps them up."
     )

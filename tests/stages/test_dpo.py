@@ -197,8 +197,8 @@ def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], t
 
 def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() -> None:
     rows = [
-        {"ref_chosen_logps": -5.0, "ref_rejected_logps": -9.0},
-        {"ref_chosen_logps": -7.0, "ref_rejected_logps": -9.0},
+        {"ref_chosen_logps": -5.0, "ref_rejected_logps": -9.0, "chosen_ids": [7] * 4},
+        {"ref_chosen_logps": -7.0, "ref_rejected_logps": -9.0, "chosen_ids": [7] * 6},
     ]
 
     def told(chosen: float, rejected: float) -> str:
@@ -206,7 +206,8 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
 
     assert "log-probs of chosen fell by 2.0 nats while those of rejected fell by 6.0" in told(-8.0, -15.0)
     assert told(-5.5, -15.0) == ""
-    assert told(-6.05, -15.0) == ""
+    assert told(-6.4, -15.0) == "", "less than a tenth of a nat per token"
+    assert told(-6.6, -15.0)
     assert displacement({}, []) == ""
 
 
