@@ -42,12 +42,13 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}
     samples = strips(inputs, nodes, models)
     sections |= {"samples": samples, "tokens": tokens.exists()}
+    absent = {name for name, there in sections.items() if not there}
     page = environment().get_template("page.html.jinja")
     html = page.render(
         models=models,
         results=results,
         headline=Headline(results, confidence, len(runs), trained_on_tasks(nodes, models["sft"])),
-        contents=words.contents({name for name, there in sections.items() if not there}),
+        contents=words.contents(absent, first=[] if why.helped else ["why"]),
         roles=words.ROLES,
         glossary=words.GLOSSARY,
         settings=settings.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),

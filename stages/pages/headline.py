@@ -48,9 +48,10 @@ class Headline:
         word = "helped" if self.helped else "hurt" if self.delta.high < 0 else "made no measurable change"
         before, after = (rate(self.primary[role]) for role in ("sft", "policy"))
         changed = f"{points(self.delta.mean)} points, {self.level} {bounds(self.delta)}"
+        sft, policy = self.models["sft"], self.models["policy"]
         return (
-            f"{self.models['policy']} {word}, on {self.scope(self.results['endpoint'])}: {before} → {after} of "
-            f"{self.primary['prompts']:,} held-out prompts pass all checks "
+            f"{policy} {word} on {self.scope(self.results['endpoint'])}: {sft} passes {before} of "
+            f"{self.primary['prompts']:,} held-out prompts, {policy} {after} "
             f"({'alike on every one' if alike(self.delta) else changed})."
         )
 
@@ -65,7 +66,10 @@ class Headline:
         """How far the verdict reaches."""
         told = []
         if self.runs == 1:
-            told.append("One seed speaks of these two checkpoints, three or more of the recipe: seeds=[1,2] adds two.")
+            told.append(
+                "One seed tells of these two checkpoints, not yet of the recipe: python run.py 'seeds=[1,2]' trains "
+                "two more of each."
+            )
         if self.primary["tasks"] < ENOUGH_TASKS:
             told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")
         if self.primary["prompts"] < ENOUGH_PROMPTS:

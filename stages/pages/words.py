@@ -1,5 +1,7 @@
 """The report's fixed words: its sections in their order, what the models are, and what terms of the field mean."""
 
+from collections.abc import Sequence
+
 CONTENTS = {
     "settings": "Settings",
     "results": "Results",
@@ -8,7 +10,7 @@ CONTENTS = {
     "retention": "What was kept",
     "seeds": "Over seeds",
     "kinds": "What changed, by kind",
-    "proportion": "How much is form",
+    "proportion": "Endings and wordings",
     "answers": "Answers side by side",
     "curves": "Training",
     "samples": "Samples while it trained",
@@ -31,7 +33,8 @@ GLOSSARY = {
     "check": "A rule that code runs on an answer. A prompt counts as passed where its answer passes all of them.",
     "task, kind": "A task is one form of request with many instances; a kind is several tasks alike.",
     "points": "Percentage points: from 30% to 35% is +5.0 points.",
-    "interval": "Where the true value lies in 95 of 100 such runs. One that holds 0 tells no change from chance.",
+    "interval": "Between what 95 of 100 draws of other tasks and prompts would give. One that holds 0 tells no change "
+    "from chance. Training again with another seed is not in it.",
     "bootstrap": "The interval comes from drawing tasks, and prompts of each, again and again from those there are.",
     "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from those of SFT.",
     "log-prob": "The logarithm of a probability, in nats: 0 is certain, −0.7 is one in two.",
@@ -43,6 +46,6 @@ GLOSSARY = {
 }
 
 
-def contents(absent: set[str]) -> dict[str, str]:
-    """Names and titles of the sections that a report has."""
-    return {name: title for name, title in CONTENTS.items() if name not in absent}
+def contents(absent: set[str], first: Sequence[str] = ()) -> dict[str, str]:
+    """Names and titles of the sections that a report has, in their order; `first`: those that come before all."""
+    return {name: CONTENTS[name] for name in dict.fromkeys([*first, *CONTENTS]) if name not in absent}

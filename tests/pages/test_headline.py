@@ -34,7 +34,7 @@ def test_a_gain_stands_with_what_it_is_of_and_beside_where_there_is_none() -> No
     told = headline({"seen tasks": group(HELPED), "unseen tasks": group(NOTHING, 240, 35)})
     assert told.helped
     assert told.verdict == (
-        "DPO helped, on 28 tasks that it was trained on: 31.6% → 40.2% of 800 held-out prompts pass all checks "
+        "DPO helped on 28 tasks that it was trained on: SFT passes 31.6% of 800 held-out prompts, DPO 40.2% "
         "(+8.6 points, 95% interval +2.6 to +15.8)."
     )
     assert told.elsewhere == [
@@ -47,7 +47,7 @@ def test_a_gain_stands_with_what_it_is_of_and_beside_where_there_is_none() -> No
 @pytest.mark.parametrize(("delta", "word"), [(NOTHING, "made no measurable change"), (HURT, "hurt")])
 def test_what_did_not_help_is_not_said_to(delta: tuple[float, float, float], word: str) -> None:
     told = headline({"seen tasks": group(delta), "unseen tasks": group(HURT)}, runs=3)
-    assert told.verdict.startswith(f"DPO {word}, on 28 tasks that it was trained on: ")
+    assert told.verdict.startswith(f"DPO {word} on 28 tasks that it was trained on: ")
     assert not told.helped
     assert "worse (−10.0 points, −15.0 to −5.0" in told.elsewhere[0]
     assert told.caution == ""
@@ -62,19 +62,19 @@ def test_few_tasks_are_too_few_to_say() -> None:
 
 def test_open_requests_alone_are_told_by_kinds_of_constraint() -> None:
     told = headline({"untrained kinds": group(HELPED, 900, 30), "trained kinds": group(NOTHING, 248, 31)})
-    assert told.verdict.startswith("DPO helped, on 30 kinds of constraint that nothing was trained on: ")
+    assert told.verdict.startswith("DPO helped on 30 kinds of constraint that nothing was trained on: ")
     assert told.elsewhere[0].startswith("On 31 kinds of constraint that it was trained on: no measurable change (")
 
 
 def test_pairs_of_a_file_train_no_task() -> None:
     for trained in ("SFT", "nothing"):
         told = headline({"seen tasks": group(NOTHING)}, trained=trained)
-        assert told.verdict.startswith(f"DPO made no measurable change, on 28 tasks that {trained} was trained on: ")
+        assert told.verdict.startswith(f"DPO made no measurable change on 28 tasks that {trained} was trained on: ")
 
 
 def test_none_of_many_stands_with_how_many_could_be() -> None:
     told = headline({"seen tasks": group(HELPED, sft=share(0, 0, 0.0093), prompts=320)})
-    assert "0 (up to 0.9%) → 40.2% of 320 held-out prompts" in told.verdict
+    assert "SFT passes 0 (up to 0.9%) of 320 held-out prompts, DPO 40.2%" in told.verdict
 
 
 def test_a_control_says_what_preferences_gave() -> None:
