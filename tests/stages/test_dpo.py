@@ -206,8 +206,8 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
 
     assert "log-probs of chosen fell by 2.0 nats while those of rejected fell by 6.0" in told(-8.0, -15.0)
     assert told(-5.5, -15.0) == ""
-    assert told(-6.4, -15.0) == "", "less than a tenth of a nat per token"
-    assert told(-6.6, -15.0)
+    assert told(-7.4, -15.0) == "", "less than 0.3 nats per token"
+    assert told(-7.6, -15.0)
     assert displacement({}, []) == ""
 
 

@@ -10,7 +10,7 @@ from stages.evaluation.outcomes import ENOUGH_PROMPTS, PRIMARY
 ENOUGH_HELD_OUT = 20  # pairs: of fewer, accuracy is a coin's with luck
 LEARNT = 0.6  # accuracy on the pairs that it trains on, from which on it has learnt something of them
 GENTLER = "a lower dpo.learning_rate, a higher dpo.beta, fewer dpo.epochs"
-FELL = -0.1  # nats per token of chosen completions: a smaller fall is no displacement
+FELL = -0.3  # nats per token of chosen completions: each has lost a quarter of its probability
 BOLDER = "a higher dpo.learning_rate, more dpo.epochs, a lower dpo.beta"
 
 
@@ -99,12 +99,12 @@ def displaced(run: Evidence) -> Finding | None:
     return Finding(
         "log-prob of held-out chosen completions, change per token",
         (chosen[1] - chosen[0]) / tokens,
-        Normal(low=FELL, floor=10 * FELL),
+        Normal(low=FELL, floor=-1),
         "{:+.2f}",
-        "the demo: −0.05 to +0.02; likelihood displacement: arXiv:2402.13228, arXiv:2410.08847",
+        "the demo: −0.11 to +0.02; likelihood displacement: arXiv:2402.13228, arXiv:2410.08847",
         below=Cause(
             "chosen completions became unlikely together with rejected ones",
-            "dpo.loss_type=[sigmoid,sft] with dpo.loss_weights=[1.0,0.2]; a lower dpo.learning_rate",
+            "a lower dpo.learning_rate; dpo.loss_type=[sigmoid,sft], or a larger share of sft in dpo.loss_weights",
         ),
         detail=f"nats; per completion {chosen[1] - chosen[0]:+.1f}, of rejected {rejected[1] - rejected[0]:+.1f}",
     )
