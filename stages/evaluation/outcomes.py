@@ -165,10 +165,15 @@ def consistency(table: Table) -> dict[str, Any]:
     }
 
 
+def effect(delta: Interval) -> str:
+    """What a difference says of the model that made it, in a verdict."""
+    return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
+
+
 def verdict(primary: dict[str, Any], titles: dict[str, str]) -> str:
     """A plain sentence from the primary endpoint alone: policy minus SFT."""
     delta = Interval(**primary[PRIMARY])
-    word = "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
+    word = effect(delta)
     sentence = (
         f"{titles['policy']} {word}: {delta.points()} over {titles['sft']}, on {primary['prompts']} held-out prompts "
         f"of {primary['tasks']} tasks."

@@ -4,7 +4,7 @@ it. A number never stands without what it is of."""
 from typing import Any
 
 from stages.evaluation.bootstrap import Interval
-from stages.evaluation.outcomes import ENOUGH_PROMPTS, ENOUGH_TASKS, PRIMARY
+from stages.evaluation.outcomes import ENOUGH_PROMPTS, ENOUGH_TASKS, PRIMARY, effect
 from stages.pages.environment import points
 
 # Groups of prompts that a verdict may be of, or that it should be seen beside: of what, and of which. `{it}`: whose
@@ -45,7 +45,7 @@ class Headline:
     @property
     def verdict(self) -> str:
         """The primary endpoint: what came out, on what, from where to where."""
-        word = "helped" if self.helped else "hurt" if self.delta.high < 0 else "made no measurable change"
+        word = effect(self.delta)
         before, after = (rate(self.primary[role]) for role in ("sft", "policy"))
         changed = f"{points(self.delta.mean)} points, {self.level} {bounds(self.delta)}"
         sft, policy = self.models["sft"], self.models["policy"]
