@@ -15,7 +15,6 @@ from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
     SIDES,
-    VIEWS,
     Table,
     consistency,
     differences,
@@ -27,7 +26,7 @@ from stages.evaluation.outcomes import (
     verdict,
 )
 from stages.models.loading import device_of
-from stages.store.records import Example, Pair, load
+from stages.store.records import Example, Outcome, Pair, load, save
 from stages.store.work import Work
 
 # The first that has prompts.
@@ -37,15 +36,14 @@ OUTSIDE = "outside: "
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, and what
-    puts them in proportion."""
+    puts them in proportion; and `outcomes.parquet`: of every answer to a prompt of ours whether it passes."""
     examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
     answers = read_answers({role: inputs[f"answer_{role}"] for role in cfg.models})
     known = trained_on(inputs)
     everything = tabulate(unknown([examples[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
     ours = everything.group(*GROUPS)
-    groups = {name: ours.group(*those) for name, those in VIEWS.items()}
+    groups = ours.views()
     groups |= {f"{OUTSIDE}{name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()}
-    groups = {name: table for name, table in groups.items() if table.prompts}
     endpoint = next(name for name in ENDPOINTS if name in groups)
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
@@ -77,6 +75,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **likelihood.score(cfg, inputs, scored, answers),
         "retention": retention.claims(cfg, inputs, everything, answers),
     }
+    save(out / "outcomes.parquet", ours.outcomes(), Outcome)
     (out / "results.json").write_text(json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),

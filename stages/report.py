@@ -36,7 +36,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     runs = seeds.runs(inputs, nodes)
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     why = diagnose(gather(inputs, nodes, results, pairs), models["policy"])
-    over_seeds = seeds.summary(runs)
+    over_seeds = seeds.summary(runs, inputs, results["endpoint"], nodes["eval"]["settings"])
     lineage = rows(nodes)
     confidence = nodes["eval"]["settings"]["confidence"]
     sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}

@@ -1,6 +1,6 @@
 """Outcomes: whether every model's answer to a prompt passes its checks, and what follows from that, with intervals."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.config.schema import Eval
 from stages.evaluation.bootstrap import Interval, interval, resampled_means, share
-from stages.store.records import Candidate, Example, load
+from stages.store.records import Candidate, Example, Outcome, load
 from stages.tasks.checks import share_passed
 
 # Between which models differences are taken, where both are evaluated.
@@ -21,6 +21,7 @@ GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds
 # What is looked at by itself, and the groups that are in it.
 VIEWS = {
     "seen tasks": ("seen", "unseen_phrasings"),
+    "trained phrasings": ("seen",),
     "unseen phrasings": ("unseen_phrasings",),
     "untrained kinds": ("unseen_kinds", "unseen_areas"),
     "unseen tasks": ("unseen_tasks",),
@@ -71,9 +72,26 @@ class Table:
         labels = np.array([vars(e)[field] for e in self.prompts])
         return {str(label): self.where(labels == label) for label in sorted(set(labels))}
 
+    def views(self) -> dict[str, "Table"]:
+        """What is looked at by itself, where there are prompts of it; the same prompts once."""
+        found = dict[str, Table]()
+        for name, groups in VIEWS.items():
+            table = self.group(*groups)
+            if table.prompts and all(table.prompts != other.prompts for other in found.values()):
+                found[name] = table
+        return found
+
     def mean(self, values: NDArray[Any]) -> dict[str, float]:
         """The mean over prompts, by role."""
         return dict(zip(self.roles, map(float, values.mean(0)), strict=True))
+
+    def outcomes(self) -> list[Outcome]:
+        """A row for each prompt and model."""
+        return [
+            Outcome(e.id, role, bool(self.passed[i, j]), int(self.tokens[i, j]), bool(self.stopped[i, j]))
+            for i, e in enumerate(self.prompts)
+            for j, role in enumerate(self.roles)
+        ]
 
 
 def read_answers(folders: dict[str, Path]) -> Answers:
@@ -88,6 +106,21 @@ def tabulate(prompts: list[Example], answers: Answers) -> Table:
     stopped = [[a.finish_reason == "stop" for a in row] for row in given]
     arrays = (np.array(values, float).reshape(-1, len(answers)) for values in (passed, tokens, stopped))
     return Table([*answers], prompts, *arrays)
+
+
+def averaged(runs: Sequence[Sequence[Outcome]], examples: dict[str, Example]) -> Table:
+    """Evaluations of the same models from other seeds as one table: each prompt's outcomes averaged over the runs that
+    all have it. Intervals over it are of the recipe on other prompts, as far as so few seeds can tell."""
+    found = [{(row.prompt_id, row.role): row for row in run} for run in runs]
+    roles = [*dict.fromkeys(row.role for row in runs[0])]
+    asked = dict.fromkeys(row.prompt_id for row in runs[0])
+    prompts = [examples[i] for i in asked if all((i, role) in run for run in found for role in roles)]
+
+    def mean(field: str) -> NDArray[Any]:
+        values = [[[getattr(run[e.id, role], field) for role in roles] for e in prompts] for run in found]
+        return np.asarray(values, float).reshape(len(found), -1, len(roles)).mean(0)
+
+    return Table(roles, prompts, mean("passed"), mean("n_tokens"), mean("stopped"))
 
 
 def rates(table: Table, cfg: Eval) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Several seeds of the same recipe: what each gave, with mean and range."""
+"""Several seeds of the same recipe: what each gave, and what they give together, every prompt's outcomes averaged."""
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from stages.evaluation.outcomes import PRIMARY
+from stages.config.schema import Eval
+from stages.evaluation.bootstrap import Interval
+from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
 from stages.pages.environment import points
+from stages.pages.headline import bounds
 from stages.store.kept import having, load_json
+from stages.store.records import Example, Outcome, load
 from stages.store.store import Manifest
 
 ENOUGH_SEEDS = 3
@@ -25,28 +27,30 @@ def runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[dict[str, 
     ]
     for run in found:
         results = load_json(inputs[run["role"]] / "results.json", having("models"))
-        run["unseen"] = results["groups"].get("unseen tasks")
         run |= {name: results[name] for name in ("models", "differences", "primary", "mean_tokens", "stop_rate")}
     return found
 
 
-def summary(found: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Mean and range of rates and differences over seeds, and a sentence; None for one seed."""
+def summary(
+    found: list[dict[str, Any]], inputs: dict[str, Path], endpoint: str, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Rates and differences by group of prompts over all seeds, and a sentence on the `endpoint`; None for one seed.
+    `settings`: of the evaluation."""
     if len(found) < 2:
         return None
-    names = [*found[0]["models"], *found[0]["differences"]]
-    table = {name: [run["primary"][name]["mean"] for run in found] for name in names}
-    rows = {
-        name: {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
-        for name, values in table.items()
-    }
-    gain = rows[PRIMARY]
-    above = sum(run["primary"][PRIMARY]["low"] > 0 for run in found)
-    below = sum(run["primary"][PRIMARY]["high"] < 0 for run in found)
+    examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
+    outcomes = [load(inputs[run["role"]] / "outcomes.parquet", Outcome) for run in found]
+    drawn = Eval(**{name: settings[name] for name in ("confidence", "bootstrap_samples", "seed")})
+    groups = {name: rates(table, drawn) for name, table in averaged(outcomes, examples).views().items()}
+    delta = Interval(**groups[endpoint][PRIMARY])
+    each = [Interval(**run["primary"][PRIMARY]) for run in found]
+    gains = [of_seed.mean for of_seed in each]
+    helped, hurt = sum(of_seed.low > 0 for of_seed in each), sum(of_seed.high < 0 for of_seed in each)
     sentence = (
-        f"Over {len(found)} seeds: {points(gain['mean'])} points on average, from {points(gain['low'])} to "
-        f"{points(gain['high'])}; helped in {above}, hurt in {below}."
+        f"Over {len(found)} seeds, each prompt's outcomes averaged, {found[0]['models']['policy']} {effect(delta)}: "
+        f"{points(delta.mean)} points ({bounds(delta)}). By seed from {points(min(gains))} to {points(max(gains))}; "
+        f"helped in {helped}, hurt in {hurt}."
     )
     if len(found) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."
-    return {"rows": rows, "sentence": sentence}
+    return {"groups": groups, "sentence": sentence}

@@ -219,7 +219,28 @@ class PairLogProbs:
     )
 
 
-Record = TypeVar("Record", Example, Candidate, Judgement, Pair, PairLogProbs)
+@dataclass
+class Outcome:
+    """What became of a model's answer to a prompt; `passed`: all its checks."""
+
+    prompt_id: str
+    role: str
+    passed: bool
+    n_tokens: int
+    stopped: bool
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("role", pa.string()),
+            ("passed", pa.bool_()),
+            ("n_tokens", pa.int32()),
+            ("stopped", pa.bool_()),
+        ]
+    )
+
+
+Record = TypeVar("Record", Example, Candidate, Judgement, Pair, PairLogProbs, Outcome)
 
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:

@@ -126,7 +126,7 @@ def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None
     assert shown == side_by_side(inputs, models, 2), "chosen by content"
 
 
-def test_several_seeds_are_shown_with_mean_and_range(chain: Chain, tmp_path: Path) -> None:
+def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path) -> None:
     before = chain.count()
     build(chain.root, "seeds=[1,2]")
     made = chain.count() - before
@@ -136,8 +136,9 @@ def test_several_seeds_are_shown_with_mean_and_range(chain: Chain, tmp_path: Pat
     html = (chain.root / "report.html").read_text()
     manifests = [m for _, m in Store(chain.root).manifests("eval")]
     deltas = [100 * m["metrics"]["delta"]["policy-sft"]["mean"] for m in manifests]
-    told = f"{sum(deltas) / 3:+.1f} points on average, from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in "
-    assert f"Over 3 seeds: {told}".replace("-", "−") in html
+    told = re.search(r"Over 3 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
+    assert told and told[1].replace("−", "-") == f"{sum(deltas) / 3:+.1f}"
+    assert f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−") in told[0]
     assert "One seed" not in html
     assert all(m["fingerprint"] in html for m in manifests)
     assert wrong_with(chain.root / "report.html", tmp_path) == []
