@@ -51,3 +51,17 @@ def conclusion(sides: dict[str, dict[str, Any]], policy: str) -> str:
         of = f"{counted(len(kinds), 'kind')} of {side} tasks"
         told.append(f"Of {of}, {policy} is better on {better} and worse on {worse}.")
     return f"{' '.join(told)} On the others the interval holds 0; of so many, some are clear of 0 by chance."
+
+
+def furthest(sides: dict[str, dict[str, Any]]) -> str:
+    """The single tasks that gained and lost most, which a mean over a kind hides."""
+    moved = sorted((row[PRIMARY]["mean"], name, row) for tasks in sides.values() for name, row in tasks.items())
+    told = [
+        f"{word} {in_words(name)} ({row['sft']['mean']:.0%} → {row['policy']['mean']:.0%} of {row['prompts']})"
+        for word, (mean, name, row), there in (
+            ("most gained", moved[-1], moved[-1][0] > 0),
+            ("most lost", moved[0], moved[0][0] < 0),
+        )
+        if there
+    ]
+    return f"Of single tasks: {', '.join(told)}." if told else ""

@@ -62,6 +62,18 @@ class Headline:
         return [f"On {self.scope(name)}: {self.change(self.groups[name], PRIMARY)}." for name in names]
 
     @property
+    def forgotten(self) -> str:
+        """Whether answers known to be right became less likely, by more than chance; else ''."""
+        scored = self.results["references"]
+        if not scored or (delta := Interval(**scored[PRIMARY])).high >= 0:
+            return ""
+        change = f"{nats(delta.mean)} nats per token ({nats(delta.low)} to {nats(delta.high)})"
+        return (
+            f"{self.models['policy']} finds the reference answers of {scored['prompts']} test prompts less likely "
+            f"than {self.models['sft']}: {change}."
+        )
+
+    @property
     def caution(self) -> str:
         """How far the verdict reaches."""
         told = []
@@ -135,6 +147,10 @@ def alike(delta: Interval) -> bool:
 def counted(number: int, noun: str) -> str:
     """`1 task`, `35 tasks`"""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def nats(difference: float) -> str:
+    return f"{difference:+.2f}".replace("-", "−")
 
 
 def bounds(delta: Interval) -> str:

@@ -22,7 +22,8 @@ CONTENTS = {
 }
 
 ROLES = {
-    "base": "The start weights, before anything here was trained; asked in plain text.",
+    "base": "The start weights, before anything here was trained; asked in their own chat template, or as plain text "
+    "where they have none.",
     "sft": "Supervised fine-tuning (SFT) of the base: trained to write the answers that it was given.",
     "control": "SFT trained further on the chosen answers alone: what the same labels do without preferences.",
     "policy": "The result: SFT trained further on pairs, to prefer the chosen answer to the rejected one.",

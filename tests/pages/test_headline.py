@@ -23,7 +23,8 @@ def group(delta: tuple[float, float, float], prompts: int = 800, tasks: int = 28
 
 
 def headline(groups: dict[str, Any], runs: int = 1, trained: str = "it", models: Any = DPO) -> Headline:
-    results = {"groups": groups, "models": models, "endpoint": next(iter(groups)), "differences": {}}
+    endpoint = next(iter(groups))
+    results = {"groups": groups, "models": models, "endpoint": endpoint, "differences": {}, "references": {}}
     return Headline(results, 0.95, runs, trained)
 
 
@@ -85,6 +86,13 @@ def test_a_control_says_what_preferences_gave() -> None:
     assert "alone: no measurable difference (−1.7 points" in told.control
 
 
+def test_answers_that_became_less_likely_are_told_of_at_the_top() -> None:
+    told = headline({"seen tasks": group(HELPED)})
+    for delta, words in ((share(-0.35, -0.5, -0.2), "−0.35 nats per token (−0.50 to −0.20)"), (share(-0.1, -0.3), "")):
+        told.results["references"] = {"prompts": 64, "policy-sft": delta}
+        assert words in told.forgotten and bool(words) == bool(told.forgotten)
+
+
 def test_form_stands_beside_the_strict_rate() -> None:
     told = headline({"seen tasks": group(HELPED, containing={"base": 0.31, "sft": 0.51, "policy": 0.58})})
     assert told.form == (
@@ -102,3 +110,8 @@ def test_the_chart_has_kinds_in_words_from_most_gained_to_most_lost_on_one_scale
     assert (trained[1]["at_low"], trained[1]["at_mean"]) == (50, 50)
     assert (never[0]["at_low"], never[0]["at_mean"], never[0]["at_high"]) == (12.5, 25, 37.5)
     assert changes.conclusion({"seen": kinds}, "DPO").startswith("Of 3 kinds of seen tasks, DPO is better on 1 and")
+    assert changes.furthest({"seen": kinds, "unseen": {"list": group(HURT)}}) == (
+        "Of single tasks: most gained upper and lower case (32% → 40% of 800), most lost making lists (32% → 22% "
+        "of 800)."
+    )
+    assert changes.furthest({"seen": {"list": group((0.0, 0.0, 0.0))}}) == ""
