@@ -1,6 +1,7 @@
 """The evaluation cannot flatter: intervals know of families, and the verdict of nothing but the primary endpoint."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from stages.eval import run
 from stages.evaluation import proportion
 from stages.evaluation.bootstrap import interval, resampled_means, t_quantile
 from stages.evaluation.likelihood import ROWS, log_probs
-from stages.evaluation.outcomes import Table, consistency, ends_less, matched, verdict, with_intervals
+from stages.evaluation.outcomes import Table, averaged, consistency, ends_less, matched, verdict, with_intervals
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.store.records import Candidate, Check, Example, load, save
+from stages.store.records import Candidate, Check, Example, Outcome, load, save
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
@@ -68,6 +69,23 @@ def evaluated(chain: Chain, policy: Path, answers: Path, folder: Path) -> dict[s
     inputs = evaluation_inputs(chain) | {"policy": policy, "answer_policy": answers}
     run(nodes(chain.root)["eval"].config, inputs, Work(folder, lambda m, s: None))
     return json.loads((folder / "results.json").read_text())
+
+
+def test_seeds_are_averaged_prompt_by_prompt(chain: Chain) -> None:
+    outcomes = load(chain.folder("eval") / "outcomes.parquet", Outcome)
+    results = json.loads((chain.folder("eval") / "results.json").read_text())
+    examples = {e.id: e for e in load(chain.folder("data") / "examples.parquet", Example)}
+    alone = averaged([outcomes], examples)
+    for name, table in alone.views().items():
+        expected = results["groups"][name]
+        assert len(table.prompts) == expected["prompts"]
+        assert table.mean(table.passed) == pytest.approx({role: expected[role]["mean"] for role in table.roles})
+    turned_over = [replace(row, passed=not row.passed, n_tokens=row.n_tokens + 2) for row in outcomes]
+    both = averaged([outcomes, turned_over], examples)
+    assert (both.passed == 0.5).all() and (both.tokens == alone.tokens + 1).all()
+    first = alone.prompts[0].id
+    assert len(averaged([outcomes, outcomes[len(alone.roles) :]], examples).prompts) == len(alone.prompts) - 1
+    assert first not in {e.id for e in averaged([outcomes[len(alone.roles) :]], examples).prompts}
 
 
 def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path: Path) -> None:
