@@ -1,0 +1,67 @@
+"""What a chain that was trained on something else does with open requests: `python -m tests.bench.open_requests
+[OUTPUTS] [KEY=VALUE …]`.
+
+Its models answer open requests under one constraint of kinds kept for the test, and some without any, in up to 128
+tokens; nothing is trained. Tells pass rates with intervals, how many answers end, and what `stage=eval` says was kept.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stages.config.schema import SPLIT_OF_GROUP
+from stages.evaluation.bootstrap import Interval
+from stages.hardware import process
+from stages.pipeline.build import build
+from stages.pipeline.graph import graph
+from stages.store.node import Node
+from stages.store.store import Store
+from tests.helpers import ROOT, settings
+
+ASKED = {"unseen_kinds": 660, "unseen_areas": 240, "open_plain": 64}
+
+
+def main(outputs: Path, overrides: list[str]) -> None:
+    cfg = replace(settings(*overrides), outputs=str(outputs))
+    store = Store(outputs)
+    tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0) | ASKED)
+    requests = graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.remembered)["data"]
+    compared = on_other_prompts(graph(cfg, store.remembered)["eval"], requests)
+    build([compared], store, cfg, overrides)
+    tell(json.loads((store.folder(compared) / "results.json").read_text()))
+
+
+def on_other_prompts(evaluation: Node, data: Node) -> Node:
+    """The evaluation of the same models on the test prompts of other data."""
+
+    def asked(node: Node) -> Node:
+        block = replace(node.config, max_new_tokens=128)
+        return replace(node, config=block, inputs={**node.inputs, "data": data})
+
+    answers = {role: asked(node) for role, node in evaluation.inputs.items() if role.startswith("answer_")}
+    return replace(evaluation, inputs={**evaluation.inputs, "data": data, **answers})
+
+
+def tell(results: dict[str, Any]) -> None:
+    titles = results["models"]
+    for group, rates in results["groups"].items():
+        told = ", ".join(f"{title} {100 * rates[role]['mean']:.1f}%" for role, title in titles.items())
+        logging.info("%s (%d): %s", group, rates["prompts"], told)
+        for name, title in results["differences"].items():
+            logging.info("    %s %s", title, Interval(**rates[name]).points())
+    for role, title in titles.items():
+        ended, tokens = results["stop_rate"][role], results["mean_tokens"][role]
+        logging.info("%s: %.1f%% end, %.1f tokens", title, 100 * ended, tokens)
+    if results["retention"]:
+        logging.info("%s", results["retention"]["sentence"])
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    process.prepare()
+    words = sys.argv[1:]
+    folder = words.pop(0) if words and "=" not in words[0] else "outputs"
+    main(ROOT / folder, words)
