@@ -60,7 +60,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         by_kind=changes.chart(results["kinds"]),
         by_task=changes.chart(results["tasks"]),
         kinds_conclusion=changes.conclusion(results["kinds"], models["policy"]),
-        furthest=changes.furthest(results["tasks"]),
+        single_tasks=changes.single(results["tasks"]),
         curves=curves(inputs["sft"], inputs[trained], models["policy"]),
         trained={models[role]: nodes[of]["metrics"]["summary"] for role, of in made.items()},
         answers=side_by_side(inputs, models, cfg.side_by_side),

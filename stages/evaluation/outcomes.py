@@ -14,7 +14,7 @@ from stages.store.records import Candidate, Example, Outcome, load
 from stages.tasks.checks import share_passed
 
 # Between which models differences are taken, where both are evaluated.
-DIFFERENCES = (("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy", "control"))
+DIFFERENCES = (("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy", "control"), ("policy", "base"))
 PRIMARY = "policy-sft"
 # All but a request in all its phrasings, and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
@@ -128,7 +128,8 @@ def rates(table: Table, cfg: Eval) -> dict[str, Any]:
     row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": len({e.task for e in table.prompts})}
     row |= with_intervals(table, table.passed, cfg)
     row["note"] = "too few tasks to say" if row["tasks"] < ENOUGH_TASKS else ""
-    return row
+    gain = table.passed[:, table.roles.index("policy")] - table.passed[:, table.roles.index("sft")]
+    return row | {"gained": int((gain > 0).sum()), "lost": int((gain < 0).sum())}
 
 
 def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:

@@ -5,10 +5,12 @@ It is a table whose marks are SVGs without text, placed in percent of their widt
 
 from typing import Any
 
+from stages.evaluation.bootstrap import Interval
 from stages.evaluation.outcomes import PRIMARY
 from stages.pages.headline import counted
 from stages.pages.kinds import in_words
 
+NAMED = 3  # tasks in a sentence
 TITLES = {
     "seen": "Seen: tasks that training prompts are made of",
     "unseen": "Unseen: tasks kept out of training",
@@ -53,15 +55,23 @@ def conclusion(sides: dict[str, dict[str, Any]], policy: str) -> str:
     return f"{' '.join(told)} On the others the interval holds 0; of so many, some are clear of 0 by chance."
 
 
-def furthest(sides: dict[str, dict[str, Any]]) -> str:
-    """The single tasks that gained and lost most, which a mean over a kind hides."""
-    moved = sorted((row[PRIMARY]["mean"], name, row) for tasks in sides.values() for name, row in tasks.items())
-    told = [
-        f"{word} {in_words(name)} ({row['sft']['mean']:.0%} → {row['policy']['mean']:.0%} of {row['prompts']})"
-        for word, (mean, name, row), there in (
-            ("most gained", moved[-1], moved[-1][0] > 0),
-            ("most lost", moved[0], moved[0][0] < 0),
-        )
-        if there
-    ]
-    return f"Of single tasks: {', '.join(told)}." if told else ""
+def single(sides: dict[str, dict[str, Any]]) -> str:
+    """The single tasks that are clear of no change, which a mean over a kind hides, and on how many unseen ones no
+    model passes any prompt."""
+    rows = [(name, row, Interval(**row[PRIMARY])) for tasks in sides.values() for name, row in tasks.items()]
+    told = []
+    for word, clear in (("better", [r for r in rows if r[2].low > 0]), ("worse", [r for r in rows if r[2].high < 0])):
+        if clear:
+            most = sorted(clear, key=lambda r: -abs(r[2].mean))[:NAMED]
+            those = ", ".join(
+                f"“{in_words(name)}” ({row['sft']['mean']:.0%} → {row['policy']['mean']:.0%} of {row['prompts']})"
+                for name, row, _ in most
+            )
+            more = f" and {len(clear) - NAMED} more" if len(clear) > NAMED else ""
+            told.append(f"{word} on {those}{more}")
+    found = [f"By themselves, of {len(rows)} tasks: {'; '.join(told)}."] if told else []
+    unseen = list(sides.get("unseen", {}).values())
+    never = sum(row["sft"]["mean"] == row["policy"]["mean"] == 0 for row in unseen)
+    if never:
+        found.append(f"On {never} of {counted(len(unseen), 'unseen task')} neither passes any prompt.")
+    return " ".join(found)

@@ -17,7 +17,7 @@ SCOPES = {
     "validation kinds": ("kind", "of constraint that settings were chosen by"),
 }
 
-STEPS = ("sft-base", PRIMARY)
+STEPS = ("sft-base", PRIMARY, "policy-base")
 
 
 class Headline:
@@ -53,6 +53,15 @@ class Headline:
             f"{policy} {word} on {self.scope(self.results['endpoint'])}: {sft} passes {before} of "
             f"{self.primary['prompts']:,} held-out prompts, {policy} {after} "
             f"({'alike on every one' if alike(self.delta) else changed})."
+        )
+
+    @property
+    def counts(self) -> str:
+        """What happened to these very prompts; the interval is of others."""
+        gained, lost = self.primary["gained"], self.primary["lost"]
+        return (
+            f"Of these prompts {gained:,} pass that did not, and {lost:,} no longer do; the interval says what other "
+            "tasks and prompts like them would give."
         )
 
     @property
@@ -99,7 +108,11 @@ class Headline:
     @property
     def steps(self) -> str:
         """What each model changed on the primary endpoint."""
-        told = [f"{self.results['differences'][name]} {points(self.primary[name]['mean'])}" for name in STEPS]
+        told = [
+            f"{self.results['differences'][name]} {points(self.primary[name]['mean'])} "
+            f"({bounds(Interval(**self.primary[name]))})"
+            for name in STEPS
+        ]
         return f"On {self.results['endpoint']}, in points: {', '.join(told)}."
 
     @property

@@ -42,14 +42,15 @@ def summary(
     outcomes = [load(inputs[run["role"]] / "outcomes.parquet", Outcome) for run in found]
     drawn = Eval(**{name: settings[name] for name in ("confidence", "bootstrap_samples", "seed")})
     groups = {name: rates(table, drawn) for name, table in averaged(outcomes, examples).views().items()}
-    delta = Interval(**groups[endpoint][PRIMARY])
+    delta, whole = (Interval(**groups[endpoint][name]) for name in (PRIMARY, "policy-base"))
     each = [Interval(**run["primary"][PRIMARY]) for run in found]
     gains = [of_seed.mean for of_seed in each]
     helped, hurt = sum(of_seed.low > 0 for of_seed in each), sum(of_seed.high < 0 for of_seed in each)
     sentence = (
         f"Over {len(found)} seeds, each prompt's outcomes averaged, {found[0]['models']['policy']} {effect(delta)}: "
         f"{points(delta.mean)} points ({bounds(delta)}). By seed from {points(min(gains))} to {points(max(gains))}; "
-        f"helped in {helped}, hurt in {hurt}."
+        f"helped in {helped}, hurt in {hurt}. {found[0]['differences']['policy-base']}: {points(whole.mean)} points "
+        f"({bounds(whole)})."
     )
     if len(found) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."

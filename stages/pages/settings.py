@@ -69,7 +69,7 @@ def candidates(manifest: Manifest) -> str:
 def pairs(manifest: Manifest, label: Manifest) -> str:
     """How many, and how the two were chosen among candidates, or from which file they came."""
     made = manifest["metrics"]
-    how = manifest["settings"]["strategy"].replace("_", " ")
+    how = f"labels by {label['metrics']['labeler']}, strategy {manifest['settings']['strategy'].replace('_', ' ')}"
     if "pool" not in label["inputs"]:
         how = f"of {PurePath(label['config']['path']).name}"
     return f"{made['pairs'] - made['held_out']:,} trained, {made['held_out']:,} held out; {how}"

@@ -17,7 +17,7 @@ def share(mean: float, low: float = 0.0, high: float = 1.0) -> dict[str, float]:
 def group(delta: tuple[float, float, float], prompts: int = 800, tasks: int = 28, **more: Any) -> dict[str, Any]:
     rates = {"base": share(0.011), "sft": share(0.316), "policy": share(0.316 + delta[0])}
     note = "too few tasks to say" if tasks < 12 else ""
-    return {"prompts": prompts, "tasks": tasks, "note": note, "containing": {}} | rates | {
+    return {"prompts": prompts, "tasks": tasks, "note": note, "containing": {}, "gained": 98, "lost": 70} | rates | {
         "sft-base": share(0.305), "policy-sft": share(*delta)
     } | more  # fmt: skip
 
@@ -28,6 +28,7 @@ def headline(groups: dict[str, Any], runs: int = 1, trained: str = "it", models:
     return Headline(results, 0.95, runs, trained)
 
 
+FAILED = {"sft": share(0.0), "policy": share(0.0)}
 HELPED, NOTHING, HURT = (0.086, 0.026, 0.158), (-0.017, -0.071, 0.034), (-0.1, -0.15, -0.05)
 
 
@@ -110,8 +111,10 @@ def test_the_chart_has_kinds_in_words_from_most_gained_to_most_lost_on_one_scale
     assert (trained[1]["at_low"], trained[1]["at_mean"]) == (50, 50)
     assert (never[0]["at_low"], never[0]["at_mean"], never[0]["at_high"]) == (12.5, 25, 37.5)
     assert changes.conclusion({"seen": kinds}, "DPO").startswith("Of 3 kinds of seen tasks, DPO is better on 1 and")
-    assert changes.furthest({"seen": kinds, "unseen": {"list": group(HURT)}}) == (
-        "Of single tasks: most gained upper and lower case (32% → 40% of 800), most lost making lists (32% → 22% "
-        "of 800)."
+    assert changes.single(
+        {"seen": kinds, "unseen": {"list": group(HURT), "none": group((0.0, 0.0, 0.0)) | FAILED}}
+    ) == (
+        "By themselves, of 5 tasks: better on “upper and lower case” (32% → 40% of 800); worse on “making lists” "
+        "(32% → 22% of 800). On 1 of 2 unseen tasks neither passes any prompt."
     )
-    assert changes.furthest({"seen": {"list": group((0.0, 0.0, 0.0))}}) == ""
+    assert changes.single({"seen": {"list": group(NOTHING)}}) == ""

@@ -151,7 +151,7 @@ def learning_rate(run: Evidence) -> Finding:
         Normal.times(low, high),
         NUMBER,
         "for so many steps; rate × steps is 2e-4 to 3e-3 in the demo and in published runs from 0.4 to 8 billion "
-        "parameters, ten times that for adapters",
+        "parameters, ten times that for adapters; half and twice that are normal",
         below=Cause(
             "the learning rate is too low for its steps, so that the policy never left the reference",
             f"{usual}; more pairs, more dpo.epochs",

@@ -50,5 +50,5 @@ def told(helped: bool, found: list[Finding], title: str, delta: dict[str, Any]) 
     half = 50 * (delta["high"] - delta["low"])
     return (
         f"Nothing that was measured is out of its normal range. A change of less than about {half:.0f} points cannot "
-        "be told from none here: more test prompts or further seeds would tell, more pairs or rounds may give more."
+        "be told from none here: prompts of more tasks, or further seeds, would tell; more pairs or rounds may help."
     )
