@@ -274,11 +274,11 @@ def test_the_verdict_follows_the_interval(low: float, high: float, word: str) ->
 def test_results_hold_what_the_contract_promises(chain: Chain) -> None:
     metrics = chain.manifest("eval")["metrics"]
     assert set(metrics["pass_rate"]) == set(metrics["unseen_tasks"]) == {"base", "sft", "policy"}
-    for name in ("sft-base", "policy-sft"):
+    for name in ("sft-base", "policy-sft", "policy-base"):
         assert set(metrics["delta"][name]) == {"mean", "low", "high"}
     assert metrics["verdict"].startswith("DPO ")
     results = json.loads((chain.folder("eval") / "results.json").read_text())
-    assert list(results["groups"]) == ["seen tasks", "unseen phrasings", "unseen tasks"]
+    assert list(results["groups"]) == ["seen tasks", "trained phrasings", "unseen phrasings", "unseen tasks"]
     assert results["groups"]["unseen tasks"]["note"] == "too few tasks to say"
     assert results["groups"]["seen tasks"]["prompts"] == 32
     tasks = {side: {*rows} for side, rows in results["tasks"].items()}
