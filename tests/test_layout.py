@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "tasks": ("store",),
     "formats": ("store",),
     "curation": ("formats", "tasks"),
+    "pairing": ("store",),
     "evaluation": ("models", "curation"),
     "pages": ("evaluation",),
     "endpoints": ("store",),

@@ -72,10 +72,16 @@ class SweepMetric(StrEnum):
 
 
 class Strategy(StrEnum):
+    """Which of a prompt's contrasts become pairs: `stages/pairing/strategies.py` has a function for each."""
+
     best_worst = "best_worst"
     all = "all"
     random = "random"
     margin = "margin"
+    best_random = "best_random"
+    hard = "hard"
+    length_matched = "length_matched"
+    ranked = "ranked"
 
 
 class Demonstrations(StrEnum):
