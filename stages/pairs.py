@@ -84,8 +84,9 @@ def admitted(
 ) -> dict[Strategy, Admission]:
     """What each strategy may take: contrasts as they were judged, or, for `ranked`, as their ranking has them."""
     limits, of = band(candidates.values()), {prompt.id: prompt for prompt in prompts}
-    sound = lambda c: broken(of[c.prompt_id], c) is None and within(c, limits)
-    unsound = {name for name, c in candidates.items() if not sound(c)} if cfg.quality else set()
+    unsound = set[str]()
+    if cfg.quality:
+        unsound = {i for i, c in candidates.items() if broken(of[c.prompt_id], c) or not within(c, limits)}
     as_judged, as_ranked = Admission(cfg, unsound), Admission(cfg, unsound)
     for prompt in prompts:
         contrasts = comparisons(judgements[prompt.id], candidates)

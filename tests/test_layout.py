@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "evaluation": ("models", "curation"),
     "pages": ("evaluation",),
     "endpoints": ("store",),
-    "samplers": ("models", "endpoints"),
+    "samplers": ("models", "endpoints", "formats"),  # candidates that somebody has already
     "labelers": ("formats", "tasks", "models", "samplers"),
     "training": ("samplers",),  # it answers prompts on its way
     "objectives": ("training",),

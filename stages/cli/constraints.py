@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints
+from stages.cli import amounts, endpoints, pools
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -31,7 +31,7 @@ def refuse(cfg: Config) -> None:
     limits.refuse(cfg)
     together(cfg)
     one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
-    one_of("sample.sampler", [cfg.sample.sampler], parts.words("samplers", "Sampler"))
+    pools.refuse(cfg)
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
     endpoints.refuse(cfg)

@@ -11,6 +11,7 @@ class Target(StrEnum):
     select = "select"
     sft = "sft"
     sample = "sample"
+    pool = "pool"
     label = "label"
     pairs = "pairs"
     reference = "reference"

@@ -57,7 +57,7 @@ COLUMNS = ("pairs", "prompts", "mean margin", "chosen longer by", "longer chosen
 
 def table(figures: dict[str, dict[str, Any]], mine: str) -> str:
     """The figures of every strategy, as lines for a terminal; `mine` is the one that was taken."""
-    rows = [("strategy", *COLUMNS)]
+    rows: list[tuple[str, ...]] = [("strategy", *COLUMNS)]
     for name, found in figures.items():
         told = ["–" if value is None else value for value in found.values()]
         forms = ("{}", "{}", "{:.3f}", "{:+.1f}", "{:.0%}")
