@@ -53,6 +53,6 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
     scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
     for (a, a_score), (b, b_score) in combinations(scored, 2):
         better, worse = (a, b) if a_score >= b_score else (b, a)
-        high = max(a_score, b_score)
-        contrasts.append(Contrast(better, worse, abs(a_score - b_score), high, standing=high))
+        highest = max(a_score, b_score)
+        contrasts.append(Contrast(better, worse, abs(a_score - b_score), highest, standing=highest))
     return contrasts

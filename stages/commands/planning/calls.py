@@ -12,9 +12,7 @@ from stages.commands.planning.cost import Past, sizes_to_be
 from stages.commands.planning.tokens import CHARACTERS, Sizes
 from stages.config.choices import Reading, Rubrics
 from stages.config.schema import Endpoint, Label, Sample
-from stages.endpoints.client import Question
 from stages.endpoints.spending import MILLION
-from stages.labelers.rubric import Rubric
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -64,8 +62,7 @@ def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past:
     pairwise = judge.kind is Rubrics.pairwise
     each = min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf) if pairwise else candidates
     calls = prompts * each * (2 if pairwise else 1) + (judge.reading is Reading.json)
-    asked = calls * question(block, sizes).most()[0] / CHARACTERS
-    told = calls * (judge.max_tokens or 0)
+    asked, told = calls * length(block, sizes), calls * (judge.max_tokens or 0)
     keys = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
     return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
 
@@ -75,9 +72,12 @@ def count(sources: list[Node]) -> float:
     return float(sum(math.nan if n.config.file else n.config.candidates_per_prompt for n in sources))
 
 
-def question(block: Label, sizes: Sizes) -> Question:
-    """One of the usual length."""
+def length(block: Label, sizes: Sizes) -> float:
+    """Tokens of a question of the usual length."""
+    from stages.labelers.rubric import Rubric  # with pyarrow, not for a plan without a judge
+
     rubric = Rubric(block.judge)
     request, answer = ("x" * round(CHARACTERS * tokens) for tokens in (sizes.prompt, sizes.answer))
     texts = [answer] * (2 if rubric.kind is Rubrics.pairwise else 1)
-    return rubric.question([{"role": "user", "content": request}], texts, 0, {})
+    asked, _ = rubric.question([{"role": "user", "content": request}], texts, 0, {}).most()
+    return asked / CHARACTERS
