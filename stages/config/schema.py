@@ -59,7 +59,7 @@ class Model:
     path: str | None = MISSING
     revision: str | None = MISSING
     random_init: RandomInit | None = None
-    of: str | None = place()
+    of: str | None = place()  # set by the pipeline: which key names it, where another than its own does
 
     @property
     def key(self) -> str:
@@ -358,7 +358,7 @@ class Sample:
     columns: dict[str, Any] = field(default_factory=dict)
     pool: list[Member] | None = None
     max_failed: float | None = share(None)
-    of: str | None = place()
+    of: str | None = place()  # set by the pipeline: which key names it, where another than its own does
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
     @property
