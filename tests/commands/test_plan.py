@@ -267,6 +267,7 @@ def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
     store, found = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
     for name in ("sample", "sample_1"):
         [asked] = calls.expected(found[name], found, store, cost.Past(store))
-        assert (asked.key, asked.calls, asked.money) == ("sample.endpoint", 20 * 4, None)
-        assert asked.output == 12 * asked.calls
+        block = found[name].config
+        assert (asked.key, asked.calls, asked.money) == ("sample.endpoint", 20 * block.candidates_per_prompt, None)
+        assert asked.output == block.max_new_tokens * asked.calls
     assert calls.expected(found["label"], found, store, cost.Past(store)) == [], "the verifier asks nobody"

@@ -6,12 +6,14 @@ known before.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from stages.commands.planning.cost import Past, sizes_to_be
 from stages.commands.planning.tokens import CHARACTERS, Sizes
 from stages.config.choices import Reading, Rubrics
-from stages.config.schema import Endpoint, Label, Sample
+from stages.config.schema import Endpoint, Judge, Label, Sample
 from stages.endpoints.spending import MILLION
 from stages.store.node import Node
 from stages.store.store import Store
@@ -55,16 +57,29 @@ def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past:
     """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
     judge, sources = block.judge, [pool] if pool.stage == "sample" else [*pool.inputs.values()][1:]
     sizes, _ = sizes_to_be(sources[0], nodes, store, past)
-    prompts, candidates = sizes.rows or math.nan, count(sources)
-    if made := store.find(pool):
-        prompts = made["metrics"]["prompts"]
-        candidates = made["metrics"]["candidates"] / prompts
-    pairwise = judge.kind is Rubrics.pairwise
-    each = min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf) if pairwise else candidates
-    calls = prompts * each * (2 if pairwise else 1) + (judge.reading is Reading.json)
+    if store.find(pool):
+        calls = sum(shown(judge, n) for n in counted(store.folder(pool)))
+    else:
+        calls = (sizes.rows or math.nan) * shown(judge, count(sources))
+    calls += judge.reading is Reading.json  # the probe
     asked, told = calls * length(block, sizes), calls * (judge.max_tokens or 0)
     keys = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
     return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
+
+
+def shown(judge: Judge, candidates: float) -> float:
+    """How often a judge is asked about a prompt with so many candidates."""
+    if judge.kind is Rubrics.pointwise:
+        return candidates
+    return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
+
+
+def counted(pool: Path) -> list[int]:
+    """How many candidates each prompt of a finished pool has."""
+    import pyarrow.parquet as pq  # not for a plan of what has no candidates yet
+
+    ids = pq.read_table(pool / "candidates.parquet", columns=["prompt_id"])["prompt_id"]
+    return [*Counter(ids.to_pylist()).values()]
 
 
 def count(sources: list[Node]) -> float:
@@ -78,6 +93,6 @@ def length(block: Label, sizes: Sizes) -> float:
 
     rubric = Rubric(block.judge)
     request, answer = ("x" * round(CHARACTERS * tokens) for tokens in (sizes.prompt, sizes.answer))
-    texts = [answer] * (2 if rubric.kind is Rubrics.pairwise else 1)
-    asked, _ = rubric.question([{"role": "user", "content": request}], texts, 0, {}).most()
+    answers = [answer] * (2 if rubric.kind is Rubrics.pairwise else 1)
+    asked, _ = rubric.question([{"role": "user", "content": request}], answers, 0, {}).most()
     return asked / CHARACTERS
