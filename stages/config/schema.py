@@ -372,7 +372,7 @@ class Sample:
         return [self.member(i, member) for i, member in enumerate(self.pool)] if self.pool else [self]
 
     def member(self, i: int, member: Member) -> "Sample":
-        sampler = member.sampler or ("openai" if member.endpoint.base_url else self.sampler)
+        sampler = member.sampler or ("openai" if member.endpoint != Endpoint() else self.sampler)
         return replace(
             self,
             pool=None,

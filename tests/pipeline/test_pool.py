@@ -99,6 +99,7 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
         (("sample.pool=[{file: f.jsonl, n: 2}]",), "sample.pool[0].n says how candidates are drawn"),
         (("sample.pool=[{sampler: hff}]",), "sample.pool[0].sampler=hff is unknown. Did you mean 'hf'?"),
         (("sample.pool=[{sampler: openai}]",), "sample.pool[0].endpoint.base_url is no address"),
+        (("sample.pool=[{endpoint: {model: writer}}]",), "sample.pool[0].endpoint.base_url is no address"),
         (("sample.pool=[{n: 0}]",), "sample.pool[0].n must be from 1"),
         (("sample.pool=[{n: 1}]", "stage=pairs"), "sample.pool draws 1: a pair is made of two"),
         (("sample.pool=[{model: /no/such/folder}]",), "sample.pool[0].model=/no/such/folder: no such file or folder"),
