@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import Past, sizes_to_be
-from stages.commands.planning.tokens import CHARACTERS, Sizes
+from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes
 from stages.config.choices import Reading, Rubrics
 from stages.config.schema import Endpoint, Judge, Label, Sample
 from stages.endpoints.spending import MILLION
@@ -94,5 +94,5 @@ def length(block: Label, sizes: Sizes) -> float:
     rubric = Rubric(block.judge)
     request, answer = ("x" * round(CHARACTERS * tokens) for tokens in (sizes.prompt, sizes.answer))
     answers = [answer] * (2 if rubric.kind is Rubrics.pairwise else 1)
-    asked, _ = rubric.question([{"role": "user", "content": request}], answers, 0, {}).most()
-    return asked / CHARACTERS
+    messages = rubric.messages([{"role": "user", "content": request}], answers)
+    return sum(len(m["content"]) / CHARACTERS + TURNS for m in messages)
