@@ -38,7 +38,7 @@ def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `model/`. Raises UserError for weights that cannot be loaded or are not those asked for."""
     if cfg.random_init:
         model, tokenizer = random_model(cfg.random_init)
-    elif (local := locate(str(cfg.path), "model.path")) is None:
+    elif (local := locate(str(cfg.path), cfg.key)) is None:
         model, tokenizer = from_folder(download(str(cfg.path), cfg.revision), cfg)
     elif local.is_dir():
         model, tokenizer = from_folder(local, cfg)
@@ -58,7 +58,7 @@ def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 def from_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Hugging Face folder; never pickled weights."""
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"model.path={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
+        raise UserError(f"{cfg.key}={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
     return load_model(folder), load_tokenizer(folder)
 
 
@@ -74,17 +74,15 @@ def download(repo: str, revision: str | None) -> Path:
 def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Weights and tokenizer of a GGUF file, dequantised to fp32."""
     if file.suffix != ".gguf":
-        raise UserError(f"model.path={cfg.path}: a single file must be a .gguf; for safetensors, name the folder.")
+        raise UserError(f"{cfg.key}={cfg.path}: a single file must be a .gguf; for safetensors, name the folder.")
     expected = KNOWN.get(str(cfg.path))
     if expected and (found := file_digest(file)) != expected:
-        raise UserError(
-            f"model.path={cfg.path}: its sha256 is {found}, not {expected}: another file, or a broken one."
-        )
+        raise UserError(f"{cfg.key}={cfg.path}: its sha256 is {found}, not {expected}: another file, or a broken one.")
     try:
         model, tokenizer = load_gguf(file)
     except Exception as error:  # whatever a broken or unknown GGUF makes the readers raise
         raise UserError(
-            f"model.path={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
+            f"{cfg.key}={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
         ) from error
     # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
     model.hf_quantizer.remove_quantization_config(model)

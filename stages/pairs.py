@@ -1,39 +1,21 @@
 """Stage `pairs`: chosen and rejected completions from judgements. Prompts that give no pair are counted by reason."""
 
-import random
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config.choices import Strategy, Unfinished
+from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Pairs
 from stages.curation.rules import band, broken, within
+from stages.pairing.admission import BETTER_UNFINISHED, WORSE_UNFINISHED, Admission
+from stages.pairing.contrasts import Contrast, comparisons
+from stages.pairing.ranking import ranked
+from stages.pairing.strategies import limit_of
+from stages.pairing.taking import Taking, table, take
 from stages.store.kept import having, load_json
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
-
-BETTER_UNFINISHED = "only an unfinished candidate was better"
-WORSE_UNFINISHED = "only an unfinished candidate was worse"
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two candidates of a prompt, by how much one is better, and the score of that one. Margin and score are None
-    where a labeler gave their order alone; `lead` is then by how many more others the better one was preferred."""
-
-    better: Candidate
-    worse: Candidate
-    margin: float | None
-    score: float | None = None
-    lead: float = 0.0
-
-    @property
-    def distance(self) -> float:
-        return self.lead if self.margin is None else self.margin
 
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -50,38 +32,24 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         judgements[judgement.prompt_id].append(judgement)
     labeler = next(iter(judgements.values()))[0].labeler if judgements else ""
 
-    limits = band(candidates.values())
-    pairs: list[Pair] = []
-    of_task = Counter[str]()
-    without, refused = Counter[str](), Counter[str]()
-    copies = passed_over = 0
-    for prompt in prompts:
-        contrasts = comparisons(judgements[prompt.id], candidates)
-        sound = lambda c, of=prompt: not cfg.quality or (broken(of, c) is None and within(c, limits))
-        usable, reason = admissible(contrasts, cfg, refused, sound)
-        if usable and cfg.max_per_task and max(of_task[task] for task in prompt.tasks) >= cfg.max_per_task:
-            usable, reason = [], "its task has pairs.max_per_task pairs"
-        if not usable:
-            without[reason] += 1
-        chosen = select(usable, cfg, random.Random(f"{cfg.seed}/{prompt.id}"))
-        of_task.update(prompt.tasks * len(chosen))
-        preferred = [(j.a, j.b, j.preference) for j in judgements[prompt.id] if j.preference]
-        copies += len(preferred) - len(set(preferred))
-        passed_over += len(usable) - len(chosen) if preferred else 0
-        pairs += [pair(prompt, contrast, labeler, cfg) for contrast in chosen]
+    admissions = admitted(cfg, prompts, candidates, judgements)
+    takings = {strategy: take(prompts, admission, strategy, cfg) for strategy, admission in admissions.items()}
+    taken, refused = takings[cfg.strategy], admissions[cfg.strategy].refused
+    pairs = [pair(prompt, contrast, labeler, cfg) for prompt, contrast in taken.pairs]
     if not pairs:
-        told = "; ".join(f"{count} prompts: {reason}" for reason, count in without.most_common())
+        told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
         raise UserError(
             f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures, "
             "sample.candidates_per_prompt or sample.max_new_tokens, or loosen pairs.min_margin and "
             "pairs.max_length_ratio."
         )
+    copies, passed_over = left_out(cfg, taken, judgements)
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
         out.warn(
-            f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes {limit_of(cfg)} of a "
-            "prompt. pairs=all takes more"
+            f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes "
+            f"{limit_of(cfg.strategy, cfg)} of a prompt. pairs=all takes more"
         )
     save(out / "pairs.parquet", pairs, Pair)
     held_out = sum(p.split == "validation" for p in pairs)
@@ -91,21 +59,63 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "refused as chosen": refused[BETTER_UNFINISHED],
     }
     told = "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
-    lengths = [candidates[p.chosen_id].n_tokens - candidates[p.rejected_id].n_tokens for p in pairs]
+    others = {str(strategy): each.figures() for strategy, each in takings.items()}
+    out.say(f"What each strategy would give of these judgements, all else as it is:\n{table(others, cfg.strategy)}")
     return {
         "pairs": len(pairs),
         "held_out": held_out,
         "prompts": len(prompts),
-        "prompts_without_pair": dict(without),
+        "prompts_without_pair": dict(taken.without),
         "unfinished": unfinished,
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
-        "chosen_longer_by": sum(lengths) / len(lengths),
+        "chosen_longer_by": others[cfg.strategy]["chosen_longer_by"],
+        "strategies": others,
+        **won(pairs, candidates),
         **expected(judged),
         "summary": f"{len(pairs)} pairs ({held_out} held out) from {len(prompts)} prompts; "
-        f"{without.total()} prompts gave none{told}"
+        f"{taken.without.total()} prompts gave none{told}"
         + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
     }
+
+
+def admitted(
+    cfg: Pairs, prompts: list[Example], candidates: dict[str, Candidate], judgements: dict[str, list[Judgement]]
+) -> dict[Strategy, Admission]:
+    """What each strategy may take: contrasts as they were judged, or, for `ranked`, as their ranking has them."""
+    limits, of = band(candidates.values()), {prompt.id: prompt for prompt in prompts}
+    unsound = set[str]()
+    if cfg.quality:
+        unsound = {i for i, c in candidates.items() if broken(of[c.prompt_id], c) or not within(c, limits)}
+    as_judged, as_ranked = Admission(cfg, unsound), Admission(cfg, unsound)
+    for prompt in prompts:
+        contrasts = comparisons(judgements[prompt.id], candidates)
+        as_judged.admit(prompt.id, contrasts)
+        as_ranked.admit(prompt.id, ranked(contrasts))
+    for admission in (as_judged, as_ranked):
+        admission.narrow()
+    return {strategy: as_ranked if strategy is Strategy.ranked else as_judged for strategy in Strategy}
+
+
+def left_out(cfg: Pairs, taken: Taking, judgements: dict[str, list[Judgement]]) -> tuple[int, int]:
+    """How many preferences are copies of others, and how many more became no pair because a prompt gives so many. In a
+    ranking, every one has its part."""
+    copies = passed_over = 0
+    for prompt, left in taken.left.items():
+        preferred = [(j.a, j.b, j.preference) for j in judgements[prompt] if j.preference]
+        copies += len(preferred) - len(set(preferred))
+        passed_over += left if preferred and cfg.strategy is not Strategy.ranked else 0
+    return copies, passed_over
+
+
+def won(pairs: list[Pair], candidates: dict[str, Candidate]) -> dict[str, Any]:
+    """Of candidates of several policies, how many of each there were, and how many were chosen and rejected."""
+    drawn = Counter(c.policy for c in candidates.values())
+    if len(drawn) < 2:
+        return {}
+    chosen, rejected = (Counter(p.chosen_policy for p in pairs), Counter(p.rejected_policy for p in pairs))
+    counts = {name: {"candidates": n, "chosen": chosen[name], "rejected": rejected[name]} for name, n in drawn.items()}
+    return {"policies": counts}
 
 
 def expected(judged: Path) -> dict[str, Any]:
@@ -113,80 +123,6 @@ def expected(judged: Path) -> dict[str, Any]:
     audited = judged / "reliability.json"
     found = load_json(audited, having()).get("pair_accuracy") if audited.exists() else None
     return {"expected_accuracy": found} if found else {}
-
-
-def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:
-    """Every two candidates of a prompt that were judged, better first; equal scores and ties come with margin 0. Where
-    there are preferences alone, a candidate stands as high as it was preferred more often than not (Copeland)."""
-    contrasts: list[Contrast] = []
-    preferred = [(j, str(j.a), str(j.b)) for j in judgements if j.preference is not None]
-    stands = Counter[str]()
-    for judgement, a_id, b_id in preferred:
-        sign = {"a": 1, "b": -1}.get(str(judgement.preference), 0)
-        stands.update({a_id: sign, b_id: -sign})
-    for judgement, a_id, b_id in preferred:
-        above, below = (b_id, a_id) if judgement.preference == "b" else (a_id, b_id)
-        margin, lead = 0.0 if judgement.preference == "tie" else None, stands[above] - stands[below]
-        contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead))
-    scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
-    for (a, a_score), (b, b_score) in combinations(scored, 2):
-        better, worse = (a, b) if a_score >= b_score else (b, a)
-        contrasts.append(Contrast(better, worse, abs(a_score - b_score), max(a_score, b_score)))
-    return contrasts
-
-
-def admissible(
-    contrasts: list[Contrast],
-    cfg: Pairs,
-    refused: Counter[str],
-    sound: Callable[[Candidate], bool] = lambda candidate: True,
-) -> tuple[list[Contrast], str]:
-    """The contrasts that may become pairs; where none may, also the rule that refused the last of them. How many each
-    rule refused is added to `refused`. `sound`: whether a candidate may be learnt from, whatever its score."""
-    if not contrasts:
-        return [], "fewer than two judged candidates"
-    rules: dict[str, Callable[[Contrast], bool]] = {
-        "every candidate got the same score": lambda c: c.margin is None or c.margin > 0,
-        "no two candidates differ in text": lambda c: c.better.text.strip() != c.worse.text.strip(),
-        # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
-        BETTER_UNFINISHED: lambda c: c.better.finish_reason == "stop",
-        WORSE_UNFINISHED: lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
-        "no better candidate keeps the rules of pairs.quality": lambda c: sound(c.better),
-        "no score of pairs.min_score or more": lambda c: c.score is None or c.score >= cfg.min_score,
-        "no margin above pairs.min_margin": lambda c: c.margin is None or c.margin > cfg.min_margin,
-        "every length ratio above pairs.max_length_ratio": lambda c: (
-            cfg.max_length_ratio is None or length_ratio(c) <= cfg.max_length_ratio
-        ),
-    }
-    for reason, rule in rules.items():
-        asked = len(contrasts)
-        contrasts = [contrast for contrast in contrasts if rule(contrast)]
-        refused[reason] += asked - len(contrasts)
-        if not contrasts:
-            return [], reason
-    different = {(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}
-    return list(different.values()), ""
-
-
-def length_ratio(contrast: Contrast) -> float:
-    short, long = sorted((contrast.better.n_tokens, contrast.worse.n_tokens))
-    return long / max(1, short)
-
-
-def select(contrasts: list[Contrast], cfg: Pairs, rng: random.Random) -> list[Contrast]:
-    """At most `max_per_prompt` contrasts, as the strategy orders them. Those of equal margin come in random order,
-    drawn with the prompt as seed."""
-    rng.shuffle(contrasts)
-    if cfg.strategy is Strategy.margin:
-        contrasts.sort(key=lambda c: c.distance)
-    elif cfg.strategy is not Strategy.random:
-        contrasts.sort(key=lambda c: -c.distance)
-    return contrasts[: limit_of(cfg)]
-
-
-def limit_of(cfg: Pairs) -> int:
-    """How many pairs a prompt gives at most."""
-    return 1 if cfg.strategy is Strategy.best_worst else cfg.max_per_prompt
 
 
 def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
@@ -209,4 +145,6 @@ def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
         chosen_tokenizer=better.tokenizer,
         rejected_tokenizer=worse.tokenizer,
         rejected_finish_reason=worse.finish_reason,
+        chosen_policy=better.policy,
+        rejected_policy=worse.policy,
     )

@@ -9,6 +9,7 @@ from stages.config.schema import Sample
 from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
 from stages.samplers.completions import chosen, complete
+from stages.samplers.given import given
 from stages.samplers.sampler import Decoding
 from stages.store import parts
 from stages.store.records import Candidate, Example, content_id, load, save
@@ -31,16 +32,12 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         raise UserError(f"the data holds no {split} prompts to sample. Raise data.tasks, or add a source.")
     model = inputs["policy"] / "model"
     terms = form_of(model)  # a base has no contract yet
-    decoding = Decoding(
-        temperatures=[cfg.temperatures[i % len(cfg.temperatures)] for i in range(cfg.candidates_per_prompt)],
-        max_new_tokens=cfg.max_new_tokens,
-        precision=cfg.precision,
-        runtime=cfg.runtime,
-        top_p=cfg.top_p,
-        seed=cfg.seed,
-    )
-    with parts.told(cfg.own, "sample.own", out.path):
-        candidates = complete(prompts, terms, model, decoding, "sample", out, chosen(cfg, out), cfg.max_failed)
+    if cfg.file:
+        candidates = given(cfg, prompts, {e.id for e in examples}, terms, out)
+    else:
+        with parts.told(cfg.own, "sample.own", out.path):
+            opened, decoding = chosen(cfg, out), decoding_of(cfg)
+            candidates = complete(prompts, terms, model, decoding, "sample", out, opened, cfg.max_failed)
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     tokens = sum(c.n_tokens for c in candidates)
@@ -55,3 +52,15 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **({"calls": out.asked} if out.asked else {}),
         "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {tokens} tokens, {stopped:.1%} stopped",
     }
+
+
+def decoding_of(cfg: Sample) -> Decoding:
+    """How each candidate of a prompt is drawn; temperatures are taken in turn."""
+    return Decoding(
+        temperatures=[cfg.temperatures[i % len(cfg.temperatures)] for i in range(cfg.candidates_per_prompt)],
+        max_new_tokens=cfg.max_new_tokens,
+        precision=cfg.precision,
+        runtime=cfg.runtime,
+        top_p=cfg.top_p,
+        seed=cfg.seed,
+    )

@@ -21,10 +21,11 @@ MAY_IMPORT = {
     "tasks": ("store",),
     "formats": ("store",),
     "curation": ("formats", "tasks"),
+    "pairing": ("store",),
     "evaluation": ("models", "curation"),
     "pages": ("evaluation",),
     "endpoints": ("store",),
-    "samplers": ("models", "endpoints"),
+    "samplers": ("models", "endpoints", "formats"),  # candidates that somebody has already
     "labelers": ("formats", "tasks", "models", "samplers"),
     "training": ("samplers",),  # it answers prompts on its way
     "objectives": ("training",),
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
     "cli": ("pipeline",),
-    "commands": ("cli", "pages", "samplers"),
+    "commands": ("cli", "pages", "samplers", "labelers"),  # a plan counts what a judge would be asked
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
 PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "cli", "commands", "launch", "tracking")}

@@ -50,17 +50,17 @@ def pairs(cfg: Config) -> None:
     """Candidates of which one can be better than another, and no step of DPO with more pairs than they can make."""
     if cfg.label.brings_pool or cfg.stage in (Target.base, Target.data, Target.sft):
         return
-    prompts, candidates = examples(cfg, "preference"), cfg.sample.candidates_per_prompt
+    prompts, candidates = examples(cfg, "preference"), cfg.sample.most
     if prompts == 0:
         raise UserError("there are no prompts to sample: raise data.tasks.preference, or give a source's splits some.")
-    if cfg.stage in (Target.sample, Target.label):
+    if cfg.stage in (Target.sample, Target.pool, Target.label) or candidates is None:
         return
     if candidates < 2:
+        told = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
         raise UserError(
-            f"sample.candidates_per_prompt={candidates}: a pair is made of two candidates of a prompt. Use 2 or more, "
-            "or stop at stage=label."
+            f"{told}{candidates}: a pair is made of two candidates of a prompt. Use 2 or more, or stop at stage=label."
         )
-    if not any(cfg.sample.temperatures[:candidates]):
+    if not cfg.sample.pool and not any(cfg.sample.temperatures[:candidates]):
         raise UserError(
             f"sample.temperatures={cfg.sample.temperatures} is greedy: the candidates of a prompt would all be the "
             "same, and none could be preferred. [0.9] is usual."

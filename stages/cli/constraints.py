@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints
+from stages.cli import amounts, endpoints, pools
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -31,7 +31,7 @@ def refuse(cfg: Config) -> None:
     limits.refuse(cfg)
     together(cfg)
     one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
-    one_of("sample.sampler", [cfg.sample.sampler], parts.words("samplers", "Sampler"))
+    pools.refuse(cfg)
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
     endpoints.refuse(cfg)
@@ -61,13 +61,16 @@ def refuse(cfg: Config) -> None:
 
 
 def together(cfg: Config) -> None:
-    """What limits of single keys do not say of seeds, temperatures and the widths of a random model."""
+    """What limits of single keys do not say of seeds, temperatures, quantiles and the widths of a random model."""
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(f"seeds={cfg.seeds} come beside seed={cfg.seed}: each once.")
     if cfg.sample.rounds != cfg.rounds:
         raise UserError(f"sample.rounds={cfg.sample.rounds}: set rounds={cfg.sample.rounds} instead.")
     if not cfg.sample.temperatures:
         raise UserError("sample.temperatures names none: [0.9] samples every candidate at 0.9.")
+    band = cfg.pairs.margin_quantiles
+    if band is not None and not (len(band) == 2 and band[0] < band[1]):
+        raise UserError(f"pairs.margin_quantiles={band}: the lower and the higher of two: [0.25, 0.75].")
     if init := cfg.model.random_init:
         # An even width, for rotary embeddings turn pairs; half as many heads for keys and values divide the heads.
         fit = [h for h in range(1, 1025) if init.hidden_size % (2 * h) == 0 and h % max(h // 2, 1) == 0]

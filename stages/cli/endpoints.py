@@ -29,14 +29,14 @@ def refuse(cfg: Config) -> None:
 
 def judged(cfg: Config) -> None:
     """Judges, each of them once, and as many comparisons as show every candidate to them."""
-    judge, drawn = cfg.label.judge, cfg.sample.candidates_per_prompt
+    judge, drawn = cfg.label.judge, cfg.sample.most
     if not judge.endpoints or not judge.kind or not judge.reading:
         raise UserError("label=judge needs judges: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'.")
     if len({(e.base_url, e.model) for e in judge.endpoints}) < len(judge.endpoints):
         raise UserError("label.judge.endpoints names a model twice: it would be one judge, and no majority.")
     if judge.kind is Rubrics.pairwise and cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError("sft.demonstrations=selected takes answers by their scores: label.judge.kind=pointwise.")
-    if judge.kind is Rubrics.pairwise and judge.comparisons and 2 * judge.comparisons < drawn:
+    if judge.kind is Rubrics.pairwise and judge.comparisons and drawn and 2 * judge.comparisons < drawn:
         raise UserError(
             f"label.judge.comparisons={judge.comparisons} leaves some of {drawn} candidates out. "
             f"{(drawn + 1) // 2} show each of them once."

@@ -6,12 +6,13 @@ differs that it depends on, else an estimate. A time says how it is known (`LEGE
 
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands.planning import cost
+from stages.commands.planning import calls, cost
+from stages.commands.planning.calls import Asked
 from stages.commands.planning.cost import Past, on_gpu
 from stages.commands.settings import named
 from stages.config.errors import visible
@@ -37,10 +38,15 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     usual = Store(ROOT / "outputs")
     past = Past(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
     total, marks, renewed = 0.0, set[Known](), dict[str, float]()
+    asked = dict[str, list[Asked]]()
     for name, node in nodes.items():
         state = store.state(node)
         costs = cost.expected(node, nodes, store, past)
         notes = changed(node, state, store)
+        if asked_here := calls.expected(node, nodes, store, past):
+            asked[name] = asked_here
+            if costs.known is not Known.measured:  # by others, at their pace
+                costs = replace(costs, seconds=math.nan)
         if state != "cached":
             seconds = 0.0 if math.isnan(costs.seconds) else costs.seconds
             total += seconds
@@ -63,6 +69,8 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         )
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     console.print(table)
+    if asked:
+        console.print(endpoints(asked))
     how = f" Times: {'; '.join(LEGEND[known] for known in sorted(marks))}." if marks else ""
     console.print(f"To build: {total / 60:.1f} min expected.{how}")
     if renewed:
@@ -70,6 +78,20 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             f"Of these, {len(renewed)} nodes only because Plumbline makes something else of the same settings now "
             f"(version): {sum(renewed.values()):.0f} s, for {', '.join(renewed)}. CHANGELOG.md says what."
         )
+
+
+def endpoints(asked: dict[str, list[Asked]]) -> Table:
+    """What nodes would ask of endpoints, and what that costs where it is known."""
+    table = Table("asks", "endpoint", "model", box=None, header_style="bold", pad_edge=False)
+    for title in ("calls", "tokens in", "out, at most", "money, at most"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, those in asked.items():
+        for each in those:
+            amounts = [f"{n:,.0f}" if math.isfinite(n) else "?" for n in (each.calls, each.input, each.output)]
+            known = each.money is not None and math.isfinite(each.money)
+            money = f"{each.money:,.2f}" if known else "?"
+            table.add_row(name.replace("_", " "), each.key, visible(str(each.endpoint.model)), *amounts, money)
+    return table
 
 
 def changed(node: Node, state: str, store: Store) -> list[str]:

@@ -11,6 +11,7 @@ class Target(StrEnum):
     select = "select"
     sft = "sft"
     sample = "sample"
+    pool = "pool"
     label = "label"
     pairs = "pairs"
     reference = "reference"
@@ -72,10 +73,16 @@ class SweepMetric(StrEnum):
 
 
 class Strategy(StrEnum):
+    """Which of a prompt's contrasts become pairs: `stages/pairing/strategies.py` has a function for each."""
+
     best_worst = "best_worst"
     all = "all"
     random = "random"
     margin = "margin"
+    best_random = "best_random"
+    hard = "hard"
+    length_matched = "length_matched"
+    ranked = "ranked"
 
 
 class Demonstrations(StrEnum):

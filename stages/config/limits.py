@@ -53,6 +53,11 @@ def neutral(make: Callable[[], Any]) -> Any:
     return field(default_factory=make, metadata={NEUTRAL: True})
 
 
+def place() -> Any:
+    """What the pipeline's own block is called on the command line, for errors: it stays out of the fingerprint."""
+    return field(default=None, metadata={COMPUTED: None, NEUTRAL: True})
+
+
 def positive(high: float = float("inf"), default: Any = MISSING) -> Any:
     most = "finite" if math.isinf(high) else f"at most {high:,}"
     return limited(Limit(0, f"must be positive and {most}", high, open=True), default)

@@ -6,7 +6,7 @@ change the result (and is left out of the fingerprint), `trainer` goes to TRL un
 stand beside its type.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from stages.config.choices import (
     Upstream,
     Weights,
 )
-from stages.config.limits import Limit, between, computed, limited, neutral, positive, random_seed, share, words
+from stages.config.limits import Limit, between, computed, limited, neutral, place, positive, random_seed, share, words
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -59,6 +59,12 @@ class Model:
     path: str | None = MISSING
     revision: str | None = MISSING
     random_init: RandomInit | None = None
+    of: str | None = place()  # set by the pipeline: which key names it, where another than its own does
+
+    @property
+    def key(self) -> str:
+        """What the path is called on the command line."""
+        return self.of or "model.path"
 
 
 @dataclass
@@ -312,6 +318,28 @@ class Endpoint:
 
 
 @dataclass
+class Member:
+    """One source of a pool: a model, an endpoint, or a file with candidates. What is null is as `sample` has it.
+    `model`: policy (of this round), previous (what that was trained from), sft, base, or a folder or hub id."""
+
+    model: str | None = None
+    endpoint: Endpoint = field(default_factory=Endpoint)  # of a model elsewhere
+    file: str | None = None  # of candidates that somebody has already
+    columns: dict[str, Any] = field(default_factory=dict)  # of that file
+    sampler: str | None = None
+    temperature: float | None = between(0, 100, None)
+    top_p: float | None = limited(Limit(0, "must be positive and at most 1", high=1, open=True), None)
+    n: int | None = between(1, 10_000, None)  # candidates of a prompt
+
+
+@dataclass
+class Pool:
+    """What `stage=pool` brings together: the names of its sources, one for each of its inputs after the policy."""
+
+    members: list[str]
+
+
+@dataclass
 class Sample:
     sampler: str = MISSING
     own: Own = field(default_factory=Own)
@@ -326,8 +354,44 @@ class Sample:
     round: int = computed(0)  # these two set by the pipeline: which share of the prompts this round of DPO samples,
     split: Split | None = computed(None)  # and of which split they are; None: preference
     endpoint: Endpoint = field(default_factory=Endpoint)
+    file: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    pool: list[Member] | None = None
     max_failed: float | None = share(None)
+    of: str | None = place()  # set by the pipeline: which key names it, where another than its own does
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+
+    @property
+    def key(self) -> str:
+        """What this block is called on the command line."""
+        return self.of or "sample"
+
+    @property
+    def members(self) -> list["Sample"]:
+        """The block of each source of the pool; without a pool this one."""
+        return [self.member(i, member) for i, member in enumerate(self.pool)] if self.pool else [self]
+
+    def member(self, i: int, member: Member) -> "Sample":
+        sampler = member.sampler or ("openai" if member.endpoint != Endpoint() else self.sampler)
+        return replace(
+            self,
+            pool=None,
+            of=f"sample.pool[{i}]",
+            sampler=sampler,
+            own=self.own if sampler == self.sampler and not member.file else Own(),
+            candidates_per_prompt=member.n or self.candidates_per_prompt,
+            temperatures=self.temperatures if member.temperature is None else [member.temperature],
+            top_p=member.top_p or self.top_p,
+            endpoint=member.endpoint,
+            file=member.file,
+            columns=member.columns,
+        )
+
+    @property
+    def most(self) -> int | None:
+        """Candidates of a prompt, at most; None where a file brings any number."""
+        blocks = self.members
+        return None if any(block.file for block in blocks) else sum(block.candidates_per_prompt for block in blocks)
 
 
 @dataclass
@@ -386,6 +450,7 @@ class Pairs:
     strategy: Strategy = MISSING
     min_score: float = share()
     min_margin: float = limited(Limit(0, "is a difference of two scores: from 0 to below 1", high=1, below=True))
+    margin_quantiles: list[float] | None = between(0, 1, None)
     max_length_ratio: float | None = between(1, 1_000_000)
     max_per_prompt: int = between(1, 1_000_000)
     max_per_task: int | None = between(1, 1_000_000)
@@ -526,4 +591,5 @@ class Config:
         """The endpoints that this run asks, by their keys."""
         judges = self.label.judge.endpoints or [] if self.label.labeler == "judge" else []
         found = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judges)}
-        return found | ({"sample.endpoint": self.sample.endpoint} if self.sample.sampler == "openai" else {})
+        asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
+        return found | {f"{block.key}.endpoint": block.endpoint for block in asking}

@@ -20,6 +20,7 @@ from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.row import BadRow
 from stages.formats.scored import Scored
+from stages.formats.several import Several
 from stages.formats.texts import Texts
 from stages.formats.turns import empty
 from stages.store import parts
@@ -27,6 +28,7 @@ from stages.store import parts
 # In this order: a file has the first of these formats that most of its first rows are of.
 EXAMPLES: list[type[Format]] = [KTO, Chat, Answered, ChosenRejected, Compared, Scored, Prompts, Texts]
 PREFERENCES: list[type[Format]] = [ChosenRejected, Compared, Scored, KTO]
+CANDIDATES: list[type[Format]] = [Several, Chat, Answered]
 
 
 class Wanted(StrEnum):
@@ -35,6 +37,7 @@ class Wanted(StrEnum):
     answers = "messages, a prompt with its completion, or text"
     prompts = "messages or a prompt"
     preferences = "a chosen and a rejected answer, two and a preference, several with scores, or one and a flag"
+    candidates = "messages or a prompt, with completions or a completion"
 
 
 PEEKED = 200  # rows
@@ -143,7 +146,8 @@ def kinds(source: Source, wanted: Wanted) -> list[type[Format]]:
     """The formats that a source may have."""
     if source.task:
         return [Phrased]
-    found = PREFERENCES if wanted is Wanted.preferences else EXAMPLES
+    others = {Wanted.preferences: PREFERENCES, Wanted.candidates: CANDIDATES}
+    found = others.get(wanted, EXAMPLES)
     return [kind for kind in found if source.format in (None, kind.__module__.rpartition(".")[2])]
 
 
@@ -187,9 +191,8 @@ def unknown(table: Table, source: Source, block: str, columns: list[str], wanted
     if source.task:
         expected = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
         return UserError(f"{told}. task={source.task} wants {expected}: {block}.columns={{ROLE: COLUMN}} names them.")
-    fitting = (
-        [] if wanted is Wanted.preferences else [task for task in parts.labelled() if suits(task, source, columns)]
-    )
+    labelled = [] if wanted in (Wanted.preferences, Wanted.candidates) else parts.labelled()
+    fitting = [task for task in labelled if suits(task, source, columns)]
     if fitting:
         return UserError(
             f"{told}: this is a labelled set. {block}.task=TASK makes instructions of it, TASK being one of "

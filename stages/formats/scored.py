@@ -26,7 +26,7 @@ class Scored(Format):
         scores="scores ratings rewards",
         ranks="ranks rank ranking",
     )
-    needs = ("prompt", "completions")
+    needs: tuple[str, ...] = ("prompt", "completions")
     compares = True
 
     def fits(self, row: Mapping[str, Any]) -> bool:

@@ -32,5 +32,6 @@ def form_of(model: Path) -> Contract:
     tokenizer = load_tokenizer(model)
     generation = model / "generation_config.json"
     stops = load_json(generation, having()).get("eos_token_id") if generation.exists() else None
-    stop_ids = [i for i in {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} if i is not None]
+    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]  # the end of turn comes first
+    stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
     return (Contract if tokenizer.chat_template else Continuation)(tokenizer, stop_ids)

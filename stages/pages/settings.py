@@ -14,6 +14,8 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
     told["SFT"] = sft(nodes["sft"], learnt_from(nodes))
     if "sample" in nodes:
         told["candidates"] = candidates(nodes["sample"])
+    if "pool" in nodes:
+        told["candidates"] = pool(nodes["pool"])
     told["pairs"] = pairs(nodes["pairs"], nodes["label"])
     told[title] = objective(policy)
     if "control" in nodes:
@@ -59,11 +61,20 @@ def sft(manifest: Manifest, rows: str) -> str:
 
 def candidates(manifest: Manifest) -> str:
     s = manifest["settings"]
+    if s.get("file"):
+        return f"of {PurePath(manifest['config']['file']).name}"
     temperatures = ", ".join(map(short, s["temperatures"]))
     return (
         f"{s['candidates_per_prompt']} for each of {manifest['metrics']['prompts']:,} prompts, temperature "
         f"{temperatures}, {s['max_new_tokens']} tokens at most"
     )
+
+
+def pool(manifest: Manifest) -> str:
+    """How many of each source."""
+    made = manifest["metrics"]
+    told = ", ".join(f"{count:,} of {name}" for name, count in made["sources"].items())
+    return f"{told}; for {made['prompts']:,} prompts"
 
 
 def pairs(manifest: Manifest, label: Manifest) -> str:

@@ -13,15 +13,16 @@ from stages.config import trl_arguments
 from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, Role, Split, Target
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Config, Data
+from stages.pipeline.pool import candidates
 from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 6, "reference": 8, "dpo": 9}
-VERSIONS |= {"select": 3, "answer": 8, "eval": 10, "report": 11}
+VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
+VERSIONS |= {"select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
 
-NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "label": "pairs"}
-NEXT |= {"pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
+NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
+NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
@@ -56,7 +57,7 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
 def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Node) -> dict[str, Node]:
     """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept."""
     drawn = {name: getattr(cfg.select, name) for name in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    asked = replace(cfg.sample, split=Split.sft, prompts=None, rounds=1, **drawn)
+    asked = replace(cfg.sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
     pool = node("sample", asked, policy=base, data=data)
     judged = node("label", cfg.label, pool=pool)
     return {"sample_base": pool, "label_base": judged, "select": node("select", cfg.select, judged=judged, data=data)}
@@ -82,7 +83,8 @@ def chain(
         if cfg.label.brings_pool:
             judged = node("label", cfg.label)
         else:
-            made["sample"] = pool = node("sample", replace(cfg.sample, round=r), policy=policy, data=data)
+            made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
+            pool = [*made.values()][-1]
             judged = node("label", cfg.label, pool=pool)
         pairs = node("pairs", cfg.pairs, judged=judged)
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft

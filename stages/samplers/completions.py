@@ -107,7 +107,7 @@ def complete(
             token_ids=ids,
             finish_reason=completion.finish_reason,
             logprob=logprob,
-            n_tokens=len(terms.tokenizer(text, add_special_tokens=False).input_ids if ids is None else ids),
+            n_tokens=terms.length(text) if ids is None else len(ids),
             tokenizer=None if ids is None else terms.digest,
         )
 

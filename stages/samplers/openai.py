@@ -28,7 +28,7 @@ class OpenAISampler(Sampler):
 
     @classmethod
     def opener(cls, cfg: Sample, out: Work) -> Open:
-        return partial(cls.open, client=Client(cfg.endpoint, "sample.endpoint", out), out=out)
+        return partial(cls.open, client=Client(cfg.endpoint, f"{cfg.key}.endpoint", out), out=out)
 
     @classmethod
     def open(  # type: ignore[override]  # `opener` binds the rest

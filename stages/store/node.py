@@ -60,6 +60,13 @@ class Node:
         found = {node.fingerprint: node for given in self.inputs.values() for node in given.lineage}
         return (*found.values(), self)
 
+    @cached_property
+    def roots(self) -> dict[str, str]:
+        """The base model and the data that this node descends from. Where a pool brought another base in, the one that
+        was trained comes first."""
+        found = {node.stage: node.fingerprint for node in self.lineage if node.stage in ("base", "data")}
+        return found | {node.stage: node.fingerprint for node in reversed(self.lineage) if node.stage == "base"}
+
     def __str__(self) -> str:
         return f"{self.stage} {self.fingerprint}"
 

@@ -56,7 +56,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         return replace(source, task=str(kept))
 
     if isinstance(block, Model) and block.path:
-        block = pinned(block, "model", "model.path")
+        block = pinned(block, "model", block.key)
     elif isinstance(block, Data):
         sources = [with_task(pinned(s, "dataset", block.key(i))) for i, s in enumerate(block.sources)]
         block = replace(block, sources=sources)
@@ -67,6 +67,11 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template.name)
         block = replace(block, template=replace(block.template, path=str(kept)))
         pinned_to[str(kept)] = digest_of_it
+    elif isinstance(block, Sample) and block.file:
+        file = Path(block.file).expanduser()
+        if not file.is_file():
+            raise UserError(f"{block.key}.file={block.file}: no such file.")
+        pinned_to[block.file] = digest(file, cache)
     if isinstance(block, Label) and block.known:
         known = Path(block.known).expanduser()
         if not known.is_file():

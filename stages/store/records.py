@@ -154,7 +154,8 @@ class Judgement:
 @dataclass
 class Pair:
     """TRL's conversational preference columns, where the pair comes from, and the token ids of its completions where
-    they were drawn. A chosen completion ended its turn; a rejected one may have been cut off (length)."""
+    they were drawn. A chosen completion ended its turn; a rejected one may have been cut off (length). The policies
+    are those of the two candidates."""
 
     id: str
     prompt_id: str
@@ -172,6 +173,8 @@ class Pair:
     chosen_tokenizer: str | None = None
     rejected_tokenizer: str | None = None
     rejected_finish_reason: str = "stop"
+    chosen_policy: str | None = None
+    rejected_policy: str | None = None
 
     schema: ClassVar[pa.Schema] = pa.schema(
         [
@@ -191,6 +194,8 @@ class Pair:
             ("chosen_tokenizer", pa.string()),
             ("rejected_tokenizer", pa.string()),
             ("rejected_finish_reason", pa.string()),
+            ("chosen_policy", pa.string()),
+            ("rejected_policy", pa.string()),
         ]
     )
 

@@ -215,7 +215,7 @@ class Store:
             "stage": node.stage,
             "fingerprint": node.fingerprint,
             "version": node.version,
-            "roots": {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")},
+            "roots": node.roots,
             "config": asdict(node.config),
             "settings": node.settings,
             "inputs": {

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 
 from stages.commands import plan
-from stages.commands.planning import cost
+from stages.commands.planning import calls, cost
+from stages.commands.planning.tokens import CHARACTERS
 from stages.config.schema import ROOT
 from stages.hardware import machine
 from stages.hardware.speed import COMPARABLE, Known, Ran, Task, expected
 from stages.pipeline.graph import graph
+from stages.store.records import Example, load
 from stages.store.store import Store
+from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, settings
+from tests.labelers.judging import judging
 
 TASK = Task("sft", "bf16", "none", "a", 1e8, 1e5, "2 x this", 2, on_gpu=False)
 
@@ -224,3 +228,46 @@ def test_plan_names_files_and_says_where_only_the_content_differs(
     build(chain.root, "stage=label", "label=dataset", f"label.path={mine}")
     assert "path mine.jsonl: its content" in told(toys.replace("a", "b", 1))
     assert "path mine.jsonl -> other.jsonl" in told(toys + "\n", "other.jsonl")
+
+
+def test_a_plan_counts_the_calls_that_a_judge_then_gets(
+    chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+    prompts = load(chain.folder("sample") / "prompts.parquet", Example)[:6]
+    rows = [{"messages": p.messages, "completions": ["first", "second", "third"]} for p in prompts]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with running(Model(judging(lambda texts: "A"))) as server:
+        judge = f"{{base_url: '{server.url}', model: judge, price: {{input: 2, output: 8}}}}"
+        line = (f"sample.file={tmp_path / 'mine.jsonl'}", "label=judge", f"label.judge.endpoints=[{judge}]")
+
+        def planned() -> list[calls.Asked]:
+            store, found = Store(chain.root), nodes(chain.root, *line)
+            plan.show(found, store)
+            return calls.expected(found["label"], found, store, cost.Past(store))
+
+        [before] = planned()
+        assert math.isnan(before.calls), "nobody has read the file"
+        build(chain.root, "stage=sample", *line)
+        [asked] = planned()
+        build(chain.root, "stage=label", *line)
+        told = chain.manifest("label", *line)["metrics"]["calls"][asked.key]
+        assert asked.calls == told["made"] == len(server.asked)
+        assert asked.output == 64 * asked.calls > told["output_tokens"]
+        assert asked.money == pytest.approx((2 * asked.input + 8 * asked.output) / 1e6)
+        characters = sum(len(m["content"]) for request in server.asked for m in request["messages"])
+        assert asked.input == pytest.approx(characters / CHARACTERS, rel=0.25)
+        shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["label", asked.key, "judge", f"{asked.calls:,.0f}"] in [line[:4] for line in shown]
+        assert planned() == [], "what is there is not asked again"
+
+
+def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
+    line = ("sample=openai", "sample.endpoint.base_url=http://127.0.0.1:1/v1", "sample.endpoint.model=writer")
+    store, found = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
+    for name in ("sample", "sample_1"):
+        [asked] = calls.expected(found[name], found, store, cost.Past(store))
+        block = found[name].config
+        assert (asked.key, asked.calls, asked.money) == ("sample.endpoint", 20 * block.candidates_per_prompt, None)
+        assert asked.output == block.max_new_tokens * asked.calls
+    assert calls.expected(found["label"], found, store, cost.Past(store)) == [], "the verifier asks nobody"

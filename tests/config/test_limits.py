@@ -32,7 +32,8 @@ NAMES = (
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
     "tracker.entity tracker.group launch.rendezvous compare.sweep export.repo sft.lora.target_modules "
     "dpo.lora.target_modules "
-    "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known"
+    "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
+    "sample.file"
 ).split()
 MAPPINGS = {  # and who looks into them
     "sft.trainer": "trl_values",
@@ -47,6 +48,7 @@ MAPPINGS = {  # and who looks into them
     "label.labels": "formats, as the labels of a file",
     "eval.models": "set by the pipeline",
     "sample.endpoint.extra": "the server",
+    "sample.columns": "formats.layout",
     "prices": "limits.refuse",
 }
 UNBOUNDED = ("sft.learning_rate", "dpo.learning_rate", "control_learning_rate")  # too much of it is told by the loss

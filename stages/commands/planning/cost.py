@@ -153,11 +153,12 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
     if own := store.find(node) or past.earlier.of(node):
         disk = sum(entry["bytes"] for entry in own["files"].values())
         return Cost(own["metrics"].get("tokens"), peak_of(own), disk, own["wall_seconds"])
-    stage, shape, base = node.stage, shape_of(nodes["base"], store), nodes["base"].fingerprint
+    of = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
+    stage, shape, base = node.stage, shape_of(of, store), of.fingerprint
     size = past.parameters.get(base) or (shape.parameters if shape else math.nan)
     disk = 4.0 * size if stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = expected_peak(node, nodes, shape)
-    roots = {n.stage: n.fingerprint for n in node.lineage if n.stage in ("base", "data")}
+    roots = node.roots
     alike = [m for m in past.of(stage) if m["roots"] == roots]
     if alike and all(asdict(node.config).get(key) == alike[-1]["config"].get(key) for key in OF_MEMORY):
         peak = peak_of(alike[-1])

@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
 
 def trains_or_asks(stage: str, settings: dict[str, Any]) -> bool:
     """Whether a stage sends tokens through a model."""
-    return stage in GUESSED and bool(settings.get("train", True))
+    return stage in GUESSED and bool(settings.get("train", True)) and not settings.get("file")
 
 
 def generated(data: Node) -> dict[str, float]:

@@ -1,0 +1,41 @@
+"""Sources of a pool that cannot be, and files of candidates beside keys that say how to draw them."""
+
+from stages.config.errors import UserError, one_of
+from stages.config.schema import Config, Endpoint, Member
+from stages.store import parts
+
+DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source that is drawn
+
+
+def refuse(cfg: Config) -> None:
+    """Raise UserError for the first of them."""
+    sample, samplers = cfg.sample, parts.words("samplers", "Sampler")
+    one_of("sample.sampler", [sample.sampler], samplers)
+    if sample.columns and not sample.file:
+        raise UserError("sample.columns says which columns sample.file has, and there is none.")
+    if sample.file and (sample.pool or sample.own):
+        other = "sample.pool" if sample.pool else "sample.own"
+        raise UserError(f"sample.file and {other} both say where candidates come from: sample.pool holds several.")
+    if (sample.file or sample.pool) and cfg.label.brings_pool:
+        raise UserError("label=dataset brings its candidates: leave sample.file and sample.pool out.")
+    for i, member in enumerate(sample.pool or ()):
+        key = f"sample.pool[{i}]"
+        if member in (sample.pool or [])[:i]:
+            raise UserError(f"{key} is a source that stands before it: its candidates would be copies.")
+        if member.sampler:
+            one_of(f"{key}.sampler", [member.sampler], samplers)
+        source(key, member)
+
+
+def source(key: str, member: Member) -> None:
+    """One of a model, an endpoint and a file, and nothing that another of these would need."""
+    asked = member.endpoint != Endpoint()
+    named = [name for name, there in (("model", member.model), ("endpoint", asked), ("file", member.file)) if there]
+    if len(named) > 1:
+        raise UserError(f"{key} names {' and '.join(named)}: each of them is a source of its own.")
+    if member.file and (drawn := [name for name in DRAWN if getattr(member, name) is not None]):
+        raise UserError(f"{key}.{drawn[0]} says how candidates are drawn, and {key}.file has them already.")
+    if member.columns and not member.file:
+        raise UserError(f"{key}.columns says which columns {key}.file has, and there is none.")
+    if asked and member.sampler not in (None, "openai"):
+        raise UserError(f"{key}.endpoint is asked by sampler=openai, and not by {member.sampler}.")

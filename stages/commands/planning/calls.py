@@ -1,0 +1,98 @@
+"""What nodes would ask of endpoints: calls, tokens, and money where prices are known.
+
+Tokens of a question follow from its characters, those of answers that are still to be drawn from what is usual; a
+reply has as many as it may have. What is kept from earlier calls is not asked again, and what fails is: neither is
+known before.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.commands.planning.cost import Past, sizes_to_be
+from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes
+from stages.config.choices import Reading, Rubrics
+from stages.config.schema import Endpoint, Judge, Label, Sample
+from stages.endpoints.spending import MILLION
+from stages.store.node import Node
+from stages.store.store import Store
+
+
+@dataclass
+class Asked:
+    """Of one endpoint by one node. Calls and tokens are nan where nobody knows yet how many candidates there are."""
+
+    key: str
+    endpoint: Endpoint
+    calls: float
+    input: float
+    output: float  # at most
+
+    @property
+    def money(self) -> float | None:
+        """None without a price."""
+        price = self.endpoint.price
+        if price.input is None or price.output is None:
+            return None
+        return (self.input * price.input + self.output * price.output) / MILLION
+
+
+def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
+    """What a node that is still to be built would ask, by endpoint."""
+    block = node.config
+    if store.find(node) or getattr(block, "own", None):
+        return []
+    if isinstance(block, Sample) and block.sampler == "openai" and not block.file:
+        sizes, _ = sizes_to_be(node, nodes, store, past)
+        calls = (sizes.rows or math.nan) * block.candidates_per_prompt
+        key = f"{block.key}.endpoint"
+        return [Asked(key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens)]
+    if isinstance(block, Label) and block.labeler == "judge":
+        return judged(block, node.inputs["pool"], nodes, store, past)
+    return []
+
+
+def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
+    """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
+    judge, sources = block.judge, [pool] if pool.stage == "sample" else [*pool.inputs.values()][1:]
+    sizes, _ = sizes_to_be(sources[0], nodes, store, past)
+    if store.find(pool):
+        calls = sum(shown(judge, n) for n in counted(store.folder(pool)))
+    else:
+        calls = (sizes.rows or math.nan) * shown(judge, count(sources))
+    calls += judge.reading is Reading.json  # the probe
+    asked, told = calls * length(block, sizes), calls * (judge.max_tokens or 0)
+    keys = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
+    return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
+
+
+def shown(judge: Judge, candidates: float) -> float:
+    """How often a judge is asked about a prompt with so many candidates."""
+    if judge.kind is Rubrics.pointwise:
+        return candidates
+    return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
+
+
+def counted(pool: Path) -> list[int]:
+    """How many candidates each prompt of a finished pool has."""
+    import pyarrow.parquet as pq  # not for a plan of what has no candidates yet
+
+    ids = pq.read_table(pool / "candidates.parquet", columns=["prompt_id"])["prompt_id"]
+    return [*Counter(ids.to_pylist()).values()]
+
+
+def count(sources: list[Node]) -> float:
+    """Candidates of a prompt; nan where a file holds any number."""
+    return float(sum(math.nan if n.config.file else n.config.candidates_per_prompt for n in sources))
+
+
+def length(block: Label, sizes: Sizes) -> float:
+    """Tokens of a question of the usual length."""
+    from stages.labelers.rubric import Rubric  # with pyarrow, not for a plan without a judge
+
+    rubric = Rubric(block.judge)
+    request, answer = ("x" * round(CHARACTERS * tokens) for tokens in (sizes.prompt, sizes.answer))
+    answers = [answer] * (2 if rubric.kind is Rubrics.pairwise else 1)
+    messages = rubric.messages([{"role": "user", "content": request}], answers)
+    return sum(len(m["content"]) / CHARACTERS + TURNS for m in messages)

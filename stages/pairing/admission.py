@@ -1,0 +1,75 @@
+"""Which contrasts may become pairs, and which rule refused the others."""
+
+from collections import Counter
+from collections.abc import Callable, Container, Sequence
+
+import numpy as np
+
+from stages.config.choices import Unfinished
+from stages.config.schema import Pairs
+from stages.pairing.contrasts import Contrast
+
+BETTER_UNFINISHED = "only an unfinished candidate was better"
+WORSE_UNFINISHED = "only an unfinished candidate was worse"
+
+
+class Admission:
+    """The contrasts of every prompt that may become pairs; of a prompt without any, the rule that refused the last of
+    them. How many contrasts each rule refused is in `refused`. `unsound`: ids of candidates that must not be learnt
+    from, whatever their score."""
+
+    def __init__(self, cfg: Pairs, unsound: Container[str] = ()):
+        self.quantiles, self.rules = cfg.margin_quantiles, rules(cfg, unsound)
+        self.usable, self.reasons, self.refused = dict[str, list[Contrast]](), dict[str, str](), Counter[str]()
+
+    def admit(self, prompt: str, contrasts: list[Contrast]) -> None:
+        """Look at a prompt's contrasts."""
+        if not contrasts:
+            self.reasons[prompt] = "fewer than two judged candidates"
+        for reason, rule in self.rules.items():
+            contrasts = self.kept(prompt, contrasts, reason, rule)
+        different = {(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}
+        self.usable[prompt] = list(different.values())
+
+    def narrow(self) -> None:
+        """Once every prompt was admitted: keep those whose margin lies between the quantiles of all."""
+        if not self.quantiles:
+            return
+        low, high = between([c.distance for those in self.usable.values() for c in those], self.quantiles)
+        inside = lambda c: low <= c.distance <= high
+        for prompt, contrasts in self.usable.items():
+            self.usable[prompt] = self.kept(prompt, contrasts, "no margin within pairs.margin_quantiles", inside)
+
+    def kept(
+        self, prompt: str, contrasts: list[Contrast], reason: str, rule: Callable[[Contrast], bool]
+    ) -> list[Contrast]:
+        found = [contrast for contrast in contrasts if rule(contrast)]
+        self.refused[reason] += len(contrasts) - len(found)
+        if contrasts and not found:
+            self.reasons[prompt] = reason
+        return found
+
+
+def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[float, float]:
+    """The margins at these quantiles: of those that occur the nearest inside."""
+    if not distances:
+        return 0.0, 0.0
+    low, high = quantiles
+    return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
+
+
+def rules(cfg: Pairs, unsound: Container[str]) -> dict[str, Callable[[Contrast], bool]]:
+    """What a contrast must be to become a pair, by the reason that one gets which is not. In their order."""
+    return {
+        "every candidate got the same score": lambda c: c.margin is None or c.margin > 0,
+        "no two candidates differ in text": lambda c: c.better.text.strip() != c.worse.text.strip(),
+        # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
+        BETTER_UNFINISHED: lambda c: c.better.finish_reason == "stop",
+        WORSE_UNFINISHED: lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
+        "no better candidate keeps the rules of pairs.quality": lambda c: c.better.candidate_id not in unsound,
+        "no score of pairs.min_score or more": lambda c: c.score is None or c.score >= cfg.min_score,
+        "no margin above pairs.min_margin": lambda c: c.margin is None or c.margin > cfg.min_margin,
+        "every length ratio above pairs.max_length_ratio": lambda c: (
+            cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio
+        ),
+    }

@@ -1,0 +1,58 @@
+"""Two candidates of a prompt, and which of them is better."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+
+from stages.store.records import Candidate, Judgement
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Two candidates of a prompt, by how much one is better, and the score of that one. Margin and score are None
+    where a labeler gave their order alone; `lead` is then by how many more others the better one was preferred.
+    `standing`: how high the better one stands among its prompt's candidates, by its score or by preferences."""
+
+    better: Candidate
+    worse: Candidate
+    margin: float | None
+    score: float | None = None
+    lead: float = 0.0
+    standing: float = 0.0
+
+    @property
+    def distance(self) -> float:
+        return self.lead if self.margin is None else self.margin
+
+    @property
+    def length_ratio(self) -> float:
+        """Tokens of the longer one over those of the shorter."""
+        short, long = sorted((self.better.n_tokens, self.worse.n_tokens))
+        return long / max(1, short)
+
+    @property
+    def longer_by(self) -> int:
+        """Tokens that the better one has more."""
+        return self.better.n_tokens - self.worse.n_tokens
+
+
+def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:
+    """Every two candidates of a prompt that were judged, better first; equal scores and ties come with margin 0. Where
+    there are preferences alone, a candidate stands as high as it was preferred more often than not (Copeland)."""
+    contrasts: list[Contrast] = []
+    preferred = [(j, str(j.a), str(j.b)) for j in judgements if j.preference is not None]
+    stands = Counter[str]()
+    for judgement, a_id, b_id in preferred:
+        sign = {"a": 1, "b": -1}.get(str(judgement.preference), 0)
+        stands.update({a_id: sign, b_id: -sign})
+    for judgement, a_id, b_id in preferred:
+        above, below = (b_id, a_id) if judgement.preference == "b" else (a_id, b_id)
+        margin, high = 0.0 if judgement.preference == "tie" else None, stands[above]
+        lead = high - stands[below]
+        contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead, standing=high))
+    scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
+    for (a, a_score), (b, b_score) in combinations(scored, 2):
+        better, worse = (a, b) if a_score >= b_score else (b, a)
+        highest = max(a_score, b_score)
+        contrasts.append(Contrast(better, worse, abs(a_score - b_score), highest, standing=highest))
+    return contrasts

@@ -1,0 +1,37 @@
+"""Where a round's candidates come from: the policy itself, or the sources of `sample.pool`."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from stages.config.schema import Config, Member, Model, Pool
+from stages.store.node import Node
+
+
+def candidates(
+    cfg: Config, node: Callable[..., Node], number: int, policy: Node, data: Node, models: Mapping[str, Node]
+) -> dict[str, Node]:
+    """The nodes that make the candidates of a round, the one that is judged last. `models`: those that a source may
+    name; any other name is a path or a hub id."""
+    asked = replace(cfg.sample, round=number)
+    if not asked.pool:
+        return {"sample": node("sample", replace(asked, pool=None), policy=policy, data=data)}
+    made, sources = dict[str, Node](), dict[str, Node]()
+    known = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
+    for i, (member, block) in enumerate(zip(asked.pool, asked.members, strict=True)):
+        name = member.model or "policy"  # which an endpoint is asked for, and a file read for
+        if name not in known:
+            known[name] = made[f"model_{i + 1}"] = node("base", Model(name, None, of=f"{block.key}.model"))
+        sources[f"source_{i + 1}"] = node("sample", block, policy=known[name], data=data)
+    return made | sources | {"pool": node("pool", Pool(names(asked.pool)), policy=policy, **sources)}
+
+
+def names(members: list[Member]) -> list[str]:
+    """What each source is called in candidates and pairs; of several that are called the same, with their number."""
+    found = [str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members]
+    again, several = Counter[str](), Counter(found)
+    for i, name in enumerate(found):
+        again[name] += 1
+        found[i] = f"{name} {again[name]}" if several[name] > 1 else name
+    return found

@@ -1,0 +1,148 @@
+"""Strategies of pairs: each takes what it says, a ranking is what its preferences make likely, and the table that
+compares them is true."""
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from stages.config.choices import Strategy
+from stages.pairing.contrasts import Contrast, comparisons
+from stages.pairing.ranking import ranked, strengths
+from stages.pairing.strategies import ORDERS, select
+from stages.store.records import Candidate, Judgement, Pair, load, save
+from tests.helpers import refused
+from tests.stages.test_pairs import block, candidate, made, pool
+
+RNG = np.random.default_rng(0)
+SCORES = [i / 4 for i in range(5)]
+MANY = block(max_per_prompt=99)
+
+
+def scored(prompt: str, n: int = 6) -> list[tuple[Candidate, float]]:
+    """Candidates of random lengths and scores, at least two scores among them."""
+    drawn = [0.0, 1.0, *RNG.choice(SCORES, n - 2).tolist()]
+    return [(candidate(prompt, f"text {i}", int(RNG.integers(1, 40))), s) for i, s in enumerate(drawn)]
+
+
+def contrasts_of(answers: list[tuple[Candidate, float]]) -> list[Contrast]:
+    given = [Judgement(c.prompt_id, "x", c.candidate_id, score=score) for c, score in answers]
+    return [c for c in comparisons(given, {c.candidate_id: c for c, _ in answers}) if c.margin]
+
+
+def first(strategy: Strategy, contrasts: list[Contrast], seed: int = 0) -> Contrast:
+    return select(contrasts, strategy, replace(MANY, seed=seed), "p")[0]
+
+
+def test_every_strategy_has_its_order() -> None:
+    assert ORDERS.keys() == set(Strategy)
+
+
+@pytest.mark.parametrize("prompt", range(20))
+def test_a_strategy_takes_first_what_it_says(prompt: int) -> None:
+    contrasts = contrasts_of(scored(str(prompt)))
+    best = max(c.score or 0 for c in contrasts)
+    below = [c for c in contrasts if c.score == best]
+    assert first(Strategy.best_worst, contrasts).margin == max(c.distance for c in contrasts)
+    assert first(Strategy.margin, contrasts).margin == min(c.distance for c in contrasts)
+    hard = first(Strategy.hard, contrasts)
+    assert (hard.score, hard.margin) == (best, min(c.distance for c in below))
+    assert first(Strategy.length_matched, contrasts).length_ratio == min(c.length_ratio for c in contrasts)
+    drawn = {id(first(Strategy.best_random, contrasts, seed)) for seed in range(40 * len(below))}
+    assert drawn == {id(c) for c in below}, "the best against any that is worse, and no other"
+    in_order = [c.standing for c in select(contrasts, Strategy.ranked, MANY, "p")]
+    assert in_order == sorted(in_order, reverse=True) and len(in_order) == len(contrasts)
+
+
+def test_strengths_explain_the_wins_that_there_were() -> None:
+    """At the likeliest strengths, as many wins are expected of each as it had (Hunter 2004, with the two more)."""
+    for n in (2, 5, 12):
+        won = RNG.integers(0, 4, (n, n)) * (1 - np.eye(n))
+        strength = np.exp(strengths(won))
+        chance = strength[:, None] / (strength[:, None] + strength)
+        expected = ((won + won.T) * chance).sum(axis=1) + 2 * strength / (strength + 1)
+        assert expected == pytest.approx(won.sum(axis=1) + 1, abs=1e-3)
+
+
+def test_strengths_are_those_that_preferences_were_drawn_from() -> None:
+    true = RNG.normal(0, 1, 8)
+    won = np.zeros((8, 8))
+    for i, j in combinations(range(8), 2):
+        won[i, j] = RNG.binomial(4000, 1 / (1 + np.exp(true[j] - true[i])))
+        won[j, i] = 4000 - won[i, j]
+    found = strengths(won)
+    assert found - found.mean() == pytest.approx(true - true.mean(), abs=0.1)
+
+
+def preferred(order: str, *told: str) -> list[tuple[str, str, bool]]:
+    """What a ranking makes of preferences, `a>b` or `a=b`, of candidates in this order: better, worse, and whether
+    they are told apart."""
+    known = {name: candidate("q", name) for name in order}
+    words = {">": "a", "=": "tie"}
+    given = [
+        Judgement("q", "judge", a=known[a].candidate_id, b=known[b].candidate_id, preference=words[sign])
+        for a, sign, b in told
+    ]
+    found = ranked(comparisons(given, {c.candidate_id: c for c in known.values()}))
+    return [(c.better.text, c.worse.text, c.margin is None) for c in found]
+
+
+def test_a_ranking_tells_apart_what_nobody_compared_and_settles_contradictions() -> None:
+    assert preferred("abc", "a>b", "b>c") == [("a", "b", True), ("a", "c", True), ("b", "c", True)]
+    circle = preferred("abcd", "a>b", "b>c", "c>a", "a>d", "b>d", "c>d")
+    assert {(a, b) for a, b, apart in circle if apart} == {("a", "d"), ("b", "d"), ("c", "d")}
+    assert ("b", "c", False) in [*preferred("abc", "a>b", "a>c", "b=c"), ("c", "b", False)]
+    assert preferred("ab", "b>a") == [("b", "a", True)]
+    again = preferred("abc", "a>b", "a>b", "b>a", "b>c")
+    assert [(a, b) for a, b, _ in again] == [("a", "b"), ("a", "c"), ("b", "c")], "twice against once"
+
+
+def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:
+    known = [candidate("q", "a", finished=False), candidate("q", "b"), candidate("q", "c")]
+    judged = pool(tmp_path / "pool", {"q": [(c, None) for c in known]})
+    a, b, c = (each.candidate_id for each in known)
+    told = [Judgement("q", "judge", a=a, b=b, preference="a"), Judgement("q", "judge", a=c, b=a, preference="b")]
+    save(judged / "judgements.parquet", [*told, Judgement("q", "judge", a=b, b=c, preference="a")], Judgement)
+    cfg = replace(MANY, strategy=Strategy.ranked)
+    found, metrics = made(tmp_path / "out", cfg, judged)
+    assert found == [("b", "c")], "the unfinished one is never chosen"
+    assert metrics["preferences_left_out"] == 0
+
+
+ANSWERS = {f"q{i}": scored(f"q{i}") for i in range(30)}
+
+
+def test_the_table_says_what_each_strategy_gives(tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", dict(ANSWERS))
+    tables = []
+    for strategy in Strategy:
+        found, metrics = made(tmp_path / strategy, replace(MANY, strategy=strategy, max_per_prompt=2), judged)
+        pairs = load(tmp_path / strategy / "pairs.parquet", Pair)
+        tokens = {c.candidate_id: c.n_tokens for c in load(judged / "candidates.parquet", Candidate)}
+        gaps = [tokens[p.chosen_id] - tokens[p.rejected_id] for p in pairs]
+        assert metrics["strategies"][strategy] == {
+            "pairs": len(found),
+            "prompts": len({p.prompt_id for p in pairs}),
+            "margin": pytest.approx(fmean(p.margin or 0 for p in pairs)),
+            "chosen_longer_by": pytest.approx(fmean(gaps)),
+            "longer_chosen": pytest.approx(fmean(gap > 0 for gap in gaps if gap)),
+        }
+        tables.append(metrics["strategies"])
+    assert all(table == tables[0] for table in tables), "whichever was taken"
+
+
+def test_margins_between_quantiles_of_all(tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", dict(ANSWERS))
+    every = replace(MANY, strategy=Strategy.all)
+    made(tmp_path / "all", every, judged)
+    margins = [p.margin for p in load(tmp_path / "all" / "pairs.parquet", Pair)]
+    inside = replace(every, margin_quantiles=[0.25, 0.6])
+    made(tmp_path / "some", inside, judged)
+    kept = [p.margin for p in load(tmp_path / "some" / "pairs.parquet", Pair)]
+    low, high = np.quantile(margins, 0.25), np.quantile(margins, 0.6)
+    assert sorted(kept) == sorted(m for m in margins if low <= m <= high) and 0 < len(kept) < len(margins)
+    told = refused("recipe=tiny", "pairs.margin_quantiles=[0.8, 0.2]")
+    assert told == "pairs.margin_quantiles=[0.8, 0.2]: the lower and the higher of two: [0.25, 0.75]."

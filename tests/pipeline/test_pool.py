@@ -1,0 +1,112 @@
+"""`sample.pool`: candidates of several sources, each a node of its own, judged together."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from stages.store.records import Candidate, Example, Pair, load
+from tests.endpoints.servers import Model, Request, running
+from tests.helpers import Chain, build, nodes, refused
+
+pytest.importorskip("openai")
+
+
+def right(chain: Chain) -> list[Example]:
+    """The prompts that are sampled, with their references."""
+    asked = {p.id for p in load(chain.folder("sample") / "prompts.parquet", Example)}
+    examples = load(chain.folder("data") / "examples.parquet", Example)
+    return sorted((e for e in examples if e.id in asked), key=lambda e: e.id)
+
+
+def written(file: Path, rows: list[dict]) -> Path:
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, tmp_path: Path) -> None:
+    prompts = right(chain)
+    own = [{"messages": p.messages, "completions": [str(p.reference), "my own"]} for p in prompts[:30]]
+    mine = written(tmp_path / "mine.jsonl", own)
+    checkpoint = chain.folder("sft") / "model"
+
+    def says(request: Request) -> str:
+        return f"words {request['seed'] % 5}"
+
+    with running(Model(says)) as server:
+        endpoint = f"{{base_url: '{server.url}', model: writer}}"
+        line = (
+            f"sample.pool=[{{n: 2}}, {{model: {checkpoint}, n: 1, temperature: 0.5}}, {{model: base, n: 1}}, "
+            f"{{endpoint: {endpoint}, n: 1}}, {{file: {mine}}}]",
+        )
+        build(chain.root, "stage=pairs", *line)
+        assert len(server.asked) == len(prompts)
+    pool = chain.folder("pool", *line)
+    candidates = load(pool / "candidates.parquet", Candidate)
+    metrics = chain.manifest("pool", *line)["metrics"]
+    counted = Counter(c.policy for c in candidates)
+    assert counted == metrics["sources"]
+    assert metrics["copies_left_out"] == sum((2, 1, 1, 1)) * len(prompts) + 60 - len(candidates)
+    assert counted["mine.jsonl"] == 60 and counted["writer"] == len(prompts)
+    # The checkpoint is the SFT model under another name: its tokens are the policy's. A base has no contract.
+    assert {c.policy for c in candidates if c.token_ids is not None} == {"policy", "model"}
+    assert all((c.tokenizer is None) == (c.token_ids is None) for c in candidates)
+    texts = Counter(c.text for c in candidates if c.policy == "mine.jsonl")
+    assert texts["my own"] == 30 and texts == Counter(t for row in own for t in row["completions"])
+
+    pairs = load(chain.folder("pairs", *line) / "pairs.parquet", Pair)
+    by_id = {c.candidate_id: c.policy for c in candidates}
+    assert all((by_id[p.chosen_id], by_id[p.rejected_id]) == (p.chosen_policy, p.rejected_policy) for p in pairs)
+    won = chain.manifest("pairs", *line)["metrics"]["policies"]
+    assert {name: each["candidates"] for name, each in won.items()} == counted
+    assert won["mine.jsonl"]["chosen"] >= 30 - won["policy"]["chosen"] - won["model"]["chosen"] > 0
+    assert sum(each["chosen"] for each in won.values()) == len(pairs) == sum(each["rejected"] for each in won.values())
+
+
+def test_a_source_is_what_it_holds_and_the_others_stay(chain: Chain, tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.jsonl", [{"prompt": "p", "completion": "a"}])
+
+    def made(*members: str) -> dict[str, str]:
+        return {name: n.fingerprint for name, n in nodes(chain.root, f"sample.pool=[{', '.join(members)}]").items()}
+
+    before = made("{n: 2}", f"{{file: {file}}}")
+    written(file, [{"prompt": "p", "completion": "b"}])
+    after = made("{n: 2}", f"{{file: {file}}}")
+    assert {name for name in before if before[name] != after[name]} >= {"source_2", "pool", "label", "pairs", "dpo"}
+    assert all(before[name] == after[name] for name in ("sft", "source_1", "answer_sft"))
+    swapped = made(f"{{file: {file}}}", "{n: 2}")
+    assert swapped["source_2"] == after["source_1"], "whatever its place"
+    plain = {name: n.fingerprint for name, n in nodes(chain.root).items()}
+    assert made() == plain, "an empty pool is none"
+    assert made("{n: 4}")["source_1"] == plain["sample"]
+
+
+def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
+    made = nodes(chain.root, "rounds=2", "sample.pool=[{n: 2}, {model: previous, n: 1}, {model: sft, n: 1}]")
+    given = {name: n.inputs["policy"] for name, n in made.items() if name.startswith("source")}
+    assert [given[f"source_{i}_1"].stage for i in (1, 2, 3)] == ["sft", "base", "sft"]
+    assert [given[f"source_{i}"].stage for i in (1, 2, 3)] == ["dpo", "sft", "sft"]
+    assert made["label"].inputs["pool"] is made["pool"]
+    assert made["dpo"].roots["base"] == made["base"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("sample.pool=[{model: sft, file: f.jsonl}]",), "sample.pool[0] names model and file"),
+        (("sample.pool=[{n: 2}, {n: 2}]",), "sample.pool[1] is a source that stands before it"),
+        (("sample.pool=[{file: f.jsonl, n: 2}]",), "sample.pool[0].n says how candidates are drawn"),
+        (("sample.pool=[{sampler: hff}]",), "sample.pool[0].sampler=hff is unknown. Did you mean 'hf'?"),
+        (("sample.pool=[{sampler: openai}]",), "sample.pool[0].endpoint.base_url is no address"),
+        (("sample.pool=[{endpoint: {model: writer}}]",), "sample.pool[0].endpoint.base_url is no address"),
+        (("sample.pool=[{n: 0}]",), "sample.pool[0].n must be from 1"),
+        (("sample.pool=[{n: 1}]", "stage=pairs"), "sample.pool draws 1: a pair is made of two"),
+        (("sample.pool=[{model: /no/such/folder}]",), "sample.pool[0].model=/no/such/folder: no such file or folder"),
+        (("sample.pool=[{file: none.jsonl}, {n: 2}]",), "sample.pool[0].file=none.jsonl: no such file"),
+        (("sample.file=none.jsonl",), "sample.file=none.jsonl: no such file"),
+        (("sample.columns={prompt: q}",), "sample.columns says which columns sample.file has"),
+    ],
+)
+def test_what_is_no_source_is_refused_before_anything_is_built(overrides: tuple[str, ...], told: str) -> None:
+    assert refused("recipe=tiny", *overrides).startswith(told)
