@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "formats": ("store",),
     "curation": ("formats", "tasks"),
     "evaluation": ("models", "curation"),
-    "pages": ("evaluation",),
+    "pages": ("evaluation", "labelers"),  # the words of judges
     "endpoints": ("store",),
     "samplers": ("models", "endpoints"),
     "labelers": ("formats", "tasks", "models", "samplers"),

@@ -18,7 +18,7 @@ from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
 VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 6, "reference": 8, "dpo": 9}
-VERSIONS |= {"select": 3, "answer": 8, "eval": 9, "report": 10}
+VERSIONS |= {"select": 3, "answer": 8, "eval": 9, "report": 11}
 
 NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "label": "pairs"}
 NEXT |= {"pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
