@@ -85,7 +85,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
                 whole.write(store.root / page, (store.folder(wanted[0]) / page).read_bytes())
             log.info("The report: %s", store.root / "report.html")
         case _:
-            if cfg.stage is Target.label:
+            if cfg.stage == Target.label:
                 from stages.pages import labels
 
                 whole.write(store.root / labels.PAGE, labels.page(store.folder(nodes["label"])))

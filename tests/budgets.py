@@ -40,7 +40,7 @@ BUDGETS = {
     "bench": 5.0,
     "tasks": 6.0,
     "curation": 1.0,
-    "pages": 2.0,
+    "pages": 24.0,
     "endpoints": 14.0,
     "labelers": 36.0,
     "formats": 15.0,
