@@ -1,5 +1,5 @@
 """How far a judge agrees with people, beside what only looks at length: `python -m tests.bench.agreement [URL MODEL]
-[rows=100] [sets=PandaLM,…]`.
+[rows=100] [sets=PandaLM,…] [threads=1]`.
 
 Pairs of PandaLM's annotators, of LLMBar, of HH's raters and of AlpacaEval (whose labels are GPT-4's), so many of each,
 drawn by content. Without a server the judge is the embedded 135M model (`tests/bench/judge.py`); its answers are kept.
@@ -109,8 +109,8 @@ def measured(rows: list[Known], asked: judge.Named) -> Mapping[str, str]:
     }
 
 
-def main(words: list[str], rows: int, names: list[str]) -> None:
-    with judge.serving(words) as asked:
+def main(words: list[str], rows: int, names: list[str], threads: int) -> None:
+    with judge.serving(words, threads) as asked:
         for name in names:
             whole = SETS[name]()
             drawn = sorted(whole, key=content_id)[:rows]
@@ -131,4 +131,5 @@ if __name__ == "__main__":
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     given = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     wanted = given.get("sets", ",".join(SETS)).split(",")
-    main([word for word in sys.argv[1:] if "=" not in word], int(given.get("rows", ROWS)), wanted)
+    served = [word for word in sys.argv[1:] if "=" not in word]
+    main(served, int(given.get("rows", ROWS)), wanted, int(given.get("threads", 1)))

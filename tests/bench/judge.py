@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from stages.config.choices import Rubrics
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
 from stages.store.pinning import locate, pin
@@ -42,8 +43,8 @@ def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
         del server  # which ends with its last reference
 
 
-def pool(rows: Sequence[tuple[Any, str, str]]) -> Pool:
-    """A prompt of its own for each of (messages, answer, answer), which are the prompt's candidates in this order."""
+def pool(rows: Sequence[tuple[Any, ...]]) -> Pool:
+    """A prompt of its own for each of (messages, answer, …), which are the prompt's candidates in this order."""
     prompts, candidates = list[Example](), list[Candidate]()
     for i, (messages, *answers) in enumerate(rows):
         prompt = content_id(i, messages, answers)
@@ -55,12 +56,13 @@ def pool(rows: Sequence[tuple[Any, str, str]]) -> Pool:
     return Pool(prompts, candidates)
 
 
-def judged(given: Pool, judge: Named) -> list[Judgement]:
-    """Its preferences, in the order of the prompts; what it does not decide is missing."""
+def judged(given: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise) -> list[Judgement]:
+    """Its one judgement of each prompt's one or two answers, in the order of the prompts; some may be missing."""
     address, model = judge
     runtime = f"{{concurrency: {SLOTS}, timeout: {SECONDS}}}"
     endpoint = f"{{base_url: '{address}', model: '{model}', runtime: {runtime}}}"
-    asked = settings("label=judge", f"label.judge.endpoints=[{endpoint}]", "label.max_failed=1").label
+    line = f"label.judge.endpoints=[{endpoint}]", f"label.judge.kind={kind}", "label.max_failed=1"
+    asked = settings("label=judge", *line).label
     FOLDER.mkdir(parents=True, exist_ok=True)
     work = Work(FOLDER, lambda metrics, step: None, calls=FOLDER / "calls")
     found = {j.prompt_id: j for j in Jury.of(pin(asked, FOLDER / "digests.json")[0], work).judge_all(given)}
@@ -68,7 +70,7 @@ def judged(given: Pool, judge: Named) -> list[Judgement]:
 
 
 def said(given: Pool, judgements: Sequence[Judgement]) -> list[int | str | None]:
-    """Of each, which of the two was preferred, 0 or 1, in the order of `pool`; `tie`; None where it is missing."""
+    """Of each two answers which was preferred, 0 or 1, in the order of `pool`; `tie`; None where it is missing."""
     place = {c.candidate_id: i % 2 for i, c in enumerate(given.candidates)}
     named = {"a": lambda j: place[j.a], "b": lambda j: place[j.b], "tie": lambda j: "tie"}
     return [named[j.preference](j) if j.preference else None for j in judgements]
