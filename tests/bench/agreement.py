@@ -3,7 +3,7 @@
 
 Pairs of PandaLM's annotators, of LLMBar, of HH's raters and of AlpacaEval (whose labels are GPT-4's), so many of each,
 drawn by content. Without a server the judge is the embedded 135M model (`tests/bench/judge.py`); its answers are kept.
-Needs the shared data beside the checkout.
+Needs the shared data beside the checkout; 100 rows of each take about 45 minutes of one core.
 """
 
 import gzip

@@ -5,7 +5,8 @@ Every attack is added to the poor one of two answers, and the judge is asked wit
 marks alone, and with nothing (`FENCES`). Told is how often the poor answer is preferred, a tie counting half, or with
 `kind=pointwise` its score from 0 to 1; how much more that is than without an attack, over the same cases; and in how
 many of them it is more. A judge that goes by the order alone sees ties, until an attack turns one order. Without a
-server the judge is the embedded 135M model (`tests/bench/judge.py`); its answers are kept.
+server the judge is the embedded 135M model (`tests/bench/judge.py`); its answers are kept. All cases take about 45
+minutes of one core, half of that by scores.
 """
 
 import logging
