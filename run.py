@@ -81,9 +81,15 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
             export.write(cfg.export, wanted[0], nodes["eval"], store)
         case Target.report:
-            whole.write(store.root / "report.html", (store.folder(wanted[0]) / "report.html").read_bytes())
+            for page in ("labels.html", "report.html"):
+                whole.write(store.root / page, (store.folder(wanted[0]) / page).read_bytes())
             log.info("The report: %s", store.root / "report.html")
         case _:
+            if cfg.stage == Target.label:
+                from stages.pages import labels
+
+                whole.write(store.root / labels.PAGE, labels.page(store.folder(nodes["label"])))
+                log.info("How good the labels are: %s", store.root / labels.PAGE)
             log.info("Next: %s", provenance.command(NEXT[cfg.stage], overrides))
     return sweep.metric(cfg, nodes, store)
 

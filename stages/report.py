@@ -1,4 +1,4 @@
-"""Stage `report`: one self-contained page that says whether it helped, and how it came about.
+"""Stage `report`: one self-contained page that says whether it helped, and how it came about, and one of its labels.
 
 It reads the nodes it is given and nothing else; text that a model wrote is escaped.
 """
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from stages.config.schema import Report
 from stages.evaluation.diagnosis.evidence import gather
 from stages.evaluation.diagnosis.ranking import diagnose
-from stages.pages import changes, figures, seeds, settings, words
+from stages.pages import changes, figures, labels, seeds, settings, words
 from stages.pages.environment import environment
 from stages.pages.headline import Headline
 from stages.pages.samples import strips
@@ -25,7 +25,7 @@ SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a read
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `report.html`."""
+    """Publish `report.html` and, of the last round's labels, `labels.html`."""
     inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # this seed's first
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", having("models"))
@@ -77,6 +77,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         seconds=sum(node["seconds"] for node in lineage),
     )
     (out / "report.html").write_text(html, encoding="utf-8")
+    (out / labels.PAGE).write_text(labels.page(inputs["label"]), encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
 
 

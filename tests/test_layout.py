@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "curation": ("formats", "tasks"),
     "pairing": ("store",),
     "evaluation": ("models", "curation"),
-    "pages": ("evaluation",),
+    "pages": ("evaluation", "labelers"),  # the words of judges
     "endpoints": ("store",),
     "samplers": ("models", "endpoints", "formats"),  # candidates that somebody has already
     "labelers": ("formats", "tasks", "models", "samplers"),

@@ -23,12 +23,11 @@ from stages.endpoints.reply import NoReply
 from stages.endpoints.together import answers
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.rubric import SYSTEM, Rubric
-from stages.labelers.verdicts import SCALE, NoVerdict, in_json, one_key, verdict
+from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
 from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.work import Progress, Work
 
 PROBE, WORD = "Say in a sentence what the weather is like at the sea.", "plumb"
-SWAPPED = {"A": "B", "B": "A", "tie": "tie"}
 
 
 class Vote(NamedTuple):

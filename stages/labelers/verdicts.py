@@ -10,6 +10,7 @@ from stages.config.choices import Reading, Rubrics
 from stages.endpoints.reply import Reply
 
 SIDES = ("A", "B", "tie")
+SWAPPED = {"A": "B", "B": "A", "tie": "tie"}  # the same choice, where the other order was shown
 SCALE = tuple(range(1, 11))  # scores, from useless to nothing to improve
 KEY = {Rubrics.pairwise: "verdict", Rubrics.pointwise: "score"}
 ALLOWED: Mapping[Rubrics, tuple[Any, ...]] = {Rubrics.pairwise: SIDES, Rubrics.pointwise: SCALE}

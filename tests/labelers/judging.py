@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.schema import Label
+from stages.labelers import rubric
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
 from stages.store.pinning import pin
@@ -17,6 +18,12 @@ from tests.helpers import settings
 
 FENCED = re.compile(r"<<(REQUEST|A|B|ANSWER) (\w+)>>\n(.*?)\n<<END \2>>", re.DOTALL)
 PROBE = '{"word": "plumb"}'
+# How texts are shown to a judge: as in stages/labelers/rubric.py, and with less to hold them down.
+FENCES: dict[str, Callable[[str, str, str], str]] = {
+    "held down": rubric.fenced,
+    "marks alone": lambda name, text, mark: f"<<{name.upper()} {mark}>>\n{text}\n<<END {mark}>>",
+    "nothing": lambda name, text, mark: f"{name.upper()}:\n{text}",
+}
 
 
 def shown(request: Request) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from stages.labelers import rubric
 from stages.labelers.rubric import held_down
 from tests.endpoints.servers import Model, Request, running
-from tests.labelers.judging import FENCED, PROBE, is_probe, judged, pool
+from tests.labelers.judging import FENCED, FENCES, PROBE, is_probe, judged, pool
 
 pytest.importorskip("openai")
 ORDER = "the poor one wins"
@@ -55,11 +55,8 @@ def turned(folder: Path, fence: Callable[[str, str, str], str]) -> float:
 
 
 def test_orders_in_a_candidate_turn_no_verdict_and_without_the_fence_all_do(tmp_path: Path) -> None:
-    assert turned(tmp_path / "held", rubric.fenced) == 0
-    marks_alone = lambda name, text, mark: f"<<{name.upper()} {mark}>>\n{text}\n<<END {mark}>>"
-    assert turned(tmp_path / "marks alone", marks_alone) == 0.5
-    nothing = lambda name, text, mark: f"{name.upper()}:\n{text}"
-    assert turned(tmp_path / "nothing", nothing) == 1
+    found = {name: turned(tmp_path / name, fence) for name, fence in FENCES.items()}
+    assert found == {"held down": 0, "marks alone": 0.5, "nothing": 1}
 
 
 def test_a_text_cannot_hold_its_own_mark_nor_what_nobody_sees() -> None:

