@@ -1,0 +1,55 @@
+"""Sums that a text works out: `3 + 4 * 2 = 11`. Those that come out wrong."""
+
+import re
+from fractions import Fraction
+
+NUMBER = r"\$?\s?\d[\d,]*(?:\.\d+)?%?"
+TIMES, OVER = "×∗", "÷"
+EQUATION = re.compile(rf"({NUMBER}(?:\s?[-+*/×÷−]\s?{NUMBER}|\sx\s{NUMBER})+)\s*=\s*(-?{NUMBER})")
+TERM = re.compile(rf"({NUMBER})|([-+*/×÷−x])")
+BEFORE, AFTER = "+-*/×÷−^(.,:_=<>[&|~", "+-*/×÷−^:=_([&|"  # beside these it is part of something else
+
+
+def wrong(text: str) -> str | None:
+    """The first equation of plain numbers that does not hold. What is rounded holds; so does what may be read as part
+    of something longer: algebra, code, times and dates."""
+    for found in EQUATION.finditer(text):
+        before, after = text[: found.start()].rstrip(" $"), text[found.end() :]
+        if before[-1:] in BEFORE and before or re.match(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b", after):
+            continue
+        if re.search(r"\b[a-zA-Z]$", before) and re.search(r"(^|\W)[b-zB-HJ-Z]$", before):  # a variable
+            continue
+        value = worked_out(found[1])
+        if value is not None and not same(value, found[2]):
+            return found[0]
+    return None
+
+
+def number(written: str) -> Fraction:
+    plain = Fraction(re.sub(r"[$,%\s]", "", written))
+    return plain / 100 if written.endswith("%") else plain
+
+
+def worked_out(sum_: str) -> Fraction | None:
+    """The value of a sum without brackets; None where it divides by zero."""
+    terms, sign = [Fraction(0)], ""
+    for value, operator in TERM.findall(sum_):
+        if operator:
+            sign = operator
+        elif sign in ("+", "-", "−", ""):
+            terms.append(number(value) if sign in ("+", "") else -number(value))
+        elif sign in ("/", "÷"):
+            if not number(value):
+                return None
+            terms[-1] /= number(value)
+        else:
+            terms[-1] *= number(value)
+    return sum(terms, Fraction(0))
+
+
+def same(value: Fraction, written: str) -> bool:
+    """Whether a number is the value, or the value rounded or cut to as many places as it has."""
+    said = number(written)
+    places = len(written.rstrip("%").partition(".")[2]) + 2 * written.endswith("%")
+    step = Fraction(1, 10**places)
+    return value == said or ((value / step).denominator != 1 and abs(value - said) < step)
