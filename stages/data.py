@@ -14,9 +14,9 @@ from typing import Any
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.config.schema import Data, Own, Source
-from stages.curation.audit import Auditor, held_out
+from stages.curation.audit import gate
 from stages.formats.format import Said
-from stages.formats.row import BadRow, Unwanted
+from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
 from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
 from stages.formats.turns import message, split_off_answer, text
@@ -44,8 +44,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             examples += generate(seed, settings, settings.pop("families"), families)
             examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
-    actions = {code: action for code, action in cfg.audit.actions.items() if action != "keep"}
-    auditor = Auditor(actions, held_out(cfg.audit.against or [], "data.audit.against")) if actions else None
+    passes = gate(cfg.audit)
     taken = {example.id: example.split for example in examples}
     counts, tasks, sums, read = Counter[str](), set[str](), Counter[str](), list[str]()
 
@@ -53,7 +52,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         yield from examples
         for i in range(len(cfg.sources)):
             with parts.told(cfg.own, "data.own", out.path):
-                yield from of_source(cfg, i, own, auditor, taken, sums, read, out)
+                yield from of_source(cfg, i, own, passes, taken, sums, read, out)
 
     def counted() -> Iterator[Example]:
         for example in everything():
@@ -67,7 +66,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "duplicates_dropped": "copies left out",
         "left_out": "rows left out by their splits or labels",
     }
-    if auditor:
+    if cfg.audit.actions:
         said["unwanted"] = "rows taken out by data.audit"
     return {
         "examples": dict(counts),
@@ -83,7 +82,7 @@ def of_source(
     cfg: Data,
     i: int,
     own: Callable[[Any], Said] | None,
-    auditor: Auditor | None,
+    passes: Callable[[Said, str, str], None],
     taken: dict[str, str],
     sums: Counter[str],
     read: list[str],
@@ -95,8 +94,7 @@ def of_source(
         UserError: where it holds nothing, or too many unusable rows.
     """
     source, key, found = cfg.sources[i], cfg.key(i), Found()
-    made = converted(source, key, own, found, auditor, cfg.audit.actions)
-    yield from drawn(made, source.rows, taken, sums)
+    yield from drawn(converted(source, key, own, passes, found), source.rows, taken, sums)
     for line in found.told:
         out.say(f"{key.removesuffix('.path')}: {line}")
     quarantine(found.bad, found.rows, cfg.max_bad, out)
@@ -169,11 +167,10 @@ def converted(
     source: Source,
     key: str,
     own: Callable[[Any], Said] | None,
+    passes: Callable[[Said, str, str], None],
     found: Found,
-    auditor: Auditor | None,
-    actions: dict[str, str],
 ) -> Iterator[Example]:
-    """The examples of a source. What the audit found that has an action is Unwanted."""
+    """The examples of a source, but for rows that the audit does not let pass."""
     name = Path(source.path).name
 
     def example(said: Said) -> Example | None:
@@ -192,10 +189,7 @@ def converted(
             answer = None
         if split is None:
             return None
-        if auditor:
-            for code, evidence in auditor.findings(said, split).items():
-                raise Unwanted(code, evidence, kept=actions[code] == "quarantine")
-            auditor.remember(said, split, found.place)
+        passes(said, split, found.place)
         checks = verifiable(source.check, answer)
         return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks)
 

@@ -18,12 +18,14 @@ FIELD = re.compile(r"^\W*(?:\d+\.\s*)?(instruction|input|output|response)\s*:", 
 BOILERPLATE = re.compile(
     r"\b(as|I am|I'm|since I am|being) (just |only )?an? ([\w-]+ ){0,3}(AI|language model|chatbot)\b"
     r"|\b(GPT|(a|the|this) language model)\b.{0,40}\b(cannot|can't|can not|unable|not possible|not able)"
-    r"|\b(cannot|can't|can not|unable|not possible|not (be )?(able|suitable)|difficult)\b.{0,60}\b(GPT|(by|for|a) (\w+ )?(language )?(AI|models?))\b",
+    r"|\b(cannot|can't|can not|unable|not possible|not (be )?(able|suitable)|difficult)\b"
+    r".{0,60}\b(GPT|(by|for|a) (\w+ )?(language )?(AI|models?))\b",
     re.IGNORECASE,
 )
 STALE = re.compile(
     r"\b(my (knowledge|training) (cut-?off|data)|knowledge cut-?off|(as of|since|until|in) my last (update|training)|"
-    r"as of (today|now|(early |mid |late )?(\w+ )?20\d\d)\b|today is \w+,? \w+ \d|today's date is|the current (date|time|year) is)",
+    r"as of (today|now|(early |mid |late )?(\w+ )?20\d\d)\b|today is \w+,? \w+ \d|"
+    r"today's date is|the current (date|time|year) is)",
     re.IGNORECASE,
 )
 VERSE = re.compile(r"\b(songs?|lyrics|poe(m|try)|jingle|rap|chant|chorus|haiku|verses?|rhymes?)\b", re.IGNORECASE)
@@ -36,7 +38,8 @@ DAMAGED = re.compile(
     r"[\u200b\u202a-\u202e\u2060\ufeff\ue000-\uf8ff]"
 )
 PLACEHOLDER = re.compile(
-    r"\{\{\s*\w+\s*\}\}|\[(insert|your|enter|add|fill|name of|company|client|customer|recipient|product|date)\b[^\]\n]{0,40}\]"
+    r"\{\{\s*\w+\s*\}\}|"
+    r"\[(insert|your|enter|add|fill|name of|company|client|customer|recipient|product|date)\b[^\]\n]{0,40}\]"
     r"|<(insert|your|enter)\b[^>\n]{0,40}>|\bX{4,}\b",
     re.IGNORECASE,
 )
@@ -115,7 +118,7 @@ def echo(request: str, answer: str) -> str | None:
 
 def other_language(request: str, answer: str) -> str | None:
     """An answer that is not in English, to a request in English that names no language."""
-    if LANGUAGES.search(request) or rules.foreign(request) or not rules.foreign(answer):
+    if answer.isascii() or LANGUAGES.search(request) or rules.foreign(request):
         return None
     letters = [c for c in answer if c.isalpha()]
     strange = sum(not c.isascii() for c in letters)

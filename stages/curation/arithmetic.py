@@ -4,10 +4,11 @@ import re
 from fractions import Fraction
 
 NUMBER = r"\$?\s?\d[\d,]*(?:\.\d+)?%?"
-TIMES, OVER = "×∗", "÷"
 EQUATION = re.compile(rf"({NUMBER}(?:\s?[-+*/×÷−]\s?{NUMBER}|\sx\s{NUMBER})+)\s*=\s*(-?{NUMBER})")
 TERM = re.compile(rf"({NUMBER})|([-+*/×÷−x])")
-BEFORE, AFTER = "+-*/×÷−^(.,:_=<>[&|~", "+-*/×÷−^:=_([&|"  # beside these it is part of something else
+# Beside these, variables among them, an equation is part of something longer.
+BEFORE = re.compile(r"([-+*/×÷−^(.,:_=<>\[&|~]|\b[b-zB-HJ-Z])$")
+AFTER = re.compile(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b")
 
 
 def wrong(text: str) -> str | None:
@@ -15,9 +16,7 @@ def wrong(text: str) -> str | None:
     of something longer: algebra, code, times and dates."""
     for found in EQUATION.finditer(text):
         before, after = text[: found.start()].rstrip(" $"), text[found.end() :]
-        if before[-1:] in BEFORE and before or re.match(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b", after):
-            continue
-        if re.search(r"\b[a-zA-Z]$", before) and re.search(r"(^|\W)[b-zB-HJ-Z]$", before):  # a variable
+        if BEFORE.search(before) or AFTER.match(after):
             continue
         value = worked_out(found[1])
         if value is not None and not same(value, found[2]):

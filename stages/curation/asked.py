@@ -5,7 +5,7 @@ import re
 from stages.tasks.answers import paragraphs
 
 NO_INPUT = re.compile(
-    r"\W*(no\W{0,2}(other |further |additional )?input( \w+){0,5}|not? (applicable|needed|required)|none|n/?a|null)\W*",
+    r"\W*(no\W{0,2}(other |further |additional )?input( \w+){0,5}|not (applicable|needed|required)|none|n/?a|null)\W*",
     re.IGNORECASE,
 )
 LINK = re.compile(r"\b(https?://|www\.)\S+", re.IGNORECASE)

@@ -4,14 +4,16 @@ A code says what a program can tell, and shows what it found. None of it is proo
 is given an action.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import lru_cache
 
-from stages.config.schema import Source
+from stages.config.schema import Audit, Source
 from stages.curation.codes import ALONE, ANSWER, TIMES
 from stages.curation.held_out import HeldOut
-from stages.curation.near import Seen, jaccard, word_pairs
+from stages.curation.near import Seen, jaccard, sketch, word_pairs
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
+from stages.formats.row import Unwanted
 from stages.formats.sources import Found, convert
 from stages.store.records import content_id, prompt_id
 from stages.tasks.answers import words
@@ -29,6 +31,7 @@ class Auditor:
         self.rows, self.requests = dict[str, str](), dict[str, str]()  # ids, and where they were first
         self.texts, self.prompts = Seen(), dict[str | None, Seen]()  # of a split
         self.preferred = dict[tuple[str, str, str], str]()
+        self.sketch = lru_cache(maxsize=2)(sketch)  # of a row, which is looked up and then remembered
 
     def findings(self, said: Said, split: str | None) -> dict[str, str]:
         """What was found in a row, by code."""
@@ -46,13 +49,13 @@ class Auditor:
         row, prompt = row_id(said), prompt_id(said.messages)
         if row in self.rows:
             found["duplicate"] = f"as {self.rows[row]}"
-        elif "near_duplicate" in self.codes and (twin := self.texts.twin(text_of(said, best))):
+        elif "near_duplicate" in self.codes and (twin := self.texts.twin(self.sketch(text_of(said, best)))):
             found["near_duplicate"] = f"{twin.similarity:.0%} as {twin.name}"
         elif said.messages and said.scores is None and prompt in self.requests:
             found["other_answer"] = f"asked in {self.requests[prompt]}"
         if "crosses_splits" in self.codes and said.messages:
             for other, seen in self.prompts.items():
-                if other != split and (twin := seen.twin(text_of(said))):
+                if other != split and (twin := seen.twin(self.sketch(text_of(said)))):
                     found["crosses_splits"] = f"{twin.similarity:.0%} as {twin.name}, in {other}"
         for text in [turn["content"] for turn in said.messages if turn["role"] == "user"] or said.answers:
             if match := self.held_out.found_in(text):
@@ -82,9 +85,9 @@ class Auditor:
         self.rows.setdefault(row_id(said), place)
         self.requests.setdefault(prompt, place)
         if "near_duplicate" in self.codes:
-            self.texts.add(text_of(said, best), place)
+            self.texts.add(self.sketch(text_of(said, best)), place)
         if "crosses_splits" in self.codes and said.messages:
-            self.prompts.setdefault(split, Seen()).add(text_of(said), place)
+            self.prompts.setdefault(split, Seen()).add(self.sketch(text_of(said)), place)
         if best is not None and worst is not None:
             self.preferred.setdefault((prompt, best, worst), place)
 
@@ -101,6 +104,20 @@ def held_out(sources: list[Source], key: str) -> HeldOut:
         for said in convert(source, f"{key}[{i}].path", lambda said: said, Wanted.prompts, found):
             prompts.add(request_of(said) or "\n\n".join(said.answers), found.place)
     return prompts
+
+
+def gate(cfg: Audit) -> Callable[[Said, str, str], None]:
+    """What lets a row pass, of which split and place are told too, or raises Unwanted: where something is found in it
+    that has an action. Rows that passed are remembered."""
+    actions = {code: action for code, action in cfg.actions.items() if action != "keep"}
+    auditor = Auditor(actions, held_out(cfg.against or [], "data.audit.against"))
+
+    def passes(said: Said, split: str, place: str) -> None:
+        for code, evidence in auditor.findings(said, split).items():
+            raise Unwanted(code, evidence, kept=actions[code] == "quarantine")
+        auditor.remember(said, split, place)
+
+    return passes if actions else lambda said, split, place: None
 
 
 def request_of(said: Said) -> str:

@@ -23,40 +23,46 @@ class Twin(NamedTuple):
     similarity: float
 
 
+class Sketch(NamedTuple):
+    """What is kept of a text: its pairs of words, and one key for each band of their MinHash signature."""
+
+    pairs: NDArray[np.uint32]
+    keys: list[int]
+
+
 class Seen:
     """The texts so far. About a kilobyte each."""
 
     def __init__(self) -> None:
         self.buckets, self.names, self.pairs = dict[int, int](), list[str](), list[NDArray[np.uint32]]()
 
-    def twin(self, text: str) -> Twin | None:
+    def twin(self, text: Sketch) -> Twin | None:
         """The likest of the earlier texts, where one is alike."""
-        pairs = word_pairs(text)
-        likely = {self.buckets[key] for key in bands(pairs) if key in self.buckets}
-        found = [Twin(self.names[i], jaccard(pairs, self.pairs[i])) for i in sorted(likely)]
+        likely = {self.buckets[key] for key in text.keys if key in self.buckets}
+        found = [Twin(self.names[i], jaccard(text.pairs, self.pairs[i])) for i in sorted(likely)]
         best = max(found, key=lambda twin: twin.similarity, default=None)
         return best if best and best.similarity >= ALIKE else None
 
-    def add(self, text: str, name: str) -> None:
-        pairs = word_pairs(text)
-        for key in bands(pairs):
+    def add(self, text: Sketch, name: str) -> None:
+        for key in text.keys:
             self.buckets.setdefault(key, len(self.names))
         self.names.append(name)
-        self.pairs.append(pairs)
+        self.pairs.append(text.pairs)
+
+
+def sketch(text: str) -> Sketch:
+    pairs = word_pairs(text)
+    signature = ((pairs[:, None] * ODD + ADD) >> np.uint64(31)).min(axis=0).reshape(BANDS, ROWS)
+    return Sketch(pairs, (signature * BAND).sum(axis=1, dtype=np.uint64).tolist())
 
 
 def word_pairs(text: str) -> NDArray[np.uint32]:
     """Hashes of a text's pairs of neighbouring words, each once, in order. Case and marks are ignored; of one word
     there is no pair, and it stands alone."""
-    words = np.array([zlib.crc32(word.encode()) for word in plain_words(text)] or [0], dtype=np.uint64)
+    plain = " ".join(plain_words(text)).encode().split()
+    words = np.array([zlib.crc32(word) for word in plain] or [0], dtype=np.uint64)
     mixed = words[:-1] * MIX + words[1:] if len(words) > 1 else words
     return np.unique((mixed * MIX >> np.uint64(32)).astype(np.uint32))
-
-
-def bands(pairs: NDArray[np.uint32]) -> list[int]:
-    """One key for each band of the text's MinHash signature."""
-    signature = ((pairs[:, None] * ODD + ADD) >> np.uint64(31)).min(axis=0).reshape(BANDS, ROWS)
-    return [int(key) for key in (signature * BAND).sum(axis=1, dtype=np.uint64)]
 
 
 def jaccard(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> float:

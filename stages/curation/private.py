@@ -15,7 +15,7 @@ INVENTED = re.compile(r"(^|\.)(example|test|domain|company|email|mail|website|yo
 PHONE = re.compile(r"(?<![\d.$-])(\+\d{1,3}[ .-]?)?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?![\d.-]\d|\d)")
 FICTIONAL = re.compile(r"555|123.?4|000")  # as telephone numbers in stories have
 SOCIAL = re.compile(r"\b(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}\b")
-CARD = re.compile(r"\b(?:\d[ -]?){12,18}\d\b")
+CARD = re.compile(r"(?<!\d[ -])\b(?:\d[ -]?){12,18}\d\b")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")
 
 

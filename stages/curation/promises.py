@@ -9,16 +9,16 @@ from stages.tasks.answers import bullet_items, numbered_items, sentences, words
 SMALL = "one two three four five six seven eight nine ten eleven twelve".split()
 COUNT = rf"(\d{{1,3}}|{'|'.join(SMALL)})"
 ITEMS = re.compile(
-    r"\b(?:list|name|give|provide|suggest|generate|identify|recommend|propose|outline|brainstorm|think of|come up with|"
-    rf"write(?: down)?|create|find|tell) (?:me |us )?(?:a list of |the (?:top )?|top )?{COUNT}(?! ?(?:-|–|to|or)\b)"
-    r" (?:[\w'-]+ )*?[\w-]+s\b",
+    r"\b(?:list|name|give|provide|suggest|generate|identify|recommend|propose|outline|think of|come up with|"
+    rf"brainstorm|write(?: down)?|create|find|tell) (?:me |us )?(?:a list of |the (?:top )?|top )?{COUNT}"
+    r"(?! ?(?:-|–|to|or)\b) (?:[\w'-]+ )*?[\w-]+s\b",
     re.IGNORECASE,
 )
 UNSURE = re.compile(r"\b(at least|or more|minimum|each|every|per|pros and|cons|\w+s and \w+s)\b", re.IGNORECASE)
 ANY_COUNT = re.compile(rf"\b{COUNT}\b", re.IGNORECASE)
 MOST = re.compile(
-    rf"\b(?:(?:no more|fewer|less|not more) than|at most|under|within|up to|maximum of|in) {COUNT} (words?|sentences?)\b"
-    rf"|{COUNT} (words?|sentences?) or (?:less|fewer)",
+    rf"\b(?:(?:no more|fewer|less|not more) than|at most|under|within|up to|maximum of|in) {COUNT} "
+    rf"(words?|sentences?)\b|{COUNT} (words?|sentences?) or (?:less|fewer)",
     re.IGNORECASE,
 )
 SLACK = 1.2  # times as many words may be: people and tools count them differently

@@ -111,6 +111,6 @@ def write(file: IO[str], of: Looked, place: str, codes: dict[str, str], row: dic
 
 def distribution(lengths: list[int]) -> list[tuple[str, int]]:
     """How many texts have how many words."""
-    counts = np.bincount(np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1) if lengths else []
+    counts = np.bincount(np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1).tolist()
     names = [f"{low}–{high - 1}" for low, high in zip((0, *FEWER), FEWER, strict=False)] + [f"{FEWER[-1]} or more"]
-    return [(name, int(count)) for name, count in zip(names, counts, strict=False)]
+    return list(zip(names, counts, strict=True))
