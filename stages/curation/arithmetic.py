@@ -3,12 +3,13 @@
 import re
 from fractions import Fraction
 
-NUMBER = r"\$?\s?\d[\d,]*(?:\.\d+)?%?"
+NUMBER = r"\$?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?"
 EQUATION = re.compile(rf"({NUMBER}(?:\s?[-+*/×÷−]\s?{NUMBER}|\sx\s{NUMBER})+)\s*=\s*(-?{NUMBER})")
 TERM = re.compile(rf"({NUMBER})|([-+*/×÷−x])")
 # Beside these, variables among them, an equation is part of something longer.
-BEFORE = re.compile(r"([-+*/×÷−^(.,:_=<>\[&|~]|\b[b-zB-HJ-Z])$")
-AFTER = re.compile(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b")
+BEFORE = re.compile(r"([-+*/×÷−^(.,:_=<>\[&|~\d]|\b[b-zB-HJ-Z]|\d and)$")
+AFTER = re.compile(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b| \d{3}\b|\s*cents?\b")
+FRACTION = re.compile(r"/\s*\d+\s*/")  # 25 / 1/3 is meant to be 75
 
 
 def wrong(text: str) -> str | None:
@@ -16,10 +17,11 @@ def wrong(text: str) -> str | None:
     of something longer: algebra, code, times and dates."""
     for found in EQUATION.finditer(text):
         before, after = text[: found.start()].rstrip(" $"), text[found.end() :]
-        if BEFORE.search(before) or AFTER.match(after):
+        if BEFORE.search(before) or AFTER.match(after) or FRACTION.search(found[1]):
             continue
         value = worked_out(found[1])
-        if value is not None and not same(value, found[2]):
+        scales = (Fraction(1), Fraction(100), Fraction(1, 100)) if "%" in found[0] else (Fraction(1),)
+        if value is not None and not any(same(value * scale, found[2]) for scale in scales):
             return found[0]
     return None
 
