@@ -4,7 +4,6 @@ Nothing is built: `data.audit.actions` has stage=data take rows out.
 `audit.jsonl` in the store's folder has every row in which something was found, `audit.html` tells it on a page.
 """
 
-import json
 import logging
 import os
 import uuid
@@ -21,12 +20,14 @@ from stages.config.schema import Data
 from stages.curation.audit import Auditor, held_out
 from stages.curation.codes import TOLD
 from stages.store import whole
+from stages.store.kept import having, note, recall
 from stages.store.node import Node
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
 ROWS, PAGE = "audit.jsonl", "audit.html"  # in the store's root
+COUNTS = "audit.json"  # what the last audit counted, in the store's cache
 TELLS = {UNUSABLE: "the row cannot be used, and its reason is told"} | TOLD
 
 
@@ -45,8 +46,9 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             f"stage=audit reads files by their formats, not by data.own.file={data.own.file}: leave it out."
         )
     auditor = Auditor(AUDIT_CODES, held_out(data.audit.against or [], "data.audit.against"))
-    file, before = store.root / ROWS, counts_before(store.root / ROWS)
-    store.root.mkdir(parents=True, exist_ok=True)
+    file, counts = store.root / ROWS, store.root / "cache" / COUNTS
+    before = counts_before(counts, looked)
+    counts.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{ROWS}-{uuid.uuid4().hex}.draft")
     try:
         with open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
@@ -60,15 +62,18 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             log.info("%s", visible(f"{source.key}: {line}"))
     Console(width=None if os.isatty(1) else 120, markup=False).print(sentence(looked), table(looked, before))
     whole.write(store.root / PAGE, html(looked, before, data))
+    note(counts, {"sources": paths(looked), "codes": total(looked)})
     log.info("The rows: %s. The page: %s", file, store.root / PAGE)
 
 
-def counts_before(file: Path) -> Counter[str] | None:
-    """How often each code was found by the last audit in this store; None where there was none."""
-    if not file.exists():
-        return None
-    with open(file, encoding="utf-8") as rows:
-        return Counter(code for row in rows for code in json.loads(row)["codes"])
+def counts_before(file: Path, looked: list[Looked]) -> Counter[str] | None:
+    """How often each code was found by the last audit in this store; None where there was none of the same sources."""
+    told = recall(file, having("sources", "codes"))
+    return Counter(told["codes"]) if told and told["sources"] == paths(looked) else None
+
+
+def paths(looked: list[Looked]) -> list[str]:
+    return [source.source.path for source in looked]
 
 
 def total(looked: list[Looked]) -> Counter[str]:

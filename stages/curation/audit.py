@@ -29,11 +29,11 @@ class Auditor:
         self.codes, self.held_out = codes, held_out
         self.alone = {name: code for name, code in ALONE.items() if name in codes}
         self.rows, self.requests = dict[str, str](), dict[str, str]()  # ids, and where they were first
-        self.texts, self.prompts = Seen(), dict[str | None, Seen]()  # of a split
+        self.texts, self.prompts = Seen(), dict[str, Seen]()  # of a split
         self.preferred = dict[tuple[str, str, str], str]()
         self.sketch = lru_cache(maxsize=2)(sketch)  # of a row, which is looked up and then remembered
 
-    def findings(self, said: Said, split: str | None) -> dict[str, str]:
+    def findings(self, said: Said, split: str) -> dict[str, str]:
         """What was found in a row, by code."""
         request, best, worst = request_of(said), *ends_of(said)
         found = {}
@@ -44,7 +44,7 @@ class Auditor:
                 found[name] = evidence
         return found | self.among_others(said, split, best) | self.compared(said, best, worst)
 
-    def among_others(self, said: Said, split: str | None, best: str | None) -> dict[str, str]:
+    def among_others(self, said: Said, split: str, best: str | None) -> dict[str, str]:
         found = {}
         row, prompt = row_id(said), prompt_id(said.messages)
         if row in self.rows:
@@ -78,7 +78,7 @@ class Auditor:
             found["contradicted"] = f"by {self.preferred[reverse]}"
         return {name: evidence for name, evidence in found.items() if name in self.codes}
 
-    def remember(self, said: Said, split: str | None, place: str) -> None:
+    def remember(self, said: Said, split: str, place: str) -> None:
         """Keep what later rows are compared with. `place` names the row."""
         best, worst = ends_of(said)
         prompt = prompt_id(said.messages)

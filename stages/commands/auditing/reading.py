@@ -9,6 +9,7 @@ from typing import IO
 
 import numpy as np
 
+from stages.config.choices import Split
 from stages.config.schema import Data, Source
 from stages.curation.audit import Auditor, ends_of, request_of
 from stages.formats.format import Said
@@ -92,12 +93,12 @@ def look(into: Looked, auditor: Auditor, file: IO[str]) -> None:
         write(file, into, place, codes, {"row": as_json(row.value)})
 
 
-def rows(of: Looked) -> Iterator[tuple[Said, str | None]]:
+def rows(of: Looked) -> Iterator[tuple[Said, str]]:
     """What a source's rows say, with the split of each; those that its splits leave out are passed over."""
 
-    def placed(said: Said) -> tuple[Said, str | None] | None:
+    def placed(said: Said) -> tuple[Said, str] | None:
         if of.wanted is Wanted.preferences:
-            return said, None
+            return said, Split.preference
         answer = said.answers[0] if len(said.answers) == 1 else None
         split = split_of(prompt_of(said.messages, answer), of.source)
         return (said, split) if split else None
