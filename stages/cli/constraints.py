@@ -52,6 +52,8 @@ def refuse(cfg: Config) -> None:
         raise UserError(
             "data.audit.against does nothing: data.audit.actions={contaminated: drop} takes those rows out."
         )
+    if cfg.data.audit.actions.get("contaminated", "keep") != "keep" and not cfg.data.audit.against:
+        raise UserError("data.audit.actions.contaminated: by what? data.audit.against=[{path: FILE}] says it.")
     for i, source in enumerate(cfg.data.sources):
         shared_out(f"data.sources[{i}].splits", source.splits)
     for key, read in [*sources(cfg), ("label", cfg.label)]:

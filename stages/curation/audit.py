@@ -7,6 +7,7 @@ is given an action.
 from collections.abc import Callable, Collection
 from functools import lru_cache
 
+from stages.config.errors import UserError
 from stages.config.schema import Audit, Source
 from stages.curation.codes import ALONE, ANSWER, TIMES
 from stages.curation.held_out import HeldOut
@@ -96,13 +97,17 @@ def held_out(sources: list[Source], key: str) -> HeldOut:
     """The prompts of evaluation files.
 
     Raises:
-        UserError: where one holds none.
+        UserError: where one holds none, or a row that cannot be read: a prompt would be missed.
     """
     prompts = HeldOut()
     for i, source in enumerate(sources):
         found = Found()
         for said in convert(source, f"{key}[{i}].path", lambda said: said, Wanted.prompts, found):
             prompts.add(request_of(said) or "\n\n".join(said.answers), found.place)
+        if found.bad:
+            row = found.bad[0]
+            told = f"{row.file}: line {row.line}: {row.error}"
+            raise UserError(f"{told}. {key}[{i}] must be readable as a whole: mend that row, or remove it.")
     return prompts
 
 

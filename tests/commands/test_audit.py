@@ -67,8 +67,12 @@ def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
 def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     assert "nothing to audit" in refused("stage=audit", f"outputs={tmp_path}")
     rows = written(tmp_path / "rows.jsonl", ROWS)
+    broken = written(tmp_path / "broken.jsonl", [{"prompt": "Name a fish."}, {"prompt": ""}])
     given = ("stage=data", "data=file", f"data.sources=[{{path: {rows}}}]", f"outputs={tmp_path}")
     assert "Did you mean 'echo'" in refused(*given, "data.audit.actions={eco: drop}")
     assert "Did you mean 'drop'" in refused(*given, "data.audit.actions={echo: drp}")
     assert "contaminated: drop" in refused(*given, f"data.audit.against=[{{path: {rows}}}]")
+    assert "data.audit.against" in refused(*given, "data.audit.actions={contaminated: drop}")
+    against = ("data.audit.actions={contaminated: drop}", f"data.audit.against=[{{path: {broken}}}]")
+    assert "broken.jsonl: line 2" in refused("stage=audit", *given[1:], *against)
     assert settings(*given, "data.audit.actions={echo: drop}").data.audit.actions == {"echo": "drop"}
