@@ -45,6 +45,10 @@ def main(composed: DictConfig) -> float | None:
                 from stages.commands import doctor
 
                 doctor.examine(store)
+            case Command.audit:
+                from stages.commands import audit
+
+                audit.show(nodes, store)
             case Command.gc:
                 from stages.commands import gc
 

@@ -13,20 +13,19 @@ from typing import Any
 
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.config.schema import DEFAULT_SHARES, Data, Own, Source
+from stages.config.schema import Data, Own, Source
+from stages.curation.audit import gate
 from stages.formats.format import Said
-from stages.formats.layout import Wanted
 from stages.formats.row import BadRow
-from stages.formats.sources import Found, convert, quarantine, tell_unused
+from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
+from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
 from stages.formats.turns import message, split_off_answer, text
 from stages.store import parts
-from stages.store.records import Check, Example, Message, content_id, prompt_id, save
+from stages.store.records import Check, Example, content_id, save
 from stages.store.work import Work
 from stages.tasks import open_ended
 from stages.tasks.checks import known_checks, share_passed
 from stages.tasks.generate import Family, apart, generate
-
-NEED_AN_ANSWER = ("sft", "validation")
 
 
 def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -45,6 +44,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             examples += generate(seed, settings, settings.pop("families"), families)
             examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
+    passes = gate(cfg.audit)
     taken = {example.id: example.split for example in examples}
     counts, tasks, sums, read = Counter[str](), set[str](), Counter[str](), list[str]()
 
@@ -52,7 +52,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         yield from examples
         for i in range(len(cfg.sources)):
             with parts.told(cfg.own, "data.own", out.path):
-                yield from of_source(cfg, i, own, taken, sums, read, out)
+                yield from of_source(cfg, i, own, passes, taken, sums, read, out)
 
     def counted() -> Iterator[Example]:
         for example in everything():
@@ -66,6 +66,8 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "duplicates_dropped": "copies left out",
         "left_out": "rows left out by their splits or labels",
     }
+    if cfg.audit.actions:
+        said["unwanted"] = "rows taken out by data.audit"
     return {
         "examples": dict(counts),
         "tasks": len(tasks),
@@ -80,6 +82,7 @@ def of_source(
     cfg: Data,
     i: int,
     own: Callable[[Any], Said] | None,
+    passes: Callable[[Said, str, str], None],
     taken: dict[str, str],
     sums: Counter[str],
     read: list[str],
@@ -91,10 +94,11 @@ def of_source(
         UserError: where it holds nothing, or too many unusable rows.
     """
     source, key, found = cfg.sources[i], cfg.key(i), Found()
-    yield from drawn(converted(source, key, own, found), source.rows, taken, sums)
+    yield from drawn(converted(source, key, own, passes, found), source.rows, taken, sums)
     for line in found.told:
         out.say(f"{key.removesuffix('.path')}: {line}")
     quarantine(found.bad, found.rows, cfg.max_bad, out)
+    keep_apart(found.apart, out)
     if not found.made:
         raise UserError(f"{key}={source.path}: none of its rows can be used, or its splits leave all of them out.")
     tell_unused(source.path, [*found.unused], out)
@@ -107,6 +111,9 @@ def of_source(
             "before"
         )
     sums.update(quarantined=len(found.bad), duplicates_dropped=passed_over, left_out=found.left_out)
+    if taken_out := ", ".join(f"{count} {code}" for code, count in found.unwanted.most_common()):
+        out.say(f"{key.removesuffix('.path')}: taken out by data.audit: {taken_out}")
+    sums["unwanted"] += found.unwanted.total()
 
 
 def same_place(source: Source) -> tuple[str, ...]:
@@ -156,15 +163,20 @@ def sound(examples: list[Example]) -> None:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
-def converted(source: Source, key: str, own: Callable[[Any], Said] | None, found: Found) -> Iterator[Example]:
-    """The examples of a source."""
-    shares = source.splits or DEFAULT_SHARES
+def converted(
+    source: Source,
+    key: str,
+    own: Callable[[Any], Said] | None,
+    passes: Callable[[Said, str, str], None],
+    found: Found,
+) -> Iterator[Example]:
+    """The examples of a source, but for rows that the audit does not let pass."""
     name = Path(source.path).name
 
     def example(said: Said) -> Example | None:
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)
-        split = split_of(prompt, shares)
+        split = split_of(prompt, source)
         if split in NEED_AN_ANSWER and answer is None:
             raise BadRow("", "no assistant turn to learn from")
         if split not in NEED_AN_ANSWER and not messages:
@@ -177,11 +189,11 @@ def converted(source: Source, key: str, own: Callable[[Any], Said] | None, found
             answer = None
         if split is None:
             return None
+        passes(said, split, found.place)
         checks = verifiable(source.check, answer)
         return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks)
 
-    answered = source.check or any(shares.get(split) for split in NEED_AN_ANSWER)
-    return convert(source, key, example, Wanted.answers if answered else Wanted.prompts, found, own)
+    return convert(source, key, example, wanted(source), found, own)
 
 
 def verifiable(check: str | None, answer: str | None) -> list[Check]:
@@ -227,18 +239,3 @@ def is_fresh(example: Example, taken: MutableMapping[str, str]) -> bool:
 def remember(example: Example, taken: MutableMapping[str, str]) -> None:
     """Take a prompt, and it with its first answer too, so that a second copy of that answer is passed over."""
     taken[example.id] = taken[content_id(example.id, example.reference)] = example.split
-
-
-def prompt_of(messages: list[Message], answer: str | None) -> str:
-    """The id of a row's prompt; of plain text, which has no prompt, the id of the text."""
-    return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
-
-
-def split_of(prompt: str, shares: dict[str, float]) -> str | None:
-    """The split that a prompt's id falls into, or None where the shares leave it out."""
-    place = int(prompt[:8], 16) / 2**32
-    for split, share in sorted(shares.items()):
-        if place < share:
-            return split
-        place -= share
-    return None

@@ -39,7 +39,7 @@ BUDGETS = {
     "tracking": 8.0,
     "bench": 5.0,
     "tasks": 6.0,
-    "curation": 1.0,
+    "curation": 4.0,
     "pairing": 4.0,
     "pages": 24.0,
     "endpoints": 14.0,

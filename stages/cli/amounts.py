@@ -48,7 +48,7 @@ def rows(cfg: Config) -> None:
 
 def pairs(cfg: Config) -> None:
     """Candidates of which one can be better than another, and no step of DPO with more pairs than they can make."""
-    if cfg.label.brings_pool or cfg.stage in (Target.base, Target.data, Target.sft):
+    if cfg.label.brings_pool or cfg.stage in (Command.audit, Target.base, Target.data, Target.sft):
         return
     prompts, candidates = examples(cfg, "preference"), cfg.sample.most
     if prompts == 0:

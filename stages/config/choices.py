@@ -28,6 +28,7 @@ class Command(StrEnum):
     compare = "compare"
     gc = "gc"
     doctor = "doctor"
+    audit = "audit"
     chat = "chat"
     export = "export"
     sync = "sync"
@@ -173,3 +174,9 @@ LOSS_TYPES = (
 DEVICES = ("auto", "cpu", "cuda")
 SOURCE_CHECKS = ("label", "number")
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # where plain text is divided
+AUDIT_CODES = (
+    "one_character no_answer echo unfinished merged refusal boilerplate repetition wrong_sum broken_promise "
+    "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
+    "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
+).split()
+AUDIT_ACTIONS = ("keep", "drop", "quarantine")

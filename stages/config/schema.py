@@ -6,7 +6,7 @@ change the result (and is left out of the fingerprint), `trainer` goes to TRL un
 stand beside its type.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +160,23 @@ class Source:
 
 
 @dataclass
+class Audit:
+    """What becomes of rows that an audit finds something in, by code (`stage=audit` tells them, with examples): keep,
+    drop, or quarantine; a code without an action keeps its rows. `against` are evaluation sets, none of whose prompts
+    may stand in a row that is contaminated by it."""
+
+    actions: dict[str, str] = field(default_factory=dict)
+    against: list[Source] | None = None
+
+
+@dataclass
 class Data:
     """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them."""
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     max_bad: float = share()
+    audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
     of: str | None = computed(None)
 
@@ -430,6 +441,11 @@ class Label:
     def brings_pool(self) -> bool:
         """Whether the labels come with candidates of their own, so that nothing is sampled for them."""
         return self.labeler == "dataset" and not self.own
+
+    @property
+    def source(self) -> Source:
+        """The preference set that brings them."""
+        return Source(**{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)})
 
 
 @dataclass

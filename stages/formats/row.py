@@ -12,6 +12,14 @@ class BadRow(Exception):
         self.field, self.reason = field, reason
 
 
+class Unwanted(BadRow):
+    """Why a row that can be used is taken out all the same. `kept`: it goes to the quarantine, to be looked at."""
+
+    def __init__(self, code: str, found: str, kept: bool):
+        super().__init__(code, found)
+        self.kept = kept
+
+
 @dataclass
 class Row:
     """A row as it was read: its value, or with `error` why it cannot be used."""

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from stages.formats.columns import ChangesMeaning
 from stages.formats.files import Table, tables
 from stages.formats.format import Said
 from stages.formats.layout import Layout, Wanted, layout_of
-from stages.formats.row import BadRow, Row
+from stages.formats.row import BadRow, Row, Unwanted
 from stages.store.work import Work
 
 Made = TypeVar("Made")
@@ -22,18 +23,22 @@ SHOWN = 100  # characters of a turn
 
 @dataclass
 class Found:
-    """What there was in a source: rows, those that cannot be used, how many were left out; the columns that nothing
-    reads; and for every file lines of what was read as what."""
+    """What there was in a source: rows, the place of the last one, those that cannot be used, how many were left out;
+    how many are unwanted and why, and those of them to be kept apart; the columns that nothing reads; and for every
+    file lines of what was read as what."""
 
     rows: int = 0
+    place: str = ""
     bad: list[Row] = field(default_factory=list)
     left_out: int = 0
+    unwanted: Counter[str] = field(default_factory=Counter)
+    apart: list[Row] = field(default_factory=list)
     unused: dict[str, None] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
     @property
     def made(self) -> int:
-        return self.rows - len(self.bad) - self.left_out
+        return self.rows - len(self.bad) - self.left_out - self.unwanted.total()
 
 
 def convert(
@@ -75,6 +80,7 @@ def of_table(
     before, first = found.rows, None
     for row in table.rows():
         found.rows += 1
+        found.place = f"{row.file}:{row.line}"
         try:
             if row.error:
                 raise row.error
@@ -83,6 +89,11 @@ def of_table(
             made = made_of(said)
         except ChangesMeaning as error:
             raise UserError(f"{row.file}: line {row.line}: {error}. {way_out(key, error.column)}") from error
+        except Unwanted as reason:
+            row.error = reason
+            found.unwanted[reason.field] += 1
+            found.apart += [row] if reason.kept else []
+            continue
         except BadRow as reason:
             row.error = reason
             found.bad.append(row)
@@ -123,11 +134,7 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
     """Keep unusable rows with their reasons; stop where they are too many. `key` names the limit's setting."""
     if not bad:
         return
-    with open(out / "quarantine.jsonl", "a") as file:
-        for row in bad:
-            assert row.error is not None
-            entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}
-            file.write(json.dumps({**entry, "row": as_json(row.value)}) + "\n")
+    keep_apart(bad, out)
     first = bad[0]
     told = f"{first.file}: line {first.line}: {first.error}"
     if len(bad) > limit * total:
@@ -136,6 +143,15 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
             f"all are in {out / 'quarantine.jsonl'} with their reasons."
         )
     out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl; the first: {told}")
+
+
+def keep_apart(rows: list[Row], out: Work) -> None:
+    """Write rows to `quarantine.jsonl`, with their reasons."""
+    with open(out / "quarantine.jsonl", "a") as file:
+        for row in rows:
+            assert row.error is not None
+            entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}
+            file.write(json.dumps({**entry, "row": as_json(row.value)}) + "\n")
 
 
 def as_json(value: Any) -> Any:

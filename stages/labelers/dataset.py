@@ -1,7 +1,6 @@
 """`label=dataset`: an existing preference set, turned into a judged pool of two candidates per prompt."""
 
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 
 from stages.config.schema import Label, Source
@@ -23,8 +22,7 @@ class Dataset(Labeler):
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Dataset":
-        given = {key.name: vars(cfg)[key.name] for key in fields(Source) if key.name in vars(cfg)}
-        return cls(Source(**given))
+        return cls(cfg.source)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """The file's prompts and their candidates, and the rows that cannot be used."""

@@ -59,7 +59,10 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         block = pinned(block, "model", block.key)
     elif isinstance(block, Data):
         sources = [with_task(pinned(s, "dataset", block.key(i))) for i, s in enumerate(block.sources)]
-        block = replace(block, sources=sources)
+        against = [
+            pinned(s, "dataset", f"data.audit.against[{i}].path") for i, s in enumerate(block.audit.against or [])
+        ]
+        block = replace(block, sources=sources, audit=replace(block.audit, against=against or None))
     elif isinstance(block, Label) and block.path:
         block = pinned(block, "dataset", "label.path")
     elif isinstance(block, SFT) and block.template.path:

@@ -23,7 +23,7 @@ from stages.store.work import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.generate import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
-from tests.helpers import TINY, refused, settings
+from tests.helpers import TINY, nodes, refused, settings
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
 
@@ -451,3 +451,59 @@ def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: py
 
 def test_families_are_registered_once() -> None:
     assert len(known_families()) == len(FAMILIES)
+
+
+def counted_out(tmp_path: Path, lines: list[str], *overrides: str) -> tuple[list[Example], dict, list[dict]]:
+    """The examples of a source, the stage's metrics, and what is in quarantine."""
+    tmp_path.mkdir()
+    out, metrics = source(tmp_path, lines, *overrides)
+    apart = out / "quarantine.jsonl"
+    kept = [json.loads(line) for line in apart.read_text().splitlines()] if apart.exists() else []
+    return load(out / "examples.parquet", Example), metrics, kept
+
+
+def test_an_audit_takes_out_what_it_is_told_to_and_counts_it(tmp_path: Path) -> None:
+    echo = json.dumps({"instruction": "Fix it.\n\nthe dogs run home now", "output": "The dogs run home now."})
+    wrong = json.dumps({"instruction": "What is 2 + 2?", "output": "2 + 2 = 5"})
+    lines = [*alpaca(40), echo, wrong]
+    everything, metrics, _ = counted_out(tmp_path / "all", lines)
+    assert "unwanted" not in metrics
+    actions = "data.audit.actions={echo: drop, wrong_sum: quarantine, refusal: keep}"
+    examples, metrics, apart = counted_out(tmp_path / "audited", lines, actions, "data.max_bad=0")
+    assert metrics["unwanted"] == 2
+    assert len(examples) == len(everything) - 2
+    [row] = apart
+    assert (row["field"], row["reason"], row["line"]) == ("wrong_sum", "2 + 2 = 5", len(lines))
+    assert "data.audit" in metrics["summary"]
+
+
+def test_without_actions_an_audit_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+    plain, kept = (nodes(tmp_path, *more)["data"] for more in ((), ("data.audit.against=null",)))
+    assert "audit" not in plain.settings
+    assert plain.fingerprint == kept.fingerprint
+    assert nodes(tmp_path, "data.audit.actions={echo: drop}")["data"].fingerprint != plain.fingerprint
+
+
+def test_near_copies_stay_on_one_side_and_no_row_moves_another(tmp_path: Path) -> None:
+    """Twins of prompts are left out where they fall into another split; a row keeps its split whatever else there
+    is."""
+    rng = random.Random(0)
+    requests = [" ".join(rng.choices([*NOUNS], k=24)) for _ in range(60)]
+    twins = [request.rsplit(" ", 1)[0] + " otherwise" for request in requests]
+    both = [json.dumps({"instruction": text, "output": "Yes, so it is."}) for text in requests + twins]
+    share = "data.sources=[{{path: {}, splits: {{sft: 0.5, validation: 0.5}}}}]"
+    drop = "data.audit.actions={crosses_splits: drop}"
+
+    def sides(name: str, lines: list[str]) -> dict[str, str]:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(lines))
+        out = work(tmp_path / name)
+        run(settings("data=file", share.format(path), drop).data, {}, out)
+        return {e.messages[-1]["content"]: e.split for e in load(out / "examples.parquet", Example)}
+
+    found = sides("both", both)
+    pairs = [(found[a], found[b]) for a, b in zip(requests, twins, strict=True) if b in found]
+    assert 10 < len(pairs) < 50
+    assert all(a == b for a, b in pairs)
+    alone = sides("alone", both[:60])
+    assert all(found[request] == split for request, split in alone.items())

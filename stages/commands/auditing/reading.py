@@ -1,0 +1,117 @@
+"""The rows of a source as stage=data reads them, what an audit finds in each, and how they are distributed."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
+
+from stages.config.choices import Split
+from stages.config.schema import Data, Source
+from stages.curation.audit import Auditor, ends_of, request_of
+from stages.formats.format import Said
+from stages.formats.layout import Wanted
+from stages.formats.sources import Found, as_json, convert
+from stages.formats.splits import prompt_of, split_of, wanted
+from stages.store.node import Node
+
+UNUSABLE = "unusable"  # the code of a row that no stage can use; its reason is what was found
+EXAMPLES = 3  # of every code
+FEWER = (5, 10, 20, 50, 100, 200, 500)  # words: where a distribution is divided
+OPENINGS = 12  # of requests
+
+
+@dataclass
+class Case:
+    """A row in which something was found."""
+
+    place: str
+    codes: dict[str, str]
+    request: str
+    answer: str | None
+    rejected: str | None
+
+
+@dataclass
+class Looked:
+    """What there was in a source, and what was found in it. `lengths`: in words, of requests and of answers."""
+
+    key: str
+    source: Source
+    wanted: Wanted
+    found: Found = field(default_factory=Found)
+    codes: Counter[str] = field(default_factory=Counter)
+    flagged: int = 0
+    examples: dict[str, list[Case]] = field(default_factory=dict)
+    lengths: dict[str, list[int]] = field(default_factory=lambda: {"requests": [], "answers": []})
+    openings: Counter[str] = field(default_factory=Counter)
+
+    def note(self, case: Case) -> None:
+        """Count a row's codes. Of each, the rows in which most was found are kept as examples."""
+        self.flagged += 1
+        for code in case.codes:
+            self.codes[code] += 1
+            shown = self.examples.setdefault(code, [])
+            shown.append(case)
+            shown.sort(key=lambda each: -len(each.codes))  # stable: of equals the first
+            del shown[EXAMPLES:]
+
+
+def sources_of(nodes: dict[str, Node]) -> list[Looked]:
+    """What stage=data reads, and the preference set that stage=label does."""
+    data: Data = nodes["data"].config
+    looked = [Looked(data.key(i), source, wanted(source)) for i, source in enumerate(data.sources)]
+    label = nodes["label"].config
+    return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
+
+
+def look(into: Looked, auditor: Auditor, file: IO[str]) -> None:
+    """Audit a source. Rows in which something was found are written to `file`, and so are those that cannot be used.
+
+    Raises:
+        UserError: where the source cannot be read at all.
+    """
+    for said, split in rows(into):
+        best, worst = ends_of(said)
+        request = request_of(said)
+        into.lengths["requests"] += [len(request.split())] if request else []
+        into.lengths["answers"] += [] if best is None else [len(best.split())]
+        into.openings.update(re.findall(r"\A\W*([^\W\d_]+)", request.lower()))
+        codes = auditor.findings(said, split)
+        auditor.remember(said, split, into.found.place)
+        if codes:
+            into.note(Case(into.found.place, codes, request, best, worst))
+            told = {"messages": said.messages, "answers": said.answers}
+            write(file, into, into.found.place, codes, told | ({"scores": said.scores} if said.scores else {}))
+    for row in into.found.bad:
+        assert row.error is not None
+        place, codes = f"{row.file}:{row.line}", {UNUSABLE: str(row.error)}
+        into.note(Case(place, codes, json.dumps(as_json(row.value), ensure_ascii=False), None, None))
+        write(file, into, place, codes, {"row": as_json(row.value)})
+
+
+def rows(of: Looked) -> Iterator[tuple[Said, str]]:
+    """What a source's rows say, with the split of each; those that its splits leave out are passed over."""
+
+    def placed(said: Said) -> tuple[Said, str] | None:
+        if of.wanted is Wanted.preferences:
+            return said, Split.preference
+        answer = said.answers[0] if len(said.answers) == 1 else None
+        split = split_of(prompt_of(said.messages, answer), of.source)
+        return (said, split) if split else None
+
+    return convert(of.source, of.key, placed, of.wanted, of.found)
+
+
+def write(file: IO[str], of: Looked, place: str, codes: dict[str, str], row: dict[str, object]) -> None:
+    file.write(json.dumps({"source": of.key, "place": place, "codes": codes, **row}, ensure_ascii=False) + "\n")
+
+
+def distribution(lengths: list[int]) -> list[tuple[str, int]]:
+    """How many texts have how many words."""
+    counts = np.bincount(np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1).tolist()
+    names = [f"{low}–{high - 1}" for low, high in zip((0, *FEWER), FEWER, strict=False)] + [f"{FEWER[-1]} or more"]
+    return list(zip(names, counts, strict=True))

@@ -1,0 +1,149 @@
+"""The audit of a data set: codes for what is wrong with a row, alone, beside its other answer, or among other rows.
+
+A code says what a program can tell, and shows what it found. None of it is proof: look at the examples before a code
+is given an action.
+"""
+
+from collections.abc import Callable, Collection
+from functools import lru_cache
+
+from stages.config.errors import UserError
+from stages.config.schema import Audit, Source
+from stages.curation.codes import ALONE, ANSWER, TIMES
+from stages.curation.held_out import HeldOut
+from stages.curation.near import Seen, jaccard, sketch, word_pairs
+from stages.formats.format import Said
+from stages.formats.layout import Wanted
+from stages.formats.row import Unwanted
+from stages.formats.sources import Found, convert
+from stages.store.records import content_id, prompt_id
+from stages.tasks.answers import words
+
+ALMOST = 0.9  # of their pairs of words, the share that a chosen and a rejected answer have in common
+SHORT = 20  # words: of two short answers one is soon much longer
+
+
+class Auditor:
+    """Looks at rows one after the other, for some of the codes, and remembers those that are to stay."""
+
+    def __init__(self, codes: Collection[str], held_out: HeldOut):
+        self.codes, self.held_out = codes, held_out
+        self.alone = {name: code for name, code in ALONE.items() if name in codes}
+        self.rows, self.requests = dict[str, str](), dict[str, str]()  # ids, and where they were first
+        self.texts, self.prompts = Seen(), dict[str, Seen]()  # of a split
+        self.preferred = dict[tuple[str, str, str], str]()
+        self.sketch = lru_cache(maxsize=2)(sketch)  # of a row, which is looked up and then remembered
+
+    def findings(self, said: Said, split: str) -> dict[str, str]:
+        """What was found in a row, by code."""
+        request, best, worst = request_of(said), *ends_of(said)
+        found = {}
+        for name, code in self.alone.items():
+            if best is None and name in ANSWER:
+                continue
+            if evidence := code.find(request, best or ""):
+                found[name] = evidence
+        return found | self.among_others(said, split, best) | self.compared(said, best, worst)
+
+    def among_others(self, said: Said, split: str, best: str | None) -> dict[str, str]:
+        found = {}
+        row, prompt = row_id(said), prompt_id(said.messages)
+        if row in self.rows:
+            found["duplicate"] = f"as {self.rows[row]}"
+        elif "near_duplicate" in self.codes and (twin := self.texts.twin(self.sketch(text_of(said, best)))):
+            found["near_duplicate"] = f"{twin.similarity:.0%} as {twin.name}"
+        elif said.messages and said.scores is None and prompt in self.requests:
+            found["other_answer"] = f"asked in {self.requests[prompt]}"
+        if "crosses_splits" in self.codes and said.messages:
+            for other, seen in self.prompts.items():
+                if other != split and (twin := seen.twin(self.sketch(text_of(said)))):
+                    found["crosses_splits"] = f"{twin.similarity:.0%} as {twin.name}, in {other}"
+        for text in [turn["content"] for turn in said.messages if turn["role"] == "user"] or said.answers:
+            if match := self.held_out.found_in(text):
+                found["contaminated"] = f"{match.share:.0%} of {match.name}: {match.prompt}"
+        return {name: evidence for name, evidence in found.items() if name in self.codes}
+
+    def compared(self, said: Said, best: str | None, worst: str | None) -> dict[str, str]:
+        """What is wrong with a preference."""
+        if best is None or worst is None:
+            return {}
+        a, b = word_pairs(best), word_pairs(worst)
+        long, short = sorted((len(words(best)), len(words(worst))), reverse=True)
+        reverse = (prompt_id(said.messages), worst, best)
+        found = {}
+        if (common := jaccard(a, b)) >= ALMOST:
+            found["alike"] = f"{common:.0%} in common"
+        if long > max(TIMES * short, SHORT):
+            found["lopsided"] = f"{long} words, {short} words"
+        if reverse in self.preferred:
+            found["contradicted"] = f"by {self.preferred[reverse]}"
+        return {name: evidence for name, evidence in found.items() if name in self.codes}
+
+    def remember(self, said: Said, split: str, place: str) -> None:
+        """Keep what later rows are compared with. `place` names the row."""
+        best, worst = ends_of(said)
+        prompt = prompt_id(said.messages)
+        self.rows.setdefault(row_id(said), place)
+        self.requests.setdefault(prompt, place)
+        if "near_duplicate" in self.codes:
+            self.texts.add(self.sketch(text_of(said, best)), place)
+        if "crosses_splits" in self.codes and said.messages:
+            self.prompts.setdefault(split, Seen()).add(self.sketch(text_of(said)), place)
+        if best is not None and worst is not None:
+            self.preferred.setdefault((prompt, best, worst), place)
+
+
+def held_out(sources: list[Source], key: str) -> HeldOut:
+    """The prompts of evaluation files.
+
+    Raises:
+        UserError: where one holds none, or a row that cannot be read: a prompt would be missed.
+    """
+    prompts = HeldOut()
+    for i, source in enumerate(sources):
+        found = Found()
+        for said in convert(source, f"{key}[{i}].path", lambda said: said, Wanted.prompts, found):
+            prompts.add(request_of(said) or "\n\n".join(said.answers), found.place)
+        if found.bad:
+            row = found.bad[0]
+            told = f"{row.file}: line {row.line}: {row.error}"
+            raise UserError(f"{told}. {key}[{i}] must be readable as a whole: mend that row, or remove it.")
+    return prompts
+
+
+def gate(cfg: Audit) -> Callable[[Said, str, str], None]:
+    """What lets a row pass, of which split and place are told too, or raises Unwanted: where something is found in it
+    that has an action. Rows that passed are remembered."""
+    actions = {code: action for code, action in cfg.actions.items() if action != "keep"}
+    auditor = Auditor(actions, held_out(cfg.against or [], "data.audit.against"))
+
+    def passes(said: Said, split: str, place: str) -> None:
+        for code, evidence in auditor.findings(said, split).items():
+            raise Unwanted(code, evidence, kept=actions[code] == "quarantine")
+        auditor.remember(said, split, place)
+
+    return passes if actions else lambda said, split, place: None
+
+
+def request_of(said: Said) -> str:
+    """What the user asked last; of running text nothing."""
+    return next((turn["content"] for turn in reversed(said.messages) if turn["role"] == "user"), "")
+
+
+def ends_of(said: Said) -> tuple[str | None, str | None]:
+    """The answer that is learnt from, and the worst of several."""
+    if not said.answers:
+        return None, None
+    if said.scores is None:
+        return said.answers[0], None
+    order = sorted(range(len(said.answers)), key=said.scores.__getitem__)
+    worst = said.answers[order[0]] if said.scores[order[0]] < said.scores[order[-1]] else None
+    return said.answers[order[-1]], worst
+
+
+def text_of(said: Said, answer: str | None = None) -> str:
+    return "\n\n".join([*(turn["content"] for turn in said.messages), *([answer] if answer else [])])
+
+
+def row_id(said: Said) -> str:
+    return content_id(said.messages, said.answers, said.scores)

@@ -1,0 +1,78 @@
+"""`stage=audit`: every row of every source is counted, what is found is told with its place, and the page shows it."""
+
+import json
+from pathlib import Path
+
+from tests.browser import wrong_with
+from tests.helpers import inside as run
+from tests.helpers import refused, settings
+
+FILE = ("data=file", "tracker=none", "stage=audit")
+ROWS = [
+    {"instruction": "Name a tree that grows beside the sea.", "input": "", "output": "Tamarisks do, and so do pines."},
+    {"instruction": "Name a tree that grows beside the sea.", "input": "", "output": "Tamarisks do, and so do pines."},
+    {"instruction": "Name a tree.", "input": "<noinput>", "output": "<script>alert(1)</script> [Your Name]"},
+    {"instruction": "Name a fish that lives in rivers and lakes.", "input": "", "output": ""},
+    {"instruction": "What is 2 + 2?", "input": "", "output": "2 + 2 = 5"},
+    {"instruction": "Why is the sea salty?", "input": "", "output": "Rivers bring salt, and only water leaves it."},
+]
+PAIRS = [{"prompt": "Name a fish.", "chosen": "A pike.", "rejected": "An oak, which is no fish at all. " * 9}]
+
+
+def written(file: Path, rows: list[dict]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
+    rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
+    pairs, asked = (
+        written(tmp_path / "pairs.jsonl", PAIRS),
+        written(tmp_path / "asked.jsonl", [{"prompt": "name a fish"}]),
+    )
+    given = (*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", "label=dataset", f"label.path={pairs}")
+    given += (f"data.audit.against=[{{path: {asked}}}]",)
+    ran = run(*given)
+    assert ran.returncode == 0, ran.stderr
+    assert "Something was found in 5 of 7 rows" in ran.stdout
+    told = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
+    codes = {row["place"]: {*row["codes"]} for row in told}
+    assert codes == {
+        f"{rows}:2": {"duplicate"},
+        f"{rows}:3": {"input_marker", "placeholder"},
+        f"{rows}:4": {"unusable"},
+        f"{rows}:5": {"wrong_sum"},
+        f"{pairs}:1": {"lopsided", "contaminated"},
+    }
+    page = store / "audit.html"
+    assert "<script>alert" not in page.read_text() and "&lt;script&gt;" in page.read_text()
+    assert "2 + 2 = 5" in page.read_text()
+
+    written(rows, ROWS[:-2])  # one row is mended
+    again = run(*given)
+    assert again.returncode == 0, again.stderr
+    [line] = [line for line in again.stdout.splitlines() if line.startswith("duplicate")]
+    assert line.split()[-2:] == ["1", "1"]
+    [line] = [line for line in page.read_text().split("<tr>") if "wrong<wbr>" in line or "wrong_<wbr>sum" in line]
+    assert 'data-label="rows">0' in line and 'data-label="last time">1' in line
+
+
+def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
+    rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
+    ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]")
+    assert ran.returncode == 0, ran.stderr
+    assert wrong_with(store / "audit.html", tmp_path / "browser") == []
+
+
+def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
+    assert "nothing to audit" in refused("stage=audit", f"outputs={tmp_path}")
+    rows = written(tmp_path / "rows.jsonl", ROWS)
+    broken = written(tmp_path / "broken.jsonl", [{"prompt": "Name a fish."}, {"prompt": ""}])
+    given = ("stage=data", "data=file", f"data.sources=[{{path: {rows}}}]", f"outputs={tmp_path}")
+    assert "Did you mean 'echo'" in refused(*given, "data.audit.actions={eco: drop}")
+    assert "Did you mean 'drop'" in refused(*given, "data.audit.actions={echo: drp}")
+    assert "contaminated: drop" in refused(*given, f"data.audit.against=[{{path: {rows}}}]")
+    assert "data.audit.against" in refused(*given, "data.audit.actions={contaminated: drop}")
+    against = ("data.audit.actions={contaminated: drop}", f"data.audit.against=[{{path: {broken}}}]")
+    assert "broken.jsonl: line 2" in refused("stage=audit", *given[1:], *against)
+    assert settings(*given, "data.audit.actions={echo: drop}").data.audit.actions == {"echo": "drop"}
