@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pages": ("evaluation",),
     "endpoints": ("store",),
     "samplers": ("models", "endpoints"),
-    "labelers": ("formats", "tasks", "models", "samplers"),
+    "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),  # people see how far they agree
     "training": ("samplers",),  # it answers prompts on its way
     "objectives": ("training",),
     "tracking": ("store",),
