@@ -100,7 +100,11 @@ class Tab:
     def open(self, page: Path | str, width: int, dark: bool = False) -> None:
         """Show a page, a file or an address, in a window this wide."""
         self.look(width, dark)
-        self.tell("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
+        self.load("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
+
+    def load(self, method: str, **params: Any) -> None:
+        """Send a command that loads a page, and wait until it is there."""
+        self.tell(method, **params)
         while self.pipe.message().get("method") != "Page.loadEventFired":
             pass
 

@@ -94,8 +94,9 @@ class Page:
         acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": self.undo}
         routes = [Route(path, self.acting(act), methods=["POST"]) for path, act in acts.items()]
         app = Starlette(routes=[Route("/", self.html), *routes])
-        quiet = {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
-        self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", timeout_graceful_shutdown=1, **quiet))
+        quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
+        plain: dict[str, Any] = {"lifespan": "off", "server_header": False, "timeout_graceful_shutdown": 1}
+        self.server = uvicorn.Server(uvicorn.Config(app, **quiet, **plain))
 
     async def html(self, request: Request) -> Response:
         """The page, which holds nothing of the session."""
