@@ -81,16 +81,16 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def tabs(tmp_path: Path) -> Iterator[tuple[Tab, Tab]]:
-    with browser(tmp_path / "browser") as tab:
-        yield tab, Tab(tab.pipe)
+def tab(tmp_path: Path) -> Iterator[Tab]:
+    with browser(tmp_path / "browser") as found:
+        yield found
 
 
 @pytest.mark.parametrize("count", [pytest.param(8, id="few"), pytest.param(100, id="200", marks=pytest.mark.slow)])
-def test_two_people_by_keyboard_over_reloads_and_a_kill(tabs: tuple[Tab, Tab], tmp_path: Path, count: int) -> None:
+def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path, count: int) -> None:
     given, keys = texts(count), {"overlap": 1.0, "annotators": 2, "reasons": ["correct", "clear"]}
     with asking(tmp_path, *given, **keys) as server:
-        ann, bob = Someone(tabs[0], server, "ann"), Someone(tabs[1], server, "bob")
+        ann, bob = Someone(tab, server, "ann"), Someone(Tab(tab.pipe), server, "bob")
         for turn in range(count // 2):
             assert ann.judges() and bob.judges()
             if turn == count // 4:
@@ -115,7 +115,7 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(tabs: tuple[Tab, Tab], t
             judged = again.judged()
         finally:
             again.kill()
-        requested, broken = tabs[0].pipe.requested, [tab.evaluate("window.broken") for tab in tabs]
+        requested, broken = tab.pipe.requested, [each.tab.evaluate("window.broken") for each in (ann, bob)]
     for someone in (ann, bob):
         said = [row["question"] for row in lines(tmp_path, someone.name) if row["verdict"] in ("a", "b")]
         assert len(said) == len({*said}) == count
@@ -131,14 +131,13 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(tabs: tuple[Tab, Tab], t
     assert len(took) > count // 2 and took[len(took) // 4] <= 100, took
 
 
-def test_anybody_can_use_it_on_a_phone_and_a_desk(tabs: tuple[Tab, Tab], tmp_path: Path) -> None:
-    tab, found = tabs[0], list[str]()
+def test_anybody_can_use_it_on_a_phone_and_a_desk(tab: Tab, tmp_path: Path) -> None:
+    found = list[str]()
 
     def examine(width: int, dark: bool, state: str) -> None:
         tab.look(width, dark)
         wrong = [*([] if tab.evaluate(FITS) else ["sticks out"]), *tab.violations()]
         found.extend(f"{state} {width} {'dark' if dark else 'light'}: {each}" for each in wrong)
-        tab.picture(tmp_path / f"{state}-{width}-{dark}.png")
 
     with asking(tmp_path, *texts(2), reasons=["correct", "clear"], instructions="Which is better?") as server:
         Someone(tab, server, "ann").settle()
