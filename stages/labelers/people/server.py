@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from stages.config.errors import UserError
 from stages.config.schema import Human
-from stages.labelers.people.access import is_loopback, name_in, token_in
+from stages.labelers.people.access import called, is_loopback, name_in, token_in
 from stages.labelers.people.journal import Answer
 from stages.labelers.people.markdown import rendered, shown
 from stages.labelers.people.questions import Question
@@ -58,7 +58,7 @@ def serve(session: Session, cfg: Human, out: Work) -> None:
             f"label.human.runtime: cannot listen at {host}, port {port}: {error.strerror}. port=0 takes a free one."
         ) from error
     token = None if is_loopback(host) else token_in(session.folder)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    address = f"http://{called(host)}:{listening.getsockname()[1]}/"
     out.say(f"{len(session.questions) - session.judged} questions for people at {address}; the same command resumes.")
     if token:  # the terminal alone shows it: a log may be read by others
         sys.stderr.write(f"The link for people, with its token: {address}#token={token}\n")
