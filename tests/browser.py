@@ -43,15 +43,13 @@ def axe() -> str | None:
     return script.read_text(encoding="utf-8") if script and script.exists() else None
 
 
-class Tab:
-    """A page in the browser."""
+class Pipe:
+    """Messages to the browser and from it, for all of its tabs."""
 
     def __init__(self, commands: int, answers: int):
         self.commands, self.answers = os.fdopen(commands, "wb"), os.fdopen(answers, "rb")
-        self.sent, self.session, self.unread = 0, "", b""
-        target = self.tell("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.tell("Page.enable")
+        self.sent, self.unread = 0, b""
+        self.requested: list[str] = []  # the address of everything that a watched tab asked for
 
     def message(self) -> dict[str, Any]:
         while b"\0" not in self.unread:
@@ -60,29 +58,61 @@ class Tab:
             assert read, "the browser has ended"
             self.unread += read
         line, _, self.unread = self.unread.partition(b"\0")
-        return json.loads(line)
+        message = json.loads(line)
+        if message.get("method") == "Network.requestWillBeSent":
+            self.requested.append(message["params"]["request"]["url"])
+        return message
 
-    def tell(self, method: str, **params: Any) -> dict[str, Any]:
+    def tell(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
         """Send a command and wait for what it gives."""
         self.sent += 1
-        session = {"sessionId": self.session} if self.session else {}
-        self.commands.write(
-            json.dumps({"id": self.sent, "method": method, "params": params} | session).encode() + b"\0"
-        )
+        command = {"id": self.sent, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        self.commands.write(json.dumps(command).encode() + b"\0")
         self.commands.flush()
         while (answer := self.message()).get("id") != self.sent:
             pass
         assert "error" not in answer, answer
         return answer["result"]
 
-    def open(self, page: Path, width: int, dark: bool = False) -> None:
-        """Show a page in a window this wide, as someone sees it who prefers light or dark."""
+    def close(self) -> None:
+        self.commands.close()
+        self.answers.close()
+
+
+class Tab:
+    """A page in the browser."""
+
+    def __init__(self, pipe: Pipe):
+        self.pipe = pipe
+        target = pipe.tell("Target.createTarget", url="about:blank")["targetId"]
+        self.session = pipe.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.tell("Page.enable")
+
+    def tell(self, method: str, **params: Any) -> dict[str, Any]:
+        return self.pipe.tell(method, self.session, **params)
+
+    def look(self, width: int, dark: bool = False) -> None:
+        """A window this wide, as someone sees it who prefers light or dark."""
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.tell("Emulation.setEmulatedMedia", features=[scheme])
-        self.tell("Page.navigate", url=page.as_uri())
-        while self.message().get("method") != "Page.loadEventFired":
+
+    def open(self, page: Path | str, width: int, dark: bool = False) -> None:
+        """Show a page, a file or an address, in a window this wide."""
+        self.look(width, dark)
+        self.load("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
+
+    def load(self, method: str, **params: Any) -> None:
+        """Send a command that loads a page, and wait until it is there."""
+        self.tell(method, **params)
+        while self.pipe.message().get("method") != "Page.loadEventFired":
             pass
+
+    def press(self, key: str) -> None:
+        """A key goes down and up."""
+        code = {"windowsVirtualKeyCode": ord(key.upper()), "key": key}
+        self.tell("Input.dispatchKeyEvent", type="keyDown", text=key, **code)
+        self.tell("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, or of its promise."""
@@ -127,12 +157,10 @@ def browser(folder: Path) -> Iterator[Tab]:
     process = subprocess.Popen(command, pass_fds=(theirs, them), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.close(theirs)
     os.close(them)
-    tab = Tab(commands, answers)
+    pipe = Pipe(commands, answers)
     try:
-        yield tab
+        yield Tab(pipe)
     finally:
-        tab.session = ""
-        tab.tell("Browser.close")
+        pipe.tell("Browser.close")
         process.wait(TIMEOUT)
-        tab.commands.close()
-        tab.answers.close()
+        pipe.close()

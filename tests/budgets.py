@@ -43,7 +43,7 @@ BUDGETS = {
     "pairing": 4.0,
     "pages": 24.0,
     "endpoints": 14.0,
-    "labelers": 36.0,
+    "labelers": 52.0,
     "formats": 15.0,
 }
 OTHERS = 20.0  # of a room that is not in the table yet

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "pages": ("evaluation", "labelers"),  # the words of judges
     "endpoints": ("store",),
     "samplers": ("models", "endpoints", "formats"),  # candidates that somebody has already
-    "labelers": ("formats", "tasks", "models", "samplers"),
+    "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),  # people see how far they agree
     "training": ("samplers",),  # it answers prompts on its way
     "objectives": ("training",),
     "tracking": ("store",),

@@ -22,7 +22,7 @@ from stages.config.choices import (
     Target,
 )
 from stages.config.errors import UserError, one_of
-from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Label, Launch, Source, Training
+from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
 from stages.store import parts
 
 
@@ -60,6 +60,7 @@ def refuse(cfg: Config) -> None:
         one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
         if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
             one_of(f"{key}.task", [read.task], parts.labelled())
+    by_people(cfg)
     labelled(cfg)
     launched(cfg.launch)
     adapters(cfg)
@@ -162,6 +163,23 @@ def labelled(cfg: Config) -> None:
             raise UserError(
                 f"outside[{i}].splits={source.splits}: all rows of an outside set are tests. Leave it out."
             )
+
+
+def by_people(cfg: Config) -> None:
+    """What `label=human` needs, and that a file of answers is there before anything is sampled for them."""
+    human = cfg.label.human
+    if cfg.label.labeler != "human" and human != Human():
+        raise UserError("label.human is for label=human, and for no other labeler.")
+    if cfg.label.labeler != "human" or cfg.label.own:
+        return
+    if any(find_spec(package) is None for package in ("starlette", "uvicorn", "markdown_it")):
+        raise UserError("label=human needs a server: pip install 'plumbline[people]'.")
+    if cfg.sft.demonstrations is Demonstrations.selected:
+        raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
+    if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
+        raise UserError("label.human.reasons has the keys 1 to 9: up to nine of them, each once.")
+    if human.answered and not Path(human.answered).expanduser().is_file():
+        raise UserError(f"label.human.answered={human.answered}: no such file.")
 
 
 def launched(cfg: Launch) -> None:

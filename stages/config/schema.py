@@ -421,6 +421,30 @@ class Judge:
 
 
 @dataclass
+class HumanRuntime:
+    """Where the server for people listens."""
+
+    host: str | None = None
+    port: int | None = between(0, 65_535, None)
+
+
+@dataclass
+class Human:
+    """People who judge in a browser: what they are asked, and how many of them."""
+
+    instructions: str | None = None
+    prompts: int | None = between(1, 1_000_000_000, None)
+    answers: int | None = between(2, 6, None)
+    comparisons: int | None = between(1, 1_000_000, None)
+    overlap: float | None = share(None)
+    annotators: int | None = between(2, 1000, None)
+    reasons: list[str] | None = None
+    seed: int | None = random_seed(None)
+    answered: str | None = neutral(lambda: None)  # recorded, as what is said here
+    runtime: HumanRuntime = field(default_factory=HumanRuntime)
+
+
+@dataclass
 class Label:
     labeler: str = MISSING
     own: Own = field(default_factory=Own)
@@ -434,6 +458,7 @@ class Label:
     reasoning: str | None = words("keep", "strip", default=None)
     max_failed: float = share()
     judge: Judge = field(default_factory=Judge)
+    human: Human = field(default_factory=Human)
     audit: int | None = between(1, 1_000_000, None)
     known: str | None = None
 

@@ -1,5 +1,6 @@
 """How far two labellers agree, and a rate corrected for how often one of them is wrong, with intervals."""
 
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -82,3 +83,13 @@ def tells_apart(right1: float, known1: float, right0: float, known0: float, conf
     q1, q0 = (right1 + 1) / (known1 + 2), (right0 + 1) / (known0 + 2)
     error = np.sqrt(q1 * (1 - q1) / (known1 + 2) + q0 * (1 - q0) / (known0 + 2))
     return bool(known1 and known0 and q1 + q0 - 1 > z_of(confidence) * error)
+
+
+def coincidences(labels: Iterable[Sequence[int]], k: int) -> Array:
+    """Krippendorff's coincidences (k, k), halved: what `alpha` takes for a confusion matrix where any number of
+    labellers, two or more, labelled each thing. `labels`: those that each thing got."""
+    found = np.zeros((k, k))
+    for each in labels:
+        counts = np.bincount(each, minlength=k)
+        found += (np.outer(counts, counts) - np.diag(counts)) / (2 * (len(each) - 1))
+    return found

@@ -21,10 +21,11 @@ from stages.config.schema import Label
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import answers
+from stages.labelers.comparisons import compared
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
-from stages.store.records import Candidate, Example, Judgement, content_id
+from stages.store.records import Candidate, Example, Judgement
 from stages.store.work import Progress, Work
 
 PROBE, WORD = "Say in a sentence what the weather is like at the sea.", "plumb"
@@ -175,14 +176,3 @@ def present(votes: Sequence[Vote]) -> tuple[list[Vote], str | None]:
     given = [vote for vote in votes if vote.error is None]
     missing = Counter(vote.error for vote in votes if vote.error)
     return given, None if 2 * len(given) > len(votes) else missing.most_common(1)[0][0]
-
-
-def compared(candidates: Sequence[Candidate], most: int | None, seed: int) -> list[tuple[Candidate, Candidate]]:
-    """Two candidates of a prompt at a time: all such pairs, or the first `most` of an order in which every candidate
-    comes before any comes much more often: neighbours in a circle, then those two apart, and so on."""
-    circle = sorted(candidates, key=lambda c: content_id(seed, c.candidate_id))
-    n, pairs = len(circle), list[tuple[Candidate, Candidate]]()
-    for apart in range(1, n // 2 + 1):
-        starts = range(apart) if 2 * apart == n else [*range(0, n, 2), *range(1, n, 2)]
-        pairs += [(circle[i], circle[(i + apart) % n]) for i in starts]
-    return pairs[:most]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.evaluation.agreement import alpha, corrected, kappa, resampled, share, tells_apart
+from stages.evaluation.agreement import alpha, coincidences, corrected, kappa, resampled, share, tells_apart
 
 RATE, SENSITIVITY, SPECIFICITY = 0.6, 0.85, 0.7
 
@@ -23,6 +23,16 @@ def test_alpha_and_kappa_are_those_of_the_textbooks() -> None:
     assert float(kappa(counts)) == pytest.approx(0.04 / 0.44)
     assert float(kappa(confusion("abca", "abca"))) == float(alpha(confusion("abca", "abca"))) == 1
     assert np.isnan(kappa(confusion("aaa", "aaa"))), "where there is one word only, nothing is known"
+
+
+def test_alpha_of_any_number_of_labellers_is_that_of_the_textbook() -> None:
+    """Krippendorff's four observers of twelve units, some of them silent (2011, p. 5): α = 0.743."""
+    observers = "123321412...", "1233224125.3", ".3332342251.", "12332441251."
+    units = [[int(said) - 1 for said in unit if said != "."] for unit in zip(*observers, strict=True)]
+    several = [unit for unit in units if len(unit) > 1]
+    assert float(alpha(coincidences(several, 5))) == pytest.approx(0.743, abs=5e-4)
+    two = [[i, j] for i, j in zip([0, 1, 0, 2], [0, 1, 1, 2], strict=True)]
+    assert float(alpha(coincidences(two, 3))) == pytest.approx(float(alpha(confusion("abac", "abbc"))))
 
 
 def test_resampling_prompts_keeps_their_judgements_together() -> None:

@@ -10,7 +10,7 @@ import pytest
 from stages.evaluation.agreement import share as independent
 from stages.evaluation.labelling import Labelling, longer, share
 from stages.store.records import Judgement
-from tests.labelers.judging import pool
+from tests.labelers.pools import pool
 
 LENGTHS = [[random.Random(i * 7 + j).randint(1, 40) for j in range(3)] for i in range(300)]
 POOL = pool(*([f"{'word ' * (length - 1)}{j}" for j, length in enumerate(each)] for each in LENGTHS))

@@ -1,4 +1,4 @@
-"""Judges whose verdicts are a function of the texts that they are shown, and pools for them to judge."""
+"""Judges whose verdicts are a function of the texts that they are shown."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from stages.labelers import rubric
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
 from stages.store.pinning import pin
-from stages.store.records import Candidate, Example, Judgement, content_id
-from stages.store.work import Work
+from stages.store.records import Judgement
 from tests.endpoints.servers import Request
 from tests.helpers import settings
+from tests.labelers.pools import work
 
 FENCED = re.compile(r"<<(REQUEST|A|B|ANSWER) (\w+)>>\n(.*?)\n<<END \2>>", re.DOTALL)
 PROBE = '{"word": "plumb"}'
@@ -50,20 +50,6 @@ def better(texts: dict[str, str]) -> str:
     return "A" if a > b else "B" if b > a else "tie"
 
 
-def pool(*texts: list[str]) -> Pool:
-    """A prompt for every list of texts, with a candidate for each of them."""
-    prompts = [
-        Example(f"p{i}", [{"role": "user", "content": f"request {i}"}], None, "", "t", "preference")
-        for i in range(len(texts))
-    ]
-    candidates = [
-        Candidate(f"p{i}", content_id(i, j), "x", "x", 1.0, 0, text, None, "stop", None, len(text.split()))
-        for i, answers in enumerate(texts)
-        for j, text in enumerate(answers)
-    ]
-    return Pool(prompts, candidates)
-
-
 def block(folder: Path, *urls: str, **judge: Any) -> Label:
     """The block of `label=judge` with a judge at each address, as the pipeline hands it to the stage."""
     runtime = "{backoff: 0.01, retries: 20, timeout: 30}"
@@ -72,11 +58,6 @@ def block(folder: Path, *urls: str, **judge: Any) -> Label:
     limit = f"label.max_failed={judge.get('max_failed', 0.0)}"
     cfg = settings("recipe=tiny", "label=judge", f"label.judge.endpoints=[{endpoints}]", limit, *typed).label
     return pin(cfg, folder / "cache" / "digests.json")[0]
-
-
-def work(folder: Path) -> Work:
-    (folder / "node").mkdir(parents=True, exist_ok=True)
-    return Work(folder / "node", lambda metrics, step: None, calls=folder / "cache" / "calls")
 
 
 def judged(folder: Path, given: Pool, *urls: str, **judge: Any) -> list[Judgement]:

@@ -11,7 +11,8 @@ import pytest
 from stages.labelers import rubric
 from stages.labelers.rubric import held_down
 from tests.endpoints.servers import Model, Request, running
-from tests.labelers.judging import FENCED, FENCES, PROBE, is_probe, judged, pool
+from tests.labelers.judging import FENCED, FENCES, PROBE, is_probe, judged
+from tests.labelers.pools import pool
 
 pytest.importorskip("openai")
 ORDER = "the poor one wins"

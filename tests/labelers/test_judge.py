@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
 from stages.endpoints.reply import Reply
-from stages.labelers.judge import compared
+from stages.labelers.comparisons import compared
 from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
 from stages.store.records import Judgement, Pair, load
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import Chain, build, nodes
-from tests.labelers.judging import PROBE, better, is_probe, judged, judging, pool, quality, shown
+from tests.labelers.judging import PROBE, better, is_probe, judged, judging, quality, shown
+from tests.labelers.pools import pool
 
 pytest.importorskip("openai")
 ANSWERS = [["poor 1", "fair 2", "good 3", "fair 2"], ["good 9", "poor 0"], ["same 5", "same 5"]]

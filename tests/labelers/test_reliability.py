@@ -11,7 +11,8 @@ from stages.evaluation.reliability import decided, from_file, key_of, reliabilit
 from stages.store.records import Judgement
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build
-from tests.labelers.judging import judging, pool
+from tests.labelers.judging import judging
+from tests.labelers.pools import pool
 
 pytest.importorskip("openai")
 MANY = pool(*([f"poor {i}", f"good answer {i}"] for i in range(2000)))

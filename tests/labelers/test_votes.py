@@ -12,7 +12,8 @@ from stages.labelers.verdicts import SCALE
 from stages.labelers.votes import voices
 from stages.store.records import content_id
 from tests.endpoints.servers import Model, Request, running
-from tests.labelers.judging import PROBE, is_probe, judged, judging, pool, shown
+from tests.labelers.judging import PROBE, is_probe, judged, judging, shown
+from tests.labelers.pools import pool
 
 pytest.importorskip("openai")
 GIVEN = pool(*([f"poor {i}", f"fair {i}", f"good {i}"] for i in range(8)), ["same", "same"])

@@ -1,0 +1,113 @@
+"""`label=human`: people judge candidates in a browser (`pip install 'plumbline[people]'`).
+
+Answers to a prompt stand side by side, in another order for everybody, and nothing says which model wrote them. The
+node is complete when every question has as many answers as it needs; until then the same command goes on. Several
+people come together as their majority; where no verdict has one, they have seen a tie. What was said is kept for ever
+(`people/journal.py`): a question that somebody answered is never put to them again.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+from stages.config.errors import UserError
+from stages.config.schema import Label
+from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.people import rows
+from stages.labelers.people.journal import Answer
+from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, different, drawn
+from stages.labelers.people.server import serve
+from stages.labelers.people.session import Session
+from stages.store import locks
+from stages.store.records import Candidate, Example, Judgement
+from stages.store.work import Work
+
+
+class People(Labeler):
+    """Asks people which of a prompt's candidates is best."""
+
+    name = "human"
+
+    def __init__(self, cfg: Label, out: Work):
+        self.cfg, self.out = cfg.human, out
+
+    @classmethod
+    def of(cls, cfg: Label, out: Work) -> "People":
+        return cls(cfg, out)
+
+    def pool(self, inputs: dict[str, Path]) -> Pool:
+        """The candidates that people are asked about, and a line of what is left out.
+
+        Raises:
+            UserError: where no prompt has two different answers.
+        """
+        given = super().pool(inputs)
+        questions = drawn(given, self.cfg)
+        alike = sum(len(different(candidates)) < 2 for _, candidates in given.by_prompt())
+        if not questions:
+            raise UserError(
+                f"label=human: none of {len(given.prompts)} prompts has two different answers. Raise "
+                "sample.temperatures or sample.candidates_per_prompt."
+            )
+        asked = {q.prompt.id for q in questions}
+        shown = {c.candidate_id for q in questions for c in q.candidates}
+        told = (
+            f"{len(questions)} questions for people, about {len(asked)} of {len(given.prompts)} prompts ({alike} have "
+            f"no two different answers) and {len(shown)} of {len(given.candidates)} candidates"
+        )
+        prompts = [prompt for prompt in given.prompts if prompt.id in asked]
+        return Pool(prompts, [c for c in given.candidates if c.candidate_id in shown], told=[told])
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.judge_all(Pool([prompt], candidates))
+
+    def judge_all(self, pool: Pool) -> Iterator[Judgement]:
+        """Judgements when everything is answered, by people here or in a file.
+
+        Raises:
+            UserError: for a file of answers that cannot be used, and an address that cannot be listened at.
+            KeyboardInterrupt: where the server was stopped before that.
+        """
+        folder = self.out.calls / "people"
+        # One process at a time: two of them would not know of each other's answers.
+        with locks.held(locks.opened(folder / "people.lock"), "the page for people", "used"):
+            session = Session(drawn(pool, self.cfg), self.cfg.reasons or [], folder)
+            try:
+                if self.cfg.answered:
+                    self.out.say(rows.read(Path(self.cfg.answered).expanduser(), session))
+                rows.write(session, self.out)
+                if not session.complete:
+                    self.out.say(f"for people who judge elsewhere: {self.out / rows.PLAIN}, {self.out / rows.ARGILLA}")
+                    serve(session, self.cfg, self.out)
+            finally:
+                rows.write(session, self.out)
+        self.out.asked["label.human"] = session.figures()
+        for question in session.questions.values():
+            yield from judgements(question, rows.answers_to(question, session))
+
+
+def judgements(question: Question, answers: list[Answer]) -> list[Judgement]:
+    """What people say of a question, two candidates at a time: the best of them against each of the others, or, of a
+    tie, the first against each. Two bad answers are a tie; `raw` says who said what."""
+    said = {a.annotator: {"verdict": a.verdict, "reasons": a.reasons, "comment": a.comment} for a in answers}
+    best, error = majority(answers)
+    found = []
+    for a, b in combinations(question.letters, 2):
+        if (best or LETTERS[0]) in (a, b):
+            first, second = (question.candidates[LETTERS.index(letter)].candidate_id for letter in (a, b))
+            preference = None if error else TIE if best is None else "ab"[best == b]
+            judged = Judgement(question.prompt.id, People.name, a=first, b=second, preference=preference)
+            judged.raw, judged.error = json.dumps(said), error
+            found.append(judged)
+    return found
+
+
+def majority(answers: list[Answer]) -> tuple[str | None, str | None]:
+    """The letter that more than half prefer, None where none is; and why nothing was said, where everybody skipped."""
+    given = [str(a.verdict) for a in answers if a.verdict != SKIP]
+    if not given:
+        return None, "everybody who was asked skipped it"
+    word, count = Counter(given).most_common(1)[0]
+    return (word if 2 * count > len(given) and word in [*LETTERS] else None), None

@@ -1,0 +1,67 @@
+"""What people are asked: answers of a prompt side by side, drawn by hashes, and blind to where they came from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.config.schema import Human
+from stages.labelers.comparisons import grouped
+from stages.labelers.labeler import Pool
+from stages.store.records import Candidate, Example, content_id
+
+LETTERS = "abcdef"  # of the answers, in the order of the question
+TIE, BAD, SKIP = "tie", "bad", "skip"  # equally good, all of them bad, cannot say
+VERDICTS = (*LETTERS, TIE, BAD)  # what labellers may agree on
+
+
+@dataclass(frozen=True)
+class Question:
+    """Different answers to a prompt, `a` the first, and how many people are to judge them.
+
+    The id is a hash of all that a person is shown, so that nobody is asked the same twice, in this node or another.
+    The answers' order is one of their hashes: which comes first is random, and the same in every node.
+    """
+
+    id: str
+    prompt: Example
+    candidates: tuple[Candidate, ...]
+    needed: int = 1
+
+    @property
+    def letters(self) -> str:
+        return LETTERS[: len(self.candidates)]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What may be said of it."""
+        return (*self.letters, TIE, BAD, SKIP)
+
+    def order(self, annotator: str) -> str:
+        """The letters as this person sees them from left to right: another order for everybody."""
+        return "".join(sorted(self.letters, key=lambda letter: content_id(self.id, annotator, letter)))
+
+
+def drawn(pool: Pool, cfg: Human) -> list[Question]:
+    """The questions about a pool, in the order in which they are asked. A pool of nothing but the candidates that are
+    asked about gives the same ones."""
+    seed = cfg.seed or 0
+    several = [(p, found) for p, candidates in pool.by_prompt() if len(found := different(candidates)) > 1]
+    several.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
+    asked = [
+        question(prompt, group, cfg.instructions or "")
+        for prompt, candidates in several[: cfg.prompts]
+        for group in grouped(candidates, cfg.answers or 2, cfg.comparisons, seed)
+    ]
+    asked.sort(key=lambda q: content_id(seed, "shared", q.id))
+    shared = round((cfg.overlap or 0) * len(asked))
+    asked = [Question(q.id, q.prompt, q.candidates, cfg.annotators or 2) for q in asked[:shared]] + asked[shared:]
+    return sorted(asked, key=lambda q: content_id(seed, "order", q.id))
+
+
+def different(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The first candidate with each text: nobody can tell two equal ones apart."""
+    return [*{c.text: c for c in reversed(candidates)}.values()]
+
+
+def question(prompt: Example, candidates: Sequence[Candidate], instructions: str) -> Question:
+    ordered = tuple(sorted(candidates, key=lambda c: content_id(c.text)))
+    return Question(content_id(instructions, prompt.messages, *(c.text for c in ordered)), prompt, ordered)

@@ -1,0 +1,225 @@
+"""The page and its three requests: what is next, an answer, an answer taken back.
+
+Whoever could reach the server without being meant to is turned away: a site that has a name of its own lead here (DNS
+rebinding) by the Host, one that sends a form by the Origin and the type of the content, anybody beyond this machine by
+a token. The page loads nothing but itself.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from stages.config.errors import UserError
+from stages.config.schema import Human
+from stages.labelers.people.access import called, is_loopback, name_in, token_in
+from stages.labelers.people.journal import Answer
+from stages.labelers.people.markdown import rendered, shown
+from stages.labelers.people.questions import Question
+from stages.labelers.people.session import NAME, Refused, Session
+from stages.store.kept import WRONG_SHAPE, having
+from stages.store.work import Progress, Work
+
+HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+LARGEST = 1 << 16  # bytes of a request's body
+GRACE = 5.0  # seconds after the last answer in which it can be taken back
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+Body = Mapping[str, Any]
+
+
+def serve(session: Session, cfg: Human, out: Work) -> None:
+    """Ask until every question has its answers.
+
+    Raises:
+        UserError: where the address cannot be listened at.
+        OSError: where an answer could not be kept.
+        KeyboardInterrupt: where the server was stopped before that.
+    """
+    host, port = cfg.runtime.host or "127.0.0.1", cfg.runtime.port or 0
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(
+            f"label.human.runtime: cannot listen at {host}, port {port}: {error.strerror}. port=0 takes a free one."
+        ) from error
+    token = None if is_loopback(host) else token_in(session.folder)
+    address = f"http://{called(host)}:{listening.getsockname()[1]}/"
+    out.say(f"{len(session.questions) - session.judged} questions for people at {address}; the same command resumes.")
+    if token:  # the terminal alone shows it: a log may be read by others
+        sys.stderr.write(f"The link for people, with its token: {address}#token={token}\n")
+    with listening, Progress(len(session.questions), "label human", "question", session.judged) as progress:
+        page = Page(session, cfg, token, progress)
+        page.server.run([listening])
+    if page.failed:
+        raise page.failed
+    if not session.complete:
+        raise KeyboardInterrupt
+
+
+def policy_of(html: str) -> str:
+    """A Content-Security-Policy under which nothing runs but the page's own script, known by its digest."""
+    sources = {}
+    for kind in ("script", "style"):
+        [content] = re.findall(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
+        sources[kind] = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{sources['script']}'; style-src 'sha256-{sources['style']}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class Page:
+    """The server of a session. Requests are dealt with one after the other, each to its end."""
+
+    def __init__(self, session: Session, cfg: Human, token: str | None, progress: Progress):
+        self.session, self.token, self.progress = session, token, progress
+        self.failed: OSError | None = None  # why an answer could not be kept
+        self.about = {"instructions": cfg.instructions, "reasons": session.reasons}
+        self.headers = HEADERS | {"Content-Security-Policy": policy_of(HTML)}
+        acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": self.undo}
+        routes = [Route(path, self.acting(act), methods=["POST"]) for path, act in acts.items()]
+        app = Starlette(routes=[Route("/", self.html), *routes])
+        quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
+        plain: dict[str, Any] = {"lifespan": "off", "server_header": False, "timeout_graceful_shutdown": 1}
+        self.server = uvicorn.Server(uvicorn.Config(app, **quiet, **plain))
+
+    async def html(self, request: Request) -> Response:
+        """The page, which holds nothing of the session."""
+        try:
+            self.admit_host(request)
+        except Refused as refused:
+            return told(refused)
+        return HTMLResponse(HTML, headers=self.headers)
+
+    def acting(self, act: Callable[[Body], None]) -> Callable[[Request], Any]:
+        """What answers a request: it acts, and tells what is next."""
+
+        async def respond(request: Request) -> Response:
+            try:
+                self.admit(request)
+                body = read(await received(request))
+                act(body)
+                self.progress.update(self.session.judged - self.progress.done)
+                if self.session.complete:
+                    asyncio.get_running_loop().call_later(GRACE, self.end)
+                return JSONResponse(self.state(body["annotator"]), headers=HEADERS)
+            except Refused as refused:
+                return told(refused)
+            except OSError as error:  # a full disk
+                self.failed, self.server.should_exit = error, True
+                return told(Refused(507, f"nothing was saved, and the server stops: {error.strerror}"))
+
+        return respond
+
+    def end(self) -> None:
+        self.server.should_exit |= self.session.complete  # unless something was taken back
+
+    def admit_host(self, request: Request) -> None:
+        """Without a token, the server is called by a name that no site can have."""
+        if not self.token and not is_loopback(name_in(request.headers.get("host", ""))):
+            raise Refused(403, "this server is called 127.0.0.1 or localhost")
+
+    def admit(self, request: Request) -> None:
+        """Raise Refused for a request that our page on this server did not send."""
+        self.admit_host(request)
+        origin = request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+            raise Refused(403, f"no request of {origin}")
+        given = request.headers.get("authorization", "").encode()
+        if self.token and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+            raise Refused(401, "the link has a token after #token=, which is not there or another one")
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise Refused(415, "the content is application/json")
+
+    def answer(self, body: Body) -> None:
+        """Keep a verdict. The page knows letters by what stands where; the journal by the question."""
+        annotator, verdict, seconds = body["annotator"], of(body, "verdict", str), of(body, "seconds", int, float)
+        question = self.session.questions.get(of(body, "question", str))
+        reasons = of(body, "reasons", list)
+        if not all(isinstance(reason, str) for reason in reasons) or not (isfinite(seconds) and 0 <= seconds < 1e7):
+            raise Refused(400, "reasons are texts, and seconds a number")
+        order = question.order(annotator) if question else ""
+        if question and verdict in [*question.letters]:
+            verdict = order[question.letters.index(verdict)]
+        at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        said = of(body, "question", str), annotator, verdict, tuple(reasons), shown(of(body, "comment", str).strip())
+        self.session.save(Answer(*said, order, round(seconds, 2), at))
+
+    def undo(self, body: Body) -> None:
+        self.session.undo(body["annotator"], of(body, "question", str))
+
+    def state(self, annotator: str) -> dict[str, Any]:
+        """What the page shows: the question, and how far this person and all of them are."""
+        mine = self.session.said.get(annotator, {})
+        question = self.session.next(annotator)
+        return {
+            **self.about,
+            "question": side_by_side(question, annotator) if question else None,
+            "last": next(reversed(mine), None),
+            "mine": len(mine),
+            "judged": self.session.judged,
+            "questions": len(self.session.questions),
+            "people": sum(map(bool, self.session.said.values())),
+            "agreement": self.session.agreement(),
+        }
+
+
+def side_by_side(question: Question, annotator: str) -> dict[str, Any]:
+    """The texts of a question as this person sees them, and nothing of where they are from."""
+    texts = [question.candidates[question.letters.index(letter)].text for letter in question.order(annotator)]
+    return {
+        "id": question.id,
+        "messages": [{"role": m["role"], **both(m["content"])} for m in question.prompt.messages],
+        "answers": [both(text) for text in texts],
+    }
+
+
+def both(text: str) -> dict[str, str]:
+    return {"html": rendered(text), "text": shown(text)}
+
+
+async def received(request: Request) -> bytes:
+    """The body of a request. Raises Refused as soon as it is too large."""
+    content = b""
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > LARGEST:
+            raise Refused(413, f"a request has {LARGEST} bytes at most")
+    return content
+
+
+def read(content: bytes) -> Body:
+    """The body's fields, an annotator's name among them."""
+    try:
+        body = having()(json.loads(content))
+    except WRONG_SHAPE as error:
+        raise Refused(400, "no JSON object") from error
+    if not NAME.fullmatch(of(body, "annotator", str)):
+        raise Refused(400, "a name is up to 40 of a-z, 0-9, _ and -, and begins with a letter or a digit")
+    return body
+
+
+def of(body: Body, name: str, *kinds: type) -> Any:
+    """A field of this type. Raises Refused for any other."""
+    if type(value := body.get(name)) not in kinds:
+        raise Refused(400, f"{name} is no {kinds[0].__name__}")
+    return value
+
+
+def told(refused: Refused) -> Response:
+    return JSONResponse({"error": str(refused)}, refused.status, headers=HEADERS)

@@ -1,0 +1,103 @@
+"""People who are asked, over HTTP, and the process that asks them, as the stage does:
+`python -m tests.labelers.asking FOLDER KEYS`, with keys of `label.human` as JSON. The answers that they judge are
+FOLDER/texts.json; the judgements go to FOLDER/judgements.json."""
+
+import http.client
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stages.config.schema import ROOT, Human, HumanRuntime, Label
+from stages.labelers.human import People
+from tests.labelers.pools import pool, work
+
+ADDRESS = re.compile(r"at http://(\S+):(\d+)/")
+
+
+class Person:
+    """Somebody at the page, without a browser."""
+
+    def __init__(self, port: int, name: str, token: str = ""):
+        self.port, self.name, self.token = port, name, token
+
+    def send(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
+        """The status of a request, and what was answered."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        usual = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
+        content = body if isinstance(body, bytes) else json.dumps({"annotator": self.name} | body).encode()
+        try:
+            connection.request("POST", path, content, usual | headers)
+            answer = connection.getresponse()
+            told = answer.read()
+        finally:
+            connection.close()
+        return answer.status, json.loads(told) if told.startswith(b"{") else {}
+
+    def next(self) -> dict[str, Any]:
+        status, told = self.send("/next", {})
+        assert status == 200, told
+        return told
+
+    def says(self, question: str, verdict: str, **more: Any) -> tuple[int, dict[str, Any]]:
+        body = {"question": question, "verdict": verdict, "reasons": [], "comment": "", "seconds": 1.5}
+        return self.send("/answer", body | more)
+
+
+class Asking:
+    """The process that asks, with a server at `port`."""
+
+    def __init__(self, folder: Path, port: int = 0, **keys: Any):
+        keys = {"answers": 2, "comparisons": 1, "port": port} | keys
+        command = [sys.executable, "-m", "tests.labelers.asking", str(folder), json.dumps(keys)]
+        self.folder = folder
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.told, self.port = "", 0
+        for line in self.process.stdout or ():
+            self.told += line
+            if found := ADDRESS.search(line):
+                self.port = int(found[2])
+                break
+
+    def judged(self) -> dict[str, Any]:
+        """What came of it, once it has ended by itself."""
+        assert self.process.wait(120) == 0, (self.process.stderr or sys.stderr).read()
+        return json.loads((self.folder / "judgements.json").read_text())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def asking(folder: Path, *texts: list[str], **keys: Any) -> Iterator[Asking]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "texts.json").write_text(json.dumps(texts))
+    server = Asking(folder, **keys)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def main(folder: Path, keys: dict[str, Any]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    runtime = HumanRuntime(keys.pop("host", None), keys.pop("port"))
+    human = Human(**keys, runtime=runtime)
+    out = work(folder)
+    given = pool(*json.loads((folder / "texts.json").read_text()))
+    found = [vars(j) for j in People.of(Label(labeler="human", human=human), out).judge_all(given)]
+    (folder / "judgements.json").write_text(json.dumps({"judgements": found, "figures": out.asked["label.human"]}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
