@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "endpoints": ("store",),
     "samplers": ("models", "endpoints"),
     "labelers": ("formats", "tasks", "models", "samplers"),
-    "training": ("samplers",),  # it answers prompts on its way
+    "training": ("samplers", "evaluation"),  # it answers prompts on its way, and tells noise from a rise
     "objectives": ("training",),
     "tracking": ("store",),
     "launch": ("hardware",),
