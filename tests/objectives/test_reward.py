@@ -110,7 +110,7 @@ def test_an_adapter_and_its_head_learn_the_same(tokenizer: PreTrainedTokenizerBa
 
 
 def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path) -> None:
-    """Our trainer, packed, in micro-batches by tokens; TRL's, padded, a whole batch at once. The same pairs in the same
+    """Our trainer, packed, in micro-batches by tokens; TRL's, padded, a whole batch at once. The same pairs in one
     order: loss, accuracy and margin of every step, and of an evaluation after the last."""
     policy = chain.folder("sft") / "model"
     terms = contract.load(policy)
