@@ -145,8 +145,9 @@ def tokenised(
         if max(len(row["chosen_ids"]), len(row["rejected_ids"])) > cfg.max_length:
             dropped[f"longer than reward.max_length={cfg.max_length} tokens"] += 1
             continue
-        for column, value in zip(kept[pair.split], (pair, row), strict=True):
-            column.append(value)  # type: ignore[arg-type]  # each its own
+        split, its_rows = kept[pair.split]
+        split.append(pair)
+        its_rows.append(row)
     if dropped:
         told = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         message = f"{dropped.total()} of {len(pairs)} pairs cannot be trained on: {told}."

@@ -194,7 +194,7 @@ class LoRA:
 
 @dataclass
 class TrainRuntime:
-    """Devices and cadence of a training stage, and what it shows on its way. Neutral: an optimizer step is always
+    """Devices and cadence of a training stage. Neutral: an optimizer step is always
     `batch_size` rows, whatever goes through the model at once. `micro_batch` is a number of rows in each process, or
     auto."""
 

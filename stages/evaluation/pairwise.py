@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def length_matched(pairs: Sequence[Scored]) -> Estimate | None:
     shorter = [p.right for p in pairs if p.chosen_tokens < p.rejected_tokens]
     if not (longer and shorter):
         return None
-    mean = (np.mean(longer) + np.mean(shorter)) / 2
+    mean = (fmean(longer) + fmean(shorter)) / 2
     n = 4 / (1 / len(longer) + 1 / len(shorter))  # pairs of a plain mean as uncertain as this one
     return share(mean * n, n)
 

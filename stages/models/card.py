@@ -72,7 +72,7 @@ said = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "co
 text = tokenizer.apply_chat_template(said, tokenize=False).rstrip()  # up to the end of turn
 ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
 with torch.no_grad():
-    print(float(model(ids).logits))
+    print(model(ids).logits.item())
 ```
 
 Rewards of answers to the same prompt are compared: their difference is the log-odds that one is the better. By itself

@@ -4,8 +4,8 @@ Right or wrong on prompts that are held out, beside two that read nothing: the l
 logistic regression on the difference of the answers' tf-idf. Then what a step costs beside TRL's own trainer, padded
 and tuned (no checkpointing), alternating, each time in a process of its own: pairs per second, losses, peak memory.
 
-`file`: a preference set; by default rasbt's of the shared data beside the checkout. `rows`: only its first. `run`: what
-the command line says of the model and its SFT. A try: `rows=20 run=recipe=tiny pairs=8 repeats=1`.
+`file`: a preference set; by default rasbt's of the shared data beside the checkout. `rows`: only its first. `run`:
+what the command line says of the model and its SFT. A try: `rows=20 run=recipe=tiny pairs=8 repeats=1`.
 """
 
 import gzip

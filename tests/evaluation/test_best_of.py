@@ -29,11 +29,8 @@ def pool(score: object, prompts: int = 40) -> tuple[list[Judgement], list[Exampl
     of how often it is said."""
     check = Check("keywords", {})
     examples = [Example(f"p{i}", [], None, "", "", "preference", checks=[check]) for i in range(prompts)]
-    candidates = [
-        Candidate(e.id, f"{e.id}/{k}", "", "", 0.0, 0, str(k), None, "stop", None, k)
-        for e in examples
-        for k in range(8)
-    ]
+    answers = [(e.id, k) for e in examples for k in range(8)]
+    candidates = [Candidate(p, f"{p}/{k}", "", "", 0.0, 0, str(k), None, "stop", None, k) for p, k in answers]
     judged = [Judgement(c.prompt_id, "", c.candidate_id, score=score(int(c.text))) for c in candidates]  # type: ignore[operator]
     return judged, examples, candidates
 
