@@ -18,6 +18,7 @@ from transformers import (
 
 from stages.config.errors import UserError
 from stages.config.schema import Model, RandomInit
+from stages.models.hub import download
 from stages.models.loading import load_gguf, load_model, load_tokenizer, save_model
 from stages.store.kept import file_digest
 from stages.store.pinning import locate
@@ -30,8 +31,6 @@ KNOWN = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     )
 }
-WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
-OTHER = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -60,15 +59,6 @@ def from_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTo
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{cfg.key}={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
     return load_model(folder), load_tokenizer(folder)
-
-
-def download(repo: str, revision: str | None) -> Path:
-    """The hub's files of one commit, in its shared cache."""
-    from huggingface_hub import snapshot_download
-
-    return Path(
-        snapshot_download(repo, revision=revision, allow_patterns=WEIGHTS_AND_TOKENIZER, ignore_patterns=OTHER)
-    )
 
 
 def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -13,7 +13,6 @@ from trl import DPOConfig
 from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
 from stages.config.schema import DPO
-from stages.evaluation.bootstrap import paired
 from stages.evaluation.diagnosis.effects import FELL
 from stages.models import card, contract
 from stages.models.loading import load_model
@@ -26,11 +25,10 @@ from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
-from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
 from stages.training.samples import Samples
-from stages.training.validation import Course
+from stages.training.validation import Course, risen
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -142,20 +140,6 @@ def fitting(
             raise UserError(f"{message} dpo.max_dropped={cfg.max_dropped:g} allows fewer. Raise either.")
         out.warn(message)
     return kept, dropped
-
-
-def risen(course: Course, rows: int, cfg: DPO) -> str:
-    """A warning where the held-out pairs' losses ended above what they were before the first step by more than their
-    noise; else ''."""
-    if not course.by_step:
-        return ""
-    change = paired(course.row_losses(0)[:rows], course.row_losses(max(course.by_step))[:rows])
-    if not change.low > 0:
-        return ""
-    return (
-        f"held-out loss {in_one_line(course.losses)}: it ended higher than before the first step, by "
-        f"{change.mean:.3g} per pair ({change.low:.3g} to {change.high:.3g}). {lower_rate(cfg)}, or dpo.epochs."
-    )
 
 
 def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogProbs]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.config.errors import UserError
 from stages.config.schema import Label
+from stages.evaluation import best_of
 from stages.evaluation.reliability import blanks, decided, from_checks, from_file, reliability, set_aside
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
@@ -57,6 +58,11 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         found["read"] = [*pool.told]
     if out.asked:
         found["calls"] = out.asked
+    if labeler.learnt:
+        curve, doubt = best_of.watched(judgements, pool.prompts, pool.candidates)
+        found |= curve
+        for warning in filter(None, (doubt, best_of.by_length(found["length_correlation"]))):
+            out.warn(warning)
     if cfg.audit:
         found["summary"] += f"; {audit(cfg, pool, judgements, out)}"
     return found

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "endpoints": ("store",),
     "samplers": ("models", "endpoints", "formats"),  # candidates that somebody has already
     "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),  # people see how far they agree
-    "training": ("samplers",),  # it answers prompts on its way
+    "training": ("samplers", "evaluation"),  # it answers prompts on its way, and tells noise from a rise
     "objectives": ("training",),
     "tracking": ("store",),
     "launch": ("hardware",),

@@ -28,7 +28,7 @@ def refuse(cfg: Config) -> None:
                 raise UserError(
                     f"{name}.max_new_tokens={most} leaves no room for a prompt: the model reads {context} tokens."
                 )
-    for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
+    for name, block in cfg.trained.items():
         if config and block.trainer.get("router_aux_loss_coef") and not any("expert" in key for key in config):
             raise UserError(f"{name}.trainer.router_aux_loss_coef is for mixtures of experts, and the model is none.")
         if block.adapter in (Adapter.lora, Adapter.qlora):
@@ -47,8 +47,10 @@ def rows(cfg: Config) -> None:
 
 
 def pairs(cfg: Config) -> None:
-    """Candidates of which one can be better than another, and no step of DPO with more pairs than they can make."""
+    """Candidates of which one can be better than another, and no step with more pairs than they can make."""
     if cfg.label.brings_pool or cfg.stage in (Command.audit, Target.base, Target.data, Target.sft):
+        return
+    if cfg.stage == Target.reward and cfg.reward.source.path:
         return
     prompts, candidates = examples(cfg, "preference"), cfg.sample.most
     if prompts == 0:
@@ -70,9 +72,10 @@ def pairs(cfg: Config) -> None:
     prompts = min(prompts, cfg.sample.prompts or prompts)
     of_each = 1 if cfg.pairs.strategy is Strategy.best_worst else cfg.pairs.max_per_prompt
     most = prompts * min(of_each, candidates * (candidates - 1) // (1 if cfg.label.own else 2))
-    if cfg.dpo.batch_size > most:
+    name = "reward" if cfg.stage == Target.reward else "dpo"
+    if (size := cfg.trained[name].batch_size) > most:
         raise UserError(
-            f"dpo.batch_size={cfg.dpo.batch_size} is more than all {most} pairs that there can be: {prompts} prompts, "
+            f"{name}.batch_size={size} is more than all {most} pairs that there can be: {prompts} prompts, "
             f"each with {candidates} candidates and {of_each} pairs at most."
         )
 

@@ -25,6 +25,8 @@ from stages.config.errors import UserError, one_of
 from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
 from stages.store import parts
 
+OF_PROMPTS = ("task", "documents", "rows", "check", "splits")  # keys of a source that preferences do not have
+
 
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first setting that cannot work."""
@@ -38,6 +40,7 @@ def refuse(cfg: Config) -> None:
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
     endpoints.refuse(cfg)
     given(cfg)
+    rewarded(cfg)
     for name in ("data", "sample", "label"):
         own = vars(cfg)[name].own
         if not own and (own.name or own.options):
@@ -64,7 +67,7 @@ def refuse(cfg: Config) -> None:
     labelled(cfg)
     launched(cfg.launch)
     adapters(cfg)
-    for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
+    for name, block in cfg.trained.items():
         trl_arguments.refuse(name, block)
     amounts.refuse(cfg)
     if cfg.stage == Command.export and cfg.export.format is ExportFormat.hub:
@@ -96,7 +99,8 @@ def together(cfg: Config) -> None:
 def sources(cfg: Config) -> list[tuple[str, Source | Label]]:
     """Every source, with its key."""
     given = {"data.sources": cfg.data.sources, "outside": cfg.outside, "eval.retention": cfg.eval.retention}
-    return [(f"{key}[{i}]", source) for key, those in given.items() for i, source in enumerate(those)]
+    found: list[tuple[str, Source | Label]] = [("reward.source", cfg.reward.source)] if cfg.reward.source.path else []
+    return found + [(f"{key}[{i}]", source) for key, those in given.items() for i, source in enumerate(those)]
 
 
 def shared_out(key: str, splits: dict[str, float]) -> None:
@@ -142,6 +146,28 @@ def given(cfg: Config) -> None:
             f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
             "Raise data.tasks.test, or stop at stage=dpo."
         )
+
+
+def rewarded(cfg: Config) -> None:
+    """What a reward model learns from, and who labels by one."""
+    source = cfg.reward.source
+    if cfg.label.reward_model.path and cfg.label.labeler != "reward_model":
+        raise UserError("label.reward_model is for label=reward_model, and for no other labeler.")
+    if cfg.label.by_reward and not source.path:
+        raise UserError(
+            "label=reward_model needs a model: label.reward_model.path=FOLDER, or what this run is to train one on, "
+            "reward.source.path=FILE."
+        )
+    if cfg.label.by_reward and cfg.sft.demonstrations is Demonstrations.selected:
+        raise UserError(
+            "sft.demonstrations=selected is labelled before there is an SFT model, from which the run's own reward "
+            "model is trained: name another, label.reward_model.path=FOLDER."
+        )
+    for name in OF_PROMPTS:
+        if vars(source)[name]:
+            raise UserError(f"reward.source.{name} is for prompts, and a reward model learns from preferences.")
+    if "reward" in cfg.trained and cfg.reward.adapter not in (Adapter.none, Adapter.lora):
+        raise UserError(f"reward.adapter={cfg.reward.adapter}: a reward model is trained whole, or by lora.")
 
 
 def tests(cfg: Config) -> int:
@@ -209,7 +235,7 @@ def adapters(cfg: Config) -> None:
         raise UserError(
             f"dpo.adapter=continued with rounds={cfg.rounds}: a round starts from merged weights. Use lora."
         )
-    for name, block in (("sft", cfg.sft), ("dpo", cfg.dpo)):
+    for name, block in cfg.trained.items():
         adapter(name, block)
 
 

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 NODES, ERROR = "nodes.json", "error.txt"  # in the folder of a job
 MEASURED_BY = {
     SweepMetric.pass_rate: (Target.eval, Target.report),
-    SweepMetric.validation_loss: (Target.sft, Target.dpo),
+    SweepMetric.validation_loss: (Target.sft, Target.dpo, Target.reward),
 }
 DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 

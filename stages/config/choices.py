@@ -16,6 +16,7 @@ class Target(StrEnum):
     pairs = "pairs"
     reference = "reference"
     dpo = "dpo"
+    reward = "reward"
     answer = "answer"
     eval = "eval"
     report = "report"

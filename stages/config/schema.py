@@ -170,6 +170,13 @@ class Audit:
 
 
 @dataclass
+class OptionalSource(Source):
+    """A source that a run can do without."""
+
+    path: str | None = None  # type: ignore[assignment]
+
+
+@dataclass
 class Data:
     """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them."""
 
@@ -204,7 +211,7 @@ class LoRA:
 
 @dataclass
 class TrainRuntime:
-    """Devices and cadence of a training stage, and what it shows on its way. Neutral: an optimizer step is always
+    """Devices and cadence of a training stage. Neutral: an optimizer step is always
     `batch_size` rows, whatever goes through the model at once. `micro_batch` is a number of rows in each process, or
     auto."""
 
@@ -217,8 +224,6 @@ class TrainRuntime:
     gradient_checkpointing: Checkpointing = MISSING
     loader_workers: int = between(0, 1024)
     save_steps: int = between(1, 1_000_000_000)
-    samples: int = between(0, 100)
-    sample_tokens: int = between(1, 65_536)
 
     @property
     def world_size(self) -> int:
@@ -228,6 +233,14 @@ class TrainRuntime:
     def rows(self) -> int | None:
         """How many rows each micro-batch has; None: as many as the token budget holds."""
         return None if self.micro_batch == "auto" else int(self.micro_batch)
+
+
+@dataclass
+class SampledRuntime(TrainRuntime):
+    """Of a model that answers prompts while it is trained."""
+
+    samples: int = between(0, 100)
+    sample_tokens: int = between(1, 65_536)
 
 
 @dataclass
@@ -278,6 +291,7 @@ class SFT(Training):
     control: bool | None = computed(None)  # set by the pipeline: on chosen completions, from SFT
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
+    runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
 
 @dataclass
@@ -445,6 +459,17 @@ class Human:
 
 
 @dataclass
+class RewardModel:
+    """A sequence-classification model with one output, which scores candidates: a folder or a hub repository, or where
+    `path` is null the run's own, of `reward`."""
+
+    path: str | None = None
+    revision: str | None = None
+    precision: Precision | None = None
+    runtime: InferenceRuntime = field(default_factory=lambda: InferenceRuntime("auto", 16, 256))
+
+
+@dataclass
 class Label:
     labeler: str = MISSING
     own: Own = field(default_factory=Own)
@@ -459,8 +484,10 @@ class Label:
     max_failed: float = share()
     judge: Judge = field(default_factory=Judge)
     human: Human = field(default_factory=Human)
+    reward_model: RewardModel = field(default_factory=RewardModel)
     audit: int | None = between(1, 1_000_000, None)
     known: str | None = None
+    of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
 
     @property
     def brings_pool(self) -> bool:
@@ -471,6 +498,16 @@ class Label:
     def source(self) -> Source:
         """The preference set that brings them."""
         return Source(**{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)})
+
+    @property
+    def by_reward(self) -> bool:
+        """Whether the run's own reward model labels."""
+        return self.labeler == "reward_model" and not self.own and self.reward_model.path is None
+
+    @property
+    def key(self) -> str:
+        """What the path of a file is called on the command line."""
+        return f"{self.of or 'label'}.path"
 
 
 @dataclass
@@ -515,6 +552,16 @@ class DPO(Training):
     loss_type: list[str] = words(*LOSS_TYPES)
     loss_weights: list[float] | None = between(0, 1_000_000)
     reference: DPOReference = MISSING
+    forward: Forward = MISSING
+    runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+
+@dataclass
+class Reward(Training):
+    """A reward model, from the SFT model. `source` is what it learns from; with a path of null, the chain's pairs."""
+
+    source: OptionalSource = neutral(OptionalSource)  # its rows come as pairs
+    margin: bool = MISSING
     forward: Forward = MISSING
 
 
@@ -616,6 +663,7 @@ class Config:
     control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
     dpo: DPO = field(default_factory=DPO)
+    reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
     eval: Eval = field(default_factory=Eval)
     report: Report = field(default_factory=Report)
@@ -626,6 +674,13 @@ class Config:
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
     prices: dict[str, Price] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> dict[str, Training]:
+        """The blocks of what this run trains, by name. A reward model is trained for itself, or because it is said
+        what it learns from."""
+        rewarded = self.stage == Target.reward or self.reward.source.path
+        return {"sft": self.sft, "dpo": self.dpo} | ({"reward": self.reward} if rewarded else {})
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:

@@ -34,6 +34,7 @@ SET_ELSEWHERE = {
 SET_ELSEWHERE_TOO = {
     "sft": {"packing": "packing"},
     "dpo": {"beta": "beta", "loss_type": "loss_type", "loss_weights": "loss_weights"},
+    "reward": {},
 }
 # What a stage decides itself, or what would break a promise: the contract, the batch, the resume, the reference.
 SET_BY_STAGE = set(
@@ -55,7 +56,7 @@ NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
 
 def refuse(name: str, block: Training) -> None:
-    """Raise UserError for the first thing that `sft` or `dpo` asks of its trainer and that cannot work."""
+    """Raise UserError for the first thing that `sft`, `dpo` or `reward` asks of its trainer and that cannot work."""
     micro_batch(name, block)
     checkpointing(name, block)
     trainer_keys(name, block)
@@ -153,13 +154,14 @@ def trainer_keys(name: str, block: Training) -> None:
 
 
 def allowed(name: str) -> set[str]:
-    """The arguments that `sft.trainer` or `dpo.trainer` takes."""
+    """The arguments that `sft.trainer`, `dpo.trainer` or `reward.trainer` takes."""
     elsewhere = {*SET_BY_STAGE, *SET_BY_LAUNCH, *SET_ELSEWHERE, *SET_ELSEWHERE_TOO[name]}
     return known_arguments(name).keys() - elsewhere
 
 
 def known_arguments(name: str) -> dict[str, str]:
-    """The fields of TRL's SFTConfig or DPOConfig with their types, from its source: an import takes seconds."""
+    """The fields of TRL's SFTConfig, DPOConfig or RewardConfig with their types, from its source: an import takes
+    seconds."""
     found = {}
     for package, file in (
         ("transformers", "training_args.py"),

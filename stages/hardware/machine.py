@@ -67,7 +67,8 @@ def computes_bf16() -> bool:
 def resolve_precision(cfg: Config) -> None:
     """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
     here = Precision.bf16 if computes_bf16() else Precision.fp32
-    for block in (cfg.sft, cfg.sample, cfg.reference, cfg.dpo, cfg.answer, cfg.eval, cfg.chat):
+    scoring = (cfg.sample, cfg.label.reward_model, cfg.reference, cfg.answer, cfg.eval, cfg.chat)
+    for block in (cfg.sft, cfg.dpo, cfg.reward, *scoring):
         if block.precision is Precision.auto:
             block.precision = here
 

@@ -7,10 +7,11 @@ layer keeps for its backward was measured tensor by tensor. `tests/hardware/test
 
 import sys
 from bisect import bisect_right
+from dataclasses import replace
 from typing import Any
 
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
-from stages.config.schema import DPO, SFT, Answer, Eval, Model, Reference, Sample, Training
+from stages.config.schema import DPO, SFT, Answer, Eval, Model, Reference, Reward, Sample, Training
 from stages.config.trl_arguments import offered
 from stages.hardware import machine
 from stages.hardware.model_shape import Shape, adapted
@@ -44,7 +45,9 @@ KEPT_BY_POST_NORMS = {False: 16, True: 8}  # bytes more per hidden feature, for 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_PRODUCT, HEAD_CACHED, HEAD_KEPT = 1024, 32, 2048
 FOLDED = 12
-SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6}  # share of a row's tokens that have a label: completions
+# Share of a row's tokens that have a label: completions. A reward's head has one output, which is nothing.
+SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6, Reward: 0.0}
+PAIRWISE = (DPO, Reward)  # whose rows are pairs
 KEPT_AROUND = 12  # bytes kept per token and hidden feature before the layers and after them: embedding, last norm
 RECOMPUTED = 1.3  # bytes of a layer that the backward recomputes, gradients included, per byte it would have kept
 
@@ -121,6 +124,8 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
     """Bytes of the LM head for `scored` tokens that have a label: a tile of logits and what is computed from it. The
     backward adds the gradients of the hidden states and of the head's weights."""
     size = element(precision)
+    if not scored:
+        return 0.0
     if device == "cpu":
         total = min(scored, HEAD_PRODUCT) * shape.vocabulary * size
         total += min(scored, HEAD_CACHED) * shape.vocabulary * FOLDED
@@ -190,7 +195,8 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
     match block:
         case SFT(train=False) | Model():  # tensor by tensor, from file to file
             return total + weights(shape, Weights.fp32)
-        case SFT() | DPO():
+        case SFT() | DPO() | Reward():
+            shape = without_head(shape, block)
             needed = training(shape, block, device, *micro_batch(shape, block, row, device))
             if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are then saved
                 needed = max(needed, weights(shape, block.held) + 2 * weights(shape, Weights.fp32))
@@ -203,6 +209,11 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
             each = weights(shape, Weights.fp32) + copies(shape, Weights.fp32, block.precision)
             return total + 2 * each
     return total
+
+
+def without_head(shape: Shape, block: Training) -> Shape:
+    """The shape that is trained: a reward model has no LM head of its own."""
+    return replace(shape, tied=True) if isinstance(block, Reward) else shape
 
 
 def micro_batch(shape: Shape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
@@ -229,7 +240,8 @@ def available(device: str) -> int:
 def token_budget(shape: Shape, block: Training, device: str) -> tuple[int, Checkpointing]:
     """How many tokens a micro-batch may have, and its gradient checkpointing: the kind that recomputes least among
     those with which the longest row fits. Ask before the model is loaded: the estimate counts its weights."""
-    longest = block.max_length * (2 if isinstance(block, DPO) else 1)
+    shape = without_head(shape, block)
+    longest = block.max_length * (2 if isinstance(block, PAIRWISE) else 1)
     share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
     room = share * available(device)
     choices = range(STEP, MOST_TOKENS[device] + 1, STEP)

@@ -15,16 +15,25 @@ from enum import IntEnum
 GUESSED = {
     "sft": ({"bf16": 157e9, "fp32": 92e9}, 150e12),
     "dpo": ({"bf16": 215e9, "fp32": 158e9}, 100e12),
+    "reward": ({"bf16": 215e9, "fp32": 158e9}, 100e12),
     "reference": ({"bf16": 185e9, "fp32": 103e9}, 150e12),
     "sample": ({"bf16": 660e9, "fp32": 325e9}, 100e12),
     "answer": ({"bf16": 430e9, "fp32": 260e9}, 100e12),
     "eval": ({"bf16": 108e9, "fp32": 84e9}, 20e12),
 }
 # What a stage takes whatever its size: seconds, and seconds per parameter of a model that it loads and saves.
-FIXED = {"base": (0.1, 9e-8), "sft": (1.0, 2e-8), "dpo": (0.4, 2e-8), "report": (0.5, 0.0), "data": (0.3, 0.0)}
+FIXED = {
+    "base": (0.1, 9e-8),
+    "sft": (1.0, 2e-8),
+    "dpo": (0.4, 2e-8),
+    "reward": (0.4, 2e-8),
+    "report": (0.5, 0.0),
+    "data": (0.3, 0.0),
+}
 LOADING = 0.05, 0.5e-8  # of any other
 TRAINED, DRAWN = 3, 6  # a token that is trained on, or drawn, costs as much as so many that are only read
-ALIKE = {"sft": "train", "dpo": "train", "sample": "draw", "answer": "draw", "reference": "read", "eval": "read"}
+ALIKE = {"sft": "train", "dpo": "train", "reward": "train", "sample": "draw", "answer": "draw"}
+ALIKE |= {"reference": "read", "eval": "read"}
 LATEST = 5  # nodes that tell, of those that are equally alike: an early one ran other code
 APART = 2.0  # times the passes, between two nodes that tell what is fixed from what is per token
 COMPARABLE = 10.0  # times the parameters: what is larger or smaller tells nothing

@@ -17,12 +17,12 @@ class Dataset(Labeler):
 
     name = "dataset"
 
-    def __init__(self, source: Source):
-        self.source, self.given = source, dict[str, list[Judgement]]()
+    def __init__(self, source: Source, key: str):
+        self.source, self.key, self.given = source, key, dict[str, list[Judgement]]()
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Dataset":
-        return cls(cfg.source)
+        return cls(cfg.source, cfg.key)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """The file's prompts and their candidates, and the rows that cannot be used."""
@@ -30,7 +30,7 @@ class Dataset(Labeler):
         prompts: dict[str, Example] = {}
         candidates: dict[str, Candidate] = {}
         found = Found()
-        rows = list(convert(self.source, "label.path", lambda said: said, Wanted.preferences, found))
+        rows = list(convert(self.source, self.key, lambda said: said, Wanted.preferences, found))
         low, high = extremes(rows)
         seen, again = set[str](), 0
         for said in rows:

@@ -38,6 +38,7 @@ class Labeler(ABC):
     """
 
     name: str  # stands in every judgement
+    learnt = False  # its scores were learnt, and may be won without a better answer: they are watched
     own = False  # the user's: an error on a prompt costs that prompt, ours are bugs and stop the stage
 
     @classmethod

@@ -14,9 +14,16 @@ from stages.store.kept import having, load_json
 from stages.store.pinning import COMMIT
 from stages.store.store import Manifest, manifest_of
 
-METHODS = {"sft": "supervised fine-tuning", "dpo": "direct preference optimization (arXiv:2305.18290)"}
+METHODS = {
+    "sft": "A causal language model from {base}, by supervised fine-tuning.",
+    "dpo": "A causal language model from {base}, by direct preference optimization (arXiv:2305.18290).",
+    "reward": "A reward model from {base}, by the loss of Bradley and Terry (arXiv:2203.02155).",
+}
+TASKS = {"reward": "text-classification"}  # else text-generation
 
-SETTINGS = "loss_type loss_weights beta learning_rate epochs batch_size max_length packing precision seed".split()
+SETTINGS = (
+    "loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision seed".split()
+)
 STEP = "1. "  # Markdown counts for itself
 TEXT = """\
 # {title}
@@ -41,16 +48,37 @@ It can be wrong, biased or unsafe, as its base can: nothing was done about that,
 Conversations go through the chat template in this folder; a turn ends with `{end_of_turn}`. `contract.json` holds
 what both render to.
 
+{use}
+"""
+CHAT = """\
 ```python
 from transformers import pipeline
 
 chat = pipeline("text-generation", model="FOLDER")  # this folder, or where it was pushed to
-print(chat([{{"role": "user", "content": "Name a colour."}}], max_new_tokens=64)[0]["generated_text"][-1])
+print(chat([{"role": "user", "content": "Name a colour."}], max_new_tokens=64)[0]["generated_text"][-1])
 ```
 
 `vllm serve FOLDER` and `transformers serve FOLDER` answer chat requests with it, `transformers chat FOLDER` asks the
 latter.
 """
+SCORE = """\
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")  # this folder, or where it was pushed to
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+said = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
+text = tokenizer.apply_chat_template(said, tokenize=False).rstrip()  # up to the end of turn
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+with torch.no_grad():
+    print(model(ids).logits.item())
+```
+
+Rewards of answers to the same prompt are compared: their difference is the log-odds that one is the better. By itself
+a reward says nothing.
+"""
+USE = {"reward": SCORE}  # else CHAT
 
 
 def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
@@ -59,16 +87,21 @@ def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figur
     header, steps = before(given, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
     steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {trained_on(given)}")
-    header |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["plumbline", "trl", stage]}
+    header |= {
+        "library_name": "transformers",
+        "pipeline_tag": TASKS.get(stage, "text-generation"),
+        "tags": ["plumbline", "trl", stage],
+    }
     settings = {key: vars(cfg)[key] for key in SETTINGS if vars(cfg).get(key) is not None}
     text = TEXT.format(
         title=f"Plumbline {stage} {model.parent.stem}",
-        origin=f"A causal language model from {header.get('base_model', 'the base below')}, by {METHODS[stage]}.",
+        origin=METHODS[stage].format(base=header.get("base_model", "the base below")),
         steps="\n".join(steps),
         settings=", ".join(f"{key}={value}" for key, value in settings.items()),
         figures="\n".join(
             f"| {name} | {value:.4g} |" for name, value in figures.items() if isinstance(value, int | float)
         ),
+        use=USE.get(stage, CHAT),
         end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
     )
     (model / "README.md").write_text(f"---\n{yaml.safe_dump(header)}---\n{text}", encoding="utf-8")

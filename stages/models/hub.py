@@ -1,15 +1,26 @@
-"""Pushing a model folder to the Hugging Face hub, in one commit."""
+"""Model folders from the Hugging Face hub, and to it."""
 
 import os
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
 from stages.config.errors import UserError
 
+WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+OTHER = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
+
+
+def download(repo: str, revision: str | None) -> Path:
+    """The hub's files of one commit, in its shared cache."""
+    return Path(
+        snapshot_download(repo, revision=revision, allow_patterns=WEIGHTS_AND_TOKENIZER, ignore_patterns=OTHER)
+    )
+
 
 def push(model: Path, card: str, repo: str, private: bool) -> str:
-    """Every file of the folder, with `card` as its README; returns the address. The token is the environment's.
+    """Every file of the folder in one commit, with `card` as its README; returns the address. The token is the
+    environment's.
 
     Raises:
         UserError: for whatever the hub refuses.

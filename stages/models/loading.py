@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PretrainedConfig,
@@ -58,16 +59,12 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
 
     nf4 holds the linear layers but the head in 4 bits with double quantisation (arXiv:2305.14314), the rest in fp32.
     """
-    safe_folder.check(folder)
     device = device or torch.device("cpu")
-    options: dict[str, Any] = {"dtype": torch.bfloat16 if weights is Weights.bf16 else torch.float32}
+    options: dict[str, Any] = {"dtype": dtype_of(weights)}
     if weights is Weights.nf4:
         options["quantization_config"] = four_bits()
         options["device_map"] = {"": device}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **AS_IT_IS, **options)
-    except (SafetensorError, OSError, ValueError, ImportError) as error:
-        raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
+    model = read(AutoModelForCausalLM, folder, **options)
     if weights is not Weights.nf4:
         return model.to(device).eval()  # type: ignore[no-any-return]
     from bitsandbytes.nn import Linear4bit
@@ -77,6 +74,47 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
             # With AVX512-BF16 this layer scores in bf16 and trains in fp32: policy and reference would differ.
             module.support_avx512bf16_for_cpu = False
     return model.eval()  # type: ignore[no-any-return]
+
+
+def read(kind: Any, folder: Path, **options: Any) -> Any:
+    """What a class of transformers' makes of a folder of safetensors."""
+    safe_folder.check(folder)
+    try:
+        return kind.from_pretrained(folder, use_safetensors=True, **AS_IT_IS, **options)
+    except (SafetensorError, OSError, ValueError, ImportError) as error:
+        raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
+
+
+def dtype_of(weights: Weights) -> torch.dtype:
+    return torch.bfloat16 if weights is Weights.bf16 else torch.float32
+
+
+def begin_reward_model(
+    folder: Path, weights: Weights, device: torch.device, pad_id: int, seed: int
+) -> PreTrainedModel:
+    """A language model of safetensors with a head for a reward in the place of its own, drawn from the seed. The head
+    reads the last token that is no padding."""
+    torch.manual_seed(seed)
+    model = read(AutoModelForSequenceClassification, folder, dtype=dtype_of(weights), num_labels=1)
+    model.config.get_text_config().pad_token_id = pad_id
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> PreTrainedModel:
+    """A sequence-classification model with one output from a folder of safetensors, in eval mode.
+
+    Raises:
+        UserError: where its outputs are several, or weights are missing: a head would be drawn at random.
+    """
+    options = {"dtype": dtype_of(weights), "output_loading_info": True}
+    model, told = read(AutoModelForSequenceClassification, folder, **options)
+    if told["missing_keys"]:
+        raise UserError(
+            f"{folder} is no reward model: it has no weights for {', '.join(sorted(told['missing_keys']))}."
+        )
+    if model.config.num_labels != 1:
+        raise UserError(f"{folder} gives {model.config.num_labels} outputs, and a reward model one.")
+    return model.to(device).eval()  # type: ignore[no-any-return]
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> "PeftModel":

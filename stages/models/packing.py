@@ -266,7 +266,9 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     backbone = model.base_model
     padded = backbone.forward
 
-    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, position_ids: None = None, **kwargs: Any
+    ) -> Any:
         pairs = Pairs.of(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         layout = pairs.layout
         output = padded(input_ids=pairs.pack(input_ids), position_ids=layout.positions, layout=layout, **kwargs)

@@ -15,10 +15,12 @@ def drawn(pair: Pair, terms: Contract) -> list[list[int] | None]:
         (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
         (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
     )
-    return [
-        ids if ids is not None and of == terms.digest and terms.text(ids) == said[0]["content"] else None
-        for said, ids, of in sides
-    ]
+    return [own(ids, of, said[0]["content"], terms) for said, ids, of in sides]
+
+
+def own(ids: list[int] | None, of: str | None, text: str, terms: Contract) -> list[int] | None:
+    """Ids drawn under the contract of digest `of`, where that is this one and they still say the text."""
+    return ids if ids is not None and of == terms.digest and terms.text(ids) == text else None
 
 
 def tokenized(pair: Pair, terms: Contract, found: list[list[int] | None] | None = None) -> PairLogProbs:

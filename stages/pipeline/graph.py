@@ -5,24 +5,25 @@ configuration, `inputs` the folders of its inputs by role, `out` the folder it f
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
 from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, Role, Split, Target
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Config, Data
+from stages.config.schema import SFT, Config, Data, Label, Source
 from stages.pipeline.pool import candidates
 from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
 VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
-VERSIONS |= {"select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
+VERSIONS |= {"reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
 
 NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
-NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval", "eval": "report"}
+NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
+NEXT |= {"reward": "report", "eval": "report"}
 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
@@ -78,6 +79,9 @@ def chain(
     frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
     scoring = replace(cfg.reference, weights=cfg.dpo.held, forward=cfg.dpo.forward)
     nodes = {"sft": sft}
+    if cfg.reward.source.path:
+        nodes |= reward_of_its_own(cfg, node, sft)
+    by = {"reward": nodes["reward"]} if cfg.label.by_reward else {}
     for r in range(cfg.rounds):  # more than one round is iterative DPO
         made: dict[str, Node] = {}
         if cfg.label.brings_pool:
@@ -85,7 +89,7 @@ def chain(
         else:
             made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
             pool = [*made.values()][-1]
-            judged = node("label", cfg.label, pool=pool)
+            judged = node("label", cfg.label, pool=pool, **by)
         pairs = node("pairs", cfg.pairs, judged=judged)
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
         reference = node("reference", scoring, reference=anchor, pairs=pairs)
@@ -93,6 +97,8 @@ def chain(
         made |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
         last = r == cfg.rounds - 1
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
+    if cfg.stage == Target.reward and not cfg.reward.source.path:
+        nodes["reward"] = node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     models = {Role.base: base, Role.sft: sft}
     if cfg.control:
         nodes["select_control"] = same = node("select", cfg.select, pairs=pairs)
@@ -103,6 +109,17 @@ def chain(
     if cfg.label.brings_pool:
         sets["pairs"] = pairs  # whose prompts may be anybody's
     return nodes | evaluation(cfg, node, models, **sets)
+
+
+def reward_of_its_own(cfg: Config, node: Callable[..., Node], sft: Node) -> dict[str, Node]:
+    """A reward model of preferences that are no part of the chain: labels and pairs of their own."""
+    source, known = cfg.reward.source, {key.name for key in fields(Label)}
+    given = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in known}
+    read = Label(labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **given)
+    judged = node("label", read)
+    pairs = node("pairs", cfg.pairs, judged=judged)
+    reward = node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
+    return {"label_reward": judged, "pairs_reward": pairs, "reward": reward}
 
 
 def as_control(cfg: Config) -> SFT:
@@ -135,8 +152,9 @@ def evaluated(nodes: dict[str, Node]) -> dict[str, Node]:
 
 def with_seed(cfg: Config, seed: int) -> Config:
     """The same run from another seed; a stage that was given a seed of its own keeps it."""
-    other = replace(cfg, seed=seed, sft=replace(cfg.sft), sample=replace(cfg.sample), dpo=replace(cfg.dpo))
-    for block in (other.sft, other.sample, other.dpo):
+    own = {name: replace(vars(cfg)[name]) for name in ("sft", "sample", "dpo", "reward")}
+    other = replace(cfg, seed=seed, **own)
+    for block in (other.sft, other.sample, other.dpo, other.reward):
         block.seed = seed if block.seed == cfg.seed else block.seed
     return other
 

@@ -64,7 +64,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         ]
         block = replace(block, sources=sources, audit=replace(block.audit, against=against or None))
     elif isinstance(block, Label) and block.path:
-        block = pinned(block, "dataset", "label.path")
+        block = pinned(block, "dataset", block.key)
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
         kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template.name)
@@ -80,6 +80,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         if not known.is_file():
             raise UserError(f"label.known={block.known}: no such file.")
         pinned_to[block.known] = digest(known, cache)
+    if isinstance(block, Label) and block.reward_model.path:
+        block = replace(block, reward_model=pinned(block.reward_model, "model", "label.reward_model.path"))
     if isinstance(block, Label) and block.judge.kind:
         rubric = Path(block.judge.rubric or RUBRICS / f"{block.judge.kind}.jinja")
         content = read_template(rubric, "label.judge.rubric").encode()

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from stages.store.kept import Damaged, set_aside
-from stages.store.records import Candidate, PairLogProbs, load, save
+from stages.store.records import Candidate, Judgement, PairLogProbs, load, save
 from stages.store.work import SCRATCH, Progress, Work
 
 Item = TypeVar("Item")
-Made = TypeVar("Made", Candidate, PairLogProbs)
+Made = TypeVar("Made", Candidate, Judgement, PairLogProbs)
 
 
 def in_shards(

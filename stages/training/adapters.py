@@ -19,8 +19,9 @@ from stages.models.loading import load_adapter
 ALL_LINEAR = "all-linear"
 
 
-def attach(model: PreTrainedModel, cfg: LoRA, seed: int) -> PeftModel:
-    """Put a fresh adapter over the model. It changes no output yet, because its second factor starts at zero.
+def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
+    """Put a fresh adapter over the model. It changes no output yet, because its second factor starts at zero. By the
+    task SEQ_CLS, the head is trained whole beside it.
 
     Raises:
         UserError: where the model has none of the layers that `target_modules` names.
@@ -28,7 +29,7 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int) -> PeftModel:
     torch.manual_seed(seed)
     modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=cfg.rank,
         lora_alpha=cfg.alpha,
         target_modules=modules,

@@ -59,11 +59,12 @@ def arguments(kind: type[TRLConfig], cfg: Training, out: Work, **own: Any) -> TR
         report_to="none",
         log_level_replica="error",
         ddp_find_unused_parameters=False,  # the search is slow; a mixture of experts may need it
-        # The auxiliary loss of a mixture of experts is a mean of micro-batch means: it is off unless `trainer` asks.
-        router_aux_loss_coef=0.0,
         **DIVIDED[runtime.sharding],
         **own,
     )
+    if "router_aux_loss_coef" in kind.__dataclass_fields__:
+        # The auxiliary loss of a mixture of experts is a mean of micro-batch means: it is off unless `trainer` asks.
+        settings["router_aux_loss_coef"] = 0.0
     try:
         made = kind(**settings | cfg.trainer)
     except (TypeError, ValueError) as error:

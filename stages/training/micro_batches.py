@@ -8,16 +8,16 @@ the mean over the step. An evaluation's forwards are divided likewise; its losse
 import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers.utils import ModelOutput
 
 from stages.config.choices import Checkpointing
 from stages.config.schema import Training
@@ -30,6 +30,7 @@ from stages.training.step_metrics import Batch, of_step
 from stages.training.trainer import PlumblineTrainer
 
 Row = dict[str, Any]
+Output = TypeVar("Output", bound=ModelOutput)
 
 
 @dataclass
@@ -48,9 +49,9 @@ class OutOfMemory(Exception):
         self.rows = rows
 
 
-def of_row(output: FusedCausalLMOutput, index: tuple[Any, ...]) -> FusedCausalLMOutput:
-    """The output of one row among others: every per-token figure, (sequences, tokens), at this index."""
-    return FusedCausalLMOutput(**{name: figures[index] for name, figures in output.items() if figures.dim()})
+def of_row(output: Output, index: tuple[Any, ...]) -> Output:
+    """The output of one row among others: every figure of tokens or sequences, (sequences, …), at this index."""
+    return type(output)(**{name: figures[index] for name, figures in output.items() if figures.dim()})
 
 
 class MicroBatches(PlumblineTrainer, ABC):
@@ -60,8 +61,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         self.cfg, self.out = cfg, out
         self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # set by TRL
-        self.aux_loss_enabled: bool  # likewise
-        self.waiting, self.outputs = list[Row](), deque[FusedCausalLMOutput]()  # of an evaluation
+        self.aux_loss_enabled = False  # likewise, where it knows such a loss
+        self.waiting, self.outputs = list[Row](), deque[ModelOutput]()  # of an evaluation
         lm_head.install()
         super().__init__(*args, **kwargs)
         if self.checkpointing is Checkpointing.selective:  # none and full are TRL's own, told by the arguments
@@ -81,7 +82,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         """How many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
 
     @abstractmethod
-    def scored(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def scored(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
         """For every row, what the model would return for it alone, from one forward of them all."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -140,7 +141,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         metrics are those of rows evaluated one by one."""
         if self.waiting:
             rows, self.waiting = self.waiting, []
-            found = dict[int, FusedCausalLMOutput]()
+            found = dict[int, ModelOutput]()
             with torch.no_grad(), self.compute_loss_context_manager():
                 for part in self.evaluated_together(rows):
                     found |= zip(map(id, part), self.scored(model, part), strict=True)

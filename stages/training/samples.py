@@ -7,7 +7,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.choices import Sharding
-from stages.config.schema import Training
+from stages.config.schema import DPO, SFT
 from stages.models.contract import Contract
 from stages.models.twin import twin
 from stages.samplers.hf import HFSampler
@@ -28,7 +28,9 @@ class Samples(TrainerCallback):
     lie whole in no process; then nothing is sampled.
     """
 
-    def __init__(self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], terms: Contract, out: Work):
+    def __init__(
+        self, trainer: Trainer, cfg: SFT | DPO, held_out: Iterable[list[Message]], terms: Contract, out: Work
+    ):
         self.trainer, self.cfg, self.terms, self.out = trainer, cfg, terms, out
         whole = cfg.runtime.sharding is Sharding.none
         self.requests = first_by_content(held_out, cfg.runtime.samples, terms) if whole and out.main else []

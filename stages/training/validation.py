@@ -5,6 +5,9 @@ from typing import Any
 
 from transformers import Trainer
 
+from stages.config.schema import Training
+from stages.evaluation.bootstrap import paired
+from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.trainer import ROW_LOSSES
 
 
@@ -21,3 +24,18 @@ class Course:
     def row_losses(self, step: int) -> list[float]:
         """As the evaluation had them, in the dataset's order. With several processes they may come several times."""
         return list(self.by_step[step][ROW_LOSSES])
+
+
+def risen(course: Course, rows: int, cfg: Training) -> str:
+    """A warning where the held-out pairs' losses ended above what they were before the first step by more than their
+    noise; else ''."""
+    if not course.by_step:
+        return ""
+    change = paired(course.row_losses(0)[:rows], course.row_losses(max(course.by_step))[:rows])
+    if not change.low > 0:
+        return ""
+    return (
+        f"held-out loss {in_one_line(course.losses)}: it ended higher than before the first step, by "
+        f"{change.mean:.3g} per pair ({change.low:.3g} to {change.high:.3g}). {lower_rate(cfg)}, or "
+        f"{type(cfg).__name__.lower()}.epochs."
+    )

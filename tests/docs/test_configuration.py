@@ -311,7 +311,7 @@ def test_the_page_is_true() -> None:
 def test_it_names_every_key_option_and_recipe() -> None:
     page = render()
     named = {f"| `{key}` |" for key, value in values("~recipe").items() if not isinstance(value, dict)}
-    named -= {name for name in named if re.match(r"\| `(sft\.trainer|dpo\.trainer|prices)\.", name)}
+    named -= {name for name in named if re.match(r"\| `((sft|dpo|reward)\.trainer|prices)\.", name)}
     named |= {f"| `{group}={path.stem}`" for group, options in groups().items() for path in options}
     named |= {f"`recipe={path.stem}`" for path in RECIPES.glob("*.yaml")}
     assert sorted(name for name in named if name not in page) == []
@@ -324,7 +324,7 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
     assert "which share of the prompts" in line_of("sample.round"), "behind a field of the schema"
     assert "Must be positive" in line_of("dpo.beta"), "a limit of the schema"
-    assert "`dataset`, `judge`, `verifier`" in line_of("label.labeler"), "a room's files"
+    assert "`dataset`, `judge`, `reward_model`, `verifier`" in line_of("label.labeler"), "a room's files"
 
 
 if __name__ == "__main__":

@@ -91,6 +91,24 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
     assert len(lines) == len(answers[0])
 
 
+@pytest.mark.slow
+def test_two_processes_train_the_reward_model_that_one_does(trained_alone: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(trained_alone, tmp_path / "outputs", symlinks=True)
+    chain, asked = Chain(root), ("stage=reward", *UNEVEN)
+    build(root, *asked)
+    alone, manifest = chain.folder("reward", *asked), chain.manifest("reward", *asked)
+    one = load_file(alone / "model" / "model.safetensors")
+    alone.rename(root / "alone")
+    ran = command(*TINY, f"outputs={root}", *asked, *TWO, "reward.runtime.token_budget=70")
+    assert ran.returncode == 0, ran.stderr
+    two = load_file(chain.folder("reward", *asked) / "model" / "model.safetensors")
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-5
+    together = chain.manifest("reward", *asked)
+    assert (manifest["metrics"]["processes"], together["metrics"]["processes"]) == (1, 2)
+    assert together["metrics"]["accuracy"] == manifest["metrics"]["accuracy"]
+    assert together["metrics"]["eval_loss"] == pytest.approx(manifest["metrics"]["eval_loss"], abs=1e-5)
+
+
 def test_rows_of_an_evaluation_count_alike_in_any_number_of_processes() -> None:
     rows = [1, 2, 3, 4, 5]
     for processes in (1, 2, 5, 7):

@@ -18,7 +18,7 @@ from stages.store.work import SCRATCH
 from tests.helpers import Chain, build, nodes
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")
-CADENCE += ("reference.runtime.shard_size=8", "answer.runtime.shard_size=8")
+CADENCE += ("reference.runtime.shard_size=8", "answer.runtime.shard_size=8", "reward.runtime.save_steps=1")
 
 TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
@@ -61,13 +61,13 @@ def rows(folder: Path) -> list[dict]:
 
 def interrupted(chain: Chain, name: str, kills: int) -> None:
     """Remove a node, kill its making `kills` times, finish it, and compare with the one that was never interrupted."""
-    node = nodes(chain.root)[name]
+    target = name.split("_")[0]
+    node = nodes(chain.root, f"stage={target}")[name]
     store = Store(chain.root)
     folder, partial = store.folder(node), store.partial(node)
     before = json.loads((folder / "manifest.json").read_text())
     kept = chain.root / "kept"
     folder.rename(kept)
-    target = name.split("_")[0]
     for kill in range(1, kills + 1):
 
         def reached(kill: int = kill) -> bool:
@@ -76,7 +76,7 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
             if name in SHARDED:
                 return len(list((partial / SCRATCH / "shards").glob("*.parquet"))) >= kill
             saved = [int(p.parent.name.split("-")[1]) for p in (partial / SCRATCH).glob(f"checkpoints/*/{SEAL}")]
-            return max(saved, default=0) >= kill * (10 if name == "sft" else 3)
+            return max(saved, default=0) >= kill * {"sft": 10, "dpo": 3, "reward": 1}[name]
 
         kill_when(reached, chain.root, target, at_publish=name in AT_ONCE)
         assert store.find(node) is None
@@ -105,6 +105,11 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
 @pytest.mark.parametrize("name", TRAINED + SHARDED + AT_ONCE)
 def test_a_killed_stage_is_finished_by_the_next_command(name: str, chain: Chain) -> None:
     interrupted(chain, name, kills=1)
+
+
+def test_a_killed_reward_model_is_finished_by_the_next_command(chain: Chain) -> None:
+    build(chain.root, "stage=reward")
+    interrupted(chain, "reward", kills=1)
 
 
 @pytest.mark.parametrize("name", TRAINED)

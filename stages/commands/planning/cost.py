@@ -33,7 +33,14 @@ from stages.store.node import Node
 from stages.store.store import Manifest, Store
 
 PAIRS_PER_PROMPT = 1 / 3  # where no pairs tell
-COUNTED = {"sft": "all", "dpo": "all", "sample": "drawn", "answer": "drawn", "reference": "drawn"}  # as tokens
+COUNTED = {
+    "sft": "all",
+    "dpo": "all",
+    "reward": "all",
+    "sample": "drawn",
+    "answer": "drawn",
+    "reference": "drawn",
+}  # as tokens
 OF_MEMORY = (
     "adapter",
     "lora",
@@ -45,10 +52,17 @@ OF_MEMORY = (
     "batch_size",
     "runtime",
 )
-TRAINING = ("sft", "dpo")
+TRAINING = ("sft", "dpo", "reward")
 PUBLISHES_WEIGHTS = ("base", *TRAINING)
 OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
-TOKENS_PER_ROW = {"sft": 60, "sample": 20, "reference": 80, "dpo": 80, "answer": 60}  # of generated tasks, in memory
+TOKENS_PER_ROW = {
+    "sft": 60,
+    "sample": 20,
+    "reference": 80,
+    "dpo": 80,
+    "reward": 80,
+    "answer": 60,
+}  # of generated tasks, in memory
 LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
 
 
@@ -207,7 +221,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
         held_out = made["metrics"]["held_out"] if node.stage in TRAINING else 0
         lengths = length_of(store.root / "pairs" / made["fingerprint"])
         return Sizes(made["metrics"]["pairs"] - held_out, held_out, *lengths), True
-    if nodes["label"].config.brings_pool:
+    if pairs.inputs["judged"].config.brings_pool:
         return Sizes(0, 0, *lengths), False
     earlier = [m["metrics"] for m in past.of("pairs") if m["settings"] == pairs.settings and m["metrics"]["pairs"]]
     rate = PAIRS_PER_PROMPT * pairs.config.max_per_prompt

@@ -14,7 +14,7 @@ TURNS = 8  # tokens of a prompt that are its template's
 TEXT = 100.0, 24.0  # characters of a generated prompt and of its answer, before there are any
 OPEN = 250.0, 400.0  # of an open request, which comes without an answer
 ROWS_READ = 10_000  # whose mean length stands for that of all
-PAIRS = ("reference", "dpo")  # stages whose rows are pairs
+PAIRS = ("reference", "dpo", "reward")  # stages whose rows are pairs
 
 
 class Sizes(NamedTuple):
@@ -88,15 +88,16 @@ def tokens_of(stage: str, settings: dict[str, Any], sizes: Sizes, of_base: bool)
     answer = sizes.answer
     if limit := settings.get("max_new_tokens"):  # a base seldom ends by itself
         answer = min(limit, (answer + limit) / 2 if of_base else answer)
-    each = {"sft": sizes.prompt + answer, "dpo": 2 * (sizes.prompt + answer), "reference": 2 * answer}
+    pair = 2 * (sizes.prompt + answer)
+    each = {"sft": sizes.prompt + answer, "dpo": pair, "reward": pair, "reference": 2 * answer}
     return float(sizes.rows * times * each.get(stage, answer))
 
 
 def passes_of(stage: str, settings: dict[str, Any], sizes: Sizes, tokens: float) -> float:
     """Tokens that a stage sends through the model forward, or what costs as much."""
     evaluations = settings.get("evaluations", 0) and settings["evaluations"] + 1
-    row = (sizes.prompt + sizes.answer) * (2 if stage == "dpo" else 1)
-    if stage in ("sft", "dpo"):
+    row = (sizes.prompt + sizes.answer) * (2 if stage in ("dpo", "reward") else 1)
+    if stage in ("sft", "dpo", "reward"):
         return TRAINED * tokens + evaluations * sizes.evaluated * row
     if stage == "eval":
         # Every model but the base reads the references; all but SFT read their own answers, as it does.

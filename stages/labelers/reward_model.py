@@ -1,0 +1,144 @@
+"""`label=reward_model`: a sequence-classification model with one output scores candidates.
+
+A reward is a number without a scale. So the score of a candidate is where its reward stands among those of all
+candidates: a quantile, and a margin is a difference of two.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stages.config.choices import Precision
+from stages.config.errors import UserError
+from stages.config.schema import Label
+from stages.labelers.labeler import Labeler, Pool
+from stages.models import contract, hub
+from stages.models.contract import Contract, ContractError
+from stages.models.loading import device_of, load_config, load_reward_model, load_tokenizer, sampled_as
+from stages.models.pair_tokens import own
+from stages.models.rendering import tokens_of
+from stages.models.scoring import autocast, rounded_once
+from stages.store.pinning import locate
+from stages.store.records import Candidate, Example, Judgement
+from stages.store.shards import in_shards
+from stages.store.work import Work
+
+Read = tuple[Candidate, list[int]]
+
+
+class RewardModel(Labeler):
+    """Scores every candidate by one model, the rewards of which are kept over a kill."""
+
+    name = "reward_model"
+    learnt = True
+
+    def __init__(self, cfg: Label, out: Work):
+        self.cfg, self.out, self.folder = cfg.reward_model, out, Path()
+        if path := self.cfg.path:
+            local = locate(path, "label.reward_model.path")
+            self.folder = hub.download(path, self.cfg.revision) if local is None else local
+
+    @classmethod
+    def of(cls, cfg: Label, out: Work) -> "RewardModel":
+        return cls(cfg, out)
+
+    def pool(self, inputs: dict[str, Path]) -> Pool:
+        if self.cfg.path is None:
+            self.folder = inputs["reward"] / "model"
+        return super().pool(inputs)
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.judge_all(Pool([prompt], candidates))
+
+    def judge_all(self, pool: Pool) -> Iterator[Judgement]:
+        """Judgements with the reward in `raw`. A candidate that the model cannot read is missing."""
+        read = Reading(self.folder)
+        prompts = {prompt.id: prompt for prompt in pool.prompts}
+
+        def rewarded(waiting: Sequence[Candidate]) -> Iterator[tuple[Candidate, list[Judgement]]]:
+            readable = list[Read]()
+            for c in waiting:
+                try:
+                    readable.append((c, read.ids(prompts[c.prompt_id], c)))
+                except ContractError as reason:
+                    yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
+            for c, reward in self.rewards(readable, read.pad_id):
+                yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, raw=repr(reward))]
+
+        size, name = self.cfg.runtime.shard_size, f"label {self.name}"
+        key = lambda c: c.candidate_id
+        found = in_shards(pool.candidates, key, rewarded, Judgement, key, size, name, self.out)
+        rewards = sorted(float(j.raw) for j in found if j.raw is not None)
+        for j in found:
+            if j.raw is not None:
+                j.score = quantile(float(j.raw), rewards)
+        yield from found
+
+    def rewards(self, readable: Sequence[Read], pad_id: int) -> Iterator[tuple[Candidate, float]]:
+        """Rewards, the longest candidates first."""
+        if not readable:
+            return
+        precision, device = self.cfg.precision or Precision.fp32, device_of(self.cfg.runtime.device)
+        model = load_reward_model(self.folder, sampled_as(precision), device)
+        model.config.get_text_config().pad_token_id = pad_id
+        ordered = sorted(readable, key=lambda each: -len(each[1]))
+        batches = range(0, len(ordered), self.cfg.runtime.batch_size)
+        with rounded_once(device):
+            for part in (ordered[start : start + self.cfg.runtime.batch_size] for start in batches):
+                found = forward(model, [ids for _, ids in part], pad_id, precision)
+                yield from zip((c for c, _ in part), found, strict=True)
+
+
+class Reading:
+    """How a model is shown a prompt with an answer: under our contract where its folder holds one, else by its own
+    chat template."""
+
+    def __init__(self, folder: Path):
+        self.contract: Contract | None = contract.load(folder) if (folder / "contract.json").exists() else None
+        self.tokenizer: PreTrainedTokenizerBase = self.contract.tokenizer if self.contract else load_tokenizer(folder)
+        if not self.tokenizer.chat_template:
+            raise UserError(
+                f"{folder}: its tokenizer has no chat template, so nothing says how it reads a prompt with an answer. "
+                "Save the one that it was trained with into tokenizer_config.json."
+            )
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        self.pad_id = int(end if pad is None else pad)
+        self.most: int | None = load_config(folder).get_text_config().to_dict().get("max_position_embeddings")
+
+    def ids(self, prompt: Example, candidate: Candidate) -> list[int]:
+        """Token ids of both; what was drawn under the same contract is not tokenised anew.
+
+        Raises:
+            ContractError: where they cannot be rendered, or are longer than the model reads.
+        """
+        answer = [{"role": "assistant", "content": candidate.text}]
+        if terms := self.contract:
+            said = own(candidate.token_ids, candidate.tokenizer, candidate.text, terms)
+            if said is None:
+                _, said = terms.completion(prompt.messages, answer, candidate.finish_reason == "stop")
+            ids = terms.prompt(prompt.messages) + said
+        else:
+            ids = tokens_of(self.tokenizer, [*prompt.messages, *answer])["input_ids"]
+        if self.most and len(ids) > self.most:
+            raise ContractError(f"longer than the {self.most} tokens that the reward model reads")
+        return ids
+
+
+@torch.no_grad()
+def forward(model: PreTrainedModel, rows: Sequence[list[int]], pad_id: int, precision: Precision) -> list[float]:
+    """The reward of every row, from one batch that is padded on the right."""
+    width = max(map(len, rows))
+    ids, mask = torch.full((len(rows), width), pad_id), torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+    with autocast(precision, model.device):
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+    return logits[:, 0].float().tolist()  # type: ignore[no-any-return]
+
+
+def quantile(reward: float, ordered: Sequence[float]) -> float:
+    """The share of all rewards that lie below, half of those that are equal counted: from above 0 to below 1."""
+    return (bisect_left(ordered, reward) + bisect_right(ordered, reward)) / (2 * len(ordered))

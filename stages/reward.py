@@ -1,0 +1,179 @@
+"""Stage `reward`: a model that scores a completion of a prompt, from the SFT model by TRL's RewardTrainer."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel
+from trl import RewardConfig
+
+from stages.config.choices import Adapter, Forward
+from stages.config.errors import UserError
+from stages.config.schema import Reward
+from stages.evaluation import pairwise
+from stages.evaluation.pairwise import Scored
+from stages.models import card, contract
+from stages.models.contract import Contract, ContractError
+from stages.models.loading import begin_reward_model
+from stages.models.packing import pack_pairs
+from stages.models.pair_tokens import tokenized
+from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+from stages.store.records import Example, Pair, load
+from stages.store.work import SCRATCH, Work, read_curves
+from stages.training import adapters, budget
+from stages.training.arguments import arguments
+from stages.training.batches import Turns, each_alike
+from stages.training.micro_batches import Row
+from stages.training.publish import publish, save_trained
+from stages.training.run import train
+from stages.training.validation import Course, risen
+
+SHOWN = ("loss", "eval_loss", "eval_margin")  # of the curves' last points
+BY_LENGTH = 0.5  # the correlation of reward and length from which on it is said
+
+
+def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `model/` for sequence classification under the policy's contract, `adapter/` where there is one, and
+    `held_out.json` with the rewards of every held-out pair.
+
+    Raises:
+        UserError: where too many pairs had to be dropped, a margin is asked for and a pair has none, or training
+            diverged.
+    """
+    policy = inputs["policy"] / "model"
+    terms = contract.load(policy)
+    splits, dropped = tokenised(load(inputs["pairs"] / "pairs.parquet", Pair), terms, cfg, out)
+    pairs, rows = splits["train"]
+    held_out, held_out_rows = splits["validation"]
+    turns = Turns([pair.id for pair in pairs], cfg.batch_size, cfg.seed, "reward")
+
+    args = arguments(RewardConfig, cfg, out)
+    cfg = budget.fitted(cfg, args, policy, out)
+    evaluated = each_alike(held_out_rows, args.world_size)
+    trainer = PairwiseRewardTrainer(
+        trainable_model(policy, terms, cfg, args.device, out),
+        cfg=cfg,
+        out=out,
+        turns=turns,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
+        processing_class=terms.tokenizer,
+    )
+    train(trainer, cfg, out)
+    rewards = trainer.rewards(held_out_rows)
+    save_trained(trainer, out / SCRATCH / "trained")
+    if not out.main:
+        return {}
+    pad, cpu = terms.tokenizer.pad_token_id, torch.device("cpu")
+    publish(
+        out / SCRATCH / "trained",
+        cfg,
+        out,
+        policy,
+        lambda weights: begin_reward_model(policy, weights, cpu, pad, cfg.seed),
+    )
+    terms.save(out / "model")
+
+    sources = {p.id: p.source for p in load(inputs["judged"] / "prompts.parquet", Example)}
+    scored = [
+        Scored(pair.id, sources[pair.prompt_id], *both, len(row["chosen_ids"]), len(row["rejected_ids"]))
+        for pair, row, both in zip(held_out, held_out_rows, rewards, strict=True)
+    ]
+    (out / "held_out.json").write_text(json.dumps([asdict(pair) for pair in scored]))
+    found = pairwise.figures(scored) if scored else {}
+    figures = {name: value for point in read_curves(out.path) for name, value in point.items() if name in SHOWN}
+    steps = trainer.state.global_step
+    for warning in (*doubts(found, len(scored)), risen(Course(trainer), len(scored), cfg), turns.told(steps, "pairs")):
+        if warning:
+            out.warn(warning)
+    seen, lengths = turns.seen(steps), [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
+    summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {steps} steps"
+    if found:
+        mean, low, high = found["accuracy"].values()
+        summary += f"; right in {mean:.1%} ({low:.1%} to {high:.1%}) of {len(scored)} held-out pairs"
+    card.write(out / "model", "reward", cfg, inputs, figures | ({"held-out accuracy": mean} if found else {}))
+    return {
+        "device": str(args.device),
+        "processes": args.world_size,
+        "pairs": len(pairs),
+        "pairs_cut": turns.left_out,
+        "pairs_unseen": len(pairs) - len(seen),
+        "pairs_dropped": dropped,
+        "held_out": len(held_out),
+        "steps": steps,
+        "tokens": sum(times * lengths[i] for i, times in seen.items()),
+        **figures,
+        **found,
+        "summary": summary,
+    }
+
+
+def trainable_model(
+    policy: Path, terms: Contract, cfg: Reward, device: torch.device, out: Work
+) -> PreTrainedModel | PeftModel:
+    """The SFT model with a head for the reward, or an adapter over it beside the head."""
+    model = begin_reward_model(policy, cfg.held, device, terms.tokenizer.pad_token_id, cfg.seed)
+    if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
+        out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
+    return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed, "SEQ_CLS")
+
+
+def tokenised(
+    pairs: list[Pair], terms: Contract, cfg: Reward, out: Work
+) -> tuple[dict[str, tuple[list[Pair], list[Row]]], dict[str, int]]:
+    """By split, the pairs that fit whole into `max_length` with their rows; and how many were dropped for which
+    reason."""
+    kept: dict[str, tuple[list[Pair], list[Row]]] = {"train": ([], []), "validation": ([], [])}
+    dropped = Counter[str]()
+    for pair in pairs:
+        if cfg.margin and pair.margin is None:
+            raise UserError(
+                f"reward.margin=true: pair {pair.id} has no margin, as {pair.labeler} says which answer is better and "
+                "not by how much. Set it to false."
+            )
+        try:
+            row = trl_row(tokenized(pair, terms), pair.margin if cfg.margin else None)
+        except ContractError as reason:
+            dropped[str(reason)] += 1
+            continue
+        if max(len(row["chosen_ids"]), len(row["rejected_ids"])) > cfg.max_length:
+            dropped[f"longer than reward.max_length={cfg.max_length} tokens"] += 1
+            continue
+        split, its_rows = kept[pair.split]
+        split.append(pair)
+        its_rows.append(row)
+    if dropped:
+        told = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+        message = f"{dropped.total()} of {len(pairs)} pairs cannot be trained on: {told}."
+        if dropped.total() > cfg.max_dropped * len(pairs):
+            raise UserError(f"{message} reward.max_dropped={cfg.max_dropped:g} allows fewer.")
+        out.warn(message)
+    return kept, dict(dropped)
+
+
+def doubts(found: dict[str, Any], pairs: int) -> list[str]:
+    """What the held-out pairs do not show, or show that the model goes by."""
+    if not found:
+        return [
+            "no pair is held out: nothing says whether the reward model is right. Raise pairs.validation_fraction."
+        ]
+    told, (mean, low, high) = [], found["accuracy"].values()
+    if low <= 0.5:
+        told.append(
+            f"right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs: no better than a coin, as far "
+            "as they tell. More pairs, or a higher reward.learning_rate."
+        )
+    if abs(found["length_correlation"] or 0.0) >= BY_LENGTH:
+        matched = found.get("length_matched", {"mean": float("nan")})["mean"]
+        told.append(
+            f"the reward goes with the length of an answer (correlation {found['length_correlation']:+.2f}); as if "
+            f"chosen were as often longer as shorter, it is right in {matched:.1%}. pairs.max_length_ratio=1.2 takes "
+            "pairs of about equal length."
+        )
+    return told

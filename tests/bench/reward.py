@@ -1,0 +1,197 @@
+"""A reward model of real preferences: `python -m tests.bench.reward [KEY=VALUE …]`.
+
+Right or wrong on prompts that are held out, beside two that read nothing: the longer answer (and the shorter), and a
+logistic regression on the difference of the answers' tf-idf. Then what a step costs beside TRL's own trainer, padded
+and tuned (no checkpointing), alternating, each time in a process of its own: pairs per second, losses, peak memory.
+
+`file`: a preference set; by default rasbt's of the shared data beside the checkout. `rows`: only its first. `run`:
+what the command line says of the model and its SFT. A try: `rows=20 run=recipe=tiny pairs=8 repeats=1`.
+"""
+
+import gzip
+import json
+import logging
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.bench import arms
+from tests.helpers import DATA, ROOT
+
+ARMS = ("trl_tuned", "ours")
+
+
+@dataclass
+class Settings:
+    file: str = str(DATA / "preferences" / "rasbt_instruction_preference.json.gz")
+    rows: int = 0  # 0: all
+    run: str = "sft=none reward.epochs=1 reward.learning_rate=2e-5"
+    held_out: float = 0.2
+    pairs: int = 64  # of which a step's cost is measured
+    batch_size: int = 8
+    micro_batch: int = 4
+    repeats: int = 3
+    outputs: str = "outputs/bench/reward"
+
+
+def main(cfg: Settings) -> None:
+    command = [sys.executable, "run.py", "stage=reward", "tracker=none", f"outputs={cfg.outputs}", "pairs=all"]
+    command += [f"pairs.validation_fraction={cfg.held_out}", f"reward.source.path={rows_of(cfg)}"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*command, *shlex.split(cfg.run)], cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    node, pairs = made(cfg)
+    metrics = json.loads((node / "manifest.json").read_text())["metrics"]
+    logging.info("%s; %.0f CPU-seconds", metrics["summary"], seconds)
+    for name in ("accuracy", "length_matched", "calibration_error", "brier", "length_correlation", "by_source"):
+        logging.info("%-20s %s", name, json.dumps(metrics.get(name)))
+    longer = metrics["longer_chosen"]
+    logging.info("%-20s longer %s, shorter %s", "by length alone", longer, longer and 1 - longer)
+    logging.info("%-20s %.3f", "by tf-idf", tf_idf(pairs))
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for _ in range(cfg.repeats):
+        for arm, results in found.items():
+            results.append(arms.measured(cfg, arm))
+            logging.info("%-10s %s", arm, json.dumps(results[-1]))
+    medians = {arm: statistics.median(r["pairs_per_second"] for r in results) for arm, results in found.items()}
+    logging.info("pairs per second %s: %.2fx", json.dumps(medians), medians["ours"] / medians["trl_tuned"])
+
+
+def rows_of(cfg: Settings) -> Path:
+    """The file, or a copy of its first rows."""
+    if not cfg.rows:
+        return Path(cfg.file)
+    rows = json.loads(gzip.decompress(Path(cfg.file).read_bytes()))[: cfg.rows]
+    cut = ROOT / cfg.outputs / f"first_{cfg.rows}.json"
+    cut.parent.mkdir(parents=True, exist_ok=True)
+    cut.write_text(json.dumps(rows))
+    return cut
+
+
+def made(cfg: Settings) -> tuple[Path, list[Any]]:
+    """The newest reward node, and the pairs that it came from."""
+    from stages.store.records import Pair, load
+
+    root = ROOT / cfg.outputs
+    node = (root / "latest" / "reward").resolve()
+    given = json.loads((node / "manifest.json").read_text())["inputs"]["pairs"]["fingerprint"]
+    return node, load(root / "pairs" / given / "pairs.parquet", Pair)
+
+
+def tf_idf(pairs: list[Any], steps: int = 300, rate: float = 1.0, decay: float = 1e-3) -> float:
+    """Accuracy on the held-out pairs of a logistic regression on differences of tf-idf, fitted on the others."""
+    words = lambda said: Counter(said[0]["content"].lower().split())
+    texts = [(words(p.chosen), words(p.rejected)) for p in pairs]
+    train = np.array([p.split == "train" for p in pairs])
+    seen = Counter(w for both, of in zip(texts, train, strict=True) if of for text in both for w in text)
+    column = {word: i for i, word in enumerate(seen)}
+    idf = np.log(2 * train.sum() / np.array([*seen.values()])) + 1
+
+    def vector(text: Counter[str]) -> Any:
+        found = np.zeros(len(column))
+        for word in text.keys() & column.keys():
+            found[column[word]] = text[word]
+        found *= idf
+        return found / max(1e-9, np.linalg.norm(found))
+
+    gaps = np.stack([vector(chosen) - vector(rejected) for chosen, rejected in texts])
+    weights = np.zeros(len(column))
+    for _ in range(steps):
+        wrong = 1 / (1 + np.exp(gaps[train] @ weights))
+        weights += rate * (wrong @ gaps[train] / len(wrong) * 10 - decay * weights)
+    return float((gaps[~train] @ weights > 0).mean())
+
+
+def measure(cfg: Settings, arm: str) -> dict[str, Any]:
+    """Pairs per second of a second epoch, the losses of both, and the peak of memory."""
+    import contextlib
+
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    from stages import reward
+    from stages.hardware import allocator, machine
+    from stages.models import contract
+    from stages.models.loading import begin_reward_model, device_of
+    from stages.models.pair_tokens import tokenized
+    from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+    from stages.store.work import Work
+    from stages.training import budget
+    from stages.training.arguments import arguments
+    from stages.training.batches import Turns
+    from tests.bench.dpo import Clock
+    from tests.helpers import settings
+
+    node, pairs = made(cfg)
+    of = json.loads((node / "manifest.json").read_text())["inputs"]["policy"]["fingerprint"]
+    policy = ROOT / cfg.outputs / "sft" / of / "model"
+    terms = contract.load(policy)
+    pairs = [p for p in pairs if p.split == "train"][: cfg.pairs]
+    rows = [trl_row(tokenized(p, terms), None) for p in pairs]
+    block = settings(*shlex.split(cfg.run), "stage=reward", f"reward.batch_size={cfg.batch_size}").reward
+    block.trainer, block.epochs = {"lr_scheduler_type": "constant", "warmup_steps": 0}, 2.0
+    machine_precision(block)
+    turns = Turns([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
+    memory = allocator.keeping() if arm == "ours" else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory() as folder, memory:
+        machine.reset_peak_memory()
+        out, device = Work(Path(folder), lambda metrics, step: None), device_of("auto")
+        args = arguments(RewardConfig, block, out)
+        given = {"args": args, "processing_class": terms.tokenizer}
+        if arm == "ours":
+            block = budget.fitted(block, args, policy, out)
+            model = reward.trainable_model(policy, terms, block, device, out)
+            own = {"cfg": block, "out": out, "turns": turns}
+            trainer = PairwiseRewardTrainer(model, train_dataset=Dataset.from_list(rows), **own, **given)
+        else:
+            args.activation_checkpointing = args.gradient_checkpointing = False
+            args.per_device_train_batch_size = cfg.micro_batch
+            args.gradient_accumulation_steps = cfg.batch_size // cfg.micro_batch
+            args.num_train_epochs = 2
+            model = begin_reward_model(policy, block.held, device, terms.tokenizer.pad_token_id, block.seed)
+            trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **given)
+            epochs = iter([turns.epoch(0), turns.epoch(1)])
+            trainer._get_train_sampler = lambda *_: Once(epochs)
+        args.save_strategy = "no"
+        clock = Clock()
+        trainer.add_callback(clock)
+        trainer.train()
+    losses = [round(point["loss"], 5) for point in trainer.state.log_history if "grad_norm" in point]
+    return {
+        "pairs_per_second": turns.steps * cfg.batch_size / clock.epochs[-1],
+        "losses": [losses[0], losses[-1]],
+        "memory": machine.peak_gpu_memory() or machine.peak_memory(),
+    }
+
+
+def machine_precision(block: Any) -> None:
+    """What `precision=auto` means on this machine."""
+    from stages.config.choices import Precision
+    from stages.hardware import machine
+
+    if block.precision is Precision.auto:
+        block.precision = Precision.bf16 if machine.computes_bf16() else Precision.fp32
+
+
+class Once:
+    """A sampler of our order of rows, another in every epoch."""
+
+    def __init__(self, epochs: Any):
+        self.epochs = epochs
+
+    def __iter__(self) -> Any:
+        return iter(next(self.epochs))
+
+
+if __name__ == "__main__":
+    arms.run(Settings, main, measure)

@@ -1,0 +1,66 @@
+"""The best of n by a learnt score, against all draws counted out, and when its checks are said not to follow."""
+
+import random
+from itertools import combinations
+from statistics import fmean
+
+import pytest
+
+from stages.evaluation.best_of import by_length, curve, watched
+from stages.store.records import Candidate, Check, Example, Judgement
+
+
+def test_the_best_of_n_is_what_all_draws_give() -> None:
+    rng = random.Random(0)
+    graded = [(score, rng.random()) for score in rng.sample(range(100), 6)]
+    found = curve(graded)
+    assert [*found] == [1, 2, 4, 6]
+    for n, point in found.items():
+        best = [max(draw) for draw in combinations(graded, n)]
+        assert point == pytest.approx((fmean(s for s, _ in best), fmean(c for _, c in best)))
+
+
+def test_equal_scores_share_their_checks() -> None:
+    assert curve([(1.0, 0.0), (1.0, 1.0)])[2] == (1.0, 0.5)
+
+
+def pool(score: object, prompts: int = 40) -> tuple[list[Judgement], list[Example], list[Candidate]]:
+    """Prompts of eight candidates: `word` said 0 to 7 times, of which a check wants four at least. `score`: a function
+    of how often it is said."""
+    check = Check("keywords", {})
+    examples = [Example(f"p{i}", [], None, "", "", "preference", checks=[check]) for i in range(prompts)]
+    answers = [(e.id, k) for e in examples for k in range(8)]
+    candidates = [Candidate(p, f"{p}/{k}", "", "", 0.0, 0, str(k), None, "stop", None, k) for p, k in answers]
+    judged = [Judgement(c.prompt_id, "", c.candidate_id, score=score(int(c.text))) for c in candidates]  # type: ignore[operator]
+    return judged, examples, candidates
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        (lambda k: min(k, 4) / 8, ""),  # rises with the checks, and no further
+        (lambda k: (7 - k) / 8, "fewer from 1 on"),
+        (lambda k: 0.5, "the score rises and the checks do not"),
+    ],
+    ids=["right", "wrong", "blind"],
+)
+def test_a_score_that_rises_without_the_checks_is_told(
+    score: object, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.evaluation.best_of.share_passed", lambda checks, text: float(int(text) >= 4))
+    found, warning = watched(*pool(score))
+    assert [*found["best_of"]] == ["1", "2", "4", "8"] and found["best_of_prompts"] == 40
+    assert found["best_of"]["1"]["checks"] == pytest.approx(0.5)
+    assert told in warning and bool(told) == bool(warning)
+
+
+def test_without_checks_nothing_is_watched() -> None:
+    judged, examples, candidates = pool(lambda k: k / 8, prompts=2)
+    for example in examples:
+        example.checks = []
+    assert watched(judged, examples, candidates) == ({}, "")
+
+
+def test_scores_that_go_with_length_are_told() -> None:
+    assert by_length(None) == by_length(0.3) == ""
+    assert "shorter answers are preferred" in by_length(-0.6)

@@ -1,0 +1,86 @@
+"""Reward models as labelers: what they read, what is missing, what a kill does not lose."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.config.choices import Precision, Weights
+from stages.config.errors import UserError
+from stages.config.schema import Label
+from stages.labelers.labeler import Pool
+from stages.labelers.reward_model import RewardModel, quantile
+from stages.models import contract
+from stages.models.loading import begin_reward_model, load_tokenizer, save_model
+from stages.store.records import Candidate, Example, Judgement, load
+from stages.store.work import Work
+from tests.helpers import Chain, settings
+
+
+@pytest.fixture
+def model(chain: Chain, tmp_path: Path) -> Path:
+    """A reward model under the chain's contract, that has learnt nothing."""
+    sft, folder = chain.folder("sft") / "model", tmp_path / "model"
+    terms = contract.load(sft)
+    begun = begin_reward_model(sft, Weights.fp32, torch.device("cpu"), terms.tokenizer.pad_token_id, 0)
+    save_model(begun, folder)
+    terms.save(folder)
+    return folder
+
+
+@pytest.fixture
+def pool(chain: Chain) -> Pool:
+    folder = chain.folder("sample")
+    prompts = load(folder / "prompts.parquet", Example)[:6]
+    known = {prompt.id for prompt in prompts}
+    candidates = [c for c in load(folder / "candidates.parquet", Candidate) if c.prompt_id in known]
+    return Pool(prompts, candidates)
+
+
+def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgement]:
+    folder.mkdir(exist_ok=True)
+    cfg: Label = settings("recipe=tiny", "label=reward_model", f"label.reward_model.path={model}").label
+    of = replace(cfg.reward_model, precision=Precision.fp32, runtime=replace(cfg.reward_model.runtime, **runtime))
+    labeler = RewardModel.of(replace(cfg, reward_model=of), Work(folder, lambda m, s: None))
+    return [*labeler.judge_all(pool)]
+
+
+def test_any_model_with_a_chat_template_scores_and_no_batch_changes_it(
+    model: Path, pool: Pool, tmp_path: Path
+) -> None:
+    """With our contract, token ids that were drawn; without, the text by the tokenizer's own template."""
+    found = judged(model, pool, tmp_path / "all")
+    alone = judged(model, pool, tmp_path / "alone", batch_size=1)
+    assert [float(j.raw or "") for j in alone] == pytest.approx([float(j.raw or "") for j in found], abs=1e-5)
+    (model / "contract.json").unlink()
+    theirs = judged(model, pool, tmp_path / "theirs")
+    assert len({j.raw for j in theirs}) > 1 and not [j.error for j in theirs if j.error]
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = None
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(model)
+    with pytest.raises(UserError, match="its tokenizer has no chat template"):
+        judged(model, pool, tmp_path / "none")
+
+
+def test_what_was_scored_before_a_kill_is_not_scored_again(model: Path, pool: Pool, tmp_path: Path) -> None:
+    some = Pool(pool.prompts, pool.candidates[:20])
+    found = judged(model, some, tmp_path / "label", shard_size=5)
+    (model / "model.safetensors").unlink()
+    assert judged(model, some, tmp_path / "label") == found
+    (tmp_path / "label" / "scratch" / "shards" / "000001.parquet").unlink()
+    with pytest.raises(UserError, match="holds no loadable model"):
+        judged(model, some, tmp_path / "label")
+
+
+def test_a_candidate_that_is_too_long_is_missing_with_its_reason(model: Path, pool: Pool, tmp_path: Path) -> None:
+    pool.candidates[0].text, pool.candidates[0].token_ids = "word " * 3000, None
+    found = judged(model, pool, tmp_path / "label")
+    missing = [j for j in found if j.error]
+    assert [j.candidate_id for j in missing] == [pool.candidates[0].candidate_id]
+    assert "longer than the 2048 tokens that the reward model reads" in str(missing[0].error)
+
+
+def test_quantiles_share_ties_and_reach_neither_end() -> None:
+    assert [quantile(x, [1.0, 2.0, 2.0, 5.0]) for x in (1.0, 2.0, 5.0)] == [0.125, 0.5, 0.875]

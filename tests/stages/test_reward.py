@@ -1,0 +1,192 @@
+"""The reward stage on the tiny chain: what it publishes, what it counts, what no runtime and no kill changes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from stages.config.choices import Adapter
+from stages.config.errors import UserError
+from stages.config.schema import Reward
+from stages.evaluation.pairwise import Scored, figures
+from stages.models import contract
+from stages.models.loading import begin_reward_model, load_reward_model
+from stages.reward import run
+from stages.store.records import Example, Judgement, Pair, load, save
+from stages.store.store import Store
+from stages.store.work import Work
+from tests.helpers import Chain, build, nodes, refused, settings
+
+TOY = "reward.source.path=package:stages/tasks/toy_preferences.jsonl"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def inputs(chain: Chain) -> dict[str, Path]:
+    return {"policy": chain.folder("sft"), "judged": chain.folder("label"), "pairs": chain.folder("pairs")}
+
+
+def block(**changes: Any) -> Reward:
+    runtime = changes.pop("runtime", {})
+    cfg = replace(settings("recipe=tiny").reward, **changes)
+    return replace(cfg, runtime=replace(cfg.runtime, **runtime))
+
+
+def train(cfg: Reward, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Work]:
+    folder.mkdir()
+    out = Work(folder, lambda m, s: None)
+    metrics = run(cfg, inputs, out)
+    return load_file(folder / "model" / "model.safetensors"), metrics, out
+
+
+def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Every weight moved; the published model gives the rewards of held_out.json; the card's code runs."""
+    weights, metrics, out = train(block(epochs=2.0), inputs, tmp_path / "reward")
+    policy = inputs["policy"] / "model"
+    begun = begin_reward_model(policy, block().held, CPU, contract.load(policy).tokenizer.pad_token_id, 0)
+    assert not [name for name, value in begun.state_dict().items() if torch.equal(value, weights[name])]
+    pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
+    held_out = json.loads((out / "held_out.json").read_text())
+    assert metrics["pairs"] + metrics["held_out"] == len(pairs) and metrics["held_out"] == len(held_out) > 0
+    prompts = {e.id: e.source for e in load(inputs["judged"] / "prompts.parquet", Example)}
+    assert {*metrics["by_source"]} == {prompts[p.prompt_id] for p in pairs if p.split == "validation"}
+
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(out / "model")
+    by_id = {pair.id: pair for pair in pairs}
+    for row in held_out:
+        pair = by_id[row["id"]]
+        text = tokenizer.apply_chat_template([*pair.prompt, *pair.chosen], tokenize=False).rstrip()
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        if ids.shape[1] == row["chosen_tokens"]:  # else it was drawn in other tokens than its text has
+            assert model(ids).logits.item() == pytest.approx(row["chosen"], abs=1e-4)
+    [code] = (out / "model" / "README.md").read_text().split("```python\n")[1:]
+    exec(code.split("```")[0].replace("FOLDER", str(out / "model")), {})
+
+
+def test_neither_micro_batches_nor_the_forward_change_the_weights(inputs: dict[str, Path], tmp_path: Path) -> None:
+    one, metrics, _ = train(block(runtime={"micro_batch": 4}), inputs, tmp_path / "one")
+    two, others, _ = train(block(runtime={"micro_batch": 1, "save_steps": 2}), inputs, tmp_path / "two")
+    padded, _, _ = train(replace(block(), forward="padded"), inputs, tmp_path / "padded")
+    for other in (two, padded):
+        assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-5
+    assert metrics["eval_loss"] == pytest.approx(others["eval_loss"], abs=1e-5)
+
+
+def test_an_adapter_is_merged_with_its_head(inputs: dict[str, Path], tmp_path: Path) -> None:
+    _, metrics, out = train(block(adapter=Adapter.lora, learning_rate=1e-2), inputs, tmp_path / "reward")
+    load_reward_model(out / "model", block().held, CPU)
+    adapter = load_file(out / "adapter" / "adapter_model.safetensors")
+    merged = load_file(out / "model" / "model.safetensors")
+    [head] = [value for name, value in adapter.items() if "score" in name]
+    assert torch.equal(head, merged["score.weight"])
+    assert metrics["steps"] > 0
+
+
+def test_what_does_not_fit_is_counted_and_past_a_share_an_error(inputs: dict[str, Path], tmp_path: Path) -> None:
+    lengths = sorted(
+        max(row["chosen_tokens"], row["rejected_tokens"])
+        for row in json.loads((train(block(), inputs, tmp_path / "all")[2] / "held_out.json").read_text())
+    )
+    tight = block(max_length=lengths[-1] - 1, max_dropped=1.0)
+    _, metrics, out = train(tight, inputs, tmp_path / "tight")
+    pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
+    dropped = metrics["pairs_dropped"][f"longer than reward.max_length={tight.max_length} tokens"]
+    assert dropped == len(pairs) - metrics["pairs"] - metrics["held_out"] > 0
+    assert any(f"{dropped} of {len(pairs)} pairs cannot be trained on" in warning for warning in out.warnings)
+    with pytest.raises(UserError, match=r"reward\.max_dropped=0 allows fewer"):
+        train(replace(tight, max_dropped=0.0), inputs, tmp_path / "strict")
+
+
+def test_a_margin_is_trained_where_it_is_asked_for_and_nowhere_else(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The chain's pairs have a margin, which TRL would take wherever it stands."""
+    plain, _, _ = train(block(), inputs, tmp_path / "plain")
+    with_margin, _, _ = train(block(margin=True), inputs, tmp_path / "margin")
+    table = inputs["pairs"] / "pairs.parquet"
+    pairs = load(table, Pair)
+    for pair in pairs:
+        pair.margin = None
+    save(table, pairs, Pair)
+    without, _, _ = train(block(), inputs, tmp_path / "without")
+    assert all(torch.equal(plain[name], without[name]) for name in plain)
+    assert any(not torch.equal(plain[name], with_margin[name]) for name in plain)
+    with pytest.raises(UserError, match=r"reward\.margin=true: pair .* has no margin"):
+        train(block(margin=True), inputs, tmp_path / "none")
+
+
+def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -> None:
+    """One command from a file to a chain that is labelled by a learnt label; scores are quantiles, and watched."""
+    labels = ("label=reward_model", TOY, "reward.max_length=256")
+    build(chain.root, "stage=label", *labels)
+    reward = chain.manifest("reward", *labels)
+    assert reward["inputs"]["pairs"]["fingerprint"] == nodes(chain.root, *labels)["pairs_reward"].fingerprint
+    assert chain.manifest("label_reward", *labels)["metrics"]["labeler"] == "dataset"
+    judgements = load(chain.folder("label", *labels) / "judgements.parquet", Judgement)
+    by_reward = sorted(judgements, key=lambda j: float(j.raw or "nan"))
+    scores = [j.score or 0.0 for j in by_reward]
+    assert scores == sorted(scores) and 0 < scores[0] < 0.1 and 0.9 < scores[-1] < 1
+    metrics = chain.manifest("label", *labels)["metrics"]
+    assert [*metrics["best_of"]] == ["1", "2", "4"]
+    learnt = [point["score"] for point in metrics["best_of"].values()]
+    assert learnt == sorted(learnt), "the best of more has the higher score"
+    again = ("label=reward_model", f"label.reward_model.path={chain.folder('reward', *labels) / 'model'}")
+    build(chain.root, "stage=label", *again)
+    theirs = load(chain.folder("label", *again) / "judgements.parquet", Judgement)
+    assert [j.score for j in theirs] == [j.score for j in judgements]
+
+
+def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
+    """Neither its keys nor the target's own nodes enter the fingerprints of the others."""
+    plain, rewarded = nodes(chain.root), nodes(chain.root, "stage=reward", "reward.learning_rate=1e-4")
+    assert set(rewarded) - set(plain) == {"reward"}
+    same = [name for name in plain if name != "report"]
+    assert [plain[name].fingerprint for name in same] == [rewarded[name].fingerprint for name in same]
+    assert Store(chain.root).find(plain["report"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("label=reward_model",), "label=reward_model needs a model: label.reward_model.path=FOLDER"),
+        (("label.reward_model.path=README.md",), "label.reward_model is for label=reward_model"),
+        (
+            ("stage=reward", "reward.adapter=qlora"),
+            "reward.adapter=qlora: a reward model is trained whole",
+        ),
+        (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000 is more than all"),
+        (("stage=reward", "reward.trainer.max_length=4"), "reward.trainer.max_length: set reward.max_length instead"),
+        ((TOY, "reward.source.rows=4"), "reward.source.rows is for prompts"),
+        (("stage=reward", "reward.source.path=nowhere.jsonl"), "reward.source.path=nowhere.jsonl: no such file"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_built(overrides: tuple[str, ...], told: str) -> None:
+    assert refused("recipe=tiny", *overrides).startswith(told)
+
+
+def test_a_model_without_a_head_is_no_reward_model(chain: Chain) -> None:
+    with pytest.raises(UserError, match=r"is no reward model: it has no weights for score\.weight"):
+        load_reward_model(chain.folder("sft") / "model", block().held, CPU)
+
+
+def pair(gap: float, longer: int, source: str = "a") -> Scored:
+    return Scored("", source, gap, 0.0, 10 + longer, 10)
+
+
+def test_figures_are_those_of_the_definition() -> None:
+    """A lover of length is right as often as chosen is longer, and in half of the pairs once lengths are matched."""
+    by_length = [pair(2.0, 3)] * 30 + [pair(-2.0, -3)] * 10
+    found = figures(by_length)
+    assert found["accuracy"]["mean"] == found["longer_chosen"] == 0.75
+    assert found["length_matched"]["mean"] == 0.5
+    assert found["length_matched"]["high"] - found["length_matched"]["low"] > found["accuracy"]["high"] - 0.75
+    assert found["length_correlation"] == pytest.approx(1)
+    sure = 1 / (1 + 2.718281828459045**-2)
+    assert found["calibration_error"] == pytest.approx(abs(sure - 0.75))
+    assert found["brier"] == pytest.approx(0.75 * (1 - sure) ** 2 + 0.25 * sure**2)
+    found = figures([pair(1.0, 1, "a"), pair(1.0, -1, "a"), pair(-1.0, 1, "b"), pair(1.0, -1, "b")])
+    assert {source: share["mean"] for source, share in found["by_source"].items()} == {"a": 1.0, "b": 0.5}
