@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
 from stages.cli import constraints
-from stages.config.schema import RECIPES, ROOT, Endpoint
+from stages.config.schema import RECIPES, ROOT, Endpoint, Member
 from tests.helpers import settings
 
 README = ROOT / "README.md"
@@ -110,7 +110,7 @@ def every_key() -> dict[str, set[str]]:
             )
 
     found: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
-    found |= {key: set() for key in walk(Endpoint(), "")}  # of which lists name several
+    found |= {key: set() for block in (Endpoint(), Member()) for key in walk(block, "")}  # of which lists name several
     groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {"recipe": RECIPES}
     return found | {name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()}
 
