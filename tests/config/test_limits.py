@@ -46,6 +46,7 @@ MAPPINGS = {  # and who looks into them
     "data.sources.labels": "formats, as the labels of a file",
     "label.columns": "formats.layout",
     "label.labels": "formats, as the labels of a file",
+    "data.audit.actions": "constraints.refuse",
     "eval.models": "set by the pipeline",
     "sample.endpoint.extra": "the server",
     "sample.columns": "formats.layout",
