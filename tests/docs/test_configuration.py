@@ -324,7 +324,7 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
     assert "which share of the prompts" in line_of("sample.round"), "behind a field of the schema"
     assert "Must be positive" in line_of("dpo.beta"), "a limit of the schema"
-    assert "`dataset`, `judge`, `reward_model`, `verifier`" in line_of("label.labeler"), "a room's files"
+    assert ", ".join(f"`{word}`" for word in WORDS["label.labeler"]) in line_of("label.labeler"), "a room's files"
 
 
 if __name__ == "__main__":

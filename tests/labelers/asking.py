@@ -50,6 +50,12 @@ class Person:
         return self.send("/answer", body | more)
 
 
+def kept_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What somebody's journal holds, but for lines that were torn."""
+    lines = (folder / "cache" / "calls" / "people" / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
 class Asking:
     """The process that asks, with a server at `port`."""
 

@@ -27,7 +27,7 @@ from stages.labelers.people.questions import Question, drawn
 from stages.labelers.people.session import Session
 from stages.store.records import Pair, load
 from tests.helpers import Chain, build, nodes, refused
-from tests.labelers.asking import Asking, Person, asking
+from tests.labelers.asking import Asking, Person, asking, kept_of
 from tests.labelers.pools import pool, work
 
 GIVEN = [[f"poor {i}", f"good {i}"] for i in range(10)]
@@ -35,7 +35,7 @@ SHARED = {"overlap": 1.0, "annotators": 2}
 
 
 def good(question: dict[str, Any]) -> str:
-    return "ab"[[answer["text"].startswith("good") for answer in question["answers"]].index(True)]
+    return "abc"[[answer["text"].startswith("good") for answer in question["answers"]].index(True)]
 
 
 def judge(person: Person, most: int = 1000) -> None:
@@ -46,50 +46,39 @@ def judge(person: Person, most: int = 1000) -> None:
         most -= 1
 
 
-def journals(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    found = (folder / "cache" / "calls" / "people").glob("*.jsonl")
-    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in found}
-
-
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_two_people_at_once_repeats_and_a_kill_save_every_answer_once(tmp_path: Path) -> None:
-    with asking(tmp_path, *GIVEN, **SHARED) as first:
+    three, keys = [[*texts, f"fair {i}"] for i, texts in enumerate(GIVEN)], SHARED | {"answers": 3}
+    with asking(tmp_path, *three, **keys) as first:
         ann, bob = Person(first.port, "ann"), Person(first.port, "bob")
         with ThreadPoolExecutor() as threads:
             list(threads.map(judge, (ann, bob), (6, 5)))
         first.kill()
-        kept = journals(tmp_path)["ann"][-1]
+        kept = kept_of(tmp_path, "ann")[-1]
         with open(tmp_path / "cache" / "calls" / "people" / "ann.jsonl", "a") as torn:
             torn.write('{"question": "')  # as a kill in the middle of a line leaves it
-        second = Asking(tmp_path, first.port, **SHARED)
+        second = Asking(tmp_path, first.port, **keys)
         try:
             assert "lines cannot be read" in second.told
             seen = kept["order"].index(kept["verdict"])
-            assert ann.says(kept["question"], "ab"[seen], comment="clear")[0] == 200
+            assert ann.says(kept["question"], "abc"[seen], comment="clear")[0] == 200
             assert ann.says(kept["question"], "tie")[0] == 409
             with ThreadPoolExecutor() as threads:
                 list(threads.map(judge, (ann, bob)))
             judged = second.judged()
         finally:
             second.kill()
-    path = tmp_path / "cache" / "calls" / "people" / "ann.jsonl"
-    whole = [json.loads(line) for line in path.read_text().splitlines() if line != '{"question": "']
-    for said in (whole, journals_of(tmp_path, "bob")):
+    for said in (kept_of(tmp_path, "ann"), kept_of(tmp_path, "bob")):
         assert len(said) == len({row["question"] for row in said}) == len(GIVEN)
         assert {row["comment"] for row in said} == {"clear"}
-    by_id = {c.candidate_id: c.text for c in pool(*GIVEN).candidates}
-    assert len(judged["judgements"]) == len(GIVEN)
+    by_id = {c.candidate_id: c.text for c in pool(*three).candidates}
+    assert len(judged["judgements"]) == 2 * len(GIVEN), "the best against each of the others"
     for j in judged["judgements"]:
         assert by_id[j[j["preference"]]].startswith("good")
     assert judged["figures"]["agreement"] == {"questions": len(GIVEN), "alpha": 1.0, "same": 1.0}
-
-
-def journals_of(folder: Path, name: str) -> list[dict[str, Any]]:
-    path = folder / "cache" / "calls" / "people" / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_nobody_is_kept_waiting_and_nobody_is_asked_in_vain(tmp_path: Path) -> None:

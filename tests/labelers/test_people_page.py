@@ -1,6 +1,5 @@
 """The page of `label=human` in a real browser: keys, reloads, a killed server, two people at once, nobody left out."""
 
-import json
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser import CHROMIUM, FITS, Tab, axe, browser
-from tests.labelers.asking import Asking, asking
+from tests.labelers.asking import Asking, asking, kept_of
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None or axe() is None, reason="needs Chromium, and axe-core")
 
@@ -75,11 +74,6 @@ class Someone:
         return True
 
 
-def lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    journal = folder / "cache" / "calls" / "people" / f"{name}.jsonl"
-    return [json.loads(line) for line in journal.read_text().splitlines()]
-
-
 @pytest.fixture
 def tab(tmp_path: Path) -> Iterator[Tab]:
     with browser(tmp_path / "browser") as found:
@@ -107,7 +101,7 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path
         again = Asking(tmp_path, port=server.port, **keys)
         try:
             ann.settle()
-            assert [(row["question"], row["verdict"]) for row in lines(tmp_path, "ann")][-1] == (held, "tie")
+            assert [(row["question"], row["verdict"]) for row in kept_of(tmp_path, "ann")][-1] == (held, "tie")
             ann.tab.press("u")  # and taken back
             assert ann.settle()["question"]["id"] == held
             while ann.judges() | bob.judges():
@@ -117,10 +111,10 @@ def test_two_people_by_keyboard_over_reloads_and_a_kill(tab: Tab, tmp_path: Path
             again.kill()
         requested, broken = tab.pipe.requested, [each.tab.evaluate("window.broken") for each in (ann, bob)]
     for someone in (ann, bob):
-        said = [row["question"] for row in lines(tmp_path, someone.name) if row["verdict"] in ("a", "b")]
+        said = [row["question"] for row in kept_of(tmp_path, someone.name) if row["verdict"] in ("a", "b")]
         assert len(said) == len({*said}) == count
         assert sorted(said) == sorted(someone.judged)
-    assert [row["verdict"] for row in lines(tmp_path, "ann")].count(None) == 1
+    assert [row["verdict"] for row in kept_of(tmp_path, "ann")].count(None) == 1
     assert {j["preference"] for j in judged["judgements"]} <= {"a", "b"}
     assert judged["figures"]["agreement"] == {"questions": count, "alpha": 1.0, "same": 1.0}
     assert judged["figures"]["answers"] == {"ann": count, "bob": count}
