@@ -211,9 +211,8 @@ class LoRA:
 
 @dataclass
 class TrainRuntime:
-    """Devices and cadence of a training stage. Neutral: an optimizer step is always
-    `batch_size` rows, whatever goes through the model at once. `micro_batch` is a number of rows in each process, or
-    auto."""
+    """Devices and cadence of a training stage. Neutral: an optimizer step is always `batch_size` rows, whatever goes
+    through the model at once. `micro_batch` is a number of rows in each process, or auto."""
 
     device: str = words(*DEVICES)
     processes: int = between(1, 1024)
@@ -237,7 +236,8 @@ class TrainRuntime:
 
 @dataclass
 class SampledRuntime(TrainRuntime):
-    """Of a model that answers prompts while it is trained."""
+    """Devices and cadence of a training stage, and the prompts that the model answers on its way. Neutral, as
+    `TrainRuntime`."""
 
     samples: int = between(0, 100)
     sample_tokens: int = between(1, 65_536)

@@ -266,12 +266,11 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     backbone = model.base_model
     padded = backbone.forward
 
-    def forward(
-        input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, position_ids: None = None, **kwargs: Any
-    ) -> Any:
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
         pairs = Pairs.of(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         layout = pairs.layout
-        output = padded(input_ids=pairs.pack(input_ids), position_ids=layout.positions, layout=layout, **kwargs)
+        given = {"input_ids": pairs.pack(input_ids), "position_ids": layout.positions, "layout": layout}
+        output = padded(**kwargs | given)  # a classifier's own positions are None
         output.last_hidden_state = pairs.spread(output.last_hidden_state)
         if logits := output.get("router_logits"):  # of a mixture of experts, a layer each: (tokens, experts)
             output.router_logits = tuple(pairs.spread(layer[None]).flatten(0, 1) for layer in logits)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def main(cfg: Settings) -> None:
     for name in ("accuracy", "length_matched", "calibration_error", "brier", "length_correlation", "by_source"):
         logging.info("%-20s %s", name, json.dumps(metrics.get(name)))
     longer = metrics["longer_chosen"]
-    logging.info("%-20s longer %s, shorter %s", "by length alone", longer, longer and 1 - longer)
+    logging.info("%-20s longer %s, shorter %s", "by length alone", longer, None if longer is None else 1 - longer)
     logging.info("%-20s %.3f", "by tf-idf", tf_idf(pairs))
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for _ in range(cfg.repeats):
@@ -160,8 +161,8 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
             args.num_train_epochs = 2
             model = begin_reward_model(policy, block.held, device, terms.tokenizer.pad_token_id, block.seed)
             trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **given)
-            epochs = iter([turns.epoch(0), turns.epoch(1)])
-            trainer._get_train_sampler = lambda *_: Once(epochs)
+            in_order = InOrder(turns)
+            trainer._get_train_sampler = lambda *_: in_order
         args.save_strategy = "no"
         clock = Clock()
         trainer.add_callback(clock)
@@ -183,14 +184,17 @@ def machine_precision(block: Any) -> None:
         block.precision = Precision.bf16 if machine.computes_bf16() else Precision.fp32
 
 
-class Once:
+class InOrder:
     """A sampler of our order of rows, another in every epoch."""
 
-    def __init__(self, epochs: Any):
-        self.epochs = epochs
+    def __init__(self, turns: Any):
+        self.turns, self.epochs = turns, count()
+
+    def __len__(self) -> int:
+        return self.turns.steps * self.turns.batch_size
 
     def __iter__(self) -> Any:
-        return iter(next(self.epochs))
+        return iter(self.turns.epoch(next(self.epochs)))
 
 
 if __name__ == "__main__":

@@ -24,20 +24,25 @@ from tests.helpers import TINY, composed, refused, settings
 NUMBERS = {int, float}
 # Words that `constraints.refuse` checks: they are the names of files in the rooms, or of functions in those.
 IN_ROOMS = "stage sft.template.kind sample.sampler label.labeler tracker.name data.tasks.families".split()
-IN_ROOMS += "label.format data.sources.format data.sources.task".split()
+IN_ROOMS += "label.format data.sources.format data.sources.task reward.source.format reward.source.task".split()
 # Names that only the file, the hub, the model or the service can know. They are read before anything is trained.
 NAMES = (
     "outputs model.path model.revision label.path label.revision label.hub_split sft.template.path "
     "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
     "tracker.entity tracker.group launch.rendezvous compare.sweep export.repo sft.lora.target_modules "
-    "dpo.lora.target_modules "
+    "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "
+    "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
     "sample.file"
 ).split()
 MAPPINGS = {  # and who looks into them
     "sft.trainer": "trl_values",
     "dpo.trainer": "trl_values",
+    "reward.trainer": "trl_values",
+    "reward.source.splits": "constraints.rewarded",
+    "reward.source.columns": "formats.layout",
+    "reward.source.labels": "formats, as the labels of a file",
     "data.own.options": "parts.fitting",
     "sample.own.options": "parts.fitting",
     "label.own.options": "parts.fitting",
@@ -52,7 +57,8 @@ MAPPINGS = {  # and who looks into them
     "sample.columns": "formats.layout",
     "prices": "limits.refuse",
 }
-UNBOUNDED = ("sft.learning_rate", "dpo.learning_rate", "control_learning_rate")  # too much of it is told by the loss
+# Too much of it is told by the loss.
+UNBOUNDED = ("sft.learning_rate", "dpo.learning_rate", "reward.learning_rate", "control_learning_rate")
 
 
 def every_key() -> dict[str, tuple[Any, Any]]:
@@ -102,7 +108,7 @@ def test_every_number_has_bounds_of_sense(key: str) -> None:
 
 def test_every_text_has_words_or_is_free_on_purpose() -> None:
     texts = {key for key, metadata in TEXTS.items() if limits.ONE_OF not in metadata}
-    assert texts == {*IN_ROOMS, *NAMES} | {"sft.runtime.micro_batch", "dpo.runtime.micro_batch"}
+    assert texts == {*IN_ROOMS, *NAMES} | {f"{name}.runtime.micro_batch" for name in ("sft", "dpo", "reward")}
     assert {key for key, (hint, _) in EVERY.items() if dict in hint} == MAPPINGS.keys()
 
 
