@@ -34,7 +34,7 @@ NAMES = (
     "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "
     "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
-    "sample.file"
+    "sample.file label.human.instructions label.human.reasons label.human.answered label.human.runtime.host"
 ).split()
 MAPPINGS = {  # and who looks into them
     "sft.trainer": "trl_values",
