@@ -46,7 +46,7 @@ def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
 
 
 def interval(estimate: Estimate) -> dict[str, float]:
-    return {name: float(value) for name, value in estimate._asdict().items()}
+    return {name: float(value) for name, value in zip(("mean", "low", "high"), estimate, strict=True)}
 
 
 def accuracy(pairs: Sequence[Scored]) -> Estimate:

@@ -135,6 +135,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
         "path": "someone/other",
         "revision": None,
         "random_init": None,
+        "of": None,
     }
     random = settings("model.random_init.layers=3").model
     assert (random.path, random.random_init.layers) == (None, 3)

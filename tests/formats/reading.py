@@ -1,6 +1,7 @@
 """Rows given to the door, and what it takes them to say."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ class Read:
 
     made: list[Said]
     rows: int
+    place: str
     bad: list[Row]
     left_out: int
+    unwanted: Counter[str]
+    apart: list[Row]
     unused: dict[str, None]
     told: list[str]
 

@@ -36,6 +36,7 @@ def test_four_models_are_evaluated_and_differences_taken_between_named_pairs(
         "control-sft": "Control − SFT",
         "policy-sft": "DPO − SFT",
         "policy-control": "DPO − Control",
+        "policy-base": "DPO − Base",
     }
     assert results["differences"] == named
     seen = results["groups"]["seen tasks"]

@@ -239,6 +239,7 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
         "select",
         "sft",
         "sample",
+        "pool",
         "label",
         "pairs",
         "reference",

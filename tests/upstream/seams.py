@@ -54,7 +54,7 @@ SEAMS = [
     # TRL
     Seam(
         "trl.trainer.utils:FusedCausalLMOutput",
-        ("training/micro_batches.py", "objectives/preference.py", "objectives/supervised.py"),
+        ("objectives/preference.py", "objectives/supervised.py"),
         "read and made: what a row's output would be, cut from that of a forward of many rows",
         "evaluations during training end in an error",
     ),

@@ -26,21 +26,22 @@ DOCUMENTED = set(
     "accelerate accelerate.utils bitsandbytes.nn datasets filelock gguf gguf.quants huggingface_hub "
     "huggingface_hub.errors hydra hydra.core.config_store hydra.core.hydra_config "
     "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
-    "hydra.types hydra.utils jinja2 jinja2.meta jinja2.sandbox markupsafe matplotlib.axes matplotlib.figure "
+    "hydra.types hydra.utils jinja2 jinja2.meta jinja2.sandbox markdown_it markdown_it.token markupsafe matplotlib.axes matplotlib.figure "
     "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors openai openvino openvino_genai "
     "packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
-    "rich.console rich.table rich.text safetensors tokenizers tokenizers.decoders tokenizers.models "
+    "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
+    "starlette.responses starlette.routing tokenizers tokenizers.decoders tokenizers.models "
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
     "torch.distributed torch.nn.functional torch.nn.utils.rnn "
     "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
-    "transformers.integrations.sdpa_attention trl wandb yaml".split()
+    "transformers.integrations.sdpa_attention transformers.modeling_outputs transformers.utils trl uvicorn wandb yaml".split()
 )
 # Attributes of their objects that their documentation says may be set.
 SETTABLE = set(
     "activation_checkpointing gradient_checkpointing chat_template data decoder eos_token eos_token_id forward "
     "generation_config last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits "
     "should_evaluate sync_gradients caption caption_justify filters raiseExceptions __file__ restype argtypes "
-    "max_num_seqs max_num_batched_tokens".split()
+    "max_num_seqs max_num_batched_tokens info tag".split()
 )
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
 OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}
