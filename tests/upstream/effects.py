@@ -124,7 +124,7 @@ nothing = lambda *args, **options: None
 # TRL's DPOTrainer
 
 
-@effect("trl.trainer.utils:FusedCausalLMOutput", put(trl_utils.FusedCausalLMOutput, "items", dict().items))
+@effect("trl.trainer.utils:FusedCausalLMOutput", put(trl_utils.FusedCausalLMOutput, "items", {}.items))
 def an_output_of_many_rows_is_cut_into_those_of_each(parts: Parts) -> None:
     model, ids = scoring.add_scoring(parts.model(), Forward.padded), torch.arange(20, 40).view(2, 10)
     score = lambda rows: model(input_ids=rows, labels=rows, use_cache=False, fused_lm_head=True)

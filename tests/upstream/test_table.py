@@ -26,7 +26,8 @@ DOCUMENTED = set(
     "accelerate accelerate.utils bitsandbytes.nn datasets filelock gguf gguf.quants huggingface_hub "
     "huggingface_hub.errors hydra hydra.core.config_store hydra.core.hydra_config "
     "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
-    "hydra.types hydra.utils jinja2 jinja2.meta jinja2.sandbox markdown_it markdown_it.token markupsafe matplotlib.axes matplotlib.figure "
+    "hydra.types hydra.utils jinja2 jinja2.meta jinja2.sandbox markdown_it markdown_it.token markupsafe "
+    "matplotlib.axes matplotlib.figure "
     "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors openai openvino openvino_genai "
     "packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
     "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
@@ -34,7 +35,8 @@ DOCUMENTED = set(
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
     "torch.distributed torch.nn.functional torch.nn.utils.rnn "
     "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
-    "transformers.integrations.sdpa_attention transformers.modeling_outputs transformers.utils trl uvicorn wandb yaml".split()
+    "transformers.integrations.sdpa_attention transformers.modeling_outputs transformers.utils trl "
+    "uvicorn wandb yaml".split()
 )
 # Attributes of their objects that their documentation says may be set.
 SETTABLE = set(
