@@ -8,7 +8,7 @@ from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.sources import Found, convert
 from stages.labelers.labeler import Labeler, Pool
-from stages.store.records import Candidate, Example, Judgement, content_id, prompt_id
+from stages.store.records import Candidate, Example, Judgement, prompt_id
 from stages.store.work import Work
 
 
@@ -65,16 +65,4 @@ def extremes(said: list[Said]) -> tuple[float, float]:
 
 
 def candidate(prompt: str, text: str, name: str) -> Candidate:
-    return Candidate(
-        prompt_id=prompt,
-        candidate_id=content_id(prompt, text),
-        policy=name,
-        sampler="dataset",
-        temperature=0.0,
-        seed=0,
-        text=text,
-        token_ids=None,
-        finish_reason="stop",
-        logprob=None,
-        n_tokens=len(text.split()),  # words: no tokenizer is known here
-    )
+    return Candidate.of_text(prompt, text, name, "dataset", len(text.split()))  # words: no tokenizer is known here

@@ -11,7 +11,7 @@ from stages.formats.layout import Wanted
 from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, quarantine, tell_unused
 from stages.models.contract import Contract
-from stages.store.records import Candidate, Example, content_id, prompt_id
+from stages.store.records import Candidate, Example, prompt_id
 from stages.store.work import Work
 
 
@@ -52,21 +52,8 @@ def given(cfg: Sample, prompts: list[Example], known: Collection[str], terms: Co
     ):
         if count:
             out.warn(f"{name}: {count} {what}")
-    return [candidate(p.id, text, name, terms) for p in prompts for text in answers.get(p.id, ())]
-
-
-def candidate(prompt: str, text: str, name: str, terms: Contract) -> Candidate:
-    """Text alone: how it was drawn, nobody says."""
-    return Candidate(
-        prompt_id=prompt,
-        candidate_id=content_id(prompt, text),
-        policy=name,
-        sampler="file",
-        temperature=0.0,
-        seed=0,
-        text=text,
-        token_ids=None,
-        finish_reason="stop",
-        logprob=None,
-        n_tokens=terms.length(text),
-    )
+    return [
+        Candidate.of_text(p.id, text, name, "file", terms.length(text))
+        for p in prompts
+        for text in answers.get(p.id, ())
+    ]

@@ -119,6 +119,23 @@ class Candidate:
         ]
     )
 
+    @classmethod
+    def of_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
+        """Text that somebody has already: how it was drawn, nobody says."""
+        return cls(
+            prompt_id=prompt,
+            candidate_id=content_id(prompt, text),
+            policy=policy,
+            sampler=sampler,
+            temperature=0.0,
+            seed=0,
+            text=text,
+            token_ids=None,
+            finish_reason="stop",
+            logprob=None,
+            n_tokens=n_tokens,
+        )
+
 
 @dataclass
 class Judgement:
