@@ -12,24 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stages.cli import compose
 from stages.config.schema import SPLIT_OF_GROUP
 from stages.evaluation.bootstrap import Interval
 from stages.hardware import process
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node
-from stages.store.store import Store
-from tests.helpers import ROOT, settings
+from tests.helpers import ROOT, composed
 
 ASKED = {"unseen_kinds": 660, "unseen_areas": 240, "open_plain": 64}
 
 
 def main(outputs: Path, overrides: list[str]) -> None:
-    cfg = replace(settings(*overrides), outputs=str(outputs))
-    store = Store(outputs)
+    wanted = composed(*overrides)
+    wanted.outputs = str(outputs)
+    cfg, store, nodes = compose.prepare(wanted)
     tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0) | ASKED)
     requests = graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.remembered)["data"]
-    compared = on_other_prompts(graph(cfg, store.remembered)["eval"], requests)
+    compared = on_other_prompts(nodes["eval"], requests)
     build([compared], store, cfg, overrides)
     tell(json.loads((store.folder(compared) / "results.json").read_text()))
 

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from stages.cli import compose
 from stages.config.choices import Role
 from stages.config.schema import SPLIT_OF_GROUP, Source
 from stages.hardware import process
@@ -19,15 +20,15 @@ from stages.pipeline.graph import graph
 from stages.store.node import Node
 from stages.store.records import Example, load
 from stages.store.store import Store, read_manifest
-from tests.helpers import ROOT, settings
+from tests.helpers import ROOT, composed
 
 CONTROL = "SFT on all references"
 
 
 def main(outputs: Path, overrides: list[str]) -> None:
-    cfg = replace(settings(*overrides), outputs=str(outputs))
-    store = Store(outputs)
-    nodes = graph(cfg, store.remembered)
+    wanted = composed(*overrides)
+    wanted.outputs = str(outputs)
+    cfg, store, nodes = compose.prepare(wanted)
     build([nodes["eval"]], store, cfg, overrides)
     examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
     given = {"sft": ("sft", "preference"), "validation": ("validation",)}
