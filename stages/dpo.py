@@ -21,7 +21,7 @@ from stages.models.scoring import rounded_once
 from stages.objectives.first_step import FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, refuse_other_tokens, trl_row
 from stages.store.records import Pair, PairLogProbs, load
-from stages.store.work import SCRATCH, Work, read_curves
+from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
@@ -152,11 +152,6 @@ def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogPro
             ratios = sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps)
             found.append({"id": p.id, "margin": cfg.beta * (ratios[0] - ratios[1])})
     return found
-
-
-def last_of(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:
-    """The last value of each metric that the curve holds."""
-    return {name: point[name] for point in curve for name in names if name in point}
 
 
 def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> str:

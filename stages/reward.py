@@ -24,7 +24,7 @@ from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
 from stages.store.records import Example, Pair, load
-from stages.store.work import SCRATCH, Work, read_curves
+from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
@@ -87,7 +87,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     ]
     (out / "held_out.json").write_text(json.dumps([asdict(pair) for pair in scored]))
     found = pairwise.figures(scored) if scored else {}
-    figures = {name: value for point in read_curves(out.path) for name, value in point.items() if name in SHOWN}
+    figures = last_of(read_curves(out.path), *SHOWN)
     steps = trainer.state.global_step
     for warning in (*doubts(found, len(scored)), risen(Course(trainer), len(scored), cfg), turns.told(steps, "pairs")):
         if warning:

@@ -98,6 +98,11 @@ def read_curves(node: Path) -> list[dict[str, Any]]:
     return [points[key] for key in sorted(points)]
 
 
+def last_of(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:
+    """The last value of each metric that the curve holds."""
+    return {name: point[name] for point in curve for name in names if name in point}
+
+
 def read_point(line: bytes) -> dict[str, Any] | None:
     """A line of `curves.jsonl`; None for one that is empty, that a kill cut off, or that is no point."""
     try:

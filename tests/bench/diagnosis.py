@@ -7,20 +7,18 @@ completions are cut off, samples. Where that cuts is made for the demo, the reci
 
 import json
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.cli import compose
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.evaluation.diagnosis.evidence import gather
 from stages.evaluation.diagnosis.ranking import diagnose
-from stages.hardware import process
 from stages.pipeline.build import build
 from stages.store.records import Pair, load
 from stages.store.store import manifest_of
-from tests.helpers import ROOT, composed, settings
+from tests.bench import chains
+from tests.helpers import settings
 
 PARTS = Path(__file__).with_name("planted.py")
 CUT = 6  # tokens: about half of the demo's completions are longer
@@ -57,9 +55,7 @@ def plants(cfg: Config, cut: int = CUT) -> list[Plant]:
 def named(outputs: Path, overrides: list[str]) -> list[str]:
     """What a report of such a run finds out of range, likeliest cause first; of a training that the pipeline itself
     stops, the line that says why."""
-    wanted = composed(*overrides)
-    wanted.outputs = str(outputs)
-    cfg, store, nodes = compose.prepare(wanted)
+    cfg, store, nodes = chains.prepared(outputs, overrides)
     try:
         build([nodes["eval"]], store, cfg, overrides)
     except UserError as stopped:
@@ -83,8 +79,4 @@ def main(outputs: Path, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    process.prepare()
-    words = sys.argv[1:]
-    folder = words.pop(0) if words and "=" not in words[0] else "outputs"
-    main(ROOT / folder, words)
+    chains.run(main)

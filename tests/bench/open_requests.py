@@ -7,27 +7,22 @@ tokens; nothing is trained. Tells pass rates with intervals, how many answers en
 
 import json
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.cli import compose
 from stages.config.schema import SPLIT_OF_GROUP
 from stages.evaluation.bootstrap import Interval
-from stages.hardware import process
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node
-from tests.helpers import ROOT, composed
+from tests.bench import chains
 
 ASKED = {"unseen_kinds": 660, "unseen_areas": 240, "open_plain": 64}
 
 
 def main(outputs: Path, overrides: list[str]) -> None:
-    wanted = composed(*overrides)
-    wanted.outputs = str(outputs)
-    cfg, store, nodes = compose.prepare(wanted)
+    cfg, store, nodes = chains.prepared(outputs, overrides)
     tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0) | ASKED)
     requests = graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.remembered)["data"]
     compared = on_other_prompts(nodes["eval"], requests)
@@ -61,8 +56,4 @@ def tell(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    process.prepare()
-    words = sys.argv[1:]
-    folder = words.pop(0) if words and "=" not in words[0] else "outputs"
-    main(ROOT / folder, words)
+    chains.run(main)

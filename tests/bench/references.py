@@ -7,28 +7,23 @@ base, SFT, this and DPO are compared on the same prompts. Tells what each way to
 
 import json
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from stages.cli import compose
 from stages.config.choices import Role
 from stages.config.schema import SPLIT_OF_GROUP, Source
-from stages.hardware import process
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node
 from stages.store.records import Example, load
 from stages.store.store import Store, read_manifest
-from tests.helpers import ROOT, composed
+from tests.bench import chains
 
 CONTROL = "SFT on all references"
 
 
 def main(outputs: Path, overrides: list[str]) -> None:
-    wanted = composed(*overrides)
-    wanted.outputs = str(outputs)
-    cfg, store, nodes = compose.prepare(wanted)
+    cfg, store, nodes = chains.prepared(outputs, overrides)
     build([nodes["eval"]], store, cfg, overrides)
     examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
     given = {"sft": ("sft", "preference"), "validation": ("validation",)}
@@ -69,8 +64,4 @@ def tell(store: Store, compared: Node, nodes: dict[str, Node], control: Node) ->
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    process.prepare()
-    words = sys.argv[1:]
-    folder = words.pop(0) if words and "=" not in words[0] else "outputs"
-    main(ROOT / folder, words)
+    chains.run(main)
