@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.config.choices import Adapter, Command, Strategy, Target
 from stages.config.errors import UserError, nearest
-from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, LoRA
+from stages.config.schema import SPLIT_OF_GROUP, Config, LoRA
 from stages.hardware.model_shape import LINEAR, config_of
 from stages.store.pinning import locate
 
@@ -84,7 +84,7 @@ def examples(cfg: Config, split: str) -> int | None:
     """The most rows that a split can have; None where a source may hold any number."""
     rows = sum(vars(cfg.data.tasks)[group] for group, its in SPLIT_OF_GROUP.items() if its == split)
     for source in cfg.data.sources:
-        if (source.splits or DEFAULT_SHARES).get(split):
+        if source.shares.get(split):
             if source.rows is None:
                 return None
             rows += source.rows

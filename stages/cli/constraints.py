@@ -22,7 +22,7 @@ from stages.config.choices import (
     Target,
 )
 from stages.config.errors import UserError, one_of
-from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
+from stages.config.schema import SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
 from stages.store import parts
 
 OF_PROMPTS = ("task", "documents", "rows", "check", "splits")  # keys of a source that preferences do not have
@@ -174,7 +174,7 @@ def tests(cfg: Config) -> int:
     """How many prompts with checks the answers' split will have."""
     split = cfg.answer.split
     groups = [group for group, its in SPLIT_OF_GROUP.items() if its == split and group != "rephrased"]
-    sources = [s for s in cfg.data.sources if s.check and (s.splits or DEFAULT_SHARES).get(split)]
+    sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     return sum(vars(cfg.data.tasks)[group] for group in groups) + len(sources)
 
 

@@ -7,6 +7,7 @@ class Target(StrEnum):
     """What `stage` can build: the stages, each with all that it needs."""
 
     base = "base"
+    source = "source"
     data = "data"
     select = "select"
     sft = "sft"
@@ -180,4 +181,5 @@ AUDIT_CODES = (
     "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
     "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
 ).split()
+OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")  # of these codes
 AUDIT_ACTIONS = ("keep", "drop", "quarantine")

@@ -142,7 +142,10 @@ class Source:
     one; null leaves it out. `labels` are words for labels. `reasoning` before answers is kept or stripped. `task`
     phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `splits` gives
     the share of its rows for each split (default: sft 0.95, validation 0.05), decided by the content of the prompt.
-    `check` makes prompts with an answer verifiable: `label` (the same words), `number` (the same last number)."""
+    `check` makes prompts with an answer verifiable: `label` (the same words), `number` (the same last number).
+
+    `epochs` is how often its rows for sft come (default 1; of a part some rows, drawn), `weight` its share of them
+    against the weights of the others: as many rows as the scarcest source has for its share."""
 
     path: str = MISSING
     revision: str | None = None
@@ -157,6 +160,18 @@ class Source:
     rows: int | None = between(1, 1_000_000_000, None)
     check: str | None = words(*SOURCE_CHECKS, default=None)
     splits: dict[str, float] = field(default_factory=dict)
+    weight: float | None = positive(1_000_000, None)
+    epochs: float | None = positive(1000, None)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of its rows, by split."""
+        return self.splits or DEFAULT_SHARES
+
+    @property
+    def of_task(self) -> str:
+        """What a quota calls it."""
+        return Path(self.task).stem if self.task else Path(self.path).name
 
 
 @dataclass
@@ -177,11 +192,22 @@ class OptionalSource(Source):
 
 
 @dataclass
+class Mixture:
+    """How rows of sources mix for sft: `cap` is how many a source counts for at most, so that the others show beside a
+    large one (examples-proportional mixing, arXiv:1910.10683, section 3.5.2), `quotas` how many the sources of a task
+    have together."""
+
+    cap: int | None = between(1, 1_000_000_000, None)
+    quotas: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
 class Data:
     """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them."""
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
+    mixture: Mixture = field(default_factory=Mixture)
     max_bad: float = share()
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
@@ -190,6 +216,23 @@ class Data:
     def key(self, i: int) -> str:
         """What the path of a source is called on the command line."""
         return f"{self.of or 'data.sources'}[{i}].path"
+
+
+@dataclass
+class OneSource:
+    """What `stage=source` reads, and of `data` what concerns rows one by one; the pipeline divides it. `of` is what
+    names the source."""
+
+    source: Source
+    max_bad: float
+    audit: Audit
+    own: Own
+    of: str | None = place()
+
+    @property
+    def key(self) -> str:
+        """What the path is called on the command line."""
+        return f"{self.of}.path"
 
 
 @dataclass

@@ -4,7 +4,7 @@ Of those that nothing reads, one that changes what the row means is refused by n
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
@@ -93,26 +93,44 @@ def at(value: Any, path: Path) -> Any:
     return at(value, rest) if rest and value is not None else value
 
 
+def strangers(
+    columns: Collection[str],
+    paths: Mapping[str, Path],
+    dropped: Collection[str],
+    decided: Collection[str],
+    texts: bool,
+) -> dict[str, bool]:
+    """The columns that no role reads, and whether each would change what a row means. Those that the user `dropped`
+    count as read; of roles that the user gave to another column the names are `decided`, and change nothing. `texts`:
+    the rows are running text."""
+    known = {column for path in paths.values() for column in tops(path)} | {*dropped}
+    found = {}
+    for column in columns:
+        if column not in known:
+            name = normal(column)
+            changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
+            beside = not texts or BESIDE_A_TEXT & set(name.split("_"))
+            found[column] = name not in decided and bool(changing or not beside)
+    return found
+
+
 def unread(
-    row: Mapping[str, Any], paths: Mapping[str, Path], dropped: Collection[str], decided: Collection[str], texts: bool
+    row: Mapping[str, Any], strange: Mapping[str, bool], paths: Mapping[str, Path], dropped: Collection[str]
 ) -> list[str]:
-    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. Those that the
-    user `dropped` count as read; of roles that the user gave to another column the names are `decided`, and change
-    nothing. `texts`: the rows are running text.
+    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. `strange` are
+    its `strangers`.
 
     Raises:
         ChangesMeaning: where one of them changes what the row means.
     """
-    known = {column for path in paths.values() for column in tops(path)} | {*dropped}
-    found = list(left(row, known, 1))
+    found = [column for column in strange if says(column, row[column], 1)]
     for column in found:
-        name = normal(column)
-        changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
-        if name not in decided and (changing or (texts and not BESIDE_A_TEXT & set(name.split("_")))):
+        if strange[column]:
             raise ChangesMeaning(column)
     for role in TURNS:
-        if isinstance(path := paths.get(role), str):
-            found += [f"{path}.{key}" for key in of_turns(at(row, path), path, dropped)]
+        path = paths.get(role)
+        if isinstance(path, str) and isinstance(turns := at(row, path), list | dict):
+            found += [f"{path}.{key}" for key in of_turns(turns, path, dropped)]
     return found
 
 
@@ -127,15 +145,14 @@ def of_turns(turns: Any, column: str, dropped: Collection[str]) -> list[str]:
         if isinstance(turn, dict) and any(key in turn for key in WHO):
             role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
             known = {*TURN, *dropped, *(OF_A_TURN if role == "tool" else ())}
-            for key in left(turn, known, int(role == "assistant")):
+            weight = int(role == "assistant")
+            for key in (str(k) for k, value in turn.items() if k not in known and says(k, value, weight)):
                 if key.lower() in CHANGING | WEIGHTS | OF_A_TURN:
                     raise ChangesMeaning(f"{column}.{key}")
                 found[key] = None
     return list(found)
 
 
-def left(values: Mapping[Any, Any], known: Collection[str], weight: int) -> Iterator[str]:
-    """The keys beside the known ones that say something: the usual weight says nothing."""
-    for key, value in values.items():
-        if key not in known and not empty(value) and not (str(key).lower() in WEIGHTS and value == weight):
-            yield str(key)
+def says(key: Any, value: Any, weight: int) -> bool:
+    """Whether a key says something: the usual weight says nothing."""
+    return not (empty(value) or (value == weight and str(key).lower() in WEIGHTS))

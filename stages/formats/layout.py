@@ -11,7 +11,7 @@ from stages.config.schema import Source
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected, is_whole
-from stages.formats.columns import ChangesMeaning, Path, at, resolved, tops, unread
+from stages.formats.columns import ChangesMeaning, Path, at, resolved, strangers, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.files import Table
 from stages.formats.format import Format, Said
@@ -53,6 +53,7 @@ class Layout:
     given: Mapping[str, Path | None]
     asks: bool = False  # only for what was asked
     known: dict[tuple[str, ...], dict[str, Path]] = field(default_factory=dict)
+    strange: dict[tuple[str, ...], dict[str, bool]] = field(default_factory=dict)
 
     def paths(self, row: dict[str, Any]) -> dict[str, Path]:
         """The columns of a row by role: those of the first rows, and others that only some rows have."""
@@ -88,9 +89,13 @@ class Layout:
         Raises:
             ChangesMeaning: where one of them changes what the row means.
         """
+        paths = self.paths(row)
         dropped = [column for column, path in self.given.items() if path is None]
-        decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
-        return unread(row, self.paths(row), dropped, decided, isinstance(self.format, Texts))
+        if (strange := self.strange.get(columns := tuple(row))) is None:
+            decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
+            strange = strangers(columns, paths, dropped, decided, isinstance(self.format, Texts))
+            self.strange[columns] = strange
+        return unread(row, strange, paths, dropped)
 
     def told(self) -> str:
         """`{prompt: instruction, completion: output}`: what `columns` would say."""

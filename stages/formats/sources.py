@@ -23,18 +23,23 @@ SHOWN = 100  # characters of a turn
 
 @dataclass
 class Found:
-    """What there was in a source: rows, the place of the last one, those that cannot be used, how many were left out;
-    how many are unwanted and why, and those of them to be kept apart; the columns that nothing reads; and for every
-    file lines of what was read as what."""
+    """What there was in a source: rows, the last one, those that cannot be used, how many were left out; how many are
+    unwanted and why, and those of them to be kept apart; the columns that nothing reads; and for every file lines of
+    what was read as what."""
 
     rows: int = 0
-    place: str = ""
+    last: Row | None = None
     bad: list[Row] = field(default_factory=list)
     left_out: int = 0
     unwanted: Counter[str] = field(default_factory=Counter)
     apart: list[Row] = field(default_factory=list)
     unused: dict[str, None] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """Where the last row lies."""
+        return f"{self.last.file}:{self.last.line}" if self.last else ""
 
     @property
     def made(self) -> int:
@@ -80,12 +85,13 @@ def of_table(
     before, first = found.rows, None
     for row in table.rows():
         found.rows += 1
-        found.place = f"{row.file}:{row.line}"
+        found.last = row
         try:
             if row.error:
                 raise row.error
             said = said_by(row.value)
-            found.unused |= dict.fromkeys(layout.unread(row.value) if layout else ())
+            if layout and (columns := layout.unread(row.value)):
+                found.unused.update(dict.fromkeys(columns))
             made = made_of(said)
         except ChangesMeaning as error:
             raise UserError(f"{row.file}: line {row.line}: {error}. {way_out(key, error.column)}") from error

@@ -14,17 +14,22 @@ from stages.config.choices import Adapter, Command, Demonstrations, DPOReference
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Config, Data, Label, Source
 from stages.pipeline.pool import candidates
+from stages.pipeline.sources import with_sources
 from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
+VERSIONS = {"base": 5, "source": 1, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
 VERSIONS |= {"reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
 
-NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
+NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
 NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
 NEXT |= {"reward": "report", "eval": "report"}
 
+WHY_NONE = {  # nodes of a stage
+    Target.select: "sft.demonstrations=selected and control=true have one",
+    Target.source: "data.sources names none",
+}
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
 
@@ -35,13 +40,15 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
         block, digests = pinning.pin(block, cache)
         return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
-    roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
+    roots = {"base": node("base", cfg.model), **with_sources("data", cfg.data, node)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
         held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
-        roots = {"outside": node("data", Data(None, held_out, cfg.data.max_bad, of="outside")), **roots}
+        given = Data(None, held_out, max_bad=cfg.data.max_bad, of="outside")
+        roots = {**with_sources("outside", given, node), **roots}
     if cfg.eval.retention:
         texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
-        roots = {"retained": node("data", Data(None, texts, cfg.data.max_bad, of="eval.retention")), **roots}
+        given = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
+        roots = {**with_sources("retained", given, node), **roots}
     if cfg.sft.demonstrations is Demonstrations.selected:  # seeds share it, as they share the base
         roots |= demonstrations(cfg, node, roots["base"], roots["data"])
     others = dict[str, Node]()
@@ -172,8 +179,6 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     mine = [node for node in nodes.values() if node.stage == cfg.stage]
     found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
     if not found:
-        why = "sft.demonstrations=selected and control=true have one"
-        if cfg.stage != Target.select:
-            why = f"label={cfg.label.labeler} needs none"
+        why = WHY_NONE.get(cfg.stage, f"label={cfg.label.labeler} needs none")
         raise UserError(f"this configuration has no {cfg.stage} stage: {why}.")
     return found

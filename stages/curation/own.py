@@ -1,0 +1,46 @@
+"""`data.own`: task families of the user's, or a function that says what a row says."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.config.schema import Own
+from stages.formats.format import Said
+from stages.formats.turns import message, split_off_answer, text
+from stages.store import parts
+from stages.store.work import Work
+from stages.tasks.generate import Family, apart
+
+KEY = "data.own"
+
+
+def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Said] | None]:
+    """The user's task families, or the function of the user's that says what a row says, as `own` names one.
+
+    Raises:
+        UserError: where it names neither.
+    """
+    if not own:
+        return {}, None
+    with apart() as families:
+        found = parts.load(own, KEY, out.path)
+    if own.name in families or not callable(found):
+        if own.options or own.name not in families:
+            raise UserError(
+                f"data.own.name={own.name} must be a task family, without options, or a function of a row."
+            )
+        return families, None
+    parts.fitting(own, KEY, found, {})
+
+    def said(row: Any) -> Said:
+        given = found(row, **own.options)
+        turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
+        if not isinstance(turns, list):
+            raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
+        if not turns:  # plain text
+            return Said([], [text(answer, "")])
+        last = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
+        messages, reply = split_off_answer([message(turn, "messages") for turn in turns] + last)
+        return Said(messages, [] if reply is None else [reply])
+
+    return {}, said
