@@ -1,8 +1,8 @@
 """Stage `data`: examples in four splits (sft, preference, validation, test) that share no prompt.
 
 Knows no model. A prompt belongs to the split that took it first, and they take in this order: generated tests, the
-other generated splits, then the sources as they are listed. Each source is a node of its own (`source`), where its rows
-were read; here is decided which of them stay, and how often they come.
+other generated splits, then the sources as they are listed. Each source is a node of its own (`source`), where its
+rows were read; here is decided which of them stay, and how often they come.
 """
 
 from collections import Counter
@@ -22,6 +22,7 @@ from stages.curation.joining import Taken, gathered
 from stages.curation.mixing import amounts
 from stages.curation.own import KEY, own_part
 from stages.curation.part import Part
+from stages.formats.row import Unwanted
 from stages.formats.sources import keep_apart
 from stages.store import parts
 from stages.store.records import Example, in_tables, save_tables
@@ -85,7 +86,7 @@ def join(cfg: Data, examples: list[Example], files: list[Path], out: Work) -> tu
     passes = gate(Audit(actions)) if actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
         part = Part.of(source, file, np.arange(len(rows.ids))[rows.parts[i]], taken, passes)
-        keep_apart([row for row in part.unwanted if row.error.kept], out)
+        keep_apart([row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.kept], out)
         if part.copies:
             again = " (it is listed before)" if file in files[:i] else ""
             told = f"{part.copies} of {len(part.rows)} rows are left out, because their prompt came before"

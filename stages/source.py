@@ -43,10 +43,11 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     quarantine(found.bad, found.rows, cfg.max_bad, out)
     keep_apart(found.apart, out)
     if not found.made:
-        raise UserError(f"{cfg.key}={cfg.source.path}: none of its rows can be used, or its splits leave all of them out.")
+        reason = "none of its rows can be used, or its splits leave all of them out"
+        raise UserError(f"{cfg.key}={cfg.source.path}: {reason}.")
     tell_unused(cfg.source.path, [*found.unused], out)
-    if found.unwanted:
-        out.say(f"{cfg.of}: taken out by data.audit: {', '.join(f'{n} {code}' for code, n in found.unwanted.most_common())}")
+    if taken_out := ", ".join(f"{count} {code}" for code, count in found.unwanted.most_common()):
+        out.say(f"{cfg.of}: taken out by data.audit: {taken_out}")
     told = {
         "quarantined": (len(found.bad), "rows in quarantine.jsonl"),
         "left_out": (found.left_out, "rows left out by their splits or labels"),
@@ -65,12 +66,12 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 def examples(cfg: OneSource, own: Callable[[Any], Said] | None, found: Found) -> Iterator[SourceRow]:
     """The examples of a source, but for rows that the audit does not let pass."""
     source, passes = cfg.source, gate(cfg.audit)
-    name = Path(source.path).name
+    name, shares = Path(source.path).name, source.shares
 
     def example(said: Said) -> SourceRow | None:
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)
-        split = split_of(prompt, source)
+        split = split_of(prompt, shares)
         if split in NEED_AN_ANSWER and answer is None:
             raise BadRow("", "no assistant turn to learn from")
         if split not in NEED_AN_ANSWER and not messages:
@@ -85,9 +86,6 @@ def examples(cfg: OneSource, own: Callable[[Any], Said] | None, found: Found) ->
             return None
         passes(said, split, found.place)
         checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else []
-        row = found.last
-        return SourceRow(
-            prompt, messages, answer, name, name, split, kind=name, checks=checks, file=row.file, line=row.line
-        )
+        return SourceRow(prompt, messages, answer, name, name, split, name, "seen", "", checks, *found.at)
 
     return convert(source, cfg.key, example, wanted(source), found, own)

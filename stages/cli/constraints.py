@@ -25,7 +25,8 @@ from stages.config.errors import UserError, one_of
 from stages.config.schema import SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
 from stages.store import parts
 
-OF_PROMPTS = ("task", "documents", "rows", "check", "splits")  # keys of a source that preferences do not have
+# Keys of a source that preferences do not have.
+OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
 
 
 def refuse(cfg: Config) -> None:
@@ -59,6 +60,7 @@ def refuse(cfg: Config) -> None:
         raise UserError("data.audit.actions.contaminated: by what? data.audit.against=[{path: FILE}] says it.")
     for i, source in enumerate(cfg.data.sources):
         shared_out(f"data.sources[{i}].splits", source.splits)
+    mixed(cfg)
     for key, read in [*sources(cfg), ("label", cfg.label)]:
         one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
         if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
@@ -111,6 +113,26 @@ def shared_out(key: str, splits: dict[str, float]) -> None:
         raise UserError(f"{key}={splits}: each is a share from 0 to 1, and all together no more than 1.")
     if splits and not any(shares):
         raise UserError(f"{key}={splits}: no row of the source would be used. Leave the source out, or raise a share.")
+
+
+def mixed(cfg: Config) -> None:
+    """What sources bring for sft: all by weight or none, and only those that bring something."""
+    sources_of_data = {f"data.sources[{i}]": source for i, source in enumerate(cfg.data.sources)}
+    to_learn = {key: source for key, source in sources_of_data.items() if source.shares.get(Split.sft)}
+    weighed = [key for key, source in to_learn.items() if source.weight]
+    for key, source in sources(cfg):
+        for name in ("weight", "epochs"):
+            if isinstance(source, Source) and vars(source)[name] and key not in to_learn and key != "reward.source":
+                raise UserError(f"{key}.{name} is for rows that SFT learns from, and this source brings none.")
+    if weighed and len(weighed) < len(to_learn):
+        lacking = next(key for key in to_learn if key not in weighed)
+        raise UserError(f"{lacking}.weight is missing: {weighed[0]} has one, and shares are of all sources for sft.")
+    mixture = cfg.data.mixture
+    if (mixture.cap or mixture.quotas) and not to_learn:
+        raise UserError("data.mixture mixes rows of data.sources for sft, and there are none.")
+    one_of("data.mixture.quotas", mixture.quotas, sorted({source.of_task for source in to_learn.values()}))
+    if fewest := [task for task, quota in mixture.quotas.items() if quota < 1]:
+        raise UserError(f"data.mixture.quotas.{fewest[0]} must be at least 1. To have no row of it, leave it out.")
 
 
 def given(cfg: Config) -> None:

@@ -44,7 +44,7 @@ def gathered(generated: Sequence[Example], files: Sequence[Path]) -> Rows:
     parts = [slice(*ends[i : i + 2]) for i in range(len(files))]
     _, number, times = np.unique(found, return_inverse=True, return_counts=True)
     again, pairs = times[number] > 1, found.copy()
-    for i in np.flatnonzero(again[: len(generated)]):
+    for i in np.flatnonzero(again[: len(generated)]).tolist():
         pairs[i] = int(content_id(generated[i].id, generated[i].reference), 16)
     for file, part in zip(files, parts, strict=True):
         add_pairs(pairs[part], again[part], file)

@@ -17,11 +17,14 @@ from stages.formats.row import Row, Unwanted
 from stages.store.columns import schema_of
 from stages.store.records import GROUP, Example, SourceRow, content_id, stream
 
+NOTHING = Amount(0, 0)
+
 
 @dataclass
 class Part:
-    """`rows` are the places of all its rows among all, `drawn` those that may come. Left out are `unwanted` rows, which
-    the audit takes out, `copies` of earlier ones, and what `rows` of the source leaves over."""
+    """`rows` are the places of all its rows among all, `drawn` those that may come, `amount` how many for sft do. Left
+    out are `unwanted` rows, which the audit takes out, `copies` of earlier ones, and what `rows` of the source leaves
+    over."""
 
     source: Source
     file: Path
@@ -30,7 +33,7 @@ class Part:
     unwanted: list[Row]
     copies: int
     left_over: int
-    amount: Amount = Amount(0, 0)
+    amount: Amount = NOTHING
 
     @classmethod
     def of(

@@ -5,6 +5,7 @@ Of those that nothing reads, one that changes what the row means is refused by n
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from stages.config.errors import UserError
@@ -93,44 +94,50 @@ def at(value: Any, path: Path) -> Any:
     return at(value, rest) if rest and value is not None else value
 
 
-def strangers(
-    columns: Collection[str],
-    paths: Mapping[str, Path],
-    dropped: Collection[str],
-    decided: Collection[str],
-    texts: bool,
-) -> dict[str, bool]:
-    """The columns that no role reads, and whether each would change what a row means. Those that the user `dropped`
-    count as read; of roles that the user gave to another column the names are `decided`, and change nothing. `texts`:
-    the rows are running text."""
-    known = {column for path in paths.values() for column in tops(path)} | {*dropped}
-    found = {}
-    for column in columns:
-        if column not in known:
-            name = normal(column)
-            changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
-            beside = not texts or BESIDE_A_TEXT & set(name.split("_"))
-            found[column] = name not in decided and bool(changing or not beside)
-    return found
+@dataclass(frozen=True)
+class Beside:
+    """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
+    each would change what a row means; where `turns` are, and which keys of these the user `dropped`."""
+
+    columns: Mapping[str, bool]
+    turns: Collection[str]
+    dropped: Collection[str]
+
+    @classmethod
+    def of(
+        cls,
+        columns: Collection[str],
+        paths: Mapping[str, Path],
+        dropped: Collection[str],
+        decided: Collection[str],
+        texts: bool,
+    ) -> "Beside":
+        """Columns that the user dropped count as read; of roles that the user gave to another column the names are
+        `decided`, and change nothing. `texts`: the rows are running text."""
+        known = {column for path in paths.values() for column in tops(path)} | {*dropped}
+        found = {}
+        for column in columns:
+            if column not in known:
+                name = normal(column)
+                changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
+                foreign = texts and not BESIDE_A_TEXT & set(name.split("_"))
+                found[column] = name not in decided and bool(changing or foreign)
+        return cls(found, [path for role in TURNS if isinstance(path := paths.get(role), str)], dropped)
 
 
-def unread(
-    row: Mapping[str, Any], strange: Mapping[str, bool], paths: Mapping[str, Path], dropped: Collection[str]
-) -> list[str]:
-    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. `strange` are
-    its `strangers`.
+def unread(row: Mapping[str, Any], beside: Beside) -> list[str]:
+    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`.
 
     Raises:
         ChangesMeaning: where one of them changes what the row means.
     """
-    found = [column for column in strange if says(column, row[column], 1)]
+    found = [column for column in beside.columns if says(column, row[column], 1)]
     for column in found:
-        if strange[column]:
+        if beside.columns[column]:
             raise ChangesMeaning(column)
-    for role in TURNS:
-        path = paths.get(role)
-        if isinstance(path, str) and isinstance(turns := at(row, path), list | dict):
-            found += [f"{path}.{key}" for key in of_turns(turns, path, dropped)]
+    for path in beside.turns:
+        if isinstance(turns := at(row, path), list | dict):
+            found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped)]
     return found
 
 

@@ -11,7 +11,7 @@ from stages.config.schema import Source
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected, is_whole
-from stages.formats.columns import ChangesMeaning, Path, at, resolved, strangers, tops, unread
+from stages.formats.columns import Beside, ChangesMeaning, Path, at, resolved, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.files import Table
 from stages.formats.format import Format, Said
@@ -53,7 +53,7 @@ class Layout:
     given: Mapping[str, Path | None]
     asks: bool = False  # only for what was asked
     known: dict[tuple[str, ...], dict[str, Path]] = field(default_factory=dict)
-    strange: dict[tuple[str, ...], dict[str, bool]] = field(default_factory=dict)
+    beside: dict[tuple[str, ...], Beside] = field(default_factory=dict)
 
     def paths(self, row: dict[str, Any]) -> dict[str, Path]:
         """The columns of a row by role: those of the first rows, and others that only some rows have."""
@@ -89,13 +89,12 @@ class Layout:
         Raises:
             ChangesMeaning: where one of them changes what the row means.
         """
-        paths = self.paths(row)
-        dropped = [column for column, path in self.given.items() if path is None]
-        if (strange := self.strange.get(columns := tuple(row))) is None:
+        if (beside := self.beside.get(columns := tuple(row))) is None:
+            dropped = [column for column, path in self.given.items() if path is None]
             decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
-            strange = strangers(columns, paths, dropped, decided, isinstance(self.format, Texts))
-            self.strange[columns] = strange
-        return unread(row, strange, paths, dropped)
+            beside = Beside.of(columns, self.paths(row), dropped, decided, isinstance(self.format, Texts))
+            self.beside[columns] = beside
+        return unread(row, beside)
 
     def told(self) -> str:
         """`{prompt: instruction, completion: output}`: what `columns` would say."""
@@ -175,8 +174,7 @@ def fits(layout: Layout, row: dict[str, Any]) -> bool:
 
 def values_of(row: dict[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
     """What a row says by role, where it says something."""
-    found = {role: at(row, path) for role, path in paths.items()}
-    return {role: value for role, value in found.items() if not empty(value)}
+    return {role: value for role, path in paths.items() if not empty(value := at(row, path))}
 
 
 def unknown(table: Table, source: Source, block: str, columns: list[str], wanted: Wanted) -> UserError:

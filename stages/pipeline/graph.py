@@ -22,11 +22,11 @@ from stages.store.node import Node
 VERSIONS = {"base": 5, "source": 1, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
 VERSIONS |= {"reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
 
-NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
-NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
+NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
+NEXT |= {"pool": "label", "label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
 NEXT |= {"reward": "report", "eval": "report"}
 
-WHY_NONE = {  # nodes of a stage
+WHY_NONE: dict[str, str] = {  # nodes of a stage
     Target.select: "sft.demonstrations=selected and control=true have one",
     Target.source: "data.sources names none",
 }

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from stages.config.choices import OF_ROWS_AMONG_ROWS
 from stages.config.schema import Data, OneSource, Source

@@ -10,17 +10,17 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pyarrow as pa
 
 PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-Int32, Float32 = Annotated[int, pa.int32()], Annotated[float, pa.float32()]
+Int32 = Annotated[int, pa.int32()]
+Float32 = Annotated[float, pa.float32()]
 
 
-@cache
-def schema_of(kind: type) -> pa.Schema:
+def schema_of(kind: Any) -> pa.Schema:
     """A column for every field."""
     return pa.schema([(name, arrow(hint)) for name, hint in hints(kind).items()])
 
 
 @cache
-def hints(kind: type) -> dict[str, Any]:
+def hints(kind: Any) -> dict[str, Any]:
     known = get_type_hints(kind, include_extras=True)
     return {each.name: known[each.name] for each in fields(kind)}
 
@@ -40,7 +40,7 @@ def arrow(hint: Any) -> pa.DataType:
     return pa.struct(list(schema_of(hint))) if is_dataclass(hint) else PLAIN[hint]
 
 
-def table_of(records: Sequence[Any], kind: type) -> pa.Table:
+def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
     columns = []
     for name, hint in hints(kind).items():
         values = [getattr(record, name) for record in records]
@@ -50,7 +50,7 @@ def table_of(records: Sequence[Any], kind: type) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema_of(kind))
 
 
-def records_of(table: pa.Table | pa.RecordBatch, kind: type) -> list[Any]:
+def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
     """The records of a table that `table_of` made; what a field's default says is where an older one has no column."""
     names, columns = table.schema.names, []
     for name in names:

@@ -19,7 +19,8 @@ from stages.store.columns import Float32, Int32, records_of, schema_of, table_of
 from stages.store.kept import WRONG_SHAPE, Damaged
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
-GROUP = 10_000  # rows that are read and written at a time
+GROUP = 10_000  # rows that are written at a time
+PIECE = 200  # records that are held at a time, on their way into a table or out of it
 AND = " + "  # between the kinds of constraint that a task names
 ENCODE = json.JSONEncoder(sort_keys=True).encode
 
@@ -55,7 +56,6 @@ class Example:
     group: str = "seen"
     request: str = ""
     checks: list[Check] = field(default_factory=list)
-
 
     @property
     def tasks(self) -> list[str]:
@@ -95,7 +95,6 @@ class Candidate:
     logprob: float | None
     n_tokens: Int32
     tokenizer: str | None = None
-
 
     @classmethod
     def of_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
@@ -189,10 +188,18 @@ def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
     save_tables(path, in_tables(records, kind), kind)
 
 
-def in_tables(records: Iterable[Record], kind: type[Record]) -> Iterator[pa.Table]:
+def in_tables(records: Iterable[Any], kind: type[Record]) -> Iterator[pa.Table]:
+    """Records as tables of a group of rows. Few are held at a time: the garbage collector walks through all objects
+    that stay, again and again."""
     waiting = iter(records)
-    while rows := list(islice(waiting, GROUP)):
-        yield table_of(rows, kind)
+
+    def pieces() -> Iterator[pa.Table]:
+        while rows := list(islice(waiting, PIECE)):
+            yield table_of(rows, kind)
+
+    made = pieces()
+    while tables := list(islice(made, -(-GROUP // PIECE))):
+        yield pa.concat_tables(tables)
 
 
 def save_tables(path: Path, tables: Iterable[pa.Table], kind: type[Record]) -> None:
@@ -213,7 +220,7 @@ def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
     """As `load`, a group of rows at a time."""
     try:
         with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(GROUP):
+            for batch in table.iter_batches(PIECE):
                 yield from records_of(batch, kind)
     except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
         raise Damaged(path, error) from error

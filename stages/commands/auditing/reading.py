@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 
 from stages.config.choices import Split
-from stages.config.schema import Data, Source
+from stages.config.schema import Source
 from stages.curation.audit import Auditor, ends_of, request_of
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
@@ -62,8 +62,8 @@ class Looked:
 
 def sources_of(nodes: dict[str, Node]) -> list[Looked]:
     """What stage=data reads, and the preference set that stage=label does."""
-    data: Data = nodes["data"].config
-    looked = [Looked(data.key(i), source, wanted(source)) for i, source in enumerate(data.sources)]
+    read = [source.config for source in nodes["data"].inputs.values()]
+    looked = [Looked(each.key, each.source, wanted(each.source)) for each in read]
     label = nodes["label"].config
     return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
 
@@ -100,7 +100,7 @@ def rows(of: Looked) -> Iterator[tuple[Said, str]]:
         if of.wanted is Wanted.preferences:
             return said, Split.preference
         answer = said.answers[0] if len(said.answers) == 1 else None
-        split = split_of(prompt_of(said.messages, answer), of.source)
+        split = split_of(prompt_of(said.messages, answer), of.source.shares)
         return (said, split) if split else None
 
     return convert(of.source, of.key, placed, of.wanted, of.found)
