@@ -11,8 +11,8 @@ from stages.store.store import Store
 
 
 class Contribution(NamedTuple):
-    """Of a source: `rows` for sft that it has, and how many come (`total`); None where nobody has read it yet. `exact`:
-    those that earlier sources have are left out already."""
+    """Of a source: `rows` for sft that it has, and how many come (`total`); None where nobody has read it yet. Where
+    it is `exact`, those that earlier sources have are left out already."""
 
     name: str
     rows: int | None
