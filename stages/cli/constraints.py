@@ -119,10 +119,10 @@ def given(cfg: Config) -> None:
         raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
     if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
-    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is not Demonstrations.selected:
+    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is Demonstrations.given:
         raise UserError(
             f"data.tasks.open_sft={cfg.data.tasks.open_sft}: open requests have no reference answers to learn from. "
-            "sft.demonstrations=selected has the base answer them, and keeps what passes."
+            "sft.demonstrations=null has the base answer them, and keeps what passes."
         )
     if cfg.sft.demonstrations is Demonstrations.selected and (cfg.label.brings_pool or not cfg.sft.train):
         reason = "label=dataset judges no answers" if cfg.label.brings_pool else "sft=none trains nothing"

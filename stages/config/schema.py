@@ -287,7 +287,7 @@ class Training:
 @dataclass
 class SFT(Training):
     train: bool = MISSING
-    demonstrations: Demonstrations | None = None  # null: given
+    demonstrations: Demonstrations | None = None  # null: selected where data.tasks.open_sft asks something
     control: bool | None = computed(None)  # set by the pipeline: on chosen completions, from SFT
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
@@ -681,6 +681,13 @@ class Config:
         what it learns from."""
         rewarded = self.stage == Target.reward or self.reward.source.path
         return {"sft": self.sft, "dpo": self.dpo} | ({"reward": self.reward} if rewarded else {})
+
+    @property
+    def selects(self) -> bool:
+        """Whether the base answers the prompts that nobody has answered, for SFT to learn from its best."""
+        if self.sft.demonstrations is None:
+            return self.sft.train and bool(self.data.tasks and self.data.tasks.open_sft)
+        return self.sft.demonstrations is Demonstrations.selected
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:

@@ -12,7 +12,7 @@ from typing import Any
 from stages.config import trl_arguments
 from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, Role, Split, Target
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Config, Data, Label, Source
+from stages.config.schema import SFT, Config, Data, Endpoint, Label, Source
 from stages.pipeline.pool import candidates
 from stages.store import pinning
 from stages.store.node import Node
@@ -42,7 +42,7 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     if cfg.eval.retention:
         texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
         roots = {"retained": node("data", Data(None, texts, cfg.data.max_bad, of="eval.retention")), **roots}
-    if cfg.sft.demonstrations is Demonstrations.selected:  # seeds share it, as they share the base
+    if cfg.selects:  # seeds share it, as they share the base
         roots |= demonstrations(cfg, node, roots["base"], roots["data"])
     others = dict[str, Node]()
     for seed in cfg.seeds:
@@ -56,11 +56,18 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
 
 
 def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Node) -> dict[str, Node]:
-    """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept."""
+    """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept.
+    Generated requests have checks, whoever samples and labels the preferences; unless it is asked for, nothing else
+    judges here, and no endpoint answers."""
+    label, sample = cfg.label, cfg.sample
+    if cfg.sft.demonstrations is None:
+        label = Label("verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
+        if sample.sampler == "openai":
+            sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
     drawn = {name: getattr(cfg.select, name) for name in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    asked = replace(cfg.sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
+    asked = replace(sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
     pool = node("sample", asked, policy=base, data=data)
-    judged = node("label", cfg.label, pool=pool)
+    judged = node("label", label, pool=pool)
     return {"sample_base": pool, "label_base": judged, "select": node("select", cfg.select, judged=judged, data=data)}
 
 
@@ -75,7 +82,8 @@ def chain(
     **_: Node,
 ) -> dict[str, Node]:
     """From SFT to the evaluation, with one seed."""
-    sft = policy = node("sft", cfg.sft, base=base, data=select or data)
+    learnt = Demonstrations.selected if select else Demonstrations.given
+    sft = policy = node("sft", replace(cfg.sft, demonstrations=learnt), base=base, data=select or data)
     frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
     scoring = replace(cfg.reference, weights=cfg.dpo.held, forward=cfg.dpo.forward)
     nodes = {"sft": sft}
@@ -172,7 +180,7 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     mine = [node for node in nodes.values() if node.stage == cfg.stage]
     found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
     if not found:
-        why = "sft.demonstrations=selected and control=true have one"
+        why = "data.tasks.open_sft, sft.demonstrations=selected and control=true have one"
         if cfg.stage != Target.select:
             why = f"label={cfg.label.labeler} needs none"
         raise UserError(f"this configuration has no {cfg.stage} stage: {why}.")
