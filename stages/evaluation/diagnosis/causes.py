@@ -1,8 +1,9 @@
 """What was given to DPO: the model it starts from, labels, pairs, settings, and how much of each. In the order of the
 pipeline, so that of two that are as far out the earlier comes first: it may have caused the later.
 
-"The demo" are this project's own runs: three seeds and two machines (docs/results.md), and what was tried on the way
-to its settings (docs/tuning.md).
+"The demo" are this project's own runs of 21 November 2026, as the page says: three seeds in bf16 (docs/results.md,
+"The demo over three seeds") and one on another machine, and what was tried on the way to its settings
+(docs/tuning.md). Three of its short tasks changed sides since.
 """
 
 from collections import Counter
