@@ -10,7 +10,7 @@ from collections import Counter
 from math import sqrt
 
 from stages.evaluation.diagnosis.evidence import Evidence
-from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
+from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
 from stages.tasks.checks import share_passed
 
 ENOUGH = 8  # pairs to tell a share from a coin's
@@ -145,7 +145,7 @@ def near_the_line(run: Evidence) -> Finding | None:
 def learning_rate(run: Evidence) -> Finding:
     steps, times = run.dpo["steps"], 1 if run.settings["adapter"] == "none" else ADAPTERS
     low, high = (times * reach / steps for reach in REACH)
-    usual = f"dpo.learning_rate={sqrt(low * high):.0e} for {steps} steps"
+    usual = f"dpo.learning_rate={written('{:.0e}', sqrt(low * high))} for {steps} steps"
     return Finding(
         "learning rate",
         run.settings["learning_rate"],
