@@ -39,7 +39,8 @@ RISE = 0.05  # of the validation loss: more of it than this, and than its noise,
 
 
 def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `model/` with its contract, and `token_example.json`; with an adapter, `adapter/` too.
+    """Publish `model/` with its contract, `token_example.json`, and `held_out.json` with the loss of every validation
+    row; with an adapter, `adapter/` too.
 
     Raises:
         ContractError: where the template cannot keep the contract.
@@ -85,8 +86,11 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     whole = {row["id"] for row in validation_rows}
     samples = Samples(trainer, cfg, [e.messages for e in validation if e.id in whole], terms, out)
     train(trainer, cfg, out, best, samples, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
+    losses: list[float] = []
     if best.found:
-        compare(Course(trainer), int(best.found["step"]), len(validation_rows), cfg, out)
+        course, step = Course(trainer), int(best.found["step"])
+        compare(course, step, len(validation_rows), cfg, out)
+        losses = course.row_losses(step)
     else:
         save_trained(trainer, best.folder)
     if not out.main:
@@ -96,6 +100,9 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     publish(best.folder, cfg, out, base, frozen)
     terms.save(out / "model")
     show_tokens(example, terms, out / "token_example.json")
+    # Several processes may evaluate the first rows again, after the last.
+    by_row = [{"id": row["id"], "loss": loss} for row, loss in zip(validation_rows, losses, strict=False)]
+    (out / "held_out.json").write_text(json.dumps(by_row))
     figures = {"steps": trainer.state.global_step, **best.found}
     seen = turns.seen(trainer.state.global_step)
     trained_tokens = sum(label != IGNORED for i in seen for label in rows[i]["labels"])
