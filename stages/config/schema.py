@@ -19,6 +19,7 @@ from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
     Checkpointing,
+    Command,
     Demonstrations,
     DPOReference,
     ExportFormat,
@@ -539,6 +540,15 @@ class Pairs:
 
 
 @dataclass
+class Unpaired:
+    """KTO's rows: from which score on a completion is desirable. Preferences need no threshold."""
+
+    threshold: float = share()
+    unfinished: Unfinished = MISSING
+    validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
+
+
+@dataclass
 class Reference:
     precision: Precision = MISSING
     weights: Weights = computed(Weights.fp32)  # these two set by the pipeline: as DPO holds and runs the policy
@@ -659,6 +669,7 @@ class Config:
     label: Label = field(default_factory=Label)
     select: Select = field(default_factory=Select)
     pairs: Pairs = field(default_factory=Pairs)
+    unpaired: Unpaired = field(default_factory=Unpaired)
     control: bool = MISSING
     control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
@@ -681,6 +692,12 @@ class Config:
         what it learns from."""
         rewarded = self.stage == Target.reward or self.reward.source.path
         return {"sft": self.sft, "dpo": self.dpo} | ({"reward": self.reward} if rewarded else {})
+
+    @property
+    def unpaired_wanted(self) -> bool:
+        """Whether labels of single completions are asked for: nothing else of the chain reads them."""
+        published = self.stage == Command.export and self.export.format is ExportFormat.dataset
+        return self.stage == Target.unpaired or published
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:

@@ -19,11 +19,11 @@ from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
 VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
-VERSIONS |= {"reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
+VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
 
 NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
 NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
-NEXT |= {"reward": "report", "eval": "report"}
+NEXT |= {"unpaired": "pairs", "reward": "report", "eval": "report"}
 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
@@ -90,6 +90,8 @@ def chain(
             made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
             pool = [*made.values()][-1]
             judged = node("label", cfg.label, pool=pool, **by)
+        if cfg.unpaired_wanted:
+            made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
         pairs = node("pairs", cfg.pairs, judged=judged)
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
         reference = node("reference", scoring, reference=anchor, pairs=pairs)
