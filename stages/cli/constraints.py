@@ -70,7 +70,8 @@ def refuse(cfg: Config) -> None:
     for name, block in cfg.trained.items():
         trl_arguments.refuse(name, block)
     amounts.refuse(cfg)
-    if cfg.stage == Command.export and cfg.export.format is ExportFormat.hub:
+    pushes = cfg.export.format is ExportFormat.hub or (cfg.export.format is ExportFormat.dataset and cfg.export.repo)
+    if cfg.stage == Command.export and pushes:
         pushed(cfg.export)
 
 
@@ -253,7 +254,9 @@ def pushed(cfg: Export) -> None:
     """What a push needs to be told, before anything is built for it."""
     if not cfg.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
-    if cfg.model is Role.base:
+    if cfg.format is ExportFormat.hub and cfg.model is Role.base:
         raise UserError("export.model=base was not made here, so it is not pushed: the others are.")
     if not os.environ.get("HF_TOKEN"):
-        raise UserError("export.format=hub needs a token that may write: set HF_TOKEN in the environment.")
+        raise UserError(
+            f"export.format={cfg.format} pushes with a token that may write: set HF_TOKEN in the environment."
+        )

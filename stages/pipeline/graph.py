@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
-from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, Role, Split, Target
+from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, ExportFormat, Role, Split, Target
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Config, Data, Label, Source
 from stages.pipeline.pool import candidates
@@ -161,9 +161,18 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return other
 
 
+def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """What a dataset is made of: pairs and labels of single completions of every round, and what SFT learns from."""
+    rounds = [f"_{r + 1}" for r in range(cfg.rounds - 1)] + [""]
+    found = [nodes[f"{name}{which}"] for which in rounds for name in ("pairs", "unpaired")]
+    return found + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
+
+
 def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """The nodes that `stage` asks for: its own, or the models that it uses."""
     models = evaluated(nodes)
+    if cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset:
+        return published(cfg, nodes)
     if cfg.stage == Command.chat and cfg.chat.side_by_side:
         return list(models.values())
     if cfg.stage in (Command.chat, Command.export):
