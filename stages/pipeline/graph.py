@@ -13,6 +13,7 @@ from stages.config import trl_arguments
 from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, ExportFormat, Role, Split, Target
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Config, Data, Label, Source
+from stages.pipeline.labels import labels
 from stages.pipeline.pool import candidates
 from stages.store import pinning
 from stages.store.node import Node
@@ -89,7 +90,8 @@ def chain(
         else:
             made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
             pool = [*made.values()][-1]
-            judged = node("label", cfg.label, pool=pool, **by)
+            made |= labels(cfg.label, node, pool, **by)
+            judged = made["label"]
         if cfg.unpaired_wanted:
             made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
         pairs = node("pairs", cfg.pairs, judged=judged)
