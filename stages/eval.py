@@ -26,7 +26,8 @@ from stages.evaluation.outcomes import (
     verdict,
 )
 from stages.models.loading import device_of
-from stages.store.records import Example, Outcome, Pair, load, save
+from stages.store.outcome import Outcome
+from stages.store.records import Example, Pair, load, save
 from stages.store.work import Work
 
 # The first that has prompts.

@@ -14,6 +14,7 @@ from stages.evaluation.diagnosis.ranking import diagnose
 from stages.pages import changes, figures, labels, seeds, settings, words
 from stages.pages.environment import environment
 from stages.pages.headline import Headline
+from stages.pages.rewards import of_reward
 from stages.pages.samples import strips
 from stages.pages.side_by_side import side_by_side
 from stages.store.kept import having, load_json
@@ -42,7 +43,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     confidence = nodes["eval"]["settings"]["confidence"]
     sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}
     samples = strips(inputs, nodes, models)
-    sections |= {"samples": samples, "tokens": tokens.exists()}
+    reward = of_reward(nodes)
+    sections |= {"samples": samples, "tokens": tokens.exists(), "reward": reward}
     absent = {name for name, there in sections.items() if not there}
     page = environment().get_template("page.html.jinja")
     html = page.render(
@@ -70,6 +72,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],
         pair=pairs[0],
+        reward=reward,
         why=why,
         warnings=[(role, warning) for role, m in nodes.items() for warning in m["warnings"]],
         lineage=lineage,

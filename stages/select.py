@@ -12,6 +12,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Select
 from stages.curation import rules
 from stages.curation.mending import mended
+from stages.pairing.held_out import held_out
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -91,8 +92,7 @@ def best(cfg: Select, judged: Path) -> tuple[list[Example], Counter[str]]:
 
 def demonstration(prompt: Example, answer: Candidate, source: str, cfg: Select) -> Example:
     """The prompt with this answer, held out for the validation loss or not."""
-    held_out = int(content_id("held out", prompt.id)[:8], 16) / 2**32 < cfg.validation_fraction
-    split = Split.validation if held_out else Split.sft
+    split = Split.validation if held_out(prompt.id, cfg.validation_fraction) else Split.sft
     return replace(prompt, reference=answer.text.strip(), source=source, split=split)
 
 

@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, pools
+from stages.cli import amounts, endpoints, ensembles, pools
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
     AUDIT_ACTIONS,
@@ -36,6 +36,7 @@ def refuse(cfg: Config) -> None:
     together(cfg)
     one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
     pools.refuse(cfg)
+    ensembles.refuse(cfg)
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
     endpoints.refuse(cfg)
@@ -70,7 +71,8 @@ def refuse(cfg: Config) -> None:
     for name, block in cfg.trained.items():
         trl_arguments.refuse(name, block)
     amounts.refuse(cfg)
-    if cfg.stage == Command.export and cfg.export.format is ExportFormat.hub:
+    pushes = cfg.export.format is ExportFormat.hub or (cfg.export.format is ExportFormat.dataset and cfg.export.repo)
+    if cfg.stage == Command.export and pushes:
         pushed(cfg.export)
 
 
@@ -151,7 +153,7 @@ def given(cfg: Config) -> None:
 def rewarded(cfg: Config) -> None:
     """What a reward model learns from, and who labels by one."""
     source = cfg.reward.source
-    if cfg.label.reward_model.path and cfg.label.labeler != "reward_model":
+    if cfg.label.reward_model.path and "reward_model" not in cfg.label.labelers:
         raise UserError("label.reward_model is for label=reward_model, and for no other labeler.")
     if cfg.label.by_reward and not source.path:
         raise UserError(
@@ -194,12 +196,12 @@ def labelled(cfg: Config) -> None:
 def by_people(cfg: Config) -> None:
     """What `label=human` needs, and that a file of answers is there before anything is sampled for them."""
     human = cfg.label.human
-    if cfg.label.labeler != "human" and human != Human():
-        raise UserError("label.human is for label=human, and for no other labeler.")
-    if cfg.label.labeler != "human" or cfg.label.own:
+    if cfg.label.labeler not in ("human", "ensemble") and human != Human():
+        raise UserError("label.human is for label=human and label=ensemble, and for no other labeler.")
+    if "human" not in cfg.label.labelers:
         return
     if any(find_spec(package) is None for package in ("starlette", "uvicorn", "markdown_it")):
-        raise UserError("label=human needs a server: pip install 'plumbline[people]'.")
+        raise UserError("people are asked by a server: pip install 'plumbline[people]'.")
     if cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
@@ -253,7 +255,9 @@ def pushed(cfg: Export) -> None:
     """What a push needs to be told, before anything is built for it."""
     if not cfg.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
-    if cfg.model is Role.base:
+    if cfg.format is ExportFormat.hub and cfg.model is Role.base:
         raise UserError("export.model=base was not made here, so it is not pushed: the others are.")
     if not os.environ.get("HF_TOKEN"):
-        raise UserError("export.format=hub needs a token that may write: set HF_TOKEN in the environment.")
+        raise UserError(
+            f"export.format={cfg.format} pushes with a token that may write: set HF_TOKEN in the environment."
+        )

@@ -14,6 +14,7 @@ class Target(StrEnum):
     pool = "pool"
     label = "label"
     pairs = "pairs"
+    unpaired = "unpaired"
     reference = "reference"
     dpo = "dpo"
     reward = "reward"
@@ -48,6 +49,7 @@ class Role(StrEnum):
 class ExportFormat(StrEnum):
     gguf = "gguf"
     hub = "hub"
+    dataset = "dataset"
 
 
 class GGUFType(StrEnum):

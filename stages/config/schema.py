@@ -19,6 +19,7 @@ from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
     Checkpointing,
+    Command,
     Demonstrations,
     DPOReference,
     ExportFormat,
@@ -470,6 +471,24 @@ class RewardModel:
 
 
 @dataclass
+class Voter:
+    """One labeler of an ensemble, with the settings of its own block in `label`. A candidate that it scores below
+    `veto` is never preferred, whatever the others say."""
+
+    labeler: str = MISSING
+    weight: float = between(0, 1_000_000, 1.0)
+    veto: float | None = share(None)
+
+
+@dataclass
+class Ensemble:
+    """Several labelers that vote on two candidates at a time, and people where these disagree."""
+
+    members: list[Voter] | None = None
+    people: int | None = between(1, 1_000_000_000, None)
+
+
+@dataclass
 class Label:
     labeler: str = MISSING
     own: Own = field(default_factory=Own)
@@ -485,6 +504,7 @@ class Label:
     judge: Judge = field(default_factory=Judge)
     human: Human = field(default_factory=Human)
     reward_model: RewardModel = field(default_factory=RewardModel)
+    ensemble: Ensemble = field(default_factory=Ensemble)
     audit: int | None = between(1, 1_000_000, None)
     known: str | None = None
     of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
@@ -500,9 +520,41 @@ class Label:
         return Source(**{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)})
 
     @property
+    def voters(self) -> list[Voter]:
+        """The members of an ensemble; none of any other labeler."""
+        return self.ensemble.members or [] if self.labeler == "ensemble" and not self.own else []
+
+    @property
+    def labelers(self) -> list[str]:
+        """Who labels: the labeler, or an ensemble's members and the people that it asks; nobody where it is one of the
+        user's own."""
+        if self.labeler != "ensemble" or self.own:
+            return [] if self.own else [self.labeler]
+        return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])
+
+    def member(self, labeler: str) -> "Label":
+        """The block of an ensemble's member: that of a run in which it labels alone, and so are its judgements."""
+        return replace(
+            self,
+            labeler=labeler,
+            judge=self.judge if labeler == "judge" else Judge(),
+            reward_model=self.reward_model if labeler == "reward_model" else RewardModel(),
+            human=Human(),
+            ensemble=Ensemble(),
+            audit=None,
+            known=None,
+        )
+
+    @property
+    def joined(self) -> "Label":
+        """The block of an ensemble without what its members' blocks say."""
+        human = self.human if self.ensemble.people else Human()
+        return replace(self, judge=Judge(), reward_model=RewardModel(), human=human)
+
+    @property
     def by_reward(self) -> bool:
         """Whether the run's own reward model labels."""
-        return self.labeler == "reward_model" and not self.own and self.reward_model.path is None
+        return "reward_model" in self.labelers and self.reward_model.path is None
 
     @property
     def key(self) -> str:
@@ -536,6 +588,15 @@ class Pairs:
     unfinished: Unfinished = MISSING
     validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
     seed: int = random_seed()
+
+
+@dataclass
+class Unpaired:
+    """KTO's rows: from which score on a completion is desirable. Preferences need no threshold."""
+
+    threshold: float = share()
+    unfinished: Unfinished = MISSING
+    validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
 
 
 @dataclass
@@ -659,6 +720,7 @@ class Config:
     label: Label = field(default_factory=Label)
     select: Select = field(default_factory=Select)
     pairs: Pairs = field(default_factory=Pairs)
+    unpaired: Unpaired = field(default_factory=Unpaired)
     control: bool = MISSING
     control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
@@ -690,9 +752,15 @@ class Config:
         return self.sft.demonstrations is Demonstrations.selected
 
     @property
+    def unpaired_wanted(self) -> bool:
+        """Whether labels of single completions are asked for: nothing else of the chain reads them."""
+        published = self.stage == Command.export and self.export.format is ExportFormat.dataset
+        return self.stage == Target.unpaired or published
+
+    @property
     def endpoints(self) -> dict[str, Endpoint]:
         """The endpoints that this run asks, by their keys."""
-        judges = self.label.judge.endpoints or [] if self.label.labeler == "judge" else []
+        judges = self.label.judge.endpoints or [] if "judge" in self.label.labelers else []
         found = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judges)}
         asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
         return found | {f"{block.key}.endpoint": block.endpoint for block in asking}

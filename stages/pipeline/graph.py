@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
-from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, Role, Split, Target
+from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, ExportFormat, Role, Split, Target
 from stages.config.errors import UserError
 from stages.config.schema import SFT, Config, Data, Endpoint, Label, Source
+from stages.pipeline.labels import labels
 from stages.pipeline.pool import candidates
 from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
 VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
-VERSIONS |= {"reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 11, "report": 12}
+VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 11, "report": 12}
 
 NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
 NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
-NEXT |= {"reward": "report", "eval": "report"}
+NEXT |= {"unpaired": "pairs", "reward": "report", "eval": "report"}
 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
@@ -97,7 +98,10 @@ def chain(
         else:
             made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
             pool = [*made.values()][-1]
-            judged = node("label", cfg.label, pool=pool, **by)
+            made |= labels(cfg.label, node, pool, **by)
+            judged = made["label"]
+        if cfg.unpaired_wanted:
+            made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
         pairs = node("pairs", cfg.pairs, judged=judged)
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
         reference = node("reference", scoring, reference=anchor, pairs=pairs)
@@ -167,9 +171,18 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return other
 
 
+def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """What a dataset is made of: pairs and labels of single completions of every round, and what SFT learns from."""
+    rounds = [f"_{r + 1}" for r in range(cfg.rounds - 1)] + [""]
+    found = [nodes[f"{name}{which}"] for which in rounds for name in ("pairs", "unpaired")]
+    return found + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
+
+
 def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """The nodes that `stage` asks for: its own, or the models that it uses."""
     models = evaluated(nodes)
+    if cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset:
+        return published(cfg, nodes)
     if cfg.stage == Command.chat and cfg.chat.side_by_side:
         return list(models.values())
     if cfg.stage in (Command.chat, Command.export):

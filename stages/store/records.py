@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -241,28 +241,15 @@ class PairLogProbs:
     )
 
 
-@dataclass
-class Outcome:
-    """What became of a model's answer to a prompt; `passed`: all its checks."""
+class Row(Protocol):
+    """A dataclass that says which columns a table of it has."""
 
-    prompt_id: str
-    role: str
-    passed: bool
-    n_tokens: int
-    stopped: bool
+    schema: ClassVar[pa.Schema]
 
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("prompt_id", pa.string()),
-            ("role", pa.string()),
-            ("passed", pa.bool_()),
-            ("n_tokens", pa.int32()),
-            ("stopped", pa.bool_()),
-        ]
-    )
+    def __init__(self, **fields: Any): ...
 
 
-Record = TypeVar("Record", Example, Candidate, Judgement, Pair, PairLogProbs, Outcome)
+Record = TypeVar("Record", bound=Row)
 
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:

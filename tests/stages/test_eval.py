@@ -16,7 +16,8 @@ from stages.evaluation.likelihood import ROWS, log_probs
 from stages.evaluation.outcomes import Table, averaged, consistency, ends_less, matched, verdict, with_intervals
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.store.records import Candidate, Check, Example, Outcome, load, save
+from stages.store.outcome import Outcome
+from stages.store.records import Candidate, Check, Example, load, save
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
