@@ -16,10 +16,10 @@ from stages.config.errors import UserError, nearest
 from stages.config.schema import Data, Own, Source
 from stages.curation.audit import gate
 from stages.formats.format import Said
+from stages.formats.own import reader
 from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
 from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
-from stages.formats.turns import message, split_off_answer, text
 from stages.store import parts
 from stages.store.records import Check, Example, content_id, save
 from stages.store.work import Work
@@ -64,7 +64,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     said = {
         "quarantined": "rows in quarantine.jsonl",
         "duplicates_dropped": "copies left out",
-        "left_out": "rows left out by their splits or labels",
+        "left_out": "rows left out by their splits, labels or weights",
     }
     if cfg.audit.actions:
         said["unwanted"] = "rows taken out by data.audit"
@@ -139,19 +139,7 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Sa
             )
         return families, None
     parts.fitting(own, "data.own", found, {})
-
-    def said(row: Any) -> Said:
-        given = found(row, **own.options)
-        turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
-        if not isinstance(turns, list):
-            raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
-        if not turns:  # plain text
-            return Said([], [text(answer, "")])
-        last = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
-        messages, reply = split_off_answer([message(turn, "messages") for turn in turns] + last)
-        return Said(messages, [] if reply is None else [reply])
-
-    return {}, said
+    return {}, reader(found, own.options, str(own.name))
 
 
 def sound(examples: list[Example]) -> None:
@@ -187,11 +175,13 @@ def converted(
             if split in NEED_AN_ANSWER or source.check:
                 return None
             answer = None
+        if said.trained and not any(said.trained) and split in NEED_AN_ANSWER:
+            return None
         if split is None:
             return None
         passes(said, split, found.place)
         checks = verifiable(source.check, answer)
-        return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks)
+        return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=said.trained)
 
     return convert(source, key, example, wanted(source), found, own)
 

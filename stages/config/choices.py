@@ -94,6 +94,13 @@ class Demonstrations(StrEnum):
     selected = "selected"
 
 
+class TrainedTurns(StrEnum):
+    """Which assistant turns of a conversation SFT trains."""
+
+    all = "all"
+    last = "last"
+
+
 class Unfinished(StrEnum):
     """What becomes of a rejected completion that was cut off: kept without an end of turn, or dropped."""
 

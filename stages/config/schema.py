@@ -33,6 +33,7 @@ from stages.config.choices import (
     Strategy,
     SweepMetric,
     Target,
+    TrainedTurns,
     Unfinished,
     Upstream,
     Weights,
@@ -288,6 +289,7 @@ class Training:
 class SFT(Training):
     train: bool = MISSING
     demonstrations: Demonstrations | None = None  # null: given
+    trained_turns: TrainedTurns | None = None  # null: all
     control: bool | None = computed(None)  # set by the pipeline: on chosen completions, from SFT
     template: Template = field(default_factory=Template)
     packing: bool = MISSING

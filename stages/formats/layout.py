@@ -81,6 +81,9 @@ class Layout:
         except BadRow as bad:
             path = self.paths(row).get(bad.field)
             raise BadRow(path if isinstance(path, str) else bad.field, bad.reason) from None
+        except ChangesMeaning as error:
+            role, dot, key = error.column.partition(".")
+            raise ChangesMeaning(f"{self.paths(row)[role]}{dot}{key}", error.reason) from None
 
     def unread(self, row: dict[str, Any]) -> list[str]:
         """The columns of a row that are not read.
@@ -88,9 +91,10 @@ class Layout:
         Raises:
             ChangesMeaning: where one of them changes what the row means.
         """
-        dropped = [column for column, path in self.given.items() if path is None]
+        dropped = self.format.dropped
         decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
-        return unread(row, self.paths(row), dropped, decided, isinstance(self.format, Texts))
+        texts = isinstance(self.format, Texts)
+        return unread(row, self.paths(row), dropped, decided, texts, self.format.weighed)
 
     def told(self) -> str:
         """`{prompt: instruction, completion: output}`: what `columns` would say."""

@@ -42,7 +42,8 @@ class Example:
     """A conversation up to its last request, with the reference answer where there is one.
 
     `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks, rephrased (a request in all its phrasings,
-    known by `request`); of open requests it is the key of `data.tasks` that asked for them.
+    known by `request`); of open requests it is the key of `data.tasks` that asked for them. `trained`: whether each
+    assistant turn of the conversation is, in order; None: all are.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Example:
     group: str = "seen"
     request: str = ""
     checks: list[Check] = field(default_factory=list)
+    trained: list[bool] | None = None
 
     schema: ClassVar[pa.Schema] = pa.schema(
         [
@@ -68,6 +70,7 @@ class Example:
             ("group", pa.string()),
             ("request", pa.string()),
             ("checks", pa.list_(pa.struct([("kind", pa.string()), ("params", pa.string())]))),  # params as JSON
+            ("trained", pa.list_(pa.bool_())),
         ]
     )
 

@@ -15,13 +15,12 @@ ALPACA = {"instruction": "a", "output": "b"}
 
 CHANGING: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "completion": "b", "label": 0.5}, "label"),
-    ({**ALPACA, "loss_weight": 0.5}, "loss_weight"),
     ({**ALPACA, "documents": ["c"]}, "documents"),
     ({**ALPACA, "Images": ["c.png"]}, "Images"),
     ({"question": "a", "A": "1", "B": "2", "answer": "b"}, "A"),
     ({"question": "a", "option_1": "1", "answer": "b"}, "option_1"),
-    ({"messages": [ASK, {**REPLY, "weight": 0}]}, "messages.weight"),
-    ({"messages": [ASK, {**REPLY, "train": False}]}, "messages.train"),
+    ({"messages": [{**ASK, "train": True}, REPLY]}, "messages.train"),
+    ({"prompt": "a", "completion": {**REPLY, "weight": 0}}, "completion.weight"),
     ({"messages": [{**ASK, "name": "Ada"}, REPLY]}, "messages.name"),
     ({"messages": [ASK, REPLY], "feedback": "bad"}, "feedback"),
     ({"prompt": "a", "completion": "b", "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
