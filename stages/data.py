@@ -14,13 +14,14 @@ from typing import Any
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.config.schema import Data, Own, Source
-from stages.curation.audit import gate
+from stages.curation.audit import Gate
 from stages.formats.format import Said
 from stages.formats.own import reader
 from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
 from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
 from stages.store import parts
+from stages.store.licences import Licences
 from stages.store.records import Check, Example, content_id, save
 from stages.store.work import Work
 from stages.tasks import open_ended
@@ -44,9 +45,10 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             examples += generate(seed, settings, settings.pop("families"), families)
             examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
-    passes = gate(cfg.audit)
+    passes = Gate(cfg.audit, cfg.form)
     taken = {example.id: example.split for example in examples}
     counts, tasks, sums, read = Counter[str](), set[str](), Counter[str](), list[str]()
+    licences = Licences()
 
     def everything() -> Iterator[Example]:
         yield from examples
@@ -57,6 +59,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     def counted() -> Iterator[Example]:
         for example in everything():
             counts[example.split] += 1
+            licences.count(example)
             tasks.update([example.task] if example.checks else [])
             yield example
 
@@ -72,9 +75,12 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "examples": dict(counts),
         "tasks": len(tasks),
         **{name: sums[name] for name in said},
+        **passes.shape.metrics(),
+        **licences.metrics(),
         "read": read,
         "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name]),
+        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name])
+        + (f"; {shaped}" if (shaped := passes.shape.told()) else ""),
     }
 
 
@@ -82,7 +88,7 @@ def of_source(
     cfg: Data,
     i: int,
     own: Callable[[Any], Said] | None,
-    passes: Callable[[Said, str, str], None],
+    passes: Gate,
     taken: dict[str, str],
     sums: Counter[str],
     read: list[str],
@@ -155,13 +161,14 @@ def converted(
     source: Source,
     key: str,
     own: Callable[[Any], Said] | None,
-    passes: Callable[[Said, str, str], None],
+    passes: Gate,
     found: Found,
 ) -> Iterator[Example]:
     """The examples of a source, but for rows that the audit does not let pass."""
     name = Path(source.path).name
 
     def example(said: Said) -> Example | None:
+        said = passes.shape(said)
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)
         split = split_of(prompt, source)
@@ -181,7 +188,19 @@ def converted(
             return None
         passes(said, split, found.place)
         checks = verifiable(source.check, answer)
-        return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=said.trained)
+        return Example(
+            prompt,
+            messages,
+            answer,
+            name,
+            name,
+            split,
+            kind=name,
+            checks=checks,
+            trained=said.trained,
+            licence=said.licence or source.licence,
+            origin=said.origin,
+        )
 
     return convert(source, key, example, wanted(source), found, own)
 

@@ -45,7 +45,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         raise UserError(
             f"stage=audit reads files by their formats, not by data.own.file={data.own.file}: leave it out."
         )
-    auditor = Auditor(AUDIT_CODES, held_out(data.audit.against or [], "data.audit.against"))
+    auditor = Auditor(AUDIT_CODES, held_out(data.audit), data.audit.thresholds)
     file, counts = store.root / ROWS, store.root / "cache" / COUNTS
     before = counts_before(counts, looked)
     counts.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,8 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     for source in looked:
         for line in source.found.told:
             log.info("%s", visible(f"{source.key}: {line}"))
+    if told := looked[0].shape.told():
+        log.info("data.form and data.audit: %s", told)
     Console(width=None if os.isatty(1) else 120, markup=False).print(sentence(looked), table(looked, before))
     whole.write(store.root / PAGE, html(looked, before, data))
     note(counts, {"sources": paths(looked), "codes": total(looked)})

@@ -187,4 +187,14 @@ AUDIT_CODES = (
     "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
     "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
 ).split()
-AUDIT_ACTIONS = ("keep", "drop", "quarantine")
+AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
+AUDIT_FIXES = ("damaged", "input_marker")  # codes whose findings can be mended in one way only
+# Codes with a threshold, and from where to where that may be. Below 0.6, near copies are not looked for.
+AUDIT_THRESHOLDS = {
+    "repetition": (0.0, 1.0),
+    "near_duplicate": (0.6, 1.0),
+    "crosses_splits": (0.6, 1.0),
+    "contaminated": (0.1, 1.0),
+    "alike": (0.1, 1.0),
+    "lopsided": (1.0, 1000.0),
+}

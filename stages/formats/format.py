@@ -31,6 +31,7 @@ ASKED = {
     "input": "input context passage",
 }
 THOUGHT = {"reasoning": " ".join(REASONING)}
+STATED = {"licence": "", "origin": ""}  # of any row, where `columns` says in which column
 WEIGHT = {"weight": "loss_weight sample_weight weight train"}
 COMPLETION = "output completion response answer solution assistant generation target targets ground_truth"
 
@@ -43,13 +44,16 @@ def roles_of(*common: Mapping[str, str], **own: str) -> dict[str, str]:
 class Said(NamedTuple):
     """What a row says: the messages up to the last request (none of running text), and the answers to it. `scores` of
     answers that somebody judged: higher is better. Those that are `graded` mean something from row to row; others tell
-    the answers of one row apart. `trained`: whether each assistant turn is, the one answer last; None: all are."""
+    the answers of one row apart. `trained`: whether each assistant turn is, the one answer last; None: all are.
+    `licence` and `origin`: what the row states of itself."""
 
     messages: list[Message]
     answers: list[str]
     scores: list[float] | None = None
     graded: bool = False
     trained: list[bool] | None = None
+    licence: str | None = None
+    origin: str | None = None
 
 
 class Format(ABC):

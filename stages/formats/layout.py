@@ -14,7 +14,7 @@ from stages.formats.chosen_rejected import ChosenRejected, is_whole
 from stages.formats.columns import ChangesMeaning, Path, at, resolved, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.files import Table
-from stages.formats.format import Format, Said
+from stages.formats.format import STATED, Format, Said
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
@@ -58,7 +58,8 @@ class Layout:
         """The columns of a row by role: those of the first rows, and others that only some rows have."""
         if (found := self.known.get(tuple(row))) is None:
             taken = dict.fromkeys([column for path in self.first.values() for column in tops(path)])
-            more = {role: names for role, names in self.format.named(row).items() if role not in self.first}
+            named = {**self.format.named(row), **STATED}
+            more = {role: names for role, names in named.items() if role not in self.first}
             found = self.known[tuple(row)] = self.first | resolved(row, more, {**self.given, **taken})
         return found
 
@@ -72,12 +73,14 @@ class Layout:
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         values = values_of(row, self.paths(row))
+        stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in STATED if role in values}
         for role in self.format.needs:
             if role not in values:
                 column = str(self.first.get(role, role))
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
-            return Said(self.format.request(values), []) if self.asks else self.format.said(values)
+            said = Said(self.format.request(values), []) if self.asks else self.format.said(values)
+            return said._replace(**stated) if stated else said
         except BadRow as bad:
             path = self.paths(row).get(bad.field)
             raise BadRow(path if isinstance(path, str) else bad.field, bad.reason) from None
@@ -156,7 +159,7 @@ def kinds(source: Source, wanted: Wanted) -> list[type[Format]]:
 
 
 def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None]) -> Layout:
-    return Layout(format, resolved(columns, format.named(columns), given), given)
+    return Layout(format, resolved(columns, {**format.named(columns), **STATED}, given), given)
 
 
 def fits(layout: Layout, row: dict[str, Any]) -> bool:
@@ -178,11 +181,16 @@ def values_of(row: dict[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
     return {role: value for role, value in found.items() if not empty(value)}
 
 
+def in_words(value: Any) -> str:
+    """A licence or an origin, of which a row may have several."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+
+
 def unknown(table: Table, source: Source, block: str, columns: list[str], wanted: Wanted) -> UserError:
     """That a file has no format of ours, and what would say which it has."""
     more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
     told = f"{table.name}: no known columns among {', '.join(columns[:SHOWN])}{more}"
-    roles = {role for kind in kinds(source, wanted) for role in kind(source).roles}
+    roles = {role for kind in kinds(source, wanted) for role in kind(source).roles} | {*STATED}
     for role, path in source.columns.items():
         if path is not None and role not in roles:
             return UserError(f"{block}.columns: {role!r} is no role here.{nearest(role, roles)}")

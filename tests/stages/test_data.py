@@ -138,7 +138,7 @@ def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     examples = load(out / "examples.parquet", Example)
     assert sorted(int(e.messages[0]["content"]) for e in examples) == [i for i in range(30) if i % 3]
     assert (metrics["left_out"], metrics["quarantined"]) == (10, 0)
-    assert "10 rows left out by their splits or labels" in metrics["summary"]
+    assert "10 rows left out by their splits, labels or weights" in metrics["summary"]
     assert "read as {prompt: prompt, label: label, completion: completion}" in metrics["read"][0]
 
 

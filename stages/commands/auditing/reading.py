@@ -10,8 +10,9 @@ from typing import IO
 import numpy as np
 
 from stages.config.choices import Split
-from stages.config.schema import Data, Source
-from stages.curation.audit import Auditor, ends_of, request_of
+from stages.config.schema import Data, Form, Source
+from stages.curation.audit import Auditor, ends_of, fixed, request_of
+from stages.curation.harmonising import Shape
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.sources import Found, as_json, convert
@@ -42,6 +43,7 @@ class Looked:
     key: str
     source: Source
     wanted: Wanted
+    shape: Shape = field(default_factory=lambda: Shape(Form()))
     found: Found = field(default_factory=Found)
     codes: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
@@ -63,7 +65,8 @@ class Looked:
 def sources_of(nodes: dict[str, Node]) -> list[Looked]:
     """What stage=data reads, and the preference set that stage=label does."""
     data: Data = nodes["data"].config
-    looked = [Looked(data.key(i), source, wanted(source)) for i, source in enumerate(data.sources)]
+    shape = Shape(data.form, fixed(data.audit))
+    looked = [Looked(data.key(i), source, wanted(source), shape) for i, source in enumerate(data.sources)]
     label = nodes["label"].config
     return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
 
@@ -99,6 +102,7 @@ def rows(of: Looked) -> Iterator[tuple[Said, str]]:
     def placed(said: Said) -> tuple[Said, str] | None:
         if of.wanted is Wanted.preferences:
             return said, Split.preference
+        said = of.shape(said)
         answer = said.answers[0] if len(said.answers) == 1 else None
         split = split_of(prompt_of(said.messages, answer), of.source)
         return (said, split) if split else None
