@@ -52,6 +52,11 @@ def refuse(cfg: Config) -> None:
         shared_out(f"data.sources[{i}].splits", source.splits)
     for key, read in [*sources(cfg), ("label", cfg.label)]:
         one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
+        if isinstance(read, Source) and read.format == "phrased" and not read.task:
+            raise UserError(
+                f"{key}.format=phrased: by which task? {key}.task=TASK says it, and is enough alone: "
+                f"{', '.join(parts.labelled())}, or a YAML file."
+            )
         if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
             one_of(f"{key}.task", [read.task], parts.labelled())
     by_people(cfg)

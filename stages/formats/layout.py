@@ -40,6 +40,12 @@ class Wanted(StrEnum):
     candidates = "messages or a prompt, with completions or a completion"
 
 
+FORMATS = {
+    Wanted.answers: EXAMPLES,
+    Wanted.prompts: EXAMPLES,
+    Wanted.preferences: PREFERENCES,
+    Wanted.candidates: CANDIDATES,
+}
 PEEKED = 200  # rows
 SHOWN = 9  # columns, in an error
 
@@ -112,6 +118,10 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
     Raises:
         UserError: where it has no format of ours, naming its columns and the setting that would say what they are.
     """
+    block, _, _ = key.rpartition(".")
+    if not kinds(source, wanted):
+        known = ", ".join(map(name_of, FORMATS[wanted]))
+        raise UserError(f"{block}.format={source.format}: here are read {wanted}; the formats of that are {known}.")
     rows = [row.value for row in islice(table.rows(), PEEKED) if not row.error and isinstance(row.value, dict)]
     if not rows:
         return None
@@ -125,12 +135,11 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
             best = usable, layout
         if 2 * usable >= len(rows):
             break
-    block, _, _ = key.rpartition(".")
     if best is None:
         raise unknown(table, source, block, columns, wanted)
     layout = best[1]
     if wanted is Wanted.answers:
-        refuse_unanswered(table, layout, block, columns, rows[0])
+        refuse_unanswered(table, layout, source, block, columns, rows[0])
     layout.asks = (
         wanted is Wanted.prompts and layout.format.compares and bool({"prompt", "messages"} & {*layout.first})
     )
@@ -153,9 +162,12 @@ def kinds(source: Source, wanted: Wanted) -> list[type[Format]]:
     """The formats that a source may have."""
     if source.task:
         return [Phrased]
-    others = {Wanted.preferences: PREFERENCES, Wanted.candidates: CANDIDATES}
-    found = others.get(wanted, EXAMPLES)
-    return [kind for kind in found if source.format in (None, kind.__module__.rpartition(".")[2])]
+    return [kind for kind in FORMATS[wanted] if source.format in (None, name_of(kind))]
+
+
+def name_of(kind: type[Format]) -> str:
+    """The word by which `format` of a source names a format."""
+    return kind.__module__.rpartition(".")[2]
 
 
 def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None]) -> Layout:
@@ -215,21 +227,28 @@ def unknown(table: Table, source: Source, block: str, columns: list[str], wanted
     return UserError(f"{told}. Wanted: {wanted}. {block}.columns={{prompt: COLUMN, {answers}}} names them.")
 
 
-def refuse_unanswered(table: Table, layout: Layout, block: str, columns: list[str], row: dict[str, Any]) -> None:
+def refuse_unanswered(
+    table: Table, layout: Layout, source: Source, block: str, columns: list[str], row: dict[str, Any]
+) -> None:
     """Raise UserError for a file that has no one answer to each request, where one is to be learnt from or compared
     with."""
-    shares = f"{block}.splits={{preference: 1.0}} takes its prompts alone"
+    trained = block.startswith("data.sources")  # others are for the evaluation, which has one split and no pairs
+    shares = f" {block}.splits={{preference: 1.0}} takes its prompts alone;" * trained
     if isinstance(layout.format, Prompts):
         fitting = [task for task in parts.labelled() if suits(task, Source(), columns)]
         phrased = f" {block}.task={fitting[0]} phrases them;" if fitting else ""
         raise UserError(
             f"{table.name}: {layout.told()} are requests without answers. The columns are {', '.join(columns)}: "
-            f"{block}.columns={{completion: COLUMN}} names the answers;{phrased} {shares}."
+            f"{block}.columns={{completion: COLUMN}} names the answers;{phrased}{shares}".rstrip(";")
+            + "."
         )
     if layout.format.compares:
+        subset = f" label.subset={source.subset}" if source.subset else ""
+        pairs = f" label=dataset label.path={source.path}{subset} trains on them;" * trained
+        ways = f"{pairs}{chosen_alone(layout, block, row)}{shares}".rstrip(";")
         raise UserError(
-            f"{table.name}: {layout.told()} are preferences, and one answer to each request is wanted. label=dataset "
-            f"label.path={table.name} trains on them;{chosen_alone(layout, block, row)} {shares}."
+            f"{table.name}: {layout.told()} are preferences, and one answer to each request is wanted"
+            + (f":{ways}." if ways else ".")
         )
 
 
