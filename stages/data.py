@@ -13,10 +13,10 @@ from typing import Any
 
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Data, Own, Source
+from stages.config.schema import Data, Source
 from stages.curation.audit import Gate
+from stages.curation.own import own_part
 from stages.formats.format import Said
-from stages.formats.own import reader
 from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
 from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
@@ -26,7 +26,7 @@ from stages.store.records import Check, Example, content_id, save
 from stages.store.work import Work
 from stages.tasks import open_ended
 from stages.tasks.checks import known_checks, share_passed
-from stages.tasks.generate import Family, apart, generate
+from stages.tasks.generate import generate
 
 
 def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -126,26 +126,6 @@ def same_place(source: Source) -> tuple[str, ...]:
     """What two sources have in common that read the same rows."""
     path = Path(source.path).expanduser()
     return (str(path.resolve()) if path.exists() else source.path, str(source.revision), source.hub_split)
-
-
-def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Said] | None]:
-    """The user's task families, or the function of the user's that says what a row says, as `own` names one.
-
-    Raises:
-        UserError: where it names neither.
-    """
-    if not own:
-        return {}, None
-    with apart() as families:
-        found = parts.load(own, "data.own", out.path)
-    if own.name in families or not callable(found):
-        if own.options or own.name not in families:
-            raise UserError(
-                f"data.own.name={own.name} must be a task family, without options, or a function of a row."
-            )
-        return families, None
-    parts.fitting(own, "data.own", found, {})
-    return {}, reader(found, own.options, str(own.name))
 
 
 def sound(examples: list[Example]) -> None:
