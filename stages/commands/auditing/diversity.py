@@ -23,7 +23,7 @@ class Diversity:
 
     def __init__(self) -> None:
         self.requests = self.answers = self.seen = self.floor = 0
-        self.verbs, self.topics, self.runs = Counter[str](), Counter[str](), Counter[str]()
+        self.verbs, self.topics, self.runs = Counter[str](), Counter[str](), Counter[tuple[str, ...]]()
         self.distinct = set[tuple[str, ...]]()
 
     def note(self, request: str, answer: str | None) -> None:
@@ -35,7 +35,7 @@ class Diversity:
         if answer:
             self.answers += 1
             said = lower_words(answer)
-            self.runs.update({" ".join(run) for run in runs_of(said, RUN)})
+            self.runs.update({*runs_of(said, RUN)})
             if len(self.runs) > KEPT:
                 self.floor += 1
                 self.runs = Counter({run: count for run, count in self.runs.items() if count > self.floor})
@@ -48,9 +48,12 @@ class Diversity:
         found = {
             "First word of requests": (self.verbs, self.requests),
             "Words of requests": (self.topics, self.requests),
-            "Runs of four words in answers": (self.runs, self.answers),
         }
-        return {name: (counts.most_common(SHOWN), of) for name, (counts, of) in found.items() if counts}
+        frequent = {name: (counts.most_common(SHOWN), of) for name, (counts, of) in found.items() if counts}
+        if self.runs:
+            runs = [(" ".join(run), count) for run, count in self.runs.most_common(SHOWN)]
+            frequent["Runs of four words in answers"] = runs, self.answers
+        return frequent
 
     def told(self) -> str:
         """How many runs of three words are different ones (distinct-3: arXiv:1510.03055)."""
