@@ -17,6 +17,8 @@ SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")  # as wide as they may
 TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 LEADING = re.compile(r"\A(?:[ \t]*\n)+")  # lines; the first line with words keeps its indentation
 
+NORMALISED = {"unicode": "characters", "whitespace": "white space"}  # by key of the form
+
 
 def trimmed(text: str) -> str:
     """A text with \\n at the end of its lines and nothing before it, plain spaces, and no empty lines around it."""
@@ -73,7 +75,7 @@ class Shape:
         found: dict[str, Any] = {}
         if self.form.system not in (None, "keep"):
             found["system"] = {"before": self.before, "after": self.after}
-        named = [name for name in ("unicode", "whitespace") if vars(self.form)[name]]
+        named = [name for name in NORMALISED if vars(self.form)[name]]
         if named:
             found["normalised"] = {name: self.changed[name] for name in named}
         if self.fixed:
@@ -86,8 +88,8 @@ class Shape:
         told = []
         if counts := found.get("system"):
             told.append(f"{counts['after']} of {self.rows} rows with a system message, {counts['before']} before")
-        told += [f"{count} rows with another {what}" for what, count in found.get("normalised", {}).items()]
-        told += [f"{count} rows with {code} mended" for code, count in found.get("fixed", {}).items()]
+        told += [f"{NORMALISED[name]} of {count} normalised" for name, count in found.get("normalised", {}).items()]
+        told += [f"{count} mended ({code})" for code, count in found.get("fixed", {}).items()]
         return ", ".join(told)
 
 

@@ -100,7 +100,7 @@ def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
     assert "damaged (1)" in run(*given).stdout
     ran = run(*given, "data.audit.actions={damaged: fix}")
     assert "Nothing was found in 1 rows" in ran.stdout
-    assert "1 rows with damaged mended" in ran.stdout + ran.stderr
+    assert "1 mended (damaged)" in ran.stdout + ran.stderr
 
 
 def test_diversity_counts_rows_and_keeps_the_frequent_ones_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
     assert (kept["field"], kept["row"]) == ("damaged", rows[0])
     assert metrics["system"] == {"before": 1, "after": 3}
     assert (metrics["fixed"], metrics["normalised"]) == ({"damaged": 2}, {"whitespace": 1})
-    told = "3 of 3 rows with a system message, 1 before, 1 rows with another whitespace, 2 rows with damaged mended"
+    told = "3 of 3 rows with a system message, 1 before, white space of 1 normalised, 2 mended (damaged)"
     assert metrics["summary"].endswith(told)
     examples, metrics = made(rows, tmp_path / "as-they-are")
     assert [e.reference for e in examples] == [row["output"] for row in rows]
