@@ -13,19 +13,20 @@ from typing import Any
 
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Data, Own, Source
-from stages.curation.audit import gate
+from stages.config.schema import Data, Source
+from stages.curation.audit import Gate
+from stages.curation.own import own_part
 from stages.formats.format import Said
 from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
 from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
-from stages.formats.turns import message, split_off_answer, text
 from stages.store import parts
+from stages.store.licences import Licences
 from stages.store.records import Check, Example, content_id, save
 from stages.store.work import Work
 from stages.tasks import open_ended
 from stages.tasks.checks import known_checks, share_passed
-from stages.tasks.generate import Family, apart, generate
+from stages.tasks.generate import generate
 
 
 def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -44,9 +45,10 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             examples += generate(seed, settings, settings.pop("families"), families)
             examples += open_ended.generate(seed, settings)
         sound([e for e in examples if e.task in families])
-    passes = gate(cfg.audit)
+    passes = Gate(cfg.audit, cfg.form)
     taken = {example.id: example.split for example in examples}
     counts, tasks, sums, read = Counter[str](), set[str](), Counter[str](), list[str]()
+    licences = Licences()
 
     def everything() -> Iterator[Example]:
         yield from examples
@@ -57,6 +59,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     def counted() -> Iterator[Example]:
         for example in everything():
             counts[example.split] += 1
+            licences.count(example)
             tasks.update([example.task] if example.checks else [])
             yield example
 
@@ -64,7 +67,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     said = {
         "quarantined": "rows in quarantine.jsonl",
         "duplicates_dropped": "copies left out",
-        "left_out": "rows left out by their splits or labels",
+        "left_out": "rows left out by their splits, labels or weights",
     }
     if cfg.audit.actions:
         said["unwanted"] = "rows taken out by data.audit"
@@ -72,9 +75,12 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "examples": dict(counts),
         "tasks": len(tasks),
         **{name: sums[name] for name in said},
+        **passes.shape.metrics(),
+        **licences.metrics(),
         "read": read,
         "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name]),
+        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name])
+        + (f"; {shaped}" if (shaped := passes.shape.told()) else ""),
     }
 
 
@@ -82,7 +88,7 @@ def of_source(
     cfg: Data,
     i: int,
     own: Callable[[Any], Said] | None,
-    passes: Callable[[Said, str, str], None],
+    passes: Gate,
     taken: dict[str, str],
     sums: Counter[str],
     read: list[str],
@@ -122,38 +128,6 @@ def same_place(source: Source) -> tuple[str, ...]:
     return (str(path.resolve()) if path.exists() else source.path, str(source.revision), source.hub_split)
 
 
-def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Said] | None]:
-    """The user's task families, or the function of the user's that says what a row says, as `own` names one.
-
-    Raises:
-        UserError: where it names neither.
-    """
-    if not own:
-        return {}, None
-    with apart() as families:
-        found = parts.load(own, "data.own", out.path)
-    if own.name in families or not callable(found):
-        if own.options or own.name not in families:
-            raise UserError(
-                f"data.own.name={own.name} must be a task family, without options, or a function of a row."
-            )
-        return families, None
-    parts.fitting(own, "data.own", found, {})
-
-    def said(row: Any) -> Said:
-        given = found(row, **own.options)
-        turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
-        if not isinstance(turns, list):
-            raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
-        if not turns:  # plain text
-            return Said([], [text(answer, "")])
-        last = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
-        messages, reply = split_off_answer([message(turn, "messages") for turn in turns] + last)
-        return Said(messages, [] if reply is None else [reply])
-
-    return {}, said
-
-
 def sound(examples: list[Example]) -> None:
     """Raise UserError for a task of the user's whose reference answer does not pass its own checks."""
     for e in examples:
@@ -167,13 +141,14 @@ def converted(
     source: Source,
     key: str,
     own: Callable[[Any], Said] | None,
-    passes: Callable[[Said, str, str], None],
+    passes: Gate,
     found: Found,
 ) -> Iterator[Example]:
     """The examples of a source, but for rows that the audit does not let pass."""
     name = Path(source.path).name
 
     def example(said: Said) -> Example | None:
+        said = passes.shape(said)
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)
         split = split_of(prompt, source)
@@ -187,11 +162,25 @@ def converted(
             if split in NEED_AN_ANSWER or source.check:
                 return None
             answer = None
+        if said.trained and not any(said.trained) and split in NEED_AN_ANSWER:
+            return None
         if split is None:
             return None
         passes(said, split, found.place)
         checks = verifiable(source.check, answer)
-        return Example(prompt, messages, answer, name, name, split, kind=name, checks=checks)
+        return Example(
+            prompt,
+            messages,
+            answer,
+            name,
+            name,
+            split,
+            kind=name,
+            checks=checks,
+            trained=said.trained,
+            licence=said.licence or source.licence,
+            origin=said.origin,
+        )
 
     return convert(source, key, example, wanted(source), found, own)
 

@@ -15,6 +15,7 @@ from stages.pairing.ranking import ranked
 from stages.pairing.strategies import limit_of
 from stages.pairing.taking import Taking, table, take
 from stages.store.kept import having, load_json
+from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -53,6 +54,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             f"{limit_of(cfg.strategy, cfg)} of a prompt. pairs=all takes more"
         )
     save(out / "pairs.parquet", pairs, Pair)
+    licences = Licences()
+    for prompt, _ in taken.pairs:
+        licences.count(prompt)
     aside = sum(p.split == "validation" for p in pairs)
     unfinished = {  # pairs that have one, and contrasts that became none for it
         "kept as rejected": sum(p.rejected_finish_reason == "length" for p in pairs),
@@ -74,6 +78,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "strategies": others,
         **won(pairs, candidates),
         **expected(judged),
+        **licences.metrics(),
         "summary": f"{len(pairs)} pairs ({aside} held out) from {len(prompts)} prompts; "
         f"{taken.without.total()} prompts gave none{told}"
         + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),

@@ -13,6 +13,7 @@ from stages.config.schema import Select
 from stages.curation import rules
 from stages.curation.mending import mended
 from stages.pairing.held_out import held_out
+from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -34,6 +35,9 @@ def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             told = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
             raise UserError(f"select: no answer is good enough to learn from ({told}). Lower select.min_score.")
     save(out / "examples.parquet", examples, Example)
+    licences = Licences()
+    for example in examples:
+        licences.count(example)
     counts = Counter(e.split for e in examples)
     selected = [e for e in examples if e.source in ("selected", "mended")]
     by_code = sum(e.source == "mended" for e in selected)
@@ -43,6 +47,7 @@ def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "mended": by_code,
         "tasks": len({e.task for e in selected}),
         "refused": dict(refused),
+        **licences.metrics(),
         "summary": f"{len(selected)} answers selected, {by_code} of them mended, of "
         f"{len({e.task for e in selected})} tasks; "
         + ", ".join(f"{counts[split]} {split}" for split in Split if counts[split]),

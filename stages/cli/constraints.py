@@ -6,11 +6,9 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, pools
+from stages.cli import amounts, endpoints, ensembles, pools, rows
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
-    AUDIT_ACTIONS,
-    AUDIT_CODES,
     SOURCE_CHECKS,
     Adapter,
     Command,
@@ -50,18 +48,16 @@ def refuse(cfg: Config) -> None:
         raise UserError("label=dataset brings labels, and label.own makes some: choose one of them.")
     if cfg.data.tasks and cfg.data.tasks.families and not cfg.data.own:  # whose families nobody has read yet
         one_of("data.tasks.families", cfg.data.tasks.families, parts.families())
-    one_of("data.audit.actions", cfg.data.audit.actions, AUDIT_CODES)
-    one_of("data.audit.actions", cfg.data.audit.actions.values(), AUDIT_ACTIONS)
-    if cfg.data.audit.against and "contaminated" not in cfg.data.audit.actions and cfg.stage != Command.audit:
-        raise UserError(
-            "data.audit.against does nothing: data.audit.actions={contaminated: drop} takes those rows out."
-        )
-    if cfg.data.audit.actions.get("contaminated", "keep") != "keep" and not cfg.data.audit.against:
-        raise UserError("data.audit.actions.contaminated: by what? data.audit.against=[{path: FILE}] says it.")
+    rows.refuse(cfg)
     for i, source in enumerate(cfg.data.sources):
         shared_out(f"data.sources[{i}].splits", source.splits)
     for key, read in [*sources(cfg), ("label", cfg.label)]:
         one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
+        if isinstance(read, Source) and read.format == "phrased" and not read.task:
+            raise UserError(
+                f"{key}.format=phrased: by which task? {key}.task=TASK says it, and is enough alone: "
+                f"{', '.join(parts.labelled())}, or a YAML file."
+            )
         if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
             one_of(f"{key}.task", [read.task], parts.labelled())
     by_people(cfg)

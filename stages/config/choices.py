@@ -96,6 +96,13 @@ class Demonstrations(StrEnum):
     selected = "selected"
 
 
+class TrainedTurns(StrEnum):
+    """Which assistant turns of a conversation SFT trains."""
+
+    all = "all"
+    last = "last"
+
+
 class Unfinished(StrEnum):
     """What becomes of a rejected completion that was cut off: kept without an end of turn, or dropped."""
 
@@ -182,4 +189,14 @@ AUDIT_CODES = (
     "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
     "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
 ).split()
-AUDIT_ACTIONS = ("keep", "drop", "quarantine")
+AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
+AUDIT_FIXES = ("damaged", "input_marker")  # codes whose findings can be mended in one way only
+# Codes with a threshold, and from where to where that may be. Below 0.6, near copies are not looked for.
+AUDIT_THRESHOLDS = {
+    "repetition": (0.0, 1.0),
+    "near_duplicate": (0.6, 1.0),
+    "crosses_splits": (0.6, 1.0),
+    "contaminated": (0.1, 1.0),
+    "alike": (0.1, 1.0),
+    "lopsided": (1.0, 1000.0),
+}

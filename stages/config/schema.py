@@ -34,6 +34,7 @@ from stages.config.choices import (
     Strategy,
     SweepMetric,
     Target,
+    TrainedTurns,
     Unfinished,
     Upstream,
     Weights,
@@ -141,9 +142,10 @@ DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # of a source that names non
 class Source:
     """A file, folder, pattern or hub dataset. `columns` says which column has which role, with dots also inside of
     one; null leaves it out. `labels` are words for labels. `reasoning` before answers is kept or stripped. `task`
-    phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `splits` gives
-    the share of its rows for each split (default: sft 0.95, validation 0.05), decided by the content of the prompt.
-    `check` makes prompts with an answer verifiable: `label` (the same words), `number` (the same last number)."""
+    phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `licence` is
+    that of all rows but those with one of their own. `splits` gives the share of its rows for each split (default: sft
+    0.95, validation 0.05), decided by the content of the prompt. `check` makes prompts with an answer verifiable:
+    `label` (the same words), `number` (the same last number)."""
 
     path: str = MISSING
     revision: str | None = None
@@ -155,6 +157,7 @@ class Source:
     reasoning: str | None = words("keep", "strip", default=None)
     task: str | None = None
     documents: str | None = words(*DOCUMENTS, default=None)
+    licence: str | None = None
     rows: int | None = between(1, 1_000_000_000, None)
     check: str | None = words(*SOURCE_CHECKS, default=None)
     splits: dict[str, float] = field(default_factory=dict)
@@ -163,11 +166,26 @@ class Source:
 @dataclass
 class Audit:
     """What becomes of rows that an audit finds something in, by code (`stage=audit` tells them, with examples): keep,
-    drop, or quarantine; a code without an action keeps its rows. `against` are evaluation sets, none of whose prompts
-    may stand in a row that is contaminated by it."""
+    drop, quarantine, or fix where that is unambiguous; a code without an action keeps its rows. `thresholds` are of
+    codes that have one. `against` are evaluation sets, none of whose prompts may stand in a row that is contaminated
+    by it."""
 
     actions: dict[str, str] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
     against: list[Source] | None = None
+
+
+@dataclass
+class Form:
+    """One form for the rows of all sources. `system`: a conversation keeps its system message; where it has none it
+    gets the one of `system_prompts` (insert); it loses its own (drop), or has one of `system_prompts` in its place,
+    drawn by its content (vary). One that tells of tools stays. `unicode`: the normal form of characters. `whitespace`,
+    trim: one sign at the end of lines and no space before it, plain spaces, no empty lines around a text."""
+
+    system: str | None = words("keep", "insert", "drop", "vary", default=None)
+    system_prompts: list[str] | None = None
+    unicode: str | None = words("NFC", "NFKC", default=None)
+    whitespace: str | None = words("keep", "trim", default=None)
 
 
 @dataclass
@@ -184,6 +202,7 @@ class Data:
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
     max_bad: float = share()
+    form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
     of: str | None = computed(None)
@@ -289,6 +308,7 @@ class Training:
 class SFT(Training):
     train: bool = MISSING
     demonstrations: Demonstrations | None = None  # null: selected where data.tasks.open_sft asks something
+    trained_turns: TrainedTurns | None = None  # null: all
     control: bool | None = computed(None)  # set by the pipeline: on chosen completions, from SFT
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
@@ -500,6 +520,7 @@ class Label:
     columns: dict[str, Any] = field(default_factory=dict)
     labels: dict[Any, str] = field(default_factory=dict)
     reasoning: str | None = words("keep", "strip", default=None)
+    licence: str | None = None
     max_failed: float = share()
     judge: Judge = field(default_factory=Judge)
     human: Human = field(default_factory=Human)

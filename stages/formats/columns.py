@@ -45,9 +45,9 @@ Path = str | list[str]  # a column; below it keys or places, after dots; or seve
 class ChangesMeaning(UserError):
     """A column that would change what a row means, and that its format does not read."""
 
-    def __init__(self, column: str):
-        super().__init__(f"the column {column!r} changes what a row means, and is not read")
-        self.column = column
+    def __init__(self, column: str, reason: str = ""):
+        super().__init__(f"the column {column!r} {reason or 'changes what a row means, and is not read'}")
+        self.column, self.reason = column, reason
 
 
 def normal(name: str) -> str:
@@ -94,11 +94,16 @@ def at(value: Any, path: Path) -> Any:
 
 
 def unread(
-    row: Mapping[str, Any], paths: Mapping[str, Path], dropped: Collection[str], decided: Collection[str], texts: bool
+    row: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    dropped: Collection[str],
+    decided: Collection[str],
+    texts: bool,
+    weighed: Collection[str],
 ) -> list[str]:
     """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. Those that the
     user `dropped` count as read; of roles that the user gave to another column the names are `decided`, and change
-    nothing. `texts`: the rows are running text.
+    nothing. `texts`: the rows are running text. `weighed`: the roles of whose answers a weight is read.
 
     Raises:
         ChangesMeaning: where one of them changes what the row means.
@@ -112,12 +117,13 @@ def unread(
             raise ChangesMeaning(column)
     for role in TURNS:
         if isinstance(path := paths.get(role), str):
-            found += [f"{path}.{key}" for key in of_turns(at(row, path), path, dropped)]
+            known = {*dropped, *(WEIGHTS if role in weighed else ())}
+            found += [f"{path}.{key}" for key in of_turns(at(row, path), path, dropped, known)]
     return found
 
 
-def of_turns(turns: Any, column: str, dropped: Collection[str]) -> list[str]:
-    """The keys that nothing reads, of the turns of a conversation or of one turn.
+def of_turns(turns: Any, column: str, dropped: Collection[str], of_answers: Collection[str]) -> list[str]:
+    """The keys that nothing reads, of the turns of a conversation or of one turn. `of_answers` are known of answers.
 
     Raises:
         ChangesMeaning: as `unread`.
@@ -126,8 +132,8 @@ def of_turns(turns: Any, column: str, dropped: Collection[str]) -> list[str]:
     for turn in turns if isinstance(turns, list) else [turns]:
         if isinstance(turn, dict) and any(key in turn for key in WHO):
             role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
-            known = {*TURN, *dropped, *(OF_A_TURN if role == "tool" else ())}
-            for key in left(turn, known, int(role == "assistant")):
+            more = {"tool": OF_A_TURN, "assistant": of_answers}.get(str(role), ())
+            for key in left(turn, {*TURN, *dropped, *more}, int(role == "assistant")):
                 if key.lower() in CHANGING | WEIGHTS | OF_A_TURN:
                     raise ChangesMeaning(f"{column}.{key}")
                 found[key] = None

@@ -39,7 +39,8 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
         held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
-        roots = {"outside": node("data", Data(None, held_out, cfg.data.max_bad, of="outside")), **roots}
+        asked = Data(None, held_out, cfg.data.max_bad, form=cfg.data.form, of="outside")
+        roots = {"outside": node("data", asked), **roots}
     if cfg.eval.retention:
         texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
         roots = {"retained": node("data", Data(None, texts, cfg.data.max_bad, of="eval.retention")), **roots}

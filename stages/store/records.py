@@ -42,7 +42,9 @@ class Example:
     """A conversation up to its last request, with the reference answer where there is one.
 
     `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks, rephrased (a request in all its phrasings,
-    known by `request`); of open requests it is the key of `data.tasks` that asked for them.
+    known by `request`); of open requests it is the key of `data.tasks` that asked for them. `trained`: whether each
+    assistant turn of the conversation is, in order; None: all are. `licence` and `origin` are what the source or the
+    row itself states.
     """
 
     id: str
@@ -55,19 +57,18 @@ class Example:
     group: str = "seen"
     request: str = ""
     checks: list[Check] = field(default_factory=list)
+    trained: list[bool] | None = None
+    licence: str | None = None
+    origin: str | None = None
 
     schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("id", pa.string()),
             ("messages", MESSAGES),
             ("reference", pa.string()),
-            ("source", pa.string()),
-            ("task", pa.string()),
-            ("split", pa.string()),
-            ("kind", pa.string()),
-            ("group", pa.string()),
-            ("request", pa.string()),
+            *((name, pa.string()) for name in ("source", "task", "split", "kind", "group", "request")),
             ("checks", pa.list_(pa.struct([("kind", pa.string()), ("params", pa.string())]))),  # params as JSON
+            *(("trained", pa.list_(pa.bool_())), ("licence", pa.string()), ("origin", pa.string())),
         ]
     )
 
