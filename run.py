@@ -83,7 +83,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         case Command.export:
             from stages.commands import export
 
-            export.write(cfg.export, wanted[0], nodes["eval"], store)
+            export.write(cfg.export, wanted, nodes["eval"], store)
         case Target.report:
             for page in ("labels.html", "report.html"):
                 whole.write(store.root / page, (store.folder(wanted[0]) / page).read_bytes())

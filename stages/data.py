@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.config.choices import OF_ROWS_AMONG_ROWS, Split
+from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Audit, Data
-from stages.curation.audit import gate
+from stages.config.schema import Data, Form
+from stages.curation.audit import Gate
 from stages.curation.joining import Taken, gathered
 from stages.curation.mixing import amounts
 from stages.curation.own import KEY, own_part
@@ -25,6 +25,7 @@ from stages.curation.part import Part
 from stages.formats.row import Unwanted
 from stages.formats.sources import keep_apart
 from stages.store import parts
+from stages.store.licences import UNKNOWN, Licences
 from stages.store.records import Example, in_tables, save_tables
 from stages.store.work import Progress, Work
 from stages.tasks import open_ended
@@ -45,18 +46,21 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         sound([e for e in examples if e.task in families])
     taken, joined = join(cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out)
     mix(cfg, joined, taken)
-    seed = cfg.tasks.seed if cfg.tasks else 0
+    seed, licences = cfg.tasks.seed if cfg.tasks else 0, Licences()
 
     def tables() -> Iterator[pa.Table]:
+        for example in examples:
+            licences.count(example)
         yield from in_tables(examples, Example)
         with Progress(sum(sum(part.counts(taken).values()) for part in joined), "data", "row") as progress:
             for part in joined:
                 for table in part.tables(taken, seed):
+                    licences.rows.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
                     yield table
                     progress.update(len(table))
 
     save_tables(out / "examples.parquet", tables(), Example)
-    return told(examples, joined, taken)
+    return {**told(examples, joined, taken), **licences.metrics()}
 
 
 def generated(cfg: Data, families: dict[str, Family]) -> list[Example]:
@@ -82,8 +86,7 @@ def join(cfg: Data, examples: list[Example], files: list[Path], out: Work) -> tu
     rows = gathered(examples, files)
     taken, joined = Taken(rows), list[Part]()
     taken.hold(np.arange(len(examples)))
-    actions = {code: action for code, action in cfg.audit.actions.items() if code in OF_ROWS_AMONG_ROWS}
-    passes = gate(Audit(actions)) if actions else None
+    passes = Gate(cfg.audit.among_rows, Form()) if cfg.audit.among_rows.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
         part = Part.of(source, file, np.arange(len(rows.ids))[rows.parts[i]], taken, passes)
         keep_apart([row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.kept], out)

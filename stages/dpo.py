@@ -25,6 +25,7 @@ from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
+from stages.training.pairs import trained_pairs
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
 from stages.training.samples import Samples
@@ -89,18 +90,10 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if "eval_rewards/accuracies" in figures:
         summary += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
     card.write(out / "model", "dpo", cfg, inputs, figures)
-    seen, used = turns.seen(steps), [reference[p.id] for p in pairs]
+    used = [reference[p.id] for p in pairs]
     lengths = [2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in used]
     return {
-        "device": str(args.device),
-        "processes": args.world_size,
-        "pairs": len(pairs),
-        "pairs_cut": turns.left_out,
-        "pairs_unseen": len(pairs) - len(seen),
-        "pairs_dropped": dropped,
-        "held_out": len(held_out),
-        "steps": steps,
-        "tokens": sum(times * lengths[i] for i, times in seen.items()),
+        **trained_pairs(trainer, turns, lengths, len(held_out), dropped),
         "displacement": bool(displaced),
         **figures,
         "summary": summary,

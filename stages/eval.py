@@ -26,7 +26,8 @@ from stages.evaluation.outcomes import (
     verdict,
 )
 from stages.models.loading import device_of
-from stages.store.records import Example, Outcome, Pair, load, save
+from stages.store.outcome import Outcome
+from stages.store.records import Example, Pair, load, save
 from stages.store.work import Work
 
 # The first that has prompts.
@@ -48,7 +49,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
     for name, row in by_group.items():
-        row |= proportion.of([] if name.startswith(OUTSIDE) else groups[name].prompts, answers)
+        row |= proportion.UNKNOWN if name.startswith(OUTSIDE) else proportion.of(groups[name], answers, cfg)
     main = by_group[endpoint]
     sides = {side: ours.group(*names) for side, names in SIDES.items()}
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]

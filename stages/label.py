@@ -3,7 +3,7 @@ may cost money: another pair strategy does not ask again."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from stages.config.errors import UserError
 from stages.config.schema import Label
 from stages.evaluation import best_of
-from stages.evaluation.reliability import blanks, decided, from_checks, from_file, reliability, set_aside
+from stages.evaluation.reliability import Key, blanks, decided, from_checks, from_file, reliability, set_aside
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
@@ -58,24 +58,26 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         found["read"] = [*pool.told]
     if out.asked:
         found["calls"] = out.asked
+    found |= labeler.figures()
     if labeler.learnt:
         curve, doubt = best_of.watched(judgements, pool.prompts, pool.candidates)
         found |= curve
         for warning in filter(None, (doubt, best_of.by_length(found["length_correlation"]))):
             out.warn(warning)
     if cfg.audit:
-        found["summary"] += f"; {audit(cfg, pool, judgements, out)}"
+        found["summary"] += f"; {audit(cfg, pool, judgements, labeler.known, out)}"
     return found
 
 
-def audit(cfg: Label, pool: Pool, judgements: list[Judgement], out: Work) -> str:
+def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key, str], out: Work) -> str:
     """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
-    known. Says it in a few words."""
+    known: by a file, by what people have `said` of them, or by checks. Says it in a few words."""
     prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
     aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
     rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    known = from_file(Path(cfg.known).expanduser()) if cfg.known else from_checks(aside, prompts, candidates)
+    by_checks = said or from_checks(aside, prompts, candidates)
+    known = from_file(Path(cfg.known).expanduser()) if cfg.known else by_checks
     found = reliability(judgements, aside, known, prompts, candidates)
     note(out / "reliability.json", found)
     if "accuracy" not in found:

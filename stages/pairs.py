@@ -10,10 +10,12 @@ from stages.config.schema import Pairs
 from stages.curation.rules import band, broken, within
 from stages.pairing.admission import BETTER_UNFINISHED, WORSE_UNFINISHED, Admission
 from stages.pairing.contrasts import Contrast, comparisons
+from stages.pairing.held_out import held_out
 from stages.pairing.ranking import ranked
 from stages.pairing.strategies import limit_of
 from stages.pairing.taking import Taking, table, take
 from stages.store.kept import having, load_json
+from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -52,7 +54,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             f"{limit_of(cfg.strategy, cfg)} of a prompt. pairs=all takes more"
         )
     save(out / "pairs.parquet", pairs, Pair)
-    held_out = sum(p.split == "validation" for p in pairs)
+    licences = Licences()
+    for prompt, _ in taken.pairs:
+        licences.count(prompt)
+    aside = sum(p.split == "validation" for p in pairs)
     unfinished = {  # pairs that have one, and contrasts that became none for it
         "kept as rejected": sum(p.rejected_finish_reason == "length" for p in pairs),
         "dropped as rejected": refused[WORSE_UNFINISHED],
@@ -63,7 +68,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     out.say(f"What each strategy would give of these judgements, all else as it is:\n{table(others, cfg.strategy)}")
     return {
         "pairs": len(pairs),
-        "held_out": held_out,
+        "held_out": aside,
         "prompts": len(prompts),
         "prompts_without_pair": dict(taken.without),
         "unfinished": unfinished,
@@ -73,7 +78,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "strategies": others,
         **won(pairs, candidates),
         **expected(judged),
-        "summary": f"{len(pairs)} pairs ({held_out} held out) from {len(prompts)} prompts; "
+        **licences.metrics(),
+        "summary": f"{len(pairs)} pairs ({aside} held out) from {len(prompts)} prompts; "
         f"{taken.without.total()} prompts gave none{told}"
         + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
     }
@@ -127,7 +133,6 @@ def expected(judged: Path) -> dict[str, Any]:
 
 def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
     better, worse = contrast.better, contrast.worse
-    held_out = int(content_id("held out", prompt.id)[:8], 16) / 2**32 < cfg.validation_fraction
     return Pair(
         id=content_id(prompt.id, better.text, worse.text),
         prompt_id=prompt.id,
@@ -139,7 +144,7 @@ def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
         strategy=cfg.strategy,
         chosen_id=better.candidate_id,
         rejected_id=worse.candidate_id,
-        split="validation" if held_out else "train",
+        split="validation" if held_out(prompt.id, cfg.validation_fraction) else "train",
         chosen_token_ids=better.token_ids,
         rejected_token_ids=worse.token_ids,
         chosen_tokenizer=better.tokenizer,

@@ -14,6 +14,7 @@ from stages.evaluation.diagnosis.ranking import diagnose
 from stages.pages import changes, figures, labels, seeds, settings, words
 from stages.pages.environment import environment
 from stages.pages.headline import Headline
+from stages.pages.rewards import of_reward
 from stages.pages.samples import strips
 from stages.pages.side_by_side import side_by_side
 from stages.store.kept import having, load_json
@@ -35,13 +36,15 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     made = {role: role if role in nodes else trained for role in models if role != "base"}
     runs = seeds.runs(inputs, nodes)
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
-    why = diagnose(gather(inputs, nodes, results, pairs), models["policy"])
+    evidence = gather(inputs, nodes, results, pairs)
+    why = diagnose(evidence, models["policy"])
     over_seeds = seeds.summary(runs, inputs, results["endpoint"], nodes["eval"]["settings"])
     lineage = rows(nodes)
     confidence = nodes["eval"]["settings"]["confidence"]
     sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}
     samples = strips(inputs, nodes, models)
-    sections |= {"samples": samples, "tokens": tokens.exists()}
+    reward = of_reward(nodes)
+    sections |= {"samples": samples, "tokens": tokens.exists(), "reward": reward}
     absent = {name for name, there in sections.items() if not there}
     page = environment().get_template("page.html.jinja")
     html = page.render(
@@ -61,7 +64,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         by_task=changes.chart(results["tasks"]),
         kinds_conclusion=changes.conclusion(results["kinds"], models["policy"]),
         single_tasks=changes.single(results["tasks"]),
-        curves=curves(inputs["sft"], inputs[trained], models["policy"]),
+        curves=curves(inputs["sft"], models["policy"], evidence.curve, inputs[trained] / "held_out.json"),
         trained={models[role]: nodes[of]["metrics"]["summary"] for role, of in made.items()},
         answers=side_by_side(inputs, models, cfg.side_by_side),
         samples=samples,
@@ -69,6 +72,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         label=nodes["label"]["metrics"],
         pairs=nodes["pairs"]["metrics"],
         pair=pairs[0],
+        reward=reward,
         why=why,
         warnings=[(role, warning) for role, m in nodes.items() for warning in m["warnings"]],
         lineage=lineage,
@@ -81,11 +85,11 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
 
 
-def curves(sft: Path, policy: Path, title: str) -> list[Markup]:
-    """Figures of both trainings; `title`: the policy's."""
-    held_out = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
-    drawn = [*figures.sft(read_curves(sft)), *figures.preference(title, read_curves(policy))]
-    return [Markup(figure) for figure in drawn + figures.calibration(title, held_out)]
+def curves(sft: Path, title: str, curve: list[dict[str, Any]], held_out: Path) -> list[Markup]:
+    """Figures of SFT's training, and of the policy's: its title, its curve, and its margins on held-out pairs."""
+    margins = load_json(held_out, lambda pairs: [pair["margin"] for pair in pairs])
+    drawn = [*figures.sft(read_curves(sft)), *figures.preference(title, curve), *figures.calibration(title, margins)]
+    return [Markup(figure) for figure in drawn]
 
 
 def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:

@@ -29,6 +29,7 @@ from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.micro_batches import Row
+from stages.training.pairs import trained_pairs
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
 from stages.training.validation import Course, risen
@@ -92,22 +93,14 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     for warning in (*doubts(found, len(scored)), risen(Course(trainer), len(scored), cfg), turns.told(steps, "pairs")):
         if warning:
             out.warn(warning)
-    seen, lengths = turns.seen(steps), [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
+    lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
     summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {steps} steps"
     if found:
         mean, low, high = found["accuracy"].values()
         summary += f"; right in {mean:.1%} ({low:.1%} to {high:.1%}) of {len(scored)} held-out pairs"
     card.write(out / "model", "reward", cfg, inputs, figures | ({"held-out accuracy": mean} if found else {}))
     return {
-        "device": str(args.device),
-        "processes": args.world_size,
-        "pairs": len(pairs),
-        "pairs_cut": turns.left_out,
-        "pairs_unseen": len(pairs) - len(seen),
-        "pairs_dropped": dropped,
-        "held_out": len(held_out),
-        "steps": steps,
-        "tokens": sum(times * lengths[i] for i, times in seen.items()),
+        **trained_pairs(trainer, turns, lengths, len(held_out), dropped),
         **figures,
         **found,
         "summary": summary,

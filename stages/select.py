@@ -12,6 +12,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Select
 from stages.curation import rules
 from stages.curation.mending import mended
+from stages.pairing.held_out import held_out
+from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
@@ -33,6 +35,9 @@ def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             told = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
             raise UserError(f"select: no answer is good enough to learn from ({told}). Lower select.min_score.")
     save(out / "examples.parquet", examples, Example)
+    licences = Licences()
+    for example in examples:
+        licences.count(example)
     counts = Counter(e.split for e in examples)
     selected = [e for e in examples if e.source in ("selected", "mended")]
     by_code = sum(e.source == "mended" for e in selected)
@@ -42,6 +47,7 @@ def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "mended": by_code,
         "tasks": len({e.task for e in selected}),
         "refused": dict(refused),
+        **licences.metrics(),
         "summary": f"{len(selected)} answers selected, {by_code} of them mended, of "
         f"{len({e.task for e in selected})} tasks; "
         + ", ".join(f"{counts[split]} {split}" for split in Split if counts[split]),
@@ -91,8 +97,7 @@ def best(cfg: Select, judged: Path) -> tuple[list[Example], Counter[str]]:
 
 def demonstration(prompt: Example, answer: Candidate, source: str, cfg: Select) -> Example:
     """The prompt with this answer, held out for the validation loss or not."""
-    held_out = int(content_id("held out", prompt.id)[:8], 16) / 2**32 < cfg.validation_fraction
-    split = Split.validation if held_out else Split.sft
+    split = Split.validation if held_out(prompt.id, cfg.validation_fraction) else Split.sft
     return replace(prompt, reference=answer.text.strip(), source=source, split=split)
 
 

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from trl import SFTConfig, pack_dataset
 from trl.trainer import disable_dropout_in_model
 
-from stages.config.choices import Adapter
+from stages.config.choices import Adapter, TrainedTurns
 from stages.config.errors import UserError
 from stages.config.schema import SFT
 from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
 from stages.models.contract import Contract, ContractError
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
+from stages.models.masking import masked
 from stages.models.packing import pack_segments
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
@@ -39,7 +40,8 @@ RISE = 0.05  # of the validation loss: more of it than this, and than its noise,
 
 
 def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `model/` with its contract, and `token_example.json`; with an adapter, `adapter/` too.
+    """Publish `model/` with its contract, `token_example.json`, and `held_out.json` with the loss of every validation
+    row; with an adapter, `adapter/` too.
 
     Raises:
         ContractError: where the template cannot keep the contract.
@@ -64,7 +66,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     train_rows, dropped = tokenize(trainable, terms, cfg, out)
     validation = [e for e in examples if e.split == "validation" and e.reference]
     validation_rows, _ = tokenize(validation, terms, cfg, out)
-    example = train_rows[0]
+    example = shown(trainable, train_rows, cfg)
     rows = pack(train_rows, cfg.max_length, cfg.batch_size) if cfg.packing else train_rows
     turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, "sft")
 
@@ -85,8 +87,11 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     whole = {row["id"] for row in validation_rows}
     samples = Samples(trainer, cfg, [e.messages for e in validation if e.id in whole], terms, out)
     train(trainer, cfg, out, best, samples, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
+    losses: list[float] = []
     if best.found:
-        compare(Course(trainer), int(best.found["step"]), len(validation_rows), cfg, out)
+        course, step = Course(trainer), int(best.found["step"])
+        compare(course, step, len(validation_rows), cfg, out)
+        losses = course.row_losses(step)
     else:
         save_trained(trainer, best.folder)
     if not out.main:
@@ -95,7 +100,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     frozen = lambda weights: under_contract(load_model(base, weights), terms, cfg.seed)
     publish(best.folder, cfg, out, base, frozen)
     terms.save(out / "model")
-    show_tokens(example, terms, out / "token_example.json")
+    show_tokens(example, trainable, terms, out / "token_example.json")
+    # Several processes may evaluate the first rows again, after the last.
+    by_row = [{"id": row["id"], "loss": loss} for row, loss in zip(validation_rows, losses, strict=False)]
+    (out / "held_out.json").write_text(json.dumps(by_row))
     figures = {"steps": trainer.state.global_step, **best.found}
     seen = turns.seen(trainer.state.global_step)
     trained_tokens = sum(label != IGNORED for i in seen for label in rows[i]["labels"])
@@ -159,6 +167,9 @@ def tokenize(
     for example in examples:
         try:
             ids, trained = terms.example(example.conversation)
+            if masks(example, cfg):
+                last = cfg.trained_turns is TrainedTurns.last
+                trained = masked(ids, trained, terms.stop_ids[0], example.trained, last)
         except ContractError as reason:
             dropped[str(reason)] += 1
             continue
@@ -174,6 +185,18 @@ def tokenize(
             raise UserError(f"{message} sft.max_dropped={cfg.max_dropped:g} allows fewer.")
         out.warn(message)
     return rows, dict(dropped)
+
+
+def masks(example: Example, cfg: SFT) -> bool:
+    """Whether an assistant turn of a conversation is not trained."""
+    turns = sum(turn["role"] == "assistant" for turn in example.conversation)
+    return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
+
+
+def shown(examples: list[Example], rows: list[dict[str, Any]], cfg: SFT) -> dict[str, Any]:
+    """The row that the report shows: the first, or the first with a turn that is not trained."""
+    told = {example.id for example in examples if masks(example, cfg)}
+    return next((row for row in rows if row["id"] in told), rows[0])
 
 
 def compare(course: Course, step: int, rows: int, cfg: SFT, out: Work) -> None:
@@ -205,10 +228,14 @@ def pack(rows: list[dict[str, Any]], length: int, batch_size: int) -> list[dict[
     return [{"id": content_id(row["input_ids"]), **row} for row in fill(packed, batch_size)]
 
 
-def show_tokens(row: dict[str, Any], terms: Contract, path: Path) -> None:
-    """One training example token by token: its text, and whether it is trained or ends the turn."""
+def show_tokens(row: dict[str, Any], examples: list[Example], terms: Contract, path: Path) -> None:
+    """One training example token by token: its text, whether it is trained or ends the turn, and whether it is of an
+    assistant turn that is masked."""
+    example = next(example for example in examples if example.id == row["id"])
+    _, answers = terms.example(example.conversation)
     tokens = [
         {"text": terms.tokenizer.decode([i]), "trained": label != IGNORED, "end_of_turn": i == terms.stop_ids[0]}
-        for i, label in zip(row["input_ids"], row["labels"], strict=True)
+        | ({"masked": True} if answer and label == IGNORED else {})
+        for i, label, answer in zip(row["input_ids"], row["labels"], answers, strict=True)
     ]
     path.write_text(json.dumps(tokens, ensure_ascii=False))

@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.schema import OneSource
-from stages.curation.audit import gate
+from stages.curation.audit import Gate
 from stages.curation.own import own_part
 from stages.formats.format import Said
 from stages.formats.row import BadRow
@@ -28,11 +28,11 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: for a source that holds nothing, or more unusable rows than `max_bad` allows.
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    found, counts = Found(), Counter[str]()
+    found, counts, passes = Found(), Counter[str](), Gate(cfg.audit, cfg.form)
     _, own = own_part(cfg.own, out)
 
     def counted() -> Iterator[SourceRow]:
-        for example in examples(cfg, own, found):
+        for example in examples(cfg, own, passes, found):
             counts[example.split] += 1
             yield example
 
@@ -50,25 +50,27 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         out.say(f"{cfg.of}: taken out by data.audit: {taken_out}")
     told = {
         "quarantined": (len(found.bad), "rows in quarantine.jsonl"),
-        "left_out": (found.left_out, "rows left out by their splits or labels"),
+        "left_out": (found.left_out, "rows left out by their splits, labels or weights"),
         "unwanted": (found.unwanted.total(), "rows taken out by data.audit"),
     }
     return {
         "rows": found.rows,
         "examples": dict(counts),
         **{name: count for name, (count, _) in told.items()},
+        **passes.shape.metrics(),
         "read": found.told,
         "summary": ", ".join(f"{count} {split}" for split, count in counts.items())
-        + "".join(f"; {count} {what}" for count, what in told.values() if count),
+        + "".join(f"; {count} {what}" for count, what in told.values() if count)
+        + (f"; {shaped}" if (shaped := passes.shape.told()) else ""),
     }
 
 
-def examples(cfg: OneSource, own: Callable[[Any], Said] | None, found: Found) -> Iterator[SourceRow]:
+def examples(cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, found: Found) -> Iterator[SourceRow]:
     """The examples of a source, but for rows that the audit does not let pass."""
-    source, passes = cfg.source, gate(cfg.audit)
-    name, shares = Path(source.path).name, source.shares
+    source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
 
     def example(said: Said) -> SourceRow | None:
+        said = passes.shape(said)
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)
         split = split_of(prompt, shares)
@@ -82,10 +84,27 @@ def examples(cfg: OneSource, own: Callable[[Any], Said] | None, found: Found) ->
             if split in NEED_AN_ANSWER or source.check:
                 return None
             answer = None
+        if said.trained and not any(said.trained) and split in NEED_AN_ANSWER:
+            return None
         if split is None:
             return None
         passes(said, split, found.place)
         checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else []
-        return SourceRow(prompt, messages, answer, name, name, split, name, "seen", "", checks, *found.at)
+        file, line = found.at
+        return SourceRow(
+            prompt,
+            messages,
+            answer,
+            name,
+            name,
+            split,
+            kind=name,
+            checks=checks,
+            trained=said.trained,
+            licence=said.licence or source.licence,
+            origin=said.origin,
+            file=file,
+            line=line,
+        )
 
     return convert(source, cfg.key, example, wanted(source), found, own)

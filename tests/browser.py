@@ -21,10 +21,12 @@ OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--d
 OPTIONS += ("--disable-sync", "--disable-component-update")
 HEIGHT, TIMEOUT = 900, 300  # pixels; seconds, as a busy machine may take to start it
 FITS = "document.documentElement.scrollWidth <= innerWidth"
-# Ids that several elements have, SVGs without a name, heads of tables without a scope.
+# Ids that several elements have, SVGs without a name that are no decoration, heads of tables without a scope.
 NAMELESS = """[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) < i).concat(
-    [...document.querySelectorAll('svg:not([role=img]), th:not([scope])')].map(e => e.outerHTML.slice(0, 80)),
-    [...document.querySelectorAll('svg')].filter(e => e.firstElementChild?.tagName != 'title').map(e => 'no title'))"""
+    [...document.querySelectorAll('svg:not([role=img], [aria-hidden]), th:not([scope])')].map(
+        e => e.outerHTML.slice(0, 80)),
+    [...document.querySelectorAll('svg[role=img]')].filter(
+        e => e.firstElementChild?.tagName != 'title' && !e.ariaLabel).map(e => 'no title'))"""
 # Cells of the main table that are not wholly inside the window.
 CUT = """[...document.querySelectorAll('.results tbody th, .results tbody td')].filter(cell => {
     const range = document.createRange(); range.selectNodeContents(cell);

@@ -6,11 +6,9 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, pools
+from stages.cli import amounts, endpoints, ensembles, mixing, pools, rows
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
-    AUDIT_ACTIONS,
-    AUDIT_CODES,
     SOURCE_CHECKS,
     Adapter,
     Command,
@@ -37,6 +35,7 @@ def refuse(cfg: Config) -> None:
     together(cfg)
     one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
     pools.refuse(cfg)
+    ensembles.refuse(cfg)
     one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
     one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
     endpoints.refuse(cfg)
@@ -50,19 +49,17 @@ def refuse(cfg: Config) -> None:
         raise UserError("label=dataset brings labels, and label.own makes some: choose one of them.")
     if cfg.data.tasks and cfg.data.tasks.families and not cfg.data.own:  # whose families nobody has read yet
         one_of("data.tasks.families", cfg.data.tasks.families, parts.families())
-    one_of("data.audit.actions", cfg.data.audit.actions, AUDIT_CODES)
-    one_of("data.audit.actions", cfg.data.audit.actions.values(), AUDIT_ACTIONS)
-    if cfg.data.audit.against and "contaminated" not in cfg.data.audit.actions and cfg.stage != Command.audit:
-        raise UserError(
-            "data.audit.against does nothing: data.audit.actions={contaminated: drop} takes those rows out."
-        )
-    if cfg.data.audit.actions.get("contaminated", "keep") != "keep" and not cfg.data.audit.against:
-        raise UserError("data.audit.actions.contaminated: by what? data.audit.against=[{path: FILE}] says it.")
+    rows.refuse(cfg)
     for i, source in enumerate(cfg.data.sources):
         shared_out(f"data.sources[{i}].splits", source.splits)
-    mixed(cfg)
+    mixing.refuse(cfg, dict(sources(cfg)))
     for key, read in [*sources(cfg), ("label", cfg.label)]:
         one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
+        if isinstance(read, Source) and read.format == "phrased" and not read.task:
+            raise UserError(
+                f"{key}.format=phrased: by which task? {key}.task=TASK says it, and is enough alone: "
+                f"{', '.join(parts.labelled())}, or a YAML file."
+            )
         if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
             one_of(f"{key}.task", [read.task], parts.labelled())
     by_people(cfg)
@@ -72,7 +69,8 @@ def refuse(cfg: Config) -> None:
     for name, block in cfg.trained.items():
         trl_arguments.refuse(name, block)
     amounts.refuse(cfg)
-    if cfg.stage == Command.export and cfg.export.format is ExportFormat.hub:
+    pushes = cfg.export.format is ExportFormat.hub or (cfg.export.format is ExportFormat.dataset and cfg.export.repo)
+    if cfg.stage == Command.export and pushes:
         pushed(cfg.export)
 
 
@@ -115,36 +113,16 @@ def shared_out(key: str, splits: dict[str, float]) -> None:
         raise UserError(f"{key}={splits}: no row of the source would be used. Leave the source out, or raise a share.")
 
 
-def mixed(cfg: Config) -> None:
-    """What sources bring for sft: all by weight or none, and only those that bring something."""
-    sources_of_data = {f"data.sources[{i}]": source for i, source in enumerate(cfg.data.sources)}
-    to_learn = {key: source for key, source in sources_of_data.items() if source.shares.get(Split.sft)}
-    weighed = [key for key, source in to_learn.items() if source.weight]
-    for key, source in sources(cfg):
-        for name in ("weight", "epochs"):
-            if isinstance(source, Source) and vars(source)[name] and key not in to_learn and key != "reward.source":
-                raise UserError(f"{key}.{name} is for rows that SFT learns from, and this source brings none.")
-    if weighed and len(weighed) < len(to_learn):
-        lacking = next(key for key in to_learn if key not in weighed)
-        raise UserError(f"{lacking}.weight is missing: {weighed[0]} has one, and shares are of all sources for sft.")
-    mixture = cfg.data.mixture
-    if (mixture.cap or mixture.quotas) and not to_learn:
-        raise UserError("data.mixture mixes rows of data.sources for sft, and there are none.")
-    one_of("data.mixture.quotas", mixture.quotas, sorted({source.of_task for source in to_learn.values()}))
-    if fewest := [task for task, quota in mixture.quotas.items() if quota < 1]:
-        raise UserError(f"data.mixture.quotas.{fewest[0]} must be at least 1. To have no row of it, leave it out.")
-
-
 def given(cfg: Config) -> None:
     """What a run starts from: model, data, labels."""
     if cfg.data.tasks is None:
         raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
     if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
-    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is not Demonstrations.selected:
+    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is Demonstrations.given:
         raise UserError(
             f"data.tasks.open_sft={cfg.data.tasks.open_sft}: open requests have no reference answers to learn from. "
-            "sft.demonstrations=selected has the base answer them, and keeps what passes."
+            "sft.demonstrations=null has the base answer them, and keeps what passes."
         )
     if cfg.sft.demonstrations is Demonstrations.selected and (cfg.label.brings_pool or not cfg.sft.train):
         reason = "label=dataset judges no answers" if cfg.label.brings_pool else "sft=none trains nothing"
@@ -173,7 +151,7 @@ def given(cfg: Config) -> None:
 def rewarded(cfg: Config) -> None:
     """What a reward model learns from, and who labels by one."""
     source = cfg.reward.source
-    if cfg.label.reward_model.path and cfg.label.labeler != "reward_model":
+    if cfg.label.reward_model.path and "reward_model" not in cfg.label.labelers:
         raise UserError("label.reward_model is for label=reward_model, and for no other labeler.")
     if cfg.label.by_reward and not source.path:
         raise UserError(
@@ -216,12 +194,12 @@ def labelled(cfg: Config) -> None:
 def by_people(cfg: Config) -> None:
     """What `label=human` needs, and that a file of answers is there before anything is sampled for them."""
     human = cfg.label.human
-    if cfg.label.labeler != "human" and human != Human():
-        raise UserError("label.human is for label=human, and for no other labeler.")
-    if cfg.label.labeler != "human" or cfg.label.own:
+    if cfg.label.labeler not in ("human", "ensemble") and human != Human():
+        raise UserError("label.human is for label=human and label=ensemble, and for no other labeler.")
+    if "human" not in cfg.label.labelers:
         return
     if any(find_spec(package) is None for package in ("starlette", "uvicorn", "markdown_it")):
-        raise UserError("label=human needs a server: pip install 'plumbline[people]'.")
+        raise UserError("people are asked by a server: pip install 'plumbline[people]'.")
     if cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
@@ -275,7 +253,9 @@ def pushed(cfg: Export) -> None:
     """What a push needs to be told, before anything is built for it."""
     if not cfg.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
-    if cfg.model is Role.base:
+    if cfg.format is ExportFormat.hub and cfg.model is Role.base:
         raise UserError("export.model=base was not made here, so it is not pushed: the others are.")
     if not os.environ.get("HF_TOKEN"):
-        raise UserError("export.format=hub needs a token that may write: set HF_TOKEN in the environment.")
+        raise UserError(
+            f"export.format={cfg.format} pushes with a token that may write: set HF_TOKEN in the environment."
+        )

@@ -14,9 +14,9 @@ def refuse(cfg: Config) -> None:
     """Raise UserError for the first endpoint that cannot be asked."""
     if cfg.sample.endpoint != Endpoint() and cfg.sample.sampler != "openai":
         raise UserError("sample.endpoint is asked by sample=openai, and by no other sampler.")
-    if cfg.label.judge != Judge() and cfg.label.labeler != "judge":
+    if cfg.label.judge != Judge() and cfg.label.labeler not in ("judge", "ensemble"):
         raise UserError("label.judge is for label=judge, and for no other labeler.")
-    if cfg.label.labeler == "judge" and not cfg.label.own:
+    if "judge" in cfg.label.labelers:
         judged(cfg)
     for key, endpoint in cfg.endpoints.items():
         reachable(key, endpoint)

@@ -6,6 +6,7 @@ Nothing is built: `data.audit.actions` has stage=data take rows out.
 
 import logging
 import os
+import tempfile
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -13,16 +14,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands.auditing.reading import OPENINGS, UNUSABLE, Looked, distribution, look, sources_of
+from stages.commands.auditing.diversity import Diversity
+from stages.commands.auditing.reading import UNUSABLE, Looked, distribution, look, sources_of
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
 from stages.config.schema import Data
 from stages.curation.audit import Auditor, held_out
 from stages.curation.codes import TOLD
-from stages.store import whole
+from stages.curation.own import KEY, own_part
+from stages.store import parts, whole
 from stages.store.kept import having, note, recall
 from stages.store.node import Node
 from stages.store.store import Store
+from stages.store.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +42,17 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         UserError: where there is no source, or one cannot be read.
     """
     data: Data = nodes["data"].config
-    looked = sources_of(nodes)
+    with tempfile.TemporaryDirectory() as folder, parts.told(data.own, KEY, Path(folder)):
+        _, own = own_part(data.own, Work(Path(folder), lambda metrics, step: None))
+        audit(data, sources_of(nodes, own), store)
+
+
+def audit(data: Data, looked: list[Looked], store: Store) -> None:
+    """Audit these sources."""
     if not looked:
         raise UserError("there is nothing to audit: 'data.sources=[{path: FILE}]' or label=dataset label.path=FILE.")
-    if data.own and data.sources:
-        raise UserError(
-            f"stage=audit reads files by their formats, not by data.own.file={data.own.file}: leave it out."
-        )
-    auditor = Auditor(AUDIT_CODES, held_out(data.audit.against or [], "data.audit.against"))
+    auditor = Auditor(AUDIT_CODES, held_out(data.audit), data.audit.thresholds)
+    diversity = Diversity()
     file, counts = store.root / ROWS, store.root / "cache" / COUNTS
     before = counts_before(counts, looked)
     counts.parent.mkdir(parents=True, exist_ok=True)
@@ -53,15 +60,17 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     try:
         with open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
             for source in looked:
-                look(source, auditor, rows)
+                look(source, auditor, diversity, rows)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
     for source in looked:
         for line in source.found.told:
             log.info("%s", visible(f"{source.key}: {line}"))
+    if told := looked[0].shape.told():
+        log.info("data.form and data.audit: %s", told)
     Console(width=None if os.isatty(1) else 120, markup=False).print(sentence(looked), table(looked, before))
-    whole.write(store.root / PAGE, html(looked, before, data))
+    whole.write(store.root / PAGE, html(looked, before, diversity, data))
     note(counts, {"sources": paths(looked), "codes": total(looked)})
     log.info("The rows: %s. The page: %s", file, store.root / PAGE)
 
@@ -98,13 +107,12 @@ def table(looked: list[Looked], before: Counter[str] | None) -> Table:
     return shown
 
 
-def html(looked: list[Looked], before: Counter[str] | None, data: Data) -> str:
+def html(looked: list[Looked], before: Counter[str] | None, diversity: Diversity, data: Data) -> str:
     """The page."""
     from stages.pages.environment import environment
 
     codes = total(looked)
     lengths = {what: [n for source in looked for n in source.lengths[what]] for what in ("requests", "answers")}
-    openings = sum((source.openings for source in looked), Counter[str]())
     return (
         environment()
         .get_template("audit.html.jinja")
@@ -118,7 +126,7 @@ def html(looked: list[Looked], before: Counter[str] | None, data: Data) -> str:
             actions=data.audit.actions,
             examples={code: [case for s in looked for case in s.examples.get(code, [])] for code in codes},
             distributions={what: distribution(those) for what, those in lengths.items() if those},
-            openings=openings.most_common(OPENINGS),
-            opened=openings.total(),
+            diversity=diversity.tables(),
+            distinct=diversity.told(),
         )
     )

@@ -1,8 +1,10 @@
-"""`stage=export`: a published model leaves the store, as a GGUF file or to the Hugging Face hub."""
+"""`stage=export`: a published model leaves the store, as a GGUF file or to the Hugging Face hub; or what it learnt
+from, as a dataset."""
 
 import logging
 from typing import Any
 
+from stages.commands.publishing import dataset
 from stages.config.choices import ExportFormat
 from stages.config.schema import Export
 from stages.evaluation.bootstrap import Interval
@@ -24,8 +26,12 @@ Share of held-out prompts whose answer passes all checks, with two-level bootstr
 """
 
 
-def write(cfg: Export, node: Node, evaluation: Node, store: Store) -> None:
-    """Export a model; a pushed one takes along what the evaluation found, where there was one."""
+def write(cfg: Export, wanted: list[Node], evaluation: Node, store: Store) -> None:
+    """Export a model, or a dataset of several nodes. A pushed model takes along what the evaluation found, where there
+    was one."""
+    if cfg.format is ExportFormat.dataset:
+        return dataset.publish(cfg, wanted, store)
+    [node] = wanted
     model = store.folder(node) / "model"
     store.verify(node)
     if cfg.format is ExportFormat.gguf:
@@ -40,7 +46,7 @@ def write(cfg: Export, node: Node, evaluation: Node, store: Store) -> None:
             card += evaluated(load_json(store.folder(evaluation) / "results.json", having("models")))
         else:
             log.info("%s is not built, so the card has no results: stage=eval makes them.", evaluation)
-        log.info("Pushed to %s", hub.push(model, card, str(cfg.repo), cfg.private))
+        log.info("Pushed to %s", hub.push(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card))
 
 
 def evaluated(results: dict[str, Any]) -> str:

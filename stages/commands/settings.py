@@ -57,8 +57,10 @@ def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
 def of_lineage(manifests: list[Manifest]) -> dict[str, str]:
     """The settings of all of them, by key (`dpo.beta`). Of several rounds, those of the last are told."""
     settings: dict[str, str] = {}
+    of_pool = in_pool(manifests)
     for m in manifests:
-        block = "control" if m["settings"].get("control") else BLOCKS.get(str(m["stage"]), str(m["stage"]))
+        block = of_pool.get(m["fingerprint"], BLOCKS.get(str(m["stage"]), str(m["stage"])))
+        block = "control" if m["settings"].get("control") else block
         found = named({"version": m["version"], **m["settings"]}, {"version": m["version"], **m["config"]}, block)
         # Files of one name may differ: the first digits of a file's digest stand beside it.
         told = {key: name if name == shown(value) else f"{name} ({value[:6]})" for key, value, name in found}
@@ -66,8 +68,26 @@ def of_lineage(manifests: list[Manifest]) -> dict[str, str]:
     return settings
 
 
+def in_pool(manifests: list[Manifest]) -> dict[str, str]:
+    """By fingerprint, what the sources of a pool are called on the command line (`sample.pool[0]`), and models that
+    they alone name."""
+    found, known = dict[str, str](), {m["fingerprint"]: m for m in manifests}
+    trained = {m["inputs"]["base"]["fingerprint"] for m in manifests if m["stage"] == "sft"}
+    for pool in (m for m in manifests if m["stage"] == "pool"):
+        sources = [given["fingerprint"] for role, given in pool["inputs"].items() if role != "policy"]
+        for i, source in enumerate(sources):
+            found.setdefault(source, f"sample.pool[{i}]")
+            model = known[source]["inputs"]["policy"] if source in known else {}
+            if model.get("stage") == "base" and model["fingerprint"] not in trained:
+                found.setdefault(model["fingerprint"], f"sample.pool[{i}].model")
+    return found
+
+
 def unseeded(settings: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in settings.items() if key not in {f"{stage}.seed" for stage in SEEDED}}
+    def is_seed(key: str) -> bool:
+        return key.endswith(".seed") and key.partition(".")[0] in SEEDED
+
+    return {key: value for key, value in settings.items() if not is_seed(key)}
 
 
 @dataclass

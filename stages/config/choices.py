@@ -15,6 +15,7 @@ class Target(StrEnum):
     pool = "pool"
     label = "label"
     pairs = "pairs"
+    unpaired = "unpaired"
     reference = "reference"
     dpo = "dpo"
     reward = "reward"
@@ -49,6 +50,7 @@ class Role(StrEnum):
 class ExportFormat(StrEnum):
     gguf = "gguf"
     hub = "hub"
+    dataset = "dataset"
 
 
 class GGUFType(StrEnum):
@@ -93,6 +95,13 @@ class Demonstrations(StrEnum):
 
     given = "given"
     selected = "selected"
+
+
+class TrainedTurns(StrEnum):
+    """Which assistant turns of a conversation SFT trains."""
+
+    all = "all"
+    last = "last"
 
 
 class Unfinished(StrEnum):
@@ -182,4 +191,14 @@ AUDIT_CODES = (
     "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
 ).split()
 OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")  # of these codes
-AUDIT_ACTIONS = ("keep", "drop", "quarantine")
+AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
+AUDIT_FIXES = ("damaged", "input_marker")  # codes whose findings can be mended in one way only
+# Codes with a threshold, and from where to where that may be. Below 0.6, near copies are not looked for.
+AUDIT_THRESHOLDS = {
+    "repetition": (0.0, 1.0),
+    "near_duplicate": (0.6, 1.0),
+    "crosses_splits": (0.6, 1.0),
+    "contaminated": (0.1, 1.0),
+    "alike": (0.1, 1.0),
+    "lopsided": (1.0, 1000.0),
+}

@@ -6,6 +6,7 @@ change the result (and is left out of the fingerprint), `trainer` goes to TRL un
 stand beside its type.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from stages.config.choices import (
     DEVICES,
     DOCUMENTS,
     LOSS_TYPES,
+    OF_ROWS_AMONG_ROWS,
     SOURCE_CHECKS,
     Adapter,
     Checkpointing,
+    Command,
     Demonstrations,
     DPOReference,
     ExportFormat,
@@ -33,6 +36,7 @@ from stages.config.choices import (
     Strategy,
     SweepMetric,
     Target,
+    TrainedTurns,
     Unfinished,
     Upstream,
     Weights,
@@ -140,9 +144,10 @@ DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # of a source that names non
 class Source:
     """A file, folder, pattern or hub dataset. `columns` says which column has which role, with dots also inside of
     one; null leaves it out. `labels` are words for labels. `reasoning` before answers is kept or stripped. `task`
-    phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `splits` gives
-    the share of its rows for each split (default: sft 0.95, validation 0.05), decided by the content of the prompt.
-    `check` makes prompts with an answer verifiable: `label` (the same words), `number` (the same last number).
+    phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `licence` is
+    that of all rows but those with one of their own. `splits` gives the share of its rows for each split (default: sft
+    0.95, validation 0.05), decided by the content of the prompt. `check` makes prompts with an answer verifiable:
+    `label` (the same words), `number` (the same last number).
 
     `epochs` is how often its rows for sft come (default 1; of a part some rows, drawn), `weight` its share of them
     against the weights of the others: as many rows as the scarcest source has for its share."""
@@ -157,6 +162,7 @@ class Source:
     reasoning: str | None = words("keep", "strip", default=None)
     task: str | None = None
     documents: str | None = words(*DOCUMENTS, default=None)
+    licence: str | None = None
     rows: int | None = between(1, 1_000_000_000, None)
     check: str | None = words(*SOURCE_CHECKS, default=None)
     splits: dict[str, float] = field(default_factory=dict)
@@ -177,11 +183,40 @@ class Source:
 @dataclass
 class Audit:
     """What becomes of rows that an audit finds something in, by code (`stage=audit` tells them, with examples): keep,
-    drop, or quarantine; a code without an action keeps its rows. `against` are evaluation sets, none of whose prompts
-    may stand in a row that is contaminated by it."""
+    drop, quarantine, or fix where that is unambiguous; a code without an action keeps its rows. `thresholds` are of
+    codes that have one. `against` are evaluation sets, none of whose prompts may stand in a row that is contaminated
+    by it."""
 
     actions: dict[str, str] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
     against: list[Source] | None = None
+
+    @property
+    def of_rows_alone(self) -> "Audit":
+        """What one row tells by itself."""
+        return self._of({*self.actions, *self.thresholds} - {*OF_ROWS_AMONG_ROWS}, self.against)
+
+    @property
+    def among_rows(self) -> "Audit":
+        """What is found by the rows before one."""
+        return self._of(OF_ROWS_AMONG_ROWS, None)
+
+    def _of(self, codes: Collection[str], against: list[Source] | None) -> "Audit":
+        actions = {code: action for code, action in self.actions.items() if code in codes}
+        return Audit(actions, {code: least for code, least in self.thresholds.items() if code in codes}, against)
+
+
+@dataclass
+class Form:
+    """One form for the rows of all sources. `system`: a conversation keeps its system message; where it has none it
+    gets the one of `system_prompts` (insert); it loses its own (drop), or has one of `system_prompts` in its place,
+    drawn by its content (vary). One that tells of tools stays. `unicode`: the normal form of characters. `whitespace`,
+    trim: one sign at the end of lines and no space before it, plain spaces, no empty lines around a text."""
+
+    system: str | None = words("keep", "insert", "drop", "vary", default=None)
+    system_prompts: list[str] | None = None
+    unicode: str | None = words("NFC", "NFKC", default=None)
+    whitespace: str | None = words("keep", "trim", default=None)
 
 
 @dataclass
@@ -209,6 +244,7 @@ class Data:
     sources: list[Source] = field(default_factory=list)
     mixture: Mixture = field(default_factory=Mixture)
     max_bad: float = share()
+    form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
     of: str | None = computed(None)
@@ -225,6 +261,7 @@ class OneSource:
 
     source: Source
     max_bad: float
+    form: Form
     audit: Audit
     own: Own
     of: str | None = place()
@@ -330,7 +367,8 @@ class Training:
 @dataclass
 class SFT(Training):
     train: bool = MISSING
-    demonstrations: Demonstrations | None = None  # null: given
+    demonstrations: Demonstrations | None = None  # null: selected where data.tasks.open_sft asks something
+    trained_turns: TrainedTurns | None = None  # null: all
     control: bool | None = computed(None)  # set by the pipeline: on chosen completions, from SFT
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
@@ -513,6 +551,24 @@ class RewardModel:
 
 
 @dataclass
+class Voter:
+    """One labeler of an ensemble, with the settings of its own block in `label`. A candidate that it scores below
+    `veto` is never preferred, whatever the others say."""
+
+    labeler: str = MISSING
+    weight: float = between(0, 1_000_000, 1.0)
+    veto: float | None = share(None)
+
+
+@dataclass
+class Ensemble:
+    """Several labelers that vote on two candidates at a time, and people where these disagree."""
+
+    members: list[Voter] | None = None
+    people: int | None = between(1, 1_000_000_000, None)
+
+
+@dataclass
 class Label:
     labeler: str = MISSING
     own: Own = field(default_factory=Own)
@@ -524,10 +580,12 @@ class Label:
     columns: dict[str, Any] = field(default_factory=dict)
     labels: dict[Any, str] = field(default_factory=dict)
     reasoning: str | None = words("keep", "strip", default=None)
+    licence: str | None = None
     max_failed: float = share()
     judge: Judge = field(default_factory=Judge)
     human: Human = field(default_factory=Human)
     reward_model: RewardModel = field(default_factory=RewardModel)
+    ensemble: Ensemble = field(default_factory=Ensemble)
     audit: int | None = between(1, 1_000_000, None)
     known: str | None = None
     of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
@@ -543,9 +601,41 @@ class Label:
         return Source(**{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)})
 
     @property
+    def voters(self) -> list[Voter]:
+        """The members of an ensemble; none of any other labeler."""
+        return self.ensemble.members or [] if self.labeler == "ensemble" and not self.own else []
+
+    @property
+    def labelers(self) -> list[str]:
+        """Who labels: the labeler, or an ensemble's members and the people that it asks; nobody where it is one of the
+        user's own."""
+        if self.labeler != "ensemble" or self.own:
+            return [] if self.own else [self.labeler]
+        return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])
+
+    def member(self, labeler: str) -> "Label":
+        """The block of an ensemble's member: that of a run in which it labels alone, and so are its judgements."""
+        return replace(
+            self,
+            labeler=labeler,
+            judge=self.judge if labeler == "judge" else Judge(),
+            reward_model=self.reward_model if labeler == "reward_model" else RewardModel(),
+            human=Human(),
+            ensemble=Ensemble(),
+            audit=None,
+            known=None,
+        )
+
+    @property
+    def joined(self) -> "Label":
+        """The block of an ensemble without what its members' blocks say."""
+        human = self.human if self.ensemble.people else Human()
+        return replace(self, judge=Judge(), reward_model=RewardModel(), human=human)
+
+    @property
     def by_reward(self) -> bool:
         """Whether the run's own reward model labels."""
-        return self.labeler == "reward_model" and not self.own and self.reward_model.path is None
+        return "reward_model" in self.labelers and self.reward_model.path is None
 
     @property
     def key(self) -> str:
@@ -579,6 +669,15 @@ class Pairs:
     unfinished: Unfinished = MISSING
     validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
     seed: int = random_seed()
+
+
+@dataclass
+class Unpaired:
+    """KTO's rows: from which score on a completion is desirable. Preferences need no threshold."""
+
+    threshold: float = share()
+    unfinished: Unfinished = MISSING
+    validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
 
 
 @dataclass
@@ -702,6 +801,7 @@ class Config:
     label: Label = field(default_factory=Label)
     select: Select = field(default_factory=Select)
     pairs: Pairs = field(default_factory=Pairs)
+    unpaired: Unpaired = field(default_factory=Unpaired)
     control: bool = MISSING
     control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
@@ -726,9 +826,22 @@ class Config:
         return {"sft": self.sft, "dpo": self.dpo} | ({"reward": self.reward} if rewarded else {})
 
     @property
+    def selects(self) -> bool:
+        """Whether the base answers the prompts that nobody has answered, for SFT to learn from its best."""
+        if self.sft.demonstrations is None:
+            return self.sft.train and bool(self.data.tasks and self.data.tasks.open_sft)
+        return self.sft.demonstrations is Demonstrations.selected
+
+    @property
+    def unpaired_wanted(self) -> bool:
+        """Whether labels of single completions are asked for: nothing else of the chain reads them."""
+        published = self.stage == Command.export and self.export.format is ExportFormat.dataset
+        return self.stage == Target.unpaired or published
+
+    @property
     def endpoints(self) -> dict[str, Endpoint]:
         """The endpoints that this run asks, by their keys."""
-        judges = self.label.judge.endpoints or [] if self.label.labeler == "judge" else []
+        judges = self.label.judge.endpoints or [] if "judge" in self.label.labelers else []
         found = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judges)}
         asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
         return found | {f"{block.key}.endpoint": block.endpoint for block in asking}

@@ -101,9 +101,9 @@ def placeholder(answer: str) -> str | None:
     return found[0] if found else None
 
 
-def repeats(request: str, answer: str) -> str | None:
+def repeats(request: str, answer: str, most: float = rules.REPEATED) -> str | None:
     """The same again and again, where it is no verse and no code, which repeat themselves rightly."""
-    if VERSE.search(request) or CODE.search(answer) or not rules.loops(answer):
+    if VERSE.search(request) or CODE.search(answer) or not rules.loops(answer, most):
         return None
     return answer.strip()[-80:]
 

@@ -4,12 +4,14 @@ A code says what a program can tell, and shows what it found. None of it is proo
 is given an action.
 """
 
-from collections.abc import Callable, Collection
-from functools import lru_cache
+from collections.abc import Collection, Mapping
+from functools import lru_cache, partial
 
 from stages.config.errors import UserError
-from stages.config.schema import Audit, Source
-from stages.curation.codes import ALONE, ANSWER, TIMES
+from stages.config.schema import Audit, Form
+from stages.curation.answered import repeats
+from stages.curation.codes import ALONE, ANSWER, THRESHOLDS
+from stages.curation.harmonising import Shape
 from stages.curation.held_out import HeldOut
 from stages.curation.near import Seen, jaccard, sketch, word_pairs
 from stages.formats.format import Said
@@ -19,18 +21,20 @@ from stages.formats.sources import Found, convert
 from stages.store.records import content_id, prompt_id
 from stages.tasks.answers import words
 
-ALMOST = 0.9  # of their pairs of words, the share that a chosen and a rejected answer have in common
 SHORT = 20  # words: of two short answers one is soon much longer
 
 
 class Auditor:
-    """Looks at rows one after the other, for some of the codes, and remembers those that are to stay."""
+    """Looks at rows one after the other, for some of the codes, and remembers those that are to stay. `thresholds` are
+    those of codes that have another than the usual one."""
 
-    def __init__(self, codes: Collection[str], held_out: HeldOut):
-        self.codes, self.held_out = codes, held_out
-        self.alone = {name: code for name, code in ALONE.items() if name in codes}
+    def __init__(self, codes: Collection[str], held_out: HeldOut, thresholds: Mapping[str, float] | None = None):
+        self.codes, self.held_out, self.limits = codes, held_out, {**THRESHOLDS, **(thresholds or {})}
+        self.alone = {name: code.find for name, code in ALONE.items() if name in codes}
+        if "repetition" in codes:
+            self.alone["repetition"] = partial(repeats, most=self.limits["repetition"])
         self.rows, self.requests = dict[str, str](), dict[str, str]()  # ids, and where they were first
-        self.texts, self.prompts = Seen(), dict[str, Seen]()  # of a split
+        self.texts, self.prompts = Seen(self.limits["near_duplicate"]), dict[str, Seen]()  # of a split
         self.preferred = dict[tuple[str, str, str], str]()
         self.sketch = lru_cache(maxsize=2)(sketch)  # of a row, which is looked up and then remembered
 
@@ -38,10 +42,10 @@ class Auditor:
         """What was found in a row, by code."""
         request, best, worst = request_of(said), *ends_of(said)
         found = {}
-        for name, code in self.alone.items():
+        for name, find in self.alone.items():
             if best is None and name in ANSWER:
                 continue
-            if evidence := code.find(request, best or ""):
+            if evidence := find(request, best or ""):
                 found[name] = evidence
         return found | self.among_others(said, split, best) | self.compared(said, best, worst)
 
@@ -71,9 +75,9 @@ class Auditor:
         long, short = sorted((len(words(best)), len(words(worst))), reverse=True)
         reverse = (prompt_id(said.messages), worst, best)
         found = {}
-        if (common := jaccard(a, b)) >= ALMOST:
+        if (common := jaccard(a, b)) >= self.limits["alike"]:
             found["alike"] = f"{common:.0%} in common"
-        if long > max(TIMES * short, SHORT):
+        if long > max(self.limits["lopsided"] * short, SHORT):
             found["lopsided"] = f"{long} words, {short} words"
         if reverse in self.preferred:
             found["contradicted"] = f"by {self.preferred[reverse]}"
@@ -88,19 +92,20 @@ class Auditor:
         if "near_duplicate" in self.codes:
             self.texts.add(self.sketch(text_of(said, best)), place)
         if "crosses_splits" in self.codes and said.messages:
-            self.prompts.setdefault(split, Seen()).add(self.sketch(text_of(said)), place)
+            seen = self.prompts.setdefault(split, Seen(self.limits["crosses_splits"]))
+            seen.add(self.sketch(text_of(said)), place)
         if best is not None and worst is not None:
             self.preferred.setdefault((prompt, best, worst), place)
 
 
-def held_out(sources: list[Source], key: str) -> HeldOut:
-    """The prompts of evaluation files.
+def held_out(cfg: Audit) -> HeldOut:
+    """The prompts of the evaluation files of `data.audit.against`.
 
     Raises:
         UserError: where one holds none, or a row that cannot be read: a prompt would be missed.
     """
-    prompts = HeldOut()
-    for i, source in enumerate(sources):
+    prompts, key = HeldOut(cfg.thresholds.get("contaminated", THRESHOLDS["contaminated"])), "data.audit.against"
+    for i, source in enumerate(cfg.against or []):
         found = Found()
         for said in convert(source, f"{key}[{i}].path", lambda said: said, Wanted.prompts, found):
             prompts.add(request_of(said) or "\n\n".join(said.answers), found.place)
@@ -111,18 +116,30 @@ def held_out(sources: list[Source], key: str) -> HeldOut:
     return prompts
 
 
-def gate(cfg: Audit) -> Callable[[Said, str, str], None]:
-    """What lets a row pass, of which split and place are told too, or raises Unwanted: where something is found in it
-    that has an action. Rows that passed are remembered."""
-    actions = {code: action for code, action in cfg.actions.items() if action != "keep"}
-    auditor = Auditor(actions, held_out(cfg.against or [], "data.audit.against"))
+class Gate:
+    """What a row goes through before it is an example. `shape` brings it into form first, and mends what is to be."""
 
-    def passes(said: Said, split: str, place: str) -> None:
-        for code, evidence in auditor.findings(said, split).items():
-            raise Unwanted(code, evidence, kept=actions[code] == "quarantine")
-        auditor.remember(said, split, place)
+    def __init__(self, audit: Audit, form: Form):
+        self.actions = {code: action for code, action in audit.actions.items() if action != "keep"}
+        self.auditor = Auditor(self.actions, held_out(audit), audit.thresholds)
+        self.shape = Shape(form, fixed(audit))
 
-    return passes if actions else lambda said, split, place: None
+    def __call__(self, said: Said, split: str, place: str) -> None:
+        """Let a row pass, of which split and place are told too, and remember it.
+
+        Raises:
+            Unwanted: where something is found in it that has an action; also where it was to be mended, and is not.
+        """
+        if not self.actions:
+            return
+        for code, evidence in self.auditor.findings(said, split).items():
+            raise Unwanted(code, evidence, kept=self.actions[code] != "drop")
+        self.auditor.remember(said, split, place)
+
+
+def fixed(audit: Audit) -> list[str]:
+    """The codes whose findings are mended."""
+    return [code for code, action in audit.actions.items() if action == "fix"]
 
 
 def request_of(said: Said) -> str:

@@ -3,9 +3,17 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stages.curation import answered, arithmetic, asked, private, promises, rules
+from stages.curation import answered, arithmetic, asked, held_out, near, private, promises, rules
 
-TIMES = 5  # as long is one answer as the other
+# For codes that have a threshold, which it is: `data.audit.thresholds` sets others.
+THRESHOLDS = {
+    "repetition": rules.REPEATED,  # of an answer's runs of words, the share that may have been there before
+    "near_duplicate": near.ALIKE,  # of all pairs of words in two texts, the share that both have
+    "crosses_splits": near.ALIKE,
+    "contaminated": held_out.SHARE,  # of an evaluation prompt's runs of words, the share that a text has
+    "alike": 0.9,  # of their pairs of words, the share that a chosen and a rejected answer have in common
+    "lopsided": 5.0,  # times as long may one answer be as the other
+}
 
 
 class Code(NamedTuple):
@@ -50,7 +58,7 @@ ACROSS = {
 }
 COMPARED = {
     "alike": "chosen and rejected are nearly the same",
-    "lopsided": f"one answer is more than {TIMES} times as long",
+    "lopsided": "one answer is many times as long",
     "contradicted": "another row prefers them the other way round",
 }
 ALONE = REQUEST | ANSWER | TEXT

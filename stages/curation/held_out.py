@@ -21,7 +21,8 @@ class Match(NamedTuple):
 class HeldOut:
     """The prompts of evaluation files."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = SHARE) -> None:
+        self.enough = share
         self.prompts = list[tuple[str, str, int, float]]()  # name, text, runs, and the share of them that is enough
         self.whole, self.runs = dict[tuple[str, ...], int](), defaultdict[tuple[str, ...], list[int]](list)
 
@@ -31,7 +32,7 @@ class HeldOut:
         self.whole.setdefault(tuple(words), number)
         for run in runs if len(runs) > 1 else ():
             self.runs[run].append(number)
-        self.prompts.append((name, prompt, len(runs), SHARE if len(words) >= FEWEST else 1.0))
+        self.prompts.append((name, prompt, len(runs), self.enough if len(words) >= FEWEST else 1.0))
 
     def found_in(self, text: str) -> Match | None:
         """The prompt of which a text holds most."""

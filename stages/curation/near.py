@@ -33,7 +33,8 @@ class Sketch(NamedTuple):
 class Seen:
     """The texts so far. About a kilobyte each."""
 
-    def __init__(self) -> None:
+    def __init__(self, alike: float = ALIKE) -> None:
+        self.alike = alike
         self.buckets, self.names, self.pairs = dict[int, int](), list[str](), list[NDArray[np.uint32]]()
 
     def twin(self, text: Sketch) -> Twin | None:
@@ -41,7 +42,7 @@ class Seen:
         likely = {self.buckets[key] for key in text.keys if key in self.buckets}
         found = [Twin(self.names[i], jaccard(text.pairs, self.pairs[i])) for i in sorted(likely)]
         best = max(found, key=lambda twin: twin.similarity, default=None)
-        return best if best and best.similarity >= ALIKE else None
+        return best if best and best.similarity >= self.alike else None
 
     def add(self, text: Sketch, name: str) -> None:
         for key in text.keys:

@@ -6,7 +6,7 @@ from typing import Any
 from stages.config.errors import UserError
 from stages.config.schema import Own
 from stages.formats.format import Said
-from stages.formats.turns import message, split_off_answer, text
+from stages.formats.own import reader
 from stages.store import parts
 from stages.store.work import Work
 from stages.tasks.generate import Family, apart
@@ -31,16 +31,4 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Sa
             )
         return families, None
     parts.fitting(own, KEY, found, {})
-
-    def said(row: Any) -> Said:
-        given = found(row, **own.options)
-        turns, answer = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
-        if not isinstance(turns, list):
-            raise UserError(f"data.own: {own.name} must give (messages, answer or None), and gave {given!r:.80}.")
-        if not turns:  # plain text
-            return Said([], [text(answer, "")])
-        last = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
-        messages, reply = split_off_answer([message(turn, "messages") for turn in turns] + last)
-        return Said(messages, [] if reply is None else [reply])
-
-    return {}, said
+    return {}, reader(found, own.options, str(own.name))

@@ -27,12 +27,13 @@ UNFINISHED = "is not finished"
 OTHER_LANGUAGE = "in_language"  # the check of an answer that is not meant to be English
 
 
-def loops(text: str) -> bool:
-    """Whether an answer says the same again and again: in runs of words, or in lines."""
+def loops(text: str, most: float = REPEATED) -> bool:
+    """Whether an answer says the same again and again: in runs of words, of which `most` is the share that may have
+    been there before; or in lines."""
     said = lower_words(text)
     runs = Counter(zip(*(said[i:] for i in range(RUN)), strict=False))
     again = sum(runs.values()) - len(runs)
-    return again > REPEATED * sum(runs.values()) or max(Counter(lines(text)).values(), default=0) >= SAME_LINE
+    return again > most * sum(runs.values()) or max(Counter(lines(text)).values(), default=0) >= SAME_LINE
 
 
 def foreign(text: str) -> bool:

@@ -18,6 +18,10 @@ class Estimate(NamedTuple):
     low: Any
     high: Any
 
+    def told(self) -> dict[str, float]:
+        """As files and metrics hold one number."""
+        return {name: float(value) for name, value in self._asdict().items()}
+
 
 def z_of(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)

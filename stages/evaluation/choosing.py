@@ -15,15 +15,17 @@ CONFIDENCE = 0.95
 @dataclass
 class Comparison:
     """Every model against every other. `difference[i, j]` is by how much j is above i, and `margin[i, j]` how far that
-    may be off; all margins against one i hold together, with the probability CONFIDENCE."""
+    may be off; all margins against one i hold together, with the probability CONFIDENCE. No difference of what is
+    compared is larger than `widest`: 1 for shares."""
 
     difference: NDArray[np.float64]
     margin: NDArray[np.float64]
+    widest: float = 1.0
 
     def between(self, i: int, j: int) -> Interval:
         """How far j is above i, corrected for all that are held against i."""
         mean, margin = float(self.difference[i, j]), float(self.margin[i, j])
-        return Interval(mean, max(-1.0, mean - margin), min(1.0, mean + margin))  # of shares
+        return Interval(mean, max(-self.widest, mean - margin), min(self.widest, mean + margin))
 
     def better(self, j: int, i: int) -> bool:
         """Whether j is above i by more than chance among so many."""
@@ -34,7 +36,7 @@ class Comparison:
         return [i for i in among if i != best and not any(self.better(j, i) for j in among)]
 
 
-def compared(outcomes: NDArray[np.float64], families: list[str]) -> Comparison:
+def compared(outcomes: NDArray[np.float64], families: list[str], widest: float = 1.0) -> Comparison:
     """Hold every model against every other on the same prompts.
 
     The highest of many rates is high by chance as well, so no difference is judged by its own interval. For every
@@ -47,6 +49,7 @@ def compared(outcomes: NDArray[np.float64], families: list[str]) -> Comparison:
     Args:
         outcomes: (prompts, models).
         families: the family of each prompt; one and the same where prompts have none.
+        widest: how far apart two outcomes can be.
     """
     rng, count = np.random.default_rng(0), outcomes.shape[1]
     draws = np.concatenate([resampled_means(outcomes, families, AT_ONCE, rng) for _ in range(SAMPLES // AT_ONCE)])
@@ -60,7 +63,7 @@ def compared(outcomes: NDArray[np.float64], families: list[str]) -> Comparison:
         if moved.any():
             largest = (np.abs(drawn - difference[i])[:, moved] / error[moved]).max(1)
             margin[i] = widening * np.quantile(largest, CONFIDENCE) * error
-    return Comparison(difference, margin)
+    return Comparison(difference, margin, widest)
 
 
 @dataclass

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from stages.config.schema import Eval
 from stages.evaluation.bootstrap import Interval, interval, resampled_means, share
-from stages.store.records import Candidate, Example, Outcome, load
+from stages.store.outcome import Outcome
+from stages.store.records import Candidate, Example, load
 from stages.tasks.checks import share_passed
 
 # Between which models differences are taken, where both are evaluated.

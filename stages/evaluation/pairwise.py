@@ -33,20 +33,16 @@ def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
     length alone would choose."""
     sources = sorted({p.source for p in pairs})
     found: dict[str, Any] = {
-        "accuracy": interval(accuracy(pairs)),
-        "by_source": {source: interval(accuracy([p for p in pairs if p.source == source])) for source in sources},
+        "accuracy": accuracy(pairs).told(),
+        "by_source": {source: accuracy([p for p in pairs if p.source == source]).told() for source in sources},
         "longer_chosen": longer_chosen(pairs),
         "calibration_error": calibration_error(pairs),
         "brier": brier(pairs),
         "length_correlation": length_correlation(pairs),
     }
     if matched := length_matched(pairs):
-        found["length_matched"] = interval(matched)
+        found["length_matched"] = matched.told()
     return found
-
-
-def interval(estimate: Estimate) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(("mean", "low", "high"), estimate, strict=True)}
 
 
 def accuracy(pairs: Sequence[Scored]) -> Estimate:

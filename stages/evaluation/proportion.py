@@ -2,26 +2,32 @@
 answer per task would score."""
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
-from stages.evaluation.outcomes import Answers
+import numpy as np
+
+from stages.config.schema import Eval
+from stages.evaluation.outcomes import Answers, Table, with_intervals
 from stages.store.records import Example
 from stages.tasks.answers import lower_words
 from stages.tasks.checks import share_passed
 
-
-def of(prompts: Sequence[Example], answers: Answers) -> dict[str, Any]:
-    return {"containing": containing(prompts, answers), "constant": constant(prompts)}
+UNKNOWN: dict[str, Any] = {"containing": {}, "constant": None}  # of prompts that were not made with a reference
 
 
-def containing(prompts: Sequence[Example], answers: Answers) -> dict[str, float]:
-    """By role, the share of answers that contain the reference's words in their order, whatever their case, their
-    marks and what stands around them; of the prompts that have a reference."""
-    told = [e for e in prompts if e.reference]
-    if not told:
+def of(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
+    return {"containing": containing(table, answers, cfg), "constant": constant(table.prompts)}
+
+
+def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
+    """The share of answers that contain the reference's words in their order, whatever their case, their marks and
+    what stands around them: by role, and paired differences, as of the strict rates; of the prompts that have a
+    reference."""
+    told = table.where(np.array([bool(e.reference) for e in table.prompts], bool))
+    if not told.prompts:
         return {}
-    return {role: fmean(holds(given[e.id].text, e.reference or "") for e in told) for role, given in answers.items()}
+    held = [[holds(answers[role][e.id].text, e.reference or "") for role in told.roles] for e in told.prompts]
+    return {"prompts": len(held), **with_intervals(told, np.array(held, float), cfg)}
 
 
 def holds(answer: str, reference: str) -> bool:

@@ -118,7 +118,7 @@ def reliability(
     told: dict[str, Any] = {
         "judgements": len(judgements),
         "missing": dict(missing),
-        "order_flips": told_of(agreement.share(swapped.count(False), len(swapped))) if swapped else None,
+        "order_flips": agreement.share(swapped.count(False), len(swapped)).told() if swapped else None,
         "audited": len(audit),
         "known": sum(key_of(j) in known for j in audit),
     }
@@ -130,22 +130,22 @@ def reliability(
     right = [judge == truth for _, judge, truth in sure]
     (right1, known1), (right0, known0) = (error_counts(sure, words[0], positive) for positive in (True, False))
     told |= {
-        "accuracy": told_of(agreement.share(sum(right), len(right))),
-        "sensitivity": told_of(agreement.share(right1, known1)) if known1 else None,
-        "specificity": told_of(agreement.share(right0, known0)) if known0 else None,
+        "accuracy": agreement.share(sum(right), len(right)).told(),
+        "sensitivity": agreement.share(right1, known1).told() if known1 else None,
+        "specificity": agreement.share(right0, known0).told() if known0 else None,
         **agreements(sure, words),
         "length": {who: lengths(sure, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
         "by_topic": topics(sure, right, prompts),
     }
     if not single and (pairs := [judge == truth for _, judge, truth in sure if judge != "tie"]):
-        told["pair_accuracy"] = told_of(agreement.share(sum(pairs), len(pairs)))
+        told["pair_accuracy"] = agreement.share(sum(pairs), len(pairs)).told()
     aside = {key_of(j) for j in audit}
     rest = [said(j) == words[0] for j in decided(judgements, candidates) if key_of(j) not in aside]
     if rest:
-        told["positive_rate"] = {"of": words[0], "judged": told_of(agreement.share(sum(rest), len(rest)))}
+        told["positive_rate"] = {"of": words[0], "judged": agreement.share(sum(rest), len(rest)).told()}
         clear = agreement.tells_apart(right1, known1, right0, known0)
         rate = agreement.corrected(sum(rest) / len(rest), len(rest), right1, known1, right0, known0) if clear else None
-        told["positive_rate"]["corrected"] = told_of(rate) if rate else None
+        told["positive_rate"]["corrected"] = rate.told() if rate else None
     return told
 
 
@@ -167,7 +167,7 @@ def agreements(sure: Sequence[tuple[Judgement, str, str]], words: Sequence[str])
         draws, mean = measure(drawn), float(measure(each.sum(0)))
         draws = draws[np.isfinite(draws)]
         bounds = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
-        told[name] = told_of(Estimate(mean, *bounds)) if np.isfinite(mean) else None
+        told[name] = Estimate(mean, *bounds).told() if np.isfinite(mean) else None
     return told
 
 
@@ -196,10 +196,5 @@ def topics(
         for task in prompts[j.prompt_id].tasks:
             found[task].append(hit)
     return {
-        task: {"n": len(hits), **told_of(agreement.share(sum(hits), len(hits)))}
-        for task, hits in sorted(found.items())
+        task: {"n": len(hits), **agreement.share(sum(hits), len(hits)).told()} for task, hits in sorted(found.items())
     }
-
-
-def told_of(estimate: Estimate) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in zip(("mean", "low", "high"), estimate, strict=True)}

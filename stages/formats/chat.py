@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import BEFORE, TURNS, Format, Said, is_turns, roles_of
+from stages.formats.format import BEFORE, TURNS, WEIGHT, Format, Said, is_turns, roles_of
 from stages.formats.turns import ROLES, WHO, said, split_off_answer
 
 
@@ -14,8 +14,9 @@ def ends_with_answer(value: Any) -> bool:
 
 
 class Chat(Format):
-    roles = roles_of(BEFORE, messages=f"{TURNS['messages']} text")
+    roles = roles_of(BEFORE, WEIGHT, messages=f"{TURNS['messages']} text")
     needs = ("messages",)
+    weighed = ("messages",)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         value = row["messages"]
@@ -24,5 +25,4 @@ class Chat(Format):
         return is_turns(value) and ends_with_answer(value)
 
     def said(self, row: Mapping[str, Any]) -> Said:
-        messages, answer = split_off_answer(self.asked(row))
-        return Said(messages, [] if answer is None else [answer])
+        return self.learnt(row, *split_off_answer(self.asked(row)))

@@ -46,9 +46,9 @@ Path = str | list[str]  # a column; below it keys or places, after dots; or seve
 class ChangesMeaning(UserError):
     """A column that would change what a row means, and that its format does not read."""
 
-    def __init__(self, column: str):
-        super().__init__(f"the column {column!r} changes what a row means, and is not read")
-        self.column = column
+    def __init__(self, column: str, reason: str = ""):
+        super().__init__(f"the column {column!r} {reason or 'changes what a row means, and is not read'}")
+        self.column, self.reason = column, reason
 
 
 def normal(name: str) -> str:
@@ -97,10 +97,11 @@ def at(value: Any, path: Path) -> Any:
 @dataclass(frozen=True)
 class Beside:
     """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
-    each would change what a row means; where `turns` are, and which keys of these the user `dropped`."""
+    each would change what a row means; where `turns` are, with the keys that are known of answers among them, and
+    which keys the user `dropped`."""
 
     columns: Mapping[str, bool]
-    turns: Collection[str]
+    turns: Mapping[str, Collection[str]]
     dropped: Collection[str]
 
     @classmethod
@@ -111,9 +112,11 @@ class Beside:
         dropped: Collection[str],
         decided: Collection[str],
         texts: bool,
+        weighed: Collection[str],
     ) -> "Beside":
         """Columns that the user dropped count as read; of roles that the user gave to another column the names are
-        `decided`, and change nothing. `texts`: the rows are running text."""
+        `decided`, and change nothing. `texts`: the rows are running text. `weighed`: the roles of whose answers a
+        weight is read."""
         known = {column for path in paths.values() for column in tops(path)} | {*dropped}
         found = {}
         for column in columns:
@@ -122,7 +125,12 @@ class Beside:
                 changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
                 foreign = texts and not BESIDE_A_TEXT & set(name.split("_"))
                 found[column] = name not in decided and bool(changing or foreign)
-        return cls(found, [path for role in TURNS if isinstance(path := paths.get(role), str)], dropped)
+        turns = {
+            path: {*dropped, *(WEIGHTS if role in weighed else ())}
+            for role in TURNS
+            if isinstance(path := paths.get(role), str)
+        }
+        return cls(found, turns, dropped)
 
 
 def unread(row: Mapping[str, Any], beside: Beside) -> list[str]:
@@ -135,14 +143,14 @@ def unread(row: Mapping[str, Any], beside: Beside) -> list[str]:
     for column in found:
         if beside.columns[column]:
             raise ChangesMeaning(column)
-    for path in beside.turns:
+    for path, of_answers in beside.turns.items():
         if isinstance(turns := at(row, path), list | dict):
-            found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped)]
+            found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped, of_answers)]
     return found
 
 
-def of_turns(turns: Any, column: str, dropped: Collection[str]) -> list[str]:
-    """The keys that nothing reads, of the turns of a conversation or of one turn.
+def of_turns(turns: Any, column: str, dropped: Collection[str], of_answers: Collection[str]) -> list[str]:
+    """The keys that nothing reads, of the turns of a conversation or of one turn. `of_answers` are known of answers.
 
     Raises:
         ChangesMeaning: as `unread`.
@@ -151,8 +159,8 @@ def of_turns(turns: Any, column: str, dropped: Collection[str]) -> list[str]:
     for turn in turns if isinstance(turns, list) else [turns]:
         if isinstance(turn, dict) and any(key in turn for key in WHO):
             role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
-            known = {*TURN, *dropped, *(OF_A_TURN if role == "tool" else ())}
-            weight = int(role == "assistant")
+            more = {"tool": OF_A_TURN, "assistant": of_answers}.get(str(role), ())
+            known, weight = {*TURN, *dropped, *more}, int(role == "assistant")
             for key in (str(k) for k, value in turn.items() if k not in known and says(k, value, weight)):
                 if key.lower() in CHANGING | WEIGHTS | OF_A_TURN:
                     raise ChangesMeaning(f"{column}.{key}")

@@ -20,6 +20,7 @@ from stages.formats.turns import (
     text,
     with_tools,
 )
+from stages.formats.weights import of_row
 from stages.store.records import Message
 
 # Roles of columns that several formats have, with the names that they go by, in order of preference.
@@ -30,6 +31,8 @@ ASKED = {
     "input": "input context passage",
 }
 THOUGHT = {"reasoning": " ".join(REASONING)}
+STATED = {"licence": "", "origin": ""}  # of any row, where `columns` says in which column
+WEIGHT = {"weight": "loss_weight sample_weight weight train"}
 COMPLETION = "output completion response answer solution assistant generation target targets ground_truth"
 
 
@@ -41,12 +44,16 @@ def roles_of(*common: Mapping[str, str], **own: str) -> dict[str, str]:
 class Said(NamedTuple):
     """What a row says: the messages up to the last request (none of running text), and the answers to it. `scores` of
     answers that somebody judged: higher is better. Those that are `graded` mean something from row to row; others tell
-    the answers of one row apart."""
+    the answers of one row apart. `trained`: whether each assistant turn is, the one answer last; None: all are.
+    `licence` and `origin`: what the row states of itself."""
 
     messages: list[Message]
     answers: list[str]
     scores: list[float] | None = None
     graded: bool = False
+    trained: list[bool] | None = None
+    licence: str | None = None
+    origin: str | None = None
 
 
 class Format(ABC):
@@ -57,10 +64,13 @@ class Format(ABC):
     needs: tuple[str, ...] = ()
     compares = False  # whether a row has several answers, of which some are better
     learns_all = False  # whether `learn` needs all rows of a file
+    weighed: tuple[str, ...] = ()  # roles of whose answers a weight is read
 
     def __init__(self, source: Source):
         self.labels = {str(k).lower(): str(v) for k, v in source.labels.items()}
         self.strip = source.reasoning == "strip"
+        self.dropped = {column for column, path in source.columns.items() if path is None}
+        self.untrained = 0  # turns, of the rows so far
 
     def named(self, columns: Collection[str]) -> Mapping[str, str]:
         """The names of every role, among these columns of a file."""
@@ -79,7 +89,7 @@ class Format(ABC):
 
     def remarks(self) -> list[str]:
         """What a user should know of a file beside what was read as what."""
-        return []
+        return [f"{self.untrained:,} answers have weight 0: they are read, and not trained"] if self.untrained else []
 
     @abstractmethod
     def said(self, row: Mapping[str, Any]) -> Said:
@@ -118,6 +128,13 @@ class Format(ABC):
         if answer is not None:
             raise BadRow("", "the prompt ends with an assistant turn")
         return messages
+
+    def learnt(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> Said:
+        """A conversation with the answer that ends it, and which of its assistant turns are trained."""
+        turns = messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
+        trained = of_row(row, turns, self.dropped)
+        self.untrained += (trained or []).count(False)
+        return Said(messages, [] if answer is None else [answer], trained=trained)
 
     def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
         """The prompt and the answer of a whole conversation, which stands in one of several columns."""

@@ -18,7 +18,7 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         try:
             yield json_row(file, i, line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n"))
         except UnicodeDecodeError:
-            yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), BadRow("", "not UTF-8"))
+            yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
 
 
 def array_rows(file: Path, content: bytes) -> Iterator[Row]:
@@ -56,7 +56,19 @@ def decoded(file: Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}: line {line}: {not_utf8(file, content)}.") from error
+
+
+def not_utf8(file: Path, content: bytes) -> BadRow:
+    """That bytes are no UTF-8, and the way to make them so where they are likely Windows-1252: no control character
+    stands among its letters."""
+    try:
+        likely = not re.search(r"[\x00-\x08\x0e-\x1f]", content.decode("cp1252"))
+    except UnicodeDecodeError:
+        likely = False
+    way_out = f", but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {file.name} > {file.stem}.utf8{file.suffix}"
+    return BadRow("", f"not UTF-8{way_out if likely else ''}")
 
 
 def json_row(file: Path, place: int, text: str) -> Row:

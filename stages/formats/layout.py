@@ -14,7 +14,7 @@ from stages.formats.chosen_rejected import ChosenRejected, is_whole
 from stages.formats.columns import Beside, ChangesMeaning, Path, at, resolved, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.files import Table
-from stages.formats.format import Format, Said
+from stages.formats.format import STATED, Format, Said
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
@@ -40,6 +40,12 @@ class Wanted(StrEnum):
     candidates = "messages or a prompt, with completions or a completion"
 
 
+FORMATS = {
+    Wanted.answers: EXAMPLES,
+    Wanted.prompts: EXAMPLES,
+    Wanted.preferences: PREFERENCES,
+    Wanted.candidates: CANDIDATES,
+}
 PEEKED = 200  # rows
 SHOWN = 9  # columns, in an error
 
@@ -59,7 +65,8 @@ class Layout:
         """The columns of a row by role: those of the first rows, and others that only some rows have."""
         if (found := self.known.get(tuple(row))) is None:
             taken = dict.fromkeys([column for path in self.first.values() for column in tops(path)])
-            more = {role: names for role, names in self.format.named(row).items() if role not in self.first}
+            named = {**self.format.named(row), **STATED}
+            more = {role: names for role, names in named.items() if role not in self.first}
             found = self.known[tuple(row)] = self.first | resolved(row, more, {**self.given, **taken})
         return found
 
@@ -73,15 +80,20 @@ class Layout:
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         values = values_of(row, self.paths(row))
+        stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in STATED if role in values}
         for role in self.format.needs:
             if role not in values:
                 column = str(self.first.get(role, role))
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
-            return Said(self.format.request(values), []) if self.asks else self.format.said(values)
+            said = Said(self.format.request(values), []) if self.asks else self.format.said(values)
+            return said._replace(**stated) if stated else said
         except BadRow as bad:
             path = self.paths(row).get(bad.field)
             raise BadRow(path if isinstance(path, str) else bad.field, bad.reason) from None
+        except ChangesMeaning as error:
+            role, dot, key = error.column.partition(".")
+            raise ChangesMeaning(f"{self.paths(row)[role]}{dot}{key}", error.reason) from None
 
     def unread(self, row: dict[str, Any]) -> list[str]:
         """The columns of a row that are not read.
@@ -90,9 +102,9 @@ class Layout:
             ChangesMeaning: where one of them changes what the row means.
         """
         if (beside := self.beside.get(columns := tuple(row))) is None:
-            dropped = [column for column, path in self.given.items() if path is None]
             decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
-            beside = Beside.of(columns, self.paths(row), dropped, decided, isinstance(self.format, Texts))
+            texts, form = isinstance(self.format, Texts), self.format
+            beside = Beside.of(columns, self.paths(row), form.dropped, decided, texts, form.weighed)
             self.beside[columns] = beside
         return unread(row, beside)
 
@@ -109,6 +121,10 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
     Raises:
         UserError: where it has no format of ours, naming its columns and the setting that would say what they are.
     """
+    block, _, _ = key.rpartition(".")
+    if not kinds(source, wanted):
+        known = ", ".join(map(name_of, FORMATS[wanted]))
+        raise UserError(f"{block}.format={source.format}: here are read {wanted}; the formats of that are {known}.")
     rows = [row.value for row in islice(table.rows(), PEEKED) if not row.error and isinstance(row.value, dict)]
     if not rows:
         return None
@@ -122,12 +138,11 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
             best = usable, layout
         if 2 * usable >= len(rows):
             break
-    block, _, _ = key.rpartition(".")
     if best is None:
         raise unknown(table, source, block, columns, wanted)
     layout = best[1]
     if wanted is Wanted.answers:
-        refuse_unanswered(table, layout, block, columns, rows[0])
+        refuse_unanswered(table, layout, source, block, columns, rows[0])
     layout.asks = (
         wanted is Wanted.prompts and layout.format.compares and bool({"prompt", "messages"} & {*layout.first})
     )
@@ -150,13 +165,16 @@ def kinds(source: Source, wanted: Wanted) -> list[type[Format]]:
     """The formats that a source may have."""
     if source.task:
         return [Phrased]
-    others = {Wanted.preferences: PREFERENCES, Wanted.candidates: CANDIDATES}
-    found = others.get(wanted, EXAMPLES)
-    return [kind for kind in found if source.format in (None, kind.__module__.rpartition(".")[2])]
+    return [kind for kind in FORMATS[wanted] if source.format in (None, name_of(kind))]
+
+
+def name_of(kind: type[Format]) -> str:
+    """The word by which `format` of a source names a format."""
+    return kind.__module__.rpartition(".")[2]
 
 
 def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None]) -> Layout:
-    return Layout(format, resolved(columns, format.named(columns), given), given)
+    return Layout(format, resolved(columns, {**format.named(columns), **STATED}, given), given)
 
 
 def fits(layout: Layout, row: dict[str, Any]) -> bool:
@@ -177,11 +195,16 @@ def values_of(row: dict[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
     return {role: value for role, path in paths.items() if not empty(value := at(row, path))}
 
 
+def in_words(value: Any) -> str:
+    """A licence or an origin, of which a row may have several."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+
+
 def unknown(table: Table, source: Source, block: str, columns: list[str], wanted: Wanted) -> UserError:
     """That a file has no format of ours, and what would say which it has."""
     more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
     told = f"{table.name}: no known columns among {', '.join(columns[:SHOWN])}{more}"
-    roles = {role for kind in kinds(source, wanted) for role in kind(source).roles}
+    roles = {role for kind in kinds(source, wanted) for role in kind(source).roles} | {*STATED}
     for role, path in source.columns.items():
         if path is not None and role not in roles:
             return UserError(f"{block}.columns: {role!r} is no role here.{nearest(role, roles)}")
@@ -206,21 +229,28 @@ def unknown(table: Table, source: Source, block: str, columns: list[str], wanted
     return UserError(f"{told}. Wanted: {wanted}. {block}.columns={{prompt: COLUMN, {answers}}} names them.")
 
 
-def refuse_unanswered(table: Table, layout: Layout, block: str, columns: list[str], row: dict[str, Any]) -> None:
+def refuse_unanswered(
+    table: Table, layout: Layout, source: Source, block: str, columns: list[str], row: dict[str, Any]
+) -> None:
     """Raise UserError for a file that has no one answer to each request, where one is to be learnt from or compared
     with."""
-    shares = f"{block}.splits={{preference: 1.0}} takes its prompts alone"
+    trained = block.startswith("data.sources")  # others are for the evaluation, which has one split and no pairs
+    shares = f" {block}.splits={{preference: 1.0}} takes its prompts alone;" * trained
     if isinstance(layout.format, Prompts):
         fitting = [task for task in parts.labelled() if suits(task, Source(), columns)]
         phrased = f" {block}.task={fitting[0]} phrases them;" if fitting else ""
         raise UserError(
             f"{table.name}: {layout.told()} are requests without answers. The columns are {', '.join(columns)}: "
-            f"{block}.columns={{completion: COLUMN}} names the answers;{phrased} {shares}."
+            f"{block}.columns={{completion: COLUMN}} names the answers;{phrased}{shares}".rstrip(";")
+            + "."
         )
     if layout.format.compares:
+        subset = f" label.subset={source.subset}" if source.subset else ""
+        pairs = f" label=dataset label.path={source.path}{subset} trains on them;" * trained
+        ways = f"{pairs}{chosen_alone(layout, block, row)}{shares}".rstrip(";")
         raise UserError(
-            f"{table.name}: {layout.told()} are preferences, and one answer to each request is wanted. label=dataset "
-            f"label.path={table.name} trains on them;{chosen_alone(layout, block, row)} {shares}."
+            f"{table.name}: {layout.told()} are preferences, and one answer to each request is wanted"
+            + (f":{ways}." if ways else ".")
         )
 
 

@@ -105,7 +105,7 @@ def of_table(
                 found.unused.update(dict.fromkeys(columns))
             made = made_of(said)
         except ChangesMeaning as error:
-            raise UserError(f"{row.file}: line {row.line}: {error}. {way_out(key, error.column)}") from error
+            raise UserError(f"{row.file}: line {row.line}: {error}. {way_out(key, error)}") from error
         except Unwanted as reason:
             row.error = reason
             found.unwanted[reason.field] += 1
@@ -125,9 +125,10 @@ def of_table(
         found.told += [f"{table.name}: {remark}" for remark in layout.format.remarks()]
 
 
-def way_out(key: str, column: str) -> str:
-    block, name = key.rpartition(".")[0], column.rpartition(".")[2]
-    return f"{block}.columns={{{name}: null}} leaves it out; {block}.columns={{ROLE: {column}}} has it read."
+def way_out(key: str, error: ChangesMeaning) -> str:
+    block, name = key.rpartition(".")[0], error.column.rpartition(".")[2]
+    has_it_read = f"; {block}.columns={{ROLE: {error.column}}} has it read"
+    return f"{block}.columns={{{name}: null}} leaves it out{'' if error.reason else has_it_read}."
 
 
 def shown(said: Said) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.config.errors import UserError
-from stages.formats.json_rows import repeated
+from stages.formats.json_rows import not_utf8, repeated
 from stages.formats.row import BadRow, Row
 
 GROUP = 1024  # rows
@@ -44,9 +44,10 @@ def csv_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
             if twice := repeated(header):
                 raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
             continue
-        shown = [field.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for field in fields]
+        read = [field.encode("utf-8", "surrogateescape") for field in fields]
+        shown = [content.decode("utf-8", "replace") for content in read]
         if shown != fields:
-            yield Row(str(file), line, shown, BadRow("", "not UTF-8"))
+            yield Row(str(file), line, shown, not_utf8(file, b"\n".join(read)))
         elif len(fields) != len(header):
             yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, the header has {len(header)}"))
         else:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
-from stages.config.schema import DPO, SFT, Answer, Eval, Model, Reference, Reward, Sample, Training
+from stages.config.schema import DPO, SFT, Answer, Eval, Label, Model, Reference, Reward, RewardModel, Sample, Training
 from stages.config.trl_arguments import offered
 from stages.hardware import machine
 from stages.hardware.model_shape import Shape, adapted
@@ -165,6 +165,13 @@ def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float
     return total + tokens * passing(shape) + head(shape, SCORED[Reference] * tokens, block.precision, device, False)
 
 
+def rewarding(shape: Shape, block: RewardModel, row: float) -> float:
+    """Bytes at the peak of rewards: the weights in the precision itself, without an LM head, and a batch of candidates
+    on its way."""
+    size = element(block.precision or Precision.fp32)
+    return replace(shape, tied=True).parameters * size + block.runtime.batch_size * row * passing(shape)
+
+
 def sampling(shape: Shape, block: Sample | Answer, length: float, device: str) -> float:
     """Bytes at the peak of generation: the weights in the precision itself; keys and values of all rows, `length`
     tokens each; and the larger of a step's logits and the prompts that are read at once."""
@@ -205,6 +212,8 @@ def peak(shape: Shape, block: Any, row: float, device: str) -> float:
             return total + scoring(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
         case Sample() | Answer():
             return total + sampling(shape, block, row + block.max_new_tokens, device)
+        case Label() if block.labelers == ["reward_model"]:
+            return total + rewarding(shape, block.reward_model, row)
         case Eval():  # two models
             each = weights(shape, Weights.fp32) + copies(shape, Weights.fp32, block.precision)
             return total + 2 * each

@@ -35,6 +35,7 @@ class Dataset(Labeler):
         seen, again = set[str](), 0
         for said in rows:
             prompt = Example(prompt_id(said.messages), said.messages, None, name, name, "preference")
+            prompt.licence, prompt.origin = said.licence or self.source.licence, said.origin
             those = [candidate(prompt.id, answer, name) for answer in said.answers]
             prompts[prompt.id] = prompt
             candidates |= {c.candidate_id: c for c in those}

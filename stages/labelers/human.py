@@ -16,11 +16,9 @@ from stages.config.errors import UserError
 from stages.config.schema import Label
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import rows
+from stages.labelers.people.asking import answered
 from stages.labelers.people.journal import Answer
 from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, different, drawn
-from stages.labelers.people.server import serve
-from stages.labelers.people.session import Session
-from stages.store import locks
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.work import Work
 
@@ -64,26 +62,8 @@ class People(Labeler):
         return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
-        """Judgements when everything is answered, by people here or in a file.
-
-        Raises:
-            UserError: for a file of answers that cannot be used, and an address that cannot be listened at.
-            KeyboardInterrupt: where the server was stopped before that.
-        """
-        folder = self.out.calls / "people"
-        # One process at a time: two of them would not know of each other's answers.
-        with locks.held(locks.opened(folder / "people.lock"), "the page for people", "used"):
-            session = Session(drawn(pool, self.cfg), self.cfg.reasons or [], folder)
-            try:
-                if self.cfg.answered:
-                    self.out.say(rows.read(Path(self.cfg.answered).expanduser(), session))
-                rows.write(session, self.out)
-                if not session.complete:
-                    self.out.say(f"for people who judge elsewhere: {self.out / rows.PLAIN}, {self.out / rows.ARGILLA}")
-                    serve(session, self.cfg, self.out)
-            finally:
-                rows.write(session, self.out)
-        self.out.asked["label.human"] = session.figures()
+        """Judgements when everything is answered, by people here or in a file."""
+        session = answered(drawn(pool, self.cfg), self.cfg, self.out)
         for question in session.questions.values():
             yield from judgements(question, rows.answers_to(question, session))
 

@@ -25,6 +25,7 @@ from stages.labelers.comparisons import compared
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
+from stages.store.naming import told_apart
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.work import Progress, Work
 
@@ -37,7 +38,7 @@ class Vote(NamedTuple):
     value: Any = None
     error: str | None = None
     agrees: bool | None = None  # with itself, asked in the other order
-    raw: Any = None
+    raw: Any = None  # its replies
 
 
 class Jury(Labeler):
@@ -49,6 +50,7 @@ class Jury(Labeler):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
         self.max_failed = cfg.max_failed
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
+        self.names = told_apart([str(judge.endpoint.model) for judge in self.judges])
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Jury":
@@ -153,22 +155,22 @@ class Jury(Labeler):
 
     async def asked(
         self, judge: Client, prompt: Example, texts: Sequence[str], order: str
-    ) -> tuple[Any, str | None, str | None]:
-        """A judge's verdict, its words, and the reason where there is no verdict. One that it does not give is drawn
+    ) -> tuple[Any, dict[str, str] | None, str | None]:
+        """A judge's verdict, its reply, and the reason where there is no verdict. One that it does not give is drawn
         again, from another seed."""
         said = reason = None
         for attempt in range(self.cfg.attempts or 1):
             try:
                 reply = await judge.ask(self.rubric.question(prompt.messages, texts, attempt, {"order": order}))
-                said = reply.text
+                said = {"text": reply.text, "finish_reason": reply.finish_reason}
                 return verdict(reply, self.rubric.kind, self.rubric.reading), said, None
             except (NoReply, NoVerdict) as error:
                 reason = error.reason
         return None, said, reason
 
     def said(self, votes: Sequence[Vote]) -> str:
-        """Every judge's words, as JSON by its model's name."""
-        return json.dumps({str(j.endpoint.model): v.raw for j, v in zip(self.judges, votes, strict=True)})
+        """Every judge's replies, as JSON by its name: its model's, with a number where several endpoints have it."""
+        return json.dumps({name: vote.raw for name, vote in zip(self.names, votes, strict=True)})
 
 
 def present(votes: Sequence[Vote]) -> tuple[list[Vote], str | None]:

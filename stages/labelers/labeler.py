@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stages.config.errors import UserError
 from stages.config.schema import Label
+from stages.evaluation.reliability import Key
 from stages.formats.row import Row
 from stages.store import parts
 from stages.store.records import Candidate, Example, Judgement, load
@@ -39,6 +40,7 @@ class Labeler(ABC):
 
     name: str  # stands in every judgement
     learnt = False  # its scores were learnt, and may be won without a better answer: they are watched
+    known: Mapping[Key, str] = {}  # what people said of the judgements that are set aside by `label.audit`
     own = False  # the user's: an error on a prompt costs that prompt, ours are bugs and stop the stage
 
     @classmethod
@@ -55,6 +57,10 @@ class Labeler(ABC):
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         """Judgements of a prompt's candidates: a score in [0, 1] each, or which of two is better. One that cannot be
         made is missing, with its error: never a zero."""
+
+    def figures(self) -> dict[str, Any]:
+        """What it found besides its judgements, once they are made: for the node's metrics."""
+        return {}
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Judgements of every prompt's candidates. Whoever asks others, and may ask for several at once, does it here.

@@ -1,4 +1,4 @@
-"""What every judge said of a judgement, read again from its words, which `label=judge` keeps in `raw`."""
+"""What every judge said of a judgement, read again from its replies, which `label=judge` keeps in `raw`."""
 
 import json
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from stages.store.records import Judgement
 
 @dataclass(frozen=True)
 class Voice:
-    """One judge's words on one or two candidates, by the order in which they were shown (`ab`, `ba`; '' of one), and
+    """One judge's replies on one or two candidates, by the order in which they were shown (`ab`, `ba`; '' of one), and
     what they come to: A (the first shown), B or tie; or a score. None where it said nothing that counts."""
 
-    words: Mapping[str, str | None]
+    replies: Mapping[str, Reply | None]
     found: Mapping[str, Any]
 
     @property
@@ -37,17 +37,25 @@ class Voice:
 
 
 def voices(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, Voice]:
-    """By the judge's model; none where two texts were equal, and nobody was asked."""
+    """By the judge's name; none where two texts were equal, and nobody was asked."""
     found = {}
     for judge, said in json.loads(j.raw or "{}").items():
-        words = said if isinstance(said, dict) else {"": said}
-        found[judge] = Voice(words, {order: counted(text, kind, reading) for order, text in words.items()})
+        by_order = said if kind is Rubrics.pairwise else {"": said}
+        replies = {order: replied(its) for order, its in by_order.items()}
+        found[judge] = Voice(replies, {order: counted(reply, kind, reading) for order, reply in replies.items()})
     return found
 
 
-def counted(text: str | None, kind: Rubrics, reading: Reading) -> Any:
-    """What the words say, if they are a verdict."""
+def replied(said: Any) -> Reply | None:
+    """A reply as `raw` holds it; of nodes from before it had a finish reason, the text alone."""
+    if said is None:
+        return None
+    return Reply(said, "stop") if isinstance(said, str) else Reply(str(said["text"]), str(said["finish_reason"]))
+
+
+def counted(reply: Reply | None, kind: Rubrics, reading: Reading) -> Any:
+    """What a reply says, if it is a verdict."""
     try:
-        return verdict(Reply(text or "", "stop"), kind, reading)
+        return verdict(reply, kind, reading) if reply else None
     except NoVerdict:
         return None

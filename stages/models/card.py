@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import metadata_load
 
 from stages.config.schema import Training
+from stages.store import licences
 from stages.store.kept import having, load_json
 from stages.store.pinning import COMMIT
 from stages.store.store import Manifest, manifest_of
@@ -125,13 +126,14 @@ def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[st
 def trained_on(given: dict[str, Manifest]) -> str:
     """The training data in one line."""
     if "pairs" in given:
-        return f"preference pairs, {given['pairs']['metrics']['summary']}"
-    data = given["data"]
+        pairs = given["pairs"]["metrics"]
+        return f"preference pairs, {pairs['summary']}{licences.told(pairs)}"
+    data, stated = given["data"], licences.told(given["data"]["metrics"])
     if data["stage"] == "select":
-        return str(data["metrics"]["summary"])
+        return f"{data['metrics']['summary']}{stated}"
     made = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
     sources = [name_of(source) for source in data["config"]["sources"]]
-    return f"{', '.join(made + sources)} ({data['metrics']['summary']})"
+    return f"{', '.join(made + sources)} ({data['metrics']['summary']}{stated})"
 
 
 def on_hub(named: dict[str, Any]) -> bool:

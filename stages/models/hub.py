@@ -1,11 +1,13 @@
-"""Model folders from the Hugging Face hub, and to it."""
+"""Model folders from the Hugging Face hub, and to it; datasets to it."""
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
 from stages.config.errors import UserError
+from stages.store.digests import files_of
 
 WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 OTHER = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
@@ -18,20 +20,28 @@ def download(repo: str, revision: str | None) -> Path:
     )
 
 
-def push(model: Path, card: str, repo: str, private: bool) -> str:
-    """Every file of the folder in one commit, with `card` as its README; returns the address. The token is the
-    environment's.
+def push(
+    folder: Path,
+    repo: str,
+    private: bool,
+    message: str,
+    card: str | None = None,
+    kind: Literal["model", "dataset"] = "model",
+) -> str:
+    """Every file of the folder in one commit, with `card` as its README where one is given; returns the address. The
+    token is the environment's.
 
     Raises:
         UserError: for whatever the hub refuses.
     """
-    files = {str(p.relative_to(model)): p for p in sorted(model.rglob("*")) if p.is_file()}
-    content: dict[str, Path | bytes] = {**files, "README.md": card.encode()}
+    content: dict[str, Path | bytes] = {str(p.relative_to(folder)): p for p in files_of(folder)}
+    if card is not None:
+        content["README.md"] = card.encode()
     api = HfApi(token=os.environ["HF_TOKEN"])
     try:
-        address = str(api.create_repo(repo, private=private, exist_ok=True))
+        address = str(api.create_repo(repo, private=private, exist_ok=True, repo_type=kind))
         operations = [CommitOperationAdd(name, data) for name, data in content.items()]
-        api.create_commit(repo, operations, commit_message=f"Plumbline {model.parent.parent.name} {model.parent.name}")
+        api.create_commit(repo, operations, commit_message=message, repo_type=kind)
     except Exception as error:  # of the network, the hub, or its client
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"export.repo={repo}: nothing was pushed. {reason[:300]}") from error

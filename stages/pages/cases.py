@@ -77,9 +77,11 @@ def of_judgement(labelling: Labelling, j: Judgement, judges: dict[str, Voice], k
     told = [f"judged {f'{j.score:.2f}' if j.preference is None else named(j.preference)}"]
     told += [f"known to be {named(known)}"] if known else []
     for name, voice in judges.items():
-        for order, words in voice.words.items():
-            short = cut("", words or "", WORDS)
-            told.append(f"{name}{ORDERS[order]}: {short.text or 'nothing'}{' …' if short.more else ''}")
+        for order, reply in voice.replies.items():
+            short = cut("", reply.text if reply else "", WORDS)
+            end = reply.finish_reason if reply else "stop"
+            ended = "" if end == "stop" else f" ({cut('', end, WORDS).text})"
+            told.append(f"{name}{ORDERS[order]}: {short.text or 'nothing'}{' …' if short.more else ''}{ended}")
     return case(labelling.prompts[j.prompt_id], answers, told)
 
 

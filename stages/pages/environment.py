@@ -19,6 +19,7 @@ def environment() -> Environment:
     env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
     env.filters["nats"] = lambda number: f"{number:.3f}".replace("-", "−")
     env.filters["more_nats"] = lambda number: f"{number:+.3f}".replace("-", "−")
+    env.filters["minus"] = lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", text)
     env.filters["in_words"] = in_words
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
     env.filters["visible"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text

@@ -121,7 +121,7 @@ class Headline:
         held = self.primary["containing"]
         if not held:
             return ""
-        shares = ", ".join(f"{title} {held[role]:.1%}" for role, title in self.models.items())
+        shares = ", ".join(f"{title} {held[role]['mean']:.1%}" for role, title in self.models.items())
         passed = ", ".join(f"{self.primary[role]['mean']:.1%}" for role in self.models)
         return f"Answers that contain the reference, whatever their form: {shares}. In the form asked for: {passed}."
 

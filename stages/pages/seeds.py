@@ -9,7 +9,8 @@ from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
 from stages.pages.environment import points
 from stages.pages.headline import bounds
 from stages.store.kept import having, load_json
-from stages.store.records import Example, Outcome, load
+from stages.store.outcome import Outcome
+from stages.store.records import Example, load
 from stages.store.store import Manifest
 
 ENOUGH_SEEDS = 3

@@ -16,6 +16,7 @@ CONTENTS = {
     "samples": "Samples while it trained",
     "tokens": "A training example, token by token",
     "labels": "Labels and pairs",
+    "reward": "The reward model",
     "why": "Why?",
     "lineage": "Lineage and cost",
     "words": "Terms",

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
-from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, Role, Split, Target
+from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, ExportFormat, Role, Split, Target
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Config, Data, Label, Source
+from stages.config.schema import SFT, Config, Data, Endpoint, Label, Source
+from stages.pipeline.labels import labels
 from stages.pipeline.pool import candidates
 from stages.pipeline.sources import with_sources
 from stages.store import pinning
@@ -20,14 +21,14 @@ from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
 VERSIONS = {"base": 5, "source": 1, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
-VERSIONS |= {"reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 10, "report": 11}
+VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 11, "report": 12}
 
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
 NEXT |= {"pool": "label", "label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
-NEXT |= {"reward": "report", "eval": "report"}
+NEXT |= {"unpaired": "pairs", "reward": "report", "eval": "report"}
 
 WHY_NONE: dict[str, str] = {  # nodes of a stage
-    Target.select: "sft.demonstrations=selected and control=true have one",
+    Target.select: "data.tasks.open_sft, sft.demonstrations=selected and control=true have one",
     Target.source: "data.sources names none",
 }
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
@@ -43,13 +44,13 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     roots = {"base": node("base", cfg.model), **with_sources("data", cfg.data, node)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
         held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
-        given = Data(None, held_out, max_bad=cfg.data.max_bad, of="outside")
-        roots = {**with_sources("outside", given, node), **roots}
+        asked = Data(None, held_out, max_bad=cfg.data.max_bad, form=cfg.data.form, of="outside")
+        roots = {**with_sources("outside", asked, node), **roots}
     if cfg.eval.retention:
         texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
-        given = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
-        roots = {**with_sources("retained", given, node), **roots}
-    if cfg.sft.demonstrations is Demonstrations.selected:  # seeds share it, as they share the base
+        read = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
+        roots = {**with_sources("retained", read, node), **roots}
+    if cfg.selects:  # seeds share it, as they share the base
         roots |= demonstrations(cfg, node, roots["base"], roots["data"])
     others = dict[str, Node]()
     for seed in cfg.seeds:
@@ -63,11 +64,18 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
 
 
 def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Node) -> dict[str, Node]:
-    """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept."""
+    """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept.
+    Generated requests have checks, whoever samples and labels the preferences; unless it is asked for, nothing else
+    judges here, and no endpoint answers."""
+    label, sample = cfg.label, cfg.sample
+    if cfg.sft.demonstrations is None:
+        label = Label("verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
+        if sample.sampler == "openai":
+            sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
     drawn = {name: getattr(cfg.select, name) for name in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    asked = replace(cfg.sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
+    asked = replace(sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
     pool = node("sample", asked, policy=base, data=data)
-    judged = node("label", cfg.label, pool=pool)
+    judged = node("label", label, pool=pool)
     return {"sample_base": pool, "label_base": judged, "select": node("select", cfg.select, judged=judged, data=data)}
 
 
@@ -82,7 +90,8 @@ def chain(
     **_: Node,
 ) -> dict[str, Node]:
     """From SFT to the evaluation, with one seed."""
-    sft = policy = node("sft", cfg.sft, base=base, data=select or data)
+    learnt = Demonstrations.selected if select else Demonstrations.given
+    sft = policy = node("sft", replace(cfg.sft, demonstrations=learnt), base=base, data=select or data)
     frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
     scoring = replace(cfg.reference, weights=cfg.dpo.held, forward=cfg.dpo.forward)
     nodes = {"sft": sft}
@@ -96,7 +105,10 @@ def chain(
         else:
             made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
             pool = [*made.values()][-1]
-            judged = node("label", cfg.label, pool=pool, **by)
+            made |= labels(cfg.label, node, pool, **by)
+            judged = made["label"]
+        if cfg.unpaired_wanted:
+            made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
         pairs = node("pairs", cfg.pairs, judged=judged)
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
         reference = node("reference", scoring, reference=anchor, pairs=pairs)
@@ -166,9 +178,18 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return other
 
 
+def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """What a dataset is made of: pairs and labels of single completions of every round, and what SFT learns from."""
+    rounds = [f"_{r + 1}" for r in range(cfg.rounds - 1)] + [""]
+    found = [nodes[f"{name}{which}"] for which in rounds for name in ("pairs", "unpaired")]
+    return found + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
+
+
 def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """The nodes that `stage` asks for: its own, or the models that it uses."""
     models = evaluated(nodes)
+    if cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset:
+        return published(cfg, nodes)
     if cfg.stage == Command.chat and cfg.chat.side_by_side:
         return list(models.values())
     if cfg.stage in (Command.chat, Command.export):

@@ -1,11 +1,11 @@
 """Where a round's candidates come from: the policy itself, or the sources of `sample.pool`."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from stages.config.schema import Config, Member, Model, Pool
+from stages.store.naming import told_apart
 from stages.store.node import Node
 
 
@@ -29,9 +29,4 @@ def candidates(
 
 def names(members: list[Member]) -> list[str]:
     """What each source is called in candidates and pairs; of several that are called the same, with their number."""
-    found = [str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members]
-    again, several = Counter[str](), Counter(found)
-    for i, name in enumerate(found):
-        again[name] += 1
-        found[i] = f"{name} {again[name]}" if several[name] > 1 else name
-    return found
+    return told_apart([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])

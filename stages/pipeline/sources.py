@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from stages.config.choices import OF_ROWS_AMONG_ROWS
 from stages.config.schema import Data, OneSource, Source
 from stages.store.node import Node
 from stages.store.pinning import locate
@@ -12,11 +11,9 @@ from stages.store.pinning import locate
 
 def with_sources(name: str, block: Data, node: Callable[..., Node]) -> dict[str, Node]:
     """A node of `data` under this name, after one for each of its sources."""
-    of = block.of or "data.sources"
-    alone = {code: action for code, action in block.audit.actions.items() if code not in OF_ROWS_AMONG_ROWS}
-    audit = replace(block.audit, actions=alone)
+    of, alone = block.of or "data.sources", block.audit.of_rows_alone
     read = [
-        node("source", OneSource(as_read(source), block.max_bad, audit, block.own, f"{of}[{i}]"))
+        node("source", OneSource(as_read(source), block.max_bad, block.form, alone, block.own, f"{of}[{i}]"))
         for i, source in enumerate(block.sources)
     ]
     joined = replace(block, sources=[as_joined(s, r.config.source) for s, r in zip(block.sources, read, strict=True)])

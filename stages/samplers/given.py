@@ -31,6 +31,8 @@ def given(cfg: Sample, prompts: list[Example], known: Collection[str], terms: Co
         prompt = prompt_id(said.messages)
         if not said.answers:
             raise BadRow("", "has no completion")
+        if said.trained:
+            raise BadRow("", "has a weight, and candidates have none")
         if prompt not in known:
             raise BadRow("prompt", "is none of the data's that are sampled")
         return (prompt, said.answers) if prompt in asked else None

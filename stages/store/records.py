@@ -15,13 +15,14 @@ from typing import Annotated, Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.store.columns import Float32, Int32, records_of, schema_of, table_of
+from stages.store.columns import Float32, Int32, arrow, records_of, schema_of, table_of
 from stages.store.kept import WRONG_SHAPE, Damaged
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 GROUP = 10_000  # rows that are written at a time
 PIECE = 200  # records that are held at a time, on their way into a table or out of it
 AND = " + "  # between the kinds of constraint that a task names
+MESSAGES = arrow(list[Message])
 ENCODE = json.JSONEncoder(sort_keys=True).encode
 
 
@@ -43,7 +44,9 @@ class Example:
     """A conversation up to its last request, with the reference answer where there is one.
 
     `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks, rephrased (a request in all its phrasings,
-    known by `request`); of open requests it is the key of `data.tasks` that asked for them.
+    known by `request`); of open requests it is the key of `data.tasks` that asked for them. `trained`: whether each
+    assistant turn of the conversation is, in order; None: all are. `licence` and `origin` are what the source or the
+    row itself states.
     """
 
     id: str
@@ -56,6 +59,9 @@ class Example:
     group: str = "seen"
     request: str = ""
     checks: list[Check] = field(default_factory=list)
+    trained: list[bool] | None = None
+    licence: str | None = None
+    origin: str | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -169,18 +175,7 @@ class PairLogProbs:
     rejected_logps: list[Float32]
 
 
-@dataclass
-class Outcome:
-    """What became of a model's answer to a prompt; `passed`: all its checks."""
-
-    prompt_id: str
-    role: str
-    passed: bool
-    n_tokens: Int32
-    stopped: bool
-
-
-Record = TypeVar("Record", Example, SourceRow, Candidate, Judgement, Pair, PairLogProbs, Outcome)
+Record = TypeVar("Record")
 
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:

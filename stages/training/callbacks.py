@@ -53,7 +53,8 @@ class Watch(TrainerCallback):
     ) -> None:
         if not math.isfinite(logs.get("eval_loss", 0.0)):
             raise UserError(
-                f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}."
+                f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}. "
+                f"{lower_rate(self.cfg)}."
             )
         self.note(logs)
         if "grad_norm" not in logs:
@@ -63,7 +64,7 @@ class Watch(TrainerCallback):
         if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
             raise UserError(
                 f"training diverged at step {state.global_step}: loss {loss:.3g}, gradient norm {norm:.3g}. "
-                f"Lower the learning rate (now {self.cfg.learning_rate:g}) or lengthen the warm-up."
+                f"{lower_rate(self.cfg)}, or lengthen the warm-up."
             )
         if self.climbed(state.max_steps):
             raise UserError(

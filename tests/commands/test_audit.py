@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from stages.commands.auditing import diversity
+from stages.commands.auditing.diversity import Diversity
 from tests.browser import wrong_with
 from tests.helpers import inside as run
 from tests.helpers import refused, settings
@@ -47,6 +51,8 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
     page = store / "audit.html"
     assert "<script>alert" not in page.read_text() and "&lt;script&gt;" in page.read_text()
     assert "2 + 2 = 5" in page.read_text()
+    assert "Runs of four words in answers" in page.read_text()
+    assert "distinct-3" in page.read_text()
 
     written(rows, ROWS[:-2])  # one row is mended
     again = run(*given)
@@ -62,6 +68,68 @@ def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
     ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]")
     assert ran.returncode == 0, ran.stderr
     assert wrong_with(store / "audit.html", tmp_path / "browser") == []
+
+
+OWN = """
+def read(row, shout):
+    if row["ask"] == "?":
+        raise ValueError("no request")
+    return [{"role": "user", "content": row["ask"] + shout}], row["reply"]
+"""
+
+
+def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> None:
+    rows = [{"ask": "What is 2 + 2", "reply": "2 + 2 = 5"}, {"ask": "Name a tree", "reply": "Oaks are trees."}]
+    file, store = written(tmp_path / "rows.jsonl", rows), tmp_path / "outputs"
+    (tmp_path / "own.py").write_text(OWN)
+    own = f"data.own={{file: {tmp_path / 'own.py'}, name: read, options: {{shout: '!'}}}}"
+    ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {file}}}]", own)
+    assert ran.returncode == 0, ran.stderr
+    [told] = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
+    assert {*told["codes"]} == {"wrong_sum"}
+    assert told["messages"][0]["content"] == "What is 2 + 2!"
+    written(file, [*rows, {"ask": "?", "reply": "a"}])
+    failed = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {file}}}]", own)
+    assert failed.returncode == 1
+    assert "data.own: line 4: ValueError: no request" in failed.stderr
+
+
+def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
+    rows = [{"instruction": "Name a cafÃ©.", "output": "Oaks are no cafés at all."}]
+    given = (*FILE, f"outputs={tmp_path}", f"data.sources=[{{path: {written(tmp_path / 'rows.jsonl', rows)}}}]")
+    assert "damaged (1)" in run(*given).stdout
+    ran = run(*given, "data.audit.actions={damaged: fix}")
+    assert "Nothing was found in 1 rows" in ran.stdout
+    assert "1 mended (damaged)" in ran.stdout + ran.stderr
+
+
+def test_diversity_counts_rows_and_keeps_the_frequent_ones_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    varied = Diversity()
+    for i in range(50):
+        varied.note(f"Please list rivers of country{i}", f"Here are some rivers: the {i} and the {i}")
+    varied.note("Can you list rivers?", None)
+    tables = varied.tables()
+    assert tables["First word of requests"] == ([("list", 51)], 51)
+    assert tables["Words of requests"][0][0] == ("rivers", 51)
+    assert tables["Runs of four words in answers"][0][:2] == [
+        ("here are some rivers", 50),
+        ("are some rivers the", 50),
+    ]
+    alike, different = Diversity(), Diversity()
+    for i in range(20):
+        alike.note("a", "the same five words here")
+        different.note("a", f"{i} other five words {i} here {i}")
+    assert "(distinct-3)" in alike.told()
+    assert len(alike.distinct) / alike.seen == 3 / 60
+    assert len(different.distinct) / different.seen > 0.8
+    monkeypatch.setattr(diversity, "KEPT", 100)
+    bounded = Diversity()
+    for i in range(300):
+        bounded.note("a", f"it is what it is {i} {i + 1} {i + 2} {i + 3}")
+    runs, _ = bounded.tables()["Runs of four words in answers"]
+    assert len(bounded.runs) <= 100
+    assert {"it is what it", "is what it is"} == {run for run, _ in runs[:2]}
+    assert all(300 - bounded.floor <= count <= 300 for _, count in runs[:2])
 
 
 def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from stages.commands.settings import Differing
 from stages.config.errors import UserError
 from stages.pages import scatter
 from stages.store.store import Store, read_manifest
+from tests.browser import wrong_with
 from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes
 
 VALIDATION = ("stage=eval", "answer.split=validation")
@@ -192,7 +193,7 @@ def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, 
     assert "stage=eval makes one" in inside(f"outputs={tmp_path}", "stage=compare").stderr
 
 
-def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(chain: Chain) -> None:
+def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(chain: Chain, tmp_path: Path) -> None:
     assert not trained(chain), "all of them are evaluated"
     build(chain.root, "stage=dpo", "dpo.beta=0.2", "dpo.learning_rate=0.01")
     [pairs] = trained(chain)
@@ -214,8 +215,29 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     assert [training.loss for training in sft.trainings] == sorted(losses)
     told = f"sft.epochs={'4' if losses[0] < losses[1] else '1'} has the lowest validation loss: {min(losses):.4f}"
     assert told in sft.sentence
+    [none, gap] = sft.behind
+    assert none is None and gap.mean == pytest.approx(max(losses) - min(losses), abs=1e-6)
+    assert gap.low < gap.mean < gap.high
+    chance = "every other is worse by more than chance" if gap.low > 0 else "each of the other 1 may be as good"
+    assert sft.sentence.endswith(f"; {chance}.")
+    page = chain.root / "compare.html"
     build(chain.root, "stage=compare")
-    assert sft.sentence in (chain.root / "compare.html").read_text().replace("<wbr>", "")
+    assert sft.sentence in page.read_text().replace("<wbr>", "")
+    assert wrong_with(page, tmp_path / "axe") == []
+
+
+def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(chain: Chain) -> None:
+    build(chain.root, "stage=sft", "sft.epochs=1", "sft.max_length=64")
+    [sft] = trained(chain)
+    assert all(len(training.held_out) for training in sft.trainings)
+    kept = chain.folder("sft") / "held_out.json"
+    rows = json.loads(kept.read_text())
+    for left in (rows[1:], []):
+        kept.write_text(json.dumps(left))
+        as_published(chain.folder("sft"), "held_out.json")
+        [sft] = trained(chain)
+        assert sft.behind == [None, None]
+        assert sft.sentence.endswith("; whether that is chance is not known.")
 
 
 def test_dpo_on_other_pairs_is_not_held_against_it(chain: Chain) -> None:

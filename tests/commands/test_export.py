@@ -4,9 +4,6 @@ import base64
 import json
 import multiprocessing
 import os
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +37,7 @@ from stages.config.errors import UserError
 from stages.models import contract, gguf_file, rendering
 from stages.models.loading import load_model, load_tokenizer
 from stages.store.pinning import locate
+from tests.commands.conftest import Request
 from tests.helpers import TINY, Chain, build, command, inside, refused, settings
 
 SHAPE = {
@@ -195,46 +193,8 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
         gguf_file.write(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
 
 
-@pytest.fixture
-def hub() -> Iterator[tuple[str, list[tuple[str, str | None, bytes]]]]:
-    """A stand-in for the hub on this machine: its address, and what it was sent (path, authorization, body)."""
-    received: list[tuple[str, str | None, bytes]] = []
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            received.append((self.path, self.headers["authorization"], body))
-            reply: dict[str, object] = {"url": f"{address}/someone/something"}
-            if self.path.endswith("/preupload/main"):
-                files = [file["path"] for file in json.loads(body)["files"]]
-                reply = {"files": [{"path": f, "uploadMode": "regular", "shouldIgnore": False} for f in files]}
-            elif self.path.endswith("/commit/main"):
-                reply = {"commitUrl": f"{address}/someone/something/commit/{'0' * 40}", "commitOid": "0" * 40}
-            self._reply(200, reply)
-
-        def do_GET(self) -> None:
-            self._reply(404, {})
-
-        def _reply(self, status: int, reply: dict[str, object]) -> None:
-            content = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield address, received
-    server.shutdown()
-
-
 def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
-    chain: Chain, hub: tuple[str, list[tuple[str, str | None, bytes]]]
+    chain: Chain, hub: tuple[str, list[Request]]
 ) -> None:
     address, received = hub
     token = "hf_never_to_be_seen"

@@ -34,7 +34,8 @@ NAMES = (
     "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "
     "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
-    "sample.file label.human.instructions label.human.reasons label.human.answered label.human.runtime.host"
+    "sample.file label.human.instructions label.human.reasons label.human.answered label.human.runtime.host "
+    "data.sources.licence reward.source.licence label.licence data.form.system_prompts"
 ).split()
 MAPPINGS = {  # and who looks into them
     "sft.trainer": "trl_values",
@@ -51,8 +52,9 @@ MAPPINGS = {  # and who looks into them
     "data.sources.labels": "formats, as the labels of a file",
     "label.columns": "formats.layout",
     "label.labels": "formats, as the labels of a file",
-    "data.audit.actions": "constraints.refuse",
-    "data.mixture.quotas": "constraints.mixed",
+    "data.audit.actions": "rows.audited",
+    "data.audit.thresholds": "rows.audited",
+    "data.mixture.quotas": "mixing.refuse",
     "eval.models": "set by the pipeline",
     "sample.endpoint.extra": "the server",
     "sample.columns": "formats.layout",

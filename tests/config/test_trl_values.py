@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from transformers import Trainer, get_scheduler
-from trl import DPOConfig, SFTConfig
+from trl import DPOConfig, RewardConfig, SFTConfig
 
 from stages.config import trl_arguments, trl_values
 from stages.config.errors import UserError
 from tests.helpers import TINY, refused
 
-KINDS = {"sft": SFTConfig, "dpo": DPOConfig}
+KINDS = {"sft": SFTConfig, "dpo": DPOConfig, "reward": RewardConfig}
 ENUMERATIONS = trl_arguments.enumerations()
 VALUES = (-1, 0, 0.5, 1, 7, 10**30, 1e30, float("nan"), float("inf"), "bogus", True, None, [1, 2], ["a"], {"a": 1})
 
@@ -31,8 +31,8 @@ def accepted(name: str, key: str, value: Any) -> bool:
 @pytest.mark.parametrize("name", KINDS)
 def test_trl_takes_every_value_that_is_let_through(name: str, tmp_path: Path) -> None:
     plain = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "dataloader_num_workers": 1}
-    # What both take is tried with DPO alone.
-    keys = trl_arguments.allowed(name) - (trl_arguments.allowed("dpo") if name == "sft" else set())
+    # What DPO takes too is tried with it alone.
+    keys = trl_arguments.allowed(name) - (trl_arguments.allowed("dpo") if name != "dpo" else set())
     tried = 0
     for key in sorted(keys):
         for value in VALUES:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import Source
+from stages.config.schema import Audit, Source
 from stages.curation.audit import Auditor, held_out
+from stages.curation.held_out import HeldOut
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.sources import Found, convert
@@ -26,14 +27,14 @@ def rows(name: str, wanted: Wanted) -> list[Said]:
 
 def contaminated(name: str, wanted: Wanted, *evaluation: Source) -> set[str]:
     """The evaluation prompts that stand in a file, by their places."""
-    prompts = held_out([*evaluation], "data.audit.against")
+    prompts = held_out(Audit(against=[*evaluation]))
     found = [prompts.found_in(turn["content"]) for said in rows(name, wanted) for turn in said.messages]
     return {match.name for match in found if match}
 
 
 def test_copies_are_told_as_the_key_has_them() -> None:
     key = json.loads(Path(DATA / "dirty/malformed/KEY.json").read_text())["duplicates.jsonl"]
-    auditor, codes = Auditor(["duplicate", "near_duplicate", "other_answer"], held_out([], "")), Counter[str]()
+    auditor, codes = Auditor(["duplicate", "near_duplicate", "other_answer"], HeldOut()), Counter[str]()
     for i, said in enumerate(rows("dirty/malformed/duplicates.jsonl", Wanted.answers)):
         codes.update(auditor.findings(said, "sft").keys() or ["unique"])
         auditor.remember(said, "sft", str(i))

@@ -7,21 +7,23 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
+from stages.config.schema import Source
 from stages.formats.layout import Wanted
+from stages.formats.sources import Found, convert
 from tests.formats.reading import lines, read, said
+from tests.helpers import refused
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 ALPACA = {"instruction": "a", "output": "b"}
 
 CHANGING: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "completion": "b", "label": 0.5}, "label"),
-    ({**ALPACA, "loss_weight": 0.5}, "loss_weight"),
     ({**ALPACA, "documents": ["c"]}, "documents"),
     ({**ALPACA, "Images": ["c.png"]}, "Images"),
     ({"question": "a", "A": "1", "B": "2", "answer": "b"}, "A"),
     ({"question": "a", "option_1": "1", "answer": "b"}, "option_1"),
-    ({"messages": [ASK, {**REPLY, "weight": 0}]}, "messages.weight"),
-    ({"messages": [ASK, {**REPLY, "train": False}]}, "messages.train"),
+    ({"messages": [{**ASK, "train": True}, REPLY]}, "messages.train"),
+    ({"prompt": "a", "completion": {**REPLY, "weight": 0}}, "completion.weight"),
     ({"messages": [{**ASK, "name": "Ada"}, REPLY]}, "messages.name"),
     ({"messages": [ASK, REPLY], "feedback": "bad"}, "feedback"),
     ({"prompt": "a", "completion": "b", "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
@@ -118,6 +120,27 @@ def test_a_format_can_be_chosen(tmp_path: Path) -> None:
     assert said(read(file)) == [(["a"], ["b"], None)]
     with pytest.raises(UserError, match="are preferences"):
         read(file, format="chosen_rejected")
+
+
+def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
+    """An evaluation's set has no splits, and no pairs are trained on."""
+    file = lines(tmp_path, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    chosen = "columns={completion: chosen, rejected: null} takes the chosen ones"
+    with pytest.raises(UserError) as raised:
+        read(tmp_path)
+    assert f"label=dataset label.path={tmp_path} trains on them; data.sources[0].{chosen}" in str(raised.value)
+    with pytest.raises(UserError) as raised:
+        list(convert(Source(str(file)), "outside[0].path", lambda said: said, Wanted.answers, Found()))
+    assert str(raised.value).endswith(f"answer to each request is wanted: outside[0].{chosen}.")
+
+
+def test_a_format_that_cannot_be_is_refused_with_those_that_can(tmp_path: Path) -> None:
+    file = lines(tmp_path, [ALPACA])
+    with pytest.raises(UserError, match=r"sources\[0\].format=several: .*the formats of that are kto, chat, answered"):
+        read(file, format="several")
+    told = refused("stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}")
+    assert "data.sources[0].format=phrased: by which task? data.sources[0].task=TASK says it" in told
+    assert "sentiment" in told
 
 
 def test_the_door_says_what_was_read_as_what(tmp_path: Path) -> None:

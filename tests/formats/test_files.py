@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,3 +133,29 @@ def test_a_table_is_read_in_groups_of_rows(tmp_path: Path) -> None:
     rows = pa.table({"instruction": [str(i) for i in range(5000)], "output": ["b"] * 5000})
     pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=700)
     assert [row.line for row in rows_of(tmp_path / "rows.parquet")] == list(range(1, 5001))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.txt", "rows.csv"])
+def test_a_file_in_windows_1252_is_told_with_the_command_that_converts_it(name: str, tmp_path: Path) -> None:
+    row = {"instruction": "Größe?", "output": "5 €"}
+    text = {".jsonl": f"{json.dumps(row, ensure_ascii=False)}\n", ".json": json.dumps([row], ensure_ascii=False)}
+    file = tmp_path / name
+    file.write_bytes(text.get(file.suffix, "instruction,output\nGröße?,5 €\n").encode("cp1252"))
+    command = f"iconv -f CP1252 -t UTF-8 {name} > rows.utf8{file.suffix}"
+    try:
+        told = [str(row.error) for row in rows_of(file, "file") if row.error]
+    except UserError as error:
+        told = [str(error)]
+    [line] = told
+    assert "not UTF-8, but maybe Windows-1252: " in line
+    assert command in line
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    [converted] = rows_of(tmp_path / f"rows.utf8{file.suffix}", "file")
+    assert not converted.error
+    assert "Größe" in str(converted.value)
+
+
+def test_bytes_that_are_no_text_at_all_are_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "\x81\x00\xff"}\n')
+    [row] = rows_of(tmp_path / "rows.jsonl")
+    assert str(row.error) == "not UTF-8"

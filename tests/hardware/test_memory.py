@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 from trl.trainer import utils as trl_utils
 
-from stages.config.choices import Adapter, Checkpointing, Weights
+from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import DPO, SFT, Model
 from stages.config.trl_arguments import offered
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
+from stages.labelers.reward_model import forward
 from stages.models import lm_head
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
@@ -215,6 +218,20 @@ def test_live_bytes_of_a_training_step(
     live = step(model, block, 256, kind, micro_batches)
     expected = memory.training(shape, block, "cpu", 256, kind, micro_batches > 1)
     assert live.peak == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_live_bytes_of_rewards(precision: str) -> None:
+    block = settings(*TINY, "label=reward_model", "label.reward_model.path=x").label.reward_model
+    block = replace(block, precision=Precision(precision), runtime=replace(block.runtime, batch_size=4))
+    config = tiny("llama", WIDE, 3, vocabulary=2048).config
+    config.num_labels = 1
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
+    with Live(model) as live:
+        forward(model, [[*range(256)]] * 4, 0, block.precision)
+    expected = memory.rewarding(Shape.of(config.to_dict()), block, 256)
+    assert expected == pytest.approx(live.peak, rel=0.3)
 
 
 def test_a_shape_counts_the_parameters() -> None:

@@ -9,13 +9,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stages.config.schema import ROOT, Human, HumanRuntime, Label
 from stages.labelers.human import People
+from stages.labelers.people import server
 from tests.labelers.pools import pool, work
 
 ADDRESS = re.compile(r"at http://(\S+):(\d+)/")
@@ -93,6 +98,31 @@ def asking(folder: Path, *texts: list[str], **keys: Any) -> Iterator[Asking]:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def somebody(monkeypatch: pytest.MonkeyPatch, choose: Callable[[dict[str, Any]], str]) -> Iterator[list[int]]:
+    """Ann, at the page that this process will serve: what she says of a question. The ports that were listened at."""
+    ports, create = list[int](), server.socket.create_server
+
+    def listening(*args: Any, **options: Any) -> Any:
+        found = create(*args, **options)
+        ports.append(found.getsockname()[1])
+        return found
+
+    def judging() -> None:
+        while not ports:
+            time.sleep(0.02)
+        person = Person(ports[0], "ann")
+        while asked := person.next()["question"]:
+            person.says(asked["id"], choose(asked))
+
+    monkeypatch.setattr(server, "GRACE", 0.1)
+    monkeypatch.setattr(server.socket, "create_server", listening)
+    ann = threading.Thread(target=judging, daemon=True)
+    ann.start()
+    yield ports
+    ann.join()
 
 
 def main(folder: Path, keys: dict[str, Any]) -> None:

@@ -4,8 +4,6 @@ import http.client
 import json
 import random
 import re
-import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
@@ -27,7 +25,7 @@ from stages.labelers.people.questions import Question, drawn
 from stages.labelers.people.session import Session
 from stages.store.records import Pair, load
 from tests.helpers import Chain, build, nodes, refused
-from tests.labelers.asking import Asking, Person, asking, kept_of
+from tests.labelers.asking import Asking, Person, asking, kept_of, somebody
 from tests.labelers.pools import pool, work
 
 GIVEN = [[f"poor {i}", f"good {i}"] for i in range(10)]
@@ -310,30 +308,9 @@ def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path:
 def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "GRACE", 0.1)
-    ports = list[int]()
-    create = server.socket.create_server
-
-    def listening(*args: Any, **options: Any) -> Any:
-        found = create(*args, **options)
-        ports.append(found.getsockname()[1])
-        return found
-
-    monkeypatch.setattr(server.socket, "create_server", listening)
-
-    def somebody() -> None:
-        while not ports:
-            time.sleep(0.02)
-        person = Person(ports[0], "ann")
-        while asked := person.next()["question"]:
-            texts = [answer["text"] for answer in asked["answers"]]
-            person.says(asked["id"], "ab"[texts[1] > texts[0]])
-
     line = ("label=human", "label.human.runtime.port=0", "label.human.comparisons=null")
-    person = threading.Thread(target=somebody)
-    person.start()
-    build(chain.root, "stage=pairs", *line)
-    person.join()
+    with somebody(monkeypatch, lambda asked: "ab"[asked["answers"][1]["text"] > asked["answers"][0]["text"]]) as ports:
+        build(chain.root, "stage=pairs", *line)
     metrics = chain.manifest("label", *line)["metrics"]
     figures = metrics["calls"]["label.human"]
     assert metrics["judgements"] == figures["questions"] == figures["answers"]["ann"] > 0 and not metrics["failed"]

@@ -10,7 +10,7 @@ from stages.config.errors import UserError
 from stages.evaluation.reliability import decided, from_file, key_of, reliability, said, set_aside
 from stages.store.records import Judgement
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build
+from tests.helpers import Chain, build, nodes
 from tests.labelers.judging import judging
 from tests.labelers.pools import pool
 
@@ -82,6 +82,17 @@ def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_
         file.write_bytes(json.dumps(rows[0]).encode() + b"\n" + wrong.encode("utf-8", "surrogatepass") + b"\n")
         with pytest.raises(UserError, match=r"^label\.known=.*line 2 is no row of audit\.jsonl"):
             from_file(file)
+
+
+def test_a_labelling_goes_by_what_its_known_labels_hold_and_not_by_where_they_lie(tmp_path: Path) -> None:
+    def label(file: Path, known: str) -> str:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"judged": ["x"], "known": known}))
+        return nodes(tmp_path, "label.audit=1", f"label.known={file}")["label"].fingerprint
+
+    first = label(tmp_path / "one" / "known.jsonl", "good")
+    assert label(tmp_path / "two" / "known.jsonl", "good") == first
+    assert label(tmp_path / "one" / "known.jsonl", "bad") != first
 
 
 def test_an_audit_in_the_chain_by_checks_then_by_a_person_who_asks_no_judge_again(

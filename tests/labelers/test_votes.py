@@ -1,5 +1,6 @@
 """What judges said, read again from a judgement, comes to that judgement."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 
 from stages.config.choices import Reading, Rubrics
+from stages.labelers.judge import Jury
 from stages.labelers.verdicts import SCALE
 from stages.labelers.votes import voices
 from stages.store.records import content_id
 from tests.endpoints.servers import Model, Request, running
-from tests.labelers.judging import PROBE, is_probe, judged, judging, shown
-from tests.labelers.pools import pool
+from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, shown
+from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
 GIVEN = pool(*([f"poor {i}", f"fair {i}", f"good {i}"] for i in range(8)), ["same", "same"])
@@ -43,6 +45,33 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
         assert bool(heard) == (j.raw is not None), "equal texts are a tie without a judge"
         seen.update(["turned" if any(v.turned for v in said) else "not", f"{len(said)} of {len(heard)}"])
     assert seen["turned"] and seen["not"] and seen["2 of 3"] and seen["0 of 0"] == 1
+
+
+def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
+    with running(Model(judging(lambda texts: "A"))) as one, running(Model(judging(better))) as two:
+        cfg = block(tmp_path, one.url, two.url)
+        for endpoint in cfg.judge.endpoints:
+            endpoint.model = "judge"
+        given = pool(["poor 1", "good 2"])
+        [found] = Jury.of(cfg, work(tmp_path)).judge_all(given)
+    said = {name: voice.word for name, voice in voices(found, Rubrics.pairwise, Reading.json).items()}
+    good = next(c.candidate_id for c in given.candidates if c.text == "good 2")
+    assert said == {"judge 1": "tie", "judge 2": "a" if found.a == good else "b"}
+
+
+def test_a_reply_is_kept_with_how_it_ended_and_read_again_as_it_was_read(tmp_path: Path) -> None:
+    """A refusal, and what was cut off, may hold words that would be a verdict."""
+    refuses = Model(lambda request: "", refusal="Verdict: A")
+    with running(refuses) as model:
+        [found] = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text", max_failed=1, attempts=1)
+    assert found.error == "refused"
+    reply = {"text": "Verdict: A", "finish_reason": "refusal"}
+    assert json.loads(found.raw) == {"judge-0": {"ab": reply, "ba": reply}}
+    [voice] = voices(found, Rubrics.pairwise, Reading.text).values()
+    assert voice.word is None
+    found.raw = json.dumps({"judge-0": {"ab": "Verdict: A", "ba": None}})
+    [earlier] = voices(found, Rubrics.pairwise, Reading.text).values()
+    assert earlier.found == {"ab": "A", "ba": None}, "before it was kept how a reply ended"
 
 
 def sentence(request: Request) -> str:

@@ -95,7 +95,8 @@ def test_answers_that_became_less_likely_are_told_of_at_the_top() -> None:
 
 
 def test_form_stands_beside_the_strict_rate() -> None:
-    told = headline({"seen tasks": group(HELPED, containing={"base": 0.31, "sft": 0.51, "policy": 0.58})})
+    held = {"base": share(0.31), "sft": share(0.51), "policy": share(0.58)}
+    told = headline({"seen tasks": group(HELPED, containing=held)})
     assert told.form == (
         "Answers that contain the reference, whatever their form: Base 31.0%, SFT 51.0%, DPO 58.0%. "
         "In the form asked for: 1.1%, 31.6%, 40.2%."

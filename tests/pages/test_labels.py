@@ -102,7 +102,8 @@ def spoilt(folder: Path, copy: Path) -> Path:
                 case Candidate():
                     record.text = "" if i % 3 == 0 else f"{i} " + HOSTILE * 200
                 case Judgement():
-                    record.raw = record.raw and json.dumps({HOSTILE: dict.fromkeys(("ab", "ba"), HOSTILE * 200)})
+                    reply = {"text": HOSTILE * 200, "finish_reason": HOSTILE * 200}
+                    record.raw = record.raw and json.dumps({HOSTILE: {"ab": reply, "ba": reply["text"]}})
         save(copy / f"{name}.parquet", records, kind)
     return copy
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from stages.commands import compare
+from stages.commands.settings import lineage, of_lineage, unseeded
 from stages.store.records import Candidate, Example, Pair, load
+from stages.store.store import Store
 from tests.endpoints.servers import Model, Request, running
 from tests.helpers import Chain, build, nodes, refused
 
@@ -62,6 +65,16 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, 
     assert {name: each["candidates"] for name, each in won.items()} == counted
     assert won["mine.jsonl"]["chosen"] >= 30 - won["policy"]["chosen"] - won["model"]["chosen"] > 0
     assert sum(each["chosen"] for each in won.values()) == len(pairs) == sum(each["rejected"] for each in won.values())
+
+    known = compare.manifests(Store(chain.root))
+    told = of_lineage(lineage(known, ("pairs", chain.manifest("pairs", *line)["fingerprint"])))
+    counts = [told.get(f"sample.pool[{i}].candidates_per_prompt") for i in range(4)]
+    assert counts == ["2", "1", "1", "1"] and "sample.candidates_per_prompt" not in told
+    assert told["sample.pool[1].temperatures"] == "[0.5]"
+    assert told["sample.pool[4].file"].startswith("mine.jsonl (")
+    assert told["sample.pool[1].model.path"].startswith("model (")
+    assert "sample.pool[2].model.path" not in told, "it is the one that is trained"
+    assert not [key for key in unseeded(told) if key.startswith("sample.") and key.endswith(".seed")]
 
 
 def test_a_source_is_what_it_holds_and_the_others_stay(chain: Chain, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def joined(cfg: Data, out: Work) -> dict[str, Any]:
 def ran(nodes: list[Node], out: Work) -> dict[str, Any]:
     """What all these stages tell together; `out` has the examples, all warnings, and everything in quarantine."""
     *read, last = nodes
-    sums, lines, summaries = Counter[str](), list[str](), list[str]()
+    sums, lines, summaries, others = Counter[str](), list[str](), list[str](), dict[str, Any]()
     for each in read:
         own = work(out.path / each.fingerprint)
         try:
@@ -46,6 +46,7 @@ def ran(nodes: list[Node], out: Work) -> dict[str, Any]:
             gather(own, out)
         sums.update({name: metrics[name] for name in SUMS})
         lines += metrics["read"]
+        others |= metrics
         summaries.append(metrics["summary"])
     apart = out / "quarantine.jsonl"
     before = apart.read_text() if apart.exists() else ""
@@ -54,7 +55,7 @@ def ran(nodes: list[Node], out: Work) -> dict[str, Any]:
         apart.write_text(before + (apart.read_text() if apart.exists() else ""))
     sums.update({"unwanted": metrics["unwanted"]})
     told = {"read": lines, "summary": "; ".join([*summaries, metrics["summary"]])}
-    return metrics | {name: sums[name] for name in SUMS} | told
+    return others | metrics | {name: sums[name] for name in SUMS} | told
 
 
 def gather(own: Work, out: Work) -> None:

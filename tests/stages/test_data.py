@@ -133,7 +133,7 @@ def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     examples = load(out / "examples.parquet", Example)
     assert sorted(int(e.messages[0]["content"]) for e in examples) == [i for i in range(30) if i % 3]
     assert (metrics["left_out"], metrics["quarantined"]) == (10, 0)
-    assert "10 rows left out by their splits or labels" in metrics["summary"]
+    assert "10 rows left out by their splits, labels or weights" in metrics["summary"]
     assert "read as {prompt: prompt, label: label, completion: completion}" in metrics["read"][0]
 
 
@@ -254,7 +254,7 @@ def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> No
         (3, "3 fields, the header has 2"),
         (4, "1 fields, the header has 2"),
         (5, "broken CSV: ',' expected after '\"'"),
-        (6, "not UTF-8"),
+        (6, "not UTF-8, but maybe Windows-1252: iconv -f CP1252 -t UTF-8 rows.csv > rows.utf8.csv"),
     ]
     with pytest.raises(UserError, match=r"twice.csv: the column 'output' is there twice"):
         table(tmp_path, "twice.csv", b"instruction,output,output\na,b,c\n")

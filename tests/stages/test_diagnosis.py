@@ -9,15 +9,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages import report
+from stages.config.errors import UserError
 from stages.evaluation.diagnosis import causes, effects
 from stages.evaluation.diagnosis.evidence import Evidence, gather
-from stages.evaluation.diagnosis.finding import FAR, OUT, Finding, Normal
+from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, written
 from stages.evaluation.diagnosis.ranking import diagnose
 from stages.store.records import Pair, load
 from stages.store.store import manifest_of
 from stages.store.work import Work
 from tests.bench.diagnosis import named, plants
-from tests.helpers import CHROMIUM, TINY, Chain, browse, composed, nodes, settings
+from tests.browser import wrong_with
+from tests.helpers import CHROMIUM, TINY, Chain, browse, build, composed, nodes, settings
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
 RIGHT = (*TINY, "dpo.learning_rate=3e-4", "pairs=random", "pairs.max_per_prompt=4")
@@ -41,6 +43,8 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
     normal = Normal.times(1.0, 8.0, 2.0)
     severities = {0.5: FAR, 0.7: OUT, 1.0: 0, 8.0: 0, 9.0: OUT, 16.0: FAR}
     assert {value: normal.severity(value) for value in severities} == severities
+    forms = {5.2e-5: "5.2e-5", 0.0025: "0.0025", -1894.6: "-1,895", 1e38: "1e38"}
+    assert {number: written(NUMBER, number) for number in forms} == forms
     assert Normal(high=0.1).severity(0.9) == OUT, "no value of this is a cause by itself"
 
 
@@ -90,7 +94,7 @@ def test_labels_are_held_against_checks_where_there_are_some(chain: Chain) -> No
     assert causes.agreement(replace(run, prompts=bare)) is None
 
 
-def written(chain: Chain, folder: Path, low: float, high: float) -> str:
+def reported(chain: Chain, folder: Path, low: float, high: float) -> str:
     """The report of a chain whose policy − SFT has this interval."""
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
     path = inputs["eval"] / "results.json"
@@ -103,9 +107,9 @@ def written(chain: Chain, folder: Path, low: float, high: float) -> str:
 
 
 def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp_path: Path) -> None:
-    without = written(chain, tmp_path / "without", -0.1, 0.1)
+    without = reported(chain, tmp_path / "without", -0.1, 0.1)
     assert without.index('id="why"') < without.index('id="results"')
-    helped = written(chain, tmp_path / "helped", 0.05, 0.1)
+    helped = reported(chain, tmp_path / "helped", 0.05, 0.1)
     assert helped.index('id="why"') > helped.index('id="answers"')
     assert all(page.count('id="why"') == 1 for page in (without, helped))
     assert "The likeliest cause is that there are too few optimizer steps" in without
@@ -117,7 +121,7 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_every_measured_value_is_inside_the_window(width: int, chain: Chain, tmp_path: Path) -> None:
-    html = written(chain, tmp_path / "page", -0.1, 0.1)
+    html = reported(chain, tmp_path / "page", -0.1, 0.1)
     cells = "[...document.querySelectorAll('#why td, #why th')]"
     sees = f"{cells}.every(c => c.getBoundingClientRect().right <= innerWidth)"
     page = tmp_path / "page" / "report.html"
@@ -125,6 +129,27 @@ def test_every_measured_value_is_inside_the_window(width: int, chain: Chain, tmp
     page.write_text(html.replace("</body>", probe + "</body>"))
     dom = browse(page, tmp_path, f"--window-size={width},900", "--dump-dom")
     assert int(re.findall(r"<title>sees (\d+)</title>", dom)[0]) > 20
+
+
+def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Path) -> None:
+    """Two steps at a rate that tears the policy apart: too few losses to stop it by, and it still counts."""
+    build(chain.root, "dpo.learning_rate=30", "dpo.batch_size=10")
+    page = chain.root / "report.html"
+    html = page.read_text()
+    assert "The likeliest cause is that the learning rate is too high, which tears the policy off" in html
+    assert html.index('id="why"') < html.index('id="results"')
+    block = html.partition('id="why"')[2].partition("</section>")[0]
+    numbers = re.findall(r'data-label="(?:measured|normal)">(?:<span[^>]*>)?([^<]*)', block)
+    assert len(numbers) > 20
+    assert not [number for number in numbers if re.search(r"(?i)\bnan\b|\binf\b|e[+]\d|^-", number)]
+    assert wrong_with(page, tmp_path / "browser") == []
+
+
+def test_a_training_that_ends_in_no_number_has_no_report_and_names_the_key(chain: Chain) -> None:
+    with pytest.raises(
+        UserError, match=r"training diverged at step 2: .* nan\. Lower dpo\.learning_rate \(now 1e\+30"
+    ):
+        build(chain.root, "dpo.learning_rate=1e30", "dpo.batch_size=10")
 
 
 def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) -> None:

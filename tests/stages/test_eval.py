@@ -16,7 +16,8 @@ from stages.evaluation.likelihood import ROWS, log_probs
 from stages.evaluation.outcomes import Table, averaged, consistency, ends_less, matched, verdict, with_intervals
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.store.records import Candidate, Check, Example, Outcome, load, save
+from stages.store.outcome import Outcome
+from stages.store.records import Candidate, Check, Example, load, save
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
@@ -91,7 +92,8 @@ def test_seeds_are_averaged_prompt_by_prompt(chain: Chain) -> None:
 def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path: Path) -> None:
     results = evaluated(chain, chain.folder("sft"), chain.folder("answer_sft"), tmp_path / "eval")
     divided = [*results["kinds"].values(), *results["tasks"].values()]
-    for table in (results["groups"], *divided, results["matched"]["views"]):
+    in_any_form = {name: row["containing"] for name, row in results["groups"].items()}
+    for table in (results["groups"], in_any_form, *divided, results["matched"]["views"]):
         assert all(row["policy-sft"] == {"mean": 0, "low": 0, "high": 0} for row in table.values())
     assert results["references"]["policy-sft"] == {"mean": 0, "low": 0, "high": 0}
     assert results["kl"]["policy"]["per_token"] == results["matched"]["gain"] == 0
@@ -198,6 +200,26 @@ def test_none_of_many_is_not_known_to_be_none() -> None:
 )
 def test_an_answer_contains_the_reference_whatever_its_form(answer: str, reference: str, held: bool) -> None:
     assert proportion.holds(answer, reference) == held
+
+
+def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_have(chain: Chain) -> None:
+    """Where every answer that holds the reference passes, and no other, the two rates are one."""
+    data = load(chain.folder("data") / "examples.parquet", Example)
+    prompts = [e for e in data if e.split == "test" and e.reference]
+    right = np.random.default_rng(0).integers(2, size=(len(prompts), 3))
+    whole = replace(table([""] * len(prompts), right, right, right), prompts=prompts)
+    said = lambda e, is_right: Candidate.of_text(e.id, f"It is {e.reference}!" if is_right else "", "", "", 1)
+    answers = {
+        role: {e.id: said(e, row[i]) for e, row in zip(prompts, right, strict=True)}
+        for i, role in enumerate(whole.roles)
+    }
+    cfg = settings("recipe=tiny").eval
+    found = proportion.containing(whole, answers, cfg)
+    assert found == {"prompts": len(prompts), **with_intervals(whole, whole.passed, cfg)}
+    assert found["policy-sft"]["low"] < found["policy-sft"]["mean"] < found["policy-sft"]["high"]
+    bare = [*prompts[:-1], replace(prompts[-1], reference=None)]
+    assert proportion.containing(replace(whole, prompts=bare), answers, cfg)["prompts"] == len(prompts) - 1
+    assert proportion.containing(whole.where(np.zeros(len(prompts), bool)), answers, cfg) == {}
 
 
 def asked(task: str, references: list[str]) -> list[Example]:

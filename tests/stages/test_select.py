@@ -116,10 +116,26 @@ def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:
     assert "select" not in nodes(tmp_path)
 
 
+def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_labels(tmp_path: Path) -> None:
+    asked = "data.tasks.open_sft=40"
+    plain = nodes(tmp_path, asked)
+    assert plain["sft"].fingerprint == nodes(tmp_path, asked, "sft.demonstrations=selected")["sft"].fingerprint
+    preferences = tmp_path / "preferences.jsonl"
+    preferences.write_text("{}")
+    server = "{base_url: 'http://127.0.0.1:1/v1', model: judge}"
+    for others in (
+        ["label=dataset", f"label.path={preferences}"],
+        ["label=judge", f"label.judge.endpoints=[{server}]"],
+        ["sample=openai", f"sample.endpoint={server}"],
+    ):
+        assert nodes(tmp_path, asked, *others)["sft"].fingerprint == plain["sft"].fingerprint
+    assert "select" not in nodes(tmp_path, asked, "sft=none")
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["data.tasks.open_sft=40"], "open requests have no reference answers"),
+        (["data.tasks.open_sft=40", "sft.demonstrations=given"], "open requests have no reference answers"),
         (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
         (["control=true", "rounds=2"], "control=true compares one round of DPO"),
     ],

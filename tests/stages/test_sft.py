@@ -128,7 +128,9 @@ def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path],
 
 
 def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"training diverged at step 2: .* gradient norm nan.* \(now 1e\+30\)"):
+    with pytest.raises(
+        UserError, match=r"training diverged at step 2: .* gradient norm nan\. Lower sft\.learning_rate \(now 1e\+30\)"
+    ):
         train(block(learning_rate=1e30, trainer={"warmup_steps": 0}), inputs, tmp_path / "sft")
     assert not (tmp_path / "sft" / "model").exists()
 

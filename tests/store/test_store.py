@@ -243,6 +243,7 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
         "pool",
         "label",
         "pairs",
+        "unpaired",
         "reference",
         "dpo",
         "reward",

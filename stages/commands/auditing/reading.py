@@ -1,17 +1,18 @@
 """The rows of a source as stage=data reads them, what an audit finds in each, and how they are distributed."""
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
+from stages.commands.auditing.diversity import Diversity
 from stages.config.choices import Split
-from stages.config.schema import Source
-from stages.curation.audit import Auditor, ends_of, request_of
+from stages.config.schema import Data, Form, Source
+from stages.curation.audit import Auditor, ends_of, fixed, request_of
+from stages.curation.harmonising import Shape
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.sources import Found, as_json, convert
@@ -21,7 +22,6 @@ from stages.store.node import Node
 UNUSABLE = "unusable"  # the code of a row that no stage can use; its reason is what was found
 EXAMPLES = 3  # of every code
 FEWER = (5, 10, 20, 50, 100, 200, 500)  # words: where a distribution is divided
-OPENINGS = 12  # of requests
 
 
 @dataclass
@@ -42,12 +42,13 @@ class Looked:
     key: str
     source: Source
     wanted: Wanted
+    shape: Shape = field(default_factory=lambda: Shape(Form()))
+    own: Callable[[Any], Said] | None = None  # what reads its rows in place of a format
     found: Found = field(default_factory=Found)
     codes: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
     examples: dict[str, list[Case]] = field(default_factory=dict)
     lengths: dict[str, list[int]] = field(default_factory=lambda: {"requests": [], "answers": []})
-    openings: Counter[str] = field(default_factory=Counter)
 
     def note(self, case: Case) -> None:
         """Count a row's codes. Of each, the rows in which most was found are kept as examples."""
@@ -60,15 +61,16 @@ class Looked:
             del shown[EXAMPLES:]
 
 
-def sources_of(nodes: dict[str, Node]) -> list[Looked]:
+def sources_of(nodes: dict[str, Node], own: Callable[[Any], Said] | None) -> list[Looked]:
     """What stage=data reads, and the preference set that stage=label does."""
-    read = [source.config for source in nodes["data"].inputs.values()]
-    looked = [Looked(each.key, each.source, wanted(each.source)) for each in read]
+    data: Data = nodes["data"].config
+    shape, read = Shape(data.form, fixed(data.audit)), [source.config for source in nodes["data"].inputs.values()]
+    looked = [Looked(each.key, each.source, wanted(each.source), shape, own) for each in read]
     label = nodes["label"].config
     return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
 
 
-def look(into: Looked, auditor: Auditor, file: IO[str]) -> None:
+def look(into: Looked, auditor: Auditor, diversity: Diversity, file: IO[str]) -> None:
     """Audit a source. Rows in which something was found are written to `file`, and so are those that cannot be used.
 
     Raises:
@@ -79,7 +81,7 @@ def look(into: Looked, auditor: Auditor, file: IO[str]) -> None:
         request = request_of(said)
         into.lengths["requests"] += [len(request.split())] if request else []
         into.lengths["answers"] += [] if best is None else [len(best.split())]
-        into.openings.update(re.findall(r"\A\W*([^\W\d_]+)", request.lower()))
+        diversity.note(request, best)
         codes = auditor.findings(said, split)
         auditor.remember(said, split, into.found.place)
         if codes:
@@ -99,11 +101,12 @@ def rows(of: Looked) -> Iterator[tuple[Said, str]]:
     def placed(said: Said) -> tuple[Said, str] | None:
         if of.wanted is Wanted.preferences:
             return said, Split.preference
+        said = of.shape(said)
         answer = said.answers[0] if len(said.answers) == 1 else None
         split = split_of(prompt_of(said.messages, answer), of.source.shares)
         return (said, split) if split else None
 
-    return convert(of.source, of.key, placed, of.wanted, of.found)
+    return convert(of.source, of.key, placed, of.wanted, of.found, of.own)
 
 
 def write(file: IO[str], of: Looked, place: str, codes: dict[str, str], row: dict[str, object]) -> None:

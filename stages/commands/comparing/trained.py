@@ -1,8 +1,10 @@
 """Trainings of the store that nothing evaluated yet, side by side: SFT by its loss on validation rows, DPO by the
 share of held-out pairs that it orders rightly."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -10,14 +12,16 @@ import numpy as np
 
 from stages.commands.comparing.measured import Key, input_key, sound
 from stages.commands.settings import Differing, Nodes, lineage, of_lineage, unseeded
-from stages.evaluation.choosing import Contender, compared, conclusion
+from stages.evaluation.bootstrap import Interval
+from stages.evaluation.choosing import Comparison, Contender, compared, conclusion, of_others
 from stages.store.kept import load_json
 from stages.store.store import Manifest, Store
 
 
 @dataclass
 class Run:
-    """`right`: of a preference objective, by held-out pair, whether chosen has the higher reward."""
+    """`held_out`: of DPO by held-out pair, whether chosen has the higher reward; of SFT by validation row, its loss.
+    None where the node is of a time when that was not kept."""
 
     stage: str
     fingerprint: str
@@ -25,7 +29,7 @@ class Run:
     settings: dict[str, str]
     loss: float
     seconds: float
-    right: dict[str, bool]
+    held_out: dict[str, float]
 
 
 @dataclass
@@ -47,13 +51,17 @@ class Training:
         return sum(run.seconds for run in self.runs)
 
     @property
-    def right(self) -> dict[str, float]:
-        """By held-out pair, the share of runs that order it rightly."""
-        return {pair: fmean(run.right[pair] for run in self.runs) for pair in self.runs[0].right}
+    def held_out(self) -> dict[str, float]:
+        """By held-out row, the mean over runs; none where they did not read the same ones."""
+        rows = self.runs[0].held_out
+        if any(run.held_out.keys() != rows.keys() for run in self.runs):
+            return {}
+        return {row: fmean(run.held_out[row] for run in self.runs) for row in rows}
 
     @property
     def accuracy(self) -> float:
-        return fmean(self.right.values())
+        """Of DPO: the share of held-out pairs that it orders rightly."""
+        return fmean(self.held_out.values())
 
 
 @dataclass
@@ -70,7 +78,7 @@ class Trainings:
 
     @property
     def by_pairs(self) -> bool:
-        return bool(self.trainings[0].right)
+        return self.trainings[0].runs[0].stage == "dpo"
 
     @property
     def differing(self) -> Differing:
@@ -87,18 +95,40 @@ class Trainings:
 
     @property
     def sentence(self) -> str:
-        """Which is best, and for pairs whether that is more than chance; a loss is one number without an interval."""
+        """Which is best, and whether that is more than chance."""
         names, first = [line or "what most have" for line in self.lines], self.trainings[0]
-        if not self.by_pairs:
-            return (
-                f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}, the next "
-                f"{self.trainings[1].loss:.4f}; whether that is chance is not known."
-            )
-        ids = sorted(first.right)
-        outcomes = np.array([[t.right[i] for t in self.trainings] for i in ids])
-        comparison = compared(outcomes, [""] * len(ids))
-        models = [Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)]
-        return conclusion(models, f"orders {{}} of {len(ids)} held-out pairs rightly", comparison)
+        if self.by_pairs:
+            models = [Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)]
+            does = f"orders {{}} of {len(first.held_out)} held-out pairs rightly"
+            return conclusion(models, does, self.comparison)
+        chance = "whether that is chance is not known"
+        if self.comparison:
+            chance = of_others(self.comparison, 0, [*range(len(names))])
+        return (
+            f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}, the next "
+            f"{self.trainings[1].loss:.4f}; {chance}."
+        )
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """Of what came of every held-out row, more of which is better; None where they did not read the same ones."""
+        each = [training.held_out for training in self.trainings]
+        if not each[0] or any(its.keys() != each[0].keys() for its in each):
+            return None
+        outcomes, alike = np.array([[its[row] for its in each] for row in each[0]]), [""] * len(each[0])
+        return compared(outcomes, alike) if self.by_pairs else compared(-outcomes, alike, widest=math.inf)
+
+    @property
+    def behind(self) -> list[Interval | None]:
+        """How far each is from the first, in pairs ordered rightly or in loss, corrected for all that stand here."""
+        if self.comparison is None:
+            return [None] * len(self.trainings)
+        found = [self.comparison.between(0, i) for i in range(1, len(self.trainings))]
+        return [None, *(each if self.by_pairs else Interval(-each.mean, -each.high, -each.low) for each in found)]
+
+    def shown(self, difference: float) -> str:
+        """In points, or in nats per token."""
+        return f"{100 * difference:+.1f}" if self.by_pairs else f"{difference:+.4f}"
 
 
 def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Trainings]:
@@ -118,14 +148,15 @@ def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list
             groups.setdefault(run.rows, {}).setdefault(alike, []).append(run)
             fresh |= set() if key in evaluated else {run.rows}
     found = {rows: [Training(runs) for runs in alike.values()] for rows, alike in groups.items() if rows in fresh}
-    best_first = lambda t: (-t.accuracy if t.right else 0.0, t.loss)
+    best_first = lambda t: (-t.accuracy if t.runs[0].stage == "dpo" else 0.0, t.loss)
     return [Trainings(sorted(those, key=best_first)) for those in found.values() if len(those) > 1]
 
 
 def read(nodes: Nodes, key: Key) -> Run:
     folder, manifest = nodes[key]
     above = lineage(nodes, key)
-    margins = load_json(folder / "held_out.json", list) if key[0] == "dpo" else []
+    kept = folder / "held_out.json"
+    held_out = load_json(kept, list) if kept.exists() else []
     return Run(
         stage=key[0],
         fingerprint=key[1],
@@ -133,7 +164,7 @@ def read(nodes: Nodes, key: Key) -> Run:
         settings=of_lineage(above),
         loss=float(manifest["metrics"]["eval_loss"]),
         seconds=sum(m["wall_seconds"] for m in above),
-        right={pair["id"]: pair["margin"] > 0 for pair in margins},
+        held_out={row["id"]: row["margin"] > 0 if key[0] == "dpo" else row["loss"] for row in held_out},
     )
 
 

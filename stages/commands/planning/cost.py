@@ -25,7 +25,7 @@ from stages.commands.planning.tokens import (
     tokens_of,
     trains_or_asks,
 )
-from stages.config.schema import SFT, Training
+from stages.config.schema import SFT, Label, Model, Training
 from stages.hardware import machine, memory, model_shape, speed
 from stages.hardware.model_shape import Shape
 from stages.hardware.speed import Known, Ran, Task
@@ -51,6 +51,8 @@ OF_MEMORY = (
     "max_new_tokens",
     "batch_size",
     "runtime",
+    "labeler",
+    "reward_model",
 )
 TRAINING = ("sft", "dpo", "reward")
 PUBLISHES_WEIGHTS = ("base", *TRAINING)
@@ -62,6 +64,7 @@ TOKENS_PER_ROW = {
     "dpo": 80,
     "reward": 80,
     "answer": 60,
+    "label": 60,
 }  # of generated tasks, in memory
 LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
 
@@ -260,6 +263,9 @@ def peak_of(manifest: Manifest) -> float:
 
 def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> float:
     """Bytes; nan where the model's shape is not known."""
+    if isinstance(node.config, Label) and (path := node.config.reward_model.path):
+        config = model_shape.config_of(Model(path, node.config.reward_model.revision))
+        shape = Shape.of(config) if config else None
     if shape is None:
         return math.nan
     block, data, label = node.config, nodes["data"].config, nodes["label"].config
@@ -274,7 +280,8 @@ def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> fl
 
 def on_gpu(node: Node) -> bool:
     """Whether the model of this node is on a GPU: where its `runtime` asks for one, or for whatever there is."""
-    runtime = getattr(node.config, "runtime", None)
+    scores = isinstance(node.config, Label) and node.config.labelers == ["reward_model"]
+    runtime = node.config.reward_model.runtime if scores else getattr(node.config, "runtime", None)
     if runtime is None or runtime.device == "cpu":
         return False
     return runtime.device == "cuda" or machine.gpu() is not None

@@ -1,15 +1,16 @@
 """What was given to DPO: the model it starts from, labels, pairs, settings, and how much of each. In the order of the
 pipeline, so that of two that are as far out the earlier comes first: it may have caused the later.
 
-"The demo" are this project's own runs: three seeds and two machines (docs/results.md), and what was tried on the way
-to its settings (docs/tuning.md).
+"The demo" are this project's own runs of 21 November 2026, as the page says: three seeds in bf16 (docs/results.md,
+"The demo over three seeds") and one on another machine, and what was tried on the way to its settings
+(docs/tuning.md). Three of its short tasks changed sides since.
 """
 
 from collections import Counter
 from math import sqrt
 
 from stages.evaluation.diagnosis.evidence import Evidence
-from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
+from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
 from stages.tasks.checks import share_passed
 
 ENOUGH = 8  # pairs to tell a share from a coin's
@@ -144,7 +145,7 @@ def near_the_line(run: Evidence) -> Finding | None:
 def learning_rate(run: Evidence) -> Finding:
     steps, times = run.dpo["steps"], 1 if run.settings["adapter"] == "none" else ADAPTERS
     low, high = (times * reach / steps for reach in REACH)
-    usual = f"dpo.learning_rate={sqrt(low * high):.0e} for {steps} steps"
+    usual = f"dpo.learning_rate={written('{:.0e}', sqrt(low * high))} for {steps} steps"
     return Finding(
         "learning rate",
         run.settings["learning_rate"],

@@ -9,6 +9,13 @@ OUT, FAR = 1, 2  # severities; 0: in its range
 SHARE, COUNT, NUMBER = "{:.0%}", "{:.0f}", "{:.2g}"  # how values are shown
 
 
+def written(form: str, number: float) -> str:
+    """The number in its form, for people: `5e-5`, `1,895`, `1e38`."""
+    if form == NUMBER and 100 <= abs(number) < 1e6:
+        form = "{:,.0f}"
+    return form.format(number).replace("e-0", "e-").replace("e+", "e")
+
+
 @dataclass(frozen=True)
 class Normal:
     """Where a value is normal: from `low` to `high`. Below `floor` or above `ceiling` it is far out: by itself it may
@@ -41,10 +48,10 @@ class Normal:
 
     def told(self, form: str) -> str:
         """`25% to 75%`, `at least 300`."""
-        if self.low is None or self.high is None:
-            word, limit = ("at most", self.high) if self.low is None else ("at least", self.low)
-            return f"{word} {form.format(limit)}"
-        return f"{form.format(self.low)} to {form.format(self.high)}"
+        low, high = (None if limit is None else written(form, limit) for limit in (self.low, self.high))
+        if low and high:
+            return f"{low} to {high}"
+        return f"at least {low}" if low else f"at most {high}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Finding:
 
     @property
     def shown(self) -> str:
-        return self.form.format(self.value)
+        return written(self.form, self.value)
 
     @property
     def range(self) -> str:

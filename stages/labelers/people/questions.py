@@ -1,7 +1,7 @@
 """What people are asked: answers of a prompt side by side, drawn by hashes, and blind to where they came from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stages.config.schema import Human
 from stages.labelers.comparisons import grouped
@@ -51,10 +51,14 @@ def drawn(pool: Pool, cfg: Human) -> list[Question]:
         for prompt, candidates in several[: cfg.prompts]
         for group in grouped(candidates, cfg.answers or 2, cfg.comparisons, seed)
     ]
-    asked.sort(key=lambda q: content_id(seed, "shared", q.id))
-    shared = round((cfg.overlap or 0) * len(asked))
-    asked = [Question(q.id, q.prompt, q.candidates, cfg.annotators or 2) for q in asked[:shared]] + asked[shared:]
-    return sorted(asked, key=lambda q: content_id(seed, "order", q.id))
+    return sorted(overlapping(asked, cfg), key=lambda q: content_id(seed, "order", q.id))
+
+
+def overlapping(asked: Sequence[Question], cfg: Human) -> list[Question]:
+    """The same questions, of which `overlap` are asked of several people."""
+    by_hash = sorted(asked, key=lambda q: content_id(cfg.seed or 0, "shared", q.id))
+    shared = {q.id for q in by_hash[: round((cfg.overlap or 0) * len(asked))]}
+    return [replace(q, needed=cfg.annotators or 2) if q.id in shared else q for q in asked]
 
 
 def different(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -1,0 +1,60 @@
+"""Ensembles of labelers that cannot be."""
+
+from stages.config.choices import Demonstrations, Rubrics
+from stages.config.errors import UserError, one_of
+from stages.config.schema import Config, Ensemble
+from stages.store import parts
+
+ALONE = {  # and what to do instead
+    "human": "label.ensemble.people=200 asks people where the members disagree",
+    "dataset": "it brings candidates of its own, which no other member has seen",
+    "ensemble": "name its members themselves",
+}
+
+
+def refuse(cfg: Config) -> None:
+    """Raise UserError for the first thing that is wrong with `label.ensemble`."""
+    label, key = cfg.label, "label.ensemble.members"
+    if label.labeler != "ensemble":
+        if label.ensemble != Ensemble():
+            raise UserError("label.ensemble is for label=ensemble, and for no other labeler.")
+        return
+    if label.own:
+        raise UserError("label.own labels alone: label=ensemble joins labelers of the house.")
+    if len(label.voters) < 2:
+        raise UserError(
+            f"label=ensemble joins two labelers or more: '{key}=[{{labeler: verifier}}, {{labeler: judge}}]'."
+        )
+    known = [word for word in parts.words("labelers", "Labeler") if word not in ALONE]
+    for i, voter in enumerate(label.voters):
+        if voter.labeler in ALONE:
+            raise UserError(f"{key}[{i}].labeler={voter.labeler} is no member: {ALONE[voter.labeler]}.")
+        one_of(f"{key}[{i}].labeler", [voter.labeler], known)
+        if voter.labeler in [other.labeler for other in label.voters[:i]]:
+            raise UserError(
+                f"{key}[{i}].labeler={voter.labeler} stands there twice: a weight says how much it counts."
+            )
+        if voter.veto is not None and voter.labeler == "judge" and label.judge.kind is Rubrics.pairwise:
+            raise UserError(f"{key}[{i}].veto goes by a score, and this judge gives none: label.judge.kind=pointwise.")
+    if not any(voter.weight for voter in label.voters):
+        raise UserError(f"{key}: every weight is 0, so nobody decides anything.")
+    if cfg.sft.demonstrations is Demonstrations.selected:
+        raise UserError(
+            "sft.demonstrations=selected takes answers by their scores, and label=ensemble gives preferences."
+        )
+    if label.judge.endpoints and "judge" not in label.labelers:
+        raise UserError(f"label.judge.endpoints are asked by a judge, and {key} has none: {{labeler: judge}}.")
+    people(cfg)
+
+
+def people(cfg: Config) -> None:
+    """What is said of people, where an ensemble chooses what they are asked."""
+    human, asked = cfg.label.human, cfg.label.ensemble.people
+    if human.answered and not asked:
+        raise UserError("label.human.answered: label.ensemble.people=200 asks people, and reads what they said.")
+    for name, usual in (("prompts", None), ("answers", 2), ("comparisons", 1)):
+        if vars(human)[name] != usual:
+            raise UserError(
+                f"label.human.{name}={vars(human)[name]}: label=ensemble asks about the two answers on which its "
+                "members disagree. label.ensemble.people says how often."
+            )

@@ -1,0 +1,119 @@
+"""`label=ensemble`: several labelers, each a label node of its own, vote on two candidates at a time (`committee.py`);
+people are asked where these disagree.
+
+With `label.ensemble.people`, the judgements that `label.audit` sets aside are asked about first: they are drawn at
+random, people's words on them say how often the ensemble is right, and change no judgement. Then come those on which
+the members disagree most, as many as the budget has; what people say of these is the judgement.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.config.schema import Label
+from stages.evaluation.reliability import Key, decided, key_of, set_aside
+from stages.labelers.committee import WORDS, Joined, joined
+from stages.labelers.human import judgements as of_people
+from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.people import rows
+from stages.labelers.people.asking import answered
+from stages.labelers.people.questions import overlapping, question
+from stages.store.records import Candidate, Example, Judgement, content_id, load
+from stages.store.work import Work
+
+
+class Ensemble(Labeler):
+    """Joins what other label nodes say."""
+
+    name = "ensemble"
+
+    def __init__(self, cfg: Label, out: Work):
+        self.cfg, self.out, self.told = cfg, out, dict[str, Any]()
+        self.said = dict[str, list[Judgement]]()
+
+    @classmethod
+    def of(cls, cfg: Label, out: Work) -> "Ensemble":
+        return cls(cfg, out)
+
+    def pool(self, inputs: dict[str, Path]) -> Pool:
+        """The pool that all members judged; their judgements are read beside it."""
+        for voter in self.cfg.voters:
+            self.said[voter.labeler] = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
+        return super().pool(inputs)
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.judge_all(Pool([prompt], candidates))
+
+    def figures(self) -> dict[str, Any]:
+        return {"ensemble": self.told}
+
+    def judge_all(self, pool: Pool) -> Iterator[Judgement]:
+        """What the members come to, and people where they were asked."""
+        found = [*joined(self.cfg.voters, self.said, pool.candidates)]
+        judged: dict[Key, Judgement] = {each.of: judgement(each) for each in found}
+        self.told = tally(self.cfg, found)
+        if self.cfg.ensemble.people:
+            self.ask(pool, found, judged)
+        yield from judged.values()
+
+    def ask(self, pool: Pool, found: Sequence[Joined], judged: dict[Key, Judgement]) -> None:
+        """Have people judge, first what is audited, then what is in doubt; the latter's judgements become theirs."""
+        prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
+        count = 0 if self.cfg.known else self.cfg.audit or 0
+        audited = [key_of(j) for j in set_aside(decided(judged.values(), candidates), count)]
+        in_doubt = [each for each in found if each.disagreement > 0 and each.of not in audited]
+        in_doubt.sort(key=lambda each: (-each.disagreement, content_id("doubt", each.of)))
+        doubtful = [each.of for each in in_doubt[: self.cfg.ensemble.people]]
+        questions = {
+            of: question(
+                prompts[judged[of].prompt_id], [candidates[name] for name in of], self.cfg.human.instructions or ""
+            )
+            for of in (*audited, *doubtful)
+        }
+        session = answered(overlapping([*questions.values()], self.cfg.human), self.cfg.human, self.out)
+        known, changed = dict[Key, str](), 0
+        for of, asked in questions.items():
+            [theirs] = of_people(asked, rows.answers_to(asked, session))
+            if theirs.preference is None:  # everybody skipped it
+                continue
+            word = theirs.preference if theirs.a == of[0] else {"a": "b", "b": "a"}.get(theirs.preference, "tie")
+            if of in audited:
+                known[of] = word
+                continue
+            changed += judged[of].preference != word
+            raw = json.dumps({**json.loads(judged[of].raw or "{}"), "human": json.loads(theirs.raw or "{}")})
+            judged[of] = Judgement(judged[of].prompt_id, self.name, a=of[0], b=of[1], preference=word, raw=raw)
+        self.known = known
+        self.told["people"] = {
+            "audited": len(audited),
+            "asked": len(doubtful),
+            "in_doubt": len(in_doubt),
+            "changed": changed,
+        }
+
+
+def judgement(each: Joined) -> Judgement:
+    """The members' own; `raw` says who voted for what."""
+    told = json.dumps({name: WORDS[vote] for name, vote in each.votes.items()})
+    a, b = each.of
+    error = None if each.preference else "members that say nothing of it weigh half or more"
+    return Judgement(each.prompt_id, Ensemble.name, a=a, b=b, preference=each.preference, raw=told, error=error)
+
+
+def tally(cfg: Label, found: Sequence[Joined]) -> dict[str, Any]:
+    """How often members vote, and with the verdict; how often they disagree, and a veto decides."""
+    members = {}
+    for voter in cfg.voters:
+        votes = [(WORDS[each.votes[voter.labeler]], each.preference) for each in found if voter.labeler in each.votes]
+        members[voter.labeler] = {
+            "weight": voter.weight,
+            "votes": len(votes),
+            "with_the_verdict": sum(vote == verdict for vote, verdict in votes) / len(votes) if votes else None,
+        }
+    return {
+        "members": members,
+        "comparisons": len(found),
+        "disagreements": sum(each.disagreement > 0 for each in found),
+        "vetoed": sum(each.vetoed for each in found),
+    }

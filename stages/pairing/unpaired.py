@@ -1,0 +1,52 @@
+"""Judged completions one by one, each desirable or undesirable: what KTO learns from (arXiv:2402.01306).
+
+A score says it by a threshold. Of preferences a completion has as many wins as losses, more, or fewer (Copeland, as in
+`contrasts.py`): more is desirable, fewer undesirable. What nobody can say is left out, with the reason.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from stages.config.choices import Unfinished
+from stages.config.schema import Unpaired
+from stages.store.records import Candidate, Judgement
+
+UNJUDGED = "no judgement"
+TIED = "as many preferences for it as against it"
+COPY = "the text of another one"
+UNFINISHED_GOOD = "desirable and unfinished"
+UNFINISHED_BAD = "undesirable and unfinished"
+
+
+def labels(
+    judgements: Iterable[Judgement], candidates: Mapping[str, Candidate], cfg: Unpaired
+) -> tuple[dict[str, bool], Counter[str]]:
+    """Whether each candidate is desirable, by id; how many have no label, by reason. A candidate that was cut off is
+    never desirable: that would teach to go on."""
+    scores, balance = dict[str, float](), Counter[str]()
+    for j in judgements:
+        if j.score is not None:
+            scores[str(j.candidate_id)] = j.score
+        if j.preference is not None:
+            sign = {"a": 1, "b": -1}.get(j.preference, 0)
+            balance.update({str(j.a): sign})
+            balance.update({str(j.b): -sign})
+    found, out, texts = dict[str, bool](), Counter[str](), set[tuple[str, str]]()
+    for name, candidate in candidates.items():
+        label = scores[name] >= cfg.threshold if name in scores else balance[name] > 0
+        text = candidate.prompt_id, candidate.text.strip()
+        unfinished = candidate.finish_reason != "stop"
+        if name not in scores and name not in balance:
+            out[UNJUDGED] += 1
+        elif name not in scores and not balance[name]:
+            out[TIED] += 1
+        elif unfinished and label:
+            out[UNFINISHED_GOOD] += 1
+        elif unfinished and cfg.unfinished is Unfinished.drop:
+            out[UNFINISHED_BAD] += 1
+        elif text in texts:
+            out[COPY] += 1
+        else:
+            found[name] = label
+            texts.add(text)
+    return found, out

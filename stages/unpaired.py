@@ -1,0 +1,72 @@
+"""Stage `unpaired`: judged completions one by one, each with a label, in TRL's columns for KTO.
+
+It reads judgements and no pairs: another pair strategy changes none of these, nor another threshold a pair.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.config.schema import Unpaired
+from stages.pairing.held_out import held_out
+from stages.pairing.unpaired import labels
+from stages.store.records import Candidate, Example, Judgement, content_id, load, save
+from stages.store.unpaired import UnpairedPreference
+from stages.store.work import Work
+
+
+def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `unpaired.parquet`; a prompt is held out here where its pairs are.
+
+    Raises:
+        UserError: where all labels are alike: there is nothing to tell apart.
+    """
+    judged = inputs["judged"]
+    prompts = {p.id: p for p in load(judged / "prompts.parquet", Example)}
+    candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
+    judgements = load(judged / "judgements.parquet", Judgement)
+    labeler, scores = judgements[0].labeler, {j.candidate_id: j.score for j in judgements}
+    found, without = labels(judgements, candidates, cfg)
+    desirable = sum(found.values())
+    told = "".join(f"; {count} left out: {reason}" for reason, count in without.most_common())
+    if desirable in (0, len(found)):
+        alike = "desirable" if desirable else "undesirable"
+        raise UserError(
+            f"unpaired.threshold={cfg.threshold:g}: all of {len(found)} completions are {alike}{told}. KTO learns "
+            f"from both kinds: {'raise' if desirable else 'lower'} it."
+        )
+    rows = [
+        row(prompts[candidates[name].prompt_id], candidates[name], label, scores.get(name), labeler, cfg)
+        for name, label in found.items()
+    ]
+    save(out / "unpaired.parquet", rows, UnpairedPreference)
+    aside = sum(r.split == "validation" for r in rows)
+    return {
+        "completions": len(rows),
+        "desirable": desirable,
+        "undesirable": len(rows) - desirable,
+        "held_out": aside,
+        "left_out": dict(without),
+        "summary": f"{desirable} desirable and {len(rows) - desirable} undesirable completions ({aside} held out) of "
+        f"{len(candidates)}{told}",
+    }
+
+
+def row(
+    prompt: Example, candidate: Candidate, label: bool, score: float | None, labeler: str, cfg: Unpaired
+) -> UnpairedPreference:
+    return UnpairedPreference(
+        id=content_id(prompt.id, candidate.text),
+        prompt_id=prompt.id,
+        prompt=prompt.messages,
+        completion=[{"role": "assistant", "content": candidate.text}],
+        label=label,
+        score=score,
+        labeler=labeler,
+        candidate_id=candidate.candidate_id,
+        split="validation" if held_out(prompt.id, cfg.validation_fraction) else "train",
+        completion_token_ids=candidate.token_ids,
+        completion_tokenizer=candidate.tokenizer,
+        finish_reason=candidate.finish_reason,
+        policy=candidate.policy,
+    )

@@ -1,0 +1,152 @@
+"""A dataset that leaves the store: what `load_dataset` opens, what TRL's trainers learn from, what its card says."""
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import DatasetDict, load_dataset
+from huggingface_hub import DatasetCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from stages.commands.publishing import card, tables
+from stages.store.records import Example, Pair, load, save
+from stages.store.store import Store, manifest_of
+from stages.store.unpaired import UnpairedPreference
+from tests.commands.conftest import Request
+from tests.helpers import TINY, Chain, build, command, nodes, refused
+
+ASKED = ("stage=export", "export.format=dataset")
+
+
+def exported(chain: Chain, *overrides: str) -> Path:
+    """The folder; there is one."""
+    build(chain.root, *ASKED, *overrides)
+    [folder] = (chain.root / "export").glob("dataset-*")
+    return folder
+
+
+def opened(folder: Path, name: str | None, tmp_path: Path) -> DatasetDict:
+    return load_dataset(str(folder), name, cache_dir=str(tmp_path / "cache"))
+
+
+def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: Chain, tmp_path: Path) -> None:
+    folder = exported(chain)
+    pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
+    single = load(chain.folder("unpaired", *ASKED) / "unpaired.parquet", UnpairedPreference)
+    given = load(chain.folder("data") / "examples.parquet", Example)
+
+    preferences = opened(folder, None, tmp_path)  # the first configuration is the default
+    assert [*preferences] == [*tables.SPLITS]
+    for split, rows in preferences.items():
+        of_split = [p for p in pairs if p.split == split]
+        for name in ("id", "prompt", "chosen", "rejected", "labeler"):
+            assert list(rows[name]) == [vars(p)[name] for p in of_split]
+        assert list(rows["score_difference"]) == [p.margin for p in of_split]
+        assert "margin" not in rows.column_names, "a trainer of TRL's would take it unasked"
+        sources = {example.id: example.source for example in given}
+        assert list(rows["source"]) == [sources[i] for i in rows["prompt_id"]]
+
+    unpaired = opened(folder, "unpaired", tmp_path)
+    for split, rows in unpaired.items():
+        told = [(row.id, row.completion, row.label) for row in single if row.split == split]
+        assert [*zip(rows["id"], rows["completion"], rows["label"], strict=True)] == told
+    assert sum(map(len, unpaired.values())) == len(single)
+
+    demonstrations = opened(folder, "demonstrations", tmp_path)
+    for of_data, split in tables.OF_SFT.items():
+        rows = demonstrations[split]
+        told = [(e.messages, e.reference) for e in given if e.split == of_data]
+        assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == told
+
+
+def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:
+    folder, sft = exported(chain), chain.folder("sft") / "model"
+    options = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1, "disable_tqdm": True}
+    kinds = {"preferences": (DPOTrainer, DPOConfig), "demonstrations": (SFTTrainer, SFTConfig)}
+    for name, (trainer, config) in kinds.items():
+        trained = trainer(
+            model=AutoModelForCausalLM.from_pretrained(sft),
+            args=config(output_dir=str(tmp_path / name), per_device_train_batch_size=2, **options),
+            train_dataset=opened(folder, name, tmp_path)["train"].select(range(4)),
+            processing_class=AutoTokenizer.from_pretrained(sft),
+        )
+        assert trained.train().training_loss > 0
+
+
+def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = exported(chain, "label.audit=12")
+    text = (folder / "README.md").read_text()
+    told = DatasetCard(text)
+    assert [c["config_name"] for c in told.data.to_dict()["configs"]] == ["preferences", "unpaired", "demonstrations"]
+    [code] = text.split("```python\n")[1:]
+    found: dict[str, DatasetDict] = {}
+    exec(code.split("```")[0].replace("FOLDER", str(folder)), found)
+    for name in card.TRAINERS:
+        counts = " | ".join(str(len(rows)) for rows in found[name].values())
+        assert f"| `{name}` | {card.TRAINERS[name]} | {counts} |" in text
+    audited = json.loads((chain.folder("label", "label.audit=12") / "reliability.json").read_text())
+    accuracy = audited["accuracy"]
+    assert f"| {accuracy['mean']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} |" in text
+    for node in ("pairs", "unpaired"):
+        metrics = chain.manifest(node, *ASKED, "label.audit=12")["metrics"]
+        for reason, count in metrics.get("prompts_without_pair", metrics.get("left_out")).items():
+            assert f"{reason} ({count})" in text
+    assert "licence" in text and "license" not in told.data.to_dict(), "nothing is claimed that nobody said"
+
+
+def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) -> None:
+    """Where the prompts' table has a column for them."""
+    exported(chain)
+    pairs, judged = nodes(chain.root)["pairs"], chain.folder("label")
+    table = pq.read_table(judged / "prompts.parquet")
+    licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
+    pq.write_table(table.append_column("licence", licences), judged / "prompts.parquet")
+    found, plain = tables.tables([pairs], Store(chain.root).folder)
+    rows = found["preferences"]["train"]
+    said = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
+    assert rows["licence"].to_pylist() == [said[i] for i in rows["prompt_id"].to_pylist()]
+    text = card.card("t", found, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
+    assert DatasetCard(text).data.license == ["cc-by-4.0"]
+    both = [*rows["licence"].to_pylist(), *found["preferences"]["validation"]["licence"].to_pylist()]
+    for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, card.UNKNOWN)):
+        assert f"| tasks | {spelled} | {both.count(name)} |" in text
+
+
+def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
+    data = nodes(chain.root)["data"]
+    rows = [Example(str(i), [], "plain", "s", "t", "sft") for i in range(3)]
+    rows += [Example("q", [{"role": "user", "content": "q"}], answer, "s", "t", "sft") for answer in ("a", None)]
+    save(chain.folder("data") / "examples.parquet", rows, Example)
+    found, plain = tables.tables([data], Store(chain.root).folder)
+    assert found["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
+    assert plain == 3
+    assert "3 demonstrations are plain text" in card.card("t", found, plain, [], [])
+
+
+def test_a_push_sends_the_folder_to_a_dataset_repository(chain: Chain, hub: tuple[str, list[Request]]) -> None:
+    address, received = hub
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_never_to_be_seen", "HF_HUB_OFFLINE": "0"}
+    asked = (*TINY, f"outputs={chain.root}", *ASKED, "export.repo=someone/something")
+    ran = command(*asked, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    [folder] = (chain.root / "export").glob("dataset-*")
+    bodies = {path: body for path, _, body in received}
+    created = json.loads(bodies["/api/repos/create"])
+    assert (created["type"], created["name"], created["visibility"]) == ("dataset", "something", "private")
+    sent = [json.loads(line) for line in bodies["/api/datasets/someone/something/commit/main"].splitlines()]
+    files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in sent if e["key"] == "file"}
+    assert files == {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_push_without_a_token_is_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    told = refused(*TINY, f"outputs={tmp_path}", *ASKED, "export.repo=a/b")
+    assert told.startswith("export.format=dataset pushes with a token that may write: set HF_TOKEN")

@@ -1,0 +1,97 @@
+"""Licence and origin of rows: from the source or from a column, into records, metrics and cards; neutral where nothing
+states them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from stages.config.schema import Data, Label, Source
+from stages.formats.layout import Wanted
+from stages.labelers.dataset import Dataset
+from stages.models import card
+from stages.pairs import run as run_pairs
+from stages.store.licences import UNKNOWN
+from stages.store.records import Example, load, save
+from stages.store.work import Work
+from tests.formats.reading import lines, read
+from tests.helpers import Chain, nodes, settings
+from tests.stages.reading import joined
+
+ROWS = [
+    {"instruction": f"ask {i}", "output": "b", "license": licence, "meta": {"url": f"https://sea.org/{i}"}}
+    for i, licence in enumerate(["mit", None, ["cc-by-4.0", "odbl"], "mit"])
+]
+COLUMNS = {"licence": "license", "origin": "meta.url"}
+
+
+def made(folder: Path, rows: list[Any], **source: Any) -> tuple[list[Example], dict[str, Any]]:
+    source = {"splits": {"sft": 1.0}, **source}
+    read_from = Source(str(lines(folder, rows)), **source)
+    metrics = joined(Data(None, [read_from], max_bad=0.0), Work(folder, lambda metrics, step: None))
+    return load(folder / "examples.parquet", Example), metrics
+
+
+def test_a_row_has_its_own_licence_or_that_of_its_source(tmp_path: Path) -> None:
+    examples, metrics = made(tmp_path, ROWS, columns=COLUMNS, licence="apache-2.0")
+    assert [e.licence for e in examples] == ["mit", "apache-2.0", "cc-by-4.0, odbl", "mit"]
+    assert [e.origin for e in examples] == [row["meta"]["url"] for row in ROWS]
+    assert metrics["licences"] == {"mit": 2, "apache-2.0": 1, "cc-by-4.0, odbl": 1}
+
+
+def test_nothing_is_said_where_nothing_is_stated(tmp_path: Path) -> None:
+    examples, metrics = made(tmp_path, ROWS)
+    assert {(e.licence, e.origin) for e in examples} == {(None, None)}
+    assert "licences" not in metrics
+    found = read(lines(tmp_path, ROWS))
+    assert {*found.unused} == {"license", "meta"}, "they are named as columns that nothing reads"
+    given = ("data=file", "data.sources=[{path: README.md}]")
+    before, after = (
+        nodes(tmp_path, *given[:1], line)["data"] for line in (given[1], given[1].replace("}", ", licence: mit}"))
+    )
+    assert before.fingerprint != after.fingerprint
+    assert "licence" not in json.dumps(before.settings)
+
+
+def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
+    """Its table lacks the columns that came later."""
+    example = Example("i", [{"role": "user", "content": "a"}], "b", "s", "t", "sft")
+    save(tmp_path / "new.parquet", [example], Example)
+    table = pq.read_table(tmp_path / "new.parquet")
+    pq.write_table(table.drop_columns(["trained", "licence", "origin"]), tmp_path / "old.parquet")
+    assert load(tmp_path / "old.parquet", Example) == load(tmp_path / "new.parquet", Example) == [example]
+
+
+def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
+    rows = [{"prompt": f"ask {i}", "chosen": "b", "rejected": "c", **({"by": "mit"} if i else {})} for i in range(3)]
+    source = Source(str(lines(tmp_path, rows)), columns={"licence": "by"})
+    dataset = Dataset(source, "label.path")
+    pool = dataset.pool({})
+    save(tmp_path / "prompts.parquet", pool.prompts, Example)
+    save(tmp_path / "candidates.parquet", pool.candidates, type(pool.candidates[0]))
+    judgements = [each for prompt in pool.prompts for each in dataset.judge(prompt, [])]
+    save(tmp_path / "judgements.parquet", judgements, type(judgements[0]))
+    cfg = settings("recipe=tiny", "label=dataset", f"label.path={source.path}").pairs
+    (tmp_path / "pairs").mkdir()
+    metrics = run_pairs(cfg, {"judged": tmp_path}, Work(tmp_path / "pairs", lambda metrics, step: None))
+    assert metrics["licences"] == {"mit": 2, UNKNOWN: 1}
+
+
+def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:
+    assert read(lines(tmp_path, ROWS), Wanted.answers, columns=COLUMNS).made[0].licence == "mit"
+    assert Label(path="x", hub_split="train", labeler="dataset", revision=None, licence="mit").source.licence == "mit"
+
+
+def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_path: Path) -> None:
+    manifest = chain.manifest("data")
+    manifest["metrics"]["licences"] = {"cc-by-4.0": 1200, UNKNOWN: 5}
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    model = chain.folder("sft") / "model"
+    given = {"base": chain.folder("base"), "data": chain.folder("data")}
+    card.write(model, "sft", settings("recipe=tiny").sft, given, {})
+    assert "licences" not in (model / "README.md").read_text()
+    card.write(model, "sft", settings("recipe=tiny").sft, {**given, "data": data}, {})
+    assert "licences: cc-by-4.0 (1,200 rows), not stated (5 rows)" in (model / "README.md").read_text()

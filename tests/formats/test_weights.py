@@ -1,0 +1,89 @@
+"""Training weights: read where they say that an answer is trained or not, refused by name where they say more."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.config.schema import Data, Source
+from stages.formats.layout import Wanted
+from stages.formats.own import reader
+from stages.store.records import Example, load
+from stages.store.work import Work
+from tests.formats.reading import lines, read
+from tests.stages.reading import joined
+
+ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+GPT = {"from": "gpt", "value": "b"}
+TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "trained"),
+    [
+        (TALK, [False, True]),
+        ({"messages": [ASK, {**REPLY, "train": True}, ASK, {**REPLY, "train": False}]}, [True, False]),
+        ({"messages": [ASK, REPLY, ASK, {**REPLY, "loss_weight": 0.0}]}, [True, False]),
+        ({"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": "0"}]}, [False]),
+        ({"messages": json.dumps(TALK["messages"])}, [False, True]),
+        ({**TALK, "system": "s", "history": [["c", "d"]]}, [True, False, True]),
+        ({**TALK, "weight": 0}, [False, False]),
+        ({"messages": [{**ASK, "weight": 0}, {**REPLY, "weight": 1}], "weight": 1.0}, None),
+        ({"instruction": "a", "output": "b", "loss_weight": 0}, [False]),
+        ({"instruction": "a", "output": "b", "train": "true"}, None),
+        ({"messages": "### Human: a\n### Assistant: b", "sample_weight": 0}, [False]),
+    ],
+)
+def test_a_weight_says_which_answers_are_trained(row: dict, trained: list[bool] | None, tmp_path: Path) -> None:
+    found = read(lines(tmp_path, [row]))
+    assert [each.trained for each in found.made] == [trained]
+    left_out = (trained or []).count(False)
+    assert any("weight 0" in line for line in found.told) == bool(left_out)
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"instruction": "a", "output": "b", "loss_weight": 0.5}, "loss_weight"),
+        ({"instruction": "a", "output": "b", "weight": 73}, "weight"),
+        ({"conversations": [{"from": "human", "value": "a"}, {**GPT, "weight": 0.3}]}, "conversations.weight"),
+        ({"messages": [ASK, {**REPLY, "train": "perhaps"}]}, "messages.train"),
+    ],
+)
+def test_a_weight_in_between_is_refused_with_the_way_out(row: dict, column: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"line 1: the column '{column}' is .*only 0 and 1 are read") as raised:
+        read(lines(tmp_path, [row]))
+    name = column.rpartition(".")[2]
+    assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}} leaves it out.")
+    [said] = read(lines(tmp_path, [row]), columns={name: None}).made
+    assert said.trained is None
+
+
+def test_weights_can_be_left_out_and_columns_be_given_the_role(tmp_path: Path) -> None:
+    assert [each.trained for each in read(lines(tmp_path, [TALK]), columns={"weight": None}).made] == [None]
+    row = {"instruction": "a", "output": "b", "keep": 0}
+    assert [each.trained for each in read(lines(tmp_path, [row]), columns={"weight": "keep"}).made] == [[False]]
+
+
+def test_candidates_and_preferences_have_no_weights(tmp_path: Path) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "weight": 0}
+    with pytest.raises(UserError, match="'weight' changes what a row means, and is not read"):
+        read(lines(tmp_path, [row]), Wanted.preferences)
+
+
+def test_a_function_of_the_users_may_weigh_too() -> None:
+    def function(row: Any) -> Any:
+        return row["messages"], None
+
+    assert reader(function, {}, "function")(TALK).trained == [False, True]
+
+
+def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
+    rows = [TALK, {"messages": [{**ASK, "content": "c"}, {**REPLY, "weight": 0}]}]
+    source = Source(str(lines(tmp_path, rows)), splits={"sft": 1.0})
+    metrics = joined(Data(None, [source], max_bad=0.0), Work(tmp_path, lambda metrics, step: None))
+    [example] = load(tmp_path / "examples.parquet", Example)
+    assert example.trained == [False, True]
+    assert (metrics["left_out"], metrics["quarantined"]) == (1, 0)

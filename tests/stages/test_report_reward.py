@@ -1,0 +1,49 @@
+"""What the report shows of a reward model that the run trained, and that labelled the chain."""
+
+from pathlib import Path
+
+from stages.commands.planning import cost
+from stages.commands.planning.cost import Past
+from stages.pages.rewards import of_reward
+from stages.store.store import Store, manifest_of
+from tests.browser import wrong_with
+from tests.helpers import Chain, build, nodes
+
+LABELS = ("label=reward_model", "reward.source.path=stages/tasks/toy_preferences.jsonl", "reward.max_length=256")
+# The toy's pairs are few: more of them are held out.
+LINE = (*LABELS, "pairs.validation_fraction=0.4")
+
+
+def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Path) -> None:
+    build(chain.root, "stage=report", *LINE)
+    html = (chain.root / "report.html").read_text()
+    section = html.split('<section id="reward">')[1].split("</section>")[0]
+    trained, label = (chain.manifest(name, *LINE)["metrics"] for name in ("reward", "label"))
+    for share in (trained["accuracy"], trained["length_matched"]):
+        assert f"{share['mean']:.1%}" in section and f"{share['low']:.1%} – {share['high']:.1%}" in section
+    assert f"{trained['calibration_error']:.3f}" in section and f"{trained['brier']:.3f}" in section
+    for n, point in label["best_of"].items():
+        row = section.split(f'<th scope="row">{n}</th>')[1].split("</tr>")[0]
+        assert f"{point['score']:.3f}" in row and f"{point['checks']:.1%}" in row
+    assert wrong_with(chain.root / "report.html", tmp_path) == []
+
+
+def test_a_chain_without_one_has_no_section(chain: Chain) -> None:
+    manifests = {name: manifest_of(chain.folder(name)) for name in nodes(chain.root)}
+    assert of_reward(manifests) == {}
+    assert '<section id="reward">' not in (chain.folder("report") / "report.html").read_text()
+
+
+def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None:
+    """It is the reward model's, whatever an earlier labelling of these candidates took."""
+    store = Store(chain.root)
+
+    def memory(*line: str) -> float:
+        planned = nodes(chain.root, *line)
+        return cost.expected(planned["label"], planned, store, Past(store)).memory
+
+    wide = ("model.random_init.hidden_size=2048", "model.random_init.vocab_size=20000")
+    assert memory(*LINE, "label.reward_model.runtime.batch_size=512") > memory(*LINE)
+    assert memory(*LINE, *wide) > memory("label=verifier", *wide) + 4 * 20000 * 2048
+    other = f"label.reward_model.path={chain.folder('sft') / 'model'}"
+    assert memory("label=reward_model", other, *wide) < memory(*LINE, *wide), "it is that model's own"

@@ -1,0 +1,101 @@
+"""Which tokens SFT trains where answers have a weight of 0, or the last turn alone is asked for: on real tokenizers,
+templates, TRL's packing and TRL's collator."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from stages.config.choices import TrainedTurns
+from stages.config.errors import UserError
+from stages.models.contract import Contract, ContractError
+from stages.models.masking import masked
+from stages.sft import IGNORED, columns, pack, show_tokens, shown, tokenize
+from stages.store.records import Example
+from stages.store.work import Work
+from tests.helpers import settings
+from tests.models.test_contract import CHATML, byte_level, establish, with_bos
+
+CFG = settings("recipe=tiny").sft
+LAST = replace(CFG, trained_turns=TrainedTurns.last)
+TERMS = {
+    "chatml": (byte_level(CHATML, eos_token="<|endoftext|>"), "auto"),
+    "plain": (byte_level(["</s>", "<unk>"], eos_token="</s>"), "plain"),
+    "zephyr": (with_bos(), "zephyr"),
+}
+
+
+def conversation(name: str, answers: list[str], trained: list[bool] | None) -> Example:
+    turns = [
+        turn
+        for i, answer in enumerate(answers)
+        for turn in ({"role": "user", "content": f"ask {name} {i}"}, {"role": "assistant", "content": answer})
+    ]
+    return Example(name, turns[:-1], answers[-1], "s", "t", "sft", trained=trained)
+
+
+EXAMPLES = [
+    conversation("a", ["one é", "two", "three ✓"], [False, True, True]),
+    conversation("b", ["four", "five\n", "six"], [True, False, False]),
+    conversation("c", ["seven", "eight"], None),
+    conversation("d", ["nine"], [True]),
+]
+ALL = [["two", "three ✓"], ["four"], ["seven", "eight"], ["nine"]]
+ONLY_LAST = [["three ✓"], [], ["eight"], ["nine"]]  # the last of b has weight 0
+
+
+def trained_text(terms: Contract, rows: list[dict], packing: bool) -> list[str]:
+    """What TRL's collator has the model learn, a string for each row that it makes."""
+    collate = DataCollatorForLanguageModeling(terms.tokenizer.pad_token_id, padding_free=packing)
+    batch = collate(list(columns(rows)))
+    assert (batch["labels"] == batch["input_ids"])[batch["labels"] != IGNORED].all()
+    return [terms.tokenizer.decode([i for i in row if i != IGNORED]) for row in batch["labels"].tolist()]
+
+
+@pytest.mark.parametrize(("tokenizer", "kind"), TERMS.values(), ids=TERMS)
+@pytest.mark.parametrize(("cfg", "expected"), [(CFG, ALL), (LAST, ONLY_LAST)], ids=["all", "last"])
+def test_the_loss_is_on_the_turns_that_have_a_weight(
+    tokenizer: PreTrainedTokenizerBase, kind: str, cfg: object, expected: list[list[str]], tmp_path: Path
+) -> None:
+    terms = establish(tokenizer, kind)
+    end = terms.tokenizer.eos_token
+    cfg = replace(cfg, max_dropped=0.5)
+    rows, dropped = tokenize(EXAMPLES, terms, cfg, Work(tmp_path, lambda metrics, step: None))
+    said = ["".join(answer + end for answer in answers) for answers in expected]
+    assert trained_text(terms, rows, packing=False) == [each for each in said if each]
+    assert sum(dropped.values()) == said.count("")
+    whole = sum(len(row["input_ids"]) for row in rows)
+    packed = pack(rows, whole, 1)
+    order = {row["id"]: text for row, text in zip(rows, filter(None, said), strict=True)}
+    assert len(packed) == 1
+    longest_first = sorted(sorted(rows, key=lambda row: row["id"]), key=lambda row: -len(row["input_ids"]))
+    assert trained_text(terms, packed, packing=True) == ["".join(order[row["id"]] for row in longest_first)]
+
+
+def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
+    terms = establish(*TERMS["chatml"])
+    examples = EXAMPLES[2:] + EXAMPLES[:1]
+    rows, _ = tokenize(examples, terms, CFG, Work(tmp_path, lambda metrics, step: None))
+    show_tokens(shown(examples, rows, CFG), examples, terms, tmp_path / "tokens.json")
+    tokens = json.loads((tmp_path / "tokens.json").read_text())
+    trained = "".join(token["text"] for token in tokens if token["trained"])
+    assert trained == "two<|im_end|>three ✓<|im_end|>".replace("✓", "\ufffd" * 3)  # a byte a token
+    assert not any(token["trained"] for token in tokens if "masked" in token)
+    assert sum("masked" in token and token["end_of_turn"] for token in tokens) == 1
+
+
+def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
+    terms = establish(*TERMS["chatml"])
+    nothing = [conversation("e", ["ten"], [False])]
+    with pytest.raises(UserError, match="1 of 1 rows cannot be trained on: 1 no token is trained"):
+        tokenize(nothing, terms, CFG, Work(tmp_path, lambda metrics, step: None))
+
+
+def test_weights_without_a_turn_to_each_are_refused() -> None:
+    terms = establish(*TERMS["chatml"])
+    ids, trained = terms.example(EXAMPLES[0].conversation)
+    with pytest.raises(ContractError, match="trains 3 of 2 assistant turns"):
+        masked(ids, trained, terms.stop_ids[0], [True, False], last=False)
