@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages import data as data_stage
+from stages import source as source_stage
 from stages.commands.settings import named
 from stages.store.pinning import Outside, read_template
 from stages.store.store import Store
@@ -71,18 +72,18 @@ def test_a_file_that_changes_while_its_stage_reads_it_is_published_by_no_name(
     row = '{"instruction": "Say a.", "output": "a"}\n'
     file.write_text(row)
     source = f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]"
-    node, store = nodes(chain.root, source)["data"], Store(chain.root)
+    node, store = nodes(chain.root, source)["data_source_1"], Store(chain.root)
 
     def swap() -> None:
         file.write_text(row.replace('"a"', '"b"'))
         file.write_text(row)
 
-    swap_while(data_stage, monkeypatch, swap)
+    swap_while(source_stage, monkeypatch, swap)
     assert f"{file} changed while it was read" in refused(*TINY, f"outputs={chain.root}", "stage=data", source)
     assert not store.folder(node).exists()
     assert not store.partial(node).exists()
     monkeypatch.undo()
-    assert nodes(chain.root, source)["data"].fingerprint == node.fingerprint, "it holds the same again"
+    assert nodes(chain.root, source)["data_source_1"].fingerprint == node.fingerprint, "it holds the same again"
     build(chain.root, "stage=data", source)
     assert store.find(node)
 
@@ -94,7 +95,7 @@ def test_a_folder_of_files_is_held_to_every_one_of_them(
     folder.mkdir()
     (folder / "1.jsonl").write_text('{"instruction": "Say a.", "output": "a"}\n')
     source = f"data.sources=[{{path: {folder}, splits: {{sft: 1.0}}}}]"
-    swap_while(data_stage, monkeypatch, (folder / "2.jsonl").touch)
+    swap_while(source_stage, monkeypatch, (folder / "2.jsonl").touch)
     assert f"{folder} changed while it was read" in refused(*TINY, f"outputs={chain.root}", "stage=data", source)
 
 
