@@ -1,131 +1,75 @@
 """Stage `data`: examples in four splits (sft, preference, validation, test) that share no prompt.
 
 Knows no model. A prompt belongs to the split that took it first, and they take in this order: generated tests, the
-other generated splits, then the sources as they are listed.
+other generated splits, then the sources as they are listed. Each source is a node of its own (`source`), where its
+rows were read; here is decided which of them stay, and how often they come.
 """
 
-import heapq
-from collections import ChainMap, Counter
-from collections.abc import Callable, Iterator, MutableMapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Data, Source
+from stages.config.schema import Data, Form
 from stages.curation.audit import Gate
-from stages.curation.own import own_part
-from stages.formats.format import Said
-from stages.formats.row import BadRow
-from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
-from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
+from stages.curation.joining import Taken, gathered
+from stages.curation.mixing import amounts
+from stages.curation.own import KEY, own_part
+from stages.curation.part import Part
+from stages.formats.row import Unwanted
+from stages.formats.sources import keep_apart
 from stages.store import parts
-from stages.store.licences import Licences
-from stages.store.records import Check, Example, content_id, save
-from stages.store.work import Work
+from stages.store.licences import UNKNOWN, Licences
+from stages.store.records import Example, in_tables, save_tables
+from stages.store.work import Progress, Work
 from stages.tasks import open_ended
 from stages.tasks.checks import known_checks, share_passed
-from stages.tasks.generate import generate
+from stages.tasks.generate import Family, generate
 
 
 def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `examples.parquet`, and `quarantine.jsonl` where rows could not be used.
+    """Publish `examples.parquet`, and `quarantine.jsonl` where `data.audit` puts rows there.
 
     Raises:
-        UserError: for a source that holds nothing, or more unusable rows than `max_bad` allows.
+        UserError: where a source has a weight, and no rows for sft that it could bring.
     """
-    settings = asdict(cfg.tasks) if cfg.tasks else None
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    families, own = own_part(cfg.own, out)
-    with parts.told(cfg.own, "data.own", out.path):
-        examples = list[Example]()
-        if settings:
-            seed = settings.pop("seed")
-            examples += generate(seed, settings, settings.pop("families"), families)
-            examples += open_ended.generate(seed, settings)
+    families, _ = own_part(cfg.own, out)
+    with parts.told(cfg.own, KEY, out.path):
+        examples = generated(cfg, families)
         sound([e for e in examples if e.task in families])
-    passes = Gate(cfg.audit, cfg.form)
-    taken = {example.id: example.split for example in examples}
-    counts, tasks, sums, read = Counter[str](), set[str](), Counter[str](), list[str]()
-    licences = Licences()
+    taken, joined = join(cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out)
+    mix(cfg, joined, taken)
+    seed, licences = cfg.tasks.seed if cfg.tasks else 0, Licences()
 
-    def everything() -> Iterator[Example]:
-        yield from examples
-        for i in range(len(cfg.sources)):
-            with parts.told(cfg.own, "data.own", out.path):
-                yield from of_source(cfg, i, own, passes, taken, sums, read, out)
-
-    def counted() -> Iterator[Example]:
-        for example in everything():
-            counts[example.split] += 1
+    def tables() -> Iterator[pa.Table]:
+        for example in examples:
             licences.count(example)
-            tasks.update([example.task] if example.checks else [])
-            yield example
+        yield from in_tables(examples, Example)
+        with Progress(sum(sum(part.counts(taken).values()) for part in joined), "data", "row") as progress:
+            for part in joined:
+                for table in part.tables(taken, seed):
+                    licences.rows.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
+                    yield table
+                    progress.update(len(table))
 
-    save(out / "examples.parquet", counted(), Example)
-    said = {
-        "quarantined": "rows in quarantine.jsonl",
-        "duplicates_dropped": "copies left out",
-        "left_out": "rows left out by their splits, labels or weights",
-    }
-    if cfg.audit.actions:
-        said["unwanted"] = "rows taken out by data.audit"
-    return {
-        "examples": dict(counts),
-        "tasks": len(tasks),
-        **{name: sums[name] for name in said},
-        **passes.shape.metrics(),
-        **licences.metrics(),
-        "read": read,
-        "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name])
-        + (f"; {shaped}" if (shaped := passes.shape.told()) else ""),
-    }
+    save_tables(out / "examples.parquet", tables(), Example)
+    return {**told(examples, joined, taken), **licences.metrics()}
 
 
-def of_source(
-    cfg: Data,
-    i: int,
-    own: Callable[[Any], Said] | None,
-    passes: Gate,
-    taken: dict[str, str],
-    sums: Counter[str],
-    read: list[str],
-    out: Work,
-) -> Iterator[Example]:
-    """The examples of a source whose prompts no split holds yet. What else there was is told, and added up.
-
-    Raises:
-        UserError: where it holds nothing, or too many unusable rows.
-    """
-    source, key, found = cfg.sources[i], cfg.key(i), Found()
-    yield from drawn(converted(source, key, own, passes, found), source.rows, taken, sums)
-    for line in found.told:
-        out.say(f"{key.removesuffix('.path')}: {line}")
-    quarantine(found.bad, found.rows, cfg.max_bad, out)
-    keep_apart(found.apart, out)
-    if not found.made:
-        raise UserError(f"{key}={source.path}: none of its rows can be used, or its splits leave all of them out.")
-    tell_unused(source.path, [*found.unused], out)
-    read += found.told
-    passed_over = sums.pop("passed_over", 0)
-    if passed_over:
-        again = " (it is listed before)" if same_place(source) in map(same_place, cfg.sources[:i]) else ""
-        out.warn(
-            f"{key}={source.path}{again}: {passed_over} of {found.made} rows are left out, because their prompt came "
-            "before"
-        )
-    sums.update(quarantined=len(found.bad), duplicates_dropped=passed_over, left_out=found.left_out)
-    if taken_out := ", ".join(f"{count} {code}" for code, count in found.unwanted.most_common()):
-        out.say(f"{key.removesuffix('.path')}: taken out by data.audit: {taken_out}")
-    sums["unwanted"] += found.unwanted.total()
-
-
-def same_place(source: Source) -> tuple[str, ...]:
-    """What two sources have in common that read the same rows."""
-    path = Path(source.path).expanduser()
-    return (str(path.resolve()) if path.exists() else source.path, str(source.revision), source.hub_split)
+def generated(cfg: Data, families: dict[str, Family]) -> list[Example]:
+    """The examples of generated tasks, and of open requests."""
+    if not cfg.tasks:
+        return []
+    settings = asdict(cfg.tasks)
+    seed = settings.pop("seed")
+    return generate(seed, settings, settings.pop("families"), families) + open_ended.generate(seed, settings)
 
 
 def sound(examples: list[Example]) -> None:
@@ -137,94 +81,69 @@ def sound(examples: list[Example]) -> None:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
-def converted(
-    source: Source,
-    key: str,
-    own: Callable[[Any], Said] | None,
-    passes: Gate,
-    found: Found,
-) -> Iterator[Example]:
-    """The examples of a source, but for rows that the audit does not let pass."""
-    name = Path(source.path).name
+def join(cfg: Data, examples: list[Example], files: list[Path], out: Work) -> tuple[Taken, list[Part]]:
+    """The rows of every source that are in none before it, nor among the generated ones."""
+    rows = gathered(examples, files)
+    taken, joined = Taken(rows), list[Part]()
+    taken.hold(np.arange(len(examples)))
+    passes = Gate(cfg.audit.among_rows, Form()) if cfg.audit.among_rows.actions else None
+    for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
+        part = Part.of(source, file, np.arange(len(rows.ids))[rows.parts[i]], taken, passes)
+        keep_apart([row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.kept], out)
+        if part.copies:
+            again = " (it is listed before)" if file in files[:i] else ""
+            told = f"{part.copies} of {len(part.rows)} rows are left out, because their prompt came before"
+            out.warn(f"{cfg.key(i)}={source.path}{again}: {told}")
+        joined.append(part)
+    return taken, joined
 
-    def example(said: Said) -> Example | None:
-        said = passes.shape(said)
-        messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
-        prompt = prompt_of(messages, answer)
-        split = split_of(prompt, source)
-        if split in NEED_AN_ANSWER and answer is None:
-            raise BadRow("", "no assistant turn to learn from")
-        if split not in NEED_AN_ANSWER and not messages:
-            raise BadRow("text", f"plain text has no prompt for the {split} split")
-        if source.check and answer is None:
-            raise BadRow("", f"no answer for check={source.check} to compare with")
-        if said.scores and not said.scores[0]:  # of one that is a bad answer the prompt is left
-            if split in NEED_AN_ANSWER or source.check:
-                return None
-            answer = None
-        if said.trained and not any(said.trained) and split in NEED_AN_ANSWER:
-            return None
-        if split is None:
-            return None
-        passes(said, split, found.place)
-        checks = verifiable(source.check, answer)
-        return Example(
-            prompt,
-            messages,
-            answer,
-            name,
-            name,
-            split,
-            kind=name,
-            checks=checks,
-            trained=said.trained,
-            licence=said.licence or source.licence,
-            origin=said.origin,
+
+def mix(cfg: Data, joined: list[Part], taken: Taken) -> None:
+    """Say of every source how often its rows for sft come.
+
+    Raises:
+        UserError: where one has a weight and none of these.
+    """
+    rows = [len(part.to_learn(taken)) for part in joined]
+    for i, part in enumerate(joined):
+        if part.source.weight and not rows[i]:
+            key = cfg.key(i).removesuffix(".path")
+            raise UserError(f"{key}.weight={part.source.weight:g}: {part.source.path} has no rows for sft to bring.")
+    for part, amount in zip(joined, amounts(cfg.sources, cfg.mixture, rows), strict=True):
+        part.amount = amount
+
+
+def told(examples: list[Example], joined: list[Part], taken: Taken) -> dict[str, Any]:
+    """The metrics."""
+    counts = Counter(e.split for e in examples)
+    tasks = {e.task for e in examples if e.checks}
+    sources, mixed = list[dict[str, Any]](), list[str]()
+    for part in joined:
+        name, to_learn = Path(part.source.path).name, len(part.to_learn(taken))
+        counts.update(part.counts(taken))
+        tasks.update([name] if part.source.check and len(part.drawn) else [])
+        sources.append(
+            {
+                "source": name,
+                "rows": len(part.rows),
+                "unwanted": len(part.unwanted),
+                "duplicates": part.copies,
+                "left_over": part.left_over,
+                "for_sft": to_learn,
+                "examples": part.counts(taken),
+            }
         )
-
-    return convert(source, key, example, wanted(source), found, own)
-
-
-def verifiable(check: str | None, answer: str | None) -> list[Check]:
-    """The check that a source names, against its own answer."""
-    return [Check(check, {"text": answer})] if check and answer is not None else []
-
-
-def drawn(
-    examples: Iterator[Example], limit: int | None, taken: dict[str, str], sums: Counter[str]
-) -> Iterator[Example]:
-    """The examples that are fresh; with a limit so many of them, drawn by their content."""
-    known = taken if limit is None else ChainMap({}, taken)
-
-    def fresh() -> Iterator[tuple[str, int, Example]]:
-        for n, example in enumerate(examples):
-            order = content_id(example.id) if limit else ""
-            if is_fresh(example, known):
-                yield order, n, example
-            else:
-                sums["passed_over"] += 1
-
-    if limit is None:
-        yield from (example for _, _, example in fresh())
-        return
-    for _, _, example in heapq.nsmallest(limit, fresh()):
-        remember(example, taken)
-        yield example
-
-
-def is_fresh(example: Example, taken: MutableMapping[str, str]) -> bool:
-    """Whether no split holds its prompt yet. Only in `sft` may a prompt come again, with another answer: the id is
-    then that of both."""
-    if example.id in taken:
-        if taken[example.id] != "sft" or example.split != "sft":
-            return False
-        example.id = content_id(example.id, example.reference)
-        if example.id in taken:
-            return False
-    remember(example, taken)
-    return True
-
-
-def remember(example: Example, taken: MutableMapping[str, str]) -> None:
-    """Take a prompt, and it with its first answer too, so that a second copy of that answer is passed over."""
-    taken[example.id] = taken[content_id(example.id, example.reference)] = example.split
+        if part.amount.total != to_learn:
+            mixed.append(f"{part.amount.total:,} of {name}'s {to_learn:,}")
+    sums = {name: sum(each[name] for each in sources) for name in ("duplicates", "unwanted")}
+    said = {"duplicates": "copies left out", "unwanted": "rows taken out by data.audit"}
+    return {
+        "examples": dict(counts),
+        "tasks": len(tasks),
+        "duplicates_dropped": sums["duplicates"],
+        "unwanted": sums["unwanted"],
+        "sources": sources,
+        "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
+        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name])
+        + (f"; mixed for sft: {', '.join(mixed)}" if mixed else ""),
+    }

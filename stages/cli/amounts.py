@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.config.choices import Adapter, Command, Strategy, Target
 from stages.config.errors import UserError, nearest
-from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, LoRA
+from stages.config.schema import SPLIT_OF_GROUP, Config, LoRA
 from stages.hardware.model_shape import LINEAR, config_of
 from stages.store.pinning import locate
 
@@ -38,7 +38,7 @@ def refuse(cfg: Config) -> None:
 def rows(cfg: Config) -> None:
     """SFT has rows, and no step more than there are. How many a file holds is not known before it is read."""
     most = examples(cfg, "sft")
-    if not cfg.sft.train or cfg.stage in (Target.base, Target.data) or most is None:
+    if not cfg.sft.train or cfg.stage in (Target.base, Target.source, Target.data) or most is None:
         return
     if most == 0:
         raise UserError("sft has no rows: raise data.tasks.sft, or give a source's splits a share for sft.")
@@ -48,7 +48,7 @@ def rows(cfg: Config) -> None:
 
 def pairs(cfg: Config) -> None:
     """Candidates of which one can be better than another, and no step with more pairs than they can make."""
-    if cfg.label.brings_pool or cfg.stage in (Command.audit, Target.base, Target.data, Target.sft):
+    if cfg.label.brings_pool or cfg.stage in (Command.audit, Target.base, Target.source, Target.data, Target.sft):
         return
     if cfg.stage == Target.reward and cfg.reward.source.path:
         return
@@ -84,8 +84,8 @@ def examples(cfg: Config, split: str) -> int | None:
     """The most rows that a split can have; None where a source may hold any number."""
     rows = sum(vars(cfg.data.tasks)[group] for group, its in SPLIT_OF_GROUP.items() if its == split)
     for source in cfg.data.sources:
-        if (source.splits or DEFAULT_SHARES).get(split):
-            if source.rows is None:
+        if source.shares.get(split):
+            if source.rows is None or source.epochs or source.weight:
                 return None
             rows += source.rows
     return rows

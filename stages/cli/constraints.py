@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, pools, rows
+from stages.cli import amounts, endpoints, ensembles, mixing, pools, rows
 from stages.config import limits, trl_arguments
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -20,10 +20,11 @@ from stages.config.choices import (
     Target,
 )
 from stages.config.errors import UserError, one_of
-from stages.config.schema import DEFAULT_SHARES, SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
+from stages.config.schema import SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
 from stages.store import parts
 
-OF_PROMPTS = ("task", "documents", "rows", "check", "splits")  # keys of a source that preferences do not have
+# Keys of a source that preferences do not have.
+OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
 
 
 def refuse(cfg: Config) -> None:
@@ -51,6 +52,7 @@ def refuse(cfg: Config) -> None:
     rows.refuse(cfg)
     for i, source in enumerate(cfg.data.sources):
         shared_out(f"data.sources[{i}].splits", source.splits)
+    mixing.refuse(cfg, dict(sources(cfg)))
     for key, read in [*sources(cfg), ("label", cfg.label)]:
         one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
         if isinstance(read, Source) and read.format == "phrased" and not read.task:
@@ -172,7 +174,7 @@ def tests(cfg: Config) -> int:
     """How many prompts with checks the answers' split will have."""
     split = cfg.answer.split
     groups = [group for group, its in SPLIT_OF_GROUP.items() if its == split and group != "rephrased"]
-    sources = [s for s in cfg.data.sources if s.check and (s.splits or DEFAULT_SHARES).get(split)]
+    sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     return sum(vars(cfg.data.tasks)[group] for group in groups) + len(sources)
 
 

@@ -17,7 +17,8 @@ from stages.config.schema import RECIPES, ROOT, Config
 
 # Keys that no type names.
 FREE = r"(sft|dpo|reward)\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*|prices|sample\.endpoint\.extra\.\w+"
-FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*|data\.audit\.(actions|thresholds)[.\w]*"
+FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
+FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")
 NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)

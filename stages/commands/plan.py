@@ -13,6 +13,7 @@ from rich.table import Table
 
 from stages.commands.planning import calls, cost
 from stages.commands.planning.calls import Asked
+from stages.commands.planning.contributions import Contribution, contributions
 from stages.commands.planning.cost import Past, on_gpu
 from stages.commands.settings import named
 from stages.config.errors import visible
@@ -69,6 +70,8 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         )
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     console.print(table)
+    if brought := contributions(nodes["data"], store):
+        console.print(sources(brought))
     if asked:
         console.print(endpoints(asked))
     how = f" Times: {'; '.join(LEGEND[known] for known in sorted(marks))}." if marks else ""
@@ -78,6 +81,20 @@ def show(nodes: dict[str, Node], store: Store) -> None:
             f"Of these, {len(renewed)} nodes only because Plumbline makes something else of the same settings now "
             f"(version): {sum(renewed.values()):.0f} s, for {', '.join(renewed)}. CHANGELOG.md says what."
         )
+
+
+def sources(brought: list[Contribution]) -> Table:
+    """What each source brings for sft."""
+    table = Table("source", box=None, header_style="bold", pad_edge=False)
+    for title in ("rows for sft", "come", "tokens", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    every = sum(each.tokens or 0 for each in brought)
+    for each in brought:
+        mark = "" if each.exact else MARKS[Known.scaled]
+        amounts = ["?" if n is None else f"{mark}{n:,.0f}" for n in (each.rows, each.total, each.tokens)]
+        known = each.tokens is not None and all(other.tokens is not None for other in brought)
+        table.add_row(visible(each.name), *amounts, f"{(each.tokens or 0) / max(1, every):.0%}" if known else "?")
+    return table
 
 
 def endpoints(asked: dict[str, list[Asked]]) -> Table:

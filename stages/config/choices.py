@@ -7,6 +7,7 @@ class Target(StrEnum):
     """What `stage` can build: the stages, each with all that it needs."""
 
     base = "base"
+    source = "source"
     data = "data"
     select = "select"
     sft = "sft"
@@ -189,6 +190,7 @@ AUDIT_CODES = (
     "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
     "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
 ).split()
+OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")  # of these codes
 AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
 AUDIT_FIXES = ("damaged", "input_marker")  # codes whose findings can be mended in one way only
 # Codes with a threshold, and from where to where that may be. Below 0.6, near copies are not looked for.

@@ -6,6 +6,7 @@ change the result (and is left out of the fingerprint), `trainer` goes to TRL un
 stand beside its type.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stages.config.choices import (
     DEVICES,
     DOCUMENTS,
     LOSS_TYPES,
+    OF_ROWS_AMONG_ROWS,
     SOURCE_CHECKS,
     Adapter,
     Checkpointing,
@@ -145,7 +147,10 @@ class Source:
     phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `licence` is
     that of all rows but those with one of their own. `splits` gives the share of its rows for each split (default: sft
     0.95, validation 0.05), decided by the content of the prompt. `check` makes prompts with an answer verifiable:
-    `label` (the same words), `number` (the same last number)."""
+    `label` (the same words), `number` (the same last number).
+
+    `epochs` is how often its rows for sft come (default 1; of a part some rows, drawn), `weight` its share of them
+    against the weights of the others: as many rows as the scarcest source has for its share."""
 
     path: str = MISSING
     revision: str | None = None
@@ -161,6 +166,18 @@ class Source:
     rows: int | None = between(1, 1_000_000_000, None)
     check: str | None = words(*SOURCE_CHECKS, default=None)
     splits: dict[str, float] = field(default_factory=dict)
+    weight: float | None = positive(1_000_000, None)
+    epochs: float | None = positive(1000, None)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of its rows, by split."""
+        return self.splits or DEFAULT_SHARES
+
+    @property
+    def of_task(self) -> str:
+        """What a quota calls it."""
+        return Path(self.task).stem if self.task else Path(self.path).name
 
 
 @dataclass
@@ -173,6 +190,20 @@ class Audit:
     actions: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     against: list[Source] | None = None
+
+    @property
+    def of_rows_alone(self) -> "Audit":
+        """What one row tells by itself."""
+        return self._of({*self.actions, *self.thresholds} - {*OF_ROWS_AMONG_ROWS}, self.against)
+
+    @property
+    def among_rows(self) -> "Audit":
+        """What is found by the rows before one."""
+        return self._of(OF_ROWS_AMONG_ROWS, None)
+
+    def _of(self, codes: Collection[str], against: list[Source] | None) -> "Audit":
+        actions = {code: action for code, action in self.actions.items() if code in codes}
+        return Audit(actions, {code: least for code, least in self.thresholds.items() if code in codes}, against)
 
 
 @dataclass
@@ -196,11 +227,22 @@ class OptionalSource(Source):
 
 
 @dataclass
+class Mixture:
+    """How rows of sources mix for sft: `cap` is how many a source counts for at most, so that the others show beside a
+    large one (examples-proportional mixing, arXiv:1910.10683, section 3.5.2), `quotas` how many the sources of a task
+    have together."""
+
+    cap: int | None = between(1, 1_000_000_000, None)
+    quotas: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
 class Data:
     """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them."""
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
+    mixture: Mixture = field(default_factory=Mixture)
     max_bad: float = share()
     form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
@@ -210,6 +252,24 @@ class Data:
     def key(self, i: int) -> str:
         """What the path of a source is called on the command line."""
         return f"{self.of or 'data.sources'}[{i}].path"
+
+
+@dataclass
+class OneSource:
+    """What `stage=source` reads, and of `data` what concerns rows one by one; the pipeline divides it. `of` is what
+    names the source."""
+
+    source: Source
+    max_bad: float
+    form: Form
+    audit: Audit
+    own: Own
+    of: str | None = place()
+
+    @property
+    def key(self) -> str:
+        """What the path is called on the command line."""
+        return f"{self.of}.path"
 
 
 @dataclass

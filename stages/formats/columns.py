@@ -4,7 +4,8 @@ Of those that nothing reads, one that changes what the row means is refused by n
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from stages.config.errors import UserError
@@ -93,32 +94,58 @@ def at(value: Any, path: Path) -> Any:
     return at(value, rest) if rest and value is not None else value
 
 
-def unread(
-    row: Mapping[str, Any],
-    paths: Mapping[str, Path],
-    dropped: Collection[str],
-    decided: Collection[str],
-    texts: bool,
-    weighed: Collection[str],
-) -> list[str]:
-    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. Those that the
-    user `dropped` count as read; of roles that the user gave to another column the names are `decided`, and change
-    nothing. `texts`: the rows are running text. `weighed`: the roles of whose answers a weight is read.
+@dataclass(frozen=True)
+class Beside:
+    """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
+    each would change what a row means; where `turns` are, with the keys that are known of answers among them, and
+    which keys the user `dropped`."""
+
+    columns: Mapping[str, bool]
+    turns: Mapping[str, Collection[str]]
+    dropped: Collection[str]
+
+    @classmethod
+    def of(
+        cls,
+        columns: Collection[str],
+        paths: Mapping[str, Path],
+        dropped: Collection[str],
+        decided: Collection[str],
+        texts: bool,
+        weighed: Collection[str],
+    ) -> "Beside":
+        """Columns that the user dropped count as read; of roles that the user gave to another column the names are
+        `decided`, and change nothing. `texts`: the rows are running text. `weighed`: the roles of whose answers a
+        weight is read."""
+        known = {column for path in paths.values() for column in tops(path)} | {*dropped}
+        found = {}
+        for column in columns:
+            if column not in known:
+                name = normal(column)
+                changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
+                foreign = texts and not BESIDE_A_TEXT & set(name.split("_"))
+                found[column] = name not in decided and bool(changing or foreign)
+        turns = {
+            path: {*dropped, *(WEIGHTS if role in weighed else ())}
+            for role in TURNS
+            if isinstance(path := paths.get(role), str)
+        }
+        return cls(found, turns, dropped)
+
+
+def unread(row: Mapping[str, Any], beside: Beside) -> list[str]:
+    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`.
 
     Raises:
         ChangesMeaning: where one of them changes what the row means.
     """
-    known = {column for path in paths.values() for column in tops(path)} | {*dropped}
-    found = list(left(row, known, 1))
+    found = [column for column in beside.columns if says(column, row[column], 1)]
     for column in found:
-        name = normal(column)
-        changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
-        if name not in decided and (changing or (texts and not BESIDE_A_TEXT & set(name.split("_")))):
+        if beside.columns[column]:
             raise ChangesMeaning(column)
-    for role in TURNS:
-        if isinstance(path := paths.get(role), str):
-            known = {*dropped, *(WEIGHTS if role in weighed else ())}
-            found += [f"{path}.{key}" for key in of_turns(at(row, path), path, dropped, known)]
+    for path, of_answers in beside.turns.items():
+        if isinstance(turns := at(row, path), list | dict):
+            found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped, of_answers)]
     return found
 
 
@@ -133,15 +160,14 @@ def of_turns(turns: Any, column: str, dropped: Collection[str], of_answers: Coll
         if isinstance(turn, dict) and any(key in turn for key in WHO):
             role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
             more = {"tool": OF_A_TURN, "assistant": of_answers}.get(str(role), ())
-            for key in left(turn, {*TURN, *dropped, *more}, int(role == "assistant")):
+            known, weight = {*TURN, *dropped, *more}, int(role == "assistant")
+            for key in (str(k) for k, value in turn.items() if k not in known and says(k, value, weight)):
                 if key.lower() in CHANGING | WEIGHTS | OF_A_TURN:
                     raise ChangesMeaning(f"{column}.{key}")
                 found[key] = None
     return list(found)
 
 
-def left(values: Mapping[Any, Any], known: Collection[str], weight: int) -> Iterator[str]:
-    """The keys beside the known ones that say something: the usual weight says nothing."""
-    for key, value in values.items():
-        if key not in known and not empty(value) and not (str(key).lower() in WEIGHTS and value == weight):
-            yield str(key)
+def says(key: Any, value: Any, weight: int) -> bool:
+    """Whether a key says something: the usual weight says nothing."""
+    return not (empty(value) or (value == weight and str(key).lower() in WEIGHTS))

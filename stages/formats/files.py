@@ -11,7 +11,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,74 +27,102 @@ from stages.store.pinning import MEMORY, locate, readable
 
 __all__ = ["BadRow", "Row", "Table", "rows_of", "tables"]
 
-PACKED: dict[bytes, Callable[[Path], Any]] = {
+PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
-    b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(str(file), compression="zstd"),
+    b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(pa.PythonFile(file), compression="zstd"),
 }
 BEGINNING = 1 << 16  # bytes that tell what a file is
 SPACE = b"\xef\xbb\xbf \t\r\n"
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 
-@dataclass(frozen=True)
-class Table:
-    """A file of rows, which may be read more than once."""
+Watch = Callable[[Callable[[], float]], None]  # takes what tells how much of a file was read so far
 
-    name: str
-    rows: Callable[[], Iterator[Row]]
+
+class Table:
+    """A file of rows, which may be read more than once. `size` is in bytes, of a hub dataset in rows; `read` tells how
+    much of it the last reading has behind it."""
+
+    def __init__(self, name: str, size: int, reading: Callable[[Watch], Iterator[Row]]):
+        self.name, self.size, self.reading = name, size, reading
+        self.read: Callable[[], float] = lambda: 0.0
+
+    def rows(self) -> Iterator[Row]:
+        return self.reading(self.watch)
+
+    def watch(self, read: Callable[[], float]) -> None:
+        self.read = read
 
 
 def tables(source: Source, key: str) -> Iterator[Table]:
     """The files of a source, in order; a hub dataset is one."""
     local = locate(source.path, key)
     if local is None:
-        yield Table(source.path, lambda: hub_rows(source, key))
+        found = hub_dataset(source, key)
+        yield Table(source.path, len(found), lambda watch: hub_rows(source.path, found, watch))
         return
     for file in readable(local, key):
-        yield Table(str(file), lambda file=file: rows_of(file, source.documents))  # type: ignore[misc]
+        yield Table(str(file), file.stat().st_size, partial(rows_of, file, source.documents))
 
 
-def hub_rows(source: Source, key: str) -> Iterator[Row]:
-    from datasets import ClassLabel, load_dataset
+def hub_dataset(source: Source, key: str) -> Any:
+    from datasets import load_dataset
 
     try:
-        found = load_dataset(source.path, source.subset, revision=source.revision, split=source.hub_split)
+        return load_dataset(source.path, source.subset, revision=source.revision, split=source.hub_split)
     except Exception as error:  # whatever the hub, its files or its scripts raise
         raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def hub_rows(name: str, found: Any, watch: Watch) -> Iterator[Row]:
+    from datasets import ClassLabel
+
     classes = {name: its.names for name, its in found.features.items() if isinstance(its, ClassLabel)}
-    for i, value in enumerate(found, 1):
-        yield Row(source.path, i, with_names(value, classes))
+    place = 0
+    watch(lambda: place)
+    for value in found:
+        place += 1
+        yield Row(name, place, with_names(value, classes))
 
 
-def rows_of(file: Path, documents: str | None = None) -> Iterator[Row]:
-    """The rows of a file. `documents`: where plain text is divided."""
+def rows_of(file: Path, documents: str | None = None, watch: Watch = lambda read: None) -> Iterator[Row]:
+    """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
     try:
-        yield from content_rows(file, documents)
+        yield from content_rows(file, documents, watch)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
         raise UserError(f"{file}: cannot be read, it is broken or cut off ({error}).") from error
 
 
-def content_rows(file: Path, documents: str | None) -> Iterator[Row]:
-    with open(file, "rb") as plain:
+def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Row]:
+    with io.FileIO(file) as plain:
         magic = plain.read(8)
-    if magic.startswith(b"PAR1") or file.suffix == ".parquet":
-        yield from parquet_rows(file)
-        return
-    if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        yield from arrow_rows(file)
-        return
-    if magic.startswith(b"PK\x03\x04"):
-        raise UserError(f"{file}: is a zip archive or a workbook. Unpack it, or save its table as CSV.")
-    with opened(file, magic) as stream:
+        plain.seek(0)
+        if magic.startswith(b"PAR1") or file.suffix == ".parquet":
+            yield from parquet_rows(file, watch)
+            return
+        if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+            yield from arrow_rows(file)
+            return
+        if magic.startswith(b"PK\x03\x04"):
+            raise UserError(f"{file}: is a zip archive or a workbook. Unpack it, or save its table as CSV.")
+        yield from stream_rows(file, opened(file, plain, magic), documents, partial(watch, plain.tell))
+
+
+def stream_rows(
+    file: Path, opened: io.BufferedReader, documents: str | None, watched: Callable[[], None]
+) -> Iterator[Row]:
+    """The rows of a file that is text. Those that are read a line at a time are `watched`."""
+    with opened as stream:
         start = stream.peek(BEGINNING)
         if start.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name}")
         kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
         if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
+            watched()
             yield from csv_rows(file, stream)
         elif kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
             yield from text_rows(file, stream.read(), documents)
@@ -105,15 +133,15 @@ def content_rows(file: Path, documents: str | None) -> Iterator[Row]:
             refuse_object(file, content)
             yield from line_rows(file, io.BytesIO(content))
         else:
+            watched()
             yield from line_rows(file, stream)
 
 
-def opened(file: Path, magic: bytes) -> io.BufferedReader:
+def opened(file: Path, plain: io.FileIO, magic: bytes) -> io.BufferedReader:
     """A file's content, unpacked. It is an error to read more of it than this machine's memory holds: a few bytes may
     be endless."""
     unpack = next((unpack for head, unpack in PACKED.items() if magic.startswith(head)), None)
-    raw = Bounded(file, unpack(file)) if unpack else io.FileIO(file)
-    return io.BufferedReader(raw, BEGINNING)
+    return io.BufferedReader(Bounded(file, unpack(plain)) if unpack else plain, BEGINNING)
 
 
 class Bounded(io.RawIOBase):

@@ -88,7 +88,7 @@ def value_of(text: str) -> Any:
         BadRow: where it is one that cannot be held: nested too deeply, a number that is too long or none, a key twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
+        return DECODER.decode(text)
     except RecursionError:
         raise BadRow("", "broken JSON: nested too deeply") from None
     except json.JSONDecodeError:
@@ -106,6 +106,9 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def no_number(name: str) -> None:
     raise BadRow("", f"broken JSON: {name} is no number")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
 
 
 def repeated(names: list[str]) -> str | None:

@@ -11,7 +11,7 @@ from stages.config.schema import Source
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected, is_whole
-from stages.formats.columns import ChangesMeaning, Path, at, resolved, tops, unread
+from stages.formats.columns import Beside, ChangesMeaning, Path, at, resolved, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.files import Table
 from stages.formats.format import STATED, Format, Said
@@ -59,6 +59,7 @@ class Layout:
     given: Mapping[str, Path | None]
     asks: bool = False  # only for what was asked
     known: dict[tuple[str, ...], dict[str, Path]] = field(default_factory=dict)
+    beside: dict[tuple[str, ...], Beside] = field(default_factory=dict)
 
     def paths(self, row: dict[str, Any]) -> dict[str, Path]:
         """The columns of a row by role: those of the first rows, and others that only some rows have."""
@@ -100,10 +101,12 @@ class Layout:
         Raises:
             ChangesMeaning: where one of them changes what the row means.
         """
-        dropped = self.format.dropped
-        decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
-        texts = isinstance(self.format, Texts)
-        return unread(row, self.paths(row), dropped, decided, texts, self.format.weighed)
+        if (beside := self.beside.get(columns := tuple(row))) is None:
+            decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
+            texts, form = isinstance(self.format, Texts), self.format
+            beside = Beside.of(columns, self.paths(row), form.dropped, decided, texts, form.weighed)
+            self.beside[columns] = beside
+        return unread(row, beside)
 
     def told(self) -> str:
         """`{prompt: instruction, completion: output}`: what `columns` would say."""
@@ -189,8 +192,7 @@ def fits(layout: Layout, row: dict[str, Any]) -> bool:
 
 def values_of(row: dict[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
     """What a row says by role, where it says something."""
-    found = {role: at(row, path) for role, path in paths.items()}
-    return {role: value for role, value in found.items() if not empty(value)}
+    return {role: value for role, path in paths.items() if not empty(value := at(row, path))}
 
 
 def in_words(value: Any) -> str:

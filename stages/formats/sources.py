@@ -14,27 +14,33 @@ from stages.formats.files import Table, tables
 from stages.formats.format import Said
 from stages.formats.layout import Layout, Wanted, layout_of
 from stages.formats.row import BadRow, Row, Unwanted
-from stages.store.work import Work
+from stages.store.work import Progress, Work
 
 Made = TypeVar("Made")
+TOLD_EVERY = 1000  # rows
 NAMED = 20  # columns, in a warning
 SHOWN = 100  # characters of a turn
 
 
 @dataclass
 class Found:
-    """What there was in a source: rows, the place of the last one, those that cannot be used, how many were left out;
+    """What there was in a source: rows, file and line of the last, those that cannot be used, how many were left out;
     how many are unwanted and why, and those of them to be kept apart; the columns that nothing reads; and for every
     file lines of what was read as what."""
 
     rows: int = 0
-    place: str = ""
+    at: tuple[str, int] = ("", 0)
     bad: list[Row] = field(default_factory=list)
     left_out: int = 0
     unwanted: Counter[str] = field(default_factory=Counter)
     apart: list[Row] = field(default_factory=list)
     unused: dict[str, None] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """Where the last row lies."""
+        return ":".join(map(str, self.at))
 
     @property
     def made(self) -> int:
@@ -56,9 +62,19 @@ def convert(
         UserError: for a source without rows, a file that does not hold what is wanted, and a column that changes what
             a row means.
     """
-    for table in tables(source, key):
-        layout = layout_of(table, source, key, wanted) if own is None else None
-        yield from of_table(table, layout.said if layout else own or refused, layout, made_of, found, key)
+    files, before = [*tables(source, key)], 0
+    size = sum(table.size for table in files)
+    with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
+        for table in files:
+            layout = layout_of(table, source, key, wanted) if own is None else None
+            said_by = layout.said if layout else own or refused
+            for made in of_table(table, said_by, layout, made_of, found, key):
+                if found.rows - progress.done >= TOLD_EVERY:
+                    if read := table.read():
+                        progress.expect(round(found.rows * size / (before + read)))
+                    progress.update(found.rows - progress.done)
+                yield made
+            before += table.size
     if not found.rows:
         raise UserError(f"{key}={source.path}: holds no rows.")
 
@@ -80,12 +96,13 @@ def of_table(
     before, first = found.rows, None
     for row in table.rows():
         found.rows += 1
-        found.place = f"{row.file}:{row.line}"
+        found.at = row.file, row.line
         try:
             if row.error:
                 raise row.error
             said = said_by(row.value)
-            found.unused |= dict.fromkeys(layout.unread(row.value) if layout else ())
+            if layout and (columns := layout.unread(row.value)):
+                found.unused.update(dict.fromkeys(columns))
             made = made_of(said)
         except ChangesMeaning as error:
             raise UserError(f"{row.file}: line {row.line}: {error}. {way_out(key, error)}") from error

@@ -1,6 +1,8 @@
 """Which split a row of a source falls into, by the content of its prompt, and what the source is then read for."""
 
-from stages.config.schema import DEFAULT_SHARES, Source
+from collections.abc import Mapping
+
+from stages.config.schema import Source
 from stages.formats.layout import Wanted
 from stages.store.records import Message, prompt_id
 
@@ -9,8 +11,7 @@ NEED_AN_ANSWER = ("sft", "validation")
 
 def wanted(source: Source) -> Wanted:
     """Answers where a split that rows fall into learns from them, or a check compares with them; else prompts."""
-    shares = source.splits or DEFAULT_SHARES
-    answered = source.check or any(shares.get(split) for split in NEED_AN_ANSWER)
+    answered = source.check or any(source.shares.get(split) for split in NEED_AN_ANSWER)
     return Wanted.answers if answered else Wanted.prompts
 
 
@@ -19,11 +20,11 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
-def split_of(prompt: str, source: Source) -> str | None:
-    """The split that a prompt's id falls into, or None where the shares leave it out. No other row has a part in it:
-    rows that come or go move none."""
+def split_of(prompt: str, shares: Mapping[str, float]) -> str | None:
+    """The split that a prompt's id falls into by the shares of its source, or None where they leave it out. No other
+    row has a part in it: rows that come or go move none."""
     place = int(prompt[:8], 16) / 2**32
-    for split, share in sorted((source.splits or DEFAULT_SHARES).items()):
+    for split, share in sorted(shares.items()):
         if place < share:
             return split
         place -= share

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,9 +54,13 @@ def csv_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
             yield Row(str(file), line, dict(zip(header, fields, strict=True)))
 
 
-def parquet_rows(file: Path) -> Iterator[Row]:
-    table = pq.ParquetFile(file)
-    yield from batch_rows(file, table.schema_arrow, table.iter_batches(GROUP))
+def parquet_rows(file: Path, watch: Callable[[Callable[[], float]], None]) -> Iterator[Row]:
+    """The rows of a Parquet file. `watch` is told how to see how many bytes of it they stand for so far."""
+    table, row = pq.ParquetFile(file), Row(str(file), 0, None)
+    share = file.stat().st_size / max(1, table.metadata.num_rows)
+    watch(lambda: row.line * share)
+    for row in batch_rows(file, table.schema_arrow, table.iter_batches(GROUP)):
+        yield row
 
 
 def arrow_rows(file: Path) -> Iterator[Row]:

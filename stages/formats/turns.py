@@ -32,7 +32,7 @@ TOOLS = (
 def empty(value: Any) -> bool:
     """Whether a column says nothing in this row: null, white space, an empty list or object, these as JSON too. Zero
     and false are values."""
-    return value in (None, [], {}) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
+    return value.strip() in ("", "[]", "{}") if isinstance(value, str) else value in (None, [], {})
 
 
 def text(value: Any, field: str) -> str:

@@ -28,6 +28,7 @@ FIXED = {
     "dpo": (0.4, 2e-8),
     "reward": (0.4, 2e-8),
     "report": (0.5, 0.0),
+    "source": (0.3, 0.0),
     "data": (0.3, 0.0),
 }
 LOADING = 0.05, 0.5e-8  # of any other

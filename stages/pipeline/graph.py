@@ -15,17 +15,22 @@ from stages.config.errors import UserError
 from stages.config.schema import SFT, Config, Data, Endpoint, Label, Source
 from stages.pipeline.labels import labels
 from stages.pipeline.pool import candidates
+from stages.pipeline.sources import with_sources
 from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 5, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
+VERSIONS = {"base": 5, "source": 1, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
 VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 11, "report": 12}
 
-NEXT = {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "sample": "label", "pool": "label"}
-NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
+NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
+NEXT |= {"pool": "label", "label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
 NEXT |= {"unpaired": "pairs", "reward": "report", "eval": "report"}
 
+WHY_NONE: dict[str, str] = {  # nodes of a stage
+    Target.select: "data.tasks.open_sft, sft.demonstrations=selected and control=true have one",
+    Target.source: "data.sources names none",
+}
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
 
@@ -36,14 +41,15 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
         block, digests = pinning.pin(block, cache)
         return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
-    roots = {"base": node("base", cfg.model), "data": node("data", cfg.data)}
+    roots = {"base": node("base", cfg.model), **with_sources("data", cfg.data, node)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
         held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
-        asked = Data(None, held_out, cfg.data.max_bad, form=cfg.data.form, of="outside")
-        roots = {"outside": node("data", asked), **roots}
+        asked = Data(None, held_out, max_bad=cfg.data.max_bad, form=cfg.data.form, of="outside")
+        roots = {**with_sources("outside", asked, node), **roots}
     if cfg.eval.retention:
         texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
-        roots = {"retained": node("data", Data(None, texts, cfg.data.max_bad, of="eval.retention")), **roots}
+        read = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
+        roots = {**with_sources("retained", read, node), **roots}
     if cfg.selects:  # seeds share it, as they share the base
         roots |= demonstrations(cfg, node, roots["base"], roots["data"])
     others = dict[str, Node]()
@@ -194,8 +200,6 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     mine = [node for node in nodes.values() if node.stage == cfg.stage]
     found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
     if not found:
-        why = "data.tasks.open_sft, sft.demonstrations=selected and control=true have one"
-        if cfg.stage != Target.select:
-            why = f"label={cfg.label.labeler} needs none"
+        why = WHY_NONE.get(cfg.stage, f"label={cfg.label.labeler} needs none")
         raise UserError(f"this configuration has no {cfg.stage} stage: {why}.")
     return found

@@ -1,9 +1,8 @@
 """The table of what became of answers."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import pyarrow as pa
+from stages.store.columns import Int32
 
 
 @dataclass
@@ -13,15 +12,5 @@ class Outcome:
     prompt_id: str
     role: str
     passed: bool
-    n_tokens: int
+    n_tokens: Int32
     stopped: bool
-
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("prompt_id", pa.string()),
-            ("role", pa.string()),
-            ("passed", pa.bool_()),
-            ("n_tokens", pa.int32()),
-            ("stopped", pa.bool_()),
-        ]
-    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.errors import UserError
-from stages.config.schema import ROOT, SFT, Data, Label, Model, Sample, Source
+from stages.config.schema import ROOT, SFT, Data, Label, Model, OneSource, Sample, Source
 from stages.store import parts
 from stages.store.digests import Signature, digests, files_of, is_pattern, signature
 from stages.store.kept import remove
@@ -32,8 +32,8 @@ LONGEST_TEMPLATE = 1 << 20  # bytes; the longest in use have some thousands
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     """The block with its hub revisions resolved to commits, and a digest for every local path it names."""
     pinned_to: dict[str, str] = {}
-    if isinstance(block, Label | Sample | Data) and block.own:
-        key = f"{type(block).__name__.lower()}.own"
+    if isinstance(block, Label | Sample | Data | OneSource) and block.own:
+        key = "data.own" if isinstance(block, OneSource) else f"{type(block).__name__.lower()}.own"
         kept, digest_of_own = parts.keep(block.own, key, cache.parent / "own")
         block = replace(block, own=replace(block.own, file=str(kept)))
         pinned_to[str(kept)] = digest_of_own
@@ -57,12 +57,13 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
 
     if isinstance(block, Model) and block.path:
         block = pinned(block, "model", block.key)
-    elif isinstance(block, Data):
-        sources = [with_task(pinned(s, "dataset", block.key(i))) for i, s in enumerate(block.sources)]
+    elif isinstance(block, Data | OneSource):
         against = [
             pinned(s, "dataset", f"data.audit.against[{i}].path") for i, s in enumerate(block.audit.against or [])
         ]
-        block = replace(block, sources=sources, audit=replace(block.audit, against=against or None))
+        block = replace(block, audit=replace(block.audit, against=against or None))
+        if isinstance(block, OneSource):
+            block = replace(block, source=with_task(pinned(block.source, "dataset", block.key)))
     elif isinstance(block, Label) and block.path:
         block = pinned(block, "dataset", block.key)
     elif isinstance(block, SFT) and block.template.path:

@@ -6,27 +6,29 @@ failed is missing, with its error: never a zero, never a default.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.store.columns import Float32, Int32, arrow, records_of, schema_of, table_of
 from stages.store.kept import WRONG_SHAPE, Damaged
 
-Message = dict[str, str]  # role, content
+Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 GROUP = 10_000  # rows that are written at a time
+PIECE = 200  # records that are held at a time, on their way into a table or out of it
 AND = " + "  # between the kinds of constraint that a task names
-
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+MESSAGES = arrow(list[Message])
+ENCODE = json.JSONEncoder(sort_keys=True).encode
 
 
 def content_id(*content: Any) -> str:
     """16 hex digits of the SHA-256 of the content as JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(ENCODE(content).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -61,17 +63,6 @@ class Example:
     licence: str | None = None
     origin: str | None = None
 
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("id", pa.string()),
-            ("messages", MESSAGES),
-            ("reference", pa.string()),
-            *((name, pa.string()) for name in ("source", "task", "split", "kind", "group", "request")),
-            ("checks", pa.list_(pa.struct([("kind", pa.string()), ("params", pa.string())]))),  # params as JSON
-            *(("trained", pa.list_(pa.bool_())), ("licence", pa.string()), ("origin", pa.string())),
-        ]
-    )
-
     @property
     def tasks(self) -> list[str]:
         """What `task` names: the family, or every kind of constraint of an open request."""
@@ -81,6 +72,14 @@ class Example:
     def conversation(self) -> list[Message]:
         """The messages with the reference as the last assistant turn."""
         return [*self.messages, {"role": "assistant", "content": self.reference or ""}]
+
+
+@dataclass
+class SourceRow(Example):
+    """An example before it joins those of other sources, with where it was read."""
+
+    file: str = ""
+    line: int = 0
 
 
 @dataclass
@@ -97,28 +96,11 @@ class Candidate:
     temperature: float
     seed: int
     text: str
-    token_ids: list[int] | None
+    token_ids: list[Int32] | None
     finish_reason: str
     logprob: float | None
-    n_tokens: int
+    n_tokens: Int32
     tokenizer: str | None = None
-
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("prompt_id", pa.string()),
-            ("candidate_id", pa.string()),
-            ("policy", pa.string()),
-            ("sampler", pa.string()),
-            ("temperature", pa.float64()),
-            ("seed", pa.int64()),
-            ("text", pa.string()),
-            ("token_ids", pa.list_(pa.int32())),
-            ("finish_reason", pa.string()),
-            ("logprob", pa.float64()),
-            ("n_tokens", pa.int32()),
-            ("tokenizer", pa.string()),
-        ]
-    )
 
     @classmethod
     def of_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
@@ -153,21 +135,6 @@ class Judgement:
     raw: str | None = None
     error: str | None = None
 
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("prompt_id", pa.string()),
-            ("labeler", pa.string()),
-            ("candidate_id", pa.string()),
-            ("score", pa.float64()),
-            ("a", pa.string()),
-            ("b", pa.string()),
-            ("preference", pa.string()),
-            ("order_swapped_agrees", pa.bool_()),
-            ("raw", pa.string()),
-            ("error", pa.string()),
-        ]
-    )
-
 
 @dataclass
 class Pair:
@@ -186,36 +153,13 @@ class Pair:
     chosen_id: str
     rejected_id: str
     split: str  # train or validation
-    chosen_token_ids: list[int] | None = None
-    rejected_token_ids: list[int] | None = None
+    chosen_token_ids: list[Int32] | None = None
+    rejected_token_ids: list[Int32] | None = None
     chosen_tokenizer: str | None = None
     rejected_tokenizer: str | None = None
     rejected_finish_reason: str = "stop"
     chosen_policy: str | None = None
     rejected_policy: str | None = None
-
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("id", pa.string()),
-            ("prompt_id", pa.string()),
-            ("prompt", MESSAGES),
-            ("chosen", MESSAGES),
-            ("rejected", MESSAGES),
-            ("margin", pa.float64()),
-            ("labeler", pa.string()),
-            ("strategy", pa.string()),
-            ("chosen_id", pa.string()),
-            ("rejected_id", pa.string()),
-            ("split", pa.string()),
-            ("chosen_token_ids", pa.list_(pa.int32())),
-            ("rejected_token_ids", pa.list_(pa.int32())),
-            ("chosen_tokenizer", pa.string()),
-            ("rejected_tokenizer", pa.string()),
-            ("rejected_finish_reason", pa.string()),
-            ("chosen_policy", pa.string()),
-            ("rejected_policy", pa.string()),
-        ]
-    )
 
 
 @dataclass
@@ -224,60 +168,55 @@ class PairLogProbs:
     the completion has one."""
 
     id: str
-    prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
-    chosen_logps: list[float]
-    rejected_logps: list[float]
-
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("id", pa.string()),
-            ("prompt_ids", pa.list_(pa.int32())),
-            ("chosen_ids", pa.list_(pa.int32())),
-            ("rejected_ids", pa.list_(pa.int32())),
-            ("chosen_logps", pa.list_(pa.float32())),
-            ("rejected_logps", pa.list_(pa.float32())),
-        ]
-    )
+    prompt_ids: list[Int32]
+    chosen_ids: list[Int32]
+    rejected_ids: list[Int32]
+    chosen_logps: list[Float32]
+    rejected_logps: list[Float32]
 
 
-class Row(Protocol):
-    """A dataclass that says which columns a table of it has."""
-
-    schema: ClassVar[pa.Schema]
-
-    def __init__(self, **fields: Any): ...
-
-
-Record = TypeVar("Record", bound=Row)
+Record = TypeVar("Record")
 
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
     """Write records as Parquet, a group of rows at a time; whole or not at all."""
-    draft, waiting = path.with_suffix(".draft"), iter(records)
-    with pq.ParquetWriter(draft, kind.schema) as table:
-        while rows := [as_row(record) for record in islice(waiting, GROUP)]:
-            table.write_table(pa.Table.from_pylist(rows, schema=kind.schema))
+    save_tables(path, in_tables(records, kind), kind)
+
+
+def in_tables(records: Iterable[Any], kind: type[Record]) -> Iterator[pa.Table]:
+    """Records as tables of a group of rows. Few are held at a time: the garbage collector walks through all objects
+    that stay, again and again."""
+    waiting = iter(records)
+
+    def pieces() -> Iterator[pa.Table]:
+        while rows := list(islice(waiting, PIECE)):
+            yield table_of(rows, kind)
+
+    made = pieces()
+    while tables := list(islice(made, -(-GROUP // PIECE))):
+        yield pa.concat_tables(tables)
+
+
+def save_tables(path: Path, tables: Iterable[pa.Table], kind: type[Record]) -> None:
+    """As `save`, of records that are columns already: each table is a group of rows."""
+    draft = path.with_suffix(".draft")
+    with pq.ParquetWriter(draft, schema_of(kind)) as file:
+        for table in tables:
+            file.write_table(table)
     draft.replace(path)
-
-
-def as_row(record: Any) -> dict[str, Any]:
-    """A record's fields; checks with their parameters as JSON."""
-    row = {**vars(record)}
-    if "checks" in row:
-        row["checks"] = [{"kind": c.kind, "params": json.dumps(c.params, sort_keys=True)} for c in row["checks"]]
-    return row
 
 
 def load(path: Path, kind: type[Record]) -> list[Record]:
     """The records of a table that `save` wrote. Raises Damaged for any other file."""
+    return list(stream(path, kind))
+
+
+def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """As `load`, a group of rows at a time."""
     try:
-        rows = pq.read_table(path).to_pylist()
-        for row in rows:
-            if "checks" in row:
-                row["checks"] = [Check(c["kind"], json.loads(c["params"])) for c in row["checks"]]
-        return [kind(**row) for row in rows]
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(PIECE):
+                yield from records_of(batch, kind)
     except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
         raise Damaged(path, error) from error
 

@@ -159,9 +159,16 @@ class Progress:
             self.told = time.monotonic()
             log.info("%s", self.line())
 
+    def expect(self, total: int) -> None:
+        """So many there will be, as far as one can tell now."""
+        self.total = total
+        if self.terminal:
+            self.terminal.total = total
+
     def line(self) -> str:
         """`sample 1,024/4,480 rows, 34/s, 1:41 left, …`"""
-        parts = [f"{self.title} {self.done:,}/{self.total:,} {self.unit}s"]
+        of_all = f"/{self.total:,}" if self.total else ""  # else nobody knows how many
+        parts = [f"{self.title} {self.done:,}{of_all} {self.unit}s"]
         seconds, made = time.monotonic() - self.started, self.done - self.begun_at
         if made and seconds >= 1:
             rate = made / seconds

@@ -21,7 +21,7 @@ class Read:
 
     made: list[Said]
     rows: int
-    place: str
+    at: tuple[str, int]
     bad: list[Row]
     left_out: int
     unwanted: Counter[str]

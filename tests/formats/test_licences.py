@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from stages.config.schema import Data, Label, Source
-from stages.data import run
 from stages.formats.layout import Wanted
 from stages.labelers.dataset import Dataset
 from stages.models import card
@@ -18,6 +17,7 @@ from stages.store.records import Example, load, save
 from stages.store.work import Work
 from tests.formats.reading import lines, read
 from tests.helpers import Chain, nodes, settings
+from tests.stages.reading import joined
 
 ROWS = [
     {"instruction": f"ask {i}", "output": "b", "license": licence, "meta": {"url": f"https://sea.org/{i}"}}
@@ -29,7 +29,7 @@ COLUMNS = {"licence": "license", "origin": "meta.url"}
 def made(folder: Path, rows: list[Any], **source: Any) -> tuple[list[Example], dict[str, Any]]:
     source = {"splits": {"sft": 1.0}, **source}
     read_from = Source(str(lines(folder, rows)), **source)
-    metrics = run(Data(None, [read_from], 0.0), {}, Work(folder, lambda metrics, step: None))
+    metrics = joined(Data(None, [read_from], max_bad=0.0), Work(folder, lambda metrics, step: None))
     return load(folder / "examples.parquet", Example), metrics
 
 

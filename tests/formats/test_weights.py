@@ -8,12 +8,12 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.config.schema import Data, Source
-from stages.data import run
 from stages.formats.layout import Wanted
 from stages.formats.own import reader
 from stages.store.records import Example, load
 from stages.store.work import Work
 from tests.formats.reading import lines, read
+from tests.stages.reading import joined
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 GPT = {"from": "gpt", "value": "b"}
@@ -83,7 +83,7 @@ def test_a_function_of_the_users_may_weigh_too() -> None:
 def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
     rows = [TALK, {"messages": [{**ASK, "content": "c"}, {**REPLY, "weight": 0}]}]
     source = Source(str(lines(tmp_path, rows)), splits={"sft": 1.0})
-    metrics = run(Data(None, [source], 0.0), {}, Work(tmp_path, lambda metrics, step: None))
+    metrics = joined(Data(None, [source], max_bad=0.0), Work(tmp_path, lambda metrics, step: None))
     [example] = load(tmp_path / "examples.parquet", Example)
     assert example.trained == [False, True]
     assert (metrics["left_out"], metrics["quarantined"]) == (1, 0)

@@ -15,22 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.config.errors import UNSEEN, UserError
-from stages.data import run
 from stages.formats.files import rows_of
-from stages.store.pinning import MEMORY, pin
+from stages.store.pinning import MEMORY
 from stages.store.records import Check, Example, load
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.generate import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
 from tests.helpers import TINY, nodes, refused, settings
+from tests.stages.reading import joined, ran, wired, work
 
 EXAMPLES = generate(7, {"test": 600, "unseen_phrasings": 200, "unseen_tasks": 200, "validation": 100, "sft": 900}, [])
-
-
-def work(folder: Path) -> Work:
-    folder.mkdir(exist_ok=True)
-    return Work(folder, lambda metrics, step: None)
 
 
 def test_there_are_enough_families() -> None:
@@ -155,7 +150,7 @@ def test_a_set_with_phrasings_is_checked_by_its_labels(tmp_path: Path) -> None:
     file.write_text("\n".join(json.dumps({"text": f"film {i}", "label": ("neg", "pos")[i % 2]}) for i in range(20)))
     given = f"data.sources=[{{path: {file}, task: sentiment, check: label, splits: {{test: 1.0}}}}]"
     out = work(tmp_path / "out")
-    run(settings("data=file", given).data, {}, out)
+    joined(settings("data=file", given).data, out)
     for example in load(out / "examples.parquet", Example):
         assert example.reference in ("negative", "positive")
         assert share_passed(example.checks, str(example.reference)) == 1
@@ -167,13 +162,13 @@ def test_a_task_of_ones_own_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     for ask in ("{{ a }}?", "What comes after {{ a }}?"):
         task.write_text(f'columns: {{a: a, b: b}}\nanswer: "{{{{ b }}}}"\nphrasings: ["{ask}"]\n')
         cfg = settings("data=file", f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}, task: {task}}}]").data
-        block, digests = pin(cfg, tmp_path / "cache" / "digests.json")
+        read = wired(cfg, tmp_path / "cache")
         task.unlink()  # what was kept is what is run
         out = work(tmp_path / "out")
-        run(block, {}, out)
+        ran(read, out)
         [example] = load(out / "examples.parquet", Example)
         assert example.messages[0]["content"] == ask.replace("{{ a }}", "1")
-        pinned.append({*digests.values()})
+        pinned.append(read[-1].fingerprint)
     assert pinned[0] != pinned[1]
 
 
@@ -200,9 +195,8 @@ def test_a_function_of_ones_own_may_read_any_column(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps({"text": f"{i}", "label": "no", "other": 1}) for i in range(9)))
     cfg = settings("data=file", f"data.sources=[{{path: {file}}}]", f"data.own={{file: {own}, name: ask}}").data
-    block, _ = pin(cfg, tmp_path / "cache" / "digests.json")
     out = work(tmp_path / "out")
-    metrics = run(block, {}, out)
+    metrics = joined(cfg, out)
     assert sum(metrics["examples"].values()) == 9
     assert out.warnings == []
 
@@ -245,7 +239,7 @@ def table(tmp_path: Path, name: str, content: bytes) -> tuple[Work, dict]:
     file.write_bytes(content)
     out = work(tmp_path / "out")
     cfg = settings("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]", "data.max_bad=0.9").data
-    return out, run(cfg, {}, out)
+    return out, joined(cfg, out)
 
 
 def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> None:
@@ -335,7 +329,7 @@ def source(tmp_path: Path, lines: list[str], *overrides: str) -> tuple[Work, dic
     file.write_text("\n".join(lines), encoding="utf-8")
     cfg = settings("data=file", f"data.sources=[{{path: {file}}}]", *overrides).data
     out = work(tmp_path / "out")
-    return out, run(cfg, {}, out)
+    return out, joined(cfg, out)
 
 
 def alpaca(count: int) -> list[str]:
@@ -372,7 +366,7 @@ def test_duplicates_are_dropped_and_other_answers_kept(tmp_path: Path) -> None:
     file.write_text("\n".join(lines))
     cfg = settings("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 1.0}}}}]").data
     out = work(tmp_path / "out")
-    metrics = run(cfg, {}, out)
+    metrics = joined(cfg, out)
     examples = load(out / "examples.parquet", Example)
     assert [(e.messages[0]["content"], e.reference) for e in examples] == [("a", "1"), ("a", "2"), ("b", "1")]
     assert len({e.id for e in examples}) == 3
@@ -386,7 +380,7 @@ def test_a_source_that_is_listed_twice_is_told(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(alpaca(20)))
     once = f"{{path: {tmp_path / 'rows.jsonl'}}}"
     out = work(tmp_path / "out")
-    run(settings("data=file", f"data.sources=[{once}, {once}]").data, {}, out)
+    joined(settings("data=file", f"data.sources=[{once}, {once}]").data, out)
     assert len(out.warnings) == 1
     assert "data.sources[1].path" in out.warnings[0]
     assert "(it is listed before): 20 of 20 rows are left out" in out.warnings[0]
@@ -412,7 +406,7 @@ def test_a_prompt_falls_into_the_same_split_from_every_file(tmp_path: Path) -> N
         file.write_text("\n".join(alpaca(300)[::order]))
         shares = "{sft: 0.5, preference: 0.3, validation: 0.2}"
         out = work(tmp_path / name)
-        run(settings("data=file", f"data.sources=[{{path: {file}, splits: {shares}}}]").data, {}, out)
+        joined(settings("data=file", f"data.sources=[{{path: {file}, splits: {shares}}}]").data, out)
         splits.append({e.id: e.split for e in load(out / "examples.parquet", Example)})
     assert splits[0] == splits[1]
     counts = Counter(splits[0].values())
@@ -435,7 +429,7 @@ def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path)
         file = tmp_path / f"{name}.jsonl"
         file.write_text("\n".join((alpaca(300) + alpaca(20))[::order]))
         out = work(tmp_path / name)
-        metrics = run(settings("data=file", f"data.sources=[{{path: {file}, rows: 40}}]").data, {}, out)
+        metrics = joined(settings("data=file", f"data.sources=[{{path: {file}, rows: 40}}]").data, out)
         assert metrics["duplicates_dropped"] == 20
         drawn.append({e.id for e in load(out / "examples.parquet", Example)})
     assert drawn[0] == drawn[1]
@@ -443,7 +437,8 @@ def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path)
 
 
 def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.store.records.GROUP", 7)
+    for name in ("store.records.GROUP", "store.records.PIECE", "curation.part.GROUP"):
+        monkeypatch.setattr(f"stages.{name}", 7)
     out, _ = source(tmp_path, alpaca(40))
     assert pq.ParquetFile(out / "examples.parquet").num_row_groups == 6
     assert len(load(out / "examples.parquet", Example)) == 40
@@ -467,7 +462,7 @@ def test_an_audit_takes_out_what_it_is_told_to_and_counts_it(tmp_path: Path) -> 
     wrong = json.dumps({"instruction": "What is 2 + 2?", "output": "2 + 2 = 5"})
     lines = [*alpaca(40), echo, wrong]
     everything, metrics, _ = counted_out(tmp_path / "all", lines)
-    assert "unwanted" not in metrics
+    assert metrics["unwanted"] == 0
     actions = "data.audit.actions={echo: drop, wrong_sum: quarantine, refusal: keep}"
     examples, metrics, apart = counted_out(tmp_path / "audited", lines, actions, "data.max_bad=0")
     assert metrics["unwanted"] == 2
@@ -498,7 +493,7 @@ def test_near_copies_stay_on_one_side_and_no_row_moves_another(tmp_path: Path) -
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(lines))
         out = work(tmp_path / name)
-        run(settings("data=file", share.format(path), drop).data, {}, out)
+        joined(settings("data=file", share.format(path), drop).data, out)
         return {e.messages[-1]["content"]: e.split for e in load(out / "examples.parquet", Example)}
 
     found = sides("both", both)

@@ -235,6 +235,7 @@ def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
 def test_every_stage_of_the_graph_has_a_version() -> None:
     assert set(VERSIONS) == {
         "base",
+        "source",
         "data",
         "select",
         "sft",

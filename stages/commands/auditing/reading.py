@@ -64,8 +64,8 @@ class Looked:
 def sources_of(nodes: dict[str, Node], own: Callable[[Any], Said] | None) -> list[Looked]:
     """What stage=data reads, and the preference set that stage=label does."""
     data: Data = nodes["data"].config
-    shape = Shape(data.form, fixed(data.audit))
-    looked = [Looked(data.key(i), source, wanted(source), shape, own) for i, source in enumerate(data.sources)]
+    shape, read = Shape(data.form, fixed(data.audit)), [source.config for source in nodes["data"].inputs.values()]
+    looked = [Looked(each.key, each.source, wanted(each.source), shape, own) for each in read]
     label = nodes["label"].config
     return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
 
@@ -103,7 +103,7 @@ def rows(of: Looked) -> Iterator[tuple[Said, str]]:
             return said, Split.preference
         said = of.shape(said)
         answer = said.answers[0] if len(said.answers) == 1 else None
-        split = split_of(prompt_of(said.messages, answer), of.source)
+        split = split_of(prompt_of(said.messages, answer), of.source.shares)
         return (said, split) if split else None
 
     return convert(of.source, of.key, placed, of.wanted, of.found, of.own)

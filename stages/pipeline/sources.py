@@ -1,0 +1,34 @@
+"""Data and the sources that join it: each is a node of its own, so that one more reads itself alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from stages.config.schema import Data, OneSource, Source
+from stages.store.node import Node
+from stages.store.pinning import locate
+
+
+def with_sources(name: str, block: Data, node: Callable[..., Node]) -> dict[str, Node]:
+    """A node of `data` under this name, after one for each of its sources."""
+    of, alone = block.of or "data.sources", block.audit.of_rows_alone
+    read = [
+        node("source", OneSource(as_read(source), block.max_bad, block.form, alone, block.own, f"{of}[{i}]"))
+        for i, source in enumerate(block.sources)
+    ]
+    joined = replace(block, sources=[as_joined(s, r.config.source) for s, r in zip(block.sources, read, strict=True)])
+    inputs = {f"source_{i}": source for i, source in enumerate(read, 1)}
+    return {f"{name}_{role}": source for role, source in inputs.items()} | {name: node("data", joined, **inputs)}
+
+
+def as_read(source: Source) -> Source:
+    """A source without what is decided where it joins others."""
+    return replace(source, rows=None, weight=None, epochs=None)
+
+
+def as_joined(source: Source, pinned: Source) -> Source:
+    """What else there is to a source. Its files stand in the fingerprint of its own node, wherever they lie."""
+    path = source.path if locate(source.path, "") is None else Path(source.path).name
+    task = source.of_task if source.task else None
+    kept = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
+    return Source(path, pinned.revision, source.subset, source.hub_split, task=task, **kept)

@@ -1,0 +1,76 @@
+"""Records as columns of a table: the schema follows from the types of a dataclass's fields."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+
+PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+Int32 = Annotated[int, pa.int32()]
+Float32 = Annotated[float, pa.float32()]
+
+
+def schema_of(kind: Any) -> pa.Schema:
+    """A column for every field."""
+    return pa.schema([(name, arrow(hint)) for name, hint in hints(kind).items()])
+
+
+@cache
+def hints(kind: Any) -> dict[str, Any]:
+    known = get_type_hints(kind, include_extras=True)
+    return {each.name: known[each.name] for each in fields(kind)}
+
+
+def arrow(hint: Any) -> pa.DataType:
+    """How a table holds a type: as `Annotated` says, else in the usual way. Objects of any shape are JSON."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return hint.__metadata__[0]
+    if origin is UnionType:
+        [given] = {*inside} - {NoneType}
+        return arrow(given)
+    if origin is list:
+        return pa.list_(arrow(inside[0]))
+    if origin is dict:
+        return pa.string()
+    return pa.struct(list(schema_of(hint))) if is_dataclass(hint) else PLAIN[hint]
+
+
+def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
+    columns = []
+    for name, hint in hints(kind).items():
+        values = [getattr(record, name) for record in records]
+        if part := part_of(hint):
+            values = [[written(each, part) for each in value] for value in values]
+        columns.append(pa.array(values, arrow(hint)))
+    return pa.Table.from_arrays(columns, schema=schema_of(kind))
+
+
+def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
+    """The records of a table that `table_of` made; what a field's default says is where an older one has no column."""
+    names, columns = table.schema.names, []
+    for name in names:
+        values = table[name].to_pylist()
+        if part := part_of(hints(kind)[name]):
+            values = [[read(each, part) for each in value] for value in values]
+        columns.append(values)
+    return [kind(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def part_of(hint: Any) -> Any:
+    """The dataclass of which a column holds lists; else None."""
+    return get_args(hint)[0] if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) else None
+
+
+def written(part: Any, kind: Any) -> dict[str, Any]:
+    shapes = hints(kind)
+    return {k: json.dumps(v, sort_keys=True) if get_origin(shapes[k]) is dict else v for k, v in vars(part).items()}
+
+
+def read(part: dict[str, Any], kind: Any) -> Any:
+    shapes = hints(kind)
+    return kind(**{k: json.loads(v) if get_origin(shapes[k]) is dict else v for k, v in part.items()})

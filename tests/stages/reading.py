@@ -1,0 +1,65 @@
+"""Reading sources as the pipeline does: a node for each, and `data`, which joins them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from stages import data, source
+from stages.config.schema import Data
+from stages.pipeline.sources import with_sources
+from stages.store.node import Node
+from stages.store.pinning import pin
+from stages.store.work import Work
+
+SUMS = ("quarantined", "left_out", "unwanted")
+
+
+def work(folder: Path) -> Work:
+    folder.mkdir(exist_ok=True)
+    return Work(folder, lambda metrics, step: None)
+
+
+def wired(cfg: Data, cache: Path) -> list[Node]:
+    """A node for every source, and last the one that joins them."""
+
+    def node(stage: str, block: Any, **inputs: Node) -> Node:
+        block, digests = pin(block, cache / "digests.json")
+        return Node(stage, 1, block, inputs, digests)
+
+    return [*with_sources("data", cfg, node).values()]
+
+
+def joined(cfg: Data, out: Work) -> dict[str, Any]:
+    """As `ran`, of a configuration."""
+    return ran(wired(cfg, out.path / "cache"), out)
+
+
+def ran(nodes: list[Node], out: Work) -> dict[str, Any]:
+    """What all these stages tell together; `out` has the examples, all warnings, and everything in quarantine."""
+    *read, last = nodes
+    sums, lines, summaries, others = Counter[str](), list[str](), list[str](), dict[str, Any]()
+    for each in read:
+        own = work(out.path / each.fingerprint)
+        try:
+            metrics = source.run(each.config, {}, own)
+        finally:
+            gather(own, out)
+        sums.update({name: metrics[name] for name in SUMS})
+        lines += metrics["read"]
+        others |= metrics
+        summaries.append(metrics["summary"])
+    apart = out / "quarantine.jsonl"
+    before = apart.read_text() if apart.exists() else ""
+    metrics = data.run(last.config, {role: out.path / each.fingerprint for role, each in last.inputs.items()}, out)
+    if before:
+        apart.write_text(before + (apart.read_text() if apart.exists() else ""))
+    sums.update({"unwanted": metrics["unwanted"]})
+    told = {"read": lines, "summary": "; ".join([*summaries, metrics["summary"]])}
+    return others | metrics | {name: sums[name] for name in SUMS} | told
+
+
+def gather(own: Work, out: Work) -> None:
+    out.warnings += own.warnings
+    if (own / "quarantine.jsonl").exists():
+        with open(out / "quarantine.jsonl", "a") as apart:
+            apart.write((own / "quarantine.jsonl").read_text())
