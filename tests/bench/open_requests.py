@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import SPLIT_OF_GROUP
+from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.evaluation.bootstrap import Interval
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
