@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.evaluation import Answer
 from stages.config.errors import UserError
-from stages.config.schema import Answer
 from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
 from stages.samplers.completions import complete

@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
-from stages.config.schema import Model, RandomInit
 from stages.models.hub import download
 from stages.models.loading import load_gguf, load_model, load_tokenizer, save_model
 from stages.store.kept import file_digest

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Data, Form
 from stages.curation.audit import Gate
 from stages.curation.joining import Taken, gathered
 from stages.curation.mixing import amounts

@@ -10,9 +10,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
 
+from stages.config.blocks.training import DPO
 from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
-from stages.config.schema import DPO
 from stages.evaluation.diagnosis.effects import FELL
 from stages.models import card, contract
 from stages.models.loading import load_model

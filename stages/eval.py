@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Eval
+from stages.config.blocks.evaluation import Eval
 from stages.evaluation import likelihood, proportion, retention
 from stages.evaluation.outcomes import (
     GROUPS,

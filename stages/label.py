@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
-from stages.config.schema import Label
 from stages.evaluation import best_of
 from stages.evaluation.reliability import Key, blanks, decided, from_checks, from_file, reliability, set_aside
 from stages.formats.sources import quarantine, tell_unused

@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
-from stages.config.schema import Pairs
 from stages.curation.rules import band, broken, within
 from stages.pairing.admission import BETTER_UNFINISHED, WORSE_UNFINISHED, Admission
 from stages.pairing.contrasts import Contrast, comparisons

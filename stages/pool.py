@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Pool
+from stages.config.blocks.sampling import Pool
 from stages.models.contract import Contract
 from stages.models.prompt_format import form_of
 from stages.store.records import Candidate, Example, load, save

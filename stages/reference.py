@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.training import Reference
 from stages.config.errors import UserError
-from stages.config.schema import Reference
 from stages.models import contract
 from stages.models.contract import ContractError
 from stages.models.loading import device_of, load_model

@@ -12,9 +12,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import RewardConfig
 
+from stages.config.blocks.training import Reward
 from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
-from stages.config.schema import Reward
 from stages.evaluation import pairwise
 from stages.evaluation.pairwise import Scored
 from stages.models import card, contract

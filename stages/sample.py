@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.sampling import Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.config.schema import Sample
 from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
 from stages.samplers.completions import chosen, complete

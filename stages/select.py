@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.pairs import Select
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.config.schema import Select
 from stages.curation import rules
 from stages.curation.mending import mended
 from stages.pairing.held_out import held_out

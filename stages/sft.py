@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from trl import SFTConfig, pack_dataset
 from trl.trainer import disable_dropout_in_model
 
+from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, TrainedTurns
 from stages.config.errors import UserError
-from stages.config.schema import SFT
 from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
 from stages.models.contract import Contract, ContractError

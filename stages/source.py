@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.data import OneSource
 from stages.config.errors import UserError
-from stages.config.schema import OneSource
 from stages.curation.audit import Gate
 from stages.curation.own import own_part
 from stages.formats.format import Said

@@ -6,8 +6,8 @@ It reads judgements and no pairs: another pair strategy changes none of these, n
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.pairs import Unpaired
 from stages.config.errors import UserError
-from stages.config.schema import Unpaired
 from stages.pairing.held_out import held_out
 from stages.pairing.unpaired import labels
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save

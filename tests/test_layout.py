@@ -105,7 +105,7 @@ def test_an_init_is_a_docstring(path: Path) -> None:
 
 def test_files_are_short() -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in HOUSE.rglob("*.py")}
-    assert {name for name, lines in lengths.items() if lines > 300} <= {"schema.py"}
+    assert {name for name, lines in lengths.items() if lines > 300} == set()
 
 
 # torch is what takes seconds to import, and what a machine that only looks at results may do without.

@@ -4,9 +4,11 @@ built, as far as data and model are known by then."""
 import struct
 from typing import Any
 
+from stages.config.blocks.data import SPLIT_OF_GROUP
+from stages.config.blocks.training import LoRA
 from stages.config.choices import Adapter, Command, Strategy, Target
 from stages.config.errors import UserError, nearest
-from stages.config.schema import SPLIT_OF_GROUP, Config, LoRA
+from stages.config.schema import Config
 from stages.hardware.model_shape import LINEAR, config_of
 from stages.store.pinning import locate
 

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from stages.cli import constraints, endpoints, recipes, spelling
 from stages.cli.explain import no_setting
+from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.config.schema import Config, Own
+from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
 from stages.store.node import Node

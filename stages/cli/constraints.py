@@ -8,6 +8,9 @@ from pathlib import Path
 
 from stages.cli import amounts, endpoints, ensembles, mixing, pools, rows
 from stages.config import limits, trl_arguments
+from stages.config.blocks.data import SPLIT_OF_GROUP, Source
+from stages.config.blocks.labels import Human, Label
+from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
@@ -20,7 +23,7 @@ from stages.config.choices import (
     Target,
 )
 from stages.config.errors import UserError, one_of
-from stages.config.schema import SPLIT_OF_GROUP, Config, Export, Human, Label, Launch, Source, Training
+from stages.config.schema import Config, Export, Launch
 from stages.store import parts
 
 # Keys of a source that preferences do not have.

@@ -3,9 +3,11 @@
 import re
 from urllib.parse import urlsplit
 
+from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.labels import Judge
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError
-from stages.config.schema import Config, Endpoint, Judge
+from stages.config.schema import Config
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of an environment variable
 

@@ -1,8 +1,9 @@
 """Ensembles of labelers that cannot be."""
 
+from stages.config.blocks.labels import Ensemble
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError, one_of
-from stages.config.schema import Config, Ensemble
+from stages.config.schema import Config
 from stages.store import parts
 
 ALONE = {  # and what to do instead

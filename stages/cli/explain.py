@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import spelling
 from stages.config import trl_arguments
+from stages.config.blocks.training import Training
 from stages.config.errors import SYNONYMS, UserError, causes, full_disk, nearest, visible
-from stages.config.schema import RECIPES, Training
+from stages.config.schema import RECIPES
 from stages.hardware import process
 
 OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}

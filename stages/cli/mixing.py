@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
+from stages.config.blocks.data import Source
+from stages.config.blocks.labels import Label
 from stages.config.choices import Split
 from stages.config.errors import UserError, one_of
-from stages.config.schema import Config, Label, Source
+from stages.config.schema import Config
 
 
 def refuse(cfg: Config, sources: Mapping[str, Source | Label]) -> None:

@@ -1,7 +1,9 @@
 """Sources of a pool that cannot be, and files of candidates beside keys that say how to draw them."""
 
+from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.sampling import Member
 from stages.config.errors import UserError, one_of
-from stages.config.schema import Config, Endpoint, Member
+from stages.config.schema import Config
 from stages.store import parts
 
 DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source that is drawn

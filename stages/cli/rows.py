@@ -1,8 +1,9 @@
 """What `data.form` and `data.audit` do to rows, as far as a type cannot say what is possible."""
 
+from stages.config.blocks.data import Audit, Form
 from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Command
 from stages.config.errors import UserError, one_of
-from stages.config.schema import Audit, Config, Form
+from stages.config.schema import Config
 
 
 def refuse(cfg: Config) -> None:

@@ -16,9 +16,9 @@ from rich.table import Table
 
 from stages.commands.auditing.diversity import Diversity
 from stages.commands.auditing.reading import UNUSABLE, Looked, distribution, look, sources_of
+from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
-from stages.config.schema import Data
 from stages.curation.audit import Auditor, held_out
 from stages.curation.codes import TOLD
 from stages.curation.own import KEY, own_part

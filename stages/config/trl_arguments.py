@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_values
+from stages.config.blocks.training import DPO, Training
 from stages.config.choices import Adapter, Checkpointing, Sharding
 from stages.config.errors import UserError, nearest
-from stages.config.schema import DPO, Training
 
 OF_ANY_DIVERGENCE = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
 # TRL's arguments that a typed key or `runtime` sets, and what to set instead.

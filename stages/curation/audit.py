@@ -7,8 +7,8 @@ is given an action.
 from collections.abc import Collection, Mapping
 from functools import lru_cache, partial
 
+from stages.config.blocks.data import Audit, Form
 from stages.config.errors import UserError
-from stages.config.schema import Audit, Form
 from stages.curation.answered import repeats
 from stages.curation.codes import ALONE, ANSWER, THRESHOLDS
 from stages.curation.harmonising import Shape

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Literal, cast
 
-from stages.config.schema import Form
+from stages.config.blocks.data import Form
 from stages.curation.fixing import FIXES
 from stages.formats.format import Said
 from stages.store.records import Message, content_id

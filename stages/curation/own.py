@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.config.schema import Own
 from stages.formats.format import Said
 from stages.formats.own import reader
 from stages.store import parts

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.config.schema import Source
+from stages.config.blocks.data import Source
 from stages.curation.joining import SFT, SPLITS, Places, Taken
 from stages.curation.mixing import Amount, times
 from stages.formats.format import Said

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
-from stages.config.schema import Endpoint
 from stages.endpoints.pacing import Pace, backoff, retry_after
 from stages.endpoints.reply import NoReply, Reply, read
 from stages.endpoints.spending import Spending

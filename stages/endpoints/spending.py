@@ -5,8 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from stages.config.blocks.endpoints import Budget, Price
 from stages.config.errors import UserError
-from stages.config.schema import Budget, Price
 from stages.store.kept import WRONG_SHAPE
 from stages.store.work import drop_torn
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from stages.config.schema import Eval
+from stages.config.blocks.evaluation import Eval
 from stages.evaluation.bootstrap import interval, resampled_means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models import contract

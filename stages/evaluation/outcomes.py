@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config.schema import Eval
+from stages.config.blocks.evaluation import Eval
 from stages.evaluation.bootstrap import Interval, interval, resampled_means, share
 from stages.store.outcome import Outcome
 from stages.store.records import Candidate, Example, load

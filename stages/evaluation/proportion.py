@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.config.schema import Eval
+from stages.config.blocks.evaluation import Eval
 from stages.evaluation.outcomes import Answers, Table, with_intervals
 from stages.store.records import Example
 from stages.tasks.answers import lower_words

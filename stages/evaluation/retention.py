@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.config.schema import Eval
+from stages.config.blocks.evaluation import Eval
 from stages.curation.rules import loops
 from stages.evaluation.bootstrap import resampled_means
 from stages.evaluation.outcomes import Answers, Table

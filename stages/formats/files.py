@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from stages.config.blocks.data import Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
-from stages.config.schema import Source
 from stages.formats.json_rows import array_rows, decoded, line_rows, refuse_object
 from stages.formats.row import BadRow, Row
 from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names

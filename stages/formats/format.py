@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from stages.config.schema import Source
+from stages.config.blocks.data import Source
 from stages.formats.columns import Path
 from stages.formats.row import BadRow
 from stages.formats.transcripts import open_transcript, transcript

@@ -6,8 +6,8 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
+from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Source
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected, is_whole

@@ -18,8 +18,8 @@ import yaml
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Source
 from stages.formats.columns import Path
 from stages.formats.format import Format, Said
 from stages.formats.row import BadRow

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.config.schema import Source
 from stages.formats.columns import ChangesMeaning
 from stages.formats.files import Table, tables
 from stages.formats.format import Said

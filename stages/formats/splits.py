@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from stages.config.schema import Source
+from stages.config.blocks.data import Source
 from stages.formats.layout import Wanted
 from stages.store.records import Message, prompt_id
 

@@ -10,8 +10,12 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import Any
 
+from stages.config.blocks.evaluation import Answer, Eval
+from stages.config.blocks.labels import Label, RewardModel
+from stages.config.blocks.models import Model
+from stages.config.blocks.sampling import Sample
+from stages.config.blocks.training import DPO, SFT, Reference, Reward, Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
-from stages.config.schema import DPO, SFT, Answer, Eval, Label, Model, Reference, Reward, RewardModel, Sample, Training
 from stages.config.trl_arguments import offered
 from stages.hardware import machine
 from stages.hardware.model_shape import Shape, adapted

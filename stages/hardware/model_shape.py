@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import LoRA, Model, RandomInit
+from stages.config.blocks.models import Model, RandomInit
+from stages.config.blocks.training import LoRA
 from stages.store.kept import having, load_json
 from stages.store.pinning import locate
 

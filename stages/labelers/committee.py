@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from stages.config.schema import Voter
+from stages.config.blocks.labels import Voter
 from stages.store.records import Candidate, Judgement, content_id
 
 WORDS = {1: "a", 0: "tie", -1: "b"}

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from stages.config.schema import Label, Source
+from stages.config.blocks.data import Source
+from stages.config.blocks.labels import Label
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.sources import Found, convert

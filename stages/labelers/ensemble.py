@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Label
+from stages.config.blocks.labels import Label
 from stages.evaluation.reliability import Key, decided, key_of, set_aside
 from stages.labelers.committee import WORDS, Joined, joined
 from stages.labelers.human import judgements as of_people

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
+from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
-from stages.config.schema import Label
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import rows
 from stages.labelers.people.asking import answered

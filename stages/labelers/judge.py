@@ -15,9 +15,9 @@ from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from stages.config.blocks.labels import Label
 from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
-from stages.config.schema import Label
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import answers

@@ -6,8 +6,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
-from stages.config.schema import Label
 from stages.evaluation.reliability import Key
 from stages.formats.row import Row
 from stages.store import parts

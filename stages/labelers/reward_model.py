@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.config.blocks.labels import Label
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.config.schema import Label
 from stages.labelers.labeler import Labeler, Pool
 from stages.models import contract, hub
 from stages.models.contract import Contract, ContractError

@@ -15,9 +15,9 @@ from pathlib import Path
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
+from stages.config.blocks.labels import Judge
 from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
-from stages.config.schema import Judge
 from stages.endpoints.client import Question
 from stages.labelers.verdicts import schema_of, told_to
 from stages.store.records import Message, content_id

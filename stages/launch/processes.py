@@ -18,8 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from stages.config.blocks.training import Training
 from stages.config.errors import UserError, full_disk
-from stages.config.schema import Launch, Training
+from stages.config.schema import Launch
 from stages.hardware import allocator
 from stages.store.kept import having, note, recall
 from stages.store.node import Node, in_order

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
-from stages.config.schema import Training
+from stages.config.blocks.training import Training
 from stages.store import licences
 from stages.store.kept import having, load_json
 from stages.store.pinning import COMMIT

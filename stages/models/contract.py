@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from stages.config.blocks.models import Template
 from stages.config.errors import UserError
-from stages.config.schema import Template
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, tokens_of, try_out
 from stages.store.kept import having, load_json

@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
-from stages.config.schema import DPO
 from stages.models.scoring import agreement, autocast
 from stages.objectives.preference import StoredReferenceTrainer
 from stages.store.kept import note, recall

@@ -11,8 +11,8 @@ from accelerate.utils import send_to_device
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
+from stages.config.blocks.training import SFT
 from stages.config.errors import UserError
-from stages.config.schema import SFT
 from stages.models.packing import attention_of
 from stages.models.scoring import agreement, autocast
 

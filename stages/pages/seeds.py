@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Eval
+from stages.config.blocks.evaluation import Eval
 from stages.evaluation.bootstrap import Interval
 from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
 from stages.pages.environment import points

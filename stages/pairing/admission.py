@@ -5,8 +5,8 @@ from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 
+from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Unfinished
-from stages.config.schema import Pairs
 from stages.pairing.contrasts import Contrast
 
 BETTER_UNFINISHED = "only an unfinished candidate was better"

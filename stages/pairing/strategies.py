@@ -4,8 +4,8 @@ random order, to those that it would take, the first of them first. How many are
 import random
 from collections.abc import Callable
 
+from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
-from stages.config.schema import Pairs
 from stages.pairing.contrasts import Contrast
 
 

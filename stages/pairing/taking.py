@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
-from stages.config.schema import Pairs
 from stages.pairing.admission import Admission
 from stages.pairing.contrasts import Contrast
 from stages.pairing.strategies import select

@@ -7,8 +7,8 @@ A score says it by a threshold. Of preferences a completion has as many wins as 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
-from stages.config.schema import Unpaired
 from stages.store.records import Candidate, Judgement
 
 UNJUDGED = "no judgement"

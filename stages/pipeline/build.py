@@ -3,8 +3,11 @@
 import importlib
 import logging
 
+from stages.config.blocks.evaluation import Answer
+from stages.config.blocks.sampling import Sample
+from stages.config.blocks.training import Training
 from stages.config.errors import UserError
-from stages.config.schema import Answer, Config, Sample, Training
+from stages.config.schema import Config
 from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance

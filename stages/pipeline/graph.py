@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_arguments
+from stages.config.blocks.data import Data, Source
+from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.labels import Label
+from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, ExportFormat, Role, Split, Target
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Config, Data, Endpoint, Label, Source
+from stages.config.schema import Config
 from stages.pipeline.labels import labels
 from stages.pipeline.pool import candidates
 from stages.pipeline.sources import with_sources

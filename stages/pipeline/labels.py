@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from stages.config.schema import Label
+from stages.config.blocks.labels import Label
 from stages.store.node import Node
 
 

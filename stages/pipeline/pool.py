@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stages.config.schema import Config, Member, Model, Pool
+from stages.config.blocks.models import Model
+from stages.config.blocks.sampling import Member, Pool
+from stages.config.schema import Config
 from stages.store.naming import told_apart
 from stages.store.node import Node
 

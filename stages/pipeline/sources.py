@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from stages.config.schema import Data, OneSource, Source
+from stages.config.blocks.data import Data, OneSource, Source
 from stages.store.node import Node
 from stages.store.pinning import locate
 

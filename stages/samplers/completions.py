@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
-from stages.config.schema import Sample
 from stages.models.contract import Contract
 from stages.models.loading import embedding_rows
 from stages.samplers.hf import HFSampler

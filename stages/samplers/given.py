@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
+from stages.config.blocks.data import Source
+from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
-from stages.config.schema import Sample, Source
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.row import BadRow

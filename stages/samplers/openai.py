@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from stages.config.schema import Sample
+from stages.config.blocks.sampling import Sample
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import Job, answers

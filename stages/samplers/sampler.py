@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.config.blocks.runtimes import InferenceRuntime
+from stages.config.blocks.sampling import Sample
 from stages.config.choices import Precision
-from stages.config.schema import InferenceRuntime, Sample
 from stages.store.records import Message, content_id
 from stages.store.work import Work
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.config.schema import ROOT, Own
+from stages.config.schema import ROOT
 from stages.store import whole
 
 Kind = TypeVar("Kind")

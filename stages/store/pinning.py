@@ -11,8 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.config.blocks.data import Data, OneSource, Source
+from stages.config.blocks.labels import Label
+from stages.config.blocks.models import Model
+from stages.config.blocks.sampling import Sample
+from stages.config.blocks.training import SFT
 from stages.config.errors import UserError
-from stages.config.schema import ROOT, SFT, Data, Label, Model, OneSource, Sample, Source
+from stages.config.schema import ROOT
 from stages.store import parts
 from stages.store.digests import Signature, digests, files_of, is_pattern, signature
 from stages.store.kept import remove

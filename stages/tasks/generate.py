@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError, nearest
-from stages.config.schema import SPLIT_OF_GROUP
 from stages.store.records import Check, Example, Message, content_id, prompt_id
 from stages.tasks import families as rooms
 

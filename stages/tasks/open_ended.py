@@ -7,8 +7,8 @@ on, or tested: no prompt of another side asks for it.
 import random
 from collections.abc import Mapping
 
+from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
-from stages.config.schema import SPLIT_OF_GROUP
 from stages.store.records import AND, Check, Example, content_id, prompt_id
 from stages.tasks.constraint import Constraint, Side, clash, known_constraints
 from stages.tasks.requests import Request, request

@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from stages.config.blocks.training import LoRA
 from stages.config.choices import Weights
 from stages.config.errors import UserError
-from stages.config.schema import LoRA
 from stages.models.loading import load_adapter
 
 ALL_LINEAR = "all-linear"

@@ -4,9 +4,9 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
+from stages.config.blocks.training import Training
 from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
-from stages.config.schema import Training
 from stages.models.loading import device_of
 from stages.store.work import Work
 from stages.training.checkpoints import checkpoint_folder

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
+from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
-from stages.config.schema import Training
 from stages.hardware import memory
 from stages.hardware.model_shape import Shape
 from stages.store.kept import having, load_json, note, recall

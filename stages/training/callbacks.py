@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stages.config.blocks.training import SFT, Training
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Training
 from stages.store.work import Progress, Work
 
 EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence

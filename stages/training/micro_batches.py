@@ -19,8 +19,8 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
 from transformers.utils import ModelOutput
 
+from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
-from stages.config.schema import Training
 from stages.config.trl_arguments import not_neutral, offered
 from stages.models import lm_head
 from stages.store.work import Work

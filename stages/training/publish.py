@@ -11,9 +11,9 @@ from typing import Any
 from accelerate import DistributedType
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
-from stages.config.schema import Training
 from stages.models.loading import save_model
 from stages.store.kept import SEAL, broken, having, load_json, note, remove, seal, swap
 from stages.store.work import Work

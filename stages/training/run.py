@@ -3,9 +3,9 @@
 from accelerate import DistributedType
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Sharding
 from stages.config.errors import UserError
-from stages.config.schema import Training
 from stages.store.work import Work
 from stages.training import adapters
 from stages.training.callbacks import Bar, Curves, Evaluations, Watch

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Sharding
-from stages.config.schema import DPO, SFT
 from stages.models.contract import Contract
 from stages.models.twin import twin
 from stages.samplers.hf import HFSampler

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from stages.config.schema import Training
+from stages.config.blocks.training import Training
 from stages.evaluation.bootstrap import paired
 from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.trainer import ROW_LOSSES

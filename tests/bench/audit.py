@@ -26,8 +26,8 @@ from typing import Any
 
 from stages.commands.auditing.diversity import Diversity
 from stages.commands.auditing.reading import Looked, look
+from stages.config.blocks.data import Source
 from stages.config.choices import AUDIT_CODES
-from stages.config.schema import Source
 from stages.curation.audit import Auditor
 from stages.curation.codes import ALONE
 from stages.curation.held_out import HeldOut

@@ -155,7 +155,7 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
 
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
-    from stages.config.schema import Source
+    from stages.config.blocks.data import Source
     from stages.formats.layout import Wanted
     from stages.formats.sources import Found, convert
 

@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from stages import sft
-from stages.config.schema import DPO, SFT
+from stages.config.blocks.training import DPO, SFT
 from stages.models import contract
 from stages.models.loading import device_of
 from stages.store.records import Example, Pair, PairLogProbs, load

@@ -11,8 +11,8 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 
+from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
-from stages.config.schema import InferenceRuntime
 from stages.hardware import allocator
 from stages.models.prompt_format import form_of
 from stages.samplers.completions import complete

@@ -11,19 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import SPLIT_OF_GROUP
+from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.evaluation.bootstrap import Interval
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node
 from tests.bench import chains
 
+SEED = 20261123  # of other requests than the data has: those of its own seed were looked at while the demo was tuned
 ASKED = {"unseen_kinds": 660, "unseen_areas": 240, "open_plain": 64}
 
 
 def main(outputs: Path, overrides: list[str]) -> None:
     cfg, store, nodes = chains.prepared(outputs, overrides)
-    tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0) | ASKED)
+    tasks = replace(cfg.data.tasks, seed=SEED, **dict.fromkeys(SPLIT_OF_GROUP, 0) | ASKED)
     requests = graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.remembered)["data"]
     compared = on_other_prompts(nodes["eval"], requests)
     build([compared], store, cfg, overrides)

@@ -10,8 +10,8 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from stages.config.blocks.data import SPLIT_OF_GROUP, Source
 from stages.config.choices import Role
-from stages.config.schema import SPLIT_OF_GROUP, Source
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node

@@ -70,8 +70,8 @@ def main(cfg: Settings) -> None:
 
 def measure(cfg: Settings, arm: str) -> dict[str, float]:
     """Tokens, seconds, CPU-seconds, and the peak of memory."""
+    from stages.config.blocks.runtimes import InferenceRuntime
     from stages.config.choices import Precision
-    from stages.config.schema import InferenceRuntime
     from stages.hardware import allocator, machine
     from stages.models.prompt_format import form_of
     from stages.samplers.sampler import Decoding, Request

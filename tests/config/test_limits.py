@@ -15,8 +15,9 @@ import run
 from stages.cli import amounts, constraints, spelling
 from stages.cli.explain import explain
 from stages.config import limits
+from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.config.schema import Config, Source
+from stages.config.schema import Config
 from stages.store import parts
 from stages.tasks.generate import known_families
 from tests.helpers import TINY, composed, refused, settings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import Audit, Source
+from stages.config.blocks.data import Audit, Source
 from stages.curation.audit import Auditor, held_out
 from stages.curation.held_out import HeldOut
 from stages.formats.format import Said

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.config.schema import Audit, Data, Form, Source
+from stages.config.blocks.data import Audit, Data, Form, Source
 from stages.curation.answered import damaged
 from stages.curation.fixing import FIXES, undamaged
 from stages.curation.harmonising import Shape, trimmed

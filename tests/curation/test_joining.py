@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.config.schema import Mixture, Source
+from stages.config.blocks.data import Mixture, Source
 from stages.curation.joining import Taken, gathered
 from stages.curation.mixing import amounts, shuffled, times
 from stages.store.records import Example, SourceRow, content_id, save

@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 CONF = ROOT / "conf"
 HEAD = """# Configuration
 
-<!-- Made from stages/config/schema.py, conf/ and recipes/ by: python -m tests.docs.test_configuration -->
+<!-- Made from stages/config/, conf/ and recipes/ by: python -m tests.docs.test_configuration -->
 
 The command line sets any key: `python run.py dpo.beta=0.05`. A group sets several keys at once, by the option that it
 is given: `python run.py pairs=margin`. A recipe sets keys of all groups. Groups come first, then the recipe, then the

@@ -13,7 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
 from stages.cli import constraints
-from stages.config.schema import RECIPES, ROOT, Endpoint, Member
+from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.sampling import Member
+from stages.config.schema import RECIPES, ROOT
 from tests.helpers import settings
 
 README = ROOT / "README.md"

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Price
 from stages.config.errors import UserError
-from stages.config.schema import ROOT, Budget, Endpoint, EndpointRuntime, Price
+from stages.config.schema import ROOT
 from stages.endpoints.client import Client, Question
 from stages.endpoints.pacing import retry_after
 from stages.endpoints.reply import NoReply, Reply, read

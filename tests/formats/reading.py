@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Source
+from stages.config.blocks.data import Source
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.row import Row

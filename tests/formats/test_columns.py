@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.config.schema import Source
 from stages.formats.layout import Wanted
 from stages.formats.sources import Found, convert
 from tests.formats.reading import lines, read, said

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from stages.config.schema import Data, Label, Source
+from stages.config.blocks.data import Data, Source
+from stages.config.blocks.labels import Label
 from stages.formats.layout import Wanted
 from stages.labelers.dataset import Dataset
 from stages.models import card

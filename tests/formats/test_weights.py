@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from stages.config.blocks.data import Data, Source
 from stages.config.errors import UserError
-from stages.config.schema import Data, Source
 from stages.formats.layout import Wanted
 from stages.formats.own import reader
 from stages.store.records import Example, load

@@ -26,8 +26,9 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
+from stages.config.blocks.models import Model
+from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
-from stages.config.schema import DPO, SFT, Model
 from stages.config.trl_arguments import offered
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape

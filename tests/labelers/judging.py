@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Label
+from stages.config.blocks.labels import Label
 from stages.labelers import rubric
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.config.schema import Voter
+from stages.config.blocks.labels import Voter
 from stages.labelers.committee import Joined, joined
 from stages.store.records import Candidate, Judgement, Pair, load
 from tests.endpoints.servers import Model, running

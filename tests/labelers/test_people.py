@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.config.schema import Human
 from stages.labelers.human import judgements
 from stages.labelers.labeler import Pool
 from stages.labelers.people import rows, server

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.config.blocks.labels import Label
 from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
-from stages.config.schema import Label
 from stages.labelers.labeler import Pool
 from stages.labelers.reward_model import RewardModel, quantile
 from stages.models import contract

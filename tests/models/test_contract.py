@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from stages.config.blocks.models import Template
 from stages.config.errors import UserError
-from stages.config.schema import Template
 from stages.models import contract
 from stages.models.contract import Contract, ContractError
 from stages.models.loading import load_tokenizer

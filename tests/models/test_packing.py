@@ -26,9 +26,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl import SFTConfig, SFTTrainer
 
 from stages import sft
+from stages.config.blocks.training import LoRA
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.config.schema import LoRA
 from stages.models import contract, packing
 from stages.models.loading import load_model
 from stages.models.packing import Pairs, pack_pairs, pack_segments

@@ -15,7 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from stages.config.schema import LoRA
+from stages.config.blocks.training import LoRA
 from stages.models import prepacked
 from stages.models.loading import load_model
 from stages.models.prepacked import Prepacked, prepack

@@ -21,8 +21,8 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer
 
+from stages.config.blocks.training import LoRA
 from stages.config.choices import LOSS_TYPES, Checkpointing
-from stages.config.schema import LoRA
 from stages.models import contract, packing
 from stages.models.packing import pack_pairs
 from stages.models.run_attention import RunAttention

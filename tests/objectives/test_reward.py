@@ -11,8 +11,8 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
+from stages.config.blocks.training import LoRA
 from stages.config.choices import Checkpointing
-from stages.config.schema import LoRA
 from stages.models import contract, packing
 from stages.models.loading import begin_reward_model
 from stages.models.packing import pack_pairs

@@ -14,8 +14,9 @@ import pytest
 from stages.commands import plan
 from stages.commands.planning import cost
 from stages.commands.settings import flat
+from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
-from stages.config.schema import ROOT, Label
+from stages.config.schema import ROOT
 from stages.hardware import memory
 from stages.models import contract
 from stages.pipeline.graph import VERSIONS

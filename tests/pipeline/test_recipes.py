@@ -11,8 +11,9 @@ import pytest
 
 import run
 from stages.cli import constraints
+from stages.config.blocks.labels import Label
 from stages.config.choices import Command, Split, Target
-from stages.config.schema import RECIPES, Config, Label
+from stages.config.schema import RECIPES, Config
 from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
 from stages.store.pinning import HUB_ID

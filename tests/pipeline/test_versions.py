@@ -15,6 +15,7 @@ from stages.pipeline.graph import VERSIONS
 RECORD = Path(__file__).with_name("versions.json")
 NOT_OF_THE_RESULT = {
     "stages.config.schema",
+    *(f"stages.config.blocks.{path.stem}" for path in (ROOT / "stages/config/blocks").glob("*.py")),
     "stages.config.choices",
     "stages.config.errors",
     "stages.store.digests",

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
-from stages.config.schema import Sample
 from stages.models.contract import Contract
 from stages.models.contract import load as contract_of
 from stages.samplers.given import given

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
-from stages.config.schema import InferenceRuntime
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.samplers.openvino import OpenVINOSampler

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import data, source
-from stages.config.schema import Data
+from stages.config.blocks.data import Data
 from stages.pipeline.sources import with_sources
 from stages.store.node import Node
 from stages.store.pinning import pin

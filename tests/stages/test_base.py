@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages import base
+from stages.config.blocks.models import Model
 from stages.config.errors import UserError
-from stages.config.schema import Model
 from stages.models.loading import load_model, load_tokenizer
 from stages.store import pinning
 from stages.store.work import Work

@@ -10,9 +10,9 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from trl import DPOConfig, DPOTrainer
 
+from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
 from stages.config.errors import UserError
-from stages.config.schema import DPO
 from stages.dpo import displacement, run
 from stages.models import contract
 from stages.models.loading import load_model

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stages import label, pairs
+from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
-from stages.config.schema import Pairs
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.work import Work

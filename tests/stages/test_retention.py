@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.config.schema import Eval
+from stages.config.blocks.evaluation import Eval
 from stages.evaluation.retention import Claim, claim, corrected, sentence, variety, within_length
 from stages.store.records import Candidate, Check, Example
 from tests.helpers import TINY, Chain, build, settings

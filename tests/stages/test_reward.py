@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from stages.config.blocks.training import Reward
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
-from stages.config.schema import Reward
 from stages.evaluation.pairwise import Scored, figures
 from stages.models import contract
 from stages.models.loading import begin_reward_model, load_reward_model

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from stages import dpo, reference
+from stages.config.blocks.training import DPO
 from stages.config.choices import Forward
 from stages.config.errors import UserError
-from stages.config.schema import DPO
 from stages.models import contract
 from stages.models.contract import Contract, ContractError
 from stages.models.loading import load_model

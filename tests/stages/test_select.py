@@ -10,8 +10,8 @@ import pytest
 from stages import select
 from stages.commands import compare
 from stages.commands.comparing import measured
+from stages.config.blocks.pairs import Select
 from stages.config.errors import UserError
-from stages.config.schema import Select
 from stages.labelers.verifier import Verifier
 from stages.pipeline.graph import targets
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from stages import sft
+from stages.config.blocks.models import Template
+from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.config.schema import SFT, Template
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.sft import IGNORED, pack, run, tokenize

@@ -29,8 +29,8 @@ from trl.chat_template_utils import gemma3_chat_template
 
 import stages.base
 from stages import answer
+from stages.config.blocks.models import Template
 from stages.config.errors import UserError
-from stages.config.schema import Template
 from stages.models import contract
 from stages.models.prompt_format import form_of
 from stages.models.rendering import GOLDEN

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from stages.config.schema import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.store.records import Example
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import CONSTRAINTS, Side, clash, known_constraints

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from trl import SFTTrainer
 
 from stages import dpo, sft
+from stages.config.blocks.training import DPO, SFT
 from stages.config.errors import UserError
-from stages.config.schema import DPO, SFT
 from stages.models import contract
 from stages.store.records import Example, Pair, load
 from stages.store.work import SCRATCH, Work, read_curves

@@ -22,9 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOConfig
 
 from stages import dpo, sft
+from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
-from stages.config.schema import DPO, SFT
 from stages.store.work import Work, read_curves
 from stages.training.arguments import arguments
 from stages.training.budget import divide, exhausted, fitted, remember

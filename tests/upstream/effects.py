@@ -62,8 +62,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from stages import base, sft
 from stages.cli import explain
 from stages.config import trl_arguments
+from stages.config.blocks.models import Model
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
-from stages.config.schema import ROOT, Model
+from stages.config.schema import ROOT
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model

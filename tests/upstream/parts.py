@@ -16,8 +16,9 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig
 
 from stages import base, sft
+from stages.config.blocks.training import DPO
 from stages.config.choices import Forward, Precision
-from stages.config.schema import DPO, Config
+from stages.config.schema import Config
 from stages.models import contract, scoring
 from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer

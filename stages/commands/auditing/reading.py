@@ -9,8 +9,8 @@ from typing import IO, Any
 import numpy as np
 
 from stages.commands.auditing.diversity import Diversity
+from stages.config.blocks.data import Data, Form, Source
 from stages.config.choices import Split
-from stages.config.schema import Data, Form, Source
 from stages.curation.audit import Auditor, ends_of, fixed, request_of
 from stages.curation.harmonising import Shape
 from stages.formats.format import Said

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from stages.commands.planning.cost import Past, sizes_to_be
 from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes
+from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.labels import Judge, Label
+from stages.config.blocks.sampling import Sample
 from stages.config.choices import Reading, Rubrics
-from stages.config.schema import Endpoint, Judge, Label, Sample
 from stages.endpoints.spending import MILLION
 from stages.store.node import Node
 from stages.store.store import Store

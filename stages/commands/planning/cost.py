@@ -25,7 +25,9 @@ from stages.commands.planning.tokens import (
     tokens_of,
     trains_or_asks,
 )
-from stages.config.schema import SFT, Label, Model, Training
+from stages.config.blocks.labels import Label
+from stages.config.blocks.models import Model
+from stages.config.blocks.training import SFT, Training
 from stages.hardware import machine, memory, model_shape, speed
 from stages.hardware.model_shape import Shape
 from stages.hardware.speed import Known, Ran, Task

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stages.config.schema import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.hardware.speed import DRAWN, GUESSED, TRAINED
 from stages.store.node import Node
 

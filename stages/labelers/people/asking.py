@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.config.schema import Human
+from stages.config.blocks.labels import Human
 from stages.labelers.people import rows
 from stages.labelers.people.questions import Question
 from stages.labelers.people.server import serve

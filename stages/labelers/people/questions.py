@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stages.config.schema import Human
+from stages.config.blocks.labels import Human
 from stages.labelers.comparisons import grouped
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, content_id

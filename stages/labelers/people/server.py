@@ -25,8 +25,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.config.schema import Human
 from stages.labelers.people.access import called, is_loopback, name_in, token_in
 from stages.labelers.people.journal import Answer
 from stages.labelers.people.markdown import rendered, shown

@@ -1,0 +1,156 @@
+"""Who labels candidates, and how: programs, files, judges, people, reward models."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from omegaconf import MISSING
+
+from stages.config.blocks.data import Source
+from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.models import Own
+from stages.config.blocks.runtimes import InferenceRuntime
+from stages.config.choices import Precision, Reading, Rubrics
+from stages.config.limits import between, computed, neutral, random_seed, share, words
+
+
+@dataclass
+class Judge:
+    """Models at endpoints that judge by a rubric: which of two candidates is better, or a score of each."""
+
+    endpoints: list[Endpoint] | None = None
+    kind: Rubrics | None = None
+    rubric: str | None = None
+    reading: Reading | None = None
+    comparisons: int | None = between(1, 1_000_000, None)
+    temperature: float | None = between(0, 100, None)
+    max_tokens: int | None = between(1, 65_536, None)
+    attempts: int | None = between(1, 100, None)
+    seed: int | None = random_seed(None)
+
+
+@dataclass
+class HumanRuntime:
+    """Where the server for people listens."""
+
+    host: str | None = None
+    port: int | None = between(0, 65_535, None)
+
+
+@dataclass
+class Human:
+    """People who judge in a browser: what they are asked, and how many of them."""
+
+    instructions: str | None = None
+    prompts: int | None = between(1, 1_000_000_000, None)
+    answers: int | None = between(2, 6, None)
+    comparisons: int | None = between(1, 1_000_000, None)
+    overlap: float | None = share(None)
+    annotators: int | None = between(2, 1000, None)
+    reasons: list[str] | None = None
+    seed: int | None = random_seed(None)
+    answered: str | None = neutral(lambda: None)  # recorded, as what is said here
+    runtime: HumanRuntime = field(default_factory=HumanRuntime)
+
+
+@dataclass
+class RewardModel:
+    """A sequence-classification model with one output, which scores candidates: a folder or a hub repository, or where
+    `path` is null the run's own, of `reward`."""
+
+    path: str | None = None
+    revision: str | None = None
+    precision: Precision | None = None
+    runtime: InferenceRuntime = field(default_factory=lambda: InferenceRuntime("auto", 16, 256))
+
+
+@dataclass
+class Voter:
+    """One labeler of an ensemble, with the settings of its own block in `label`. A candidate that it scores below
+    `veto` is never preferred, whatever the others say."""
+
+    labeler: str = MISSING
+    weight: float = between(0, 1_000_000, 1.0)
+    veto: float | None = share(None)
+
+
+@dataclass
+class Ensemble:
+    """Several labelers that vote on two candidates at a time, and people where these disagree."""
+
+    members: list[Voter] | None = None
+    people: int | None = between(1, 1_000_000_000, None)
+
+
+@dataclass
+class Label:
+    labeler: str = MISSING
+    own: Own = field(default_factory=Own)
+    path: str | None = MISSING
+    revision: str | None = MISSING
+    subset: str | None = None
+    hub_split: str = MISSING
+    format: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    labels: dict[Any, str] = field(default_factory=dict)
+    reasoning: str | None = words("keep", "strip", default=None)
+    licence: str | None = None
+    max_failed: float = share()
+    judge: Judge = field(default_factory=Judge)
+    human: Human = field(default_factory=Human)
+    reward_model: RewardModel = field(default_factory=RewardModel)
+    ensemble: Ensemble = field(default_factory=Ensemble)
+    audit: int | None = between(1, 1_000_000, None)
+    known: str | None = None
+    of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
+
+    @property
+    def brings_pool(self) -> bool:
+        """Whether the labels come with candidates of their own, so that nothing is sampled for them."""
+        return self.labeler == "dataset" and not self.own
+
+    @property
+    def source(self) -> Source:
+        """The preference set that brings them."""
+        return Source(**{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)})
+
+    @property
+    def voters(self) -> list[Voter]:
+        """The members of an ensemble; none of any other labeler."""
+        return self.ensemble.members or [] if self.labeler == "ensemble" and not self.own else []
+
+    @property
+    def labelers(self) -> list[str]:
+        """Who labels: the labeler, or an ensemble's members and the people that it asks; nobody where it is one of the
+        user's own."""
+        if self.labeler != "ensemble" or self.own:
+            return [] if self.own else [self.labeler]
+        return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])
+
+    def member(self, labeler: str) -> "Label":
+        """The block of an ensemble's member: that of a run in which it labels alone, and so are its judgements."""
+        return replace(
+            self,
+            labeler=labeler,
+            judge=self.judge if labeler == "judge" else Judge(),
+            reward_model=self.reward_model if labeler == "reward_model" else RewardModel(),
+            human=Human(),
+            ensemble=Ensemble(),
+            audit=None,
+            known=None,
+        )
+
+    @property
+    def joined(self) -> "Label":
+        """The block of an ensemble without what its members' blocks say."""
+        human = self.human if self.ensemble.people else Human()
+        return replace(self, judge=Judge(), reward_model=RewardModel(), human=human)
+
+    @property
+    def by_reward(self) -> bool:
+        """Whether the run's own reward model labels."""
+        return "reward_model" in self.labelers and self.reward_model.path is None
+
+    @property
+    def key(self) -> str:
+        """What the path of a file is called on the command line."""
+        return f"{self.of or 'label'}.path"
