@@ -40,6 +40,6 @@ def test_only_a_stage_is_built_again() -> None:
     for command in ("plan", "chat", "gc"):
         with pytest.raises(ConfigCompositionException) as refused:
             composed("recipe=tiny", f"rebuild={command}")
-        told = f"rebuild={command}: Invalid value, expected one of [base, data, select, sft"
+        told = f"rebuild={command}: Invalid value, expected one of [base, source, data, select, sft"
         assert told in str(explain(refused.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
