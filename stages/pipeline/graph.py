@@ -35,6 +35,8 @@ WHY_NONE: dict[str, str] = {  # nodes of a stage
     Target.select: "data.tasks.open_sft, sft.demonstrations=selected and control=true have one",
     Target.source: "data.sources names none",
 }
+BEFORE_SFT = ("sample_base", "label_base")  # what demonstrations are selected from, and no preferences
+
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
 
@@ -201,7 +203,7 @@ def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
         if role not in models:
             raise UserError(f"{cfg.stage}.model={role}: this run has no such model, but {', '.join(models)}.")
         return [models[role]]
-    mine = [node for node in nodes.values() if node.stage == cfg.stage]
+    mine = [node for name, node in nodes.items() if node.stage == cfg.stage and name not in BEFORE_SFT]
     found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
     if not found:
         why = WHY_NONE.get(cfg.stage, f"label={cfg.label.labeler} needs none")

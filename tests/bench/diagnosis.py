@@ -41,7 +41,8 @@ def plants(cfg: Config, cut: int = CUT) -> list[Plant]:
     """The six. `cut`: tokens after which a completion is unfinished."""
     rate = cfg.dpo.learning_rate
     own = lambda name: f"label.own={{file: {PARTS}, name: {name}}}"
-    unfinished = [own("Ended"), f"sample.max_new_tokens={cut}"]
+    kept = ["pairs.unfinished=keep", "pairs.max_length_ratio=null"]
+    unfinished = [own("Ended"), f"sample.max_new_tokens={cut}", *kept]
     return [
         Plant("rate × 30", [f"dpo.learning_rate={30 * rate:g}"], "learning rate"),
         Plant("rate ÷ 100", [f"dpo.learning_rate={rate / 100:g}"], "learning rate"),

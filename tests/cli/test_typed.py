@@ -94,15 +94,15 @@ def made_of(chain: Chain) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("line", "rates", "told"),
     [
-        ((), (3e-4, 3e-5), None),
+        ((), (1e-4, 3e-5), None),
         ((OTHER,), (5e-5, 1e-5), f"recipe=demo's .* with {OTHER}: sft.learning_rate=5e-05, dpo.learning_rate=1e-05"),
         (("model=smollm2_360m",), (5e-5, 1e-5), "with model=smollm2_360m: sft.learning_rate=5e-05"),
         (("model.random_init.layers=3",), (5e-5, 1e-5), "with model=tiny: sft.learning_rate=5e-05"),
         ((OTHER, "sft.learning_rate=2e-4"), (2e-4, 1e-5), f"with {OTHER}: dpo.learning_rate=1e-05. Type"),
         ((OTHER, "sft.learning_rate=2e-4", "dpo.learning_rate=2e-5"), (2e-4, 2e-5), None),
-        (("model=embedded",), (3e-4, 3e-5), None),
-        (("recipe=smollm2_135m", "model=smollm2_135m"), (3e-4, 3e-5), None),
-        (("recipe=smollm2_135m", "model.path=HuggingFaceTB/SmolLM2-135M"), (3e-4, 3e-5), None),
+        (("model=embedded",), (1e-4, 3e-5), None),
+        (("recipe=smollm2_135m", "model=smollm2_135m"), (1e-4, 3e-5), None),
+        (("recipe=smollm2_135m", "model.path=HuggingFaceTB/SmolLM2-135M"), (1e-4, 3e-5), None),
         (("recipe=smollm2_135m", OTHER), (5e-5, 1e-5), "recipe=smollm2_135m's .* dpo.learning_rate=1e-05"),
         (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),  # lower than the defaults: not raised for another
         (("recipe=smollm2_360m", OTHER), (5e-5, 1e-6), "sft.learning_rate=5e-05. Type"),

@@ -13,7 +13,7 @@ from tests.helpers import composed, settings
 
 
 def test_a_rooms_words_are_its_file_names() -> None:
-    assert parts.words("labelers", "Labeler") == ["dataset", "human", "judge", "reward_model", "verifier"]
+    assert parts.words("labelers", "Labeler") == ["dataset", "ensemble", "human", "judge", "reward_model", "verifier"]
     assert parts.words("samplers", "Sampler") == ["generate", "hf", "openai", "openvino"]
     assert parts.words("tracking", "Run") == ["trackio", "wandb"]
     assert "chatml" in parts.templates()

@@ -31,11 +31,11 @@ class Diversity:
             self.requests += 1
             asked = lower_words(POLITE.sub("", request))
             self.verbs.update(asked[:1])
-            self.topics.update({w for w in asked[1:] if len(w) >= FEWEST and w.isalpha() and w not in FUNCTION_WORDS})
+            self.topics.update(dict.fromkeys((w for w in asked[1:] if is_topic(w)), 1))
         if answer:
             self.answers += 1
             said = lower_words(answer)
-            self.runs.update({*runs_of(said, RUN)})
+            self.runs.update(dict.fromkeys(runs_of(said, RUN), 1))  # in their order: ties are told in it
             if len(self.runs) > KEPT:
                 self.floor += 1
                 self.runs = Counter({run: count for run, count in self.runs.items() if count > self.floor})
@@ -63,6 +63,10 @@ class Diversity:
         return (
             f"Of the first {self.seen:,} runs of three words in answers {share:.0%} are different ones (distinct-3)."
         )
+
+
+def is_topic(word: str) -> bool:
+    return len(word) >= FEWEST and word.isalpha() and word not in FUNCTION_WORDS
 
 
 def runs_of(said: list[str], length: int) -> Iterator[tuple[str, ...]]:

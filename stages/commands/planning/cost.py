@@ -13,6 +13,7 @@ from typing import Any
 
 from stages.commands.planning.earlier import Earlier
 from stages.commands.planning.tokens import (
+    OPEN,
     PAIRS,
     TEXT,
     Sizes,
@@ -28,6 +29,7 @@ from stages.commands.planning.tokens import (
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import SFT, Training
+from stages.config.choices import Split
 from stages.hardware import machine, memory, model_shape, speed
 from stages.hardware.model_shape import Shape
 from stages.hardware.speed import Known, Ran, Task
@@ -138,7 +140,7 @@ class Past:
     def lengths(self, node: Node, split: str) -> tuple[float, float]:
         """Of rows that are still to be made: as those were that this base model was last trained on, unless open
         requests, whose answers are longer, are among them."""
-        usual = texts_of(next(n for n in node.lineage if n.stage == "data"), split)
+        usual = texts_of(next(n for n in node.lineage if n.stage == "data"), split, answered(node))
         if usual != TEXT:
             return in_tokens(*usual)
         base = next(n.fingerprint for n in node.lineage if n.stage == "base")
@@ -213,7 +215,9 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     data, split = store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
     counted = selected or data
-    examples: dict[str, float] = counted["metrics"]["examples"] if counted else generated(made_of)
+    examples: dict[str, float] = counted["metrics"]["examples"] if counted else generated(made_of, answered(node))
+    if node.stage == "sample" and split == Split.sft and (tasks := made_of.config.tasks) and tasks.open_sft:
+        return Sizes(tasks.open_sft, 0, *in_tokens(*OPEN)), counted is not None
     lengths = past.lengths(node, split)
     if counted:
         lengths = length_of(store.root / counted["stage"] / counted["fingerprint"], split)
@@ -236,6 +240,11 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     count = rate * asked(pool, examples.get("preference", 0))
     held_out = pairs.config.validation_fraction * count if node.stage in TRAINING else 0
     return Sizes(count - held_out, held_out, *lengths), False
+
+
+def answered(node: Node) -> bool:
+    """Whether the rows that a node reads were selected from answers of the base."""
+    return "data" in node.inputs and node.inputs["data"].stage == "select"
 
 
 def asked(node: Node, prompts: float) -> float:

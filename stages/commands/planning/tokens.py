@@ -13,6 +13,7 @@ CHARACTERS = 4.0  # of a token
 TURNS = 8  # tokens of a prompt that are its template's
 TEXT = 100.0, 24.0  # characters of a generated prompt and of its answer, before there are any
 OPEN = 250.0, 400.0  # of an open request, which comes without an answer
+SELECTED = 0.4  # of the open requests that a base answers, those with an answer to learn from
 ROWS_READ = 10_000  # whose mean length stands for that of all
 PAIRS = ("reference", "dpo", "reward")  # stages whose rows are pairs
 
@@ -32,18 +33,24 @@ def trains_or_asks(stage: str, settings: dict[str, Any]) -> bool:
     return stage in GUESSED and bool(settings.get("train", True)) and not settings.get("file")
 
 
-def generated(data: Node) -> dict[str, float]:
-    """Rows of generated tasks by split, before they are made."""
+def generated(data: Node, answered: bool = False) -> dict[str, float]:
+    """Rows of generated tasks by split, before they are made; `answered` by the base, those that it could."""
     found = dict[str, float]()
-    for group, split in SPLIT_OF_GROUP.items() if data.config.tasks else ():
-        found[split] = found.get(split, 0) + vars(data.config.tasks)[group]
+    for group, rows in groups(data, answered).items():
+        found[SPLIT_OF_GROUP[group]] = found.get(SPLIT_OF_GROUP[group], 0) + rows
     return found
 
 
-def texts_of(data: Node, split: str) -> tuple[float, float]:
-    """Mean characters of a prompt and of an answer of generated tasks, before they are made."""
+def groups(data: Node, answered: bool) -> dict[str, float]:
+    """Rows of generated tasks by what asks for them."""
     tasks = vars(data.config.tasks) if data.config.tasks else {}
-    rows = {group: tasks.get(group, 0) for group, its in SPLIT_OF_GROUP.items() if its == split}
+    rows = {group: float(tasks.get(group, 0)) for group in SPLIT_OF_GROUP}
+    return rows | {"open_sft": SELECTED * rows["open_sft"]} if answered else rows
+
+
+def texts_of(data: Node, split: str, answered: bool = False) -> tuple[float, float]:
+    """Mean characters of a prompt and of an answer of generated tasks, before they are made."""
+    rows = {group: count for group, count in groups(data, answered).items() if SPLIT_OF_GROUP[group] == split}
     asked = sum(count for group, count in rows.items() if group in OPEN_GROUPS)
     share = asked / max(1, sum(rows.values()))
     return tuple(share * a + (1 - share) * b for a, b in zip(OPEN, TEXT, strict=True))  # type: ignore[return-value]
