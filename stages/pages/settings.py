@@ -48,9 +48,12 @@ def machines(nodes: dict[str, Manifest]) -> str:
 
 def learnt_from(nodes: dict[str, Manifest]) -> str:
     """How many demonstrations SFT had, and whose."""
-    if "select" in nodes:
-        return f"{nodes['select']['metrics']['examples'].get('sft', 0):,} answers of the base's own"
-    return f"{nodes['data']['metrics']['examples'].get('sft', 0):,} demonstrations"
+    if "select" not in nodes:
+        return f"{nodes['data']['metrics']['examples'].get('sft', 0):,} demonstrations"
+    rows, held_out = (nodes["select"]["metrics"]["examples"].get(split, 0) for split in ("sft", "validation"))
+    own = nodes["select"]["metrics"]["selected"] - held_out + nodes["data"]["metrics"]["examples"].get("validation", 0)
+    given = f"{rows - own:,} demonstrations, " if rows > own else ""
+    return f"{given}{own:,} answers of the base's own"
 
 
 def sft(manifest: Manifest, rows: str) -> str:
