@@ -24,6 +24,8 @@ class Contribution(NamedTuple):
 def contributions(data: Node, store: Store) -> list[Contribution]:
     """What the sources of a `data` node bring. Before it is built, as if they had no row in common."""
     block: Data = data.config
+    if not block.sources:  # a node of generated tasks alone may be older than these figures
+        return []
     made = store.find(data)
     read = [store.find(source) for source in data.inputs.values()]
     rows = [m["metrics"]["examples"].get(Split.sft, 0) if m else None for m in read]
