@@ -149,7 +149,7 @@ BAD_LINES = {
 def first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every file only the first rows are read."""
     whole = files.rows_of
-    monkeypatch.setattr(files, "rows_of", lambda file, documents=None: islice(whole(file, documents), FIRST))
+    monkeypatch.setattr(files, "rows_of", lambda *given: islice(whole(*given), FIRST))
 
 
 def first(path: Path) -> dict[str, Any]:
