@@ -106,7 +106,7 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     pairs, judged = nodes(chain.root)["pairs"], chain.folder("label")
     table = pq.read_table(judged / "prompts.parquet")
     licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
-    pq.write_table(table.append_column("licence", licences), judged / "prompts.parquet")
+    pq.write_table(table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet")
     found, plain = tables.tables([pairs], Store(chain.root).folder)
     rows = found["preferences"]["train"]
     said = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))

@@ -258,7 +258,7 @@ def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(chain: Chain,
     path.write_text("\n".join(map(json.dumps, rows)))
     before = chain.count()
     build(chain.root, f"outside=[{{path: {path}, check: label}}]")
-    assert chain.count() - before == {"data": 1, "answer": 3, "eval": 1, "report": 1}
+    assert chain.count() - before == {"source": 1, "data": 1, "answer": 3, "eval": 1, "report": 1}
     manifest = json.loads((chain.root / "latest/eval/manifest.json").read_text())
     results = json.loads((chain.root / "latest/eval/results.json").read_text())
     assert results["groups"]["outside: mine.jsonl"]["prompts"] == 2

@@ -118,7 +118,9 @@ def is_module(name: str) -> bool:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("_")
+    return (
+        name.startswith("_") and not name.endswith("_") and name != "_replace"
+    )  # a NamedTuple's, which is documented
 
 
 def our_names() -> set[str]:

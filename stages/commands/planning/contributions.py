@@ -5,7 +5,6 @@ from typing import NamedTuple
 from stages.commands.planning.tokens import length_of
 from stages.config.blocks.data import Data
 from stages.config.choices import Split
-from stages.curation.mixing import Amount, amounts
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -26,6 +25,8 @@ def contributions(data: Node, store: Store) -> list[Contribution]:
     block: Data = data.config
     if not block.sources:  # a node of generated tasks alone may be older than these figures
         return []
+    from stages.curation.mixing import Amount, amounts  # with numpy, not for a plan without sources
+
     made = store.find(data)
     read = [store.find(source) for source in data.inputs.values()]
     rows = [m["metrics"]["examples"].get(Split.sft, 0) if m else None for m in read]

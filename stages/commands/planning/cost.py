@@ -17,6 +17,8 @@ from stages.commands.planning.tokens import (
     PAIRS,
     TEXT,
     Sizes,
+    answered,
+    asked,
     generated,
     in_tokens,
     length_of,
@@ -240,16 +242,6 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     count = rate * asked(pool, examples.get("preference", 0))
     held_out = pairs.config.validation_fraction * count if node.stage in TRAINING else 0
     return Sizes(count - held_out, held_out, *lengths), False
-
-
-def answered(node: Node) -> bool:
-    """Whether the rows that a node reads were selected from answers of the base."""
-    return "data" in node.inputs and node.inputs["data"].stage == "select"
-
-
-def asked(node: Node, prompts: float) -> float:
-    """How many of a split's prompts a stage asks: in each round its share."""
-    return min(prompts / node.settings.get("rounds", 1), node.settings.get("prompts") or math.inf)
 
 
 def asked_base(stages: dict[str, str]) -> bool:

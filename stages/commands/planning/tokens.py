@@ -1,5 +1,6 @@
 """How many tokens a stage goes through, from the rows there are and the lengths of their texts."""
 
+import math
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -39,6 +40,16 @@ def generated(data: Node, answered: bool = False) -> dict[str, float]:
     for group, rows in groups(data, answered).items():
         found[SPLIT_OF_GROUP[group]] = found.get(SPLIT_OF_GROUP[group], 0) + rows
     return found
+
+
+def answered(node: Node) -> bool:
+    """Whether the rows that a node reads were selected from answers of the base."""
+    return "data" in node.inputs and node.inputs["data"].stage == "select"
+
+
+def asked(node: Node, prompts: float) -> float:
+    """How many of a split's prompts a stage asks: in each round its share."""
+    return min(prompts / node.settings.get("rounds", 1), node.settings.get("prompts") or math.inf)
 
 
 def groups(data: Node, answered: bool) -> dict[str, float]:
