@@ -44,8 +44,7 @@ def undamaged(given: str) -> str:
 
 
 def mend_damage(said: Said) -> Said:
-    messages = [{**turn, "content": text(undamaged(turn["content"]), turn["role"])} for turn in said.messages]
-    return said._replace(messages=messages, answers=[text(undamaged(answer), "answer") for answer in said.answers])
+    return said.rewritten(lambda given, where: text(undamaged(given), where))
 
 
 def remove_marker(said: Said) -> Said:

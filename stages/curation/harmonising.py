@@ -4,7 +4,7 @@ space have one normal form, and one policy says which conversations have a syste
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, Literal, cast
 
 from stages.config.blocks.data import Form
@@ -44,9 +44,9 @@ class Shape:
             said = self.counted(code, said, FIXES[code](said))
         if kind := self.form.unicode:
             normal = cast(Literal["NFC", "NFKC"], kind)
-            said = self.counted("unicode", said, rewritten(said, lambda text: unicodedata.normalize(normal, text)))
+            said = self.counted("unicode", said, said.rewritten(lambda text, _: unicodedata.normalize(normal, text)))
         if self.form.whitespace:
-            said = self.counted("whitespace", said, rewritten(said, trimmed))
+            said = self.counted("whitespace", said, said.rewritten(lambda text, _: trimmed(text)))
         before = has_system(said.messages)
         said = said._replace(messages=self.instructed(said.messages))
         self.before, self.after = self.before + before, self.after + has_system(said.messages)
@@ -95,9 +95,3 @@ class Shape:
 
 def has_system(messages: list[Message]) -> bool:
     return bool(messages) and messages[0]["role"] == "system"
-
-
-def rewritten(said: Said, write: Callable[[str], str]) -> Said:
-    """A row with every text of it written anew."""
-    messages = [{**turn, "content": write(turn["content"])} for turn in said.messages]
-    return said._replace(messages=messages, answers=[write(answer) for answer in said.answers])

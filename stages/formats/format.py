@@ -1,7 +1,7 @@
 """The protocol of formats: which columns say what was asked, and what was answered."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from stages.config.blocks.data import Source
@@ -54,6 +54,11 @@ class Said(NamedTuple):
     trained: list[bool] | None = None
     licence: str | None = None
     origin: str | None = None
+
+    def rewritten(self, write: Callable[[str, str], str]) -> "Said":
+        """The row with every text of it written anew, by the text and where it stands: a role, or `answer`."""
+        messages = [{**turn, "content": write(turn["content"], turn["role"])} for turn in self.messages]
+        return self._replace(messages=messages, answers=[write(answer, "answer") for answer in self.answers])
 
 
 class Format(ABC):

@@ -17,12 +17,12 @@ from stages.commands.planning.tokens import (
     PAIRS,
     TEXT,
     Sizes,
-    answered,
     asked,
     generated,
     in_tokens,
     length_of,
     passes_of,
+    reads_selected,
     split_of,
     texts_of,
     tokens_of,
@@ -142,7 +142,7 @@ class Past:
     def lengths(self, node: Node, split: str) -> tuple[float, float]:
         """Of rows that are still to be made: as those were that this base model was last trained on, unless open
         requests, whose answers are longer, are among them."""
-        usual = texts_of(next(n for n in node.lineage if n.stage == "data"), split, answered(node))
+        usual = texts_of(next(n for n in node.lineage if n.stage == "data"), split, reads_selected(node))
         if usual != TEXT:
             return in_tokens(*usual)
         base = next(n.fingerprint for n in node.lineage if n.stage == "base")
@@ -217,7 +217,9 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     data, split = store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
     counted = selected or data
-    examples: dict[str, float] = counted["metrics"]["examples"] if counted else generated(made_of, answered(node))
+    examples: dict[str, float] = (
+        counted["metrics"]["examples"] if counted else generated(made_of, reads_selected(node))
+    )
     if node.stage == "sample" and split == Split.sft and (tasks := made_of.config.tasks) and tasks.open_sft:
         return Sizes(tasks.open_sft, 0, *in_tokens(*OPEN)), counted is not None
     lengths = past.lengths(node, split)

@@ -34,15 +34,15 @@ def trains_or_asks(stage: str, settings: dict[str, Any]) -> bool:
     return stage in GUESSED and bool(settings.get("train", True)) and not settings.get("file")
 
 
-def generated(data: Node, answered: bool = False) -> dict[str, float]:
-    """Rows of generated tasks by split, before they are made; `answered` by the base, those that it could."""
+def generated(data: Node, selected: bool = False) -> dict[str, float]:
+    """Rows of generated tasks by split, before they are made; `selected` where the base answers open ones."""
     found = dict[str, float]()
-    for group, rows in groups(data, answered).items():
+    for group, rows in groups(data, selected).items():
         found[SPLIT_OF_GROUP[group]] = found.get(SPLIT_OF_GROUP[group], 0) + rows
     return found
 
 
-def answered(node: Node) -> bool:
+def reads_selected(node: Node) -> bool:
     """Whether the rows that a node reads were selected from answers of the base."""
     return "data" in node.inputs and node.inputs["data"].stage == "select"
 
@@ -52,18 +52,18 @@ def asked(node: Node, prompts: float) -> float:
     return min(prompts / node.settings.get("rounds", 1), node.settings.get("prompts") or math.inf)
 
 
-def groups(data: Node, answered: bool) -> dict[str, float]:
+def groups(data: Node, selected: bool) -> dict[str, float]:
     """Rows of generated tasks by what asks for them."""
     tasks = vars(data.config.tasks) if data.config.tasks else {}
     rows = {group: float(tasks.get(group, 0)) for group in SPLIT_OF_GROUP}
-    return rows | {"open_sft": SELECTED * rows["open_sft"]} if answered else rows
+    return rows | {"open_sft": SELECTED * rows["open_sft"]} if selected else rows
 
 
-def texts_of(data: Node, split: str, answered: bool = False) -> tuple[float, float]:
+def texts_of(data: Node, split: str, selected: bool = False) -> tuple[float, float]:
     """Mean characters of a prompt and of an answer of generated tasks, before they are made."""
-    rows = {group: count for group, count in groups(data, answered).items() if SPLIT_OF_GROUP[group] == split}
-    asked = sum(count for group, count in rows.items() if group in OPEN_GROUPS)
-    share = asked / max(1, sum(rows.values()))
+    rows = {group: count for group, count in groups(data, selected).items() if SPLIT_OF_GROUP[group] == split}
+    requests = sum(count for group, count in rows.items() if group in OPEN_GROUPS)
+    share = requests / max(1, sum(rows.values()))
     return tuple(share * a + (1 - share) * b for a, b in zip(OPEN, TEXT, strict=True))  # type: ignore[return-value]
 
 
