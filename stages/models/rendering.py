@@ -1,10 +1,13 @@
 """Rendering a chat template within bounds: it is a program of somebody's, and may loop for ever or fill the memory."""
 
+import multiprocessing
+import os
 import resource
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes import c_longlong
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +47,37 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **opt
 
 
 def try_out(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
-    """Raise Unbounded where a short conversation takes too much: before any text of it is tokenised, since a tokenizer
-    that finds no memory ends the process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    """Raise Unbounded where a short conversation takes too much. It is rendered in a process of its own: bounds of
+    memory and time hold for whole processes, other threads' too, and what overruns them may end one."""
+    alone = multiprocessing.get_context("fork")
+    length = alone.RawValue("q", 0)
+    child = alone.Process(target=_measure, args=(tokenizer, messages, length))
+    child.start()
+    child.join()
+    if child.exitcode == -signal.SIGPROF:
+        raise Unbounded(f"it takes longer than {SECONDS:g} s")
+    if child.exitcode:
+        raise Unbounded(f"it takes more than {MEMORY / 2**30:.0f} GiB of memory")
+    if length.value > LENGTH:
+        raise Unbounded(f"it makes {length.value:,} characters of a few words")
+
+
+def _measure(tokenizer: PreTrainedTokenizerBase, messages: list[Message], length: c_longlong) -> None:
+    """Fill in the length of what is rendered. This process ends by a signal where that takes too long, and with a
+    status where it takes too much memory. What else may be wrong with a template shows when it is used."""
     statm = Path("/proc/self/statm")
     held = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 1 << 50
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     bounds = [held + MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        with within(SECONDS):
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
+        length.value = len(tokenizer.apply_chat_template(messages, tokenize=False))
     except MemoryError:
-        raise Unbounded(f"it takes more than {MEMORY / 2**30:.0f} GiB of memory") from None
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    if len(text) > LENGTH:
-        raise Unbounded(f"it makes {len(text):,} characters of a few words")
+        os._exit(1)
+    except Exception:
+        os._exit(0)
 
 
 @contextmanager
@@ -78,4 +96,5 @@ def within(seconds: float) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, *timer)
-        signal.signal(signal.SIGPROF, handler)
+        # One that another thread still holds would end the process by default.
+        signal.signal(signal.SIGPROF, signal.SIG_IGN if handler is signal.SIG_DFL else handler)

@@ -1,6 +1,7 @@
 """The contract: on real tokenizers, with templates that keep it and templates that break it."""
 
 import json
+import multiprocessing
 import resource
 import shutil
 import signal
@@ -178,6 +179,7 @@ def test_a_template_that_never_ends_is_refused(
     with pytest.raises(ContractError, match=told):
         establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert not multiprocessing.active_children()
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 
