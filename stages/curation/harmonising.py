@@ -47,6 +47,8 @@ class Shape:
             said = self.counted("unicode", said, said.rewritten(lambda text, _: unicodedata.normalize(normal, text)))
         if self.form.whitespace:
             said = self.counted("whitespace", said, said.rewritten(lambda text, _: trimmed(text)))
+        if self.form.system in (None, "keep"):
+            return said
         before = has_system(said.messages)
         said = said._replace(messages=self.instructed(said.messages))
         self.before, self.after = self.before + before, self.after + has_system(said.messages)
@@ -59,7 +61,7 @@ class Shape:
     def instructed(self, messages: list[Message]) -> list[Message]:
         """A conversation with the system message that the policy gives it. One that tells of tools stays."""
         policy, had = self.form.system, has_system(messages)
-        if policy in (None, "keep") or not messages or (had and "<tools>" in messages[0]["content"]):
+        if not messages or (had and "<tools>" in messages[0]["content"]):
             return messages
         if policy == "insert" and had:
             return messages

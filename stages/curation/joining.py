@@ -63,8 +63,14 @@ def add_pairs(pairs: NDArray[np.uint64], again: NDArray[np.bool_], file: Path) -
         start += len(batch)
 
 
-def numbers(ids: list[str]) -> NDArray[np.uint64]:
-    return np.array([int(each, 16) for each in ids], np.uint64)
+def numbers(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """Ids, of 16 hex digits each, as numbers."""
+    return np.frombuffer(bytes.fromhex("".join(ids)), ">u8").astype(np.uint64)
+
+
+def ids_of(numbers: NDArray[np.uint64]) -> list[str]:
+    """The ids that these numbers stand for."""
+    return numbers.astype(">u8").tobytes().hex(" ", 8).split()
 
 
 def places(splits: list[str]) -> NDArray[np.int8]:
@@ -102,7 +108,7 @@ class Taken:
         """So many of some rows, by their content: whatever the order of their file."""
         if limit is None or len(rows) <= limit:
             return rows
-        order = numbers([content_id(f"{name:016x}") for name in self.names[rows].tolist()])
+        order = numbers([content_id(name) for name in ids_of(self.names[rows])])
         return np.sort(rows[np.argsort(order, kind="stable")[:limit]])
 
     def hold(self, rows: Places) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.config.blocks.data import Source
-from stages.curation.joining import SFT, SPLITS, Places, Taken
+from stages.curation.joining import SFT, SPLITS, Places, Taken, ids_of
 from stages.curation.mixing import Amount, times
 from stages.formats.format import Said
 from stages.formats.row import Row, Unwanted
@@ -69,12 +69,12 @@ class Part:
 
     def tables(self, taken: Taken, seed: int) -> Iterator[pa.Table]:
         """The rows that come, in the order of the source; of one that comes again, with an id of its own."""
-        comes, names, start = self.times(taken, seed), taken.names[self.rows].tolist(), 0
+        comes, names, start = self.times(taken, seed), taken.names[self.rows], 0
         for batch in pq.ParquetFile(self.file).iter_batches(GROUP, columns=schema_of(Example).names):
             here = comes[start : start + len(batch)]
             places = np.repeat(np.arange(len(here)), here)
             turns = np.arange(len(places)) - np.repeat(np.cumsum(here) - here, here)
-            ids = [f"{names[start + i]:016x}" for i in places.tolist()]
+            ids = ids_of(names[start + places])
             for i in np.flatnonzero(turns).tolist():
                 ids[i] = content_id(ids[i], int(turns[i]))
             table = pa.Table.from_batches([batch])

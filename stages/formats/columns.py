@@ -144,7 +144,7 @@ def unread(row: Mapping[str, Any], beside: Beside) -> list[str]:
         if beside.columns[column]:
             raise ChangesMeaning(column)
     for path, of_answers in beside.turns.items():
-        if isinstance(turns := at(row, path), list | dict):
+        if isinstance(turns := at(row, path), (list, dict)):
             found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped, of_answers)]
     return found
 

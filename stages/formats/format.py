@@ -11,7 +11,6 @@ from stages.formats.transcripts import open_transcript, transcript
 from stages.formats.turns import (
     REASONING,
     earlier,
-    empty,
     listed,
     message,
     reasoned,
@@ -98,7 +97,7 @@ class Format(ABC):
 
     @abstractmethod
     def said(self, row: Mapping[str, Any]) -> Said:
-        """What a row says. Its keys are roles, those needed among them.
+        """What a row says. Its keys are roles that say something, those needed among them.
 
         Raises:
             BadRow: where it cannot be used.
@@ -122,10 +121,10 @@ class Format(ABC):
             turns = [*earlier(row), *written]
         else:
             request = text(row["prompt"], "prompt")
-            if not empty(row.get("input")):
+            if "input" in row:
                 request = f"{request}\n\n{text(row['input'], 'input')}"
             turns = [*earlier(row), {"role": "user", "content": request}]
-        return turns if empty(row.get("tools")) else with_tools(turns, row["tools"])
+        return with_tools(turns, row["tools"]) if "tools" in row else turns
 
     def request(self, row: Mapping[str, Any]) -> list[Message]:
         """As `asked`; it must not end with an answer already."""
@@ -144,7 +143,7 @@ class Format(ABC):
     def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
         """The prompt and the answer of a whole conversation, which stands in one of several columns."""
         turns = [*earlier(row), *self.turns(row[side], side)]
-        prompt, answer = split_off_answer(turns if empty(row.get("tools")) else with_tools(turns, row["tools"]))
+        prompt, answer = split_off_answer(with_tools(turns, row["tools"]) if "tools" in row else turns)
         if answer is None:
             raise BadRow(side, "does not end with an assistant turn")
         return prompt, answer
@@ -158,7 +157,7 @@ class Format(ABC):
             if turns[:-1] not in ([], asked) or turns[-1]["role"] != "assistant":
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
             return turns[-1]["content"]
-        return reasoned(text(value, field), None if empty(thought) else thought, field, self.strip)
+        return reasoned(text(value, field), thought, field, self.strip)
 
 
 def is_parts(value: Any) -> bool:

@@ -40,7 +40,8 @@ class Found:
     @property
     def place(self) -> str:
         """Where the last row lies."""
-        return ":".join(map(str, self.at))
+        file, line = self.at
+        return f"{file}:{line}"
 
     @property
     def made(self) -> int:

@@ -12,6 +12,7 @@ MARKS = {
     re.compile(r"(?:\A\s*|\s*)### (Human|Assistant|System): ?"): "",
     re.compile(r"(?:\A\s*|\s*)<\|im_start\|>(user|assistant|system)\n"): "<|im_end|>",
 }
+SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
 # What text that was rendered for some model holds: to read it as running text would train its marks as words.
 RENDERED = re.compile(
     r"<\|im_(start|end)\|>|\[/?INST\]|<\|(user|assistant|system|start_header_id)\|>|<start_of_turn>|"
@@ -22,7 +23,7 @@ RENDERED = re.compile(
 
 def transcript(value: object) -> list[Message] | None:
     """The turns in a string; None where it is no transcript. The content of a turn may be empty."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not SPOKEN.match(value):
         return None
     for mark, end in MARKS.items():
         if mark.match(value):

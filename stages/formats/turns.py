@@ -22,6 +22,7 @@ PAIR = ("input", "human", "user", "question", "prompt", "output", "assistant", "
 CALLS = ("tool_calls", "function_call")
 # Who may speak after whom; a conversation begins with the user, after a system message if there is one.
 AFTER = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
+NOTHING = {"", "[]", "{}"}  # in JSON
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 TOOLS = (
     "You can call these tools. A call is a line of JSON with name and arguments between <tool_call> and </tool_call>."
@@ -32,7 +33,7 @@ TOOLS = (
 def empty(value: Any) -> bool:
     """Whether a column says nothing in this row: null, white space, an empty list or object, these as JSON too. Zero
     and false are values."""
-    return value.strip() in ("", "[]", "{}") if isinstance(value, str) else value in (None, [], {})
+    return value.strip() in NOTHING if isinstance(value, str) else value is None or value == [] or value == {}
 
 
 def text(value: Any, field: str) -> str:
@@ -157,8 +158,10 @@ def with_tools(turns: list[Message], tools: Any) -> list[Message]:
 
 def earlier(row: Mapping[str, Any]) -> list[Message]:
     """What came before the request: a system message, and Alpaca's `history` of requests with their answers."""
-    system = [] if empty(row.get("system")) else [{"role": "system", "content": text(row["system"], "system")}]
-    history = [] if empty(row.get("history")) else listed(row["history"], "history")
+    system = [{"role": "system", "content": text(row["system"], "system")}] if "system" in row else []
+    if "history" not in row:
+        return system
+    history = listed(row["history"], "history")
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise BadRow("history", "must be a list of pairs: a request and its answer")
     spoken = [text(turn, "history") for pair in history for turn in pair]
@@ -167,10 +170,11 @@ def earlier(row: Mapping[str, Any]) -> list[Message]:
 
 def split_off_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
     """Check who speaks when, and take the last assistant turn off."""
-    if any(turn["role"] == "system" for turn in turns[1:]):
+    roles = [turn["role"] for turn in turns]
+    if "system" in roles[1:]:
         raise BadRow("", "a system message that is not the first")
     before = None
-    spoken = [turn["role"] for turn in turns if turn["role"] != "system"]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
     if "user" not in spoken:
         raise BadRow("", "no user turn")
     for role in spoken:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,7 @@ Int32 = Annotated[int, pa.int32()]
 Float32 = Annotated[float, pa.float32()]
 
 
+@cache
 def schema_of(kind: Any) -> pa.Schema:
     """A column for every field."""
     return pa.schema([(name, arrow(hint)) for name, hint in hints(kind).items()])
@@ -41,13 +43,13 @@ def arrow(hint: Any) -> pa.DataType:
 
 
 def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
-    columns = []
+    schema, columns = schema_of(kind), []
     for name, hint in hints(kind).items():
-        values = [getattr(record, name) for record in records]
+        values = [*map(attrgetter(name), records)]
         if part := part_of(hint):
             values = [[written(each, part) for each in value] for value in values]
-        columns.append(pa.array(values, arrow(hint)))
-    return pa.Table.from_arrays(columns, schema=schema_of(kind))
+        columns.append(pa.array(values, schema.field(name).type))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:

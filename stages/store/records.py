@@ -28,7 +28,11 @@ ENCODE = json.JSONEncoder(sort_keys=True).encode
 
 def content_id(*content: Any) -> str:
     """16 hex digits of the SHA-256 of the content as JSON."""
-    return hashlib.sha256(ENCODE(content).encode()).hexdigest()[:16]
+    return id_of(ENCODE(content))
+
+
+def id_of(json_text: str) -> str:
+    return hashlib.sha256(json_text.encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -223,4 +227,6 @@ def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 def prompt_id(messages: list[Message]) -> str:
     """A hash of the prompt, blind to case and white space: near copies count as the same prompt."""
-    return content_id([[m["role"], " ".join(m["content"].lower().split())] for m in messages])
+    # JSON of the strings one by one: `ENCODE` of a list takes three times as long as all else here.
+    turns = [f"[{ENCODE(m['role'])}, {ENCODE(' '.join(m['content'].lower().split()))}]" for m in messages]
+    return id_of(f"[[{', '.join(turns)}]]")
