@@ -20,7 +20,8 @@ import pyarrow as pa
 from stages.config.blocks.data import Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
-from stages.formats.json_rows import array_rows, decoded, line_rows, refuse_object
+from stages.formats.json_array import array_rows
+from stages.formats.json_rows import decoded, line_rows, refuse_object
 from stages.formats.row import BadRow, Row
 from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names
 from stages.store.pinning import MEMORY, locate, readable
@@ -115,7 +116,7 @@ def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Ro
 def stream_rows(
     file: Path, opened: io.BufferedReader, documents: str | None, watched: Callable[[], None]
 ) -> Iterator[Row]:
-    """The rows of a file that is text. Those that are read a line at a time are `watched`."""
+    """The rows of a file that is text. Those that are read a row at a time are `watched`."""
     with opened as stream:
         start = stream.peek(BEGINNING)
         if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -127,7 +128,8 @@ def stream_rows(
         elif kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
             yield from text_rows(file, stream.read(), documents)
         elif first == b"[":
-            yield from array_rows(file, stream.read())
+            watched()
+            yield from array_rows(file, stream)
         elif start.lstrip(SPACE).split(b"\n")[0].strip() == b"{":
             content = stream.read()
             refuse_object(file, content)

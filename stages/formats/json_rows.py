@@ -1,8 +1,8 @@
-"""Rows of JSON lines, of a JSON array, and what they hold that no program should have to."""
+"""Rows of JSON lines, and what they hold that no program should have to."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,6 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
             yield json_row(file, i, line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n"))
         except UnicodeDecodeError:
             yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
-
-
-def array_rows(file: Path, content: bytes) -> Iterator[Row]:
-    """The rows of a JSON array. A broken one has no rows that could be told apart: it is an error as a whole."""
-    text = decoded(file, content)
-    try:
-        values = value_of(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}: line {error.lineno}: {error.msg}. Mend the array, or use one JSON object a line."
-        ) from error
-    except BadRow:  # of one of them
-        for i, part in enumerate(elements(text), 1):
-            yield json_row(file, i, part)
-        return
-    for i, value in enumerate(values, 1):
-        yield Row(str(file), i, value)
 
 
 def refuse_object(file: Path, content: bytes) -> None:
@@ -80,23 +63,6 @@ def json_row(file: Path, place: int, text: str) -> Row:
         return Row(str(file), place, text, reason)
 
 
-def value_of(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        JSONDecodeError: where it is none.
-        BadRow: where it is one that cannot be held: nested too deeply, a number that is too long or none, a key twice.
-    """
-    try:
-        return DECODER.decode(text)
-    except RecursionError:
-        raise BadRow("", "broken JSON: nested too deeply") from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError:  # Python reads no integer of more than some thousand digits
-        raise BadRow("", "broken JSON: a number with too many digits") from None
-
-
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -111,18 +77,22 @@ def no_number(name: str) -> None:
 DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
 
 
+def value_of(text: str, decode: Callable[[str], Any] = DECODER.decode) -> Any:
+    """The value of a JSON text, or what `decode` makes of it.
+
+    Raises:
+        JSONDecodeError: where it is none.
+        BadRow: where it is one that cannot be held: nested too deeply, a number that is too long or none, a key twice.
+    """
+    try:
+        return decode(text)
+    except RecursionError:
+        raise BadRow("", "broken JSON: nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python reads no integer of more than some thousand digits
+        raise BadRow("", "broken JSON: a number with too many digits") from None
+
+
 def repeated(names: list[str]) -> str | None:
     return next((name for i, name in enumerate(names) if name in names[:i]), None)
-
-
-def elements(text: str) -> Iterator[str]:
-    """The texts of a JSON array's elements."""
-    depth, start = 0, 0
-    for token in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]', text):
-        mark = token[0]
-        depth += (mark in "[{") - (mark in "]}")
-        if (depth, mark) == (1, "["):
-            start = token.end()
-        elif (depth, mark) in ((1, ","), (0, "]")):
-            yield text[start : token.start()].strip()
-            start = token.end()

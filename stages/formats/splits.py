@@ -24,7 +24,7 @@ def split_of(prompt: str, shares: Mapping[str, float]) -> str | None:
     """The split that a prompt's id falls into by the shares of its source, or None where they leave it out. No other
     row has a part in it: rows that come or go move none."""
     place = int(prompt[:8], 16) / 2**32
-    for split, share in sorted(shares.items()):
+    for split, share in shares.items():
         if place < share:
             return split
         place -= share

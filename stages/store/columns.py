@@ -15,7 +15,6 @@ Int32 = Annotated[int, pa.int32()]
 Float32 = Annotated[float, pa.float32()]
 
 
-@cache
 def schema_of(kind: Any) -> pa.Schema:
     """A column for every field."""
     return pa.schema([(name, arrow(hint)) for name, hint in hints(kind).items()])

@@ -99,8 +99,8 @@ class Source:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of its rows, by split."""
-        return self.splits or DEFAULT_SHARES
+        """Of its rows, by split, in the order of their names."""
+        return dict(sorted((self.splits or DEFAULT_SHARES).items()))
 
     @property
     def of_task(self) -> str:

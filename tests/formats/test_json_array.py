@@ -1,0 +1,100 @@
+"""A JSON array is read a piece at a time, wherever the pieces end: its rows are those of the whole, its errors too."""
+
+import io
+import json
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.formats import json_array
+from stages.formats.json_array import array_rows
+from stages.formats.row import Row
+
+FILE = Path("rows.json")
+CHARACTERS = 'ab "\\\n,:[]{}é😀\u2028'
+
+
+def value(drawn: random.Random, depth: int = 0) -> Any:
+    """Any JSON: numbers that are numbers when they are cut off too, and texts with marks in them."""
+    kind = drawn.choice(["number", "word", "text", "text", "list", "object"][: 6 if depth < 3 else 4])
+    if kind == "list":
+        return [value(drawn, depth + 1) for _ in range(drawn.randrange(4))]
+    if kind == "object":
+        return {f"{i}{drawn.choice(CHARACTERS)}": value(drawn, depth + 1) for i in range(drawn.randrange(4))}
+    text = "".join(drawn.choices(CHARACTERS, k=drawn.randrange(9)))
+    return {"number": drawn.choice([0, -12, 1.5e-7, 10**30]), "word": drawn.choice([None, True]), "text": text}[kind]
+
+
+def read(content: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    monkeypatch.setattr(json_array, "PIECE", piece)
+    return list(array_rows(FILE, io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 40, 1 << 20])
+def test_rows_are_those_of_the_whole_array_wherever_pieces_end(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = random.Random(piece)
+    for _ in range(150):
+        rows = [value(drawn) for _ in range(drawn.randrange(5))]
+        text = json.dumps(rows, indent=drawn.choice([None, 1]), ensure_ascii=drawn.random() < 0.5)
+        found = read(drawn.choice(["", "\ufeff"]).encode() + text.encode(), piece, monkeypatch)
+        assert [(row.line, row.value, row.error) for row in found] == [(i, row, None) for i, row in enumerate(rows, 1)]
+
+
+@pytest.mark.parametrize("piece", [1, 5, 1 << 20])
+@pytest.mark.parametrize("end", ["", "]", "}", ",", '"', "]]", "x", " 1]"])
+def test_a_broken_array_is_told_as_one_that_is_read_at_once(
+    end: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = json.dumps([{"a": "é,]", "b": [1, {"c": "d"}]}, {"a": 1.5e-7}], indent=1)
+    for cut in range(1, len(whole)):
+        text = whole[:cut] + end
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as error:
+            with pytest.raises(UserError) as told:
+                read(text.encode(), piece, monkeypatch)
+            assert str(told.value).startswith(f"{FILE}: line {error.lineno}: {error.msg}. Mend the array"), text
+        else:
+            read(text.encode(), piece, monkeypatch)
+
+
+@pytest.mark.parametrize("piece", [1, 6, 1 << 20])
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ('{"a": [1, {"b": "]", "b": 2}]}', "b: broken JSON: the key stands there twice"),
+        ('{"a": NaN, "b": "}, {"}', "broken JSON: NaN is no number"),
+        ("[" * 5000 + "]" * 5000, "broken JSON: nested too deeply"),
+        (f'{{"a": {"9" * 5000}}}', "broken JSON: a number with too many digits"),
+    ],
+)
+def test_a_row_that_cannot_be_held_costs_that_row(
+    bad: str, reason: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = max(piece, len(bad) // 9)
+    first, bad_row, last = read(f'[{{"a": 1}}, {bad} ,\n 2]'.encode(), piece, monkeypatch)
+    assert (first.value, first.error, last.value, last.error) == ({"a": 1}, None, 2, None)
+    assert (bad_row.line, bad_row.value, str(bad_row.error)) == (2, bad, reason)
+
+
+@pytest.mark.parametrize("piece", [1, 4, 1 << 20])
+def test_bytes_that_are_no_text_are_told_with_their_line(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"rows.json: line 3: not UTF-8, but maybe Windows-1252: iconv"):
+        read('["é",\n"ö",\n"a'.encode() + b"\xe4" + '"]'.encode(), piece, monkeypatch)
+
+
+def test_a_long_array_is_not_held() -> None:
+    row = json.dumps({"instruction": "Say it.", "output": "many words " * 90})
+    content = f"[{', '.join([row] * 9000)}]".encode()
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in array_rows(FILE, io.BytesIO(content)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 9000
+    assert peak < 5 * json_array.PIECE < len(content)
