@@ -9,7 +9,7 @@ from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
-from stages.store.records import Candidate, Example, load, save
+from stages.store.records import Candidate, Example, save, stream
 from stages.store.work import Work
 
 
@@ -19,7 +19,7 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     Raises:
         UserError: where there is no such prompt.
     """
-    examples = load(inputs["data"] / "examples.parquet", Example)
+    examples = stream(inputs["data"] / "examples.parquet", Example)
     prompts = [e for e in examples if e.split == cfg.split and e.checks]
     if not prompts:
         raise UserError(f"the data holds no {cfg.split} prompts with checks, so nothing can be evaluated on them.")

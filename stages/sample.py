@@ -12,7 +12,7 @@ from stages.samplers.completions import chosen, complete
 from stages.samplers.given import given
 from stages.samplers.sampler import Decoding
 from stages.store import parts
-from stages.store.records import Candidate, Example, content_id, load, save
+from stages.store.records import Candidate, Example, content_id, save, stream
 from stages.store.work import Work
 
 
@@ -23,7 +23,7 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where no prompt is left to sample, or too many candidates are missing.
     """
     split = cfg.split or Split.preference
-    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == split]
+    examples = [e for e in stream(inputs["data"] / "examples.parquet", Example) if e.split == split]
     if split is Split.sft:  # only those that nobody has answered
         examples = [e for e in examples if e.reference is None]
     mine = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]

@@ -24,7 +24,7 @@ from stages.models.masking import masked
 from stages.models.packing import pack_segments
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
-from stages.store.records import Example, content_id, load
+from stages.store.records import Example, content_id, stream
 from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
@@ -59,12 +59,12 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         card.write(out / "model", "sft", cfg, inputs, {})
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
-    examples = load(inputs["data"] / "examples.parquet", Example)
-    trainable = [e for e in examples if e.split == "sft" and e.reference]
+    answered = [e for e in stream(inputs["data"] / "examples.parquet", Example) if e.reference]
+    trainable = [e for e in answered if e.split == "sft"]
     if not trainable:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
     train_rows, dropped = tokenize(trainable, terms, cfg, out)
-    validation = [e for e in examples if e.split == "validation" and e.reference]
+    validation = [e for e in answered if e.split == "validation"]
     validation_rows, _ = tokenize(validation, terms, cfg, out)
     example = shown(trainable, train_rows, cfg)
     rows = pack(train_rows, cfg.max_length, cfg.batch_size) if cfg.packing else train_rows

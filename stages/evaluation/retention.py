@@ -17,7 +17,7 @@ from stages.evaluation.bootstrap import resampled_means
 from stages.evaluation.outcomes import Answers, Table
 from stages.models.loading import device_of, load_model, load_tokenizer
 from stages.models.scoring import autocast
-from stages.store.records import Candidate, Example, load
+from stages.store.records import Candidate, Example, stream
 from stages.store.work import Progress
 from stages.tasks.answers import lower_words, words
 
@@ -49,7 +49,7 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
     lengths, as far as there are any; and a sentence of whether all of it holds. Nothing where there is nothing."""
     found = list[Claim]()
     if "retained" in inputs:
-        texts = [e.reference for e in load(inputs["retained"] / "examples.parquet", Example) if e.reference]
+        texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]
         scored = {role: log_probs(cfg, inputs[role] / "model", texts) for role in ("base", "sft", "policy")}
         for against, margin in TEXT.items():
             pair = scored["policy"], scored[against]

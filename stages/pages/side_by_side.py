@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from stages.evaluation.outcomes import read_answers
-from stages.store.records import Example, content_id, load
+from stages.store.records import Example, content_id, stream
 from stages.tasks.checks import share_passed
 
 
 def side_by_side(inputs: dict[str, Path], models: dict[str, str], count: int) -> dict[str, list[dict[str, Any]]]:
     """`count` prompts under each heading, by what the policy changed in the share of checks that SFT passed, then by
     content: no choice. `models`: role and title."""
-    examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
     answers = read_answers({role: inputs[f"answer_{role}"] for role in models})
+    examples = {e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in answers["sft"]}
     shown: list[dict[str, Any]] = []
     for prompt_id in sorted(answers["sft"], key=content_id):
         example = examples[prompt_id]
