@@ -23,6 +23,7 @@ from stages.models.loading import begin_reward_model
 from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+from stages.store.numbers import signed
 from stages.store.records import Example, Pair, load
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
@@ -164,9 +165,10 @@ def doubts(found: dict[str, Any], pairs: int) -> list[str]:
         )
     if abs(found["length_correlation"] or 0.0) >= BY_LENGTH:
         matched = found.get("length_matched", {"mean": float("nan")})["mean"]
+        along = signed(found["length_correlation"], "{:+z.2f}")
         told.append(
-            f"the reward goes with the length of an answer (correlation {found['length_correlation']:+.2f}); as if "
-            f"chosen were as often longer as shorter, it is right in {matched:.1%}. pairs.max_length_ratio=1.2 takes "
+            f"the reward goes with the length of an answer (correlation {along}); as if chosen "
+            f"were as often longer as shorter, it is right in {matched:.1%}. pairs.max_length_ratio=1.2 takes "
             "pairs of about equal length."
         )
     return told

@@ -15,6 +15,7 @@ from stages.pages.headline import counted
 from stages.pages.jury import heard, judges, together
 from stages.pages.kinds import in_words
 from stages.store.kept import having, load_json
+from stages.store.numbers import signed
 from stages.store.store import manifest_of
 
 PAGE = "labels.html"  # in a report's node, and in the store's root
@@ -113,14 +114,10 @@ def agreements(known: dict[str, Any], positive: str) -> list[tuple[str, str, str
     }
     numbers = {"Cohen's κ": known.get("kappa"), "Krippendorff's α": known.get("alpha")}
     rows = [(title, told, "{:.1%}") for title, told in rates.items() if told]
-    rows += [(title, told, "{:.2f}") for title, told in numbers.items() if told]
+    rows += [(title, told, "{:z.2f}") for title, told in numbers.items() if told]
     return [
-        (
-            title,
-            form.format(told["mean"]),
-            f"{form.format(told['low'])} – {form.format(told['high'])}".replace("-", "−"),
-        )
-        for title, told, form in rows
+        (title, signed(its["mean"], form), f"{signed(its['low'], form)} to {signed(its['high'], form)}")
+        for title, its, form in rows
     ]
 
 

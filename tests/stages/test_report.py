@@ -102,6 +102,13 @@ def test_it_tells_what_would_explain_another_result(page: Path) -> None:
     assert told["seed"] == "0"
 
 
+def test_below_zero_stands_a_minus_sign_and_no_brackets_stand_in_a_row(page: Path) -> None:
+    ours = re.sub(r"<(pre|code|style)\b.*?</\1>|<p class=\"tokens\">.*?</p>", "", page.read_text(), flags=re.DOTALL)
+    told = re.sub(r"<[^>]*>", " ", ours)
+    assert re.search(r"−\d", told)
+    assert re.findall(r".{0,20}(?<![\w.])-\d.{0,20}|.{0,20}\)\s*\(.{0,20}", told) == []
+
+
 def test_it_is_one_small_file(page: Path) -> None:
     assert len(page.read_bytes()) <= 400_000
 
