@@ -7,7 +7,7 @@ the members disagree most, as many as the budget has; what people say of these i
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Ensemble(Labeler):
         """What the members come to, and people where they were asked."""
         found = [*joined(self.cfg.voters, self.said, pool.candidates)]
         judged: dict[Key, Judgement] = {each.of: judgement(each) for each in found}
-        self.told = tally(self.cfg, found)
+        self.told = tally(self.cfg, found, self.said)
         if self.cfg.ensemble.people:
             self.ask(pool, found, judged)
         yield from judged.values()
@@ -101,9 +101,10 @@ def judgement(each: Joined) -> Judgement:
     return Judgement(each.prompt_id, Ensemble.name, a=a, b=b, preference=each.preference, raw=told, error=error)
 
 
-def tally(cfg: Label, found: Sequence[Joined]) -> dict[str, Any]:
-    """How often members vote, and with the verdict; how often they disagree, and a veto decides."""
-    members = {}
+def tally(cfg: Label, found: Sequence[Joined], said: Mapping[str, Sequence[Judgement]]) -> dict[str, Any]:
+    """How often members vote, and with the verdict, and how many candidates each vetoes; how often they disagree, and
+    a veto decides."""
+    members = dict[str, dict[str, Any]]()
     for voter in cfg.voters:
         votes = [(WORDS[each.votes[voter.labeler]], each.preference) for each in found if voter.labeler in each.votes]
         members[voter.labeler] = {
@@ -111,6 +112,9 @@ def tally(cfg: Label, found: Sequence[Joined]) -> dict[str, Any]:
             "votes": len(votes),
             "with_the_verdict": sum(vote == verdict for vote, verdict in votes) / len(votes) if votes else None,
         }
+        if (veto := voter.veto) is not None:
+            vetoes = sum(j.score is not None and j.score < veto for j in said[voter.labeler])
+            members[voter.labeler] |= {"veto": veto, "vetoes": vetoes}
     return {
         "members": members,
         "comparisons": len(found),
