@@ -41,7 +41,7 @@ BUDGETS = {
     "tasks": 6.0,
     "curation": 4.0,
     "pairing": 4.0,
-    "pages": 20.0,
+    "pages": 16.0,
     "endpoints": 14.0,
     "labelers": 46.0,
     "formats": 15.0,
