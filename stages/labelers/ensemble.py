@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.labels import Label
+from stages.config.errors import UserError
 from stages.evaluation.reliability import Key, decided, key_of, set_aside
 from stages.labelers.committee import WORDS, Joined, joined
 from stages.labelers.human import judgements as of_people
@@ -37,9 +38,15 @@ class Ensemble(Labeler):
         return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """The pool that all members judged; their judgements are read beside it."""
-        for voter in self.cfg.voters:
-            self.said[voter.labeler] = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
+        """The pool that all members judged; their judgements are read beside it.
+
+        Raises:
+            UserError: for a veto of a member that gives no scores.
+        """
+        for i, voter in enumerate(self.cfg.voters):
+            self.said[voter.labeler] = its = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
+            if voter.veto is not None and any(j.preference for j in its):
+                raise UserError(f"label.ensemble.members[{i}].veto goes by a score, and {voter.labeler} gives none.")
         return super().pool(inputs)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
