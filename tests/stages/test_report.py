@@ -146,7 +146,7 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     told = re.search(r"Over 3 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
     assert told and told[1].replace("−", "-") == f"{sum(deltas) / 3:+.1f}"
     assert f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−") in told[0]
-    assert "One seed" not in html
+    assert "One seed" not in html and '<p class="verdict">Seed 0: DPO ' in html, "it is of one, as is the page"
     assert all(m["fingerprint"] in html for m in manifests)
     assert wrong_with(chain.root / "report.html", tmp_path) == []
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"
