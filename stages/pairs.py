@@ -10,7 +10,7 @@ from stages.config.errors import UserError
 from stages.curation.rules import band, broken, within
 from stages.pairing.admission import BETTER_UNFINISHED, WORSE_UNFINISHED, Admission
 from stages.pairing.contrasts import Contrast, comparisons
-from stages.pairing.held_out import held_out
+from stages.pairing.held_out import side
 from stages.pairing.ranking import ranked
 from stages.pairing.strategies import limit_of
 from stages.pairing.taking import Taking, table, take
@@ -144,7 +144,7 @@ def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
         strategy=cfg.strategy,
         chosen_id=better.candidate_id,
         rejected_id=worse.candidate_id,
-        split="validation" if held_out(prompt.id, cfg.validation_fraction) else "train",
+        split=side(prompt.id, cfg.validation_fraction),
         chosen_token_ids=better.token_ids,
         rejected_token_ids=worse.token_ids,
         chosen_tokenizer=better.tokenizer,

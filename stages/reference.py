@@ -15,6 +15,7 @@ from stages.models.contract import ContractError
 from stages.models.loading import device_of, load_model
 from stages.models.pair_tokens import drawn, tokenized
 from stages.models.scoring import add_scoring, pair_log_probs, rounded_once
+from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.shards import in_shards
 from stages.store.work import Work
@@ -90,6 +91,6 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "retokenised": retokenised,
         "tokens": tokens,
         "mean_logp": mean,
-        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {mean:.3f} nats per token"
+        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token"
         + (f"; {retokenised} of {2 * len(scored)} completions tokenised from their text" if retokenised else ""),
     }

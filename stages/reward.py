@@ -23,6 +23,7 @@ from stages.models.loading import begin_reward_model
 from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+from stages.store.numbers import signed
 from stages.store.records import Example, Pair, load
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
@@ -163,11 +164,11 @@ def doubts(found: dict[str, Any], pairs: int) -> list[str]:
             "as they tell. More pairs, or a higher reward.learning_rate."
         )
     if abs(found["length_correlation"] or 0.0) >= BY_LENGTH:
-        matched = "no held-out pair tells whether by more than that"
+        matched, along = "no held-out pair tells whether by more than that", found["length_correlation"]
         if both := found.get("length_matched"):
             matched = f"as if chosen were as often longer as shorter, it is right in {both['mean']:.1%}"
         told.append(
-            f"the reward goes with the length of an answer (correlation {found['length_correlation']:+.2f}); "
+            f"the reward goes with the length of an answer (correlation {signed(along, '{:+z.2f}')}); "
             f"{matched}. pairs.max_length_ratio=1.2 takes pairs of about equal length."
         )
     return told

@@ -12,7 +12,7 @@ from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.curation import rules
 from stages.curation.mending import mended
-from stages.pairing.held_out import held_out
+from stages.pairing.held_out import side
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
@@ -97,7 +97,7 @@ def best(cfg: Select, judged: Path) -> tuple[list[Example], Counter[str]]:
 
 def demonstration(prompt: Example, answer: Candidate, source: str, cfg: Select) -> Example:
     """The prompt with this answer, held out for the validation loss or not."""
-    split = Split.validation if held_out(prompt.id, cfg.validation_fraction) else Split.sft
+    split = side(prompt.id, cfg.validation_fraction, Split.sft)
     return replace(prompt, reference=answer.text.strip(), source=source, split=split)
 
 

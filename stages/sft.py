@@ -212,7 +212,7 @@ def compare(course: Course, step: int, rows: int, cfg: SFT, out: Work) -> None:
         return
     told = (
         f"validation loss {in_one_line(course.losses)}: at its best, after step {step}, it is higher than before the "
-        f"first step, by {change.mean:.3g} per row ({change.low:.3g} to {change.high:.3g})"
+        f"first step, by {change.per('row')}"
     )
     if change.mean > RISE * start and change.low > 0:
         raise UserError(f"{told}: training made the model worse, and nothing is published. {lower_rate(cfg)}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.errors import UserError
-from stages.pairing.held_out import held_out
+from stages.pairing.held_out import side
 from stages.pairing.unpaired import labels
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.unpaired import UnpairedPreference
@@ -64,7 +64,7 @@ def row(
         score=score,
         labeler=labeler,
         candidate_id=candidate.candidate_id,
-        split="validation" if held_out(prompt.id, cfg.validation_fraction) else "train",
+        split=side(prompt.id, cfg.validation_fraction),
         completion_token_ids=candidate.token_ids,
         completion_tokenizer=candidate.tokenizer,
         finish_reason=candidate.finish_reason,

@@ -1,6 +1,6 @@
 """Ensembles of labelers that cannot be."""
 
-from stages.config.blocks.labels import Ensemble
+from stages.config.blocks.labels import OWN, Ensemble
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError, one_of
 from stages.config.schema import Config
@@ -20,13 +20,11 @@ def refuse(cfg: Config) -> None:
         if label.ensemble != Ensemble():
             raise UserError("label.ensemble is for label=ensemble, and for no other labeler.")
         return
-    if label.own:
-        raise UserError("label.own labels alone: label=ensemble joins labelers of the house.")
     if len(label.voters) < 2:
         raise UserError(
             f"label=ensemble joins two labelers or more: '{key}=[{{labeler: verifier}}, {{labeler: judge}}]'."
         )
-    known = [word for word in parts.words("labelers", "Labeler") if word not in ALONE]
+    known = [OWN, *(word for word in parts.words("labelers", "Labeler") if word not in ALONE)]
     for i, voter in enumerate(label.voters):
         if voter.labeler in ALONE:
             raise UserError(f"{key}[{i}].labeler={voter.labeler} is no member: {ALONE[voter.labeler]}.")
@@ -37,6 +35,11 @@ def refuse(cfg: Config) -> None:
             )
         if voter.veto is not None and voter.labeler == "judge" and label.judge.kind is Rubrics.pairwise:
             raise UserError(f"{key}[{i}].veto goes by a score, and this judge gives none: label.judge.kind=pointwise.")
+    if bool(label.own) is not (OWN in label.labelers):
+        raise UserError(
+            f"{key} and label.own: a labeler of your own is the member {{labeler: {OWN}}}, and "
+            "label.own={file: FILE, name: NAME} says which."
+        )
     if not any(voter.weight for voter in label.voters):
         raise UserError(f"{key}: every weight is 0, so nobody decides anything.")
     if cfg.sft.demonstrations is Demonstrations.selected:

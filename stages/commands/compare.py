@@ -23,6 +23,7 @@ from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.store import whole
 from stages.store.kept import having, load_json
+from stages.store.numbers import points
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def table(group: Group) -> Table:
     """What came out, in 80 columns."""
     shown = plain(group.title, "passes, %", "over SFT", "KL", "tokens", "ended", "time")
     for i, (setting, gain) in enumerate(zip(group.settings, group.gains, strict=True)):
-        over = "" if gain is None else f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        over = "" if gain is None else f"{points(gain.mean)} ({gain.bounds()})"
         shown.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
             f"{100 * setting.rate:.1f} ({100 * setting.low:.1f} to {100 * setting.high:.1f})",

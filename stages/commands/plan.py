@@ -14,7 +14,8 @@ from rich.table import Table
 from stages.commands.planning import calls, cost
 from stages.commands.planning.calls import Asked
 from stages.commands.planning.contributions import Contribution, contributions
-from stages.commands.planning.cost import Past, on_gpu
+from stages.commands.planning.cost import Past
+from stages.commands.planning.peak import on_gpu
 from stages.commands.settings import named
 from stages.config.errors import visible
 from stages.config.schema import ROOT

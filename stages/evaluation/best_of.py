@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from stages.evaluation.bootstrap import paired
+from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
 
@@ -79,6 +80,6 @@ def by_length(correlation: float | None) -> str:
         return ""
     told = "longer" if correlation > 0 else "shorter"
     return (
-        f"scores go with length (correlation {correlation:+.2f}): {told} answers are preferred. "
+        f"scores go with length (correlation {signed(correlation, '{:+z.2f}')}): {told} answers are preferred. "
         "pairs.max_length_ratio=1.2 pairs candidates of about equal length."
     )

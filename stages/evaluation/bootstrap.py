@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.store.numbers import points, signed
+
 
 @dataclass
 class Interval:
@@ -17,8 +19,17 @@ class Interval:
     high: float
 
     def points(self) -> str:
-        """`+15.2 points (+10.1 to +20.3)`."""
-        return f"{100 * self.mean:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+        """`+15.2 points (+10.1 to +20.3)`"""
+        return f"{points(self.mean)} points ({self.bounds()})"
+
+    def per(self, row: str) -> str:
+        """`0.012 per pair (−0.003 to 0.027)`"""
+        mean, low, high = (signed(number, "{:z.3g}") for number in (self.mean, self.low, self.high))
+        return f"{mean} per {row} ({low} to {high})"
+
+    def bounds(self) -> str:
+        """In points: `−7.1 to +3.4`"""
+        return f"{points(self.low)} to {points(self.high)}"
 
 
 def resampled_means(

@@ -100,8 +100,9 @@ def lead(models: list[Contender], settings: int, best: int, start: int | None, d
     """What came out, whatever it is worth."""
     first, did = models[best], does.format(f"{models[best].rate:.1%}")
     if start is not None and first.rate <= (sft := models[start]).rate:
-        of = f"the best of {settings}, {first.name}" if settings > 1 else first.name
-        return f"No setting is better than {sft.name}, which {does.format(f'{sft.rate:.1%}')} ({of}: {first.rate:.1%})"
+        of = f"the best of {settings}, {first.name}," if settings > 1 else first.name
+        did = does.format(f"{sft.rate:.1%}")
+        return f"No setting is better than {sft.name}, which {did}; {of} has {first.rate:.1%}"
     beside = "" if start is None else f", {models[start].name} {models[start].rate:.1%}"
     if settings > 1:
         return f"Of {settings} settings, {first.name} is the best: it {did}{beside}"

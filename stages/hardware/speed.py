@@ -19,6 +19,7 @@ GUESSED = {
     "reference": ({"bf16": 185e9, "fp32": 103e9}, 150e12),
     "sample": ({"bf16": 660e9, "fp32": 325e9}, 100e12),
     "answer": ({"bf16": 430e9, "fp32": 260e9}, 100e12),
+    "label": ({"bf16": 250e9, "fp32": 91e9}, 150e12),  # by a reward model
     "eval": ({"bf16": 108e9, "fp32": 84e9}, 20e12),
 }
 # What a stage takes whatever its size: seconds, and seconds per parameter of a model that it loads and saves.
@@ -34,7 +35,7 @@ FIXED = {
 LOADING = 0.05, 0.5e-8  # of any other
 TRAINED, DRAWN = 3, 6  # a token that is trained on, or drawn, costs as much as so many that are only read
 ALIKE = {"sft": "train", "dpo": "train", "reward": "train", "sample": "draw", "answer": "draw"}
-ALIKE |= {"reference": "read", "eval": "read"}
+ALIKE |= {"reference": "read", "label": "read", "eval": "read"}
 LATEST = 5  # nodes that tell, of those that are equally alike: an early one ran other code
 APART = 2.0  # times the passes, between two nodes that tell what is fixed from what is per token
 COMPARABLE = 10.0  # times the parameters: what is larger or smaller tells nothing

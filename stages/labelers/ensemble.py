@@ -7,11 +7,12 @@ the members disagree most, as many as the budget has; what people say of these i
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.labels import Label
+from stages.config.errors import UserError
 from stages.evaluation.reliability import Key, decided, key_of, set_aside
 from stages.labelers.committee import WORDS, Joined, joined
 from stages.labelers.human import judgements as of_people
@@ -37,9 +38,15 @@ class Ensemble(Labeler):
         return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """The pool that all members judged; their judgements are read beside it."""
-        for voter in self.cfg.voters:
-            self.said[voter.labeler] = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
+        """The pool that all members judged; their judgements are read beside it.
+
+        Raises:
+            UserError: for a veto of a member that gives no scores.
+        """
+        for i, voter in enumerate(self.cfg.voters):
+            self.said[voter.labeler] = its = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
+            if voter.veto is not None and any(j.preference for j in its):
+                raise UserError(f"label.ensemble.members[{i}].veto goes by a score, and {voter.labeler} gives none.")
         return super().pool(inputs)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -52,7 +59,7 @@ class Ensemble(Labeler):
         """What the members come to, and people where they were asked."""
         found = [*joined(self.cfg.voters, self.said, pool.candidates)]
         judged: dict[Key, Judgement] = {each.of: judgement(each) for each in found}
-        self.told = tally(self.cfg, found)
+        self.told = tally(self.cfg, found, self.said)
         if self.cfg.ensemble.people:
             self.ask(pool, found, judged)
         yield from judged.values()
@@ -101,9 +108,10 @@ def judgement(each: Joined) -> Judgement:
     return Judgement(each.prompt_id, Ensemble.name, a=a, b=b, preference=each.preference, raw=told, error=error)
 
 
-def tally(cfg: Label, found: Sequence[Joined]) -> dict[str, Any]:
-    """How often members vote, and with the verdict; how often they disagree, and a veto decides."""
-    members = {}
+def tally(cfg: Label, found: Sequence[Joined], said: Mapping[str, Sequence[Judgement]]) -> dict[str, Any]:
+    """How often members vote, and with the verdict, and how many candidates each vetoes; how often they disagree, and
+    a veto decides."""
+    members = dict[str, dict[str, Any]]()
     for voter in cfg.voters:
         votes = [(WORDS[each.votes[voter.labeler]], each.preference) for each in found if voter.labeler in each.votes]
         members[voter.labeler] = {
@@ -111,6 +119,9 @@ def tally(cfg: Label, found: Sequence[Joined]) -> dict[str, Any]:
             "votes": len(votes),
             "with_the_verdict": sum(vote == verdict for vote, verdict in votes) / len(votes) if votes else None,
         }
+        if (veto := voter.veto) is not None:
+            vetoes = sum(j.score is not None and j.score < veto for j in said[voter.labeler])
+            members[voter.labeler] |= {"veto": veto, "vetoes": vetoes}
     return {
         "members": members,
         "comparisons": len(found),

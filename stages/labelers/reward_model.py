@@ -7,6 +7,7 @@ candidates: a quantile, and a margin is a difference of two.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ class RewardModel(Labeler):
     learnt = True
 
     def __init__(self, cfg: Label, out: Work):
-        self.cfg, self.out, self.folder = cfg.reward_model, out, Path()
+        self.cfg, self.out, self.folder, self.told = cfg.reward_model, out, Path(), dict[str, Any]()
         if path := self.cfg.path:
             local = locate(path, "label.reward_model.path")
             self.folder = hub.download(path, self.cfg.revision) if local is None else local
@@ -49,6 +50,10 @@ class RewardModel(Labeler):
         if self.cfg.path is None:
             self.folder = inputs["reward"] / "model"
         return super().pool(inputs)
+
+    def figures(self) -> dict[str, Any]:
+        """The device, and the model's size where one was loaded: what the time depended on."""
+        return {"device": str(device_of(self.cfg.runtime.device)), **self.told}
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
@@ -84,6 +89,7 @@ class RewardModel(Labeler):
         precision, device = self.cfg.precision or Precision.fp32, device_of(self.cfg.runtime.device)
         model = load_reward_model(self.folder, sampled_as(precision), device)
         model.config.get_text_config().pad_token_id = pad_id
+        self.told["parameters"] = model.num_parameters()
         ordered = sorted(readable, key=lambda each: -len(each[1]))
         batches = range(0, len(ordered), self.cfg.runtime.batch_size)
         with rounded_once(device):

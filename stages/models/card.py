@@ -12,6 +12,7 @@ from huggingface_hub import metadata_load
 from stages.config.blocks.training import Training
 from stages.store import licences
 from stages.store.kept import having, load_json
+from stages.store.numbers import signed
 from stages.store.pinning import COMMIT
 from stages.store.store import Manifest, manifest_of
 
@@ -100,7 +101,9 @@ def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figur
         steps="\n".join(steps),
         settings=", ".join(f"{key}={value}" for key, value in settings.items()),
         figures="\n".join(
-            f"| {name} | {value:.4g} |" for name, value in figures.items() if isinstance(value, int | float)
+            f"| {name} | {signed(value, '{:z.4g}')} |"
+            for name, value in figures.items()
+            if isinstance(value, int | float)
         ),
         use=USE.get(stage, CHAT),
         end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],

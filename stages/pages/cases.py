@@ -2,7 +2,7 @@
 closest calls. Chosen by content, which is no choice, and cut where they are long."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from stages.evaluation.labelling import Call, Labelling
 from stages.evaluation.reliability import Key, from_checks, key_of, said
 from stages.labelers.votes import Voice
 from stages.pages.headline import counted
-from stages.pages.jury import Votes
+from stages.pages.jury import Votes, Words
 from stages.store.kept import WRONG_SHAPE, Damaged
 from stages.store.records import Example, Judgement, content_id
 
@@ -37,12 +37,16 @@ class Case(NamedTuple):
     told: list[str]
 
 
-def cases(folder: Path, labelling: Labelling, votes: Votes, audits: bool) -> Iterator[tuple[str, list[Case]]]:
-    """Headings and what is under each. `audits`: whether the checks can contradict the labels."""
+def cases(
+    folder: Path, labelling: Labelling, votes: Votes, words: Words, audits: bool
+) -> Iterator[tuple[str, list[Case]]]:
+    """Headings and what is under each. `votes`: the replies of judges; `words`: what judges or members of an ensemble
+    come to; `audits`: whether the checks can contradict the labels."""
 
     def first(judgements: Iterable[Judgement], known: dict[Key, str]) -> list[Case]:
         drawn = sorted(judgements, key=lambda j: content_id(*key_of(j)))[:SHOWN]
-        return [of_judgement(labelling, j, votes.get(key_of(j), {}), known.get(key_of(j))) for j in drawn]
+        told = [quotes(votes[key_of(j)]) if votes else named_by(words.get(key_of(j), {})) for j in drawn]
+        return [of_judgement(labelling, j, its, known.get(key_of(j))) for j, its in zip(drawn, told, strict=True)]
 
     known = checked(folder / "audit.jsonl", labelling) if audits else {}
     wrong = [j for j in labelling.given if known.get(key_of(j), said(j)) != said(j)]
@@ -50,10 +54,9 @@ def cases(folder: Path, labelling: Labelling, votes: Votes, audits: bool) -> Ite
     turned = [j for j in labelling.preferences if j.order_swapped_agrees is False]
     of = counted(len(labelling.preferences), "preference")
     yield f"Another choice in the other order: {len(turned)} of {of}", first(turned, known)
-    words = {key: {voice.word for voice in its.values()} - {None} for key, its in votes.items()}
-    apart = [j for j in labelling.given if len(words.get(key_of(j), ())) > 1]
+    apart = [j for j in labelling.given if len({*words.get(key_of(j), {}).values()} - {None}) > 1]
     of = counted(len(labelling.given), "judgement")
-    yield f"Judges that disagree: {len(apart)} of {of}", first(apart, known)
+    yield f"{'Judges' if votes else 'Members'} that disagree: {len(apart)} of {of}", first(apart, known)
     ranked = sorted(labelling.calls(), key=lambda c: (c.gap, content_id(c.better.candidate_id, c.worse.candidate_id)))
     yield "The closest calls", [of_call(labelling, call) for call in ranked[:SHOWN]]
 
@@ -70,19 +73,28 @@ def checked(audit: Path, labelling: Labelling) -> dict[Key, str]:
     return from_checks(aside, labelling.prompts, labelling.candidates)
 
 
-def of_judgement(labelling: Labelling, j: Judgement, judges: dict[str, Voice], known: str | None) -> Case:
-    """A judgement, its candidates named as it names them, what each judge said, and what is known."""
+def of_judgement(labelling: Labelling, j: Judgement, lines: Iterable[str], known: str | None) -> Case:
+    """A judgement, its candidates named as it names them, what is known, and what was said of it."""
     titles = ("Answer",) if j.candidate_id else ("A", "B")
     answers = [cut(title, labelling.candidates[i].text) for title, i in zip(titles, key_of(j), strict=True)]
     told = [f"judged {f'{j.score:.2f}' if j.preference is None else named(j.preference)}"]
     told += [f"known to be {named(known)}"] if known else []
+    return case(labelling.prompts[j.prompt_id], answers, [*told, *lines])
+
+
+def quotes(judges: Mapping[str, Voice]) -> Iterator[str]:
+    """What each judge replied, in each order."""
     for name, voice in judges.items():
         for order, reply in voice.replies.items():
             short = cut("", reply.text if reply else "", WORDS)
             end = reply.finish_reason if reply else "stop"
             ended = "" if end == "stop" else f" ({cut('', end, WORDS).text})"
-            told.append(f"{name}{ORDERS[order]}: {short.text or 'nothing'}{' …' if short.more else ''}{ended}")
-    return case(labelling.prompts[j.prompt_id], answers, told)
+            yield f"{name}{ORDERS[order]}: {short.text or 'nothing'}{' …' if short.more else ''}{ended}"
+
+
+def named_by(words: Mapping[str, str | int | None]) -> Iterator[str]:
+    """What each member said: `verifier: A better`."""
+    return (f"{name}: {cut('', named(str(word)), WORDS).text}" for name, word in words.items())
 
 
 def named(word: str) -> str:

@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 
 from stages.pages.kinds import in_words
 from stages.pages.roles import LOOKS
+from stages.store.numbers import points, signed
 
 
 def environment() -> Environment:
@@ -17,9 +18,7 @@ def environment() -> Environment:
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     env.filters["points"] = points
     env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-    env.filters["nats"] = lambda number: f"{number:.3f}".replace("-", "−")
-    env.filters["more_nats"] = lambda number: f"{number:+.3f}".replace("-", "−")
-    env.filters["minus"] = lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+    env.filters["signed"] = signed
     env.filters["in_words"] = in_words
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
     env.filters["visible"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
@@ -28,8 +27,3 @@ def environment() -> Environment:
     )  # keys and paths
     env.globals["looks"] = LOOKS
     return env
-
-
-def points(difference: float) -> str:
-    """A difference of shares in points: `+8.6`, `−1.7`."""
-    return f"{100 * difference + 0.0:+.1f}".replace("-0.0", "+0.0").replace("-", "−")

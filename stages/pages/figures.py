@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.pages.roles import LOOKS
+from stages.store.numbers import signed
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 COLOURS = {role: look.light for role, look in LOOKS.items()}  # until the SVG is written, as INK
@@ -101,7 +102,8 @@ def panel(
             if points:
                 marked = "o" if metric.startswith("eval_") else ""
                 axes.plot(*zip(*points, strict=True), marked + line, color=colour, label=label, ms=4)
-                told.append(f"{label} from {points[0][1]:.3g} to {points[-1][1]:.3g} at step {points[-1][0]}")
+                first, last = (signed(points[i][1], "{:z.3g}") for i in (0, -1))
+                told.append(f"{label} from {first} to {last} at step {points[-1][0]}")
         decorate(axes, title, xlabel)
         return svg(figure, title, f"{'; '.join(told) or 'nothing was measured'}.")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.evaluation.bootstrap import Interval
 from stages.evaluation.outcomes import ENOUGH_PROMPTS, ENOUGH_TASKS, PRIMARY, effect
-from stages.pages.environment import points
+from stages.store.numbers import points, signed
 
 # Groups of prompts that a verdict may be of, or that it should be seen beside: of what, and of which. `{it}`: whose
 # training is meant.
@@ -46,13 +46,13 @@ class Headline:
     def verdict(self) -> str:
         """The primary endpoint: what came out, on what, from where to where."""
         word = effect(self.delta)
-        before, after = (rate(self.primary[role]) for role in ("sft", "policy"))
-        changed = f"{points(self.delta.mean)} points, {self.level} {bounds(self.delta)}"
+        before, after = (self.primary[role] for role in ("sft", "policy"))
+        changed = f"{points(self.delta.mean)} points, {self.level} {self.delta.bounds()}"
         sft, policy = self.models["sft"], self.models["policy"]
         return (
-            f"{policy} {word} on {self.scope(self.results['endpoint'])}: {sft} passes {before} of "
-            f"{self.primary['prompts']:,} held-out prompts, {policy} {after} "
-            f"({'alike on every one' if alike(self.delta) else changed})."
+            f"{policy} {word} on {self.scope(self.results['endpoint'])}: {sft} passes {rate(before)} of "
+            f"{self.primary['prompts']:,} held-out prompts, {policy} "
+            f"{rate(after, 'alike on every one' if alike(self.delta) else changed)}."
         )
 
     @property
@@ -110,7 +110,7 @@ class Headline:
         """What each model changed on the primary endpoint."""
         told = [
             f"{self.results['differences'][name]} {points(self.primary[name]['mean'])} "
-            f"({bounds(Interval(**self.primary[name]))})"
+            f"({Interval(**self.primary[name]).bounds()})"
             for name in STEPS
         ]
         return f"On {self.results['endpoint']}, in points: {', '.join(told)}."
@@ -140,16 +140,18 @@ class Headline:
         prompts = f"{group['prompts']:,} prompts"
         if alike(delta):
             return f"{word} (alike on all {prompts})"
-        return f"{word} ({points(delta.mean)} points, {bounds(delta)}; {prompts})"
+        return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {prompts})"
 
 
-def rate(share: dict[str, float]) -> str:
-    """`31.6%`; of none and of all, how many it could be."""
+def rate(share: dict[str, float], more: str = "") -> str:
+    """`31.6%`; of none and of all, how many it could be: `0 (up to 0.9%)`. `more` stands in the same brackets."""
+    told, limit = f"{share['mean']:.1%}", ""
     if share["mean"] == 0:
-        return f"0 (up to {share['high']:.1%})"
+        told, limit = "0", f"up to {share['high']:.1%}"
     if share["mean"] == 1:
-        return f"all ({share['low']:.1%} or more)"
-    return f"{share['mean']:.1%}"
+        told, limit = "all", f"{share['low']:.1%} or more"
+    beside = "; ".join(filter(None, (limit, more)))
+    return f"{told} ({beside})" if beside else told
 
 
 def alike(delta: Interval) -> bool:
@@ -163,8 +165,4 @@ def counted(number: int, noun: str) -> str:
 
 
 def nats(difference: float) -> str:
-    return f"{difference:+.2f}".replace("-", "−")
-
-
-def bounds(delta: Interval) -> str:
-    return f"{points(delta.low)} to {points(delta.high)}"
+    return signed(difference, "{:+z.2f}")

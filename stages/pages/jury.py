@@ -1,4 +1,4 @@
-"""What the label page says of judges, one by one and two by two."""
+"""What the label page says of judges, one by one, and of judges or members of an ensemble two by two."""
 
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +12,7 @@ from stages.store.kept import WRONG_SHAPE, Damaged
 from stages.store.store import Manifest
 
 Votes = dict[Key, dict[str, Voice]]  # by what was judged, then by judge
+Words = dict[Key, dict[str, str | int | None]]  # the same, by whoever said it: a, b or tie, or a score
 
 
 def heard(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
@@ -26,8 +27,13 @@ def heard(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
         raise Damaged(folder / "judgements.parquet", error) from error
 
 
-def names(votes: Votes) -> list[str]:
-    return list(dict.fromkeys(name for its in votes.values() for name in its))
+def said(votes: Votes) -> Words:
+    """What the judges come to, each by itself."""
+    return {key: {name: voice.word for name, voice in its.items()} for key, its in votes.items()}
+
+
+def names(of: Votes | Words) -> list[str]:
+    return list(dict.fromkeys(name for its in of.values() for name in its))
 
 
 def judges(labelling: Labelling, votes: Votes) -> list[dict[str, Any]]:
@@ -50,15 +56,12 @@ def judges(labelling: Labelling, votes: Votes) -> list[dict[str, Any]]:
     return found
 
 
-def together(labelling: Labelling, votes: Votes) -> list[tuple[str, str, Share]]:
-    """How often two judges say the same, of what both say something of."""
+def together(labelling: Labelling, words: Words) -> list[tuple[str, str, Share]]:
+    """How often two say the same, of what both say something of."""
     found = []
-    for one, two in combinations(names(votes), 2):
-        both = [
-            (j.prompt_id, [voice.word for n, voice in votes[key_of(j)].items() if n in (one, two)])
-            for j in labelling.judgements
-        ]
-        said = [(prompt, words) for prompt, words in both if len(words) == 2 and None not in words]
-        if alike := share([a == b for _, (a, b) in said], [prompt for prompt, _ in said]):
+    for one, two in combinations(names(words), 2):
+        both = [(j.prompt_id, [words[key_of(j)].get(name) for name in (one, two)]) for j in labelling.judgements]
+        told = [(prompt, theirs) for prompt, theirs in both if None not in theirs]
+        if alike := share([a == b for _, (a, b) in told], [prompt for prompt, _ in told]):
             found.append((one, two, alike))
     return found

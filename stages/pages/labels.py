@@ -12,9 +12,11 @@ from stages.evaluation.labelling import Labelling, Share, longer
 from stages.pages.cases import cases
 from stages.pages.environment import environment
 from stages.pages.headline import counted
-from stages.pages.jury import heard, judges, together
+from stages.pages.jury import heard, judges, said, together
 from stages.pages.kinds import in_words
+from stages.pages.members import members, spoken
 from stages.store.kept import having, load_json
+from stages.store.numbers import signed
 from stages.store.store import manifest_of
 
 PAGE = "labels.html"  # in a report's node, and in the store's root
@@ -25,6 +27,7 @@ CONTENTS = {
     "known": "Agreement with what is known",
     "shares": "Ties, order, length",
     "judges": "Judges",
+    "ensemble": "The ensemble",
     "scores": "Scores",
     "missing": "What is missing",
     "tasks": "By task",
@@ -46,14 +49,16 @@ def page(folder: Path) -> str:
     known = load_json(audited, having("audited", "known")) if audited.exists() else {}
     audits = metrics["labeler"] != "verifier"  # whose labels are what is known
     votes = heard(folder, manifest, labelling)
+    words = said(votes) or spoken(folder, manifest, labelling)
     sections = {
         "known": agreements(known, "an answer is good" if labelling.scored else "the first of two is better"),
         "shares": shares(labelling),
         "judges": judges(labelling, votes),
+        "ensemble": members(labelling, words, manifest),
         "scores": scores(labelling),
         "missing": Counter(str(j.error) for j in labelling.judgements if j.error).most_common(),
         "tasks": tasks(labelling, known),
-        "cases": {title: its for title, its in cases(folder, labelling, votes, audits) if its},
+        "cases": {title: its for title, its in cases(folder, labelling, votes, words, audits) if its},
         "made": manifest,
     }
     html = (
@@ -66,7 +71,7 @@ def page(folder: Path) -> str:
             audits=audits,
             reliability=known,
             lengths=lengths(labelling),
-            together=together(labelling, votes),
+            together=together(labelling, words),
             metrics=metrics,
             unit="words" if metrics["labeler"] == "dataset" else "tokens",
         )
@@ -113,14 +118,10 @@ def agreements(known: dict[str, Any], positive: str) -> list[tuple[str, str, str
     }
     numbers = {"Cohen's κ": known.get("kappa"), "Krippendorff's α": known.get("alpha")}
     rows = [(title, told, "{:.1%}") for title, told in rates.items() if told]
-    rows += [(title, told, "{:.2f}") for title, told in numbers.items() if told]
+    rows += [(title, told, "{:z.2f}") for title, told in numbers.items() if told]
     return [
-        (
-            title,
-            form.format(told["mean"]),
-            f"{form.format(told['low'])} – {form.format(told['high'])}".replace("-", "−"),
-        )
-        for title, told, form in rows
+        (title, signed(its["mean"], form), f"{signed(its['low'], form)} to {signed(its['high'], form)}")
+        for title, its, form in rows
     ]
 
 

@@ -6,9 +6,8 @@ from typing import Any
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.bootstrap import Interval
 from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
-from stages.pages.environment import points
-from stages.pages.headline import bounds
 from stages.store.kept import having, load_json
+from stages.store.numbers import points
 from stages.store.outcome import Outcome
 from stages.store.records import Example, load
 from stages.store.store import Manifest
@@ -49,9 +48,9 @@ def summary(
     helped, hurt = sum(of_seed.low > 0 for of_seed in each), sum(of_seed.high < 0 for of_seed in each)
     sentence = (
         f"Over {len(found)} seeds, each prompt's outcomes averaged, {found[0]['models']['policy']} {effect(delta)}: "
-        f"{points(delta.mean)} points ({bounds(delta)}). By seed from {points(min(gains))} to {points(max(gains))}; "
+        f"{points(delta.mean)} points ({delta.bounds()}). By seed from {points(min(gains))} to {points(max(gains))}; "
         f"helped in {helped}, hurt in {hurt}. {found[0]['differences']['policy-base']}: {points(whole.mean)} points "
-        f"({bounds(whole)})."
+        f"({whole.bounds()})."
     )
     if len(found) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."

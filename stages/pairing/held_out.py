@@ -3,5 +3,7 @@
 from stages.store.records import content_id
 
 
-def held_out(prompt_id: str, fraction: float) -> bool:
-    return int(content_id("held out", prompt_id)[:8], 16) / 2**32 < fraction
+def side(prompt_id: str, fraction: float, trained: str = "train") -> str:
+    """`validation` for this fraction of all prompts, else what training is called."""
+    drawn = int(content_id("held out", prompt_id)[:8], 16) / 2**32
+    return "validation" if drawn < fraction else trained

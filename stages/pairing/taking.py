@@ -10,6 +10,7 @@ from stages.config.choices import Strategy
 from stages.pairing.admission import Admission
 from stages.pairing.contrasts import Contrast
 from stages.pairing.strategies import select
+from stages.store.numbers import signed
 from stages.store.records import Example
 
 
@@ -59,9 +60,8 @@ def table(figures: dict[str, dict[str, Any]], mine: str) -> str:
     """The figures of every strategy, as lines for a terminal; `mine` is the one that was taken."""
     rows: list[tuple[str, ...]] = [("strategy", *COLUMNS)]
     for name, found in figures.items():
-        told = ["–" if value is None else value for value in found.values()]
-        forms = ("{}", "{}", "{:.3f}", "{:+.1f}", "{:.0%}")
-        cells = [form.format(v) if v != "–" else v for form, v in zip(forms, told, strict=True)]
+        forms = ("{}", "{}", "{:z.3f}", "{:+z.1f}", "{:.0%}")
+        cells = ["–" if v is None else signed(v, form) for form, v in zip(forms, found.values(), strict=True)]
         rows.append((f"{name} *" if name == mine else name, *cells))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

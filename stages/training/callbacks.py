@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from stages.config.blocks.training import SFT, Training
 from stages.config.errors import UserError
+from stages.store.numbers import signed
 from stages.store.work import Progress, Work
 
 EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence
@@ -91,7 +92,7 @@ def in_one_line(losses: Sequence[float], most: int = 8) -> str:
     """`4.57 → 5.78 → 12.4`: the first, the last, and what lies evenly between them."""
     shown = min(most, len(losses))
     places = [round(i * (len(losses) - 1) / max(1, shown - 1)) for i in range(shown)]
-    return " → ".join(f"{losses[place]:.3g}" for place in places)
+    return " → ".join(signed(losses[place], "{:z.3g}") for place in places)
 
 
 def lower_rate(cfg: Training) -> str:

@@ -36,6 +36,6 @@ def risen(course: Course, rows: int, cfg: Training) -> str:
         return ""
     return (
         f"held-out loss {in_one_line(course.losses)}: it ended higher than before the first step, by "
-        f"{change.mean:.3g} per pair ({change.low:.3g} to {change.high:.3g}). {lower_rate(cfg)}, or "
+        f"{change.per('pair')}. {lower_rate(cfg)}, or "
         f"{type(cfg).__name__.lower()}.epochs."
     )

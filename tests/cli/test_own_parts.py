@@ -1,5 +1,6 @@
 """Parts of one's own: what is hashed is what is run, nothing runs before its stage, and no recipe may name them."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES
+from stages.store.records import Judgement, load
 from tests.helpers import TINY, Chain, build, command, nodes, refused
 
 ONLY_TYPED = "label.own runs code, so only the command line may set it"
@@ -49,6 +51,27 @@ def test_a_plan_reads_it_and_runs_nothing_of_it(mine: Path, chain: Chain) -> Non
     assert not (mine.parent / "was run").exists()
     build(chain.root, "stage=label", own(mine))
     assert (mine.parent / "was run").exists()
+
+
+def test_it_is_a_member_of_an_ensemble_and_labels_once(mine: Path, chain: Chain) -> None:
+    members = "label.ensemble.members=[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 2}]"
+    line = ("label=ensemble", members, own(mine, sign=-1))
+    planned = nodes(chain.root, *line)
+    assert planned["label_own"].fingerprint == nodes(chain.root, own(mine, sign=-1))["label"].fingerprint
+    assert planned["label_verifier"].fingerprint == nodes(chain.root)["label"].fingerprint
+    build(chain.root, "stage=pairs", *line)
+    judged = lambda *line: load(chain.folder("label", *line) / "judgements.parquet", Judgement)
+    alone = {j.candidate_id: j.score for j in judged(own(mine, sign=-1))}
+    metrics = chain.manifest("label", *line)["metrics"]
+    heavier = [j for j in judged(*line) if j.preference and "own" in json.loads(j.raw or "{}")]
+    assert 0 < metrics["ensemble"]["members"]["own"]["votes"] == len(heavier)
+    for j in heavier:
+        said = json.loads(j.raw or "")
+        assert said["own"] == ("a" if alone[j.a] > alone[j.b] else "b" if alone[j.a] < alone[j.b] else "tie")
+    assert sum(j.preference == json.loads(j.raw or "")["own"] for j in heavier) > len(heavier) / 2
+    for wrong in (("label=ensemble", members), ("label=ensemble", members.replace("own", "judge"), own(mine))):
+        told = refused(*TINY, *wrong)
+        assert told.startswith("label.ensemble.members and label.own: a labeler of your own is the member")
 
 
 def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(mine: Path, chain: Chain) -> None:

@@ -68,7 +68,7 @@ def test_two_good_settings_may_be_as_good_as_each_other() -> None:
 def test_where_sft_is_above_all_settings_none_is_called_better() -> None:
     told = said(answered(np.random.default_rng(5), 0.6, 0.3, 0.2), "SFT", "a", "b")
     assert told.startswith("No setting is better than SFT, which passes ")
-    assert "(the best of 2, a: " in told
+    assert "; the best of 2, a, has " in told
     assert told.endswith("is more than chance among so many.")
     level = said(np.tile(answered(np.random.default_rng(6), 0.5), 2), "SFT", "a")
     assert level.startswith("No setting is better than SFT, which passes ")

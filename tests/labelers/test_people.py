@@ -270,6 +270,68 @@ def test_several_people_are_a_majority(said: Any, expected: list[str | None]) ->
     assert [json.loads(str(j.raw))["person-0"]["verdict"] for j in found] == [said[0]] * 2
 
 
+USERS = ("35f4f60d-2941-5f29-bcff-62e51c272c68", "9b0f2c1e-7a3d-4f55-8a6b-0d1c2e3f4a5b")  # of Argilla's
+
+
+def test_argilla_gets_what_waits_and_what_its_own_users_said(tmp_path: Path) -> None:
+    """A response by somebody who is none of its users would have it refuse the whole record."""
+    session, out = Session(drawn(pool(*GIVEN), Human(overlap=0.0)), [], tmp_path / "people"), work(tmp_path)
+    here, there, *waiting = session.questions
+    session.save(Answer(here, "ann", "a"))
+    session.save(Answer(there, USERS[0], "tie", (), "equal"))
+    rows.write(session, out)
+    records = {record["id"]: record for record in json.loads((out / rows.ARGILLA).read_text())}
+    assert records.keys() == {there, *waiting}
+    assert records[there]["responses"] == {
+        "verdict": [{"value": "tie", "user_id": USERS[0]}],
+        "comment": [{"value": "equal", "user_id": USERS[0]}],
+    }
+    asked = session.questions[waiting[0]]
+    assert records[waiting[0]]["responses"] == {} and records[waiting[0]]["status"] == "pending"
+    assert {"prompt", *asked.letters} == records[waiting[0]]["fields"].keys()
+
+
+def of_argilla(session: Session) -> tuple[Any, Any]:
+    """Two records as argilla 2.8.0 writes them, by `records.to_json`, and flat: one that both users answered, of whom
+    one only drafted it, and one that nobody did."""
+    first, second = [*session.questions][:2]
+    rest = {"metadata": {}, "suggestions": {}, "vectors": {}, "_server_id": USERS[1]}
+    by = lambda value, user: {"value": value, "user_id": USERS[user]}
+    said = {"verdict": [by("b", 0), by("a", 1)], "reasons": [by(["clear"], 0)], "comment": [by("so", 0)]}
+    fields = {"prompt": "user: x", "a": "y", "b": "z"}
+    nested = [
+        {"id": first, "fields": fields, "responses": said, "status": "completed", **rest},
+        {"id": second, "fields": fields, "responses": {}, "status": "pending", **rest},
+    ]
+    flat = [{"id": i, "status": "completed", "_server_id": USERS[1], **fields} for i in (first, second)]
+    flat[0] |= {"verdict.responses": ["b", "a"], "verdict.responses.users": [*USERS]}
+    flat[0] |= {"verdict.responses.status": ["submitted", "draft"], "reasons.responses": [["clear"]]}
+    flat[0] |= {"reasons.responses.users": [USERS[0]], "reasons.responses.status": ["submitted"]}
+    flat[0] |= {f"comment.responses{more}": [its] for more, its in (("", "so"), (".users", USERS[0]))}
+    flat[1] |= {key: None for key in flat[0] if "." in key}
+    return nested, flat
+
+
+def test_what_argilla_writes_is_read(tmp_path: Path) -> None:
+    def read(name: str, content: str) -> dict[str, Any]:
+        session = Session(drawn(pool(*GIVEN), Human()), ["clear"], tmp_path / name)
+        (tmp_path / f"{name}.json").write_text(content)
+        told = rows.read(tmp_path / f"{name}.json", session)
+        assert told.endswith(", 0 known already, 1 blanks, 0 to other questions")
+        return {who: [a.said for a in mine.values()] for who, mine in session.said.items()}
+
+    nested, flat = of_argilla(Session(drawn(pool(*GIVEN), Human()), [], tmp_path / "asked"))
+    expected = {USERS[0]: [("b", ("clear",), "so")]}
+    assert read("nested", json.dumps(nested, indent=1)) == expected | {USERS[1]: [("a", (), "")]}
+    assert read("lines", "".join(f"{json.dumps(row)}\n" for row in flat)) == expected, "a draft is no answer"
+    assert read("flat", json.dumps(flat)) == expected
+    nested[1]["responses"] = {"verdict": [{"value": "c", "user_id": USERS[0]}]}
+    with pytest.raises(UserError, match=r"wrong.json: record 2: a verdict is one of a, b, tie, bad, skip"):
+        read("wrong", json.dumps(nested))
+    with pytest.raises(UserError, match="begins as a list of records, and is none"):
+        read("cut", json.dumps(nested)[:-9])
+
+
 def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path: Path) -> None:
     def session(name: str) -> Session:
         asked = drawn(pool(*GIVEN), Human(overlap=0.5, annotators=2))
@@ -277,7 +339,7 @@ def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path:
 
     theirs, out = session("theirs"), work(tmp_path)
     for i, asked in enumerate([*theirs.questions][:-1]):
-        for name in ("ann", "bob")[: 1 + i % 2]:
+        for name in USERS[: 1 + i % 2]:
             reasons = ("clear", "short")[: i % 3]
             theirs.save(Answer(asked, name, ("a", "b", "tie", "bad", "skip")[i % 5], reasons, "so ü" * (i % 2)))
     rows.write(theirs, out)
@@ -294,9 +356,9 @@ def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path:
         ('{"question"', "line 3: no row of"),
         ("[]", "line 3: no row of"),
         (lines[2].replace('"verdict": "', '"verdict": "?'), "line 3: a verdict is one of a, b, tie, bad, skip"),
-        (re.sub('"annotator": "[a-z]*"', '"annotator": "../x"', lines[2]), "line 3: a name is"),
+        (re.sub('"annotator": "[^"]*"', '"annotator": "../x"', lines[2]), "line 3: a name is"),
         (lines[2].replace('"comment": "', '"comment": "other'), "said"),
-        ("{}", "line 3: no row of answers.jsonl or argilla.jsonl: it lacks 'verdict'"),
+        ("{}", "line 3: no row of answers.jsonl or argilla.json: it lacks 'verdict'"),
     ):
         bad, fresh = tmp_path / "bad.jsonl", session("fresh")
         bad.write_text("\n".join([*lines[:2], changed, lines[2]]))

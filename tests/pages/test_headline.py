@@ -79,6 +79,15 @@ def test_none_of_many_stands_with_how_many_could_be() -> None:
     assert "SFT passes 0 (up to 0.9%) of 320 held-out prompts, DPO 40.2%" in told.verdict
 
 
+def test_none_or_all_of_the_policys_stands_in_one_pair_of_brackets_with_the_difference() -> None:
+    none = group((-0.316, -0.4, -0.2), policy=share(0, 0, 0.089))
+    assert headline({"seen tasks": none}).verdict.endswith(
+        "DPO 0 (up to 8.9%; −31.6 points, 95% interval −40.0 to −20.0)."
+    )
+    same = group((0.0, 0.0, 0.0), sft=share(1, 0.996, 1), policy=share(1, 0.996, 1))
+    assert headline({"seen tasks": same}).verdict.endswith("DPO all (99.6% or more; alike on every one).")
+
+
 def test_a_control_says_what_preferences_gave() -> None:
     models = {"base": "Base", "sft": "SFT", "control": "Control", "policy": "DPO"}
     told = headline({"seen tasks": group(HELPED, **{"policy-control": share(*HELPED)})}, models=models)

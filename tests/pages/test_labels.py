@@ -15,9 +15,11 @@ from stages.store.records import Candidate, Example, Judgement, load, save
 from tests.browser import wrong_with
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build
+from tests.labelers.asking import somebody
 from tests.labelers.judging import judging
 
 pytest.importorskip("openai")
+pytest.importorskip("starlette")
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
 )
@@ -116,6 +118,37 @@ def test_a_verifiers_page_says_nothing_of_judges(chain: Chain) -> None:
     assert rows(html, "scores") == {score: str(count) for score, count in metrics["scores"].items()}
     assert sum(int(row.split()[0]) for row in rows(html, "tasks").values()) == len(labelling.judgements)
     assert "label.audit" not in html, "its labels are what is known"
+
+
+def test_an_ensembles_page_tells_members_vetoes_people_and_where_they_differ(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Model(judging(lambda texts: "A" if texts["A"] < texts["B"] else "B"))) as model:
+        line = ("label=ensemble", f"label.judge.endpoints=[{{base_url: '{model.url}', model: m}}]")
+        line += ("label.ensemble.members=[{labeler: verifier, veto: 0.5}, {labeler: judge, weight: 2}]",)
+        line += ("label.ensemble.people=4", "label.audit=5", "label.human.runtime.port=0")
+        with somebody(monkeypatch, lambda question: "a"):
+            build(chain.root, "stage=label", *line)
+    folder, html = chain.folder("label", *line), (chain.root / "labels.html").read_text()
+    told, labelling = text_of(html, "ensemble"), Labelling.read(folder)
+    votes = [json.loads(j.raw or "{}") for j in labelling.judgements]
+    voted = [vote for vote in votes if "judge" in vote]
+    differ = sum(vote["verifier"] != vote["judge"] for vote in voted)
+    assert 0 < differ < len(voted) and f"the members differ on {differ}; a veto decides " in told
+    checks = load(chain.folder("label") / "judgements.parquet", Judgement)
+    low = sum(j.score is not None and j.score < 0.5 for j in checks)
+    table = rows(html, "ensemble")
+    assert table["verifier"].startswith(f"1 {len(voted)} ") and table["verifier"].endswith(f" 0.5 {low:,} answers")
+    assert table["judge"].startswith(f"2 {len(voted)} ") and table["judge"].endswith("–")
+    assert f"verifier and judge say the same of {1 - differ / len(voted):.1%} (" in told
+    assert re.search(r"People were asked about 4 of the \d+ in doubt, .* About 5 more, drawn at random", told)
+    cases = text_of(html, "cases")
+    assert f"Members that disagree: {differ} of " in cases
+    assert re.search(r"verifier: (A better|B better|a tie) judge: (A better|B better|a tie)", cases)
+    assert "<script" not in labels.page(spoilt(folder, tmp_path / "label" / folder.name))
+    monkeypatch.setattr("stages.pages.cases.SHOWN", len(votes))
+    assert len(re.findall(r"people: (?:A better|B better|a tie)", text_of(labels.page(folder), "cases"))) >= 4
+    assert wrong_with(chain.root / "labels.html", tmp_path / "browser") == []
 
 
 @pytest.mark.parametrize("order", [1, -1])

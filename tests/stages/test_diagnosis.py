@@ -43,7 +43,7 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
     normal = Normal.times(1.0, 8.0, 2.0)
     severities = {0.5: FAR, 0.7: OUT, 1.0: 0, 8.0: 0, 9.0: OUT, 16.0: FAR}
     assert {value: normal.severity(value) for value in severities} == severities
-    forms = {5.2e-5: "5.2e-5", 0.0025: "0.0025", -1894.6: "-1,895", 1e38: "1e38"}
+    forms = {5.2e-5: "5.2e-5", 0.0025: "0.0025", -1894.6: "−1,895", 1e38: "1e38"}
     assert {number: written(NUMBER, number) for number in forms} == forms
     assert Normal(high=0.1).severity(0.9) == OUT, "no value of this is a cause by itself"
 

@@ -173,7 +173,7 @@ def test_an_answer_less_that_ends_is_told_rarely_where_nothing_changed() -> None
     fewer = np.ones((200, 3))
     fewer[::4, 2] = 0
     found = ends_less({"seen tasks": table(["seen"] * 200, fewer, fewer, fewer)}, TITLES, cfg)
-    assert "on seen tasks from 100.0% to 75.0%, -25.0 points (" in found
+    assert "on seen tasks from 100.0% to 75.0%, −25.0 points (" in found
 
 
 def test_none_of_many_is_not_known_to_be_none() -> None:

@@ -102,6 +102,13 @@ def test_it_tells_what_would_explain_another_result(page: Path) -> None:
     assert told["seed"] == "0"
 
 
+def test_below_zero_stands_a_minus_sign_and_no_brackets_stand_in_a_row(page: Path) -> None:
+    ours = re.sub(r"<(pre|code|style)\b.*?</\1>|<p class=\"tokens\">.*?</p>", "", page.read_text(), flags=re.DOTALL)
+    told = re.sub(r"<[^>]*>", " ", ours)
+    assert re.search(r"−\d", told)
+    assert re.findall(r".{0,20}(?<![\w.])-\d.{0,20}|.{0,20}\)\s*\(.{0,20}", told) == []
+
+
 def test_it_is_one_small_file(page: Path) -> None:
     assert len(page.read_bytes()) <= 400_000
 
@@ -139,7 +146,7 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     told = re.search(r"Over 3 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
     assert told and told[1].replace("−", "-") == f"{sum(deltas) / 3:+.1f}"
     assert f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−") in told[0]
-    assert "One seed" not in html
+    assert "One seed" not in html and '<p class="verdict">Seed 0: DPO ' in html, "it is of one, as is the page"
     assert all(m["fingerprint"] in html for m in manifests)
     assert wrong_with(chain.root / "report.html", tmp_path) == []
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"

@@ -13,6 +13,7 @@ from stages.commands.comparing import measured
 from stages.config.blocks.pairs import Select
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
+from stages.pages.settings import learnt_from
 from stages.pipeline.graph import targets
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.store import Store, read_manifest
@@ -78,6 +79,26 @@ def test_what_is_right_and_ran_out_of_tokens_ends_with_its_last_whole_sentence(t
     pool = [answer("a", GOOD + " It does", -9.0, "length")]
     found, metrics = made(tmp_path / "out", judged(tmp_path / "pool", [prompt("a")], pool), max_mended=1)
     assert (found["a"].reference, found["a"].source, metrics["mended"]) == (GOOD, "mended", 1)
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(given: int, tmp_path: Path) -> None:
+    prompts = [prompt(str(i), task=f"t{i}") for i in range(40)]
+    inputs = judged(tmp_path / "judged", prompts, [answer(p.id, GOOD) for p in prompts])
+    aside = [replace(prompt(f"aside {i}", reference=GOOD), split="validation") for i in range(5)]
+    told = [prompt(f"given {i}", reference=GOOD) for i in range(given)]
+    save(inputs["data"] / "examples.parquet", [*prompts, *aside, *told], Example)
+    cfg = replace(settings(*TINY).select, validation_fraction=0.25)
+    (tmp_path / "node").mkdir()
+    metrics = select.run(cfg, inputs, Work(tmp_path / "node", lambda m, s: None))
+    trained = [e for e in load(tmp_path / "node" / "examples.parquet", Example) if e.split == "sft" and e.reference]
+    own = sum(e.source == "selected" for e in trained)
+    assert own < len(prompts) and len(trained) == own + given
+    data: Any = {"metrics": {"examples": {"sft": len(prompts) + given, "validation": len(aside)}}}
+    both: Any = {"data": data, "select": {"metrics": metrics}}
+    demonstrations = f"{given} demonstrations, " if given else ""
+    assert learnt_from(both) == f"{demonstrations}{own} answers of the base's own"
+    assert learnt_from({"data": data}) == f"{len(prompts) + given} demonstrations"
 
 
 def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> None:

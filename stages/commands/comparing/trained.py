@@ -15,6 +15,7 @@ from stages.commands.settings import Differing, Nodes, lineage, of_lineage, unse
 from stages.evaluation.bootstrap import Interval
 from stages.evaluation.choosing import Comparison, Contender, compared, conclusion, of_others
 from stages.store.kept import load_json
+from stages.store.numbers import points, signed
 from stages.store.store import Manifest, Store
 
 
@@ -128,7 +129,7 @@ class Trainings:
 
     def shown(self, difference: float) -> str:
         """In points, or in nats per token."""
-        return f"{100 * difference:+.1f}" if self.by_pairs else f"{difference:+.4f}"
+        return points(difference) if self.by_pairs else signed(difference, "{:+z.4f}")
 
 
 def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Trainings]:

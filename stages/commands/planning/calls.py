@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import Past, sizes_to_be
-from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes
+from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes, per_prompt, sources_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample
@@ -57,12 +57,12 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> li
 
 def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
     """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
-    judge, sources = block.judge, [pool] if pool.stage == "sample" else [*pool.inputs.values()][1:]
+    judge, sources = block.judge, sources_of(pool)
     sizes, _ = sizes_to_be(sources[0], nodes, store, past)
     if store.find(pool):
         calls = sum(shown(judge, n) for n in counted(store.folder(pool)))
     else:
-        calls = (sizes.rows or math.nan) * shown(judge, count(sources))
+        calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))
     calls += judge.reading is Reading.json  # the probe
     asked, told = calls * length(block, sizes), calls * (judge.max_tokens or 0)
     keys = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
@@ -82,11 +82,6 @@ def counted(pool: Path) -> list[int]:
 
     ids = pq.read_table(pool / "candidates.parquet", columns=["prompt_id"])["prompt_id"]
     return [*Counter(ids.to_pylist()).values()]
-
-
-def count(sources: list[Node]) -> float:
-    """Candidates of a prompt; nan where a file holds any number."""
-    return float(sum(math.nan if n.config.file else n.config.candidates_per_prompt for n in sources))
 
 
 def length(block: Label, sizes: Sizes) -> float:

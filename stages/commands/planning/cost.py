@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from stages.commands.planning.earlier import Earlier
+from stages.commands.planning.peak import OF_MEMORY, expected_peak, on_gpu, peak_of, shape_of
 from stages.commands.planning.tokens import (
     OPEN,
     PAIRS,
@@ -21,19 +22,18 @@ from stages.commands.planning.tokens import (
     generated,
     in_tokens,
     length_of,
+    length_of_pool,
     passes_of,
+    per_prompt,
     reads_selected,
+    sources_of,
     split_of,
     texts_of,
     tokens_of,
     trains_or_asks,
 )
-from stages.config.blocks.labels import Label
-from stages.config.blocks.models import Model
-from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Split
-from stages.hardware import machine, memory, model_shape, speed
-from stages.hardware.model_shape import Shape
+from stages.hardware import machine, speed
 from stages.hardware.speed import Known, Ran, Task
 from stages.store.node import Node
 from stages.store.store import Manifest, Store
@@ -47,32 +47,8 @@ COUNTED = {
     "answer": "drawn",
     "reference": "drawn",
 }  # as tokens
-OF_MEMORY = (
-    "adapter",
-    "lora",
-    "precision",
-    "weights",
-    "packing",
-    "max_length",
-    "max_new_tokens",
-    "batch_size",
-    "runtime",
-    "labeler",
-    "reward_model",
-)
 TRAINING = ("sft", "dpo", "reward")
 PUBLISHES_WEIGHTS = ("base", *TRAINING)
-OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
-TOKENS_PER_ROW = {
-    "sft": 60,
-    "sample": 20,
-    "reference": 80,
-    "dpo": 80,
-    "reward": 80,
-    "answer": 60,
-    "label": 60,
-}  # of generated tasks, in memory
-LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
 
 
 @dataclass
@@ -108,6 +84,9 @@ class Past:
         if stage in PAIRS:
             pairs = self.folders.get(("pairs", given["pairs"]))
             return Sizes(metrics["pairs"], metrics.get("held_out", 0), *length_of(pairs)) if pairs else None
+        if stage == "label":
+            pool = self.folders.get((m["inputs"]["pool"]["stage"], given["pool"]))
+            return Sizes(metrics["judgements"], 0, *length_of_pool(pool)) if pool else None
         of = m["inputs"]["data"]["stage"]  # data or select
         data = self.manifest(of, given["data"])
         if data is None:
@@ -120,7 +99,9 @@ class Past:
 
     def task(self, m: Manifest) -> Task | None:
         """What a finished node's time depended on; None where that is not known any more."""
-        parameters = self.parameters.get(m["roots"].get("base"), 0)
+        other = foreign(m["config"])  # whose size only the node itself noted
+        base = other or m["roots"].get("base", "")
+        parameters = m["metrics"].get("parameters", 0) if other else self.parameters.get(base, 0)
         passes = 0.0
         if trains_or_asks(m["stage"], m["settings"]):
             sizes = self.sizes(m)
@@ -129,9 +110,9 @@ class Past:
             passes = passes_of(m["stage"], m["settings"], sizes, m["metrics"].get("tokens", 0))
         return Task(
             m["stage"],
-            str(m["settings"].get("precision", "fp32")),
+            precision_of(m["settings"]),
             way(m["settings"]),
-            m["roots"].get("base", ""),
+            base,
             parameters,
             passes,
             m.get("processor"),
@@ -177,7 +158,8 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
         disk = sum(entry["bytes"] for entry in own["files"].values())
         return Cost(own["metrics"].get("tokens"), peak_of(own), disk, own["wall_seconds"])
     of = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
-    stage, shape, base = node.stage, shape_of(of, store), of.fingerprint
+    other = foreign(asdict(node.config))
+    stage, shape, base = node.stage, shape_of(node, of, store), other or of.fingerprint
     size = past.parameters.get(base) or (shape.parameters if shape else math.nan)
     disk = 4.0 * size if stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = expected_peak(node, nodes, shape)
@@ -198,7 +180,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
     gpu = on_gpu(node)
     task = Task(
         stage,
-        str(node.settings.get("precision", "fp32")),
+        precision_of(node.settings),
         way(node.settings),
         base if "base" in roots else "",
         size if "base" in roots else 0,
@@ -213,6 +195,8 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
 
 def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> tuple[Sizes, bool]:
     """What a stage will go through, and whether that was counted: no rows where nobody can say yet."""
+    if node.stage == "label":
+        return pool_to_be(node.inputs["pool"], nodes, store, past)
     given, made_of = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     data, split = store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
@@ -246,6 +230,30 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     return Sizes(count - held_out, held_out, *lengths), False
 
 
+def pool_to_be(pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> tuple[Sizes, bool]:
+    """Candidates that are there, or that each of the pool's sources is to give of every prompt."""
+    if made := store.find(pool) or past.earlier.of(pool):
+        folder = store.root / pool.stage / made["fingerprint"]
+        return Sizes(made["metrics"]["candidates"], 0, *length_of_pool(folder)), True
+    candidates = prompts = tokens = 0.0
+    for source in sources_of(pool):
+        sizes, _ = sizes_to_be(source, nodes, store, past)
+        rows = (sizes.rows or math.nan) * per_prompt(source)
+        candidates, prompts = candidates + rows, prompts + rows * sizes.prompt
+        tokens += expected(source, nodes, store, past).tokens or math.nan
+    return Sizes(candidates, 0, prompts / candidates, tokens / candidates), False
+
+
+def foreign(config: dict[str, Any]) -> str:
+    """What names a model that is no descendant of the run's base: the path of a reward model; else ''."""
+    scores = config.get("reward_model") or {}
+    return f"{scores['path']}@{scores.get('revision')}" if scores.get("path") else ""
+
+
+def precision_of(settings: dict[str, Any]) -> str:
+    return str(settings.get("reward_model", settings).get("precision", "fp32"))
+
+
 def asked_base(stages: dict[str, str]) -> bool:
     """Whether a base answers prompts, by the stages of a node's inputs: its answers end seldom by themselves."""
     return "base" in (stages.get("model"), stages.get("policy"))
@@ -260,39 +268,3 @@ def devices(on_gpu: bool, config: dict[str, Any]) -> int:
     """Cores of this machine, however many processes share them; or GPUs, one for each process."""
     runtime = config.get("runtime") or {}
     return int(runtime.get("processes", 1) * runtime.get("nodes", 1)) if on_gpu else os.cpu_count() or 1
-
-
-def peak_of(manifest: Manifest) -> float:
-    return float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-
-
-def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> float:
-    """Bytes; nan where the model's shape is not known."""
-    if isinstance(node.config, Label) and (path := node.config.reward_model.path):
-        config = model_shape.config_of(Model(path, node.config.reward_model.revision))
-        shape = Shape.of(config) if config else None
-    if shape is None:
-        return math.nan
-    block, data, label = node.config, nodes["data"].config, nodes["label"].config
-    longest = nodes["sft"].config.max_length
-    row = LONGEST * TOKENS_PER_ROW.get(node.stage, 0)
-    if data.sources or label.brings_pool:
-        row = LONGEST * OF_MAX_LENGTH * longest
-    if isinstance(block, Training):
-        row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
-    return memory.peak(shape, block, row, "cuda" if on_gpu(node) else "cpu")
-
-
-def on_gpu(node: Node) -> bool:
-    """Whether the model of this node is on a GPU: where its `runtime` asks for one, or for whatever there is."""
-    scores = isinstance(node.config, Label) and node.config.labelers == ["reward_model"]
-    runtime = node.config.reward_model.runtime if scores else getattr(node.config, "runtime", None)
-    if runtime is None or runtime.device == "cpu":
-        return False
-    return runtime.device == "cuda" or machine.gpu() is not None
-
-
-def shape_of(base: Node, store: Store) -> Shape | None:
-    """Of the base model; None where it is on the hub and not even its config can be had."""
-    config = model_shape.config_of(base.config, store.folder(base) / "model")
-    return Shape.of(config) if config else None

@@ -20,8 +20,8 @@ PAIRS = ("reference", "dpo", "reward")  # stages whose rows are pairs
 
 
 class Sizes(NamedTuple):
-    """What a stage goes through: rows (prompts, pairs) in an epoch, those it is evaluated on, and the tokens of a
-    prompt and of an answer."""
+    """What a stage goes through: rows (prompts, pairs, candidates) in an epoch, those it is evaluated on, and the
+    tokens of a prompt and of an answer."""
 
     rows: float
     evaluated: float
@@ -31,6 +31,8 @@ class Sizes(NamedTuple):
 
 def trains_or_asks(stage: str, settings: dict[str, Any]) -> bool:
     """Whether a stage sends tokens through a model."""
+    if stage == "label":
+        return settings["labeler"] == "reward_model" and "own" not in settings
     return stage in GUESSED and bool(settings.get("train", True)) and not settings.get("file")
 
 
@@ -81,6 +83,26 @@ def length_of(folder: Path, split: str | None = None) -> tuple[float, float]:
     return in_tokens(fmean(said(prompt) for prompt, _ in found), fmean(answer for _, answer in found))
 
 
+@cache
+def length_of_pool(folder: Path) -> tuple[float, float]:
+    """Mean tokens of a prompt, by its characters, and of a candidate of a published pool."""
+    prompts = [said(row["messages"]) for row in texts(folder / "prompts.parquet", ["messages"], None)]
+    candidates = [row["n_tokens"] for row in texts(folder / "candidates.parquet", ["n_tokens"], None)]
+    if not (prompts and candidates):
+        return in_tokens(*TEXT)
+    return in_tokens(fmean(prompts), 0)[0], fmean(candidates)
+
+
+def sources_of(pool: Node) -> list[Node]:
+    """The `sample` nodes that a pool is made of: itself, where it is one."""
+    return [pool] if pool.stage == "sample" else [node for role, node in pool.inputs.items() if role != "policy"]
+
+
+def per_prompt(sample: Node) -> float:
+    """Candidates of a prompt; nan where a file holds any number."""
+    return math.nan if sample.config.file else float(sample.config.candidates_per_prompt)
+
+
 def texts(table: Path, columns: list[str], filters: Any) -> list[dict[str, Any]]:
     """The first rows of a table; none where it is gone, or damaged."""
     import pyarrow as pa  # with numpy, not for a plan of what has no data yet
@@ -117,6 +139,8 @@ def passes_of(stage: str, settings: dict[str, Any], sizes: Sizes, tokens: float)
     row = (sizes.prompt + sizes.answer) * (2 if stage in ("dpo", "reward") else 1)
     if stage in ("sft", "dpo", "reward"):
         return TRAINED * tokens + evaluations * sizes.evaluated * row
+    if stage == "label":
+        return sizes.rows * row
     if stage == "eval":
         # Every model but the base reads the references; all but SFT read their own answers, as it does.
         models = len(settings["models"]) - 1

@@ -11,6 +11,7 @@ import yaml
 from stages.commands.publishing.tables import Tables
 from stages.models.card import name_of
 from stages.store.kept import having, load_json
+from stages.store.numbers import signed
 from stages.store.store import Manifest
 
 TASKS = {
@@ -183,9 +184,10 @@ def labels(m: Manifest, folder: Path) -> str:
         return f"{told} Nobody has audited these labels."
     found = load_json(audited, having("audited", "known"))
     rows = [
-        f"| {title} | {its['mean']:.3f} | {its['low']:.3f} to {its['high']:.3f} |"
+        f"| {title} | {mean} | {low} to {high} |"
         for name, title in RELIABLE.items()
         if (its := found.get(name))
+        for mean, low, high in [[signed(its[bound], "{:z.3f}") for bound in ("mean", "low", "high")]]
     ]
     head = f"{told}\n\nOf {found['audited']} judgements, drawn at random, {found['known']} have a label that is known."
     return "\n".join([head, "", "| measure | | 95% interval |", "| --- | --- | --- |", *rows]) if rows else head

@@ -12,6 +12,9 @@ from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Reading, Rubrics
 from stages.config.limits import between, computed, neutral, random_seed, share, words
 
+OWN = "own"  # the member of an ensemble that `label.own` is
+BESIDE_OWN = "verifier"  # what `label` says by default, beside a labeler of the user's own
+
 
 @dataclass
 class Judge:
@@ -116,21 +119,23 @@ class Label:
     @property
     def voters(self) -> list[Voter]:
         """The members of an ensemble; none of any other labeler."""
-        return self.ensemble.members or [] if self.labeler == "ensemble" and not self.own else []
+        return self.ensemble.members or [] if self.labeler == "ensemble" else []
 
     @property
     def labelers(self) -> list[str]:
-        """Who labels: the labeler, or an ensemble's members and the people that it asks; nobody where it is one of the
-        user's own."""
-        if self.labeler != "ensemble" or self.own:
+        """Who labels: the labeler, or an ensemble's members and the people that it asks; nobody of the house where the
+        user's own labels alone."""
+        if self.labeler != "ensemble":
             return [] if self.own else [self.labeler]
         return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])
 
     def member(self, labeler: str) -> "Label":
         """The block of an ensemble's member: that of a run in which it labels alone, and so are its judgements."""
+        mine = labeler == OWN
         return replace(
             self,
-            labeler=labeler,
+            labeler=BESIDE_OWN if mine else labeler,
+            own=self.own if mine else Own(),
             judge=self.judge if labeler == "judge" else Judge(),
             reward_model=self.reward_model if labeler == "reward_model" else RewardModel(),
             human=Human(),
@@ -143,7 +148,7 @@ class Label:
     def joined(self) -> "Label":
         """The block of an ensemble without what its members' blocks say."""
         human = self.human if self.ensemble.people else Human()
-        return replace(self, judge=Judge(), reward_model=RewardModel(), human=human)
+        return replace(self, own=Own(), judge=Judge(), reward_model=RewardModel(), human=human)
 
     @property
     def by_reward(self) -> bool:

@@ -10,6 +10,7 @@ from math import sqrt
 
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
+from stages.store.numbers import signed
 from stages.tasks.checks import share_passed
 
 ENOUGH = 8  # pairs to tell a share from a coin's
@@ -27,7 +28,7 @@ def sft_gain(run: Evidence) -> Finding:
         "SFT − base",
         100 * run.results["primary"]["sft-base"]["mean"],
         Normal(low=0, floor=-5),
-        "{:.1f} points",
+        "{:z.1f} points",
         "the demo: 44 to 49",
         below=Cause(
             "SFT itself passes less than the base, and DPO starts from there",
@@ -57,9 +58,9 @@ def longer(run: Evidence) -> Finding | None:
     if len(unequal) < ENOUGH:
         return None
     follows = run.label.get("length_correlation")
-    told = f"by {run.made['chosen_longer_by']:+.1f} tokens on average"
+    told = f"by {signed(run.made['chosen_longer_by'], '{:+z.1f}')} tokens on average"
     if follows is not None:
-        told += f"; score and length of candidates correlate by {follows:+.2f}"
+        told += f"; score and length of candidates correlate by {signed(follows, '{:+z.2f}')}"
     other = "pairs.max_length_ratio=1.2, or a labeler that does not look at length"
     return Finding(
         "chosen longer than rejected",
@@ -137,7 +138,7 @@ def near_the_line(run: Evidence) -> Finding | None:
         above=Cause(
             "most pairs lie near the line, where chosen is hardly better than rejected", "pairs.min_margin=0.25"
         ),
-        detail=f"mean margin {sum(margins) / len(margins):.2f}",
+        detail=f"mean margin {signed(sum(margins) / len(margins), '{:z.2f}')}",
     )
 
 

@@ -6,10 +6,12 @@ are those that `pairs.validation_fraction` keeps out of training.
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
 from stages.evaluation.outcomes import ENOUGH_PROMPTS, PRIMARY
+from stages.store.numbers import signed
 
 ENOUGH_HELD_OUT = 20  # pairs: of fewer, accuracy is a coin's with luck
 LEARNT = 0.6  # accuracy on the pairs that it trains on, from which on it has learnt something of them
 GENTLER = "a lower dpo.learning_rate, a higher dpo.beta, fewer dpo.epochs"
+NATS = "{:+z.1f}"
 FELL = -0.3  # nats per token of chosen completions: each has lost a quarter of its probability
 BOLDER = "a higher dpo.learning_rate, more dpo.epochs, a lower dpo.beta"
 
@@ -40,7 +42,7 @@ def overfit(run: Evidence) -> Finding | None:
         "reward accuracy, training over held out",
         100 * (learnt - found[1]),
         Normal(high=25, ceiling=40),
-        "{:+.0f} points",
+        "{:+z.0f} points",
         "the demo: −9 to +4",
         above=Cause("it learnt the training pairs by heart", f"more pairs; {GENTLER}"),
     )
@@ -57,7 +59,7 @@ def risen(run: Evidence) -> Finding | None:
         "{:.2f}",
         "the demo: 0.89 to 0.95",
         above=Cause("the held-out loss rose, so that training went wrong or too far", GENTLER),
-        detail=f"{found[0]:.3f} → {found[1]:.3f}",
+        detail=" → ".join(signed(loss, "{:z.3f}") for loss in found),
     )
 
 
@@ -100,13 +102,14 @@ def displaced(run: Evidence) -> Finding | None:
         "log-prob of held-out chosen completions, change per token",
         (chosen[1] - chosen[0]) / tokens,
         Normal(low=FELL, floor=-1),
-        "{:+.2f}",
+        "{:+z.2f}",
         "the demo: −0.01 to +0.03; likelihood displacement: arXiv:2402.13228, arXiv:2410.08847",
         below=Cause(
             "chosen completions became unlikely together with rejected ones",
             "a lower dpo.learning_rate; dpo.loss_type=[sigmoid,sft], or a larger share of sft in dpo.loss_weights",
         ),
-        detail=f"nats; per completion {chosen[1] - chosen[0]:+.1f}, of rejected {rejected[1] - rejected[0]:+.1f}",
+        detail=f"nats; per completion {signed(chosen[1] - chosen[0], NATS)}, of rejected "
+        f"{signed(rejected[1] - rejected[0], NATS)}",
     )
 
 
@@ -116,7 +119,7 @@ def ends(run: Evidence) -> Finding:
         "answers that end by themselves, policy − SFT",
         100 * (rate["policy"] - rate["sft"]),
         Normal(low=-3, floor=-15),
-        "{:+.1f} points",
+        "{:+z.1f} points",
         "the demo: 0 to +0.1",
         below=Cause(
             "the policy no longer ends its answers",

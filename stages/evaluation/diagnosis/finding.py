@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stages.evaluation.diagnosis.evidence import Evidence
+from stages.store.numbers import signed
 
 OUT, FAR = 1, 2  # severities; 0: in its range
-SHARE, COUNT, NUMBER = "{:.0%}", "{:.0f}", "{:.2g}"  # how values are shown
+SHARE, COUNT, NUMBER = "{:.0%}", "{:.0f}", "{:z.2g}"  # how values are shown
 
 
 def written(form: str, number: float) -> str:
-    """The number in its form, for people: `5e-5`, `1,895`, `1e38`."""
+    """The number in its form, for people: `5e-5`, `1,895`, `1e38`; one to type, as is a rate of 5e-5, has no other."""
     if form == NUMBER and 100 <= abs(number) < 1e6:
         form = "{:,.0f}"
-    return form.format(number).replace("e-0", "e-").replace("e+", "e")
+    return signed(number, form).replace("e-0", "e-").replace("e+", "e")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,13 @@
+"""Numbers as people read them, wherever they are told: in messages, tables and pages."""
+
+
+def signed(number: float, form: str) -> str:
+    """The number in a form of `str.format`, with a minus sign where that begins with a hyphen: `−1.7 points`. A form
+    with `z` has no zero below zero."""
+    text = form.format(number)
+    return f"−{text[1:]}" if text.startswith("-") else text
+
+
+def points(difference: float) -> str:
+    """A difference of shares in points: `+8.6`, `−1.7`."""
+    return signed(100 * difference, "{:+z.1f}")

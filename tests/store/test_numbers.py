@@ -1,0 +1,26 @@
+"""A number as people read it."""
+
+import pytest
+
+from stages.store.numbers import points, signed
+
+
+@pytest.mark.parametrize(
+    ("number", "form", "told"),
+    [
+        (-1.7, "{:+z.1f}", "−1.7"),
+        (1.7, "{:+z.1f}", "+1.7"),
+        (-0.04, "{:+z.1f}", "+0.0"),
+        (-0.0, "{:z.3g}", "0"),
+        (-81.0, "{:z.0f} points", "−81 points"),
+        (-5e-5, "{:z.2g}", "−5e-05"),
+        (-1895.0, "{:,.0f}", "−1,895"),
+        (float("-inf"), "{:z.3g}", "−inf"),
+    ],
+)
+def test_below_zero_stands_a_minus_sign_and_no_hyphen(number: float, form: str, told: str) -> None:
+    assert signed(number, form) == told
+
+
+def test_points_of_a_difference() -> None:
+    assert (points(0.086), points(-0.017), points(-0.0001)) == ("+8.6", "−1.7", "+0.0")
