@@ -32,12 +32,18 @@ GOLDEN: list[list[Message]] = [
 ]
 
 
+class ContractError(UserError):
+    """A rendering that breaks the contract."""
+
+
 class Unbounded(UserError):
     """A rendering that took too much time or memory, or gave too much text."""
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> Any:
-    """The rendered conversation as token ids, with what `options` ask for beside them.
+def tokens_of(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message] | list[list[Message]], **options: Any
+) -> Any:
+    """The rendered conversation, or several, as token ids, with what `options` ask for beside them.
 
     Raises:
         Unbounded: where that takes longer than SECONDS.

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models import contract
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, Unbounded, within
+from stages.models.rendering import GOLDEN, ContractError, Unbounded, within
 from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
