@@ -1,8 +1,10 @@
 """Benchmarks of a chain in a store: `python -m tests.bench.NAME [OUTPUTS] [KEY=VALUE …]`."""
 
+import gzip
 import logging
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from stages.cli import compose
@@ -27,3 +29,12 @@ def prepared(outputs: Path, overrides: list[str]) -> tuple[Config, Store, dict[s
     wanted = composed(*overrides)
     wanted.outputs = str(outputs)
     return compose.prepare(wanted)
+
+
+def first_rows(file: Path, count: int, folder: Path) -> Path:
+    """A copy of the first lines of a compressed file, in this folder."""
+    cut = folder / f"{file.stem.removesuffix('.jsonl')}_{count}.jsonl"
+    cut.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(file, "rb") as lines:
+        cut.write_bytes(b"".join(islice(lines, count)))
+    return cut

@@ -10,7 +10,6 @@ by row, as they are before packing.
 checkout. `rows`: only its first. A try: `rows=100 repeats=1 run=recipe=tiny`.
 """
 
-import gzip
 import json
 import logging
 import shlex
@@ -21,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -105,20 +103,11 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     base = (ROOT / cfg.outputs / "latest" / "base").resolve() / "model"
     terms = contract.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
     with tempfile.TemporaryDirectory() as folder:
-        laps, rows = PREPARE[arm](first_rows(cfg, Path(folder)), block, terms, Path(folder))
+        file = chains.first_rows(Path(cfg.file), cfg.rows, Path(folder)) if cfg.rows else Path(cfg.file)
+        laps, rows = PREPARE[arm](file, block, terms, Path(folder))
     kept(cfg, arm).write_text(json.dumps([vars(row) for row in rows]))
     whole = {unit: sum(part[unit] for part in laps.values()) for unit in ("seconds", "cpu_seconds")}
     return {**laps, "all": whole}
-
-
-def first_rows(cfg: Settings, folder: Path) -> Path:
-    """The file, or a copy of its first rows."""
-    if not cfg.rows:
-        return Path(cfg.file)
-    cut = folder / "first.jsonl"
-    with gzip.open(cfg.file, "rb") as lines:
-        cut.write_bytes(b"".join(islice(lines, cfg.rows)))
-    return cut
 
 
 def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
