@@ -48,8 +48,11 @@ def tokens_of(
     Raises:
         Unbounded: where that takes longer than SECONDS.
     """
+    only_ids = {"return_attention_mask": False}
     with within(SECONDS):
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, tokenizer_kwargs=only_ids, **options
+        )
 
 
 def try_out(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:

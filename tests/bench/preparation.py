@@ -119,6 +119,7 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
 
     overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]
     given, store, nodes = chains.prepared(folder / "outputs", overrides)
+    folder.mkdir(exist_ok=True)
     out, laps = Work(folder, lambda metrics, step: None), Laps()
     build([nodes["data"]], store, given, overrides)
     examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
