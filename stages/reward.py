@@ -164,10 +164,11 @@ def doubts(found: dict[str, Any], pairs: int) -> list[str]:
             "as they tell. More pairs, or a higher reward.learning_rate."
         )
     if abs(found["length_correlation"] or 0.0) >= BY_LENGTH:
-        matched = found.get("length_matched", {"mean": float("nan")})["mean"]
+        matched = "no held-out pair tells whether by more than that"
+        if both := found.get("length_matched"):
+            matched = f"as if chosen were as often longer as shorter, it is right in {both['mean']:.1%}"
         told.append(
-            f"the reward goes with the length of an answer (correlation {found['length_correlation']:+.2f}); as if "
-            f"chosen were as often longer as shorter, it is right in {matched:.1%}. pairs.max_length_ratio=1.2 takes "
-            "pairs of about equal length."
+            f"the reward goes with the length of an answer (correlation {found['length_correlation']:+.2f}); "
+            f"{matched}. pairs.max_length_ratio=1.2 takes pairs of about equal length."
         )
     return told

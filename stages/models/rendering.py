@@ -1,7 +1,6 @@
 """Rendering a chat template within bounds: it is a program of somebody's, and may loop for ever or fill the memory."""
 
 import multiprocessing
-import os
 import resource
 import signal
 import threading
@@ -84,9 +83,9 @@ def _measure(tokenizer: PreTrainedTokenizerBase, messages: list[Message], length
     try:
         length.value = len(tokenizer.apply_chat_template(messages, tokenize=False))
     except MemoryError:
-        os._exit(1)
+        raise SystemExit(1) from None
     except Exception:
-        os._exit(0)
+        raise SystemExit(0) from None
 
 
 @contextmanager

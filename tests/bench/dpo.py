@@ -169,21 +169,23 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
 
 
 class Clock(TrainerCallback):
-    """Seconds of every epoch's steps."""
+    """Seconds of every epoch's steps, by the wall's clock and of computing."""
 
     def __init__(self) -> None:
-        self.epochs = list[float]()
+        self.epochs, self.computed = list[float](), list[float]()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.epochs.append(0.0)
+        self.computed.append(0.0)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.began = time.perf_counter()
+        self.began, self.had_computed = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.epochs[-1] += time.perf_counter() - self.began
+        self.computed[-1] += time.process_time() - self.had_computed
 
 
 def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
     asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = threads
     asked.n_ctx, asked.n_parallel, asked.n_threads_http = CONTEXT * SLOTS, SLOTS, SLOTS + 1
     asked.port, asked.warmup, asked.verbosity = PORT, False, 0
+    asked.cache_ram_mib = 0  # 8 GiB by default, of prompts that are asked once
     server = xllamacpp.Server(asked)
     try:
         yield f"{server.listening_address}/v1", embedded.stem

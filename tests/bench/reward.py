@@ -1,11 +1,13 @@
 """A reward model of real preferences: `python -m tests.bench.reward [KEY=VALUE …]`.
 
 Right or wrong on prompts that are held out, beside two that read nothing: the longer answer (and the shorter), and a
-logistic regression on the difference of the answers' tf-idf. Then what a step costs beside TRL's own trainer, padded
-and tuned (no checkpointing), alternating, each time in a process of its own: pairs per second, losses, peak memory.
+logistic regression on the difference of the answers' tf-idf. Then the same model on sets of others' preferences, of
+which it has learnt nothing, beside the longer answer. Then what a step costs beside TRL's own trainer, padded and
+tuned (no checkpointing), alternating, each time in a process of its own: pairs per second, losses, peak memory.
 
-`file`: a preference set; by default rasbt's of the shared data beside the checkout. `rows`: only its first. `run`:
-what the command line says of the model and its SFT. A try: `rows=20 run=recipe=tiny pairs=8 repeats=1`.
+`file`: a preference set; by default rasbt's of the shared data beside the checkout. `rows`: only its first.
+`elsewhere`: so many pairs of each other set. `run`: what the command line says of the model and its SFT. A try:
+`rows=20 elsewhere=10 run=recipe=tiny pairs=8 repeats=1`.
 """
 
 import gzip
@@ -37,6 +39,7 @@ class Settings:
     rows: int = 0  # 0: all
     run: str = "sft=none reward.epochs=1 reward.learning_rate=2e-5"
     held_out: float = 0.2
+    elsewhere: int = 400
     pairs: int = 64  # of which a step's cost is measured
     batch_size: int = 8
     micro_batch: int = 4
@@ -59,13 +62,42 @@ def main(cfg: Settings) -> None:
     longer = metrics["longer_chosen"]
     logging.info("%-20s longer %s, shorter %s", "by length alone", longer, None if longer is None else 1 - longer)
     logging.info("%-20s %.3f", "by tf-idf", tf_idf(pairs))
+    elsewhere(node / "model", cfg.elsewhere)
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for _ in range(cfg.repeats):
         for arm, results in found.items():
             results.append(arms.measured(cfg, arm))
             logging.info("%-10s %s", arm, json.dumps(results[-1]))
-    medians = {arm: statistics.median(r["pairs_per_second"] for r in results) for arm, results in found.items()}
-    logging.info("pairs per second %s: %.2fx", json.dumps(medians), medians["ours"] / medians["trl_tuned"])
+    for per in ("pairs_per_second", "pairs_per_cpu_second"):
+        medians = {arm: statistics.median(r[per] for r in results) for arm, results in found.items()}
+        logging.info("%s %s: %.2fx", per, json.dumps(medians), medians["ours"] / medians["trl_tuned"])
+
+
+def elsewhere(model: Path, rows: int) -> None:
+    """Tell how often it scores the better answer of other sets higher, where it can read both, and how often that is
+    the longer one."""
+    from stages.config.blocks.labels import RewardModel as Block
+    from stages.evaluation.agreement import share
+    from stages.labelers.reward_model import RewardModel
+    from stages.store.records import content_id
+    from stages.store.work import Work
+    from tests.bench import judge
+    from tests.bench.agreement import SETS, longer
+    from tests.helpers import settings
+
+    label = settings().label
+    label.reward_model = Block(str(model), precision=native())
+    for name, known in SETS.items():
+        drawn = sorted(known(), key=content_id)[:rows]
+        given = judge.pool(drawn)
+        with tempfile.TemporaryDirectory() as folder:
+            work = Work(Path(folder), lambda metrics, step: None)
+            scores = {j.candidate_id: j.score for j in RewardModel(label, work).judge_all(given)}
+        better, worse = ([scores[c.candidate_id] for c in given.candidates[i::2]] for i in range(2))
+        read = [(b > w, row) for b, w, row in zip(better, worse, drawn, strict=True) if None not in (b, w)]
+        right = share(sum(hit for hit, _ in read), len(read))
+        told = f"{len(read)} pairs, right in {right.mean:.1%} ({right.low:.1%} to {right.high:.1%})"
+        logging.info("%-20s %s, the longer in %.1f%%", name, told, 100 * longer([row for _, row in read]))
 
 
 def rows_of(cfg: Settings) -> Path:
@@ -121,6 +153,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from trl import RewardConfig, RewardTrainer
 
     from stages import reward
+    from stages.config.choices import Precision
     from stages.hardware import allocator, machine
     from stages.models import contract
     from stages.models.loading import begin_reward_model, device_of
@@ -141,7 +174,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     rows = [trl_row(tokenized(p, terms), None) for p in pairs]
     block = settings(*shlex.split(cfg.run), "stage=reward", f"reward.batch_size={cfg.batch_size}").reward
     block.trainer, block.epochs = {"lr_scheduler_type": "constant", "warmup_steps": 0}, 2.0
-    machine_precision(block)
+    block.precision = native() if block.precision is Precision.auto else block.precision
     turns = Turns([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
     memory = allocator.keeping() if arm == "ours" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder, memory:
@@ -170,18 +203,18 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     losses = [round(point["loss"], 5) for point in trainer.state.log_history if "grad_norm" in point]
     return {
         "pairs_per_second": turns.steps * cfg.batch_size / clock.epochs[-1],
+        "pairs_per_cpu_second": turns.steps * cfg.batch_size / clock.computed[-1],
         "losses": [losses[0], losses[-1]],
         "memory": machine.peak_gpu_memory() or machine.peak_memory(),
     }
 
 
-def machine_precision(block: Any) -> None:
+def native() -> Any:
     """What `precision=auto` means on this machine."""
     from stages.config.choices import Precision
     from stages.hardware import machine
 
-    if block.precision is Precision.auto:
-        block.precision = Precision.bf16 if machine.computes_bf16() else Precision.fp32
+    return Precision.bf16 if machine.computes_bf16() else Precision.fp32
 
 
 class InOrder:

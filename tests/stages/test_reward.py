@@ -16,7 +16,7 @@ from stages.config.errors import UserError
 from stages.evaluation.pairwise import Scored, figures
 from stages.models import contract
 from stages.models.loading import begin_reward_model, load_reward_model
-from stages.reward import run
+from stages.reward import doubts, run
 from stages.store.records import Example, Judgement, Pair, load, save
 from stages.store.store import Store
 from stages.store.work import Work
@@ -190,3 +190,18 @@ def test_figures_are_those_of_the_definition() -> None:
     assert found["brier"] == pytest.approx(0.75 * (1 - sure) ** 2 + 0.25 * sure**2)
     found = figures([pair(1.0, 1, "a"), pair(1.0, -1, "a"), pair(-1.0, 1, "b"), pair(1.0, -1, "b")])
     assert {source: share["mean"] for source, share in found["by_source"].items()} == {"a": 1.0, "b": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        ([pair(2.0, 3)] * 30 + [pair(-2.0, -3)] * 10, ["as often longer as shorter, it is right in 50.0%"]),
+        ([pair(2.0, 3)] * 30 + [pair(-2.0, 0)] * 10, ["no held-out pair tells whether by more"]),
+        ([pair(1.0, 1), pair(-1.0, 1)] * 20, ["no better than a coin"]),
+        ([pair(1.0, 1), pair(1.0, -1)] * 20, []),
+    ],
+)
+def test_what_held_out_pairs_leave_in_doubt_is_told(pairs: list[Scored], told: list[str]) -> None:
+    found = doubts(figures(pairs), len(pairs))
+    assert len(found) == len(told)
+    assert all(words in line for words, line in zip(told, found, strict=True))
