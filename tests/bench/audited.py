@@ -19,7 +19,7 @@ from typing import Any
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.choices import AUDIT_FIXES, Role
 from stages.curation.codes import ALONE
-from stages.evaluation.bootstrap import Interval, paired
+from stages.evaluation.bootstrap import paired
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node
@@ -82,19 +82,10 @@ def tell(store: Store, raw: Node, audited: Node, compared: Node) -> None:
     both = sorted(before.keys() & after.keys())
     change = paired([before[i] for i in both], [after[i] for i in both])
     means = [sum(found[i] for i in both) / len(both) for found in (before, after)]
-    logging.info(
-        "loss on %d held-out answers: %.4f, %.4f; audited less all rows %+.4f", len(both), *means, change.mean
-    )
-    logging.info("    (%+.4f to %+.4f)", change.low, change.high)
+    logging.info("loss on %d held-out answers: %.4f, audited %.4f", len(both), *means)
+    logging.info("    audited less all rows %+.4f (%+.4f to %+.4f)", change.mean, change.low, change.high)
     results = json.loads((store.folder(compared) / "results.json").read_text())
-    for group, rates in results["groups"].items():
-        told_rates = ", ".join(f"{title} {100 * rates[role]['mean']:.1f}%" for role, title in TITLES.items())
-        logging.info("%s (%d): %s", group, rates["prompts"], told_rates)
-        for name, title in results["differences"].items():
-            logging.info("    %s %s", title, Interval(**rates[name]).points())
-    for role, title in TITLES.items():
-        ended, tokens = results["stop_rate"][role], results["mean_tokens"][role]
-        logging.info("%s: %.1f%% end, %.1f tokens", title, 100 * ended, tokens)
+    chains.tell(results)
     logging.info("%s", results["verdict"])
 
 
