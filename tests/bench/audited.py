@@ -6,7 +6,7 @@ and drops every other row in which a code finds something, and copies. Both trai
 seed and settings, so that the second sees its fewer rows more often. Compared are the answers to held-out open
 requests by their checks, and the loss on held-out answers of revised Alpaca rows in which no code finds anything.
 
-Needs the shared data beside the checkout; takes about 12 CPU-minutes. A try: `recipe=tiny answer.max_new_tokens=8`.
+Needs the shared data beside the checkout; takes about 15 CPU-minutes. A try: `recipe=tiny answer.max_new_tokens=8`.
 """
 
 import json
