@@ -11,9 +11,9 @@ from typing import Any
 from stages.config.blocks.training import Reference
 from stages.config.errors import UserError
 from stages.models import contract
-from stages.models.contract import ContractError
 from stages.models.loading import device_of, load_model
 from stages.models.pair_tokens import drawn, tokenized
+from stages.models.rendering import ContractError
 from stages.models.scoring import add_scoring, pair_log_probs, rounded_once
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, load, save

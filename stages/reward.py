@@ -18,10 +18,11 @@ from stages.config.errors import UserError
 from stages.evaluation import pairwise
 from stages.evaluation.pairwise import Scored
 from stages.models import card, contract
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import Contract
 from stages.models.loading import begin_reward_model
 from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
+from stages.models.rendering import ContractError
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, load

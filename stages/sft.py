@@ -18,10 +18,11 @@ from stages.config.choices import Adapter, TrainedTurns
 from stages.config.errors import UserError
 from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import Contract
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.masking import masked
 from stages.models.packing import pack_segments
+from stages.models.rendering import ContractError
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
 from stages.store.records import Example, content_id, stream
@@ -164,9 +165,11 @@ def tokenize(
     end-of-turn token, and teach the model not to stop.
     """
     rows, dropped = [], Counter[str]()
-    for example in examples:
+    for example, found in zip(examples, terms.examples(e.conversation for e in examples), strict=True):
         try:
-            ids, trained = terms.example(example.conversation)
+            if isinstance(found, ContractError):
+                raise found
+            ids, trained = found
             if masks(example, cfg):
                 last = cfg.trained_turns is TrainedTurns.last
                 trained = masked(ids, trained, terms.stop_ids[0], example.trained, last)
@@ -224,7 +227,7 @@ def pack(rows: list[dict[str, Any]], length: int, batch_size: int) -> list[dict[
     whole batches."""
     ordered = sorted(rows, key=lambda row: row["id"])
     columns = {name: [row[name] for row in ordered] for name in ("input_ids", "labels")}
-    packed = list(pack_dataset(Dataset.from_dict(columns), length, "bfd"))
+    packed = pack_dataset(Dataset.from_dict(columns), length, "bfd").to_list()
     return [{"id": content_id(row["input_ids"]), **row} for row in fill(packed, batch_size)]
 
 

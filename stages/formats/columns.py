@@ -73,6 +73,15 @@ def resolved(columns: Collection[str], names: Mapping[str, str], given: Mapping[
     return found
 
 
+def lacking(given: Mapping[str, Path | None], columns: Collection[str]) -> tuple[str, str] | None:
+    """The first role that is given a column which is not among these, with that column."""
+    for role, path in given.items():
+        for top in [path] if isinstance(path, str) else path or []:
+            if not {top, top.partition(".")[0]} & {*columns}:
+                return role, top
+    return None
+
+
 def tops(path: Path) -> list[str]:
     """The columns that a path begins in: itself too, since a column's name may have dots."""
     return [top for each in ([path] if isinstance(path, str) else path) for top in (each, each.partition(".")[0])]

@@ -11,7 +11,7 @@ from stages.config.errors import UserError, nearest
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected, is_whole
-from stages.formats.columns import Beside, ChangesMeaning, Path, at, resolved, tops, unread
+from stages.formats.columns import Beside, ChangesMeaning, Path, at, lacking, resolved, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.files import Table
 from stages.formats.format import STATED, Format, Said
@@ -202,18 +202,13 @@ def in_words(value: Any) -> str:
 
 def unknown(table: Table, source: Source, block: str, columns: list[str], wanted: Wanted) -> UserError:
     """That a file has no format of ours, and what would say which it has."""
-    more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
-    told = f"{table.name}: no known columns among {', '.join(columns[:SHOWN])}{more}"
+    told = f"{table.name}: no known columns among {first_of(columns)}"
     roles = {role for kind in kinds(source, wanted) for role in kind(source).roles} | {*STATED}
     for role, path in source.columns.items():
         if path is not None and role not in roles:
             return UserError(f"{block}.columns: {role!r} is no role here.{nearest(role, roles)}")
-        for top in [path] if isinstance(path, str) else path or []:
-            if not {top, top.partition(".")[0]} & {*columns}:
-                return UserError(
-                    f"{block}.columns={{{role}: {top}}}: {table.name} has no such column. There are: "
-                    f"{', '.join(columns[:SHOWN])}{more}."
-                )
+    if error := no_such_column(source, block, table.name, columns):
+        return error
     if source.task:
         expected = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
         return UserError(f"{told}. task={source.task} wants {expected}: {block}.columns={{ROLE: COLUMN}} names them.")
@@ -227,6 +222,21 @@ def unknown(table: Table, source: Source, block: str, columns: list[str], wanted
     answers = "chosen: COLUMN, rejected: COLUMN" if wanted is Wanted.preferences else "completion: COLUMN"
     told += f"; {block}.columns={{OTHER: null}} leaves the others beside text out" * ("text" in columns)
     return UserError(f"{told}. Wanted: {wanted}. {block}.columns={{prompt: COLUMN, {answers}}} names them.")
+
+
+def no_such_column(source: Source, block: str, where: str, columns: list[str]) -> UserError | None:
+    """That a role is given a column which is not among these."""
+    if not (found := lacking(source.columns, columns)):
+        return None
+    role, column = found
+    told = f"{block}.columns={{{role}: {column}}}: {where} has no such column"
+    return UserError(f"{told}. There are: {first_of(columns)}.")
+
+
+def first_of(columns: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
+    return f"{', '.join(columns[:SHOWN])}{more}"
 
 
 def refuse_unanswered(

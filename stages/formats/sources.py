@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeVar
 
 from stages.config.blocks.data import Source
@@ -12,7 +13,7 @@ from stages.config.errors import UserError
 from stages.formats.columns import ChangesMeaning
 from stages.formats.files import Table, tables
 from stages.formats.format import Said
-from stages.formats.layout import Layout, Wanted, layout_of
+from stages.formats.layout import Layout, Wanted, layout_of, no_such_column
 from stages.formats.row import BadRow, Row, Unwanted
 from stages.store.work import Progress, Work
 
@@ -60,10 +61,10 @@ def convert(
     row says is read by the format of its file, or by a function of the user's `own`. `found` is filled meanwhile.
 
     Raises:
-        UserError: for a source without rows, a file that does not hold what is wanted, and a column that changes what
-            a row means.
+        UserError: for a source without rows, a file that does not hold what is wanted, a column that changes what a
+            row means, and one that `columns` names and no row has.
     """
-    files, before = [*tables(source, key)], 0
+    files, before, columns = [*tables(source, key)], 0, dict[str, None]()
     size = sum(table.size for table in files)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:
@@ -76,8 +77,13 @@ def convert(
                     progress.update(found.rows - progress.done)
                 yield made
             before += table.size
+            if layout:
+                columns.update(dict.fromkeys(chain.from_iterable(layout.known)))
     if not found.rows:
         raise UserError(f"{key}={source.path}: holds no rows.")
+    # Only now: a column of JSON lines may first come in any row.
+    if columns and (error := no_such_column(source, key.rpartition(".")[0], source.path, [*columns])):
+        raise error
 
 
 def refused(row: Any) -> Said:

@@ -17,10 +17,10 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
 from stages.models import contract, hub
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import Contract
 from stages.models.loading import device_of, load_config, load_reward_model, load_tokenizer, sampled_as
 from stages.models.pair_tokens import own
-from stages.models.rendering import tokens_of
+from stages.models.rendering import ContractError, tokens_of
 from stages.models.scoring import autocast, rounded_once
 from stages.store.pinning import locate
 from stages.store.records import Candidate, Example, Judgement

@@ -6,8 +6,10 @@ that renders them differently would train or sample on other tokens than SFT did
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,14 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template
-from stages.config.errors import UserError
+from stages.models.chat_templates import adds_bos, chat_template
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, tokens_of, try_out
+from stages.models.rendering import GOLDEN, ContractError, Unbounded, tokens_of, try_out
 from stages.store.kept import having, load_json
-from stages.store.pinning import read_template
 from stages.store.records import Message, content_id
 
-TEMPLATES = Path(__file__).parent / "templates"
-# Templates made of special tokens, and those that a vocabulary must have for them. The first that fits is taken.
-TURNS = {
-    "chatml": {"<|im_start|>", "<|im_end|>"},
-    "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
-    "gemma": {"<start_of_turn>", "<end_of_turn>"},
-}
-
-
-class ContractError(UserError):
-    """A rendering that breaks the contract."""
+TOGETHER = 16  # conversations that are rendered at once
+Tokens = tuple[list[int], list[bool]]  # ids, and which of them are trained
 
 
 @dataclass
@@ -52,21 +44,52 @@ class Contract:
         """Token ids of the conversation so far, up to where the assistant begins."""
         return self._render(messages, add_generation_prompt=True)["input_ids"]  # type: ignore[no-any-return]
 
-    def example(self, messages: list[Message]) -> tuple[list[int], list[bool]]:
+    def example(self, messages: list[Message]) -> Tokens:
         """Token ids of a whole conversation, cut after the last end of turn, and which of them are trained.
 
         Raises:
             ContractError: where nothing is trained, a message holds the end-of-turn token as text, or the prompt's
                 tokens are no prefix of the conversation's.
         """
-        if any(str(self.tokenizer.eos_token) in message["content"] for message in messages):
-            raise ContractError(f"a message holds {self.tokenizer.eos_token}, which ends a turn")
-        prompt = self.prompt(messages[:-1]) if len(messages) > 1 else []
-        if self.marked:
-            rendered = self._render(messages, return_assistant_tokens_mask=True)
-            ids, trained = rendered["input_ids"], self._to_the_end_of_turn(rendered)
+        (found,) = self._together([messages])
+        return found
+
+    def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
+        """As `example` of each, or why it has none. A tokenizer's call costs as much as a short conversation: TOGETHER
+        of them share one."""
+        waiting = iter(conversations)
+        while some := list(islice(waiting, TOGETHER)):
+            try:
+                yield from self._together(some)
+            except (ContractError, Unbounded):  # of which of them?
+                yield from map(self._tried, some)
+
+    def _tried(self, messages: list[Message]) -> Tokens | ContractError:
+        try:
+            return self.example(messages)
+        except ContractError as reason:
+            return reason
+
+    def _together(self, conversations: list[list[Message]]) -> list[Tokens]:
+        end_of_turn = str(self.tokenizer.eos_token)
+        if any(end_of_turn in message["content"] for message in chain.from_iterable(conversations)):
+            raise ContractError(f"a message holds {end_of_turn}, which ends a turn")
+        asked = [messages[:-1] for messages in conversations if len(messages) > 1]
+        prompts = iter(self._render(asked, add_generation_prompt=True)["input_ids"] if asked else [])
+        options = {"return_assistant_tokens_mask": True} if self.marked else {}
+        rendered = self._render(conversations, **options)
+        masks = rendered["assistant_masks"] if self.marked else [None] * len(conversations)
+        return [
+            self._checked(next(prompts) if len(messages) > 1 else [], ids, mask)
+            for messages, ids, mask in zip(conversations, rendered["input_ids"], masks, strict=True)
+        ]
+
+    def _checked(self, prompt: list[int], ids: list[int], mask: list[int] | None) -> Tokens:
+        """A conversation's token ids up to its last end of turn, and which are trained, given its prompt's and the
+        template's mask; without one, all tokens from the prompt to that end are."""
+        if mask is not None:
+            trained = self._to_the_end_of_turn(ids, mask)
         else:
-            ids = self._render(messages)["input_ids"]
             last = max((i for i, token in enumerate(ids) if token == self.stop_ids[0]), default=-1)
             trained = [len(prompt) <= i <= last for i in range(len(ids))]
         if ids[: len(prompt)] != prompt:
@@ -85,10 +108,10 @@ class Contract:
             raise ContractError(f"the last trained token is {self.token(ids[end - 1])}, not the end of turn")
         return ids[:end], trained[:end]
 
-    def _to_the_end_of_turn(self, rendered: dict[str, list[int]]) -> list[bool]:
+    def _to_the_end_of_turn(self, ids: list[int], mask: list[int]) -> list[bool]:
         """The template's mask, without what it marks after an end of turn: Gemma's marks a line feed there."""
         trained, ended = list[bool](), False
-        for token, marked in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True):
+        for token, marked in zip(ids, mask, strict=True):
             trained.append(bool(marked) and not ended)
             ended = bool(marked) and (ended or token == self.stop_ids[0])
         return trained
@@ -118,7 +141,7 @@ class Contract:
         """Of what token ids mean. Those drawn under a contract of the same digest are this model's own."""
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
-    def _render(self, messages: list[Message], **options: Any) -> Any:
+    def _render(self, messages: list[Message] | list[list[Message]], **options: Any) -> Any:
         try:
             return tokens_of(self.tokenizer, messages, **options)
         except TemplateError as reason:
@@ -220,56 +243,6 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, ro
     contract = Contract(tokenizer, stops, marked)
     contract.golden()
     return contract
-
-
-def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
-    """The Jinja source that `template=` asks for."""
-    vocabulary, kind = set(tokenizer.get_vocab()), cfg.kind
-    if kind in ("auto", "own"):
-        if own := own_template(tokenizer, markers=train):
-            return own
-        if not train:
-            raise ContractError(
-                "the tokenizer has no chat template, so how the model was trained to be asked is not known. Name its "
-                "template: template=chatml, plain, or file with sft.template.path=…."
-            )
-        if kind == "own":
-            raise ContractError(
-                "template=own: the assistant's tokens cannot be told apart in the tokenizer's chat template"
-                + (", and TRL has no training version of it." if tokenizer.chat_template else ": it has none.")
-                + " Use template=auto, or a file with {% generation %} markers (template=file sft.template.path=…)."
-            )
-        kind = next((name for name, tokens in TURNS.items() if tokens <= vocabulary), "plain")
-    if kind == "file":
-        assert cfg.path is not None
-        return read_template(Path(cfg.path))
-    if lacking := TURNS.get(kind, set()) - vocabulary:
-        raise ContractError(
-            f"template={kind}: the vocabulary lacks {' and '.join(sorted(lacking))}. Use template=plain."
-        )
-    if kind not in TURNS and tokenizer.eos_token is None:
-        raise ContractError(f"template={kind}: the tokenizer has no EOS token to end a turn with.")
-    bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
-    return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
-
-
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer itself puts BOS before a text, as the base was trained."""
-    return tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-
-
-def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
-    """The tokenizer's own template as it is, or with generation markers, from itself or from TRL."""
-    from trl import get_training_chat_template
-    from trl.chat_template_utils import has_generation_markers
-
-    own = tokenizer.chat_template
-    if not own or not markers:
-        return own or None
-    try:
-        return str(get_training_chat_template(tokenizer) or own)
-    except ValueError:
-        return str(own) if has_generation_markers(own) else None
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:

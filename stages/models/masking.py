@@ -1,6 +1,6 @@
 """Assistant turns that a template marks as trained, and that are to be read only."""
 
-from stages.models.contract import ContractError
+from stages.models.rendering import ContractError
 
 
 def masked(ids: list[int], trained: list[bool], end_of_turn: int, kept: list[bool] | None, last: bool) -> list[bool]:

@@ -4,7 +4,8 @@ Text says less than the ids that it was decoded from. A tokenizer may cut it up 
 a completion that was cut off would be given an end of turn that was never drawn.
 """
 
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import Contract
+from stages.models.rendering import ContractError
 from stages.store.records import Pair, PairLogProbs
 
 

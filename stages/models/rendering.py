@@ -31,18 +31,27 @@ GOLDEN: list[list[Message]] = [
 ]
 
 
+class ContractError(UserError):
+    """A rendering that breaks the contract."""
+
+
 class Unbounded(UserError):
     """A rendering that took too much time or memory, or gave too much text."""
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> Any:
-    """The rendered conversation as token ids, with what `options` ask for beside them.
+def tokens_of(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message] | list[list[Message]], **options: Any
+) -> Any:
+    """The rendered conversation, or several, as token ids, with what `options` ask for beside them.
 
     Raises:
         Unbounded: where that takes longer than SECONDS.
     """
+    only_ids = {"return_attention_mask": False}
     with within(SECONDS):
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, tokenizer_kwargs=only_ids, **options
+        )
 
 
 def try_out(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:

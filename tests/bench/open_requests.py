@@ -9,10 +9,8 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
-from stages.evaluation.bootstrap import Interval
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node
@@ -28,7 +26,10 @@ def main(outputs: Path, overrides: list[str]) -> None:
     requests = graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.remembered)["data"]
     compared = on_other_prompts(nodes["eval"], requests)
     build([compared], store, cfg, overrides)
-    tell(json.loads((store.folder(compared) / "results.json").read_text()))
+    results = json.loads((store.folder(compared) / "results.json").read_text())
+    chains.tell(results)
+    if results["retention"]:
+        logging.info("%s", results["retention"]["sentence"])
 
 
 def on_other_prompts(evaluation: Node, data: Node) -> Node:
@@ -40,20 +41,6 @@ def on_other_prompts(evaluation: Node, data: Node) -> Node:
 
     answers = {role: asked(node) for role, node in evaluation.inputs.items() if role.startswith("answer_")}
     return replace(evaluation, inputs={**evaluation.inputs, "data": data, **answers})
-
-
-def tell(results: dict[str, Any]) -> None:
-    titles = results["models"]
-    for group, rates in results["groups"].items():
-        told = ", ".join(f"{title} {100 * rates[role]['mean']:.1f}%" for role, title in titles.items())
-        logging.info("%s (%d): %s", group, rates["prompts"], told)
-        for name, title in results["differences"].items():
-            logging.info("    %s %s", title, Interval(**rates[name]).points())
-    for role, title in titles.items():
-        ended, tokens = results["stop_rate"][role], results["mean_tokens"][role]
-        logging.info("%s: %.1f%% end, %.1f tokens", title, 100 * ended, tokens)
-    if results["retention"]:
-        logging.info("%s", results["retention"]["sentence"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.layout import Wanted
+from stages.formats.layout import PEEKED, Wanted
 from stages.formats.sources import Found, convert
 from tests.formats.reading import lines, read, said
 from tests.helpers import refused
@@ -103,6 +103,18 @@ def test_any_column_can_be_given_a_role(tmp_path: Path) -> None:
 def test_unknown_columns_are_told_with_those_that_there_are(columns: Any, told: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
         read(lines(tmp_path, [{"frage": "a", "antwort": "b"}]), columns=columns)
+
+
+def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(tmp_path: Path) -> None:
+    """JSON lines may first have it far below the rows that a format is told by, and a folder in one file alone."""
+    named, rows = {"input": "kontext"}, [ALPACA] * (PEEKED + 1)
+    with pytest.raises(UserError, match=r"sources\[0\].columns={input: kontext}: .* There are: instruction, output"):
+        read(lines(tmp_path, rows), columns=named)
+    last = (["a\n\nc"], ["b"], None)
+    assert said(read(lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}]), columns=named))[-1] == last
+    (tmp_path / "rows.jsonl").rename(tmp_path / "other.jsonl")
+    lines(tmp_path, rows)
+    assert last in said(read(tmp_path, columns=named))
 
 
 def test_requests_without_answers_are_refused_where_answers_are_needed(tmp_path: Path) -> None:

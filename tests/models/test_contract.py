@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models import contract
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import TOGETHER, Contract
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, Unbounded, within
+from stages.models.rendering import GOLDEN, ContractError, Unbounded, within
 from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -255,6 +255,30 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
     with pytest.raises(ContractError, match="the chat template refuses a conversation: no tools here"):
         terms.example(called)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])
+def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_told_in_its_place(train: bool) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    if not train:
+        tokenizer.chat_template = OWN
+    terms = establish(tokenizer, "auto", train=train)
+    said = [[*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}] for i in range(TOGETHER)]
+    said.append([{"role": "assistant", "content": "Nobody asked."}])
+    broken = {
+        i: [{"role": who, "content": "a<|im_end|>b"}, *GOLDEN[0]] for i, who in ((2, "system"), (TOGETHER, "user"))
+    }
+    for place, messages in broken.items():
+        said.insert(place, messages)
+    found = list(terms.examples(said))
+    assert {i for i, each in enumerate(found) if isinstance(each, ContractError)} == {*broken}
+    assert [found[i] for i in range(len(said)) if i not in broken] == [
+        terms.example(messages) for i, messages in enumerate(said) if i not in broken
+    ]
+    for place, messages in broken.items():
+        with pytest.raises(ContractError) as alone:
+            terms.example(messages)
+        assert str(found[place]) == str(alone.value)
 
 
 def test_text_that_would_end_a_turn_is_refused() -> None:

@@ -14,9 +14,10 @@ from stages.config.blocks.training import DPO
 from stages.config.choices import Forward
 from stages.config.errors import UserError
 from stages.models import contract
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.pair_tokens import tokenized
+from stages.models.rendering import ContractError
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save

@@ -11,8 +11,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.config.choices import TrainedTurns
 from stages.config.errors import UserError
-from stages.models.contract import Contract, ContractError
+from stages.models.contract import Contract
 from stages.models.masking import masked
+from stages.models.rendering import ContractError
 from stages.sft import IGNORED, columns, pack, show_tokens, shown, tokenize
 from stages.store.records import Example
 from stages.store.work import Work

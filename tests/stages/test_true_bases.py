@@ -31,7 +31,7 @@ import stages.base
 from stages import answer
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
-from stages.models import contract
+from stages.models import chat_templates, contract
 from stages.models.prompt_format import form_of
 from stages.models.rendering import GOLDEN
 from stages.store.work import Work
@@ -305,7 +305,7 @@ def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(tmp_path: Path)
 
 def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
-    file.write_text((contract.TEMPLATES / "plain.jinja").read_text())
+    file.write_text((chat_templates.TEMPLATES / "plain.jinja").read_text())
     tokenizer = llama3(tmp_path)
     with pytest.raises(UserError, match=r"Begin it with \{\{ bos_token \}\}"):
         contract.establish(tokenizer, Template("file", str(file), False), True, len(tokenizer))

@@ -157,7 +157,7 @@ SEAMS = [
     ),
     Seam(
         "trl.chat_template_utils:has_generation_markers",
-        ("models/contract.py",),
+        ("models/chat_templates.py", "models/contract.py"),
         "called: whether a template marks the assistant's tokens",
         "templates are refused, or trained on without marks",
         takes="chat_template",

@@ -1,0 +1,217 @@
+"""From a file to packed token ids, beside TRL's own way: `python -m tests.bench.preparation [KEY=VALUE …]`.
+
+Ours: the nodes of `source` and `data` in a new store, then what `stage=sft` does before its first step. TRL's: rows
+through `datasets` into messages, then what SFTTrainer makes of them for the loss on the assistant's tokens, packed
+(bfd). Tokenizer and chat template are the same, each way works in one process of its own, with everything imported,
+and they alternate. Tells CPU-seconds and seconds of each part, then holds token ids and labels against each other, row
+by row, as they are before packing.
+
+`file`: JSON lines of Alpaca's columns or of messages; by default Alpaca's 8,000 rows of the shared data beside the
+checkout. `rows`: only its first. A try: `rows=100 repeats=1 run=recipe=tiny`.
+"""
+
+import json
+import logging
+import shlex
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tests.bench import arms, chains
+from tests.budgets import spent
+from tests.helpers import DATA, ROOT
+
+ARMS = ("trl", "ours")
+PARTS = ("load", "tokenise", "pack")
+
+
+@dataclass
+class Settings:
+    file: str = str(DATA / "sft" / "alpaca_8k.jsonl.gz")
+    rows: int = 0  # 0: all
+    run: str = ""  # what the command line says of the model
+    max_length: int = 1024
+    repeats: int = 5
+    outputs: str = "outputs/bench/preparation"
+
+
+@dataclass
+class Row:
+    """A conversation as a trainer would read it."""
+
+    messages: list[dict[str, str]]
+    input_ids: list[int]
+    labels: list[int]
+
+
+class Laps:
+    """Seconds and CPU-seconds of the parts, one after another."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, dict[str, float]] = {}
+        self.at = (time.perf_counter(), spent())
+
+    def __call__(self, part: str) -> None:
+        now = (time.perf_counter(), spent())
+        wall, cpu = (b - a for a, b in zip(self.at, now, strict=True))
+        self.parts[part], self.at = {"seconds": wall, "cpu_seconds": cpu}, now
+
+
+def main(cfg: Settings) -> None:
+    from stages.hardware import process
+    from stages.pipeline.build import build
+
+    process.prepare()
+    overrides = ["tracker=none", *shlex.split(cfg.run)]
+    given, store, nodes = chains.prepared(ROOT / cfg.outputs, overrides)
+    build([nodes["base"]], store, given, overrides)
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for _ in range(cfg.repeats):
+        for arm, results in found.items():
+            results.append(arms.measured(cfg, arm))
+            logging.info("%-5s %s", arm, json.dumps(results[-1]))
+    for unit in ("cpu_seconds", "seconds"):
+        medians = {
+            arm: {part: statistics.median(parts[part][unit] for parts in results) for part in (*PARTS, "all")}
+            for arm, results in found.items()
+        }
+        for part in (*PARTS, "all"):
+            ours, theirs = medians["ours"][part], medians["trl"][part]
+            logging.info("%-12s %-9s ours %6.2f, TRL %6.2f: %.2fx", unit, part, ours, theirs, theirs / ours)
+    ours, theirs = ([Row(**row) for row in json.loads(kept(cfg, arm).read_text())] for arm in ("ours", "trl"))
+    logging.info("%s", json.dumps(compared(ours, theirs)))
+
+
+def kept(cfg: Settings, arm: str) -> Path:
+    return ROOT / cfg.outputs / f"{arm}.json"
+
+
+def measure(cfg: Settings, arm: str) -> dict[str, Any]:
+    """Seconds of every part, with the rows as they are before packing left in a file."""
+    from stages.models import contract
+    from stages.models.loading import embedding_rows, load_tokenizer
+    from tests.helpers import settings
+
+    block = settings(*shlex.split(cfg.run), "sft.packing=true", f"sft.max_length={cfg.max_length}").sft
+    base = (ROOT / cfg.outputs / "latest" / "base").resolve() / "model"
+    terms = contract.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
+    with tempfile.TemporaryDirectory() as folder:
+        file = chains.first_rows(Path(cfg.file), cfg.rows, Path(folder)) if cfg.rows else Path(cfg.file)
+        laps, rows = PREPARE[arm](file, block, terms, Path(folder))
+    kept(cfg, arm).write_text(json.dumps([vars(row) for row in rows]))
+    whole = {unit: sum(part[unit] for part in laps.values()) for unit in ("seconds", "cpu_seconds")}
+    return {**laps, "all": whole}
+
+
+def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
+    """What our stages make of a file: seconds by part, and the rows before they are packed."""
+    from stages import data, sft, source  # noqa: F401  the pipeline imports them by name
+    from stages.pipeline.build import build
+    from stages.store.records import Example, load
+    from stages.store.work import Work
+
+    overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]
+    given, store, nodes = chains.prepared(folder / "outputs", overrides)
+    folder.mkdir(exist_ok=True)
+    out, laps = Work(folder, lambda metrics, step: None), Laps()
+    build([nodes["data"]], store, given, overrides)
+    examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
+    laps("load")
+    rows, _ = sft.tokenize(examples, terms, block, out)
+    laps("tokenise")
+    sft.columns(sft.pack(rows, block.max_length, block.batch_size))
+    laps("pack")
+    conversations = {example.id: example.conversation for example in examples}
+    return laps.parts, [Row(conversations[row["id"]], row["input_ids"], row["labels"]) for row in rows]
+
+
+def trl(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
+    """What `datasets` and SFTTrainer make of it."""
+    from datasets import load_dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(terms.tokenizer), **size))
+    args = SFTConfig(
+        str(folder / "trainer"),
+        packing=True,
+        max_length=block.max_length,
+        assistant_only_loss=True,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+    )
+    laps = Laps()
+    rows = load_dataset("json", data_files=str(file), split="train", cache_dir=str(folder / "cache"))
+    rows = rows.map(as_messages, remove_columns=[name for name in rows.column_names if name != "messages"])
+    laps("load")
+    with laps_of_trl(laps) as packed:
+        SFTTrainer(model, args, train_dataset=rows, processing_class=terms.tokenizer)
+    read = zip(rows["messages"], packed[0]["input_ids"], packed[0]["labels"], strict=True)
+    return laps.parts, [Row(messages, ids, labels) for messages, ids, labels in read]
+
+
+def as_messages(row: dict[str, Any]) -> dict[str, Any]:
+    """A conversation of an Alpaca row; messages as they are."""
+    if "messages" in row:
+        return {"messages": row["messages"]}
+    request = "\n\n".join(filter(None, (row["instruction"], row["input"])))
+    return {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": row["output"]}]}
+
+
+@contextmanager
+def laps_of_trl(laps: Laps) -> Iterator[list[Any]]:
+    """Within, SFTTrainer's preparation is divided where it begins to pack; gives the dataset that it packs."""
+    from trl.trainer import sft_trainer
+
+    packed, prepare, pack = list[Any](), sft_trainer.SFTTrainer._prepare_dataset, sft_trainer.pack_dataset
+
+    def prepared(*args: Any) -> Any:
+        laps.at = (time.perf_counter(), spent())  # what a trainer does before is no preparation
+        made = prepare(*args)
+        laps("pack")
+        return made
+
+    def divided(dataset: Any, *args: Any) -> Any:
+        packed.append(dataset)
+        laps("tokenise")
+        return pack(dataset, *args)
+
+    own = mock.patch.object(sft_trainer.SFTTrainer, "_prepare_dataset", prepared)
+    with own, mock.patch.object(sft_trainer, "pack_dataset", divided):
+        yield packed
+
+
+PREPARE: dict[str, Callable[..., tuple[dict[str, Any], list[Row]]]] = {"ours": ours, "trl": trl}
+
+
+def compared(ours: list[Row], theirs: list[Row]) -> dict[str, int]:
+    """How many of TRL's rows we have to the byte, token ids and labels; how many with TRL's untrained end cut off; how
+    many in another way; and how many we have not (copies of a prompt, rows that are refused or too long)."""
+    said = lambda row: json.dumps([[turn["role"], turn["content"]] for turn in row.messages])
+    known, counts = {said(row): row for row in ours}, Counter[str]()
+    for row in theirs:
+        mine = known.get(said(row))
+        counts[relation(mine, row) if mine else "left out"] += 1
+    return dict(counts)
+
+
+def relation(ours: Row, theirs: Row) -> str:
+    end = len(ours.input_ids)
+    if theirs.input_ids[:end] != ours.input_ids:
+        return "other token ids"
+    if theirs.labels[:end] != ours.labels or any(label != -100 for label in theirs.labels[end:]):
+        return "other labels"
+    return "equal" if len(theirs.input_ids) == end else "equal up to the last end of turn"
+
+
+if __name__ == "__main__":
+    arms.run(Settings, main, measure)

@@ -1,0 +1,44 @@
+"""What SFT trains on, token by token, against what TRL's trainer makes of the same file."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.models import contract
+from stages.models.loading import embedding_rows, load_tokenizer
+from tests.bench.preparation import compared, ours, trl
+from tests.formats.reading import lines
+from tests.helpers import settings
+
+ALPACA = [
+    {"instruction": f"Sag es auf Deutsch, {i}.", "input": "" if i % 2 else "yes\n\nno", "output": f"ja {i}, 日本 é"}
+    for i in range(20)
+]
+TALK = [
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            *({"role": who, "content": f"{who} {i} {j} ✓"} for j in range(1 + i % 3) for who in ("user", "assistant")),
+        ]
+    }
+    for i in range(20)
+]
+
+
+@pytest.mark.parametrize("rows", [ALPACA, TALK], ids=["alpaca", "messages"])
+def test_token_ids_and_labels_are_those_of_trls_trainer(
+    rows: list[dict[str, Any]], built: Path, tmp_path: Path
+) -> None:
+    """But for the line feed behind the last end of turn, which TRL keeps, untrained, and which says nothing."""
+    base = next((built / "base").glob("*")) / "model"
+    block = settings("recipe=tiny", "sft.packing=true", "sft.max_length=256").sft
+    terms = contract.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
+    file = lines(tmp_path, rows)
+    (_, mine), (_, theirs) = (way(file, block, terms, tmp_path / way.__name__) for way in (ours, trl))
+    assert compared(mine, theirs) == {"equal up to the last end of turn": len(rows)}
+    assert {terms.tokenizer.decode(row.input_ids[-1:]) for row in theirs} == {"\n"}
+    untrained = [replace(row, labels=[-100] * len(row.labels)) for row in mine[:1]]
+    assert compared([*mine[1:], *untrained], theirs)["other labels"] == 1, json.dumps(rows[0])
