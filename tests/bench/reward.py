@@ -13,6 +13,7 @@ tuned (no checkpointing), alternating, each time in a process of its own: pairs 
 import gzip
 import json
 import logging
+import re
 import resource
 import shlex
 import statistics
@@ -121,14 +122,16 @@ def made(cfg: Settings) -> tuple[Path, list[Any]]:
     return node, load(root / "pairs" / given / "pairs.parquet", Pair)
 
 
-def tf_idf(pairs: list[Any], steps: int = 300, rate: float = 1.0, decay: float = 1e-3) -> float:
+def tf_idf(pairs: list[Any]) -> float:
     """Accuracy on the held-out pairs of a logistic regression on differences of tf-idf, fitted on the others."""
-    words = lambda said: Counter(said[0]["content"].lower().split())
+    import torch
+
+    words = lambda said: Counter(re.findall(r"\w\w+", said[0]["content"].lower()))
     texts = [(words(p.chosen), words(p.rejected)) for p in pairs]
-    train = np.array([p.split == "train" for p in pairs])
+    train = torch.tensor([p.split == "train" for p in pairs])
     seen = Counter(w for both, of in zip(texts, train, strict=True) if of for text in both for w in text)
     column = {word: i for i, word in enumerate(seen)}
-    idf = np.log(2 * train.sum() / np.array([*seen.values()])) + 1
+    idf = np.log((1 + 2 * int(train.sum())) / (1 + np.array([*seen.values()]))) + 1
 
     def vector(text: Counter[str]) -> Any:
         found = np.zeros(len(column))
@@ -137,12 +140,18 @@ def tf_idf(pairs: list[Any], steps: int = 300, rate: float = 1.0, decay: float =
         found *= idf
         return found / max(1e-9, np.linalg.norm(found))
 
-    gaps = np.stack([vector(chosen) - vector(rejected) for chosen, rejected in texts])
-    weights = np.zeros(len(column))
-    for _ in range(steps):
-        wrong = 1 / (1 + np.exp(gaps[train] @ weights))
-        weights += rate * (wrong @ gaps[train] / len(wrong) * 10 - decay * weights)
-    return float((gaps[~train] @ weights > 0).mean())
+    gaps = torch.tensor(np.stack([vector(chosen) - vector(rejected) for chosen, rejected in texts]))
+    weights = torch.zeros(len(column), dtype=gaps.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.softplus(-gaps[train] @ weights).sum() + weights @ weights / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return float((gaps[~train] @ weights > 0).double().mean())
 
 
 def measure(cfg: Settings, arm: str) -> dict[str, Any]:
