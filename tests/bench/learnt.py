@@ -22,7 +22,6 @@ from stages.pipeline.graph import VERSIONS, graph
 from stages.store.node import Node
 from stages.store.store import Store, read_manifest
 from tests.bench import chains
-from tests.bench.open_requests import tell
 
 SEED = 20261124  # of other prompts than the chain's
 PREFERENCE = ("preference", "open_preference")
@@ -49,7 +48,7 @@ def main(outputs: Path, overrides: list[str]) -> None:
         logging.info("%-16s %s", what, metrics(store, node)["summary"])
     for n, mean in metrics(store, label).get("best_of", {}).items():
         logging.info("best of %s: score %.3f, %.1f%% of the checks", n, mean["score"], 100 * mean["checks"])
-    tell(json.loads((store.folder(compared) / "results.json").read_text()))
+    chains.tell(json.loads((store.folder(compared) / "results.json").read_text()))
 
 
 def of_other_prompts(cfg: Config, store: Store, nodes: dict[str, Node]) -> Node:
