@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from stages.config.blocks.labels import Voter
+from stages.config.errors import UserError
 from stages.labelers.committee import Joined, joined
-from stages.store.records import Candidate, Judgement, Pair, load
+from stages.labelers.ensemble import Ensemble
+from stages.store.records import Candidate, Judgement, Pair, load, save
+from stages.store.work import Work
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, nodes, refused
+from tests.helpers import Chain, build, nodes, refused, settings
 from tests.labelers.asking import somebody
 from tests.labelers.judging import judging
 from tests.labelers.pools import pool
@@ -232,3 +235,14 @@ def test_what_cannot_be_joined_is_told_before_anything_runs(
 def test_an_ensembles_keys_are_for_an_ensemble() -> None:
     line = refused("recipe=tiny", "label.ensemble.people=5")
     assert line.startswith("label.ensemble is for label=ensemble")
+
+
+def test_a_veto_goes_by_scores_of_which_a_labeler_of_ones_own_may_give_none(tmp_path: Path) -> None:
+    members = "[{labeler: verifier, veto: 1.0}, {labeler: own, veto: 0.5}]"
+    label, inputs = settings("label=ensemble", f"label.ensemble.members={members}").label, dict[str, Path]()
+    for name, said in {"verifier": scores(TWO, 1.0, 0.0), "own": [prefers(*TWO, "a")]}.items():
+        inputs[name] = tmp_path / name
+        inputs[name].mkdir()
+        save(inputs[name] / "judgements.parquet", said, Judgement)
+    with pytest.raises(UserError, match=r"members\[1\]\.veto goes by a score, and own gives none"):
+        Ensemble(label, Work(tmp_path, lambda metrics, step: None)).pool(inputs)
