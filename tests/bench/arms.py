@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
@@ -34,3 +34,13 @@ def measured(cfg: Any, *rest: str) -> dict[str, Any]:
     command = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, MEASURE, *given]  # type: ignore[union-attr]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def alternating(cfg: Any, arms: Iterable[str], *rest: str) -> dict[str, list[dict[str, Any]]]:
+    """What every arm returns, `cfg.repeats` times, in turn: what else the machine does meets all of them."""
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    for repeat in range(cfg.repeats):
+        for arm, results in found.items():
+            results.append(measured(cfg, arm, *rest))
+            logging.info("%d %-10s %s", repeat, arm, json.dumps(results[-1]))
+    return found

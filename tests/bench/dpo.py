@@ -64,11 +64,7 @@ def main(cfg: Settings) -> None:
         cfg.model = cfg.model or embedded()
         rows = Path(folder) / "rows.json"
         arms.measured(cfg, "prepare", str(rows))
-        found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in cfg.arms.split()}
-        for repeat in range(cfg.repeats):
-            for arm, results in found.items():
-                results.append(arms.measured(cfg, arm, str(rows)))
-                logging.info("%d %-10s %s", repeat, arm, json.dumps(results[-1]))
+        found = arms.alternating(cfg, cfg.arms.split(), str(rows))
     tell(cfg, found)
 
 

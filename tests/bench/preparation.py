@@ -72,11 +72,7 @@ def main(cfg: Settings) -> None:
     overrides = ["tracker=none", *shlex.split(cfg.run)]
     given, store, nodes = chains.prepared(ROOT / cfg.outputs, overrides)
     build([nodes["base"]], store, given, overrides)
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for _ in range(cfg.repeats):
-        for arm, results in found.items():
-            results.append(arms.measured(cfg, arm))
-            logging.info("%-5s %s", arm, json.dumps(results[-1]))
+    found = arms.alternating(cfg, ARMS)
     for unit in ("cpu_seconds", "seconds"):
         medians = {
             arm: {part: statistics.median(parts[part][unit] for parts in results) for part in (*PARTS, "all")}

@@ -64,11 +64,7 @@ def main(cfg: Settings) -> None:
     logging.info("%-20s longer %s, shorter %s", "by length alone", longer, None if longer is None else 1 - longer)
     logging.info("%-20s %.3f", "by tf-idf", tf_idf(pairs))
     elsewhere(node / "model", cfg.elsewhere)
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for _ in range(cfg.repeats):
-        for arm, results in found.items():
-            results.append(arms.measured(cfg, arm))
-            logging.info("%-10s %s", arm, json.dumps(results[-1]))
+    found = arms.alternating(cfg, ARMS)
     for per in ("pairs_per_second", "pairs_per_cpu_second"):
         medians = {arm: statistics.median(r[per] for r in results) for arm, results in found.items()}
         logging.info("%s %s: %.2fx", per, json.dumps(medians), medians["ours"] / medians["trl_tuned"])

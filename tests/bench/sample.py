@@ -12,7 +12,6 @@ Loading is not timed, nor is a first pass over few prompts.
 """
 
 import importlib.util
-import json
 import logging
 import random
 import statistics
@@ -47,11 +46,7 @@ class Settings:
 
 def main(cfg: Settings) -> None:
     names = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in names}
-    for repeat in range(cfg.repeats):
-        for arm, results in found.items():
-            results.append(arms.measured(cfg, arm))
-            logging.info("%d %-9s %s", repeat, arm, json.dumps(results[-1]))
+    found = arms.alternating(cfg, names)
     for arm, results in found.items():
         tokens, per_cpu = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
         logging.info(
