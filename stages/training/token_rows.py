@@ -1,6 +1,7 @@
 """Tokenised rows as columns: 8 bytes a token, in memory. As lists of Python's integers they take 44."""
 
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,6 @@ from stages.training.batches import fill
 
 IGNORED = -100  # the label of a token that is not trained
 GROUP = 250  # rows that wait as lists until they become columns
-TOKENS = pa.large_list(pa.int32())  # 32-bit offsets would end at 2^31 tokens of all rows
-COLUMNS = pa.schema({"input_ids": TOKENS, "labels": TOKENS})
 
 
 class TokenRows:
@@ -38,10 +37,10 @@ class TokenRows:
 
     def _settle(self) -> None:
         tokens, trained = zip(*self._waiting, strict=True)
-        ids = pa.array(tokens, TOKENS)
-        marks = np.fromiter(chain.from_iterable(trained), bool, len(ids.values))
-        labels = pa.LargeListArray.from_arrays(ids.offsets, np.where(marks, ids.values, np.int32(IGNORED)))
-        self._groups.append(pa.Table.from_arrays([ids, labels], schema=COLUMNS))
+        ends = np.cumsum([0, *map(len, tokens)])
+        ids = pa.array([*chain.from_iterable(tokens)], pa.int32())
+        labels = pc.if_else(pa.array([*chain.from_iterable(trained)]), ids, pa.scalar(IGNORED, pa.int32()))
+        self._groups.append(table(ends, ids, labels))
         self._waiting.clear()
 
     @property
@@ -71,13 +70,22 @@ class TokenRows:
 
     def pack(self, length: int, batch_size: int) -> None:
         """Become best-fit decreasing bins of `length` tokens, in one process and a fixed order (arXiv:2404.10830),
-        that fill whole batches. In place, so that no more than two copies are ever in memory."""
+        that fill whole batches. In place: every step lets go of the columns before it."""
         order = sorted(range(len(self)), key=self.ids.__getitem__)
-        self._groups = [self.columns.take(order)]
-        self._groups = [pack_dataset(self.dataset, length, "bfd").data.table.combine_chunks()]
+        self._groups = [self.columns.combine_chunks()]
+        self._groups = [self.columns.take(order[i : i + GROUP]) for i in range(0, len(order), GROUP)]
+        self._groups = [pack_dataset(self.dataset, length, "bfd").data.table]
+        self._groups = [self.columns.combine_chunks()]
         bins = fill(self.columns["seq_lengths"].to_pylist(), batch_size)
-        ends = np.cumsum([0, *map(sum, bins)])
-        tokens = {name: self.columns[name].chunk(0).values for name in COLUMNS.names}
-        cut = {name: pa.LargeListArray.from_arrays(ends, values) for name, values in tokens.items()}
-        self._groups = [pa.table({**cut, "seq_lengths": bins})]
+        tokens = [self.columns[name].chunk(0).values for name in ("input_ids", "labels")]
+        cut = table(np.cumsum([0, *map(sum, bins)]), *tokens)
+        self._groups = [cut.append_column("seq_lengths", [bins])]
         self.ids = [content_id(ids.as_py()) for ids in self.columns["input_ids"]]
+        pa.default_memory_pool().release_unused()  # Arrow would keep what it needed on the way
+
+
+def table(ends: np.ndarray, ids: Any, labels: Any) -> pa.Table:
+    """Rows that begin and end at these places of all their tokens."""
+    columns = {"input_ids": ids, "labels": labels}
+    # 64-bit offsets: those of 32 bits would end at 2^31 tokens of all rows.
+    return pa.table({name: pa.LargeListArray.from_arrays(ends, values) for name, values in columns.items()})
