@@ -37,6 +37,8 @@ WHY_NONE: dict[str, str] = {  # nodes of a stage
 }
 BEFORE_SFT = ("sample_base", "label_base")  # what demonstrations are selected from, and no preferences
 
+SEEDED = ("sft", "sample", "dpo", "reward")  # blocks with a seed of their own, which is the run's where none is given
+
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
 
@@ -177,11 +179,10 @@ def evaluated(nodes: dict[str, Node]) -> dict[str, Node]:
 
 def with_seed(cfg: Config, seed: int) -> Config:
     """The same run from another seed; a stage that was given a seed of its own keeps it."""
-    own = {name: replace(vars(cfg)[name]) for name in ("sft", "sample", "dpo", "reward")}
-    other = replace(cfg, seed=seed, **own)
-    for block in (other.sft, other.sample, other.dpo, other.reward):
+    blocks = {name: replace(vars(cfg)[name]) for name in SEEDED}
+    for block in blocks.values():
         block.seed = seed if block.seed == cfg.seed else block.seed
-    return other
+    return replace(cfg, seed=seed, **blocks)
 
 
 def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
