@@ -250,6 +250,17 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     assert wrong_with(page, tmp_path / "axe") == []
 
 
+def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(chain: Chain) -> None:
+    rates = ("reward.learning_rate=1e-4", "reward.learning_rate=1e-2")
+    for rate in rates:
+        build(chain.root, "stage=reward", rate)
+    [group] = trained(chain)
+    assert group.title == "2 trainings of a reward model"
+    accuracies = [chain.manifest("reward", "stage=reward", rate)["metrics"]["accuracy"]["mean"] for rate in rates]
+    assert [t.accuracy for t in group.trainings] == pytest.approx(sorted(accuracies, reverse=True))
+    assert "held-out pairs rightly" in group.sentence
+
+
 def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(chain: Chain) -> None:
     build(chain.root, "stage=sft", "sft.epochs=1", "sft.max_length=64")
     [sft] = trained(chain)
