@@ -111,10 +111,9 @@ def chain(
         if cfg.label.brings_pool:
             judged = node("label", cfg.label)
         else:
-            made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
-            pool = [*made.values()][-1]
-            made |= labels(cfg.label, node, pool, **by)
-            judged = made["label"]
+            pool, made = candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
+            judged, labelling = labels(cfg.label, node, pool, **by)
+            made |= labelling
         if cfg.unpaired_wanted:
             made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
         pairs = node("pairs", cfg.pairs, judged=judged)
