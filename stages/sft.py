@@ -60,7 +60,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     rows, validation, conversations = given.train, given.validation, len(given.train)
     if cfg.packing:
         rows.pack(cfg.max_length, cfg.batch_size)
-    turns = Turns(rows.ids, cfg.batch_size, cfg.seed, "sft")
+    turns = Turns(rows.ids, cfg.batch_size, cfg.seed, cfg.block)
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = arguments(SFTConfig, cfg, out, **options)

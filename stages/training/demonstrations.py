@@ -54,7 +54,7 @@ def prepare(examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work) -
             train.add(row.example.id, row.ids, row.trained)
             shown = row if shown is None or (row.masked and not shown.masked) else shown
     of = len(train) + len(validation) + dropped.reasons.total()
-    told = dropped.settle(of, len(train), cfg.max_dropped, "sft.max_dropped")
+    told = dropped.settle(of, len(train), cfg.max_dropped, f"{cfg.block}.max_dropped")
     if shown is None:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
     return Prepared(train, validation, shown, prompts, told)
@@ -75,7 +75,7 @@ def tokenized(examples: Iterable[Example], terms: Contract, cfg: SFT, dropped: D
             dropped.add(example.id, reason)
             continue
         if len(ids) > cfg.max_length:
-            dropped.add(example.id, f"longer than sft.max_length={cfg.max_length} tokens", len(ids))
+            dropped.add(example.id, f"longer than {cfg.block}.max_length={cfg.max_length} tokens", len(ids))
             continue
         yield Row(example, ids, trained, masks)
 
