@@ -77,9 +77,9 @@ class Client:
 
     @contextmanager
     def opened(self) -> Iterator["Client"]:
-        """Hold the file of kept answers; no other process then asks this model."""
+        """Hold the files of kept answers and of what is spent; no other process then asks this model."""
         self.ended = False
-        with self.calls.opened():
+        with self.calls.opened(), self.spending.opened():
             yield self
 
     @cached_property

@@ -138,6 +138,18 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str,
         assert 900 - sum(question(100).most()) < used <= 900
 
 
+def test_no_file_stays_open_once_all_is_asked(tmp_path: Path) -> None:
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asking = client(model.url, out)
+        asked(asking, map(question, range(3)), out)
+        assert asking.spending.calls == 3
+        opened = {os.path.realpath(place) for place in Path("/proc/self/fd").iterdir()}
+        assert not [place for place in opened if place.startswith(str(tmp_path))]
+        asked(asking, map(question, range(5)), out)
+    assert asking.spending.calls == client(model.url, out).spending.calls == 5, "opened again, it goes on counting"
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
