@@ -26,6 +26,7 @@ from stages.evaluation.outcomes import (
     verdict,
 )
 from stages.models.loading import device_of
+from stages.store import whole
 from stages.store.outcome import Outcome
 from stages.store.records import Example, Pair, load, save
 from stages.store.work import Work
@@ -77,7 +78,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "retention": retention.claims(cfg, inputs, everything, answers),
     }
     save(out / "outcomes.parquet", ours.outcomes(), Outcome)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    whole.write(out / "results.json", json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),
         "pass_rate": {role: main[role]["mean"] for role in titles},

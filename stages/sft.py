@@ -24,6 +24,8 @@ from stages.models.packing import pack_segments
 from stages.models.rendering import ContractError
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
+from stages.store import whole
+from stages.store.kept import note
 from stages.store.records import Example, content_id, stream
 from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget
@@ -88,8 +90,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         processing_class=terms.tokenizer,
     )
     best = Best(trainer, out / SCRATCH / "best")
-    whole = {row["id"] for row in validation_rows}
-    samples = Samples(trainer, cfg, [e.messages for e in validation if e.id in whole], terms, out)
+    fitting = {row["id"] for row in validation_rows}
+    samples = Samples(trainer, cfg, [e.messages for e in validation if e.id in fitting], terms, out)
     train(trainer, cfg, out, best, samples, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
     losses: list[float] = []
     if best.found:
@@ -107,7 +109,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     show_tokens(example, trainable, terms, out / "token_example.json")
     # Several processes may evaluate the first rows again, after the last.
     by_row = [{"id": row["id"], "loss": loss} for row, loss in zip(validation_rows, losses, strict=False)]
-    (out / "held_out.json").write_text(json.dumps(by_row))
+    note(out / "held_out.json", by_row)
     figures = {"steps": trainer.state.global_step, **best.found}
     seen = turns.seen(trainer.state.global_step)
     trained_tokens = sum(label != IGNORED for i in seen for label in rows[i]["labels"])
@@ -232,4 +234,4 @@ def show_tokens(row: dict[str, Any], examples: list[Example], terms: Contract, p
         | ({"masked": True} if answer and label == IGNORED else {})
         for i, label, answer in zip(row["input_ids"], row["labels"], answers, strict=True)
     ]
-    path.write_text(json.dumps(tokens, ensure_ascii=False))
+    whole.write(path, json.dumps(tokens, ensure_ascii=False))

@@ -230,7 +230,7 @@ class Store:
         for path in [*paths, partial]:
             sync(path)
         draft = partial / SCRATCH / "manifest.json"
-        draft.write_text(json.dumps(manifest, indent=1))
+        draft.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         sync(draft)
         os.replace(draft, partial / "manifest.json")  # from here on the folder is complete
         sync(partial)
