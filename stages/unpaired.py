@@ -32,10 +32,10 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     told = "".join(f"; {count} left out: {reason}" for reason, count in without.most_common())
     if desirable in (0, len(found)):
         every = f"all of {len(found)} completions are {'desirable' if desirable else 'undesirable'}"
+        said = every if found else "no completion has a label"
         of = [scores[i] for i in found if i in scores and candidates[i].finish_reason == "stop"]
-        said = (
-            f"unpaired.threshold={cfg.threshold:g}: {every}" if of else every if found else "no completion has a label"
-        )
+        if of:
+            said = f"unpaired.threshold={cfg.threshold:g}: {said}"
         ways = [threshold(of, bool(desirable))] if of else [WAYS_OUT[why] for why, _ in without.most_common(1)]
         raise UserError(". ".join([f"{said}{told}", "KTO learns from desirable and undesirable ones", *ways]) + ".")
     rows = [
