@@ -68,6 +68,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 def examples(cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, found: Found) -> Iterator[SourceRow]:
     """The examples of a source, but for rows that the audit does not let pass."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
+    unchecked = list[Check]()  # one for all rows: the fewer objects stay, the less the garbage collector walks through
 
     def example(said: Said) -> SourceRow | None:
         said = passes.shape(said)
@@ -88,9 +89,9 @@ def examples(cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, fo
             return None
         if split is None:
             return None
-        passes(said, split, found.place)
-        checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else []
         file, line = found.at
+        passes(said, split, file, line)
+        checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else unchecked
         return SourceRow(
             prompt,
             messages,

@@ -37,7 +37,7 @@ class Part:
 
     @classmethod
     def of(
-        cls, source: Source, file: Path, rows: Places, taken: Taken, passes: Callable[[Said, str, str], None] | None
+        cls, source: Source, file: Path, rows: Places, taken: Taken, passes: Callable[[Said, str, str, int], None] | None
     ) -> "Part":
         """The rows that no earlier source has, as many as the source may bring; they are held from now on."""
         unwanted = dict(found_among(file, passes)) if passes else {}
@@ -83,11 +83,11 @@ class Part:
             start += len(batch)
 
 
-def found_among(file: Path, passes: Callable[[Said, str, str], None]) -> Iterator[tuple[int, Row]]:
+def found_among(file: Path, passes: Callable[[Said, str, str, int], None]) -> Iterator[tuple[int, Row]]:
     """The rows that an audit finds something in beside the rows before them, by their number, with the reason."""
     for i, row in enumerate(stream(file, SourceRow)):
         said = Said(row.messages, [] if row.reference is None else [row.reference])
         try:
-            passes(said, row.split, f"{row.file}:{row.line}")
+            passes(said, row.split, row.file, row.line)
         except Unwanted as reason:
             yield i, Row(row.file, row.line, {"messages": row.messages, "reference": row.reference}, reason)

@@ -74,10 +74,19 @@ def no_number(name: str) -> None:
     raise BadRow("", f"broken JSON: {name} is no number")
 
 
+SPACE = " \t\r\n"
 DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
 
 
-def value_of(text: str, decode: Callable[[str], Any] = DECODER.decode) -> Any:
+def whole(text: str) -> Any:
+    """As the decoder's `decode`, which looks for white space with a regular expression, before and after."""
+    value, end = DECODER.raw_decode(text := text.strip(SPACE))
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def value_of(text: str, decode: Callable[[str], Any] = whole) -> Any:
     """The value of a JSON text, or what `decode` makes of it.
 
     Raises:
