@@ -31,13 +31,8 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     found, counts, passes = Found(), Counter[str](), Gate(cfg.audit, cfg.form)
     _, own = own_part(cfg.own, out)
 
-    def counted() -> Iterator[SourceRow]:
-        for example in examples(cfg, own, passes, found):
-            counts[example.split] += 1
-            yield example
-
     with parts.told(cfg.own, "data.own", out.path):
-        save(out / "examples.parquet", counted(), SourceRow)
+        save(out / "examples.parquet", examples(cfg, own, passes, found, counts), SourceRow)
     for line in found.told:
         out.say(f"{cfg.of}: {line}")
     quarantine(found.bad, found.rows, cfg.max_bad, out)
@@ -65,8 +60,10 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
 
 
-def examples(cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, found: Found) -> Iterator[SourceRow]:
-    """The examples of a source, but for rows that the audit does not let pass."""
+def examples(
+    cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, found: Found, counts: Counter[str]
+) -> Iterator[SourceRow]:
+    """The examples of a source, but for rows that the audit does not let pass. `counts` are those of every split."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
     unchecked = list[Check]()  # one for all rows: the fewer objects stay, the less the garbage collector walks through
 
@@ -92,6 +89,7 @@ def examples(cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, fo
         file, line = found.at
         passes(said, split, file, line)
         checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else unchecked
+        counts[split] += 1
         return SourceRow(
             prompt,
             messages,

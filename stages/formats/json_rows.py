@@ -12,13 +12,21 @@ from stages.formats.row import BadRow, Row
 
 def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
     """JSON lines. Only \\n ends a line: U+2028 may stand inside a string."""
+    name = str(file)
     for i, line in enumerate(lines, 1):
         if not line.strip(b"\xef\xbb\xbf \t\r\n"):
             continue
         try:
-            yield json_row(file, i, line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n"))
+            text = line.decode("utf-8-sig" if i == 1 else "utf-8")
         except UnicodeDecodeError:
-            yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
+            yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
+            continue
+        try:
+            yield Row(name, i, value_of(text))
+        except json.JSONDecodeError as error:
+            yield Row(name, i, text.rstrip("\n"), BadRow("", f"broken JSON: {error.msg}"))
+        except BadRow as reason:
+            yield Row(name, i, text.rstrip("\n"), reason)
 
 
 def refuse_object(file: Path, content: bytes) -> None:
@@ -52,15 +60,6 @@ def not_utf8(file: Path, content: bytes) -> BadRow:
         likely = False
     way_out = f", but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {file.name} > {file.stem}.utf8{file.suffix}"
     return BadRow("", f"not UTF-8{way_out if likely else ''}")
-
-
-def json_row(file: Path, place: int, text: str) -> Row:
-    try:
-        return Row(str(file), place, value_of(text))
-    except json.JSONDecodeError as error:
-        return Row(str(file), place, text, BadRow("", f"broken JSON: {error.msg}"))
-    except BadRow as reason:
-        return Row(str(file), place, text, reason)
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

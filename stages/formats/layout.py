@@ -52,9 +52,10 @@ SHOWN = 9  # columns, in an error
 
 @dataclass(frozen=True)
 class Columns:
-    """Of rows that have the same ones: the column of every role, and what stands beside these."""
+    """Of rows that have the same ones: the column of every role, which roles are `stated`, and what stands beside."""
 
     paths: dict[str, Path]
+    stated: list[str]
     beside: Beside
 
 
@@ -78,7 +79,7 @@ class Layout:
             decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
             texts, form = isinstance(self.format, Texts), self.format
             beside = Beside.of(row, paths, form.dropped, decided, texts, form.weighed)
-            found = self.known[tuple(row)] = Columns(paths, beside)
+            found = self.known[tuple(row)] = Columns(paths, [*STATED.keys() & paths], beside)
         return found
 
     def read(self, row: Any) -> tuple[Said, list[str]]:
@@ -92,19 +93,18 @@ class Layout:
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         columns = self.columns(row)
         values = values_of(row, columns.paths)
+        stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in columns.stated if role in values}
         said = self.said(row, values, columns.paths)
-        return said, unread(row, values, columns.beside)
+        return said._replace(**stated) if stated else said, unread(row, values, columns.beside)
 
     def said(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> Said:
         """As `read`, by the values of a row's roles."""
-        stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in STATED if role in values}
         for role in self.format.needs:
             if role not in values:
                 column = str(self.first.get(role, role))
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
-            said = Said(self.format.request(values), []) if self.asks else self.format.said(values)
-            return said._replace(**stated) if stated else said
+            return Said(self.format.request(values), []) if self.asks else self.format.said(values)
         except BadRow as bad:
             path = paths.get(bad.field)
             raise BadRow(path if isinstance(path, str) else bad.field, bad.reason) from None

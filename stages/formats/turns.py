@@ -23,7 +23,7 @@ PAIR = ("input", "human", "user", "question", "prompt", "output", "assistant", "
 CALLS = ("tool_calls", "function_call")
 # Who may speak after whom; a conversation begins with the user, after a system message if there is one.
 AFTER = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
-NOTHING = {"", "[]", "{}"}  # in JSON
+NOTHING = ("", "[]", "{}")  # in JSON; no set, for which a text would be hashed
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 TOOLS = (
     "You can call these tools. A call is a line of JSON with name and arguments between <tool_call> and </tool_call>."
