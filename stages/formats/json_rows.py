@@ -17,16 +17,16 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         if not line.strip(b"\xef\xbb\xbf \t\r\n"):
             continue
         try:
-            text = line.decode("utf-8-sig" if i == 1 else "utf-8")
+            text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
         except UnicodeDecodeError:
             yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
             continue
         try:
             yield Row(name, i, value_of(text))
         except json.JSONDecodeError as error:
-            yield Row(name, i, text.rstrip("\n"), BadRow("", f"broken JSON: {error.msg}"))
+            yield Row(name, i, text, BadRow("", f"broken JSON: {error.msg}"))
         except BadRow as reason:
-            yield Row(name, i, text.rstrip("\n"), reason)
+            yield Row(name, i, text, reason)
 
 
 def refuse_object(file: Path, content: bytes) -> None:
@@ -79,8 +79,8 @@ DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
 
 def whole(text: str) -> Any:
     """As the decoder's `decode`, which looks for white space with a regular expression, before and after."""
-    value, end = DECODER.raw_decode(text := text.strip(SPACE))
-    if end != len(text):
+    value, end = DECODER.raw_decode(text := text.lstrip(SPACE))
+    if text[end:].strip(SPACE):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
 

@@ -1,9 +1,11 @@
 """The format of a file, told from its first rows: which column is read as what."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from stages.config.blocks.data import Source
@@ -46,15 +48,18 @@ FORMATS = {
     Wanted.preferences: PREFERENCES,
     Wanted.candidates: CANDIDATES,
 }
+Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # a role, and what gets its value from a row
 PEEKED = 200  # rows
 SHOWN = 9  # columns, in an error
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Of rows that have the same ones: the column of every role, which roles are `stated`, and what stands beside."""
+    """Of rows that have the same ones: the column of every role and what gets it, which roles are `stated`, and
+    what stands beside."""
 
     paths: dict[str, Path]
+    getters: Getters
     stated: list[str]
     beside: Beside
 
@@ -72,14 +77,14 @@ class Layout:
     def columns(self, row: dict[str, Any]) -> Columns:
         """The columns of a row: those of the first rows, and others that only some rows have."""
         if (found := self.known.get(tuple(row))) is None:
-            taken = dict.fromkeys([column for path in self.first.values() for column in tops(path)])
+            known = dict.fromkeys([column for path in self.first.values() for column in tops(path)])
             named = {**self.format.named(row), **STATED}
             more = {role: names for role, names in named.items() if role not in self.first}
-            paths = self.first | resolved(row, more, {**self.given, **taken})
+            paths = self.first | resolved(row, more, {**self.given, **known})
             decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
             texts, form = isinstance(self.format, Texts), self.format
             beside = Beside.of(row, paths, form.dropped, decided, texts, form.weighed)
-            found = self.known[tuple(row)] = Columns(paths, [*STATED.keys() & paths], beside)
+            found = self.known[tuple(row)] = Columns(paths, getters_of(paths, row), [*STATED.keys() & paths], beside)
         return found
 
     def read(self, row: Any) -> tuple[Said, list[str]]:
@@ -92,10 +97,10 @@ class Layout:
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         columns = self.columns(row)
-        values = values_of(row, columns.paths)
+        values = values_of(row, columns.getters)
         stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in columns.stated if role in values}
         said = self.said(row, values, columns.paths)
-        return said._replace(**stated) if stated else said, unread(row, values, columns.beside)
+        return (said._replace(**stated) if stated else said), unread(row, values, columns.beside)
 
     def said(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> Said:
         """As `read`, by the values of a row's roles."""
@@ -158,7 +163,7 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
 def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], way_out: str) -> None:
     """Have a format look at a file's rows before it reads them."""
     seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if layout.format.learns_all else rows
-    values = (values_of(row, layout.columns(row).paths) for row in seen)
+    values = (values_of(row, layout.columns(row).getters) for row in seen)
     try:
         layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, way_out)
     except UserError as error:
@@ -184,20 +189,26 @@ def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None
 def fits(layout: Layout, row: dict[str, Any]) -> bool:
     """Whether a row is of this format: it has what is needed, and no column that would mean something else."""
     unknown = {role for role, path in layout.given.items() if path is not None} - layout.first.keys()
-    values = values_of(row, layout.first)
+    values = values_of(row, getters_of(layout.first, row))
     if unknown or not values.keys() >= {*layout.format.needs} or not layout.format.fits(values):
         return False
     columns = layout.columns(row)
     try:
-        unread(row, values_of(row, columns.paths), columns.beside)
+        unread(row, values_of(row, columns.getters), columns.beside)
     except ChangesMeaning:
         return not isinstance(layout.format, Texts)  # else it is told by name
     return True
 
 
-def values_of(row: dict[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
+def getters_of(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
+    """What gets the value of every role from a row that has these columns."""
+    whole = [*columns]
+    return [(role, itemgetter(path) if path in whole else partial(at, path=path)) for role, path in paths.items()]
+
+
+def values_of(row: dict[str, Any], getters: Getters) -> dict[str, Any]:
     """What a row says by role, where it says something."""
-    return {role: value for role, path in paths.items() if not empty(value := at(row, path))}
+    return {role: value for role, get in getters if not empty(value := get(row))}
 
 
 def in_words(value: Any) -> str:
