@@ -72,19 +72,18 @@ def examples(
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)
         split = split_of(prompt, shares)
-        if split in NEED_AN_ANSWER and answer is None:
+        learnt = split in NEED_AN_ANSWER
+        if learnt and answer is None:
             raise BadRow("", "no assistant turn to learn from")
-        if split not in NEED_AN_ANSWER and not messages:
+        if not learnt and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:
             raise BadRow("", f"no answer for check={source.check} to compare with")
         if said.scores and not said.scores[0]:  # of one that is a bad answer the prompt is left
-            if split in NEED_AN_ANSWER or source.check:
+            if learnt or source.check:
                 return None
             answer = None
-        if said.trained and not any(said.trained) and split in NEED_AN_ANSWER:
-            return None
-        if split is None:
+        if split is None or (learnt and said.trained and not any(said.trained)):
             return None
         file, line = found.at
         passes(said, split, file, line)
