@@ -149,10 +149,12 @@ def unread(row: Mapping[str, Any], values: Mapping[str, Any], beside: Beside) ->
     Raises:
         ChangesMeaning: where one of them changes what the row means.
     """
-    found = [column for column in beside.columns if says(column, row[column], 1)]
-    for column in found:
-        if beside.columns[column]:
-            raise ChangesMeaning(column)
+    found = []
+    for column, changing in beside.columns.items():
+        if says(column, row[column], 1):
+            if changing:
+                raise ChangesMeaning(column)
+            found.append(column)
     for path, (role, of_answers) in beside.turns.items():
         if isinstance(turns := values.get(role), (list, dict)):
             found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped, of_answers)]
