@@ -1,7 +1,6 @@
 """Stage `sft`: supervised fine-tuning on the assistant's tokens (TRL's SFTTrainer), and the contract it fixes."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,6 +30,7 @@ from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike, fill
 from stages.training.callbacks import in_one_line, lower_rate
+from stages.training.dropped import Dropped
 from stages.training.publish import Best, publish, save_trained
 from stages.training.run import train
 from stages.training.samples import Samples
@@ -64,12 +64,15 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     trainable = [e for e in answered if e.split == "sft"]
     if not trainable:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
-    train_rows, dropped = tokenize(trainable, terms, cfg, out)
+    dropped = Dropped(out, "rows")
+    train_rows = tokenize(trainable, terms, cfg, dropped)
     validation = [e for e in answered if e.split == "validation"]
-    validation_rows, _ = tokenize(validation, terms, cfg, out)
+    validation_rows = tokenize(validation, terms, cfg, dropped)
+    count = len(trainable) + len(validation)
+    rows_dropped = dropped.settle(count, len(train_rows), cfg.max_dropped, f"{cfg.block}.max_dropped")
     example = shown(trainable, train_rows, cfg)
     rows = pack(train_rows, cfg.max_length, cfg.batch_size) if cfg.packing else train_rows
-    turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, "sft")
+    turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, cfg.block)
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = arguments(SFTConfig, cfg, out, **options)
@@ -124,7 +127,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "rows": len(rows),
         "rows_cut": turns.left_out,
         "rows_unseen": len(rows) - len(seen),
-        "rows_dropped": dropped,
+        "rows_dropped": rows_dropped,
         "tokens": sum(times * len(rows[i]["input_ids"]) for i, times in seen.items()),
         "trained_tokens": trained_tokens,
         **figures,
@@ -156,15 +159,9 @@ def columns(rows: list[dict[str, Any]]) -> Dataset:
     return Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows])
 
 
-def tokenize(
-    examples: list[Example], terms: Contract, cfg: SFT, out: Work
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """`id`, `input_ids` and `labels` of every example that fits whole, and how many were dropped for which reason.
-
-    A conversation over `max_length` is dropped rather than cut: cut, it would lose the end of the answer or its
-    end-of-turn token, and teach the model not to stop.
-    """
-    rows, dropped = [], Counter[str]()
+def tokenize(examples: list[Example], terms: Contract, cfg: SFT, dropped: Dropped) -> list[dict[str, Any]]:
+    """`id`, `input_ids` and `labels` of every example that the template can render and that fits whole."""
+    rows = []
     for example, found in zip(examples, terms.examples(e.conversation for e in examples), strict=True):
         try:
             if isinstance(found, ContractError):
@@ -174,20 +171,14 @@ def tokenize(
                 last = cfg.trained_turns is TrainedTurns.last
                 trained = masked(ids, trained, terms.stop_ids[0], example.trained, last)
         except ContractError as reason:
-            dropped[str(reason)] += 1
+            dropped.add(example.id, reason)
             continue
         if len(ids) > cfg.max_length:
-            dropped[f"longer than sft.max_length={cfg.max_length} tokens"] += 1
+            dropped.add(example.id, f"longer than {cfg.block}.max_length={cfg.max_length} tokens", len(ids))
             continue
         labels = [i if t else IGNORED for i, t in zip(ids, trained, strict=True)]
         rows.append({"id": example.id, "input_ids": ids, "labels": labels})
-    if dropped:
-        told = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-        message = f"{dropped.total()} of {len(examples)} rows cannot be trained on: {told}."
-        if not rows or dropped.total() > cfg.max_dropped * len(examples):
-            raise UserError(f"{message} sft.max_dropped={cfg.max_dropped:g} allows fewer.")
-        out.warn(message)
-    return rows, dict(dropped)
+    return rows
 
 
 def masks(example: Example, cfg: SFT) -> bool:

@@ -21,6 +21,7 @@ from stages.models.loading import device_of
 from stages.store.records import Example, Pair, PairLogProbs, load
 from stages.store.store import read_manifest
 from stages.store.work import Work
+from stages.training.dropped import Dropped
 
 TOKENS = 4096  # in a matrix product that is measured
 REPEATS = 7
@@ -74,7 +75,7 @@ def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
     """Of the conversations that were trained on, packed or not. `at`: the nodes' folders."""
     terms, metrics = contract.load(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
     examples = [e for e in load(at["data"] / "examples.parquet", Example) if e.split == "sft"]
-    rows, _ = sft.tokenize(examples, terms, cfg, Work(at["sft"], lambda metrics, step: None, main=False))
+    rows = sft.tokenize(examples, terms, cfg, Dropped(Work(at["sft"], lambda metrics, step: None, main=False), "rows"))
     runs = [Run(0, len(r["input_ids"]), sum(label != sft.IGNORED for label in r["labels"])) for r in rows]
     once = sum(run.own for run in runs)
     return work(model, runs, metrics["tokens"] / once, metrics["steps"])

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from stages.training.dropped import Dropped
 from tests.bench import arms, chains
 from tests.budgets import spent
 from tests.helpers import DATA, ROOT
@@ -120,7 +121,7 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
     build([nodes["data"]], store, given, overrides)
     examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
     laps("load")
-    rows, _ = sft.tokenize(examples, terms, block, out)
+    rows = sft.tokenize(examples, terms, block, Dropped(out, "rows"))
     laps("tokenise")
     sft.columns(sft.pack(rows, block.max_length, block.batch_size))
     laps("pack")

@@ -17,6 +17,7 @@ from stages.models.rendering import ContractError
 from stages.sft import IGNORED, columns, pack, show_tokens, shown, tokenize
 from stages.store.records import Example
 from stages.store.work import Work
+from stages.training.dropped import Dropped
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish, with_bos
 
@@ -63,11 +64,11 @@ def test_the_loss_is_on_the_turns_that_have_a_weight(
 ) -> None:
     terms = establish(tokenizer, kind)
     end = terms.tokenizer.eos_token
-    cfg = replace(cfg, max_dropped=0.5)
-    rows, dropped = tokenize(EXAMPLES, terms, cfg, Work(tmp_path, lambda metrics, step: None))
+    dropped = Dropped(Work(tmp_path, lambda metrics, step: None), "rows")
+    rows = tokenize(EXAMPLES, terms, cfg, dropped)
     said = ["".join(answer + end for answer in answers) for answers in expected]
     assert trained_text(terms, rows, packing=False) == [each for each in said if each]
-    assert sum(dropped.values()) == said.count("")
+    assert dropped.reasons.total() == said.count("")
     whole = sum(len(row["input_ids"]) for row in rows)
     packed = pack(rows, whole, 1)
     order = {row["id"]: text for row, text in zip(rows, filter(None, said), strict=True)}
@@ -79,7 +80,7 @@ def test_the_loss_is_on_the_turns_that_have_a_weight(
 def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
     terms = establish(*TERMS["chatml"])
     examples = EXAMPLES[2:] + EXAMPLES[:1]
-    rows, _ = tokenize(examples, terms, CFG, Work(tmp_path, lambda metrics, step: None))
+    rows = tokenize(examples, terms, CFG, Dropped(Work(tmp_path, lambda metrics, step: None), "rows"))
     show_tokens(shown(examples, rows, CFG), examples, terms, tmp_path / "tokens.json")
     tokens = json.loads((tmp_path / "tokens.json").read_text())
     trained = "".join(token["text"] for token in tokens if token["trained"])
@@ -91,8 +92,10 @@ def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
     terms = establish(*TERMS["chatml"])
     nothing = [conversation("e", ["ten"], [False])]
-    with pytest.raises(UserError, match="1 of 1 rows cannot be trained on: 1 no token is trained"):
-        tokenize(nothing, terms, CFG, Work(tmp_path, lambda metrics, step: None))
+    dropped = Dropped(Work(tmp_path, lambda metrics, step: None), "rows")
+    assert not tokenize(nothing, terms, CFG, dropped)
+    with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 no token is trained.*; none is left"):
+        dropped.settle(1, 0)
 
 
 def test_weights_without_a_turn_to_each_are_refused() -> None:

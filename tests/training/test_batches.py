@@ -21,6 +21,7 @@ from stages.store.records import Example, Pair, load
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training.batches import Turns, fill
 from stages.training.checkpoints import Checkpoints
+from stages.training.dropped import Dropped
 from tests.helpers import settings
 from tests.stages.test_sft import block, some_rows, train
 
@@ -103,7 +104,7 @@ class Reached:
 def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path) -> list[dict[str, Any]]:
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    return sft.tokenize(examples, terms, block(), Work(tmp_path, lambda metrics, step: None))[0]
+    return sft.tokenize(examples, terms, block(), Dropped(Work(tmp_path, lambda metrics, step: None), "rows"))
 
 
 @pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
