@@ -21,6 +21,8 @@ from stages.models.loading import embedding_rows, load_model, load_tokenizer, sa
 from stages.models.packing import pack_segments
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
+from stages.store import whole
+from stages.store.kept import note
 from stages.store.records import Example, stream
 from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget
@@ -95,7 +97,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     show_tokens(given.shown, terms, out / "token_example.json")
     # Several processes may evaluate the first rows again, after the last.
     by_row = [{"id": row, "loss": loss} for row, loss in zip(validation.ids, losses, strict=False)]
-    (out / "held_out.json").write_text(json.dumps(by_row))
+    note(out / "held_out.json", by_row)
     figures = {"steps": trainer.state.global_step, **best.found}
     seen = turns.seen(trainer.state.global_step)
     lengths, trained = rows.lengths, rows.trained
@@ -172,4 +174,4 @@ def show_tokens(row: Row, terms: Contract, path: Path) -> None:
         | ({"masked": True} if answer and not trained else {})
         for i, trained, answer in zip(row.ids, row.trained, answers, strict=True)
     ]
-    path.write_text(json.dumps(tokens, ensure_ascii=False))
+    whole.write(path, json.dumps(tokens, ensure_ascii=False))
