@@ -171,7 +171,7 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
 
 def keep_apart(rows: list[Row], out: Work) -> None:
     """Write rows to `quarantine.jsonl`, with their reasons."""
-    with open(out / "quarantine.jsonl", "a") as file:
+    with open(out / "quarantine.jsonl", "a", encoding="utf-8") as file:
         for row in rows:
             assert row.error is not None
             entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}
