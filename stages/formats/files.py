@@ -20,8 +20,10 @@ import pyarrow as pa
 from stages.config.blocks.data import Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
+from stages.formats.foreign import refuse_foreign
 from stages.formats.json_array import array_rows
-from stages.formats.json_rows import decoded, line_rows, refuse_object
+from stages.formats.json_object import object_rows
+from stages.formats.json_rows import decoded, line_rows
 from stages.formats.row import BadRow, Row
 from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names
 from stages.store.pinning import MEMORY, locate, readable
@@ -38,6 +40,11 @@ BEGINNING = 1 << 16  # bytes that tell what a file is
 SPACE = b"\xef\xbb\xbf \t\r\n"
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
+
+# Files and folders of a split, as the hub names them, and the parts of one: train-00000-of-00002.parquet
+SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
+HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
 Watch = Callable[[Callable[[], float]], None]  # takes what tells how much of a file was read so far
 
@@ -64,8 +71,28 @@ def tables(source: Source, key: str) -> Iterator[Table]:
         found = hub_dataset(source, key)
         yield Table(source.path, len(found), lambda watch: hub_rows(source.path, found, watch))
         return
-    for file in readable(local, key):
+    files = readable(local, key)
+    if local.is_dir():
+        refuse_splits(local, files, key)
+    for file in files:
         yield Table(str(file), file.stat().st_size, partial(rows_of, file, source.documents))
+
+
+def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
+    """Raise UserError for a folder with the splits of a set, some of them to be held out: a path names one of them."""
+    found = dict[str, str]()
+    for file in files:
+        for part in (below := file.relative_to(folder)).parts:
+            if named := SPLIT.match(part):
+                place = folder / Path(*below.parts[: below.parts.index(part)])
+                shards = f"{SHARD.split(part)[0]}*" if part == below.name else part
+                found.setdefault(HELD_OUT.get(named[1], named[1]), str(place / shards))
+                break
+    if len(found) > 1:
+        ways = ", ".join(f"{key}='{found[name]}'" for name in sorted(found, key=lambda name: name != "train"))
+        raise UserError(
+            f"{key}={folder}: holds the splits {', '.join(sorted(found))}. A path names one of them: {ways}."
+        )
 
 
 def hub_dataset(source: Source, key: str) -> Any:
@@ -108,8 +135,6 @@ def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Ro
         if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
             yield from arrow_rows(file)
             return
-        if magic.startswith(b"PK\x03\x04"):
-            raise UserError(f"{file}: is a zip archive or a workbook. Unpack it, or save its table as CSV.")
         yield from stream_rows(file, opened(file, plain, magic), documents, partial(watch, plain.tell))
 
 
@@ -120,7 +145,9 @@ def stream_rows(
     with opened as stream:
         start = stream.peek(BEGINNING)
         if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name}")
+            converted = f"{file.stem}.utf8{file.suffix}"
+            raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name} > {converted}")
+        refuse_foreign(file, start)
         kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
         if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
             watched()
@@ -130,13 +157,9 @@ def stream_rows(
         elif first == b"[":
             watched()
             yield from array_rows(file, stream)
-        elif start.lstrip(SPACE).split(b"\n")[0].strip() == b"{":
-            content = stream.read()
-            refuse_object(file, content)
-            yield from line_rows(file, io.BytesIO(content))
         else:
             watched()
-            yield from line_rows(file, stream)
+            yield from (object_rows if first == b"{" else line_rows)(file, stream)
 
 
 def opened(file: Path, plain: io.FileIO, magic: bytes) -> io.BufferedReader:

@@ -21,20 +21,6 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
             yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
 
 
-def refuse_object(file: Path, content: bytes) -> None:
-    """Raise UserError for a file that is one JSON object over several lines: it has no rows."""
-    try:
-        value = value_of(decoded(file, content))
-    except (json.JSONDecodeError, BadRow):
-        return
-    keys = [str(key) for key in value] if isinstance(value, dict) else []
-    rows = next((key for key in keys if isinstance(value[key], list)), "")
-    raise UserError(
-        f"{file}: one JSON object with the keys {', '.join(keys[:9])}, and no rows. Write one object a line: "
-        f"jq -c '.{rows}[]' {file.name} > rows.jsonl"
-    )
-
-
 def decoded(file: Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
@@ -58,7 +44,10 @@ def json_row(file: Path, place: int, text: str) -> Row:
     try:
         return Row(str(file), place, value_of(text))
     except json.JSONDecodeError as error:
-        return Row(str(file), place, text, BadRow("", f"broken JSON: {error.msg}"))
+        if error.msg == "Extra data" and text[error.pos :].strip() == ",":  # an array without its brackets
+            return json_row(file, place, text[: error.pos])
+        hint = f": jq -c . {file.name} writes one value a line" if error.msg == "Extra data" else ""
+        return Row(str(file), place, text, BadRow("", f"broken JSON: {error.msg}{hint}"))
     except BadRow as reason:
         return Row(str(file), place, text, reason)
 
@@ -71,7 +60,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def no_number(name: str) -> None:
-    raise BadRow("", f"broken JSON: {name} is no number")
+    raise BadRow("", f"broken JSON: {name} is no number: sed 's/: *{name}\\b/: null/g' writes null for it")
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)

@@ -94,7 +94,12 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("rows.json", json.dumps({"data": ROWS, "version": 1}, indent=1), r"one JSON object .* jq -c '\.data\[\]'"),
+        ("rows.json", json.dumps({"a": ROWS, "b": ROWS[:1]}, indent=1), r"one JSON object .* jq -c '\.a\[\]'"),
+        (
+            "rows.json",
+            json.dumps({"Definition": ["a"], "Instances": ROWS}),
+            r"jq -c '{Definition} \+ \.Instances\[\]'",
+        ),
         ("rows.json", json.dumps({"1": ROWS[0]}, indent=1), r"one JSON object .* jq -c '\.\[\]'"),
         ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or a workbook"),
         ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8"),

@@ -19,6 +19,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for i in range(40)
     ],
     "intent": [{"text": f"text {i}", "intent": f"intent_{'abcdefghijkl'[i % 12]}"} for i in range(40)],
+    "multiple_choice": [
+        {
+            "question": f"q {i}?",
+            "choices": {"text": [f"a {i}", "other"], "label": ["A", "B"]},
+            "answerKey": "AB"[i % 2],
+        }
+        for i in range(40)
+    ],
     "nli": [
         {"premise": f"p {i}", "hypothesis": f"h {i}", "label": ("entailment", "neutral", "contradiction")[i % 3]}
         for i in range(40)
