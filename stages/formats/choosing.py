@@ -51,7 +51,7 @@ def best(source: Source, wanted: Wanted, columns: list[str], rows: list[dict[str
     """The layout of the first format that most of these rows are of, or else of the one that the most are of; by what
     is known of the set, or else by the names of its columns."""
     most, found = 0, None
-    known = with_known(source, columns)
+    known = with_known(source, {column for row in rows for column in row})
     for told, kind in [(known, kind) for kind in kinds(known, wanted)] + [
         (source, kind) for kind in kinds(source, wanted)
     ]:

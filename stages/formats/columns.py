@@ -74,12 +74,15 @@ def resolved(columns: Collection[str], names: Mapping[str, str], given: Mapping[
     known = {normal(column): column for column in reversed([*columns])}
     found = {role: path for role, path in given.items() if path is not None and role in names}
     taken = {path for path in found.values() if isinstance(path, str)} | {c for c, p in given.items() if p is None}
+    opened = {top for path in given.values() if path is not None for top in tops(path)}
     for role, options in names.items():
         if role in given:
             continue
+        if role == "completions":  # whose scores may be inside of them
+            opened = set()
         for name in options.split():
             these = [known[each] for each in name.split("+") if each in known]
-            if len(these) == name.count("+") + 1 and not taken & {*these}:
+            if len(these) == name.count("+") + 1 and not (taken | opened) & {*these}:
                 found[role] = these if len(these) > 1 else these[0]
                 taken.update(these)
                 break
@@ -176,11 +179,14 @@ class Beside:
         `decided`, and change nothing. `texts`: the rows are running text. `weighed`: the roles of whose answers a
         weight is read. `judged`: it is read which answers are good."""
         known = {column for path in paths.values() for column in tops(path)} | {*dropped}
+        thoughts = "reasoning" not in paths
         found = {}
         for column in columns:
             if column not in known:
                 name = normal(column)
-                changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name) or THOUGHTS.fullmatch(name)
+                changing = (
+                    name in CHANGING | WEIGHTS or CHOICE.fullmatch(name) or (thoughts and THOUGHTS.fullmatch(name))
+                )
                 foreign = texts and not BESIDE_A_TEXT & set(name.split("_"))
                 found[column] = name not in decided and bool(changing or foreign)
         turns = {

@@ -6,10 +6,11 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.formats.columns import Path, normal, unfolded
-from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, roles_of
+from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, only, roles_of
 from stages.formats.row import BadRow
 from stages.formats.scored import number
 from stages.formats.turns import WHO, said
+from stages.store.records import Message
 
 ANSWER = re.compile(r"(model_|human_)?(output|response|answer|completion|generation|conversation|reply|ref)_?")
 SIDES = {"1": "2", "a": "b", "0": "1"}  # how the columns of the two are told apart
@@ -66,6 +67,11 @@ class Compared(Format):
         if (score := self.side(plain(value))) is None:
             raise BadRow("preference", f"names neither answer, nor a tie: {value!r:.40}")
         return score
+
+    def asked(self, row: Mapping[str, Any]) -> list[Message]:
+        if alternating(row.get("prompt"), row.get("a")):
+            row = {**row, "prompt": only(unfolded(row["prompt"]), "prompt")}
+        return super().asked(row)
 
     def said(self, row: Mapping[str, Any]) -> Said:
         score = self.better(row["preference"])

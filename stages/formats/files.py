@@ -26,6 +26,7 @@ from stages.formats.json_object import object_rows
 from stages.formats.json_rows import decoded, line_rows
 from stages.formats.row import BadRow, Row
 from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names
+from stages.formats.threads import threaded
 from stages.store.pinning import MEMORY, locate, readable
 
 __all__ = ["BadRow", "Row", "Table", "rows_of", "tables"]
@@ -64,18 +65,18 @@ class Table:
         self.read = read
 
 
-def tables(source: Source, key: str) -> Iterator[Table]:
-    """The files of a source, in order; a hub dataset is one."""
+def tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
+    """The files of a source, in order; a hub dataset is one. `compared`: of trees of messages, the replies are."""
     local = locate(source.path, key)
     if local is None:
         found = hub_dataset(source, key)
-        yield Table(source.path, len(found), lambda watch: hub_rows(source.path, found, watch))
+        yield Table(source.path, len(found), lambda watch: threaded(hub_rows(source.path, found, watch), compared))
         return
     files = readable(local, key)
     if local.is_dir():
         refuse_splits(local, files, key)
     for file in files:
-        yield Table(str(file), file.stat().st_size, partial(rows_of, file, source.documents))
+        yield Table(str(file), file.stat().st_size, partial(rows_of, file, source.documents, compared=compared))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
@@ -115,10 +116,13 @@ def hub_rows(name: str, found: Any, watch: Watch) -> Iterator[Row]:
         yield Row(name, place, with_names(value, classes))
 
 
-def rows_of(file: Path, documents: str | None = None, watch: Watch = lambda read: None) -> Iterator[Row]:
-    """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
+def rows_of(
+    file: Path, documents: str | None = None, watch: Watch = lambda read: None, compared: bool = False
+) -> Iterator[Row]:
+    """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is.
+    `compared`: of trees of messages, the replies are."""
     try:
-        yield from content_rows(file, documents, watch)
+        yield from threaded(content_rows(file, documents, watch), compared)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error

@@ -15,7 +15,7 @@ from stages.formats.turns import WHO
 
 SPACE = b"\xef\xbb\xbf \t\r\n"
 # Where an object has its rows under one key, which is called so, and the other keys tell of the whole.
-ROWS = ("data", "rows", "examples", "records", "samples", "items", "train", "results", "entries")
+ROWS = ("data", "rows", "instances", "examples", "records", "samples", "items", "train", "results", "entries")
 OF_THE_WHOLE = set(
     "version schema license licence info meta metadata name url source date created count total num_rows size split "
     "language index format author homepage".split()

@@ -61,7 +61,8 @@ class Phrased(Format):
                 try:
                     found[self.word(row["label"])] = None
                 except BadRow as reason:
-                    raise UserError(f"{names['label']}: {reason.reason}. {way_out}") from reason
+                    told = reason.reason.replace("COLUMN", str(names["label"]))
+                    raise UserError(f"{names['label']}: {told}. {way_out}") from reason
         self.known = sorted(found)
 
     def remarks(self) -> list[str]:
@@ -78,7 +79,9 @@ class Phrased(Format):
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
         if isinstance(label, list | dict):
-            raise BadRow("label", f"must be one label, is {label!r:.40}")
+            raise BadRow(
+                "label", f"must be one label, is {label!r:.40}: `columns: {{label: COLUMN.0}}` takes the first"
+            )
         given = str(label).strip()
         return self.words.get(given.lower(), given)
 
@@ -97,7 +100,10 @@ class Phrased(Format):
         drawn = random.Random(content_id(sorted(values.items())))
         if "options" in row:
             names, texts = options_of(row["options"])
-            values |= in_words(chosen(self.given(row["label"]), names, texts, self.low), texts)
+            label = self.given(row["label"])
+            if label in texts:  # which may stand at the same place in every row
+                drawn.shuffle(texts)
+            values |= in_words(chosen(label, names, texts, self.low), texts)
         elif "label" in row:
             values |= self.labelled(self.word(row["label"]), drawn)
         usable = [phrasing for phrasing in self.phrasings if phrasing[2] <= values.keys()]

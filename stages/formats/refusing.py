@@ -11,10 +11,11 @@ from stages.config.errors import UserError, nearest
 from stages.formats.chosen_rejected import is_whole
 from stages.formats.columns import CHOICE, at, has, inside, lacking, normal, parts_of, resolved
 from stages.formats.files import Table
-from stages.formats.format import STATED
+from stages.formats.format import ASKED, BEFORE, STATED
 from stages.formats.layout import SHOWN, Layout, Wanted, kinds
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
+from stages.formats.turns import empty
 from stages.store import parts
 
 # What names the columns of answers, and of each kind of preference.
@@ -120,7 +121,7 @@ def refuse_unanswered(
     trained = block.startswith("data.sources")  # others are for the evaluation, which has one split and no pairs
     shares = f" {block}.splits={{preference: 1.0}} takes its prompts alone;" * trained
     if isinstance(layout.format, Prompts):
-        fitting = [task for task in parts.labelled() if suits(task, Source(), columns)]
+        fitting = [task for task in parts.labelled() if task != OPTIONS and suits(task, Source(), columns)]
         phrased = f" {block}.task={fitting[0]} phrases them;" if fitting else ""
         raise UserError(
             f"{table.name}: {layout.told()} are requests without answers. The columns are {', '.join(columns)}: "
@@ -138,14 +139,18 @@ def refuse_unanswered(
 
 
 def chosen_alone(layout: Layout, block: str, row: dict[str, Any]) -> str:
-    """The setting that has only the chosen answers read."""
+    """The setting that has only the chosen answers read, or the first of several."""
     chosen, several = layout.first.get("chosen"), layout.first.get("completions")
-    if isinstance(several, str) and all(isinstance(each, str) for each in at(row, several)):
-        return f" {block}.columns={{completion: {several}.0}} takes the first answer of each;"
+    asked = {role: path for role, path in layout.first.items() if role in (*ASKED, *BEFORE) and role in layout.given}
+    if "messages" in layout.first:
+        asked["prompt"] = layout.first["messages"]
+    before = "".join(f"{role}: {path}, " for role, path in asked.items())
+    answers = at(row, several) if isinstance(several, str) else None
+    if isinstance(answers, list) and all(isinstance(each, str) for each in answers):
+        return f" {block}.columns={{{before}completion: {several}.0}} takes the first answer of each;"
     if chosen is None:
         return ""
-    asked = f"prompt: {layout.first['messages']}, " if "messages" in layout.first else ""
-    role = "messages" if is_whole(at(row, chosen)) else f"{asked}completion"
+    role = "messages" if is_whole(at(row, chosen)) else f"{before}completion"
     return f" {block}.columns={{{role}: {chosen}, rejected: null}} takes the chosen ones;"
 
 
@@ -167,7 +172,11 @@ def refuse_options(table: Table, source: Source, block: str, columns: list[str],
     choices = [column for column in columns if CHOICE.fullmatch(normal(column))]
     if len(choices) > 1 and "label" in found:
         question = f"question: {found.get('question', 'COLUMN')}, "
-        given = f"{block}.columns={{{question}options: [{', '.join(choices)}], label: {found['label']}}}"
+        label = str(found["label"])
+        first = next(row for row in rows if not empty(row.get(label)))
+        if len(str(first[label]).strip()) > 1 and first[label] not in [first.get(column) for column in choices]:
+            choices = [*choices, label]
+        given = f"{block}.columns={{{question}options: [{', '.join(choices)}], label: {label}}}"
         raise UserError(f"{told}, in {first_of(choices)}. {block}.task={OPTIONS} {given} phrases them.")
 
 

@@ -66,7 +66,12 @@ def convert(
         UserError: for a source without rows, a file that does not hold what is wanted, a column that changes what a
             row means, and one that `columns` names and no row has.
     """
-    files, before, columns, unfound = [*tables(source, key)], 0, dict[str, None](), dotted(source)
+    files, before, columns, unfound = (
+        [*tables(source, key, wanted is Wanted.preferences)],
+        0,
+        dict[str, None](),
+        dotted(source),
+    )
     size = sum(table.size for table in files)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:
