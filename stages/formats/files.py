@@ -76,7 +76,7 @@ def tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
     if local.is_dir():
         refuse_splits(local, files, key)
     for file in files:
-        yield Table(str(file), file.stat().st_size, partial(rows_of, file, source.documents, compared=compared))
+        yield Table(str(file), file.stat().st_size, partial(talks_of, file, source.documents, compared))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
@@ -116,13 +116,14 @@ def hub_rows(name: str, found: Any, watch: Watch) -> Iterator[Row]:
         yield Row(name, place, with_names(value, classes))
 
 
-def rows_of(
-    file: Path, documents: str | None = None, watch: Watch = lambda read: None, compared: bool = False
-) -> Iterator[Row]:
-    """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is.
-    `compared`: of trees of messages, the replies are."""
+def talks_of(file: Path, documents: str | None, compared: bool, watch: Watch) -> Iterator[Row]:
+    return threaded(rows_of(file, documents, watch), compared)
+
+
+def rows_of(file: Path, documents: str | None = None, watch: Watch = lambda read: None) -> Iterator[Row]:
+    """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
     try:
-        yield from threaded(content_rows(file, documents, watch), compared)
+        yield from content_rows(file, documents, watch)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error

@@ -70,6 +70,8 @@ def values_in(content: bytes) -> list[tuple[int, Any]]:
 
 def of_one(file: Path, value: dict[str, Any], pretty: bool) -> Iterator[Row]:
     rows = table_of(value)
+    if {".jsonl", ".ndjson"} & {*file.suffixes} and all(isinstance(each, list) for each in value.values()):
+        rows = None  # it is named for one row a line, and this is one
     if rows is None:
         several = any(is_objects(each) for each in value.values())
         if several if pretty else several and {*map(str.lower, value)} & {*ROWS}:

@@ -13,6 +13,7 @@ from stages.formats.columns import CHOICE, at, has, inside, lacking, normal, par
 from stages.formats.files import Table
 from stages.formats.format import ASKED, BEFORE, STATED
 from stages.formats.layout import SHOWN, Layout, Wanted, kinds
+from stages.formats.options import LETTERS
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.turns import empty
@@ -173,8 +174,10 @@ def refuse_options(table: Table, source: Source, block: str, columns: list[str],
     if len(choices) > 1 and "label" in found:
         question = f"question: {found.get('question', 'COLUMN')}, "
         label = str(found["label"])
-        first = next(row for row in rows if not empty(row.get(label)))
-        if len(str(first[label]).strip()) > 1 and first[label] not in [first.get(column) for column in choices]:
+        answers = [str(row[label]).strip() for row in rows if not empty(row.get(label))]
+        texts = [str(row.get(column)).strip() for row in rows for column in choices]
+        names = {*LETTERS[: len(choices)], *LETTERS[: len(choices)].lower(), *map(str, range(len(choices) + 1))}
+        if not {*answers} <= {*names, *texts}:  # the right one has a column of its own
             choices = [*choices, label]
         given = f"{block}.columns={{{question}options: [{', '.join(choices)}], label: {label}}}"
         raise UserError(f"{told}, in {first_of(choices)}. {block}.task={OPTIONS} {given} phrases them.")

@@ -14,6 +14,7 @@ from stages.formats.choosing import PEEKED, layout_of
 from stages.formats.columns import ChangesMeaning
 from stages.formats.files import Table, tables
 from stages.formats.format import Said
+from stages.formats.kto import KTO
 from stages.formats.layout import Layout, Wanted
 from stages.formats.refusing import dotted, no_such_column, no_such_key
 from stages.formats.row import BadRow, Row, Unwanted
@@ -147,7 +148,10 @@ def of_table(
 def way_out(key: str, error: ChangesMeaning) -> str:
     block, name = key.rpartition(".")[0], error.column.rpartition(".")[2]
     has_it_read = f"; {block}.columns={{{error.role}: {error.column}}} has it read" * bool(error.role)
-    return f"{block}.columns={{{name}: null}} leaves it out{has_it_read}."
+    judged = f"; {block}.labels={{VALUE: true, VALUE: false}} says which answers are good" * (
+        name in KTO.roles["label"].split()
+    )
+    return f"{block}.columns={{{name}: null}} leaves it out{has_it_read}{judged}."
 
 
 def shown(said: Said) -> str:
