@@ -19,7 +19,7 @@ TURNS = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")  # 
 WEIGHTS = {"loss_weight", "sample_weight", "weight", "train"}
 CHANGING = {
     # whether the answer is a good one
-    "label", "labels", "kto_tag", "feedback",
+    "label", "labels", "kto_tag", "feedback", "reward",
     # what the model was asked
     "input", "context", "passage", "documents", "history", "system", "system_prompt", "system_message", "instances",
     "options", "choices",
@@ -32,7 +32,7 @@ CHANGING = {
 }  # fmt: skip
 OF_A_TURN = {"name"}  # who speaks
 # Answers to choose from, in a column each: the request means nothing without them.
-CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]")
+CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]|answer_?[a-e0-5]")
 # What a model thought before it answered, however the column is called.
 THOUGHTS = re.compile(
     r"(?!(is|has|enable|use|skip|with|no)_)(\w+_)?(cot|thoughts?|thinking|reasoning)(_(trace|trajectory|trajectories|process|steps))?"
@@ -40,7 +40,8 @@ THOUGHTS = re.compile(
 # Values by which a column calls the answer of its row a bad one, or the row no answer.
 BAD = {
     **dict.fromkeys(("is_safe", "is_correct", "is_accepted", "is_good", "is_helpful"), ("false", "0")),
-    **dict.fromkeys(("safe", "correct", "accepted"), ("false",)),
+    **dict.fromkeys(("safe", "correct", "accepted", "passed", "success", "thumbs_up", "liked"), ("false",)),
+    **dict.fromkeys(("response_label", "response_harm_label"), ("unsafe", "harmful")),
     **dict.fromkeys(("is_harmful", "is_toxic", "is_rejected"), ("true", "1")),
     "answer": ("reject", "ignore"),  # of somebody who annotates with Prodigy
 }

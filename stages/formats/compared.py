@@ -28,7 +28,9 @@ class Compared(Format):
         for a in sorted(map(normal, columns)):
             for one, other in SIDES.items():
                 b = a.removesuffix(one) + other
-                if a.endswith(one) and b in map(normal, columns) and ANSWER.fullmatch(a.removesuffix(one)):
+                third = a.removesuffix(one) + chr(ord(other) + 1)  # of more than two one is no preference
+                there = b in map(normal, columns) and third not in map(normal, columns)
+                if a.endswith(one) and there and ANSWER.fullmatch(a.removesuffix(one)):
                     pairs = " ".join(f"{name}_{one}+{name}_{other}" for name in SCORES.split())
                     return {**self.roles, "a": a, "b": b, "preference": f"{PREFERENCE} {pairs}"}
         return self.roles

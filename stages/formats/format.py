@@ -120,13 +120,13 @@ class Format(ABC):
     def asked(self, row: Mapping[str, Any]) -> list[Message]:
         """The conversation in a row's `messages`, else up to the request in its `prompt`."""
         if "messages" in row:
-            turns = [*earlier(row), *self.turns(row["messages"], "messages")]
+            turns = after(row, self.turns(row["messages"], "messages"))
         elif "prompt" not in row:
             raise BadRow("prompt", "the column is missing, or empty")
         elif isinstance(prompt := only(row["prompt"], "prompt"), list | dict):
-            turns = [*earlier(row), *self.turns(prompt if isinstance(prompt, list) else [prompt], "prompt")]
+            turns = after(row, self.turns(prompt if isinstance(prompt, list) else [prompt], "prompt"))
         elif written := open_transcript(prompt):
-            turns = [*earlier(row), *written]
+            turns = after(row, written)
         else:
             request = text(prompt, "prompt")
             if "input" in row:
@@ -156,7 +156,7 @@ class Format(ABC):
 
     def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
         """The prompt and the answer of a whole conversation, which stands in one of several columns."""
-        turns = [*earlier(row), *self.turns(row[side], side)]
+        turns = after(row, self.turns(row[side], side))
         prompt, answer = split_off_answer(self.offered(turns, row))
         if answer is None:
             raise BadRow(side, "does not end with an assistant turn")
@@ -183,6 +183,16 @@ class Format(ABC):
             told = f"`labels: {{{str(value).lower()}: WORD, …}}` says it in words"
             raise BadRow(field, f"must be text, is {type(value).__name__}: {told}")
         return word
+
+
+def after(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
+    """The turns of a conversation after what its row says of before."""
+    before = earlier(row)
+    if [turn["role"] for turn in (*before[:1], *turns[:1])] != ["system", "system"]:
+        return before + turns
+    if before[0] != turns[0]:
+        raise BadRow("system", "is not the one that the messages begin with: `columns: {COLUMN: null}` leaves it out")
+    return before + turns[1:]
 
 
 def only(value: Any, field: str) -> Any:

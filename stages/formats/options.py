@@ -13,7 +13,9 @@ MARK = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")  # before an option: A)
 
 def options_of(value: Any) -> tuple[list[str], list[str]]:
     """The names of options (letters, where they have none) and their texts: of a list of texts, of objects with a
-    label and a text each, or of an object with a list of each (ARC)."""
+    label and a text each, of an object with a list of each (ARC), or with a text by each name."""
+    if isinstance(value, dict) and value and all(isinstance(each, str) for each in value.values()):
+        value = {"label": [*value], "text": [*value.values()]}
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         value = {key: [each.get(key) for each in value] for key in ("label", "text")}
     names = value.get("label") if isinstance(value, dict) else None

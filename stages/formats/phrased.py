@@ -104,6 +104,8 @@ class Phrased(Format):
             if label in texts:  # which may stand at the same place in every row
                 drawn.shuffle(texts)
             values |= in_words(chosen(label, names, texts, self.low), texts)
+            if {"context", "question"} <= values.keys():  # which is about it, whatever the phrasing
+                values["question"] = f"{values['context']}\n\n{values['question']}"
         elif "label" in row:
             values |= self.labelled(self.word(row["label"]), drawn)
         usable = [phrasing for phrasing in self.phrasings if phrasing[2] <= values.keys()]

@@ -39,6 +39,9 @@ PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # Llama 2 has it in the first request
 CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)  # Glaive's, with its arguments in single quotes
 QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(\s*\}\s*)\Z", re.DOTALL)
+OPEN = re.compile(
+    r"(###\s*(Response|Assistant|Answer|Output)|^(Assistant|ASSISTANT|AI|Bot|<bot>)|\sASSISTANT):\s*\Z", re.M
+)
 SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
 # What text that was rendered for some model holds: to read it as running text would train its marks as words.
 RENDERED = re.compile(
@@ -106,8 +109,11 @@ def called(written: str) -> str:
 
 
 def open_transcript(value: object) -> list[Message] | None:
-    """The turns in a string that ends where the assistant is to speak, with or without its mark."""
+    """The turns in a string that ends where the assistant is to speak, with or without its mark; a mark in plain words
+    has to be there."""
     turns = transcript(value)
+    if turns is None and isinstance(value, str) and OPEN.search(value):
+        turns = transcript(value, plain=True)
     if turns and turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()
     return turns

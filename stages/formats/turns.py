@@ -19,7 +19,8 @@ ROLES = {
     "tool": "tool", "observation": "tool", "function": "tool", "function_response": "tool", "ipython": "tool",
     "tool_response": "tool",
 }  # fmt: skip
-WHO, WHAT = ("role", "from", "author", "speaker", "sender"), ("content", "value", "parts", "text", "message")
+WHO = ("role", "from", "author", "speaker", "sender")
+WHAT = ("content", "value", "parts", "text", "message", "utterance")
 CALLING = ("function_call", "tool_call")  # who speaks where a turn is a call and nothing else
 REASONING = ("reasoning", "reasoning_content", "thinking")
 PAIR = ("input", "human", "user", "question", "prompt", "output", "assistant", "gpt", "answer", "response")
@@ -84,6 +85,11 @@ def said(turn: dict[str, Any], names: tuple[str, ...]) -> Any:
     return next((turn[name] for name in names if not empty(turn.get(name))), None)
 
 
+def bare(turn: dict[str, Any]) -> str | None:
+    """What a turn says where that is `{}` or `[]`: of a tool's result, or of an answer in JSON, it is the content."""
+    return next((value for name in WHAT if isinstance(value := turn.get(name), str) and value.strip()), None)
+
+
 def message(turn: Any, field: str, strip: bool = False) -> Message:
     """A turn as OpenAI, ShareGPT or LLaMA-Factory writes it. `strip` leaves the reasoning of an answer out."""
     if not isinstance(turn, dict):
@@ -94,8 +100,10 @@ def message(turn: Any, field: str, strip: bool = False) -> Message:
         raise BadRow(field, f"unknown role {who!r}{keys}; known: {', '.join(ROLES)}")
     who = who.lower()
     if ROLES[who] != "assistant":
-        return {"role": ROLES[who], "content": text(said(turn, WHAT), field)}
+        return {"role": ROLES[who], "content": text(said(turn, WHAT) or bare(turn), field)}
     thought, content, calls = said(turn, REASONING), said(turn, WHAT), said(turn, CALLS)
+    if thought is None and calls is None:
+        content = content or bare(turn)
     calls = calls if isinstance(calls, list) else [calls] if calls is not None else []
     if who in CALLING:
         content, calls = None, parsed_calls(content, field)
@@ -122,7 +130,7 @@ def spoken_turns(given: list[Any]) -> list[Any]:
         pair = [turn[key] for key in PAIR if key in turn] if isinstance(turn, dict) and len(turn) == 2 else []
         if len(pair) == 2 and all(isinstance(each, str) for each in pair):
             found += spoken_turns(pair)
-        else:
+        elif not (isinstance(turn, dict) and said(turn, WHO) == "system" and said(turn, WHAT) is None):
             found += with_results(turn)
     return found
 

@@ -175,6 +175,7 @@ BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "response": "b", "is_safe": False}, "is_safe"),
     ({"messages": [ASK, REPLY], "is_correct": 0}, "is_correct"),
     ({**ALPACA, "is_harmful": True}, "is_harmful"),
+    ({**ALPACA, "passed": False}, "passed"),
 ]
 
 
@@ -247,6 +248,13 @@ def test_a_typo_inside_of_a_path_is_refused_with_the_nearest_name(
     good = {"prompt": "frage", "completion": "answer.value", "system": "meta.system", "input": "late.text"}
     rows = [*[row] * (PEEKED + 1), {**row, "late": {"text": "d"}}]
     assert said(read(lines(tmp_path, rows), columns=good))[-1] == (["a\n\nd"], ["b"], None)
+
+
+def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
+    row = {"prompt": "a", "answer_1": "b", "answer_2": "c", "preference": 2}
+    assert said(read(lines(tmp_path, [row]), Wanted.preferences)) == [(["a"], ["b", "c"], [0, 1])]
+    with pytest.raises(UserError, match="no known columns"):
+        read(lines(tmp_path, [{**row, "answer_3": "d"}]), Wanted.preferences)
 
 
 def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:

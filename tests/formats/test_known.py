@@ -163,6 +163,15 @@ MESSAGES: list[tuple[dict[str, Any], list[str], str]] = [
     ({"Question": "a", "Complex_CoT": "so", "Response": "b"}, ["a"], "<think>\nso\n</think>\n\nb"),
     ({"definition": "a", "inputs": "c", "targets": "b"}, ["a\n\nc"], "b"),
     ({"question": "a", "answer": ["b"]}, ["a"], "b"),
+    # what says nothing, and what is said in JSON
+    ({"messages": [{"role": "system", "content": ""}, ASK, REPLY]}, ["a"], "b"),
+    ({"system": "s", "messages": [{"role": "system", "content": "s"}, ASK, REPLY]}, ["s", "a"], "b"),
+    ({"messages": [ASK, {"role": "assistant", "content": "c"}, {"role": "tool", "content": "{}"}, REPLY]},
+     ["a", "c", "{}"], "b"),
+    # a prompt that ends where the answer is to begin
+    ({"prompt": "### Instruction:\na\n\n### Response:", "completion": "b"}, ["a"], "b"),
+    ({"prompt": "User: a\nAssistant:", "completion": "b"}, ["a"], "b"),
+    ({"prompt": "User: a", "completion": "b"}, ["User: a"], "b"),
 ]  # fmt: skip
 
 

@@ -123,6 +123,10 @@ def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
 CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"question": "q", "choices": ["x", "y", "z"], "answer": 1}, {}),  # MMLU
     ({"question": "q", "options": ["A) x", "B) y", "C) z"], "correct": "B"}, {}),  # AQuA
+    ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"}, {}),  # MedQA
+    ({"article": "about", "question": "q", "options": ["x", "y"], "answer": "B"}, {}),  # RACE
+    ({"question": "q", "context": "about", "answerA": "x", "answerB": "y", "answerC": "z", "label": "2"},
+     {"options": ["answerA", "answerB", "answerC"]}),
     ({"question_stem": "q", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answerKey": "2"}, {}),
     ({"ctx": "q", "endings": ["x", "y", "z"], "label": "1"}, {}),  # HellaSwag
     ({"goal": "q", "sol1": "x", "sol2": "y", "label": 1}, {"options": ["sol1", "sol2"]}),
@@ -137,9 +141,11 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
     row: dict, columns: dict, tmp_path: Path
 ) -> None:
     rows = [row]
-    if isinstance(row.get("answer", row.get("label")), int | str):  # another row tells which number the first has
-        key = "answer" if "answer" in row else "label"
-        rows = [row, {**row, key: type(row[key])(1 if columns.get("options") == ["option1", "option2"] else 0)}]
+    key = "answer" if "answer" in row else "label"
+    if str(row.get(key)).isdecimal():  # another row tells which number the first has
+        options = columns.get("options", [])
+        least = {"option1": 1, "answerA": 3}.get(options[0] if options else "", 0)
+        rows = [row, {**row, key: type(row[key])(least)}]
     file = lines(tmp_path, rows)
     with pytest.raises(UserError, match=r"options to choose from, in .*task=multiple_choice") as raised:
         read(file)
@@ -151,7 +157,9 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
         assert f"columns={told} phrases them" in str(raised.value)
     found = read(file, task="multiple_choice", columns=columns).made[0]
     assert found.answers == ["y"]
-    assert all(word in found.messages[0]["content"] for word in "qxy")
+    assert all(
+        word in found.messages[0]["content"] for word in ["q", "x", "y", *["about"] * ("about" in row.values())]
+    )
 
 
 def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_path: Path) -> None:
