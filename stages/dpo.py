@@ -1,6 +1,5 @@
 """Stage `dpo`: direct preference optimization (arXiv:2305.18290) by TRL's DPOTrainer, its reference stored."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,20 @@ from trl import DPOConfig
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import Adapter, Forward
-from stages.config.errors import UserError
-from stages.evaluation.diagnosis.effects import FELL
+from stages.evaluation.displacement import displacement
 from stages.models import card, contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
 from stages.models.scoring import rounded_once
 from stages.objectives.first_step import FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, refuse_other_tokens, trl_row
+from stages.store.kept import note
 from stages.store.records import Pair, PairLogProbs, load
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
+from stages.training.dropped import Dropped
 from stages.training.pairs import trained_pairs
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
@@ -71,7 +71,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         return {}
     publish(out / SCRATCH / "trained", cfg, out, frozen, lambda weights: load_model(frozen, weights))
     terms.save(out / "model")
-    (out / "held_out.json").write_text(json.dumps(found))
+    note(out / "held_out.json", found)
 
     curve = read_curves(out.path)
     figures = {
@@ -117,22 +117,20 @@ def trainable_model(
 
 def fitting(
     pairs: list[Pair], reference: dict[str, PairLogProbs], cfg: DPO, out: Work
-) -> tuple[dict[str, list[Pair]], int]:
-    """The pairs by split whose completions fit whole into `max_length`, and how many do not."""
+) -> tuple[dict[str, list[Pair]], dict[str, int]]:
+    """The pairs by split whose completions fit whole into `max_length`, and how many are dropped for which reason."""
     kept: dict[str, list[Pair]] = {"train": [], "validation": []}
+    dropped = Dropped(out, "pairs")
     for pair in pairs:
-        scored = reference.get(pair.id)
-        if scored and len(scored.prompt_ids) + max(len(scored.chosen_ids), len(scored.rejected_ids)) <= cfg.max_length:
+        if not (scored := reference.get(pair.id)):
+            dropped.add(pair.id, "not scored by the reference")
+        elif (
+            tokens := len(scored.prompt_ids) + max(map(len, (scored.chosen_ids, scored.rejected_ids)))
+        ) > cfg.max_length:
+            dropped.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
+        else:
             kept[pair.split].append(pair)
-    dropped = len(pairs) - sum(map(len, kept.values()))
-    if dropped:
-        message = (
-            f"{dropped} of {len(pairs)} pairs are longer than dpo.max_length={cfg.max_length} tokens, or unscored."
-        )
-        if dropped > cfg.max_dropped * len(pairs):
-            raise UserError(f"{message} dpo.max_dropped={cfg.max_dropped:g} allows fewer. Raise either.")
-        out.warn(message)
-    return kept, dropped
+    return kept, dropped.settle(len(pairs), len(kept["train"]), cfg.max_dropped, "dpo.max_dropped")
 
 
 def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogProbs]) -> list[dict[str, Any]]:
@@ -145,23 +143,3 @@ def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogPro
             ratios = sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps)
             found.append({"id": p.id, "margin": cfg.beta * (ratios[0] - ratios[1])})
     return found
-
-
-def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> str:
-    """A warning where log-probs of chosen completions fell together with those of rejected ones, by more than the
-    report calls normal: measured on the held-out pairs against the reference (arXiv:2402.13228, arXiv:2410.08847).
-    Else ''."""
-    if not held_out or "eval_logps/chosen" not in figures:
-        return ""
-    moved = {
-        name: figures[f"eval_logps/{name}"] - sum(row[f"ref_{name}_logps"] for row in held_out) / len(held_out)
-        for name in ("chosen", "rejected")
-    }
-    tokens = sum(len(row["chosen_ids"]) for row in held_out) / len(held_out)
-    if max(moved.values()) > FELL * tokens:
-        return ""
-    return (
-        f"likelihood displacement: on held-out pairs, log-probs of chosen fell by {-moved['chosen']:.1f} nats while "
-        f"those of rejected fell by {-moved['rejected']:.1f}. A higher beta, a lower learning rate, or more of an sft "
-        "term in dpo.loss_type keeps them up."
-    )

@@ -8,7 +8,7 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.curation.rules import band, broken, within
-from stages.pairing.admission import BETTER_UNFINISHED, WORSE_UNFINISHED, Admission
+from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.held_out import side
 from stages.pairing.ranking import ranked
@@ -16,7 +16,7 @@ from stages.pairing.strategies import limit_of
 from stages.pairing.taking import Taking, table, take
 from stages.store.kept import having, load_json
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
+from stages.store.records import GIVEN, Candidate, Example, Judgement, Pair, content_id, load, save
 from stages.store.work import Work
 
 
@@ -40,11 +40,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     pairs = [pair(prompt, contrast, labeler, cfg) for prompt, contrast in taken.pairs]
     if not pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
-        raise UserError(
-            f"no pair could be made of {len(prompts)} prompts ({told}). Raise sample.temperatures, "
-            "sample.candidates_per_prompt or sample.max_new_tokens, or loosen pairs.min_margin and "
-            "pairs.max_length_ratio."
-        )
+        ways = "".join(f" {admissions[cfg.strategy].ways[reason]}." for reason, _ in taken.without.most_common(1))
+        raise UserError(f"no pair could be made of {len(prompts)} prompts ({told}).{ways}")
     copies, passed_over = left_out(cfg, taken, judgements)
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
@@ -93,7 +90,8 @@ def admitted(
     unsound = set[str]()
     if cfg.quality:
         unsound = {i for i, c in candidates.items() if broken(of[c.prompt_id], c) or not within(c, limits)}
-    as_judged, as_ranked = Admission(cfg, unsound), Admission(cfg, unsound)
+    others = GIVE if all(c.sampler in GIVEN for c in candidates.values()) else DRAW
+    as_judged, as_ranked = Admission(cfg, unsound, others), Admission(cfg, unsound, others)
     for prompt in prompts:
         contrasts = comparisons(judgements[prompt.id], candidates)
         as_judged.admit(prompt.id, contrasts)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import Reference
-from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.loading import device_of, load_model
 from stages.models.pair_tokens import drawn, tokenized
@@ -19,6 +18,7 @@ from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.shards import in_shards
 from stages.store.work import Work
+from stages.training.dropped import Dropped
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -28,22 +28,19 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     terms = contract.load(inputs["reference"] / "model")
     pairs: list[PairLogProbs] = []
-    refused: list[str] = []
+    dropped = Dropped(out, "pairs")
     retokenised = foreign = 0
     for pair in load(inputs["pairs"] / "pairs.parquet", Pair):
         found = drawn(pair, terms)
         try:
             pairs.append(tokenized(pair, terms, found))
         except ContractError as reason:
-            refused.append(str(reason))
+            dropped.add(pair.id, reason)
             continue
         for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), found, strict=True):
             retokenised += used is None
             foreign += used is None and given is not None
-    if not pairs:
-        raise UserError(f"no pair can be rendered: {refused[0]}")
-    if refused:
-        out.warn(f"{len(refused)} pairs cannot be rendered and are left out; the first: {refused[0]}")
+    refused = dropped.settle(len(pairs) + dropped.reasons.total(), len(pairs))
     if foreign:
         out.warn(
             f"{foreign} of {2 * len(pairs)} completions come with token ids that are not of this model's tokenizer "
@@ -87,7 +84,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     return {
         "device": str(device_of(cfg.runtime.device)),
         "pairs": len(scored),
-        "refused": len(refused),
+        "refused": sum(refused.values()),
         "retokenised": retokenised,
         "tokens": tokens,
         "mean_logp": mean,

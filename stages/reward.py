@@ -1,7 +1,5 @@
 """Stage `reward`: a model that scores a completion of a prompt, from the SFT model by TRL's RewardTrainer."""
 
-import json
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,14 @@ from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+from stages.store.kept import note
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, load
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
+from stages.training.dropped import Dropped
 from stages.training.micro_batches import Row
 from stages.training.pairs import trained_pairs
 from stages.training.publish import publish, save_trained
@@ -88,7 +88,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         Scored(pair.id, sources[pair.prompt_id], *both, len(row["chosen_ids"]), len(row["rejected_ids"]))
         for pair, row, both in zip(held_out, held_out_rows, rewards, strict=True)
     ]
-    (out / "held_out.json").write_text(json.dumps([asdict(pair) for pair in scored]))
+    note(out / "held_out.json", [asdict(pair) for pair in scored])
     found = pairwise.figures(scored) if scored else {}
     figures = last_of(read_curves(out.path), *SHOWN)
     steps = trainer.state.global_step
@@ -125,7 +125,7 @@ def tokenised(
     """By split, the pairs that fit whole into `max_length` with their rows; and how many were dropped for which
     reason."""
     kept: dict[str, tuple[list[Pair], list[Row]]] = {"train": ([], []), "validation": ([], [])}
-    dropped = Counter[str]()
+    dropped = Dropped(out, "pairs")
     for pair in pairs:
         if cfg.margin and pair.margin is None:
             raise UserError(
@@ -135,21 +135,15 @@ def tokenised(
         try:
             row = trl_row(tokenized(pair, terms), pair.margin if cfg.margin else None)
         except ContractError as reason:
-            dropped[str(reason)] += 1
+            dropped.add(pair.id, reason)
             continue
-        if max(len(row["chosen_ids"]), len(row["rejected_ids"])) > cfg.max_length:
-            dropped[f"longer than reward.max_length={cfg.max_length} tokens"] += 1
+        if (tokens := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > cfg.max_length:
+            dropped.add(pair.id, f"longer than reward.max_length={cfg.max_length} tokens", tokens)
             continue
         split, its_rows = kept[pair.split]
         split.append(pair)
         its_rows.append(row)
-    if dropped:
-        told = "; ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-        message = f"{dropped.total()} of {len(pairs)} pairs cannot be trained on: {told}."
-        if dropped.total() > cfg.max_dropped * len(pairs):
-            raise UserError(f"{message} reward.max_dropped={cfg.max_dropped:g} allows fewer.")
-        out.warn(message)
-    return kept, dict(dropped)
+    return kept, dropped.settle(len(pairs), len(kept["train"][0]), cfg.max_dropped, "reward.max_dropped")
 
 
 def doubts(found: dict[str, Any], pairs: int) -> list[str]:

@@ -5,10 +5,10 @@ from typing import Any
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.columns import ChangesMeaning
+from stages.formats.columns import ChangesMeaning, unread
 from stages.formats.files import Table
 from stages.formats.known import with_known
-from stages.formats.layout import FORMATS, Layout, Wanted, kinds, laid_out, name_of, values_of
+from stages.formats.layout import FORMATS, Layout, Wanted, getters_of, kinds, laid_out, name_of, values_of
 from stages.formats.refusing import dotted, refuse_options, refuse_rivals, refuse_unanswered, unknown
 from stages.formats.texts import Texts
 from stages.formats.turns import empty
@@ -69,11 +69,12 @@ def best(source: Source, wanted: Wanted, columns: list[str], rows: list[dict[str
 def fits(layout: Layout, row: dict[str, Any]) -> bool:
     """Whether a row is of this format: it has what is needed, and no column that would mean something else."""
     unknown = {role for role, path in layout.given.items() if path is not None} - layout.first.keys()
-    values = values_of(row, layout.first)
+    values = values_of(row, getters_of(layout.first, row))
     if unknown or not values.keys() >= {*layout.format.needs} or not layout.format.fits(values):
         return False
+    columns = layout.columns(row)
     try:
-        layout.unread(row)
+        unread(row, values_of(row, columns.getters), columns.beside)
     except ChangesMeaning:
         return not isinstance(layout.format, Texts)  # else it is told by name
     return True
@@ -82,7 +83,7 @@ def fits(layout: Layout, row: dict[str, Any]) -> bool:
 def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], way_out: str) -> None:
     """Have a format look at a file's rows before it reads them."""
     seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if layout.format.learns_all else rows
-    values = (values_of(row, layout.paths(row)) for row in seen)
+    values = (values_of(row, layout.columns(row).getters) for row in seen)
     try:
         layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, way_out)
     except UserError as error:

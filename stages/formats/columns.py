@@ -158,11 +158,11 @@ def inside(value: Any) -> list[str]:
 class Beside:
     """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
     each would change what a row means; which values of some of them would; where `turns` are, with the keys that are
-    known of answers among them, and which keys the user `dropped`."""
+    known of answers among them and of which role; and which keys the user `dropped`."""
 
     columns: Mapping[str, bool]
     bad: Mapping[str, Collection[str]]
-    turns: Mapping[str, Collection[str]]
+    turns: Mapping[str, tuple[str, Collection[str]]]
     dropped: Collection[str]
 
     @classmethod
@@ -191,7 +191,7 @@ class Beside:
                 foreign = texts and not BESIDE_A_TEXT & set(name.split("_"))
                 found[column] = name not in decided and bool(changing or foreign)
         turns = {
-            path: {*dropped, *(WEIGHTS if role in weighed else ())}
+            path: (role, {*dropped, *(WEIGHTS if role in weighed else ())})
             for role in TURNS
             if isinstance(path := paths.get(role), str)
         }
@@ -199,21 +199,25 @@ class Beside:
         return cls(found, bad, turns, dropped)
 
 
-def unread(row: Mapping[str, Any], beside: Beside) -> list[str]:
-    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`.
+def unread(row: Mapping[str, Any], values: Mapping[str, Any], beside: Beside) -> list[str]:
+    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. `values` are
+    those of its roles.
 
     Raises:
         ChangesMeaning: where one of them changes what the row means.
     """
-    found = [column for column in beside.columns if says(column, row[column], 1)]
-    for column in found:
-        if beside.columns[column]:
-            raise ChangesMeaning(column)
-        if str(row[column]).lower() in beside.bad.get(column, ()):
-            role = "label" if str(row[column]).lower() in ("false", "0") else ""
+    found = []
+    for column, changing in beside.columns.items():
+        if says(column, row[column], 1):
+            if changing:
+                raise ChangesMeaning(column)
+            found.append(column)
+    for column, bad in beside.bad.items():
+        if (value := str(row[column]).lower()) in bad:
+            role = "label" if value in ("false", "0") else ""
             raise ChangesMeaning(column, f"is {row[column]!r:.40}: it calls the answer of its row a bad one", role)
-    for path, of_answers in beside.turns.items():
-        if isinstance(turns := at(row, path), (list, dict)):
+    for path, (role, of_answers) in beside.turns.items():
+        if isinstance(turns := values.get(role), (list, dict)):
             found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped, of_answers)]
     return found
 

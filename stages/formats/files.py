@@ -140,31 +140,26 @@ def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Ro
         if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
             yield from arrow_rows(file)
             return
-        yield from stream_rows(file, opened(file, plain, magic), documents, partial(watch, plain.tell))
+        with opened(file, plain, magic) as stream:
+            yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
 
 
 def stream_rows(
-    file: Path, opened: io.BufferedReader, documents: str | None, watched: Callable[[], None]
+    file: Path, stream: io.BufferedReader, documents: str | None, watched: Callable[[], None]
 ) -> Iterator[Row]:
     """The rows of a file that is text. Those that are read a row at a time are `watched`."""
-    with opened as stream:
-        start = stream.peek(BEGINNING)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            converted = f"{file.stem}.utf8{file.suffix}"
-            raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name} > {converted}")
-        refuse_foreign(file, start)
-        kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
-        if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
-            watched()
-            yield from csv_rows(file, stream)
-        elif kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
-            yield from text_rows(file, stream.read(), documents)
-        elif first == b"[":
-            watched()
-            yield from array_rows(file, stream)
-        else:
-            watched()
-            yield from (object_rows if first == b"{" else line_rows)(file, stream)
+    start = stream.peek(BEGINNING)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        converted = f"{file.stem}.utf8{file.suffix}"
+        raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name} > {converted}")
+    refuse_foreign(file, start)
+    kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
+    if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
+        return text_rows(file, stream.read(), documents)
+    watched()
+    if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
+        return csv_rows(file, stream)
+    return {b"[": array_rows, b"{": object_rows}.get(first, line_rows)(file, stream)
 
 
 def opened(file: Path, plain: io.FileIO, magic: bytes) -> io.BufferedReader:

@@ -149,9 +149,9 @@ class Format(ABC):
 
     def learnt(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> Said:
         """A conversation with the answer that ends it, and which of its assistant turns are trained."""
-        turns = messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
-        trained = of_row(row, turns, self.dropped)
-        self.untrained += (trained or []).count(False)
+        trained = of_row(row, messages, self.dropped, answer is not None)
+        if trained:
+            self.untrained += trained.count(False)
         return Said(messages, [] if answer is None else [answer], trained=trained)
 
     def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
@@ -165,15 +165,14 @@ class Format(ABC):
     def answer(self, value: Any, field: str, asked: list[Message], thought: Any = None) -> str:
         """The answer in a string, a turn, or a list of turns that may repeat what was asked."""
         value = only(value, field)
-        if isinstance(value, bool | int | float):
+        if isinstance(value, (bool, int, float)):
             value = self.worded(value, field)
-        if isinstance(value, list | dict) and not is_parts(value):
+        if isinstance(value, (list, dict)) and not is_parts(value):
             turns = [message(turn, field, self.strip) for turn in (value if isinstance(value, list) else [value])]
             if turns[:-1] not in ([], asked) or turns[-1]["role"] != "assistant":
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
             return turns[-1]["content"]
-        thought = only(thought, "reasoning")
-        if str(thought).lower() in SWITCHES:
+        if thought is not None and str(thought := only(thought, "reasoning")).lower() in SWITCHES:
             raise ChangesMeaning("reasoning", f"is {thought!r}, which is no reasoning")
         return reasoned(text(value, field), thought, field, self.strip)
 

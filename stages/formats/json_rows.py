@@ -12,13 +12,28 @@ from stages.formats.row import BadRow, Row
 
 def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
     """JSON lines. Only \\n ends a line: U+2028 may stand inside a string."""
+    name = str(file)
     for i, line in enumerate(lines, 1):
         if not line.strip(b"\xef\xbb\xbf \t\r\n"):
             continue
         try:
-            yield json_row(file, i, line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n"))
+            text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
         except UnicodeDecodeError:
-            yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
+            yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
+            continue
+        try:
+            yield Row(name, i, value_of(text))
+        except json.JSONDecodeError as error:
+            yield broken_row(file, i, text, error)
+        except BadRow as reason:
+            yield Row(name, i, text, reason)
+
+
+def broken_row(file: Path, line: int, text: str, error: json.JSONDecodeError) -> Row:
+    """A line that is no JSON, but for a comma after it: of an array without its brackets."""
+    if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
+        return Row(str(file), line, value_of(error.doc[: error.pos]))
+    return Row(str(file), line, text, BadRow("", f"broken JSON: {error.msg}"))
 
 
 def decoded(file: Path, content: bytes) -> str:
@@ -40,18 +55,6 @@ def not_utf8(file: Path, content: bytes) -> BadRow:
     return BadRow("", f"not UTF-8{way_out if likely else ''}")
 
 
-def json_row(file: Path, place: int, text: str) -> Row:
-    try:
-        return Row(str(file), place, value_of(text))
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text[error.pos :].strip() == ",":  # an array without its brackets
-            return json_row(file, place, text[: error.pos])
-        hint = f": jq -c . {file.name} writes one value a line" if error.msg == "Extra data" else ""
-        return Row(str(file), place, text, BadRow("", f"broken JSON: {error.msg}{hint}"))
-    except BadRow as reason:
-        return Row(str(file), place, text, reason)
-
-
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -63,10 +66,19 @@ def no_number(name: str) -> None:
     raise BadRow("", f"broken JSON: {name} is no number: sed 's/: *{name}\\b/: null/g' writes null for it")
 
 
+SPACE = " \t\r\n"
 DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
 
 
-def value_of(text: str, decode: Callable[[str], Any] = DECODER.decode) -> Any:
+def whole(text: str) -> Any:
+    """As the decoder's `decode`, which looks for white space with a regular expression, before and after."""
+    value, end = DECODER.raw_decode(text := text.lstrip(SPACE))
+    if text[end:].strip(SPACE):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def value_of(text: str, decode: Callable[[str], Any] = whole) -> Any:
     """The value of a JSON text, or what `decode` makes of it.
 
     Raises:

@@ -11,6 +11,7 @@ from stages.config.schema import Config
 from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance
+from stages.store import locks
 from stages.store.node import Node, in_order
 from stages.store.pinning import Outside
 from stages.store.store import Store
@@ -24,6 +25,12 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
     if cfg.launch.node_rank > 0:
         return processes.follow(cfg.launch, targets, store)
+    with locks.shared(store.root):  # what is found here is not removed before it is used
+        make(targets, store, cfg, overrides)
+
+
+def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
+    """Build what the store lacks, each node under its lock, and point `latest/` at all of it."""
     missing, kept = store.missing(targets), Kept()
     for node in in_order(targets):
         if node not in missing:
@@ -60,5 +67,5 @@ def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> N
     for target in targets:
         for given in target.inputs.values():
             if not store.find(given):
-                wanted = provenance.command(given.stage, overrides)
+                wanted = provenance.command(provenance.target_of(given), overrides)
                 raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")

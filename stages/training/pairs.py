@@ -9,7 +9,7 @@ from stages.training.batches import Turns
 
 
 def trained_pairs(
-    trainer: Trainer, turns: Turns, tokens: Sequence[int], held_out: int, dropped: int | dict[str, int]
+    trainer: Trainer, turns: Turns, tokens: Sequence[int], held_out: int, dropped: dict[str, int]
 ) -> dict[str, Any]:
     """Where and in how many steps it trained, on how many pairs and tokens, and how many pairs it did not see.
     `tokens`: those that a step reads of each pair."""

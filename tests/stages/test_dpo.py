@@ -13,7 +13,8 @@ from trl import DPOConfig, DPOTrainer
 from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
 from stages.config.errors import UserError
-from stages.dpo import displacement, run
+from stages.dpo import run
+from stages.evaluation.displacement import displacement
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.scoring import AGREEMENT
@@ -189,10 +190,12 @@ def test_tokens_that_the_reference_did_not_score_are_refused(inputs: dict[str, P
 
 def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
     pairs = len(load(inputs["pairs"] / "pairs.parquet", Pair))
-    with pytest.raises(UserError, match=rf"{pairs} of {pairs} pairs are longer than dpo.max_length=5 tokens"):
+    with pytest.raises(UserError, match=rf"{pairs} longer than dpo.max_length=5 tokens"):
         train(block(max_length=5), inputs, tmp_path / "none")
     _, metrics = train(block(max_length=32, max_dropped=0.9), inputs, tmp_path / "some")
-    assert 0 < metrics["pairs_dropped"] < pairs
+    named = (tmp_path / "some" / "dropped.jsonl").read_text().splitlines()
+    assert metrics["pairs_dropped"] == {"longer than dpo.max_length=32 tokens": len(named)}
+    assert 0 < len(named) < pairs
 
 
 def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() -> None:

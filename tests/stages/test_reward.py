@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_counted_and_past_a_share_an_error(inputs: dict[str
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     dropped = metrics["pairs_dropped"][f"longer than reward.max_length={tight.max_length} tokens"]
     assert dropped == len(pairs) - metrics["pairs"] - metrics["held_out"] > 0
-    assert any(f"{dropped} of {len(pairs)} pairs cannot be trained on" in warning for warning in out.warnings)
+    assert any(f"{dropped} of {len(pairs)} pairs cannot be used" in warning for warning in out.warnings)
     with pytest.raises(UserError, match=r"reward\.max_dropped=0 allows fewer"):
         train(replace(tight, max_dropped=0.0), inputs, tmp_path / "strict")
 

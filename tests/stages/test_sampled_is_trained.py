@@ -122,7 +122,7 @@ def test_every_pair_trains_the_ids_that_were_drawn(
     dpo_train = dpo.train
     monkeypatch.setattr(dpo, "train", watched)
     _, metrics = train(block(batch_size=1, evaluations=1), inputs, tmp_path / "dpo")
-    assert (metrics["pairs_cut"], metrics["pairs_dropped"]) == (0, 0)
+    assert (metrics["pairs_cut"], metrics["pairs_dropped"]) == (0, {})
     assert seen == {side for pair in pairs_of(inputs) if pair.split == "train" for side in expected[pair.id]}
 
 

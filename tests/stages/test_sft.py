@@ -11,18 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import sft
 from stages.config.blocks.models import Template
 from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.sft import IGNORED, pack, run, tokenize
+from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
+from stages.training.demonstrations import prepare
 from stages.training.publish import link
+from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 
 
@@ -62,9 +63,9 @@ def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
 def test_only_the_answer_and_its_end_are_trained(inputs: dict[str, Path], built: Path, tmp_path: Path) -> None:
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    rows, dropped = tokenize(examples, terms, block(), Work(tmp_path, lambda m, s: None))
-    assert not dropped
-    for row, example in zip(rows, examples, strict=True):
+    found = prepare(examples, terms, block(), Work(tmp_path, lambda m, s: None))
+    assert not found.dropped
+    for row, example in zip(found.train.dataset, examples, strict=True):
         trained = [i for i in row["labels"] if i != IGNORED]
         assert terms.tokenizer.decode(trained) == f"{example.reference}<|im_end|>"
 
@@ -87,8 +88,10 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
     """The loss of a packed row is that of its examples alone."""
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
-    rows, _ = tokenize(examples, terms, block(), Work(Path("."), lambda m, s: None))
-    bins = pack(rows, 128, 1)
+    tokenised = prepare(examples, terms, block(), Work(Path("."), lambda m, s: None, main=False)).train
+    rows = list(tokenised.dataset)
+    tokenised.pack(128, 1)
+    bins = list(tokenised.dataset)
     assert 1 < len(bins) < len(rows)
     assert sorted(n for b in bins for n in b["seq_lengths"]) == sorted(len(r["input_ids"]) for r in rows)
     model = load_model(next((built / "sft").glob("*/model")))
@@ -222,14 +225,23 @@ def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None
         assert watch.climbed(len(points))
 
 
-def test_a_row_too_long_is_dropped_whole_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"256 longer than sft.max_length=8 tokens"):
-        train(block(max_length=8), inputs, tmp_path / "sft")
+def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
+    answered = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.reference]
+    ids = {e.id for e in answered if e.split in ("sft", "validation")}
+    with pytest.raises(UserError, match=rf"{len(ids)} longer than sft.max_length=8 tokens .* none is left"):
+        train(block(max_length=8), inputs, tmp_path / "none")
+    with pytest.raises(UserError, match=r"sft\.max_dropped=0 allows fewer"):
+        train(block(max_length=30, max_dropped=0.0), inputs, tmp_path / "strict")
     _, metrics, out = train(block(max_length=30, max_dropped=1.0), inputs, tmp_path / "some")
-    (reason, count) = next(iter(metrics["rows_dropped"].items()))
-    assert "longer than sft.max_length=30" in reason
-    assert 0 < count < 256
-    assert "cannot be trained on" in out.warnings[0]
+    ((reason, count),) = metrics["rows_dropped"].items()
+    named = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+    assert 0 < count < len(ids)
+    assert len({row["id"] for row in named} & ids) == len(named) == count
+    assert all(row["reason"] == reason == "longer than sft.max_length=30 tokens" for row in named)
+    assert out.warnings[0] == (
+        f"{count} of {len(ids)} rows cannot be used: {count} {reason} "
+        f"(the longest has {max(row['tokens'] for row in named)}). dropped.jsonl names them."
+    )
 
 
 def test_no_training_keeps_the_weights_and_fixes_the_contract(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -273,7 +285,6 @@ def test_scratch_names_are_not_published(built: Path) -> None:
     manifest = json.loads(next((built / "sft").glob("*/manifest.json")).read_text())
     assert not any(name.startswith(SCRATCH) for name in manifest["files"])
     assert {"model/model.safetensors", "model/contract.json", "model/generation_config.json"} <= set(manifest["files"])
-    assert sft.IGNORED == -100
 
 
 def test_weights_are_copied_where_the_file_system_makes_no_hard_links(tmp_path: Path) -> None:
