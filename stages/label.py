@@ -96,9 +96,9 @@ def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[
             raise UserError(f"the labeler {labeler} judges {j.candidate_id} twice.")
         scored |= {j.candidate_id} if j.candidate_id else set()
         found.append(j)
-    compared = {str(of) for j in found for of in (j.a, j.b)}
+    judged = scored | {str(of) for j in found for of in (j.a, j.b)}
     reason = "the labeler gave no judgement"
-    silent = [c for c in pool.candidates if c.candidate_id not in scored | compared]
+    silent = [c for c in pool.candidates if c.candidate_id not in judged]
     return found + [Judgement(c.prompt_id, labeler, c.candidate_id, error=reason) for c in silent]
 
 
