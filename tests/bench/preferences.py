@@ -3,8 +3,8 @@
 Comparisons of AlpacaEval's answers, in the columns of UltraFeedback binarized (prompt, chosen and rejected as turns),
 repeated under other first words: through `label=dataset`, `pairs` and `unpaired`, and what `reference`, `dpo` and
 `reward` do before they load or train a model, with the embedded model's tokenizer. Beside it, as `verifier`, `pairs of
-it` and `select`: as many prompts with checks, four candidates of drawn token ids each. Every stage runs in a process of
-its own, for FEW rows (2,000) and for MANY (8,000). Tells by how many bytes of the largest memory and by how many
+it` and `select`: as many prompts with checks, four candidates of drawn token ids each. Every stage runs in a process
+of its own, for FEW rows (2,000) and for MANY (8,000). Tells by how many bytes of the largest memory and by how many
 CPU-microseconds a row more costs, and what that comes to for 60,000 rows and 270,000.
 """
 
