@@ -14,40 +14,32 @@ WORSE_UNFINISHED = "only an unfinished candidate was worse"
 
 
 class Admission:
-    """The contrasts of every prompt that may become pairs; of a prompt without any, the rule that refused the last of
-    them. How many contrasts each rule refused is in `refused`. `unsound`: ids of candidates that must not be learnt
-    from, whatever their score."""
+    """Which contrasts may become pairs: by the rules, and by `margins`, between which theirs must lie. How many
+    contrasts each rule refused is in `refused`."""
 
-    def __init__(self, cfg: Pairs, unsound: Container[str] = ()):
-        self.quantiles, self.rules = cfg.margin_quantiles, rules(cfg, unsound)
-        self.usable, self.reasons, self.refused = dict[str, list[Contrast]](), dict[str, str](), Counter[str]()
+    def __init__(self, cfg: Pairs, margins: tuple[float, float] | None = None):
+        self.cfg, self.margins, self.refused = cfg, margins, Counter[str]()
 
-    def admit(self, prompt: str, contrasts: list[Contrast]) -> None:
-        """Look at a prompt's contrasts."""
-        if not contrasts:
-            self.reasons[prompt] = "fewer than two judged candidates"
-        for reason, rule in self.rules.items():
-            contrasts = self.kept(prompt, contrasts, reason, rule)
-        different = {(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}
-        self.usable[prompt] = list(different.values())
-
-    def narrow(self) -> None:
-        """Once every prompt was admitted: keep those whose margin lies between the quantiles of all."""
-        if not self.quantiles:
-            return
-        low, high = between([c.distance for those in self.usable.values() for c in those], self.quantiles)
-        inside = lambda c: low <= c.distance <= high
-        for prompt, contrasts in self.usable.items():
-            self.usable[prompt] = self.kept(prompt, contrasts, "no margin within pairs.margin_quantiles", inside)
+    def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
+        """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
+        ids of candidates that must not be learnt from, whatever their score."""
+        reason = "" if contrasts else "fewer than two judged candidates"
+        for name, rule in rules(self.cfg, unsound).items():
+            contrasts, reason = self.kept(contrasts, rule, name, reason)
+        different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
+        if not self.margins:
+            return different, reason
+        low, high = self.margins
+        within = lambda c: low <= c.distance <= high
+        return self.kept(different, within, "no margin within pairs.margin_quantiles", reason)
 
     def kept(
-        self, prompt: str, contrasts: list[Contrast], reason: str, rule: Callable[[Contrast], bool]
-    ) -> list[Contrast]:
+        self, contrasts: list[Contrast], rule: Callable[[Contrast], bool], name: str, reason: str
+    ) -> tuple[list[Contrast], str]:
+        """What a rule leaves of contrasts, and the reason for there being none, which may be an earlier one."""
         found = [contrast for contrast in contrasts if rule(contrast)]
-        self.refused[reason] += len(contrasts) - len(found)
-        if contrasts and not found:
-            self.reasons[prompt] = reason
-        return found
+        self.refused[name] += len(contrasts) - len(found)
+        return found, name if contrasts and not found else reason
 
 
 def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[float, float]:

@@ -225,6 +225,14 @@ def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
         raise Damaged(path, error) from error
 
 
+def column(path: Path, name: str) -> list[Any]:
+    """One column of a table that `save` wrote."""
+    try:
+        return pq.read_table(path, columns=[name])[name].to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
+        raise Damaged(path, error) from error
+
+
 def prompt_id(messages: list[Message]) -> str:
     """A hash of the prompt, blind to case and white space: near copies count as the same prompt."""
     # JSON of the strings one by one: `ENCODE` of a list takes three times as long as all else here.
