@@ -20,7 +20,7 @@ from stages.pairing.taking import Taking, table
 from stages.store.judged import judged
 from stages.store.kept import having, load_json
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Judgement, Pair, column, content_id, save, stream
+from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
 from stages.store.work import Work
 
 
@@ -145,7 +145,7 @@ def admitting(cfg: Pairs, pool: Path) -> list[Admission]:
 
 def won(made: Made, pool: Path) -> dict[str, Any]:
     """Of candidates of several policies, how many of each there were, and how many were chosen and rejected."""
-    drawn = Counter(column(pool / "candidates.parquet", "policy"))
+    drawn = Counter(Records(pool / "candidates.parquet", Candidate).column("policy"))
     if len(drawn) < 2:
         return {}
     counts = {
