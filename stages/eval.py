@@ -74,7 +74,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "rephrased": consistency(everything.group("rephrased")),
         "verdict": verdict(main, titles),
         **likelihood.score(cfg, inputs, scored, answers),
-        "retention": retention.claims(cfg, inputs, everything, answers),
+        "retention": retention.claims(cfg, inputs, everything, answers, out),
     }
     save(out / "outcomes.parquet", ours.outcomes(), Outcome)
     (out / "results.json").write_text(json.dumps(results, indent=1))

@@ -50,7 +50,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     html = page.render(
         models=models,
         results=results,
-        headline=Headline(results, confidence, len(runs), trained_on_tasks(nodes, models["sft"])),
+        headline=Headline(
+            results, confidence, len(runs), trained_on_tasks(nodes, models["sft"]), seeds.more(nodes["eval"], runs)
+        ),
         contents=words.contents(absent, first=[] if why.helped else ["why"]),
         roles=words.ROLES,
         glossary=words.GLOSSARY,

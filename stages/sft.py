@@ -69,10 +69,10 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     validation = [e for e in answered if e.split == "validation"]
     validation_rows = tokenize(validation, terms, cfg, dropped)
     count = len(trainable) + len(validation)
-    rows_dropped = dropped.settle(count, len(train_rows), cfg.max_dropped, "sft.max_dropped")
+    rows_dropped = dropped.settle(count, len(train_rows), cfg.max_dropped, f"{cfg.block}.max_dropped")
     example = shown(trainable, train_rows, cfg)
     rows = pack(train_rows, cfg.max_length, cfg.batch_size) if cfg.packing else train_rows
-    turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, "sft")
+    turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, cfg.block)
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = arguments(SFTConfig, cfg, out, **options)
@@ -174,7 +174,7 @@ def tokenize(examples: list[Example], terms: Contract, cfg: SFT, dropped: Droppe
             dropped.add(example.id, reason)
             continue
         if len(ids) > cfg.max_length:
-            dropped.add(example.id, f"longer than sft.max_length={cfg.max_length} tokens", len(ids))
+            dropped.add(example.id, f"longer than {cfg.block}.max_length={cfg.max_length} tokens", len(ids))
             continue
         labels = [i if t else IGNORED for i, t in zip(ids, trained, strict=True)]
         rows.append({"id": example.id, "input_ids": ids, "labels": labels})

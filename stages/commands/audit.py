@@ -16,6 +16,7 @@ from rich.table import Table
 
 from stages.commands.auditing.diversity import Diversity
 from stages.commands.auditing.reading import UNUSABLE, Looked, distribution, look, sources_of
+from stages.commands.auditing.too_long import TOO_LONG, Measure, measure
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
@@ -32,7 +33,10 @@ log = logging.getLogger(__name__)
 
 ROWS, PAGE = "audit.jsonl", "audit.html"  # in the store's root
 COUNTS = "audit.json"  # what the last audit counted, in the store's cache
-TELLS = {UNUSABLE: "the row cannot be used, and its reason is told"} | TOLD
+TELLS = {
+    UNUSABLE: "the row cannot be used, and its reason is told",
+    TOO_LONG: "longer than a training takes, under the template",
+} | TOLD
 
 
 def show(nodes: dict[str, Node], store: Store) -> None:
@@ -44,10 +48,10 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, parts.told(data.own, KEY, Path(folder)):
         _, own = own_part(data.own, Work(Path(folder), lambda metrics, step: None))
-        audit(data, sources_of(nodes, own), store)
+        audit(data, sources_of(nodes, own), measure(nodes, store), store)
 
 
-def audit(data: Data, looked: list[Looked], store: Store) -> None:
+def audit(data: Data, looked: list[Looked], lengths: Measure | None, store: Store) -> None:
     """Audit these sources."""
     if not looked:
         raise UserError("there is nothing to audit: 'data.sources=[{path: FILE}]' or label=dataset label.path=FILE.")
@@ -60,7 +64,7 @@ def audit(data: Data, looked: list[Looked], store: Store) -> None:
     try:
         with open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
             for source in looked:
-                look(source, auditor, diversity, rows)
+                look(source, auditor, diversity, lengths, rows)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
@@ -72,6 +76,8 @@ def audit(data: Data, looked: list[Looked], store: Store) -> None:
     Console(width=None if os.isatty(1) else 120, markup=False).print(sentence(looked), table(looked, before))
     whole.write(store.root / PAGE, html(looked, before, diversity, data))
     note(counts, {"sources": paths(looked), "codes": total(looked)})
+    if not lengths:
+        log.info("Whether rows are too long to be trained on needs the tokenizer: python run.py stage=base builds it.")
     log.info("The rows: %s. The page: %s", file, store.root / PAGE)
 
 

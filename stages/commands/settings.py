@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.pipeline.graph import SEEDED
 from stages.store.store import Manifest
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
 BLOCKS = {"base": "model"}  # else a stage's settings stand in the block of its name
-SEEDED = ("sft", "sample", "dpo", "control")  # whose seeds are no settings
 LONGEST = 40  # characters of a value in a line of settings
 
 
@@ -57,9 +57,9 @@ def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
 def of_lineage(manifests: list[Manifest]) -> dict[str, str]:
     """The settings of all of them, by key (`dpo.beta`). Of several rounds, those of the last are told."""
     settings: dict[str, str] = {}
-    of_pool = in_pool(manifests)
+    one_of_several = in_pool(manifests) | of_sources(manifests)
     for m in manifests:
-        block = of_pool.get(m["fingerprint"], BLOCKS.get(str(m["stage"]), str(m["stage"])))
+        block = one_of_several.get(m["fingerprint"], BLOCKS.get(str(m["stage"]), str(m["stage"])))
         block = "control" if m["settings"].get("control") else block
         found = named({"version": m["version"], **m["settings"]}, {"version": m["version"], **m["config"]}, block)
         # Files of one name may differ: the first digits of a file's digest stand beside it.
@@ -83,9 +83,21 @@ def in_pool(manifests: list[Manifest]) -> dict[str, str]:
     return found
 
 
+def of_sources(manifests: list[Manifest]) -> dict[str, str]:
+    """By fingerprint, what the sources that data joined are called on the command line (`data.sources[0]`), and what
+    the data are called that only the evaluation reads."""
+    found = dict[str, str]()
+    for data in (m for m in manifests if m["stage"] == "data"):
+        of = data["config"].get("of")
+        found |= {data["fingerprint"]: of} if of else {}
+        for role, source in data["inputs"].items():
+            found[source["fingerprint"]] = f"{of or 'data.sources'}[{int(role.removeprefix('source_')) - 1}]"
+    return found
+
+
 def unseeded(settings: dict[str, str]) -> dict[str, str]:
     def is_seed(key: str) -> bool:
-        return key.endswith(".seed") and key.partition(".")[0] in SEEDED
+        return key.endswith(".seed") and key.partition(".")[0] in (*SEEDED, "control")
 
     return {key: value for key, value in settings.items() if not is_seed(key)}
 

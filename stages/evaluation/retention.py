@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
+from stages.config.errors import UserError
 from stages.curation.rules import loops
 from stages.evaluation.bootstrap import resampled_means
 from stages.evaluation.outcomes import Answers, Table
 from stages.models.loading import device_of, load_model, load_tokenizer
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example, stream
-from stages.store.work import Progress
+from stages.store.work import Progress, Work
 from stages.tasks.answers import lower_words, words
 
 FIRST = 64  # words of an answer whose variety is measured
@@ -44,13 +45,19 @@ class Claim:
     holds: bool = False
 
 
-def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers) -> dict[str, Any]:
+def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: Work) -> dict[str, Any]:
     """What is claimed of running text (`eval.retention`), of open requests without constraints, and of requested
     lengths, as far as there are any; and a sentence of whether all of it holds. Nothing where there is nothing."""
     found = list[Claim]()
     if "retained" in inputs:
         texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]
         scored = {role: log_probs(cfg, inputs[role] / "model", texts) for role in ("base", "sft", "policy")}
+        read = np.isfinite([*scored.values()]).all(axis=0)  # every model reads a token of it after another
+        if not read.all():
+            out.warn(f"eval.retention: {(~read).sum()} of {len(texts)} texts have fewer than two tokens: none counts.")
+        if not read.any():
+            raise UserError("eval.retention: none of its texts has two tokens.")
+        scored = {role: found[read] for role, found in scored.items()}
         for against, margin in TEXT.items():
             pair = scored["policy"], scored[against]
             found.append(claim(cfg, "log-prob of running text, nats per token", against, *pair, margin))
@@ -132,7 +139,7 @@ def within_length(prompt: Example, answer: Candidate) -> float:
 
 @torch.no_grad()
 def log_probs(cfg: Eval, folder: Path, texts: list[str]) -> NDArray[Any]:
-    """The mean log-prob per token of every text under a model, without a template."""
+    """The mean log-prob per token of every text under a model, without a template; nan for a text of one token."""
     tokenizer, model = load_tokenizer(folder), load_model(folder, device=device_of(cfg.runtime.device))
     found = []
     with Progress(len(texts), "running text", "text") as progress, autocast(cfg.precision, model.device):

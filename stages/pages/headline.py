@@ -24,15 +24,17 @@ class Headline:
     """The sentences at the top of a report.
 
     results: of the evaluation. confidence: of its intervals. runs: one per seed. trained: what was trained on tasks
-    like those of the test: `it` (the policy), SFT alone, or nothing.
+    like those of the test: `it` (the policy), SFT alone, or nothing. more_seeds: the command that trains from others.
     """
 
-    def __init__(self, results: dict[str, Any], confidence: float, runs: int, trained: str = "it"):
+    def __init__(
+        self, results: dict[str, Any], confidence: float, runs: int, trained: str = "it", more_seeds: str = ""
+    ):
         self.results, self.groups, self.models = results, results["groups"], results["models"]
         self.primary = self.groups[results["endpoint"]]
         self.level = f"{confidence:.0%} interval"
         self.runs = runs
-        self.trained = trained
+        self.trained, self.more_seeds = trained, more_seeds
 
     @property
     def delta(self) -> Interval:
@@ -88,8 +90,8 @@ class Headline:
         told = []
         if self.runs == 1:
             told.append(
-                "One seed tells of these two checkpoints, not yet of the recipe: python run.py 'seeds=[1,2]' trains "
-                "two more of each."
+                "One seed tells of these two checkpoints, not yet of the recipe: "
+                f"{self.more_seeds} trains two more of each."
             )
         if self.primary["tasks"] < ENOUGH_TASKS:
             told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")

@@ -31,6 +31,12 @@ def runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[dict[str, 
     return found
 
 
+def more(evaluation: Manifest, found: list[dict[str, Any]]) -> str:
+    """The command of an evaluation under the two seeds after its own."""
+    seed = found[0]["seed"]
+    return evaluation["command"].replace(" stage=eval", "", 1) + f" 'seeds=[{seed + 1},{seed + 2}]'"
+
+
 def summary(
     found: list[dict[str, Any]], inputs: dict[str, Path], endpoint: str, settings: dict[str, Any]
 ) -> dict[str, Any] | None:

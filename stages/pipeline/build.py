@@ -60,5 +60,5 @@ def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> N
     for target in targets:
         for given in target.inputs.values():
             if not store.find(given):
-                wanted = provenance.command(given.stage, overrides)
+                wanted = provenance.command(provenance.target_of(given), overrides)
                 raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")

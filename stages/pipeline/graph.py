@@ -25,7 +25,7 @@ from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
 VERSIONS = {"base": 5, "source": 1, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
-VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 11, "report": 13}
+VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 11, "report": 14}
 
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
 NEXT |= {"pool": "label", "label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
@@ -36,6 +36,8 @@ WHY_NONE: dict[str, str] = {  # nodes of a stage
     Target.source: "data.sources names none",
 }
 BEFORE_SFT = ("sample_base", "label_base")  # what demonstrations are selected from, and no preferences
+
+SEEDED = ("sft", "sample", "dpo", "reward")  # blocks with a seed of their own, which is the run's where none is given
 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
@@ -109,10 +111,9 @@ def chain(
         if cfg.label.brings_pool:
             judged = node("label", cfg.label)
         else:
-            made |= candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
-            pool = [*made.values()][-1]
-            made |= labels(cfg.label, node, pool, **by)
-            judged = made["label"]
+            pool, made = candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
+            judged, labelling = labels(cfg.label, node, pool, **by)
+            made |= labelling
         if cfg.unpaired_wanted:
             made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
         pairs = node("pairs", cfg.pairs, judged=judged)
@@ -177,11 +178,10 @@ def evaluated(nodes: dict[str, Node]) -> dict[str, Node]:
 
 def with_seed(cfg: Config, seed: int) -> Config:
     """The same run from another seed; a stage that was given a seed of its own keeps it."""
-    own = {name: replace(vars(cfg)[name]) for name in ("sft", "sample", "dpo", "reward")}
-    other = replace(cfg, seed=seed, **own)
-    for block in (other.sft, other.sample, other.dpo, other.reward):
+    blocks = {name: replace(vars(cfg)[name]) for name in SEEDED}
+    for block in blocks.values():
         block.seed = seed if block.seed == cfg.seed else block.seed
-    return other
+    return replace(cfg, seed=seed, **blocks)
 
 
 def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:

@@ -13,12 +13,13 @@ from stages.store.node import Node
 
 def candidates(
     cfg: Config, node: Callable[..., Node], number: int, policy: Node, data: Node, models: Mapping[str, Node]
-) -> dict[str, Node]:
-    """The nodes that make the candidates of a round, the one that is judged last. `models`: those that a source may
-    name; any other name is a path or a hub id."""
+) -> tuple[Node, dict[str, Node]]:
+    """The node that holds the candidates of a round, and all that make them, by name. `models`: those that a source
+    may name; any other name is a path or a hub id."""
     asked = replace(cfg.sample, round=number)
     if not asked.pool:
-        return {"sample": node("sample", replace(asked, pool=None), policy=policy, data=data)}
+        pool = node("sample", replace(asked, pool=None), policy=policy, data=data)
+        return pool, {"sample": pool}
     made, sources = dict[str, Node](), dict[str, Node]()
     known = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
     for i, (member, block) in enumerate(zip(asked.pool, asked.members, strict=True)):
@@ -26,7 +27,8 @@ def candidates(
         if name not in known:
             known[name] = made[f"model_{i + 1}"] = node("base", Model(name, None, of=f"{block.key}.model"))
         sources[f"source_{i + 1}"] = node("sample", block, policy=known[name], data=data)
-    return made | sources | {"pool": node("pool", Pool(names(asked.pool)), policy=policy, **sources)}
+    pool = node("pool", Pool(names(asked.pool)), policy=policy, **sources)
+    return pool, made | sources | {"pool": pool}
 
 
 def names(members: list[Member]) -> list[str]:

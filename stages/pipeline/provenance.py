@@ -9,6 +9,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from stages.config.blocks.training import SFT
+from stages.config.choices import Target
 from stages.config.schema import ROOT
 from stages.hardware import machine
 from stages.store.kept import having, note, recall
@@ -24,6 +26,11 @@ def command(stage: str, overrides: list[str]) -> str:
     """The command line that makes a stage under the overrides of this run."""
     kept = [o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NOT_OF_THE_RESULT)]
     return shlex.join(["python", "run.py", f"stage={stage}", *kept])
+
+
+def target_of(node: Node) -> str:
+    """The stage to ask for that builds a node: its own; the control's is asked for by what compares it."""
+    return str(Target.eval if isinstance(node.config, SFT) and node.config.control else node.stage)
 
 
 def begin(work: Work, run_id: str | None) -> list[dict[str, Any]]:
@@ -51,7 +58,7 @@ def end(
     attempts[-1]["ended"] = time.time()
     device = metrics.get("device", "cpu")
     return {
-        "command": command(node.stage, overrides),
+        "command": command(target_of(node), overrides),
         **here(),
         "seed": asdict(node.config).get("seed"),
         "device": device,

@@ -86,7 +86,7 @@ def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[
 
 def exhausted(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
     """The error for a micro-batch that does not fit and that training cannot make smaller; it names the key to set."""
-    name, runtime = type(cfg).__name__.lower(), cfg.runtime
+    name, runtime = cfg.block, cfg.runtime
     if runtime.rows and rows > 1:
         way_out = f"lower {name}.runtime.micro_batch (now {runtime.rows})"
     elif rows > 1:

@@ -96,8 +96,8 @@ def in_one_line(losses: Sequence[float], most: int = 8) -> str:
 
 
 def lower_rate(cfg: Training) -> str:
-    block = "control_" if isinstance(cfg, SFT) and cfg.control else f"{type(cfg).__name__.lower()}."
-    return f"Lower {block}learning_rate (now {cfg.learning_rate:g})"
+    key = "control_learning_rate" if isinstance(cfg, SFT) and cfg.control else f"{cfg.block}.learning_rate"
+    return f"Lower {key} (now {cfg.learning_rate:g})"
 
 
 class Curves(TrainerCallback):

@@ -36,6 +36,5 @@ def risen(course: Course, rows: int, cfg: Training) -> str:
         return ""
     return (
         f"held-out loss {in_one_line(course.losses)}: it ended higher than before the first step, by "
-        f"{change.per('pair')}. {lower_rate(cfg)}, or "
-        f"{type(cfg).__name__.lower()}.epochs."
+        f"{change.per('pair')}. {lower_rate(cfg)}, or {cfg.block}.epochs."
     )

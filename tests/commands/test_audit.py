@@ -1,12 +1,14 @@
 """`stage=audit`: every row of every source is counted, what is found is told with its place, and the page shows it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from stages.commands.auditing import diversity
 from stages.commands.auditing.diversity import Diversity
+from stages.models import contract
 from tests.browser import wrong_with
 from tests.helpers import inside as run
 from tests.helpers import refused, settings
@@ -68,6 +70,31 @@ def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
     ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]")
     assert ran.returncode == 0, ran.stderr
     assert wrong_with(store / "audit.html", tmp_path / "browser") == []
+
+
+def test_rows_that_training_would_drop_as_too_long_are_told_where_the_base_is_there(
+    built: Path, tmp_path: Path
+) -> None:
+    """Those that `sft.max_length` or `dpo.max_length` leaves out, to the token."""
+    store, terms = tmp_path / "outputs", contract.load(next((built / "sft").glob("*/model")))
+    texts = ["Rivers bring salt. " * n for n in (1, 4, 4, 9)]
+    rows = written(tmp_path / "rows.jsonl", [{"prompt": "Why?", "completion": text.strip()} for text in texts])
+    pairs = written(tmp_path / "pairs.jsonl", [{"prompt": "Why?", "chosen": "So.", "rejected": texts[1].strip()}])
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": texts[1].strip()}]
+    limit = len(terms.example(turns)[0])
+    given = ("recipe=tiny", *FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", f"sft.max_length={limit}")
+    given += ("label=dataset", f"label.path={pairs}", f"dpo.max_length={limit - 1}")
+    without = run(*given)
+    assert without.returncode == 0, without.stderr
+    assert "stage=base" in without.stdout + without.stderr
+    assert "too_long" not in (store / "audit.jsonl").read_text()
+    shutil.copytree(built / "base", store / "base")
+    ran = run(*given)
+    assert ran.returncode == 0, ran.stderr
+    told = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
+    long = {row["place"]: row["codes"]["too_long"] for row in told if "too_long" in row["codes"]}
+    assert set(long) == {f"{rows}:4", f"{pairs}:1"}
+    assert long[f"{pairs}:1"].startswith(f"{limit} tokens, where dpo.max_length={limit - 1}")
 
 
 OWN = """

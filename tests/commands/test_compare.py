@@ -11,15 +11,17 @@ import pytest
 from rich.console import Console
 
 from stages.commands import compare
+from stages.commands.compare import manifests
 from stages.commands.comparing.groups import Group, grouped
 from stages.commands.comparing.measured import Row, rows
 from stages.commands.comparing.trained import Trainings, trainings
-from stages.commands.settings import Differing
+from stages.commands.settings import Differing, lineage, of_lineage, unseeded
 from stages.config.errors import UserError
 from stages.pages import scatter
+from stages.pipeline.graph import with_seed
 from stages.store.store import Store, read_manifest
 from tests.browser import wrong_with
-from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes
+from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes, settings
 
 VALIDATION = ("stage=eval", "answer.split=validation")
 TOYS = ("label=dataset", "dpo.max_length=256")
@@ -145,6 +147,28 @@ def test_seeds_of_a_setting_are_runs_of_it() -> None:
     assert (setting.low, setting.high) == (0.4, 0.5)
 
 
+def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(tmp_path: Path) -> None:
+    """The first source hid the others, and the seed of a reward model made a setting of every seed."""
+    root = tmp_path / "outputs"
+    told = []
+    for folder, answers in (("a", ("A fir.", "An oak.")), ("b", ("A fir.", "A pike."))):
+        files = [tmp_path / folder / f"{i}.jsonl" for i in range(len(answers))]
+        files[0].parent.mkdir()
+        for file, answer in zip(files, answers, strict=True):
+            file.write_text(json.dumps({"prompt": f"Name one, as in {file.stem}.", "completion": answer}))
+        sources = f"data.sources=[{', '.join(f'{{path: {file}, splits: {{sft: 1}}}}' for file in files)}]"
+        build(root, "stage=data", sources)
+        fingerprint = nodes(root, sources)["data"].fingerprint
+        told.append(of_lineage(lineage(manifests(Store(root)), ("data", fingerprint))))
+    differ = {key for key in told[0] if told[0][key] != told[1][key]}
+    assert differ == {"data.sources[1].source.path"}
+    cfg = settings()
+    another = with_seed(cfg, cfg.seed + 1)
+    varied = {n for n in vars(cfg) if getattr(getattr(cfg, n), "seed", 0) != getattr(getattr(another, n), "seed", 0)}
+    assert "reward" in varied
+    assert unseeded({f"{name}.seed": "1" for name in varied}) == {}
+
+
 def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path) -> None:
     """Rows from other data, without a stage that the others have, with a control, and with a name that is HTML."""
     toys = tmp_path / "<img src=x>&.jsonl"
@@ -224,6 +248,17 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     build(chain.root, "stage=compare")
     assert sft.sentence in page.read_text().replace("<wbr>", "")
     assert wrong_with(page, tmp_path / "axe") == []
+
+
+def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(chain: Chain) -> None:
+    rates = ("reward.learning_rate=1e-4", "reward.learning_rate=1e-2")
+    for rate in rates:
+        build(chain.root, "stage=reward", rate)
+    [group] = trained(chain)
+    assert group.title == "2 trainings of a reward model"
+    accuracies = [chain.manifest("reward", "stage=reward", rate)["metrics"]["accuracy"]["mean"] for rate in rates]
+    assert [t.accuracy for t in group.trainings] == pytest.approx(sorted(accuracies, reverse=True))
+    assert "held-out pairs rightly" in group.sentence
 
 
 def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(chain: Chain) -> None:

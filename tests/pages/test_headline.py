@@ -6,6 +6,7 @@ import pytest
 
 from stages.pages import changes
 from stages.pages.headline import Headline
+from stages.pages.seeds import more
 
 DPO = {"base": "Base", "sft": "SFT", "policy": "DPO"}
 
@@ -44,6 +45,14 @@ def test_a_gain_stands_with_what_it_is_of_and_beside_where_there_is_none() -> No
     ]
     assert told.caution.startswith("One seed ")
     assert told.control == told.form == ""
+
+
+def test_the_command_for_more_seeds_is_that_of_this_run() -> None:
+    """It named the demo's, with a seed that the run may have had."""
+    command = more({"command": "python run.py stage=eval recipe=instructions seed=1 dpo.beta=0.2"}, [{"seed": 1}])
+    assert command == "python run.py recipe=instructions seed=1 dpo.beta=0.2 'seeds=[2,3]'"
+    told = Headline(headline({"seen tasks": group(HELPED)}).results, 0.95, 1, more_seeds=command)
+    assert f"{command} trains two more of each" in told.caution
 
 
 @pytest.mark.parametrize(("delta", "word"), [(NOTHING, "made no measurable change"), (HURT, "hurt")])

@@ -19,7 +19,8 @@ from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.hardware import memory
 from stages.models import contract
-from stages.pipeline.graph import VERSIONS
+from stages.pipeline import provenance
+from stages.pipeline.graph import VERSIONS, targets
 from stages.store.records import Candidate, load
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
@@ -127,8 +128,20 @@ def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
     for name, node in nodes(chain.root).items():
         words = shlex.split(chain.manifest(name)["command"])
         assert words[:2] == ["python", "run.py"]
-        assert node.fingerprint in {n.fingerprint for n in nodes(chain.root, *words[2:]).values()}
-        assert settings(*words[2:], f"rebuild={node.stage}").stage == node.stage
+        cfg = settings(*words[2:], f"rebuild={node.stage}")
+        asked = targets(cfg, nodes(chain.root, *words[2:]))
+        assert node.fingerprint in {n.fingerprint for target in asked for n in target.lineage}
+
+
+def test_the_command_that_is_shown_for_the_control_builds_it(tmp_path: Path) -> None:
+    """It is an SFT after DPO: `stage=sft` does not reach it."""
+    typed = (*TINY, "control=true")
+    control = nodes(tmp_path, "control=true")["control"]
+    words = shlex.split(provenance.command(provenance.target_of(control), [*typed]))
+    asked = targets(settings(*words[2:]), nodes(tmp_path, "control=true"))
+    assert control.fingerprint in {n.fingerprint for target in asked for n in target.lineage}
+    line = refused(*typed, "stage=eval", "upstream=require", f"outputs={tmp_path}")
+    assert "stage=sft" not in line
 
 
 def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_begun_is_dropped(chain: Chain) -> None:

@@ -13,7 +13,8 @@ from trl import DPOConfig, DPOTrainer
 from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
 from stages.config.errors import UserError
-from stages.dpo import displacement, run
+from stages.dpo import run
+from stages.evaluation.displacement import displacement
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.scoring import AGREEMENT

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.retention import Claim, claim, corrected, sentence, variety, within_length
-from stages.store.records import Candidate, Check, Example
+from stages.config.errors import UserError
+from stages.evaluation.outcomes import tabulate
+from stages.evaluation.retention import Claim, claim, claims, corrected, sentence, variety, within_length
+from stages.store.records import Candidate, Check, Example, save
+from stages.store.work import Work
 from tests.helpers import TINY, Chain, build, settings
 
 SIMULATED = 300
@@ -65,6 +68,24 @@ def test_what_is_measured_of_an_answer() -> None:
     assert within_length(prompt("words_at_most", count=8), ten) == pytest.approx(0.75)
     assert within_length(prompt("words_at_least", count=20), ten) == pytest.approx(0.5)
     assert within_length(prompt("words_between", low=4, high=5), ten) == 0
+
+
+def test_a_text_of_one_token_does_not_make_every_claim_hold(built: Path, tmp_path: Path) -> None:
+    """Its mean log-prob is of no token."""
+    roles = ("base", "sft", "policy")
+    cfg, file = block(models={role: role for role in roles}), tmp_path / "texts" / "examples.parquet"
+    file.parent.mkdir()
+    texts = ["The bench stood in the garden, and nobody knew who had left it.", "a", "The bench stood."]
+    save(file, [Example(str(i), [], text, "t", "t", "sft") for i, text in enumerate(texts)], Example)
+    inputs = {role: Chain(built).folder("sft") for role in roles} | {"retained": file.parent}
+    none: dict[str, dict[str, Candidate]] = {role: {} for role in roles}
+    nothing, out = tabulate([], none), Work(tmp_path, lambda metrics, step: None)
+    found = claims(cfg, inputs, nothing, none, out)
+    assert all(np.isfinite([c["policy"], c["other"]]).all() for c in found["claims"])
+    assert "1 of 3 texts" in out.warnings[0]
+    save(file, [Example("0", [], "a", "t", "t", "sft")], Example)
+    with pytest.raises(UserError, match="two tokens"):
+        claims(cfg, inputs, nothing, none, out)
 
 
 def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_path: Path) -> None:

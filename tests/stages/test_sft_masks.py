@@ -94,7 +94,7 @@ def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> 
     nothing = [conversation("e", ["ten"], [False])]
     dropped = Dropped(Work(tmp_path, lambda metrics, step: None), "rows")
     assert not tokenize(nothing, terms, CFG, dropped)
-    with pytest.raises(UserError, match="1 of 1 rows cannot be used: 1 no token is trained.*; none is left"):
+    with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 no token is trained.*; none is left"):
         dropped.settle(1, 0)
 
 

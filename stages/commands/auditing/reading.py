@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from stages.commands.auditing.diversity import Diversity
+from stages.commands.auditing.too_long import TOO_LONG, Measure
 from stages.config.blocks.data import Data, Form, Source
 from stages.config.choices import Split
 from stages.curation.audit import Auditor, ends_of, fixed, request_of
@@ -70,8 +71,9 @@ def sources_of(nodes: dict[str, Node], own: Callable[[Any], Said] | None) -> lis
     return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
 
 
-def look(into: Looked, auditor: Auditor, diversity: Diversity, file: IO[str]) -> None:
-    """Audit a source. Rows in which something was found are written to `file`, and so are those that cannot be used.
+def look(into: Looked, auditor: Auditor, diversity: Diversity, measure: Measure | None, file: IO[str]) -> None:
+    """Audit a source; `measure` tells which rows are too long. Rows in which something was found, and those that
+    cannot be used, are written to `file`.
 
     Raises:
         UserError: where the source cannot be read at all.
@@ -83,6 +85,10 @@ def look(into: Looked, auditor: Auditor, diversity: Diversity, file: IO[str]) ->
         into.lengths["answers"] += [] if best is None else [len(best.split())]
         diversity.note(request, best)
         codes = auditor.findings(said, split)
+        if measure and (
+            long := measure(into.wanted, said.messages, [end for end in (best, worst) if end is not None])
+        ):
+            codes[TOO_LONG] = long
         auditor.remember(said, split, into.found.place)
         if codes:
             into.note(Case(into.found.place, codes, request, best, worst))

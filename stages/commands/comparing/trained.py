@@ -1,5 +1,5 @@
-"""Trainings of the store that nothing evaluated yet, side by side: SFT by its loss on validation rows, DPO by the
-share of held-out pairs that it orders rightly."""
+"""Trainings of the store that nothing evaluated yet, side by side: SFT by its loss on validation rows, DPO and
+reward models by the share of held-out pairs that they order rightly."""
 
 import math
 from collections.abc import Callable
@@ -18,11 +18,13 @@ from stages.store.kept import load_json
 from stages.store.numbers import points, signed
 from stages.store.store import Manifest, Store
 
+OF_PAIRS = {"dpo": "DPO", "reward": "a reward model"}  # stages that learn from pairs
+
 
 @dataclass
 class Run:
-    """`held_out`: of DPO by held-out pair, whether chosen has the higher reward; of SFT by validation row, its loss.
-    None where the node is of a time when that was not kept."""
+    """`held_out`: of what learns from pairs, by held-out pair, whether chosen has the higher reward; of SFT by
+    validation row, its loss. None where the node is of a time when that was not kept."""
 
     stage: str
     fingerprint: str
@@ -61,7 +63,7 @@ class Training:
 
     @property
     def accuracy(self) -> float:
-        """Of DPO: the share of held-out pairs that it orders rightly."""
+        """The share of held-out pairs that it orders rightly."""
         return fmean(self.held_out.values())
 
 
@@ -74,12 +76,12 @@ class Trainings:
     @property
     def title(self) -> str:
         first = self.trainings[0].runs[0]
-        of = "DPO" if first.stage == "dpo" else "Control" if "control.control" in first.settings else "SFT"
+        of = OF_PAIRS.get(first.stage, "Control" if "control.control" in first.settings else "SFT")
         return f"{len(self.trainings)} trainings of {of}"
 
     @property
     def by_pairs(self) -> bool:
-        return self.trainings[0].runs[0].stage == "dpo"
+        return self.trainings[0].runs[0].stage in OF_PAIRS
 
     @property
     def differing(self) -> Differing:
@@ -139,7 +141,7 @@ def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list
     fresh = set[tuple[str, ...]]()
     for key, (_, manifest) in nodes.items():
         if (
-            key[0] in ("sft", "dpo")
+            key[0] in ("sft", *OF_PAIRS)
             and "eval_loss" in manifest["metrics"]
             and wanted(key)
             and sound(store, nodes, key)
@@ -149,7 +151,7 @@ def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list
             groups.setdefault(run.rows, {}).setdefault(alike, []).append(run)
             fresh |= set() if key in evaluated else {run.rows}
     found = {rows: [Training(runs) for runs in alike.values()] for rows, alike in groups.items() if rows in fresh}
-    best_first = lambda t: (-t.accuracy if t.runs[0].stage == "dpo" else 0.0, t.loss)
+    best_first = lambda t: (-t.accuracy if t.runs[0].stage in OF_PAIRS else 0.0, t.loss)
     return [Trainings(sorted(those, key=best_first)) for those in found.values() if len(those) > 1]
 
 
@@ -165,13 +167,20 @@ def read(nodes: Nodes, key: Key) -> Run:
         settings=of_lineage(above),
         loss=float(manifest["metrics"]["eval_loss"]),
         seconds=sum(m["wall_seconds"] for m in above),
-        held_out={row["id"]: row["margin"] > 0 if key[0] == "dpo" else row["loss"] for row in held_out},
+        held_out={row["id"]: came_to(row) for row in held_out},
     )
+
+
+def came_to(row: dict[str, Any]) -> float:
+    """Whether chosen has the higher reward, by DPO's margin or by both rewards; of SFT the loss."""
+    if "loss" in row:
+        return float(row["loss"])
+    return float((row["margin"] if "margin" in row else row["chosen"] - row["rejected"]) > 0)
 
 
 def same_rows(manifest: Manifest) -> list[str]:
     """What makes losses and accuracies comparable: the same pairs; or the same data, read by the same tokenizer."""
-    if manifest["stage"] == "dpo":
+    if manifest["stage"] in OF_PAIRS:
         return [input_key(manifest, "pairs")[1]]
     template = str(manifest["settings"]["template"])
     return [input_key(manifest, "data")[1], input_key(manifest, "base")[1], template]

@@ -144,7 +144,7 @@ class Form:
     system: str | None = words("keep", "insert", "drop", "vary", default=None)
     system_prompts: list[str] | None = None
     unicode: str | None = words("NFC", "NFKC", default=None)
-    whitespace: str | None = words("keep", "trim", default=None)
+    whitespace: str | None = words("trim", default=None)
 
 
 @dataclass

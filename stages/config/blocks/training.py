@@ -49,6 +49,11 @@ class Training:
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
     @property
+    def block(self) -> str:
+        """The block of the configuration whose keys these are."""
+        return type(self).__name__.lower()
+
+    @property
     def held(self) -> Weights:
         """How the weights are held that training starts from. Trained ones are fp32; frozen ones may be less. An
         adapter that is continued was merged into fp32 weights, so it stands on them again."""
@@ -67,6 +72,11 @@ class SFT(Training):
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+    @property
+    def block(self) -> str:
+        """A control trains as DPO does, by DPO's keys."""
+        return "dpo" if self.control else "sft"
 
 
 @dataclass

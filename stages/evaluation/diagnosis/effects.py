@@ -5,6 +5,7 @@ are those that `pairs.validation_fraction` keeps out of training.
 
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
+from stages.evaluation.displacement import FELL
 from stages.evaluation.outcomes import ENOUGH_PROMPTS, PRIMARY
 from stages.store.numbers import signed
 
@@ -12,7 +13,6 @@ ENOUGH_HELD_OUT = 20  # pairs: of fewer, accuracy is a coin's with luck
 LEARNT = 0.6  # accuracy on the pairs that it trains on, from which on it has learnt something of them
 GENTLER = "a lower dpo.learning_rate, a higher dpo.beta, fewer dpo.epochs"
 NATS = "{:+z.1f}"
-FELL = -0.3  # nats per token of chosen completions: each has lost a quarter of its probability
 BOLDER = "a higher dpo.learning_rate, more dpo.epochs, a lower dpo.beta"
 
 
@@ -97,10 +97,9 @@ def displaced(run: Evidence) -> Finding | None:
     chosen, rejected = run.held_out("logps/chosen"), run.held_out("logps/rejected")
     if chosen is None or rejected is None:
         return None
-    tokens = sum(count for count, _ in run.lengths) / len(run.lengths)
     return Finding(
         "log-prob of held-out chosen completions, change per token",
-        (chosen[1] - chosen[0]) / tokens,
+        (chosen[1] - chosen[0]) / run.held_out_tokens,
         Normal(low=FELL, floor=-1),
         "{:+z.2f}",
         "the demo: −0.01 to +0.03; likelihood displacement: arXiv:2402.13228, arXiv:2410.08847",

@@ -2,14 +2,16 @@
 loaded."""
 
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.store.kept import WRONG_SHAPE, Damaged
+from stages.store.kept import WRONG_SHAPE, Damaged, load_json
 from stages.store.records import Example, Pair, load
 from stages.store.store import Manifest
 from stages.store.work import read_curves
@@ -19,8 +21,8 @@ from stages.store.work import read_curves
 class Evidence:
     """Metrics of `label`, `pairs` and `dpo`, the last with its `settings`; results of the evaluation.
 
-    `curve` holds the points of DPO's training, `lengths` tokens of chosen and of rejected by pair, `prompts` those of
-    the judged pool by id.
+    `curve` holds the points of DPO's training, `lengths` tokens of chosen and of rejected by pair, `held_out_tokens`
+    the mean of held-out chosen completions, `prompts` those of the judged pool by id.
     """
 
     label: dict[str, Any]
@@ -31,6 +33,7 @@ class Evidence:
     curve: list[dict[str, Any]]
     pairs: list[Pair]
     lengths: list[tuple[int, int]]
+    held_out_tokens: float
     prompts: dict[str, Example]
 
     def trained(self, metric: str) -> float | None:
@@ -50,6 +53,8 @@ def gather(
 ) -> Evidence:
     """The evidence of a report's inputs by role. `pairs`: those of its last round, as they are loaded already."""
     policy = nodes["eval"]["inputs"]["policy"]["stage"]
+    lengths = token_counts(inputs["reference"] / "logprobs.parquet")
+    held_out = {row["id"] for row in load_json(inputs[policy] / "held_out.json", list)}
     return Evidence(
         label=nodes["label"]["metrics"],
         made=nodes["pairs"]["metrics"],
@@ -58,12 +63,13 @@ def gather(
         results=results,
         curve=read_curves(inputs[policy]),
         pairs=pairs,
-        lengths=token_counts(inputs["reference"] / "logprobs.parquet"),
+        lengths=[*lengths.values()],
+        held_out_tokens=fmean([chosen for pair, (chosen, _) in lengths.items() if pair in held_out] or [nan]),
         prompts={e.id: e for e in load(inputs["label"] / "prompts.parquet", Example)},
     )
 
 
-def token_counts(path: Path) -> list[tuple[int, int]]:
+def token_counts(path: Path) -> dict[str, tuple[int, int]]:
     """Tokens of chosen and of rejected by pair, of a table of PairLogProbs, whose lists are not read: there may be
     millions of numbers in them.
 
@@ -71,8 +77,8 @@ def token_counts(path: Path) -> list[tuple[int, int]]:
         Damaged: for a file that the stage did not write.
     """
     try:
-        table = pq.read_table(path, columns=["chosen_ids", "rejected_ids"])
-        chosen, rejected = (pc.list_value_length(column).to_pylist() for column in table.columns)
-        return list(zip(chosen, rejected, strict=True))
+        table = pq.read_table(path, columns=["id", "chosen_ids", "rejected_ids"])
+        chosen, rejected = (pc.list_value_length(table[name]).to_pylist() for name in ("chosen_ids", "rejected_ids"))
+        return dict(zip(table["id"].to_pylist(), zip(chosen, rejected, strict=True), strict=True))
     except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
         raise Damaged(path, error) from error
