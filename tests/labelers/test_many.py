@@ -8,7 +8,7 @@ from stages import label, pairs
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Check, Example, Judgement, content_id, save
 from tests.helpers import settings
-from tests.stages.test_pairs import work
+from tests.stages.reading import work
 
 TOKENS = 250
 CFG = settings("recipe=tiny")
