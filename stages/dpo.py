@@ -1,6 +1,5 @@
 """Stage `dpo`: direct preference optimization (arXiv:2305.18290) by TRL's DPOTrainer, its reference stored."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from stages.models.packing import pack_pairs
 from stages.models.scoring import rounded_once
 from stages.objectives.first_step import PAIRS, FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, beside, refuse_other_tokens, trl_row
+from stages.store.kept import note
 from stages.store.records import Message, Pair, PairLogProbs, stream
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
@@ -73,7 +73,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         return {}
     publish(out / SCRATCH / "trained", cfg, out, frozen, lambda weights: load_model(frozen, weights))
     terms.save(out / "model")
-    (out / "held_out.json").write_text(json.dumps(found))
+    note(out / "held_out.json", found)
 
     curve = read_curves(out.path)
     figures = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.evaluation import Eval
+from stages.config.errors import UserError
 from stages.evaluation import likelihood, proportion, retention
 from stages.evaluation.outcomes import (
     GROUPS,
@@ -26,6 +27,7 @@ from stages.evaluation.outcomes import (
     verdict,
 )
 from stages.models.loading import device_of
+from stages.store import whole
 from stages.store.outcome import Outcome
 from stages.store.records import Example, Pair, Records, save, stream
 from stages.store.work import Work
@@ -37,12 +39,23 @@ OUTSIDE = "outside: "
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, and what
-    puts them in proportion; and `outcomes.parquet`: of every answer to a prompt of ours whether it passes."""
+    puts them in proportion; and `outcomes.parquet`: of every answer to a prompt of ours whether it passes.
+
+    Raises:
+        UserError: where no prompt is left to tell by.
+    """
     data = Records(inputs["data"] / "examples.parquet", Example)
     answers = read_answers({role: inputs[f"answer_{role}"] for role in cfg.models})
     asked, known = {e.id: e for e in data if e.id in answers["sft"]}, trained_on(inputs)
     everything = tabulate(unknown([asked[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
     ours = everything.group(*GROUPS)
+    if not ours.prompts:
+        split = asked[next(iter(answers["sft"]))].split
+        raise UserError(
+            f"of {len(answers['sft'])} {split} prompts none can say whether it helped: "
+            f"{len(known & answers['sft'].keys())} are in the pairs as well, and any others are rephrased or plain. "
+            f"Raise data.tasks.{split}, or name other data."
+        )
     groups = ours.views()
     groups |= {f"{OUTSIDE}{name}": table for name, table in outside(cfg, known, inputs, out).items()}
     endpoint = next(name for name in ENDPOINTS if name in groups)
@@ -77,7 +90,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "retention": retention.claims(cfg, inputs, everything, answers, out),
     }
     save(out / "outcomes.parquet", ours.outcomes(), Outcome)
-    (out / "results.json").write_text(json.dumps(results, indent=1))
+    whole.write(out / "results.json", json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),
         "pass_rate": {role: main[role]["mean"] for role in titles},

@@ -11,7 +11,7 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.curation.rules import band, broken, within
-from stages.pairing.admission import BETTER_UNFINISHED, WORSE_UNFINISHED, Admission, between
+from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission, between
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.held_out import side
 from stages.pairing.ranking import ranked
@@ -20,7 +20,7 @@ from stages.pairing.taking import Taking, table
 from stages.store.judged import judged
 from stages.store.kept import having, load_json
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
+from stages.store.records import GIVEN, Candidate, Example, Judgement, Pair, Records, content_id, save, stream
 from stages.store.work import Work
 
 
@@ -35,15 +35,12 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     takings, made = [Taking(strategy, cfg) for strategy in Strategy], Made()
     save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made), Pair)
     taken = next(each for each in takings if each.strategy is cfg.strategy)
-    refused = admissions[cfg.strategy is Strategy.ranked].refused
+    admission = admissions[cfg.strategy is Strategy.ranked]
     copies, passed_over = made.copies, made.passed_over
     if not taken.pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
-        raise UserError(
-            f"no pair could be made of {made.prompts} prompts ({told}). Raise sample.temperatures, "
-            "sample.candidates_per_prompt or sample.max_new_tokens, or loosen pairs.min_margin and "
-            "pairs.max_length_ratio."
-        )
+        ways = "".join(f" {admission.ways[reason]}." for reason, _ in taken.without.most_common(1))
+        raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{ways}")
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
@@ -53,8 +50,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         )
     unfinished = {  # pairs that have one, and contrasts that became none for it
         "kept as rejected": made.unfinished,
-        "dropped as rejected": refused[WORSE_UNFINISHED],
-        "refused as chosen": refused[BETTER_UNFINISHED],
+        "dropped as rejected": admission.refused[WORSE_UNFINISHED],
+        "refused as chosen": admission.refused[BETTER_UNFINISHED],
     }
     told = "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
     others = {str(each.strategy): each.figures() for each in takings}
@@ -134,13 +131,15 @@ def compared(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement],
 def admitting(cfg: Pairs, pool: Path) -> list[Admission]:
     """Which contrasts may become pairs, as they were judged and as their ranking has them. Where margins must lie
     between quantiles, these are of the margins of all prompts."""
+    samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
+    others = GIVE if samplers <= {*GIVEN} else DRAW
     if not cfg.margin_quantiles:
-        return [Admission(cfg), Admission(cfg)]
+        return [Admission(cfg, others), Admission(cfg, others)]
     distances = array("d"), array("d")
     for _, _, contrasts, unsound in compared(cfg, pool):
         for found, its in zip(distances, (contrasts, ranked(contrasts)), strict=True):
-            found.extend(c.distance for c in Admission(cfg).admit(its, unsound)[0])
-    return [Admission(cfg, between(found, cfg.margin_quantiles)) for found in distances]
+            found.extend(c.distance for c in Admission(cfg, others).admit(its, unsound)[0])
+    return [Admission(cfg, others, between(found, cfg.margin_quantiles)) for found in distances]
 
 
 def won(made: Made, pool: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Stage `reward`: a model that scores a completion of a prompt, from the SFT model by TRL's RewardTrainer."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+from stages.store.kept import note
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, stream
 from stages.store.work import SCRATCH, Work, last_of, read_curves
@@ -88,7 +88,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         Scored(pair, sources[prompt], *both, *tokens)
         for pair, prompt, both, tokens in zip(held_out.ids, given.prompts, rewards, lengths, strict=True)
     ]
-    (out / "held_out.json").write_text(json.dumps([asdict(pair) for pair in scored]))
+    note(out / "held_out.json", [asdict(pair) for pair in scored])
     found = pairwise.figures(scored) if scored else {}
     figures = last_of(read_curves(out.path), *SHOWN)
     steps = trainer.state.global_step

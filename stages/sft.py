@@ -6,37 +6,35 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
-from trl import SFTConfig, pack_dataset
+from trl import SFTConfig
 from trl.trainer import disable_dropout_in_model
 
 from stages.config.blocks.training import SFT
-from stages.config.choices import Adapter, TrainedTurns
+from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
 from stages.models.contract import Contract
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
-from stages.models.masking import masked
 from stages.models.packing import pack_segments
-from stages.models.rendering import ContractError
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
-from stages.store.records import Example, content_id, stream
+from stages.store import whole
+from stages.store.kept import note
+from stages.store.records import Example, stream
 from stages.store.work import SCRATCH, Work
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
-from stages.training.batches import Turns, each_alike, fill
+from stages.training.batches import Turns, each_alike
 from stages.training.callbacks import in_one_line, lower_rate
-from stages.training.dropped import Dropped
+from stages.training.demonstrations import Row, prepare
 from stages.training.publish import Best, publish, save_trained
 from stages.training.run import train
 from stages.training.samples import Samples
 from stages.training.validation import Course
 
-IGNORED = -100  # the label of a token that is not trained
 RISE = 0.05  # of the validation loss: more of it than this, and than its noise, and nothing is published
 
 
@@ -60,41 +58,33 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         card.write(out / "model", "sft", cfg, inputs, {})
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
-    answered = [e for e in stream(inputs["data"] / "examples.parquet", Example) if e.reference]
-    trainable = [e for e in answered if e.split == "sft"]
-    if not trainable:
-        raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
-    dropped = Dropped(out, "rows")
-    train_rows = tokenize(trainable, terms, cfg, dropped)
-    validation = [e for e in answered if e.split == "validation"]
-    validation_rows = tokenize(validation, terms, cfg, dropped)
-    count = len(trainable) + len(validation)
-    rows_dropped = dropped.settle(count, len(train_rows), cfg.max_dropped, f"{cfg.block}.max_dropped")
-    example = shown(trainable, train_rows, cfg)
-    rows = pack(train_rows, cfg.max_length, cfg.batch_size) if cfg.packing else train_rows
-    turns = Turns([row["id"] for row in rows], cfg.batch_size, cfg.seed, cfg.block)
+    given = prepare(stream(inputs["data"] / "examples.parquet", Example), terms, cfg, out)
+    rows, validation, conversations = given.train, given.validation, len(given.train)
+    if cfg.packing:
+        rows.pack(cfg.max_length, cfg.batch_size)
+    turns = Turns(rows.ids, cfg.batch_size, cfg.seed, cfg.block)
 
     options = {"packing": cfg.packing, "eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = arguments(SFTConfig, cfg, out, **options)
     cfg = budget.fitted(cfg, args, base, out)
+    evaluated = each_alike([*range(len(validation))], args.world_size)
     trainer = SupervisedTrainer(
         trainable_model(base, terms, cfg, args.device),
         cfg=cfg,
         out=out,
         turns=turns,
         args=args,
-        train_dataset=columns(rows),
-        eval_dataset=columns(each_alike(validation_rows, args.world_size)) if validation_rows else None,
+        train_dataset=rows.dataset,
+        eval_dataset=validation.dataset.select(evaluated) if evaluated else None,
         processing_class=terms.tokenizer,
     )
     best = Best(trainer, out / SCRATCH / "best")
-    whole = {row["id"] for row in validation_rows}
-    samples = Samples(trainer, cfg, [e.messages for e in validation if e.id in whole], terms, out)
-    train(trainer, cfg, out, best, samples, *([Isolation(trainer, cfg, example["input_ids"])] if cfg.packing else []))
+    samples = Samples(trainer, cfg, given.prompts, terms, out)
+    train(trainer, cfg, out, best, samples, *([Isolation(trainer, cfg, given.shown.ids)] if cfg.packing else []))
     losses: list[float] = []
     if best.found:
         course, step = Course(trainer), int(best.found["step"])
-        compare(course, step, len(validation_rows), cfg, out)
+        compare(course, step, len(validation), cfg, out)
         losses = course.row_losses(step)
     else:
         save_trained(trainer, best.folder)
@@ -104,17 +94,18 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     frozen = lambda weights: under_contract(load_model(base, weights), terms, cfg.seed)
     publish(best.folder, cfg, out, base, frozen)
     terms.save(out / "model")
-    show_tokens(example, trainable, terms, out / "token_example.json")
+    show_tokens(given.shown, terms, out / "token_example.json")
     # Several processes may evaluate the first rows again, after the last.
-    by_row = [{"id": row["id"], "loss": loss} for row, loss in zip(validation_rows, losses, strict=False)]
-    (out / "held_out.json").write_text(json.dumps(by_row))
+    by_row = [{"id": row, "loss": loss} for row, loss in zip(validation.ids, losses, strict=False)]
+    note(out / "held_out.json", by_row)
     figures = {"steps": trainer.state.global_step, **best.found}
     seen = turns.seen(trainer.state.global_step)
-    trained_tokens = sum(label != IGNORED for i in seen for label in rows[i]["labels"])
+    lengths, trained = rows.lengths, rows.trained
+    trained_tokens = sum(trained[i] for i in seen)
     if unseen := turns.told(trainer.state.global_step, "packed rows" if cfg.packing else "rows"):
         out.warn(unseen)
     packed = f" in {len(rows)} packed ones" if cfg.packing else ""
-    summary = f"{len(train_rows)} rows{packed}, {trained_tokens} trained tokens"
+    summary = f"{conversations} rows{packed}, {trained_tokens} trained tokens"
     if turns.left_out:
         summary += f", {turns.left_out} of {turns.rows} rows left out of each epoch in turn"
     if "eval_loss" in figures:
@@ -127,8 +118,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "rows": len(rows),
         "rows_cut": turns.left_out,
         "rows_unseen": len(rows) - len(seen),
-        "rows_dropped": rows_dropped,
-        "tokens": sum(times * len(rows[i]["input_ids"]) for i, times in seen.items()),
+        "rows_dropped": given.dropped,
+        "tokens": sum(times * lengths[i] for i, times in seen.items()),
         "trained_tokens": trained_tokens,
         **figures,
         "summary": summary,
@@ -154,45 +145,6 @@ def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device)
     return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed)
 
 
-def columns(rows: list[dict[str, Any]]) -> Dataset:
-    """Tokenised rows as the trainer reads them: all columns but the id."""
-    return Dataset.from_list([{k: v for k, v in row.items() if k != "id"} for row in rows])
-
-
-def tokenize(examples: list[Example], terms: Contract, cfg: SFT, dropped: Dropped) -> list[dict[str, Any]]:
-    """`id`, `input_ids` and `labels` of every example that the template can render and that fits whole."""
-    rows = []
-    for example, found in zip(examples, terms.examples(e.conversation for e in examples), strict=True):
-        try:
-            if isinstance(found, ContractError):
-                raise found
-            ids, trained = found
-            if masks(example, cfg):
-                last = cfg.trained_turns is TrainedTurns.last
-                trained = masked(ids, trained, terms.stop_ids[0], example.trained, last)
-        except ContractError as reason:
-            dropped.add(example.id, reason)
-            continue
-        if len(ids) > cfg.max_length:
-            dropped.add(example.id, f"longer than {cfg.block}.max_length={cfg.max_length} tokens", len(ids))
-            continue
-        labels = [i if t else IGNORED for i, t in zip(ids, trained, strict=True)]
-        rows.append({"id": example.id, "input_ids": ids, "labels": labels})
-    return rows
-
-
-def masks(example: Example, cfg: SFT) -> bool:
-    """Whether an assistant turn of a conversation is not trained."""
-    turns = sum(turn["role"] == "assistant" for turn in example.conversation)
-    return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
-
-
-def shown(examples: list[Example], rows: list[dict[str, Any]], cfg: SFT) -> dict[str, Any]:
-    """The row that the report shows: the first, or the first with a turn that is not trained."""
-    told = {example.id for example in examples if masks(example, cfg)}
-    return next((row for row in rows if row["id"] in told), rows[0])
-
-
 def compare(course: Course, step: int, rows: int, cfg: SFT, out: Work) -> None:
     """Compare the validation rows' losses at the step that is published with those before the first.
 
@@ -213,23 +165,13 @@ def compare(course: Course, step: int, rows: int, cfg: SFT, out: Work) -> None:
     out.warn(f"{told}. {lower_rate(cfg)}, unless these rows are the model's own.")
 
 
-def pack(rows: list[dict[str, Any]], length: int, batch_size: int) -> list[dict[str, Any]]:
-    """Best-fit decreasing bins of `length` tokens, in one process and a fixed order (arXiv:2404.10830), that fill
-    whole batches."""
-    ordered = sorted(rows, key=lambda row: row["id"])
-    columns = {name: [row[name] for row in ordered] for name in ("input_ids", "labels")}
-    packed = pack_dataset(Dataset.from_dict(columns), length, "bfd").to_list()
-    return [{"id": content_id(row["input_ids"]), **row} for row in fill(packed, batch_size)]
-
-
-def show_tokens(row: dict[str, Any], examples: list[Example], terms: Contract, path: Path) -> None:
+def show_tokens(row: Row, terms: Contract, path: Path) -> None:
     """One training example token by token: its text, whether it is trained or ends the turn, and whether it is of an
     assistant turn that is masked."""
-    example = next(example for example in examples if example.id == row["id"])
-    _, answers = terms.example(example.conversation)
+    _, answers = terms.example(row.example.conversation)
     tokens = [
-        {"text": terms.tokenizer.decode([i]), "trained": label != IGNORED, "end_of_turn": i == terms.stop_ids[0]}
-        | ({"masked": True} if answer and label == IGNORED else {})
-        for i, label, answer in zip(row["input_ids"], row["labels"], answers, strict=True)
+        {"text": terms.tokenizer.decode([i]), "trained": trained, "end_of_turn": i == terms.stop_ids[0]}
+        | ({"masked": True} if answer and not trained else {})
+        for i, trained, answer in zip(row.ids, row.trained, answers, strict=True)
     ]
-    path.write_text(json.dumps(tokens, ensure_ascii=False))
+    whole.write(path, json.dumps(tokens, ensure_ascii=False))

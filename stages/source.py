@@ -31,13 +31,8 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     found, counts, passes = Found(), Counter[str](), Gate(cfg.audit, cfg.form)
     _, own = own_part(cfg.own, out)
 
-    def counted() -> Iterator[SourceRow]:
-        for example in examples(cfg, own, passes, found):
-            counts[example.split] += 1
-            yield example
-
     with parts.told(cfg.own, "data.own", out.path):
-        save(out / "examples.parquet", counted(), SourceRow)
+        save(out / "examples.parquet", examples(cfg, own, passes, found, counts), SourceRow)
     for line in found.told:
         out.say(f"{cfg.of}: {line}")
     quarantine(found.bad, found.rows, cfg.max_bad, out)
@@ -65,32 +60,35 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
 
 
-def examples(cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, found: Found) -> Iterator[SourceRow]:
-    """The examples of a source, but for rows that the audit does not let pass."""
+def examples(
+    cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, found: Found, counts: Counter[str]
+) -> Iterator[SourceRow]:
+    """The examples of a source, but for rows that the audit does not let pass. `counts` are those of every split."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
+    unchecked = list[Check]()  # one for all rows: the fewer objects stay, the less the garbage collector walks through
 
     def example(said: Said) -> SourceRow | None:
         said = passes.shape(said)
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)
         split = split_of(prompt, shares)
-        if split in NEED_AN_ANSWER and answer is None:
+        learnt = split in NEED_AN_ANSWER
+        if learnt and answer is None:
             raise BadRow("", "no assistant turn to learn from")
-        if split not in NEED_AN_ANSWER and not messages:
+        if not learnt and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:
             raise BadRow("", f"no answer for check={source.check} to compare with")
         if said.scores and not said.scores[0]:  # of one that is a bad answer the prompt is left
-            if split in NEED_AN_ANSWER or source.check:
+            if learnt or source.check:
                 return None
             answer = None
-        if said.trained and not any(said.trained) and split in NEED_AN_ANSWER:
+        if split is None or (learnt and said.trained and not any(said.trained)):
             return None
-        if split is None:
-            return None
-        passes(said, split, found.place)
-        checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else []
         file, line = found.at
+        passes(said, split, file, line)
+        checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else unchecked
+        counts[split] += 1
         return SourceRow(
             prompt,
             messages,

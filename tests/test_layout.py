@@ -108,6 +108,24 @@ def test_files_are_short() -> None:
     assert {name for name, lines in lengths.items() if lines > 300} == set()
 
 
+def test_no_text_is_read_or_written_in_the_encoding_of_a_locale() -> None:
+    astray = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in HOUSE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and is_text(call) and "encoding" not in {each.arg for each in call.keywords}
+    ]
+    assert not astray
+
+
+def is_text(call: ast.Call) -> bool:
+    """Whether a call reads or writes a file as text: by a method of a path, or opens one in no binary mode."""
+    if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
+        return not (call.func.attr == "read_text" and call.args)  # a distribution's, which names the file
+    opens = ast.unparse(call.func) in ("open", "os.fdopen")
+    return opens and not any(isinstance(given, ast.Constant) and "b" in str(given.value) for given in call.args[1:])
+
+
 # torch is what takes seconds to import, and what a machine that only looks at results may do without.
 WITHOUT_TORCH = ("report", "label", "pairs", "data", "pipeline.build", "commands.plan", "commands.compare")
 

@@ -147,7 +147,7 @@ def given(cfg: Config) -> None:
     if cfg.stage in (Target.answer, Target.eval, Target.report) and not tests(cfg):
         raise UserError(
             f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
-            "Raise data.tasks.test, or stop at stage=dpo."
+            f"Raise data.tasks.{cfg.answer.split}, or stop at stage=dpo."
         )
 
 
@@ -174,9 +174,10 @@ def rewarded(cfg: Config) -> None:
 
 
 def tests(cfg: Config) -> int:
-    """How many prompts with checks the answers' split will have."""
+    """How many prompts the answers' split will have that say whether it helped. Rephrased ones say how consistent a
+    model is, plain ones what it retains."""
     split = cfg.answer.split
-    groups = [group for group, its in SPLIT_OF_GROUP.items() if its == split and group != "rephrased"]
+    groups = [g for g, its in SPLIT_OF_GROUP.items() if its == split and g not in ("rephrased", "open_plain")]
     sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     return sum(vars(cfg.data.tasks)[group] for group in groups) + len(sources)
 

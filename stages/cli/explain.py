@@ -139,7 +139,7 @@ def foreign(recipe: Any) -> list[str]:
 
 def yaml_place(path: Path) -> str:
     try:
-        yaml.safe_load(path.read_text())
+        yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         return f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
     return ""

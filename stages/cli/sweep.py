@@ -82,7 +82,7 @@ class Sweep(Callback):
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.error("error: %s", line)
             job = " ".join(config.hydra.overrides.task)
-            Path(config.hydra.runtime.output_dir, ERROR).write_text(visible(f"{job}: {line}"))
+            Path(config.hydra.runtime.output_dir, ERROR).write_text(visible(f"{job}: {line}"), encoding="utf-8")
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -94,7 +94,7 @@ class Sweep(Callback):
         if config.stage == Target.dpo:  # reused by the evaluations, which say more than held-out pairs
             split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
-        if failed := [path.read_text() for path in sorted(folder.glob(f"*/{ERROR}"))]:
+        if failed := [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"*/{ERROR}"))]:
             jobs = len(list(folder.glob("*/.hydra")))
             sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed; the others are done.", *failed]))
 

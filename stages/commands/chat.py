@@ -6,7 +6,7 @@ alone: asked again, a model says the same.
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from stages.samplers.sampler import Request
 from stages.store.records import Message, content_id
 
 NEW, QUIT = "/new", "/quit"
+APART = "Side by side every prompt stands by itself, and nothing is remembered."
 # Of the control characters in an answer those that move no cursor and begin no escape sequence.
 KEPT = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")
 
@@ -70,9 +71,10 @@ class Speaker:
         prompt = self.terms.prompt(messages)
         longest = self.model.config.get_text_config().to_dict().get("max_position_embeddings")
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:
+            again = f"{NEW} starts again; a" if len(messages) > 1 else "A"
             raise UserError(
                 f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens} are more than the {longest} that "
-                f"the model reads. {NEW} starts again; a lower chat.max_new_tokens leaves more room."
+                f"the model reads. {again} lower chat.max_new_tokens leaves more room."
             )
         request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
         sampler = GenerateSampler(self.model, self.terms.stop_ids, self.cfg.max_new_tokens, 1.0, 1, streamer)
@@ -85,7 +87,8 @@ def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
     """Answer prompts until the end of input: one model in conversation, several each prompt by itself."""
     speakers = {name: Speaker(folder / "model", cfg) for name, folder in nodes.items()}
     if sys.stdin.isatty():
-        terminal.out(f"{NEW} forgets the conversation, {QUIT} or Ctrl-D ends it.")
+        forgets = APART if cfg.side_by_side else f"{NEW} forgets the conversation."
+        terminal.out(f"{forgets} {QUIT} or Ctrl-D ends it.")
     if cfg.side_by_side:
         side_by_side(speakers)
     else:
@@ -93,26 +96,33 @@ def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
 
 
 def converse(speaker: Speaker) -> None:
-    messages: list[Message] = []
-    for prompt in prompts():
-        if prompt == NEW:
-            messages = []
-            continue
+    messages = list[Message]()
+
+    def say(prompt: str) -> None:
         asked = [*messages, {"role": "user", "content": prompt}]
-        try:
-            answer = speaker.answer(asked, Printed(speaker.terms))
-        except UserError as error:
-            terminal.out(error)
-            continue
-        messages = [*asked, {"role": "assistant", "content": answer}]
+        answer = speaker.answer(asked, Printed(speaker.terms))
+        messages[:] = [*asked, {"role": "assistant", "content": answer}]
+
+    ask(say, messages.clear)
 
 
 def side_by_side(speakers: dict[str, Speaker]) -> None:
-    for prompt in prompts():
+    def say(prompt: str) -> None:
         table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
         asked = [{"role": "user", "content": prompt}]
         table.add_row(*(Text(visible(speaker.answer(asked), KEPT)) for speaker in speakers.values()))
         terminal.print(table)
+
+    ask(say, lambda: terminal.out(APART))
+
+
+def ask(say: Callable[[str], None], forget: Callable[[], None]) -> None:
+    """Have every prompt answered; one that cannot be is told, and the next one waited for."""
+    for prompt in prompts():
+        try:
+            forget() if prompt == NEW else say(prompt)
+        except UserError as error:
+            terminal.out(error)
 
 
 def prompts() -> Iterator[str]:

@@ -9,7 +9,7 @@ from stages.cli.sweep import NODES
 from stages.commands.compare import PAGE
 from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.store import kept
+from stages.store import kept, locks
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,21 @@ def collect(store: Store, remove: bool) -> None:
     `outputs/compare.html` shows, that page.
 
     Raises:
-        UserError: where something is being built, or the folder is no store.
+        UserError: where the folder is no store; where it is in use, and what its users need cannot be told yet.
     """
     refuse_foreign(store)
-    locks = (store.root / "cache" / "locks").glob("*-*")
-    if remove and any(store.is_locked(*lock.name.split("-", 1)) for lock in locks):
-        raise UserError("something is being built in this store; what it needs cannot be told yet. Try again later.")
+    if not remove:
+        return look(store, remove)
+    with locks.alone(store.root) as free:
+        held = [lock for lock in sorted((store.root / "cache" / "locks").glob("*-*")) if locks.is_held(lock)]
+        if held or not free:
+            work = f"{held[0].name.replace('-', ' ', 1)} is being built in it" if held else "a command uses it"
+            raise UserError(f"nothing is removed from {store.root}: {work}. Try again once that has ended.")
+        look(store, remove)
+
+
+def look(store: Store, remove: bool) -> None:
+    """List what is not reached, and remove it if told to."""
     nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]

@@ -124,7 +124,7 @@ class Gate:
         self.auditor = Auditor(self.actions, held_out(audit), audit.thresholds)
         self.shape = Shape(form, fixed(audit))
 
-    def __call__(self, said: Said, split: str, place: str) -> None:
+    def __call__(self, said: Said, split: str, file: str, line: int) -> None:
         """Let a row pass, of which split and place are told too, and remember it.
 
         Raises:
@@ -134,7 +134,7 @@ class Gate:
             return
         for code, evidence in self.auditor.findings(said, split).items():
             raise Unwanted(code, evidence, kept=self.actions[code] != "drop")
-        self.auditor.remember(said, split, place)
+        self.auditor.remember(said, split, f"{file}:{line}")
 
 
 def fixed(audit: Audit) -> list[str]:

@@ -1,6 +1,6 @@
 """What becomes of a source's rows where it joins others, and the rows that come of it, as tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.config.blocks.data import Source
+from stages.curation.audit import Gate
 from stages.curation.joining import SFT, SPLITS, Places, Taken, ids_of
 from stages.curation.mixing import Amount, times
 from stages.formats.format import Said
@@ -36,9 +37,7 @@ class Part:
     amount: Amount = NOTHING
 
     @classmethod
-    def of(
-        cls, source: Source, file: Path, rows: Places, taken: Taken, passes: Callable[[Said, str, str], None] | None
-    ) -> "Part":
+    def of(cls, source: Source, file: Path, rows: Places, taken: Taken, passes: Gate | None) -> "Part":
         """The rows that no earlier source has, as many as the source may bring; they are held from now on."""
         unwanted = dict(found_among(file, passes)) if passes else {}
         wanted = np.delete(rows, [*unwanted])
@@ -83,11 +82,11 @@ class Part:
             start += len(batch)
 
 
-def found_among(file: Path, passes: Callable[[Said, str, str], None]) -> Iterator[tuple[int, Row]]:
+def found_among(file: Path, passes: Gate) -> Iterator[tuple[int, Row]]:
     """The rows that an audit finds something in beside the rows before them, by their number, with the reason."""
     for i, row in enumerate(stream(file, SourceRow)):
         said = Said(row.messages, [] if row.reference is None else [row.reference])
         try:
-            passes(said, row.split, f"{row.file}:{row.line}")
+            passes(said, row.split, row.file, row.line)
         except Unwanted as reason:
             yield i, Row(row.file, row.line, {"messages": row.messages, "reference": row.reference}, reason)

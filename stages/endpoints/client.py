@@ -77,9 +77,9 @@ class Client:
 
     @contextmanager
     def opened(self) -> Iterator["Client"]:
-        """Hold the file of kept answers; no other process then asks this model."""
+        """Hold the files of kept answers and of what is spent; no other process then asks this model."""
         self.ended = False
-        with self.calls.opened():
+        with self.calls.opened(), self.spending.opened():
             yield self
 
     @cached_property
@@ -98,13 +98,11 @@ class Client:
                 f"{self.name}.api_key_env={self.endpoint.api_key_env}: the environment has no such variable. Set it, "
                 "and the same command goes on from here."
             )
-        # Left out, the key and address would be those of OpenAI's own variables, sent to whoever is named here.
-        return openai.AsyncOpenAI(
-            api_key=self.secret or "none",
-            base_url=self.endpoint.base_url,
-            max_retries=0,
-            timeout=self.endpoint.runtime.timeout,
-        )
+        key = self.secret or "none"
+        with without_openai_variables():
+            return openai.AsyncOpenAI(
+                api_key=key, base_url=self.endpoint.base_url, max_retries=0, timeout=self.endpoint.runtime.timeout
+            )
 
     @property
     def secret(self) -> str:
@@ -209,3 +207,14 @@ class Client:
         money = {"money": spent.money} if self.endpoint.price.known else {}
         counted = {"made": spent.calls, "kept": self.reused, "failed": dict(self.failures)}
         return counted | {"input_tokens": spent.input, "output_tokens": spent.output} | money
+
+
+@contextmanager
+def without_openai_variables() -> Iterator[None]:
+    """Within, the environment lacks OpenAI's own variables: a key, an organisation, a project, any headers. A client
+    sends to whoever is named what it finds of them when it is made, and no argument turns off the headers."""
+    taken = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("OPENAI_")}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)

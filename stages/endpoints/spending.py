@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stages.config.blocks.endpoints import Budget, Price
@@ -15,12 +17,14 @@ MILLION = 1_000_000
 
 class Spending:
     """Counts calls, tokens and money. Before a call it takes what the call may cost at most, after it gives back the
-    rest. Both stand in a file, so that a resume goes on counting; a call that a kill interrupted counts in full."""
+    rest. Both stand in a file, so that a resume goes on counting; a call that a kill interrupted counts in full. To be
+    used inside `opened`."""
 
     def __init__(self, file: Path, budget: Budget, price: Price, key: str):
         self.budget, self.price, self.key = budget, price, key
         self.calls = self.input = self.output = self.open = 0
         self.settled = asyncio.Event()
+        self.path = file
         file.parent.mkdir(parents=True, exist_ok=True)
         drop_torn(file)
         for line in file.read_bytes().splitlines() if file.exists() else ():
@@ -28,7 +32,12 @@ class Spending:
                 self._add(*json.loads(line))
             except WRONG_SHAPE:
                 continue
-        self.file = open(file, "a")  # noqa: SIM115  # as long as the node is worked on
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the file that every call is noted in."""
+        with open(self.path, "a", encoding="utf-8") as self.file:
+            yield
 
     def _add(self, calls: int, input_tokens: int, output_tokens: int) -> None:
         self.calls, self.input, self.output = (

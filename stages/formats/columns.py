@@ -106,11 +106,11 @@ def at(value: Any, path: Path) -> Any:
 @dataclass(frozen=True)
 class Beside:
     """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
-    each would change what a row means; where `turns` are, with the keys that are known of answers among them, and
-    which keys the user `dropped`."""
+    each would change what a row means; where `turns` are, of which role, with the keys that are known of answers among
+    them; and which keys the user `dropped`."""
 
     columns: Mapping[str, bool]
-    turns: Mapping[str, Collection[str]]
+    turns: Mapping[str, tuple[str, Collection[str]]]
     dropped: Collection[str]
 
     @classmethod
@@ -135,25 +135,28 @@ class Beside:
                 foreign = texts and not BESIDE_A_TEXT & set(name.split("_"))
                 found[column] = name not in decided and bool(changing or foreign)
         turns = {
-            path: {*dropped, *(WEIGHTS if role in weighed else ())}
+            path: (role, {*dropped, *(WEIGHTS if role in weighed else ())})
             for role in TURNS
             if isinstance(path := paths.get(role), str)
         }
         return cls(found, turns, dropped)
 
 
-def unread(row: Mapping[str, Any], beside: Beside) -> list[str]:
-    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`.
+def unread(row: Mapping[str, Any], values: Mapping[str, Any], beside: Beside) -> list[str]:
+    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. `values` are
+    those of its roles.
 
     Raises:
         ChangesMeaning: where one of them changes what the row means.
     """
-    found = [column for column in beside.columns if says(column, row[column], 1)]
-    for column in found:
-        if beside.columns[column]:
-            raise ChangesMeaning(column)
-    for path, of_answers in beside.turns.items():
-        if isinstance(turns := at(row, path), (list, dict)):
+    found = []
+    for column, changing in beside.columns.items():
+        if says(column, row[column], 1):
+            if changing:
+                raise ChangesMeaning(column)
+            found.append(column)
+    for path, (role, of_answers) in beside.turns.items():
+        if isinstance(turns := values.get(role), (list, dict)):
             found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped, of_answers)]
     return found
 

@@ -110,33 +110,32 @@ def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Ro
             return
         if magic.startswith(b"PK\x03\x04"):
             raise UserError(f"{file}: is a zip archive or a workbook. Unpack it, or save its table as CSV.")
-        yield from stream_rows(file, opened(file, plain, magic), documents, partial(watch, plain.tell))
+        with opened(file, plain, magic) as stream:
+            yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
 
 
 def stream_rows(
-    file: Path, opened: io.BufferedReader, documents: str | None, watched: Callable[[], None]
+    file: Path, stream: io.BufferedReader, documents: str | None, watched: Callable[[], None]
 ) -> Iterator[Row]:
     """The rows of a file that is text. Those that are read a row at a time are `watched`."""
-    with opened as stream:
-        start = stream.peek(BEGINNING)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name}")
-        kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
-        if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
-            watched()
-            yield from csv_rows(file, stream)
-        elif kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
-            yield from text_rows(file, stream.read(), documents)
-        elif first == b"[":
-            watched()
-            yield from array_rows(file, stream)
-        elif start.lstrip(SPACE).split(b"\n")[0].strip() == b"{":
-            content = stream.read()
-            refuse_object(file, content)
-            yield from line_rows(file, io.BytesIO(content))
-        else:
-            watched()
-            yield from line_rows(file, stream)
+    start = stream.peek(BEGINNING)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name}")
+    kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
+    if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
+        watched()
+        return csv_rows(file, stream)
+    if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
+        return text_rows(file, stream.read(), documents)
+    if first == b"[":
+        watched()
+        return array_rows(file, stream)
+    if start.lstrip(SPACE).split(b"\n")[0].strip() == b"{":
+        content = stream.read()
+        refuse_object(file, content)
+        return line_rows(file, io.BytesIO(content))
+    watched()
+    return line_rows(file, stream)
 
 
 def opened(file: Path, plain: io.FileIO, magic: bytes) -> io.BufferedReader:

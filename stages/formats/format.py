@@ -135,9 +135,9 @@ class Format(ABC):
 
     def learnt(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> Said:
         """A conversation with the answer that ends it, and which of its assistant turns are trained."""
-        turns = messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
-        trained = of_row(row, turns, self.dropped)
-        self.untrained += (trained or []).count(False)
+        trained = of_row(row, messages, self.dropped, answer is not None)
+        if trained:
+            self.untrained += trained.count(False)
         return Said(messages, [] if answer is None else [answer], trained=trained)
 
     def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
@@ -152,7 +152,7 @@ class Format(ABC):
         """The answer in a string, a turn, or a list of turns that may repeat what was asked."""
         if isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value):
             raise BadRow(field, f"holds {len(value)} answers: `columns: {{{field}: COLUMN.0}}` takes the first")
-        if isinstance(value, list | dict) and not is_parts(value):
+        if isinstance(value, (list, dict)) and not is_parts(value):
             turns = [message(turn, field, self.strip) for turn in (value if isinstance(value, list) else [value])]
             if turns[:-1] not in ([], asked) or turns[-1]["role"] != "assistant":
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")

@@ -12,13 +12,21 @@ from stages.formats.row import BadRow, Row
 
 def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
     """JSON lines. Only \\n ends a line: U+2028 may stand inside a string."""
+    name = str(file)
     for i, line in enumerate(lines, 1):
         if not line.strip(b"\xef\xbb\xbf \t\r\n"):
             continue
         try:
-            yield json_row(file, i, line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n"))
+            text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
         except UnicodeDecodeError:
-            yield Row(str(file), i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
+            yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
+            continue
+        try:
+            yield Row(name, i, value_of(text))
+        except json.JSONDecodeError as error:
+            yield Row(name, i, text, BadRow("", f"broken JSON: {error.msg}"))
+        except BadRow as reason:
+            yield Row(name, i, text, reason)
 
 
 def refuse_object(file: Path, content: bytes) -> None:
@@ -54,15 +62,6 @@ def not_utf8(file: Path, content: bytes) -> BadRow:
     return BadRow("", f"not UTF-8{way_out if likely else ''}")
 
 
-def json_row(file: Path, place: int, text: str) -> Row:
-    try:
-        return Row(str(file), place, value_of(text))
-    except json.JSONDecodeError as error:
-        return Row(str(file), place, text, BadRow("", f"broken JSON: {error.msg}"))
-    except BadRow as reason:
-        return Row(str(file), place, text, reason)
-
-
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -74,10 +73,19 @@ def no_number(name: str) -> None:
     raise BadRow("", f"broken JSON: {name} is no number")
 
 
+SPACE = " \t\r\n"
 DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
 
 
-def value_of(text: str, decode: Callable[[str], Any] = DECODER.decode) -> Any:
+def whole(text: str) -> Any:
+    """As the decoder's `decode`, which looks for white space with a regular expression, before and after."""
+    value, end = DECODER.raw_decode(text := text.lstrip(SPACE))
+    if text[end:].strip(SPACE):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def value_of(text: str, decode: Callable[[str], Any] = whole) -> Any:
     """The value of a JSON text, or what `decode` makes of it.
 
     Raises:

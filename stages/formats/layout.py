@@ -1,9 +1,11 @@
 """The format of a file, told from its first rows: which column is read as what."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from stages.config.blocks.data import Source
@@ -46,8 +48,20 @@ FORMATS = {
     Wanted.preferences: PREFERENCES,
     Wanted.candidates: CANDIDATES,
 }
+Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # a role, and what gets its value from a row
 PEEKED = 200  # rows
 SHOWN = 9  # columns, in an error
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Of rows that have the same ones: the column of every role and what gets it, which roles are `stated`, and
+    what stands beside."""
+
+    paths: dict[str, Path]
+    getters: Getters
+    stated: list[str]
+    beside: Beside
 
 
 @dataclass
@@ -58,20 +72,23 @@ class Layout:
     first: dict[str, Path]  # of the roles that the first rows have
     given: Mapping[str, Path | None]
     asks: bool = False  # only for what was asked
-    known: dict[tuple[str, ...], dict[str, Path]] = field(default_factory=dict)
-    beside: dict[tuple[str, ...], Beside] = field(default_factory=dict)
+    known: dict[tuple[str, ...], Columns] = field(default_factory=dict)
 
-    def paths(self, row: dict[str, Any]) -> dict[str, Path]:
-        """The columns of a row by role: those of the first rows, and others that only some rows have."""
+    def columns(self, row: dict[str, Any]) -> Columns:
+        """The columns of a row: those of the first rows, and others that only some rows have."""
         if (found := self.known.get(tuple(row))) is None:
-            taken = dict.fromkeys([column for path in self.first.values() for column in tops(path)])
+            known = dict.fromkeys([column for path in self.first.values() for column in tops(path)])
             named = {**self.format.named(row), **STATED}
             more = {role: names for role, names in named.items() if role not in self.first}
-            found = self.known[tuple(row)] = self.first | resolved(row, more, {**self.given, **taken})
+            paths = self.first | resolved(row, more, {**self.given, **known})
+            decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
+            texts, form = isinstance(self.format, Texts), self.format
+            beside = Beside.of(row, paths, form.dropped, decided, texts, form.weighed)
+            found = self.known[tuple(row)] = Columns(paths, getters_of(paths, row), [*STATED.keys() & paths], beside)
         return found
 
-    def said(self, row: Any) -> Said:
-        """What a row says.
+    def read(self, row: Any) -> tuple[Said, list[str]]:
+        """What a row says, and those of its columns that are not read.
 
         Raises:
             BadRow: where it cannot be used.
@@ -79,34 +96,26 @@ class Layout:
         """
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
-        values = values_of(row, self.paths(row))
-        stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in STATED if role in values}
+        columns = self.columns(row)
+        values = values_of(row, columns.getters)
+        stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in columns.stated if role in values}
+        said = self.said(row, values, columns.paths)
+        return (said._replace(**stated) if stated else said), unread(row, values, columns.beside)
+
+    def said(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> Said:
+        """As `read`, by the values of a row's roles."""
         for role in self.format.needs:
             if role not in values:
                 column = str(self.first.get(role, role))
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
-            said = Said(self.format.request(values), []) if self.asks else self.format.said(values)
-            return said._replace(**stated) if stated else said
+            return Said(self.format.request(values), []) if self.asks else self.format.said(values)
         except BadRow as bad:
-            path = self.paths(row).get(bad.field)
+            path = paths.get(bad.field)
             raise BadRow(path if isinstance(path, str) else bad.field, bad.reason) from None
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
-            raise ChangesMeaning(f"{self.paths(row)[role]}{dot}{key}", error.reason) from None
-
-    def unread(self, row: dict[str, Any]) -> list[str]:
-        """The columns of a row that are not read.
-
-        Raises:
-            ChangesMeaning: where one of them changes what the row means.
-        """
-        if (beside := self.beside.get(columns := tuple(row))) is None:
-            decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
-            texts, form = isinstance(self.format, Texts), self.format
-            beside = Beside.of(columns, self.paths(row), form.dropped, decided, texts, form.weighed)
-            self.beside[columns] = beside
-        return unread(row, beside)
+            raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
 
     def told(self) -> str:
         """`{prompt: instruction, completion: output}`: what `columns` would say."""
@@ -154,7 +163,7 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
 def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], way_out: str) -> None:
     """Have a format look at a file's rows before it reads them."""
     seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if layout.format.learns_all else rows
-    values = (values_of(row, layout.paths(row)) for row in seen)
+    values = (values_of(row, layout.columns(row).getters) for row in seen)
     try:
         layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, way_out)
     except UserError as error:
@@ -180,19 +189,26 @@ def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None
 def fits(layout: Layout, row: dict[str, Any]) -> bool:
     """Whether a row is of this format: it has what is needed, and no column that would mean something else."""
     unknown = {role for role, path in layout.given.items() if path is not None} - layout.first.keys()
-    values = values_of(row, layout.first)
+    values = values_of(row, getters_of(layout.first, row))
     if unknown or not values.keys() >= {*layout.format.needs} or not layout.format.fits(values):
         return False
+    columns = layout.columns(row)
     try:
-        layout.unread(row)
+        unread(row, values_of(row, columns.getters), columns.beside)
     except ChangesMeaning:
         return not isinstance(layout.format, Texts)  # else it is told by name
     return True
 
 
-def values_of(row: dict[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
+def getters_of(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
+    """What gets the value of every role from a row that has these columns."""
+    whole = [*columns]
+    return [(role, itemgetter(path) if path in whole else partial(at, path=path)) for role, path in paths.items()]
+
+
+def values_of(row: dict[str, Any], getters: Getters) -> dict[str, Any]:
     """What a row says by role, where it says something."""
-    return {role: value for role, path in paths.items() if not empty(value := at(row, path))}
+    return {role: value for role, get in getters if not empty(value := get(row))}
 
 
 def in_words(value: Any) -> str:

@@ -23,7 +23,7 @@ def reader(function: Callable[..., Any], options: Mapping[str, Any], name: str) 
         last = [] if answer is None else [{"role": "assistant", "content": text(answer, "answer")}]
         whole = [message(turn, "messages") for turn in turns] + last
         messages, reply = split_off_answer(whole)
-        trained = of_row({"messages": [*turns, *last]}, whole, ())
+        trained = of_row({"messages": [*turns, *last]}, whole, (), answered=False)
         return Said(messages, [] if reply is None else [reply], trained=trained)
 
     return said

@@ -69,8 +69,7 @@ def convert(
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:
             layout = layout_of(table, source, key, wanted) if own is None else None
-            said_by = layout.said if layout else own or refused
-            for made in of_table(table, said_by, layout, made_of, found, key):
+            for made in of_table(table, layout, own, made_of, found, key):
                 if found.rows - progress.done >= TOLD_EVERY:
                     if read := table.read():
                         progress.expect(round(found.rows * size / (before + read)))
@@ -93,8 +92,8 @@ def refused(row: Any) -> Said:
 
 def of_table(
     table: Table,
-    said_by: Callable[[Any], Said],
     layout: Layout | None,
+    own: Callable[[Any], Said] | None,
     made_of: Callable[[Said], Made | None],
     found: Found,
     key: str,
@@ -107,8 +106,8 @@ def of_table(
         try:
             if row.error:
                 raise row.error
-            said = said_by(row.value)
-            if layout and (columns := layout.unread(row.value)):
+            said, columns = layout.read(row.value) if layout else ((own or refused)(row.value), [])
+            if columns:
                 found.unused.update(dict.fromkeys(columns))
             made = made_of(said)
         except ChangesMeaning as error:
@@ -172,7 +171,7 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
 
 def keep_apart(rows: list[Row], out: Work) -> None:
     """Write rows to `quarantine.jsonl`, with their reasons."""
-    with open(out / "quarantine.jsonl", "a") as file:
+    with open(out / "quarantine.jsonl", "a", encoding="utf-8") as file:
         for row in rows:
             assert row.error is not None
             entry = {"file": row.file, "line": row.line, "field": row.error.field, "reason": row.error.reason}

@@ -4,6 +4,7 @@ form that Hermes and Qwen models were trained on: https://github.com/NousResearc
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from stages.formats.row import BadRow
@@ -22,7 +23,7 @@ PAIR = ("input", "human", "user", "question", "prompt", "output", "assistant", "
 CALLS = ("tool_calls", "function_call")
 # Who may speak after whom; a conversation begins with the user, after a system message if there is one.
 AFTER = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
-NOTHING = {"", "[]", "{}"}  # in JSON
+NOTHING = ("", "[]", "{}")  # in JSON; no set, for which a text would be hashed
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 TOOLS = (
     "You can call these tools. A call is a line of JSON with name and arguments between <tool_call> and </tool_call>."
@@ -170,17 +171,21 @@ def earlier(row: Mapping[str, Any]) -> list[Message]:
 
 def split_off_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
     """Check who speaks when, and take the last assistant turn off."""
-    roles = [turn["role"] for turn in turns]
-    if "system" in roles[1:]:
-        raise BadRow("", "a system message that is not the first")
-    before = None
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
-    if "user" not in spoken:
-        raise BadRow("", "no user turn")
-    for role in spoken:
-        if role not in AFTER[before]:
-            raise BadRow("", f"user and assistant do not take turns: {', '.join(spoken)}")
-        before = role
-    if before == "assistant":
+    if reason := disorder(tuple([turn["role"] for turn in turns])):
+        raise BadRow("", reason)
+    if turns[-1]["role"] == "assistant":
         return turns[:-1], turns[-1]["content"]
     return turns, None
+
+
+@lru_cache(maxsize=1000)
+def disorder(roles: tuple[str, ...]) -> str:
+    """What is wrong with the order in which these speak; empty where nothing is."""
+    if "system" in roles[1:]:
+        return "a system message that is not the first"
+    spoken = roles[1:] if roles[:1] == ("system",) else roles
+    if "user" not in spoken:
+        return "no user turn"
+    if any(role not in AFTER[before] for before, role in zip((None, *spoken), spoken, strict=False)):
+        return f"user and assistant do not take turns: {', '.join(spoken)}"
+    return ""

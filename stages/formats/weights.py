@@ -36,12 +36,14 @@ def of_turns(given: Any, column: str, dropped: Collection[str] = ()) -> list[boo
     ]
 
 
-def of_row(row: Mapping[str, Any], turns: list[Message], dropped: Collection[str]) -> list[bool] | None:
+def of_row(
+    row: Mapping[str, Any], turns: list[Message], dropped: Collection[str], answered: bool
+) -> list[bool] | None:
     """Whether each assistant turn of a conversation is trained, by its row's weight and those of its `messages`, which
-    come last in it; None where all are."""
+    come last in it; None where all are. `answered`: another one comes after these turns."""
     if "messages" not in row and "weight" not in row:
         return None
-    count = sum(turn["role"] == "assistant" for turn in turns)
+    count = sum(turn["role"] == "assistant" for turn in turns) + answered
     own = of_turns(row["messages"], "messages", dropped) if "messages" in row else []
     found = [True] * (count - len(own)) + own
     if "weight" in row and not flag(row["weight"], "weight"):

@@ -35,7 +35,7 @@ def keeping() -> Iterator[None]:
     libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.malloc_trim(0)
     size = int(RESERVED * os.sysconf("SC_PHYS_PAGES")) * PAGE
-    counted = OVERCOMMIT.exists() and OVERCOMMIT.read_text().strip() == "2"
+    counted = OVERCOMMIT.exists() and OVERCOMMIT.read_text(encoding="utf-8").strip() == "2"
     held = list[int]()
     # Addresses: the heap grows by them, and has memory only where it was written to.
     if not counted and (heap := libc.malloc(size)):
@@ -56,7 +56,7 @@ def claimed(libc: ctypes.CDLL, heap: int) -> list[int]:
     for every large tensor: sampling after a long training took three times as long.
     """
     found = list[int]()
-    if begins := re.search(r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(), flags=re.MULTILINE):
+    if begins := re.search(r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(encoding="utf-8"), flags=re.MULTILINE):
         start = int(begins[1], 16)  # glibc writes where a block begins: a small page each
         libc.madvise(start, heap // PAGE * PAGE - start, MADV_NOHUGEPAGE)
     for size in BLOCKS:

@@ -43,7 +43,7 @@ def processor(on_gpu: bool) -> str:
         return found.name if (found := gpu()) else "GPU"
     told = dict[str, str]()
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
-        first, *_ = cpuinfo.read_text().split("\n\n")
+        first, *_ = cpuinfo.read_text(encoding="utf-8").split("\n\n")
         told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
     kind = "/".join(told[key] for key in ("cpu family", "model", "stepping") if key in told)
     name = told.get("model name") or platform.processor() or platform.machine()
@@ -60,7 +60,7 @@ def computes_bf16() -> bool:
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    flags = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
     return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
@@ -78,8 +78,8 @@ def free_memory() -> int:
     their limits, if that is less (Linux; elsewhere all that the machine has)."""
     if platform.system() != "Linux":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = [int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024]
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    free = [int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"))[0]) * 1024]
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers in ("", "memory"):
             free += group_memory(Path("/sys/fs/cgroup") / controllers, group.strip("/"))
@@ -98,17 +98,17 @@ def group_memory(root: Path, group: str) -> Iterator[int]:
         if not folder.is_relative_to(root):
             return
         limit, used = (folder / name for name in names)
-        if limit.exists() and (most := limit.read_text().strip()) != "max":
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        if limit.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
             idle = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-            yield int(most) - int(used.read_text()) + idle
+            yield int(most) - int(used.read_text(encoding="utf-8")) + idle
 
 
 def reset_peak_memory() -> None:
     """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own), and of the
     GPU's."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     if cuda := cuda_in_use():
         cuda.reset_peak_memory_stats()
 
@@ -136,7 +136,7 @@ def peak_memory() -> int:
     """Bytes of resident memory at the high-water mark since `reset_peak_memory`."""
     status = Path("/proc/self/status")
     if status.exists():
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024
     import resource

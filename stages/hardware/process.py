@@ -1,9 +1,11 @@
 """What a process of ours is told at its start, before any library is loaded: by run.py, by every job of a sweep, and
 by every worker of a training stage. Nothing of ours changes the process by being imported."""
 
+import io
 import json
 import logging
 import os
+import sys
 import uuid
 import warnings
 
@@ -54,6 +56,8 @@ def prepare(typed: list[str] | None = None) -> None:
         os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex  # `rebuild=` rebuilds once per command, not per job
     logging.raiseExceptions = False  # a log file on a full disk is no reason for a traceback per line
     logging.setLogRecordFactory(Record)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the locale has no sign for; stderr does so by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
     if "WANDB_MODE" in os.environ:  # transformers tells stdout of it as it is imported, whatever the tracker
         os.environ["PLUMBLINE_WANDB_MODE"] = os.environ.pop("WANDB_MODE")
     for name, level in QUIETER.items():

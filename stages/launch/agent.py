@@ -31,7 +31,7 @@ def main(job_file: Path, node_rank: int) -> int:
     """Returns 0, 1 where a worker failed, or KILLED where SIGKILL ended one: the others fail too, without it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
-    job = json.loads(job_file.read_text())
+    job = json.loads(job_file.read_text(encoding="utf-8"))
     here, nodes = job["launch"]["processes"], job["launch"]["nodes"]
     try:
         host, port, _store = meeting_point(job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank)

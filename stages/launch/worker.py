@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def main(job_file: Path) -> None:
     """Run the stage that the job names; leave result or failure in its scratch folder."""
-    job, rank = json.loads(job_file.read_text()), int(os.environ["RANK"])
+    job, rank = json.loads(job_file.read_text(encoding="utf-8")), int(os.environ["RANK"])
     die_with_agent()
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")

@@ -20,6 +20,7 @@ from stages.config.blocks.models import Template
 from stages.models.chat_templates import adds_bos, chat_template
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError, Unbounded, tokens_of, try_out
+from stages.store import whole
 from stages.store.kept import having, load_json
 from stages.store.records import Message, content_id
 
@@ -169,7 +170,7 @@ class Contract:
         """Write tokenizer and contract beside the weights."""
         self.tokenizer.save_pretrained(model)
         promise = {**self.facts(), "golden": self.golden()}
-        (model / "contract.json").write_text(json.dumps(promise, indent=1, ensure_ascii=False))
+        whole.write(model / "contract.json", json.dumps(promise, indent=1, ensure_ascii=False))
         load(model)  # what was written is what will be read
 
 

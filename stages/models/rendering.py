@@ -74,7 +74,7 @@ def _measure(tokenizer: PreTrainedTokenizerBase, messages: list[Message], length
     """Fill in the length of what is rendered. This process ends by a signal where that takes too long, and with a
     status where it takes too much memory. What else may be wrong with a template shows when it is used."""
     statm = Path("/proc/self/statm")
-    held = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 1 << 50
+    held = int(statm.read_text(encoding="utf-8").split()[0]) * resource.getpagesize() if statm.exists() else 1 << 50
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     bounds = [held + MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))

@@ -1,7 +1,8 @@
-"""Which contrasts may become pairs, and which rule refused the others."""
+"""Which contrasts may become pairs, which rule refused the others, and what would let those through."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,35 +10,52 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Unfinished
 from stages.pairing.contrasts import Contrast
 
+FEWER = "fewer than two judged candidates"
+OUTSIDE_QUANTILES = "no margin within pairs.margin_quantiles"
 BETTER_UNFINISHED = "only an unfinished candidate was better"
 WORSE_UNFINISHED = "only an unfinished candidate was worse"
+# How candidates come that can be told apart: by drawing others; where somebody has them already, by giving others.
+DRAW = "Raise sample.temperatures or sample.candidates_per_prompt"
+GIVE = "The file must have two different answers to a prompt, one of them better"
+
+
+class Rule(NamedTuple):
+    """What a contrast must be to become a pair, the reason that one gets which is not, and what would change that."""
+
+    reason: str
+    keeps: Callable[[Contrast], bool]
+    way_out: str
 
 
 class Admission:
     """Which contrasts may become pairs: by the rules, and by `margins`, between which theirs must lie. How many
-    contrasts each rule refused is in `refused`."""
+    contrasts each rule refused is in `refused`. `others`: how candidates come that can be told apart."""
 
-    def __init__(self, cfg: Pairs, margins: tuple[float, float] | None = None):
-        self.cfg, self.margins, self.refused = cfg, margins, Counter[str]()
+    def __init__(self, cfg: Pairs, others: str, margins: tuple[float, float] | None = None):
+        self.margins, self.unsound = margins, set[str]()
+        self.rules = rules(cfg, self.unsound, others)
+        self.ways = {rule.reason: rule.way_out for rule in self.rules}
+        self.ways |= {FEWER: others, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
+        self.refused = Counter[str]()
 
-    def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
+    def admit(self, contrasts: list[Contrast], unsound: Iterable[str]) -> tuple[list[Contrast], str]:
         """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
         ids of candidates that must not be learnt from, whatever their score."""
-        reason = "" if contrasts else "fewer than two judged candidates"
-        for name, rule in rules(self.cfg, unsound).items():
-            contrasts, reason = self.kept(contrasts, rule, name, reason)
+        self.unsound.update(unsound)
+        reason = "" if contrasts else FEWER
+        for rule in self.rules:
+            contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
         different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
         if not self.margins:
             return different, reason
         low, high = self.margins
-        within = lambda c: low <= c.distance <= high
-        return self.kept(different, within, "no margin within pairs.margin_quantiles", reason)
+        return self.kept(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
 
     def kept(
-        self, contrasts: list[Contrast], rule: Callable[[Contrast], bool], name: str, reason: str
+        self, contrasts: list[Contrast], keeps: Callable[[Contrast], bool], name: str, reason: str
     ) -> tuple[list[Contrast], str]:
         """What a rule leaves of contrasts, and the reason for there being none, which may be an earlier one."""
-        found = [contrast for contrast in contrasts if rule(contrast)]
+        found = [contrast for contrast in contrasts if keeps(contrast)]
         self.refused[name] += len(contrasts) - len(found)
         return found, name if contrasts and not found else reason
 
@@ -50,18 +68,37 @@ def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[flo
     return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
 
 
-def rules(cfg: Pairs, unsound: Container[str]) -> dict[str, Callable[[Contrast], bool]]:
-    """What a contrast must be to become a pair, by the reason that one gets which is not. In their order."""
-    return {
-        "every candidate got the same score": lambda c: c.margin is None or c.margin > 0,
-        "no two candidates differ in text": lambda c: c.better.text.strip() != c.worse.text.strip(),
+def rules(cfg: Pairs, unsound: Container[str], others: str) -> list[Rule]:
+    """In their order."""
+    longer = "Raise sample.max_new_tokens"
+    return [
+        Rule("every candidate got the same score", lambda c: c.margin is None or c.margin > 0, others),
+        Rule("no two candidates differ in text", lambda c: c.better.text.strip() != c.worse.text.strip(), others),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
-        BETTER_UNFINISHED: lambda c: c.better.finish_reason == "stop",
-        WORSE_UNFINISHED: lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
-        "no better candidate keeps the rules of pairs.quality": lambda c: c.better.candidate_id not in unsound,
-        "no score of pairs.min_score or more": lambda c: c.score is None or c.score >= cfg.min_score,
-        "no margin above pairs.min_margin": lambda c: c.margin is None or c.margin > cfg.min_margin,
-        "every length ratio above pairs.max_length_ratio": lambda c: (
-            cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio
+        Rule(BETTER_UNFINISHED, lambda c: c.better.finish_reason == "stop", longer),
+        Rule(
+            WORSE_UNFINISHED,
+            lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
+            f"{longer}, or set pairs.unfinished=keep",
         ),
-    }
+        Rule(
+            "no better candidate keeps the rules of pairs.quality",
+            lambda c: c.better.candidate_id not in unsound,
+            "Set pairs.quality=false",
+        ),
+        Rule(
+            "no score of pairs.min_score or more",
+            lambda c: c.score is None or c.score >= cfg.min_score,
+            f"Lower pairs.min_score={cfg.min_score:g}",
+        ),
+        Rule(
+            "no margin above pairs.min_margin",
+            lambda c: c.margin is None or c.margin > cfg.min_margin,
+            f"Lower pairs.min_margin={cfg.min_margin:g}",
+        ),
+        Rule(
+            "every length ratio above pairs.max_length_ratio",
+            lambda c: cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio,
+            "Raise pairs.max_length_ratio",
+        ),
+    ]

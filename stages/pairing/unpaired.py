@@ -5,7 +5,7 @@ A score says it by a threshold. Of preferences a completion has as many wins as 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
@@ -16,6 +16,14 @@ TIED = "as many preferences for it as against it"
 COPY = "the text of another one"
 UNFINISHED_GOOD = "desirable and unfinished"
 UNFINISHED_BAD = "undesirable and unfinished"
+# What would give a label to what has none.
+WAYS_OUT = {
+    UNJUDGED: "The labelling says why it could judge none",
+    COPY: "Raise sample.temperatures: most are copies",
+    TIED: "Preferences must have answers that win more often than they lose, and others that lose",
+    UNFINISHED_GOOD: "Raise sample.max_new_tokens",
+    UNFINISHED_BAD: "Raise sample.max_new_tokens, or set unpaired.unfinished=keep",
+}
 
 
 def labels(
@@ -51,3 +59,11 @@ def labels(
             found[name] = label
             texts.add(text)
     return found, out
+
+
+def threshold(scores: Sequence[float], desirable: bool) -> str:
+    """Which threshold tells apart completions with these scores, all of them desirable or all undesirable."""
+    low, high = min(scores), max(scores)
+    if low == high:
+        return f"Every score is {low:g}, which no threshold tells apart"
+    return f"Raise it above {low:g}" if desirable else f"Lower it to {high:g} or less"

@@ -11,6 +11,7 @@ from stages.config.schema import Config
 from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance
+from stages.store import locks
 from stages.store.node import Node, in_order
 from stages.store.pinning import Outside
 from stages.store.store import Store
@@ -24,6 +25,12 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
     if cfg.launch.node_rank > 0:
         return processes.follow(cfg.launch, targets, store)
+    with locks.shared(store.root):  # what is found here is not removed before it is used
+        make(targets, store, cfg, overrides)
+
+
+def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
+    """Build what the store lacks, each node under its lock, and point `latest/` at all of it."""
     missing, kept = store.missing(targets), Kept()
     for node in in_order(targets):
         if node not in missing:

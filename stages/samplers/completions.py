@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -77,25 +77,9 @@ def complete(
             raise UserError(f"the sampler {sampler.name} gives nothing for {len(left)} of {len(waiting)} prompts.")
 
     def candidate(request: Request, index: int, completion: Completion, sampler: Sampler) -> Candidate:
-        ids, text, logprob = completion.token_ids, completion.text, completion.logprob
-        if ids is not None:
-            if not all(type(i) is int and 0 <= i < rows for i in ids):
-                raise UserError(f"the sampler {sampler.name} gives token ids outside the model's, 0 to {rows - 1}.")
-            text = terms.text(ids)
-        if logprob is not None and not math.isfinite(logprob):
-            raise UserError(f"the sampler {sampler.name} gives a log-prob of {logprob}: None, where it is not known.")
-        if text is None or completion.finish_reason not in REASONS:
-            raise UserError(
-                f"the sampler {sampler.name} gives a completion of prompt {request.id} without tokens or text, or "
-                f"whose finish_reason is none of {', '.join(REASONS)}."
-            )
-        ends = [i for i, token in enumerate(ids or (), 1) if token in terms.stop_ids]
-        if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
-            raise UserError(
-                f"the sampler {sampler.name} gives a completion of prompt {request.id} with finish_reason="
-                f"{completion.finish_reason}, in which {len(ends)} of {len(ids)} tokens end a turn. The last token of "
-                "one that stopped does, and no other."
-            )
+        refuse(completion, f"the sampler {sampler.name}", request.id, terms.stop_ids, vocabulary)
+        ids = completion.token_ids
+        text = str(completion.text) if ids is None else terms.text(ids)
         return Candidate(
             prompt_id=request.id,
             candidate_id=content_id(request.id, index, text if ids is None else ids),
@@ -106,12 +90,12 @@ def complete(
             text=text,
             token_ids=ids,
             finish_reason=completion.finish_reason,
-            logprob=logprob,
+            logprob=completion.logprob,
             n_tokens=terms.length(text) if ids is None else len(ids),
             tokenizer=None if ids is None else terms.digest,
         )
 
-    rows, size = embedding_rows(model), decoding.runtime.shard_size
+    vocabulary, size, each = embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
     made = in_shards(
         prompts,
         lambda e: e.id,
@@ -121,10 +105,11 @@ def complete(
         size,
         title,
         out,
-        rows=len(decoding.temperatures),
+        rows=each,
+        whole=each,
     )
     if missing:
-        (most, times), wanted = missing.most_common(1)[0], len(prompts) * len(decoding.temperatures)
+        (most, times), wanted = missing.most_common(1)[0], len(prompts) * each
         told = f"{missing.total()} of {wanted} candidates are missing; most often ({times} times): {most}"
         if missing.total() > (max_failed or 0.0) * wanted:
             raise UserError(
@@ -132,3 +117,23 @@ def complete(
             )
         out.warn(told)
     return made
+
+
+def refuse(completion: Completion, sampler: str, prompt_id: str, stop_ids: Collection[int], vocabulary: int) -> None:
+    """Raise UserError for a completion that cannot be: `vocabulary` is how many tokens the model knows."""
+    ids, logprob = completion.token_ids, completion.logprob
+    if ids is not None and not all(type(i) is int and 0 <= i < vocabulary for i in ids):
+        raise UserError(f"{sampler} gives token ids outside the model's, 0 to {vocabulary - 1}.")
+    if logprob is not None and not math.isfinite(logprob):
+        raise UserError(f"{sampler} gives a log-prob of {logprob}: None, where it is not known.")
+    if (ids is None and completion.text is None) or completion.finish_reason not in REASONS:
+        raise UserError(
+            f"{sampler} gives a completion of prompt {prompt_id} without tokens or text, or whose finish_reason is "
+            f"none of {', '.join(REASONS)}."
+        )
+    ends = [i for i, token in enumerate(ids or (), 1) if token in stop_ids]
+    if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
+        raise UserError(
+            f"{sampler} gives a completion of prompt {prompt_id} with finish_reason={completion.finish_reason}, and "
+            f"{len(ends)} of its {len(ids)} tokens end a turn. The last token of one that stopped does, and no other."
+        )

@@ -1,7 +1,7 @@
 """Records as columns of a table: the schema follows from the types of a dataclass's fields."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from operator import attrgetter
@@ -42,13 +42,19 @@ def arrow(hint: Any) -> pa.DataType:
 
 
 def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
-    schema, columns = schema_of(kind), []
-    for name, hint in hints(kind).items():
-        values = [*map(attrgetter(name), records)]
-        if part := part_of(hint):
+    columns = []
+    for get, shape, part in columns_of(kind):
+        values = [*map(get, records)]
+        if part:
             values = [[written(each, part) for each in value] for value in values]
-        columns.append(pa.array(values, schema.field(name).type))
-    return pa.Table.from_arrays(columns, schema=schema)
+        columns.append(pa.array(values, shape))
+    return pa.Table.from_arrays(columns, names=[*hints(kind)])
+
+
+@cache
+def columns_of(kind: Any) -> list[tuple[Callable[[Any], Any], pa.DataType, Any]]:
+    """For every field what gets it, how a table holds it, and the dataclass of which it has lists."""
+    return [(attrgetter(name), arrow(hint), part_of(hint)) for name, hint in hints(kind).items()]
 
 
 def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:

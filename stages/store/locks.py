@@ -1,5 +1,6 @@
 """Locks of the kernel's: a killed holder frees its lock, and a child that inherits the descriptor keeps it."""
 
+import fcntl
 import logging
 import os
 import socket
@@ -9,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
+
+from stages.config.errors import UserError, full_disk
+
+STORE = Path("cache", "in_use.lock")  # below a store's root
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +30,18 @@ def is_held(path: Path) -> bool:
 
 
 def opened(path: Path) -> int:
-    """The descriptor of a lock's file, which children inherit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """The descriptor of a lock's file, which children inherit.
+
+    Raises:
+        UserError: where nothing can be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if full_disk(error):
+            raise
+        raise UserError(f"cannot write to {path.parent}: {error.strerror}. Set outputs=FOLDER to another.") from error
     os.set_inheritable(descriptor, True)
     return descriptor
 
@@ -44,5 +58,30 @@ def held(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def shared(store: Path) -> Iterator[None]:
+    """Use the store at this root beside others that do, once nobody is `alone` in it."""
+    descriptor = opened(store / STORE)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("stage=gc removes from %s: waiting.", store)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(store: Path) -> Iterator[bool]:
+    """Whether nobody uses the store at this root, and then nobody begins to meanwhile."""
+    descriptor = opened(store / STORE)
+    try:
+        yield filelock.lock_descriptor(descriptor, blocking=False)
     finally:
         os.close(descriptor)

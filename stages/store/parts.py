@@ -30,14 +30,18 @@ LARGEST = 1 << 24  # bytes of a user's file
 def words(room: str, kind: str) -> list[str]:
     """The files of a room that define a `kind`: `words("labelers", "Labeler")`."""
     derived = re.compile(rf"^class \w+\((?:.*\W)?{kind}\W", re.MULTILINE)
-    return [path.stem for path in sorted((ROOT / "stages" / room).glob("*.py")) if derived.search(path.read_text())]
+    return [
+        path.stem
+        for path in sorted((ROOT / "stages" / room).glob("*.py"))
+        if derived.search(path.read_text(encoding="utf-8"))
+    ]
 
 
 def families() -> list[str]:
     """The task families of the house: `data.tasks.families` may name them."""
     decorated = re.compile(r"^@family\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
     folder = ROOT / "stages" / "tasks" / "families"
-    return sorted(name for path in folder.glob("*.py") for name in decorated.findall(path.read_text()))
+    return sorted(name for path in folder.glob("*.py") for name in decorated.findall(path.read_text(encoding="utf-8")))
 
 
 def templates() -> list[str]:

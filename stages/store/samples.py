@@ -25,7 +25,7 @@ class Sample:
 def append_samples(node: Path, samples: Sequence[Sample]) -> None:
     """Add the answers of one evaluation. After a resume a step may come again."""
     lines = "".join(json.dumps(asdict(sample)) + "\n" for sample in samples)
-    with open(node / SAMPLES, "a") as file:
+    with open(node / SAMPLES, "a", encoding="utf-8") as file:
         file.write(lines)
 
 

@@ -23,12 +23,13 @@ class Held(Generic[Record]):
         self.kind, self.belongs_to, self.items = kind, belongs_to, items
         self._tables, self._places = list[pa.Table](), dict[str, tuple[int, int, int]]()
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Hold records; those of an item stand together."""
+    def add(self, records: Sequence[Record], whole: int = 1) -> None:
+        """Hold records, but of no item that has fewer than `whole`; those of an item stand together."""
         start = 0
         for item, those in groupby(records, self.belongs_to):
             count = len([*those])
-            self._places[item] = len(self._tables), start, count
+            if count >= whole:
+                self._places[item] = len(self._tables), start, count
             start += count
         self._tables.append(table_of(records, self.kind))
 
@@ -55,34 +56,38 @@ def in_shards(
     title: str,
     out: Work,
     rows: int = 1,
+    whole: int = 1,
 ) -> Held[Made]:
     """All that `produce` makes of the items; shards of `size` items survive a kill.
 
-    A shard says by its records which items it holds, so that another `size` after a resume does no harm. Progress is
-    told in rows: so many go through the model for each item.
+    A shard says by its records which items it holds, so that another `size` after a resume does no harm. An item with
+    fewer records than `whole` is held by none, and handed out again by the next attempt. Progress is told in rows: so
+    many go through the model for each item.
     """
     folder = out / SCRATCH / "shards"
     folder.mkdir(parents=True, exist_ok=True)
     made = Held(kind, belongs_to, [*map(identify, items)])
     for shard in sorted(folder.glob("*.parquet")):
         try:
-            made.add(load(shard, kind))
+            made.add(load(shard, kind), whole)
         except Damaged as error:
             set_aside(shard, error)
     waiting = [item for item in items if identify(item) not in made]
     shard_number = 1 + max(
         (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal()), default=-1
     )
-    buffer: list[Made] = []
-    held = 0
+    buffer, finished = list[Made](), 0
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
         for _, records in produce(waiting):
-            buffer += records
-            held += 1
             progress.update(rows)
-            if held == size:
+            if len(records) < whole:
+                made.add(records)
+                continue
+            buffer += records
+            finished += 1
+            if finished == size:
                 save(folder / f"{shard_number:06d}.parquet", buffer, kind)
                 made.add(buffer)
-                shard_number, buffer, held = shard_number + 1, [], 0
+                shard_number, buffer, finished = shard_number + 1, [], 0
     made.add(buffer)
     return made

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.choices import Target
-from stages.config.errors import UserError, full_disk
+from stages.config.errors import UserError
 from stages.store import locks, whole
 from stages.store.digests import digests
 from stages.store.kept import (
@@ -154,15 +154,7 @@ class Store:
     @contextmanager
     def lock(self, stage: str, name: str) -> Iterator[None]:
         """Hold a lock of the kernel's, after whoever has it now. A node's is under its stage and fingerprint."""
-        try:
-            descriptor = locks.opened(self.lock_file(stage, name))
-        except OSError as error:
-            if full_disk(error):
-                raise
-            raise UserError(
-                f"cannot write to {self.root}: {error.strerror}. Set outputs=FOLDER to another."
-            ) from error
-        with locks.held(descriptor, f"{stage} {name}"):
+        with locks.held(locks.opened(self.lock_file(stage, name)), f"{stage} {name}"):
             yield
 
     @contextmanager
@@ -230,7 +222,7 @@ class Store:
         for path in [*paths, partial]:
             sync(path)
         draft = partial / SCRATCH / "manifest.json"
-        draft.write_text(json.dumps(manifest, indent=1))
+        draft.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         sync(draft)
         os.replace(draft, partial / "manifest.json")  # from here on the folder is complete
         sync(partial)

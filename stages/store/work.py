@@ -72,7 +72,7 @@ class Work(os.PathLike[str]):
             return
         point = {"step": step, **metrics}
         strict = {k: v if math.isfinite(v) else None for k, v in point.items()}  # JSON knows no NaN
-        with open(self / CURVES, "a") as curves:
+        with open(self / CURVES, "a", encoding="utf-8") as curves:
             curves.write(json.dumps(strict, allow_nan=False) + "\n")
         self._listener(metrics, step)
 

@@ -15,6 +15,7 @@ from stages.config.blocks.training import LoRA
 from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_adapter
+from stages.store import whole
 
 ALL_LINEAR = "all-linear"
 
@@ -64,8 +65,8 @@ def name_lower(adapter: Path, frozen: Path) -> None:
     """Have adapter_config.json say the same on every machine: the model below the adapter is named by its place in the
     store, STAGE/FINGERPRINT/model, where peft wrote a path, and the modules stand in order."""
     file = adapter / "adapter_config.json"
-    content = json.loads(file.read_text()) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
+    content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
     if isinstance(content["target_modules"], list):  # peft's is a set, in another order in every process
         content["target_modules"].sort()
     file.unlink()  # it may be a hard link to the trained adapter's, which stays as it is
-    file.write_text(json.dumps(content, indent=2, sort_keys=True))
+    whole.write(file, json.dumps(content, indent=2, sort_keys=True))

@@ -3,8 +3,10 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import accumulate
-from typing import Any, TypeVar
+from operator import itemgetter
+from typing import TypeVar
 
 import torch
 from torch.utils.data import Sampler
@@ -65,25 +67,27 @@ class InTurn(Sampler[int]):
         return iter(self.turns.epoch(self.step() // self.turns.steps))
 
 
-def fill(packed: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
-    """Packed rows that fill whole batches: the fullest are split, between two conversations. Where there are fewer
-    conversations than that takes, the rows stay as they are."""
-    rows, missing = list(packed), -len(packed) % batch_size
-    if len(rows) + missing > sum(len(row["seq_lengths"]) for row in rows):
-        return rows
+def fill(bins: list[list[int]], batch_size: int) -> list[list[int]]:
+    """Packed rows, as the lengths of their conversations, that fill whole batches: the fullest are split, between two
+    conversations. Where there are fewer conversations than that takes, the rows stay as they are."""
+    missing = -len(bins) % batch_size
+    if len(bins) + missing > sum(map(len, bins)):
+        return bins
+    fullest: list[tuple[bool, int, tuple[int, ...], list[int]]]
+    fullest = [(len(row) == 1, -sum(row), (i,), row) for i, row in enumerate(bins)]
+    heapify(fullest)
     for _ in range(missing):
-        i = max(range(len(rows)), key=lambda i: (len(rows[i]["seq_lengths"]) > 1, len(rows[i]["input_ids"])))
-        rows[i : i + 1] = halves(rows[i])
-    return rows
+        _, _, place, row = heappop(fullest)
+        for side, half in enumerate(halves(row)):
+            heappush(fullest, (len(half) == 1, -sum(half), (*place, side), half))
+    return [row for *_, row in sorted(fullest, key=itemgetter(2))]
 
 
-def halves(packed: dict[str, Any]) -> list[dict[str, Any]]:
+def halves(row: list[int]) -> tuple[list[int], list[int]]:
     """A packed row as two, as alike in length as its conversations allow."""
-    ends = [*accumulate(packed["seq_lengths"])]
+    ends = [*accumulate(row)]
     parts = min(range(1, len(ends)), key=lambda i: abs(2 * ends[i - 1] - ends[-1]))
-    at = {name: parts if name == "seq_lengths" else ends[parts - 1] for name in packed}
-    first = {name: value[: at[name]] for name, value in packed.items()}
-    return [first, {name: value[at[name] :] for name, value in packed.items()}]
+    return row[:parts], row[parts:]
 
 
 def each_alike(rows: list[Row], processes: int) -> list[Row]:

@@ -26,7 +26,7 @@ class Dropped:
         self.longest = max(self.longest, tokens or 0)
         if self.out.main:
             entry = {"id": row, "reason": str(reason)} | ({"tokens": tokens} if tokens else {})
-            with open(self.out / FILE, "a") as file:
+            with open(self.out / FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def settle(self, of: int, left: int, limit: float = 1.0, key: str = "") -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Samples of a model while it is trained: at every evaluation it answers the same few held-out prompts, greedily."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -33,7 +33,8 @@ class Samples(TrainerCallback):
     ):
         self.trainer, self.cfg, self.terms, self.out = trainer, cfg, terms, out
         whole = cfg.runtime.sharding is Sharding.none
-        self.requests = first_by_content(held_out, cfg.runtime.samples, terms) if whole and out.main else []
+        asked = FirstPrompts(cfg.runtime.samples, held_out) if whole and out.main else ()
+        self.requests = [Request(prompt_id(m), m, terms.prompt(m), [0.0], 0) for m in asked]
         if not whole and out.main and cfg.runtime.samples:
             log.info("no samples while this trains: its weights are sharded.")
 
@@ -52,7 +53,18 @@ class Samples(TrainerCallback):
         ]
 
 
-def first_by_content(prompts: Iterable[list[Message]], count: int, terms: Contract) -> list[Request]:
+class FirstPrompts:
     """The first prompts in the order of their hashes: of the same rows always the same ones, whatever their order."""
-    by_id = {prompt_id(messages): messages for messages in prompts}
-    return [Request(name, by_id[name], terms.prompt(by_id[name]), [0.0], 0) for name in sorted(by_id)[:count]]
+
+    def __init__(self, count: int, prompts: Iterable[list[Message]] = ()):
+        self.count, self.by_id = count, dict[str, list[Message]]()
+        for prompt in prompts:
+            self.add(prompt)
+
+    def add(self, prompt: list[Message]) -> None:
+        self.by_id[prompt_id(prompt)] = prompt
+        if len(self.by_id) > self.count:
+            del self.by_id[max(self.by_id)]
+
+    def __iter__(self) -> Iterator[list[Message]]:
+        return (self.by_id[name] for name in sorted(self.by_id))

@@ -14,14 +14,13 @@ import torch
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from stages import sft
 from stages.config.blocks.training import DPO, SFT
 from stages.models import contract
 from stages.models.loading import device_of
-from stages.store.records import Example, Pair, PairLogProbs, load
+from stages.store.records import Example, Pair, PairLogProbs, load, stream
 from stages.store.store import read_manifest
 from stages.store.work import Work
-from stages.training.dropped import Dropped
+from stages.training.demonstrations import prepare
 
 TOKENS = 4096  # in a matrix product that is measured
 REPEATS = 7
@@ -74,9 +73,9 @@ def forward(model: PreTrainedModel, runs: Iterable[Run]) -> float:
 def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
     """Of the conversations that were trained on, packed or not. `at`: the nodes' folders."""
     terms, metrics = contract.load(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
-    examples = [e for e in load(at["data"] / "examples.parquet", Example) if e.split == "sft"]
-    rows = sft.tokenize(examples, terms, cfg, Dropped(Work(at["sft"], lambda metrics, step: None, main=False), "rows"))
-    runs = [Run(0, len(r["input_ids"]), sum(label != sft.IGNORED for label in r["labels"])) for r in rows]
+    examples = stream(at["data"] / "examples.parquet", Example)
+    rows = prepare(examples, terms, cfg, Work(at["sft"], lambda metrics, step: None, main=False)).train
+    runs = [Run(0, *of_row) for of_row in zip(rows.lengths, rows.trained, strict=True)]
     once = sum(run.own for run in runs)
     return work(model, runs, metrics["tokens"] / once, metrics["steps"])
 

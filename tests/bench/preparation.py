@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from stages.training.dropped import Dropped
 from tests.bench import arms, chains
 from tests.budgets import spent
 from tests.helpers import DATA, ROOT
@@ -109,24 +108,26 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
 
 def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
     """What our stages make of a file: seconds by part, and the rows before they are packed."""
-    from stages import data, sft, source  # noqa: F401  the pipeline imports them by name
+    from stages import data, source  # noqa: F401  the pipeline imports them by name
     from stages.pipeline.build import build
-    from stages.store.records import Example, load
+    from stages.store.records import Example, stream
     from stages.store.work import Work
+    from stages.training.demonstrations import prepare
 
     overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]
     given, store, nodes = chains.prepared(folder / "outputs", overrides)
     folder.mkdir(exist_ok=True)
     out, laps = Work(folder, lambda metrics, step: None), Laps()
     build([nodes["data"]], store, given, overrides)
-    examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
+    examples = store.folder(nodes["data"]) / "examples.parquet"
     laps("load")
-    rows = sft.tokenize(examples, terms, block, Dropped(out, "rows"))
+    rows = prepare(stream(examples, Example), terms, block, out).train
     laps("tokenise")
-    sft.columns(sft.pack(rows, block.max_length, block.batch_size))
+    alone = zip(rows.ids, rows.dataset, strict=True)
+    rows.pack(block.max_length, block.batch_size)
     laps("pack")
-    conversations = {example.id: example.conversation for example in examples}
-    return laps.parts, [Row(conversations[row["id"]], row["input_ids"], row["labels"]) for row in rows]
+    conversations = {example.id: example.conversation for example in stream(examples, Example)}
+    return laps.parts, [Row(conversations[name], row["input_ids"], row["labels"]) for name, row in alone]
 
 
 def trl(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:

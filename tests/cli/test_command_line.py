@@ -12,6 +12,8 @@ from stages.config.choices import Command, Target
 from stages.config.schema import RECIPES
 from tests.helpers import TINY, command, inside, refused
 
+NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
+
 
 def one_line(*arguments: str) -> str:
     """The error of a command that must fail: one line on stderr, exit status not 0, no traceback."""
@@ -87,7 +89,15 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
         (("outside=[{path: README.md}]",), "outside[0].check=None is unknown"),
         (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "seeds=[1] change nothing"),
         (("eval.confidence=1",), "eval.confidence must be above 0 and below 1"),
-        (("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0"), "asks test prompts"),
+        (NO_TESTS, "asks test prompts"),
+        (
+            ("recipe=tiny", *NO_TESTS, "data.tasks.open_plain=9", "data.tasks.rephrased=9"),
+            "asks test prompts that have checks, and data.tasks makes none. Raise data.tasks.test,",
+        ),
+        (
+            ("recipe=tiny", "answer.split=validation", "data.tasks.validation=0", "data.tasks.open_validation=0"),
+            "asks validation prompts that have checks, and data.tasks makes none. Raise data.tasks.validation,",
+        ),
         (("seeds=[0]",), "seeds=[0] come beside seed=0: each once"),
         (("data=file", "data.sources=[{path: README.md}]"), "asks test prompts that have checks"),
     ],

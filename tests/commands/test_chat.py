@@ -1,13 +1,15 @@
 """Talking to a model: a real process at a pipe, the contract's tokens, the sampler's draws."""
 
+import os
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from stages.commands.chat import KEPT, Printed, Speaker
+from stages.commands.chat import APART, KEPT, Printed, Speaker, talk
 from stages.config.errors import UserError, visible
 from stages.models import contract
 from stages.models.loading import load_model
@@ -96,8 +98,44 @@ def test_the_same_conversation_and_seed_have_the_same_answer(built: Path) -> Non
 def test_a_conversation_longer_than_the_model_reads_is_told(built: Path) -> None:
     cfg = replace(settings("recipe=tiny").chat, max_new_tokens=2048)
     speaker = Speaker(next((built / "sft").glob("*/model")), cfg)
-    with pytest.raises(UserError, match=r"more than the 2048 that the model reads. /new starts again"):
-        speaker.answer([{"role": "user", "content": "Name a colour."}])
+    asked = [{"role": "user", "content": "Name a colour."}]
+    told = r"more than the 2048 that the model reads\. A lower chat\.max_new_tokens leaves more room\.$"
+    with pytest.raises(UserError, match=told):
+        speaker.answer(asked)
+    with pytest.raises(UserError, match=r"/new starts again; a lower chat\.max_new_tokens"):
+        speaker.answer([*asked, {"role": "assistant", "content": "Red."}, *asked])
+
+
+@pytest.mark.parametrize("side_by_side", ["true", "false"])
+def test_a_prompt_that_is_too_long_is_told_and_the_next_one_answered(chain: Chain, side_by_side: str) -> None:
+    long, options = "colour " * 2100, ("chat.max_new_tokens=8", f"chat.side_by_side={side_by_side}")
+    said = chat(chain.root, [long, "Name a colour."], *options)
+    _, error, answered = re.split("^(?:> .*\n)", said, flags=re.MULTILINE)
+    assert "more than the 2048 that the model reads" in error
+    _, alone = re.split("^(?:> .*\n)", chat(chain.root, ["Name a colour."], *options), flags=re.MULTILINE)
+    assert answered == alone
+
+
+def test_side_by_side_there_is_no_conversation_to_forget(chain: Chain) -> None:
+    said = chat(chain.root, ["/new"], "chat.side_by_side=true")
+    assert said == f"> /new\n{APART}\n", "no model is asked"
+
+
+@pytest.mark.parametrize(("side_by_side", "offered"), [(True, False), (False, True)])
+def test_what_a_terminal_is_offered_is_what_there_is(
+    side_by_side: bool, offered: bool, built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = os.openpty()
+    with open(theirs, encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        os.write(ours, b"/quit\n")
+        talk(
+            replace(settings("recipe=tiny").chat, side_by_side=side_by_side), {"SFT": next((built / "sft").glob("*"))}
+        )
+    os.close(ours)
+    told = capsys.readouterr().out
+    assert "/quit" in told
+    assert ("/new" in told) == offered
 
 
 def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,12 +54,12 @@ class Server(ThreadingHTTPServer):
 
 
 class Model(Server):
-    """Answers by `says(request)`. It keeps what it was asked, and with which key."""
+    """Answers by `says(request)`. It keeps what it was asked, with which key and headers."""
 
     def __init__(self, says: Callable[[Request], str], seconds: float = 0.0, status: int = 200, **message: Any):
         super().__init__(Answering)
         self.says, self.seconds, self.status, self.message = says, seconds, status, message
-        self.asked, self.keys = list[Request](), list[str | None]()
+        self.asked, self.keys, self.headers = list[Request](), list[str | None](), list[list[tuple[str, str]]]()
 
     def completion(self, request: Request) -> dict[str, Any]:
         text = self.says(request)
@@ -82,6 +82,7 @@ class Answering(Quiet):
         with self.server.lock:
             self.server.asked.append(request)
             self.server.keys.append(self.headers["Authorization"])
+            self.server.headers.append(self.headers.items())
         time.sleep(self.server.seconds)
         if self.server.status != 200:
             said = f"Incorrect API key provided: {self.headers['Authorization']}"

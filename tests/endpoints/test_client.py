@@ -1,6 +1,7 @@
 """An endpoint is asked once, whatever fails on the way, within its budget, and tells nobody the key."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -137,6 +138,18 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str,
         assert 900 - sum(question(100).most()) < used <= 900
 
 
+def test_no_file_stays_open_once_all_is_asked(tmp_path: Path) -> None:
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asking = client(model.url, out)
+        asked(asking, map(question, range(3)), out)
+        assert asking.spending.calls == 3
+        opened = {os.path.realpath(place) for place in Path("/proc/self/fd").iterdir()}
+        assert not [place for place in opened if place.startswith(str(tmp_path))]
+        asked(asking, map(question, range(5)), out)
+    assert asking.spending.calls == client(model.url, out).spending.calls == 5, "opened again, it goes on counting"
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -201,6 +214,28 @@ def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path: Path, monkeypatch
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(UserError, match="api_key_env=JUDGE_KEY: the environment has no such variable"):
         asked(client(model.url, out, api_key_env="JUDGE_KEY"), [question(1)], out)
+
+
+def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {
+        "OPENAI_API_KEY": "key-of-theirs",
+        "OPENAI_ADMIN_KEY": "admin-of-theirs",
+        "OPENAI_ORG_ID": "org-of-theirs",
+        "OPENAI_PROJECT_ID": "project-of-theirs",
+        "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer token-of-theirs\nX-Gateway: gateway-of-theirs",
+    }
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asked(client(model.url, out), [question(0)], out)
+        asked(client(model.url, out, api_key_env="OPENAI_API_KEY"), [question(1)], out)
+    assert model.keys == ["Bearer none", "Bearer key-of-theirs"], "the one that is named is sent"
+    sent = [(name, value) for headers in model.headers for name, value in headers if name.lower() != "authorization"]
+    assert sent and "of-theirs" not in str(sent)
+    assert {name: os.environ[name] for name in theirs} == theirs
 
 
 def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(tmp_path: Path) -> None:

@@ -109,6 +109,20 @@ def test_what_has_no_rows_is_refused_with_a_way_out(
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "line", ['{"a": "b', '{"a": "\u00e9', '{"a" 1}', '{"a": 1} x', "\x0b{}", "{}\x0c", "[1,]", "nul"]
+)
+def test_a_broken_line_is_told_as_the_decoder_tells_it(line: str, tmp_path: Path) -> None:
+    """Also where its end, which is no part of JSON, is in a string that was not closed."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(f"{json.dumps(ROWS[0])}\r\n {line}\r\n".encode())
+    with pytest.raises(json.JSONDecodeError) as told:
+        json.loads(f" {line}\r")
+    first, row = rows_of(file)
+    assert (first.value, row.line, row.value) == (ROWS[0], 2, f" {line}\r")
+    assert str(row.error) == f"broken JSON: {told.value.msg}"
+
+
 def test_plain_text_is_divided_as_it_is_told(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("a\r\nb\r\n\r\nc\r\n\r\n\r\nd\r\n", newline="")

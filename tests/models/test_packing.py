@@ -35,6 +35,7 @@ from stages.models.packing import Pairs, pack_pairs, pack_segments
 from stages.objectives.isolation import Isolation
 from stages.store.work import Work
 from stages.training import adapters
+from stages.training.token_rows import TokenRows
 from tests.equality import AGREEMENT, TOKENS, assert_equal, step
 from tests.helpers import Chain, settings
 from tests.samplers.test_samplers import ARCHITECTURES, SHAPE
@@ -57,13 +58,12 @@ def pairs() -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask.long()
 
 
-def rows() -> list[dict[str, Any]]:
-    """Tokenised examples, as `sft.tokenize` makes them; the first third of each is not trained."""
-    made = []
+def rows() -> TokenRows:
+    """Tokenised examples; the first third of each is not trained."""
+    made = TokenRows()
     for i, length in enumerate(LENGTHS):
         ids = torch.randint(3, 600, (length,), generator=torch.Generator().manual_seed(i)).tolist()
-        untrained = length // 3
-        made.append({"id": str(i), "input_ids": ids, "labels": [sft.IGNORED] * untrained + ids[untrained:]})
+        made.add(str(i), ids, [place >= length // 3 for place in range(length)])
     return made
 
 
@@ -76,7 +76,7 @@ def sft_trainer(model: Any, built: Path, folder: Path, packed: bool) -> SFTTrain
     return SFTTrainer(
         model,
         args=args,
-        train_dataset=sft.columns(rows()),
+        train_dataset=rows().dataset,
         processing_class=contract.load(next((built / "sft").glob("*/model"))).tokenizer,
     )
 
@@ -95,17 +95,19 @@ def test_examples_teach_the_same_packed_and_alone(
             assert pack_segments(model)
         return sft_trainer(model, built, tmp_path, packed)
 
-    trained = torch.tensor(sum(label != sft.IGNORED for row in rows() for label in row["labels"]))
-    bins = sft.pack(rows(), 2 * WIDTH, batch_size=1)
+    trained, bins = torch.tensor(sum(rows().trained)), rows()
+    bins.pack(2 * WIDTH, batch_size=1)
     assert 1 < len(bins) < len(rows())
-    together = step(made(packed=True), bins, num_items_in_batch=trained)
-    alone = step(made(packed=False), rows(), num_items_in_batch=trained)
+    together = step(made(packed=True), list(bins.dataset), num_items_in_batch=trained)
+    alone = step(made(packed=False), list(rows().dataset), num_items_in_batch=trained)
     assert_equal(*({k: v for k, v in each.items() if not k.startswith(TOKENS)} for each in (alone, together)))
 
 
 def isolation(model: Any, built: Path, folder: Path, precision: Precision = Precision.fp32) -> Isolation:
     trainer = sft_trainer(model, built, folder, packed=True)
-    return Isolation(trainer, replace(settings("recipe=tiny").sft, precision=precision), rows()[0]["input_ids"])
+    return Isolation(
+        trainer, replace(settings("recipe=tiny").sft, precision=precision), rows().dataset[0]["input_ids"]
+    )
 
 
 @pytest.mark.parametrize(("name", "attention"), WAYS)

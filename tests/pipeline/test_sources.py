@@ -1,5 +1,6 @@
 """Every source is a node of its own: what one more redoes, what the splits keep, and how much memory reading takes."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -8,7 +9,8 @@ from pathlib import Path
 
 from stages.config.schema import ROOT
 from stages.store.records import Example, load
-from tests.helpers import Chain, build, inside, nodes
+from tests.helpers import Chain, build, inside, nodes, settings
+from tests.stages.reading import joined, work
 
 
 def written(file: Path, rows: range, answer: str = "Yes") -> Path:
@@ -118,3 +120,17 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
     few, many = peak(10_000), peak(40_000)
     assert few + 990_000 * (many - few) / 30_000 < 2**30
+
+
+def test_the_garbage_collector_has_nothing_to_walk_through(tmp_path: Path) -> None:
+    """It runs whenever 700 more objects stay: of a piece of rows fewer do. With one object more of each row it ran 33
+    times, and reading took a fifth longer."""
+
+    def collections(count: int) -> int:
+        file, before = written(tmp_path / f"{count}.jsonl", range(count)), gc.get_stats()[0]["collections"]
+        joined(settings("data=file", f"data.sources=[{{path: {file}}}]").data, work(tmp_path / str(count)))
+        return gc.get_stats()[0]["collections"] - before
+
+    collections(10)  # which imports what reading takes
+    few, many = collections(1_000), collections(9_000)
+    assert many - few < 8

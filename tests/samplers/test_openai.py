@@ -63,6 +63,26 @@ def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chai
         assert "HTTP 500" in chain.manifest("sample", *line)["warnings"][0]
 
 
+def test_what_did_not_come_is_asked_for_again_until_it_has_come_and_nothing_else_is(chain: Chain) -> None:
+    """Each prompt fills a shard; most of those with a candidate missing have the other."""
+    with running(Model(says)) as model, running(Proxy(model, 0.4, 0.0, ("500",))) as proxy:
+        line = asking(
+            proxy.url, "sample.endpoint.runtime.retries=0", "sample.runtime.shard_size=1", "sample.max_failed=0"
+        )
+        left = COUNT
+        for _ in range(2):
+            asked = len(model.asked)
+            with pytest.raises(UserError, match=r"candidates are missing; .* the same command asks again") as told:
+                build(chain.root, "stage=sample", *line)
+            left -= len(model.asked) - asked
+            assert f"{left} of {COUNT} candidates are missing" in str(told.value)
+        proxy.share = 0.0
+        build(chain.root, "stage=sample", *line)
+        assert len(model.asked) == COUNT, "no call whose answer had come was made again"
+        assert len(load(chain.folder("sample", *line) / "candidates.parquet", Candidate)) == COUNT
+        assert not chain.manifest("sample", *line)["warnings"]
+
+
 def test_what_cannot_change_an_answer_is_not_in_the_fingerprint(chain: Chain) -> None:
     def fingerprint(*overrides: str) -> str:
         return nodes(chain.root, *asking("http://127.0.0.1:1/v1", *overrides))["sample"].fingerprint

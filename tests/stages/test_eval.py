@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.config.errors import UserError
 from stages.eval import run
 from stages.evaluation import proportion
 from stages.evaluation.bootstrap import interval, resampled_means, t_quantile
@@ -17,7 +18,7 @@ from stages.evaluation.outcomes import Table, averaged, consistency, ends_less, 
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.store.outcome import Outcome
-from stages.store.records import Candidate, Check, Example, load, save
+from stages.store.records import Candidate, Check, Example, Pair, load, save
 from stages.store.store import Store
 from stages.store.work import Work
 from stages.tasks.checks import share_passed
@@ -98,6 +99,18 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
     assert results["references"]["policy-sft"] == {"mean": 0, "low": 0, "high": 0}
     assert results["kl"]["policy"]["per_token"] == results["matched"]["gain"] == 0
     assert results["verdict"].startswith("DPO made no measurable change: +0.0 points (+0.0 to +0.0)")
+
+
+def test_where_all_test_prompts_are_in_the_pairs_it_is_told(chain: Chain, tmp_path: Path) -> None:
+    given = evaluation_inputs(chain)
+    asked = {answer.prompt_id for answer in load(given["answer_sft"] / "answers.parquet", Candidate)}
+    [some, *_] = load(chain.folder("pairs") / "pairs.parquet", Pair)
+    (tmp_path / "pairs").mkdir()
+    save(tmp_path / "pairs" / "pairs.parquet", [replace(some, prompt_id=prompt) for prompt in asked], Pair)
+    work = Work(tmp_path, lambda metrics, step: None)
+    told = f"of {len(asked)} test prompts none can say whether it helped: {len(asked)} are in the pairs as well"
+    with pytest.raises(UserError, match=told):
+        run(nodes(chain.root)["eval"].config, given | {"pairs": tmp_path / "pairs"}, work)
 
 
 def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:

@@ -176,6 +176,42 @@ def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
         made(tmp_path / "out", block(), judged)
 
 
+LOW = {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
+CUT = {"q": [(candidate("q", "a", finished=False), 1.0), (candidate("q", "b"), 0.0)]}
+LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
+
+
+@pytest.mark.parametrize(
+    ("answers", "keys", "way_out", "loosened"),
+    [
+        (LOW, {"min_score": 1.0}, r"Lower pairs\.min_score=1\.", {"min_score": 0.5}),
+        (LOW, {"min_score": 0.0, "min_margin": 0.5}, r"Lower pairs\.min_margin=0\.5\.", {"min_margin": 0.4}),
+        (LONG, {"max_length_ratio": 2.0}, r"Raise pairs\.max_length_ratio\.", {"max_length_ratio": 10.0}),
+    ],
+)
+def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
+    answers: Any, keys: dict[str, Any], way_out: str, loosened: dict[str, Any], tmp_path: Path
+) -> None:
+    judged, cfg = pool(tmp_path / "pool", answers), block(**{"min_score": 0.0, "min_margin": 0.0} | keys)
+    with pytest.raises(UserError, match=rf"^no pair could be made of 1 prompts \([^)]*\)\. {way_out}$"):
+        made(tmp_path / "out", cfg, judged)
+    found, _ = made(tmp_path / "loosened", replace(cfg, **loosened), judged)
+    assert found == [("a", "b")], "as it says, there is one then"
+
+
+@pytest.mark.parametrize("sampler", ["hf", "dataset"])
+def test_who_reads_a_file_is_not_told_to_sample(sampler: str, tmp_path: Path) -> None:
+    answers = [(replace(candidate("q", text), sampler=sampler), 0.5) for text in "ab"]
+    told = {"hf": r"Raise sample\.temperatures", "dataset": "The file must have two different answers"}[sampler]
+    with pytest.raises(UserError, match=rf"every candidate got the same score\)\. {told}"):
+        made(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": answers}))
+
+
+def test_where_the_better_ones_are_cut_off_they_may_be_longer(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"was better\)\. Raise sample\.max_new_tokens\.$"):
+        made(tmp_path / "out", block(), pool(tmp_path / "pool", CUT))
+
+
 def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
     answers = {
         f"{i:04}": [(candidate(f"{i:04}", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0))] for i in range(200)

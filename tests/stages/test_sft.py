@@ -11,19 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import sft
 from stages.config.blocks.models import Template
 from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.sft import IGNORED, pack, run, tokenize
+from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
-from stages.training.dropped import Dropped
+from stages.training.demonstrations import prepare
 from stages.training.publish import link
+from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 
 
@@ -63,10 +63,9 @@ def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
 def test_only_the_answer_and_its_end_are_trained(inputs: dict[str, Path], built: Path, tmp_path: Path) -> None:
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    dropped = Dropped(Work(tmp_path, lambda m, s: None), "rows")
-    rows = tokenize(examples, terms, block(), dropped)
-    assert not dropped.reasons
-    for row, example in zip(rows, examples, strict=True):
+    found = prepare(examples, terms, block(), Work(tmp_path, lambda m, s: None))
+    assert not found.dropped
+    for row, example in zip(found.train.dataset, examples, strict=True):
         trained = [i for i in row["labels"] if i != IGNORED]
         assert terms.tokenizer.decode(trained) == f"{example.reference}<|im_end|>"
 
@@ -89,8 +88,10 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
     """The loss of a packed row is that of its examples alone."""
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
-    rows = tokenize(examples, terms, block(), Dropped(Work(Path("."), lambda m, s: None, main=False), "rows"))
-    bins = pack(rows, 128, 1)
+    tokenised = prepare(examples, terms, block(), Work(Path("."), lambda m, s: None, main=False)).train
+    rows = list(tokenised.dataset)
+    tokenised.pack(128, 1)
+    bins = list(tokenised.dataset)
     assert 1 < len(bins) < len(rows)
     assert sorted(n for b in bins for n in b["seq_lengths"]) == sorted(len(r["input_ids"]) for r in rows)
     model = load_model(next((built / "sft").glob("*/model")))
@@ -284,7 +285,6 @@ def test_scratch_names_are_not_published(built: Path) -> None:
     manifest = json.loads(next((built / "sft").glob("*/manifest.json")).read_text())
     assert not any(name.startswith(SCRATCH) for name in manifest["files"])
     assert {"model/model.safetensors", "model/contract.json", "model/generation_config.json"} <= set(manifest["files"])
-    assert sft.IGNORED == -100
 
 
 def test_weights_are_copied_where_the_file_system_makes_no_hard_links(tmp_path: Path) -> None:

@@ -9,15 +9,17 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from stages.config.blocks.training import SFT
 from stages.config.choices import TrainedTurns
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.masking import masked
 from stages.models.rendering import ContractError
-from stages.sft import IGNORED, columns, pack, show_tokens, shown, tokenize
+from stages.sft import show_tokens
 from stages.store.records import Example
 from stages.store.work import Work
-from stages.training.dropped import Dropped
+from stages.training.demonstrations import Prepared, prepare
+from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish, with_bos
 
@@ -49,10 +51,14 @@ ALL = [["two", "three ✓"], ["four"], ["seven", "eight"], ["nine"]]
 ONLY_LAST = [["three ✓"], [], ["eight"], ["nine"]]  # the last of b has weight 0
 
 
-def trained_text(terms: Contract, rows: list[dict], packing: bool) -> list[str]:
+def prepared(examples: list[Example], terms: Contract, cfg: SFT, folder: Path) -> Prepared:
+    return prepare(examples, terms, cfg, Work(folder, lambda metrics, step: None))
+
+
+def trained_text(terms: Contract, rows: TokenRows, packing: bool) -> list[str]:
     """What TRL's collator has the model learn, a string for each row that it makes."""
     collate = DataCollatorForLanguageModeling(terms.tokenizer.pad_token_id, padding_free=packing)
-    batch = collate(list(columns(rows)))
+    batch = collate(list(rows.dataset))
     assert (batch["labels"] == batch["input_ids"])[batch["labels"] != IGNORED].all()
     return [terms.tokenizer.decode([i for i in row if i != IGNORED]) for row in batch["labels"].tolist()]
 
@@ -60,28 +66,26 @@ def trained_text(terms: Contract, rows: list[dict], packing: bool) -> list[str]:
 @pytest.mark.parametrize(("tokenizer", "kind"), TERMS.values(), ids=TERMS)
 @pytest.mark.parametrize(("cfg", "expected"), [(CFG, ALL), (LAST, ONLY_LAST)], ids=["all", "last"])
 def test_the_loss_is_on_the_turns_that_have_a_weight(
-    tokenizer: PreTrainedTokenizerBase, kind: str, cfg: object, expected: list[list[str]], tmp_path: Path
+    tokenizer: PreTrainedTokenizerBase, kind: str, cfg: SFT, expected: list[list[str]], tmp_path: Path
 ) -> None:
     terms = establish(tokenizer, kind)
     end = terms.tokenizer.eos_token
-    dropped = Dropped(Work(tmp_path, lambda metrics, step: None), "rows")
-    rows = tokenize(EXAMPLES, terms, cfg, dropped)
+    found = prepared(EXAMPLES, terms, replace(cfg, max_dropped=0.5), tmp_path)
+    rows = found.train
     said = ["".join(answer + end for answer in answers) for answers in expected]
     assert trained_text(terms, rows, packing=False) == [each for each in said if each]
-    assert dropped.reasons.total() == said.count("")
-    whole = sum(len(row["input_ids"]) for row in rows)
-    packed = pack(rows, whole, 1)
-    order = {row["id"]: text for row, text in zip(rows, filter(None, said), strict=True)}
-    assert len(packed) == 1
-    longest_first = sorted(sorted(rows, key=lambda row: row["id"]), key=lambda row: -len(row["input_ids"]))
-    assert trained_text(terms, packed, packing=True) == ["".join(order[row["id"]] for row in longest_first)]
+    assert sum(found.dropped.values()) == said.count("")
+    by_id = sorted(zip(rows.ids, rows.lengths, filter(None, said), strict=True))
+    rows.pack(sum(rows.lengths), 1)
+    assert len(rows) == 1
+    longest_first = sorted(by_id, key=lambda row: -row[1])
+    assert trained_text(terms, rows, packing=True) == ["".join(text for *_, text in longest_first)]
 
 
 def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
     terms = establish(*TERMS["chatml"])
-    examples = EXAMPLES[2:] + EXAMPLES[:1]
-    rows = tokenize(examples, terms, CFG, Dropped(Work(tmp_path, lambda metrics, step: None), "rows"))
-    show_tokens(shown(examples, rows, CFG), examples, terms, tmp_path / "tokens.json")
+    found = prepared(EXAMPLES[2:] + EXAMPLES[:2], terms, CFG, tmp_path)
+    show_tokens(found.shown, terms, tmp_path / "tokens.json")
     tokens = json.loads((tmp_path / "tokens.json").read_text())
     trained = "".join(token["text"] for token in tokens if token["trained"])
     assert trained == "two<|im_end|>three ✓<|im_end|>".replace("✓", "\ufffd" * 3)  # a byte a token
@@ -92,10 +96,8 @@ def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
     terms = establish(*TERMS["chatml"])
     nothing = [conversation("e", ["ten"], [False])]
-    dropped = Dropped(Work(tmp_path, lambda metrics, step: None), "rows")
-    assert not tokenize(nothing, terms, CFG, dropped)
     with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 no token is trained.*; none is left"):
-        dropped.settle(1, 0)
+        prepared(nothing, terms, CFG, tmp_path)
 
 
 def test_weights_without_a_turn_to_each_are_refused() -> None:

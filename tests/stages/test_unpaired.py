@@ -68,11 +68,25 @@ def test_of_preferences_what_wins_more_than_it_loses_is_desirable(tmp_path: Path
 
 def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]})
-    told = r"unpaired\.threshold=0\.7: all of 2 completions are undesirable\. .* lower it"
+    told = r"unpaired\.threshold=0\.7: all of 2 completions are undesirable\. .* Lower it to 0\.5 or less\.$"
     with pytest.raises(UserError, match=told):
         made(tmp_path / "low", judged, threshold=0.7)
-    with pytest.raises(UserError, match=r"all of 2 completions are desirable.* raise it"):
+    with pytest.raises(UserError, match=r"all of 2 completions are desirable.* Raise it above 0\.$"):
         made(tmp_path / "high", judged, threshold=0.0)
+    found, _ = made(tmp_path / "as_told", judged, threshold=0.5)
+    assert found == {"a": True, "b": False}
+    alike = pool(tmp_path / "alike", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.5)]})
+    with pytest.raises(UserError, match=r"Every score is 0\.5, which no threshold tells apart\.$"):
+        made(tmp_path / "out", alike, threshold=0.7)
+
+
+def test_preferences_that_give_no_label_are_told_without_a_threshold(tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", {"q": [(candidate("q", text), None) for text in "ab"]})
+    a, b = (candidate("q", text).candidate_id for text in "ab")
+    save(judged / "judgements.parquet", [Judgement("q", "x", a=a, b=b, preference="tie")], Judgement)
+    with pytest.raises(UserError, match=r"^no completion has a label; 2 left out: as many .* win more often") as told:
+        made(tmp_path / "out", judged)
+    assert "threshold" not in str(told.value)
 
 
 def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> None:

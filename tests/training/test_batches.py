@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from stages.store.records import Example, Pair, load
 from stages.store.work import SCRATCH, Work, read_curves
 from stages.training.batches import Turns, fill
 from stages.training.checkpoints import Checkpoints
-from stages.training.dropped import Dropped
+from stages.training.demonstrations import prepare
+from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings
 from tests.stages.test_sft import block, some_rows, train
 
@@ -66,22 +68,16 @@ def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps:
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12), st.integers(1, 20))
-def test_packed_rows_are_split_between_conversations(lengths: list[list[int]], batch_size: int) -> None:
-    packed, tokens = [], iter(range(10**6))
-    for parts in lengths:
-        ids = [next(tokens) for _ in range(sum(parts))]
-        packed.append({"input_ids": ids, "labels": ids, "seq_lengths": parts})
-    rows = fill(packed, batch_size)
-    conversations = [row["input_ids"][sum(row["seq_lengths"][:i]) :][:n] for row in rows for i, n in each_part(row)]
-    whole = [row["input_ids"][sum(row["seq_lengths"][:i]) :][:n] for row in packed for i, n in each_part(row)]
-    assert sorted(conversations) == sorted(whole)
-    assert all(row["labels"] == row["input_ids"] and len(row["labels"]) == sum(row["seq_lengths"]) for row in rows)
-    enough = len(whole) >= math.ceil(len(packed) / batch_size) * batch_size
-    assert len(rows) == (math.ceil(len(packed) / batch_size) * batch_size if enough else len(packed))
+def test_packed_rows_are_split_between_conversations(bins: list[list[int]], batch_size: int) -> None:
+    rows = fill(bins, batch_size)
+    assert [*chain.from_iterable(rows)] == [*chain.from_iterable(bins)], "all of them, in their order"
+    assert all(rows)
+    enough = sum(map(len, bins)) >= math.ceil(len(bins) / batch_size) * batch_size
+    assert len(rows) == (math.ceil(len(bins) / batch_size) * batch_size if enough else len(bins))
 
 
-def each_part(row: dict[str, Any]) -> list[tuple[int, int]]:
-    return [*enumerate(row["seq_lengths"])]
+def test_the_fullest_packed_rows_are_split_the_first_of_them_first() -> None:
+    assert fill([[9], [3, 3], [2, 2, 2], [1]], 3) == [[9], [3], [3], [2], [2, 2], [1]]
 
 
 class Reached:
@@ -93,18 +89,19 @@ class Reached:
 
         def counted(trainer: Any, model: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
             if trainer.model.training:
-                self.tokens += int((batch["labels"][:, 1:] != sft.IGNORED).sum())
+                self.tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
                 for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-                    self.rows[tuple(i for i, label in zip(ids, labels, strict=True) if label != sft.IGNORED)] += 1
+                    self.rows[tuple(i for i, label in zip(ids, labels, strict=True) if label != IGNORED)] += 1
             return computed(trainer, model, batch, *args, **kwargs)
 
         patch.setattr(SFTTrainer, "compute_loss", counted)
 
 
-def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path) -> list[dict[str, Any]]:
+def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path, count: int | None = None) -> TokenRows:
+    """The rows of the first examples for sft."""
     terms = contract.load(next((built / "sft").glob("*/model")))
-    examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    return sft.tokenize(examples, terms, block(), Dropped(Work(tmp_path, lambda metrics, step: None), "rows"))
+    examples = (e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft")
+    return prepare(islice(examples, count), terms, block(), Work(tmp_path, lambda metrics, step: None)).train
 
 
 @pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
@@ -113,16 +110,19 @@ def test_packing_loses_no_conversation_to_the_batch(
 ) -> None:
     """Packed by TRL into a number of rows that is no multiple of the batch; every trained token reaches the model as
     often as there are epochs."""
-    rows = tokenized(inputs, built, tmp_path)
-    count = next(n for n in range(bins, len(rows)) if len(sft.pack(rows[:n], length, 1)) == bins)
-    given = some_rows(inputs, count, tmp_path / "data")
-    trained = sum(label != sft.IGNORED for row in rows[:count] for label in row["labels"])
+    count, packed = bins, 0
+    while packed != bins:
+        rows = tokenized(inputs, built, tmp_path, count)
+        tokens, trained = sum(rows.lengths), sum(rows.trained)
+        rows.pack(length, 1)
+        packed, count = len(rows), count + 1
+    given = some_rows(inputs, count - 1, tmp_path / "data")
     reached = Reached(monkeypatch)
     cfg = block(packing=True, batch_size=batch_size, max_length=length, epochs=2.0)
     _, metrics, out = train(cfg, given, tmp_path / "sft")
     assert reached.tokens == 2 * trained
     assert metrics["trained_tokens"] == trained
-    assert metrics["tokens"] == 2 * sum(len(row["input_ids"]) for row in rows[:count])
+    assert metrics["tokens"] == 2 * tokens
     assert (metrics["rows_cut"], metrics["rows_unseen"], out.warnings) == (0, 0, [])
     assert metrics["steps"] == 2 * math.ceil(bins / batch_size)
 
@@ -132,10 +132,10 @@ def test_rows_left_over_take_turns_and_are_told(
     epochs: float, unseen: int | None, inputs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """45 rows in batches of 8."""
-    rows, given = tokenized(inputs, built, tmp_path)[:45], some_rows(inputs, 45, tmp_path / "data")
+    rows, given = tokenized(inputs, built, tmp_path, 45), some_rows(inputs, 45, tmp_path / "data")
     reached = Reached(monkeypatch)
     _, metrics, out = train(block(batch_size=8, epochs=epochs), given, tmp_path / "sft")
-    trained = [tuple(i for i in row["labels"] if i != sft.IGNORED) for row in rows]
+    trained = [tuple(i for i in row["labels"] if i != IGNORED) for row in rows.dataset]
     once = Counter(trained)
     assert reached.rows.total() == 8 * metrics["steps"] == 8 * math.ceil(epochs * 5)
     assert metrics["rows_cut"] == 5

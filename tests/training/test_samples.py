@@ -18,10 +18,11 @@ from stages.models.packing import attention_of, pack_pairs
 from stages.models.twin import twin
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
+from stages.store.records import prompt_id
 from stages.store.samples import Sample, append_samples, read_samples
 from stages.store.store import Store, digest_of
 from stages.store.work import SAMPLES, Work
-from stages.training.samples import Samples, first_by_content
+from stages.training.samples import FirstPrompts, Samples
 from tests.helpers import Chain, nodes, settings
 
 STAGES = {"sft": sft, "dpo": dpo}
@@ -101,13 +102,13 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name
     assert len({sample.id for sample in samples}) == (5 if name == "sft" else 2), "tiny holds two pairs out"
 
 
-def test_of_the_same_rows_the_same_prompts_are_asked(built: Path) -> None:
-    terms = contract.load(Chain(built).folder("sft") / "model")
+def test_of_the_same_rows_the_same_prompts_are_asked() -> None:
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    chosen = first_by_content(rows, 5, terms)
-    assert len(chosen) == 5
-    assert first_by_content(reversed([*rows, *rows]), 5, terms) == chosen
-    assert len(first_by_content(rows[:3], 5, terms)) == 3
+    chosen = [*FirstPrompts(5, rows)]
+    assert chosen == sorted(rows, key=prompt_id)[:5]
+    assert [*FirstPrompts(5, reversed([*rows, *rows]))] == chosen
+    assert [*FirstPrompts(5, rows[:3])] == sorted(rows[:3], key=prompt_id)
+    assert not [*FirstPrompts(0, rows)]
 
 
 @pytest.mark.parametrize(("sharding", "main", "asked"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)])

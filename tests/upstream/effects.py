@@ -77,6 +77,7 @@ from stages.training import checkpointing, micro_batches, step_metrics
 from stages.training.batches import Turns
 from stages.training.checkpoints import Checkpoints, newest_complete
 from stages.training.micro_batches import MicroBatches, Rows
+from stages.training.token_rows import IGNORED
 from stages.training.trainer import ROW_LOSSES, PlumblineTrainer
 from stages.training.validation import Course
 from tests.helpers import composed, composed_once
@@ -360,7 +361,7 @@ def the_tokens_of_a_step_are_counted_before_it_is_divided(parts: Parts) -> None:
     step, told = trainer.training_step, []
     trainer.training_step = lambda model, rows, items: (told.append(items), step(model, rows, items))[1]
     trainer.train()
-    trained = sum(label != sft.IGNORED for row in trainer.train_dataset for label in row["labels"][1:])
+    trained = sum(label != IGNORED for row in trainer.train_dataset for label in row["labels"][1:])
     assert told == [trained]
 
 

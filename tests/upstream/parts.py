@@ -32,6 +32,7 @@ from stages.training.arguments import arguments
 from stages.training.batches import Turns
 from stages.training.checkpoints import checkpoint_folder
 from stages.training.run import train
+from stages.training.token_rows import IGNORED
 from tests.helpers import conversational, settings
 
 ANSWERS = ("It is a tool.", "A toy, and in the hands of a child more.", "Positive.", "No, or is it?", "Yes.")
@@ -125,7 +126,7 @@ class Parts:
         cfg = replace(cfg, runtime=replace(cfg.runtime, device="cpu", micro_batch=micro))
         out = Work(self.new_folder(), lambda metrics, step: None)
         rows = [p.prompt_ids + p.chosen_ids for p in self.scored]
-        labels = [[sft.IGNORED] * (i % 2 * 9) + ids[i % 2 * 9 :] for i, ids in enumerate(rows)]
+        labels = [[IGNORED] * (i % 2 * 9) + ids[i % 2 * 9 :] for i, ids in enumerate(rows)]
         return SupervisedTrainer(
             self.model(),
             cfg=cfg,

@@ -39,8 +39,8 @@ def token_in(folder: Path) -> str:
     path = folder / "token"
     if not path.exists():
         descriptor = os.open(draft := folder / "token.draft", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(secrets.token_urlsafe(24))
         draft.replace(path)
         sync(folder)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

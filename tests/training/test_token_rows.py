@@ -1,0 +1,89 @@
+"""Rows as columns: what is added comes back, TRL packs it as it would lists, and it takes little memory."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from datasets import Dataset
+from trl import pack_dataset
+
+from stages.config.schema import ROOT
+from stages.store.records import content_id
+from stages.training.token_rows import GROUP, IGNORED, TokenRows
+from tests.helpers import Chain
+
+LENGTH, BIN = 64, 256  # tokens of a row, at most, and of a packed one
+
+
+def added(count: int) -> tuple[TokenRows, list[dict[str, object]]]:
+    """Rows of random tokens in columns, and as lists."""
+    draw, rows, lists = random.Random(0), TokenRows(), []
+    for i in range(count):
+        ids = [draw.randrange(50_000) for _ in range(draw.randrange(1, LENGTH))]
+        trained = [draw.random() < 0.5 for _ in ids]
+        rows.add(content_id(i), ids, trained)
+        labels = [token if each else IGNORED for token, each in zip(ids, trained, strict=True)]
+        lists.append({"id": content_id(i), "input_ids": ids, "labels": labels})
+    return rows, lists
+
+
+def test_rows_come_back_as_they_were_added() -> None:
+    rows, lists = added(2 * GROUP + 7)
+    assert [{"id": name, **row} for name, row in zip(rows.ids, rows.dataset, strict=True)] == lists
+    assert rows.lengths == [len(row["labels"]) for row in lists]
+    assert rows.trained == [sum(label != IGNORED for label in row["labels"]) for row in lists]
+    assert len(rows) == len(lists)
+
+
+def test_columns_are_packed_as_trl_packs_lists() -> None:
+    """In the order of their ids; more rows than TRL packs at once."""
+    rows, lists = added(1_500)
+    in_order = [{k: v for k, v in row.items() if k != "id"} for row in sorted(lists, key=lambda row: row["id"])]
+    expected = pack_dataset(Dataset.from_list(in_order), BIN, "bfd").to_list()
+    rows.pack(BIN, batch_size=1)
+    assert list(rows.dataset) == expected
+    assert rows.ids == [content_id(row["input_ids"]) for row in expected]
+    assert rows.trained == [sum(label != IGNORED for label in row["labels"]) for row in expected]
+    again, _ = added(1_500)
+    again.pack(BIN, batch_size=len(expected) - 1)
+    assert len(again) == 2 * (len(expected) - 1)
+    assert [t for row in again.dataset for t in row["input_ids"]] == [t for row in expected for t in row["input_ids"]]
+
+
+MEASURE = """
+import json, resource, sys
+from pathlib import Path
+import datasets
+from stages.models import contract
+from stages.store.records import Example
+from stages.store.work import Work
+from stages.training.demonstrations import prepare
+from tests.helpers import settings
+terms, text = contract.load(Path(sys.argv[1])), "many words and some more " * 100
+out, cfg = Work(Path(sys.argv[2]), lambda metrics, step: None), settings("recipe=tiny").sft
+datasets.disable_progress_bars()
+def examples(count):
+    for i in range(count):
+        yield Example(f"{i:016x}", [{"role": "user", "content": f"Tell me of {i}."}], f"{i}: {text}", "s", "t", "sft")
+def peaks(count):
+    rows = prepare(examples(count), terms, cfg, out).train
+    tokens, before = sum(rows.lengths), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rows.pack(cfg.max_length, 1)
+    return tokens, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([peaks(500), peaks(3_000)]))
+"""
+
+
+def test_a_token_takes_a_few_bytes(built: Path, tmp_path: Path) -> None:
+    """Eight once it is tokenised; packing holds four copies on its way. The bounds are thrice that, as allocators keep
+    what they had. Lists of Python's integers, and the examples beside them, took 80, and 200 when they were packed."""
+    model = str(Chain(built).folder("sft") / "model")
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, model, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    few, many = json.loads(ran.stdout.splitlines()[-1])
+    tokens, tokenised, packed = (b - a for a, b in zip(few, many, strict=True))
+    assert tokenised < 3 * 8 * tokens
+    assert packed < 3 * 4 * 8 * tokens
