@@ -1,10 +1,10 @@
 """Stage `dpo`: direct preference optimization (arXiv:2305.18290) by TRL's DPOTrainer, its reference stored."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import DPOConfig
@@ -13,19 +13,21 @@ from stages.config.blocks.training import DPO
 from stages.config.choices import Adapter, Forward
 from stages.evaluation.displacement import displacement
 from stages.models import card, contract
+from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
 from stages.models.scoring import rounded_once
-from stages.objectives.first_step import FirstStep
-from stages.objectives.preference import StoredReferenceTrainer, refuse_other_tokens, trl_row
+from stages.objectives.first_step import PAIRS, FirstStep
+from stages.objectives.preference import StoredReferenceTrainer, beside, refuse_other_tokens, trl_row
 from stages.store.kept import note
-from stages.store.records import Pair, PairLogProbs, load
+from stages.store.records import Message, Pair, PairLogProbs, stream
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.dropped import Dropped
 from stages.training.pairs import trained_pairs
+from stages.training.preference_rows import PreferenceRows
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
 from stages.training.samples import Samples
@@ -41,31 +43,31 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             where it must, too many pairs are too long, or training diverged.
     """
     terms = contract.load(inputs["policy"] / "model")
-    reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    splits, dropped = fitting(load(inputs["pairs"] / "pairs.parquet", Pair), reference, cfg, out)
-    refuse_other_tokens([*splits["train"], *splits["validation"]], reference, terms)
-    pairs, held_out = splits["train"], splits["validation"]
-    turns = Turns([pair.id for pair in pairs], cfg.batch_size, cfg.seed, "dpo")
+    log_probs = inputs["reference"] / "logprobs.parquet"
+    scored = beside(stream(inputs["pairs"] / "pairs.parquet", Pair), stream(log_probs, PairLogProbs))
+    given = prepare(scored, terms, cfg, out)
+    pairs, held_out = given.train, given.validation
+    turns = Turns(pairs.ids, cfg.batch_size, cfg.seed, "dpo")
 
-    rows = {pair_id: trl_row(scored, cfg.trainer.get("ld_alpha")) for pair_id, scored in reference.items()}
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
     options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
     args = arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True)
     cfg = budget.fitted(cfg, args, frozen, out)
-    evaluated = [rows[p.id] for p in each_alike(held_out, args.world_size)]
+    evaluated = each_alike([*range(len(held_out))], args.world_size)
     trainer = StoredReferenceTrainer(
         trainable_model(frozen, inputs["policy"] / "adapter", cfg, args.device, out),
         cfg=cfg,
         out=out,
         turns=turns,
         args=args,
-        train_dataset=Dataset.from_list([rows[p.id] for p in pairs]),
-        eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
+        train_dataset=pairs.dataset,
+        eval_dataset=held_out.dataset.select(evaluated) if evaluated else None,
         processing_class=terms.tokenizer,
     )
-    start = FirstStep(trainer, cfg, inputs, [reference[p.id] for p in pairs], out)
-    train(trainer, cfg, out, start, Samples(trainer, cfg, [pair.prompt for pair in held_out], terms, out))
-    found = margins(trainer, cfg, [reference[p.id] for p in held_out])
+    start = FirstStep(trainer, cfg, inputs, given.first, out)
+    train(trainer, cfg, out, start, Samples(trainer, cfg, given.prompts, terms, out))
+    aside = {*held_out.ids}
+    found = margins(trainer, cfg, [p for p in stream(log_probs, PairLogProbs) if p.id in aside])
     save_trained(trainer, out / SCRATCH / "trained")
     if not out.main:
         return {}
@@ -80,7 +82,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
     figures |= last_of(curve, "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
     figures |= last_of(curve, "eval_logps/chosen", "eval_logps/rejected")
-    displaced, steps = displacement(figures, [rows[p.id] for p in held_out]), trainer.state.global_step
+    displaced, steps = displacement(figures, held_out.rows), trainer.state.global_step
     for warning in (displaced, risen(Course(trainer), len(held_out), cfg), turns.told(steps, "pairs")):
         if warning:
             out.warn(warning)
@@ -90,10 +92,9 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if "eval_rewards/accuracies" in figures:
         summary += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
     card.write(out / "model", "dpo", cfg, inputs, figures)
-    used = [reference[p.id] for p in pairs]
-    lengths = [2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in used]
+    lengths = pairs.tokens("prompt_ids", "chosen_ids", "prompt_ids", "rejected_ids")
     return {
-        **trained_pairs(trainer, turns, lengths, len(held_out), dropped),
+        **trained_pairs(trainer, turns, lengths, len(held_out), given.dropped),
         "displacement": bool(displaced),
         **figures,
         "summary": summary,
@@ -115,22 +116,41 @@ def trainable_model(
     return adapters.attach(model, cfg.lora, cfg.seed)
 
 
-def fitting(
-    pairs: list[Pair], reference: dict[str, PairLogProbs], cfg: DPO, out: Work
-) -> tuple[dict[str, list[Pair]], dict[str, int]]:
-    """The pairs by split whose completions fit whole into `max_length`, and how many are dropped for which reason."""
-    kept: dict[str, list[Pair]] = {"train": [], "validation": []}
-    dropped = Dropped(out, "pairs")
-    for pair in pairs:
-        if not (scored := reference.get(pair.id)):
+class Prepared(NamedTuple):
+    """What later work needs of the pairs: the rows of both splits; the reference's log-probs of the first to train on;
+    the held-out prompts; how many pairs were dropped for which reason."""
+
+    train: PreferenceRows
+    validation: PreferenceRows
+    first: list[PairLogProbs]
+    prompts: list[list[Message]]
+    dropped: dict[str, int]
+
+
+def prepare(scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract, cfg: DPO, out: Work) -> Prepared:
+    """The pairs whose completions fit whole into `max_length`, in one pass: of pairs and lists of tokens only few are
+    held."""
+    train, validation, dropped = PreferenceRows(), PreferenceRows(), Dropped(out, "pairs")
+    first, prompts = list[PairLogProbs](), list[list[Message]]()
+    for pair, known in scored:
+        if not known:
             dropped.add(pair.id, "not scored by the reference")
-        elif (
-            tokens := len(scored.prompt_ids) + max(map(len, (scored.chosen_ids, scored.rejected_ids)))
-        ) > cfg.max_length:
+            continue
+        tokens = len(known.prompt_ids) + max(len(known.chosen_ids), len(known.rejected_ids))
+        if tokens > cfg.max_length:
             dropped.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
+            continue
+        refuse_other_tokens(pair, known, terms)
+        row = trl_row(known, cfg.trainer.get("ld_alpha"))
+        if pair.split == "validation":
+            validation.add(pair.id, row)
+            prompts.append(pair.prompt)
         else:
-            kept[pair.split].append(pair)
-    return kept, dropped.settle(len(pairs), len(kept["train"]), cfg.max_dropped, "dpo.max_dropped")
+            train.add(pair.id, row)
+            first += [known] if len(first) < PAIRS else []
+    of = len(train) + len(validation) + dropped.reasons.total()
+    told = dropped.settle(of, len(train), cfg.max_dropped, "dpo.max_dropped")
+    return Prepared(train, validation, first, prompts, told)
 
 
 def margins(trainer: StoredReferenceTrainer, cfg: DPO, held_out: list[PairLogProbs]) -> list[dict[str, Any]]:

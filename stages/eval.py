@@ -29,7 +29,7 @@ from stages.evaluation.outcomes import (
 from stages.models.loading import device_of
 from stages.store import whole
 from stages.store.outcome import Outcome
-from stages.store.records import Example, Pair, load, save
+from stages.store.records import Example, Pair, Records, save, stream
 from stages.store.work import Work
 
 # The first that has prompts.
@@ -44,20 +44,20 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     Raises:
         UserError: where no prompt is left to tell by.
     """
-    examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
+    data = Records(inputs["data"] / "examples.parquet", Example)
     answers = read_answers({role: inputs[f"answer_{role}"] for role in cfg.models})
-    known = trained_on(inputs)
-    everything = tabulate(unknown([examples[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
+    asked, known = {e.id: e for e in data if e.id in answers["sft"]}, trained_on(inputs)
+    everything = tabulate(unknown([asked[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
     ours = everything.group(*GROUPS)
     if not ours.prompts:
-        split = examples[next(iter(answers["sft"]))].split
+        split = asked[next(iter(answers["sft"]))].split
         raise UserError(
             f"of {len(answers['sft'])} {split} prompts none can say whether it helped: "
             f"{len(known & answers['sft'].keys())} are in the pairs as well, and any others are rephrased or plain. "
             f"Raise data.tasks.{split}, or name other data."
         )
     groups = ours.views()
-    groups |= {f"{OUTSIDE}{name}": table for name, table in outside(cfg, {*examples, *known}, inputs, out).items()}
+    groups |= {f"{OUTSIDE}{name}": table for name, table in outside(cfg, known, inputs, out).items()}
     endpoint = next(name for name in ENDPOINTS if name in groups)
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
@@ -117,7 +117,7 @@ def divided(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[st
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
     """The prompts of preference pairs that came from a file: unlike our own they may be in the test."""
-    return {p.prompt_id for p in load(inputs["pairs"] / "pairs.parquet", Pair)} if "pairs" in inputs else set()
+    return {*Records(inputs["pairs"] / "pairs.parquet", Pair).column("prompt_id")} if "pairs" in inputs else set()
 
 
 def unknown(prompts: list[Example], known: set[str], out: Work) -> list[Example]:
@@ -132,6 +132,7 @@ def outside(cfg: Eval, known: set[str], inputs: dict[str, Path], out: Work) -> d
     """Labelled sets that are not ours, by file. A prompt that the data holds too, in any split, is left out."""
     if "outside" not in inputs:
         return {}
-    prompts = [e for e in load(inputs["outside"] / "examples.parquet", Example) if e.checks]
+    prompts = [e for e in stream(inputs["outside"] / "examples.parquet", Example) if e.checks]
+    known = known.union(Records(inputs["data"] / "examples.parquet", Example).column("id"))
     answers = read_answers({role: inputs[f"answer_outside_{role}"] for role in cfg.models})
     return tabulate(unknown(prompts, known, out), answers).by("task")

@@ -17,6 +17,7 @@ from stages.evaluation.reliability import Key, blanks, decided, from_checks, fro
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
+from stages.store.judged import column
 from stages.store.kept import note
 from stages.store.records import Candidate, Example, Judgement, save
 from stages.store.work import Work
@@ -53,7 +54,8 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
-    found = {"labeler": labeler.name, "failed": dict(failed), **figures(pool.candidates, judgements)}
+    lengths = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "n_tokens"), strict=True))
+    found = {"labeler": labeler.name, "failed": dict(failed), **figures(lengths, judgements)}
     if pool.told:
         found["read"] = [*pool.told]
     if out.asked:
@@ -88,26 +90,26 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key
 
 def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
     """The judgements, if each is one of these candidates, and a missing one for every candidate without any."""
-    known = {(c.prompt_id, c.candidate_id) for c in pool.candidates}
+    prompts = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "prompt_id"), strict=True))
     found, scored = list[Judgement](), set[str]()
     for j in judgements:
-        refuse(j, known, f"the labeler {labeler}")
+        refuse(j, prompts, f"the labeler {labeler}")
         if j.candidate_id in scored:
             raise UserError(f"the labeler {labeler} judges {j.candidate_id} twice.")
         scored |= {j.candidate_id} if j.candidate_id else set()
         found.append(j)
-    compared = {str(of) for j in found for of in (j.a, j.b)}
+    judged = scored | {str(of) for j in found for of in (j.a, j.b)}
     reason = "the labeler gave no judgement"
-    silent = [c for c in pool.candidates if c.candidate_id not in scored | compared]
-    return found + [Judgement(c.prompt_id, labeler, c.candidate_id, error=reason) for c in silent]
+    silent = [(prompt, name) for name, prompt in prompts.items() if name not in judged]
+    return found + [Judgement(prompt, labeler, name, error=reason) for prompt, name in silent]
 
 
-def refuse(j: Judgement, known: set[tuple[str, str]], labeler: str) -> None:
-    """Raise UserError for what is no judgement of these candidates."""
+def refuse(j: Judgement, prompts: Mapping[str, str], labeler: str) -> None:
+    """Raise UserError for what is no judgement of these candidates, each with its prompt."""
     if not isinstance(j, Judgement):
         raise UserError(f"{labeler} gives a {type(j).__name__}, which is no Judgement.")
     named = [j.candidate_id] if j.candidate_id is not None else [j.a, j.b]
-    if any((j.prompt_id, name) not in known for name in named):
+    if any((name, j.prompt_id) not in prompts.items() for name in named):
         raise UserError(f"{labeler} judges {', '.join(map(str, named))}: no candidate of that prompt.")
     said = [name for name in ("score", "preference", "error") if vars(j)[name] is not None]
     if len(said) != 1:
@@ -118,9 +120,9 @@ def refuse(j: Judgement, known: set[tuple[str, str]], labeler: str) -> None:
         raise UserError(f"{labeler} prefers {j.preference!r} of {j.a} and {j.b}: a, b or tie, of two candidates.")
 
 
-def figures(candidates: list[Candidate], judgements: list[Judgement]) -> dict[str, Any]:
-    """What every labelling tells of itself: scores, ties, and how far longer answers are preferred."""
-    lengths = {c.candidate_id: c.n_tokens for c in candidates}
+def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str, Any]:
+    """What every labelling tells of itself: scores, ties, and how far longer answers are preferred. `lengths`: those
+    of the candidates, by id."""
     scored = [j for j in judgements if j.score is not None]
     found: dict[str, Any] = {"judgements": len(judgements)}
     if scored:

@@ -1,6 +1,9 @@
 """Stage `pairs`: chosen and rejected completions from judgements. Prompts that give no pair are counted by reason."""
 
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,16 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.curation.rules import band, broken, within
-from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission
+from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission, between
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.held_out import side
 from stages.pairing.ranking import ranked
 from stages.pairing.strategies import limit_of
-from stages.pairing.taking import Taking, table, take
+from stages.pairing.taking import Taking, table
+from stages.store.judged import judged
 from stages.store.kept import having, load_json
 from stages.store.licences import Licences
-from stages.store.records import GIVEN, Candidate, Example, Judgement, Pair, content_id, load, save
+from stages.store.records import GIVEN, Candidate, Example, Judgement, Pair, Records, content_id, save, stream
 from stages.store.work import Work
 
 
@@ -26,23 +30,17 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     Raises:
         UserError: where no prompt gives a pair.
     """
-    judged = inputs["judged"]
-    prompts = load(judged / "prompts.parquet", Example)
-    candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
-    judgements: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in load(judged / "judgements.parquet", Judgement):
-        judgements[judgement.prompt_id].append(judgement)
-    labeler = next(iter(judgements.values()))[0].labeler if judgements else ""
-
-    admissions = admitted(cfg, prompts, candidates, judgements)
-    takings = {strategy: take(prompts, admission, strategy, cfg) for strategy, admission in admissions.items()}
-    taken, refused = takings[cfg.strategy], admissions[cfg.strategy].refused
-    pairs = [pair(prompt, contrast, labeler, cfg) for prompt, contrast in taken.pairs]
-    if not pairs:
+    pool = inputs["judged"]
+    admissions = admitting(cfg, pool)
+    takings, made = [Taking(strategy, cfg) for strategy in Strategy], Made()
+    save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made), Pair)
+    taken = next(each for each in takings if each.strategy is cfg.strategy)
+    admission = admissions[cfg.strategy is Strategy.ranked]
+    copies, passed_over = made.copies, made.passed_over
+    if not taken.pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
-        ways = "".join(f" {admissions[cfg.strategy].ways[reason]}." for reason, _ in taken.without.most_common(1))
-        raise UserError(f"no pair could be made of {len(prompts)} prompts ({told}).{ways}")
-    copies, passed_over = left_out(cfg, taken, judgements)
+        ways = "".join(f" {admission.ways[reason]}." for reason, _ in taken.without.most_common(1))
+        raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{ways}")
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
@@ -50,75 +48,109 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes "
             f"{limit_of(cfg.strategy, cfg)} of a prompt. pairs=all takes more"
         )
-    save(out / "pairs.parquet", pairs, Pair)
-    licences = Licences()
-    for prompt, _ in taken.pairs:
-        licences.count(prompt)
-    aside = sum(p.split == "validation" for p in pairs)
     unfinished = {  # pairs that have one, and contrasts that became none for it
-        "kept as rejected": sum(p.rejected_finish_reason == "length" for p in pairs),
-        "dropped as rejected": refused[WORSE_UNFINISHED],
-        "refused as chosen": refused[BETTER_UNFINISHED],
+        "kept as rejected": made.unfinished,
+        "dropped as rejected": admission.refused[WORSE_UNFINISHED],
+        "refused as chosen": admission.refused[BETTER_UNFINISHED],
     }
     told = "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
-    others = {str(strategy): each.figures() for strategy, each in takings.items()}
+    others = {str(each.strategy): each.figures() for each in takings}
     out.say(f"What each strategy would give of these judgements, all else as it is:\n{table(others, cfg.strategy)}")
     return {
-        "pairs": len(pairs),
-        "held_out": aside,
-        "prompts": len(prompts),
+        "pairs": taken.pairs,
+        "held_out": made.held_out,
+        "prompts": made.prompts,
         "prompts_without_pair": dict(taken.without),
         "unfinished": unfinished,
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
         "chosen_longer_by": others[cfg.strategy]["chosen_longer_by"],
         "strategies": others,
-        **won(pairs, candidates),
-        **expected(judged),
-        **licences.metrics(),
-        "summary": f"{len(pairs)} pairs ({aside} held out) from {len(prompts)} prompts; "
+        **won(made, pool),
+        **expected(pool),
+        **made.licences.metrics(),
+        "summary": f"{taken.pairs} pairs ({made.held_out} held out) from {made.prompts} prompts; "
         f"{taken.without.total()} prompts gave none{told}"
         + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
     }
 
 
-def admitted(
-    cfg: Pairs, prompts: list[Example], candidates: dict[str, Candidate], judgements: dict[str, list[Judgement]]
-) -> dict[Strategy, Admission]:
-    """What each strategy may take: contrasts as they were judged, or, for `ranked`, as their ranking has them."""
-    limits, of = band(candidates.values()), {prompt.id: prompt for prompt in prompts}
-    unsound = set[str]()
-    if cfg.quality:
-        unsound = {i for i, c in candidates.items() if broken(of[c.prompt_id], c) or not within(c, limits)}
-    others = GIVE if all(c.sampler in GIVEN for c in candidates.values()) else DRAW
-    as_judged, as_ranked = Admission(cfg, unsound, others), Admission(cfg, unsound, others)
-    for prompt in prompts:
-        contrasts = comparisons(judgements[prompt.id], candidates)
-        as_judged.admit(prompt.id, contrasts)
-        as_ranked.admit(prompt.id, ranked(contrasts))
-    for admission in (as_judged, as_ranked):
-        admission.narrow()
-    return {strategy: as_ranked if strategy is Strategy.ranked else as_judged for strategy in Strategy}
+@dataclass
+class Made:
+    """What there is to tell of the pairs so far: of how many prompts, how many are held out or have an unfinished
+    completion, whose candidates were chosen and rejected; how many preferences are copies of others, and how many more
+    became no pair because a prompt gives so many."""
+
+    prompts: int = 0
+    held_out: int = 0
+    unfinished: int = 0
+    copies: int = 0
+    passed_over: int = 0
+    chosen: Counter[str | None] = field(default_factory=Counter)
+    rejected: Counter[str | None] = field(default_factory=Counter)
+    licences: Licences = field(default_factory=Licences)
+
+    def count(self, made: Pair) -> None:
+        self.held_out += made.split == "validation"
+        self.unfinished += made.rejected_finish_reason == "length"
+        self.chosen[made.chosen_policy] += 1
+        self.rejected[made.rejected_policy] += 1
 
 
-def left_out(cfg: Pairs, taken: Taking, judgements: dict[str, list[Judgement]]) -> tuple[int, int]:
-    """How many preferences are copies of others, and how many more became no pair because a prompt gives so many. In a
-    ranking, every one has its part."""
-    copies = passed_over = 0
-    for prompt, left in taken.left.items():
-        preferred = [(j.a, j.b, j.preference) for j in judgements[prompt] if j.preference]
-        copies += len(preferred) - len(set(preferred))
-        passed_over += left if preferred and cfg.strategy is not Strategy.ranked else 0
-    return copies, passed_over
+def pairs_of(
+    cfg: Pairs, pool: Path, admissions: Sequence[Admission], takings: Sequence[Taking], made: Made
+) -> Iterator[Pair]:
+    """The pairs of the strategy that is asked for, prompt by prompt. Every strategy takes of each what it would:
+    contrasts as they were judged, or, for `ranked`, as their ranking has them."""
+    labeler = next((j.labeler for j in stream(pool / "judgements.parquet", Judgement)), "")
+    for prompt, judgements, contrasts, unsound in compared(cfg, pool):
+        made.prompts += 1
+        both = zip(admissions, (contrasts, ranked(contrasts)), strict=True)
+        usable = [admission.admit(its, unsound) for admission, its in both]
+        taken = {each.strategy: each.take(prompt, *usable[each.strategy is Strategy.ranked]) for each in takings}
+        chosen, left = taken[cfg.strategy]
+        preferred = [(j.a, j.b, j.preference) for j in judgements if j.preference]
+        made.copies += len(preferred) - len({*preferred})
+        # In a ranking every preference has its part.
+        made.passed_over += left if preferred and cfg.strategy is not Strategy.ranked else 0
+        for contrast in chosen:
+            found = pair(prompt, contrast, labeler, cfg)
+            made.licences.count(prompt)
+            made.count(found)
+            yield found
 
 
-def won(pairs: list[Pair], candidates: dict[str, Candidate]) -> dict[str, Any]:
+def compared(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
+    """Every prompt with its judgements, the contrasts that they tell, and the candidates that must not be chosen."""
+    limits = band(stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
+    for prompt, candidates, judgements in judged(pool):
+        unsound = {c.candidate_id for c in candidates if limits and (broken(prompt, c) or not within(c, limits))}
+        yield prompt, judgements, comparisons(judgements, {c.candidate_id: c for c in candidates}), unsound
+
+
+def admitting(cfg: Pairs, pool: Path) -> list[Admission]:
+    """Which contrasts may become pairs, as they were judged and as their ranking has them. Where margins must lie
+    between quantiles, these are of the margins of all prompts."""
+    samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
+    others = GIVE if samplers <= {*GIVEN} else DRAW
+    if not cfg.margin_quantiles:
+        return [Admission(cfg, others), Admission(cfg, others)]
+    distances = array("d"), array("d")
+    for _, _, contrasts, unsound in compared(cfg, pool):
+        for found, its in zip(distances, (contrasts, ranked(contrasts)), strict=True):
+            found.extend(c.distance for c in Admission(cfg, others).admit(its, unsound)[0])
+    return [Admission(cfg, others, between(found, cfg.margin_quantiles)) for found in distances]
+
+
+def won(made: Made, pool: Path) -> dict[str, Any]:
     """Of candidates of several policies, how many of each there were, and how many were chosen and rejected."""
-    drawn = Counter(c.policy for c in candidates.values())
+    drawn = Counter(Records(pool / "candidates.parquet", Candidate).column("policy"))
     if len(drawn) < 2:
         return {}
-    chosen, rejected = (Counter(p.chosen_policy for p in pairs), Counter(p.rejected_policy for p in pairs))
-    counts = {name: {"candidates": n, "chosen": chosen[name], "rejected": rejected[name]} for name, n in drawn.items()}
+    counts = {
+        name: {"candidates": n, "chosen": made.chosen[name], "rejected": made.rejected[name]}
+        for name, n in drawn.items()
+    }
     return {"policies": counts}
 
 

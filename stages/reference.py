@@ -15,10 +15,13 @@ from stages.models.pair_tokens import drawn, tokenized
 from stages.models.rendering import ContractError
 from stages.models.scoring import add_scoring, pair_log_probs, rounded_once
 from stages.store.numbers import signed
-from stages.store.records import Pair, PairLogProbs, load, save
+from stages.store.records import Pair, PairLogProbs, save, stream
 from stages.store.shards import in_shards
 from stages.store.work import Work
 from stages.training.dropped import Dropped
+from stages.training.preference_rows import PreferenceRows
+
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -27,49 +30,53 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     The ids are those that were drawn, where the policy drew them; else the text is tokenised, and counted.
     """
     terms = contract.load(inputs["reference"] / "model")
-    pairs: list[PairLogProbs] = []
-    dropped = Dropped(out, "pairs")
+    rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = foreign = 0
-    for pair in load(inputs["pairs"] / "pairs.parquet", Pair):
+    for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):
         found = drawn(pair, terms)
         try:
-            pairs.append(tokenized(pair, terms, found))
+            its = tokenized(pair, terms, found)
         except ContractError as reason:
             dropped.add(pair.id, reason)
             continue
+        rows.add(pair.id, {name: getattr(its, name) for name in IDS})
         for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), found, strict=True):
             retokenised += used is None
             foreign += used is None and given is not None
-    refused = dropped.settle(len(pairs) + dropped.reasons.total(), len(pairs))
+    refused = dropped.settle(len(rows) + dropped.reasons.total(), len(rows))
     if foreign:
         out.warn(
-            f"{foreign} of {2 * len(pairs)} completions come with token ids that are not of this model's tokenizer "
+            f"{foreign} of {2 * len(rows)} completions come with token ids that are not of this model's tokenizer "
             "or not of their text: they are tokenised anew, which need not give what was sampled."
         )
 
-    ordered = sorted(pairs, key=lambda p: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)))
+    lengths = [prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, IDS), strict=True)]
+    ordered = sorted(range(len(rows)), key=lengths.__getitem__)
     size = max(1, cfg.runtime.batch_size // 2)
     batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
-    def score(waiting: Sequence[PairLogProbs]) -> Iterator[tuple[PairLogProbs, list[PairLogProbs]]]:
+    def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
         if not waiting:
             return
         model = load_model(inputs["reference"] / "model", cfg.weights, device_of(cfg.runtime.device))
         add_scoring(model, cfg.forward)
-        left = {p.id for p in waiting}
+        left, columns = {*waiting}, rows.dataset
         # The same batches after a kill: a pair among others would round differently.
-        again = [batch for batch in batches if any(p.id in left for p in batch)]
+        again = [batch for batch in batches if any(rows.ids[i] in left for i in batch)]
         with rounded_once(model.device):
             for batch in again:
-                scores = pair_log_probs(model, batch, terms.tokenizer.pad_token_id, cfg.precision)
-                for p, (chosen, rejected) in zip(batch, scores, strict=True):
+                read = columns[batch]
+                tokens_of = zip(batch, *(read[name] for name in IDS), strict=True)
+                pairs = [PairLogProbs(rows.ids[i], prompt, a, b, [], []) for i, prompt, a, b in tokens_of]
+                scores = pair_log_probs(model, pairs, terms.tokenizer.pad_token_id, cfg.precision)
+                for p, (chosen, rejected) in zip(pairs, scores, strict=True):
                     p.chosen_logps, p.rejected_logps = chosen, rejected
                     if p.id in left:
-                        yield p, [p]
+                        yield p.id, [p]
 
     scored = in_shards(
-        pairs,
-        lambda p: p.id,
+        rows.ids,
+        str,
         score,
         PairLogProbs,
         lambda p: p.id,
@@ -78,9 +85,16 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         out,
         rows=2,
     )
-    save(out / "logprobs.parquet", scored, PairLogProbs)
-    tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in scored)
-    mean = sum(sum(p.chosen_logps) + sum(p.rejected_logps) for p in scored) / tokens
+    tokens, total = sum(rows.tokens("chosen_ids", "rejected_ids")), 0.0
+
+    def summed() -> Iterator[PairLogProbs]:
+        nonlocal total
+        for p in scored:
+            total += sum(p.chosen_logps) + sum(p.rejected_logps)
+            yield p
+
+    save(out / "logprobs.parquet", summed(), PairLogProbs)
+    mean = total / tokens
     return {
         "device": str(device_of(cfg.runtime.device)),
         "pairs": len(scored),

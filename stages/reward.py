@@ -1,11 +1,11 @@
 """Stage `reward`: a model that scores a completion of a prompt, from the SFT model by TRL's RewardTrainer."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import RewardConfig
@@ -24,14 +24,14 @@ from stages.models.rendering import ContractError
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
 from stages.store.kept import note
 from stages.store.numbers import signed
-from stages.store.records import Example, Pair, load
+from stages.store.records import Example, Pair, stream
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.dropped import Dropped
-from stages.training.micro_batches import Row
 from stages.training.pairs import trained_pairs
+from stages.training.preference_rows import PreferenceRows
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
 from stages.training.validation import Course, risen
@@ -50,26 +50,25 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     policy = inputs["policy"] / "model"
     terms = contract.load(policy)
-    splits, dropped = tokenised(load(inputs["pairs"] / "pairs.parquet", Pair), terms, cfg, out)
-    pairs, rows = splits["train"]
-    held_out, held_out_rows = splits["validation"]
-    turns = Turns([pair.id for pair in pairs], cfg.batch_size, cfg.seed, "reward")
+    given = prepare(stream(inputs["pairs"] / "pairs.parquet", Pair), terms, cfg, out)
+    pairs, held_out = given.train, given.validation
+    turns = Turns(pairs.ids, cfg.batch_size, cfg.seed, "reward")
 
     args = arguments(RewardConfig, cfg, out)
     cfg = budget.fitted(cfg, args, policy, out)
-    evaluated = each_alike(held_out_rows, args.world_size)
+    evaluated = each_alike([*range(len(held_out))], args.world_size)
     trainer = PairwiseRewardTrainer(
         trainable_model(policy, terms, cfg, args.device, out),
         cfg=cfg,
         out=out,
         turns=turns,
         args=args,
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
+        train_dataset=pairs.dataset,
+        eval_dataset=held_out.dataset.select(evaluated) if evaluated else None,
         processing_class=terms.tokenizer,
     )
     train(trainer, cfg, out)
-    rewards = trainer.rewards(held_out_rows)
+    rewards = trainer.rewards(held_out.rows)
     save_trained(trainer, out / SCRATCH / "trained")
     if not out.main:
         return {}
@@ -83,10 +82,11 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     )
     terms.save(out / "model")
 
-    sources = {p.id: p.source for p in load(inputs["judged"] / "prompts.parquet", Example)}
+    sources = {p.id: p.source for p in stream(inputs["judged"] / "prompts.parquet", Example)}
+    lengths = zip(held_out.tokens("chosen_ids"), held_out.tokens("rejected_ids"), strict=True)
     scored = [
-        Scored(pair.id, sources[pair.prompt_id], *both, len(row["chosen_ids"]), len(row["rejected_ids"]))
-        for pair, row, both in zip(held_out, held_out_rows, rewards, strict=True)
+        Scored(pair, sources[prompt], *both, *tokens)
+        for pair, prompt, both, tokens in zip(held_out.ids, given.prompts, rewards, lengths, strict=True)
     ]
     note(out / "held_out.json", [asdict(pair) for pair in scored])
     found = pairwise.figures(scored) if scored else {}
@@ -95,14 +95,13 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     for warning in (*doubts(found, len(scored)), risen(Course(trainer), len(scored), cfg), turns.told(steps, "pairs")):
         if warning:
             out.warn(warning)
-    lengths = [len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows]
     summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {steps} steps"
     if found:
         mean, low, high = found["accuracy"].values()
         summary += f"; right in {mean:.1%} ({low:.1%} to {high:.1%}) of {len(scored)} held-out pairs"
     card.write(out / "model", "reward", cfg, inputs, figures | ({"held-out accuracy": mean} if found else {}))
     return {
-        **trained_pairs(trainer, turns, lengths, len(held_out), dropped),
+        **trained_pairs(trainer, turns, pairs.tokens("chosen_ids", "rejected_ids"), len(held_out), given.dropped),
         **figures,
         **found,
         "summary": summary,
@@ -119,12 +118,20 @@ def trainable_model(
     return model if cfg.adapter is Adapter.none else adapters.attach(model, cfg.lora, cfg.seed, "SEQ_CLS")
 
 
-def tokenised(
-    pairs: list[Pair], terms: Contract, cfg: Reward, out: Work
-) -> tuple[dict[str, tuple[list[Pair], list[Row]]], dict[str, int]]:
-    """By split, the pairs that fit whole into `max_length` with their rows; and how many were dropped for which
-    reason."""
-    kept: dict[str, tuple[list[Pair], list[Row]]] = {"train": ([], []), "validation": ([], [])}
+class Prepared(NamedTuple):
+    """What later work needs of the pairs: the rows of both splits, the prompt of each that is held out, and how many
+    pairs were dropped for which reason."""
+
+    train: PreferenceRows
+    validation: PreferenceRows
+    prompts: list[str]
+    dropped: dict[str, int]
+
+
+def prepare(pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work) -> Prepared:
+    """Tokenise the pairs that fit whole into `max_length`, in one pass: of pairs and lists of tokens only few are
+    held."""
+    splits, prompts = {"train": PreferenceRows(), "validation": PreferenceRows()}, list[str]()
     dropped = Dropped(out, "pairs")
     for pair in pairs:
         if cfg.margin and pair.margin is None:
@@ -140,10 +147,12 @@ def tokenised(
         if (tokens := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > cfg.max_length:
             dropped.add(pair.id, f"longer than reward.max_length={cfg.max_length} tokens", tokens)
             continue
-        split, its_rows = kept[pair.split]
-        split.append(pair)
-        its_rows.append(row)
-    return kept, dropped.settle(len(pairs), len(kept["train"][0]), cfg.max_dropped, "reward.max_dropped")
+        splits[pair.split].add(pair.id, row)
+        prompts += [pair.prompt_id] if pair.split == "validation" else []
+    train, validation = splits.values()
+    of = len(train) + len(validation) + dropped.reasons.total()
+    told = dropped.settle(of, len(train), cfg.max_dropped, "reward.max_dropped")
+    return Prepared(train, validation, prompts, told)
 
 
 def doubts(found: dict[str, Any], pairs: int) -> list[str]:

@@ -13,6 +13,7 @@ from stages.samplers.given import given
 from stages.samplers.sampler import Decoding
 from stages.store import parts
 from stages.store.records import Candidate, Example, content_id, save, stream
+from stages.store.shards import Held
 from stages.store.work import Work
 
 
@@ -32,6 +33,7 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         raise UserError(f"the data holds no {split} prompts to sample. Raise data.tasks, or add a source.")
     model = inputs["policy"] / "model"
     terms = form_of(model)  # a base has no contract yet
+    candidates: list[Candidate] | Held[Candidate]
     if cfg.file:
         candidates = given(cfg, prompts, {e.id for e in examples}, terms, out)
     else:

@@ -2,8 +2,10 @@
 that needs no teacher (rejection sampling: arXiv:2308.01825); the chosen completions of pairs, as demonstrations, are
 what DPO is compared with."""
 
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from stages.config.errors import UserError
 from stages.curation import rules
 from stages.curation.mending import mended
 from stages.pairing.held_out import side
+from stages.store.judged import judged
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Judgement, Pair, content_id, load, save
+from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.work import Work
+
+MADE = ("selected", "mended")  # what this stage calls the source of its examples
 
 
 def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -25,31 +30,36 @@ def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     Raises:
         UserError: where no candidate is good enough.
     """
+    examples: Iterable[Example]
     if "pairs" in inputs:
-        examples, refused = [chosen(pair) for pair in load(inputs["pairs"] / "pairs.parquet", Pair)], Counter[str]()
+        examples, refused = map(chosen, stream(inputs["pairs"] / "pairs.parquet", Pair)), Counter[str]()
     else:
-        given = load(inputs["data"] / "examples.parquet", Example)
         found, refused = best(cfg, inputs["judged"])
-        examples = [e for e in given if e.split != Split.sft or e.reference is not None] + found
         if not found:
             told = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
             raise UserError(f"select: no answer is good enough to learn from ({told}). Lower select.min_score.")
-    save(out / "examples.parquet", examples, Example)
-    licences = Licences()
-    for example in examples:
-        licences.count(example)
-    counts = Counter(e.split for e in examples)
-    selected = [e for e in examples if e.source in ("selected", "mended")]
-    by_code = sum(e.source == "mended" for e in selected)
+        given = stream(inputs["data"] / "examples.parquet", Example)
+        examples = chain((e for e in given if e.split != Split.sft or e.reference is not None), found)
+    licences, counts, sources, tasks = Licences(), Counter[str](), Counter[str](), set[str]()
+
+    def counted() -> Iterator[Example]:
+        for example in examples:
+            licences.count(example)
+            counts[example.split] += 1
+            sources[example.source] += 1
+            tasks.update([example.task] if example.source in MADE else [])
+            yield example
+
+    save(out / "examples.parquet", counted(), Example)
+    selected, by_code = sum(sources[source] for source in MADE), sources["mended"]
     return {
         "examples": dict(counts),
-        "selected": len(selected),
+        "selected": selected,
         "mended": by_code,
-        "tasks": len({e.task for e in selected}),
+        "tasks": len(tasks),
         "refused": dict(refused),
         **licences.metrics(),
-        "summary": f"{len(selected)} answers selected, {by_code} of them mended, of "
-        f"{len({e.task for e in selected})} tasks; "
+        "summary": f"{selected} answers selected, {by_code} of them mended, of {len(tasks)} tasks; "
         + ", ".join(f"{counts[split]} {split}" for split in Split if counts[split]),
     }
 
@@ -60,38 +70,40 @@ def chosen(pair: Pair) -> Example:
     return Example(pair.id, pair.prompt, pair.chosen[-1]["content"], "selected", "chosen", split)
 
 
-def best(cfg: Select, judged: Path) -> tuple[list[Example], Counter[str]]:
+def best(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
     """Prompts with their best candidate as reference, and for which reasons candidates were refused. Of those that are
     good enough, the one that its model found likeliest, per token; where none is, one that could be mended."""
-    prompts = {e.id: e for e in load(judged / "prompts.parquet", Example)}
-    candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
-    limits = rules.band(candidates.values())
-    good, repaired = defaultdict[str, list[Candidate]](list), defaultdict[str, list[Candidate]](list)
-    refused = Counter[str]()
-    for judgement in load(judged / "judgements.parquet", Judgement):
-        if judgement.score is None:
-            continue
-        candidate, prompt = candidates[str(judgement.candidate_id)], prompts[judgement.prompt_id]
-        low = "scores below select.min_score" if judgement.score < cfg.min_score else None
-        odd = None if rules.within(candidate, limits) else "is likelier or less likely than others"
-        reason = low or rules.broken(prompt, candidate) or odd
-        if not reason:
-            good[prompt.id].append(candidate)
-            continue
-        refused[reason] += 1
-        mendable = cfg.max_mended and not odd and (low or reason == rules.UNFINISHED)
-        text = mended(prompt, candidate.text) if mendable else None
-        whole = replace(candidate, text=text, finish_reason="stop") if text else None
-        if whole and not rules.broken(prompt, whole):
-            repaired[prompt.id].append(whole)
+    limits = rules.band(Records(pool / "candidates.parquet", Candidate))
+    refused, answered = Counter[str](), list[tuple[int, Example]]()  # with how many good ones there were
+    for prompt, candidates, judgements in judged(pool):
+        by_id, good, repaired = {c.candidate_id: c for c in candidates}, list[Candidate](), list[Candidate]()
+        for judgement in judgements:
+            if judgement.score is None:
+                continue
+            candidate = by_id[str(judgement.candidate_id)]
+            low = "scores below select.min_score" if judgement.score < cfg.min_score else None
+            odd = None if rules.within(candidate, limits) else "is likelier or less likely than others"
+            reason = low or rules.broken(prompt, candidate) or odd
+            if not reason:
+                good.append(candidate)
+                continue
+            refused[reason] += 1
+            mendable = cfg.max_mended and not odd and (low or reason == rules.UNFINISHED)
+            text = mended(prompt, candidate.text) if mendable else None
+            whole = replace(candidate, text=text, finish_reason="stop") if text else None
+            if whole and not rules.broken(prompt, whole):
+                repaired.append(whole)
+        if good or repaired:
+            answer = max(good or repaired, key=likelihood)
+            answered.append((len(good), demonstration(prompt, answer, "selected" if good else "mended", cfg)))
     found, of_task = list[Example](), Counter[tuple[str, str]]()
-    for prompt in sorted((prompts[i] for i in good | repaired), key=lambda e: content_id(e.id)):
-        source, most = ("selected", cfg.max_per_task) if good[prompt.id] else ("mended", cfg.max_mended)
-        if max(of_task[source, task] for task in prompt.tasks) >= most:
-            refused["is of a task that has enough"] += len(good[prompt.id])
+    for several, example in sorted(answered, key=lambda each: content_id(each[1].id)):
+        most = cfg.max_per_task if several else cfg.max_mended
+        if max(of_task[example.source, task] for task in example.tasks) >= most:
+            refused["is of a task that has enough"] += several
             continue
-        of_task.update((source, task) for task in prompt.tasks)
-        found.append(demonstration(prompt, max(good[prompt.id] or repaired[prompt.id], key=likelihood), source, cfg))
+        of_task.update((example.source, task) for task in example.tasks)
+        found.append(example)
     return found, refused
 
 

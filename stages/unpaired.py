@@ -3,6 +3,7 @@
 It reads judgements and no pairs: another pair strategy changes none of these, nor another threshold a pair.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from stages.config.blocks.pairs import Unpaired
 from stages.config.errors import UserError
 from stages.pairing.held_out import side
 from stages.pairing.unpaired import WAYS_OUT, labels, threshold
-from stages.store.records import Candidate, Example, Judgement, content_id, load, save
+from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
 from stages.store.unpaired import UnpairedPreference
 from stages.store.work import Work
 
@@ -22,8 +23,7 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where all labels are alike: there is nothing to tell apart.
     """
     judged = inputs["judged"]
-    prompts = {p.id: p for p in load(judged / "prompts.parquet", Example)}
-    candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
+    candidates = Records(judged / "candidates.parquet", Candidate)
     judgements = load(judged / "judgements.parquet", Judgement)
     labeler = judgements[0].labeler if judgements else ""
     scores = {j.candidate_id: j.score for j in judgements if j.score is not None}
@@ -33,24 +33,31 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if desirable in (0, len(found)):
         every = f"all of {len(found)} completions are {'desirable' if desirable else 'undesirable'}"
         said = every if found else "no completion has a label"
-        of = [scores[i] for i in found if i in scores and candidates[i].finish_reason == "stop"]
+        ended = (c.candidate_id for c in candidates if c.candidate_id in found and c.finish_reason == "stop")
+        of = [scores[name] for name in ended if name in scores]
         if of:
             said = f"unpaired.threshold={cfg.threshold:g}: {said}"
         ways = [threshold(of, bool(desirable))] if of else [WAYS_OUT[why] for why, _ in without.most_common(1)]
         raise UserError(". ".join([f"{said}{told}", "KTO learns from desirable and undesirable ones", *ways]) + ".")
-    rows = [
-        row(prompts[candidates[name].prompt_id], candidates[name], label, scores.get(name), labeler, cfg)
-        for name, label in found.items()
-    ]
-    save(out / "unpaired.parquet", rows, UnpairedPreference)
-    aside = sum(r.split == "validation" for r in rows)
+    prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
+    aside = 0
+
+    def rows() -> Iterator[UnpairedPreference]:
+        nonlocal aside
+        for c in candidates:
+            if (label := found.get(c.candidate_id)) is not None:
+                made = row(prompts[c.prompt_id], c, label, scores.get(c.candidate_id), labeler, cfg)
+                aside += made.split == "validation"
+                yield made
+
+    save(out / "unpaired.parquet", rows(), UnpairedPreference)
     return {
-        "completions": len(rows),
+        "completions": len(found),
         "desirable": desirable,
-        "undesirable": len(rows) - desirable,
+        "undesirable": len(found) - desirable,
         "held_out": aside,
         "left_out": dict(without),
-        "summary": f"{desirable} desirable and {len(rows) - desirable} undesirable completions ({aside} held out) of "
+        "summary": f"{desirable} desirable and {len(found) - desirable} undesirable completions ({aside} held out) of "
         f"{len(candidates)}{told}",
     }
 

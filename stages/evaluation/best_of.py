@@ -5,7 +5,7 @@ it is being won without better answers (over-optimisation: Gao et al. 2022, arXi
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import comb
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,7 @@ Graded = list[tuple[float, float]]  # a prompt's candidates: the score of each, 
 
 
 def watched(
-    judgements: Iterable[Judgement], prompts: Sequence[Example], candidates: Sequence[Candidate]
+    judgements: Iterable[Judgement], prompts: Iterable[Example], candidates: Iterable[Candidate]
 ) -> tuple[dict[str, Any], str]:
     """The curve of score and checks over n, and a warning where the checks do not follow; nothing where no prompt has
     checks."""
@@ -45,7 +45,7 @@ def watched(
 
 
 def whole(
-    judgements: Iterable[Judgement], prompts: Sequence[Example], candidates: Sequence[Candidate]
+    judgements: Iterable[Judgement], prompts: Iterable[Example], candidates: Iterable[Candidate]
 ) -> list[Graded]:
     """The candidates of every prompt that has checks and as many scored candidates as most have: two or more."""
     checks, texts = {p.id: p.checks for p in prompts if p.checks}, {c.candidate_id: c.text for c in candidates}

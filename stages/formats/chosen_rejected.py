@@ -36,10 +36,12 @@ class ChosenRejected(Format):
         return Said(prompt, [chosen, rejected], [1.0, 0.0])
 
     def repeated(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
-        """A prompt beside whole conversations repeats a turn of theirs."""
-        asked = row.get("prompt")
-        if isinstance(asked, str) and asked.strip() not in [turn["content"].strip() for turn in prompt]:
+        """A prompt beside whole conversations repeats a turn of theirs, and what belongs to it stands there too."""
+        asked, told = row.get("prompt"), [turn["content"].strip() for turn in prompt]
+        if isinstance(asked, str) and asked.strip() not in told:
             raise BadRow("prompt", "is none of the turns of chosen")
+        if isinstance(more := row.get("input"), str) and not any(more.strip() in each for each in told):
+            raise BadRow("input", "is in none of the turns of chosen: `columns: {COLUMN: null}` leaves it out")
 
 
 def is_whole(value: Any) -> bool:

@@ -3,22 +3,23 @@
 Of those that nothing reads, one that changes what the row means is refused by name; another is named once.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.formats.turns import CALLS, REASONING, ROLES, WHAT, WHO, empty
+from stages.formats.turns import CALLS, REASONING, ROLES, WHAT, WHO, empty, said
 
-TURN = {*WHO, *WHAT, *CALLS, *REASONING, "tool_call_id"}
+TURN = {*CALLS, *REASONING, "tool_call_id"}
 TURNS = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")  # roles with turns in them
 
 # How much a row or a turn counts. One that says what is done anyway is no matter: every answer counts once.
 WEIGHTS = {"loss_weight", "sample_weight", "weight", "train"}
 CHANGING = {
     # whether the answer is a good one
-    "label", "labels", "kto_tag", "feedback",
+    "label", "labels", "kto_tag", "feedback", "reward",
     # what the model was asked
     "input", "context", "passage", "documents", "history", "system", "system_prompt", "system_message", "instances",
     "options", "choices",
@@ -26,12 +27,24 @@ CHANGING = {
     # what it could do, and did before it answered
     "tools", "functions", "tool_calls", "function_call", "tool_call_id", "chat_template_kwargs",
     "reasoning", "reasoning_content", "thinking",
-    # who said it, where a row is a turn
-    "role", "parent_id",
+    # who said it, where a row is a turn, or where turns are texts
+    "role", "parent_id", "speakers", "speaker",
 }  # fmt: skip
 OF_A_TURN = {"name"}  # who speaks
 # Answers to choose from, in a column each: the request means nothing without them.
-CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]")
+CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]|answer_?[a-e0-5]")
+# What a model thought before it answered, however the column is called.
+THOUGHTS = re.compile(
+    r"(?!(is|has|enable|use|skip|with|no)_)(\w+_)?(cot|thoughts?|thinking|reasoning)(_(trace|trajectory|trajectories|process|steps))?"
+)
+# Values by which a column calls the answer of its row a bad one, or the row no answer.
+BAD = {
+    **dict.fromkeys(("is_safe", "is_correct", "is_accepted", "is_good", "is_helpful"), ("false", "0")),
+    **dict.fromkeys(("safe", "correct", "accepted", "passed", "success", "thumbs_up", "liked"), ("false",)),
+    **dict.fromkeys(("response_label", "response_harm_label"), ("unsafe", "harmful")),
+    **dict.fromkeys(("is_harmful", "is_toxic", "is_rejected"), ("true", "1")),
+    "answer": ("reject", "ignore"),  # of somebody who annotates with Prodigy
+}
 # What may stand beside running text, as a word of its name. With any other column it is text of some task.
 BESIDE_A_TEXT = set(
     "id idx index key hash url uri link source src domain site host meta metadata timestamp time date year created "
@@ -46,9 +59,9 @@ Path = str | list[str]  # a column; below it keys or places, after dots; or seve
 class ChangesMeaning(UserError):
     """A column that would change what a row means, and that its format does not read."""
 
-    def __init__(self, column: str, reason: str = ""):
+    def __init__(self, column: str, reason: str = "", role: str = ""):
         super().__init__(f"the column {column!r} {reason or 'changes what a row means, and is not read'}")
-        self.column, self.reason = column, reason
+        self.column, self.reason, self.role = column, reason, role if reason else "ROLE"
 
 
 def normal(name: str) -> str:
@@ -58,17 +71,21 @@ def normal(name: str) -> str:
 
 def resolved(columns: Collection[str], names: Mapping[str, str], given: Mapping[str, Path | None]) -> dict[str, Path]:
     """The column of every role that has one among `columns`: as it is `given`, else the first of its names that no
-    role before it took."""
+    role before it took. A name with a + is that of several columns, which are read as a list."""
     known = {normal(column): column for column in reversed([*columns])}
     found = {role: path for role, path in given.items() if path is not None and role in names}
     taken = {path for path in found.values() if isinstance(path, str)} | {c for c, p in given.items() if p is None}
+    opened = {top for path in given.values() if path is not None for top in tops(path)}
     for role, options in names.items():
         if role in given:
             continue
+        if role == "completions":  # whose scores may be inside of them
+            opened = set()
         for name in options.split():
-            if (column := known.get(name)) is not None and column not in taken:
-                found[role] = column
-                taken.add(column)
+            these = [known[each] for each in name.split("+") if each in known]
+            if len(these) == name.count("+") + 1 and not (taken | opened) & {*these}:
+                found[role] = these if len(these) > 1 else these[0]
+                taken.update(these)
                 break
     return found
 
@@ -76,15 +93,19 @@ def resolved(columns: Collection[str], names: Mapping[str, str], given: Mapping[
 def lacking(given: Mapping[str, Path | None], columns: Collection[str]) -> tuple[str, str] | None:
     """The first role that is given a column which is not among these, with that column."""
     for role, path in given.items():
-        for top in [path] if isinstance(path, str) else path or []:
+        for top in parts_of(path):
             if not {top, top.partition(".")[0]} & {*columns}:
                 return role, top
     return None
 
 
+def parts_of(path: Path | None) -> list[str]:
+    return [path] if isinstance(path, str) else path or []
+
+
 def tops(path: Path) -> list[str]:
     """The columns that a path begins in: itself too, since a column's name may have dots."""
-    return [top for each in ([path] if isinstance(path, str) else path) for top in (each, each.partition(".")[0])]
+    return [top for each in parts_of(path) for top in (each, each.partition(".")[0])]
 
 
 def at(value: Any, path: Path) -> Any:
@@ -94,6 +115,7 @@ def at(value: Any, path: Path) -> Any:
     if isinstance(value, dict) and path in value:
         return value[path]
     head, _, rest = path.partition(".")
+    value = unfolded(value)
     if isinstance(value, list) and not head.isdecimal():
         return [at(each, path) for each in value]
     if isinstance(value, list):
@@ -103,13 +125,43 @@ def at(value: Any, path: Path) -> Any:
     return at(value, rest) if rest and value is not None else value
 
 
+def has(value: Any, path: str) -> bool:
+    """Whether a value has a place of this path, be it an empty one."""
+    if isinstance(value, dict) and path in value:
+        return True
+    head, _, rest = path.partition(".")
+    value = unfolded(value)
+    if isinstance(value, list) and not head.isdecimal():
+        return any(has(each, path) for each in value)
+    inside = {str(i): each for i, each in enumerate(value)} if isinstance(value, list) else value
+    return isinstance(inside, dict) and head in inside and (not rest or has(inside[head], rest))
+
+
+def unfolded(value: Any) -> Any:
+    """An object or a list that stands as JSON in a string, as in a cell of a table."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def inside(value: Any) -> list[str]:
+    """The keys of an object, or of the objects in a list."""
+    if isinstance(value := unfolded(value), list):
+        return list(dict.fromkeys(key for each in value for key in inside(each) if isinstance(each, dict)))
+    return [str(key) for key in value] if isinstance(value, dict) else []
+
+
 @dataclass(frozen=True)
 class Beside:
     """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
-    each would change what a row means; where `turns` are, of which role, with the keys that are known of answers among
-    them; and which keys the user `dropped`."""
+    each would change what a row means; which values of some of them would; where `turns` are, with the keys that are
+    known of answers among them and of which role; and which keys the user `dropped`."""
 
     columns: Mapping[str, bool]
+    bad: Mapping[str, Collection[str]]
     turns: Mapping[str, tuple[str, Collection[str]]]
     dropped: Collection[str]
 
@@ -122,16 +174,20 @@ class Beside:
         decided: Collection[str],
         texts: bool,
         weighed: Collection[str],
+        judged: bool,
     ) -> "Beside":
         """Columns that the user dropped count as read; of roles that the user gave to another column the names are
         `decided`, and change nothing. `texts`: the rows are running text. `weighed`: the roles of whose answers a
-        weight is read."""
+        weight is read. `judged`: it is read which answers are good."""
         known = {column for path in paths.values() for column in tops(path)} | {*dropped}
+        thoughts = "reasoning" not in paths
         found = {}
         for column in columns:
             if column not in known:
                 name = normal(column)
-                changing = name in CHANGING | WEIGHTS or CHOICE.fullmatch(name)
+                changing = (
+                    name in CHANGING | WEIGHTS or CHOICE.fullmatch(name) or (thoughts and THOUGHTS.fullmatch(name))
+                )
                 foreign = texts and not BESIDE_A_TEXT & set(name.split("_"))
                 found[column] = name not in decided and bool(changing or foreign)
         turns = {
@@ -139,7 +195,8 @@ class Beside:
             for role in TURNS
             if isinstance(path := paths.get(role), str)
         }
-        return cls(found, turns, dropped)
+        bad = {} if judged else {column: BAD[name] for column in found if (name := normal(column)) in BAD}
+        return cls(found, bad, turns, dropped)
 
 
 def unread(row: Mapping[str, Any], values: Mapping[str, Any], beside: Beside) -> list[str]:
@@ -155,6 +212,10 @@ def unread(row: Mapping[str, Any], values: Mapping[str, Any], beside: Beside) ->
             if changing:
                 raise ChangesMeaning(column)
             found.append(column)
+    for column, bad in beside.bad.items():
+        if (value := str(row[column]).lower()) in bad:
+            role = "label" if value in ("false", "0") else ""
+            raise ChangesMeaning(column, f"is {row[column]!r:.40}: it calls the answer of its row a bad one", role)
     for path, (role, of_answers) in beside.turns.items():
         if isinstance(turns := values.get(role), (list, dict)):
             found += [f"{path}.{key}" for key in of_turns(turns, path, beside.dropped, of_answers)]
@@ -170,9 +231,10 @@ def of_turns(turns: Any, column: str, dropped: Collection[str], of_answers: Coll
     found = dict[str, None]()
     for turn in turns if isinstance(turns, list) else [turns]:
         if isinstance(turn, dict) and any(key in turn for key in WHO):
-            role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
+            role = ROLES.get(str(said(turn, WHO)).lower())
             more = {"tool": OF_A_TURN, "assistant": of_answers}.get(str(role), ())
-            known, weight = {*TURN, *dropped, *more}, int(role == "assistant")
+            read = (next((key for key in keys if not empty(turn.get(key))), "") for keys in (WHO, WHAT))
+            known, weight = {*TURN, *read, *dropped, *more}, int(role == "assistant")
             for key in (str(k) for k, value in turn.items() if k not in known and says(k, value, weight)):
                 if key.lower() in CHANGING | WEIGHTS | OF_A_TURN:
                     raise ChangesMeaning(f"{column}.{key}")

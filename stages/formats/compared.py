@@ -5,18 +5,22 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.formats.columns import Path, normal
-from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, roles_of
+from stages.formats.columns import Path, normal, unfolded
+from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, only, roles_of
 from stages.formats.row import BadRow
+from stages.formats.scored import number
+from stages.formats.turns import WHO, said
+from stages.store.records import Message
 
 ANSWER = re.compile(r"(model_|human_)?(output|response|answer|completion|generation|conversation|reply|ref)_?")
 SIDES = {"1": "2", "a": "b", "0": "1"}  # how the columns of the two are told apart
 PREFERENCE = "preference preferred winner better better_response_id majority choice verdict label labels"
+SCORES = "score rating reward winner_model"  # a number for each of the two, of which the higher is better
 TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "draw")
 
 
 class Compared(Format):
-    roles = roles_of(TURNS, ASKED, BEFORE, a="", b="", preference=PREFERENCE)
+    roles = roles_of(TURNS, ASKED, BEFORE, a="", b="", preference=PREFERENCE, turn="turn")
     needs = ("a", "b", "preference")
     compares = True
 
@@ -24,8 +28,11 @@ class Compared(Format):
         for a in sorted(map(normal, columns)):
             for one, other in SIDES.items():
                 b = a.removesuffix(one) + other
-                if a.endswith(one) and b in map(normal, columns) and ANSWER.fullmatch(a.removesuffix(one)):
-                    return {**self.roles, "a": a, "b": b}
+                third = a.removesuffix(one) + chr(ord(other) + 1)  # of more than two one is no preference
+                there = b in map(normal, columns) and third not in map(normal, columns)
+                if a.endswith(one) and there and ANSWER.fullmatch(a.removesuffix(one)):
+                    pairs = " ".join(f"{name}_{one}+{name}_{other}" for name in SCORES.split())
+                    return {**self.roles, "a": a, "b": b, "preference": f"{PREFERENCE} {pairs}"}
         return self.roles
 
     def fits(self, row: Mapping[str, Any]) -> bool:
@@ -36,32 +43,72 @@ class Compared(Format):
         a, b = (normal(str(names[side])) for side in ("a", "b"))
         one, other = (a[-1], b[-1]) if SIDES.get(a[-1:]) == b[-1:] else ("1", "2")
         self.sides = {each: score for name, score in ((a, 1.0), (b, 0.0)) for each in (name, f"model_{name[-1]}")}
-        self.sides |= {one: 1.0, other: 0.0} | dict.fromkeys(TIES, 0.5)
+        self.sides |= {one: 1.0, other: 0.0, "left": 1.0, "right": 0.0} | dict.fromkeys(TIES, 0.5)
         if (one, other) == ("1", "2"):
             self.sides |= {"0": 0.5, "1_5": 0.5}
+        if isinstance(names["preference"], list):
+            return
         told = {self.labels.get(key, key): key for key in map(plain, (row.get("preference") for row in rows)) if key}
-        unclear = sorted(key for value, key in told.items() if normal(value) not in self.sides)
+        unclear = any(self.side(key) is None for key in told.values())
         if unclear or ("0" in told and "2" not in told and other == "2"):
             raise UserError(
                 f"{names['preference']} holds {', '.join(sorted(map(str, told.values())))}: which of {names['a']} and "
                 f"{names['b']} is that? {way_out}"
             )
 
+    def side(self, key: str) -> float | None:
+        """How good the first answer is, by a preference as a word: 1, 0, or 0.5 of a tie. None of what says neither:
+        whose a negative number would be, only `labels` can tell."""
+        word = self.labels.get(key, key)
+        return None if word.startswith("-") else self.sides.get(normal(word))
+
+    def better(self, value: Any) -> float:
+        if isinstance(value, list):
+            a, b = map(number, value)
+            return 0.5 if a == b else float(a > b)
+        if (score := self.side(plain(value))) is None:
+            raise BadRow("preference", f"names neither answer, nor a tie: {value!r:.40}")
+        return score
+
+    def asked(self, row: Mapping[str, Any]) -> list[Message]:
+        if alternating(row.get("prompt"), row.get("a")):
+            row = {**row, "prompt": only(unfolded(row["prompt"]), "prompt")}
+        return super().asked(row)
+
     def said(self, row: Mapping[str, Any]) -> Said:
-        key = plain(row["preference"])
-        score = self.sides.get(normal(self.labels.get(key, key)))
-        if score is None:
-            raise BadRow("preference", f"names neither answer, nor a tie: {row['preference']!r:.40}")
+        score = self.better(row["preference"])
+        turns = [alternating(row.get("prompt"), row[side]) for side in ("a", "b")]
+        if all(turns):
+            row = {**{role: value for role, value in row.items() if role != "prompt"}, "a": turns[0], "b": turns[1]}
         if "prompt" in row or "messages" in row:
             prompt = self.request(row)
             a, b = (self.answer(row[side], side, prompt) for side in ("a", "b"))
         else:
+            row = {**row, **{side: through(row[side], row.get("turn")) for side in ("a", "b")}}
             (prompt, a), (other, b) = (self.whole(row, side) for side in ("a", "b"))
             if prompt != other:
-                raise BadRow("b", "answers another prompt than a")
+                raise BadRow("b", "answers another prompt than a: what was said before differs, too")
         if a == b:
             raise BadRow("b", "is the same as a")
         return Said(prompt, [a, b], [score, 1 - score])
+
+
+def through(turns: Any, last: Any) -> Any:
+    """A conversation up to the answer that was compared, the first or the second, as MT-bench's judges did."""
+    if not isinstance(last, int) or not isinstance(turns, list):
+        return turns
+    answers = [i for i, turn in enumerate(turns) if isinstance(turn, dict) and said(turn, WHO) == "assistant"]
+    return turns[: answers[last - 1] + 1] if 0 < last < len(answers) else turns
+
+
+def alternating(asked: Any, answered: Any) -> list[Any] | None:
+    """The turns in two lists, of requests and of the answers to each, as LMSYS has them in JSON."""
+    asked, answered = unfolded(asked), unfolded(answered)
+    if not isinstance(asked, list) or not isinstance(answered, list) or len(asked) != len(answered):
+        return None
+    if not all(each is None or isinstance(each, str) for each in (*asked, *answered)):
+        return None
+    return [turn or "" for pair in zip(asked, answered, strict=True) for turn in pair]
 
 
 def plain(value: Any) -> str:

@@ -20,10 +20,13 @@ import pyarrow as pa
 from stages.config.blocks.data import Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
+from stages.formats.foreign import refuse_foreign
 from stages.formats.json_array import array_rows
-from stages.formats.json_rows import decoded, line_rows, refuse_object
+from stages.formats.json_object import object_rows
+from stages.formats.json_rows import decoded, line_rows
 from stages.formats.row import BadRow, Row
 from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names
+from stages.formats.threads import threaded
 from stages.store.pinning import MEMORY, locate, readable
 
 __all__ = ["BadRow", "Row", "Table", "rows_of", "tables"]
@@ -38,6 +41,11 @@ BEGINNING = 1 << 16  # bytes that tell what a file is
 SPACE = b"\xef\xbb\xbf \t\r\n"
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
+
+# Files and folders of a split, as the hub names them, and the parts of one: train-00000-of-00002.parquet
+SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
+HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
 Watch = Callable[[Callable[[], float]], None]  # takes what tells how much of a file was read so far
 
@@ -57,15 +65,35 @@ class Table:
         self.read = read
 
 
-def tables(source: Source, key: str) -> Iterator[Table]:
-    """The files of a source, in order; a hub dataset is one."""
+def tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
+    """The files of a source, in order; a hub dataset is one. `compared`: of trees of messages, the replies are."""
     local = locate(source.path, key)
     if local is None:
         found = hub_dataset(source, key)
-        yield Table(source.path, len(found), lambda watch: hub_rows(source.path, found, watch))
+        yield Table(source.path, len(found), lambda watch: threaded(hub_rows(source.path, found, watch), compared))
         return
-    for file in readable(local, key):
-        yield Table(str(file), file.stat().st_size, partial(rows_of, file, source.documents))
+    files = readable(local, key)
+    if local.is_dir():
+        refuse_splits(local, files, key)
+    for file in files:
+        yield Table(str(file), file.stat().st_size, partial(talks_of, file, source.documents, compared))
+
+
+def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
+    """Raise UserError for a folder with the splits of a set, some of them to be held out: a path names one of them."""
+    found = dict[str, str]()
+    for file in files:
+        for part in (below := file.relative_to(folder)).parts:
+            if named := SPLIT.match(part):
+                place = folder / Path(*below.parts[: below.parts.index(part)])
+                shards = f"{SHARD.split(part)[0]}*" if part == below.name else part
+                found.setdefault(HELD_OUT.get(named[1], named[1]), str(place / shards))
+                break
+    if len(found) > 1:
+        ways = ", ".join(f"{key}='{found[name]}'" for name in sorted(found, key=lambda name: name != "train"))
+        raise UserError(
+            f"{key}={folder}: holds the splits {', '.join(sorted(found))}. A path names one of them: {ways}."
+        )
 
 
 def hub_dataset(source: Source, key: str) -> Any:
@@ -88,6 +116,10 @@ def hub_rows(name: str, found: Any, watch: Watch) -> Iterator[Row]:
         yield Row(name, place, with_names(value, classes))
 
 
+def talks_of(file: Path, documents: str | None, compared: bool, watch: Watch) -> Iterator[Row]:
+    return threaded(rows_of(file, documents, watch), compared)
+
+
 def rows_of(file: Path, documents: str | None = None, watch: Watch = lambda read: None) -> Iterator[Row]:
     """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
     try:
@@ -108,8 +140,6 @@ def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Ro
         if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
             yield from arrow_rows(file)
             return
-        if magic.startswith(b"PK\x03\x04"):
-            raise UserError(f"{file}: is a zip archive or a workbook. Unpack it, or save its table as CSV.")
         with opened(file, plain, magic) as stream:
             yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
 
@@ -120,22 +150,16 @@ def stream_rows(
     """The rows of a file that is text. Those that are read a row at a time are `watched`."""
     start = stream.peek(BEGINNING)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name}")
+        converted = f"{file.stem}.utf8{file.suffix}"
+        raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name} > {converted}")
+    refuse_foreign(file, start)
     kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
-    if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
-        watched()
-        return csv_rows(file, stream)
     if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
         return text_rows(file, stream.read(), documents)
-    if first == b"[":
-        watched()
-        return array_rows(file, stream)
-    if start.lstrip(SPACE).split(b"\n")[0].strip() == b"{":
-        content = stream.read()
-        refuse_object(file, content)
-        return line_rows(file, io.BytesIO(content))
     watched()
-    return line_rows(file, stream)
+    if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
+        return csv_rows(file, stream)
+    return {b"[": array_rows, b"{": object_rows}.get(first, line_rows)(file, stream)
 
 
 def opened(file: Path, plain: io.FileIO, magic: bytes) -> io.BufferedReader:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from stages.config.blocks.data import Source
-from stages.formats.columns import Path
+from stages.formats.columns import ChangesMeaning, Path, unfolded
+from stages.formats.parts import is_parts
 from stages.formats.row import BadRow
 from stages.formats.transcripts import open_transcript, transcript
 from stages.formats.turns import (
     REASONING,
+    call_text,
     earlier,
     listed,
     message,
@@ -23,16 +25,22 @@ from stages.formats.weights import of_row
 from stages.store.records import Message
 
 # Roles of columns that several formats have, with the names that they go by, in order of preference.
-BEFORE = {"system": "system system_prompt system_message", "history": "history", "tools": "tools functions"}
-TURNS = {"messages": "messages conversations conversation dialogue dialog"}
-ASKED = {
-    "prompt": "instruction prompt question query request problem user human input inputs",
-    "input": "input context passage",
+BEFORE = {
+    "system": "system system_prompt system_message systeminstruction system_instruction",
+    "history": "history",
+    "tools": "tools functions",
 }
-THOUGHT = {"reasoning": " ".join(REASONING)}
+TURNS = {"messages": "messages conversations conversation dialogue dialog contents"}
+ASKED = {
+    "prompt": "instruction prompt question query request problem definition user_input user human input inputs",
+    "input": "input inputs context passage",
+}
+THOUGHT = {"reasoning": f"{' '.join(REASONING)} complex_cot cot chain_of_thought"}
+SWITCHES = {"on", "off", "true", "false", "yes", "no"}  # of reasoning, and no reasoning
 STATED = {"licence": "", "origin": ""}  # of any row, where `columns` says in which column
 WEIGHT = {"weight": "loss_weight sample_weight weight train"}
-COMPLETION = "output completion response answer solution assistant generation target targets ground_truth"
+COMPLETION = "output completion response answer solution assistant generation generated_solution target targets "
+COMPLETION += "ground_truth"
 
 
 def roles_of(*common: Mapping[str, str], **own: str) -> dict[str, str]:
@@ -105,25 +113,31 @@ class Format(ABC):
 
     def turns(self, value: Any, field: str) -> list[Message]:
         """The turns in a list of them, in a transcript, or in texts that take turns."""
-        if (found := transcript(value)) is not None:
+        if (found := transcript(value, plain=True)) is not None:
             return [{**turn, "content": text(turn["content"], field)} for turn in found]
         return [message(turn, field, self.strip) for turn in spoken_turns(listed(value, field))]
 
     def asked(self, row: Mapping[str, Any]) -> list[Message]:
         """The conversation in a row's `messages`, else up to the request in its `prompt`."""
         if "messages" in row:
-            turns = [*earlier(row), *self.turns(row["messages"], "messages")]
+            turns = after(row, self.turns(row["messages"], "messages"))
         elif "prompt" not in row:
             raise BadRow("prompt", "the column is missing, or empty")
-        elif isinstance(row["prompt"], list):
-            turns = [*earlier(row), *self.turns(row["prompt"], "prompt")]
-        elif written := open_transcript(row["prompt"]):
-            turns = [*earlier(row), *written]
+        elif isinstance(prompt := only(row["prompt"], "prompt"), list | dict):
+            turns = after(row, self.turns(prompt if isinstance(prompt, list) else [prompt], "prompt"))
+        elif written := open_transcript(prompt):
+            turns = after(row, written)
         else:
-            request = text(row["prompt"], "prompt")
+            request = text(prompt, "prompt")
             if "input" in row:
-                request = f"{request}\n\n{text(row['input'], 'input')}"
-            turns = [*earlier(row), {"role": "user", "content": request}]
+                request = f"{request}\n\n{text(only(row['input'], 'input'), 'input')}"
+            return self.offered([*earlier(row), {"role": "user", "content": request}], row)
+        if "input" in row:
+            raise BadRow("input", "stands beside a prompt of several turns: `columns: {COLUMN: null}` leaves it out")
+        return self.offered(turns, row)
+
+    def offered(self, turns: list[Message], row: Mapping[str, Any]) -> list[Message]:
+        """The turns, with the tools that the row offers."""
         return with_tools(turns, row["tools"]) if "tools" in row else turns
 
     def request(self, row: Mapping[str, Any]) -> list[Message]:
@@ -142,26 +156,64 @@ class Format(ABC):
 
     def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
         """The prompt and the answer of a whole conversation, which stands in one of several columns."""
-        turns = [*earlier(row), *self.turns(row[side], side)]
-        prompt, answer = split_off_answer(with_tools(turns, row["tools"]) if "tools" in row else turns)
+        turns = after(row, self.turns(row[side], side))
+        prompt, answer = split_off_answer(self.offered(turns, row))
         if answer is None:
             raise BadRow(side, "does not end with an assistant turn")
         return prompt, answer
 
     def answer(self, value: Any, field: str, asked: list[Message], thought: Any = None) -> str:
         """The answer in a string, a turn, or a list of turns that may repeat what was asked."""
-        if isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value):
-            raise BadRow(field, f"holds {len(value)} answers: `columns: {{{field}: COLUMN.0}}` takes the first")
+        value = only(value, field)
+        if isinstance(value, (bool, int, float)):
+            value = self.worded(value, field)
         if isinstance(value, (list, dict)) and not is_parts(value):
             turns = [message(turn, field, self.strip) for turn in (value if isinstance(value, list) else [value])]
             if turns[:-1] not in ([], asked) or turns[-1]["role"] != "assistant":
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
             return turns[-1]["content"]
+        if thought is not None and str(thought := only(thought, "reasoning")).lower() in SWITCHES:
+            raise ChangesMeaning("reasoning", f"is {thought!r}, which is no reasoning")
         return reasoned(text(value, field), thought, field, self.strip)
 
+    def worded(self, value: Any, field: str) -> str:
+        """An answer that is true, false or a number, in the word that `labels` has for it."""
+        if (word := self.labels.get(str(value).lower())) is None:
+            told = f"`labels: {{{str(value).lower()}: WORD, …}}` says it in words"
+            raise BadRow(field, f"must be text, is {type(value).__name__}: {told}")
+        return word
 
-def is_parts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, dict) and "type" in each for each in value)
+
+def after(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
+    """The turns of a conversation after what its row says of before."""
+    before = earlier(row)
+    if [turn["role"] for turn in (*before[:1], *turns[:1])] != ["system", "system"]:
+        return before + turns
+    if before[0] != turns[0]:
+        raise BadRow("system", "is not the one that the messages begin with: `columns: {COLUMN: null}` leaves it out")
+    return before + turns[1:]
+
+
+def only(value: Any, field: str) -> Any:
+    """The one text of a list; another value as it is.
+
+    Raises:
+        BadRow: where there are several, of which any may be meant.
+    """
+    if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
+        return value
+    if len(value) > 1:
+        what = "requests" if field == "prompt" else "texts" if field == "input" else "answers"
+        raise BadRow(field, f"holds {len(value)} {what}: `columns: {{{field}: COLUMN.0}}` takes the first")
+    return value[0]
+
+
+def calls(value: Any) -> str | None:
+    """The calls of tools in a list of them, as text."""
+    found = unfolded(value)
+    if not isinstance(found, list) or not found or not all(isinstance(c, dict) and "arguments" in c for c in found):
+        return None
+    return "\n".join(call_text(call, "completion") for call in found)
 
 
 def is_turns(value: Any) -> bool:

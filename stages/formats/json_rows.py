@@ -24,23 +24,16 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         try:
             yield Row(name, i, value_of(text))
         except json.JSONDecodeError as error:
-            yield Row(name, i, text, BadRow("", f"broken JSON: {error.msg}"))
+            yield broken_row(file, i, text, error)
         except BadRow as reason:
             yield Row(name, i, text, reason)
 
 
-def refuse_object(file: Path, content: bytes) -> None:
-    """Raise UserError for a file that is one JSON object over several lines: it has no rows."""
-    try:
-        value = value_of(decoded(file, content))
-    except (json.JSONDecodeError, BadRow):
-        return
-    keys = [str(key) for key in value] if isinstance(value, dict) else []
-    rows = next((key for key in keys if isinstance(value[key], list)), "")
-    raise UserError(
-        f"{file}: one JSON object with the keys {', '.join(keys[:9])}, and no rows. Write one object a line: "
-        f"jq -c '.{rows}[]' {file.name} > rows.jsonl"
-    )
+def broken_row(file: Path, line: int, text: str, error: json.JSONDecodeError) -> Row:
+    """A line that is no JSON, but for a comma after it: of an array without its brackets."""
+    if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
+        return Row(str(file), line, value_of(error.doc[: error.pos]))
+    return Row(str(file), line, text, BadRow("", f"broken JSON: {error.msg}"))
 
 
 def decoded(file: Path, content: bytes) -> str:
@@ -70,7 +63,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def no_number(name: str) -> None:
-    raise BadRow("", f"broken JSON: {name} is no number")
+    raise BadRow("", f"broken JSON: {name} is no number: sed 's/: *{name}\\b/: null/g' writes null for it")
 
 
 SPACE = " \t\r\n"

@@ -22,6 +22,7 @@ from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
 from stages.formats.columns import Path
 from stages.formats.format import Format, Said
+from stages.formats.options import chosen, lowest, options_of
 from stages.formats.row import BadRow
 from stages.formats.turns import text
 from stages.store import parts
@@ -32,6 +33,7 @@ SHOWN = 200  # characters of labels, in a remark
 MOST = 8  # options that a phrasing lists
 JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
 OF_LABELS = {"label", "options", "choices"}
+NONE = "-1"  # the label of rows that have none, as `datasets` has it
 
 
 class Phrased(Format):
@@ -46,16 +48,21 @@ class Phrased(Format):
         # The answer to an inverted phrasing is no label that a check could compare.
         self.phrasings = [phrasing(*pair) for pair in pairs if not source.check or pair[1] == task["answer"]]
         self.known = list[str]()
+        self.low: int | None = None  # the number of the first option, where labels are numbers
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:
         """Take in the labels of all rows, and say which begin with the same word."""
         found = dict[str, None]()
+        if "options" in self.roles:
+            self.low = lowest((str(row["label"]), row["options"]) for row in rows)
+            return
         for row in rows if "label" in self.roles else ():
-            if "label" in row:
+            if "label" in row and str(row["label"]) != NONE:
                 try:
                     found[self.word(row["label"])] = None
                 except BadRow as reason:
-                    raise UserError(f"{names['label']}: {reason.reason}. {way_out}") from reason
+                    told = reason.reason.replace("COLUMN", str(names["label"]))
+                    raise UserError(f"{names['label']}: {told}. {way_out}") from reason
         self.known = sorted(found)
 
     def remarks(self) -> list[str]:
@@ -67,18 +74,39 @@ class Phrased(Format):
             [f"{len(alike)} labels share their first word: {shorten(', '.join(alike), SHOWN)}"] if alike else []
         )
 
+    def given(self, label: Any) -> str:
+        """A label as a set has it, or as `labels` calls it; of a list, its only one."""
+        if isinstance(label, list) and len(label) == 1:
+            label = label[0]
+        if isinstance(label, list | dict):
+            raise BadRow(
+                "label", f"must be one label, is {label!r:.40}: `columns: {{label: COLUMN.0}}` takes the first"
+            )
+        given = str(label).strip()
+        return self.words.get(given.lower(), given)
+
     def word(self, label: Any) -> str:
         """A label in words: banking's `card_arrival` is card arrival."""
-        given = str(label).strip()
-        word = self.words.get(given.lower(), given).replace("_", " ").strip()
+        given = self.given(label)
+        if given == NONE:
+            raise BadRow("label", f"is {NONE}: nobody has labelled the row")
+        word = given.replace("_", " ").strip()
         if not any(letter.isalpha() for letter in word):
             raise BadRow("label", f"{given!r} is no word")
         return word
 
     def said(self, row: Mapping[str, Any]) -> Said:
-        values = {role: text(first(value), role) for role, value in row.items() if role != "label"}
+        values = {role: text(first(value), role) for role, value in row.items() if role not in OF_LABELS}
         drawn = random.Random(content_id(sorted(values.items())))
-        if "label" in row:
+        if "options" in row:
+            names, texts = options_of(row["options"])
+            label = self.given(row["label"])
+            if label in texts:  # which may stand at the same place in every row
+                drawn.shuffle(texts)
+            values |= in_words(chosen(label, names, texts, self.low), texts)
+            if {"context", "question"} <= values.keys():  # which is about it, whatever the phrasing
+                values["question"] = f"{values['context']}\n\n{values['question']}"
+        elif "label" in row:
             values |= self.labelled(self.word(row["label"]), drawn)
         usable = [phrasing for phrasing in self.phrasings if phrasing[2] <= values.keys()]
         if not usable:
@@ -92,8 +120,13 @@ class Phrased(Format):
         others = [word for word in self.known if word != label]
         options = [label, *drawn.sample(others, min(len(others), MOST - 1))]
         drawn.shuffle(options)
-        sentence = " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
-        return {"label": label, "options": "\n".join(f"- {word}" for word in options), "choices": sentence}
+        return in_words(label, options)
+
+
+def in_words(label: str, options: list[str]) -> dict[str, str]:
+    """A label, and the options that it is one of, a line each and in a sentence."""
+    sentence = " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
+    return {"label": label, "options": "\n".join(f"- {word}" for word in options), "choices": sentence}
 
 
 def first(value: Any) -> Any:

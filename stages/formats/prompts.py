@@ -10,7 +10,7 @@ class Prompts(Format):
     roles = roles_of(TURNS, ASKED, BEFORE)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        return "prompt" in row or is_turns(row.get("messages"))
+        return isinstance(row.get("prompt"), str | list) or is_turns(row.get("messages"))
 
     def said(self, row: Mapping[str, Any]) -> Said:
         return Said(self.request(row), [])

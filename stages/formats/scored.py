@@ -1,4 +1,4 @@
-"""Several answers to a request with scores or ranks: UltraFeedback, Nectar, lists beside lists."""
+"""Several answers to a request with scores or ranks: UltraFeedback, Nectar, lists beside lists, or a row for each."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from stages.formats.turns import listed
 # Of a list of objects, what each says under which of these keys.
 WITHIN = {
     "completions": "response output text answer completion content generation solution",
-    "scores": "overall_score score rating reward is_correct",
+    "scores": "overall_score score pm_score rating reward is_correct",
     "ranks": "rank",
 }
 
@@ -22,7 +22,7 @@ class Scored(Format):
     roles = roles_of(
         ASKED,
         BEFORE,
-        completions="completions candidates responses answers outputs generations samples",
+        completions="completions candidates responses answers outputs generations samples responses_and_scores",
         scores="scores ratings rewards",
         ranks="ranks rank ranking",
     )
@@ -31,6 +31,8 @@ class Scored(Format):
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         given = row["completions"]
+        if isinstance(given, str):  # one answer of several, which have rows of their own
+            return isinstance(row.get("scores"), int | float)
         if not isinstance(given, list) or len(given) < 2:
             return False
         return all(isinstance(each, str) for each in given) or "completions" in self.parts(given)
@@ -49,14 +51,17 @@ class Scored(Format):
         row = next(iter(rows))
         parts = {**self.parts(row["completions"]), **row}
         if not {"scores", "ranks"} & parts.keys():
-            keys = next((", ".join(each) for each in row["completions"] if isinstance(each, dict)), "text alone")
+            column = names["completions"]
+            keys = next((", ".join(each) for each in row["completions"] if isinstance(each, dict)), "")
+            holds, path = (keys, f"{column}.KEY") if keys else ("text alone", "COLUMN")
             raise UserError(
-                f"{names['completions']} holds {keys}: which is better? `columns: {{scores: "
-                f"{names['completions']}.KEY}}` says it, or ranks, of which 1 is the best."
+                f"{column} holds {holds}: which is better? `columns: {{scores: {path}}}` says it, or ranks, where 1 "
+                "is the best."
             )
 
     def said(self, row: Mapping[str, Any]) -> Said:
-        parts = {**self.parts(listed(row["completions"], "completions")), **row_lists(row)}
+        given = [row["completions"]] if isinstance(row["completions"], str) else row["completions"]
+        parts = {**self.parts(listed(given, "completions")), **row_lists(row)}
         if "completions" not in parts:
             raise BadRow("completions", "holds objects without a text: `columns: {completions: COLUMN.KEY}` names it")
         if "scores" not in parts and "ranks" not in parts:
@@ -75,7 +80,8 @@ class Scored(Format):
 
 def row_lists(row: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Scores and ranks that stand in columns of their own."""
-    return {role: listed(row[role], role) for role in ("scores", "ranks") if role in row}
+    given = {role: row[role] for role in ("scores", "ranks") if role in row}
+    return {r: [each] if isinstance(each, int | float) else listed(each, r) for r, each in given.items()}
 
 
 def number(value: Any) -> float:

@@ -5,15 +5,18 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
+from stages.formats.choosing import PEEKED, layout_of
 from stages.formats.columns import ChangesMeaning
 from stages.formats.files import Table, tables
 from stages.formats.format import Said
-from stages.formats.layout import Layout, Wanted, layout_of, no_such_column
+from stages.formats.kto import KTO
+from stages.formats.layout import Layout, Wanted
+from stages.formats.refusing import dotted, no_such_column, no_such_key
 from stages.formats.row import BadRow, Row, Unwanted
 from stages.store.work import Progress, Work
 
@@ -64,7 +67,12 @@ def convert(
         UserError: for a source without rows, a file that does not hold what is wanted, a column that changes what a
             row means, and one that `columns` names and no row has.
     """
-    files, before, columns = [*tables(source, key)], 0, dict[str, None]()
+    files, before, columns, unfound = (
+        [*tables(source, key, wanted is Wanted.preferences)],
+        0,
+        dict[str, None](),
+        dotted(source),
+    )
     size = sum(table.size for table in files)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:
@@ -78,11 +86,16 @@ def convert(
             before += table.size
             if layout:
                 columns.update(dict.fromkeys(chain.from_iterable(layout.known)))
+                unfound &= layout.unfound
     if not found.rows:
         raise UserError(f"{key}={source.path}: holds no rows.")
     # Only now: a column of JSON lines may first come in any row.
-    if columns and (error := no_such_column(source, key.rpartition(".")[0], source.path, [*columns])):
+    block = key.rpartition(".")[0]
+    if columns and (error := no_such_column(source, block, source.path, [*columns])):
         raise error
+    if columns and unfound:
+        first = [row.value for row in islice(files[0].rows(), PEEKED) if isinstance(row.value, dict)]
+        raise no_such_key(unfound, block, source.path, first)
 
 
 def refused(row: Any) -> Said:
@@ -133,8 +146,11 @@ def of_table(
 
 def way_out(key: str, error: ChangesMeaning) -> str:
     block, name = key.rpartition(".")[0], error.column.rpartition(".")[2]
-    has_it_read = f"; {block}.columns={{ROLE: {error.column}}} has it read"
-    return f"{block}.columns={{{name}: null}} leaves it out{'' if error.reason else has_it_read}."
+    has_it_read = f"; {block}.columns={{{error.role}: {error.column}}} has it read" * bool(error.role)
+    judged = f"; {block}.labels={{VALUE: true, VALUE: false}} says which answers are good" * (
+        name in KTO.roles["label"].split()
+    )
+    return f"{block}.columns={{{name}: null}} leaves it out{has_it_read}{judged}."
 
 
 def shown(said: Said) -> str:

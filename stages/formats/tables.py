@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +18,7 @@ from stages.formats.json_rows import not_utf8, repeated
 from stages.formats.row import BadRow, Row
 
 GROUP = 1024  # rows
+SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # a line above the header, as Excel wants it
 csv.field_size_limit(sys.maxsize)  # 131,072 characters by default: a document in a field may have more
 
 
@@ -23,7 +26,9 @@ def csv_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
     """The rows of a CSV file with a header. One that does not fit the header is bad: who knows what stands where."""
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
     start = text.readline()
-    delimiter = max(",\t;|", key=start.count)
+    delimiter = "\t" if ".tsv" in file.suffixes and "\t" in start else max(",\t;|", key=start.count)
+    if told := SEPARATOR.fullmatch(start):
+        delimiter, start = told[1], ""
     lines = csv.reader((line for part in ([start], text) for line in part), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     while True:
@@ -84,7 +89,7 @@ def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch])
     place = 0
     for batch in batches:
         try:
-            values = [with_names(value, classes) for value in batch.to_pylist()]
+            values = [with_names(texts(value), classes) for value in batch.to_pylist()]
         except (ValueError, OverflowError):
             values = [one(batch, i, classes) for i in range(batch.num_rows)]
         for value in values:
@@ -95,7 +100,7 @@ def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch])
 
 def one(batch: pa.RecordBatch, i: int, classes: dict[str, list[str]]) -> Any:
     try:
-        return with_names(batch.slice(i, 1).to_pylist()[0], classes)
+        return with_names(texts(batch.slice(i, 1).to_pylist()[0]), classes)
     except (ValueError, OverflowError) as error:
         return BadRow("", f"cannot be read: {error}")
 
@@ -113,4 +118,13 @@ def with_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, 
     for column, names in classes.items():
         if isinstance(row[column], int) and 0 <= row[column] < len(names):
             row[column] = names[row[column]]
+    return row
+
+
+def texts(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its texts as text where they are kept as bytes."""
+    for column, value in row.items():
+        if isinstance(value, bytes):
+            with suppress(UnicodeDecodeError):
+                row[column] = value.decode()
     return row

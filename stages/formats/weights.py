@@ -45,6 +45,7 @@ def of_row(
         return None
     count = sum(turn["role"] == "assistant" for turn in turns) + answered
     own = of_turns(row["messages"], "messages", dropped) if "messages" in row else []
+    own += [True] * (answered and "completion" in row)  # beside messages that end with a request
     found = [True] * (count - len(own)) + own
     if "weight" in row and not flag(row["weight"], "weight"):
         found = [False] * count

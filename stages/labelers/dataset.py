@@ -1,6 +1,8 @@
 """`label=dataset`: an existing preference set, turned into a judged pool of two candidates per prompt."""
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Container, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from stages.config.blocks.data import Source
@@ -9,8 +11,8 @@ from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.sources import Found, convert
 from stages.labelers.labeler import Labeler, Pool
-from stages.store.records import Candidate, Example, Judgement, prompt_id
-from stages.store.work import Work
+from stages.store.records import Candidate, Example, Judgement, Records, prompt_id, save
+from stages.store.work import SCRATCH, Work
 
 
 class Dataset(Labeler):
@@ -18,52 +20,59 @@ class Dataset(Labeler):
 
     name = "dataset"
 
-    def __init__(self, source: Source, key: str):
-        self.source, self.key, self.given = source, key, dict[str, list[Judgement]]()
+    def __init__(self, source: Source, key: str, out: Work):
+        self.source, self.key, self.out, self.given = source, key, out, dict[str, list[Judgement]]()
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Dataset":
-        return cls(cfg.source, cfg.key)
+        return cls(cfg.source, cfg.key, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """The file's prompts and their candidates, and the rows that cannot be used."""
-        name = self.source.path.rsplit("/", 1)[-1]
-        prompts: dict[str, Example] = {}
-        candidates: dict[str, Candidate] = {}
-        found = Found()
-        rows = list(convert(self.source, self.key, lambda said: said, Wanted.preferences, found))
-        low, high = extremes(rows)
-        seen, again = set[str](), 0
-        for said in rows:
-            prompt = Example(prompt_id(said.messages), said.messages, None, name, name, "preference")
-            prompt.licence, prompt.origin = said.licence or self.source.licence, said.origin
-            those = [candidate(prompt.id, answer, name) for answer in said.answers]
-            prompts[prompt.id] = prompt
-            candidates |= {c.candidate_id: c for c in those}
-            scores, given = said.scores or [], self.given.setdefault(prompt.id, [])
-            if said.graded:
-                fresh = {c.candidate_id: s for c, s in zip(those, scores, strict=True) if c.candidate_id not in seen}
-                given += [Judgement(prompt.id, self.name, c, (s - low) / (high - low)) for c, s in fresh.items()]
-                seen |= {*fresh}
-                again += len(those) - len(fresh)
-            else:
-                a, b = those
-                better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
-                given.append(Judgement(prompt.id, self.name, a=a.candidate_id, b=b.candidate_id, preference=better))
+        """The file's prompts and their candidates, which wait in a table, and the rows that cannot be used."""
+        prompts, found = dict[str, Example](), Found()
+        name, scores, again, known = self.source.path.rsplit("/", 1)[-1], array("d"), 0, set[str]()
+
+        def candidates() -> Iterator[Candidate]:
+            nonlocal again
+            for said in convert(self.source, self.key, lambda said: said, Wanted.preferences, found):
+                prompt = Example(prompt_id(said.messages), said.messages, None, name, name, "preference")
+                prompt.licence, prompt.origin = said.licence or self.source.licence, said.origin
+                prompts[prompt.id] = prompt
+                those = [candidate(prompt.id, answer, name) for answer in said.answers]
+                given = self.given.setdefault(prompt.id, [])
+                fresh = self.judgements(said, prompt.id, those, {j.candidate_id for j in given})
+                again += len(those) - len(fresh) if said.graded else 0
+                scores.extend(said.scores or [] if said.graded else [])
+                given += fresh
+                yield from {c.candidate_id: c for c in those if c.candidate_id not in known}.values()
+                known.update(c.candidate_id for c in those)
+
+        file = self.out / SCRATCH / "candidates.parquet"
+        file.parent.mkdir(exist_ok=True)
+        save(file, candidates(), Candidate)
+        low, high = min(scores, default=0.0), max(scores, default=0.0)
+        for j in chain.from_iterable(self.given.values()):
+            j.score = None if j.score is None else (j.score - low) / (high - low if high > low else 1)
         if again:
             found.told.append(f"{again} answers are judged more than once, and the first judgement counts")
         unused = {self.source.path: [*found.unused]}
-        return Pool([*prompts.values()], [*candidates.values()], found.bad, unused, found.told)
+        return Pool([*prompts.values()], Records(file, Candidate), found.bad, unused, found.told)
+
+    def judgements(
+        self, said: Said, prompt: str, those: list[Candidate], known: Container[str | None]
+    ) -> list[Judgement]:
+        """What a row says of its candidates: which of two is better, or, but for those `known`, how good each is, on
+        the scale of the file."""
+        scores = said.scores or []
+        if said.graded:
+            fresh = {c.candidate_id: s for c, s in zip(those, scores, strict=True) if c.candidate_id not in known}
+            return [Judgement(prompt, self.name, c, score) for c, score in fresh.items()]
+        a, b = those
+        better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
+        return [Judgement(prompt, self.name, a=a.candidate_id, b=b.candidate_id, preference=better)]
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.given[prompt.id]
-
-
-def extremes(said: list[Said]) -> tuple[float, float]:
-    """The lowest and the highest score of a source, which become 0 and 1."""
-    scores = [score for row in said if row.graded for score in row.scores or []] or [0.0]
-    low, high = min(scores), max(scores)
-    return low, high if high > low else low + 1
 
 
 def candidate(prompt: str, text: str, name: str) -> Candidate:

@@ -11,7 +11,8 @@ from stages.config.errors import UserError
 from stages.evaluation.reliability import Key
 from stages.formats.row import Row
 from stages.store import parts
-from stages.store.records import Candidate, Example, Judgement, load
+from stages.store.judged import by_prompt, column
+from stages.store.records import Candidate, Example, Judgement, Records
 from stages.store.work import Progress, Work
 
 
@@ -19,17 +20,14 @@ class Pool(NamedTuple):
     """Prompts with their candidates; of a file also rows that could not be read as such, columns not read, and a line
     of what was read as what."""
 
-    prompts: list[Example]
-    candidates: list[Candidate]
+    prompts: Sequence[Example] | Records[Example]
+    candidates: Sequence[Candidate] | Records[Candidate]
     bad: Sequence[Row] = ()
     unused: Mapping[str, list[str]] = {}
     told: Sequence[str] = ()
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
-        found: dict[str, list[Candidate]] = {prompt.id: [] for prompt in self.prompts}
-        for candidate in self.candidates:
-            found[candidate.prompt_id].append(candidate)
-        return ((prompt, found[prompt.id]) for prompt in self.prompts)
+        return zip(self.prompts, by_prompt(self.candidates, column(self.prompts, "id")), strict=True)
 
 
 class Labeler(ABC):
@@ -51,7 +49,7 @@ class Labeler(ABC):
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """What is to be judged: the pool that was sampled, unless the labeler brings one of its own."""
         folder = inputs["pool"]
-        return Pool(load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate))
+        return Pool(Records(folder / "prompts.parquet", Example), Records(folder / "candidates.parquet", Candidate))
 
     @abstractmethod
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:

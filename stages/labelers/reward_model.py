@@ -75,7 +75,7 @@ class RewardModel(Labeler):
 
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key = lambda c: c.candidate_id
-        found = in_shards(pool.candidates, key, rewarded, Judgement, key, size, name, self.out)
+        found = [*in_shards([*pool.candidates], key, rewarded, Judgement, key, size, name, self.out)]
         rewards = sorted(float(j.raw) for j in found if j.raw is not None)
         for j in found:
             if j.raw is not None:

@@ -1,6 +1,6 @@
 """TRL's DPOTrainer with the reference's log-probs from the store, and a loss that no division of a step changes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,16 +101,27 @@ def chosen_per_pair(batch: Batch) -> float:
     return completion_tokens(batch)[0] / len(batch["ref_chosen_logps"])
 
 
-def refuse_other_tokens(pairs: list[Pair], reference: dict[str, PairLogProbs], terms: Contract) -> None:
-    """Raise UserError where the reference scored other token ids than those of the pair."""
+def beside(pairs: Iterable[Pair], reference: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:
+    """Every pair with the reference's log-probs, which come in the order of the pairs; None where it has none."""
+    scored = iter(reference)
+    waiting = next(scored, None)
     for pair in pairs:
-        scored, ours = reference[pair.id], tokenized(pair, terms)
-        for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
-            if getattr(scored, column) != getattr(ours, column):
-                raise UserError(
-                    f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
-                    "again: rebuild=reference."
-                )
+        if waiting and waiting.id == pair.id:
+            yield pair, waiting
+            waiting = next(scored, None)
+        else:
+            yield pair, None
+
+
+def refuse_other_tokens(pair: Pair, scored: PairLogProbs, terms: Contract) -> None:
+    """Raise UserError where the reference scored other token ids than those of the pair."""
+    ours = tokenized(pair, terms)
+    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        if getattr(scored, column) != getattr(ours, column):
+            raise UserError(
+                f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
+                "again: rebuild=reference."
+            )
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
 from stages.store.kept import having, load_json
 from stages.store.numbers import points
 from stages.store.outcome import Outcome
-from stages.store.records import Example, load
+from stages.store.records import Example, load, stream
 from stages.store.store import Manifest
 
 ENOUGH_SEEDS = 3
@@ -44,8 +44,9 @@ def summary(
     `settings`: of the evaluation."""
     if len(found) < 2:
         return None
-    examples = {e.id: e for e in load(inputs["data"] / "examples.parquet", Example)}
     outcomes = [load(inputs[run["role"]] / "outcomes.parquet", Outcome) for run in found]
+    asked = {row.prompt_id for row in outcomes[0]}
+    examples = {e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in asked}
     drawn = Eval(**{name: settings[name] for name in ("confidence", "bootstrap_samples", "seed")})
     groups = {name: rates(table, drawn) for name, table in averaged(outcomes, examples).views().items()}
     delta, whole = (Interval(**groups[endpoint][name]) for name in (PRIMARY, "policy-base"))

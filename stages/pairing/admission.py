@@ -1,7 +1,7 @@
 """Which contrasts may become pairs, which rule refused the others, and what would let those through."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,42 +28,36 @@ class Rule(NamedTuple):
 
 
 class Admission:
-    """The contrasts of every prompt that may become pairs; of a prompt without any, the rule that refused the last of
-    them. How many contrasts each rule refused is in `refused`. `unsound`: ids of candidates that must not be learnt
-    from, whatever their score; `others`: how candidates come that can be told apart."""
+    """Which contrasts may become pairs: by the rules, and by `margins`, between which theirs must lie. How many
+    contrasts each rule refused is in `refused`. `others`: how candidates come that can be told apart."""
 
-    def __init__(self, cfg: Pairs, unsound: Container[str] = (), others: str = DRAW):
-        self.quantiles, self.rules = cfg.margin_quantiles, rules(cfg, unsound, others)
+    def __init__(self, cfg: Pairs, others: str, margins: tuple[float, float] | None = None):
+        self.margins, self.unsound = margins, set[str]()
+        self.rules = rules(cfg, self.unsound, others)
         self.ways = {rule.reason: rule.way_out for rule in self.rules}
         self.ways |= {FEWER: others, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
-        self.usable, self.reasons, self.refused = dict[str, list[Contrast]](), dict[str, str](), Counter[str]()
+        self.refused = Counter[str]()
 
-    def admit(self, prompt: str, contrasts: list[Contrast]) -> None:
-        """Look at a prompt's contrasts."""
-        if not contrasts:
-            self.reasons[prompt] = FEWER
+    def admit(self, contrasts: list[Contrast], unsound: Iterable[str]) -> tuple[list[Contrast], str]:
+        """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
+        ids of candidates that must not be learnt from, whatever their score."""
+        self.unsound.update(unsound)
+        reason = "" if contrasts else FEWER
         for rule in self.rules:
-            contrasts = self.kept(prompt, contrasts, rule.reason, rule.keeps)
-        different = {(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}
-        self.usable[prompt] = list(different.values())
-
-    def narrow(self) -> None:
-        """Once every prompt was admitted: keep those whose margin lies between the quantiles of all."""
-        if not self.quantiles:
-            return
-        low, high = between([c.distance for those in self.usable.values() for c in those], self.quantiles)
-        inside = lambda c: low <= c.distance <= high
-        for prompt, contrasts in self.usable.items():
-            self.usable[prompt] = self.kept(prompt, contrasts, OUTSIDE_QUANTILES, inside)
+            contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
+        different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
+        if not self.margins:
+            return different, reason
+        low, high = self.margins
+        return self.kept(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
 
     def kept(
-        self, prompt: str, contrasts: list[Contrast], reason: str, rule: Callable[[Contrast], bool]
-    ) -> list[Contrast]:
-        found = [contrast for contrast in contrasts if rule(contrast)]
-        self.refused[reason] += len(contrasts) - len(found)
-        if contrasts and not found:
-            self.reasons[prompt] = reason
-        return found
+        self, contrasts: list[Contrast], keeps: Callable[[Contrast], bool], name: str, reason: str
+    ) -> tuple[list[Contrast], str]:
+        """What a rule leaves of contrasts, and the reason for there being none, which may be an earlier one."""
+        found = [contrast for contrast in contrasts if keeps(contrast)]
+        self.refused[name] += len(contrasts) - len(found)
+        return found, name if contrasts and not found else reason
 
 
 def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[float, float]:

@@ -1,56 +1,54 @@
 """What a strategy takes of all prompts, and the figures by which strategies are compared."""
 
+from array import array
 from collections import Counter
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
-from stages.pairing.admission import Admission
 from stages.pairing.contrasts import Contrast
 from stages.pairing.strategies import select
 from stages.store.numbers import signed
 from stages.store.records import Example
 
 
-@dataclass
 class Taking:
-    """The contrasts that become pairs, with their prompts; how many prompts gave none, by reason, and how many usable
-    contrasts of each prompt were left."""
+    """What a strategy takes, prompt by prompt: how many pairs of how many prompts, their margins and by how many
+    tokens the better ones are longer; and how many prompts gave none, by reason."""
 
-    pairs: list[tuple[Example, Contrast]] = field(default_factory=list)
-    without: Counter[str] = field(default_factory=Counter)
-    left: dict[str, int] = field(default_factory=dict)
+    def __init__(self, strategy: Strategy, cfg: Pairs):
+        self.strategy, self.cfg = strategy, cfg
+        self.pairs = self.prompts = 0
+        self.margins, self.longer_by = array("d"), array("q")
+        self.without, self.of_task = Counter[str](), Counter[str]()
+
+    def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
+        """Those that it takes of a prompt's usable contrasts, and how many more there are. `reason`: why there are
+        none."""
+        most = self.cfg.max_per_task
+        if usable and most and max(self.of_task[task] for task in prompt.tasks) >= most:
+            usable, reason = [], "its task has pairs.max_per_task pairs"
+        if not usable:
+            self.without[reason] += 1
+        chosen = select(usable, self.strategy, self.cfg, prompt.id)
+        self.of_task.update(prompt.tasks * len(chosen))
+        self.pairs += len(chosen)
+        self.prompts += bool(chosen)
+        self.margins.extend(c.margin for c in chosen if c.margin is not None)
+        self.longer_by.extend(c.longer_by for c in chosen)
+        return chosen, len(usable) - len(chosen)
 
     def figures(self) -> dict[str, Any]:
         """What tells strategies apart. Lengths are in tokens; margin and share are None where nothing has any."""
-        taken = [contrast for _, contrast in self.pairs]
-        margins = [c.margin for c in taken if c.margin is not None]
-        longer = [c.longer_by > 0 for c in taken if c.longer_by]
+        longer = [by > 0 for by in self.longer_by if by]
         return {
-            "pairs": len(taken),
-            "prompts": len({prompt.id for prompt, _ in self.pairs}),
-            "margin": fmean(margins) if margins else None,
-            "chosen_longer_by": fmean(c.longer_by for c in taken) if taken else None,
+            "pairs": self.pairs,
+            "prompts": self.prompts,
+            "margin": fmean(self.margins) if self.margins else None,
+            "chosen_longer_by": fmean(self.longer_by) if self.longer_by else None,
             "longer_chosen": fmean(longer) if longer else None,
         }
-
-
-def take(prompts: list[Example], admission: Admission, strategy: Strategy, cfg: Pairs) -> Taking:
-    """What a strategy takes of the contrasts that were admitted."""
-    taking, of_task = Taking(), Counter[str]()
-    for prompt in prompts:
-        usable, reason = admission.usable[prompt.id], admission.reasons.get(prompt.id, "")
-        if usable and cfg.max_per_task and max(of_task[task] for task in prompt.tasks) >= cfg.max_per_task:
-            usable, reason = [], "its task has pairs.max_per_task pairs"
-        if not usable:
-            taking.without[reason] += 1
-        chosen = select(usable, strategy, cfg, prompt.id)
-        of_task.update(prompt.tasks * len(chosen))
-        taking.left[prompt.id] = len(usable) - len(chosen)
-        taking.pairs += [(prompt, contrast) for contrast in chosen]
-    return taking
 
 
 COLUMNS = ("pairs", "prompts", "mean margin", "chosen longer by", "longer chosen")

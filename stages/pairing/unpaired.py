@@ -5,11 +5,11 @@ A score says it by a threshold. Of preferences a completion has as many wins as 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
-from stages.store.records import Candidate, Judgement
+from stages.store.records import Candidate, Judgement, content_id
 
 UNJUDGED = "no judgement"
 TIED = "as many preferences for it as against it"
@@ -27,7 +27,7 @@ WAYS_OUT = {
 
 
 def labels(
-    judgements: Iterable[Judgement], candidates: Mapping[str, Candidate], cfg: Unpaired
+    judgements: Iterable[Judgement], candidates: Iterable[Candidate], cfg: Unpaired
 ) -> tuple[dict[str, bool], Counter[str]]:
     """Whether each candidate is desirable, by id; how many have no label, by reason. A candidate that was cut off is
     never desirable: that would teach to go on."""
@@ -39,10 +39,11 @@ def labels(
             sign = {"a": 1, "b": -1}.get(j.preference, 0)
             balance.update({str(j.a): sign})
             balance.update({str(j.b): -sign})
-    found, out, texts = dict[str, bool](), Counter[str](), set[tuple[str, str]]()
-    for name, candidate in candidates.items():
+    found, out, texts = dict[str, bool](), Counter[str](), set[str]()
+    for candidate in candidates:
+        name = candidate.candidate_id
         label = scores[name] >= cfg.threshold if name in scores else balance[name] > 0
-        text = candidate.prompt_id, candidate.text.strip()
+        text = content_id(candidate.prompt_id, candidate.text.strip())
         unfinished = candidate.finish_reason != "stop"
         if name not in scores and name not in balance:
             out[UNJUDGED] += 1

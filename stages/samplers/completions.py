@@ -15,7 +15,7 @@ from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open
 from stages.store import parts
 from stages.store.digests import files_of, signature
 from stages.store.records import Candidate, Example, content_id
-from stages.store.shards import in_shards
+from stages.store.shards import Held, in_shards
 from stages.store.work import Work
 
 
@@ -41,7 +41,7 @@ def complete(
     out: Work,
     opened: Open = HFSampler.open,
     max_failed: float | None = None,
-) -> list[Candidate]:
+) -> Held[Candidate]:
     """Candidates for every prompt, one per temperature, in the order of the prompts. The sampler is left open in `out`
     for a stage after this one that asks the same model in the same way.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -228,6 +228,30 @@ def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
                 yield from records_of(batch, kind)
     except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
         raise Damaged(path, error) from error
+
+
+class Records(Generic[Record]):
+    """The records of a table that `save` wrote, which are read whenever they are asked for: few are held at a time."""
+
+    def __init__(self, path: Path, kind: type[Record]):
+        self.path, self.kind = path, kind
+
+    def __iter__(self) -> Iterator[Record]:
+        return stream(self.path, self.kind)
+
+    def __len__(self) -> int:
+        return len(self.columns())
+
+    def columns(self, *names: str) -> pa.Table:
+        """These fields of them all, without the others."""
+        try:
+            return pq.read_table(self.path, columns=[*names])
+        except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
+            raise Damaged(self.path, error) from error
+
+    def column(self, name: str) -> list[Any]:
+        """One field of them all."""
+        return self.columns(name)[name].to_pylist()  # type: ignore[no-any-return]
 
 
 def prompt_id(messages: list[Message]) -> str:

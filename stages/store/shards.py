@@ -1,14 +1,49 @@
 """Work on many items that a kill interrupts but does not lose: what is done is kept in shards, by the item's id."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from itertools import groupby
+from typing import Generic, TypeVar
 
+import pyarrow as pa
+
+from stages.store.columns import records_of, table_of
 from stages.store.kept import Damaged, set_aside
-from stages.store.records import Candidate, Judgement, PairLogProbs, load, save
+from stages.store.records import Candidate, Judgement, PairLogProbs, Record, load, save
 from stages.store.work import SCRATCH, Progress, Work
 
 Item = TypeVar("Item")
 Made = TypeVar("Made", Candidate, Judgement, PairLogProbs)
+
+
+class Held(Generic[Record]):
+    """What was made of items, as columns: lists of Python's numbers take nine times as much. Its records come in the
+    order of `items`, as often as they are asked for."""
+
+    def __init__(self, kind: type[Record], belongs_to: Callable[[Record], str], items: Sequence[str]):
+        self.kind, self.belongs_to, self.items = kind, belongs_to, items
+        self._tables, self._places = list[pa.Table](), dict[str, tuple[int, int, int]]()
+
+    def add(self, records: Sequence[Record], whole: int = 1) -> None:
+        """Hold records, but of no item that has fewer than `whole`; those of an item stand together."""
+        start = 0
+        for item, those in groupby(records, self.belongs_to):
+            count = len([*those])
+            if count >= whole:
+                self._places[item] = len(self._tables), start, count
+            start += count
+        self._tables.append(table_of(records, self.kind))
+
+    def __contains__(self, item: str) -> bool:
+        return item in self._places
+
+    def __iter__(self) -> Iterator[Record]:
+        for item in self.items:
+            if item in self._places:
+                table, start, count = self._places[item]
+                yield from records_of(self._tables[table].slice(start, count), self.kind)
+
+    def __len__(self) -> int:
+        return sum(self._places[item][2] for item in self.items if item in self._places)
 
 
 def in_shards(
@@ -22,8 +57,8 @@ def in_shards(
     out: Work,
     rows: int = 1,
     whole: int = 1,
-) -> list[Made]:
-    """All that `produce` makes of the items, in the order of the items; shards of `size` items survive a kill.
+) -> Held[Made]:
+    """All that `produce` makes of the items; shards of `size` items survive a kill.
 
     A shard says by its records which items it holds, so that another `size` after a resume does no harm. An item with
     fewer records than `whole` is held by none, and handed out again by the next attempt. Progress is told in rows: so
@@ -31,31 +66,28 @@ def in_shards(
     """
     folder = out / SCRATCH / "shards"
     folder.mkdir(parents=True, exist_ok=True)
-    made: dict[str, list[Made]] = {}
+    made = Held(kind, belongs_to, [*map(identify, items)])
     for shard in sorted(folder.glob("*.parquet")):
         try:
-            records = load(shard, kind)
+            made.add(load(shard, kind), whole)
         except Damaged as error:
             set_aside(shard, error)
-            continue
-        held = dict[str, list[Made]]()
-        for record in records:
-            held.setdefault(belongs_to(record), []).append(record)
-        made |= {key: found for key, found in held.items() if len(found) >= whole}
     waiting = [item for item in items if identify(item) not in made]
     shard_number = 1 + max(
         (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal()), default=-1
     )
     buffer, finished = list[Made](), 0
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
-        for item, records in produce(waiting):
-            made[identify(item)] = records
+        for _, records in produce(waiting):
             progress.update(rows)
             if len(records) < whole:
+                made.add(records)
                 continue
             buffer += records
             finished += 1
             if finished == size:
                 save(folder / f"{shard_number:06d}.parquet", buffer, kind)
+                made.add(buffer)
                 shard_number, buffer, finished = shard_number + 1, [], 0
-    return [record for item in items for record in made[identify(item)]]
+    made.add(buffer)
+    return made

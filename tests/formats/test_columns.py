@@ -8,7 +8,8 @@ import pytest
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.layout import PEEKED, Wanted
+from stages.formats.choosing import PEEKED
+from stages.formats.layout import Wanted
 from stages.formats.sources import Found, convert
 from tests.formats.reading import lines, read, said
 from tests.helpers import refused
@@ -20,7 +21,7 @@ CHANGING: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "completion": "b", "label": 0.5}, "label"),
     ({**ALPACA, "documents": ["c"]}, "documents"),
     ({**ALPACA, "Images": ["c.png"]}, "Images"),
-    ({"question": "a", "A": "1", "B": "2", "answer": "b"}, "A"),
+    ({"question": "a", "A": "1", "answer": "b"}, "A"),
     ({"question": "a", "option_1": "1", "answer": "b"}, "option_1"),
     ({"messages": [{**ASK, "train": True}, REPLY]}, "messages.train"),
     ({"prompt": "a", "completion": {**REPLY, "weight": 0}}, "completion.weight"),
@@ -35,8 +36,6 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column:
     with pytest.raises(UserError, match=rf"rows.jsonl: line 1: the column '{column}' changes") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
-    if "B" in row:
-        row.pop("B")
     assert f"data.sources[0].columns={{{name}: null}} leaves it out" in str(raised.value)
     assert said(read(lines(tmp_path, [row]), columns={name: None})) == [(["a"], ["b"], None)]
 
@@ -170,3 +169,117 @@ def test_rows_of_every_file_have_a_layout_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{}")
     assert said(read(tmp_path)) == [(["a"], ["b"], None)] * 2
     assert said(read(tmp_path / "t*.jsonl")) == [(["a"], ["b"], None)]
+
+
+BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": "a", "response": "b", "is_safe": False}, "is_safe"),
+    ({"messages": [ASK, REPLY], "is_correct": 0}, "is_correct"),
+    ({**ALPACA, "is_harmful": True}, "is_harmful"),
+    ({**ALPACA, "passed": False}, "passed"),
+]
+
+
+@pytest.mark.parametrize(("row", "column"), BAD_ANSWERS)
+def test_a_column_that_calls_an_answer_a_bad_one_is_refused(row: dict, column: str, tmp_path: Path) -> None:
+    good = {**row, column: not row[column]}
+    file = lines(tmp_path, [good, row])
+    with pytest.raises(UserError, match=rf"line 2: the column '{column}' is .*a bad one") as raised:
+        read(file)
+    assert f"columns={{{column}: null}} leaves it out" in str(raised.value)
+    assert len(read(file, columns={column: None}).made) == 2
+    if column != "is_harmful":
+        assert f"columns={{label: {column}}} has it read" in str(raised.value)
+        labels = {1: "true", 0: "false"} if isinstance(row[column], int) else {}
+        found = read(file, columns={"label": column}, labels=labels)
+        assert [each.scores for each in found.made] == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"prompt": "a", "completion": "b", "reasoning": "on"}, "reasoning"),
+        ({"messages": [ASK, REPLY], "deepseek_thinking_trajectory": "so"}, "deepseek_thinking_trajectory"),
+        ({"dialogue": ["a", "b"], "speakers": ["Ada", "Bob"]}, "speakers"),
+    ],
+)
+def test_a_switch_thoughts_of_another_name_and_speakers_are_refused(row: dict, column: str, tmp_path: Path) -> None:
+    file = lines(tmp_path, [row])
+    with pytest.raises(UserError, match=rf"the column '{column}' .*columns={{{column}: null}} leaves it out"):
+        read(file)
+    assert said(read(file, columns={column: None})) == [(["a"], ["b"], None)]
+
+
+RIVALS: list[tuple[dict[str, Any], str, str]] = [
+    ({"problem": "a", "solution": "so: b", "answer": "b"}, "answer", "solution"),
+    ({"instruction": "Answer.", "question": "a", "output": "b"}, "instruction", "question"),
+]
+
+
+@pytest.mark.parametrize(("row", "one", "other"), RIVALS)
+def test_two_columns_that_may_be_the_same_are_refused(row: dict, one: str, other: str, tmp_path: Path) -> None:
+    file = lines(tmp_path, [row])
+    role = "completion" if "problem" in row else "prompt"
+    with pytest.raises(UserError, match=f"both {one} and {other} may be the {role}") as raised:
+        read(file)
+    for column in (one, other):
+        assert f"data.sources[0].columns={{{role}: {column}}}" in str(raised.value)
+        [(messages, answers, _)] = said(read(file, columns={role: column}))
+        assert row[column] == (answers if role == "completion" else messages)[0]
+    assert read(lines(tmp_path, [{**row, other: row[one]}])).made
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "told"),
+    [
+        ("completion", "answer.vlaue", r"has no 'vlaue' in answer. Did you mean 'value'"),
+        ("system", "meta.sytem", r"has no 'sytem' in meta. Did you mean 'system'"),
+        ("input", "notes.0.txt", r"has no 'txt' in notes.0. Did you mean 'text'"),
+        ("licence", "frage.x", r"has no 'x' in frage. It has no keys"),
+    ],
+)
+def test_a_typo_inside_of_a_path_is_refused_with_the_nearest_name(
+    role: str, path: str, told: str, tmp_path: Path
+) -> None:
+    row = {"frage": "a", "answer": {"value": "b"}, "meta": {"system": None}, "notes": [{"text": "c"}]}
+    columns = {"prompt": "frage", "completion": "answer.value"} | {role: path}
+    with pytest.raises(UserError, match=rf"sources\[0\].columns={{{role}: {path}}}: .*{told}"):
+        read(lines(tmp_path, [row]), columns=columns)
+    # What is empty is there all the same, and what only some row has is found.
+    good = {"prompt": "frage", "completion": "answer.value", "system": "meta.system", "input": "late.text"}
+    rows = [*[row] * (PEEKED + 1), {**row, "late": {"text": "d"}}]
+    assert said(read(lines(tmp_path, rows), columns=good))[-1] == (["a\n\nd"], ["b"], None)
+
+
+def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
+    row = {"prompt": "a", "answer_1": "b", "answer_2": "c", "preference": 2}
+    assert said(read(lines(tmp_path, [row]), Wanted.preferences)) == [(["a"], ["b", "c"], [0, 1])]
+    with pytest.raises(UserError, match="no known columns"):
+        read(lines(tmp_path, [{**row, "answer_3": "d"}]), Wanted.preferences)
+
+
+def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)])
+    with pytest.raises(UserError, match=r"preference holds -1, 1: which of response_1 and response_2 is that\?"):
+        read(file, Wanted.preferences)
+    found = read(file, Wanted.preferences, labels={-1: "response_1", 1: "response_2"})
+    assert [each.scores for each in found.made] == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": ["a", "c"], "completion": "b"}, "prompt: holds 2 requests: `columns: {prompt: prompt.0}`"),
+        ({"prompt": [ASK], "input": "c", "completion": "b"}, "`columns: {input: null}` leaves it out"),
+        ({"question": "a", "answer": {"value": "b"}}, "`columns: {completion: answer.KEY}` reads one of value"),
+        ({"question": "a", "answer": True}, "must be text, is bool: `labels: {true: WORD, …}`"),
+    ],
+)
+def test_a_row_says_what_would_have_it_read(row: dict, reason: str, tmp_path: Path) -> None:
+    [bad] = read(lines(tmp_path, [row])).bad
+    assert reason in str(bad.error)
+
+
+def test_an_answer_that_is_a_flag_has_a_word(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"question": "a", "answer": value} for value in (True, False)])
+    found = read(file, labels={True: "yes", "false": "no"})
+    assert [each.answers for each in found.made] == [["yes"], ["no"]]

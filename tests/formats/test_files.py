@@ -61,6 +61,17 @@ CONTENTS = {
     "parquet.bin": written(pq.write_table),
     "stream.arrow": written(stream),
     "file.arrow": written(file),
+    "excel.csv": b"sep=;\r\n" + table(";"),
+    "commas.jsonl": LINES.replace("}\n", "},\n").encode(),
+    "pretty.json": "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
+    "beside.jsonl": LINES.replace("\n", "").encode(),
+    "wrapped.json": json.dumps({"version": "1", "data": ROWS}, indent=1).encode(),
+    "columns.json": json.dumps({key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ROWS[0]}).encode(),
+    "lists.json": json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]}, indent=2).encode(),
+    "split.json": json.dumps({"columns": [*ROWS[0]], "index": [0, 1], "data": [[*r.values()] for r in ROWS]}).encode(),
+    "bytes.parquet": written(
+        lambda rows, sink: pq.write_table(rows.cast(pa.schema([(name, pa.binary()) for name in ROWS[0]])), sink)
+    ),
 }
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -94,9 +105,19 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("rows.json", json.dumps({"data": ROWS, "version": 1}, indent=1), r"one JSON object .* jq -c '\.data\[\]'"),
+        ("rows.json", json.dumps({"a": ROWS, "b": ROWS[:1]}, indent=1), r"one JSON object .* jq -c '\.a\[\]'"),
+        (
+            "rows.json",
+            json.dumps({"Definition": ["a"], "Instances": ROWS}),
+            r"jq -c '{Definition} \+ \.Instances\[\]'",
+        ),
         ("rows.json", json.dumps({"1": ROWS[0]}, indent=1), r"one JSON object .* jq -c '\.\[\]'"),
         ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or a workbook"),
+        ("rows.db", b"SQLite format 3\0", r"sqlite3 -header -csv rows.db 'select \* from TABLE' > rows.csv"),
+        ("rows.pkl", b"\x80\x04K", "a pickle, which may run code"),
+        ("rows.yaml", "- prompt: a\n", r"is YAML. Write it as JSON lines: python -c .*rows.yaml"),
+        ("rows.jsonl", b"rows.jsonl" + b"\0" * 247 + b"ustar", "is a tar archive. Unpack it: tar -xf rows.jsonl"),
+        ("rows.tsv", "ham\tHi there.\nspam\tBuy.\n", r"\(printf 'NAME\\tNAME\\n'; cat rows.tsv\) > NEW.tsv"),
         ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8"),
         ("rows.txt", "a\n\nb\nc", r"`documents` of the source says it: file \(1\).*paragraphs \(2\), lines \(3\)"),
     ],
@@ -173,3 +194,51 @@ def test_bytes_that_are_no_text_at_all_are_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "\x81\x00\xff"}\n')
     [row] = rows_of(tmp_path / "rows.jsonl")
     assert str(row.error) == "not UTF-8"
+
+
+def test_rows_by_their_ids_keep_them(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps({"x": ROWS[0], "y": ROWS[1]}))
+    assert [row.value for row in rows_of(tmp_path / "rows.json")] == [
+        {"id": "x", **ROWS[0]},
+        {"id": "y", **ROWS[1]},
+    ]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROWS[0],
+        {"prompt": "a", "chosen": {"role": "assistant", "content": "b"}, "rejected": {"role": "x", "content": "c"}},
+        {"id": "1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    ],
+)
+def test_a_single_object_may_be_a_row(row: dict, indent: int | None, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps(row, indent=indent))
+    assert [each.value for each in rows_of(tmp_path / "rows.json")] == [row]
+
+
+def test_a_list_in_a_cell_may_be_as_python_shows_it(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "it's"}, {"role": "assistant", "content": "b"}]
+    with open(tmp_path / "rows.csv", "w", newline="") as sink:
+        csv.writer(sink).writerows([["messages"], [str(turns)]])
+    assert said(read(tmp_path / "rows.csv")) == [(["it's"], ["b"], None)]
+
+
+@pytest.mark.parametrize(
+    ("names", "train"),
+    [
+        (["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "data/test-00000-of-00001.jsonl"],
+         "data/train*"),
+        (["train/data.jsonl", "validation/data.jsonl"], "train"),
+        (["train.jsonl", "dev.jsonl"], "train*"),
+    ],
+)  # fmt: skip
+def test_a_folder_with_a_split_that_is_held_out_is_refused(names: list[str], train: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(LINES)
+    with pytest.raises(UserError, match="holds the splits") as raised:
+        read(tmp_path)
+    assert f"data.sources[0].path='{tmp_path / train}'" in str(raised.value)
+    assert len(read(tmp_path / train).made) == 2 * sum("train" in name for name in names)

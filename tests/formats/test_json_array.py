@@ -78,7 +78,8 @@ def test_a_row_that_cannot_be_held_costs_that_row(
     piece = max(piece, len(bad) // 9)
     first, bad_row, last = read(f'[{{"a": 1}}, {bad} ,\n 2]'.encode(), piece, monkeypatch)
     assert (first.value, first.error, last.value, last.error) == ({"a": 1}, None, 2, None)
-    assert (bad_row.line, bad_row.value, str(bad_row.error)) == (2, bad, reason)
+    assert (bad_row.line, bad_row.value) == (2, bad)
+    assert str(bad_row.error).startswith(reason)
 
 
 @pytest.mark.parametrize("piece", [1, 4, 1 << 20])

@@ -14,7 +14,7 @@ from stages.labelers.dataset import Dataset
 from stages.models import card
 from stages.pairs import run as run_pairs
 from stages.store.licences import UNKNOWN
-from stages.store.records import Example, load, save
+from stages.store.records import Candidate, Example, load, save
 from stages.store.work import Work
 from tests.formats.reading import lines, read
 from tests.helpers import Chain, nodes, settings
@@ -67,10 +67,10 @@ def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
 def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
     rows = [{"prompt": f"ask {i}", "chosen": "b", "rejected": "c", **({"by": "mit"} if i else {})} for i in range(3)]
     source = Source(str(lines(tmp_path, rows)), columns={"licence": "by"})
-    dataset = Dataset(source, "label.path")
+    dataset = Dataset(source, "label.path", Work(tmp_path, lambda metrics, step: None))
     pool = dataset.pool({})
     save(tmp_path / "prompts.parquet", pool.prompts, Example)
-    save(tmp_path / "candidates.parquet", pool.candidates, type(pool.candidates[0]))
+    save(tmp_path / "candidates.parquet", pool.candidates, Candidate)
     judgements = [each for prompt in pool.prompts for each in dataset.judge(prompt, [])]
     save(tmp_path / "judgements.parquet", judgements, type(judgements[0]))
     cfg = settings("recipe=tiny", "label=dataset", f"label.path={source.path}").pairs

@@ -19,6 +19,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for i in range(40)
     ],
     "intent": [{"text": f"text {i}", "intent": f"intent_{'abcdefghijkl'[i % 12]}"} for i in range(40)],
+    "multiple_choice": [
+        {
+            "question": f"q {i}?",
+            "choices": {"text": [f"a {i}", "other"], "label": ["A", "B"]},
+            "answerKey": "AB"[i % 2],
+        }
+        for i in range(40)
+    ],
     "nli": [
         {"premise": f"p {i}", "hypothesis": f"h {i}", "label": ("entailment", "neutral", "contradiction")[i % 3]}
         for i in range(40)
@@ -110,3 +118,62 @@ def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"task=sentiment wants text \(text sentence.*columns={ROLE: COLUMN}"):
         read(file, task="sentiment")
     assert read(file, task="sentiment", columns={"text": "satz"}).made
+
+
+CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"question": "q", "choices": ["x", "y", "z"], "answer": 1}, {}),  # MMLU
+    ({"question": "q", "options": ["A) x", "B) y", "C) z"], "correct": "B"}, {}),  # AQuA
+    ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"}, {}),  # MedQA
+    ({"article": "about", "question": "q", "options": ["x", "y"], "answer": "B"}, {}),  # RACE
+    ({"question": "q", "context": "about", "answerA": "x", "answerB": "y", "answerC": "z", "label": "2"},
+     {"options": ["answerA", "answerB", "answerC"]}),
+    ({"question_stem": "q", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answerKey": "2"}, {}),
+    ({"ctx": "q", "endings": ["x", "y", "z"], "label": "1"}, {}),  # HellaSwag
+    ({"goal": "q", "sol1": "x", "sol2": "y", "label": 1}, {"options": ["sol1", "sol2"]}),
+    ({"sentence": "q", "option1": "x", "option2": "y", "answer": "2"}, {"options": ["option1", "option2"]}),
+    ({"question": "q", "distractor1": "x", "correct_answer": "y", "distractor2": "z"},
+     {"options": ["distractor1", "distractor2", "correct_answer"]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "columns"), CHOICES)
+def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
+    row: dict, columns: dict, tmp_path: Path
+) -> None:
+    rows = [row]
+    key = "answer" if "answer" in row else "label"
+    if str(row.get(key)).isdecimal():  # another row tells which number the first has
+        options = columns.get("options", [])
+        least = {"option1": 1, "answerA": 3}.get(options[0] if options else "", 0)
+        rows = [row, {**row, key: type(row[key])(least)}]
+    file = lines(tmp_path, rows)
+    with pytest.raises(UserError, match=r"options to choose from, in .*task=multiple_choice") as raised:
+        read(file)
+    if columns:
+        label = next(key for key in ("label", "answer", "correct_answer") if key in row)
+        question = next(key for key in row if row[key] == "q")
+        columns = {"question": question, **columns, "label": label}
+        told = f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
+        assert f"columns={told} phrases them" in str(raised.value)
+    found = read(file, task="multiple_choice", columns=columns).made[0]
+    assert found.answers == ["y"]
+    assert all(
+        word in found.messages[0]["content"] for word in ["q", "x", "y", *["about"] * ("about" in row.values())]
+    )
+
+
+def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_path: Path) -> None:
+    rows = [{"premise": f"p {i}", "hypothesis": "h", "label": i % 4 - 1} for i in range(12)]
+    found = read(lines(tmp_path, rows), task="nli", labels={0: "yes", 1: "no", 2: "maybe"})
+    assert [str(row.error) for row in found.bad] == ["label: is -1: nobody has labelled the row"] * 3
+    assert "3 labels: maybe, no, yes" in found.told[1]
+    file = lines(tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}])
+    with pytest.raises(UserError, match=r"`columns: {label: label.0}` takes the first"):
+        read(file, task="sentiment")
+    assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).made[0])
+
+
+def test_what_an_annotator_rejected_is_no_label(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"text": "t", "label": "POSITIVE", "answer": word} for word in ("accept", "reject")])
+    with pytest.raises(UserError, match="line 2: the column 'answer' is 'reject'"):
+        read(file, task="sentiment")

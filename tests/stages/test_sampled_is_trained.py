@@ -165,15 +165,18 @@ def test_completions_without_an_end_train_the_same_in_every_form(
     assert (distance(as_ever, other) < 1e-5) == ("trainer" not in changes)
 
 
-def test_what_fits_is_measured_without_an_end_that_is_not_there(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_what_fits_is_measured_without_an_end_that_is_not_there(
+    inputs: dict[str, Path], terms: Contract, tmp_path: Path
+) -> None:
     scored = scored_of(inputs)
     length = {i: len(s.prompt_ids) + max(len(s.chosen_ids), len(s.rejected_ids)) for i, s in scored.items()}
     longest = max(
         p.id for p in pairs_of(inputs) if p.rejected_finish_reason == "length" and len(p.rejected_token_ids) == 4
     )
     cfg: DPO = block(max_length=length[longest], max_dropped=1.0)
-    splits, _ = dpo.fitting(pairs_of(inputs), scored, cfg, Work(tmp_path, lambda m, s: None))
-    assert longest in {p.id for split in splits.values() for p in split}
+    pairs = ((pair, scored.get(pair.id)) for pair in pairs_of(inputs))
+    found = dpo.prepare(pairs, terms, cfg, Work(tmp_path, lambda m, s: None))
+    assert longest in {*found.train.ids, *found.validation.ids}
 
 
 def test_ids_of_another_tokenizer_or_text_are_tokenised_anew_counted_and_told(

@@ -1,0 +1,20 @@
+"""Messages that end with a request, and the answer to it in a column of its own, maybe with reasoning (Dolphin-R1)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.formats.answered import Answered
+from stages.formats.chat import ends_with_answer
+from stages.formats.format import BEFORE, COMPLETION, THOUGHT, TURNS, WEIGHT, is_turns, roles_of
+
+# Of these a checker compares answers with what they hold, which need be none.
+CHECKED = {"target", "targets", "ground_truth"}
+
+
+class Continued(Answered):
+    answers = " ".join(name for name in COMPLETION.split() if name not in CHECKED)
+    roles = roles_of(TURNS, BEFORE, THOUGHT, WEIGHT, completion=answers)
+    needs = ("messages", "completion")
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        return is_turns(row["messages"]) and not ends_with_answer(row["messages"])

@@ -1,0 +1,14 @@
+"""Conversations in a column of texts, with plain words before the turns: User: and Assistant:, ### Instruction: and
+### Response:."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.formats.chat import Chat
+from stages.formats.transcripts import transcript
+
+
+class Transcribed(Chat):
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        roles = [turn["role"] for turn in transcript(row["messages"], plain=True) or []]
+        return "user" in roles and roles[-1] == "assistant"

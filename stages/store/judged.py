@@ -1,0 +1,47 @@
+"""A pool of candidates, and what was said of them, a prompt at a time: what is made of one needs no other."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import compress, groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from stages.store.records import Candidate, Example, Judgement, Record, Records
+
+Of = TypeVar("Of", bound=Candidate | Judgement)
+
+
+def judged(folder: Path) -> Iterator[tuple[Example, list[Candidate], list[Judgement]]]:
+    """Every prompt of a label node with its candidates and their judgements."""
+    prompts = Records(folder / "prompts.parquet", Example)
+    ids = prompts.column("id")
+    candidates = by_prompt(Records(folder / "candidates.parquet", Candidate), ids)
+    judgements = by_prompt(Records(folder / "judgements.parquet", Judgement), ids)
+    return zip(prompts, candidates, judgements, strict=True)
+
+
+def by_prompt(records: Sequence[Of] | Records[Of], prompts: Sequence[str]) -> Iterator[list[Of]]:
+    """The records of each of these prompts, in the order of the prompts. Most lie in that order; records that come
+    after those of a later prompt are held until it is their turn."""
+    turn = {prompt: i for i, prompt in enumerate(prompts)}
+    turns = np.array([turn[prompt] for prompt in column(records, "prompt_id")], int)
+    late = turns < np.maximum.accumulate(turns)
+    held = defaultdict[str, list[Of]](list)
+    if late.any():
+        for record in compress(records, late):
+            held[record.prompt_id].append(record)
+    in_order = groupby(compress(records, ~late), lambda record: record.prompt_id)
+    group = next(in_order, None)
+    for prompt in prompts:
+        found = list[Of]()
+        if group and group[0] == prompt:
+            found = [*group[1]]
+            group = next(in_order, None)
+        yield found + held.pop(prompt, [])
+
+
+def column(records: Sequence[Record] | Records[Record], name: str) -> list[Any]:
+    """One field of all records."""
+    return records.column(name) if isinstance(records, Records) else [getattr(record, name) for record in records]
