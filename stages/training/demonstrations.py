@@ -48,10 +48,10 @@ def prepare(examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work) -
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
     for row in tokenized(answered, terms, cfg, dropped):
         if row.example.split == Split.validation:
-            validation.add(row.example.id, row.ids, row.trained)
+            validation.add(row.example.id, (row.ids, row.trained))
             prompts.add(row.example.messages)
         else:
-            train.add(row.example.id, row.ids, row.trained)
+            train.add(row.example.id, (row.ids, row.trained))
             shown = row if shown is None or (row.masked and not shown.masked) else shown
     of = len(train) + len(validation) + dropped.reasons.total()
     told = dropped.settle(of, len(train), cfg.max_dropped, f"{cfg.block}.max_dropped")

@@ -63,7 +63,7 @@ def rows() -> TokenRows:
     made = TokenRows()
     for i, length in enumerate(LENGTHS):
         ids = torch.randint(3, 600, (length,), generator=torch.Generator().manual_seed(i)).tolist()
-        made.add(str(i), ids, [place >= length // 3 for place in range(length)])
+        made.add(str(i), (ids, [place >= length // 3 for place in range(length)]))
     return made
 
 

@@ -11,7 +11,8 @@ from trl import pack_dataset
 
 from stages.config.schema import ROOT
 from stages.store.records import content_id
-from stages.training.token_rows import GROUP, IGNORED, TokenRows
+from stages.training.held import GROUP
+from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import Chain
 
 LENGTH, BIN = 64, 256  # tokens of a row, at most, and of a packed one
@@ -23,7 +24,7 @@ def added(count: int) -> tuple[TokenRows, list[dict[str, object]]]:
     for i in range(count):
         ids = [draw.randrange(50_000) for _ in range(draw.randrange(1, LENGTH))]
         trained = [draw.random() < 0.5 for _ in ids]
-        rows.add(content_id(i), ids, trained)
+        rows.add(content_id(i), (ids, trained))
         labels = [token if each else IGNORED for token, each in zip(ids, trained, strict=True)]
         lists.append({"id": content_id(i), "input_ids": ids, "labels": labels})
     return rows, lists
