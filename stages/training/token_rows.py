@@ -16,8 +16,8 @@ IGNORED = -100  # the label of a token that is not trained
 
 
 class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
-    """Demonstrations, each by its token ids and by which of them are trained. The columns `input_ids`, `labels` and, of
-    packed rows, `seq_lengths` are TRL's."""
+    """Demonstrations, each by its token ids and by which of them are trained. The columns `input_ids`, `labels` and,
+    of packed rows, `seq_lengths` are TRL's."""
 
     def table(self, rows: list[tuple[list[int], list[bool]]]) -> pa.Table:
         tokens, trained = zip(*rows, strict=True)
