@@ -20,7 +20,7 @@ from stages.models.scoring import rounded_once
 from stages.objectives.first_step import PAIRS, FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, beside, refuse_other_tokens, trl_row
 from stages.store.kept import note
-from stages.store.records import Message, Pair, PairLogProbs, stream
+from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
@@ -30,7 +30,7 @@ from stages.training.pairs import trained_pairs
 from stages.training.preference_rows import PreferenceRows
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
-from stages.training.samples import Samples
+from stages.training.samples import FirstPrompts, Samples
 from stages.training.validation import Course, risen
 
 
@@ -118,12 +118,12 @@ def trainable_model(
 
 class Prepared(NamedTuple):
     """What later work needs of the pairs: the rows of both splits; the reference's log-probs of the first to train on;
-    the held-out prompts; how many pairs were dropped for which reason."""
+    the first held-out prompts; how many pairs were dropped for which reason."""
 
     train: PreferenceRows
     validation: PreferenceRows
     first: list[PairLogProbs]
-    prompts: list[list[Message]]
+    prompts: FirstPrompts
     dropped: dict[str, int]
 
 
@@ -131,7 +131,7 @@ def prepare(scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract,
     """The pairs whose completions fit whole into `max_length`, in one pass: of pairs and lists of tokens only few are
     held."""
     train, validation, dropped = PreferenceRows(), PreferenceRows(), Dropped(out, "pairs")
-    first, prompts = list[PairLogProbs](), list[list[Message]]()
+    first, prompts = list[PairLogProbs](), FirstPrompts(cfg.runtime.samples)
     for pair, known in scored:
         if not known:
             dropped.add(pair.id, "not scored by the reference")
@@ -144,7 +144,7 @@ def prepare(scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract,
         row = trl_row(known, cfg.trainer.get("ld_alpha"))
         if pair.split == "validation":
             validation.add(pair.id, row)
-            prompts.append(pair.prompt)
+            prompts.add(pair.prompt)
         else:
             train.add(pair.id, row)
             first += [known] if len(first) < PAIRS else []
