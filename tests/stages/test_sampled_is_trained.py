@@ -262,10 +262,10 @@ class Given(Sampler):
     [
         ([5, 6, "end"], "stop", ""),
         ([5, 6], "length", ""),
-        ([5, 6], "stop", "finish_reason=stop, in which 0 of 2 tokens end a turn"),
-        ([5, "end"], "length", "finish_reason=length, in which 1 of 2 tokens end a turn"),
-        ([5, "end", 6, "end"], "stop", "finish_reason=stop, in which 2 of 4 tokens end a turn"),
-        ([], "stop", "finish_reason=stop, in which 0 of 0 tokens end a turn"),
+        ([5, 6], "stop", "finish_reason=stop, and 0 of its 2 tokens end a turn"),
+        ([5, "end"], "length", "finish_reason=length, and 1 of its 2 tokens end a turn"),
+        ([5, "end", 6, "end"], "stop", "finish_reason=stop, and 2 of its 4 tokens end a turn"),
+        ([], "stop", "finish_reason=stop, and 0 of its 0 tokens end a turn"),
     ],
 )
 def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
