@@ -72,7 +72,7 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(asked
     [
         ({"completions": []}, "completions: is empty"),
         ({"completions": ["a", " "]}, "completions: is empty"),
-        ({"completions": ["a", 7]}, "completions: must be text, is int"),
+        ({"completions": ["a", 7]}, "completions: must be text, is int: `labels: {7: WORD, …}` says it in words"),
         ({"prompt": "nobody asks this", "completions": ["a"]}, "prompt: is none of the data's that are sampled"),
     ],
 )

@@ -27,7 +27,7 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(t
 
     def all_of_them() -> list[Candidate]:
         work = Work(tmp_path, lambda metrics, step: None)
-        return in_shards(PROMPTS, str, produce, Candidate, lambda c: c.prompt_id, 1, "test", work, whole=2)
+        return [*in_shards(PROMPTS, str, produce, Candidate, lambda c: c.prompt_id, 1, "test", work, whole=2)]
 
     for _ in range(2):
         assert all_of_them() == [c for prompt in PROMPTS for c in made(prompt, 2)]

@@ -54,9 +54,10 @@ def test_columns_are_packed_as_trl_packs_lists() -> None:
 
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import datasets
+from stages.hardware import machine
 from stages.models import contract
 from stages.store.records import Example
 from stages.store.work import Work
@@ -70,9 +71,9 @@ def examples(count):
         yield Example(f"{i:016x}", [{"role": "user", "content": f"Tell me of {i}."}], f"{i}: {text}", "s", "t", "sft")
 def peaks(count):
     rows = prepare(examples(count), terms, cfg, out).train
-    tokens, before = sum(rows.lengths), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tokens, before = sum(rows.lengths), machine.peak_memory()
     rows.pack(cfg.max_length, 1)
-    return tokens, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return tokens, before, machine.peak_memory()
 print(json.dumps([peaks(500), peaks(3_000)]))
 """
 
