@@ -148,8 +148,8 @@ def prepare(scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract,
         else:
             train.add(pair.id, row)
             first += [known] if len(first) < PAIRS else []
-    of = len(train) + len(validation) + dropped.reasons.total()
-    told = dropped.settle(of, len(train), cfg.max_dropped, "dpo.max_dropped")
+    kept = len(train) + len(validation)
+    told = dropped.settle(kept, len(train), cfg.max_dropped, "dpo.max_dropped")
     return Prepared(train, validation, first, prompts, told)
 
 

@@ -43,7 +43,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), found, strict=True):
             retokenised += used is None
             foreign += used is None and given is not None
-    refused = dropped.settle(len(rows) + dropped.reasons.total(), len(rows))
+    refused = dropped.settle(len(rows), len(rows))
     if foreign:
         out.warn(
             f"{foreign} of {2 * len(rows)} completions come with token ids that are not of this model's tokenizer "

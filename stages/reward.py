@@ -150,8 +150,8 @@ def prepare(pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work) -> P
         splits[pair.split].add(pair.id, row)
         prompts += [pair.prompt_id] if pair.split == "validation" else []
     train, validation = splits.values()
-    of = len(train) + len(validation) + dropped.reasons.total()
-    told = dropped.settle(of, len(train), cfg.max_dropped, "reward.max_dropped")
+    kept = len(train) + len(validation)
+    told = dropped.settle(kept, len(train), cfg.max_dropped, "reward.max_dropped")
     return Prepared(train, validation, prompts, told)
 
 

@@ -23,7 +23,7 @@ from stages.config.errors import UserError
 from stages.formats.foreign import refuse_foreign
 from stages.formats.json_array import array_rows
 from stages.formats.json_object import object_rows
-from stages.formats.json_rows import decoded, line_rows
+from stages.formats.json_rows import BLANK, decoded, line_rows
 from stages.formats.row import BadRow, Row
 from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names
 from stages.formats.threads import threaded
@@ -38,7 +38,6 @@ PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(pa.PythonFile(file), compression="zstd"),
 }
 BEGINNING = 1 << 16  # bytes that tell what a file is
-SPACE = b"\xef\xbb\xbf \t\r\n"
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 
@@ -153,7 +152,7 @@ def stream_rows(
         converted = f"{file.stem}.utf8{file.suffix}"
         raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name} > {converted}")
     refuse_foreign(file, start)
-    kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(SPACE)[:1]
+    kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(BLANK)[:1]
     if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
         return text_rows(file, stream.read(), documents)
     watched()

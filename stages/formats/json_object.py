@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.config.errors import UserError
-from stages.formats.json_rows import DECODER, line_rows, value_of
+from stages.formats.json_rows import BLANK, DECODER, line_rows, value_of
 from stages.formats.row import BadRow, Row
 from stages.formats.turns import WHO
 
-SPACE = b"\xef\xbb\xbf \t\r\n"
 # Where an object has its rows under one key, which is called so, and the other keys tell of the whole.
 ROWS = ("data", "rows", "instances", "examples", "records", "samples", "items", "train", "results", "entries")
 OF_THE_WHOLE = set(
@@ -30,7 +29,7 @@ def object_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
         UserError: for a single object that is neither a table nor a row.
     """
     read = [*through_next(stream)]
-    pretty = read[-1].strip(SPACE) == b"{"
+    pretty = read[-1].strip(BLANK) == b"{"
     more = [] if pretty else [*through_next(stream)]
     if any(line.strip() for line in more):
         yield from line_rows(file, chain(read, more, stream))
@@ -49,7 +48,7 @@ def through_next(stream: BinaryIO) -> Iterator[bytes]:
     """Lines up to the next with something in it."""
     for line in stream:
         yield line
-        if line.strip(SPACE):
+        if line.strip(BLANK):
             return
 
 

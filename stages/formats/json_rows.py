@@ -9,12 +9,15 @@ from typing import Any
 from stages.config.errors import UserError
 from stages.formats.row import BadRow, Row
 
+SPACE = " \t\r\n"
+BLANK = b"\xef\xbb\xbf" + SPACE.encode()  # bytes that say nothing: a mark of byte order, and white space
+
 
 def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
     """JSON lines. Only \\n ends a line: U+2028 may stand inside a string."""
     name = str(file)
     for i, line in enumerate(lines, 1):
-        if not line.strip(b"\xef\xbb\xbf \t\r\n"):
+        if not line.strip(BLANK):
             continue
         try:
             text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
@@ -66,7 +69,6 @@ def no_number(name: str) -> None:
     raise BadRow("", f"broken JSON: {name} is no number: sed 's/: *{name}\\b/: null/g' writes null for it")
 
 
-SPACE = " \t\r\n"
 DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
 
 

@@ -1,7 +1,7 @@
 """Which contrasts may become pairs, which rule refused the others, and what would let those through."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,18 +32,16 @@ class Admission:
     contrasts each rule refused is in `refused`. `others`: how candidates come that can be told apart."""
 
     def __init__(self, cfg: Pairs, others: str, margins: tuple[float, float] | None = None):
-        self.margins, self.unsound = margins, set[str]()
-        self.rules = rules(cfg, self.unsound, others)
-        self.ways = {rule.reason: rule.way_out for rule in self.rules}
+        self.cfg, self.others, self.margins = cfg, others, margins
+        self.ways = {rule.reason: rule.way_out for rule in rules(cfg, (), others)}
         self.ways |= {FEWER: others, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
         self.refused = Counter[str]()
 
-    def admit(self, contrasts: list[Contrast], unsound: Iterable[str]) -> tuple[list[Contrast], str]:
+    def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
         """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
         ids of candidates that must not be learnt from, whatever their score."""
-        self.unsound.update(unsound)
         reason = "" if contrasts else FEWER
-        for rule in self.rules:
+        for rule in rules(self.cfg, unsound, self.others):
             contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
         different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
         if not self.margins:

@@ -53,8 +53,8 @@ def prepare(examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work) -
         else:
             train.add(row.example.id, (row.ids, row.trained))
             shown = row if shown is None or (row.masked and not shown.masked) else shown
-    of = len(train) + len(validation) + dropped.reasons.total()
-    told = dropped.settle(of, len(train), cfg.max_dropped, f"{cfg.block}.max_dropped")
+    kept = len(train) + len(validation)
+    told = dropped.settle(kept, len(train), cfg.max_dropped, f"{cfg.block}.max_dropped")
     if shown is None:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
     return Prepared(train, validation, shown, prompts, told)

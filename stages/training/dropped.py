@@ -29,8 +29,9 @@ class Dropped:
             with open(self.out / FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
-    def settle(self, of: int, left: int, limit: float = 1.0, key: str = "") -> dict[str, int]:
-        """How many of `of` were left out, by reason; it is said. `left` of the others are there to train on.
+    def settle(self, kept: int, left: int, limit: float = 1.0, key: str = "") -> dict[str, int]:
+        """How many were left out beside those that are `kept`, by reason; it is said. `left` of the kept ones are
+        there to train on.
 
         Raises:
             UserError: where none is left, or more than the share `limit` left out, which `key` sets.
@@ -38,6 +39,7 @@ class Dropped:
         count = self.reasons.total()
         if not count:
             return {}
+        of = kept + count
         told = "; ".join(f"{n:,} {reason}" for reason, n in self.reasons.most_common())
         longest = f" (the longest has {self.longest:,})" if self.longest else ""
         message = f"{count:,} of {of:,} {self.what} cannot be used: {told}{longest}"
