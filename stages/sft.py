@@ -14,7 +14,7 @@ from trl.trainer import disable_dropout_in_model
 from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
-from stages.evaluation.bootstrap import paired
+from stages.evaluation.intervals import paired
 from stages.models import card, contract
 from stages.models.contract import Contract
 from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model

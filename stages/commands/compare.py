@@ -72,11 +72,11 @@ def of_sweep(store: Store, sweep: str | None) -> Callable[[Key], bool]:
 def table(group: Group) -> Table:
     """What came out, in 80 columns."""
     shown = plain(group.title, "passes, %", "over SFT", "KL", "tokens", "ended", "time")
-    for i, (setting, gain) in enumerate(zip(group.settings, group.gains, strict=True)):
+    for i, (setting, rate, gain) in enumerate(zip(group.settings, group.rates, group.gains, strict=True)):
         over = "" if gain is None else f"{points(gain.mean)} ({gain.bounds()})"
         shown.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
-            f"{100 * setting.rate:.1f} ({100 * setting.low:.1f} to {100 * setting.high:.1f})",
+            f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
             setting.title if setting.start else over,
             f"{setting.kl:.4f}",
             f"{setting.mean('mean_tokens'):.1f}",
@@ -123,7 +123,13 @@ def html(groups: list[Group], trained: list[Trainings]) -> str:
     from stages.pages.environment import environment
 
     plots = [
-        scatter.scatter([scatter.Point(s.kl, s.rate, s.low, s.high, s.start) for s in group.settings], group.front)
+        scatter.scatter(
+            [
+                scatter.Point(s.kl, rate.mean, rate.low, rate.high, s.start)
+                for s, rate in zip(group.settings, group.rates, strict=True)
+            ],
+            group.front,
+        )
         for group in groups
     ]
     page = environment().get_template("compare.html.jinja")

@@ -7,7 +7,7 @@ from typing import Any
 from stages.commands.publishing import dataset
 from stages.config.choices import ExportFormat
 from stages.config.schema import Export
-from stages.evaluation.bootstrap import Interval
+from stages.evaluation.intervals import Interval
 from stages.models import gguf_file, hub
 from stages.store.kept import having, load_json
 from stages.store.node import Node
@@ -20,7 +20,8 @@ EVALUATION = """
 
 {verdict}
 
-Share of held-out prompts whose answer passes all checks, with two-level bootstrap intervals over tasks and prompts:
+Share of held-out prompts whose answer passes all checks. Intervals are over other prompts of the same tasks, and for
+tasks that nothing was trained on over other tasks like these:
 
 {table}
 """

@@ -10,7 +10,7 @@ from math import comb
 from statistics import fmean
 from typing import Any
 
-from stages.evaluation.bootstrap import paired
+from stages.evaluation.intervals import paired
 from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed

@@ -1,31 +1,34 @@
 """Which of several models is best, and whether that is more than chance among so many."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.bootstrap import Interval, expanded, resampled_means
+from stages.evaluation.intervals import Interval, Means
 
-SAMPLES, AT_ONCE = 2000, 100  # draws of the bootstrap; of so many the counts are in memory together
+DRAWS = 20_000  # of the errors of all models together
 CONFIDENCE = 0.95
 
 
 @dataclass
 class Comparison:
-    """Every model against every other. `difference[i, j]` is by how much j is above i, and `margin[i, j]` how far that
-    may be off; all margins against one i hold together, with the probability CONFIDENCE. No difference of what is
-    compared is larger than `widest`: 1 for shares."""
+    """Every model against every other. `level[i]`: the confidence of each interval against model i, with which all of
+    them hold together with the probability CONFIDENCE."""
 
-    difference: NDArray[np.float64]
-    margin: NDArray[np.float64]
-    widest: float = 1.0
+    means: Means
+    level: NDArray[np.float64]
+
+    def alone(self, i: int, j: int) -> Interval:
+        """How far j is above i: the interval that an evaluation of the two prints."""
+        return self.means.difference(j, i, CONFIDENCE)
 
     def between(self, i: int, j: int) -> Interval:
         """How far j is above i, corrected for all that are held against i."""
-        mean, margin = float(self.difference[i, j]), float(self.margin[i, j])
-        return Interval(mean, max(-self.widest, mean - margin), min(self.widest, mean + margin))
+        return self.means.difference(j, i, float(self.level[i]))
 
     def better(self, j: int, i: int) -> bool:
         """Whether j is above i by more than chance among so many."""
@@ -36,34 +39,29 @@ class Comparison:
         return [i for i in among if i != best and not any(self.better(j, i) for j in among)]
 
 
-def compared(outcomes: NDArray[np.float64], families: list[str], widest: float = 1.0) -> Comparison:
-    """Hold every model against every other on the same prompts.
+def compared(outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True) -> Comparison:
+    """Hold every model against every other on the same prompts; arguments as those of `Means`.
 
     The highest of many rates is high by chance as well, so no difference is judged by its own interval. For every
-    model i the bootstrap over families and prompts gives the distribution of the largest error of all differences from
-    i, each in units of its own standard error; what exceeds its quantile is more than chance among so many. Models
-    that answer alike cost nothing, as their errors are drawn together. With SFT as i this is the reality check of
-    White (2000, Econometrica 68:5) with the standardised maximum of Romano and Wolf (2005, Econometrica 73:4); the
-    models that no other exceeds hold the best one with the same confidence (Hsu 1981, Annals of Statistics 9:5).
-
-    Args:
-        outcomes: (prompts, models).
-        families: the family of each prompt; one and the same where prompts have none.
-        widest: how far apart two outcomes can be.
+    model i the errors of all differences from i are drawn together, each in units of its own standard error, and the
+    largest of them in 19 of 20 draws is what counts as chance (Hothorn, Bretz and Westfall 2008, Biometrical Journal
+    50:3; with SFT as i it is the reality check of White 2000, Econometrica 68:5). Models that answer alike cost
+    nothing, as their errors are the same. The models that no other exceeds hold the best one with the same confidence
+    (Hsu 1981, Annals of Statistics 9:5).
     """
-    rng, count = np.random.default_rng(0), outcomes.shape[1]
-    draws = np.concatenate([resampled_means(outcomes, families, AT_ONCE, rng) for _ in range(SAMPLES // AT_ONCE)])
-    means = outcomes.mean(0)
-    difference, margin = means[None] - means[:, None], np.zeros((count, count))
-    widening = expanded((1 + CONFIDENCE) / 2, families) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    for i in range(count):
-        drawn = draws - draws[:, [i]]
-        error = drawn.std(0)
-        moved = error > 1e-12  # two that answer every prompt alike never differ
-        if moved.any():
-            largest = (np.abs(drawn - difference[i])[:, moved] / error[moved]).max(1)
-            margin[i] = widening * np.quantile(largest, CONFIDENCE) * error
-    return Comparison(difference, margin, widest)
+    means = Means(outcomes, families, drawn, shares)
+    scales, directions = np.linalg.eigh(means.residuals.T @ means.residuals)
+    normals = np.random.default_rng(0).standard_normal((DRAWS, len(scales)))
+    errors = normals @ (directions * np.sqrt(np.maximum(scales, 0))).T
+    level = np.full(len(scales), CONFIDENCE)
+    for i in range(len(scales)):
+        drawn_from_i = errors - errors[:, [i]]
+        size = drawn_from_i.std(0)
+        moved = size > 1e-9  # two that answer every prompt alike never differ
+        if moved.sum() > 1:
+            largest = np.quantile(np.abs(drawn_from_i[:, moved] / size[moved]).max(1), CONFIDENCE)
+            level[i] = max(CONFIDENCE, 2 * NormalDist().cdf(largest) - 1)
+    return Comparison(means, level)
 
 
 @dataclass
@@ -110,11 +108,12 @@ def lead(models: list[Contender], settings: int, best: int, start: int | None, d
 
 
 def of_gain(comparison: Comparison, best: int, start: int, settings: int) -> str:
-    gain = comparison.between(start, best)
-    more = "more" if gain.low > 0 or gain.high < 0 else "no more"
+    gain, corrected = comparison.alone(start, best), comparison.between(start, best)
+    more = "more" if corrected.low > 0 or corrected.high < 0 else "no more"
     if settings == 1:
         return f"the difference, {gain.points()}, is {more} than chance"
-    return f"the difference, {gain.points()}, is {more} than chance among so many"
+    among = f"{corrected.bounds()} when corrected for {settings} settings"
+    return f"the difference, {gain.points()}, {among}, is {more} than chance among so many"
 
 
 def of_others(comparison: Comparison, best: int, settings: list[int]) -> str:

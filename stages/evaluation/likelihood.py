@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.bootstrap import interval, resampled_means
+from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models import contract
 from stages.models.loading import device_of, load_model
@@ -62,13 +62,11 @@ def compared(cfg: Eval, references: dict[str, list[float]], tasks: list[str]) ->
     """Mean log-probs of the reference answers by role, and their differences with intervals."""
     roles = list(references)
     scored = np.array([references[role] for role in roles]).T
-    draws = resampled_means(scored, tasks, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
+    means = Means(scored, tasks, shares=False)
     found: dict[str, Any] = {"prompts": len(tasks)}
-    found |= {role: float(scored[:, i].mean()) for i, role in enumerate(roles)}
+    found |= {role: float(means.means[i]) for i, role in enumerate(roles)}
     for name, (a, b) in differences(roles).items():
-        i, j = roles.index(a), roles.index(b)
-        change = scored[:, i].mean() - scored[:, j].mean()
-        found[name] = asdict(interval(change, draws[:, i] - draws[:, j], cfg.confidence, tasks))
+        found[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
     return found
 
 

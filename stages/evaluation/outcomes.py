@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.bootstrap import Interval, interval, resampled_means, share
+from stages.evaluation.intervals import Interval, Means
 from stages.store.outcome import Outcome
 from stages.store.records import Candidate, Example, load
 from stages.tasks.checks import share_passed
@@ -37,6 +37,7 @@ SIDES = {
     "unseen": ("unseen_tasks", "unseen_kinds", "unseen_areas"),
     "tuning": ("open_validation",),
 }
+UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}  # groups whose tasks are a draw from those that nobody trained on
 ENOUGH_PROMPTS = 800
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
@@ -124,25 +125,28 @@ def averaged(runs: Sequence[Sequence[Outcome]], examples: dict[str, Example]) ->
     return Table(roles, prompts, mean("passed"), mean("n_tokens"), mean("stopped"))
 
 
+def tasks_drawn(prompts: Iterable[Example]) -> bool:
+    """Whether prompts speak for other tasks like theirs, as those of untrained tasks do; else for their own tasks."""
+    return all(e.group in UNTRAINED for e in prompts)
+
+
 def rates(table: Table, cfg: Eval) -> dict[str, Any]:
-    """Pass rates of the models and paired differences between them, with intervals."""
-    row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": len({e.task for e in table.prompts})}
+    """Pass rates of the models and paired differences between them, with intervals: over other prompts of these tasks,
+    or over other tasks like these (`tasks_drawn`)."""
+    count, drawn = len({e.task for e in table.prompts}), tasks_drawn(table.prompts)
+    row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
     row |= with_intervals(table, table.passed, cfg)
-    row["note"] = "too few tasks to say" if row["tasks"] < ENOUGH_TASKS else ""
+    row["note"] = "too few tasks to say" if drawn and count < ENOUGH_TASKS else ""
     gain = table.passed[:, table.roles.index("policy")] - table.passed[:, table.roles.index("sft")]
     return row | {"gained": int((gain > 0).sum()), "lost": int((gain < 0).sum())}
 
 
 def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:
-    """The mean of one of the table's arrays (of zeros and ones) by role, and the paired differences between roles."""
-    families = [e.task for e in table.prompts]
-    draws = resampled_means(values, families, cfg.bootstrap_samples, np.random.default_rng(cfg.seed))
-    means, row = values.mean(0), dict[str, Any]()
-    for i, role in enumerate(table.roles):
-        row[role] = asdict(share(values[:, i], draws[:, i], cfg.confidence, families))
-    for name, (a, b) in differences(table.roles).items():
-        i, j = table.roles.index(a), table.roles.index(b)
-        row[name] = asdict(interval(means[i] - means[j], draws[:, i] - draws[:, j], cfg.confidence, families))
+    """The mean of one of the table's arrays of shares by role, and the paired differences between roles."""
+    means, roles = Means(values, [e.task for e in table.prompts], tasks_drawn(table.prompts)), table.roles
+    row = {role: asdict(means.share(i, cfg.confidence)) for i, role in enumerate(roles)}
+    for name, (a, b) in differences(roles).items():
+        row[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
     return row
 
 

@@ -5,7 +5,7 @@ It is a table whose marks are SVGs without text, placed in percent of their widt
 
 from typing import Any
 
-from stages.evaluation.bootstrap import Interval
+from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import PRIMARY
 from stages.pages.headline import counted
 from stages.pages.kinds import in_words

@@ -7,7 +7,7 @@ from markupsafe import Markup, escape
 
 from stages.pages.kinds import in_words
 from stages.pages.roles import LOOKS
-from stages.store.numbers import points, signed
+from stages.store.numbers import bound, points, signed
 
 
 def environment() -> Environment:
@@ -17,6 +17,7 @@ def environment() -> Environment:
     )
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     env.filters["points"] = points
+    env.filters["bound"] = bound
     env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
     env.filters["signed"] = signed
     env.filters["in_words"] = in_words

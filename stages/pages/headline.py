@@ -3,7 +3,7 @@ it. A number never stands without what it is of."""
 
 from typing import Any
 
-from stages.evaluation.bootstrap import Interval
+from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_PROMPTS, ENOUGH_TASKS, PRIMARY, effect
 from stages.store.numbers import points, signed
 
@@ -54,16 +54,17 @@ class Headline:
         return (
             f"{policy} {word} on {self.scope(self.results['endpoint'])}: {sft} passes {rate(before)} of "
             f"{self.primary['prompts']:,} held-out prompts, {policy} "
-            f"{rate(after, 'alike on every one' if alike(self.delta) else changed)}."
+            f"{rate(after, changed)}."
         )
 
     @property
     def counts(self) -> str:
         """What happened to these very prompts; the interval is of others."""
         gained, lost = self.primary["gained"], self.primary["lost"]
+        others = "other tasks like these" if self.primary["tasks_drawn"] else "other prompts of these tasks"
         return (
-            f"Of these prompts {gained:,} pass that did not, and {lost:,} no longer do; the interval says what other "
-            "tasks and prompts like them would give."
+            f"Of these prompts {gained:,} pass that did not, and {lost:,} no longer do; the interval says what "
+            f"{others} would give."
         )
 
     @property
@@ -140,8 +141,6 @@ class Headline:
         if group["note"]:
             word = group["note"]
         prompts = f"{group['prompts']:,} prompts"
-        if alike(delta):
-            return f"{word} (alike on all {prompts})"
         return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {prompts})"
 
 
@@ -154,11 +153,6 @@ def rate(share: dict[str, float], more: str = "") -> str:
         told, limit = "all", f"{share['low']:.1%} or more"
     beside = "; ".join(filter(None, (limit, more)))
     return f"{told} ({beside})" if beside else told
-
-
-def alike(delta: Interval) -> bool:
-    """Whether two models pass the very same prompts, which no resampling varies."""
-    return delta.low == delta.high == 0
 
 
 def counted(number: int, noun: str) -> str:

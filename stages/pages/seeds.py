@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.bootstrap import Interval
+from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
 from stages.store.kept import having, load_json
 from stages.store.numbers import points
@@ -47,15 +47,16 @@ def summary(
     outcomes = [load(inputs[run["role"]] / "outcomes.parquet", Outcome) for run in found]
     asked = {row.prompt_id for row in outcomes[0]}
     examples = {e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in asked}
-    drawn = Eval(**{name: settings[name] for name in ("confidence", "bootstrap_samples", "seed")})
-    groups = {name: rates(table, drawn) for name, table in averaged(outcomes, examples).views().items()}
+    level = Eval(confidence=settings["confidence"])
+    groups = {name: rates(table, level) for name, table in averaged(outcomes, examples).views().items()}
     delta, whole = (Interval(**groups[endpoint][name]) for name in (PRIMARY, "policy-base"))
     each = [Interval(**run["primary"][PRIMARY]) for run in found]
     gains = [of_seed.mean for of_seed in each]
     helped, hurt = sum(of_seed.low > 0 for of_seed in each), sum(of_seed.high < 0 for of_seed in each)
     sentence = (
         f"Over {len(found)} seeds, each prompt's outcomes averaged, {found[0]['models']['policy']} {effect(delta)}: "
-        f"{points(delta.mean)} points ({delta.bounds()}). By seed from {points(min(gains))} to {points(max(gains))}; "
+        f"{points(delta.mean)} points ({delta.bounds()}; of these seeds, whatever others give). By seed from "
+        f"{points(min(gains))} to {points(max(gains))}; "
         f"helped in {helped}, hurt in {hurt}. {found[0]['differences']['policy-base']}: {points(whole.mean)} points "
         f"({whole.bounds()})."
     )

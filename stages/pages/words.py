@@ -35,9 +35,9 @@ GLOSSARY = {
     "check": "A rule that code runs on an answer. A prompt counts as passed where its answer passes all of them.",
     "task, kind": "A task is one form of request with many instances; a kind is several tasks alike.",
     "points": "Percentage points: from 30% to 35% is +5.0 points.",
-    "interval": "Between what 95 of 100 draws of other tasks and prompts would give. One that holds 0 tells no change "
-    "from chance. Training again with another seed is not in it.",
-    "bootstrap": "The interval comes from drawing tasks, and prompts of each, again and again from those there are.",
+    "interval": "Of 100 evaluations 95 have the true difference in it: of trained tasks that on all such prompts, "
+    "of untrained ones that on all tasks like these. One that holds 0 tells no change from chance. It is for these "
+    "checkpoints: training again with other seeds is not in it.",
     "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from those of SFT.",
     "log-prob": "The logarithm of a probability, in nats: 0 is certain, −0.7 is one in two.",
     "DPO": "Direct preference optimisation: raises the probability of chosen answers against rejected ones.",

@@ -11,3 +11,8 @@ def signed(number: float, form: str) -> str:
 def points(difference: float) -> str:
     """A difference of shares in points: `+8.6`, `−1.7`."""
     return signed(100 * difference, "{:+z.1f}")
+
+
+def bound(difference: float) -> str:
+    """A bound of a difference in points, on its side of zero: `−0.0` is below it, though it rounds to it."""
+    return signed(100 * difference, "{:+.1f}")

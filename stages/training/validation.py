@@ -6,7 +6,7 @@ from typing import Any
 from transformers import Trainer
 
 from stages.config.blocks.training import Training
-from stages.evaluation.bootstrap import paired
+from stages.evaluation.intervals import paired
 from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.trainer import ROW_LOSSES
 

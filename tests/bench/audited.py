@@ -19,7 +19,7 @@ from typing import Any
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.choices import AUDIT_FIXES, Role
 from stages.curation.codes import ALONE
-from stages.evaluation.bootstrap import paired
+from stages.evaluation.intervals import paired
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
 from stages.store.node import Node

@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.cli import compose
 from stages.config.schema import Config
-from stages.evaluation.bootstrap import Interval
+from stages.evaluation.intervals import Interval
 from stages.hardware import process
 from stages.store.node import Node
 from stages.store.store import Store

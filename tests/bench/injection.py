@@ -16,7 +16,7 @@ from statistics import fmean
 from unittest import mock
 
 from stages.config.choices import Rubrics
-from stages.evaluation.bootstrap import paired
+from stages.evaluation.intervals import paired
 from stages.labelers import rubric
 from stages.store.records import Message
 from tests.bench import judge

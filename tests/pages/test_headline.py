@@ -66,7 +66,9 @@ def test_what_did_not_help_is_not_said_to(delta: tuple[float, float, float], wor
 
 def test_few_tasks_are_too_few_to_say() -> None:
     told = headline({"seen tasks": group(HELPED, 32, 2), "unseen tasks": group((0.0, 0.0, 0.0), 8, 1)})
-    assert told.elsewhere == ["On 1 task that it never saw: too few tasks to say (alike on all 8 prompts)."]
+    assert told.elsewhere == [
+        "On 1 task that it never saw: too few tasks to say (+0.0 points, +0.0 to +0.0; 8 prompts)."
+    ]
     assert "Fewer than 12 tasks: too few to say it of any others." in told.caution
     assert "Fewer than 800 prompts" in told.caution
 
@@ -94,7 +96,9 @@ def test_none_or_all_of_the_policys_stands_in_one_pair_of_brackets_with_the_diff
         "DPO 0 (up to 8.9%; −31.6 points, 95% interval −40.0 to −20.0)."
     )
     same = group((0.0, 0.0, 0.0), sft=share(1, 0.996, 1), policy=share(1, 0.996, 1))
-    assert headline({"seen tasks": same}).verdict.endswith("DPO all (99.6% or more; alike on every one).")
+    assert headline({"seen tasks": same}).verdict.endswith(
+        "DPO all (99.6% or more; +0.0 points, 95% interval +0.0 to +0.0)."
+    )
 
 
 def test_a_control_says_what_preferences_gave() -> None:

@@ -27,7 +27,7 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 SIZES = re.compile(
     r"precision|.*\.precision|model\..*|data\.(tasks|sources).*|label\.(path|hub_split)|.*\.runtime\..*|"
     r"(sft|dpo|reward)\.(learning_rate|epochs|batch_size|max_length|evaluations)|(sample|answer)\.max_new_tokens|"
-    r"pairs\.(min_score|max_length_ratio|quality)|sft\.demonstrations|sample\.candidates_per_prompt|eval\.(bootstrap_samples|likelihood_prompts)"
+    r"pairs\.(min_score|max_length_ratio|quality)|sft\.demonstrations|sample\.candidates_per_prompt|eval\.likelihood_prompts"
 )
 
 

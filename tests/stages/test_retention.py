@@ -12,7 +12,7 @@ import pytest
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.evaluation.outcomes import tabulate
-from stages.evaluation.retention import Claim, claim, claims, corrected, sentence, variety, within_length
+from stages.evaluation.retention import Claim, claims, corrected, of_measure, sentence, variety, within_length
 from stages.store.records import Candidate, Check, Example, save
 from stages.store.work import Work
 from tests.helpers import TINY, Chain, build, settings
@@ -30,22 +30,31 @@ def answer(text: str) -> Candidate:
 
 def test_a_loss_as_large_as_the_margin_is_called_kept_in_one_of_twenty() -> None:
     draw = np.random.default_rng(0)
-    cfg, margin, kept = block(bootstrap_samples=200), 0.05, 0
+    margin, kept = 0.05, 0
     for _ in range(SIMULATED):
         other = draw.normal(0, 1, 120)
         policy = other - margin + draw.normal(0, 0.2, 120)
-        kept += claim(cfg, "log-prob", "sft", policy, other, margin).p <= 0.05
+        kept += of_measure("log-prob", "sft", (policy, other), 0.05, margin).p <= 0.05
     assert kept / SIMULATED == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / SIMULATED) ** 0.5)
 
 
 def test_no_loss_is_shown_to_be_none_and_a_great_one_is_not() -> None:
     other = np.random.default_rng(1).normal(0, 1, 200)
-    assert claim(block(), "log-prob", "sft", other, other, 0.05).p < 0.01
-    assert claim(block(), "log-prob", "sft", other - 0.2, other, 0.05).p > 0.99
+    assert of_measure("log-prob", "sft", (other, other), 0.05, 0.05).p < 0.01
+    assert of_measure("log-prob", "sft", (other - 0.2, other), 0.05, 0.05).p > 0.99
+
+
+def test_a_measure_in_which_nothing_varies_is_no_surer_than_so_many_answers_make_it() -> None:
+    """Were 2% of all answers empty, the claim would be false, and 64 would show none of them in a quarter of cases."""
+    full = np.ones(64)
+    few = of_measure("asked length", "sft", (full, full), 0.05, 0.02, bounded=True)
+    assert few.p == pytest.approx(0.98**64)
+    assert few.needed is not None and few.prompts < few.needed < 1000
+    assert of_measure("different pairs", "base", (0 * full, 0 * full), 0.05, kept=0.9, bounded=True).needed is None
 
 
 def test_many_claims_have_to_be_clearer_than_one() -> None:
-    of = lambda p: Claim("what", "sft", 0.0, 0.0, 0.1, p)
+    of = lambda p: Claim("what", "sft", 0.0, 0.0, 0.1, p, 100, 100)
     alone, both, three = [of(0.04)], [of(0.04), of(0.03)], [of(0.04), of(0.001), of(0.02)]
     for found in (alone, both, three):
         corrected(found, 0.05)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.store.numbers import points, signed
+from stages.store.numbers import bound, points, signed
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ def test_below_zero_stands_a_minus_sign_and_no_hyphen(number: float, form: str, 
 
 def test_points_of_a_difference() -> None:
     assert (points(0.086), points(-0.017), points(-0.0001)) == ("+8.6", "−1.7", "+0.0")
+
+
+def test_a_bound_is_told_on_its_side_of_zero() -> None:
+    """`+0.0 to +4.8` was called no measurable change."""
+    assert (bound(0.086), bound(-0.0001), bound(0.0), bound(0.0001)) == ("+8.6", "−0.0", "+0.0", "+0.0")

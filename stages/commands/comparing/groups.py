@@ -10,8 +10,8 @@ import numpy as np
 
 from stages.commands.comparing.measured import Row
 from stages.commands.settings import Differing, unseeded
-from stages.evaluation.bootstrap import Interval
 from stages.evaluation.choosing import Comparison, Contender, compared, conclusion
+from stages.evaluation.intervals import Interval
 from stages.pipeline import provenance
 
 NAMED = 90  # characters of settings in a sentence
@@ -45,15 +45,6 @@ class Setting:
     def kl(self) -> float:
         return fmean(run.kl for run in self.runs)
 
-    @property
-    def low(self) -> float:
-        """Of the interval of one run; over seeds, the lowest rate."""
-        return self.runs[0].interval["low"] if len(self.runs) == 1 else min(run.rate for run in self.runs)
-
-    @property
-    def high(self) -> float:
-        return self.runs[0].interval["high"] if len(self.runs) == 1 else max(run.rate for run in self.runs)
-
     def mean(self, figure: str) -> float:
         """Of `mean_tokens` or `stop_rate`."""
         return fmean(run.results[figure][run.role] for run in self.runs)
@@ -78,6 +69,10 @@ class Group:
     def title(self) -> str:
         tasks = self.rows[0].results["primary"]["tasks"]
         return f"{self.prompts} of {tasks} tasks ({self.rows[0].prompts[1]})"
+
+    @property
+    def tasks_drawn(self) -> bool:
+        return self.rows[0].tasks_drawn
 
     @property
     def caveat(self) -> str:
@@ -120,14 +115,35 @@ class Group:
         outcomes = [[run.passed for run in setting.runs if run.passed is not None] for setting in self.settings]
         if any(len(known) < len(s.runs) for known, s in zip(outcomes, self.settings, strict=True)):
             return None
-        return compared(np.array([np.mean(known, 0) for known in outcomes]).T, self.rows[0].tasks)
+        rows = np.array([np.mean(known, 0) for known in outcomes]).T
+        return compared(rows, self.rows[0].tasks, self.tasks_drawn)
+
+    @cached_property
+    def rates(self) -> list[Interval]:
+        """The pass rate of each setting, of its seeds together. Where answers are gone, from the lowest bound to the
+        highest that its evaluations have."""
+        if self.comparison is None:
+            own = [[run.interval for run in setting.runs] for setting in self.settings]
+            return [
+                Interval(setting.rate, min(i["low"] for i in each), max(i["high"] for i in each))
+                for setting, each in zip(self.settings, own, strict=True)
+            ]
+        return [self.comparison.means.share(i) for i in range(len(self.settings))]
 
     @property
     def gains(self) -> list[Interval | None]:
-        """Of each setting over the best SFT, corrected for all that stand here."""
+        """Of each setting over the best SFT, with the interval that an evaluation of the two prints."""
         if self.comparison is None:
             return [None] * len(self.settings)
-        return [None if s.start else self.comparison.between(self.start, i) for i, s in enumerate(self.settings)]
+        return [None if s.start else self.comparison.alone(self.start, i) for i, s in enumerate(self.settings)]
+
+    @property
+    def marks(self) -> list[str]:
+        """Of each setting, whether it is `better` or `worse` than the best SFT by more than chance among so many."""
+        if self.comparison is None:
+            return [""] * len(self.settings)
+        corrected = [self.comparison.between(self.start, i) for i in range(len(self.settings))]
+        return ["better" if each.low > 0 else "worse" if each.high < 0 else "" for each in corrected]
 
     @property
     def rivals(self) -> list[int]:

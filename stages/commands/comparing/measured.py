@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.commands.settings import Nodes, lineage, of_lineage
-from stages.evaluation.outcomes import VIEWS, tabulate
+from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.outcomes import VIEWS, tabulate, tasks_drawn
 from stages.store.kept import Damaged, having, load_json
 from stages.store.records import Candidate, Example, Pair, Record, content_id, load
 from stages.store.store import Manifest, Store
@@ -33,7 +34,9 @@ class Row:
     seconds: float
     command: str
     tasks: list[str] = field(default_factory=list)
+    tasks_drawn: bool = False
     passed: NDArray[Any] | None = None
+    gain: Interval | None = None  # over the SFT that this model came from
 
     @property
     def title(self) -> str:
@@ -51,11 +54,6 @@ class Row:
     def kl(self) -> float:
         """From SFT, in nats per token."""
         return float(self.results["kl"][self.role]["per_token"]) if self.role != "sft" else 0.0
-
-    @property
-    def gain(self) -> dict[str, float] | None:
-        """Over the SFT that this model came from, by the evaluation's own interval."""
-        return self.results["primary"].get(f"{self.role}-sft")
 
     @property
     def kept(self) -> str:
@@ -115,11 +113,12 @@ def read(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts: "P
         seconds=sum(m["wall_seconds"] for m in above),
         command=manifest["command"],
         tasks=[e.task for e in examples],
+        tasks_drawn=tasks_drawn(examples),
     )
-    passed = prompts.passed(starts[0], examples)
-    # What was checked by other rules than those of today says nothing of this evaluation's rates.
-    if passed is not None and abs(passed.mean() - row.rate) < 1e-9:
-        row.passed = passed
+    row.passed = prompts.passed(starts[0], examples, row.rate)
+    sft = prompts.passed(input_key(manifest, "answer_sft"), examples, float(results["primary"]["sft"]["mean"]))
+    if row.passed is not None and sft is not None and role != "sft":
+        row.gain = Means(np.stack([sft, row.passed], 1), row.tasks, row.tasks_drawn).difference(1, 0)
     return row
 
 
@@ -145,11 +144,13 @@ class Prompts:
         found = sorted((e for e in those if e.id not in known), key=lambda e: e.id)
         return found if len(found) == count else []
 
-    def passed(self, answer: Key, examples: list[Example]) -> NDArray[Any] | None:
+    def passed(self, answer: Key, examples: list[Example], rate: float) -> NDArray[Any] | None:
+        """None where answers are gone, or give another rate than the evaluation's: other rules checked them."""
         answers = self.answers(answer)
         if not examples or not {e.id for e in examples} <= {*answers}:
             return None
-        return np.asarray(tabulate(examples, {"": answers}).passed[:, 0])
+        found = np.asarray(tabulate(examples, {"": answers}).passed[:, 0])
+        return found if abs(found.mean() - rate) < 1e-9 else None
 
     def pairs(self, manifest: Manifest) -> list[Pair]:
         return self.table(input_key(manifest, "pairs"), "pairs.parquet", Pair) if "pairs" in manifest["inputs"] else []

@@ -1,7 +1,6 @@
 """Trainings of the store that nothing evaluated yet, side by side: SFT by its loss on validation rows, DPO and
 reward models by the share of held-out pairs that they order rightly."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +11,8 @@ import numpy as np
 
 from stages.commands.comparing.measured import Key, input_key, sound
 from stages.commands.settings import Differing, Nodes, lineage, of_lineage, unseeded
-from stages.evaluation.bootstrap import Interval
 from stages.evaluation.choosing import Comparison, Contender, compared, conclusion, of_others
+from stages.evaluation.intervals import Interval
 from stages.store.kept import load_json
 from stages.store.numbers import points, signed
 from stages.store.store import Manifest, Store
@@ -119,7 +118,7 @@ class Trainings:
         if not each[0] or any(its.keys() != each[0].keys() for its in each):
             return None
         outcomes, alike = np.array([[its[row] for its in each] for row in each[0]]), [""] * len(each[0])
-        return compared(outcomes, alike) if self.by_pairs else compared(-outcomes, alike, widest=math.inf)
+        return compared(outcomes, alike) if self.by_pairs else compared(-outcomes, alike, shares=False)
 
     @property
     def behind(self) -> list[Interval | None]:

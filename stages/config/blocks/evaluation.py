@@ -7,7 +7,7 @@ from omegaconf import MISSING
 from stages.config.blocks.data import Source
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
 from stages.config.choices import Precision, Split
-from stages.config.limits import Limit, between, computed, limited, random_seed
+from stages.config.limits import Limit, between, computed, limited
 
 
 @dataclass
@@ -22,9 +22,7 @@ class Answer:
 class Eval:
     retention: list[Source] = field(default_factory=list)
     confidence: float = limited(Limit(0, "must be above 0 and below 1: 0.95 is usual", high=1, open=True, below=True))
-    bootstrap_samples: int = between(1, 100_000)  # a draw is a line of some hundred counts
     likelihood_prompts: int = between(1, 1_000_000)
-    seed: int = random_seed()
     precision: Precision = MISSING
     models: dict[str, str] = computed({})  # set by the pipeline: what is evaluated, role: title
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)

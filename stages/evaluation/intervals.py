@@ -1,0 +1,145 @@
+"""Intervals of means over prompts that come in task families.
+
+Two questions, and two errors. *These tasks*: what would other prompts of the same families give? The families are
+strata, and only the prompts within them vary. *Tasks like these*: what would other families give? The families are a
+draw, and the spread of their means is all the error there is: a family's mean already carries the noise of its
+prompts, so prompts are not drawn a second time. Both are t intervals, for as many degrees of freedom as strata or
+families give (Cochran 1977, Sampling Techniques, ch. 5 and 9; Satterthwaite 1946, Biometrics Bulletin 2:6).
+
+Near 0 and 1 the spread of a sample says little of its error: 0 of 320 has none. There the bounds are those of the
+score test (Wilson 1927, JASA 22): a bound must be as uncertain as a share of that size is at least.
+
+A difference is of the models at hand: training them again from other seeds is another error, and in no interval here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.evaluation import student
+from stages.store.numbers import bound, points, signed
+
+
+@dataclass
+class Interval:
+    mean: float
+    low: float
+    high: float
+
+    def points(self) -> str:
+        """`+15.2 points (+10.1 to +20.3)`"""
+        return f"{points(self.mean)} points ({self.bounds()})"
+
+    def per(self, row: str) -> str:
+        """`0.012 per pair (−0.003 to 0.027)`"""
+        mean, low, high = (signed(number, "{:z.3g}") for number in (self.mean, self.low, self.high))
+        return f"{mean} per {row} ({low} to {high})"
+
+    def bounds(self) -> str:
+        """In points: `−7.1 to +3.4`"""
+        return f"{bound(self.low)} to {bound(self.high)}"
+
+
+class Means:
+    """The mean outcome of every model on the same prompts, and the error of each mean and difference.
+
+    Args:
+        outcomes: (prompts, models): shares in [0, 1], or with `shares=False` any measure. A prompt's outcomes stay
+            together, so differences are paired.
+        families: the task family of each prompt.
+        drawn: the statement is about tasks like these, of which these are a draw; else about these tasks.
+    """
+
+    def __init__(self, outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True):
+        self.prompts, self.shares = len(outcomes), shares
+        self.means = outcomes.mean(0)
+        places = {family: i for i, family in enumerate(dict.fromkeys(families))}
+        family_of = np.array([places[family] for family in families])
+        if drawn and len(places) > 1:
+            self._of_families(outcomes, family_of)
+        else:
+            self._of_strata(outcomes, family_of)
+
+    def _of_families(self, outcomes: NDArray[Any], family_of: NDArray[Any]) -> None:
+        """Residuals (families, models): the covariance of the means is the sum of their products."""
+        sizes = np.bincount(family_of)
+        weights = sizes / sizes.sum()
+        means = totals(outcomes, family_of) / sizes[:, None]
+        self.residuals = (weights / np.sqrt(1 - weights))[:, None] * (means - self.means)
+        self.stratum_of = np.zeros(len(sizes), int)
+        self.freedom = np.array(
+            [max(1.0, 1 / (weights**2).sum() - 1)]
+        )  # of unequal families: of as many as they count
+
+    def _of_strata(self, outcomes: NDArray[Any], family_of: NDArray[Any]) -> None:
+        """Residuals (prompts, models), of each from its family's mean. Families of one prompt, whose spread nobody
+        knows, are one stratum together, or join the smallest other."""
+        sizes = np.bincount(family_of)
+        single = sizes[family_of] == 1
+        if single.sum() > 1:
+            family_of = np.where(single, family_of[single][0], family_of)
+        elif single.any() and len(sizes) > 1:
+            others = np.where(sizes > 1, sizes, np.iinfo(int).max)
+            family_of = np.where(single, others.argmin(), family_of)
+        self.stratum_of = np.unique(family_of, return_inverse=True)[1]
+        sizes = np.bincount(self.stratum_of)
+        means = totals(outcomes, self.stratum_of) / sizes[:, None]
+        inflated = np.sqrt(sizes / np.maximum(1, sizes - 1))[self.stratum_of]
+        self.residuals = inflated[:, None] * (outcomes - means[self.stratum_of]) / self.prompts
+        self.freedom = np.maximum(1.0, sizes - 1)
+
+    def error(self, residuals: NDArray[Any]) -> tuple[float, float]:
+        """The standard error of a mean or difference, and its degrees of freedom. residuals: (units,)."""
+        of_strata = np.bincount(self.stratum_of, residuals**2)
+        variance = of_strata.sum()
+        if variance < 1e-24:  # nothing varies
+            return 0.0, float(self.freedom.sum())
+        return math.sqrt(variance), float(variance**2 / (of_strata**2 / self.freedom).sum())
+
+    def share(self, model: int, confidence: float = 0.95) -> Interval:
+        """The share of prompts that a model passes, with its score interval."""
+        error, freedom = self.error(self.residuals[:, model])
+        mean, t = float(self.means[model]), student.quantile((1 + confidence) / 2, freedom)
+        alone = mean * (1 - mean) / self.prompts  # its variance, were prompts a simple random sample
+        low, high = score_bounds(mean, t * t * (error**2 / alone if alone and error else 1) / self.prompts)
+        return Interval(mean, low, high)
+
+    def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:
+        """By how much model `a` is above model `b`; of one prompt there are no bounds."""
+        error, freedom = self.error(self.residuals[:, a] - self.residuals[:, b])
+        mean, t = float(self.means[a] - self.means[b]), student.quantile((1 + confidence) / 2, freedom)
+        margin = t * error if self.prompts > 1 else math.inf
+        if not self.shares:
+            return Interval(mean, mean - margin, mean + margin)
+        k = t * t / self.prompts
+        low = min(mean - margin, -score_bounds(-mean, k)[1])
+        return Interval(mean, max(-1.0, low), min(1.0, max(mean + margin, score_bounds(mean, k)[1])))
+
+
+def totals(outcomes: NDArray[Any], group_of: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums (groups, models)."""
+    return np.stack([np.bincount(group_of, of_model) for of_model in outcomes.T], 1)
+
+
+def score_bounds(mean: float, k: float) -> tuple[float, float]:
+    """The shares θ with (θ − mean)² = k·θ(1 − θ), lowest and highest: the mean itself where there is none."""
+    root = k * k + 4 * k * mean * (1 - mean)
+    if root < 0:
+        return mean, mean
+    low, high = ((2 * mean + k + sign * math.sqrt(root)) / (2 * (1 + k)) for sign in (-1, 1))
+    return low, high
+
+
+def paired(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean difference of two measurements of the same rows, with its t interval; of one row it has no bounds."""
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    mean, n = fmean(differences), len(differences)
+    margin = math.inf
+    if n > 1:
+        margin = student.quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5
+    return Interval(mean, mean - margin, mean + margin)

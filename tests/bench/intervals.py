@@ -1,0 +1,206 @@
+"""What intervals cover and find, by simulation: `python -m tests.bench.intervals [tables=4000] [bootstrap=400]`.
+
+Tables of outcomes are drawn from known truths: families whose effects differ, prompts that one of two models passes
+and the other does not. For every case and both questions (these families, families like these): how wide the interval
+of the difference is in points, how often it holds the truth, how often it says "helped" and "hurt"; and how often a
+rate's interval holds its truth. `seeds`: how often the interval holds what the recipe gains over all seeds, which it
+does not promise. `bootstrap`: of so many tables the same by the two-level bootstrap that evaluations
+before this version printed. Then how often a comparison of several settings calls a difference real, and how often a
+claim of retention holds that is false by exactly its margin.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.evaluation import student
+from stages.evaluation.choosing import compared
+from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.noninferiority import of_shares
+
+Array = NDArray[np.float64]
+UNEQUAL = (5, 8, 10, *range(12, 50, 2), 50, 55, 60, 65, 70, 80)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Families of so many prompts; what the policy gains over SFT on average, how much that differs between families
+    (sd), and with the seed; how many prompts one of the two passes where nothing differs; SFT's pass rate."""
+
+    name: str
+    sizes: tuple[int, ...]
+    gain: float = 0.0
+    family: float = 0.0
+    seed: float = 0.0
+    apart: float = 0.075
+    rate: float = 0.5
+
+    def families(self) -> list[str]:
+        return [str(i) for i, size in enumerate(self.sizes) for _ in range(size)]
+
+    def table(self, rng: np.random.Generator) -> tuple[Array, dict[str, float]]:
+        """Outcomes (prompts, [SFT, policy]), and the gain of this seed's policy in these very families, and in families
+        like these."""
+        of_seed = self.gain + rng.normal(0, self.seed)
+        effects = of_seed + rng.normal(0, self.family, len(self.sizes))
+        sizes = np.array(self.sizes)
+        of_prompt = np.repeat(effects, sizes)
+        gained = np.minimum(self.apart / 2 + np.maximum(of_prompt, 0), 1)
+        lost = np.minimum(self.apart / 2 + np.maximum(-of_prompt, 0), 1 - gained)
+        both = np.clip(self.rate - lost, 0, 1 - gained - lost)
+        luck = rng.random(sizes.sum())
+        sft = (luck < lost) | ((luck >= lost + gained) & (luck < lost + gained + both))
+        policy = (luck >= lost) & (luck < lost + gained + both)
+        return np.stack([sft, policy], 1).astype(float), {"these": float((gained - lost).mean()), "like": of_seed}
+
+
+CASES = (
+    Case("28 × 28, no effect", (28,) * 28),
+    Case("28 × 28, +3 points, family sd 2", (28,) * 28, 0.03, 0.02),
+    Case("28 × 28, +5 points, family sd 5", (28,) * 28, 0.05, 0.05),
+    Case("28 × 28, +5 points, family sd 10", (28,) * 28, 0.05, 0.10),
+    Case("28 × 28, +3 points, family sd 2, seed sd 2", (28,) * 28, 0.03, 0.02, 0.02),
+    Case("30 × 30 at 22%, +3 points, family sd 3", (30,) * 30, 0.03, 0.03, rate=0.22),
+    Case("28 families of 5 to 80, +3 points, sd 3", UNEQUAL, 0.03, 0.03),
+    Case("12 × 20, no effect", (20,) * 12),
+    Case("12 × 20, +3 points, sd 3", (20,) * 12, 0.03, 0.03),
+    Case("40 × 5 at 5%, no effect", (5,) * 40, apart=0.06, rate=0.05),
+    Case("40 × 5 at 5%, +2 points, sd 1", (5,) * 40, 0.02, 0.01, apart=0.06, rate=0.05),
+    Case("5 × 60, no effect", (60,) * 5),
+    Case("5 × 60, +3 points, sd 3", (60,) * 5, 0.03, 0.03),
+    Case("3 × 8, no effect", (8,) * 3),
+    Case("3 × 8, +10 points, sd 10", (8,) * 3, 0.10, 0.10, apart=0.2),
+    Case("28 × 28, 1 prompt in 100 differs", (28,) * 28, apart=0.01),
+    Case("28 × 28, 1 in 200 gained, none lost", (28,) * 28, 0.005, apart=0.0),
+)
+
+
+def main(tables: int = 4000, bootstrap: int = 400) -> None:
+    of_differences(tables, bootstrap)
+    of_settings(tables // 4)
+    of_claims(tables)
+
+
+def of_differences(tables: int, bootstrap: int) -> None:
+    logging.info("%-44s %-6s %6s %8s %7s %6s %8s", "case", "", "width", "holds", "helped", "hurt", "rate")
+    for case in CASES:
+        families, rng = case.families(), np.random.default_rng(0)
+        drawn = [case.table(rng) for _ in range(tables)]
+        for question in ("these", "like"):
+            found, rates = [], 0
+            for outcomes, truths in drawn:
+                means = Means(outcomes, families, question == "like")
+                found.append((means.difference(1, 0), truths[question]))
+                share = means.share(0)
+                rates += share.low <= case.rate <= share.high
+            told(case.name, question, found, rates / tables)
+            if case.seed:
+                told(case.name, "seeds", [(interval, case.gain) for interval, _ in found])
+        if bootstrap:
+            old = [(two_level(outcomes, families, rng), truths["like"]) for outcomes, truths in drawn[:bootstrap]]
+            told(case.name, "before", old)
+
+
+def told(name: str, question: str, found: list[tuple[Interval, float]], rates: float | None = None) -> None:
+    held = np.mean([i.low - 1e-12 <= truth <= i.high + 1e-12 for i, truth in found])
+    helped, hurt = (
+        float(np.mean([side(i) for i, _ in found])) for side in (lambda i: i.low > 0, lambda i: i.high < 0)
+    )
+    width = 100 * float(np.mean([i.high - i.low for i, _ in found]))
+    beside = "" if rates is None else f"{rates:8.1%}"
+    logging.info(
+        "%-44s %-6s %6.1f %8.1f%% %6.1f%% %5.1f%% %s",
+        name,
+        question,
+        width,
+        100 * held,
+        100 * helped,
+        100 * hurt,
+        beside,
+    )
+
+
+def two_level(outcomes: Array, families: list[str], rng: np.random.Generator, samples: int = 400) -> Interval:
+    """Families drawn, then prompts of each drawn one, expanded for the number of families (Hesterberg 2015)."""
+    gain = outcomes[:, 1] - outcomes[:, 0]
+    names, of = np.unique(families, return_inverse=True)
+    sizes = np.bincount(of)
+    shares = np.stack([np.bincount(of, gain == value) / sizes for value in (-1, 0, 1)], 1)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
+    counts = rng.multinomial(times * sizes, shares).sum(1)
+    draws = (counts[:, 2] - counts[:, 0]) / counts.sum(1)
+    n = len(names)
+    widened = (n / (n - 1)) ** 0.5 * student.quantile(0.975, n - 1)
+    tail = NormalDist().cdf(-widened)
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(gain.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Settings held against SFT on so many families of so many prompts: what each gains, and as in `Case`."""
+
+    name: str
+    families: int
+    prompts: int
+    gains: tuple[float, ...]
+    family: float = 0.03
+    apart: float = 0.075
+
+    def table(self, rng: np.random.Generator) -> Array:
+        """Outcomes (prompts, [SFT, *settings]): every setting gains and loses prompts of its own."""
+        rows = self.families * self.prompts
+        effects = np.array(self.gains) + rng.normal(0, self.family, (self.families, len(self.gains)))
+        of_prompt = np.repeat(effects, self.prompts, 0)
+        sft = rng.random((rows, 1)) < 0.5
+        turned = rng.random(of_prompt.shape)
+        lost = (self.apart / 2 + np.maximum(-of_prompt, 0)) / 0.5
+        gained = (self.apart / 2 + np.maximum(of_prompt, 0)) / 0.5
+        settings = np.where(sft, turned >= lost, turned < gained)
+        return np.concatenate([sft, settings], 1).astype(float)
+
+
+SWEEPS = (
+    Sweep("7 settings, none better", 28, 11, (0.0,) * 7),
+    Sweep("20 settings, none better", 28, 11, (0.0,) * 20),
+    Sweep("7 settings on 112 prompts, none better", 28, 4, (0.0,) * 7),
+    Sweep("7 settings, one +8 points", 28, 11, (0.08, *(0.0,) * 6)),
+    Sweep("7 settings on 112 prompts, one +8 points", 28, 4, (0.08, *(0.0,) * 6)),
+    Sweep("7 settings, one +5 points", 28, 11, (0.05, *(0.0,) * 6)),
+)
+
+
+def of_settings(tables: int) -> None:
+    """How often the best of several settings is called better than SFT by more than chance."""
+    logging.info("\n%-44s %6s %14s", "settings", "any", "the better one")
+    for sweep in SWEEPS:
+        rng, any_one, first = np.random.default_rng(0), 0, 0
+        families = [str(i) for i in range(sweep.families) for _ in range(sweep.prompts)]
+        for _ in range(tables):
+            comparison = compared(sweep.table(rng), families)
+            better = [comparison.better(i, 0) for i in range(1, len(sweep.gains) + 1)]
+            any_one, first = any_one + any(better), first + better[0]
+        logging.info("%-44s %5.1f%% %13.1f%%", sweep.name, 100 * any_one / tables, 100 * first / tables)
+
+
+def of_claims(tables: int) -> None:
+    """How often the claim that no more answers loop holds, where the policy loops in more by exactly the margin."""
+    logging.info("\nclaims that are false by 2 points, at the level of 5%%")
+    for base in (0.0, 0.05):
+        held = []
+        for prompts in (32, 64, 200, 800):
+            rng, count = np.random.default_rng(0), 0
+            for _ in range(tables):
+                before, policy = (rng.random(prompts) >= share for share in (base, base + 0.02))
+                count += of_shares(policy.astype(float), before.astype(float), 0.02) <= 0.05
+            held.append(f"{prompts} prompts {count / tables:.1%}")
+        logging.info("base loops in %.0f%%: %s", 100 * base, ", ".join(held))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(**{name: int(value) for name, _, value in (word.partition("=") for word in sys.argv[1:])})

@@ -1,0 +1,141 @@
+"""Intervals hold the truth as often as they say, over other prompts of these tasks or over other tasks like these."""
+
+import math
+
+import numpy as np
+import pytest
+
+from stages.evaluation import student
+from stages.evaluation.intervals import Means, paired
+from stages.evaluation.noninferiority import of_means, of_shares, prompts_needed
+from tests.bench.intervals import CASES, Case
+
+TABLES = 200
+FEW = 4 * (0.05 * 0.95 / TABLES) ** 0.5  # four standard errors of a coverage of 95%
+
+
+@pytest.mark.parametrize(
+    ("name", "helped"),
+    [
+        ("28 × 28, no effect", 0.0),
+        ("28 × 28, +3 points, family sd 2", 0.55),
+        ("30 × 30 at 22%, +3 points, family sd 3", 0.55),
+        ("28 families of 5 to 80, +3 points, sd 3", 0.5),
+        ("12 × 20, no effect", 0.0),
+        ("40 × 5 at 5%, no effect", 0.0),
+        ("5 × 60, +3 points, sd 3", 0.0),
+    ],
+)
+def test_an_interval_holds_the_truth_in_95_of_100_tables(name: str, helped: float) -> None:
+    """The two-level bootstrap before it held it in 98 to 100, and found +3 points in half as many tables."""
+    [case] = [case for case in CASES if case.name == name]
+    families, rng = case.families(), np.random.default_rng(3)
+    held, found = np.zeros(2), np.zeros(2)
+    for _ in range(TABLES):
+        outcomes, truths = case.table(rng)
+        for i, question in enumerate(("these", "like")):
+            interval = Means(outcomes, families, drawn=question == "like").difference(1, 0)
+            held[i] += interval.low <= truths[question] <= interval.high
+            found[i] += interval.low > 0
+    assert held / TABLES == pytest.approx(0.95, abs=FEW)
+    assert (found / TABLES >= helped).all()
+    if not case.gain:
+        assert (found / TABLES <= 0.025 + FEW).all()
+
+
+def test_families_that_differ_widen_what_is_said_of_others_alone() -> None:
+    case = Case("", (28,) * 28, 0.05, 0.10)
+    tables, rng = [], np.random.default_rng(0)
+    for _ in range(20):
+        tables.append(case.table(rng)[0])
+    width = lambda i: i.high - i.low
+    of_all = lambda drawn: np.mean([width(Means(t, case.families(), drawn).difference(1, 0)) for t in tables])
+    assert of_all(True) > 1.5 * of_all(False)
+
+
+def test_models_that_answer_alike_differ_by_as_little_as_so_many_prompts_tell() -> None:
+    column = np.random.default_rng(0).integers(0, 2, 200)
+    families = [str(i % 7) for i in range(200)]
+    for drawn in (False, True):
+        same = Means(np.stack([column, column], 1).astype(float), families, drawn).difference(1, 0)
+        assert same.mean == 0
+        assert 0 < same.high == -same.low < 0.04, "never [0, 0], and never half a family"
+
+
+def test_a_family_of_one_prompt_has_a_spread_too() -> None:
+    """Prompts of a task each are a simple random sample; a single one joins the smallest family."""
+    outcomes = np.random.default_rng(0).integers(0, 2, (40, 2)).astype(float)
+    alone = Means(outcomes, [str(i) for i in range(40)]).difference(1, 0)
+    assert alone == Means(outcomes, [""] * 40).difference(1, 0)
+    families = ["many"] * 30 + ["few"] * 9 + ["one"]
+    joined = ["many"] * 30 + ["few"] * 10
+    assert Means(outcomes, families).difference(1, 0) == Means(outcomes, joined).difference(1, 0)
+
+
+def test_a_table_of_one_prompt_tells_nothing() -> None:
+    found = Means(np.array([[0.0, 1.0]]), ["a"]).difference(1, 0)
+    assert (found.mean, found.low, found.high) == (1, -1, 1)
+    assert paired([0.0], [1.0]).low == -math.inf
+
+
+def test_a_difference_of_one_family_drawn_is_of_its_prompts() -> None:
+    outcomes = np.random.default_rng(0).integers(0, 2, (40, 2)).astype(float)
+    assert Means(outcomes, ["a"] * 40, drawn=True).difference(1, 0) == Means(outcomes, ["a"] * 40).difference(1, 0)
+
+
+def test_measures_that_are_no_shares_have_plain_t_intervals() -> None:
+    """Against the formula of a stratified mean, by hand."""
+    rng, sizes = np.random.default_rng(4), (6, 10, 14)
+    families = [str(f) for f, size in enumerate(sizes) for _ in range(size)]
+    values = rng.normal(0, 3, (30, 2)) + 5
+    change, of = values[:, 1] - values[:, 0], np.array(families)
+    parts = [(size / 30) ** 2 * change[of == str(f)].var(ddof=1) / size for f, size in enumerate(sizes)]
+    freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
+    found = Means(values, families, shares=False).difference(1, 0)
+    assert found.mean == pytest.approx(change.mean())
+    assert found.high - found.mean == pytest.approx(student.quantile(0.975, freedom) * sum(parts) ** 0.5)
+
+
+def test_equal_families_drawn_have_the_t_interval_of_their_means() -> None:
+    values = np.random.default_rng(5).normal(0, 1, (60, 2))
+    means = (values[:, 1] - values[:, 0]).reshape(12, 5).mean(1)
+    found = Means(values, [str(i // 5) for i in range(60)], drawn=True, shares=False).difference(1, 0)
+    half = student.quantile(0.975, 11) * means.std(ddof=1) / 12**0.5
+    assert (found.low, found.high) == pytest.approx((means.mean() - half, means.mean() + half))
+
+
+def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
+    for freedom, expected in ((1, 12.706), (2, 4.303), (5, 2.571), (13, 2.160), (40, 2.021), (1e6, 1.960)):
+        assert student.quantile(0.975, freedom) == pytest.approx(expected, rel=3e-4)
+        assert student.exceeding(expected, freedom) == pytest.approx(0.025, rel=3e-3)
+
+
+def test_that_nothing_got_worse_among_few_proves_little() -> None:
+    """With a policy that loops in 2% of all answers, 64 show no loop one time in four; the claim held each time."""
+    for prompts in (32, 64, 200):
+        none = np.ones(prompts)
+        assert of_shares(none, none, 0.02) >= 0.98**prompts - 1e-12
+        assert of_means(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
+    assert of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
+
+
+@pytest.mark.parametrize(("prompts", "base"), [(64, 0.0), (64, 0.05), (200, 0.0), (200, 0.05)])
+def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(prompts: int, base: float) -> None:
+    rng, held = np.random.default_rng(6), 0
+    for _ in range(TABLES):
+        before, policy = ((rng.random(prompts) >= share).astype(float) for share in (base, base + 0.02))
+        held += of_shares(policy, before, 0.02) <= 0.05
+    assert held / TABLES <= 0.05 + FEW
+
+
+def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
+    """At 15 of 100 answers that differ, as many each way: 3,212 prompts for 2 points, 514 for 5."""
+    assert prompts_needed(0.15, 0.02, 0.05) == 3212
+    assert (prompts_needed(0.15, 0.05, 0.05), prompts_needed(0.15, 0.05, 0.025)) == (514, 631)
+    assert prompts_needed(0.0, 0.02, 0.05, fall=1.0) == prompts_needed(0.02 * 0.98, 0.02, 0.05)
+    assert prompts_needed(1.0, 0.0, 0.05) is None
+    rng, held = np.random.default_rng(8), 0
+    for _ in range(100):
+        luck = rng.random(514)
+        held += of_shares((luck >= 0.075).astype(float), ((luck < 0.075) | (luck >= 0.15)).astype(float), 0.05) <= 0.05
+    assert held / 100 == pytest.approx(0.9, abs=0.12)
