@@ -43,8 +43,8 @@ class Case:
         return [str(i) for i, size in enumerate(self.sizes) for _ in range(size)]
 
     def table(self, rng: np.random.Generator) -> tuple[Array, dict[str, float]]:
-        """Outcomes (prompts, [SFT, policy]), and the gain of this seed's policy in these very families, and in families
-        like these."""
+        """Outcomes (prompts, [SFT, policy]), and what this seed's policy gains in these families and in others like
+        them."""
         of_seed = self.gain + rng.normal(0, self.seed)
         effects = of_seed + rng.normal(0, self.family, len(self.sizes))
         sizes = np.array(self.sizes)
