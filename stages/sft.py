@@ -17,7 +17,7 @@ from stages.config.errors import UserError
 from stages.evaluation.bootstrap import paired
 from stages.models import card, contract
 from stages.models.contract import Contract
-from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
+from stages.models.loading import context_of, embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.packing import pack_segments
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
@@ -58,7 +58,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         card.write(out / "model", "sft", cfg, inputs, {})
         return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
 
-    given = prepare(stream(inputs["data"] / "examples.parquet", Example), terms, cfg, out)
+    given = prepare(stream(inputs["data"] / "examples.parquet", Example), terms, cfg, out, context_of(base))
     rows, validation, conversations = given.train, given.validation, len(given.train)
     if cfg.packing:
         rows.pack(cfg.max_length, cfg.batch_size)

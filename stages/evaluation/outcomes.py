@@ -95,8 +95,12 @@ class Table:
         ]
 
 
-def read_answers(folders: dict[str, Path]) -> Answers:
-    return {m: {a.prompt_id: a for a in load(folder / "answers.parquet", Candidate)} for m, folder in folders.items()}
+def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:
+    """Return every model's answers to the prompts that all models answered, and how many others some model answered:
+    a prompt that is too long for one model says nothing of any difference."""
+    answers = {m: {a.prompt_id: a for a in load(f / "answers.parquet", Candidate)} for m, f in folders.items()}
+    every, both = set[str]().union(*answers.values()), set.intersection(*map(set, answers.values()))
+    return {m: {i: a for i, a in its.items() if i in both} for m, its in answers.items()}, len(every) - len(both)
 
 
 def tabulate(prompts: list[Example], answers: Answers) -> Table:

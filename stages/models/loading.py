@@ -54,6 +54,17 @@ def embedding_rows(folder: Path) -> int:
     return int(load_config(folder).get_text_config().vocab_size)
 
 
+def context(config: PretrainedConfig) -> int | None:
+    """The most tokens that a model reads at once, prompt and answer together; None where its config names no limit."""
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(most) if most and most > 0 else None
+
+
+def context_of(folder: Path) -> int | None:
+    """As `context`, of the model in a folder."""
+    return context(load_config(folder))
+
+
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
     """A causal language model from a folder of safetensors, in eval mode; on the CPU unless a device is given.
 
