@@ -12,6 +12,7 @@ from typing import Any
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.evaluation import likelihood, proportion, retention
+from stages.evaluation.endings import endings_clause
 from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
@@ -75,6 +76,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         out.warn(f"{titles['policy']}'s answers are {word} than {titles['sft']}'s: part of any change may be length.")
     if fewer := ends_less(groups, titles, cfg):
         out.warn(fewer)
+    endings = endings_clause(primary, titles, cfg)
     results = {
         "models": titles,
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
@@ -87,7 +89,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "stop_rate": stopped,
         "matched": matched(primary, cfg),
         "rephrased": consistency(everything.group("rephrased")),
-        "verdict": verdict(main, titles),
+        "endings": endings,
+        "verdict": verdict(main, titles, endings),
         **likelihood.score(cfg, inputs, scored, answers, out),
         "retention": retention.claims(cfg, inputs, everything, answers, out),
     }

@@ -1,7 +1,7 @@
 """Outcomes: whether every model's answer to a prompt passes its checks, and what follows from that, with intervals."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,9 @@ def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, A
 
 
 def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> str:
-    """A warning where the policy ends fewer of its answers by itself than SFT did, by more than noise; else ''."""
-    fallen = list[str]()
+    """A warning where the policy ends fewer of its answers by itself than SFT did, by more than noise; else ''. It is
+    one warning of all groups: the more there are, the surer each must be (Bonferroni)."""
+    fallen, cfg = list[str](), replace(cfg, confidence=1 - (1 - cfg.confidence) / len(groups))
     for name, table in groups.items():
         found = with_intervals(table, table.stopped, cfg)
         if (delta := Interval(**found[PRIMARY])).high < 0:
@@ -209,13 +210,13 @@ def effect(delta: Interval) -> str:
     return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
 
 
-def verdict(primary: dict[str, Any], titles: dict[str, str]) -> str:
-    """A plain sentence from the primary endpoint alone: policy minus SFT."""
+def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") -> str:
+    """A plain sentence from the primary endpoint alone: policy minus SFT, and what `endings` says of its answers."""
     delta = Interval(**primary[PRIMARY])
     word = effect(delta)
     sentence = (
         f"{titles['policy']} {word}: {delta.points()} over {titles['sft']}, on {primary['prompts']} held-out prompts "
-        f"of {primary['tasks']} tasks."
+        f"of {primary['tasks']} tasks{endings}."
     )
     if primary["prompts"] < ENOUGH_PROMPTS:
         sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would go unseen."

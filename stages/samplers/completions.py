@@ -58,12 +58,7 @@ def complete(
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
-        # All that `open` is told, and what the model's files are: another process may have replaced them. One's own
-        # sampler, a new `partial` each time, equals no other.
-        key = (opened, terms.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
-        sampler = out.kept.get(key, lambda: opened(model, terms.stop_ids, decoding))
-        if not isinstance(sampler, Sampler):
-            raise UserError(f"open gives a {type(sampler).__name__}, which is no Sampler.")
+        sampler = sampler_of(model, terms, decoding, opened, out)
         left, requests = {e.id: e for e in waiting}, list[Request]()
         # The context of a model at an endpoint is known there alone: the endpoint refuses what is longer.
         most = context_of(model) if sampler.policy is None else None
@@ -131,6 +126,17 @@ def complete(
             )
         out.warn(told)
     return made
+
+
+def sampler_of(model: Path, terms: Contract, decoding: Decoding, opened: Open, out: Work) -> Sampler:
+    """Return a sampler of the model, left open in `out` for whoever asks for the same one next."""
+    # All that `open` is told, and what the model's files are: another process may have replaced them. One's own
+    # sampler, a new `partial` each time, equals no other.
+    key = (opened, terms.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
+    sampler = out.kept.get(key, lambda: opened(model, terms.stop_ids, decoding))
+    if not isinstance(sampler, Sampler):
+        raise UserError(f"open gives a {type(sampler).__name__}, which is no Sampler.")
+    return sampler
 
 
 def refuse(completion: Completion, sampler: str, prompt_id: str, stop_ids: Collection[int], vocabulary: int) -> None:
