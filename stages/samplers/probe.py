@@ -99,6 +99,8 @@ def watch_endings(
     figures: dict[str, Any] = {"by_temperature": by_name(by_temperature)}
     count = sum(its.candidates for its in by_temperature.values())
     share = sum(its.candidates * its.ended for its in by_temperature.values()) / count
+    if len(by_temperature) > 1:
+        out.say(f"The candidates, by temperature:\n{table(by_temperature)}")
     if share > MOST:
         return figures
     key, form = (f"{cfg.of}.temperature", "{}") if cfg.of else (f"{cfg.drawn_by}.temperatures", "[{}]")
