@@ -163,8 +163,8 @@ def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> st
         return ""
     return (
         f"{titles['policy']} ends fewer of its answers by itself than {titles['sft']}: {'; '.join(fallen)}. "
-        "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower dpo.learning_rate "
-        "may keep it ending."
+        "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower "
+        "dpo.learning_rate may keep it ending."
     )
 
 

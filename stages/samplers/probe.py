@@ -70,18 +70,18 @@ def endings(draws: Iterable[Draw]) -> dict[float, Endings]:
 def best(by_temperature: dict[float, Endings]) -> float | None:
     """Return the temperature at which most candidates end, and most prompts have two different ones; the lowest of
     several. None where candidates end at none, or never differ."""
-    usable = {t: its.differ for t, its in by_temperature.items() if its.ended > MOST and its.differ}
+    usable = {t: row.differ for t, row in by_temperature.items() if row.ended > MOST and row.differ}
     return max(usable, key=lambda t: (usable[t], -t), default=None)
 
 
 def table(by_temperature: dict[float, Endings]) -> str:
     """The endings of every temperature, as lines for a terminal."""
-    lines = [f"{t:>11g}  {its.ended:>17.1%}  {its.differ:>40.1%}" for t, its in by_temperature.items()]
+    lines = [f"{t:>11g}  {row.ended:>17.1%}  {row.differ:>40.1%}" for t, row in by_temperature.items()]
     return "\n".join(["temperature  end by themselves  prompts with two different ones that end", *lines])
 
 
 def by_name(by_temperature: dict[float, Endings]) -> dict[str, dict[str, float]]:
-    return {f"{t:g}": its._asdict() for t, its in by_temperature.items()}
+    return {f"{t:g}": row._asdict() for t, row in by_temperature.items()}
 
 
 def watch_endings(
@@ -97,8 +97,8 @@ def watch_endings(
     """
     by_temperature = endings(draws_of(candidates))
     figures: dict[str, Any] = {"by_temperature": by_name(by_temperature)}
-    count = sum(its.candidates for its in by_temperature.values())
-    share = sum(its.candidates * its.ended for its in by_temperature.values()) / count
+    count = sum(row.candidates for row in by_temperature.values())
+    share = sum(row.candidates * row.ended for row in by_temperature.values()) / count
     if len(by_temperature) > 1:
         out.say(f"The candidates, by temperature:\n{table(by_temperature)}")
     if share > MOST:

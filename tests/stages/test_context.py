@@ -97,8 +97,10 @@ def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path
     assert sampled(chain, policy, work(tmp_path / "more"), max_dropped=0.5)["prompts_dropped"]
     with pytest.raises(UserError, match="none is left"):
         sampled(chain, policy, work(tmp_path / "none"), max_new_tokens=limit + 12, max_dropped=1.0)
-    asked = Sample(**vars(CFG.sample) | {"split": Split.sft, "max_new_tokens": 12})
-    assert sample.decoding_of(asked).block == "select", "whose candidates become demonstrations has other keys"
+    demonstrations = Sample(**vars(CFG.sample) | {"split": Split.sft, "max_new_tokens": 12})
+    assert sample.decoding_of(demonstrations).block == "select", (
+        "whose candidates become demonstrations has other keys"
+    )
 
 
 def test_an_endpoint_says_itself_what_its_model_reads(chain: Chain, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_p
     results = json.loads((out / "results.json").read_text())
     assert metrics["prompts_left_out"] == len(long)
     assert any(f"{len(long)} prompts are too long for one of the models" in w for w in out.warnings)
-    count = lambda found: sum(found["groups"][name]["prompts"] for name in ("seen tasks", "unseen tasks"))
+    count = lambda results: sum(results["groups"][name]["prompts"] for name in ("seen tasks", "unseen tasks"))
     groups = {e.id: e.group for e in prompts}
     assert count(before) - count(results) == sum(groups[name] != "rephrased" for name in long)
 
@@ -184,5 +186,5 @@ def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, t
 
 def test_an_answer_that_fills_the_context_is_refused_before_anything_is_built() -> None:
     """Also of the candidates that become demonstrations."""
-    given = ("recipe=tiny", "data.tasks.open_sft=8", "sft.demonstrations=selected", "select.max_new_tokens=2048")
-    assert "select.max_new_tokens=2048" in refused(*given)
+    overrides = ("recipe=tiny", "data.tasks.open_sft=8", "sft.demonstrations=selected", "select.max_new_tokens=2048")
+    assert "select.max_new_tokens=2048" in refused(*overrides)

@@ -215,17 +215,17 @@ def test_of_many_groups_none_is_told_to_end_less_where_nothing_changed() -> None
 
 
 @pytest.mark.parametrize(
-    ("sft", "policy", "said"),
+    ("sft", "policy", "clause"),
     [(1.0, 0.75, "ends fewer of its answers by itself: 100.0% → 75.0%"), (1.0, 1.0, ""), (0.2, 0.2, "only 20.0%")],
 )
-def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, said: str) -> None:
+def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clause: str) -> None:
     stopped = np.ones((200, 3))
     stopped[:, 1], stopped[:, 2] = (np.arange(200) % 20 < 20 * share for share in (sft, policy))
-    found = table(["seen"] * 200, stopped, stopped, stopped)
+    answers = table(["seen"] * 200, stopped, stopped, stopped)
     cfg = settings("recipe=tiny").eval
-    clause = endings_clause(found, TITLES, cfg)
-    assert said in clause and bool(clause) is bool(said)
-    assert f"tasks{clause}." in verdict(rates(found, cfg), TITLES, clause)
+    full = endings_clause(answers, TITLES, cfg)
+    assert clause in full and bool(full) is bool(clause)
+    assert f"tasks{full}." in verdict(rates(answers, cfg), TITLES, full)
 
 
 def test_none_of_many_is_not_known_to_be_none() -> None:

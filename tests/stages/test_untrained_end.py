@@ -138,9 +138,9 @@ def test_a_row_is_held_against_all_others_a_part_at_a_time(built: Path, monkeypa
     cosines[2] = -1
     monkeypatch.setattr(end_of_turn, "ROWS", 7)
     monkeypatch.setattr(end_of_turn, "ALIKE", 0.2)
-    found = likeness(folder, 2)
-    assert found["nearest"] == pytest.approx(float(cosines.max()), abs=1e-6)
-    assert (found["nearest_id"], found["alike"]) == (int(cosines.argmax()), int((cosines >= 0.2).sum()))
+    figures = likeness(folder, 2)
+    assert figures["nearest"] == pytest.approx(float(cosines.max()), abs=1e-6)
+    assert (figures["nearest_id"], figures["alike"]) == (int(cosines.argmax()), int((cosines >= 0.2).sum()))
     assert likeness(folder, len(rows)) == {}
 
 
@@ -150,9 +150,9 @@ def test_endings_are_counted_by_temperature_and_by_prompt() -> None:
         *(Draw("p", 1.0, text, ended) for text, ended in (("a", True), ("b", False))),
         *(Draw("q", 0.5, "a", True) for _ in range(3)),
     ]
-    found = endings(draws)
-    assert found == {0.5: Endings(6, 1.0, 0.5), 1.0: Endings(2, 0.5, 0.0)}
-    assert best(found) == 0.5
+    by_temperature = endings(draws)
+    assert by_temperature == {0.5: Endings(6, 1.0, 0.5), 1.0: Endings(2, 0.5, 0.0)}
+    assert best(by_temperature) == 0.5
     assert best({0.2: Endings(8, 1.0, 0.0), 0.4: Endings(8, 0.5, 1.0)}) is None
     assert best({t: Endings(8, 0.9, 0.5) for t in (0.4, 0.2)}) == 0.2, "of several the lowest"
     assert ending_advice(0.51) == "" and "select.temperatures" in ending_advice(0.5, "select")
