@@ -9,15 +9,16 @@ from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
+from stages.store.dropped import DROPPED, Dropped
 from stages.store.records import Candidate, Example, save, stream
 from stages.store.work import Work
 
 
 def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `answers.parquet`, one per prompt of the split that has checks.
+    """Publish `answers.parquet`, one per prompt of the split that has checks and that the model can read.
 
     Raises:
-        UserError: where there is no such prompt.
+        UserError: where there is no such prompt, or too many are too long.
     """
     examples = stream(inputs["data"] / "examples.parquet", Example)
     prompts = [e for e in examples if e.split == cfg.split and e.checks]
@@ -25,16 +26,18 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         raise UserError(f"the data holds no {cfg.split} prompts with checks, so nothing can be evaluated on them.")
     model = inputs["model"] / "model"
     terms = form_of(model)
-    decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime)
-    answers = complete(prompts, terms, model, decoding, "answer", out)
+    decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
+    dropped = Dropped(out, "prompts", DROPPED if cfg.max_dropped is None else cfg.max_dropped, "answer.max_dropped")
+    answers = complete(prompts, terms, model, decoding, "answer", out, dropped)
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
     return {
         "device": str(device_of(cfg.runtime.device)),
-        "prompts": len(prompts),
+        "prompts": len(answers),
+        "prompts_dropped": dict(dropped.reasons),
         "tokens": tokens,
         "stop_rate": stopped,
         "form": type(terms).__name__,
-        "summary": f"{len(prompts)} prompts answered, {tokens / len(prompts):.1f} tokens each, {stopped:.1%} ended",
+        "summary": f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended",
     }

@@ -19,13 +19,13 @@ from stages.models.packing import pack_pairs
 from stages.models.scoring import rounded_once
 from stages.objectives.first_step import PAIRS, FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, beside, refuse_other_tokens, trl_row
+from stages.store.dropped import Dropped
 from stages.store.kept import note
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
-from stages.training.dropped import Dropped
 from stages.training.pairs import trained_pairs
 from stages.training.preference_rows import PreferenceRows
 from stages.training.publish import publish, save_trained
@@ -130,7 +130,8 @@ class Prepared(NamedTuple):
 def prepare(scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract, cfg: DPO, out: Work) -> Prepared:
     """The pairs whose completions fit whole into `max_length`, in one pass: of pairs and lists of tokens only few are
     held."""
-    train, validation, dropped = PreferenceRows(), PreferenceRows(), Dropped(out, "pairs")
+    train, validation = PreferenceRows(), PreferenceRows()
+    dropped = Dropped(out, "pairs", cfg.max_dropped, "dpo.max_dropped")
     first, prompts = list[PairLogProbs](), FirstPrompts(cfg.runtime.samples)
     for pair, known in scored:
         if not known:
@@ -149,7 +150,7 @@ def prepare(scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract,
             train.add(pair.id, row)
             first += [known] if len(first) < PAIRS else []
     kept = len(train) + len(validation)
-    told = dropped.settle(kept, len(train), cfg.max_dropped, "dpo.max_dropped")
+    told = dropped.settle(kept, len(train))
     return Prepared(train, validation, first, prompts, told)
 
 

@@ -12,10 +12,12 @@ from typing import Any
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.evaluation import likelihood, proportion, retention
+from stages.evaluation.endings import endings_clause
 from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
     SIDES,
+    Answers,
     Table,
     consistency,
     differences,
@@ -45,7 +47,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where no prompt is left to tell by.
     """
     data = Records(inputs["data"] / "examples.parquet", Example)
-    answers = read_answers({role: inputs[f"answer_{role}"] for role in cfg.models})
+    answers, left_out = answered_by_all(cfg, "answer", inputs, out)
     asked, known = {e.id: e for e in data if e.id in answers["sft"]}, trained_on(inputs)
     everything = tabulate(unknown([asked[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
     ours = everything.group(*GROUPS)
@@ -57,7 +59,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             f"Raise data.tasks.{split}, or name other data."
         )
     groups = ours.views()
-    groups |= {f"{OUTSIDE}{name}": table for name, table in outside(cfg, known, inputs, out).items()}
+    labelled, labelled_left_out = outside(cfg, known, inputs, out)
+    groups |= {f"{OUTSIDE}{name}": table for name, table in labelled.items()}
     endpoint = next(name for name in ENDPOINTS if name in groups)
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
@@ -73,6 +76,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         out.warn(f"{titles['policy']}'s answers are {word} than {titles['sft']}'s: part of any change may be length.")
     if fewer := ends_less(groups, titles, cfg):
         out.warn(fewer)
+    endings = endings_clause(primary, titles, cfg)
     results = {
         "models": titles,
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
@@ -85,14 +89,16 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "stop_rate": stopped,
         "matched": matched(primary, cfg),
         "rephrased": consistency(everything.group("rephrased")),
-        "verdict": verdict(main, titles),
-        **likelihood.score(cfg, inputs, scored, answers),
+        "endings": endings,
+        "verdict": verdict(main, titles, endings),
+        **likelihood.score(cfg, inputs, scored, answers, out),
         "retention": retention.claims(cfg, inputs, everything, answers, out),
     }
     save(out / "outcomes.parquet", ours.outcomes(), Outcome)
     whole.write(out / "results.json", json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),
+        "prompts_left_out": left_out + labelled_left_out,
         "pass_rate": {role: main[role]["mean"] for role in titles},
         "unseen_tasks": {role: by_group["unseen tasks"][role]["mean"] for role in titles if "unseen tasks" in groups},
         "delta": {name: main[name] for name in differences(titles)},
@@ -128,11 +134,28 @@ def unknown(prompts: list[Example], known: set[str], out: Work) -> list[Example]
     return fresh
 
 
-def outside(cfg: Eval, known: set[str], inputs: dict[str, Path], out: Work) -> dict[str, Table]:
-    """Labelled sets that are not ours, by file. A prompt that the data holds too, in any split, is left out."""
+def outside(cfg: Eval, known: set[str], inputs: dict[str, Path], out: Work) -> tuple[dict[str, Table], int]:
+    """Labelled sets that are not ours, by file, and how many of their prompts not every model answered. A prompt that
+    the data holds too, in any split, is left out."""
     if "outside" not in inputs:
-        return {}
-    prompts = [e for e in stream(inputs["outside"] / "examples.parquet", Example) if e.checks]
+        return {}, 0
+    answers, left_out = answered_by_all(cfg, "answer_outside", inputs, out)
+    prompts = [e for e in stream(inputs["outside"] / "examples.parquet", Example) if e.id in answers["sft"]]
     known = known.union(Records(inputs["data"] / "examples.parquet", Example).column("id"))
-    answers = read_answers({role: inputs[f"answer_outside_{role}"] for role in cfg.models})
-    return tabulate(unknown(prompts, known, out), answers).by("task")
+    return tabulate(unknown(prompts, known, out), answers).by("task"), left_out
+
+
+def answered_by_all(cfg: Eval, name: str, inputs: dict[str, Path], out: Work) -> tuple[Answers, int]:
+    """Return the answers to the prompts that every model answered, and how many prompts that leaves out, with a
+    warning.
+
+    Raises:
+        UserError: where no prompt is left.
+    """
+    answers, left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
+    message = f"{left_out} prompts are too long for one of the models, so that they count for none"
+    if not answers["sft"]:
+        raise UserError(f"{message}; no prompt is left. Lower answer.max_new_tokens.")
+    if left_out:
+        out.warn(f"{message}: all models are compared on the same prompts.")
+    return answers, left_out

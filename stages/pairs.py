@@ -3,7 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.curation.rules import band, broken, within
-from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission, between
+from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission, WaysOut, between
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.held_out import side
 from stages.pairing.ranking import ranked
 from stages.pairing.strategies import limit_of
 from stages.pairing.taking import Taking, table
+from stages.store.endings import ending_advice, resolve_unfinished, share_ended
 from stages.store.judged import judged
 from stages.store.kept import having, load_json
 from stages.store.licences import Licences
@@ -31,7 +32,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where no prompt gives a pair.
     """
     pool = inputs["judged"]
-    admissions = admitting(cfg, pool)
+    ended = share_ended(pool)
+    cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
+    admissions = admitting(cfg, pool, ended)
     takings, made = [Taking(strategy, cfg) for strategy in Strategy], Made()
     save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made), Pair)
     taken = next(each for each in takings if each.strategy is cfg.strategy)
@@ -62,6 +65,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "prompts": made.prompts,
         "prompts_without_pair": dict(taken.without),
         "unfinished": unfinished,
+        "unfinished_rule": str(cfg.unfinished),
+        "candidates_ended": ended,
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
         "chosen_longer_by": others[cfg.strategy]["chosen_longer_by"],
@@ -128,18 +133,21 @@ def compared(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement],
         yield prompt, judgements, comparisons(judgements, {c.candidate_id: c for c in candidates}), unsound
 
 
-def admitting(cfg: Pairs, pool: Path) -> list[Admission]:
+def admitting(cfg: Pairs, pool: Path, ended: float) -> list[Admission]:
     """Which contrasts may become pairs, as they were judged and as their ranking has them. Where margins must lie
-    between quantiles, these are of the margins of all prompts."""
-    samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
-    others = GIVE if samplers <= {*GIVEN} else DRAW
+    between quantiles, these are of the margins of all prompts. `ended`: the share of candidates that did."""
+    samplers, ways = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}, WaysOut(DRAW, DRAW)
+    if samplers <= {*GIVEN}:
+        ways = WaysOut(GIVE, GIVE)
+    elif advice := ending_advice(ended):
+        ways = WaysOut(DRAW, advice, advice, advice)
     if not cfg.margin_quantiles:
-        return [Admission(cfg, others), Admission(cfg, others)]
+        return [Admission(cfg, ways), Admission(cfg, ways)]
     distances = array("d"), array("d")
     for _, _, contrasts, unsound in compared(cfg, pool):
         for found, its in zip(distances, (contrasts, ranked(contrasts)), strict=True):
-            found.extend(c.distance for c in Admission(cfg, others).admit(its, unsound)[0])
-    return [Admission(cfg, others, between(found, cfg.margin_quantiles)) for found in distances]
+            found.extend(c.distance for c in Admission(cfg, ways).admit(its, unsound)[0])
+    return [Admission(cfg, ways, between(found, cfg.margin_quantiles)) for found in distances]
 
 
 def won(made: Made, pool: Path) -> dict[str, Any]:

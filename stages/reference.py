@@ -10,15 +10,15 @@ from typing import Any
 
 from stages.config.blocks.training import Reference
 from stages.models import contract
-from stages.models.loading import device_of, load_model
+from stages.models.loading import context_of, device_of, load_model
 from stages.models.pair_tokens import drawn, tokenized
 from stages.models.rendering import ContractError
 from stages.models.scoring import add_scoring, pair_log_probs, rounded_once
+from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, save, stream
 from stages.store.shards import in_shards
 from stages.store.work import Work
-from stages.training.dropped import Dropped
 from stages.training.preference_rows import PreferenceRows
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -29,7 +29,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     The ids are those that were drawn, where the policy drew them; else the text is tokenised, and counted.
     """
-    terms = contract.load(inputs["reference"] / "model")
+    terms, most = contract.load(inputs["reference"] / "model"), context_of(inputs["reference"] / "model")
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = foreign = 0
     for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):
@@ -38,6 +38,10 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
             its = tokenized(pair, terms, found)
         except ContractError as reason:
             dropped.add(pair.id, reason)
+            continue
+        tokens = len(its.prompt_ids) + max(len(its.chosen_ids), len(its.rejected_ids))
+        if most and tokens > most:
+            dropped.add(pair.id, f"longer than the {most:,} tokens that the model reads", tokens)
             continue
         rows.add(pair.id, {name: getattr(its, name) for name in IDS})
         for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), found, strict=True):

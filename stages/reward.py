@@ -17,11 +17,12 @@ from stages.evaluation import pairwise
 from stages.evaluation.pairwise import Scored
 from stages.models import card, contract
 from stages.models.contract import Contract
-from stages.models.loading import begin_reward_model
+from stages.models.loading import begin_reward_model, context_of
 from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+from stages.store.dropped import Dropped
 from stages.store.kept import note
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, stream
@@ -29,7 +30,6 @@ from stages.store.work import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
-from stages.training.dropped import Dropped
 from stages.training.pairs import trained_pairs
 from stages.training.preference_rows import PreferenceRows
 from stages.training.publish import publish, save_trained
@@ -50,7 +50,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     policy = inputs["policy"] / "model"
     terms = contract.load(policy)
-    given = prepare(stream(inputs["pairs"] / "pairs.parquet", Pair), terms, cfg, out)
+    given = prepare(stream(inputs["pairs"] / "pairs.parquet", Pair), terms, cfg, out, context_of(policy))
     pairs, held_out = given.train, given.validation
     turns = Turns(pairs.ids, cfg.batch_size, cfg.seed, "reward")
 
@@ -128,11 +128,12 @@ class Prepared(NamedTuple):
     dropped: dict[str, int]
 
 
-def prepare(pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work) -> Prepared:
-    """Tokenise the pairs that fit whole into `max_length`, in one pass: of pairs and lists of tokens only few are
-    held."""
+def prepare(pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work, context: int | None = None) -> Prepared:
+    """Tokenise the pairs that fit whole into `max_length` and the model's context, in one pass: of pairs and lists of
+    tokens only few are held."""
+    longest, reason_too_long = cfg.longest(context)
     splits, prompts = {"train": PreferenceRows(), "validation": PreferenceRows()}, list[str]()
-    dropped = Dropped(out, "pairs")
+    dropped = Dropped(out, "pairs", cfg.max_dropped, "reward.max_dropped")
     for pair in pairs:
         if cfg.margin and pair.margin is None:
             raise UserError(
@@ -144,14 +145,14 @@ def prepare(pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work) -> P
         except ContractError as reason:
             dropped.add(pair.id, reason)
             continue
-        if (tokens := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > cfg.max_length:
-            dropped.add(pair.id, f"longer than reward.max_length={cfg.max_length} tokens", tokens)
+        if (tokens := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > longest:
+            dropped.add(pair.id, reason_too_long, tokens)
             continue
         splits[pair.split].add(pair.id, row)
         prompts += [pair.prompt_id] if pair.split == "validation" else []
     train, validation = splits.values()
     kept = len(train) + len(validation)
-    told = dropped.settle(kept, len(train), cfg.max_dropped, "reward.max_dropped")
+    told = dropped.settle(kept, len(train))
     return Prepared(train, validation, prompts, told)
 
 

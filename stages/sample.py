@@ -8,10 +8,12 @@ from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
-from stages.samplers.completions import chosen, complete
+from stages.samplers.completions import chosen, complete, sampler_of
 from stages.samplers.given import given
+from stages.samplers.probe import watch_endings
 from stages.samplers.sampler import Decoding
 from stages.store import parts
+from stages.store.dropped import DROPPED, Dropped
 from stages.store.records import Candidate, Example, content_id, save, stream
 from stages.store.shards import Held
 from stages.store.work import Work
@@ -34,12 +36,15 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     model = inputs["policy"] / "model"
     terms = form_of(model)  # a base has no contract yet
     candidates: list[Candidate] | Held[Candidate]
+    dropped = Dropped(out, "prompts", DROPPED if cfg.max_dropped is None else cfg.max_dropped, "sample.max_dropped")
     if cfg.file:
-        candidates = given(cfg, prompts, {e.id for e in examples}, terms, out)
+        candidates, endings = given(cfg, prompts, {e.id for e in examples}, terms, out), dict[str, Any]()
     else:
         with parts.told(cfg.own, "sample.own", out.path):
             opened, decoding = chosen(cfg, out), decoding_of(cfg)
-            candidates = complete(prompts, terms, model, decoding, "sample", out, opened, cfg.max_failed)
+            candidates = complete(prompts, terms, model, decoding, "sample", out, dropped, opened, cfg.max_failed)
+            sampler = lambda: sampler_of(model, terms, decoding, opened, out)
+            endings = watch_endings(cfg, candidates, prompts, terms, sampler, out)
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     tokens = sum(c.n_tokens for c in candidates)
@@ -47,9 +52,11 @@ def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts": len(prompts),
+        "prompts_dropped": dict(dropped.reasons),
         "candidates": len(candidates),
         "tokens": tokens,
         "stop_rate": stopped,
+        **endings,
         "mean_tokens": tokens / len(candidates),
         **({"calls": out.asked} if out.asked else {}),
         "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {tokens} tokens, {stopped:.1%} stopped",
@@ -65,4 +72,5 @@ def decoding_of(cfg: Sample) -> Decoding:
         runtime=cfg.runtime,
         top_p=cfg.top_p,
         seed=cfg.seed,
+        block=cfg.drawn_by,
     )

@@ -15,6 +15,7 @@ from stages.config.errors import UserError
 from stages.curation import rules
 from stages.curation.mending import mended
 from stages.pairing.held_out import side
+from stages.store.endings import ending_advice, share_ended
 from stages.store.judged import judged
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
@@ -37,7 +38,8 @@ def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         found, refused = best(cfg, inputs["judged"])
         if not found:
             told = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
-            raise UserError(f"select: no answer is good enough to learn from ({told}). Lower select.min_score.")
+            advice = ending_advice(share_ended(inputs["judged"]), "select") or "Lower select.min_score"
+            raise UserError(f"select: no answer is good enough to learn from ({told}). {advice}.")
         given = stream(inputs["data"] / "examples.parquet", Example)
         examples = chain((e for e in given if e.split != Split.sft or e.reference is not None), found)
     licences, counts, sources, tasks = Licences(), Counter[str](), Counter[str](), set[str]()

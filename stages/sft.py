@@ -17,7 +17,7 @@ from stages.config.errors import UserError
 from stages.evaluation.intervals import paired
 from stages.models import card, contract
 from stages.models.contract import Contract
-from stages.models.loading import embedding_rows, load_model, load_tokenizer, save_model
+from stages.models.loading import context_of, embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.packing import pack_segments
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
@@ -30,6 +30,7 @@ from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.callbacks import in_one_line, lower_rate
 from stages.training.demonstrations import Row, prepare
+from stages.training.end_of_turn import check_end_of_turn
 from stages.training.publish import Best, publish, save_trained
 from stages.training.run import train
 from stages.training.samples import Samples
@@ -56,9 +57,13 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
         terms.save(out / "model")
         card.write(out / "model", "sft", cfg, inputs, {})
-        return {"trained": False, "summary": "not trained: the model is used as it is, under its own contract"}
+        return {
+            "trained": False,
+            "end_of_turn": check_end_of_turn(cfg, base, out / "model", terms, out),
+            "summary": "not trained: the model is used as it is, under its own contract",
+        }
 
-    given = prepare(stream(inputs["data"] / "examples.parquet", Example), terms, cfg, out)
+    given = prepare(stream(inputs["data"] / "examples.parquet", Example), terms, cfg, out, context_of(base))
     rows, validation, conversations = given.train, given.validation, len(given.train)
     if cfg.packing:
         rows.pack(cfg.max_length, cfg.batch_size)
@@ -121,6 +126,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "rows_dropped": given.dropped,
         "tokens": sum(times * lengths[i] for i, times in seen.items()),
         "trained_tokens": trained_tokens,
+        "end_of_turn": check_end_of_turn(cfg, base, out / "model", terms, out),
         **figures,
         "summary": summary,
     }

@@ -4,13 +4,15 @@ It reads judgements and no pairs: another pair strategy changes none of these, n
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.errors import UserError
 from stages.pairing.held_out import side
-from stages.pairing.unpaired import WAYS_OUT, labels, threshold
+from stages.pairing.unpaired import labels, threshold, ways_out
+from stages.store.endings import resolve_unfinished, share_ended
 from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
 from stages.store.unpaired import UnpairedPreference
 from stages.store.work import Work
@@ -27,17 +29,19 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     judgements = load(judged / "judgements.parquet", Judgement)
     labeler = judgements[0].labeler if judgements else ""
     scores = {j.candidate_id: j.score for j in judgements if j.score is not None}
+    ended = share_ended(judged)
+    cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
     found, without = labels(judgements, candidates, cfg)
     desirable = sum(found.values())
     told = "".join(f"; {count} left out: {reason}" for reason, count in without.most_common())
     if desirable in (0, len(found)):
         every = f"all of {len(found)} completions are {'desirable' if desirable else 'undesirable'}"
         said = every if found else "no completion has a label"
-        ended = (c.candidate_id for c in candidates if c.candidate_id in found and c.finish_reason == "stop")
-        of = [scores[name] for name in ended if name in scores]
+        whole = (c.candidate_id for c in candidates if c.candidate_id in found and c.finish_reason == "stop")
+        of = [scores[name] for name in whole if name in scores]
         if of:
             said = f"unpaired.threshold={cfg.threshold:g}: {said}"
-        ways = [threshold(of, bool(desirable))] if of else [WAYS_OUT[why] for why, _ in without.most_common(1)]
+        ways = [threshold(of, bool(desirable))] if of else [ways_out(ended)[why] for why, _ in without.most_common(1)]
         raise UserError(". ".join([f"{said}{told}", "KTO learns from desirable and undesirable ones", *ways]) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
     aside = 0

@@ -25,7 +25,8 @@ def refuse(cfg: Config) -> None:
     pairs(cfg)
     config = known(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
-        for name in ("sample", "answer", *(["chat"] if cfg.stage == Command.chat else [])):
+        selects, chats = cfg.selects, cfg.stage == Command.chat
+        for name in ("sample", "answer", *(["select"] if selects else []), *(["chat"] if chats else [])):
             if (most := vars(cfg)[name].max_new_tokens) >= context:
                 raise UserError(
                     f"{name}.max_new_tokens={most} leaves no room for a prompt: the model reads {context} tokens."

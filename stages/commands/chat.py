@@ -18,7 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 from stages.config.errors import UserError, visible
 from stages.config.schema import Chat
 from stages.models.contract import Contract
-from stages.models.loading import device_of, load_model, sampled_as
+from stages.models.loading import context, device_of, load_model, sampled_as
 from stages.models.prompt_format import form_of
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Request
@@ -69,7 +69,7 @@ class Speaker:
             UserError: where the conversation and an answer are longer than what the model reads.
         """
         prompt = self.terms.prompt(messages)
-        longest = self.model.config.get_text_config().to_dict().get("max_position_embeddings")
+        longest = context(self.model.config)
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:
             again = f"{NEW} starts again; a" if len(messages) > 1 else "A"
             raise UserError(

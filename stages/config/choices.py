@@ -105,10 +105,12 @@ class TrainedTurns(StrEnum):
 
 
 class Unfinished(StrEnum):
-    """What becomes of a rejected completion that was cut off: kept without an end of turn, or dropped."""
+    """What becomes of a rejected completion that was cut off: kept without an end of turn, or dropped; auto drops it
+    unless most candidates ended by themselves."""
 
     keep = "keep"
     drop = "drop"
+    auto = "auto"
 
 
 class Rubrics(StrEnum):

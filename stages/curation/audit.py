@@ -12,7 +12,7 @@ from stages.config.errors import UserError
 from stages.curation.answered import repeats
 from stages.curation.codes import ALONE, ANSWER, THRESHOLDS
 from stages.curation.harmonising import Shape
-from stages.curation.held_out import HeldOut
+from stages.curation.held_out import RUN, HeldOut
 from stages.curation.near import Seen, jaccard, sketch, word_pairs
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
@@ -20,6 +20,7 @@ from stages.formats.row import Unwanted
 from stages.formats.sources import Found, convert
 from stages.store.records import content_id, prompt_id
 from stages.tasks.answers import words
+from stages.tasks.requests import plain_words
 
 SHORT = 20  # words: of two short answers one is soon much longer
 
@@ -62,8 +63,9 @@ class Auditor:
             for other, seen in self.prompts.items():
                 if other != split and (twin := seen.twin(self.sketch(text_of(said)))):
                     found["crosses_splits"] = f"{twin.similarity:.0%} as {twin.name}, in {other}"
-        for text in [turn["content"] for turn in said.messages if turn["role"] == "user"] or said.answers:
-            if match := self.held_out.found_in(text):
+        turns = requests_of(said)
+        for text in turns or said.answers:
+            if match := self.held_out.found_in(text, whole=len(turns) < 2):
                 found["contaminated"] = f"{match.share:.0%} of {match.name}: {match.prompt}"
         return {name: evidence for name, evidence in found.items() if name in self.codes}
 
@@ -108,7 +110,10 @@ def held_out(cfg: Audit) -> HeldOut:
     for i, source in enumerate(cfg.against or []):
         found = Found()
         for said in convert(source, f"{key}[{i}].path", lambda said: said, Wanted.prompts, found):
-            prompts.add(request_of(said) or "\n\n".join(said.answers), found.place)
+            request = request_of(said)
+            if len(plain_words(request)) <= RUN:  # too little to find a conversation by
+                request = "\n\n".join(requests_of(said) or said.answers)
+            prompts.add(request, found.place)
         if found.bad:
             row = found.bad[0]
             told = f"{row.file}: line {row.line}: {row.error}"
@@ -144,7 +149,12 @@ def fixed(audit: Audit) -> list[str]:
 
 def request_of(said: Said) -> str:
     """What the user asked last; of running text nothing."""
-    return next((turn["content"] for turn in reversed(said.messages) if turn["role"] == "user"), "")
+    return next(reversed(requests_of(said)), "")
+
+
+def requests_of(said: Said) -> list[str]:
+    """The user's turns."""
+    return [turn["content"] for turn in said.messages if turn["role"] == "user"]
 
 
 def ends_of(said: Said) -> tuple[str | None, str | None]:

@@ -34,10 +34,12 @@ class HeldOut:
             self.runs[run].append(number)
         self.prompts.append((name, prompt, len(runs), self.enough if len(words) >= FEWEST else 1.0))
 
-    def found_in(self, text: str) -> Match | None:
-        """The prompt of which a text holds most."""
+    def found_in(self, text: str, whole: bool = True) -> Match | None:
+        """The prompt of which a text holds most. `whole`: the text is all that was asked. Only there a prompt of RUN
+        words or fewer is found: "Why?" stands in many conversations, and comes from none."""
         words = plain_words(text)
-        if words and (same := self.whole.get(tuple(words))) is not None:
+        same = self.whole.get(tuple(words)) if whole or len(words) > RUN else None
+        if words and same is not None:
             return Match(*self.prompts[same][:2], 1.0)
         places = defaultdict[int, list[tuple[int, tuple[str, ...]]]](list)
         for i, run in enumerate(runs_of(words)):

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from stages.store.work import SCRATCH, Work
 HEAD = 16  # tokens that a server may put around a message
 REFUSED = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model, or no such path"}
 AGAIN = {408, 409, 425, 429}  # statuses that another attempt may not meet, beside the server's own errors
+# What servers say of a request that the model's context does not hold: OpenAI, vLLM, SGLang, llama.cpp.
+TOO_LONG = re.compile(r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE)
 PATIENCE = 900.0  # seconds that a server may ask to be left alone before the stage gives up
 
 
@@ -193,6 +196,8 @@ class Client:
                     "kept: the same command goes on then."
                 )
             self.requests.rest(wait)
+        if 400 <= status < 500 and TOO_LONG.search(said):
+            return NoReply(f"the prompt is too long for the model (HTTP {status})", again=False)
         return NoReply(f"HTTP {status}", again=status in AGAIN or status >= 500)
 
     def _said(self, error: Any) -> str:

@@ -14,36 +14,59 @@ from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models import contract
-from stages.models.loading import device_of, load_model
+from stages.models.loading import context_of, device_of, load_model
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example
-from stages.store.work import Progress
+from stages.store.work import Progress, Work
 
 ROWS = 8  # in a forward; each holds the logits of its completion, 200 kB a token where the vocabulary has 50,000
 
 
-def score(cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers) -> dict[str, dict[str, Any]]:
+def score(
+    cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers, out: Work
+) -> dict[str, dict[str, Any]]:
     """Of all models that speak SFT's template: `kl` by role, exact at every position of the model's own answers, in
-    nats; `references`, in nats per token, of the prompts that have one. A base is asked otherwise, so its log-probs
-    would not compare."""
+    nats; `references`, in nats per token, of the prompts that have one which the model can read. A base is asked
+    otherwise, so its log-probs would not compare."""
     sft = load_model(inputs["sft"] / "model", device=device_of(cfg.runtime.device))
     kl, references = dict[str, dict[str, float]](), dict[str, list[float]]()
+    referenced = readable(prompts, inputs["sft"] / "model", out)
     for role in (role for role in cfg.models if role != "base"):
-        references[role], kl[role] = measure(cfg, role, inputs[role] / "model", sft, prompts, answers[role])
+        references[role], kl[role] = measure(
+            cfg, role, inputs[role] / "model", sft, prompts, referenced, answers[role]
+        )
     del kl["sft"]  # from itself
-    told = [e.task for e in prompts if e.reference]
-    return {"kl": kl, "references": compared(cfg, references, told) if told else {}}
+    return {"kl": kl, "references": compared(cfg, references, [e.task for e in referenced]) if referenced else {}}
+
+
+def readable(prompts: list[Example], sft: Path, out: Work) -> list[Example]:
+    """The prompts with a reference answer that fits into the models' context beside the prompt."""
+    terms, most = contract.load(sft), context_of(sft)
+    referenced = [e for e in prompts if e.reference]
+    fit = [e for e in referenced if most is None or len(terms.example(e.conversation)[0]) <= most]
+    if long := len(referenced) - len(fit):
+        out.warn(
+            f"{long} of {len(referenced)} reference answers are not scored: with their prompts they are longer than "
+            f"the {most:,} tokens that the models read."
+        )
+    return fit
 
 
 @torch.no_grad()
 def measure(
-    cfg: Eval, role: str, folder: Path, sft: PreTrainedModel, prompts: list[Example], answers: dict[str, Candidate]
+    cfg: Eval,
+    role: str,
+    folder: Path,
+    sft: PreTrainedModel,
+    prompts: list[Example],
+    referenced: list[Example],
+    answers: dict[str, Candidate],
 ) -> tuple[list[float], dict[str, float]]:
-    """The mean log-prob of every reference answer under a model, and the model's KL from SFT. Two models are in memory
-    at once, however many there are."""
+    """The mean log-prob under a model of the answers to `referenced`, and the model's KL from SFT. Two models are
+    in memory at once, however many there are."""
     terms, model = contract.load(folder), sft if role == "sft" else load_model(folder, device=sft.device)
     divergence, tokens = 0.0, 0
-    asked = [terms.completion(e.messages, e.conversation[-1:]) for e in prompts if e.reference]
+    asked = [terms.completion(e.messages, e.conversation[-1:]) for e in referenced]
     answered = [(terms.prompt(e.messages), answers[e.id].token_ids or []) for e in prompts]
     references = [0.0] * len(asked)
     with Progress(len(asked), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):

@@ -1,7 +1,7 @@
 """Outcomes: whether every model's answer to a prompt passes its checks, and what follows from that, with intervals."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,12 @@ class Table:
         ]
 
 
-def read_answers(folders: dict[str, Path]) -> Answers:
-    return {m: {a.prompt_id: a for a in load(folder / "answers.parquet", Candidate)} for m, folder in folders.items()}
+def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:
+    """Return every model's answers to the prompts that all models answered, and how many others some model answered:
+    a prompt that is too long for one model says nothing of any difference."""
+    answers = {m: {a.prompt_id: a for a in load(f / "answers.parquet", Candidate)} for m, f in folders.items()}
+    every, both = set[str]().union(*answers.values()), set.intersection(*map(set, answers.values()))
+    return {m: {i: a for i, a in its.items() if i in both} for m, its in answers.items()}, len(every) - len(both)
 
 
 def tabulate(prompts: list[Example], answers: Answers) -> Table:
@@ -151,8 +155,9 @@ def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, A
 
 
 def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> str:
-    """A warning where the policy ends fewer of its answers by itself than SFT did, by more than noise; else ''."""
-    fallen = list[str]()
+    """A warning where the policy ends fewer of its answers by itself than SFT did, by more than noise; else ''. It is
+    one warning of all groups: the more there are, the surer each must be (Bonferroni)."""
+    fallen, cfg = list[str](), replace(cfg, confidence=1 - (1 - cfg.confidence) / len(groups))
     for name, table in groups.items():
         found = with_intervals(table, table.stopped, cfg)
         if (delta := Interval(**found[PRIMARY])).high < 0:
@@ -162,7 +167,8 @@ def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> st
         return ""
     return (
         f"{titles['policy']} ends fewer of its answers by itself than {titles['sft']}: {'; '.join(fallen)}. "
-        "pairs.unfinished=drop, a higher sample.max_new_tokens or a lower learning rate may keep it ending."
+        "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower "
+        "dpo.learning_rate may keep it ending."
     )
 
 
@@ -209,13 +215,13 @@ def effect(delta: Interval) -> str:
     return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
 
 
-def verdict(primary: dict[str, Any], titles: dict[str, str]) -> str:
-    """A plain sentence from the primary endpoint alone: policy minus SFT."""
+def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") -> str:
+    """A plain sentence from the primary endpoint alone: policy minus SFT, and what `endings` says of its answers."""
     delta = Interval(**primary[PRIMARY])
     word = effect(delta)
     sentence = (
         f"{titles['policy']} {word}: {delta.points()} over {titles['sft']}, on {primary['prompts']} held-out prompts "
-        f"of {primary['tasks']} tasks."
+        f"of {primary['tasks']} tasks{endings}."
     )
     if primary["prompts"] < ENOUGH_PROMPTS:
         sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would go unseen."

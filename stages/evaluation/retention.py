@@ -16,14 +16,14 @@ from stages.config.errors import UserError
 from stages.curation.rules import loops
 from stages.evaluation.noninferiority import of_means, of_shares, prompts_needed
 from stages.evaluation.outcomes import Answers, Table
-from stages.models.loading import device_of, load_model, load_tokenizer
+from stages.models.loading import context, device_of, load_model, load_tokenizer
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example, stream
 from stages.store.work import Progress, Work
 from stages.tasks.answers import lower_words, words
 
 FIRST = 64  # words of an answer whose variety is measured
-LONGEST = 512  # tokens of a text that are read
+LONGEST = 512  # tokens of a text that are read, fewer where the model reads fewer
 # Margins. Against SFT, and against the base: nats per token of running text; the others are against the base.
 TEXT = {"sft": 0.05, "base": 0.10}
 VARIETY = 0.9  # of the base's different pairs of words
@@ -169,10 +169,10 @@ def within_length(prompt: Example, answer: Candidate) -> float:
 def log_probs(cfg: Eval, folder: Path, texts: list[str]) -> NDArray[Any]:
     """The mean log-prob per token of every text under a model, without a template; nan for a text of one token."""
     tokenizer, model = load_tokenizer(folder), load_model(folder, device=device_of(cfg.runtime.device))
-    found = []
+    found, longest = [], min(LONGEST, context(model.config) or LONGEST)
     with Progress(len(texts), "running text", "text") as progress, autocast(cfg.precision, model.device):
         for text in texts:
-            ids = torch.tensor([tokenizer(text).input_ids[:LONGEST]], device=model.device)
+            ids = torch.tensor([tokenizer(text).input_ids[:longest]], device=model.device)
             log_p = model(ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
             found.append(float(log_p.gather(-1, ids[0, 1:, None]).mean()))
             progress.update()

@@ -18,7 +18,7 @@ from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
 from stages.models import contract, hub
 from stages.models.contract import Contract
-from stages.models.loading import device_of, load_config, load_reward_model, load_tokenizer, sampled_as
+from stages.models.loading import context_of, device_of, load_reward_model, load_tokenizer, sampled_as
 from stages.models.pair_tokens import own
 from stages.models.rendering import ContractError, tokens_of
 from stages.models.scoring import autocast, rounded_once
@@ -112,7 +112,7 @@ class Reading:
             )
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         self.pad_id = int(end if pad is None else pad)
-        self.most: int | None = load_config(folder).get_text_config().to_dict().get("max_position_embeddings")
+        self.most = context_of(folder)
 
     def ids(self, prompt: Example, candidate: Candidate) -> list[int]:
         """Token ids of both; what was drawn under the same contract is not tokenised anew.

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -52,6 +52,32 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def embedding_rows(folder: Path) -> int:
     """How many tokens the embedding of a model folder has rows for."""
     return int(load_config(folder).get_text_config().vocab_size)
+
+
+def output_embedding(folder: Path) -> tuple[Path, str] | None:
+    """The file of safetensors in a model folder that holds the output embedding, and the name of the tensor in it."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_config(folder), trust_remote_code=False)
+    if (head := model.get_output_embeddings()) is None:
+        return None
+    model.tie_weights()
+    names = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight is head.weight}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in names.intersection(tensors.keys()):
+                return file, name
+    return None
+
+
+def context(config: PretrainedConfig) -> int | None:
+    """The most tokens that a model reads at once, prompt and answer together; None where its config names no limit."""
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(most) if most and most > 0 else None
+
+
+def context_of(folder: Path) -> int | None:
+    """As `context`, of the model in a folder."""
+    return context(load_config(folder))
 
 
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:

@@ -54,7 +54,7 @@ class Headline:
         return (
             f"{policy} {word} on {self.scope(self.results['endpoint'])}: {sft} passes {rate(before)} of "
             f"{self.primary['prompts']:,} held-out prompts, {policy} "
-            f"{rate(after, changed)}."
+            f"{rate(after, changed)}{self.results.get('endings', '')}."
         )
 
     @property

@@ -11,7 +11,7 @@ from stages.tasks.checks import share_passed
 def side_by_side(inputs: dict[str, Path], models: dict[str, str], count: int) -> dict[str, list[dict[str, Any]]]:
     """`count` prompts under each heading, by what the policy changed in the share of checks that SFT passed, then by
     content: no choice. `models`: role and title."""
-    answers = read_answers({role: inputs[f"answer_{role}"] for role in models})
+    answers, _ = read_answers({role: inputs[f"answer_{role}"] for role in models})
     examples = {e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in answers["sft"]}
     shown: list[dict[str, Any]] = []
     for prompt_id in sorted(answers["sft"], key=content_id):

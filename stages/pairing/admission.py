@@ -17,6 +17,16 @@ WORSE_UNFINISHED = "only an unfinished candidate was worse"
 # How candidates come that can be told apart: by drawing others; where somebody has them already, by giving others.
 DRAW = "Raise sample.temperatures or sample.candidates_per_prompt"
 GIVE = "The file must have two different answers to a prompt, one of them better"
+LONGER = "Raise sample.max_new_tokens"
+
+
+class WaysOut(NamedTuple):
+    """What gives candidates whose texts differ, whose scores differ, that end, and whose worse ones end."""
+
+    texts: str
+    scores: str
+    ended: str = LONGER
+    worse_ended: str = f"{LONGER}, or set pairs.unfinished=keep"
 
 
 class Rule(NamedTuple):
@@ -29,19 +39,19 @@ class Rule(NamedTuple):
 
 class Admission:
     """Which contrasts may become pairs: by the rules, and by `margins`, between which theirs must lie. How many
-    contrasts each rule refused is in `refused`. `others`: how candidates come that can be told apart."""
+    contrasts each rule refused is in `refused`."""
 
-    def __init__(self, cfg: Pairs, others: str, margins: tuple[float, float] | None = None):
-        self.cfg, self.others, self.margins = cfg, others, margins
-        self.ways = {rule.reason: rule.way_out for rule in rules(cfg, (), others)}
-        self.ways |= {FEWER: others, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
+    def __init__(self, cfg: Pairs, ways_out: WaysOut, margins: tuple[float, float] | None = None):
+        self.cfg, self.ways_out, self.margins = cfg, ways_out, margins
+        self.ways = {rule.reason: rule.way_out for rule in rules(cfg, (), ways_out)}
+        self.ways |= {FEWER: ways_out.texts, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
         self.refused = Counter[str]()
 
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
         """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
         ids of candidates that must not be learnt from, whatever their score."""
         reason = "" if contrasts else FEWER
-        for rule in rules(self.cfg, unsound, self.others):
+        for rule in rules(self.cfg, unsound, self.ways_out):
             contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
         different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
         if not self.margins:
@@ -66,18 +76,17 @@ def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[flo
     return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
 
 
-def rules(cfg: Pairs, unsound: Container[str], others: str) -> list[Rule]:
+def rules(cfg: Pairs, unsound: Container[str], ways: WaysOut) -> list[Rule]:
     """In their order."""
-    longer = "Raise sample.max_new_tokens"
     return [
-        Rule("every candidate got the same score", lambda c: c.margin is None or c.margin > 0, others),
-        Rule("no two candidates differ in text", lambda c: c.better.text.strip() != c.worse.text.strip(), others),
+        Rule("every candidate got the same score", lambda c: c.margin is None or c.margin > 0, ways.scores),
+        Rule("no two candidates differ in text", lambda c: c.better.text.strip() != c.worse.text.strip(), ways.texts),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
-        Rule(BETTER_UNFINISHED, lambda c: c.better.finish_reason == "stop", longer),
+        Rule(BETTER_UNFINISHED, lambda c: c.better.finish_reason == "stop", ways.ended),
         Rule(
             WORSE_UNFINISHED,
             lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
-            f"{longer}, or set pairs.unfinished=keep",
+            ways.worse_ended,
         ),
         Rule(
             "no better candidate keeps the rules of pairs.quality",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
+from stages.store.endings import ending_advice
 from stages.store.records import Candidate, Judgement, content_id
 
 UNJUDGED = "no judgement"
@@ -24,6 +25,12 @@ WAYS_OUT = {
     UNFINISHED_GOOD: "Raise sample.max_new_tokens",
     UNFINISHED_BAD: "Raise sample.max_new_tokens, or set unpaired.unfinished=keep",
 }
+
+
+def ways_out(ended: float) -> dict[str, str]:
+    """Return what would give a label to what has none, by reason, where this share of the candidates ended."""
+    advice = ending_advice(ended)
+    return WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
 
 
 def labels(

@@ -1,4 +1,5 @@
-"""Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards."""
+"""Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards. A prompt that does not fit into
+the model's context beside its answer is asked of nobody, and counted."""
 
 import math
 from collections import Counter
@@ -9,11 +10,12 @@ from pathlib import Path
 from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.loading import embedding_rows
+from stages.models.loading import context_of, embedding_rows
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
 from stages.store import parts
 from stages.store.digests import files_of, signature
+from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id
 from stages.store.shards import Held, in_shards
 from stages.store.work import Work
@@ -39,31 +41,38 @@ def complete(
     decoding: Decoding,
     title: str,
     out: Work,
+    dropped: Dropped,
     opened: Open = HFSampler.open,
     max_failed: float | None = None,
 ) -> Held[Candidate]:
-    """Candidates for every prompt, one per temperature, in the order of the prompts. The sampler is left open in `out`
-    for a stage after this one that asks the same model in the same way.
+    """Return candidates for every prompt, one per temperature, in the order of the prompts; none for a prompt that is
+    too long for the model, which goes to `dropped`. The sampler is left open in `out` for a stage after this one that
+    asks the same model in the same way.
 
     Raises:
         UserError: where a sampler leaves prompts or candidates out, says no reason for an end, or another than its
-            tokens do; where more candidates than a share of `max_failed` are missing.
+            tokens do; where more candidates than a share of `max_failed` are missing, or too many prompts too long.
     """
     missing = Counter[str]()
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
-        # All that `open` is told, and what the model's files are: another process may have replaced them. One's own
-        # sampler, a new `partial` each time, equals no other.
-        key = (opened, terms.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
-        sampler = out.kept.get(key, lambda: opened(model, terms.stop_ids, decoding))
-        if not isinstance(sampler, Sampler):
-            raise UserError(f"open gives a {type(sampler).__name__}, which is no Sampler.")
-        left = {e.id: e for e in waiting}
-        requests = [
-            Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed) for e in waiting
-        ]
+        sampler = sampler_of(model, terms, decoding, opened, out)
+        left, requests = {e.id: e for e in waiting}, list[Request]()
+        # The context of a model at an endpoint is known there alone: the endpoint refuses what is longer.
+        most = context_of(model) if sampler.policy is None else None
+        for e in waiting:
+            request = Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed)
+            tokens = len(request.token_ids)
+            if most is None or tokens + decoding.max_new_tokens <= most:
+                requests.append(request)
+                continue
+            answer = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
+            dropped.add(e.id, f"too long for the {most:,} tokens that the model reads, beside {answer}", tokens)
+            yield left.pop(e.id), []
+        fitting = len(prompts) - len(waiting) + len(requests)
+        dropped.settle(fitting, fitting)
         for request, completions in sampler.complete(requests):
             if len(completions) != len(decoding.temperatures):
                 told = f"{len(completions)} completions of {len(decoding.temperatures)}"
@@ -74,7 +83,7 @@ def complete(
             made = [candidate(request, i, c, sampler) for i, c in enumerate(completions) if not isinstance(c, Missing)]
             yield left.pop(request.id), made
         if left:
-            raise UserError(f"the sampler {sampler.name} gives nothing for {len(left)} of {len(waiting)} prompts.")
+            raise UserError(f"the sampler {sampler.name} gives nothing for {len(left)} of {len(requests)} prompts.")
 
     def candidate(request: Request, index: int, completion: Completion, sampler: Sampler) -> Candidate:
         refuse(completion, f"the sampler {sampler.name}", request.id, terms.stop_ids, vocabulary)
@@ -109,7 +118,7 @@ def complete(
         whole=each,
     )
     if missing:
-        (most, times), wanted = missing.most_common(1)[0], len(prompts) * each
+        (most, times), wanted = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * each
         told = f"{missing.total()} of {wanted} candidates are missing; most often ({times} times): {most}"
         if missing.total() > (max_failed or 0.0) * wanted:
             raise UserError(
@@ -117,6 +126,17 @@ def complete(
             )
         out.warn(told)
     return made
+
+
+def sampler_of(model: Path, terms: Contract, decoding: Decoding, opened: Open, out: Work) -> Sampler:
+    """Return a sampler of the model, left open in `out` for whoever asks for the same one next."""
+    # All that `open` is told, and what the model's files are: another process may have replaced them. One's own
+    # sampler, a new `partial` each time, equals no other.
+    key = (opened, terms.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
+    sampler = out.kept.get(key, lambda: opened(model, terms.stop_ids, decoding))
+    if not isinstance(sampler, Sampler):
+        raise UserError(f"open gives a {type(sampler).__name__}, which is no Sampler.")
+    return sampler
 
 
 def refuse(completion: Completion, sampler: str, prompt_id: str, stop_ids: Collection[int], vocabulary: int) -> None:

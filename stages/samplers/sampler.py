@@ -16,7 +16,8 @@ REASONS = ("stop", "length")
 
 @dataclass
 class Decoding:
-    """How prompts are completed: one candidate per temperature (0 is greedy)."""
+    """How prompts are completed: one candidate per temperature (0 is greedy). `block` is the one on the command line
+    that says so."""
 
     temperatures: list[float]
     max_new_tokens: int
@@ -24,6 +25,7 @@ class Decoding:
     runtime: InferenceRuntime
     top_p: float = 1.0
     seed: int = 0
+    block: str = "sample"
 
 
 @dataclass

@@ -10,9 +10,9 @@ from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.masking import masked
 from stages.models.rendering import ContractError
+from stages.store.dropped import Dropped
 from stages.store.records import Example
 from stages.store.work import Work
-from stages.training.dropped import Dropped
 from stages.training.samples import FirstPrompts
 from stages.training.token_rows import TokenRows
 
@@ -37,16 +37,18 @@ class Prepared(NamedTuple):
     dropped: dict[str, int]
 
 
-def prepare(examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work) -> Prepared:
+def prepare(examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work, context: int | None = None) -> Prepared:
     """Tokenise what is to be trained and evaluated on, in one pass: of examples and lists of tokens only few are held.
+    `context` is how many tokens the model reads.
 
     Raises:
         UserError: where there is nothing to train on, or too much of it had to be dropped.
     """
     train, validation, shown = TokenRows(), TokenRows(), None
-    prompts, dropped = FirstPrompts(cfg.runtime.samples), Dropped(out, "rows")
+    prompts = FirstPrompts(cfg.runtime.samples)
+    dropped = Dropped(out, "rows", cfg.max_dropped, f"{cfg.block}.max_dropped")
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
-    for row in tokenized(answered, terms, cfg, dropped):
+    for row in tokenized(answered, terms, cfg, dropped, context):
         if row.example.split == Split.validation:
             validation.add(row.example.id, (row.ids, row.trained))
             prompts.add(row.example.messages)
@@ -54,15 +56,18 @@ def prepare(examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work) -
             train.add(row.example.id, (row.ids, row.trained))
             shown = row if shown is None or (row.masked and not shown.masked) else shown
     kept = len(train) + len(validation)
-    told = dropped.settle(kept, len(train), cfg.max_dropped, f"{cfg.block}.max_dropped")
+    told = dropped.settle(kept, len(train))
     if shown is None:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
     return Prepared(train, validation, shown, prompts, told)
 
 
-def tokenized(examples: Iterable[Example], terms: Contract, cfg: SFT, dropped: Dropped) -> Iterator[Row]:
+def tokenized(
+    examples: Iterable[Example], terms: Contract, cfg: SFT, dropped: Dropped, context: int | None = None
+) -> Iterator[Row]:
     """Every example that the template can render and that fits whole."""
     some, same = tee(examples)
+    longest, reason_too_long = cfg.longest(context)
     for example, found in zip(some, terms.examples(e.conversation for e in same), strict=True):
         try:
             if isinstance(found, ContractError):
@@ -74,8 +79,8 @@ def tokenized(examples: Iterable[Example], terms: Contract, cfg: SFT, dropped: D
         except ContractError as reason:
             dropped.add(example.id, reason)
             continue
-        if len(ids) > cfg.max_length:
-            dropped.add(example.id, f"longer than {cfg.block}.max_length={cfg.max_length} tokens", len(ids))
+        if len(ids) > longest:
+            dropped.add(example.id, reason_too_long, len(ids))
             continue
         yield Row(example, ids, trained, masks)
 

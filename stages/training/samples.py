@@ -1,6 +1,7 @@
 """Samples of a model while it is trained: at every evaluation it answers the same few held-out prompts, greedily."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Sharding
 from stages.models.contract import Contract
+from stages.models.loading import context
 from stages.models.twin import twin
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
@@ -33,8 +35,16 @@ class Samples(TrainerCallback):
     ):
         self.trainer, self.cfg, self.terms, self.out = trainer, cfg, terms, out
         whole = cfg.runtime.sharding is Sharding.none
-        asked = FirstPrompts(cfg.runtime.samples, held_out) if whole and out.main else ()
-        self.requests = [Request(prompt_id(m), m, terms.prompt(m), [0.0], 0) for m in asked]
+        asked = [*FirstPrompts(cfg.runtime.samples, held_out)] if whole and out.main else []
+        requests = [Request(prompt_id(m), m, terms.prompt(m), [0.0], 0) for m in asked]
+        most = context(trainer.model.config) or math.inf
+        self.requests = [r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= most]
+        if long := len(requests) - len(self.requests):
+            out.warn(
+                f"{long} of {len(requests)} held-out prompts are not sampled while this trains: with "
+                f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens} they are longer than the {most:,} "
+                "tokens that the model reads."
+            )
         if not whole and out.main and cfg.runtime.samples:
             log.info("no samples while this trains: its weights are sharded.")
 

@@ -19,6 +19,7 @@ from stages.commands.settings import Differing, lineage, of_lineage, unseeded
 from stages.config.errors import UserError
 from stages.pages import scatter
 from stages.pipeline.graph import with_seed
+from stages.store.records import Candidate, Example, load, save
 from stages.store.store import Store, read_manifest
 from tests.browser import wrong_with
 from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes, settings
@@ -221,6 +222,19 @@ def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, 
     with pytest.raises(UserError, match="holds no jobs of a sweep"):
         groups(compared, str(tmp_path))
     assert "stage=eval makes one" in inside(f"outputs={tmp_path}", "stage=compare").stderr
+
+
+def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(chain: Chain) -> None:
+    file = chain.folder("answer_base") / "answers.parquet"
+    seen = {e.id for e in load(chain.folder("data") / "examples.parquet", Example) if e.group == "seen"}
+    answers = load(file, Candidate)
+    long = next(a for a in answers if a.prompt_id in seen)
+    save(file, [a for a in answers if a is not long], Candidate)
+    as_published(file.parent, file.name)
+    before = [row.passed for group in groups(chain).values() for row in group.rows]
+    build(chain.root, "stage=report", "rebuild=eval")
+    after = [row.passed for group in groups(chain).values() for row in group.rows]
+    assert [len(passed) for passed in after] == [len(passed) - 1 for passed in before]
 
 
 def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(chain: Chain, tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """What an audit says of rows: each code on a row that has it, none on rows that have nothing; copies and near copies
 among others; evaluation prompts that stand in rows, as they are and changed."""
 
+import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from stages.config.blocks.data import Audit, Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation import arithmetic, private
-from stages.curation.audit import Auditor
+from stages.curation.audit import Auditor, held_out
 from stages.curation.codes import ALONE, TOLD
 from stages.curation.held_out import FEWEST, HeldOut
 from stages.curation.near import Seen, sketch
@@ -156,6 +159,22 @@ def test_a_short_evaluation_prompt_is_found_only_as_it_is() -> None:
     assert len(short.split()) < FEWEST
     rows = [row(short, "42."), row(f"Answer: {short}", "42."), row("What is the meaning of the word tide?", "Time.")]
     assert [codes & {"contaminated"} for codes in found(*rows, against=(short,))] == [{"contaminated"}] * 2 + [set()]
+
+
+def talk(*turns: str) -> Said:
+    """A conversation that the user begins and ends, with an answer."""
+    return Said([{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)], ["So."])
+
+
+def test_one_to_three_words_are_an_evaluation_prompt_only_where_they_are_all_that_was_asked(tmp_path: Path) -> None:
+    """Many conversations ask "Why?" at some point: that does not tell where a text comes from."""
+    tides = ("Tell me how high the tide rises in a narrow bay.", "Six metres.", "Why?")
+    rows = [talk("why"), talk("Say why the moon is near."), talk(*tides), talk("How?", "So.", "Why?")]
+    assert [codes & {"contaminated"} for codes in found(*rows, against=("Why?",))] == [{"contaminated"}, *[set()] * 3]
+    file = tmp_path / "eval.jsonl"
+    file.write_text(json.dumps({"messages": talk(*tides).messages}))
+    auditor = Auditor(["contaminated"], held_out(Audit(against=[Source(str(file))])))
+    assert [bool(auditor.findings(row, "sft")) for row in rows] == [False, False, True, False]
 
 
 def test_preferences() -> None:

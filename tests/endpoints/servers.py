@@ -59,6 +59,7 @@ class Model(Server):
     def __init__(self, says: Callable[[Request], str], seconds: float = 0.0, status: int = 200, **message: Any):
         super().__init__(Answering)
         self.says, self.seconds, self.status, self.message = says, seconds, status, message
+        self.refusal = "Incorrect API key provided: {key}"  # with another status than 200
         self.asked, self.keys, self.headers = list[Request](), list[str | None](), list[list[tuple[str, str]]]()
 
     def completion(self, request: Request) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class Answering(Quiet):
             self.server.headers.append(self.headers.items())
         time.sleep(self.server.seconds)
         if self.server.status != 200:
-            said = f"Incorrect API key provided: {self.headers['Authorization']}"
+            said = self.server.refusal.format(key=self.headers["Authorization"])
             self.answer(self.server.status, json.dumps({"error": {"message": said}}).encode(), Retry_After="3600")
         else:
             self.answer(200, json.dumps(self.server.completion(request)).encode())

@@ -64,6 +64,14 @@ def test_every_range_has_a_cause_for_each_side_on_which_it_ends(chain: Chain) ->
     assert len({f.what for f in found}) == len(found)
 
 
+def test_where_few_candidates_end_more_heat_is_no_advice(chain: Chain) -> None:
+    run = evidence(chain)
+    cool, hot = (replace(run, made=run.made | {"candidates_ended": share}) for share in (0.2, 0.9))
+    advice = [str(causes.without_pair(each).above.advice) for each in (cool, hot)]
+    assert "lower sample.temperatures" in advice[0] and "20%" in advice[0]
+    assert "higher sample.temperatures" in advice[1]
+
+
 def test_a_key_that_is_told_to_be_tried_can_be_typed(chain: Chain) -> None:
     said = [cause.advice for f in findings(evidence(chain)) for cause in (f.below, f.above) if cause]
     key = re.compile(r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=[^\s;]*[^\s;,.])?")

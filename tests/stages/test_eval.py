@@ -12,8 +12,18 @@ import torch
 from stages.config.errors import UserError
 from stages.eval import run
 from stages.evaluation import proportion
+from stages.evaluation.endings import endings_clause
 from stages.evaluation.likelihood import ROWS, log_probs
-from stages.evaluation.outcomes import Table, averaged, consistency, ends_less, matched, verdict, with_intervals
+from stages.evaluation.outcomes import (
+    Table,
+    averaged,
+    consistency,
+    ends_less,
+    matched,
+    rates,
+    verdict,
+    with_intervals,
+)
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.store.outcome import Outcome
@@ -154,6 +164,35 @@ def test_an_answer_less_that_ends_is_told_rarely_where_nothing_changed() -> None
     fewer[::4, 2] = 0
     found = ends_less({"seen tasks": table(["seen"] * 200, fewer, fewer, fewer)}, TITLES, cfg)
     assert "on seen tasks from 100.0% to 75.0%, −25.0 points (" in found
+
+
+def test_of_many_groups_none_is_told_to_end_less_where_nothing_changed() -> None:
+    """One warning speaks of all groups: four labelled sets of others beside ours do not make it likelier."""
+    rng, cfg, warned = np.random.default_rng(0), settings("recipe=tiny").eval, 0
+    sizes = {"seen": (28, 8), "unseen_kinds": (12, 10), "a": (1, 26), "b": (1, 60), "c": (1, 60), "d": (1, 40)}
+    rows = [(name, f"{name}{i % tasks}") for name, (tasks, prompts) in sizes.items() for i in range(tasks * prompts)]
+    groups, tasks = (list(column) for column in zip(*rows, strict=True))
+    for _ in range(100):
+        stopped = (rng.random((len(groups), 3)) < 0.95).astype(float)
+        both = table(groups, stopped, stopped, stopped)
+        both.prompts = [replace(e, task=task) for e, task in zip(both.prompts, tasks, strict=True)]
+        views = both.views() | {f"outside: {name}": both.group(name) for name in "abcd"}
+        warned += bool(ends_less(views, TITLES, cfg))
+    assert warned <= 5
+
+
+@pytest.mark.parametrize(
+    ("sft", "policy", "clause"),
+    [(1.0, 0.75, "ends fewer of its answers by itself: 100.0% → 75.0%"), (1.0, 1.0, ""), (0.2, 0.2, "only 20.0%")],
+)
+def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clause: str) -> None:
+    stopped = np.ones((200, 3))
+    stopped[:, 1], stopped[:, 2] = (np.arange(200) % 20 < 20 * share for share in (sft, policy))
+    answers = table(["seen"] * 200, stopped, stopped, stopped)
+    cfg = settings("recipe=tiny").eval
+    full = endings_clause(answers, TITLES, cfg)
+    assert clause in full and bool(full) is bool(clause)
+    assert f"tasks{full}." in verdict(rates(answers, cfg), TITLES, full)
 
 
 def test_none_of_many_is_not_known_to_be_none() -> None:

@@ -20,6 +20,7 @@ from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
+from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
 from stages.store.work import Work
 from tests.helpers import Chain, build, settings
@@ -281,7 +282,7 @@ def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
         out = Work(tmp_path, lambda m, s: None)
         decoding = Decoding([1.0], 4, cfg.precision, cfg.runtime)
         model = sampled.folder("sft") / "model"
-        return complete(prompts, terms, model, decoding, "sample", out, told_so.open)
+        return complete(prompts, terms, model, decoding, "sample", out, Dropped(out, "prompts"), told_so.open)
 
     if told:
         with pytest.raises(UserError, match=told):

@@ -12,6 +12,7 @@ from trl import KTOConfig, KTOTrainer
 from stages import unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
+from stages.pairing.unpaired import UNFINISHED_BAD, UNFINISHED_GOOD, ways_out
 from stages.store.records import Judgement, Pair, load, save
 from stages.store.unpaired import UnpairedPreference
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
@@ -87,6 +88,12 @@ def test_preferences_that_give_no_label_are_told_without_a_threshold(tmp_path: P
     with pytest.raises(UserError, match=r"^no completion has a label; 2 left out: as many .* win more often") as told:
         made(tmp_path / "out", judged)
     assert "threshold" not in str(told.value)
+
+
+def test_where_few_end_they_are_to_end() -> None:
+    why = ways_out(0.2)[UNFINISHED_GOOD]
+    assert "lower sample.temperatures" in why and ways_out(0.2)[UNFINISHED_BAD] == why
+    assert ways_out(0.9)[UNFINISHED_GOOD] == "Raise sample.max_new_tokens"
 
 
 def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,9 +119,10 @@ def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
     caplog.set_level("INFO")
     cfg = settings("recipe=tiny").dpo
     cfg = replace(cfg, runtime=replace(cfg.runtime, sharding=Sharding(sharding)))
-    terms = contract.load(Chain(built).folder("sft") / "model")
+    folder = Chain(built).folder("sft") / "model"
+    terms, trainer = contract.load(folder), SimpleNamespace(model=load_model(folder))
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    samples = Samples(None, cfg, rows, terms, Work(tmp_path, lambda metrics, step: None, main=main))
+    samples = Samples(trainer, cfg, rows, terms, Work(tmp_path, lambda metrics, step: None, main=main))
     assert len(samples.requests) == asked
     assert ("no samples while this trains" in caplog.text) is (sharding == "fsdp")
 

@@ -3,7 +3,7 @@ where the base lies in the store."""
 
 from collections.abc import Callable
 
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import DPO, SFT
 from stages.formats.layout import Wanted
 from stages.store.node import Node
 from stages.store.records import Message
@@ -16,8 +16,8 @@ Measure = Callable[[Wanted, list[Message], list[str]], str]  # what is said of a
 
 
 def measure(nodes: dict[str, Node], store: Store) -> Measure | None:
-    """What finds rows longer than `sft.max_length`, and preferences longer than `dpo.max_length`, under the template
-    that SFT fixes; None where the base is not built.
+    """What finds rows longer than `sft.max_length`, and preferences longer than `dpo.max_length`, or than the model's
+    context, under the template that SFT fixes; None where the base is not built.
 
     Raises:
         ContractError: where the template cannot keep the contract.
@@ -27,16 +27,18 @@ def measure(nodes: dict[str, Node], store: Store) -> Measure | None:
     if not store.find(base):
         return None
     from stages.models import contract  # seconds of imports, which an audit without a base is spared
-    from stages.models.loading import embedding_rows, load_tokenizer
+    from stages.models.loading import context_of, embedding_rows, load_tokenizer
     from stages.models.rendering import ContractError
 
     model = store.folder(base) / "model"
     terms = contract.establish(load_tokenizer(model), sft.template, sft.train, embedding_rows(model))
     frame = len(terms.example(SHORT)[0])  # no less than the template adds to a turn
-    limits = {Wanted.preferences: ("dpo", nodes["dpo"].config.max_length)}
+    context, dpo = context_of(model), nodes["dpo"].config
+    assert isinstance(dpo, DPO)
 
     def told(wanted: Wanted, messages: list[Message], answers: list[str]) -> str:
-        stage, limit = limits.get(wanted, ("sft", sft.max_length))
+        block = dpo if wanted is Wanted.preferences else sft
+        stage, (limit, too_long) = block.block, block.longest(context)
         for answer in answers:
             turns = [*messages, {"role": "assistant", "content": answer}]
             if sum(len(turn["content"].encode("utf-8", "replace")) + frame for turn in turns) <= limit:
@@ -46,7 +48,7 @@ def measure(nodes: dict[str, Node], store: Store) -> Measure | None:
             except ContractError as reason:
                 return f"{stage} drops it: {reason}"
             if tokens > limit:
-                return f"{tokens:,} tokens, where {stage}.max_length={limit:,}: {stage} drops it"
+                return f"{stage} drops it: {tokens:,} tokens, {too_long}"
         return ""
 
     return told

@@ -1,6 +1,7 @@
 """Evaluations of the store, read back: of every model its settings, its figures, and which prompts it passed."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -142,6 +143,9 @@ class Prompts:
         every = self.examples(input_key(manifest, "data"))
         those = [e for e in every if e.split == split and e.checks and e.group in VIEWS.get(endpoint, ())]
         found = sorted((e for e in those if e.id not in known), key=lambda e: e.id)
+        if len(found) > count:  # prompts that are too long for one of the models count for none
+            keys = [input_key(manifest, role) for role in manifest["inputs"] if re.fullmatch("answer_[a-z]+", role)]
+            found = [e for e in found if all(e.id in self.answers(key) for key in keys)]
         return found if len(found) == count else []
 
     def passed(self, answer: Key, examples: list[Example], rate: float) -> NDArray[Any] | None:

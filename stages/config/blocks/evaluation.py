@@ -7,13 +7,14 @@ from omegaconf import MISSING
 from stages.config.blocks.data import Source
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
 from stages.config.choices import Precision, Split
-from stages.config.limits import Limit, between, computed, limited
+from stages.config.limits import Limit, between, computed, limited, share
 
 
 @dataclass
 class Answer:
     split: Split = MISSING
     max_new_tokens: int = between(1, 65_536)
+    max_dropped: float | None = share(None)
     precision: Precision = MISSING
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 

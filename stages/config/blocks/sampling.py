@@ -53,6 +53,7 @@ class Sample:
     columns: dict[str, Any] = field(default_factory=dict)
     pool: list[Member] | None = None
     max_failed: float | None = share(None)
+    max_dropped: float | None = share(None)
     of: str | None = place()  # set by the pipeline: which key names it, where another than its own does
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
@@ -60,6 +61,11 @@ class Sample:
     def key(self) -> str:
         """What this block is called on the command line."""
         return self.of or "sample"
+
+    @property
+    def drawn_by(self) -> str:
+        """The block on the command line that says how candidates are drawn: demonstrations have one of their own."""
+        return "select" if self.split is Split.sft else "sample"
 
     @property
     def members(self) -> list["Sample"]:

@@ -53,6 +53,13 @@ class Training:
         """The block of the configuration whose keys these are."""
         return type(self).__name__.lower()
 
+    def longest(self, context: int | None) -> tuple[int, str]:
+        """Return the most tokens of a row, and the reason for leaving a longer one out: `max_length`, or the model's
+        context where that is shorter."""
+        if context and context < self.max_length:
+            return context, f"longer than the {context:,} tokens that the model reads"
+        return self.max_length, f"longer than {self.block}.max_length={self.max_length} tokens"
+
     @property
     def held(self) -> Weights:
         """How the weights are held that training starts from. Trained ones are fp32; frozen ones may be less. An

@@ -10,6 +10,7 @@ from math import sqrt
 
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
+from stages.store.endings import MOST
 from stages.store.numbers import signed
 from stages.tasks.checks import share_passed
 
@@ -208,6 +209,12 @@ def trained_pairs(run: Evidence) -> Finding:
 
 def without_pair(run: Evidence) -> Finding:
     reasons = Counter(run.made["prompts_without_pair"])
+    advice = "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name"
+    if run.made.get("candidates_ended", 1.0) <= MOST:
+        advice = (
+            f"lower sample.temperatures or a higher sample.max_new_tokens, as only {run.made['candidates_ended']:.0%} "
+            "of the candidates end by themselves"
+        )
     return Finding(
         "prompts that gave no pair",
         reasons.total() / max(1, run.made["prompts"]),
@@ -216,7 +223,7 @@ def without_pair(run: Evidence) -> Finding:
         "the demo: 64% to 67%",
         above=Cause(
             "nearly no prompt gave a pair, so that they come from few prompts",
-            "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name",
+            advice,
         ),
         detail="; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
     )

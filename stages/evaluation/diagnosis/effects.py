@@ -122,7 +122,8 @@ def ends(run: Evidence) -> Finding:
         "the demo: 0 to +0.1",
         below=Cause(
             "the policy no longer ends its answers",
-            "pairs.unfinished=drop, a higher sample.max_new_tokens, a lower dpo.learning_rate",
+            "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens, "
+            "a lower dpo.learning_rate",
         ),
         detail=f"{rate['sft']:.1%} → {rate['policy']:.1%}",
     )

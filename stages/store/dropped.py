@@ -1,4 +1,5 @@
-"""What a stage cannot train on: counted by reason, each named in `dropped.jsonl`, and too much of it refused."""
+"""Rows, pairs and prompts that a model cannot read whole: counted by reason, each named in `dropped.jsonl`,
+and refused where they are too many."""
 
 import json
 from collections import Counter
@@ -7,14 +8,16 @@ from stages.config.errors import UserError
 from stages.store.work import Work
 
 FILE = "dropped.jsonl"
+DROPPED = 0.1  # share of prompts that may be left out, where the configuration names none
 
 
 class Dropped:
-    """Rows or pairs (`what`) that are left out, whole: cut, one would lose the end of its answer or its end of turn,
-    and teach the model not to stop."""
+    """The rows, pairs or prompts (`what`) that a stage leaves out whole. Cut, a row would lose the end of its answer
+    or its end of turn, and teach the model not to stop; a prompt would lose what was asked. `limit` is the share that
+    may be left out, and `key` the setting that says so."""
 
-    def __init__(self, out: Work, what: str):
-        self.out, self.what = out, what
+    def __init__(self, out: Work, what: str, limit: float = 1.0, key: str = ""):
+        self.out, self.what, self.limit, self.key = out, what, limit, key
         self.reasons = Counter[str]()
         self.longest = 0  # tokens
         if out.main:
@@ -29,12 +32,12 @@ class Dropped:
             with open(self.out / FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
-    def settle(self, kept: int, left: int, limit: float = 1.0, key: str = "") -> dict[str, int]:
-        """How many were left out beside those that are `kept`, by reason; it is said. `left` of the kept ones are
-        there to train on.
+    def settle(self, kept: int, left: int) -> dict[str, int]:
+        """Return how many were left out by reason, and warn of them. `kept` is how many were not, and `left` how many
+        of these the stage needs at least one of.
 
         Raises:
-            UserError: where none is left, or more than the share `limit` left out, which `key` sets.
+            UserError: where none is left, or more than the share `limit` left out.
         """
         count = self.reasons.total()
         if not count:
@@ -45,7 +48,10 @@ class Dropped:
         message = f"{count:,} of {of:,} {self.what} cannot be used: {told}{longest}"
         if not left:
             raise UserError(f"{message}; none is left. {self.out / FILE} names them.")
-        if count > limit * of:
-            raise UserError(f"{message}; {key}={limit:g} allows fewer. {self.out / FILE} names them.")
+        if count > self.limit * of:
+            raise UserError(
+                f"{message}; {self.key}={self.limit:g} allows fewer. Raise it to go on without them, or mend them: "
+                f"{self.out / FILE} names them."
+            )
         self.out.warn(f"{message}. {FILE} names them.")
         return dict(self.reasons)

@@ -1,0 +1,125 @@
+"""At which temperature candidates still end by themselves and still differ: a few prompts at several temperatures."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from stages.config.blocks.sampling import Sample
+from stages.models.contract import Contract
+from stages.samplers.sampler import Missing, Request, Sampler
+from stages.store.endings import MOST
+from stages.store.records import Candidate, Example
+from stages.store.work import Work
+
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+PROMPTS, EACH = 8, 4  # prompts of a probe, and candidates of each at a temperature
+
+
+class Draw(NamedTuple):
+    """A completion of a prompt at a temperature, and whether it ended by itself."""
+
+    prompt_id: str
+    temperature: float
+    text: str
+    ended: bool
+
+
+class Endings(NamedTuple):
+    """Of candidates of one temperature: how many there are, the share that ended by themselves, and of their prompts
+    the share that has two different ones among these, which is what a pair is made of."""
+
+    candidates: int
+    ended: float
+    differ: float
+
+
+def probe(sampler: Sampler, prompts: Sequence[Example], terms: Contract, seed: int) -> dict[float, Endings]:
+    """Return what completions of the first prompts do at each of TEMPERATURES."""
+    temperatures = [temperature for temperature in TEMPERATURES for _ in range(EACH)]
+    requests = [Request(e.id, e.messages, terms.prompt(e.messages), temperatures, seed) for e in prompts[:PROMPTS]]
+
+    def draws() -> Iterator[Draw]:
+        for request, completions in sampler.complete(requests):
+            for temperature, c in zip(temperatures, completions, strict=True):
+                if not isinstance(c, Missing):
+                    text = str(c.text) if c.token_ids is None else terms.text(c.token_ids)
+                    yield Draw(request.id, temperature, text, c.finish_reason == "stop")
+
+    return endings(draws())
+
+
+def draws_of(candidates: Iterable[Candidate]) -> Iterator[Draw]:
+    return (Draw(c.prompt_id, c.temperature, c.text, c.finish_reason == "stop") for c in candidates)
+
+
+def endings(draws: Iterable[Draw]) -> dict[float, Endings]:
+    """Return the endings of each temperature. Draws of a prompt stand together."""
+    count, ended, prompts, differ = (Counter[float]() for _ in range(4))
+    for _, group in groupby(draws, lambda draw: draw.prompt_id):
+        texts = defaultdict[float, set[str]](set)
+        for draw in group:
+            count[draw.temperature] += 1
+            ended[draw.temperature] += draw.ended
+            texts[draw.temperature] |= {draw.text.strip()} if draw.ended else set()
+        prompts.update(texts.keys())
+        differ.update(temperature for temperature, finished in texts.items() if len(finished) > 1)
+    return {t: Endings(count[t], ended[t] / count[t], differ[t] / prompts[t]) for t in sorted(count)}
+
+
+def best(by_temperature: dict[float, Endings]) -> float | None:
+    """Return the temperature at which most candidates end, and most prompts have two different ones; the lowest of
+    several. None where candidates end at none, or never differ."""
+    usable = {t: row.differ for t, row in by_temperature.items() if row.ended > MOST and row.differ}
+    return max(usable, key=lambda t: (usable[t], -t), default=None)
+
+
+def table(by_temperature: dict[float, Endings]) -> str:
+    """The endings of every temperature, as lines for a terminal."""
+    lines = [f"{t:>11g}  {row.ended:>17.1%}  {row.differ:>40.1%}" for t, row in by_temperature.items()]
+    return "\n".join(["temperature  end by themselves  prompts with two different ones that end", *lines])
+
+
+def by_name(by_temperature: dict[float, Endings]) -> dict[str, dict[str, float]]:
+    return {f"{t:g}": row._asdict() for t, row in by_temperature.items()}
+
+
+def watch_endings(
+    cfg: Sample,
+    candidates: Iterable[Candidate],
+    prompts: Sequence[Example],
+    terms: Contract,
+    open_sampler: Callable[[], Sampler],
+    out: Work,
+) -> dict[str, Any]:
+    """Return the endings of candidates by their temperature. Where few end, warn, and probe the policy for a
+    temperature at which most do; `open_sampler` opens what drew the candidates. An endpoint is paid, and not probed.
+    """
+    by_temperature = endings(draws_of(candidates))
+    figures: dict[str, Any] = {"by_temperature": by_name(by_temperature)}
+    count = sum(row.candidates for row in by_temperature.values())
+    share = sum(row.candidates * row.ended for row in by_temperature.values()) / count
+    if len(by_temperature) > 1:
+        out.say(f"The candidates, by temperature:\n{table(by_temperature)}")
+    if share > MOST:
+        return figures
+    key, form = (f"{cfg.of}.temperature", "{}") if cfg.of else (f"{cfg.drawn_by}.temperatures", "[{}]")
+    longer = f"raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}"
+    advice, sampler = f"Lower it, or {longer}.", open_sampler()
+    if sampler.policy is None:
+        answered = {c.prompt_id for c in candidates}
+        probed = probe(sampler, [e for e in prompts if e.id in answered], terms, cfg.seed)
+        figures["probe"] = by_name(probed)
+        out.say(f"Of {PROMPTS} prompts, {EACH} candidates each at every temperature:\n{table(probed)}")
+        advice = f"In a probe, most end and differ at no temperature: {longer}, or train SFT for longer."
+        if (suggested := best(probed)) is not None:
+            advice = (
+                f"Type {key}={form.format(f'{suggested:g}')}: in a probe {probed[suggested].ended:.0%} end there, and "
+                f"{probed[suggested].differ:.0%} of the prompts have two different candidates that do."
+            )
+    temperatures = form.format(",".join(f"{t:g}" for t in by_temperature))
+    out.warn(
+        f"{key}={temperatures}: only {share:.1%} of {count:,} candidates end by themselves, and one that does not is "
+        f"never chosen. {advice}"
+    )
+    return figures

@@ -1,0 +1,190 @@
+"""A prompt that does not fit into the model's context beside its answer is asked of nobody, counted, and no zero."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stages.eval
+from stages import answer, reference, reward, sample
+from stages.config.blocks.sampling import Sample
+from stages.config.choices import Split
+from stages.config.errors import UserError
+from stages.models.loading import context_of
+from stages.models.prompt_format import form_of
+from stages.store.records import Candidate, Example, Pair, PairLogProbs, load
+from stages.store.work import Work
+from tests.endpoints.servers import Model, running
+from tests.helpers import Chain, nodes, refused, settings
+from tests.stages.test_eval import evaluation_inputs
+from tests.stages.test_sft import block, train
+
+CFG = settings("recipe=tiny")
+
+
+def shortened(folder: Path, copy: Path, most: int) -> Path:
+    """A copy of a node whose model reads so many tokens."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "model" / "config.json").read_text())
+    (copy / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": most}))
+    return copy
+
+
+def work(folder: Path) -> Work:
+    folder.mkdir(exist_ok=True)
+    return Work(folder, lambda metrics, step: None)
+
+
+def lengths(model: Path, prompts: Sequence[Example]) -> dict[str, int]:
+    """The tokens of every prompt, as the model is asked."""
+    terms = form_of(model)
+    return {e.id: len(terms.prompt(e.messages)) for e in prompts}
+
+
+def prompts_of(chain: Chain, split: Split) -> list[Example]:
+    return [e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == split]
+
+
+def limit_beyond(tokens: dict[str, int], too_long: int) -> tuple[int, set[str]]:
+    """The highest number of tokens that `too_long` prompts or more exceed, and these."""
+    limit = sorted(tokens.values())[-too_long] - 1
+    return limit, {name for name, count in tokens.items() if count > limit}
+
+
+def sampled(chain: Chain, policy: Path, out: Work, **changes: Any) -> dict[str, Any]:
+    return sample.run(replace(CFG.sample, **changes), {"policy": policy, "data": chain.folder("data")}, out)
+
+
+def named(out: Work) -> set[str]:
+    return {json.loads(line)["id"] for line in (out / "dropped.jsonl").read_text().splitlines()}
+
+
+@pytest.mark.parametrize("sampler", ["hf", "generate"])
+def test_a_prompt_that_leaves_no_room_for_its_answer_has_no_candidate_and_is_counted(
+    sampler: str, chain: Chain, tmp_path: Path
+) -> None:
+    tokens = lengths(chain.folder("sft") / "model", prompts_of(chain, Split.preference))
+    limit, long = limit_beyond(tokens, 2)
+    policy = shortened(chain.folder("sft"), tmp_path / "sft", limit + CFG.sample.max_new_tokens)
+    out = work(tmp_path / "sample")
+    metrics = sampled(chain, policy, out, sampler=sampler)
+    prompts = load(out / "prompts.parquet", Example)
+    candidates = load(out / "candidates.parquet", Candidate)
+    assert 0 < len(long) < 0.1 * len(tokens)
+    assert {e.id for e in prompts} == {*tokens}, "other sources of a pool may be able to answer it"
+    assert {c.prompt_id for c in candidates} == {*tokens} - long
+    assert len(candidates) == metrics["candidates"] == CFG.sample.candidates_per_prompt * (len(tokens) - len(long))
+    ((reason, count),) = metrics["prompts_dropped"].items()
+    assert count == len(long) and f"sample.max_new_tokens={CFG.sample.max_new_tokens}" in reason
+    assert named(out) == long
+    [warning] = [w for w in out.warnings if f"{count} of {len(tokens)} prompts" in w]
+    assert f"the longest has {max(tokens.values())}" in warning
+    whole = {c.candidate_id for c in load(chain.folder("sample") / "candidates.parquet", Candidate)}
+    if sampler == "hf":
+        assert {c.candidate_id for c in candidates} < whole, "all others are drawn as before"
+
+
+def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path) -> None:
+    tokens = lengths(chain.folder("sft") / "model", prompts_of(chain, Split.preference))
+    limit, _ = limit_beyond(tokens, len(tokens) // 4)
+    policy = shortened(chain.folder("sft"), tmp_path / "sft", limit + CFG.sample.max_new_tokens)
+    with pytest.raises(UserError, match=r"sample\.max_new_tokens=12.*sample\.max_dropped=0\.1 .*dropped\.jsonl"):
+        sampled(chain, policy, work(tmp_path / "sample"))
+    assert sampled(chain, policy, work(tmp_path / "more"), max_dropped=0.5)["prompts_dropped"]
+    with pytest.raises(UserError, match="none is left"):
+        sampled(chain, policy, work(tmp_path / "none"), max_new_tokens=limit + 12, max_dropped=1.0)
+    demonstrations = Sample(**vars(CFG.sample) | {"split": Split.sft, "max_new_tokens": 12})
+    assert sample.decoding_of(demonstrations).block == "select", (
+        "whose candidates become demonstrations has other keys"
+    )
+
+
+def test_an_endpoint_says_itself_what_its_model_reads(chain: Chain, tmp_path: Path) -> None:
+    """The policy's context binds the policy alone; a server's refusal of a long prompt is told as what it is."""
+    policy = shortened(chain.folder("sft"), tmp_path / "sft", 16)
+    endpoint = lambda url: replace(CFG.sample.endpoint, base_url=url, model="m")
+    with running(Model(lambda request: "so")) as model:
+        changes = {"sampler": "openai", "prompts": 2, "endpoint": endpoint(model.url)}
+        assert sampled(chain, policy, work(tmp_path / "sample"), **changes)["prompts_dropped"] == {}
+    refuses = Model(lambda request: "", status=400)
+    refuses.refusal = "This model's maximum context length is 16 tokens."
+    with running(refuses) as model, pytest.raises(UserError, match=r"8 times\): the prompt is too long for the model"):
+        sampled(chain, policy, work(tmp_path / "refused"), **changes | {"endpoint": endpoint(model.url)})
+
+
+def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_path: Path) -> None:
+    """SFT is asked in more tokens than the base is: one prompt fits the base alone."""
+    prompts = [e for e in prompts_of(chain, Split.test) if e.checks]
+    tokens = lengths(chain.folder("sft") / "model", prompts)
+    limit, long = limit_beyond(tokens, 1)
+    assert max(lengths(chain.folder("base") / "model", prompts).values()) <= limit
+    inputs = evaluation_inputs(chain)
+    for role in ("base", "sft", "policy"):
+        out = work(tmp_path / f"answer_{role}")
+        model = shortened(inputs[role], tmp_path / role, limit + CFG.answer.max_new_tokens)
+        metrics = answer.run(CFG.answer, {"model": model, "data": chain.folder("data")}, out)
+        assert sum(metrics["prompts_dropped"].values()) == (0 if role == "base" else len(long))
+        assert metrics["prompts"] == len(load(out / "answers.parquet", Candidate))
+        inputs |= {role: model, f"answer_{role}": out.path}
+    out = work(tmp_path / "eval")
+    metrics = stages.eval.run(nodes(chain.root)["eval"].config, inputs, out)
+    before = json.loads((chain.folder("eval") / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text())
+    assert metrics["prompts_left_out"] == len(long)
+    assert any(f"{len(long)} prompts are too long for one of the models" in w for w in out.warnings)
+    count = lambda results: sum(results["groups"][name]["prompts"] for name in ("seen tasks", "unseen tasks"))
+    groups = {e.id: e.group for e in prompts}
+    assert count(before) - count(results) == sum(groups[name] != "rephrased" for name in long)
+
+
+def test_a_pair_too_long_for_the_reference_is_not_scored(chain: Chain, tmp_path: Path) -> None:
+    pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
+    scored = load(chain.folder("reference") / "logprobs.parquet", PairLogProbs)
+    tokens = {p.id: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in scored}
+    limit, long = limit_beyond(tokens, 2)
+    folder = shortened(chain.folder("sft"), tmp_path / "sft", limit)
+    out = work(tmp_path / "reference")
+    metrics = reference.run(CFG.reference, {"reference": folder, "pairs": chain.folder("pairs")}, out)
+    assert {p.id for p in load(out / "logprobs.parquet", PairLogProbs)} == {*tokens} - long
+    assert metrics["refused"] == len(long) and named(out) == long
+    cfg = replace(CFG.reward, max_dropped=1.0)
+    inputs = {"policy": folder, "pairs": chain.folder("pairs"), "judged": chain.folder("label")}
+    dropped = reward.run(cfg, inputs, work(tmp_path / "reward"))["pairs_dropped"]
+    assert dropped == {f"longer than the {limit} tokens that the model reads": len(long)}
+    assert len(pairs) == len(tokens)
+
+
+def test_what_sft_reads_ends_at_the_context_too(chain: Chain, tmp_path: Path) -> None:
+    base = shortened(chain.folder("base"), tmp_path / "base", 40)
+    inputs = {"base": base, "data": chain.folder("data")}
+    cfg = block(max_dropped=1.0)
+    _, metrics, out = train(replace(cfg, runtime=replace(cfg.runtime, sample_tokens=30)), inputs, tmp_path / "out")
+    ((reason, count),) = metrics["rows_dropped"].items()
+    assert reason == "longer than the 40 tokens that the model reads" and count > 0
+    assert any("sft.runtime.sample_tokens=30" in w and "40 tokens" in w for w in out.warnings)
+    assert context_of(out.path / "model") == 40
+
+
+def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, tmp_path: Path) -> None:
+    inputs = evaluation_inputs(chain)
+    cfg = nodes(chain.root)["eval"].config
+    scored = sorted((e for e in prompts_of(chain, Split.test) if e.group != "rephrased"), key=lambda e: e.id)
+    scored = scored[: cfg.likelihood_prompts]
+    terms = form_of(inputs["sft"] / "model")
+    limit, long = limit_beyond({e.id: len(terms.example(e.conversation)[0]) for e in scored}, 2)
+    inputs |= {role: shortened(inputs[role], tmp_path / role, limit) for role in ("sft", "policy")}
+    out = work(tmp_path / "eval")
+    stages.eval.run(cfg, inputs, out)
+    results = json.loads((out / "results.json").read_text())
+    assert results["references"]["prompts"] == len(scored) - len(long)
+    assert any(f"{len(long)} of {len(scored)} reference answers are not scored" in w for w in out.warnings)
+
+
+def test_an_answer_that_fills_the_context_is_refused_before_anything_is_built() -> None:
+    """Also of the candidates that become demonstrations."""
+    overrides = ("recipe=tiny", "data.tasks.open_sft=8", "sft.demonstrations=selected", "select.max_new_tokens=2048")
+    assert "select.max_new_tokens=2048" in refused(*overrides)

@@ -1,0 +1,158 @@
+"""A base that never chatted: its end of turn lies among thousands of unused tokens, and the run says so in time."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken
+
+import stages.base
+from stages.config.choices import Unfinished
+from stages.config.errors import UserError
+from stages.models.loading import load_model, load_tokenizer
+from stages.pages.headline import Headline
+from stages.samplers.probe import EACH, PROMPTS, TEMPERATURES, Draw, Endings, best, endings
+from stages.store.endings import MOST, ending_advice, resolve_unfinished
+from stages.store.records import Pair, load
+from stages.store.work import Work
+from stages.training import end_of_turn
+from stages.training.end_of_turn import MANY, likeness
+from tests.helpers import Chain, build, settings
+
+UNUSED, COSINE = 2000, 0.91
+TURNS = ("<|im_start|>", "<|im_end|>")
+SIZES = (
+    "template=chatml",
+    *("sft.learning_rate=2e-3", "sft.epochs=2", "sft.batch_size=8", "sft.evaluations=1", "sft.runtime.samples=0"),
+    *("data.tasks.sft=96", "data.tasks.preference=32"),
+    *("dpo.learning_rate=3e-3", "dpo.evaluations=0", "dpo.runtime.samples=0", "pairs=all", "pairs.max_per_prompt=16"),
+)
+COOL, HOT = "sample.temperatures=[0.4]", "sample.temperatures=[0.9]"
+
+
+def base_that_never_chatted(folder: Path) -> Path:
+    """The tiny base with unused tokens. In its embedding, which is the output's too, rows of these and of the turns'
+    tokens share a direction."""
+    stages.base.run(settings("recipe=tiny").model, {}, Work(folder, lambda metrics, step: None))
+    tokenizer, model = load_tokenizer(folder / "model"), load_model(folder / "model")
+    used = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(f"<unused{i}>", special=True) for i in range(UNUSED)])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    embedding, random = model.get_input_embeddings().weight.detach(), torch.Generator().manual_seed(0)
+    length = embedding[:used].norm(dim=-1).mean()
+    rows = [*range(used, len(tokenizer)), *tokenizer.convert_tokens_to_ids(TURNS)]
+    directions = torch.randn(1 + len(rows), embedding.shape[1], generator=random)
+    directions = torch.nn.functional.normalize(directions, dim=-1) * length
+    embedding[rows] = directions[0] + directions[1:] * (1 / COSINE - 1) ** 0.5
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, tuple[str, ...]]:
+    """A chain from such a base, sampled at 0.4, and its overrides. Do not write to it."""
+    folder = tmp_path_factory.mktemp("untrained")
+    overrides = (f"model.path={base_that_never_chatted(folder / 'base')}", *SIZES, COOL, "pairs.unfinished=keep")
+    build(folder / "outputs", "stage=report", *overrides)
+    return Chain(folder / "outputs"), overrides
+
+
+def test_sft_says_that_the_end_of_turn_is_not_told_apart(chain: tuple[Chain, tuple[str, ...]]) -> None:
+    store, overrides = chain
+    manifest = store.manifest("sft", *overrides)
+    figures = manifest["metrics"]["end_of_turn"]
+    assert figures["token"] == TURNS[1]
+    assert figures["before"]["alike"] >= UNUSED and figures["before"]["nearest"] > figures["after"]["nearest"]
+    [warning] = [w for w in manifest["warnings"] if TURNS[1] in w]
+    assert f"{figures['after']['alike']:,} rows" in warning
+    assert all(key in warning for key in ("sample.temperatures", "pairs.unfinished=drop", "sft.learning_rate"))
+
+
+def test_sampling_says_that_few_end_and_at_which_temperature_most_do(chain: tuple[Chain, tuple[str, ...]]) -> None:
+    store, overrides = chain
+    hot = (*overrides, HOT)
+    build(store.root, "stage=sample", *hot)
+    metrics, warnings = (store.manifest("sample", *hot)[key] for key in ("metrics", "warnings"))
+    assert metrics["stop_rate"] == metrics["by_temperature"]["0.9"]["ended"] < 0.2
+    assert [*metrics["probe"]] == [f"{t:g}" for t in TEMPERATURES]
+    assert {row["candidates"] for row in metrics["probe"].values()} == {PROMPTS * EACH}
+    [warning] = [w for w in warnings if w.startswith("sample.temperatures=[0.9]")]
+    assert f"{metrics['stop_rate']:.1%} of {metrics['candidates']}" in warning
+    assert f"Type {COOL}" in warning
+    as_advised = store.manifest("sample", *overrides)
+    assert as_advised["metrics"]["by_temperature"]["0.4"]["ended"] > MOST and not as_advised["warnings"]
+    assert "probe" not in as_advised["metrics"], "what ends is not probed"
+    build(store.root, "stage=sample", "rebuild=sample", *hot)
+    assert store.manifest("sample", *hot)["metrics"]["probe"] == metrics["probe"]
+
+
+def test_where_few_end_and_no_pair_is_made_more_heat_is_no_way_out(chain: tuple[Chain, tuple[str, ...]]) -> None:
+    store, overrides = chain
+    with pytest.raises(UserError, match="no pair could be made") as error:
+        build(store.root, "stage=pairs", *overrides, HOT, "pairs.unfinished=auto")
+    assert "lower sample.temperatures" in str(error.value) and "Raise sample.temperatures" not in str(error.value)
+    assert "pairs.unfinished=keep" not in str(error.value)
+
+
+def test_unfinished_ones_are_dropped_unless_most_candidates_end(chain: tuple[Chain, tuple[str, ...]]) -> None:
+    store, overrides = chain
+    for temperature, rule in ((COOL, "keep"), ("sample.temperatures=[0.6]", "drop")):
+        line = (*overrides, temperature, "pairs.unfinished=auto")
+        build(store.root, "stage=pairs", *line)
+        metrics = store.manifest("pairs", *line)["metrics"]
+        pairs = load(store.folder("pairs", *line) / "pairs.parquet", Pair)
+        assert metrics["unfinished_rule"] == rule
+        assert metrics["candidates_ended"] == store.manifest("sample", *line)["metrics"]["stop_rate"]
+        assert any(p.rejected_finish_reason == "length" for p in pairs) is (rule == "keep")
+    assert settings("recipe=tiny").pairs.unfinished is settings("recipe=tiny").unpaired.unfinished is Unfinished.auto
+    assert [resolve_unfinished(Unfinished.auto, share) for share in (0.5, 0.51)] == [Unfinished.drop, Unfinished.keep]
+    assert resolve_unfinished(Unfinished.keep, 0.0) is Unfinished.keep
+
+
+def test_the_verdict_says_in_the_same_breath_that_fewer_answers_end(chain: tuple[Chain, tuple[str, ...]]) -> None:
+    store, overrides = chain
+    results = json.loads((store.folder("eval", *overrides) / "results.json").read_text())
+    rates = f"{results['stop_rate']['sft']:.1%} → {results['stop_rate']['policy']:.1%}"
+    assert results["stop_rate"]["policy"] < MOST < results["stop_rate"]["sft"]
+    for verdict in (results["verdict"], Headline(results, 0.95, 1).verdict):
+        sentence = verdict.split(". ")[0]
+        assert sentence.startswith("DPO ") and f"ends fewer of its answers by itself: {rates}" in sentence
+    assert rates in (store.folder("report", *overrides) / "report.html").read_text()
+
+
+def test_a_model_that_ends_its_answers_is_told_nothing(built: Path) -> None:
+    store = Chain(built)
+    for stage in ("sft", "sample", "eval"):
+        assert not any("end of turn" in w or "by themselves" in w for w in store.manifest(stage)["warnings"])
+    assert store.manifest("sft")["metrics"]["end_of_turn"]["after"]["alike"] < MANY
+    assert "probe" not in store.manifest("sample")["metrics"]
+    assert "ends" not in store.manifest("eval")["metrics"]["verdict"]
+
+
+def test_a_row_is_held_against_all_others_a_part_at_a_time(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Chain(built).folder("sft") / "model"
+    rows = load_model(folder).get_output_embeddings().weight.detach().double()
+    cosines = torch.nn.functional.cosine_similarity(rows, rows[2:3])
+    cosines[2] = -1
+    monkeypatch.setattr(end_of_turn, "ROWS", 7)
+    monkeypatch.setattr(end_of_turn, "ALIKE", 0.2)
+    figures = likeness(folder, 2)
+    assert figures["nearest"] == pytest.approx(float(cosines.max()), abs=1e-6)
+    assert (figures["nearest_id"], figures["alike"]) == (int(cosines.argmax()), int((cosines >= 0.2).sum()))
+    assert likeness(folder, len(rows)) == {}
+
+
+def test_endings_are_counted_by_temperature_and_by_prompt() -> None:
+    draws = [
+        *(Draw("p", 0.5, text, True) for text in ("a", "a ", "b")),
+        *(Draw("p", 1.0, text, ended) for text, ended in (("a", True), ("b", False))),
+        *(Draw("q", 0.5, "a", True) for _ in range(3)),
+    ]
+    by_temperature = endings(draws)
+    assert by_temperature == {0.5: Endings(6, 1.0, 0.5), 1.0: Endings(2, 0.5, 0.0)}
+    assert best(by_temperature) == 0.5
+    assert best({0.2: Endings(8, 1.0, 0.0), 0.4: Endings(8, 0.5, 1.0)}) is None
+    assert best({t: Endings(8, 0.9, 0.5) for t in (0.4, 0.2)}) == 0.2, "of several the lowest"
+    assert ending_advice(0.51) == "" and "select.temperatures" in ending_advice(0.5, "select")
