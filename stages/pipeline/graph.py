@@ -24,8 +24,8 @@ from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 5, "source": 2, "data": 8, "sft": 9, "sample": 7, "label": 6, "pairs": 7, "reference": 8, "dpo": 9}
-VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 8, "eval": 11, "report": 14}
+VERSIONS = {"base": 5, "source": 2, "data": 8, "sft": 9, "sample": 8, "label": 6, "pairs": 7, "reference": 9, "dpo": 9}
+VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 9, "eval": 12, "report": 15}
 
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
 NEXT |= {"pool": "label", "label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
