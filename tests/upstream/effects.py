@@ -425,7 +425,7 @@ def the_last_checkpoint_has_no_optimizer_state(parts: Parts) -> None:
     trainer = parts.ours()
     trainer.create_optimizer_and_scheduler(1)
     last = TrainerState(global_step=1, max_steps=1)
-    Checkpoints().on_step_end(trainer.args, last, trainer.control)
+    Checkpoints(300).on_step_end(trainer.args, last, trainer.control)
     trainer._save_checkpoint(trainer.model, None)
     files = {path.name for path in Path(trainer.args.output_dir).rglob("*")}
     assert "model.safetensors" in files
