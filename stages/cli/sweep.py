@@ -135,8 +135,8 @@ def build_shared(config: DictConfig) -> None:
 def missing(composed: DictConfig) -> dict[str, Node]:
     """The nodes that a job will build, by name."""
     with read_write(composed), open_dict(composed):
-        del composed["hydra"]
-    cfg, store, nodes = compose.prepare(composed)
+        overrides = composed.pop("hydra").overrides.task
+    cfg, store, nodes = compose.prepare(composed, overrides)
     if cfg.stage not in VERSIONS or cfg.upstream is Upstream.require:
         return {}
     wanted = store.missing(targets(cfg, nodes))
