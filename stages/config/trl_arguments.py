@@ -49,6 +49,16 @@ SET_BY_STAGE = set(
     "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config average_tokens_across_devices "
     "enable_jit_checkpoint include_num_input_tokens_seen label_names save_on_each_node".split()
 )
+# Keys that say what a stage's loss is. Under other values it is another quantity, and neither is the lower one.
+OF_LOSS = {
+    "sft": ("trained_turns", "trainer.loss_type", "trainer.label_smoothing_factor", "trainer.router_aux_loss_coef"),
+    "dpo": (
+        *("beta", "loss_type", "loss_weights", "trainer.label_smoothing", "trainer.ld_alpha", "trainer.use_weighting"),
+        *("trainer.f_divergence_type", "trainer.f_alpha_divergence_coef", "trainer.discopop_tau"),
+        "trainer.router_aux_loss_coef",
+    ),
+    "reward": ("margin", "trainer.center_rewards_coefficient"),
+}
 # What several processes find each other by, and divide a model by.
 SET_BY_LAUNCH = ("fsdp fsdp_config deepspeed ddp_backend local_rank accelerator_config parallelism_config").split()
 # torch.compile breaks its graph wherever a batch is laid out, compiles parts of it anew for batches of other lengths,
