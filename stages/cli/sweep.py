@@ -197,8 +197,8 @@ def refuse(config: DictConfig) -> None:
         of_loss = {f"{config.stage}.{key}" for key in OF_LOSS[str(config.stage)]}
         if unlike := [key for key in swept(config) if key in of_loss]:
             raise UserError(
-                f"{unlike[0]} changes what the loss of {config.stage} is, so sweep_metric=validation_loss cannot choose "
-                "it: stage=eval answer.split=validation sweep_metric=pass_rate can."
+                f"{unlike[0]} changes what the loss of {config.stage} is, so sweep_metric=validation_loss cannot "
+                "choose it: stage=eval answer.split=validation sweep_metric=pass_rate can."
             )
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
         raise UserError(f"sweep_metric={config.sweep_metric} wants hydra.sweeper.direction={direction}.")
