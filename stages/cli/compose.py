@@ -115,7 +115,7 @@ def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
-    """Lower a micro-batch that was not typed but is a recipe's to the most rows that divide a step's."""
+    """Lower a recipe's micro-batch, where none is typed, to the most rows that divide those of a step."""
     for name, block in cfg.trained.items():
         key, runtime = f"{name}.runtime.micro_batch", block.runtime
         is_typed = any(

@@ -70,7 +70,7 @@ def refuse(cfg: Config) -> None:
     launched(cfg.launch)
     adapters(cfg)
     for name, block in cfg.trained.items():
-        trl_arguments.refuse(name, block, recipes.general(name).trainer)
+        trl_arguments.refuse(name, block, recipes.group_defaults(name).trainer)
     amounts.refuse(cfg)
     pushes = cfg.export.format is ExportFormat.hub or (cfg.export.format is ExportFormat.dataset and cfg.export.repo)
     if cfg.stage == Command.export and pushes:

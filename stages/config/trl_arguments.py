@@ -68,11 +68,11 @@ COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
 
-def refuse(name: str, block: Training, usual: Mapping[str, Any]) -> None:
+def refuse(name: str, block: Training, group: Mapping[str, Any]) -> None:
     """Raise UserError for the first thing that `sft`, `dpo` or `reward` asks of its trainer and that cannot work.
 
     Args:
-        usual: `NAME.trainer` as the block's group has it, which nobody typed.
+        group: `NAME.trainer` as the block's group has it, which nobody typed.
     """
     micro_batch(name, block)
     checkpointing(name, block)
@@ -80,8 +80,8 @@ def refuse(name: str, block: Training, usual: Mapping[str, Any]) -> None:
     kernels(name, block)
     if isinstance(block, DPO):
         losses(block)
-    own = defaults(name)
-    unread_arguments.refuse(name, block, {key: [d[key] for d in (own, usual) if key in d] for key in block.trainer})
+    unchanging = {key: [d[key] for d in (defaults(name), group) if key in d] for key in block.trainer}
+    unread_arguments.refuse(name, block, unchanging)
 
 
 def offered(block: Training) -> list[Checkpointing]:
@@ -183,12 +183,12 @@ def known_arguments(name: str) -> dict[str, str]:
 
 def defaults(name: str) -> dict[str, Any]:
     """Return the defaults of those fields, except of those that the source computes."""
-    found = {}
+    values = {}
     for key, field in argument_fields(name).items():
         if isinstance(field.value, ast.Call):  # of dataclasses.field
             with contextlib.suppress(StopIteration, ValueError):
-                found[key] = ast.literal_eval(next(k.value for k in field.value.keywords if k.arg == "default"))
-    return found
+                values[key] = ast.literal_eval(next(k.value for k in field.value.keywords if k.arg == "default"))
+    return values
 
 
 def argument_fields(name: str) -> dict[str, ast.AnnAssign]:

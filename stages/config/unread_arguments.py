@@ -171,33 +171,29 @@ def refuse(name: str, block: Training, unchanging: Mapping[str, Sequence[Any]]) 
     words = {"name": name, "block": block, "optimizer": optimizer(block), "schedule": schedule(block)}
     words |= {"losses": ",".join(losses(block)), "divergence": block.trainer.get("f_divergence_type", "reverse_kl")}
     for key, value in block.trainer.items():
-        rules = [rule for rule in RULES if key in rule.arguments.split() and not rule.reads(block)]
-        if rules and value not in unchanging[key]:
-            [rule, *_], argument = rules, f"{name}.trainer.{key}"
+        rule = next((rule for rule in RULES if key in rule.arguments.split() and not rule.reads(block)), None)
+        if rule and value not in unchanging[key]:
+            argument = f"{name}.trainer.{key}"
             instead = with_loss(losses(block), rule.instead) if rule.setting == LOSSES else rule.instead
             ways = [instead.format(**words)] if instead else []
             ways += [f"{argument}={'null' if default is None else default}" for default in unchanging[key][:1]]
             raise UserError(
                 f"{argument}={value}: nothing reads this argument under {rule.setting.format(**words)}. "
-                + (f"Type {', or '.join(ways)}." if ways else "Leave it out.")
+                + (f"Type {', or '.join(ways)}." if ways else "Leave the argument out.")
             )
     refuse_options(f"{name}.trainer.optim_args", optimizer_options(block), OPTIMIZER_OPTIONS, optimizer(block))
-    refuse_options(
-        f"{name}.trainer.lr_scheduler_kwargs",
-        block.trainer.get("lr_scheduler_kwargs") or {},
-        SCHEDULE_OPTIONS,
-        schedule(block),
-    )
+    schedule_options = block.trainer.get("lr_scheduler_kwargs")
+    if isinstance(schedule_options, Mapping):
+        refuse_options(f"{name}.trainer.lr_scheduler_kwargs", schedule_options, SCHEDULE_OPTIONS, schedule(block))
 
 
 def refuse_options(key: str, typed: Iterable[str], options: Mapping[str, str], reader: str) -> None:
     """Raise UserError for the first option in an argument that an optimizer or a schedule does not read."""
-    known = next((names.split() for pattern, names in options.items() if re.fullmatch(pattern, reader)), [])
+    names = next((names.split() for pattern, names in options.items() if re.fullmatch(pattern, reader)), [])
     for option in typed:
-        if option not in known:
-            raise UserError(
-                f"{key}: {reader} reads no {option}." + (nearest(option, known) if known else " Leave it out.")
-            )
+        if option not in names:
+            way_out = nearest(option, names) if names else " Leave it out."
+            raise UserError(f"{key}: {reader} does not read {option}.{way_out}")
 
 
 def optimizer_options(block: Training) -> list[str]:
@@ -224,7 +220,7 @@ def weighted(block: DPO) -> list[str]:
     return [loss for loss, weight in zip(block.loss_type, weights, strict=True) if weight]
 
 
-def with_loss(losses: Sequence[str], wanted: str) -> str:
+def with_loss(losses: Sequence[str], other: str) -> str:
     """Return what to type so that a mixture has another main loss: as many losses, which fit the same weights."""
     main = next((i for i, loss in enumerate(losses) if loss != "sft"), 0)
-    return f"dpo.loss_type=[{','.join([*losses[:main], wanted, *losses[main + 1 :]])}]"
+    return f"dpo.loss_type=[{','.join([*losses[:main], other, *losses[main + 1 :]])}]"

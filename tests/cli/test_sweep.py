@@ -188,7 +188,7 @@ def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
 
 
 @pytest.mark.parametrize(
-    ("stage", "params", "task", "told"),
+    ("stage", "params", "task", "message"),
     [
         ("dpo", {"dpo.beta": "interval(0.1,0.5)"}, [], "dpo.beta changes what the loss of dpo is"),
         ("dpo", {}, ["dpo.loss_type=choice([hinge],[ipo])"], "dpo.loss_type changes what the loss of dpo is"),
@@ -197,15 +197,15 @@ def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
     ],
 )
 def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
-    stage: str, params: dict[str, str], task: list[str], told: str | None
+    stage: str, params: dict[str, str], task: list[str], message: str | None
 ) -> None:
     config = composed(*TINY, f"stage={stage}", "sweep_metric=validation_loss")
     with open_dict(config):
         config.hydra = {"sweeper": {"direction": "minimize", "params": params}, "overrides": {"task": task}}
-    if told is None:
+    if message is None:
         sweep.refuse(config)
         return
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         sweep.refuse(config)
 
 

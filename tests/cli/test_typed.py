@@ -170,11 +170,11 @@ def test_a_toy_of_4_bit_weights_needs_no_package(
 def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
     typed: tuple[str, ...], micro_batches: list[int | str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = list[int | str]()
-    monkeypatch.setattr(plan, "show", lambda nodes, store: found.append(nodes["dpo"].config.runtime.micro_batch))
+    planned = list[int | str]()
+    monkeypatch.setattr(plan, "show", lambda nodes, store: planned.append(nodes["dpo"].config.runtime.micro_batch))
     ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", *typed)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert found == micro_batches
+    assert planned == micro_batches
 
 
 def test_a_typed_micro_batch_is_checked(tmp_path: Path) -> None:

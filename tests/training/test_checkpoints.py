@@ -47,13 +47,13 @@ def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
     assert [due_at(736 + seconds) for seconds in (299, 301)] == [False, True]
 
 
-def decide(rank: int, port: int, intervals: list[float], told: Any) -> None:
-    """Say of a process of two whether it saves, whose own clock would have it otherwise."""
+def decide(rank: int, port: int, intervals: list[float], answers: Any) -> None:
+    """Answer whether this process of two saves, whose clocks differ."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     PartialState._reset_state()
     assert PartialState(cpu=True, backend="gloo").num_processes == 2
-    told.put((rank, due(Checkpoints(intervals[rank]), Path())))
+    answers.put((rank, due(Checkpoints(intervals[rank]), Path())))
     torch.distributed.destroy_process_group()
 
 
@@ -63,21 +63,21 @@ def test_the_first_process_decides_for_all(first: bool) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    told, intervals = context.Queue(), [0.0, 1e9] if first else [1e9, 0.0]
-    workers = [context.Process(target=decide, args=(rank, port, intervals, told)) for rank in (0, 1)]
+    answers, intervals = context.Queue(), [0.0, 1e9] if first else [1e9, 0.0]
+    workers = [context.Process(target=decide, args=(rank, port, intervals, answers)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
-    found = dict(told.get(timeout=120) for _ in workers)
+    decisions = dict(answers.get(timeout=120) for _ in workers)
     for worker in workers:
         worker.join()
-    assert found == {0: first, 1: first}
+    assert decisions == {0: first, 1: first}
 
 
 def test_saving_changes_no_fingerprint_and_a_control_saves_as_dpo_does(tmp_path: Path) -> None:
-    often = [f"{name}.runtime.save_minutes=0.5" for name in ("sft", "dpo", "reward")]
-    usual, other = (nodes(tmp_path, "control=true", "stage=reward", *more) for more in ((), often))
-    assert {name: node.fingerprint for name, node in usual.items()} == {
-        n: node.fingerprint for n, node in other.items()
+    minutes = [f"{name}.runtime.save_minutes=0.5" for name in ("sft", "dpo", "reward")]
+    rarely, often = (nodes(tmp_path, "control=true", "stage=reward", *more) for more in ((), minutes))
+    assert {name: node.fingerprint for name, node in rarely.items()} == {
+        n: node.fingerprint for n, node in often.items()
     }
-    saved = {other[name].config.runtime.save_minutes for name in ("sft", "control", "dpo", "reward")}
-    assert saved == {0.5} != {usual["sft"].config.runtime.save_minutes}
+    saved = {often[name].config.runtime.save_minutes for name in ("sft", "control", "dpo", "reward")}
+    assert saved == {0.5} != {rarely["sft"].config.runtime.save_minutes}

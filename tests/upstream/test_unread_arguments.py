@@ -77,19 +77,19 @@ def test_a_loss_is_another_by_what_it_reads(loss: str, parts: Parts) -> None:
             assert "f_divergence_type" in str(error)  # trl_arguments refuses it
             return None
 
-    usual = value()
+    plain = value()
     for argument, other in OF_LOSSES.items():
         changed = value(**{argument: other})
         read = reads(argument, parts.block(loss_type=[loss], trainer={argument: other}))
-        assert read is (changed not in (None, usual)), argument
+        assert read is (changed not in (None, plain)), argument
 
 
 def test_a_loss_of_weight_0_reads_nothing(parts: Parts) -> None:
     def value(smoothing: float, weight: float) -> float:
         changes = {"loss_type": ["sigmoid", "robust"], "loss_weights": [1.0, weight]}
-        found = loss_of(parts.ours(shift=0.7, trainer={"label_smoothing": smoothing}, **changes))
+        loss = loss_of(parts.ours(shift=0.7, trainer={"label_smoothing": smoothing}, **changes))
         assert reads("label_smoothing", parts.block(**changes)) is (weight > 0)
-        return found
+        return loss
 
     assert value(0.0, 0.0) == value(0.2, 0.0)
     assert value(0.0, 0.5) != value(0.2, 0.5)
@@ -126,17 +126,17 @@ def weights_after(folder: Path, steps: int = 3, **arguments: Any) -> torch.Tenso
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_is_another_by_what_its_optimizer_reads(name: str, parts: Parts, tmp_path: Path) -> None:
-    usual, block = weights_after(tmp_path, optim=name), parts.block(trainer={"optim": name})
+    plain, block = weights_after(tmp_path, optim=name), parts.block(trainer={"optim": name})
     for argument, value in OF_OPTIMIZERS.items():
         changed = weights_after(tmp_path, optim=name, **{argument: value})
-        assert reads(argument, block) is not torch.equal(usual, changed), argument
-    known = OPTIMIZER_OPTIONS.get(name, "").split()
+        assert reads(argument, block) is not torch.equal(plain, changed), argument
+    names = OPTIMIZER_OPTIONS.get(name, "").split()
     for option in {*" ".join(OPTIMIZER_OPTIONS.values()).split(), "weight_decay"}:
         typed = OPTIONS.get(option, f"{option}=0.3")
         # nesterov and dampening are options of momentum
-        plain = weights_after(tmp_path, optim=name, optim_args="momentum=0.9") if option in OPTIONS else usual
+        without = weights_after(tmp_path, optim=name, optim_args="momentum=0.9") if option in OPTIONS else plain
         changed = weights_after(tmp_path, optim=name, optim_args=typed)
-        assert (option in known) is not torch.equal(plain, changed), option
+        assert (option in names) is not torch.equal(without, changed), option
 
 
 HANDLERS = {str(name.value): handler for name, handler in trainer_optimizer._OPTIMIZER_HANDLERS.items()}
@@ -151,10 +151,10 @@ class Chosen(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         try:
-            taken = node.body if eval(ast.unparse(node.test), dict(self.names)) else node.orelse
+            branch = node.body if eval(ast.unparse(node.test), dict(self.names)) else node.orelse
         except (NameError, AttributeError):  # a condition on something else
             return self.generic_visit(node)
-        return [self.visit(line) for line in taken] or ast.Pass()
+        return [self.visit(line) for line in branch] or ast.Pass()
 
 
 def source_of(name: str) -> str:
@@ -167,12 +167,12 @@ def source_of(name: str) -> str:
 def test_what_an_optimizer_of_another_package_is_handed(name: str, parts: Parts) -> None:
     """None of them need be installed: what transformers hands them stands in its source."""
     block, source = parts.block(trainer={"optim": name}), source_of(name)
-    given = re.findall(r"optim_args\.(?:get|pop)\('(\w+)'", source) + re.findall(
+    handed = re.findall(r"optim_args\.(?:get|pop)\('(\w+)'", source) + re.findall(
         r"if '(\w+)' in ctx\.optim_args", source
     )
     pattern = next((pattern for pattern in OPTIMIZER_OPTIONS if re.fullmatch(pattern, name)), None)
-    known = OPTIMIZER_OPTIONS[pattern].split() if pattern else []
-    assert sorted(given) == sorted(known) or source.startswith("ctx.optim_args")
+    names = OPTIMIZER_OPTIONS[pattern].split() if pattern else []
+    assert sorted(handed) == sorted(names) or source.startswith("ctx.optim_args")
     read_in = lambda *words: any(word in source for word in words)
     assert reads("adam_epsilon", block) is read_in("adam_kwargs", "adam_epsilon")
     assert reads("adam_beta1", block) is read_in("adam_kwargs", "adam_beta1")
@@ -182,38 +182,38 @@ def test_what_an_optimizer_of_another_package_is_handed(name: str, parts: Parts)
     assert reads("warmup_steps", unscheduled) is (read_in("warmup_steps") and not read_in("require_warmup = False"))
 
 
-def rates(name: str, warmup: int = 0, **options: Any) -> list[float]:
+def schedule_rates(name: str, warmup: int = 0, **options: Any) -> list[float]:
     """Return a schedule's learning rates over twenty steps."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
     schedule = get_scheduler(name, optimizer, warmup, 20, scheduler_specific_kwargs=options)
-    found = []
+    rates = []
     for _ in range(20):
-        found.append(schedule.get_last_lr()[0])
+        rates.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
-    return found
+    return rates
 
 
 @pytest.mark.parametrize("name", [kind.value for kind in TYPE_TO_SCHEDULER_FUNCTION])
 def test_a_rate_is_another_by_what_its_schedule_reads(name: str, parts: Parts) -> None:
     if name in ("reduce_lr_on_plateau", "greedy"):
         return  # which are refused
-    known, required = SCHEDULE_OPTIONS.get(name, "").split(), {}
+    names, required = SCHEDULE_OPTIONS.get(name, "").split(), {}
     if name == "warmup_stable_decay":
         required = {"num_decay_steps": 10}
     elif "min_lr" in name:
         required = {"min_lr_rate": 0.1}
-    usual = rates(name, 4, **required)
+    plain = schedule_rates(name, 4, **required)
     block = parts.block(trainer={"lr_scheduler_type": name})
-    assert reads("warmup_steps", block) is (usual != rates(name, 0, **required))
-    for option in known:
+    assert reads("warmup_steps", block) is (plain != schedule_rates(name, 0, **required))
+    for option in names:
         options = {**required, option: SCHEDULE_VALUES.get(option, 0.3)}
         if option == "min_lr":
             del options["min_lr_rate"]
-        assert rates(name, 4, **options) != usual, option
-    for option in {*" ".join(SCHEDULE_OPTIONS.values()).split()} - {*known}:
+        assert schedule_rates(name, 4, **options) != plain, option
+    for option in {*" ".join(SCHEDULE_OPTIONS.values()).split()} - {*names}:
         try:
-            assert rates(name, 4, **required, **{option: 0.3}) == usual
+            assert schedule_rates(name, 4, **required, **{option: 0.3}) == plain
         except TypeError as error:
             assert option in str(error)
 
@@ -225,8 +225,8 @@ def other_value(name: str, argument: str) -> Any:
         return OTHER[argument]
     if "bool" in kind:
         return not field.default
-    known = {"int": 7, "float": 0.3, "dict": {"every_n_layers": 2}, "str": "x"}
-    return next(value for word, value in known.items() if word in kind)
+    values = {"int": 7, "float": 0.3, "dict": {"every_n_layers": 2}, "str": "x"}
+    return next(value for word, value in values.items() if word in kind)
 
 
 def trained(name: str, cfg: Any, chain: Chain, folder: Path) -> tuple[str, list[Any]]:
@@ -243,7 +243,7 @@ def test_what_nothing_reads_changes_nothing_and_is_refused(name: str, chain: Cha
     cfg = vars(settings(*TINY, "precision=fp32"))[name]
     runtime = replace(cfg.runtime, device="cpu", gradient_checkpointing=Checkpointing.none)
     cfg = replace(cfg, runtime=runtime, epochs=0.5)
-    weights, curves = trained(name, cfg, chain, tmp_path / "usual")
+    weights, curves = trained(name, cfg, chain, tmp_path / "plain")
     unread = {key: other_value(name, key) for key in trl_arguments.allowed(name) if not reads(key, cfg)}
     assert len(unread) > 30
     for key, value in unread.items():
@@ -260,7 +260,7 @@ def test_what_nothing_reads_changes_nothing_and_is_refused(name: str, chain: Cha
 
 
 @pytest.mark.parametrize(
-    ("arguments", "losses", "told"),
+    ("arguments", "losses", "way_out"),
     [
         (
             {"label_smoothing": 0.1},
@@ -276,20 +276,20 @@ def test_what_nothing_reads_changes_nothing_and_is_refused(name: str, chain: Cha
         (
             {"optim": "sgd", "optim_args": "momentun=0.9"},
             ["sigmoid"],
-            "sgd reads no momentun. Did you mean 'momentum'?",
+            "sgd does not read momentun. Did you mean 'momentum'?",
         ),
-        ({"optim_args": "momentum=0.9"}, ["sigmoid"], "adamw_torch_fused reads no momentum. Leave it out."),
-        ({"lr_scheduler_kwargs": {"power": 2}}, ["sigmoid"], "cosine reads no power"),
+        ({"optim_args": "momentum=0.9"}, ["sigmoid"], "adamw_torch_fused does not read momentum. Leave it out."),
+        ({"lr_scheduler_kwargs": {"power": 2}}, ["sigmoid"], "cosine does not read power"),
         ({"dataloader_prefetch_factor": 2}, ["sigmoid"], "dpo.runtime.loader_workers=2"),
     ],
 )
 def test_the_way_to_what_reads_an_argument_is_told(
-    arguments: dict[str, Any], losses: list[str], told: str | None
+    arguments: dict[str, Any], losses: list[str], way_out: str | None
 ) -> None:
     cfg = settings(*TINY).dpo
     block = replace(cfg, trainer=cfg.trainer | arguments, loss_type=losses)
-    if told is None:
+    if way_out is None:
         trl_arguments.refuse("dpo", block, cfg.trainer)
         return
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(way_out)):
         trl_arguments.refuse("dpo", block, cfg.trainer)

@@ -87,7 +87,7 @@ class Trainings:
 
     @property
     def by_loss(self) -> bool:
-        """Whether the losses compare."""
+        """True where the losses compare."""
         return len({run.measure for training in self.trainings for run in training.runs}) == 1
 
     @property
@@ -161,10 +161,10 @@ def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list
     return [best_first(Trainings(those)) for those in found.values() if len(those) > 1]
 
 
-def best_first(found: Trainings) -> Trainings:
+def best_first(group: Trainings) -> Trainings:
     """Return the trainings by their share of pairs in order, then by loss, each where it compares."""
-    rank = lambda t: (-t.accuracy if found.by_pairs else 0.0, t.loss if found.by_loss else 0.0)
-    return Trainings(sorted(found.trainings, key=rank))
+    rank = lambda t: (-t.accuracy if group.by_pairs else 0.0, t.loss if group.by_loss else 0.0)
+    return Trainings(sorted(group.trainings, key=rank))
 
 
 def read(nodes: Nodes, key: Key) -> Run:

@@ -40,10 +40,9 @@ LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
 
 def of_memory(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a node on which its memory depends."""
-    found = {key: config.get(key) for key in OF_MEMORY}
-    if found["runtime"]:
-        found["runtime"] = {key: value for key, value in found["runtime"].items() if key not in CADENCE}
-    return found
+    settings = {key: config.get(key) for key in OF_MEMORY}
+    runtime = settings["runtime"] or {}
+    return settings | {"runtime": {key: value for key, value in runtime.items() if key not in CADENCE}}
 
 
 def peak_of(manifest: Manifest) -> float:
