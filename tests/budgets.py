@@ -32,7 +32,7 @@ BUDGETS = {
     "config": 31.0,
     "hardware": 28.0,
     "objectives": 20.0,
-    "upstream": 15.0,
+    "upstream": 27.0,
     "models": 24.0,
     "samplers": 24.0,
     "store": 8.0,

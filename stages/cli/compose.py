@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -58,8 +58,11 @@ def caches(root: Path) -> None:
         os.environ.setdefault(variable, str(cache / name))
 
 
-def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
+def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tuple[Config, Store, dict[str, Node]]:
     """What a composed configuration says: typed and checked, with its artifact store, and as a graph.
+
+    Args:
+        overrides: those of this job, before Hydra runs it and says so itself.
 
     Raises:
         UserError: for what is missing, unknown or cannot work.
@@ -73,6 +76,9 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
         own_parts(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
+        overrides = overrides or hydra.overrides.task
+    if overrides is not None:
+        fit_micro_batches(cfg, recipes.overrides([*overrides]))
     endpoints.priced(cfg)
     constraints.refuse(cfg)
     machine.resolve_precision(cfg)
@@ -106,6 +112,20 @@ def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
             raise UserError(
                 f"{name}.own runs code, so only the command line may set it: {name}.own={{file: FILE, name: NAME}}."
             )
+
+
+def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
+    """Lower a recipe's micro-batch, where none is typed, to the most rows that divide those of a step."""
+    for name, block in cfg.trained.items():
+        key, runtime = f"{name}.runtime.micro_batch", block.runtime
+        is_typed = any(
+            key == each or ("micro_batch" in value and key.startswith(f"{each}.")) for each, value in typed.items()
+        )
+        if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
+            continue
+        rows, rest = divmod(block.batch_size, runtime.world_size)
+        if not rest:
+            runtime.micro_batch = max((n for n in range(1, runtime.micro_batch + 1) if rows % n == 0), default=1)
 
 
 def unknown_keys(composed: DictConfig, prefix: str = "") -> None:

@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, mixing, pools, rows
+from stages.cli import amounts, endpoints, ensembles, mixing, pools, recipes, rows
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP, Source
 from stages.config.blocks.labels import Human, Label
@@ -70,7 +70,7 @@ def refuse(cfg: Config) -> None:
     launched(cfg.launch)
     adapters(cfg)
     for name, block in cfg.trained.items():
-        trl_arguments.refuse(name, block)
+        trl_arguments.refuse(name, block, recipes.group_defaults(name).trainer)
     amounts.refuse(cfg)
     pushes = cfg.export.format is ExportFormat.hub or (cfg.export.format is ExportFormat.dataset and cfg.export.repo)
     if cfg.stage == Command.export and pushes:

@@ -118,12 +118,17 @@ def no_higher(key: str, used: list[DictConfig]) -> float | None:
     """Take a rate that is higher than the general default out of recipes, and return what it is then; None where none
     was."""
     block, _, name = key.partition(".")
-    general = float(OmegaConf.select(OmegaConf.load(CONF / block / "default.yaml"), name))
+    general = float(group_defaults(block)[name])
     rates = [(recipe, rate) for recipe in used if (rate := OmegaConf.select(recipe, key)) is not None]
     high = [recipe for recipe, rate in rates if rate > general]
     for recipe in high:
         set_aside(recipe, key)
     return next((rate for _, rate in rates if rate <= general), general) if high else None
+
+
+def group_defaults(block: str) -> Any:
+    """Return `sft`, `dpo` or `reward` as its group has it, whatever the recipe."""
+    return OmegaConf.load(CONF / block / "default.yaml")
 
 
 def without_4_bit(used: list[DictConfig]) -> None:

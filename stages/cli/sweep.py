@@ -34,6 +34,7 @@ from stages.cli.explain import explain
 from stages.config.choices import Command, Split, SweepMetric, Target, Upstream
 from stages.config.errors import UserError, one_of, visible
 from stages.config.schema import Config
+from stages.config.trl_arguments import OF_LOSS
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, targets
@@ -135,8 +136,8 @@ def build_shared(config: DictConfig) -> None:
 def missing(composed: DictConfig) -> dict[str, Node]:
     """The nodes that a job will build, by name."""
     with read_write(composed), open_dict(composed):
-        del composed["hydra"]
-    cfg, store, nodes = compose.prepare(composed)
+        overrides = composed.pop("hydra").overrides.task
+    cfg, store, nodes = compose.prepare(composed, overrides)
     if cfg.stage not in VERSIONS or cfg.upstream is Upstream.require:
         return {}
     wanted = store.missing(targets(cfg, nodes))
@@ -177,7 +178,8 @@ def refuse(config: DictConfig) -> None:
     """What a sweeper that optimises must not do.
 
     Raises:
-        UserError: where it would read test, optimise what the target does not measure, or go the wrong way.
+        UserError: where it would read test, optimise what the target does not measure, compare losses that do not
+            compare, or go the wrong way.
     """
     one_of("stage", [config.stage], [*Target, *Command])
     stages, direction = MEASURED_BY[config.sweep_metric], DIRECTIONS[config.sweep_metric]
@@ -191,8 +193,22 @@ def refuse(config: DictConfig) -> None:
             "test prompts are no target of optimisation: add answer.split=validation, and read test once, with what "
             "it finds."
         )
+    if config.sweep_metric is SweepMetric.validation_loss:
+        of_loss = {f"{config.stage}.{key}" for key in OF_LOSS[str(config.stage)]}
+        if unlike := [key for key in swept(config) if key in of_loss]:
+            raise UserError(
+                f"{unlike[0]} changes what the loss of {config.stage} is, so sweep_metric=validation_loss cannot "
+                "choose it: stage=eval answer.split=validation sweep_metric=pass_rate can."
+            )
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
         raise UserError(f"sweep_metric={config.sweep_metric} wants hydra.sweeper.direction={direction}.")
+
+
+def swept(config: DictConfig) -> list[str]:
+    """Return the keys that a sweeper chooses values of."""
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    typed = [override.key_or_group for override in overrides if override.is_sweep_override()]
+    return [*typed, *(str(key) for key in config.hydra.sweeper.params or {})]
 
 
 def metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:

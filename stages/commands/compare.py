@@ -100,13 +100,14 @@ def differences(group: Group) -> Table:
 
 
 def trained_table(group: Trainings) -> Table:
-    shown = plain(group.title, *(["pairs, %"] if group.by_pairs else []), "loss", "from the first", "time")
+    measures = [*(["pairs, %"] if group.by_pairs else []), *(["loss"] if group.by_loss else [])]
+    shown = plain(group.title, *measures, "from the first", "time")
     shown.add_column("settings")
     for i, (training, line, gap) in enumerate(zip(group.trainings, group.lines, group.behind, strict=True)):
-        accuracy = [f"{100 * training.accuracy:.1f}"] if group.by_pairs else []
+        figures = [f"{100 * training.accuracy:.1f}"] if group.by_pairs else []
+        figures += [f"{training.loss:.4f}"] if group.by_loss else []
         behind = f"{group.shown(gap.mean)} ({group.shown(gap.low)} to {group.shown(gap.high)})" if gap else ""
-        figures = (*accuracy, f"{training.loss:.4f}", behind, f"{training.seconds:.0f} s")
-        shown.add_row(f"{i + 1}", *figures, visible(line or "as most"))
+        shown.add_row(f"{i + 1}", *figures, behind, f"{training.seconds:.0f} s", visible(line or "as most"))
     return shown
 
 

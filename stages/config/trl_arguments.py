@@ -1,17 +1,19 @@
 """What may be said to TRL's trainers, checked without importing them: losses, batches, and arguments of their own."""
 
 import ast
+import contextlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.config import trl_values
+from stages.config import trl_values, unread_arguments
 from stages.config.blocks.training import DPO, Training
 from stages.config.choices import Adapter, Checkpointing, Sharding
 from stages.config.errors import UserError, nearest
 
-OF_ANY_DIVERGENCE = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
+OF_ANY_DIVERGENCE = (*unread_arguments.DIVERGING, "sft")
 # TRL's arguments that a typed key or `runtime` sets, and what to set instead.
 SET_ELSEWHERE = {
     "learning_rate": "learning_rate",
@@ -44,8 +46,19 @@ SET_BY_STAGE = set(
     "chat_template_path eos_token pad_token assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc "
     "padding_free packing_strategy eval_packing truncation_mode shuffle_dataset train_sampling_strategy "
     "remove_unused_columns dataloader_drop_last model_init_kwargs trust_remote_code precompute_ref_log_probs "
-    "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config".split()
+    "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config average_tokens_across_devices "
+    "enable_jit_checkpoint include_num_input_tokens_seen label_names save_on_each_node".split()
 )
+# Keys that say what a stage's loss is. Under other values it is another quantity, and neither is the lower one.
+OF_LOSS = {
+    "sft": ("trained_turns", "trainer.loss_type", "trainer.label_smoothing_factor", "trainer.router_aux_loss_coef"),
+    "dpo": (
+        *("beta", "loss_type", "loss_weights", "trainer.label_smoothing", "trainer.ld_alpha", "trainer.use_weighting"),
+        *("trainer.f_divergence_type", "trainer.f_alpha_divergence_coef", "trainer.discopop_tau"),
+        "trainer.router_aux_loss_coef",
+    ),
+    "reward": ("margin", "trainer.center_rewards_coefficient"),
+}
 # What several processes find each other by, and divide a model by.
 SET_BY_LAUNCH = ("fsdp fsdp_config deepspeed ddp_backend local_rank accelerator_config parallelism_config").split()
 # torch.compile breaks its graph wherever a batch is laid out, compiles parts of it anew for batches of other lengths,
@@ -55,14 +68,20 @@ COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
 
-def refuse(name: str, block: Training) -> None:
-    """Raise UserError for the first thing that `sft`, `dpo` or `reward` asks of its trainer and that cannot work."""
+def refuse(name: str, block: Training, group: Mapping[str, Any]) -> None:
+    """Raise UserError for the first thing that `sft`, `dpo` or `reward` asks of its trainer and that cannot work.
+
+    Args:
+        group: `NAME.trainer` as the block's group has it, which nobody typed.
+    """
     micro_batch(name, block)
     checkpointing(name, block)
     trainer_keys(name, block)
     kernels(name, block)
     if isinstance(block, DPO):
         losses(block)
+    unchanging = {key: [d[key] for d in (defaults(name), group) if key in d] for key in block.trainer}
+    unread_arguments.refuse(name, block, unchanging)
 
 
 def offered(block: Training) -> list[Checkpointing]:
@@ -148,8 +167,6 @@ def trainer_keys(name: str, block: Training) -> None:
             raise UserError(f"{name}.trainer.{key}: set {name}.{elsewhere[key]} instead.")
         if key not in known:
             raise UserError(f"{name}.trainer.{key} is no argument of TRL's trainer.{nearest(key, known)}")
-    if block.trainer.get("dataloader_prefetch_factor") and not block.runtime.loader_workers:
-        raise UserError(f"{name}.trainer.dataloader_prefetch_factor is for {name}.runtime.loader_workers=1 and more.")
     trl_values.refuse(f"{name}.trainer", block.trainer, known, enumerations() if block.trainer else {})
 
 
@@ -160,19 +177,30 @@ def allowed(name: str) -> set[str]:
 
 
 def known_arguments(name: str) -> dict[str, str]:
-    """The fields of TRL's SFTConfig, DPOConfig or RewardConfig with their types, from its source: an import takes
-    seconds."""
-    found = {}
-    for package, file in (
+    """Return the types of the fields of TRL's SFTConfig, DPOConfig or RewardConfig, as their source writes them."""
+    return {key: ast.unparse(field.annotation) for key, field in argument_fields(name).items()}
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Return the defaults of those fields, except of those that the source computes."""
+    values = {}
+    for key, field in argument_fields(name).items():
+        if isinstance(field.value, ast.Call):  # of dataclasses.field
+            with contextlib.suppress(StopIteration, ValueError):
+                values[key] = ast.literal_eval(next(k.value for k in field.value.keywords if k.arg == "default"))
+    return values
+
+
+def argument_fields(name: str) -> dict[str, ast.AnnAssign]:
+    """Return the fields of a TRL configuration by name, from its source: an import takes seconds."""
+    sources = (
         ("transformers", "training_args.py"),
         ("trl", "trainer/base_config.py"),
         ("trl", f"trainer/{name}_config.py"),
-    ):
-        for definition in classes(package, file):
-            for field in definition.body:
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    found[field.target.id] = ast.unparse(field.annotation)
-    return found
+    )
+    lines = [line for source in sources for definition in classes(*source) for line in definition.body]
+    fields = [line for line in lines if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
+    return {field.target.id: field for field in fields if isinstance(field.target, ast.Name)}
 
 
 def enumerations() -> dict[str, list[str]]:

@@ -151,6 +151,7 @@ def reward_of_its_own(cfg: Config, node: Callable[..., Node], sft: Node) -> dict
 def as_control(cfg: Config) -> SFT:
     """SFT that does with the chosen completions alone what DPO does with pairs: as long, in the same order."""
     as_dpo = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
+    as_dpo["trainer"] = {key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in trl_arguments.allowed("sft")}
     return replace(cfg.sft, **as_dpo | {"learning_rate": cfg.control_learning_rate, "packing": False, "control": True})
 
 

@@ -24,7 +24,9 @@ def train(trainer: Trainer, cfg: Training, out: Work, *more: TrainerCallback) ->
         adapters.keep_fp32(trainer.model)
     for theirs in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(theirs)
-    ours: list[TrainerCallback] = [Watch(cfg), Curves(out), Checkpoints()] + ([Bar()] if out.main else [])
+    ours: list[TrainerCallback] = [Watch(cfg), Curves(out), Checkpoints(60 * cfg.runtime.save_minutes)] + (
+        [Bar()] if out.main else []
+    )
     ours.append(Evaluations(trainer, cfg.evaluations))  # it evaluates as training begins: the others are ready by then
     for callback in (*more, *ours):
         trainer.add_callback(callback)

@@ -182,8 +182,30 @@ def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
 ) -> None:
     config = composed(*TINY, *arguments)
     with open_dict(config):
-        config.hydra = {"sweeper": {"direction": direction}}
+        config.hydra = {"sweeper": {"direction": direction, "params": {}}, "overrides": {"task": []}}
     with pytest.raises(UserError, match=told):
+        sweep.refuse(config)
+
+
+@pytest.mark.parametrize(
+    ("stage", "params", "task", "message"),
+    [
+        ("dpo", {"dpo.beta": "interval(0.1,0.5)"}, [], "dpo.beta changes what the loss of dpo is"),
+        ("dpo", {}, ["dpo.loss_type=choice([hinge],[ipo])"], "dpo.loss_type changes what the loss of dpo is"),
+        ("dpo", {}, ["dpo.beta=0.2", "dpo.learning_rate=interval(1e-5,1e-4)"], None),
+        ("sft", {"sft.trainer.label_smoothing_factor": "0.0,0.1"}, [], "sft.trainer.label_smoothing_factor changes"),
+    ],
+)
+def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
+    stage: str, params: dict[str, str], task: list[str], message: str | None
+) -> None:
+    config = composed(*TINY, f"stage={stage}", "sweep_metric=validation_loss")
+    with open_dict(config):
+        config.hydra = {"sweeper": {"direction": "minimize", "params": params}, "overrides": {"task": task}}
+    if message is None:
+        sweep.refuse(config)
+        return
+    with pytest.raises(UserError, match=message):
         sweep.refuse(config)
 
 

@@ -1,11 +1,13 @@
 """What is typed is what happens, whatever recipe is composed after it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from stages.cli import compose, recipes
+from stages.commands import plan
 from stages.config.schema import RECIPES, ROOT
 from tests.helpers import TINY, Chain, command, composed, composed_once, inside, refused, settings
 
@@ -152,3 +154,30 @@ def test_a_toy_of_4_bit_weights_needs_no_package(
     composed_once.cache_clear()
     assert (toy.sft.adapter, toy.dpo.adapter) == ("lora", "lora")
     assert "sft.adapter=lora in place of qlora, which needs bitsandbytes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("typed", "micro_batches"),
+    [
+        (("dpo.batch_size=12",), [6]),  # the demo's is 8
+        (("dpo.batch_size=12,14", "-m"), [6, 7]),
+        (("dpo.batch_size=24", "sft.batch_size=2", "launch=ddp"), [6]),
+        (("scale=toy", "dpo.batch_size=3", "recipe=zephyr_7b"), [1]),
+        (("dpo.batch_size=16", "dpo.runtime.micro_batch=16"), [16]),
+        (("dpo.batch_size=12", "dpo.runtime.micro_batch=auto"), ["auto"]),
+    ],
+)
+def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
+    typed: tuple[str, ...], micro_batches: list[int | str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = list[int | str]()
+    monkeypatch.setattr(plan, "show", lambda nodes, store: planned.append(nodes["dpo"].config.runtime.micro_batch))
+    ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", *typed)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert planned == micro_batches
+
+
+def test_a_typed_micro_batch_is_checked(tmp_path: Path) -> None:
+    for typed in ("dpo.runtime.micro_batch=8", "dpo.runtime={micro_batch: 8}"):
+        ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", "dpo.batch_size=12", typed)
+        assert "dpo.batch_size=12 is not a multiple of dpo.runtime.micro_batch=8 × 1 processes" in ran.stderr

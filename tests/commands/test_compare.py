@@ -250,6 +250,8 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
         assert training.loss == metrics["eval_loss"]
     accuracies = [training.accuracy for training in pairs.trainings]
     assert accuracies == sorted(accuracies, reverse=True)
+    assert not pairs.by_loss
+    assert "loss" not in [str(column.header) for column in compare.trained_table(pairs).columns]
     assert re.match(
         r"Of 2 settings, dpo.beta=.* is the best: it orders .* of 2 held-out pairs rightly", pairs.sentence
     )
@@ -267,6 +269,8 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     page = chain.root / "compare.html"
     build(chain.root, "stage=compare")
     assert sft.sentence in page.read_text().replace("<wbr>", "")
+    assert page.read_text().count('<th scope="col">loss</th>') == 1, "of SFT"
+    assert "do not compare, so none are shown" in page.read_text()
     assert wrong_with(page, tmp_path / "axe") == []
 
 
@@ -293,6 +297,23 @@ def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each
         [sft] = trained(chain)
         assert sft.behind == [None, None]
         assert sft.sentence.endswith("; whether that is chance is not known.")
+
+
+def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(chain: Chain) -> None:
+    build(chain.root, "stage=dpo", "dpo.learning_rate=0.01")
+    [pairs] = trained(chain)
+    assert pairs.by_loss
+    assert "loss" in [str(column.header) for column in compare.trained_table(pairs).columns]
+    for other in ("dpo.trainer.ld_alpha=0.5", "dpo.loss_type=[hinge]"):
+        build(chain.root, "stage=dpo", other)
+        [pairs] = trained(chain)
+        assert not pairs.by_loss
+        ranks = [(-t.accuracy, t.loss) for t in pairs.trainings]
+        assert ranks == sorted(ranks, key=lambda rank: rank[0])
+    build(chain.root, "stage=sft", "sft.trainer.label_smoothing_factor=0.1")
+    assert not [group for group in trained(chain) if not group.by_pairs], (
+        "a smoothed loss is another, in no table with SFT's"
+    )
 
 
 def test_dpo_on_other_pairs_is_not_held_against_it(chain: Chain) -> None:

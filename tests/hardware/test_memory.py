@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import re
 import sys
 import weakref
 from dataclasses import replace
@@ -26,9 +27,11 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
+from stages.commands.planning.peak import expected_peak, shape_of
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
+from stages.config.schema import RECIPES
 from stages.config.trl_arguments import offered
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
@@ -37,6 +40,8 @@ from stages.models import lm_head
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
 from stages.models.scoring import autocast
+from stages.pipeline.graph import graph
+from stages.store.store import Store
 from stages.training import adapters
 from stages.training.checkpointing import enable
 from tests.helpers import NEEDS_4_BIT, TINY, settings
@@ -312,9 +317,25 @@ def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(mon
 
     none, selective, full = offered(block)
     assert needs[full] < needs[selective] < needs[none]
-    assert budget(100 * needs[none]) == (memory.MOST_TOKENS["cpu"], none)
-    assert budget(needs[none] + 1) == (2048, none)
+    assert budget(100 * needs[none]) == budget(needs[none] + 1) == (1024, none), "more at once is no faster"
     for less, more in ((none, selective), (selective, full)):
-        tokens, checkpointing = budget(needs[less] - 1)
-        assert checkpointing is more and tokens >= 2048
-    assert budget(needs[full] / 2) == (2048, full), "a row is never cut"
+        assert budget(needs[less] - 1) == (1024, more)
+    tokens, checkpointing = budget(needs[full] / 2)
+    assert checkpointing is full and tokens < 1024, "a longer row is a micro-batch of its own"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recipe", ["demo", "instructions"])
+def test_a_recipe_for_a_cpu_needs_no_more_memory_than_it_says_however_much_is_free(
+    recipe: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda: 64 * 2**30)
+    promise = re.search(r"hardware: .* (\d+) GiB of memory", (RECIPES / f"{recipe}.yaml").read_text())
+    assert promise is not None
+    cfg = replace(settings(f"recipe={recipe}", f"precision={precision}"), outputs=str(tmp_path))
+    recipe_nodes, store = graph(cfg, tmp_path / "digests.json"), Store(tmp_path)
+    needs = {
+        name: expected_peak(node, recipe_nodes, shape_of(node, recipe_nodes["base"], store))
+        for name, node in recipe_nodes.items()
+    }
+    assert max(needs.values()) < 0.85 * int(promise[1]) * 2**30, needs  # the rest is the system's

@@ -19,12 +19,13 @@ from tests.helpers import Chain, build, nodes
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")
 CADENCE += ("reference.runtime.shard_size=8", "answer.runtime.shard_size=8", "reward.runtime.save_steps=1")
+BY_TIME = tuple(f"{name}.runtime.save_minutes=1e-9" for name in ("sft", "dpo", "reward"))  # the default is 100 steps
 
 TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
 
 
-def child(root: Path, target: str, at_publish: bool) -> None:
+def child(root: Path, target: str, at_publish: bool, cadence: tuple[str, ...]) -> None:
     """Build the target; with `at_publish`, stand still just before the finished folder is published."""
     os.setsid()
     if at_publish:
@@ -36,12 +37,14 @@ def child(root: Path, target: str, at_publish: bool) -> None:
             return publish(self, node, *rest)
 
         Store.publish = paused
-    build(root, f"stage={target}", *CADENCE)
+    build(root, f"stage={target}", *cadence)
 
 
-def kill_when(reached: Callable[[], bool], root: Path, target: str, at_publish: bool) -> None:
+def kill_when(
+    reached: Callable[[], bool], root: Path, target: str, at_publish: bool, cadence: tuple[str, ...] = CADENCE
+) -> None:
     """Start a build in a process of its own and kill it as soon as `reached`."""
-    process = multiprocessing.get_context("fork").Process(target=child, args=(root, target, at_publish))
+    process = multiprocessing.get_context("fork").Process(target=child, args=(root, target, at_publish, cadence))
     process.start()
     deadline = time.monotonic() + 300
     while not reached():
@@ -57,6 +60,11 @@ def rows(folder: Path) -> list[dict]:
     """The records of a sharded stage's one table."""
     table = next(p for p in folder.glob("*.parquet") if p.name != "prompts.parquet")
     return pq.read_table(table).to_pylist()
+
+
+def checkpoints(scratch: Path) -> list[int]:
+    """Return the steps of the complete checkpoints."""
+    return [int(path.parent.name.split("-")[1]) for path in scratch.glob(f"checkpoints/*/{SEAL}")]
 
 
 def interrupted(chain: Chain, name: str, kills: int) -> None:
@@ -75,8 +83,7 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
                 return (partial / SCRATCH / "here").exists()
             if name in SHARDED:
                 return len(list((partial / SCRATCH / "shards").glob("*.parquet"))) >= kill
-            saved = [int(p.parent.name.split("-")[1]) for p in (partial / SCRATCH).glob(f"checkpoints/*/{SEAL}")]
-            return max(saved, default=0) >= kill * {"sft": 10, "dpo": 3, "reward": 1}[name]
+            return max(checkpoints(partial / SCRATCH), default=0) >= kill * {"sft": 10, "dpo": 3, "reward": 1}[name]
 
         kill_when(reached, chain.root, target, at_publish=name in AT_ONCE)
         assert store.find(node) is None
@@ -110,6 +117,27 @@ def test_a_killed_stage_is_finished_by_the_next_command(name: str, chain: Chain)
 def test_a_killed_reward_model_is_finished_by_the_next_command(chain: Chain) -> None:
     build(chain.root, "stage=reward")
     interrupted(chain, "reward", kills=1)
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "reward"])
+def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: Chain) -> None:
+    """No step is a hundredth, so a checkpoint before the last step is one by time."""
+    if name == "reward":
+        build(chain.root, "stage=reward")
+    node, store = nodes(chain.root, f"stage={name}")[name], Store(chain.root)
+    before = store.find(node)
+    assert before is not None
+    store.folder(node).rename(chain.root / "kept")
+    scratch = store.partial(node) / SCRATCH
+    kill_when(lambda: bool(checkpoints(scratch)), chain.root, name, False, BY_TIME)
+    saved = max(checkpoints(scratch))
+    assert 0 < saved < before["metrics"]["steps"]
+    build(chain.root, f"stage={name}")
+    after = store.find(node)
+    assert after is not None
+    assert after["digest"] == before["digest"]
+    steps = [json.loads(line) for line in (store.folder(node) / "curves.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in steps if "grad_norm" in point].count(saved) == 1, "no step before it again"
 
 
 @pytest.mark.parametrize("name", TRAINED)

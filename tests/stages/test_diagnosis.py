@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages import report
+from stages.cli import constraints
 from stages.config.errors import UserError
 from stages.evaluation.diagnosis import causes, effects
 from stages.evaluation.diagnosis.evidence import Evidence, gather
@@ -72,15 +73,21 @@ def test_where_few_candidates_end_more_heat_is_no_advice(chain: Chain) -> None:
     assert "higher sample.temperatures" in advice[1]
 
 
-def test_a_key_that_is_told_to_be_tried_can_be_typed(chain: Chain) -> None:
-    said = [cause.advice for f in findings(evidence(chain)) for cause in (f.below, f.above) if cause]
-    key = re.compile(r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=[^\s;]*[^\s;,.])?")
-    typed = {*key.findall(" ; ".join(said))}
-    assert len(typed) > 15
-    for name, value in typed:
-        if value:
-            settings(*TINY, name + value)
-        elif not name.startswith("dpo.trainer."):
+@pytest.mark.parametrize(
+    "mixture", [("dpo.loss_type=[sigmoid]",), ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]")]
+)
+def test_a_key_that_is_told_to_be_tried_can_be_typed(mixture: tuple[str, ...], chain: Chain) -> None:
+    run = evidence(chain)
+    run = replace(run, settings=run.settings | {"loss_type": settings(*TINY, *mixture).dpo.loss_type})
+    said = [cause.advice for f in findings(run) for cause in (f.below, f.above) if cause]
+    key = re.compile(
+        r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=(?:\[[a-z_,]+\]|[^\s;]*[^\s;,.]))?"
+    )
+    assert len({*key.findall(" ; ".join(said))}) > 15
+    for advice in said:
+        typed = key.findall(advice)
+        constraints.refuse(settings(*TINY, *mixture, *(name + value for name, value in typed if value)))
+        for name in (name for name, value in typed if not value):
             assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
 
 

@@ -221,3 +221,9 @@ def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: 
     cfg = settings(*TINY, CONTROL)
     assert found.settings["sft.learning_rate"] == f"{cfg.sft.learning_rate:g}"
     assert found.settings["control.learning_rate"] == f"{cfg.control_learning_rate:g}"
+
+
+def test_a_control_takes_only_arguments_that_sft_has() -> None:
+    robust = ("dpo.loss_type=[robust]", "dpo.trainer.label_smoothing=0.1", "dpo.trainer.weight_decay=0.1")
+    control = nodes(Path("outputs"), CONTROL, *robust)["control"].config
+    assert control.trainer == settings(*TINY).dpo.trainer | {"weight_decay": 0.1}

@@ -272,7 +272,7 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
         (checkpoint / "optimizer.pt").write_text("state")
         state = type("State", (), {"global_step": step})
         kept = list(folder.glob("checkpoint-*"))
-        checkpoints.Checkpoints().on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
+        checkpoints.Checkpoints(300).on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
         assert [p.name for p in folder.glob("checkpoint-*")] == [checkpoint.name], kept
     assert checkpoints.newest_complete(folder) == folder / "checkpoint-10"
     (folder / "checkpoint-10" / "optimizer.pt").write_text("stat\0")

@@ -338,7 +338,10 @@ def arguments_are_read_from_source(parts: Parts) -> None:
         read[name], real[name] = trl_arguments.known_arguments(name), config.__dataclass_fields__.keys()
         assert real[name] <= read[name].keys()
         assert {*trl_arguments.SET_ELSEWHERE, *trl_arguments.SET_ELSEWHERE_TOO[name]} <= real[name]
+        fields = config.__dataclass_fields__
+        assert {key: fields[key].default for key in trl_arguments.defaults(name)} == trl_arguments.defaults(name)
     assert read["dpo"]["beta"] == "float"
+    assert trl_arguments.defaults("dpo")["label_smoothing"] == 0.0
     assert real["sft"] | real["dpo"] >= trl_arguments.SET_BY_STAGE
 
 
@@ -422,7 +425,7 @@ def the_last_checkpoint_has_no_optimizer_state(parts: Parts) -> None:
     trainer = parts.ours()
     trainer.create_optimizer_and_scheduler(1)
     last = TrainerState(global_step=1, max_steps=1)
-    Checkpoints().on_step_end(trainer.args, last, trainer.control)
+    Checkpoints(300).on_step_end(trainer.args, last, trainer.control)
     trainer._save_checkpoint(trainer.model, None)
     files = {path.name for path in Path(trainer.args.output_dir).rglob("*")}
     assert "model.safetensors" in files

@@ -120,9 +120,10 @@ class Parts:
             processing_class=self.terms.tokenizer,
         )
 
-    def supervised(self, micro: int) -> SupervisedTrainer:
+    def supervised(self, micro: int, **arguments_of_trl: Any) -> SupervisedTrainer:
         """Our SFT trainer over four rows, two of them trained in part."""
-        cfg = replace(self.settings.sft, batch_size=4, epochs=1.0)
+        trainer = self.settings.sft.trainer | arguments_of_trl
+        cfg = replace(self.settings.sft, batch_size=4, epochs=1.0, trainer=trainer)
         cfg = replace(cfg, runtime=replace(cfg.runtime, device="cpu", micro_batch=micro))
         out = Work(self.new_folder(), lambda metrics, step: None)
         rows = [p.prompt_ids + p.chosen_ids for p in self.scored]

@@ -165,7 +165,7 @@ SEAMS = [
     Seam(
         "trl.trainer.dpo_config:DPOConfig is written as fields of a class, in a file of this name",
         ("config/trl_arguments.py",),
-        "its source is read for the names and types of TRL's arguments: an import takes seconds",
+        "its source is read for the names, types and defaults of TRL's arguments: an import takes seconds",
         "`dpo.trainer.KEY` is refused though TRL has it, or an argument that must not be set is let through",
     ),
     # transformers

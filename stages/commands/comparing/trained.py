@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from stages.commands.comparing.measured import Key, input_key, sound
-from stages.commands.settings import Differing, Nodes, lineage, of_lineage, unseeded
+from stages.commands.settings import Differing, Nodes, flat, lineage, of_lineage, unseeded
+from stages.config.trl_arguments import OF_LOSS
 from stages.evaluation.choosing import Comparison, Contender, compared, conclusion, of_others
 from stages.evaluation.intervals import Interval
 from stages.store.kept import load_json
@@ -23,11 +24,12 @@ OF_PAIRS = {"dpo": "DPO", "reward": "a reward model"}  # stages that learn from 
 @dataclass
 class Run:
     """`held_out`: of what learns from pairs, by held-out pair, whether chosen has the higher reward; of SFT by
-    validation row, its loss. None where the node is of a time when that was not kept."""
+    validation row, its loss. None where the node is of a time when that was not kept. `measure`: what the loss is."""
 
     stage: str
     fingerprint: str
-    rows: tuple[str, ...]  # whose losses compare
+    rows: tuple[str, ...]  # the same for runs that compare
+    measure: tuple[str, ...]  # the same for runs whose losses compare
     settings: dict[str, str]
     loss: float
     seconds: float
@@ -81,6 +83,11 @@ class Trainings:
     @property
     def by_pairs(self) -> bool:
         return self.trainings[0].runs[0].stage in OF_PAIRS
+
+    @property
+    def by_loss(self) -> bool:
+        """True where the losses compare."""
+        return len({run.measure for training in self.trainings for run in training.runs}) == 1
 
     @property
     def differing(self) -> Differing:
@@ -150,8 +157,13 @@ def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list
             groups.setdefault(run.rows, {}).setdefault(alike, []).append(run)
             fresh |= set() if key in evaluated else {run.rows}
     found = {rows: [Training(runs) for runs in alike.values()] for rows, alike in groups.items() if rows in fresh}
-    best_first = lambda t: (-t.accuracy if t.runs[0].stage in OF_PAIRS else 0.0, t.loss)
-    return [Trainings(sorted(those, key=best_first)) for those in found.values() if len(those) > 1]
+    return [best_first(Trainings(those)) for those in found.values() if len(those) > 1]
+
+
+def best_first(group: Trainings) -> Trainings:
+    """Return the trainings by their share of pairs in order, then by loss, each where it compares."""
+    rank = lambda t: (-t.accuracy if group.by_pairs else 0.0, t.loss if group.by_loss else 0.0)
+    return Trainings(sorted(group.trainings, key=rank))
 
 
 def read(nodes: Nodes, key: Key) -> Run:
@@ -163,6 +175,7 @@ def read(nodes: Nodes, key: Key) -> Run:
         stage=key[0],
         fingerprint=key[1],
         rows=(key[0], *same_rows(manifest)),
+        measure=loss_of(manifest),
         settings=of_lineage(above),
         loss=float(manifest["metrics"]["eval_loss"]),
         seconds=sum(m["wall_seconds"] for m in above),
@@ -178,8 +191,16 @@ def came_to(row: dict[str, Any]) -> float:
 
 
 def same_rows(manifest: Manifest) -> list[str]:
-    """What makes losses and accuracies comparable: the same pairs; or the same data, read by the same tokenizer."""
+    """What makes trainings comparable: the same pairs; or the same data, read by the same tokenizer, by the same
+    loss."""
     if manifest["stage"] in OF_PAIRS:
         return [input_key(manifest, "pairs")[1]]
     template = str(manifest["settings"]["template"])
-    return [input_key(manifest, "data")[1], input_key(manifest, "base")[1], template]
+    return [input_key(manifest, "data")[1], input_key(manifest, "base")[1], template, *loss_of(manifest)]
+
+
+def loss_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return what a training's loss is: its settings, and of DPO the reference."""
+    settings = flat(manifest["settings"])
+    reference = [input_key(manifest, "reference")[1]] if "reference" in manifest["inputs"] else []
+    return (*(str(settings.get(key)) for key in OF_LOSS[manifest["stage"]]), *reference)

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from stages.commands.planning.earlier import Earlier
-from stages.commands.planning.peak import OF_MEMORY, expected_peak, on_gpu, peak_of, shape_of
+from stages.commands.planning.peak import expected_peak, of_memory, on_gpu, peak_of, shape_of
 from stages.commands.planning.tokens import (
     OPEN,
     PAIRS,
@@ -165,7 +165,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
     peak = expected_peak(node, nodes, shape)
     roots = node.roots
     alike = [m for m in past.of(stage) if m["roots"] == roots]
-    if alike and all(asdict(node.config).get(key) == alike[-1]["config"].get(key) for key in OF_MEMORY):
+    if alike and of_memory(asdict(node.config)) == of_memory(alike[-1]["config"]):
         peak = peak_of(alike[-1])
     tokens, passes, certain = None, 0.0, bool(alike)
     if trains_or_asks(stage, node.settings):

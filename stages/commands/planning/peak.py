@@ -1,6 +1,7 @@
 """The memory that a node takes at its peak: as it did, or by the shape of its model (stages/hardware/memory.py)."""
 
 import math
+from typing import Any
 
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
@@ -33,7 +34,15 @@ TOKENS_PER_ROW = {
     "answer": 60,
     "label": 60,
 }  # of generated tasks, in memory
+CADENCE = ("save_steps", "save_minutes")  # of `runtime`, which no memory depends on
 LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
+
+
+def of_memory(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a node on which its memory depends."""
+    settings = {key: config.get(key) for key in OF_MEMORY}
+    runtime = settings["runtime"] or {}
+    return settings | {"runtime": {key: value for key, value in runtime.items() if key not in CADENCE}}
 
 
 def peak_of(manifest: Manifest) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from stages.config.choices import DEVICES, Checkpointing, Sharding
-from stages.config.limits import between, words
+from stages.config.limits import between, positive, words
 
 
 @dataclass
@@ -22,6 +22,7 @@ class TrainRuntime:
     gradient_checkpointing: Checkpointing = MISSING
     loader_workers: int = between(0, 1024)
     save_steps: int = between(1, 1_000_000_000)
+    save_minutes: float = positive(1_000_000)
 
     @property
     def world_size(self) -> int:

@@ -8,6 +8,7 @@ pipeline, so that of two that are as far out the earlier comes first: it may hav
 from collections import Counter
 from math import sqrt
 
+from stages.config.unread_arguments import with_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
 from stages.store.endings import MOST
@@ -72,7 +73,7 @@ def longer(run: Evidence) -> Finding | None:
         below=Cause("the shorter completion is nearly always chosen, so that DPO learns to be brief", other),
         above=Cause(
             "the longer completion is nearly always chosen, so that DPO learns length",
-            f"{other}; dpo.loss_type=[sigmoid_norm] or dpo.trainer.ld_alpha",
+            f"{other}; {with_loss(run.settings['loss_type'], 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5",
         ),
         detail=told,
     )

@@ -3,6 +3,7 @@ is found, it is what there is to say. Last comes whether the evaluation could ha
 are those that `pairs.validation_fraction` keeps out of training.
 """
 
+from stages.config.unread_arguments import with_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
 from stages.evaluation.displacement import FELL
@@ -28,7 +29,8 @@ def accuracy(run: Evidence) -> Finding | None:
         "the demo: 68% to 77%",
         below=Cause(
             "what it learnt of its pairs says nothing of others, as if labels were noise",
-            "read some of pairs.parquet: would you choose the same? Fewer dpo.epochs, dpo.trainer.label_smoothing=0.1",
+            "read some of pairs.parquet: would you choose the same? Fewer dpo.epochs, or "
+            f"{with_loss(run.settings['loss_type'], 'robust')} with dpo.trainer.label_smoothing=0.1",
         ),
         detail=f"of {run.dpo['held_out']}; {learnt:.0%} where it trained",
     )

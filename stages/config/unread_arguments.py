@@ -1,0 +1,226 @@
+"""Which of TRL's arguments are read under which settings of a block. An argument that nothing reads is refused: it
+would be typed in vain, and make another node of the same computation. Tests hold every row against TRL and
+transformers themselves.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.config.blocks.training import DPO, SFT, Training
+from stages.config.choices import LOSS_TYPES, Checkpointing, Sharding
+from stages.config.errors import UserError, nearest
+
+SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # losses that read label_smoothing
+DIVERGING = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop")  # f_divergence_type
+ADAM = r"(paged_)?adamw_.*|(paged_)?ademamix.*|apollo_.*|schedule_free_(radam|adamw)|stable_adamw"
+LION = r"(paged_)?lion_.*"
+PROJECTED = r"(galore|apollo)_.*"  # optimizers of low-rank projections
+UNDECAYED = rf"{PROJECTED}|(ada)?lomo"  # transformers hands them parameters without their weight decay
+WARMED_UP = r"schedule_free_(adamw|sgd)"  # optimizers with a warm-up of their own, whatever the schedule
+# By optimizer, the names that `optim_args` may have. A weight decay there is not read: the parameters bring their own.
+OPTIMIZER_OPTIONS = {
+    r"sgd": "momentum dampening nesterov",
+    r"adagrad": "lr_decay eps",
+    r"rmsprop": "momentum alpha eps centered",
+    r"rmsprop_bnb.*": "momentum alpha eps centered",
+    r"adamw_anyprecision": "use_kahan_summation momentum_dtype variance_dtype compensation_buffer_dtype",
+    r"adamw_torch_[48]bit": "block_size bf16_stochastic_round",
+    r"(paged_)?ademamix.*": "beta1 beta2 beta3 alpha eps t_alpha t_beta3",
+    r"galore_.*": "rank update_proj_gap scale proj_type",
+    r"apollo_.*": "rank proj scale_type update_proj_gap scale proj_type",
+    r"grokadamw": "alpha_init lamb gamma grokking_signal_decay_rate gradient_clipping",
+    r"schedule_free_.*": "weight_lr_power r",
+    r"stable_adamw": "max_lr kahan_sum decouple_lr",
+}
+# By schedule, the names that `lr_scheduler_kwargs` may have.
+SCHEDULE_OPTIONS = {
+    "cosine": "num_cycles",
+    "cosine_with_restarts": "num_cycles",
+    "polynomial": "lr_end power",
+    "inverse_sqrt": "timescale",
+    "cosine_with_min_lr": "num_cycles min_lr min_lr_rate",
+    "cosine_warmup_with_min_lr": "num_cycles min_lr min_lr_rate warmup_lr_rate",
+    "warmup_stable_decay": "num_decay_steps num_stable_steps warmup_type decay_type min_lr_ratio num_cycles",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`arguments` are read where `reads` holds of the block. `setting` decides that; with `instead` they are read."""
+
+    arguments: str
+    setting: str
+    reads: Callable[[Training], bool]
+    instead: str = ""
+
+
+def by_loss(losses: Sequence[str]) -> Callable[[Training], bool]:
+    return lambda block: isinstance(block, DPO) and not {*losses}.isdisjoint(weighted(block))
+
+
+def by_optimizer(pattern: str) -> Callable[[Training], bool]:
+    return lambda block: re.fullmatch(pattern, optimizer(block)) is not None
+
+
+def never(_: Training) -> bool:
+    return False
+
+
+STAGE = "stage={name}"
+LOSSES = "dpo.loss_type=[{losses}]"
+OPTIMIZER, ADAMW = "{name}.trainer.optim={optimizer}", "{name}.trainer.optim=adamw_torch_fused"
+RULES = (
+    Rule("label_smoothing", LOSSES, by_loss(SMOOTHED), "robust"),
+    Rule("discopop_tau", LOSSES, by_loss(["discopop"]), "discopop"),
+    Rule("f_divergence_type", LOSSES, by_loss(DIVERGING), "sigmoid"),
+    Rule("ld_alpha", LOSSES, by_loss([loss for loss in LOSS_TYPES if loss != "sft"]), "sigmoid"),
+    Rule(
+        "f_alpha_divergence_coef",
+        "dpo.trainer.f_divergence_type={divergence}",
+        lambda block: block.trainer.get("f_divergence_type") == "alpha_divergence",
+        "dpo.trainer.f_divergence_type=alpha_divergence",
+    ),
+    Rule("label_smoothing_factor", STAGE, lambda block: isinstance(block, SFT)),
+    Rule(
+        "label_smoothing_factor",
+        "sft.trainer.loss_type=dft",
+        lambda block: block.trainer.get("loss_type") != "dft",
+        "sft.trainer.loss_type=nll",
+    ),
+    Rule("adam_beta1 adam_beta2", OPTIMIZER, by_optimizer(f"{ADAM}|{LION}"), ADAMW),
+    Rule("adam_epsilon", OPTIMIZER, by_optimizer(ADAM), ADAMW),
+    Rule("weight_decay", OPTIMIZER, by_optimizer(f"(?!({UNDECAYED})$).*"), ADAMW),
+    Rule("optim_target_modules", OPTIMIZER, by_optimizer(PROJECTED), "{name}.trainer.optim=galore_adamw"),
+    Rule(
+        "warmup_steps",
+        "{name}.trainer.lr_scheduler_type={schedule}",
+        lambda block: schedule(block) != "constant" or by_optimizer(WARMED_UP)(block),
+        "{name}.trainer.lr_scheduler_type=constant_with_warmup",
+    ),
+    Rule(
+        "activation_checkpointing_kwargs gradient_checkpointing_kwargs",
+        "{name}.runtime.gradient_checkpointing={block.runtime.gradient_checkpointing}",
+        lambda block: block.runtime.gradient_checkpointing in (Checkpointing.auto, Checkpointing.full),
+        "{name}.runtime.gradient_checkpointing=full",
+    ),
+    Rule(
+        "dataloader_in_order dataloader_multiprocessing_context dataloader_persistent_workers "
+        "dataloader_prefetch_factor",
+        "{name}.runtime.loader_workers=0",
+        lambda block: block.runtime.loader_workers > 0,
+        "{name}.runtime.loader_workers=2",
+    ),
+    Rule(
+        "dataloader_pin_memory torch_empty_cache_steps",
+        "{name}.runtime.device=cpu",
+        lambda block: block.runtime.device != "cpu",
+        "{name}.runtime.device=cuda",
+    ),
+    Rule(
+        "ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph",
+        "launch.sharding={block.runtime.sharding}",
+        lambda block: block.runtime.sharding is Sharding.none,
+        "launch=ddp",
+    ),
+    Rule(
+        "ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout "
+        "log_level_replica",
+        "launch.processes=1",
+        lambda block: block.runtime.world_size > 1,
+        "launch=ddp",
+    ),
+    Rule("log_on_each_node", "launch.nodes=1", lambda block: block.runtime.nodes > 1, "launch.nodes=2"),
+    Rule(
+        "hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token",
+        STAGE,
+        never,
+        "stage=export export.format=hub",
+    ),
+    Rule(
+        "project run_name trackio_bucket_id trackio_space_id trackio_static_space_id",
+        STAGE,
+        never,
+        "tracker.project=NAME",
+    ),
+    Rule(
+        "batch_eval_metrics do_eval eval_accumulation_steps eval_delay eval_do_concat_batches eval_use_gather_object "
+        "greater_is_better metric_for_best_model",
+        STAGE,
+        never,
+        "{name}.evaluations=4",
+    ),
+    Rule("bf16_full_eval fp16_full_eval", STAGE, never, "{name}.precision=bf16"),
+    Rule("ref_model_mixup_alpha ref_model_sync_steps", STAGE, never, "dpo.reference=sft"),
+    Rule(
+        "dataset_text_field do_predict do_train include_for_metrics length_column_name logging_first_step "
+        "restore_callback_states_from_checkpoint skip_memory_metrics",
+        STAGE,
+        never,
+    ),
+)
+
+
+def refuse(name: str, block: Training, unchanging: Mapping[str, Sequence[Any]]) -> None:
+    """Raise UserError for the first argument of `NAME.trainer` that nothing reads, or option inside one.
+
+    Args:
+        unchanging: by argument, the values that need no reader: TRL's default first, then that of the block's group.
+    """
+    words = {"name": name, "block": block, "optimizer": optimizer(block), "schedule": schedule(block)}
+    words |= {"losses": ",".join(losses(block)), "divergence": block.trainer.get("f_divergence_type", "reverse_kl")}
+    for key, value in block.trainer.items():
+        rule = next((rule for rule in RULES if key in rule.arguments.split() and not rule.reads(block)), None)
+        if rule and value not in unchanging[key]:
+            argument = f"{name}.trainer.{key}"
+            instead = with_loss(losses(block), rule.instead) if rule.setting == LOSSES else rule.instead
+            ways = [instead.format(**words)] if instead else []
+            ways += [f"{argument}={'null' if default is None else default}" for default in unchanging[key][:1]]
+            raise UserError(
+                f"{argument}={value}: nothing reads this argument under {rule.setting.format(**words)}. "
+                + (f"Type {', or '.join(ways)}." if ways else "Leave the argument out.")
+            )
+    refuse_options(f"{name}.trainer.optim_args", optimizer_options(block), OPTIMIZER_OPTIONS, optimizer(block))
+    schedule_options = block.trainer.get("lr_scheduler_kwargs")
+    if isinstance(schedule_options, Mapping):
+        refuse_options(f"{name}.trainer.lr_scheduler_kwargs", schedule_options, SCHEDULE_OPTIONS, schedule(block))
+
+
+def refuse_options(key: str, typed: Iterable[str], options: Mapping[str, str], reader: str) -> None:
+    """Raise UserError for the first option in an argument that an optimizer or a schedule does not read."""
+    names = next((names.split() for pattern, names in options.items() if re.fullmatch(pattern, reader)), [])
+    for option in typed:
+        if option not in names:
+            way_out = nearest(option, names) if names else " Leave it out."
+            raise UserError(f"{key}: {reader} does not read {option}.{way_out}")
+
+
+def optimizer_options(block: Training) -> list[str]:
+    """Return the names in `optim_args`: momentum and nesterov of `momentum=0.9,nesterov=true`."""
+    parts = str(block.trainer.get("optim_args") or "").replace(" ", "").split(",")
+    return [part.partition("=")[0] for part in parts if part]
+
+
+def optimizer(block: Training) -> str:
+    return str(block.trainer.get("optim", "adamw_torch_fused"))
+
+
+def schedule(block: Training) -> str:
+    return str(block.trainer.get("lr_scheduler_type", "linear"))
+
+
+def losses(block: Training) -> list[str]:
+    return block.loss_type if isinstance(block, DPO) else []
+
+
+def weighted(block: DPO) -> list[str]:
+    """Return the losses that have a weight other than 0."""
+    weights = block.loss_weights or [1.0] * len(block.loss_type)
+    return [loss for loss, weight in zip(block.loss_type, weights, strict=True) if weight]
+
+
+def with_loss(losses: Sequence[str], other: str) -> str:
+    """Return what to type so that a mixture has another main loss: as many losses, which fit the same weights."""
+    main = next((i for i, loss in enumerate(losses) if loss != "sft"), 0)
+    return f"dpo.loss_type=[{','.join([*losses[:main], other, *losses[main + 1 :]])}]"

@@ -1,0 +1,83 @@
+"""When a checkpoint is saved by time, and that all processes save it."""
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import PartialState
+from transformers import TrainerControl, TrainerState
+
+from stages.training import checkpoints
+from stages.training.checkpoints import Checkpoints
+from tests.helpers import nodes
+
+
+def due(saving: Checkpoints, folder: Path) -> bool:
+    """Return whether a checkpoint is saved after the step that ends now."""
+    control, args = TrainerControl(), SimpleNamespace(device=torch.device("cpu"), output_dir=str(folder))
+    saving.on_step_end(args, TrainerState(max_steps=100), control)
+    return control.should_save
+
+
+def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    (tmp_path / "checkpoint-0").mkdir()
+    saving, rest = Checkpoints(300), (SimpleNamespace(output_dir=str(tmp_path)), TrainerState(), TrainerControl())
+
+    def due_at(seconds: float) -> bool:
+        clock[0] = seconds
+        return due(saving, tmp_path)
+
+    saving.on_train_begin(*rest)
+    assert [due_at(seconds) for seconds in (299, 301)] == [False, True]
+    clock[0] = 315
+    saving.on_evaluate(*rest)  # 14 s that saving did not take
+    clock[0] = 335
+    saving.on_save(*rest)
+    assert [due_at(335 + seconds) for seconds in (301, 399, 401)] == [False, False, True]
+    saving.on_save(*rest)  # it took no time
+    assert [due_at(736 + seconds) for seconds in (299, 301)] == [False, True]
+
+
+def decide(rank: int, port: int, intervals: list[float], answers: Any) -> None:
+    """Answer whether this process of two saves, whose clocks differ."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    PartialState._reset_state()
+    assert PartialState(cpu=True, backend="gloo").num_processes == 2
+    answers.put((rank, due(Checkpoints(intervals[rank]), Path())))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_process_decides_for_all(first: bool) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    answers, intervals = context.Queue(), [0.0, 1e9] if first else [1e9, 0.0]
+    workers = [context.Process(target=decide, args=(rank, port, intervals, answers)) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    decisions = dict(answers.get(timeout=120) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert decisions == {0: first, 1: first}
+
+
+def test_saving_changes_no_fingerprint_and_a_control_saves_as_dpo_does(tmp_path: Path) -> None:
+    minutes = [f"{name}.runtime.save_minutes=0.5" for name in ("sft", "dpo", "reward")]
+    rarely, often = (nodes(tmp_path, "control=true", "stage=reward", *more) for more in ((), minutes))
+    assert {name: node.fingerprint for name, node in rarely.items()} == {
+        n: node.fingerprint for n, node in often.items()
+    }
+    saved = {often[name].config.runtime.save_minutes for name in ("sft", "control", "dpo", "reward")}
+    assert saved == {0.5} != {rarely["sft"].config.runtime.save_minutes}
