@@ -13,7 +13,7 @@ import numpy as np
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.evaluation import best_of
-from stages.evaluation.reliability import Key, blanks, decided, from_checks, from_file, reliability, set_aside
+from stages.evaluation.reliability import Key, blanks, decided, from_checks, from_file, key_of, reliability, set_aside
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
@@ -89,7 +89,11 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key
 
 
 def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
-    """The judgements, if each is one of these candidates, and a missing one for every candidate without any."""
+    """Return the judgements in the order of the pool, with a missing one for every candidate without any.
+
+    Raises:
+        UserError: for a judgement of other candidates, or of one for the second time.
+    """
     prompts = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "prompt_id"), strict=True))
     found, scored = list[Judgement](), set[str]()
     for j in judgements:
@@ -101,7 +105,10 @@ def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[
     judged = scored | {str(of) for j in found for of in (j.a, j.b)}
     reason = "the labeler gave no judgement"
     silent = [(prompt, name) for name, prompt in prompts.items() if name not in judged]
-    return found + [Judgement(prompt, labeler, name, error=reason) for prompt, name in silent]
+    found += [Judgement(prompt, labeler, name, error=reason) for prompt, name in silent]
+    turn = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
+    place = {name: i for i, name in enumerate(prompts)}
+    return sorted(found, key=lambda j: (turn[j.prompt_id], *(place[name] for name in key_of(j))))
 
 
 def refuse(j: Judgement, prompts: Mapping[str, str], labeler: str) -> None:

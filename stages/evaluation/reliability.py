@@ -42,7 +42,7 @@ def decided(judgements: Iterable[Judgement], candidates: Mapping[str, Candidate]
 
 
 def equal(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
-    return candidates[str(j.a)].text == candidates[str(j.b)].text
+    return candidates[str(j.a)].stripped_text == candidates[str(j.b)].stripped_text
 
 
 def set_aside(judgements: Iterable[Judgement], count: int) -> list[Judgement]:

@@ -43,7 +43,7 @@ class Admission:
         reason = "" if contrasts else FEWER
         for rule in rules(self.cfg, unsound, self.others):
             contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
-        different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
+        different = [*{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()]
         if not self.margins:
             return different, reason
         low, high = self.margins
@@ -71,7 +71,7 @@ def rules(cfg: Pairs, unsound: Container[str], others: str) -> list[Rule]:
     longer = "Raise sample.max_new_tokens"
     return [
         Rule("every candidate got the same score", lambda c: c.margin is None or c.margin > 0, others),
-        Rule("no two candidates differ in text", lambda c: c.better.text.strip() != c.worse.text.strip(), others),
+        Rule("no two candidates differ in text", lambda c: c.better.stripped_text != c.worse.stripped_text, others),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
         Rule(BETTER_UNFINISHED, lambda c: c.better.finish_reason == "stop", longer),
         Rule(

@@ -37,8 +37,9 @@ class Contrast:
 
 
 def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:
-    """Every two candidates of a prompt that were judged, better first; equal scores and ties come with margin 0. Where
-    there are preferences alone, a candidate stands as high as it was preferred more often than not (Copeland)."""
+    """Return every two candidates of a prompt that were judged, better first, in the order of their ids, whatever the
+    order of the judgements; equal scores and ties come with margin 0. Where there are preferences alone, a candidate
+    stands as high as it was preferred more often than not (Copeland)."""
     contrasts: list[Contrast] = []
     preferred = [(j, str(j.a), str(j.b)) for j in judgements if j.preference is not None]
     stands = Counter[str]()
@@ -51,8 +52,9 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
         lead = high - stands[below]
         contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead, standing=high))
     scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
+    scored.sort(key=lambda each: each[0].candidate_id)
     for (a, a_score), (b, b_score) in combinations(scored, 2):
         better, worse = (a, b) if a_score >= b_score else (b, a)
         highest = max(a_score, b_score)
         contrasts.append(Contrast(better, worse, abs(a_score - b_score), highest, standing=highest))
-    return contrasts
+    return sorted(contrasts, key=lambda c: (c.better.candidate_id, c.worse.candidate_id, c.margin is not None))

@@ -111,6 +111,11 @@ class Candidate:
     n_tokens: Int32
     tokenizer: str | None = None
 
+    @property
+    def stripped_text(self) -> str:
+        """The text without the white space around it: two candidates that have the same one are copies."""
+        return self.text.strip()
+
     @classmethod
     def of_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
         """Text that somebody has already: how it was drawn, nobody says."""

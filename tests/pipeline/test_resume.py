@@ -24,7 +24,7 @@ TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
 
 
-def child(root: Path, target: str, at_publish: bool) -> None:
+def child(root: Path, target: str, at_publish: bool, *line: str) -> None:
     """Build the target; with `at_publish`, stand still just before the finished folder is published."""
     os.setsid()
     if at_publish:
@@ -36,12 +36,12 @@ def child(root: Path, target: str, at_publish: bool) -> None:
             return publish(self, node, *rest)
 
         Store.publish = paused
-    build(root, f"stage={target}", *CADENCE)
+    build(root, f"stage={target}", *CADENCE, *line)
 
 
-def kill_when(reached: Callable[[], bool], root: Path, target: str, at_publish: bool) -> None:
+def kill_when(reached: Callable[[], bool], root: Path, target: str, at_publish: bool, *line: str) -> None:
     """Start a build in a process of its own and kill it as soon as `reached`."""
-    process = multiprocessing.get_context("fork").Process(target=child, args=(root, target, at_publish))
+    process = multiprocessing.get_context("fork").Process(target=child, args=(root, target, at_publish, *line))
     process.start()
     deadline = time.monotonic() + 300
     while not reached():
