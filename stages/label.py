@@ -13,7 +13,17 @@ import numpy as np
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.evaluation import best_of
-from stages.evaluation.reliability import Key, blanks, decided, from_checks, from_file, key_of, reliability, set_aside
+from stages.evaluation.reliability import (
+    KNOWN_WORDS,
+    Key,
+    blanks,
+    decided,
+    from_checks,
+    from_file,
+    key_of,
+    reliability,
+    set_aside,
+)
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
@@ -25,7 +35,7 @@ from stages.store.work import Work
 
 def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`; `quarantine.jsonl` where
-    rows of a file could not be used; `audit.jsonl` and `reliability.json` with `label.audit`.
+    rows of a file could not be used; `audit.jsonl`, `reliability.json` and `known.jsonl` with `label.audit`.
 
     Raises:
         UserError: where more judgements than `max_failed` are missing, or a labeler of the user's own gives what is
@@ -73,13 +83,17 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
 def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key, str], out: Work) -> str:
     """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
-    known: by a file, by what people have `said` of them, or by checks. Says it in a few words."""
+    known: by a file, by what people have `said` of them, or by checks. What a file or people said of them becomes
+    `known.jsonl`. Return it in a few words."""
     prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
     aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
     rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    by_checks = said or from_checks(aside, prompts, candidates)
-    known = from_file(Path(cfg.known).expanduser()) if cfg.known else by_checks
+    words = from_file(Path(cfg.known).expanduser()) if cfg.known else said or None
+    if words is not None:
+        rows = [json.dumps({"judged": key_of(j), "known": words[key_of(j)]}) for j in aside if key_of(j) in words]
+        (out / KNOWN_WORDS).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    known = from_checks(aside, prompts, candidates) if words is None else words
     found = reliability(judgements, aside, known, prompts, candidates)
     note(out / "reliability.json", found)
     if "accuracy" not in found:

@@ -9,8 +9,9 @@ from typing import Any
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.errors import UserError
+from stages.pairing.admission import by_order
 from stages.pairing.held_out import side
-from stages.pairing.unpaired import WAYS_OUT, labels, threshold
+from stages.pairing.unpaired import TIED, WAYS_OUT, labels, threshold
 from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
 from stages.store.unpaired import UnpairedPreference
 from stages.store.work import Work
@@ -38,6 +39,8 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         if of:
             said = f"unpaired.threshold={cfg.threshold:g}: {said}"
         ways = [threshold(of, bool(desirable))] if of else [WAYS_OUT[why] for why, _ in without.most_common(1)]
+        if TIED in without and (turned := by_order(judgements)):
+            ways = [turned]
         raise UserError(". ".join([f"{said}{told}", "KTO learns from desirable and undesirable ones", *ways]) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
     aside = 0

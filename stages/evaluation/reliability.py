@@ -21,6 +21,7 @@ from stages.store.kept import WRONG_SHAPE
 from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.tasks.checks import share_passed
 
+KNOWN_WORDS = "known.jsonl"  # in a label node: what a file or people said of the judgements that were set aside
 GOOD = 0.5  # a score of so much says that an answer is good
 SAMPLES = 2000  # draws of prompts for the intervals of κ and α
 WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # what is said of two candidates; of one
@@ -137,8 +138,11 @@ def reliability(
         "length": {who: lengths(sure, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
         "by_topic": topics(sure, right, prompts),
     }
-    if not single and (pairs := [judge == truth for _, judge, truth in sure if judge != "tie"]):
-        told["pair_accuracy"] = agreement.share(sum(pairs), len(pairs)).told()
+    if not single and (preferences := [(judge, truth) for _, judge, truth in sure if judge != "tie"]):
+        neither = sum(truth == "tie" for _, truth in preferences)
+        accurate = sum(judge == truth for judge, truth in preferences)
+        counts = {"accuracy": accurate, "wrong": len(preferences) - accurate - neither, "neither": neither}
+        told |= {f"pair_{name}": agreement.share(n, len(preferences)).told() for name, n in counts.items()}
     aside = {key_of(j) for j in audit}
     rest = [said(j) == words[0] for j in decided(judgements, candidates) if key_of(j) not in aside]
     if rest:

@@ -113,6 +113,8 @@ def agreements(known: dict[str, Any], positive: str) -> list[tuple[str, str, str
         f"… where it is known that {positive}": known.get("sensitivity"),
         "… where it is known not to be so": known.get("specificity"),
         "preferences that are the right way round": known.get("pair_accuracy"),
+        "… the wrong way round": known.get("pair_wrong"),
+        "… between two equally good answers": known.get("pair_neither"),
         f"how often {positive}, of all others, as judged": of.get("judged"),
         f"how often {positive}, of all others, corrected": of.get("corrected"),
     }

@@ -55,6 +55,16 @@ def test_a_judge_of_coins_has_no_corrected_rate_and_a_tie_is_no_pair() -> None:
     assert found["accuracy"]["mean"] < 0.4 and found["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() -> None:
+    made, known = labelled(0.9)
+    known |= {key: "tie" for key in [*known][::4]}
+    found = reliability(made, made, known, PROMPTS, CANDIDATES)
+    rates = [found[f"pair_{name}"] for name in ("accuracy", "wrong", "neither")]
+    assert sum(rate["mean"] for rate in rates) == pytest.approx(1)
+    for rate, expected in zip(rates, (0.75 * 0.9, 0.75 * 0.1, 0.25), strict=True):
+        assert rate["low"] <= expected <= rate["high"]
+
+
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
     made, _ = labelled(0.8)
     turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(made)]

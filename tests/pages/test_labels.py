@@ -73,6 +73,10 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     chain, folder, html = judged
     report = (chain.root / "report.html").read_text()
     assert 'href="labels.html"' in report
+    accuracy = json.loads((chain.root / "latest" / "pairs" / "manifest.json").read_text())["metrics"][
+        "expected_accuracy"
+    ]
+    assert all(f'data-label="{word}">' in report for word in accuracy if word != "pairs") and accuracy["pairs"] > 20
     assert sections(html) == ["known", "shares", "judges", "tasks", "cases", "made"]
     told = rows(html, "judges")
     asked = len(Labelling.read(folder).preferences)
