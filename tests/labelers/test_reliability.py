@@ -57,7 +57,7 @@ def test_a_judge_of_coins_has_no_corrected_rate_and_a_tie_is_no_pair() -> None:
 
 def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() -> None:
     made, known = labelled(0.9)
-    known |= {key: "tie" for key in [*known][::4]}
+    known |= dict.fromkeys([*known][::4], "tie")
     found = reliability(made, made, known, PROMPTS, CANDIDATES)
     rates = [found[f"pair_{name}"] for name in ("accuracy", "wrong", "neither")]
     assert sum(rate["mean"] for rate in rates) == pytest.approx(1)
