@@ -38,8 +38,16 @@ def said(j: Judgement) -> str | None:
 
 
 def decided(judgements: Iterable[Judgement], candidates: Mapping[str, Candidate]) -> list[Judgement]:
-    """The judgements that are not missing, and that had to be made: two equal texts are a tie without a judge."""
-    return [j for j in judgements if j.error is None and (j.candidate_id or not equal(j, candidates))]
+    """Return the judgements that are not missing and that somebody had to make: two copies are a tie without a judge.
+    Of several judgements of the same texts one counts, whichever `set_aside` draws first."""
+    of_texts = dict[Key, Judgement]()
+    for j in judgements:
+        if j.error is None and (j.candidate_id or not equal(j, candidates)):
+            texts = j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))
+            first = of_texts.setdefault(texts, j)
+            if first is not j and turn(j) < turn(first):
+                of_texts[texts] = j
+    return [*of_texts.values()]
 
 
 def equal(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
@@ -48,7 +56,12 @@ def equal(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
 
 def set_aside(judgements: Iterable[Judgement], count: int) -> list[Judgement]:
     """So many of the judgements, at random, and the same ones every time."""
-    return sorted(judgements, key=lambda j: content_id("audit", *key_of(j)))[:count]
+    return sorted(judgements, key=turn)[:count]
+
+
+def turn(j: Judgement) -> str:
+    """Return a judgement's place in the order in which judgements are drawn: a hash that knows no verdict."""
+    return content_id("audit", *key_of(j))
 
 
 def blanks(

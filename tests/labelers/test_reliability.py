@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_a_tie_of_equal_texts_is_no_merit_of_the_judge() -> None:
     first, second, other = texts
     made = [Judgement("p0", "judge", a=first, b=b, preference="tie") for b in (second, other)]
     assert [key_of(j) for j in decided(made, texts)] == [(first, other)]
+
+
+def test_copies_are_audited_once_and_an_audit_of_before_keeps_its_rows() -> None:
+    given = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
+    candidates = {c.candidate_id: c for c in given.candidates}
+    pairs = [two for _, those in given.by_prompt() for two in combinations(those, 2)]
+    made = [Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a") for a, b in pairs]
+    audit = set_aside(decided(made, candidates), 60)
+    assert len(audit) == len({j.prompt_id for j in audit}) == 30
+    assert decided(made[::-1], candidates) != decided(made, candidates)
+    assert {key_of(j) for j in decided(made[::-1], candidates)} == {key_of(j) for j in audit}, "whatever the order"
+    every = [j for j in made if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text]
+    first = {j.prompt_id: key_of(j) for j in reversed(set_aside(every, len(every)))}
+    assert {j.prompt_id: key_of(j) for j in audit} == first
 
 
 def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_line(tmp_path: Path) -> None:
