@@ -56,11 +56,12 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if failed.total() > cfg.max_failed * len(judgements):
         error, count = failed.most_common(1)[0]
         raise UserError(
-            f"{failed.total()} of {len(judgements)} candidates could not be judged, more than label.max_failed="
-            f"{cfg.max_failed:g} allows; most often ({count} times): {error}."
+            f"{failed.total()} of {len(judgements)} {units(judgements)} could not be judged, more than "
+            f"label.max_failed={cfg.max_failed:g} allows; most often ({count} times): {error}."
         )
     if failed:
-        out.warn(f"{failed.total()} of {len(judgements)} candidates have no judgement: {failed.most_common(1)[0][0]}.")
+        most = failed.most_common(1)[0][0]
+        out.warn(f"{failed.total()} of {len(judgements)} {units(judgements)} have no judgement: {most}.")
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
@@ -141,6 +142,12 @@ def refuse(j: Judgement, prompts: Mapping[str, str], labeler: str) -> None:
         raise UserError(f"{labeler} prefers {j.preference!r} of {j.a} and {j.b}: a, b or tie, of two candidates.")
 
 
+def units(judgements: Iterable[Judgement]) -> str:
+    """Return what was judged: candidates one by one, or comparisons of two; judgements, where a labeler mixes both."""
+    single = {j.candidate_id is not None for j in judgements}
+    return "judgements" if len(single) > 1 else "candidates" if True in single else "comparisons"
+
+
 def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str, Any]:
     """What every labelling tells of itself: scores, ties, and how far longer answers are preferred. `lengths`: those
     of the candidates, by id."""
@@ -167,8 +174,9 @@ def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str
     unequal = [gap > 0 for gap in gaps if gap]
     if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
         found["order_flips"] = 1 - float(np.mean(swapped))
+    ties = sum(j.preference == "tie" for j in judgements)
     return found | {
-        "ties": sum(j.preference == "tie" for j in judgements),
+        "ties": ties,
         "longer_preferred": float(np.mean(unequal)) if unequal else None,
-        "summary": f"{len(judgements)} preferences",
+        "summary": f"{len(judgements)} comparisons: {len(gaps)} preferences, {ties} ties",
     }

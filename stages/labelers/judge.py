@@ -2,7 +2,8 @@
 
 Pairwise, two candidates are shown in both orders, and a judge that does not choose the same of them both times has
 seen a tie (position bias: Zheng et al. 2023, arXiv:2306.05685). Pointwise, each candidate gets a score. Several judges
-come together as their majority, or their mean. What is no verdict is missing, with its reason.
+come together as their majority, or their mean. Of two judges that is unanimity: what they differ on is a tie, and what
+one of them gives no verdict on is missing. What is no verdict is missing, with its reason.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ class Jury(Labeler):
 
     def __init__(self, cfg: Label, out: Work):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
-        self.max_failed = cfg.max_failed
+        self.max_failed, self.differ = cfg.max_failed, 0
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = told_apart([str(judge.endpoint.model) for judge in self.judges])
 
@@ -83,6 +84,15 @@ class Jury(Labeler):
                     )
                 yield judgement
                 progress.update()
+        if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
+            self.out.say(
+                "label.judge.endpoints: two judges must agree. A comparison on which they differ is a tie, as are "
+                f"{self.differ} of {len(asked)}. A third judge would decide."
+            )
+
+    def figures(self) -> dict[str, Any]:
+        """Return on how many comparisons several judges differ."""
+        return {"judges_differ": self.differ} if len(self.judges) > 1 and self.rubric.kind is Rubrics.pairwise else {}
 
     def questions(self, pool: Pool) -> Iterator[partial[Coroutine[Any, Any, Judgement]]]:
         """What makes each judgement."""
@@ -130,6 +140,7 @@ class Jury(Labeler):
         given, error = present(votes)
         if error:
             return judgement(raw=self.said(votes), error=error)
+        self.differ += len({vote.value for vote in given}) > 1
         most, count = Counter(vote.value for vote in given).most_common(1)[0]
         return judgement(
             preference=most if 2 * count > len(given) else "tie",
