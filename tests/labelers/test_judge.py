@@ -93,23 +93,23 @@ def test_what_two_judges_differ_on_is_a_tie_and_is_counted(tmp_path: Path, caplo
     """Both agree on the first prompt's answers alone."""
     caplog.set_level(logging.INFO)
     worse = lambda texts: "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
-    flipped, given = {"A": "B", "B": "A"}, pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"])
+    flipped, three = {"A": "B", "B": "A"}, pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"])
     with running(Model(judging(better))) as good, running(Model(judging(worse))) as bad:
         two = Jury.of(block(tmp_path, good.url, bad.url), work(tmp_path))
-        words = [j.preference for j in two.judge_all(given)]
+        words = [j.preference for j in two.judge_all(three)]
         assert Counter(word == "tie" for word in words) == {True: 2, False: 1}
         assert two.figures() == {"judges_differ": 2}
         assert "two judges must agree. A comparison on which they differ is a tie, as are 2 of 3." in caplog.text
         caplog.clear()
         alone = Jury.of(block(tmp_path, good.url), work(tmp_path))
-        assert len([*alone.judge_all(given)]) == 3 and not alone.figures() and "must agree" not in caplog.text
+        assert len([*alone.judge_all(three)]) == 3 and not alone.figures() and "must agree" not in caplog.text
 
 
 def test_of_two_candidates_at_a_time_comparisons_are_counted_and_ties_are_no_preferences(tmp_path: Path) -> None:
-    given = pool(*([f"poor {i}", f"good {i + 1}", f"fair {i}"] for i in range(6)))
+    several = pool(*([f"poor {i}", f"good {i + 1}", f"fair {i}"] for i in range(6)))
     (tmp_path / "pool").mkdir()
-    save(tmp_path / "pool" / "prompts.parquet", given.prompts, Example)
-    save(tmp_path / "pool" / "candidates.parquet", given.candidates, Candidate)
+    save(tmp_path / "pool" / "prompts.parquet", several.prompts, Example)
+    save(tmp_path / "pool" / "candidates.parquet", several.candidates, Candidate)
 
     def says(request: Request) -> str:
         return PROBE if is_probe(request) else "" if "poor 3" in str(request) else judging(better)(request)

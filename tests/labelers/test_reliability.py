@@ -57,10 +57,10 @@ def test_a_judge_of_coins_has_no_corrected_rate_and_a_tie_is_no_pair() -> None:
 
 
 def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() -> None:
-    made, known = labelled(0.9)
-    known |= dict.fromkeys([*known][::4], "tie")
-    found = reliability(made, made, known, PROMPTS, CANDIDATES)
-    rates = [found[f"pair_{name}"] for name in ("accuracy", "wrong", "neither")]
+    judgements, truth = labelled(0.9)
+    truth |= dict.fromkeys([*truth][::4], "tie")
+    figures = reliability(judgements, judgements, truth, PROMPTS, CANDIDATES)
+    rates = [figures[f"pair_{name}"] for name in ("accuracy", "wrong", "neither")]
     assert sum(rate["mean"] for rate in rates) == pytest.approx(1)
     for rate, expected in zip(rates, (0.75 * 0.9, 0.75 * 0.1, 0.25), strict=True):
         assert rate["low"] <= expected <= rate["high"]
@@ -85,15 +85,15 @@ def test_a_tie_of_equal_texts_is_no_merit_of_the_judge() -> None:
 
 
 def test_copies_are_audited_once_and_an_audit_of_before_keeps_its_rows() -> None:
-    given = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
-    candidates = {c.candidate_id: c for c in given.candidates}
-    pairs = [two for _, those in given.by_prompt() for two in combinations(those, 2)]
-    made = [Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a") for a, b in pairs]
-    audit = set_aside(decided(made, candidates), 60)
+    copies = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
+    candidates = {c.candidate_id: c for c in copies.candidates}
+    pairs = [two for _, several in copies.by_prompt() for two in combinations(several, 2)]
+    preferred = [Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a") for a, b in pairs]
+    audit = set_aside(decided(preferred, candidates), 60)
     assert len(audit) == len({j.prompt_id for j in audit}) == 30
-    assert decided(made[::-1], candidates) != decided(made, candidates)
-    assert {key_of(j) for j in decided(made[::-1], candidates)} == {key_of(j) for j in audit}, "whatever the order"
-    every = [j for j in made if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text]
+    backwards = decided(preferred[::-1], candidates)
+    assert {key_of(j) for j in backwards} == {key_of(j) for j in audit}, "whatever the order"
+    every = [j for j in preferred if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text]
     first = {j.prompt_id: key_of(j) for j in reversed(set_aside(every, len(every)))}
     assert {j.prompt_id: key_of(j) for j in audit} == first
 

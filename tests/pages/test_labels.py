@@ -118,8 +118,8 @@ def test_an_answer_without_a_score_is_none_that_was_scored(chain: Chain, tmp_pat
         judgement.score, judgement.error = None, "failed"
     save(folder / "judgements.parquet", judgements, Judgement)
     as_published(folder, "judgements.parquet")
-    told = text_of(labels.page(folder))
-    assert f"{len(judgements) - 5} answers to 48 prompts, scored by verifier" in told and "at 1, 5 missing." in told
+    text = text_of(labels.page(folder))
+    assert f"{len(judgements) - 5} answers to 48 prompts, scored by verifier" in text and "at 1, 5 missing." in text
 
 
 def spoilt(folder: Path, copy: Path) -> Path:

@@ -105,11 +105,11 @@ def compared(folder: Path, order: str, *preferences: str) -> Path:
     """A judged pool of one prompt, whose candidates are named by a letter each, with preferences `a>b`."""
     ids = {name: candidate("q", name) for name in order}
     judged = pool(folder, {"q": [(c, None) for c in ids.values()]})
-    given = [
+    judgements = [
         Judgement("q", "judge", a=ids[a].candidate_id, b=ids[b].candidate_id, preference="a")
         for a, _, b in preferences
     ]
-    save(judged / "judgements.parquet", given, Judgement)
+    save(judged / "judgements.parquet", judgements, Judgement)
     return judged
 
 
@@ -135,19 +135,16 @@ def test_margins_of_preferences_are_differences_of_chances(
     cfg = replace(MANY, strategy=Strategy.margin, min_margin=min_margin)
     pairs, metrics = made(tmp_path / "out", cfg, judged)
     assert sorted(pairs) == sorted((a, b) for a, b in expected)
-    found = ranked(comparisons(load(judged / "judgements.parquet", Judgement), by_id(judged)))
+    candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
+    ranking = ranked(comparisons(load(judged / "judgements.parquet", Judgement), candidates))
     strength = dict(zip("abcd", strengths(np.triu(np.ones((4, 4)), 1)), strict=True))
-    for c in found:
+    for c in ranking:
         s, t = (np.exp(strength[side.text]) for side in (c.better, c.worse))
         assert c.margin == pytest.approx((s - t) / (s + t), abs=1e-6)
-    taken = {(c.better.text, c.worse.text): c.margin for c in found}
-    assert [taken[two] for two in pairs] == sorted(taken[two] for two in pairs), "narrowest first"
-    assert metrics["strategies"]["margin"]["margin"] == pytest.approx(fmean(taken[two] or 0 for two in pairs))
+    margins = {(c.better.text, c.worse.text): c.margin or 0 for c in ranking}
+    assert [margins[two] for two in pairs] == sorted(margins[two] for two in pairs), "narrowest first"
+    assert metrics["strategies"]["margin"]["margin"] == pytest.approx(fmean(margins[two] for two in pairs))
     assert {p.margin for p in load(tmp_path / "out" / "pairs.parquet", Pair)} == {None}, "a difference of no scores"
-
-
-def by_id(judged: Path) -> dict[str, Candidate]:
-    return {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
 
 
 def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:
