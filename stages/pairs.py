@@ -49,10 +49,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     copies, passed_over = made.copies, made.passed_over
     if not taken.pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
-        ways = "".join(f" {admission.ways[reason]}." for reason, _ in taken.without.most_common(1))
-        if TIES in taken.without and (turned := by_order(stream(pool / "judgements.parquet", Judgement))):
-            ways = f" {turned}."
-        raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{ways}")
+        reason = next((reason for reason, _ in taken.without.most_common(1)), "")
+        turned = by_order(stream(pool / "judgements.parquet", Judgement)) if reason == TIES else ""
+        way_out = f" {turned or admission.ways[reason]}." if reason else ""
+        raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{way_out}")
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken

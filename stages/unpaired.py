@@ -38,10 +38,11 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         of = [scores[name] for name in ended if name in scores]
         if of:
             said = f"unpaired.threshold={cfg.threshold:g}: {said}"
-        ways = [threshold(of, bool(desirable))] if of else [WAYS_OUT[why] for why, _ in without.most_common(1)]
-        if TIED in without and (turned := by_order(judgements)):
-            ways = [turned]
-        raise UserError(". ".join([f"{said}{told}", "KTO learns from desirable and undesirable ones", *ways]) + ".")
+        reason = next((why for why, _ in without.most_common(1)), "")
+        turned = by_order(judgements) if reason == TIED else ""
+        way_out = threshold(of, bool(desirable)) if of else turned or WAYS_OUT.get(reason, "")
+        parts = [f"{said}{told}", "KTO learns from desirable and undesirable ones", way_out]
+        raise UserError(". ".join(filter(None, parts)) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
     aside = 0
 
