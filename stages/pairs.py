@@ -137,7 +137,7 @@ def pairs_of(
         preferred = [(j.a, j.b, j.preference) for j in judgements if j.preference in ("a", "b")]
         made.copies += len(preferred) - len({*preferred})
         # In a ranking every preference has its part.
-        made.passed_over += left if preferred and cfg.strategy not in BY_STRENGTH else 0
+        made.passed_over += left if preferred and cfg.strategy is not Strategy.ranked else 0
         for contrast in chosen:
             found = pair(prompt, contrast, labeler, cfg)
             made.licences.count(prompt)

@@ -11,11 +11,8 @@ from stages.evaluation.reliability import KNOWN_WORDS, Key, from_file
 from stages.store.records import Candidate, Example
 from stages.tasks.checks import share_passed
 
-VERDICTS = {
-    1: "right",
-    -1: "wrong",
-    0: "neither",
-}  # the chosen answer is better, worse, or as good as the rejected one
+# The chosen answer is better than the rejected one, worse, or as good.
+VERDICTS = {1: "right", -1: "wrong", 0: "neither"}
 SIGNS = {"a": 1, "b": -1, "tie": 0}
 
 

@@ -48,9 +48,9 @@ def ranked(contrasts: list[Contrast]) -> list[Contrast]:
 
 
 @lru_cache(maxsize=10_000)
-def of_wins(won: tuple[tuple[float, ...], ...]) -> list[float]:
+def of_wins(won: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
     """Return the strengths of a table of wins: prompts with few candidates have the same few tables."""
-    return strengths(np.array(won)).tolist()  # type: ignore[no-any-return]
+    return tuple(strengths(np.array(won)).tolist())
 
 
 def strengths(won: NDArray[np.float64]) -> NDArray[np.float64]:

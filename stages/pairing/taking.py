@@ -25,10 +25,10 @@ class Taking:
         self.without, self.of_task = Counter[str](), Counter[str]()
 
     def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
-        """Return those that it takes of a prompt's usable contrasts, and how many more there are. `reason`: why there
-        are none."""
+        """Return those that it takes of a prompt's usable contrasts, and how many more a labeler told. `reason`: why
+        there are none."""
         chosen = select(usable, self.strategy, self.cfg, prompt.id)
-        left = len(usable) - len(chosen)
+        left = sum(c.compared for c in usable) - len(chosen)
         if usable and not chosen:
             reason = AGAINST
         if chosen and self.cfg.max_per_task:
