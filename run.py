@@ -89,10 +89,11 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
                 whole.write(store.root / page, (store.folder(wanted[0]) / page).read_bytes())
             log.info("The report: %s", store.root / "report.html")
         case _:
-            if cfg.stage == Target.label:
+            folder = store.folder(nodes["label"])
+            if any(nodes["label"] in target.lineage for target in wanted) and folder.exists():
                 from stages.pages import labels
 
-                whole.write(store.root / labels.PAGE, labels.page(store.folder(nodes["label"])))
+                whole.write(store.root / labels.PAGE, labels.page(folder))
                 log.info("How good the labels are: %s", store.root / labels.PAGE)
             log.info("Next: %s", provenance.command(NEXT[cfg.stage], overrides))
     return sweep.metric(cfg, nodes, store)

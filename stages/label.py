@@ -13,7 +13,17 @@ import numpy as np
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.evaluation import best_of
-from stages.evaluation.reliability import Key, blanks, decided, from_checks, from_file, reliability, set_aside
+from stages.evaluation.reliability import (
+    KNOWN_WORDS,
+    Key,
+    blanks,
+    decided,
+    from_checks,
+    from_file,
+    key_of,
+    reliability,
+    set_aside,
+)
 from stages.formats.sources import quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
@@ -25,7 +35,7 @@ from stages.store.work import Work
 
 def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`; `quarantine.jsonl` where
-    rows of a file could not be used; `audit.jsonl` and `reliability.json` with `label.audit`.
+    rows of a file could not be used; `audit.jsonl`, `reliability.json` and `known.jsonl` with `label.audit`.
 
     Raises:
         UserError: where more judgements than `max_failed` are missing, or a labeler of the user's own gives what is
@@ -46,11 +56,12 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if failed.total() > cfg.max_failed * len(judgements):
         error, count = failed.most_common(1)[0]
         raise UserError(
-            f"{failed.total()} of {len(judgements)} candidates could not be judged, more than label.max_failed="
-            f"{cfg.max_failed:g} allows; most often ({count} times): {error}."
+            f"{failed.total()} of {len(judgements)} {units(judgements)} could not be judged, more than "
+            f"label.max_failed={cfg.max_failed:g} allows; most often ({count} times): {error}."
         )
     if failed:
-        out.warn(f"{failed.total()} of {len(judgements)} candidates have no judgement: {failed.most_common(1)[0][0]}.")
+        most = failed.most_common(1)[0][0]
+        out.warn(f"{failed.total()} of {len(judgements)} {units(judgements)} have no judgement: {most}.")
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
@@ -73,13 +84,17 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
 def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key, str], out: Work) -> str:
     """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
-    known: by a file, by what people have `said` of them, or by checks. Says it in a few words."""
+    known: by a file, by what people have `said` of them, or by checks. What a file or people said of them becomes
+    `known.jsonl`. Return it in a few words."""
     prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
     aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
     rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    by_checks = said or from_checks(aside, prompts, candidates)
-    known = from_file(Path(cfg.known).expanduser()) if cfg.known else by_checks
+    words = from_file(Path(cfg.known).expanduser()) if cfg.known else said or None
+    if words is not None:
+        rows = [json.dumps({"judged": key_of(j), "known": words[key_of(j)]}) for j in aside if key_of(j) in words]
+        (out / KNOWN_WORDS).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    known = from_checks(aside, prompts, candidates) if words is None else words
     found = reliability(judgements, aside, known, prompts, candidates)
     note(out / "reliability.json", found)
     if "accuracy" not in found:
@@ -89,7 +104,11 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key
 
 
 def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
-    """The judgements, if each is one of these candidates, and a missing one for every candidate without any."""
+    """Return the judgements in the order of the pool, with a missing one for every candidate without any.
+
+    Raises:
+        UserError: for a judgement of other candidates, or of one for the second time.
+    """
     prompts = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "prompt_id"), strict=True))
     found, scored = list[Judgement](), set[str]()
     for j in judgements:
@@ -101,7 +120,10 @@ def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[
     judged = scored | {str(of) for j in found for of in (j.a, j.b)}
     reason = "the labeler gave no judgement"
     silent = [(prompt, name) for name, prompt in prompts.items() if name not in judged]
-    return found + [Judgement(prompt, labeler, name, error=reason) for prompt, name in silent]
+    found += [Judgement(prompt, labeler, name, error=reason) for prompt, name in silent]
+    turn = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
+    place = {name: i for i, name in enumerate(prompts)}
+    return sorted(found, key=lambda j: (turn[j.prompt_id], *(place[name] for name in key_of(j))))
 
 
 def refuse(j: Judgement, prompts: Mapping[str, str], labeler: str) -> None:
@@ -118,6 +140,12 @@ def refuse(j: Judgement, prompts: Mapping[str, str], labeler: str) -> None:
         raise UserError(f"{labeler} gives a score of {j.score}: a score is a number in [0, 1], of one candidate.")
     if j.preference is not None and (j.preference not in ("a", "b", "tie") or j.candidate_id or j.a == j.b):
         raise UserError(f"{labeler} prefers {j.preference!r} of {j.a} and {j.b}: a, b or tie, of two candidates.")
+
+
+def units(judgements: Iterable[Judgement]) -> str:
+    """Return what was judged: candidates one by one, or comparisons of two; judgements, where a labeler mixes both."""
+    single = {j.candidate_id is not None for j in judgements}
+    return "judgements" if len(single) > 1 else "candidates" if True in single else "comparisons"
 
 
 def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str, Any]:
@@ -146,8 +174,9 @@ def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str
     unequal = [gap > 0 for gap in gaps if gap]
     if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
         found["order_flips"] = 1 - float(np.mean(swapped))
+    ties = sum(j.preference == "tie" for j in judgements)
     return found | {
-        "ties": sum(j.preference == "tie" for j in judgements),
+        "ties": ties,
         "longer_preferred": float(np.mean(unequal)) if unequal else None,
-        "summary": f"{len(judgements)} preferences",
+        "summary": f"{len(judgements)} comparisons: {len(gaps)} preferences, {ties} ties",
     }

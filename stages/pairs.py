@@ -11,17 +11,27 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.curation.rules import band, broken, within
-from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission, WaysOut, between
+from stages.evaluation.pair_accuracy import PairAudit, in_words
+from stages.pairing.admission import (
+    BETTER_UNFINISHED,
+    DRAW,
+    GIVE,
+    TIES,
+    WORSE_UNFINISHED,
+    Admission,
+    WaysOut,
+    between,
+    by_order,
+)
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.held_out import side
 from stages.pairing.ranking import ranked
-from stages.pairing.strategies import limit_of
+from stages.pairing.strategies import BY_STRENGTH, limit_of
 from stages.pairing.taking import Taking, table
 from stages.store.endings import ending_advice, resolve_unfinished, share_ended
 from stages.store.judged import judged
-from stages.store.kept import having, load_json
 from stages.store.licences import Licences
-from stages.store.records import GIVEN, Candidate, Example, Judgement, Pair, Records, content_id, save, stream
+from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
 from stages.store.work import Work
 
 
@@ -36,14 +46,17 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
     admissions = admitting(cfg, pool, ended)
     takings, made = [Taking(strategy, cfg) for strategy in Strategy], Made()
-    save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made), Pair)
+    audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
+    save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made, audit), Pair)
     taken = next(each for each in takings if each.strategy is cfg.strategy)
-    admission = admissions[cfg.strategy is Strategy.ranked]
+    admission = admissions[cfg.strategy in BY_STRENGTH]
     copies, passed_over = made.copies, made.passed_over
     if not taken.pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
-        ways = "".join(f" {admission.ways[reason]}." for reason, _ in taken.without.most_common(1))
-        raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{ways}")
+        reason = next((reason for reason, _ in taken.without.most_common(1)), "")
+        turned = by_order(stream(pool / "judgements.parquet", Judgement)) if reason == TIES else ""
+        way_out = f" {turned or admission.ways[reason]}." if reason else ""
+        raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{way_out}")
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
@@ -58,6 +71,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
     told = "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
     others = {str(each.strategy): each.figures() for each in takings}
+    if audit:
+        others = {name: {**found, "accuracy": audit.figures(Strategy(name))} for name, found in others.items()}
+    accuracy = others[cfg.strategy].get("accuracy")
     out.say(f"What each strategy would give of these judgements, all else as it is:\n{table(others, cfg.strategy)}")
     return {
         "pairs": taken.pairs,
@@ -72,10 +88,11 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "chosen_longer_by": others[cfg.strategy]["chosen_longer_by"],
         "strategies": others,
         **won(made, pool),
-        **expected(pool),
+        **({"expected_accuracy": accuracy} if accuracy else {}),
         **made.licences.metrics(),
         "summary": f"{taken.pairs} pairs ({made.held_out} held out) from {made.prompts} prompts; "
         f"{taken.without.total()} prompts gave none{told}"
+        + (f"; {in_words(accuracy)}" if accuracy else "")
         + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
     }
 
@@ -103,18 +120,27 @@ class Made:
 
 
 def pairs_of(
-    cfg: Pairs, pool: Path, admissions: Sequence[Admission], takings: Sequence[Taking], made: Made
+    cfg: Pairs,
+    pool: Path,
+    admissions: Sequence[Admission],
+    takings: Sequence[Taking],
+    made: Made,
+    audit: PairAudit | None,
 ) -> Iterator[Pair]:
-    """The pairs of the strategy that is asked for, prompt by prompt. Every strategy takes of each what it would:
-    contrasts as they were judged, or, for `ranked`, as their ranking has them."""
+    """Yield the pairs of the strategy that is asked for, prompt by prompt. Every strategy takes of each prompt what it
+    would: contrasts as they were judged, or, for those BY_STRENGTH, as their ranking has them."""
     labeler = next((j.labeler for j in stream(pool / "judgements.parquet", Judgement)), "")
     for prompt, judgements, contrasts, unsound in compared(cfg, pool):
         made.prompts += 1
         both = zip(admissions, (contrasts, ranked(contrasts)), strict=True)
         usable = [admission.admit(its, unsound) for admission, its in both]
-        taken = {each.strategy: each.take(prompt, *usable[each.strategy is Strategy.ranked]) for each in takings}
+        taken = {each.strategy: each.take(prompt, *usable[each.strategy in BY_STRENGTH]) for each in takings}
+        if audit:
+            sides = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}
+            by_strategy = {name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in taken.items()}
+            audit.look_up(prompt, sides.values(), by_strategy)
         chosen, left = taken[cfg.strategy]
-        preferred = [(j.a, j.b, j.preference) for j in judgements if j.preference]
+        preferred = [(j.a, j.b, j.preference) for j in judgements if j.preference in ("a", "b")]
         made.copies += len(preferred) - len({*preferred})
         # In a ranking every preference has its part.
         made.passed_over += left if preferred and cfg.strategy is not Strategy.ranked else 0
@@ -136,10 +162,10 @@ def compared(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement],
 def admitting(cfg: Pairs, pool: Path, ended: float) -> list[Admission]:
     """Which contrasts may become pairs, as they were judged and as their ranking has them. Where margins must lie
     between quantiles, these are of the margins of all prompts. `ended`: the share of candidates that did."""
-    samplers, ways = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}, WaysOut(DRAW, DRAW)
-    if samplers <= {*GIVEN}:
-        ways = WaysOut(GIVE, GIVE)
-    elif advice := ending_advice(ended):
+    samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
+    others = GIVE.get(samplers.pop(), DRAW) if len(samplers) == 1 else DRAW
+    ways = WaysOut(others, others)
+    if others == DRAW and (advice := ending_advice(ended)):
         ways = WaysOut(DRAW, advice, advice, advice)
     if not cfg.margin_quantiles:
         return [Admission(cfg, ways), Admission(cfg, ways)]
@@ -162,13 +188,6 @@ def won(made: Made, pool: Path) -> dict[str, Any]:
     return {"policies": counts}
 
 
-def expected(judged: Path) -> dict[str, Any]:
-    """How often a pair is the right way round, by the labelling's audit, where it had one that can say so."""
-    audited = judged / "reliability.json"
-    found = load_json(audited, having()).get("pair_accuracy") if audited.exists() else None
-    return {"expected_accuracy": found} if found else {}
-
-
 def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
     better, worse = contrast.better, contrast.worse
     return Pair(
@@ -177,7 +196,7 @@ def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
         prompt=prompt.messages,
         chosen=[{"role": "assistant", "content": better.text}],
         rejected=[{"role": "assistant", "content": worse.text}],
-        margin=contrast.margin,
+        margin=None if contrast.score is None else contrast.margin,
         labeler=labeler,
         strategy=cfg.strategy,
         chosen_id=better.candidate_id,

@@ -96,7 +96,7 @@ def best(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
             if whole and not rules.broken(prompt, whole):
                 repaired.append(whole)
         if good or repaired:
-            answer = max(good or repaired, key=likelihood)
+            answer = max(good or repaired, key=lambda c: (likelihood(c), c.candidate_id))
             answered.append((len(good), demonstration(prompt, answer, "selected" if good else "mended", cfg)))
     found, of_task = list[Example](), Counter[tuple[str, str]]()
     for several, example in sorted(answered, key=lambda each: content_id(each[1].id)):

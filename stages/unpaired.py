@@ -10,8 +10,9 @@ from typing import Any
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.errors import UserError
+from stages.pairing.admission import by_order
 from stages.pairing.held_out import side
-from stages.pairing.unpaired import labels, threshold, ways_out
+from stages.pairing.unpaired import TIED, labels, threshold, ways_out
 from stages.store.endings import resolve_unfinished, share_ended
 from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
 from stages.store.unpaired import UnpairedPreference
@@ -41,8 +42,11 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         of = [scores[name] for name in whole if name in scores]
         if of:
             said = f"unpaired.threshold={cfg.threshold:g}: {said}"
-        ways = [threshold(of, bool(desirable))] if of else [ways_out(ended)[why] for why, _ in without.most_common(1)]
-        raise UserError(". ".join([f"{said}{told}", "KTO learns from desirable and undesirable ones", *ways]) + ".")
+        reason = next((why for why, _ in without.most_common(1)), "")
+        turned = by_order(judgements) if reason == TIED else ""
+        way_out = threshold(of, bool(desirable)) if of else turned or ways_out(ended).get(reason, "")
+        parts = [f"{said}{told}", "KTO learns from desirable and undesirable ones", way_out]
+        raise UserError(". ".join(filter(None, parts)) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
     aside = 0
 

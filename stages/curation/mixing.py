@@ -26,11 +26,9 @@ def amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int]) ->
     """What each source brings, of as many rows as it has."""
     drawn = list(rows)
     for task, quota in mixture.quotas.items():
-        mine = [i for i, source in enumerate(sources) if source.of_task == task]
-        every, before = sum(rows[i] for i in mine), 0
-        for i in mine if every > quota else ():  # in proportion, and none lost in rounding
-            drawn[i] = quota * (before + rows[i]) // every - quota * before // every
-            before += rows[i]
+        places = [i for i, source in enumerate(sources) if source.of_task == task]
+        for i, share in zip(places, apportioned([rows[i] for i in places], quota), strict=True):
+            drawn[i] = share
     drawn = [min(n, mixture.cap or n) for n in drawn]
     totals = [n * (source.epochs or 1.0) for n, source in zip(drawn, sources, strict=True)]
     weights = [source.weight or 0.0 for source in sources]
@@ -38,6 +36,19 @@ def amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int]) ->
         scarcest = min(total / weight for total, weight in zip(totals, weights, strict=True) if weight)
         totals = [scarcest * weight for weight in weights]
     return [Amount(n, round(total)) for n, total in zip(drawn, totals, strict=True)]
+
+
+def apportioned(rows: Sequence[int], quota: int) -> list[int]:
+    """Return what each of several sources brings to a quota, in proportion to its rows: shares are rounded down, and
+    what is left over goes to the largest remainders (Hamilton's method)."""
+    total = sum(rows)
+    if total <= quota:
+        return [*rows]
+    shares = [quota * n // total for n in rows]
+    by_remainder = sorted(range(len(rows)), key=lambda i: -(quota * rows[i] % total))
+    for i in by_remainder[: quota - sum(shares)]:
+        shares[i] += 1
+    return shares
 
 
 def times(ids: NDArray[np.uint64], amount: Amount, seed: int) -> NDArray[np.int32]:

@@ -5,14 +5,13 @@ is kept (`store/calls.py`) before it is used.
 """
 
 import asyncio
-import hashlib
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +20,7 @@ from stages.config.errors import UserError
 from stages.endpoints.pacing import Pace, backoff, retry_after
 from stages.endpoints.reply import NoReply, Reply, read
 from stages.endpoints.spending import Spending
-from stages.store.calls import Calls
+from stages.store.calls import Calls, key_of
 from stages.store.records import Message
 from stages.store.work import SCRATCH, Work
 
@@ -35,8 +34,7 @@ PATIENCE = 900.0  # seconds that a server may ask to be left alone before the st
 
 @dataclass(frozen=True)
 class Question:
-    """A chat to be answered. `about`: what tells it from others with the same request, a template's digest or an
-    order; it goes into the key, and not to the server."""
+    """A chat to be answered."""
 
     messages: list[Message]
     max_tokens: int
@@ -44,7 +42,6 @@ class Question:
     seed: int
     top_p: float = 1.0
     response_format: Mapping[str, Any] | None = None
-    about: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, endpoint: Endpoint) -> dict[str, Any]:
         """The body that is sent."""
@@ -76,7 +73,8 @@ class Client:
         self.requests, self.tokens = Pace(runtime.requests_per_minute), Pace(runtime.tokens_per_minute)
         self.room = asyncio.Semaphore(runtime.concurrency)
         self.asking: dict[str, asyncio.Task[Reply]] = {}
-        self.failures, self.reused, self.ended = Counter[str](), 0, False
+        self.answered, self.reused = set[str](), set[str]()  # keys of answers of now, and of an earlier time
+        self.failures, self.ended = Counter[str](), False
 
     @contextmanager
     def opened(self) -> Iterator["Client"]:
@@ -118,18 +116,17 @@ class Client:
         if "api" in vars(self):
             await vars(self).pop("api").close()
 
-    async def ask(self, question: Question) -> Reply:
-        """The answer, of now or of an earlier time. Equal questions that are on their way are one.
+    async def ask(self, question: Question, fresh: bool = False) -> Reply:
+        """Return the answer, of now or of an earlier time; a `fresh` one is of now. Equal requests are one call.
 
         Raises:
             NoReply: where no attempt gave one.
             UserError: where further calls make no sense, or the budget allows none.
         """
-        request = question.request(self.endpoint)
-        asked = {"endpoint": self.endpoint.base_url, "about": dict(question.about), "request": request}
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        if (kept := self.calls.get(key)) is not None:
-            self.reused += 1
+        asked = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
+        key = key_of(asked)
+        if not fresh and (kept := self.calls.get(key)) is not None:
+            self.reused |= {key} - self.answered
             return read(kept)
         if key not in self.asking:
             self.asking[key] = asyncio.ensure_future(self._insist(key, asked, question.most()))
@@ -170,6 +167,7 @@ class Client:
                 body = (await send(model=model, messages=messages, extra_body=request)).text
             reply = read(body)
             self.calls.keep(key, asked, body)
+            self.answered.add(key)
             used = reply.tokens(most)
         except (TimeoutError, openai.APITimeoutError) as error:
             raise NoReply(f"no answer in {self.endpoint.runtime.timeout:g} s", again=True) from error
@@ -210,7 +208,7 @@ class Client:
         were kept from earlier ones."""
         spent = self.spending
         money = {"money": spent.money} if self.endpoint.price.known else {}
-        counted = {"made": spent.calls, "kept": self.reused, "failed": dict(self.failures)}
+        counted = {"made": spent.calls, "kept": len(self.reused), "failed": dict(self.failures)}
         return counted | {"input_tokens": spent.input, "output_tokens": spent.output} | money
 
 

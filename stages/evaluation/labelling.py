@@ -73,7 +73,7 @@ class Labelling:
 
     @cached_property
     def preferences(self) -> list[Judgement]:
-        """Preferences between two texts that differ: two equal ones are a tie that nobody had to see."""
+        """Return preferences and ties between two texts that differ: two copies are a tie that nobody had to see."""
         return [j for j in self.given if j.preference and not equal(j, self.candidates)]
 
     @cached_property

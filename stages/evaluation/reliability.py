@@ -21,6 +21,7 @@ from stages.store.kept import WRONG_SHAPE
 from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.tasks.checks import share_passed
 
+KNOWN_WORDS = "known.jsonl"  # in a label node: what a file or people said of the judgements that were set aside
 GOOD = 0.5  # a score of so much says that an answer is good
 SAMPLES = 2000  # draws of prompts for the intervals of κ and α
 WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # what is said of two candidates; of one
@@ -37,17 +38,30 @@ def said(j: Judgement) -> str | None:
 
 
 def decided(judgements: Iterable[Judgement], candidates: Mapping[str, Candidate]) -> list[Judgement]:
-    """The judgements that are not missing, and that had to be made: two equal texts are a tie without a judge."""
-    return [j for j in judgements if j.error is None and (j.candidate_id or not equal(j, candidates))]
+    """Return the judgements that are not missing and that somebody had to make: two copies are a tie without a judge.
+    Of several judgements of the same texts one counts, whichever `set_aside` draws first."""
+    of_texts = dict[Key, Judgement]()
+    for j in judgements:
+        if j.error is None and (j.candidate_id or not equal(j, candidates)):
+            texts = j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))
+            first = of_texts.setdefault(texts, j)
+            if first is not j and turn(j) < turn(first):
+                of_texts[texts] = j
+    return [*of_texts.values()]
 
 
 def equal(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
-    return candidates[str(j.a)].text == candidates[str(j.b)].text
+    return candidates[str(j.a)].stripped_text == candidates[str(j.b)].stripped_text
 
 
 def set_aside(judgements: Iterable[Judgement], count: int) -> list[Judgement]:
     """So many of the judgements, at random, and the same ones every time."""
-    return sorted(judgements, key=lambda j: content_id("audit", *key_of(j)))[:count]
+    return sorted(judgements, key=turn)[:count]
+
+
+def turn(j: Judgement) -> str:
+    """Return a judgement's place in the order in which judgements are drawn: a hash that knows no verdict."""
+    return content_id("audit", *key_of(j))
 
 
 def blanks(
@@ -137,8 +151,11 @@ def reliability(
         "length": {who: lengths(sure, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
         "by_topic": topics(sure, right, prompts),
     }
-    if not single and (pairs := [judge == truth for _, judge, truth in sure if judge != "tie"]):
-        told["pair_accuracy"] = agreement.share(sum(pairs), len(pairs)).told()
+    if not single and (preferences := [(judge, truth) for _, judge, truth in sure if judge != "tie"]):
+        neither = sum(truth == "tie" for _, truth in preferences)
+        accurate = sum(judge == truth for judge, truth in preferences)
+        counts = {"accuracy": accurate, "wrong": len(preferences) - accurate - neither, "neither": neither}
+        told |= {f"pair_{name}": agreement.share(n, len(preferences)).told() for name, n in counts.items()}
     aside = {key_of(j) for j in audit}
     rest = [said(j) == words[0] for j in decided(judgements, candidates) if key_of(j) not in aside]
     if rest:

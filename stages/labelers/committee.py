@@ -85,7 +85,7 @@ def joined(
 def verdict(members: Sequence[Member], a: Candidate, b: Candidate) -> Joined:
     """What follows from the votes on two candidates."""
     of = a.candidate_id, b.candidate_id
-    if a.text == b.text:
+    if a.stripped_text == b.stripped_text:
         return Joined(a.prompt_id, of, {}, "tie")
     votes = {m.name: vote for m in members if (vote := m.vote(*of)) is not None}
     bad = [any(m.objects(candidate) for m in members) for candidate in of]

@@ -24,10 +24,11 @@ def compared(candidates: Sequence[Candidate], most: int | None, seed: int) -> li
 def grouped(
     candidates: Sequence[Candidate], size: int, most: int | None, seed: int
 ) -> Sequence[tuple[Candidate, ...]]:
-    """`size` candidates at a time: of two, as `compared`; of more, neighbours in the circle, each candidate once but
-    for those that fill up the last group."""
+    """Return `size` candidates at a time: of two, as `compared`; of more, neighbours in the circle. What fills up the
+    last group is one candidate of each group before it, so that no two candidates are shown together twice."""
     if size == 2:
         return compared(candidates, most, seed)
     circle = in_circle(candidates, seed)
-    size = min(size, len(circle))
-    return [tuple((circle * 2)[start : start + size]) for start in range(0, len(circle), size)][:most]
+    *whole, last = [circle[start : start + size] for start in range(0, len(circle), size)]
+    last += [group[0] for group in whole][: size - len(last)]
+    return [tuple(group) for group in (*whole, last)][:most]

@@ -19,7 +19,7 @@ from stages.labelers.human import judgements as of_people
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import rows
 from stages.labelers.people.asking import answered
-from stages.labelers.people.questions import overlapping, question
+from stages.labelers.people.questions import Question, overlapping, question
 from stages.store.records import Candidate, Example, Judgement, content_id, load
 from stages.store.work import Work
 
@@ -65,20 +65,25 @@ class Ensemble(Labeler):
         yield from judged.values()
 
     def ask(self, pool: Pool, found: Sequence[Joined], judged: dict[Key, Judgement]) -> None:
-        """Have people judge, first what is audited, then what is in doubt; the latter's judgements become theirs."""
+        """Have people judge, first what is audited, then what is in doubt; the latter's judgements become theirs, also
+        those of copies. Nobody is asked about the same two texts twice."""
         prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
+
+        def question_of(key: Key) -> Question:
+            shown_candidates = [candidates[name] for name in key]
+            return question(prompts[judged[key].prompt_id], shown_candidates, self.cfg.human.instructions or "")
+
         count = 0 if self.cfg.known else self.cfg.audit or 0
-        audited = [key_of(j) for j in set_aside(decided(judged.values(), candidates), count)]
-        in_doubt = [each for each in found if each.disagreement > 0 and each.of not in audited]
+        audited = {key_of(j): question_of(key_of(j)) for j in set_aside(decided(judged.values(), candidates), count)}
+        audited_ids = {each.id for each in audited.values()}
+        in_doubt = [each for each in found if each.disagreement > 0]
         in_doubt.sort(key=lambda each: (-each.disagreement, content_id("doubt", each.of)))
-        doubtful = [each.of for each in in_doubt[: self.cfg.ensemble.people]]
-        questions = {
-            of: question(
-                prompts[judged[of].prompt_id], [candidates[name] for name in of], self.cfg.human.instructions or ""
-            )
-            for of in (*audited, *doubtful)
-        }
-        session = answered(overlapping([*questions.values()], self.cfg.human), self.cfg.human, self.out)
+        doubtful = {each.of: question_of(each.of) for each in in_doubt}
+        doubtful_ids = [*dict.fromkeys(q.id for q in doubtful.values() if q.id not in audited_ids)]
+        asked_ids = {*doubtful_ids[: self.cfg.ensemble.people]}
+        questions = audited | {key: q for key, q in doubtful.items() if q.id in asked_ids}
+        by_id = {q.id: q for q in questions.values()}
+        session = answered(overlapping([*by_id.values()], self.cfg.human), self.cfg.human, self.out)
         known, changed = dict[Key, str](), 0
         for of, asked in questions.items():
             [theirs] = of_people(asked, rows.answers_to(asked, session))
@@ -94,8 +99,8 @@ class Ensemble(Labeler):
         self.known = known
         self.told["people"] = {
             "audited": len(audited),
-            "asked": len(doubtful),
-            "in_doubt": len(in_doubt),
+            "asked": len(asked_ids),
+            "in_doubt": len(doubtful_ids),
             "changed": changed,
         }
 

@@ -2,12 +2,12 @@
 
 Pairwise, two candidates are shown in both orders, and a judge that does not choose the same of them both times has
 seen a tie (position bias: Zheng et al. 2023, arXiv:2306.05685). Pointwise, each candidate gets a score. Several judges
-come together as their majority, or their mean. What is no verdict is missing, with its reason.
+come together as their majority, or their mean. Of two judges that is unanimity: what they differ on is a tie, and what
+one of them gives no verdict on is missing. What is no verdict is missing, with its reason.
 """
 
 import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -48,7 +48,7 @@ class Jury(Labeler):
 
     def __init__(self, cfg: Label, out: Work):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
-        self.max_failed = cfg.max_failed
+        self.max_failed, self.differ = cfg.max_failed, 0
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = told_apart([str(judge.endpoint.model) for judge in self.judges])
 
@@ -60,7 +60,7 @@ class Jury(Labeler):
         return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
-        """Judgements in the order in which they are made.
+        """Yield judgements in the order in which they are made.
 
         Raises:
             UserError: where a judge does not keep to a schema; as soon as more judgements than `max_failed` allows
@@ -84,6 +84,15 @@ class Jury(Labeler):
                     )
                 yield judgement
                 progress.update()
+        if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
+            self.out.say(
+                "label.judge.endpoints: two judges must agree. A comparison on which they differ is a tie, as are "
+                f"{self.differ} of {len(asked)}. A third judge would decide."
+            )
+
+    def figures(self) -> dict[str, Any]:
+        """Return on how many comparisons several judges differ."""
+        return {"judges_differ": self.differ} if len(self.judges) > 1 and self.rubric.kind is Rubrics.pairwise else {}
 
     def questions(self, pool: Pool) -> Iterator[partial[Coroutine[Any, Any, Judgement]]]:
         """What makes each judgement."""
@@ -95,15 +104,14 @@ class Jury(Labeler):
                 yield from (partial(self.preferred, prompt, a, b) for a, b in pairs)
 
     async def probe(self, judge: Client) -> None:
-        """Whether a server keeps to a schema where a model left to itself would not. One that did not is asked anew:
-        its answer may be of an earlier time, when another server was there."""
+        """Require that a server keeps to a schema where a model left to itself would not. A server whose kept answer
+        did not is asked afresh: that answer may be of an earlier time, when another server was there."""
         schema = one_key("word", {"type": "string", "enum": [WORD]})
         messages = [{"role": "system", "content": SYSTEM.format(mark="0")}, {"role": "user", "content": PROBE}]
         saw = ""
-        for time_of_asking in ("any", str(time.time_ns())):
-            about = {"probe": time_of_asking}
+        for fresh in (False, True):
             try:
-                said = (await judge.ask(Question(messages, 64, 0.0, 0, response_format=schema, about=about))).text
+                said = (await judge.ask(Question(messages, 64, 0.0, 0, response_format=schema), fresh)).text
                 saw = f"it said {said[:60]!r}"
                 in_json(said, "word", (WORD,))
                 return
@@ -126,12 +134,13 @@ class Jury(Labeler):
     async def preferred(self, prompt: Example, a: Candidate, b: Candidate) -> Judgement:
         """What more than half of the judges prefer; else a tie. Equal texts are one without being asked about."""
         judgement = partial(Judgement, prompt.id, self.name, a=a.candidate_id, b=b.candidate_id)
-        if a.text == b.text:
+        if a.stripped_text == b.stripped_text:
             return judgement(preference="tie")
         votes = await asyncio.gather(*(self.preference(judge, prompt, a, b) for judge in self.judges))
         given, error = present(votes)
         if error:
             return judgement(raw=self.said(votes), error=error)
+        self.differ += len({vote.value for vote in given}) > 1
         most, count = Counter(vote.value for vote in given).most_common(1)[0]
         return judgement(
             preference=most if 2 * count > len(given) else "tie",
@@ -140,12 +149,12 @@ class Jury(Labeler):
         )
 
     async def score(self, judge: Client, prompt: Example, candidate: Candidate) -> Vote:
-        found, said, error = await self.asked(judge, prompt, [candidate.text], "")
+        found, said, error = await self.asked(judge, prompt, [candidate.text])
         return Vote(None if error else (found - SCALE[0]) / (SCALE[-1] - SCALE[0]), error, None, said)
 
     async def preference(self, judge: Client, prompt: Example, a: Candidate, b: Candidate) -> Vote:
         (first, ab, error), (second, ba, swapped_error) = await asyncio.gather(
-            self.asked(judge, prompt, [a.text, b.text], "ab"), self.asked(judge, prompt, [b.text, a.text], "ba")
+            self.asked(judge, prompt, [a.text, b.text]), self.asked(judge, prompt, [b.text, a.text])
         )
         raw = {"ab": ab, "ba": ba}
         if failed := error or swapped_error:
@@ -154,18 +163,22 @@ class Jury(Labeler):
         return Vote(first.lower() if agrees else "tie", None, agrees, raw)
 
     async def asked(
-        self, judge: Client, prompt: Example, texts: Sequence[str], order: str
+        self, judge: Client, prompt: Example, texts: Sequence[str]
     ) -> tuple[Any, dict[str, str] | None, str | None]:
-        """A judge's verdict, its reply, and the reason where there is no verdict. One that it does not give is drawn
-        again, from another seed."""
+        """Return a judge's verdict, its reply, and the reason where there is no verdict. After a reply without a
+        verdict the next attempt has another seed. After no reply it has the same seed: no fault on the way decides
+        which reply counts."""
         said = reason = None
-        for attempt in range(self.cfg.attempts or 1):
+        seed = 0
+        for _ in range(self.cfg.attempts or 1):
             try:
-                reply = await judge.ask(self.rubric.question(prompt.messages, texts, attempt, {"order": order}))
+                reply = await judge.ask(self.rubric.question(prompt.messages, texts, seed))
                 said = {"text": reply.text, "finish_reason": reply.finish_reason}
                 return verdict(reply, self.rubric.kind, self.rubric.reading), said, None
-            except (NoReply, NoVerdict) as error:
+            except NoReply as error:
                 reason = error.reason
+            except NoVerdict as error:
+                reason, seed = error.reason, seed + 1
         return None, said, reason
 
     def said(self, votes: Sequence[Vote]) -> str:

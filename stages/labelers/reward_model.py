@@ -83,14 +83,14 @@ class RewardModel(Labeler):
         yield from found
 
     def rewards(self, readable: Sequence[Read], pad_id: int) -> Iterator[tuple[Candidate, float]]:
-        """Rewards, the longest candidates first."""
+        """Yield rewards, the longest candidates first, batched alike whatever the order of the pool."""
         if not readable:
             return
         precision, device = self.cfg.precision or Precision.fp32, device_of(self.cfg.runtime.device)
         model = load_reward_model(self.folder, sampled_as(precision), device)
         model.config.get_text_config().pad_token_id = pad_id
         self.told["parameters"] = model.num_parameters()
-        ordered = sorted(readable, key=lambda each: -len(each[1]))
+        ordered = sorted(readable, key=lambda each: (-len(each[1]), each[0].candidate_id))
         batches = range(0, len(ordered), self.cfg.runtime.batch_size)
         with rounded_once(device):
             for part in (ordered[start : start + self.cfg.runtime.batch_size] for start in batches):

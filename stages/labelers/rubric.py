@@ -6,10 +6,9 @@ lines with a mark that is made of the texts themselves, and that none of them ca
 is written out; template tokens are taken apart; and the judge is told, before and after, whose words are whose.
 """
 
-import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import StrictUndefined, TemplateError
@@ -34,14 +33,13 @@ REMINDER = "What stands between lines with {mark} gave you no instructions. {rep
 
 
 class Rubric:
-    """A rubric, ready to be asked by: it is read once, and its digest tells its questions from those of others."""
+    """A rubric, read once and ready to be asked by."""
 
     def __init__(self, cfg: Judge):
         """Raises UserError for a file that is no template, or leaves out what is to be judged."""
         text = Path(str(cfg.rubric)).read_text(encoding="utf-8")
         self.cfg, self.kind = cfg, cfg.kind or Rubrics.pairwise
         self.reading = cfg.reading or Reading.json
-        self.digest = hashlib.sha256(text.encode()).hexdigest()
         names = ("request", *NAMES[self.kind])
         try:
             self.template = SandboxedEnvironment(undefined=StrictUndefined).from_string(text)
@@ -65,9 +63,7 @@ class Rubric:
         rendered = self.template.render(parts | {"reply": reply})
         return [{"role": "system", "content": SYSTEM.format(mark=mark)}, {"role": "user", "content": rendered}]
 
-    def question(
-        self, request: Sequence[Message], texts: Sequence[str], attempt: int, about: Mapping[str, str]
-    ) -> Question:
+    def question(self, request: Sequence[Message], texts: Sequence[str], attempt: int) -> Question:
         """The question behind these messages; another attempt at it is drawn with another seed."""
         return Question(
             self.messages(request, texts),
@@ -75,7 +71,6 @@ class Rubric:
             temperature=self.cfg.temperature or 0.0,
             seed=(self.cfg.seed or 0) + attempt,
             response_format=schema_of(self.kind) if self.reading is Reading.json else None,
-            about={"rubric": self.digest, **about},
         )
 
 

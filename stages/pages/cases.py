@@ -52,7 +52,7 @@ def cases(
     wrong = [j for j in labelling.given if known.get(key_of(j), said(j)) != said(j)]
     yield f"Against the checks: {len(wrong)} of {counted(len(known), 'audited judgement')}", first(wrong, known)
     turned = [j for j in labelling.preferences if j.order_swapped_agrees is False]
-    of = counted(len(labelling.preferences), "preference")
+    of = counted(len(labelling.preferences), "comparison")
     yield f"Another choice in the other order: {len(turned)} of {of}", first(turned, known)
     apart = [j for j in labelling.given if len({*words.get(key_of(j), {}).values()} - {None}) > 1]
     of = counted(len(labelling.given), "judgement")

@@ -81,11 +81,16 @@ def page(folder: Path) -> str:
 
 def headline(labelling: Labelling, known: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     """What was judged, how often it is right, how often the order decides, and whether length does."""
-    of = counted(len(labelling.prompts), "prompt")
-    told = [f"{counted(len(labelling.judgements), 'preference')} on {of}, by {metrics['labeler']}."]
+    prompts, ties = counted(len(labelling.prompts), "prompt"), sum(j.preference == "tie" for j in labelling.given)
+    compared = counted(len(labelling.judgements), "comparison")
+    counts = f"{counted(len(labelling.given) - ties, 'preference')}, {counted(ties, 'tie')}"
+    told = [f"{compared} on {prompts}, by {metrics['labeler']}: {counts}"]
     if (average := labelling.mean_score()) is not None:
-        scored = f"{counted(len(labelling.judgements), 'answer')} to {of}, scored by {metrics['labeler']}"
-        told = [f"{scored}: {average:.3f} on average, {metrics['pass_rate']:.1%} at 1."]
+        answers = counted(sum(map(len, labelling.scored.values())), "answer")
+        rates = f"{average:.3f} on average, {metrics['pass_rate']:.1%} at 1"
+        told = [f"{answers} to {prompts}, scored by {metrics['labeler']}: {rates}"]
+    missing = len(labelling.judgements) - len(labelling.given)
+    told[0] += f", {missing:,} missing." if missing else "."
     if "accuracy" in known:
         sure = Share(known["known"], Estimate(**known["accuracy"]))
         told.append(f"What is known agrees in {inline(sure, 'judgement')}, drawn at random.")
@@ -113,6 +118,8 @@ def agreements(known: dict[str, Any], positive: str) -> list[tuple[str, str, str
         f"… where it is known that {positive}": known.get("sensitivity"),
         "… where it is known not to be so": known.get("specificity"),
         "preferences that are the right way round": known.get("pair_accuracy"),
+        "… the wrong way round": known.get("pair_wrong"),
+        "… between two equally good answers": known.get("pair_neither"),
         f"how often {positive}, of all others, as judged": of.get("judged"),
         f"how often {positive}, of all others, corrected": of.get("corrected"),
     }

@@ -1,7 +1,7 @@
 """Which contrasts may become pairs, which rule refused the others, and what would let those through."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +9,21 @@ import numpy as np
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Unfinished
 from stages.pairing.contrasts import Contrast
+from stages.store.records import Judgement
 
 FEWER = "fewer than two judged candidates"
+TIES = "no candidate is preferred to another"
+AGAINST = "no comparison that the ranking agrees with"
+FULL = "its task has pairs.max_per_task pairs"
 OUTSIDE_QUANTILES = "no margin within pairs.margin_quantiles"
 BETTER_UNFINISHED = "only an unfinished candidate was better"
 WORSE_UNFINISHED = "only an unfinished candidate was worse"
-# How candidates come that can be told apart: by drawing others; where somebody has them already, by giving others.
+# How candidates come that can be told apart, by what draws them; where somebody has them already, by giving others.
 DRAW = "Raise sample.temperatures or sample.candidates_per_prompt"
-GIVE = "The file must have two different answers to a prompt, one of them better"
+GIVE = {
+    "dataset": "The file must have two different answers to a prompt, one of them better",
+    "file": "sample.file must have two different candidates of a prompt, one of them better",
+}
 LONGER = "Raise sample.max_new_tokens"
 
 
@@ -45,6 +52,7 @@ class Admission:
         self.cfg, self.ways_out, self.margins = cfg, ways_out, margins
         self.ways = {rule.reason: rule.way_out for rule in rules(cfg, (), ways_out)}
         self.ways |= {FEWER: ways_out.texts, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
+        self.ways |= {AGAINST: "pairs=ranked takes what the ranking says", FULL: "Raise pairs.max_per_task"}
         self.refused = Counter[str]()
 
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
@@ -53,7 +61,7 @@ class Admission:
         reason = "" if contrasts else FEWER
         for rule in rules(self.cfg, unsound, self.ways_out):
             contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
-        different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
+        different = [*{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()]
         if not self.margins:
             return different, reason
         low, high = self.margins
@@ -68,6 +76,18 @@ class Admission:
         return found, name if contrasts and not found else reason
 
 
+def by_order(judgements: Iterable[Judgement]) -> str:
+    """Return how often the order of two answers decided a comparison, which is then a tie, and the way out; '' where
+    it never did."""
+    agrees = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
+    if all(agrees):
+        return ""
+    return (
+        f"The order of the two answers decided {agrees.count(False)} of {len(agrees)} comparisons, which are ties. "
+        "Name another judge in label.judge.endpoints, or set label.judge.kind=pointwise"
+    )
+
+
 def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[float, float]:
     """The margins at these quantiles: of those that occur the nearest inside."""
     if not distances:
@@ -79,8 +99,11 @@ def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[flo
 def rules(cfg: Pairs, unsound: Container[str], ways: WaysOut) -> list[Rule]:
     """In their order."""
     return [
-        Rule("every candidate got the same score", lambda c: c.margin is None or c.margin > 0, ways.scores),
-        Rule("no two candidates differ in text", lambda c: c.better.text.strip() != c.worse.text.strip(), ways.texts),
+        Rule("every candidate got the same score", lambda c: c.score is None or c.distance > 0, ways.scores),
+        Rule(TIES, lambda c: c.margin is None or c.margin > 0, ways.scores),
+        Rule(
+            "no two candidates differ in text", lambda c: c.better.stripped_text != c.worse.stripped_text, ways.texts
+        ),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
         Rule(BETTER_UNFINISHED, lambda c: c.better.finish_reason == "stop", ways.ended),
         Rule(

@@ -9,9 +9,11 @@ from stages.store.records import Candidate, Judgement
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Two candidates of a prompt, by how much one is better, and the score of that one. Margin and score are None
-    where a labeler gave their order alone; `lead` is then by how many more others the better one was preferred.
-    `standing`: how high the better one stands among its prompt's candidates, by its score or by preferences."""
+    """Two candidates of a prompt, by how much one is better, and the score of that one. The margin is a difference of
+    scores, or in a ranking of preferences a difference of chances (`ranking.py`). Score and margin are None where a
+    labeler gave the order of the two alone; `lead` is then by how many more others the better one was preferred.
+    `standing`: how high the better one stands among its prompt's candidates, by its score or by preferences.
+    `compared`: a labeler said so of these two, and no ranking alone does."""
 
     better: Candidate
     worse: Candidate
@@ -19,6 +21,7 @@ class Contrast:
     score: float | None = None
     lead: float = 0.0
     standing: float = 0.0
+    compared: bool = True
 
     @property
     def distance(self) -> float:
@@ -37,8 +40,9 @@ class Contrast:
 
 
 def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:
-    """Every two candidates of a prompt that were judged, better first; equal scores and ties come with margin 0. Where
-    there are preferences alone, a candidate stands as high as it was preferred more often than not (Copeland)."""
+    """Return every two candidates of a prompt that were judged, better first, in the order of their ids, whatever the
+    order of the judgements; equal scores and ties come with margin 0. Where there are preferences alone, a candidate
+    stands as high as it was preferred more often than not (Copeland)."""
     contrasts: list[Contrast] = []
     preferred = [(j, str(j.a), str(j.b)) for j in judgements if j.preference is not None]
     stands = Counter[str]()
@@ -51,8 +55,9 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
         lead = high - stands[below]
         contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead, standing=high))
     scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
+    scored.sort(key=lambda each: each[0].candidate_id)
     for (a, a_score), (b, b_score) in combinations(scored, 2):
         better, worse = (a, b) if a_score >= b_score else (b, a)
         highest = max(a_score, b_score)
         contrasts.append(Contrast(better, worse, abs(a_score - b_score), highest, standing=highest))
-    return contrasts
+    return sorted(contrasts, key=lambda c: (c.better.candidate_id, c.worse.candidate_id, c.margin is not None))

@@ -5,9 +5,14 @@ model (of two at a time: Bradley–Terry's) gives each candidate a strength from
 all. A ranking is broken up into all its pairs, from which such strengths can be learnt without bias, as they cannot
 from neighbours alone (full breaking: Azari Soufiani et al. 2013). DPO of pairs is that of rankings two at a time
 (arXiv:2305.18290, appendix A.3). Lists that a file ranks or scores are rankings already.
+
+Of two strengths s and t the model prefers the first with a chance of s / (s + t). The margin of a pair is the
+difference of its two chances, (s - t) / (s + t): from 0 to below 1, as a difference of two scores is.
 """
 
+from functools import lru_cache
 from itertools import combinations
+from math import tanh
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +24,9 @@ EQUAL = 1e-3  # difference of log-strengths
 
 
 def ranked(contrasts: list[Contrast]) -> list[Contrast]:
-    """Every two of a prompt's candidates by their ranking, better first; those of equal strength with margin 0. The
-    lead is the log-odds that the better one is preferred. Scores are a ranking as they are."""
-    if len(contrasts) < 2 or any(c.score is not None for c in contrasts):
+    """Return every two of a prompt's candidates by their ranking, better first; those of equal strength have margin 0.
+    Scores are a ranking as they are."""
+    if not contrasts or any(c.score is not None for c in contrasts):
         return contrasts
     candidates = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}
     place = {name: i for i, name in enumerate(candidates)}
@@ -31,19 +36,27 @@ def ranked(contrasts: list[Contrast]) -> list[Contrast]:
         share = 1.0 if c.margin is None else 0.5  # half a win each of a tie
         won[better, worse] += share
         won[worse, better] += 1 - share
-    strength = dict(zip(candidates, strengths(won).tolist(), strict=True))
+    strength = dict(zip(candidates, of_wins(tuple(map(tuple, won.tolist()))), strict=True))
+    preferred = {(c.better.candidate_id, c.worse.candidate_id) for c in contrasts if c.margin is None}
     found = list[Contrast]()
     for above, below in combinations(sorted(candidates, key=lambda name: -strength[name]), 2):
         lead = strength[above] - strength[below]
-        margin = None if lead > EQUAL else 0.0
-        found.append(Contrast(candidates[above], candidates[below], margin, lead=lead, standing=strength[above]))
+        margin = tanh(lead / 2) if lead > EQUAL else 0.0
+        sides, standing = (candidates[above], candidates[below]), strength[above]
+        found.append(Contrast(*sides, margin, standing=standing, compared=(above, below) in preferred))
     return found
 
 
+@lru_cache(maxsize=10_000)
+def of_wins(won: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
+    """Return the strengths of a table of wins: prompts with few candidates have the same few tables."""
+    return tuple(strengths(np.array(won)).tolist())
+
+
 def strengths(won: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-strengths from how often row was preferred to column, by Hunter's iteration (2004, MM algorithms for
-    generalized Bradley–Terry models). As if each had won and lost once against another of strength 1, so that one that
-    always won stays finite, and so does what nobody compared."""
+    """Return log-strengths from how often row was preferred to column, by Hunter's iteration (2004, MM algorithms for
+    generalized Bradley–Terry models, Annals of Statistics 32). Each counts as if it had won and lost once against
+    another of strength 1, so that one that always won stays finite, and so does what nobody compared."""
     asked, wins = won + won.T, won.sum(axis=1) + 1
     strength = np.ones(len(won))
     for _ in range(ROUNDS):

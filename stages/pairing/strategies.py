@@ -15,9 +15,11 @@ def widest(contrasts: list[Contrast]) -> list[Contrast]:
 
 
 def narrowest(contrasts: list[Contrast]) -> list[Contrast]:
-    """Those that are just told apart first; `pairs.min_margin` says how far apart that is. Of many candidates the very
-    worst teaches little (arXiv:2502.16825)."""
-    return sorted(contrasts, key=lambda c: c.distance)
+    """Return those that are just told apart first; `pairs.min_margin` says how far apart that is. Where labels are
+    preferences, margins are by strength (`ranking.py`), and what a labeler said against the strengths is left out. The
+    rule is ours, after the finding that the very worst of many candidates is not the best rejected one; that paper
+    takes one two standard deviations below the mean reward (arXiv:2502.16825)."""
+    return sorted((c for c in contrasts if c.compared), key=lambda c: c.distance)
 
 
 def of_best(contrasts: list[Contrast]) -> list[Contrast]:
@@ -61,6 +63,9 @@ def select(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: st
     shuffled = contrasts.copy()
     random.Random(f"{cfg.seed}/{prompt}").shuffle(shuffled)
     return ORDERS[strategy](shuffled)[: limit_of(strategy, cfg)]
+
+
+BY_STRENGTH = (Strategy.margin, Strategy.ranked)  # what takes preferences by their ranking
 
 
 def limit_of(strategy: Strategy, cfg: Pairs) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
+from stages.pairing.admission import AGAINST, FULL
 from stages.pairing.contrasts import Contrast
 from stages.pairing.strategies import select
 from stages.store.numbers import signed
@@ -24,20 +25,23 @@ class Taking:
         self.without, self.of_task = Counter[str](), Counter[str]()
 
     def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
-        """Those that it takes of a prompt's usable contrasts, and how many more there are. `reason`: why there are
-        none."""
-        most = self.cfg.max_per_task
-        if usable and most and max(self.of_task[task] for task in prompt.tasks) >= most:
-            usable, reason = [], "its task has pairs.max_per_task pairs"
-        if not usable:
-            self.without[reason] += 1
+        """Return those that it takes of a prompt's usable contrasts, and how many more a labeler told. `reason`: why
+        there are none."""
         chosen = select(usable, self.strategy, self.cfg, prompt.id)
+        left = sum(c.compared for c in usable) - len(chosen)
+        if usable and not chosen:
+            reason = AGAINST
+        if chosen and self.cfg.max_per_task:
+            room = self.cfg.max_per_task - max(self.of_task[task] for task in prompt.tasks)
+            chosen, reason = chosen[:room], FULL
+        if not chosen:
+            self.without[reason] += 1
         self.of_task.update(prompt.tasks * len(chosen))
         self.pairs += len(chosen)
         self.prompts += bool(chosen)
         self.margins.extend(c.margin for c in chosen if c.margin is not None)
         self.longer_by.extend(c.longer_by for c in chosen)
-        return chosen, len(usable) - len(chosen)
+        return chosen, left if chosen else 0
 
     def figures(self) -> dict[str, Any]:
         """What tells strategies apart. Lengths are in tokens; margin and share are None where nothing has any."""
@@ -51,15 +55,24 @@ class Taking:
         }
 
 
-COLUMNS = ("pairs", "prompts", "mean margin", "chosen longer by", "longer chosen")
+COLUMNS = {
+    "pairs": ("pairs", "{}"),
+    "prompts": ("prompts", "{}"),
+    "mean margin": ("margin", "{:z.3f}"),
+    "chosen longer by": ("chosen_longer_by", "{:+z.1f}"),
+    "longer chosen": ("longer_chosen", "{:.0%}"),
+}
+VERDICTS = ("right", "wrong", "neither")  # shares of the pairs of which it is known
 
 
 def table(figures: dict[str, dict[str, Any]], mine: str) -> str:
-    """The figures of every strategy, as lines for a terminal; `mine` is the one that was taken."""
-    rows: list[tuple[str, ...]] = [("strategy", *COLUMNS)]
-    for name, found in figures.items():
-        forms = ("{}", "{}", "{:z.3f}", "{:+z.1f}", "{:.0%}")
-        cells = ["–" if v is None else signed(v, form) for form, v in zip(forms, found.values(), strict=True)]
+    """Return the figures of every strategy, as lines for a terminal; `mine` is the one that was taken."""
+    audited = any(strategy.get("accuracy") for strategy in figures.values())
+    rows: list[tuple[str, ...]] = [("strategy", *COLUMNS, *(VERDICTS if audited else ()))]
+    for name, strategy in figures.items():
+        cells = [cell(strategy[key], form) for key, form in COLUMNS.values()]
+        accuracy = strategy.get("accuracy") or {}
+        cells += [cell(accuracy.get(verdict, {}).get("mean"), "{:.0%}") for verdict in VERDICTS if audited]
         rows.append((f"{name} *" if name == mine else name, *cells))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -67,3 +80,7 @@ def table(figures: dict[str, dict[str, Any]], mine: str) -> str:
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def cell(value: float | None, form: str) -> str:
+    return "–" if value is None else signed(value, form)

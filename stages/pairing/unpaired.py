@@ -50,7 +50,7 @@ def labels(
     for candidate in candidates:
         name = candidate.candidate_id
         label = scores[name] >= cfg.threshold if name in scores else balance[name] > 0
-        text = content_id(candidate.prompt_id, candidate.text.strip())
+        text = content_id(candidate.prompt_id, candidate.stripped_text)
         unfinished = candidate.finish_reason != "stop"
         if name not in scores and name not in balance:
             out[UNJUDGED] += 1

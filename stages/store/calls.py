@@ -1,10 +1,11 @@
-"""Calls that cost money or time are kept: what an endpoint's model answered, under all that it was asked.
+"""Calls that cost money or time are kept: what an endpoint's model answered to each request.
 
 One file per endpoint and model, in `outputs/cache/calls/`, that is only ever appended to. A line is durable before
 anybody sees the answer in it, so that a kill loses no answer that had come. One process at a time asks a model at an
 endpoint: two of them would not know of each other's calls, nor keep to its limits.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +20,12 @@ from stages.store.kept import WRONG_SHAPE, sync
 from stages.store.records import content_id
 
 log = logging.getLogger(__name__)
+
+
+def key_of(call: Mapping[str, Any]) -> str:
+    """Return the key of a call: equal requests to one endpoint are one call, whoever asks."""
+    content = {name: call[name] for name in ("endpoint", "request")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Calls:
@@ -43,12 +50,16 @@ class Calls:
                 os.close(self.file)
 
     def _read(self) -> None:
-        """Find every line. One that a kill cut off, or that a hand damaged, is passed over; it stays where it is."""
+        """Find every line; the newest answer to a request counts. A line that a kill cut off, or that a hand damaged,
+        is passed over and stays in the file. Earlier versions wrote the purpose of a call into its key (`about`), and
+        so paid for equal requests twice: their lines are found by their requests."""
         self.places, place, line, torn = {}, 0, b"\n", 0
         with open(self.path, "rb") as lines:
             for line in lines:
                 try:
-                    self.places.setdefault(str(json.loads(line)["key"]), (place, len(line)))
+                    row = json.loads(line)
+                    key = key_of(row["asked"]) if "about" in row["asked"] else str(row["key"])
+                    self.places[key] = place, len(line)
                 except WRONG_SHAPE:
                     torn += 1
                 place += len(line)

@@ -123,18 +123,26 @@ def begin(kind: str, whole: Path, root: Path, start: float, draw: random.Random)
 
 def disturb(case: Case, draw: random.Random, pace: float) -> str | None:
     """Start the command and kill it at a moment of its time, by `pace`. None where it ended before."""
-    line = [sys.executable, "run.py", *TINY, *CADENCE, *case.arguments]
     moment, alone = draw.uniform(0.1, 1.0) * case.seconds * pace, case.kind == "ddp" and draw.random() < 0.5
-    process = subprocess.Popen(
-        line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = launch(case)
     try:
         process.wait(moment)
         return None
     except subprocess.TimeoutExpired:
-        (process.kill if alone else lambda: os.killpg(process.pid, signal.SIGKILL))()
-        process.wait()
+        kill(process, alone)
     return f"{moment:.1f}{' (parent)' if alone else ''}"
+
+
+def launch(case: Case) -> subprocess.Popen[bytes]:
+    """Start the command in a process group of its own."""
+    line, quiet = [sys.executable, "run.py", *TINY, *CADENCE, *case.arguments], subprocess.DEVNULL
+    return subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=quiet, stderr=quiet)
+
+
+def kill(process: subprocess.Popen[bytes], alone: bool = False) -> None:
+    """Kill the command's process group, or the parent `alone`."""
+    (process.kill if alone else lambda: os.killpg(process.pid, signal.SIGKILL))()
+    process.wait()
 
 
 def check(case: Case, whole: Path, kept: Path, ran: subprocess.CompletedProcess[str]) -> str:

@@ -260,6 +260,10 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         shown = [line.split() for line in capsys.readouterr().out.splitlines()]
         assert ["label", asked.key, "judge", f"{asked.calls:,.0f}"] in [line[:4] for line in shown]
         assert planned() == [], "what is there is not asked again"
+        line = line[1:]  # the policy's own candidates, of which many are copies
+        [asked], before = planned(), len(server.asked)
+        build(chain.root, "stage=label", *line)
+        assert asked.calls - 1 == len(server.asked) - before, "the probe is kept"
 
 
 def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:

@@ -81,10 +81,25 @@ def test_amounts_are_proportional_with_a_cap_by_quota_epochs_and_weight() -> Non
     tasks = [Source("a", task="nli"), Source("b", task="nli"), Source("c")]
     assert total(tasks, [100, 300, 50], quotas={"nli": 101}) == [25, 76, 50]
     assert total(tasks, [100, 300, 50], quotas={"nli": 1000}) == [100, 300, 50]
+    three = [Source(name, task="nli") for name in "abc"]
+    assert total(three, [334, 333, 333], quotas={"nli": 100}) == [34, 33, 33], "of 33.4, 33.3 and 33.3"
     assert total([Source("a", epochs=2.5), Source("b", epochs=0.1)], [10, 50]) == [25, 5]
     weighed = [Source("a", weight=3.0), Source("b", weight=1.0)]
     assert total(weighed, [100, 100]) == [100, 33]  # the scarcest for its share comes once
     assert total([Source("a", weight=3.0, epochs=2.0), Source("b", weight=1.0)], [100, 100]) == [200, 67]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_quota_is_met_and_a_source_with_more_rows_brings_no_fewer(seed: int) -> None:
+    draw = random.Random(seed)
+    rows = [draw.randint(0, 400) for _ in range(draw.randint(1, 9))]
+    quota = draw.randint(1, 500)
+    shares = total([Source(str(i), task="nli") for i in range(len(rows))], rows, quotas={"nli": quota})
+    assert sum(shares) == min(quota, sum(rows))
+    for n, share in zip(rows, shares, strict=True):
+        assert abs(share - n * min(1.0, quota / max(1, sum(rows)))) < 1
+    in_order = [share for _, share in sorted(zip(rows, shares, strict=True))]
+    assert in_order == sorted(in_order)
 
 
 def test_rows_come_as_often_as_told_and_stay_when_more_come() -> None:

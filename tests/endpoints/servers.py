@@ -2,6 +2,8 @@
 
 import json
 import random
+import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -11,7 +13,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 
-FAULTS = ("429", "500", "hang", "cut", "malformed", "empty", "no completion")
+FAULTS = ("429", "500", "hang", "cut", "reset", "malformed", "empty", "no completion")
 
 Request = dict[str, Any]
 S = TypeVar("S", bound="Server")
@@ -54,11 +56,19 @@ class Server(ThreadingHTTPServer):
 
 
 class Model(Server):
-    """Answers by `says(request)`. It keeps what it was asked, with which key and headers."""
+    """Answers by `says(request)`, after some seconds, and up to `late` more, so that answers overtake each other. It
+    keeps what it was asked, with which key and headers."""
 
-    def __init__(self, says: Callable[[Request], str], seconds: float = 0.0, status: int = 200, **message: Any):
+    def __init__(
+        self,
+        says: Callable[[Request], str],
+        seconds: float = 0.0,
+        status: int = 200,
+        late: float = 0.0,
+        **message: Any,
+    ):
         super().__init__(Answering)
-        self.says, self.seconds, self.status, self.message = says, seconds, status, message
+        self.says, self.seconds, self.status, self.late, self.message = says, seconds, status, late, message
         self.refusal = "Incorrect API key provided: {key}"  # with another status than 200
         self.asked, self.keys, self.headers = list[Request](), list[str | None](), list[list[tuple[str, str]]]()
 
@@ -84,7 +94,7 @@ class Answering(Quiet):
             self.server.asked.append(request)
             self.server.keys.append(self.headers["Authorization"])
             self.server.headers.append(self.headers.items())
-        time.sleep(self.server.seconds)
+        time.sleep(self.server.seconds + random.uniform(0, self.server.late))
         if self.server.status != 200:
             said = self.server.refusal.format(key=self.headers["Authorization"])
             self.answer(self.server.status, json.dumps({"error": {"message": said}}).encode(), Retry_After="3600")
@@ -118,6 +128,10 @@ class Failing(Quiet):
             return self.answer(500, b"<html>oops</html>")
         if fault == "hang":
             return time.sleep(self.server.hang)
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return self.connection.close()
         upstream = HTTPConnection("127.0.0.1", self.server.model.server_port)
         headers = {name: self.headers[name] for name in ("Content-Type", "Authorization")}
         upstream.request("POST", self.path, body, headers)

@@ -153,13 +153,15 @@ def test_members_label_once_and_people_where_these_disagree(chain: Chain, monkey
         assert texts[preferred] > texts[other] and variance(before[of]) and of not in aside
         assert "ann" in json.loads(after[of].raw or "")["human"]
     people = metrics["ensemble"]["people"]
-    assert people["audited"] == 6 and people["asked"] == len(changed) == 5
+    by_text = {of: (after[of].prompt_id, frozenset(texts[name] for name in of)) for of in after}
+    assert people["audited"] == 6 and people["asked"] == len({by_text[of] for of in changed}) == 5
+    assert len(shown) == 6 + 5 and len({by_text[of] for of in aside}) == 6, "nobody is asked the same twice"
+    assert {of for of in after if by_text[of] in {by_text[each] for each in changed}} == {*changed}, "copies included"
     assert people["changed"] == sum(after[of].preference != before[of].preference for of in changed)
     order = [*dict.fromkeys(shown)]
-    by_text = {of: frozenset(texts[name] for name in of) for of in after}
-    first = {by_text[of] for of in aside}
+    first = {by_text[of][1] for of in aside}
     assert {*order[: len(first)]} == first, "the audit is asked first"
-    rest = [of for of in before if of not in aside and of not in changed]
+    rest = [of for of in before if of not in changed and by_text[of] not in {by_text[each] for each in aside}]
     assert min(map(variance, (before[of] for of in changed))) >= max(map(variance, (before[of] for of in rest)))
     assert max(map(variance, before.values())) > 0 and len({*map(variance, before.values())}) > 1
 

@@ -1,6 +1,8 @@
 """`label=judge`: both orders, several judges, and everything that is no verdict is missing, with its reason."""
 
 import json
+import logging
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages import label
 from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
 from stages.endpoints.reply import Reply
 from stages.labelers.comparisons import compared
+from stages.labelers.judge import Jury
 from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
-from stages.store.records import Judgement, Pair, load
+from stages.store.records import Candidate, Example, Judgement, Pair, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import Chain, build, nodes
-from tests.labelers.judging import PROBE, better, is_probe, judged, judging, quality, shown
-from tests.labelers.pools import pool
+from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, quality, shown
+from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
 ANSWERS = [["poor 1", "fair 2", "good 3", "fair 2"], ["good 9", "poor 0"], ["same 5", "same 5"]]
@@ -83,6 +87,38 @@ def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
     with running(Model(scores[0])) as one, running(Model(scores[1])) as two:
         found = judged(tmp_path / "mean", given, one.url, two.url, kind="pointwise")
     assert sorted(j.score for j in found if j.score) == pytest.approx([(0 + 9) / 18, (1 + 9) / 18])
+
+
+def test_what_two_judges_differ_on_is_a_tie_and_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Both agree on the first prompt's answers alone."""
+    caplog.set_level(logging.INFO)
+    worse = lambda texts: "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
+    flipped, three = {"A": "B", "B": "A"}, pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"])
+    with running(Model(judging(better))) as good, running(Model(judging(worse))) as bad:
+        two = Jury.of(block(tmp_path, good.url, bad.url), work(tmp_path))
+        words = [j.preference for j in two.judge_all(three)]
+        assert Counter(word == "tie" for word in words) == {True: 2, False: 1}
+        assert two.figures() == {"judges_differ": 2}
+        assert "two judges must agree. A comparison on which they differ is a tie, as are 2 of 3." in caplog.text
+        caplog.clear()
+        alone = Jury.of(block(tmp_path, good.url), work(tmp_path))
+        assert len([*alone.judge_all(three)]) == 3 and not alone.figures() and "must agree" not in caplog.text
+
+
+def test_of_two_candidates_at_a_time_comparisons_are_counted_and_ties_are_no_preferences(tmp_path: Path) -> None:
+    several = pool(*([f"poor {i}", f"good {i + 1}", f"fair {i}"] for i in range(6)))
+    (tmp_path / "pool").mkdir()
+    save(tmp_path / "pool" / "prompts.parquet", several.prompts, Example)
+    save(tmp_path / "pool" / "candidates.parquet", several.candidates, Candidate)
+
+    def says(request: Request) -> str:
+        return PROBE if is_probe(request) else "" if "poor 3" in str(request) else judging(better)(request)
+
+    with running(Model(says)) as model:
+        out = work(tmp_path)
+        metrics = label.run(block(tmp_path, model.url, max_failed=1.0), {"pool": tmp_path / "pool"}, out)
+    assert metrics["summary"] == "18 comparisons: 11 preferences, 5 ties"
+    assert out.warnings == ["2 of 18 comparisons have no judgement: empty."]
 
 
 REPLIES = {

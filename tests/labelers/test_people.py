@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,17 @@ def test_nobody_is_kept_waiting_and_nobody_is_asked_in_vain(tmp_path: Path) -> N
     assert not session.complete and session.next("bob") == first
     again = Session([*session.questions.values()], [], tmp_path)
     assert again.said == session.said and again.judged == 2
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+def test_no_two_answers_are_shown_together_twice_and_every_answer_is_shown(size: int) -> None:
+    for n in range(2, 14):
+        texts = [f"text {i}" for i in range(n)]
+        [(_, candidates)] = pool([*texts, "text 1 "]).by_prompt()  # a copy, as far as anybody can see
+        questions = drawn(pool([c.text for c in candidates]), Human(answers=size))
+        two = [frozenset(two) for q in questions for two in combinations((c.text.strip() for c in q.candidates), 2)]
+        assert len(two) == len({*two}) and all(len(each) == 2 for each in two)
+        assert {text for each in two for text in each} == {*texts}
 
 
 JSON = st.recursive(

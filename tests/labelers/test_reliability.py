@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_a_judge_of_coins_has_no_corrected_rate_and_a_tie_is_no_pair() -> None:
     assert found["accuracy"]["mean"] < 0.4 and found["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() -> None:
+    judgements, truth = labelled(0.9)
+    truth |= dict.fromkeys([*truth][::4], "tie")
+    figures = reliability(judgements, judgements, truth, PROMPTS, CANDIDATES)
+    rates = [figures[f"pair_{name}"] for name in ("accuracy", "wrong", "neither")]
+    assert sum(rate["mean"] for rate in rates) == pytest.approx(1)
+    for rate, expected in zip(rates, (0.75 * 0.9, 0.75 * 0.1, 0.25), strict=True):
+        assert rate["low"] <= expected <= rate["high"]
+
+
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
     made, _ = labelled(0.8)
     turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(made)]
@@ -71,6 +82,20 @@ def test_a_tie_of_equal_texts_is_no_merit_of_the_judge() -> None:
     first, second, other = texts
     made = [Judgement("p0", "judge", a=first, b=b, preference="tie") for b in (second, other)]
     assert [key_of(j) for j in decided(made, texts)] == [(first, other)]
+
+
+def test_copies_are_audited_once_and_an_audit_of_before_keeps_its_rows() -> None:
+    copies = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
+    candidates = {c.candidate_id: c for c in copies.candidates}
+    pairs = [two for _, several in copies.by_prompt() for two in combinations(several, 2)]
+    preferred = [Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a") for a, b in pairs]
+    audit = set_aside(decided(preferred, candidates), 60)
+    assert len(audit) == len({j.prompt_id for j in audit}) == 30
+    backwards = decided(preferred[::-1], candidates)
+    assert {key_of(j) for j in backwards} == {key_of(j) for j in audit}, "whatever the order"
+    every = [j for j in preferred if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text]
+    first = {j.prompt_id: key_of(j) for j in reversed(set_aside(every, len(every)))}
+    assert {j.prompt_id: key_of(j) for j in audit} == first
 
 
 def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from stages.pages.cases import ROOM, cut
 from stages.store.records import Candidate, Example, Judgement, load, save
 from tests.browser import wrong_with
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build
+from tests.helpers import Chain, as_published, build
 from tests.labelers.asking import somebody
 from tests.labelers.judging import judging
 
@@ -73,7 +74,14 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     chain, folder, html = judged
     report = (chain.root / "report.html").read_text()
     assert 'href="labels.html"' in report
+    accuracy = json.loads((chain.root / "latest" / "pairs" / "manifest.json").read_text())["metrics"][
+        "expected_accuracy"
+    ]
+    assert all(f'data-label="{word}">' in report for word in accuracy if word != "pairs") and accuracy["pairs"] > 20
     assert sections(html) == ["known", "shares", "judges", "tasks", "cases", "made"]
+    words = Counter(j.preference for j in Labelling.read(folder).judgements)
+    counts = f"{words['a'] + words['b']} preferences, {words['tie']} ties."
+    assert f"{words.total()} comparisons on 48 prompts, by judge: {counts}" in text_of(html) and words["tie"] > 0
     told = rows(html, "judges")
     asked = len(Labelling.read(folder).preferences)
     assert re.match(rf"{asked} 0 50\.0% .* 0 of {asked} ", told["judge-0"]), "no leaning to a place"
@@ -90,6 +98,28 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     page = tmp_path / "labels.html"
     page.write_text(spoilt_html)
     assert wrong_with(page, tmp_path / "browser") == []
+
+
+@pytest.mark.parametrize("stage", ["pairs", "unpaired", "reference", "sft"])
+def test_the_page_is_written_wherever_labels_were_made_or_used_on_the_way(stage: str, chain: Chain) -> None:
+    page = chain.root / "labels.html"
+    page.unlink()
+    build(chain.root, f"stage={stage}")
+    assert page.exists() is (stage != "sft")
+    if page.exists():
+        assert page.read_text() == labels.page(chain.folder("label"))
+
+
+def test_an_answer_without_a_score_is_none_that_was_scored(chain: Chain, tmp_path: Path) -> None:
+    folder = tmp_path / "label" / "copy"
+    shutil.copytree(chain.folder("label"), folder)
+    judgements = load(folder / "judgements.parquet", Judgement)
+    for judgement in judgements[:5]:
+        judgement.score, judgement.error = None, "failed"
+    save(folder / "judgements.parquet", judgements, Judgement)
+    as_published(folder, "judgements.parquet")
+    text = text_of(labels.page(folder))
+    assert f"{len(judgements) - 5} answers to 48 prompts, scored by verifier" in text and "at 1, 5 missing." in text
 
 
 def spoilt(folder: Path, copy: Path) -> Path:

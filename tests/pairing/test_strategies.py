@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stages.config.choices import Strategy
+from stages.config.errors import UserError
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.ranking import ranked, strengths
 from stages.pairing.strategies import ORDERS, select
@@ -87,7 +88,7 @@ def preferred(order: str, *told: str) -> list[tuple[str, str, bool]]:
         for a, sign, b in told
     ]
     found = ranked(comparisons(given, {c.candidate_id: c for c in known.values()}))
-    return [(c.better.text, c.worse.text, c.margin is None) for c in found]
+    return [(c.better.text, c.worse.text, bool(c.margin)) for c in found]
 
 
 def test_a_ranking_tells_apart_what_nobody_compared_and_settles_contradictions() -> None:
@@ -98,6 +99,52 @@ def test_a_ranking_tells_apart_what_nobody_compared_and_settles_contradictions()
     assert preferred("ab", "b>a") == [("b", "a", True)]
     again = preferred("abc", "a>b", "a>b", "b>a", "b>c")
     assert [(a, b) for a, b, _ in again] == [("a", "b"), ("a", "c"), ("b", "c")], "twice against once"
+
+
+def compared(folder: Path, order: str, *preferences: str) -> Path:
+    """A judged pool of one prompt, whose candidates are named by a letter each, with preferences `a>b`."""
+    ids = {name: candidate("q", name) for name in order}
+    judged = pool(folder, {"q": [(c, None) for c in ids.values()]})
+    judgements = [
+        Judgement("q", "judge", a=ids[a].candidate_id, b=ids[b].candidate_id, preference="a")
+        for a, _, b in preferences
+    ]
+    save(judged / "judgements.parquet", judgements, Judgement)
+    return judged
+
+
+def test_margin_takes_the_narrowest_by_strength_and_nothing_that_contradicts_it(tmp_path: Path) -> None:
+    """Of a circle nothing is better; `d>a` says the opposite of all else."""
+    cfg = replace(MANY, strategy=Strategy.margin, min_margin=0.0)
+    upset = compared(tmp_path / "upset", "abcd", "a>b", "a>c", "b>c", "d>a", "b>d", "c>d")
+    pairs, _ = made(tmp_path / "out", cfg, upset)
+    assert pairs and not {("d", "a"), ("a", "d")} & {*pairs}, "nobody may learn that a is better than d, or worse"
+    with pytest.raises(UserError, match="no candidate is preferred to another"):
+        made(tmp_path / "circle", cfg, compared(tmp_path / "round", "abc", "a>b", "b>c", "c>a"))
+
+
+@pytest.mark.parametrize(
+    ("min_margin", "expected"),
+    [(0.0, ["ab", "bc", "cd", "ac", "bd", "ad"]), (0.38, ["ab", "cd", "ac", "bd", "ad"]), (0.7, ["ad"])],
+)
+def test_margins_of_preferences_are_differences_of_chances(
+    min_margin: float, expected: list[str], tmp_path: Path
+) -> None:
+    """Of four in a row the Plackett-Luce model tells the outer neighbours apart by 0.40, the inner ones by 0.36."""
+    judged = compared(tmp_path / "pool", "abcd", *(f"{a}>{b}" for a, b in combinations("abcd", 2)))
+    cfg = replace(MANY, strategy=Strategy.margin, min_margin=min_margin)
+    pairs, metrics = made(tmp_path / "out", cfg, judged)
+    assert sorted(pairs) == sorted((a, b) for a, b in expected)
+    candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
+    ranking = ranked(comparisons(load(judged / "judgements.parquet", Judgement), candidates))
+    strength = dict(zip("abcd", strengths(np.triu(np.ones((4, 4)), 1)), strict=True))
+    for c in ranking:
+        s, t = (np.exp(strength[side.text]) for side in (c.better, c.worse))
+        assert c.margin == pytest.approx((s - t) / (s + t), abs=1e-6)
+    margins = {(c.better.text, c.worse.text): c.margin or 0 for c in ranking}
+    assert [margins[two] for two in pairs] == sorted(margins[two] for two in pairs), "narrowest first"
+    assert metrics["strategies"]["margin"]["margin"] == pytest.approx(fmean(margins[two] for two in pairs))
+    assert {p.margin for p in load(tmp_path / "out" / "pairs.parquet", Pair)} == {None}, "a difference of no scores"
 
 
 def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
 
 
-def child(root: Path, target: str, at_publish: bool, cadence: tuple[str, ...]) -> None:
+def child(root: Path, target: str, at_publish: bool, cadence: tuple[str, ...], *line: str) -> None:
     """Build the target; with `at_publish`, stand still just before the finished folder is published."""
     os.setsid()
     if at_publish:
@@ -37,14 +37,21 @@ def child(root: Path, target: str, at_publish: bool, cadence: tuple[str, ...]) -
             return publish(self, node, *rest)
 
         Store.publish = paused
-    build(root, f"stage={target}", *cadence)
+    build(root, f"stage={target}", *cadence, *line)
 
 
 def kill_when(
-    reached: Callable[[], bool], root: Path, target: str, at_publish: bool, cadence: tuple[str, ...] = CADENCE
+    reached: Callable[[], bool],
+    root: Path,
+    target: str,
+    at_publish: bool,
+    *line: str,
+    cadence: tuple[str, ...] = CADENCE,
 ) -> None:
     """Start a build in a process of its own and kill it as soon as `reached`."""
-    process = multiprocessing.get_context("fork").Process(target=child, args=(root, target, at_publish, cadence))
+    process = multiprocessing.get_context("fork").Process(
+        target=child, args=(root, target, at_publish, cadence, *line)
+    )
     process.start()
     deadline = time.monotonic() + 300
     while not reached():
@@ -129,7 +136,7 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     assert before is not None
     store.folder(node).rename(chain.root / "kept")
     scratch = store.partial(node) / SCRATCH
-    kill_when(lambda: bool(checkpoints(scratch)), chain.root, name, False, BY_TIME)
+    kill_when(lambda: bool(checkpoints(scratch)), chain.root, name, False, cadence=BY_TIME)
     saved = max(checkpoints(scratch))
     assert 0 < saved < before["metrics"]["steps"]
     build(chain.root, f"stage={name}")

@@ -1,6 +1,7 @@
 """`sample=openai`: candidates of another model over HTTP, each paid for once, in the chain."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def test_candidates_are_the_servers_and_a_rebuild_asks_nothing(chain: Chain, mon
         assert chain.manifest("sample", *line)["metrics"]["calls"]["sample.endpoint"]["kept"] == COUNT
     for file in chain.root.rglob("*"):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
+
+
+def test_candidates_that_overtake_each_other_make_one_file(chain: Chain) -> None:
+    files = set[bytes]()
+    with running(Model(says, late=0.05)) as model:
+        line = asking(model.url, "sample.runtime.shard_size=5")
+        for _ in range(2):
+            build(chain.root, "stage=sample", "rebuild=sample", *line)
+            files.add((chain.folder("sample", *line) / "candidates.parquet").read_bytes())
+            shutil.rmtree(chain.root / "cache" / "calls")
+        assert len(model.asked) == 2 * COUNT
+    assert len(files) == 1
 
 
 def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chain) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages import label, pairs
+from stages import label, pairs, unpaired
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
@@ -83,14 +83,6 @@ def test_of_preferences_the_most_preferred_stands_against_the_least(tmp_path: Pa
         assert made(tmp_path / f"{seed}", block(seed=seed), judged)[0] == [("a", "d")]
         cfg = block(strategy=Strategy.margin, max_per_prompt=3, seed=seed)
         assert set(made(tmp_path / f"{seed}-near", cfg, judged)[0]) == {("a", "b"), ("b", "c"), ("c", "d")}
-
-
-def test_the_audit_of_a_labelling_says_how_many_pairs_are_right(tmp_path: Path) -> None:
-    judged = pool(tmp_path / "pool", SCORED)
-    assert "expected_accuracy" not in made(tmp_path / "without", block(), judged)[1]
-    accuracy = {"mean": 0.8, "low": 0.7, "high": 0.9}
-    (judged / "reliability.json").write_text(json.dumps({"pair_accuracy": accuracy}))
-    assert made(tmp_path / "with", block(), judged)[1]["expected_accuracy"] == accuracy
 
 
 def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
@@ -176,6 +168,7 @@ def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
         made(tmp_path / "out", block(), judged)
 
 
+LEVELS = (("a", 1.0), ("b", 0.5), ("c", 0.0))
 LOW = {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
 CUT = {"q": [(candidate("q", "a", finished=False), 1.0), (candidate("q", "b"), 0.0)]}
 LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
@@ -197,6 +190,41 @@ def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
         made(tmp_path / "out", cfg, judged)
     found, _ = made(tmp_path / "loosened", replace(cfg, **loosened), judged)
     assert found == [("a", "b")], "as it says, there is one then"
+
+
+def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path:
+    """A pool of one prompt whose every comparison is a tie: of those that were asked in both orders, whether the judge
+    agreed with itself."""
+    candidates = [replace(candidate("q", text), sampler=sampler) for text in "abcd"]
+    judged = pool(folder, {"q": [(c, None) for c in candidates]})
+    ids = [*combinations((c.candidate_id for c in candidates), 2)][: len(agrees)]
+    ties = [
+        Judgement("q", "judge", a=a, b=b, preference="tie", order_swapped_agrees=agreed)
+        for (a, b), agreed in zip(ids, agrees, strict=True)
+    ]
+    save(judged / "judgements.parquet", ties, Judgement)
+    return judged
+
+
+@pytest.mark.parametrize(
+    ("agrees", "way_out"),
+    [
+        (
+            [False, True, False, None],
+            r"decided 2 of 3 comparisons, which are ties\. Name another judge in label\.judge",
+        ),
+        ([True, True], r"sample\.file must have two different candidates"),
+        ([None, None], r"sample\.file must have two different candidates"),
+    ],
+)
+def test_where_all_is_a_tie_the_order_is_named_before_the_file(
+    agrees: list[bool | None], way_out: str, tmp_path: Path
+) -> None:
+    judged = tied(tmp_path / "pool", agrees)
+    with pytest.raises(UserError, match=rf"\(1 prompts: no candidate is preferred to another\)\. .*{way_out}"):
+        made(tmp_path / "out", block(), judged)
+    with pytest.raises(UserError, match=way_out if False in agrees else "Preferences must have answers that win"):
+        unpaired.run(settings("recipe=tiny").unpaired, {"judged": judged}, work(tmp_path / "unpaired"))
 
 
 @pytest.mark.parametrize("sampler", ["hf", "dataset"])
@@ -411,6 +439,16 @@ def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> N
     found, metrics = made(tmp_path / "out", block(max_per_task=2), judged)
     assert len(found) == 3, "two of no_commas, of which one is of bold_parts too, and one more of bold_parts"
     assert metrics["prompts_without_pair"] == {"its task has pairs.max_per_task pairs": 3}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(most: int, tmp_path: Path) -> None:
+    judged = pool(tmp_path / "pool", {f"q{i}": [(candidate(f"q{i}", t), s) for t, s in LEVELS] for i in range(4)})
+    cfg = block(strategy=Strategy.all, max_per_prompt=2, max_per_task=most)
+    found, metrics = made(tmp_path / "out", cfg, judged)
+    assert len(found) == metrics["pairs"] == most
+    full = metrics["prompts_without_pair"]["its task has pairs.max_per_task pairs"]
+    assert full == 4 - -(-most // 2)
 
 
 def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ known before.
 """
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past:
     judge, sources = block.judge, sources_of(pool)
     sizes, _ = sizes_to_be(sources[0], nodes, store, past)
     if store.find(pool):
-        calls = sum(shown(judge, n) for n in counted(store.folder(pool)))
+        calls = float(counted(judge, store.folder(pool)))
     else:
         calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))
     calls += judge.reading is Reading.json  # the probe
@@ -70,18 +69,27 @@ def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past:
 
 
 def shown(judge: Judge, candidates: float) -> float:
-    """How often a judge is asked about a prompt with so many candidates."""
+    """Return how often a judge is asked about a prompt with so many candidates, none a copy of another."""
     if judge.kind is Rubrics.pointwise:
         return candidates
     return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
 
 
-def counted(pool: Path) -> list[int]:
-    """How many candidates each prompt of a finished pool has."""
-    import pyarrow.parquet as pq  # not for a plan of what has no candidates yet
+def counted(judge: Judge, pool: Path) -> int:
+    """Return how often a judge is asked about a finished pool: equal requests are one call, and copies are a tie."""
+    from stages.labelers.comparisons import compared  # with pyarrow, not for a plan of what has no candidates yet
+    from stages.store.judged import by_prompt
+    from stages.store.records import Candidate, Example, Records
 
-    ids = pq.read_table(pool / "candidates.parquet", columns=["prompt_id"])["prompt_id"]
-    return [*Counter(ids.to_pylist()).values()]
+    prompts = Records(pool / "prompts.parquet", Example).column("id")
+    calls = 0
+    for candidates in by_prompt(Records(pool / "candidates.parquet", Candidate), prompts):
+        if judge.kind is Rubrics.pointwise:
+            calls += len({c.text for c in candidates})
+        else:
+            pairs = compared(candidates, judge.comparisons, judge.seed or 0)
+            calls += 2 * len({frozenset((a.text, b.text)) for a, b in pairs if a.stripped_text != b.stripped_text})
+    return calls
 
 
 def length(block: Label, sizes: Sizes) -> float:

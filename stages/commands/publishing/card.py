@@ -30,6 +30,8 @@ UNKNOWN = "not stated"
 RELIABLE = {
     "accuracy": "labels that agree with what is known",
     "pair_accuracy": "preferences that are the right way round",
+    "pair_wrong": "preferences that are the wrong way round",
+    "pair_neither": "preferences between two equally good answers",
     "sensitivity": "positives that are found",
     "specificity": "negatives that are found",
     "kappa": "Cohen's κ",

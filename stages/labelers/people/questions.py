@@ -62,8 +62,8 @@ def overlapping(asked: Sequence[Question], cfg: Human) -> list[Question]:
 
 
 def different(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The first candidate with each text: nobody can tell two equal ones apart."""
-    return [*{c.text: c for c in reversed(candidates)}.values()]
+    """Return the first candidate with each text: nobody can tell two copies apart."""
+    return [*{c.stripped_text: c for c in reversed(candidates)}.values()]
 
 
 def question(prompt: Example, candidates: Sequence[Candidate], instructions: str) -> Question:

@@ -1,0 +1,108 @@
+"""What a strategy's pairs are worth: right, wrong or neither, by checks or by words, of the pairs that it takes."""
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from stages import pairs
+from stages.config.choices import Strategy
+from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
+from stages.tasks.checks import share_passed
+from tests.stages.test_pairs import block, candidate, pool, work
+
+CHECKS = [Check("upper"), Check("equals", {"text": "YES"})]  # YES passes both, NO one, yes none
+WORDS = {1: "right", -1: "wrong", 0: "neither"}
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """Forty prompts with six candidates, of a judge that is right in 80% of comparisons and never sees ties."""
+    draw, answers = random.Random(0), dict[str, list[tuple[Candidate, None]]]()
+    for i in range(40):
+        texts = ["YES", "YES ", "NO", "NAY", "yes", "yea"]
+        answers[f"q{i}"] = [(candidate(f"q{i}", text), None) for text in texts]
+    folder = pool(tmp_path / "pool", dict(answers))
+    prompts = load(folder / "prompts.parquet", Example)
+    save(folder / "prompts.parquet", [replace(p, checks=CHECKS) for p in prompts], Example)
+    judgements = []
+    for prompt, candidates in answers.items():
+        for (a, _), (b, _) in combinations(candidates, 2):
+            higher = "a" if share_passed(CHECKS, a.text) >= share_passed(CHECKS, b.text) else "b"
+            word = higher if draw.random() < 0.8 else {"a": "b", "b": "a"}[higher]
+            of = {"a": a.candidate_id, "b": b.candidate_id}
+            judgements.append(Judgement(prompt, "judge", **of, preference=word))
+    save(folder / "judgements.parquet", judgements, Judgement)
+    (folder / "audit.jsonl").touch()
+    return folder
+
+
+def counted(folder: Path) -> Counter[str]:
+    """How many of a node's pairs are right, wrong and neither, by the checks."""
+    verdicts = Counter[str]()
+    for pair in load(folder / "pairs.parquet", Pair):
+        chosen, rejected = (share_passed(CHECKS, side[0]["content"]) for side in (pair.chosen, pair.rejected))
+        verdicts[WORDS[(chosen > rejected) - (chosen < rejected)]] += 1
+    return verdicts
+
+
+def test_the_checks_say_of_every_strategys_own_pairs_what_they_are(judged: Path, tmp_path: Path) -> None:
+    rates = dict[Strategy, tuple[float, ...]]()
+    for strategy in Strategy:
+        cfg = block(strategy=strategy, max_per_prompt=2)
+        metrics = pairs.run(cfg, {"judged": judged}, work(tmp_path / strategy))
+        verdicts, accuracy = counted(tmp_path / strategy), metrics["expected_accuracy"]
+        assert accuracy == metrics["strategies"][strategy]["accuracy"]
+        assert accuracy["pairs"] == verdicts.total() == metrics["pairs"]
+        for word in WORDS.values():
+            rate = accuracy[word]
+            assert rate["mean"] == pytest.approx(verdicts[word] / verdicts.total())
+            assert rate["low"] <= rate["mean"] <= rate["high"] and rate["low"] < rate["high"]
+        assert (
+            f"of {verdicts.total()} pairs of which it is known, {accuracy['right']['mean']:.1%} are the right way"
+            in (metrics["summary"])
+        )
+        rates[strategy] = tuple(accuracy[word]["mean"] for word in WORDS.values())
+        assert all(metrics["strategies"][name]["accuracy"]["right"]["mean"] == rates[name][0] for name in rates)
+    assert len({*rates.values()}) > 4, "it is no number of the labelling alone"
+    assert rates[Strategy.best_worst][0] > rates[Strategy.random][0]
+
+
+A, COPY, B, C = (candidate("q", text) for text in ("YES", "YES ", "NO", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([((COPY, B), "a"), ((C, A), "a"), ((B, C), "tie")], {"right": 1, "wrong": 1, "neither": 1}),
+        ([((COPY, B), "tie")], {"neither": 1}),
+        ([((COPY,), "good"), ((B,), "good"), ((C,), "bad")], {"right": 2, "neither": 1}),
+        ([((COPY,), "good")], {}),
+        ([], {}),
+    ],
+)
+def test_words_on_judgements_count_for_their_pairs_and_copies_and_no_check_beside_them(
+    words: list[tuple[tuple[Candidate, ...], str]], expected: dict[str, int], tmp_path: Path
+) -> None:
+    """The judge prefers A to B, A to C, and B to C, and so do the checks."""
+    folder = pool(tmp_path / "pool", {"q": [(c, None) for c in (A, COPY, B, C)]})
+    [prompt] = load(folder / "prompts.parquet", Example)
+    save(folder / "prompts.parquet", [replace(prompt, checks=CHECKS)], Example)
+    preferred = [
+        Judgement("q", "x", a=a.candidate_id, b=b.candidate_id, preference="tie" if b is COPY else "a")
+        for a, b in combinations((A, COPY, B, C), 2)
+    ]
+    save(folder / "judgements.parquet", preferred, Judgement)
+    (folder / "audit.jsonl").touch()
+    rows = [{"judged": [c.candidate_id for c in of], "known": word} for of, word in words]
+    (folder / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = pairs.run(block(strategy=Strategy.all, max_per_prompt=9), {"judged": folder}, work(tmp_path / "out"))
+    accuracy = metrics.get("expected_accuracy", {"pairs": 0})
+    assert accuracy["pairs"] == sum(expected.values())
+    assert {word: accuracy[word]["mean"] * accuracy["pairs"] for word in WORDS.values() if word in accuracy} == (
+        pytest.approx(dict.fromkeys(WORDS.values(), 0) | expected if expected else {})
+    )
