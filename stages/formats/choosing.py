@@ -43,7 +43,7 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
         wanted is Wanted.prompts and layout.format.compares and bool({"prompt", "messages"} & {*layout.first})
     )
     if not layout.asks:
-        learn(table, layout, rows, f"{block}.labels={{VALUE: WORD, …}} says what a label means.")
+        learn(table, layout, rows, f"{block}.labels")
     return layout
 
 
@@ -80,11 +80,11 @@ def fits(layout: Layout, row: dict[str, Any]) -> bool:
     return True
 
 
-def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], way_out: str) -> None:
+def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], labels: str) -> None:
     """Have a format look at a file's rows before it reads them."""
     seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if layout.format.learns_all else rows
     values = (values_of(row, layout.columns(row).getters) for row in seen)
     try:
-        layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, way_out)
+        layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, labels)
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from error

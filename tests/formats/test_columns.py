@@ -259,7 +259,7 @@ def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
 
 def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)])
-    with pytest.raises(UserError, match=r"preference holds -1, 1: which of response_1 and response_2 is that\?"):
+    with pytest.raises(UserError, match=r"preference holds -1, 1, .*\.labels={-1: WORD, 1: WORD}"):
         read(file, Wanted.preferences)
     found = read(file, Wanted.preferences, labels={-1: "response_1", 1: "response_2"})
     assert [each.scores for each in found.made] == [[1, 0], [0, 1]]

@@ -322,13 +322,13 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
     ]
     out, metrics = dataset(tmp_path, rows)
     assert (metrics["judgements"], metrics["pass_rate"]) == (5, 3 / 5)
-    assert "1 answers are judged more than once, and the first judgement counts" in metrics["read"][1]
+    assert "1 answers are judged more than once, and the first judgement counts" in metrics["read"][-1]
     assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
 
 
 def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
-    rows = [{"prompt": "q", "output_1": "a", "output_2": "b", "preference": p} for p in (0, 1)]
-    rows += [{"prompt": "p", "output_1": "a", "output_2": "b", "preference": p} for p in (0, 2)]
+    rows = [{"prompt": "q", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 1)]
+    rows += [{"prompt": "p", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 2)]
     out, metrics = dataset(tmp_path, rows)
     assert metrics["ties"] == 2
     pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
