@@ -326,6 +326,23 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
     assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
 
 
+def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) -> None:
+    better_first = [("a b", "a"), ("a b c", "a"), ("a", "a b"), ("a b", "b c")]  # of equal length: no comparison
+    rows = [{"prompt": f"{i}", "chosen": c, "rejected": r} for i, (c, r) in enumerate(better_first)]
+    _, metrics = dataset(tmp_path, rows)
+    assert metrics["longer_preferred"] == pytest.approx(2 / 3)
+    assert "the longer answer is the better one in 66.7% of 3 comparisons" in metrics["summary"]
+
+
+def test_of_scores_too_length_is_held_against_every_two_of_a_prompt(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "q", "responses": ["a", "a b", "a b c"], "scores": [3, 2, 1]},
+        {"prompt": "p", "responses": ["a", "a b", "b"], "scores": [1, 2, 2]},
+    ]
+    _, metrics = dataset(tmp_path, rows)
+    assert metrics["longer_preferred"] == pytest.approx(1 / 4)
+
+
 def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 1)]
     rows += [{"prompt": "p", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 2)]
