@@ -15,7 +15,7 @@ from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.evaluation import best_of
 from stages.evaluation.reliability import Key, blanks, decided, from_checks, from_file, reliability, set_aside
-from stages.formats.sources import quarantine, tell_unused
+from stages.formats.sources import by_reason, quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
 from stages.store.judged import column
@@ -40,7 +40,7 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     limit = cfg.max_failed if pool.prompts else 0.0
     for line in pool.told:
         out.say(line)
-    quarantine(list(pool.bad), len(judgements) + len(pool.bad), limit, out, "label.max_failed")
+    quarantine(list(pool.bad), pool.rows, limit, out, "label.max_failed")
     for path, columns in pool.unused.items():
         tell_unused(path, columns, out)
     failed = Counter(j.error for j in judgements if j.error)
@@ -59,6 +59,9 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     found = {"labeler": labeler.name, "failed": dict(failed), **figures(lengths, judgements)}
     if pool.told:
         found["read"] = [*pool.told]
+    if pool.rows:
+        found |= {"rows": pool.rows, "unusable": dict(by_reason(pool.bad))}
+        found["summary"] = f"{pool.rows} rows, {len(pool.bad)} of them unusable: {found['summary']}"
     if out.asked:
         found["calls"] = out.asked
     found |= labeler.figures()

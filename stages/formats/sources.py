@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ Made = TypeVar("Made")
 TOLD_EVERY = 1000  # rows
 NAMED = 20  # columns, in a warning
 SHOWN = 100  # characters of a turn
+REASONS = 5  # that are told with their counts
 
 
 @dataclass
@@ -198,7 +199,13 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
             f"{told}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
             f"all are in {out / 'quarantine.jsonl'} with their reasons."
         )
-    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl; the first: {told}")
+    counts = ", ".join(f"{rows} ({reason})" for reason, rows in by_reason(bad).most_common(REASONS))
+    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl: {counts}; the first: {told}")
+
+
+def by_reason(rows: Iterable[Row]) -> Counter[str]:
+    """How many rows cannot be used, by their reasons."""
+    return Counter(str(row.error) for row in rows)
 
 
 def keep_apart(rows: list[Row], out: Work) -> None:

@@ -326,6 +326,23 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
     assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
 
 
+def test_every_row_of_a_file_is_used_or_counted_with_its_reason(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(40)]
+    rows += [{"prompt": "x", "chosen": "a", "rejected": "a"}] * 2 + [{"prompt": "y", "chosen": "", "rejected": "a"}]
+    out, metrics = dataset(tmp_path, rows)
+    assert (metrics["rows"], metrics["judgements"]) == (43, 40)
+    assert metrics["unusable"] == {"rejected: is the same as chosen": 2, "chosen: is empty": 1}
+    [warning] = out.warnings
+    assert "3 of 43 rows" in warning and "2 (rejected: is the same as chosen), 1 (chosen: is empty)" in warning
+
+
+def test_rows_and_not_answers_are_what_too_many_of_are_unusable(tmp_path: Path) -> None:
+    """Four answers in each of nine rows are 36 judgements, of which two bad rows are few."""
+    rows = [{"prompt": f"{i}", "responses": list("abcd"), "scores": [1, 2, 3, 4]} for i in range(9)]
+    with pytest.raises(UserError, match=r"2 of 11 rows are unusable, more than label\.max_failed=0\.1"):
+        dataset(tmp_path, rows + [{"prompt": "x", "responses": ["a", "b"], "scores": [1]}] * 2)
+
+
 def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) -> None:
     better_first = [("a b", "a"), ("a b c", "a"), ("a", "a b"), ("a b", "b c")]  # of equal length: no comparison
     rows = [{"prompt": f"{i}", "chosen": c, "rejected": r} for i, (c, r) in enumerate(better_first)]
