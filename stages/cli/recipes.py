@@ -12,6 +12,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from functools import reduce
 from importlib.util import find_spec
 from typing import Any
 
@@ -91,28 +92,28 @@ def load() -> Recipes:
 
 def whole(name: str, recipes: Recipes, within: tuple[str, ...] = ()) -> DictConfig:
     """A recipe as one file: laid over the recipes that it starts from, in the order of its defaults list."""
-    recipe, within = recipes[name].copy(), (*within, name)
-    entries = list(recipe.pop("defaults", None) or [])
-    above = [entry for entry in entries if isinstance(entry, str) and entry in recipes and entry not in within]
-    recipe["defaults"] = [entry for entry in entries if entry not in (*above, "_self_")]
-    order = [entry for entry in entries if entry in (*above, "_self_")]
-    found = OmegaConf.create({"defaults": []})
-    for entry in order if "_self_" in order else [*order, "_self_"]:
-        found = laid_over(found, recipe if entry == "_self_" else whole(entry, recipes, within))
-    return found
+    recipe, entries = recipes[name], list(recipes[name].get("defaults") or [])
+    starts = [entry for entry in entries if isinstance(entry, str) and entry in recipes and entry not in within]
+    if not starts:
+        return recipe
+    own = recipe.copy()
+    own["defaults"] = [entry for entry in entries if entry not in (*starts, "_self_")]
+    order = [entry for entry in entries if entry in (*starts, "_self_")]
+    layers = [own if entry == "_self_" else whole(entry, recipes, (*within, name)) for entry in order]
+    return reduce(laid_over, layers if "_self_" in order else [*layers, own])
 
 
 def laid_over(below: DictConfig, above: DictConfig) -> DictConfig:
     """Two recipes as one. A group that the upper one names gives all its values, as on the command line: of its blocks
     the lower one says nothing."""
-    named = groups(above)
+    below, named = below.copy(), groups(above)
     for group in named:
         for block in BLOCKS.get(group, [group]):
             set_aside(below, block)
-    kept = [entry for entry in below.defaults if not named.keys() & groups({"defaults": [entry]}).keys()]
+    kept = [entry for entry in below.get("defaults") or [] if not named.keys() & groups({"defaults": [entry]}).keys()]
     both = OmegaConf.merge(below, above)
     assert isinstance(both, DictConfig)
-    both["defaults"] = [*kept, *above.defaults]
+    both["defaults"] = [*kept, *(above.get("defaults") or [])]
     return both
 
 
