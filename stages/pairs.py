@@ -11,7 +11,7 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.curation.rules import band, broken, within
-from stages.pairing.admission import BETTER_UNFINISHED, DRAW, GIVE, WORSE_UNFINISHED, Admission, between
+from stages.pairing.admission import BETTER_UNFINISHED, COPY, DRAW, GIVE, WORSE_UNFINISHED, Admission, between
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.held_out import side
 from stages.pairing.ranking import ranked
@@ -36,24 +36,33 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made), Pair)
     taken = next(each for each in takings if each.strategy is cfg.strategy)
     admission = admissions[cfg.strategy is Strategy.ranked]
-    copies, passed_over = made.copies, made.passed_over
     if not taken.pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
         ways = "".join(f" {admission.ways[reason]}." for reason, _ in taken.without.most_common(1))
         raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{ways}")
+    left_out = +(admission.by_name() + taken.left_out)
+    copies, passed_over = (admission.refused[COPY], made.passed_over) if made.preferred else (0, 0)
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
+        limit = limit_of(cfg.strategy, cfg)
+        more = "pairs=all takes more" if cfg.strategy is Strategy.best_worst else "Raise pairs.max_per_prompt"
         out.warn(
-            f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes "
-            f"{limit_of(cfg.strategy, cfg)} of a prompt. pairs=all takes more"
+            f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes {limit} of a prompt. {more}"
         )
+    if admission.others is GIVE:  # candidates of a file, all of whose judgements somebody meant
+        for line in admission.filtered():
+            out.warn(line)
+        lost = "".join(f"; {count} {name} left out" for name, count in left_out.most_common())
+        out.say(f"Of {taken.pairs + left_out.total()} comparisons {taken.pairs} became pairs{lost}")
     unfinished = {  # pairs that have one, and contrasts that became none for it
         "kept as rejected": made.unfinished,
         "dropped as rejected": admission.refused[WORSE_UNFINISHED],
         "refused as chosen": admission.refused[BETTER_UNFINISHED],
     }
-    told = "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
+    told = "; ".join(f"{count}: {reason}" for reason, count in taken.without.most_common())
+    told = f" ({told})" if told else ""
+    told += "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
     others = {str(each.strategy): each.figures() for each in takings}
     out.say(f"What each strategy would give of these judgements, all else as it is:\n{table(others, cfg.strategy)}")
     return {
@@ -62,6 +71,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "prompts": made.prompts,
         "prompts_without_pair": dict(taken.without),
         "unfinished": unfinished,
+        "comparisons": taken.pairs + left_out.total(),
+        "left_out": dict(left_out),
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
         "chosen_longer_by": others[cfg.strategy]["chosen_longer_by"],
@@ -71,20 +82,21 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **made.licences.metrics(),
         "summary": f"{taken.pairs} pairs ({made.held_out} held out) from {made.prompts} prompts; "
         f"{taken.without.total()} prompts gave none{told}"
-        + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
+        + (f"; {copies} copies left out" if copies else "")
+        + (f"; {passed_over} further preferences left out" if passed_over else ""),
     }
 
 
 @dataclass
 class Made:
     """What there is to tell of the pairs so far: of how many prompts, how many are held out or have an unfinished
-    completion, whose candidates were chosen and rejected; how many preferences are copies of others, and how many more
+    completion, whose candidates were chosen and rejected; whether they come of preferences, and how many of these
     became no pair because a prompt gives so many."""
 
     prompts: int = 0
     held_out: int = 0
     unfinished: int = 0
-    copies: int = 0
+    preferred: bool = False
     passed_over: int = 0
     chosen: Counter[str | None] = field(default_factory=Counter)
     rejected: Counter[str | None] = field(default_factory=Counter)
@@ -109,10 +121,8 @@ def pairs_of(
         usable = [admission.admit(its, unsound) for admission, its in both]
         taken = {each.strategy: each.take(prompt, *usable[each.strategy is Strategy.ranked]) for each in takings}
         chosen, left = taken[cfg.strategy]
-        preferred = [(j.a, j.b, j.preference) for j in judgements if j.preference]
-        made.copies += len(preferred) - len({*preferred})
-        # In a ranking every preference has its part.
-        made.passed_over += left if preferred and cfg.strategy is not Strategy.ranked else 0
+        made.preferred |= any(j.preference for j in judgements)
+        made.passed_over += left if cfg.strategy is not Strategy.ranked else 0  # there every preference has its part
         for contrast in chosen:
             found = pair(prompt, contrast, labeler, cfg)
             made.licences.count(prompt)

@@ -11,6 +11,7 @@ from stages.config.choices import Unfinished
 from stages.pairing.contrasts import Contrast
 
 FEWER = "fewer than two judged candidates"
+COPY = "that repeat another one"
 OUTSIDE_QUANTILES = "no margin within pairs.margin_quantiles"
 BETTER_UNFINISHED = "only an unfinished candidate was better"
 WORSE_UNFINISHED = "only an unfinished candidate was worse"
@@ -20,21 +21,26 @@ GIVE = "The file must have two different answers to a prompt, one of them better
 
 
 class Rule(NamedTuple):
-    """What a contrast must be to become a pair, the reason that one gets which is not, and what would change that."""
+    """What a contrast must be to become a pair; the reason that a prompt has none for it, what the contrasts are
+    called that it refuses, and what would let them through."""
 
     reason: str
+    refuses: str
     keeps: Callable[[Contrast], bool]
     way_out: str
 
 
 class Admission:
     """Which contrasts may become pairs: by the rules, and by `margins`, between which theirs must lie. How many
-    contrasts each rule refused is in `refused`. `others`: how candidates come that can be told apart."""
+    contrasts each rule refused is in `refused`, by reason. `others`: how candidates come that can be told apart."""
 
     def __init__(self, cfg: Pairs, others: str, margins: tuple[float, float] | None = None):
         self.cfg, self.others, self.margins = cfg, others, margins
-        self.ways = {rule.reason: rule.way_out for rule in rules(cfg, (), others)}
-        self.ways |= {FEWER: others, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
+        known = rules(cfg, (), others)
+        self.ways = {rule.reason: rule.way_out for rule in known}
+        self.ways |= {FEWER: others, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles (null: all)", COPY: others}
+        self.names = {rule.reason: rule.refuses for rule in known}
+        self.names |= {OUTSIDE_QUANTILES: f"outside pairs.margin_quantiles={cfg.margin_quantiles}", COPY: COPY}
         self.refused = Counter[str]()
 
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
@@ -44,10 +50,24 @@ class Admission:
         for rule in rules(self.cfg, unsound, self.others):
             contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
         different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
+        self.refused[COPY] += len(contrasts) - len(different)
         if not self.margins:
             return different, reason
         low, high = self.margins
         return self.kept(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
+
+    def by_name(self) -> Counter[str]:
+        """How many contrasts were refused, by what they are called."""
+        return Counter({self.names[reason]: count for reason, count in self.refused.items()})
+
+    def filtered(self) -> list[str]:
+        """What each setting refused of contrasts that might have become pairs, and how to switch it off."""
+        settings = {reason: way for reason, way in self.ways.items() if way != self.others}
+        return [
+            f"{self.refused[reason]} comparisons {self.names[reason]} are left out. {way}"
+            for reason, way in settings.items()
+            if self.refused[reason]
+        ]
 
     def kept(
         self, contrasts: list[Contrast], keeps: Callable[[Contrast], bool], name: str, reason: str
@@ -70,33 +90,48 @@ def rules(cfg: Pairs, unsound: Container[str], others: str) -> list[Rule]:
     """In their order."""
     longer = "Raise sample.max_new_tokens"
     return [
-        Rule("every candidate got the same score", lambda c: c.margin is None or c.margin > 0, others),
-        Rule("no two candidates differ in text", lambda c: c.better.text.strip() != c.worse.text.strip(), others),
+        Rule(
+            "every candidate got the same score",
+            "without a better one",
+            lambda c: c.margin is None or c.margin > 0,
+            others,
+        ),
+        Rule(
+            "no two candidates differ in text",
+            "of the same text twice",
+            lambda c: c.better.text.strip() != c.worse.text.strip(),
+            others,
+        ),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
-        Rule(BETTER_UNFINISHED, lambda c: c.better.finish_reason == "stop", longer),
+        Rule(BETTER_UNFINISHED, "with an unfinished better one", lambda c: c.better.finish_reason == "stop", longer),
         Rule(
             WORSE_UNFINISHED,
+            "with an unfinished worse answer (pairs.unfinished=drop)",
             lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
             f"{longer}, or set pairs.unfinished=keep",
         ),
         Rule(
             "no better candidate keeps the rules of pairs.quality",
+            "with a better answer against the rules of pairs.quality",
             lambda c: c.better.candidate_id not in unsound,
             "Set pairs.quality=false",
         ),
         Rule(
             "no score of pairs.min_score or more",
+            f"with a better answer that scores less than pairs.min_score={cfg.min_score:g}",
             lambda c: c.score is None or c.score >= cfg.min_score,
-            f"Lower pairs.min_score={cfg.min_score:g}",
+            f"Lower pairs.min_score={cfg.min_score:g} (0: any score)",
         ),
         Rule(
             "no margin above pairs.min_margin",
+            f"with a margin of no more than pairs.min_margin={cfg.min_margin:g}",
             lambda c: c.margin is None or c.margin > cfg.min_margin,
-            f"Lower pairs.min_margin={cfg.min_margin:g}",
+            f"Lower pairs.min_margin={cfg.min_margin:g} (0: any margin)",
         ),
         Rule(
             "every length ratio above pairs.max_length_ratio",
+            f"with lengths further apart than pairs.max_length_ratio={cfg.max_length_ratio or 0:g}",
             lambda c: cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio,
-            "Raise pairs.max_length_ratio",
+            f"Raise pairs.max_length_ratio={cfg.max_length_ratio or 0:g} (null: any lengths)",
         ),
     ]

@@ -8,26 +8,29 @@ from typing import Any
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.pairing.contrasts import Contrast
-from stages.pairing.strategies import select
+from stages.pairing.strategies import limit_of, select
 from stages.store.numbers import signed
 from stages.store.records import Example
 
 
 class Taking:
     """What a strategy takes, prompt by prompt: how many pairs of how many prompts, their margins and by how many
-    tokens the better ones are longer; and how many prompts gave none, by reason."""
+    tokens the better ones are longer; how many prompts gave none, by reason, and how many contrasts that might have
+    become pairs it left out."""
 
     def __init__(self, strategy: Strategy, cfg: Pairs):
         self.strategy, self.cfg = strategy, cfg
         self.pairs = self.prompts = 0
         self.margins, self.longer_by = array("d"), array("q")
         self.without, self.of_task = Counter[str](), Counter[str]()
+        self.left_out = Counter[str]()
 
     def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
         """Those that it takes of a prompt's usable contrasts, and how many more there are. `reason`: why there are
         none."""
         most = self.cfg.max_per_task
         if usable and most and max(self.of_task[task] for task in prompt.tasks) >= most:
+            self.left_out[f"beyond pairs.max_per_task={most}"] += len(usable)
             usable, reason = [], "its task has pairs.max_per_task pairs"
         if not usable:
             self.without[reason] += 1
@@ -37,7 +40,9 @@ class Taking:
         self.prompts += bool(chosen)
         self.margins.extend(c.margin for c in chosen if c.margin is not None)
         self.longer_by.extend(c.longer_by for c in chosen)
-        return chosen, len(usable) - len(chosen)
+        left = len(usable) - len(chosen)
+        self.left_out[f"beyond the {limit_of(self.strategy, self.cfg)} that a prompt gives"] += left
+        return chosen, left
 
     def figures(self) -> dict[str, Any]:
         """What tells strategies apart. Lengths are in tokens; margin and share are None where nothing has any."""

@@ -184,9 +184,9 @@ LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
 @pytest.mark.parametrize(
     ("answers", "keys", "way_out", "loosened"),
     [
-        (LOW, {"min_score": 1.0}, r"Lower pairs\.min_score=1\.", {"min_score": 0.5}),
-        (LOW, {"min_score": 0.0, "min_margin": 0.5}, r"Lower pairs\.min_margin=0\.5\.", {"min_margin": 0.4}),
-        (LONG, {"max_length_ratio": 2.0}, r"Raise pairs\.max_length_ratio\.", {"max_length_ratio": 10.0}),
+        (LOW, {"min_score": 1.0}, r"Lower pairs\.min_score=1 \(0: any score\)\.", {"min_score": 0.5}),
+        (LOW, {"min_score": 0.0, "min_margin": 0.5}, r"Lower pairs\.min_margin=0\.5 .*", {"min_margin": 0.4}),
+        (LONG, {"max_length_ratio": 2.0}, r"Raise pairs\.max_length_ratio=2 \(null: .*", {"max_length_ratio": None}),
     ],
 )
 def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
@@ -382,6 +382,37 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     assert (found["pairs"], found["copies_left_out"], found["preferences_left_out"]) == (2, 1, 2)
     assert "1 preferences are copies" in made.warnings[0]
     assert "2 preferences are left out: pairs.strategy=best_worst takes 1" in made.warnings[1]
+
+
+def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "chosen": "a b c d", "rejected": "a"} for i in range(4)]
+    rows += [{"prompt": f"{i} even", "chosen": "a b", "rejected": "c d"} for i in range(3)]
+    rows += [{"prompt": "0 even", "chosen": "a b", "rejected": "c d"}]
+    out, _ = dataset(tmp_path, rows)
+    judged = work(tmp_path / "all")
+    every = pairs.run(block(strategy=Strategy.all), {"judged": out.path}, judged)
+    assert (every["pairs"], every["comparisons"], every["left_out"]) == (7, 8, {"that repeat another one": 1})
+    assert judged.warnings == ["1 preferences are copies of others and left out"]
+
+    filtered = work(tmp_path / "filtered")
+    found = pairs.run(block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered)
+    name = "with lengths further apart than pairs.max_length_ratio=1.5"
+    assert (found["pairs"], found["comparisons"]) == (3, 8)
+    assert found["left_out"] == {name: 4, "that repeat another one": 1}
+    told = f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)"
+    assert told in filtered.warnings
+    assert "4 prompts gave none (4: every length ratio above pairs.max_length_ratio)" in found["summary"]
+
+
+@pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.ranked])
+@pytest.mark.parametrize(
+    "keys", [{}, {"min_score": 1.0}, {"min_margin": 0.5}, {"max_per_task": 2}, {"margin_quantiles": [0.2, 0.8]}]
+)
+def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: dict[str, Any], tmp_path: Path) -> None:
+    answers = {q: [(candidate(q, t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))] for q in "pqr"}
+    answers["same"] = [(candidate("same", t, n), s) for t, n, s in (("a", 3, 1.0), ("a", 4, 0.5), ("b", 3, 0.0))]
+    _, metrics = made(tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers))
+    assert metrics["comparisons"] == 3 * 6 + 3 == metrics["pairs"] + sum(metrics["left_out"].values())
 
 
 @pytest.mark.parametrize(
