@@ -29,13 +29,13 @@ class Taking:
         """Those that it takes of a prompt's usable contrasts, and how many more there are. `reason`: why there are
         none."""
         most = self.cfg.max_per_task
-        if usable and most and max(self.of_task[task] for task in prompt.tasks) >= most:
+        if usable and most and any(self.of_task[task] >= most for task in prompt.limited_tasks):
             self.left_out[f"beyond pairs.max_per_task={most}"] += len(usable)
             usable, reason = [], "its task has pairs.max_per_task pairs"
         if not usable:
             self.without[reason] += 1
         chosen = select(usable, self.strategy, self.cfg, prompt.id)
-        self.of_task.update(prompt.tasks * len(chosen))
+        self.of_task.update(prompt.limited_tasks * len(chosen))
         self.pairs += len(chosen)
         self.prompts += bool(chosen)
         self.margins.extend(c.margin for c in chosen if c.margin is not None)

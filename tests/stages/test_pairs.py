@@ -478,6 +478,11 @@ def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> N
     assert metrics["prompts_without_pair"] == {"its task has pairs.max_per_task pairs": 3}
 
 
+def test_the_rows_of_a_file_are_of_no_one_task_that_gives_so_many_pairs(tmp_path: Path) -> None:
+    out, _ = dataset(tmp_path, [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(5)])
+    assert pairs.run(block(max_per_task=2), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 5
+
+
 def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: Path) -> None:
     loop = "The sea is wide. " * 6
     told = {"q": [(candidate("q", loop), 1.0), (candidate("q", "The sea is wide, and the tides rise."), 0.5)]}
