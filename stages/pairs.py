@@ -46,10 +46,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
         limit = limit_of(cfg.strategy, cfg)
-        more = "pairs=all takes more" if cfg.strategy is Strategy.best_worst else "Raise pairs.max_per_prompt"
-        out.warn(
-            f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes {limit} of a prompt. {more}"
-        )
+        one = cfg.strategy is Strategy.best_worst
+        more = f"{cfg.key}.strategy=all takes more" if one else f"Raise {cfg.key}.max_per_prompt"
+        takes = f"{cfg.key}.strategy={cfg.strategy} takes {limit} of a prompt"
+        out.warn(f"{passed_over} preferences are left out: {takes}. {more}")
     if admission.others is GIVE:  # candidates of a file, all of whose judgements somebody meant
         for line in admission.filtered():
             out.warn(line)

@@ -9,6 +9,7 @@ import numpy as np
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Unfinished
 from stages.pairing.contrasts import Contrast
+from stages.store.records import Candidate
 
 FEWER = "fewer than two judged candidates"
 COPY = "that repeat another one"
@@ -36,18 +37,19 @@ class Admission:
 
     def __init__(self, cfg: Pairs, others: str, margins: tuple[float, float] | None = None):
         self.cfg, self.others, self.margins = cfg, others, margins
-        known = rules(cfg, (), others)
-        self.ways = {rule.reason: rule.way_out for rule in known}
-        self.ways |= {FEWER: others, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles (null: all)", COPY: others}
-        self.names = {rule.reason: rule.refuses for rule in known}
-        self.names |= {OUTSIDE_QUANTILES: f"outside pairs.margin_quantiles={cfg.margin_quantiles}", COPY: COPY}
+        self.unsound: Container[str] = ()
+        self.rules = rules(cfg, lambda candidate: candidate.candidate_id not in self.unsound, others)
+        self.ways = {rule.reason: rule.way_out for rule in self.rules}
+        self.ways |= {FEWER: others, OUTSIDE_QUANTILES: f"Widen {cfg.key}.margin_quantiles (null: all)", COPY: others}
+        self.names = {rule.reason: rule.refuses for rule in self.rules}
+        self.names |= {OUTSIDE_QUANTILES: f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}", COPY: COPY}
         self.refused = Counter[str]()
 
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
         """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
         ids of candidates that must not be learnt from, whatever their score."""
-        reason = "" if contrasts else FEWER
-        for rule in rules(self.cfg, unsound, self.others):
+        reason, self.unsound = "" if contrasts else FEWER, unsound
+        for rule in self.rules:
             contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
         different = [*{(c.better.text.strip(), c.worse.text.strip()): c for c in contrasts}.values()]
         self.refused[COPY] += len(contrasts) - len(different)
@@ -86,9 +88,9 @@ def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[flo
     return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
 
 
-def rules(cfg: Pairs, unsound: Container[str], others: str) -> list[Rule]:
-    """In their order."""
-    longer = "Raise sample.max_new_tokens"
+def rules(cfg: Pairs, sound: Callable[[Candidate], bool], others: str) -> list[Rule]:
+    """The rules in their order. `sound`: whether a candidate may be learnt from, whatever its score."""
+    key, longer = cfg.key, "Raise sample.max_new_tokens"
     return [
         Rule(
             "every candidate got the same score",
@@ -103,35 +105,37 @@ def rules(cfg: Pairs, unsound: Container[str], others: str) -> list[Rule]:
             others,
         ),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
-        Rule(BETTER_UNFINISHED, "with an unfinished better one", lambda c: c.better.finish_reason == "stop", longer),
+        Rule(
+            BETTER_UNFINISHED, "with an unfinished better answer", lambda c: c.better.finish_reason == "stop", longer
+        ),
         Rule(
             WORSE_UNFINISHED,
-            "with an unfinished worse answer (pairs.unfinished=drop)",
+            f"with an unfinished worse answer ({key}.unfinished=drop)",
             lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
-            f"{longer}, or set pairs.unfinished=keep",
+            f"{longer}, or set {key}.unfinished=keep",
         ),
         Rule(
-            "no better candidate keeps the rules of pairs.quality",
-            "with a better answer against the rules of pairs.quality",
-            lambda c: c.better.candidate_id not in unsound,
-            "Set pairs.quality=false",
+            f"no better candidate keeps the rules of {key}.quality",
+            f"with a better answer against the rules of {key}.quality",
+            lambda c: sound(c.better),
+            f"Set {key}.quality=false",
         ),
         Rule(
-            "no score of pairs.min_score or more",
-            f"with a better answer that scores less than pairs.min_score={cfg.min_score:g}",
+            f"no score of {key}.min_score or more",
+            f"with a better answer that scores less than {key}.min_score={cfg.min_score:g}",
             lambda c: c.score is None or c.score >= cfg.min_score,
-            f"Lower pairs.min_score={cfg.min_score:g} (0: any score)",
+            f"Lower {key}.min_score={cfg.min_score:g} (0: any score)",
         ),
         Rule(
-            "no margin above pairs.min_margin",
-            f"with a margin of no more than pairs.min_margin={cfg.min_margin:g}",
+            f"no margin above {key}.min_margin",
+            f"with a margin of no more than {key}.min_margin={cfg.min_margin:g}",
             lambda c: c.margin is None or c.margin > cfg.min_margin,
-            f"Lower pairs.min_margin={cfg.min_margin:g} (0: any margin)",
+            f"Lower {key}.min_margin={cfg.min_margin:g} (0: any margin)",
         ),
         Rule(
-            "every length ratio above pairs.max_length_ratio",
-            f"with lengths further apart than pairs.max_length_ratio={cfg.max_length_ratio or 0:g}",
+            f"every length ratio above {key}.max_length_ratio",
+            f"with lengths further apart than {key}.max_length_ratio={cfg.max_length_ratio or 0:g}",
             lambda c: cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio,
-            f"Raise pairs.max_length_ratio={cfg.max_length_ratio or 0:g} (null: any lengths)",
+            f"Raise {key}.max_length_ratio={cfg.max_length_ratio or 0:g} (null: any lengths)",
         ),
     ]

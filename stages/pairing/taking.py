@@ -30,7 +30,7 @@ class Taking:
         none."""
         most = self.cfg.max_per_task
         if usable and most and any(self.of_task[task] >= most for task in prompt.limited_tasks):
-            self.left_out[f"beyond pairs.max_per_task={most}"] += len(usable)
+            self.left_out[f"beyond {self.cfg.key}.max_per_task={most}"] += len(usable)
             usable, reason = [], "its task has pairs.max_per_task pairs"
         if not usable:
             self.without[reason] += 1

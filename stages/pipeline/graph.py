@@ -143,7 +143,7 @@ def reward_of_its_own(cfg: Config, node: Callable[..., Node], sft: Node) -> dict
     given = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in known}
     read = Label(labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **given)
     judged = node("label", read)
-    pairs = node("pairs", cfg.pairs, judged=judged)
+    pairs = node("pairs", replace(cfg.reward.pairs, of="reward.pairs"), judged=judged)
     reward = node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     return {"label_reward": judged, "pairs_reward": pairs, "reward": reward}
 
