@@ -9,7 +9,7 @@ from stages.formats.columns import ChangesMeaning, unread
 from stages.formats.files import Table
 from stages.formats.known import with_known
 from stages.formats.layout import FORMATS, Layout, Wanted, getters_of, kinds, laid_out, name_of, values_of
-from stages.formats.refusing import dotted, refuse_options, refuse_rivals, refuse_unanswered, unknown
+from stages.formats.refusing import dotted, refuse_judged, refuse_options, refuse_rivals, refuse_unanswered, unknown
 from stages.formats.texts import Texts
 from stages.formats.turns import empty
 
@@ -38,6 +38,7 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
         raise unknown(table, source, block, columns, rows, wanted)
     if wanted is Wanted.answers:
         refuse_unanswered(table, layout, source, block, columns, rows[0])
+        refuse_judged(table, layout, source, block, columns, rows)
     refuse_rivals(table, layout, block, columns, rows)
     layout.asks = (
         wanted is Wanted.prompts and layout.format.compares and bool({"prompt", "messages"} & {*layout.first})

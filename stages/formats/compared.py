@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.formats.columns import Path, normal, unfolded
+from stages.formats.columns import Path, normal, plain, unfolded
 from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, only, roles_of
 from stages.formats.row import BadRow
 from stages.formats.scored import number
@@ -137,10 +137,3 @@ def alternating(asked: Any, answered: Any) -> list[Any] | None:
     if not all(each is None or isinstance(each, str) for each in (*asked, *answered)):
         return None
     return [turn or "" for pair in zip(asked, answered, strict=True) for turn in pair]
-
-
-def plain(value: Any) -> str:
-    """A preference as a word: 1, 1.0 and "1" are one."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip().lower().removesuffix(".0") if value is not None else ""

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stages.formats.columns import Path
+from stages.formats.columns import Path, plain
 from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, TURNS, Format, Said, roles_of
 from stages.formats.row import BadRow
 from stages.formats.turns import split_off_answer
 
-FLAGS = {"true": 1.0, "false": 0.0}
+FLAGS = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}
 
 
 class KTO(Format):
@@ -33,12 +33,12 @@ class KTO(Format):
     def flag(self, value: Any) -> float | None:
         """1 of a good answer, 0 of a bad one; None of what says neither. Numbers need `labels: {1: true, 0: false}`:
         elsewhere they are classes."""
-        given = str(value).lower()
+        given = plain(value)
         return FLAGS.get(self.labels.get(given, given).lower())
 
     def said(self, row: Mapping[str, Any]) -> Said:
         if (score := self.flag(row["label"])) is None:
-            raise BadRow("label", f"must be true or false, is {row['label']!r:.40}")
+            raise BadRow("label", f"must be true or false, good or bad, is {row['label']!r:.40}")
         if "completion" in row and "messages" not in row:
             messages = self.request(row)
             answer: str | None = self.answer(row["completion"], "completion", messages, row.get("reasoning"))
@@ -46,5 +46,5 @@ class KTO(Format):
             messages, answer = split_off_answer(self.asked(row))
         if answer is None:
             raise BadRow("", "no assistant turn that the label could be of")
-        self.values[str(row["label"]).lower(), score] += 1
+        self.values[plain(row["label"]), score] += 1
         return Said(messages, [answer], [score], graded=True)
