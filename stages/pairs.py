@@ -53,8 +53,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if admission.others is GIVE:  # candidates of a file, all of whose judgements somebody meant
         for line in admission.filtered():
             out.warn(line)
-        lost = "".join(f"; {count} {name} left out" for name, count in left_out.most_common())
-        out.say(f"Of {taken.pairs + left_out.total()} comparisons {taken.pairs} became pairs{lost}")
+        lost = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
+        comparisons = taken.pairs + left_out.total()
+        out.say(f"Of {comparisons} comparisons {taken.pairs} became pairs; left out: {lost or 'none'}")
     unfinished = {  # pairs that have one, and contrasts that became none for it
         "kept as rejected": made.unfinished,
         "dropped as rejected": admission.refused[WORSE_UNFINISHED],

@@ -184,6 +184,15 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return replace(cfg, seed=seed, **blocks)
 
 
+def next_stage(stage: str, nodes: dict[str, Node]) -> str:
+    """The stage that comes after one, of those that this configuration has."""
+    stages = {node.stage for name, node in nodes.items() if name not in BEFORE_SFT}
+    following = NEXT[stage]
+    while following not in stages:
+        following = NEXT[following]
+    return following
+
+
 def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """What a dataset is made of: pairs and labels of single completions of every round, and what SFT learns from."""
     rounds = [f"_{r + 1}" for r in range(cfg.rounds - 1)] + [""]
