@@ -24,7 +24,6 @@ Made = TypeVar("Made")
 TOLD_EVERY = 1000  # rows
 NAMED = 20  # columns, in a warning
 SHOWN = 100  # characters of a turn
-REASONS = 5  # that are told with their counts
 
 
 @dataclass
@@ -199,13 +198,14 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
             f"{told}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
             f"all are in {out / 'quarantine.jsonl'} with their reasons."
         )
-    counts = ", ".join(f"{rows} ({reason})" for reason, rows in by_reason(bad).most_common(REASONS))
-    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl: {counts}; the first: {told}")
+    reasons = ", ".join(f"{rows} ({reason})" for reason, rows in by_reason(bad).most_common())
+    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl: {reasons}; the first: {told}")
 
 
 def by_reason(rows: Iterable[Row]) -> Counter[str]:
-    """How many rows cannot be used, by their reasons."""
-    return Counter(str(row.error) for row in rows)
+    """How many rows cannot be used, by their reasons without what is particular to a row."""
+    errors = (row.error for row in rows if row.error)
+    return Counter(str(BadRow(error.field, error.reason.partition(": ")[0])) for error in errors)
 
 
 def keep_apart(rows: list[Row], out: Work) -> None:

@@ -94,7 +94,7 @@ def rules(cfg: Pairs, sound: Callable[[Candidate], bool], others: str) -> list[R
     return [
         Rule(
             "every candidate got the same score",
-            "without a better one",
+            "without a better answer",
             lambda c: c.margin is None or c.margin > 0,
             others,
         ),

@@ -327,13 +327,15 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
 
 
 def test_every_row_of_a_file_is_used_or_counted_with_its_reason(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(40)]
+    rows: list[dict[str, Any]] = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(45)]
     rows += [{"prompt": "x", "chosen": "a", "rejected": "a"}] * 2 + [{"prompt": "y", "chosen": "", "rejected": "a"}]
+    rows += [{"prompt": "z", "chosen": n, "rejected": "a"} for n in (1, 2.5)]
     out, metrics = dataset(tmp_path, rows)
-    assert (metrics["rows"], metrics["judgements"]) == (43, 40)
-    assert metrics["unusable"] == {"rejected: is the same as chosen": 2, "chosen: is empty": 1}
+    assert (metrics["rows"], metrics["judgements"]) == (50, 45)
+    reasons = {"rejected: is the same as chosen": 2, "chosen: is empty": 1}
+    assert metrics["unusable"] == reasons | {"chosen: must be text, is int": 1, "chosen: must be text, is float": 1}
     [warning] = out.warnings
-    assert "3 of 43 rows" in warning and "2 (rejected: is the same as chosen), 1 (chosen: is empty)" in warning
+    assert "5 of 50 rows" in warning and "2 (rejected: is the same as chosen), 1 (chosen: is empty)" in warning
 
 
 def test_rows_and_not_answers_are_what_too_many_of_are_unusable(tmp_path: Path) -> None:
