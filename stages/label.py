@@ -61,7 +61,8 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         found["read"] = [*pool.told]
     if pool.rows:
         found |= {"rows": pool.rows, "unusable": dict(by_reason(pool.bad))}
-        found["summary"] = f"{pool.rows} rows, {len(pool.bad)} of them unusable: {found['summary']}"
+        unusable = f", {len(pool.bad)} of them unusable" if pool.bad else ""
+        found["summary"] = f"{pool.rows} rows{unusable}: {found['summary']}"
     if out.asked:
         found["calls"] = out.asked
     found |= labeler.figures()

@@ -52,7 +52,8 @@ class Dataset(Labeler):
         save(file, candidates(), Candidate)
         low, high = min(scores, default=0.0), max(scores, default=0.0)
         for j in chain.from_iterable(self.given.values()):
-            j.score = None if j.score is None else (j.score - low) / (high - low if high > low else 1)
+            if j.score is not None:  # of scores that are all the same one nobody knows the scale
+                j.score = (j.score - low) / (high - low) if high > low else min(max(j.score, 0.0), 1.0)
         if self.again:
             found.told.append(f"{self.again} answers are judged more than once, and the first judgement counts")
         unused = {self.source.path: [*found.unused]}

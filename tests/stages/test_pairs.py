@@ -362,6 +362,12 @@ def test_of_scores_too_length_is_held_against_every_two_of_a_prompt(tmp_path: Pa
     assert metrics["longer_preferred"] == pytest.approx(1 / 4)
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_answers_that_are_all_good_are_not_all_bad(good: bool, tmp_path: Path) -> None:
+    _, metrics = dataset(tmp_path, [{"prompt": f"{i}", "completion": "a", "label": good} for i in range(3)])
+    assert metrics["mean_score"] == good
+
+
 def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 1)]
     rows += [{"prompt": "p", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 2)]
