@@ -131,24 +131,24 @@ def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str
     scored = [j for j in judgements if j.score is not None]
     unequal = [gap > 0 for gap in longer_by(lengths, judgements) if gap]
     longer = float(np.mean(unequal)) if unequal else None
-    told = f"; the longer answer is the better one in {longer:.1%} of {len(unequal)} comparisons" if unequal else ""
+    length = f"; the longer answer is the better one in {longer:.1%} of {len(unequal)} comparisons" if unequal else ""
     found: dict[str, Any] = {"judgements": len(judgements), "longer_preferred": longer}
     if scored:
         scores = np.array([j.score for j in scored])
-        length = np.array([lengths[str(j.candidate_id)] for j in scored])
-        varied = scores.std() > 0 and length.std() > 0
+        tokens = np.array([lengths[str(j.candidate_id)] for j in scored])
+        varied = scores.std() > 0 and tokens.std() > 0
         return found | {
             "pass_rate": float((scores == 1).mean()),
             "mean_score": float(scores.mean()),
             "scores": dict(sorted(Counter(f"{s:.2f}" for s in scores).items())),
-            "length_correlation": float(np.corrcoef(scores, length)[0, 1]) if varied else None,
+            "length_correlation": float(np.corrcoef(scores, tokens)[0, 1]) if varied else None,
             "summary": f"{len(scored)} candidates judged: mean score {scores.mean():.3f}, "
-            f"{(scores == 1).mean():.1%} at 1{told}",
+            f"{(scores == 1).mean():.1%} at 1{length}",
         }
     if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
         found["order_flips"] = 1 - float(np.mean(swapped))
     ties = sum(j.preference == "tie" for j in judgements)
-    return found | {"ties": ties, "summary": f"{len(judgements)} preferences, {ties} of them ties{told}"}
+    return found | {"ties": ties, "summary": f"{len(judgements)} preferences, {ties} of them ties{length}"}
 
 
 def longer_by(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> Iterator[int]:
@@ -160,6 +160,6 @@ def longer_by(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> It
         elif j.score is not None:
             scored[j.prompt_id].append((j.score, lengths[str(j.candidate_id)]))
     for answers in scored.values():
-        for (score, tokens), (other, others) in combinations(answers, 2):
-            if score != other:
-                yield (tokens - others) * (1 if score > other else -1)
+        for (score_a, tokens_a), (score_b, tokens_b) in combinations(answers, 2):
+            if score_a != score_b:
+                yield (tokens_a - tokens_b) * (1 if score_a > score_b else -1)

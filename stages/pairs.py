@@ -61,8 +61,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "dropped as rejected": admission.refused[WORSE_UNFINISHED],
         "refused as chosen": admission.refused[BETTER_UNFINISHED],
     }
-    told = "; ".join(f"{count}: {reason}" for reason, count in taken.without.most_common())
-    told = f" ({told})" if told else ""
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in taken.without.most_common())
+    told = f" ({reasons})" * bool(reasons)
     told += "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
     others = {str(each.strategy): each.figures() for each in takings}
     out.say(f"What each strategy would give of these judgements, all else as it is:\n{table(others, cfg.strategy)}")

@@ -45,7 +45,7 @@ def register(line: list[str]) -> None:
 def under(line: list[str]) -> Recipes:
     """The recipes by name, without what this command line decides. What becomes of their rates is said."""
     recipes, typed = load(), overrides(line)
-    if CHECKS not in typed.get("label", CHECKS).split(","):
+    if CHECKS not in typed.get("label", CHECKS).split(",") or any(key.startswith("label.own") for key in typed):
         for recipe in recipes.values():
             set_aside(recipe, "pairs.min_score")
     if "data.sources" in typed:
@@ -110,10 +110,12 @@ def laid_over(below: DictConfig, above: DictConfig) -> DictConfig:
     for group in named:
         for block in BLOCKS.get(group, [group]):
             set_aside(below, block)
-    kept = [entry for entry in below.get("defaults") or [] if not named.keys() & groups({"defaults": [entry]}).keys()]
+    entries = [
+        entry for entry in below.get("defaults") or [] if named.keys().isdisjoint(groups({"defaults": [entry]}))
+    ]
     both = OmegaConf.merge(below, above)
     assert isinstance(both, DictConfig)
-    both["defaults"] = [*kept, *(above.get("defaults") or [])]
+    both["defaults"] = [*entries, *(above.get("defaults") or [])]
     return both
 
 

@@ -65,10 +65,10 @@ class Compared(Format):
     def unclear(self, values: Iterable[str]) -> UserError:
         """The error for preferences that name neither answer, with the setting that says what each of them means."""
         column, a, b = (str(self.names[role]) for role in ("preference", "a", "b"))
-        known = sorted(values)
-        words = ", ".join(f"{value}: WORD" for value in known[:SHOWN]) + ", …" * (len(known) > SHOWN)
+        ordered = sorted(values)[:SHOWN]
+        words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (len({*values}) > SHOWN)
         return UserError(
-            f"{column} holds {', '.join(known[:SHOWN])}, and not all of these name {a}, {b} or a tie. {self.setting}="
+            f"{column} holds {', '.join(ordered)}, and not all of these name {a}, {b} or a tie. {self.setting}="
             f"{{{words}}} says what they mean: each WORD is left ({a} is better), right ({b}) or tie."
         )
 

@@ -33,8 +33,8 @@ class KTO(Format):
     def flag(self, value: Any) -> float | None:
         """1 of a good answer, 0 of a bad one; None of what says neither. Numbers need `labels: {1: true, 0: false}`:
         elsewhere they are classes."""
-        given = plain(value)
-        return FLAGS.get(self.labels.get(given, given).lower())
+        word = plain(value)
+        return FLAGS.get(self.labels.get(word, word).lower())
 
     def said(self, row: Mapping[str, Any]) -> Said:
         if (score := self.flag(row["label"])) is None:

@@ -22,7 +22,7 @@ class Dataset(Labeler):
 
     def __init__(self, source: Source, key: str, out: Work):
         self.source, self.key, self.out, self.given = source, key, out, dict[str, list[Judgement]]()
-        self.again = 0
+        self.repeated = 0
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Dataset":
@@ -41,7 +41,7 @@ class Dataset(Labeler):
                 those = [candidate(prompt.id, answer, name) for answer in said.answers]
                 given = self.given.setdefault(prompt.id, [])
                 fresh = self.judgements(said, prompt.id, those, {j.candidate_id for j in given})
-                self.again += len(those) - len(fresh) if said.graded else 0
+                self.repeated += len(those) - len(fresh) if said.graded else 0
                 scores.extend(said.scores or [] if said.graded else [])
                 given += fresh
                 yield from {c.candidate_id: c for c in those if c.candidate_id not in known}.values()
@@ -54,8 +54,8 @@ class Dataset(Labeler):
         for j in chain.from_iterable(self.given.values()):
             if j.score is not None:  # of scores that are all the same one nobody knows the scale
                 j.score = (j.score - low) / (high - low) if high > low else min(max(j.score, 0.0), 1.0)
-        if self.again:
-            found.told.append(f"{self.again} answers are judged more than once, and the first judgement counts")
+        if self.repeated:
+            found.told.append(f"{self.repeated} answers are judged more than once, and the first judgement counts")
         unused = {self.source.path: [*found.unused]}
         return Pool([*prompts.values()], Records(file, Candidate), found.bad, unused, found.told, found.rows)
 
@@ -73,7 +73,7 @@ class Dataset(Labeler):
         return [Judgement(prompt, self.name, a=a.candidate_id, b=b.candidate_id, preference=better)]
 
     def figures(self) -> dict[str, int]:
-        return {"judged_again": self.again}
+        return {"judged_again": self.repeated}
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.given[prompt.id]

@@ -121,6 +121,7 @@ def test_a_recipe_on_a_preference_set_takes_all_of_it(name: str) -> None:
 def test_what_a_recipe_asks_of_checks_is_not_asked_of_other_scores(recipe: str) -> None:
     given = (f"recipe={recipe}", "sft.demonstrations=null")
     assert settings(*given).pairs.min_score == settings(*given, "label=verifier").pairs.min_score == 1.0
+    assert settings(*given, "label.own={file: a.py, name: A}").pairs.min_score == 0.0
     judge = settings(*given, "label=judge")
     assert (judge.pairs.min_score, judge.pairs.max_length_ratio) == (0.0, 1.5)
     assert settings(*given, "label=judge", "pairs.min_score=0.5").pairs.min_score == 0.5
