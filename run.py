@@ -15,7 +15,7 @@ from stages.config.schema import Config
 from stages.hardware import process, versions
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import NEXT, evaluated, targets
+from stages.pipeline.graph import evaluated, next_stage, targets
 from stages.store import whole
 from stages.store.node import Node
 from stages.store.store import Store
@@ -95,7 +95,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
                 whole.write(store.root / labels.PAGE, labels.page(folder))
                 log.info("How good the labels are: %s", store.root / labels.PAGE)
-            log.info("Next: %s", provenance.command(NEXT[cfg.stage], overrides))
+            log.info("Next: %s", provenance.command(next_stage(cfg.stage, nodes), overrides))
     return sweep.metric(cfg, nodes, store)
 
 

@@ -2,8 +2,9 @@
 may cost money: another pair strategy does not ask again."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from stages.evaluation.reliability import (
     reliability,
     set_aside,
 )
-from stages.formats.sources import quarantine, tell_unused
+from stages.formats.sources import by_reason, quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import parts
 from stages.store.judged import column
@@ -49,7 +50,7 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     limit = cfg.max_failed if pool.prompts else 0.0
     for line in pool.told:
         out.say(line)
-    quarantine(list(pool.bad), len(judgements) + len(pool.bad), limit, out, "label.max_failed")
+    quarantine(list(pool.bad), pool.rows, limit, out, "label.max_failed")
     for path, columns in pool.unused.items():
         tell_unused(path, columns, out)
     failed = Counter(j.error for j in judgements if j.error)
@@ -69,6 +70,10 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     found = {"labeler": labeler.name, "failed": dict(failed), **figures(lengths, judgements)}
     if pool.told:
         found["read"] = [*pool.told]
+    if pool.rows:
+        found |= {"rows": pool.rows, "unusable": dict(by_reason(pool.bad))}
+        unusable = f", {len(pool.bad)} of them unusable" if pool.bad else ""
+        found["summary"] = f"{pool.rows} rows{unusable}: {found['summary']}"
     if out.asked:
         found["calls"] = out.asked
     found |= labeler.figures()
@@ -149,34 +154,42 @@ def units(judgements: Iterable[Judgement]) -> str:
 
 
 def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str, Any]:
-    """What every labelling tells of itself: scores, ties, and how far longer answers are preferred. `lengths`: those
-    of the candidates, by id."""
+    """What every labelling tells of itself: scores, ties, and how often the longer of two answers is the better one,
+    which is what length alone would order rightly. `lengths`: those of the candidates, by id."""
     scored = [j for j in judgements if j.score is not None]
-    found: dict[str, Any] = {"judgements": len(judgements)}
+    unequal = [gap > 0 for gap in longer_by(lengths, judgements) if gap]
+    longer = float(np.mean(unequal)) if unequal else None
+    length = f"; the longer answer is the better one in {longer:.1%} of {len(unequal)} comparisons" if unequal else ""
+    found: dict[str, Any] = {"judgements": len(judgements), "longer_preferred": longer}
     if scored:
         scores = np.array([j.score for j in scored])
-        length = np.array([lengths[str(j.candidate_id)] for j in scored])
-        varied = scores.std() > 0 and length.std() > 0
-        found |= {
+        tokens = np.array([lengths[str(j.candidate_id)] for j in scored])
+        varied = scores.std() > 0 and tokens.std() > 0
+        return found | {
             "pass_rate": float((scores == 1).mean()),
             "mean_score": float(scores.mean()),
             "scores": dict(sorted(Counter(f"{s:.2f}" for s in scores).items())),
-            "length_correlation": float(np.corrcoef(scores, length)[0, 1]) if varied else None,
+            "length_correlation": float(np.corrcoef(scores, tokens)[0, 1]) if varied else None,
             "summary": f"{len(scored)} candidates judged: mean score {scores.mean():.3f}, "
-            f"{(scores == 1).mean():.1%} at 1",
+            f"{(scores == 1).mean():.1%} at 1{length}",
         }
-        return found
-    gaps = [
-        (lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1)
-        for j in judgements
-        if j.preference in ("a", "b")
-    ]
-    unequal = [gap > 0 for gap in gaps if gap]
     if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
         found["order_flips"] = 1 - float(np.mean(swapped))
     ties = sum(j.preference == "tie" for j in judgements)
-    return found | {
-        "ties": ties,
-        "longer_preferred": float(np.mean(unequal)) if unequal else None,
-        "summary": f"{len(judgements)} comparisons: {len(gaps)} preferences, {ties} ties",
-    }
+    preferences = sum(j.preference in ("a", "b") for j in judgements)
+    summary = f"{len(judgements)} comparisons: {preferences} preferences, {ties} ties{length}"
+    return found | {"ties": ties, "summary": summary}
+
+
+def longer_by(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> Iterator[int]:
+    """Return by how many tokens the better answer is longer, for every two answers of a prompt that are told apart."""
+    scored = defaultdict[str, list[tuple[float, int]]](list)
+    for j in judgements:
+        if j.preference in ("a", "b"):
+            yield (lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1)
+        elif j.score is not None:
+            scored[j.prompt_id].append((j.score, lengths[str(j.candidate_id)]))
+    for answers in scored.values():
+        for (score_a, tokens_a), (score_b, tokens_b) in combinations(answers, 2):
+            if score_a != score_b:
+                yield (tokens_a - tokens_b) * (1 if score_a > score_b else -1)

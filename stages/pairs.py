@@ -14,6 +14,7 @@ from stages.curation.rules import band, broken, within
 from stages.evaluation.pair_accuracy import PairAudit, in_words
 from stages.pairing.admission import (
     BETTER_UNFINISHED,
+    COPY,
     DRAW,
     GIVE,
     TIES,
@@ -50,26 +51,36 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made, audit), Pair)
     taken = next(each for each in takings if each.strategy is cfg.strategy)
     admission = admissions[cfg.strategy in BY_STRENGTH]
-    copies, passed_over = made.copies, made.passed_over
     if not taken.pairs:
         told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
         reason = next((reason for reason, _ in taken.without.most_common(1)), "")
         turned = by_order(stream(pool / "judgements.parquet", Judgement)) if reason == TIES else ""
         way_out = f" {turned or admission.ways[reason]}." if reason else ""
         raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{way_out}")
+    left_out = +(admission.by_name() + taken.left_out)
+    copies, passed_over = (admission.refused[COPY], made.passed_over) if made.preferred else (0, 0)
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
-        out.warn(
-            f"{passed_over} preferences are left out: pairs.strategy={cfg.strategy} takes "
-            f"{limit_of(cfg.strategy, cfg)} of a prompt. pairs=all takes more"
-        )
+        limit = limit_of(cfg.strategy, cfg)
+        one = cfg.strategy is Strategy.best_worst
+        more = f"{cfg.key}.strategy=all takes more" if one else f"Raise {cfg.key}.max_per_prompt"
+        takes = f"{cfg.key}.strategy={cfg.strategy} takes {limit} of a prompt"
+        out.warn(f"{passed_over} preferences are left out: {takes}. {more}")
+    if admission.ways_out.texts in GIVE.values():  # candidates of a file, all of whose judgements somebody meant
+        for line in admission.filtered():
+            out.warn(line)
+        lost = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
+        comparisons = taken.pairs + left_out.total()
+        out.say(f"Of {comparisons} comparisons {taken.pairs} became pairs; left out: {lost or 'none'}")
     unfinished = {  # pairs that have one, and contrasts that became none for it
         "kept as rejected": made.unfinished,
         "dropped as rejected": admission.refused[WORSE_UNFINISHED],
         "refused as chosen": admission.refused[BETTER_UNFINISHED],
     }
-    told = "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in taken.without.most_common())
+    told = f" ({reasons})" * bool(reasons)
+    told += "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
     others = {str(each.strategy): each.figures() for each in takings}
     if audit:
         others = {name: {**found, "accuracy": audit.figures(Strategy(name))} for name, found in others.items()}
@@ -83,6 +94,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "unfinished": unfinished,
         "unfinished_rule": str(cfg.unfinished),
         "candidates_ended": ended,
+        "comparisons": taken.pairs + left_out.total(),
+        "left_out": dict(left_out),
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
         "chosen_longer_by": others[cfg.strategy]["chosen_longer_by"],
@@ -93,20 +106,21 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "summary": f"{taken.pairs} pairs ({made.held_out} held out) from {made.prompts} prompts; "
         f"{taken.without.total()} prompts gave none{told}"
         + (f"; {in_words(accuracy)}" if accuracy else "")
-        + (f"; {copies} copies and {passed_over} further preferences left out" if copies or passed_over else ""),
+        + (f"; {copies} copies left out" if copies else "")
+        + (f"; {passed_over} further preferences left out" if passed_over else ""),
     }
 
 
 @dataclass
 class Made:
     """What there is to tell of the pairs so far: of how many prompts, how many are held out or have an unfinished
-    completion, whose candidates were chosen and rejected; how many preferences are copies of others, and how many more
+    completion, whose candidates were chosen and rejected; whether they come of preferences, and how many of these
     became no pair because a prompt gives so many."""
 
     prompts: int = 0
     held_out: int = 0
     unfinished: int = 0
-    copies: int = 0
+    preferred: bool = False
     passed_over: int = 0
     chosen: Counter[str | None] = field(default_factory=Counter)
     rejected: Counter[str | None] = field(default_factory=Counter)
@@ -140,10 +154,8 @@ def pairs_of(
             by_strategy = {name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in taken.items()}
             audit.look_up(prompt, sides.values(), by_strategy)
         chosen, left = taken[cfg.strategy]
-        preferred = [(j.a, j.b, j.preference) for j in judgements if j.preference in ("a", "b")]
-        made.copies += len(preferred) - len({*preferred})
-        # In a ranking every preference has its part.
-        made.passed_over += left if preferred and cfg.strategy is not Strategy.ranked else 0
+        made.preferred |= any(j.preference in ("a", "b") for j in judgements)
+        made.passed_over += left if cfg.strategy is not Strategy.ranked else 0  # there every preference has its part
         for contrast in chosen:
             found = pair(prompt, contrast, labeler, cfg)
             made.licences.count(prompt)

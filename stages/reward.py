@@ -92,7 +92,8 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     found = pairwise.figures(scored) if scored else {}
     figures = last_of(read_curves(out.path), *SHOWN)
     steps = trainer.state.global_step
-    for warning in (*doubts(found, len(scored)), risen(Course(trainer), len(scored), cfg), turns.told(steps, "pairs")):
+    doubted = doubts(found, len(scored), "reward.pairs" if cfg.source.path else "pairs")
+    for warning in (*doubted, risen(Course(trainer), len(scored), cfg), turns.told(steps, "pairs")):
         if warning:
             out.warn(warning)
     summary = f"{len(pairs)} pairs × {cfg.epochs:g} epochs, {steps} steps"
@@ -156,11 +157,11 @@ def prepare(pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work, cont
     return Prepared(train, validation, prompts, told)
 
 
-def doubts(found: dict[str, Any], pairs: int) -> list[str]:
-    """What the held-out pairs do not show, or show that the model goes by."""
+def doubts(found: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
+    """What the held-out pairs do not show, or show that the model goes by. `key`: the block that made the pairs."""
     if not found:
         return [
-            "no pair is held out: nothing says whether the reward model is right. Raise pairs.validation_fraction."
+            f"no pair is held out: nothing says whether the reward model is right. Raise {key}.validation_fraction."
         ]
     told, (mean, low, high) = [], found["accuracy"].values()
     if low <= 0.5:
@@ -174,6 +175,6 @@ def doubts(found: dict[str, Any], pairs: int) -> list[str]:
             matched = f"as if chosen were as often longer as shorter, it is right in {both['mean']:.1%}"
         told.append(
             f"the reward goes with the length of an answer (correlation {signed(along, '{:+z.2f}')}); "
-            f"{matched}. pairs.max_length_ratio=1.2 takes pairs of about equal length."
+            f"{matched}. {key}.max_length_ratio=1.2 takes pairs of about equal length."
         )
     return told

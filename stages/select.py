@@ -76,7 +76,8 @@ def best(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
     """Prompts with their best candidate as reference, and for which reasons candidates were refused. Of those that are
     good enough, the one that its model found likeliest, per token; where none is, one that could be mended."""
     limits = rules.band(Records(pool / "candidates.parquet", Candidate))
-    refused, answered = Counter[str](), list[tuple[int, Example]]()  # with how many good ones there were
+    # With how many good ones there were, and the tasks of which only so many are taken.
+    refused, answered = Counter[str](), list[tuple[int, list[str], Example]]()
     for prompt, candidates, judgements in judged(pool):
         by_id, good, repaired = {c.candidate_id: c for c in candidates}, list[Candidate](), list[Candidate]()
         for judgement in judgements:
@@ -97,14 +98,15 @@ def best(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
                 repaired.append(whole)
         if good or repaired:
             answer = max(good or repaired, key=lambda c: (likelihood(c), c.candidate_id))
-            answered.append((len(good), demonstration(prompt, answer, "selected" if good else "mended", cfg)))
+            example = demonstration(prompt, answer, "selected" if good else "mended", cfg)
+            answered.append((len(good), prompt.limited_tasks, example))
     found, of_task = list[Example](), Counter[tuple[str, str]]()
-    for several, example in sorted(answered, key=lambda each: content_id(each[1].id)):
+    for several, tasks, example in sorted(answered, key=lambda each: content_id(each[2].id)):
         most = cfg.max_per_task if several else cfg.max_mended
-        if max(of_task[example.source, task] for task in example.tasks) >= most:
+        if any(of_task[example.source, task] >= most for task in tasks):
             refused["is of a task that has enough"] += several
             continue
-        of_task.update((example.source, task) for task in example.tasks)
+        of_task.update((example.source, task) for task in tasks)
         found.append(example)
     return found, refused
 

@@ -28,6 +28,7 @@ FREE = re.compile(rf"({spelling.FREE})=")
 def normalise(argv: list[str]) -> list[str]:
     """`-m` may stand anywhere; dicts of any keys need no plus sign: TRL's arguments (`sft.trainer.weight_decay=0.1`),
     the options of one's own parts. A path that is typed takes the place of random weights, and the other way round.
+    With preferences of a file all of them become pairs, where nothing else is said of pairs.
 
     Raises:
         UserError: for an argument that Hydra cannot take.
@@ -39,10 +40,11 @@ def normalise(argv: list[str]) -> list[str]:
     rest = [f"++{a}" if FREE.match(a) else a for a in given]
     typed = {key: value for key, value in recipes.overrides(argv).items() if value != "null"}
     path, random = "model.path" in typed, any(key.startswith("model.random_init") for key in typed)
-    if "model" in typed or not (path or random):
-        follows = []
-    else:
-        follows = ["model=tiny"] if random else ["model.random_init=null"]
+    follows = []
+    if "model" not in typed and (path or random):
+        follows.append("model=tiny" if random else "model.random_init=null")
+    if typed.get("label") == "dataset" and "pairs" not in typed:
+        follows.append("pairs=all")
     return options + rest + [argument for argument in follows if argument not in rest]
 
 

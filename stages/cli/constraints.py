@@ -85,9 +85,9 @@ def together(cfg: Config) -> None:
         raise UserError(f"sample.rounds={cfg.sample.rounds}: set rounds={cfg.sample.rounds} instead.")
     if not cfg.sample.temperatures:
         raise UserError("sample.temperatures names none: [0.9] samples every candidate at 0.9.")
-    band = cfg.pairs.margin_quantiles
-    if band is not None and not (len(band) == 2 and band[0] < band[1]):
-        raise UserError(f"pairs.margin_quantiles={band}: the lower and the higher of two: [0.25, 0.75].")
+    for key, band in (("pairs", cfg.pairs.margin_quantiles), ("reward.pairs", cfg.reward.pairs.margin_quantiles)):
+        if band is not None and not (len(band) == 2 and band[0] < band[1]):
+            raise UserError(f"{key}.margin_quantiles={band}: the lower and the higher of two: [0.25, 0.75].")
     if init := cfg.model.random_init:
         # An even width, for rotary embeddings turn pairs; half as many heads for keys and values divide the heads.
         fit = [h for h in range(1, 1025) if init.hidden_size % (2 * h) == 0 and h % max(h // 2, 1) == 0]

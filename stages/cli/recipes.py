@@ -1,13 +1,18 @@
 """Recipes as Hydra is told of them: without what the command line decides.
 
 Hydra composes a recipe after the groups, so its values would win over those of a group that is typed. What is typed is
-what happens: under a command line a recipe says nothing about the blocks that typed groups give. Learning rates were
-found for the recipe's own model; with another they are no higher than the general defaults. Typed keys win by
-themselves. As it is the recipes that change and not the line, all this holds in every job of a sweep.
+what happens: under a command line a recipe says nothing about the blocks that typed groups give, and a recipe that
+names a group takes nothing of that block from the recipes that it starts from. Learning rates were found for the
+recipe's own model; with another they are no higher than the general defaults. What a recipe asks of a score was found
+for its own labels, and how long a row may be for its own data: with others the general defaults hold. Typed keys win
+by themselves. As it is the recipes that change and not the line, all this holds in every job of a sweep.
 """
 
 import logging
+import math
 import re
+from collections.abc import Mapping
+from functools import reduce
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,6 +30,8 @@ CONF = ROOT / "conf"
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"]}  # of a group, where they are not of its name
 TRAINED = ("sft", "dpo")
+CHECKS = "verifier"  # the option of `label` whose scores the recipes' pairs.min_score is about
+LENGTH = "sft.max_length"  # above which rows are dropped
 
 Recipes = dict[str, DictConfig]
 
@@ -38,16 +45,23 @@ def register(line: list[str]) -> None:
 def under(line: list[str]) -> Recipes:
     """The recipes by name, without what this command line decides. What becomes of their rates is said."""
     recipes, typed = load(), overrides(line)
+    if CHECKS not in typed.get("label", CHECKS).split(",") or any(key.startswith("label.own") for key in typed):
+        for recipe in recipes.values():
+            set_aside(recipe, "pairs.min_score")
+    if "data.sources" in typed:
+        for recipe in recipes.values():
+            if OmegaConf.select(recipe, LENGTH, default=math.inf) < general(LENGTH):
+                set_aside(recipe, LENGTH)
     for group in typed.keys() & {folder.name for folder in CONF.iterdir()}:
         for block in BLOCKS.get(group, [group]):
             for recipe in recipes.values():
                 set_aside(recipe, block)
     asked, toy = typed.get("recipe", DEFAULT).split(","), typed.get("scale") == "toy"
     if toy and find_spec("bitsandbytes") is None:
-        without_4_bit(lineage(asked, recipes))
+        without_4_bit([recipes[name] for name in asked if name in recipes])
     owners = [TOY] if toy else asked  # of the model that would be trained
     if model := other_model(typed, owners, recipes):
-        used = lineage([TOY, *asked] if toy else asked, recipes)
+        used = [recipes[name] for name in ([TOY, *asked] if toy else asked) if name in recipes]
         told = []
         for block in TRAINED:
             rate = no_higher(f"{block}.learning_rate", used)
@@ -64,6 +78,7 @@ def under(line: list[str]) -> Recipes:
 
 
 def load() -> Recipes:
+    """The recipes that can be read, each with all that it starts from."""
     found: Recipes = {}
     for path in sorted(RECIPES.glob("*.yaml")):
         try:
@@ -72,24 +87,48 @@ def load() -> Recipes:
             continue  # the others stay usable; asked for by name, this one is an error (stages/cli/explain.py)
         if isinstance(recipe, DictConfig) and not foreign(recipe):
             found[path.stem] = recipe
-    return found
+    return {name: whole(name, found) for name in found}
+
+
+def whole(name: str, recipes: Recipes, within: tuple[str, ...] = ()) -> DictConfig:
+    """A recipe as one file: laid over the recipes that it starts from, in the order of its defaults list."""
+    recipe, entries = recipes[name], list(recipes[name].get("defaults") or [])
+    starts = [entry for entry in entries if isinstance(entry, str) and entry in recipes and entry not in within]
+    if not starts:
+        return recipe
+    own = recipe.copy()
+    own["defaults"] = [entry for entry in entries if entry not in (*starts, "_self_")]
+    order = [entry for entry in entries if entry in (*starts, "_self_")]
+    layers = [own if entry == "_self_" else whole(entry, recipes, (*within, name)) for entry in order]
+    return reduce(laid_over, layers if "_self_" in order else [*layers, own])
+
+
+def laid_over(below: DictConfig, above: DictConfig) -> DictConfig:
+    """Two recipes as one. A group that the upper one names gives all its values, as on the command line: of its blocks
+    the lower one says nothing."""
+    below, named = below.copy(), groups(above)
+    for group in named:
+        for block in BLOCKS.get(group, [group]):
+            set_aside(below, block)
+    entries = [
+        entry for entry in below.get("defaults") or [] if named.keys().isdisjoint(groups({"defaults": [entry]}))
+    ]
+    both = OmegaConf.merge(below, above)
+    assert isinstance(both, DictConfig)
+    both["defaults"] = [*entries, *(above.get("defaults") or [])]
+    return both
+
+
+def groups(recipe: Mapping[Any, Any]) -> dict[str, str]:
+    """The options of the groups that a recipe's defaults list names."""
+    choices = [entry for entry in recipe.get("defaults") or [] if not isinstance(entry, str)]
+    return {str(key).removeprefix("override ").lstrip("/"): option for each in choices for key, option in each.items()}
 
 
 def overrides(line: list[str]) -> dict[str, str]:
     """The keys and groups that a command line sets, with their values as they are typed."""
     found = (re.fullmatch(r"\+*([\w.]+)=(.*)", argument, re.DOTALL) for argument in line)
     return {match[1]: match[2] for match in found if match}
-
-
-def lineage(names: list[str], recipes: Recipes) -> list[DictConfig]:
-    """These recipes, each followed by those that it starts from."""
-    found = []
-    for name in names:
-        if name in recipes:
-            recipe = recipes[name]
-            parents = [entry for entry in recipe.get("defaults", []) if isinstance(entry, str)]
-            found += [recipe, *lineage(parents, recipes)]
-    return found
 
 
 def set_aside(recipe: DictConfig, key: str) -> Any:
@@ -109,21 +148,25 @@ def other_model(typed: dict[str, str], owners: list[str], recipes: Recipes) -> s
 
 
 def own_model(name: str, recipes: Recipes) -> dict[str, str | None]:
-    choices = [entry for recipe in lineage([name], recipes) for entry in recipe.get("defaults", [])]
-    group = next((entry["override /model"] for entry in choices if "override /model" in entry), "embedded")
+    group = groups(recipes.get(name, {})).get("model", "embedded")
     return {"model": group, "model.path": OmegaConf.load(CONF / "model" / f"{group}.yaml").path}
 
 
 def no_higher(key: str, used: list[DictConfig]) -> float | None:
     """Take a rate that is higher than the general default out of recipes, and return what it is then; None where none
     was."""
-    block, _, name = key.partition(".")
-    general = float(group_defaults(block)[name])
+    default = float(general(key))
     rates = [(recipe, rate) for recipe in used if (rate := OmegaConf.select(recipe, key)) is not None]
-    high = [recipe for recipe, rate in rates if rate > general]
+    high = [recipe for recipe, rate in rates if rate > default]
     for recipe in high:
         set_aside(recipe, key)
-    return next((rate for _, rate in rates if rate <= general), general) if high else None
+    return next((rate for _, rate in rates if rate <= default), default) if high else None
+
+
+def general(key: str) -> Any:
+    """The value of a trained block's key where no recipe says anything."""
+    block, _, name = key.partition(".")
+    return OmegaConf.select(group_defaults(block), name)
 
 
 def group_defaults(block: str) -> Any:

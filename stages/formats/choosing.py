@@ -9,7 +9,7 @@ from stages.formats.columns import ChangesMeaning, unread
 from stages.formats.files import Table
 from stages.formats.known import with_known
 from stages.formats.layout import FORMATS, Layout, Wanted, getters_of, kinds, laid_out, name_of, values_of
-from stages.formats.refusing import dotted, refuse_options, refuse_rivals, refuse_unanswered, unknown
+from stages.formats.refusing import dotted, refuse_judged, refuse_options, refuse_rivals, refuse_unanswered, unknown
 from stages.formats.texts import Texts
 from stages.formats.turns import empty
 
@@ -38,12 +38,13 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
         raise unknown(table, source, block, columns, rows, wanted)
     if wanted is Wanted.answers:
         refuse_unanswered(table, layout, source, block, columns, rows[0])
+        refuse_judged(table, layout, source, block, columns, rows)
     refuse_rivals(table, layout, block, columns, rows)
     layout.asks = (
         wanted is Wanted.prompts and layout.format.compares and bool({"prompt", "messages"} & {*layout.first})
     )
     if not layout.asks:
-        learn(table, layout, rows, f"{block}.labels={{VALUE: WORD, …}} says what a label means.")
+        learn(table, layout, rows, f"{block}.labels")
     return layout
 
 
@@ -80,11 +81,11 @@ def fits(layout: Layout, row: dict[str, Any]) -> bool:
     return True
 
 
-def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], way_out: str) -> None:
+def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], labels: str) -> None:
     """Have a format look at a file's rows before it reads them."""
     seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if layout.format.learns_all else rows
     values = (values_of(row, layout.columns(row).getters) for row in seen)
     try:
-        layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, way_out)
+        layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, labels)
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from error

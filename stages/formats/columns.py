@@ -43,6 +43,7 @@ BAD = {
     **dict.fromkeys(("safe", "correct", "accepted", "passed", "success", "thumbs_up", "liked"), ("false",)),
     **dict.fromkeys(("response_label", "response_harm_label"), ("unsafe", "harmful")),
     **dict.fromkeys(("is_harmful", "is_toxic", "is_rejected"), ("true", "1")),
+    "quality": ("bad",),
     "answer": ("reject", "ignore"),  # of somebody who annotates with Prodigy
 }
 # What may stand beside running text, as a word of its name. With any other column it is text of some task.
@@ -154,6 +155,13 @@ def inside(value: Any) -> list[str]:
     return [str(key) for key in value] if isinstance(value, dict) else []
 
 
+def plain(value: Any) -> str:
+    """A label as a word: 1, 1.0 and "1" are one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().lower().removesuffix(".0") if value is not None else ""
+
+
 @dataclass(frozen=True)
 class Beside:
     """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
@@ -214,7 +222,7 @@ def unread(row: Mapping[str, Any], values: Mapping[str, Any], beside: Beside) ->
             found.append(column)
     for column, bad in beside.bad.items():
         if (value := str(row[column]).lower()) in bad:
-            role = "label" if value in ("false", "0") else ""
+            role = "label" if value in ("false", "0", "bad") else ""
             raise ChangesMeaning(column, f"is {row[column]!r:.40}: it calls the answer of its row a bad one", role)
     for path, (role, of_answers) in beside.turns.items():
         if isinstance(turns := values.get(role), (list, dict)):

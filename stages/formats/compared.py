@@ -1,11 +1,12 @@
 """Two answers side by side, and which of them somebody prefers: `output_1`, `output_2` and a preference."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.formats.columns import Path, normal, unfolded
+from stages.formats.columns import Path, normal, plain, unfolded
 from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, only, roles_of
 from stages.formats.row import BadRow
 from stages.formats.scored import number
@@ -16,6 +17,8 @@ ANSWER = re.compile(r"(model_|human_)?(output|response|answer|completion|generat
 SIDES = {"1": "2", "a": "b", "0": "1"}  # how the columns of the two are told apart
 PREFERENCE = "preference preferred winner better better_response_id majority choice verdict label labels"
 SCORES = "score rating reward winner_model"  # a number for each of the two, of which the higher is better
+SHOWN = 9  # values, in an error
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
 TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "draw")
 
 
@@ -39,36 +42,60 @@ class Compared(Format):
         whole = is_turns(row["a"]) and is_turns(row["b"])
         return whole or (isinstance(row["a"], str) and ("prompt" in row or "messages" in row))
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
+        self.names, self.setting, self.values = names, labels, Counter[str]()
         a, b = (normal(str(names[side])) for side in ("a", "b"))
         one, other = (a[-1], b[-1]) if SIDES.get(a[-1:]) == b[-1:] else ("1", "2")
         self.sides = {each: score for name, score in ((a, 1.0), (b, 0.0)) for each in (name, f"model_{name[-1]}")}
         self.sides |= {one: 1.0, other: 0.0, "left": 1.0, "right": 0.0} | dict.fromkeys(TIES, 0.5)
         if (one, other) == ("1", "2"):
-            self.sides |= {"0": 0.5, "1_5": 0.5}
-        if isinstance(names["preference"], list):
-            return
-        told = {self.labels.get(key, key): key for key in map(plain, (row.get("preference") for row in rows)) if key}
-        unclear = any(self.side(key) is None for key in told.values())
-        if unclear or ("0" in told and "2" not in told and other == "2"):
-            raise UserError(
-                f"{names['preference']} holds {', '.join(sorted(map(str, told.values())))}: which of {names['a']} and "
-                f"{names['b']} is that? {way_out}"
-            )
+            self.sides["1_5"] = 0.5
+        if isinstance(names["preference"], str):
+            values = {plain(row.get("preference")) for row in rows} - {""}
+            if any(self.side(value) is None for value in values):
+                raise self.unclear(values)
 
-    def side(self, key: str) -> float | None:
-        """How good the first answer is, by a preference as a word: 1, 0, or 0.5 of a tie. None of what says neither:
-        whose a negative number would be, only `labels` can tell."""
-        word = self.labels.get(key, key)
+    def side(self, value: str) -> float | None:
+        """How good the first answer is, by a preference as a word: 1, 0, or 0.5 of a tie; None where the word names
+        neither. A number names the answer whose column bears that number: what another means, only `labels` can tell,
+        since sets differ in whether 0 is the first answer or a tie."""
+        word = self.labels.get(value, value)
         return None if word.startswith("-") else self.sides.get(normal(word))
+
+    def unclear(self, values: Iterable[str]) -> UserError:
+        """The error for preferences that name neither answer, with the setting that says what each of them means."""
+        column, a, b = (str(self.names[role]) for role in ("preference", "a", "b"))
+        ordered = sorted(values)[:SHOWN]
+        words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (len({*values}) > SHOWN)
+        return UserError(
+            f"{column} holds {', '.join(ordered)}, and not all of these name {a}, {b} or a tie. {self.setting}="
+            f"{{{words}}} says what they mean: each WORD is left ({a} is better), right ({b}) or tie."
+        )
 
     def better(self, value: Any) -> float:
         if isinstance(value, list):
             a, b = map(number, value)
             return 0.5 if a == b else float(a > b)
-        if (score := self.side(plain(value))) is None:
+        word = plain(value)
+        if (score := self.side(word)) is None:
+            if NUMBER.fullmatch(word):
+                raise self.unclear({*self.values, word})
             raise BadRow("preference", f"names neither answer, nor a tie: {value!r:.40}")
         return score
+
+    def remarks(self) -> list[str]:
+        """Which answer every preference was read as."""
+        column, a, b = (self.names[role] for role in ("preference", "a", "b"))
+        if isinstance(column, list):
+            return [*super().remarks(), f"the higher one of {' and '.join(column)} was read as better"]
+        sides = ((1.0, f"{a} better"), (0.0, f"{b} better"), (0.5, "a tie"))
+        read = [
+            f"{value} was read as {side} ({rows:,} rows)"
+            for score, side in sides
+            for value, rows in sorted(self.values.items())
+            if self.side(value) == score
+        ]
+        return [*super().remarks(), f"{column}: {', '.join(read)}"]
 
     def asked(self, row: Mapping[str, Any]) -> list[Message]:
         if alternating(row.get("prompt"), row.get("a")):
@@ -90,6 +117,7 @@ class Compared(Format):
                 raise BadRow("b", "answers another prompt than a: what was said before differs, too")
         if a == b:
             raise BadRow("b", "is the same as a")
+        self.values[plain(row["preference"])] += 1
         return Said(prompt, [a, b], [score, 1 - score])
 
 
@@ -109,10 +137,3 @@ def alternating(asked: Any, answered: Any) -> list[Any] | None:
     if not all(each is None or isinstance(each, str) for each in (*asked, *answered)):
         return None
     return [turn or "" for pair in zip(asked, answered, strict=True) for turn in pair]
-
-
-def plain(value: Any) -> str:
-    """A preference as a word: 1, 1.0 and "1" are one."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip().lower().removesuffix(".0") if value is not None else ""

@@ -92,11 +92,11 @@ class Format(ABC):
         """Whether a row has what is needed in the shape that it must have. Its keys are roles."""
         return True
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:  # noqa: B027
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:  # noqa: B027
         """Look at a file's first rows, for what one alone does not tell. `names` are the columns by role.
 
         Raises:
-            UserError: where they cannot be understood; `way_out` names the setting that would say what they mean.
+            UserError: where they cannot be understood; `labels` is the setting that would say what they mean.
         """
 
     def remarks(self) -> list[str]:

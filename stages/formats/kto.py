@@ -1,13 +1,15 @@
 """KTO's rows: a conversation, and whether its answer is a good one."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stages.formats.columns import Path, plain
 from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, TURNS, Format, Said, roles_of
 from stages.formats.row import BadRow
 from stages.formats.turns import split_off_answer
 
-FLAGS = {"true": 1.0, "false": 0.0}
+FLAGS = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}
 
 
 class KTO(Format):
@@ -17,15 +19,26 @@ class KTO(Format):
     def fits(self, row: Mapping[str, Any]) -> bool:
         return self.flag(row["label"]) is not None and ("messages" in row or {"prompt", "completion"} <= {*row})
 
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
+        self.column, self.values = names["label"], Counter[tuple[str, float]]()
+
+    def remarks(self) -> list[str]:
+        """Which answers every label was read as."""
+        read = [
+            f"{value} was read as {'a good' if score else 'a bad'} answer ({rows:,} rows)"
+            for (value, score), rows in sorted(self.values.items(), key=lambda each: -each[0][1])
+        ]
+        return [*super().remarks(), f"{self.column}: {', '.join(read)}"]
+
     def flag(self, value: Any) -> float | None:
         """1 of a good answer, 0 of a bad one; None of what says neither. Numbers need `labels: {1: true, 0: false}`:
         elsewhere they are classes."""
-        given = str(value).lower()
-        return FLAGS.get(self.labels.get(given, given).lower())
+        word = plain(value)
+        return FLAGS.get(self.labels.get(word, word).lower())
 
     def said(self, row: Mapping[str, Any]) -> Said:
         if (score := self.flag(row["label"])) is None:
-            raise BadRow("label", f"must be true or false, is {row['label']!r:.40}")
+            raise BadRow("label", f"must be true or false, good or bad, is {row['label']!r:.40}")
         if "completion" in row and "messages" not in row:
             messages = self.request(row)
             answer: str | None = self.answer(row["completion"], "completion", messages, row.get("reasoning"))
@@ -33,4 +46,5 @@ class KTO(Format):
             messages, answer = split_off_answer(self.asked(row))
         if answer is None:
             raise BadRow("", "no assistant turn that the label could be of")
+        self.values[plain(row["label"]), score] += 1
         return Said(messages, [answer], [score], graded=True)

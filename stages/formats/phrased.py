@@ -50,7 +50,7 @@ class Phrased(Format):
         self.known = list[str]()
         self.low: int | None = None  # the number of the first option, where labels are numbers
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Take in the labels of all rows, and say which begin with the same word."""
         found = dict[str, None]()
         if "options" in self.roles:
@@ -62,7 +62,9 @@ class Phrased(Format):
                     found[self.word(row["label"])] = None
                 except BadRow as reason:
                     told = reason.reason.replace("COLUMN", str(names["label"]))
-                    raise UserError(f"{names['label']}: {told}. {way_out}") from reason
+                    raise UserError(
+                        f"{names['label']}: {told}. {labels}={{VALUE: WORD, …}} says what a label means."
+                    ) from reason
         self.known = sorted(found)
 
     def remarks(self) -> list[str]:

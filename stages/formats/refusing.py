@@ -9,13 +9,15 @@ from typing import Any
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
 from stages.formats.chosen_rejected import is_whole
-from stages.formats.columns import CHOICE, at, has, inside, lacking, normal, parts_of, resolved
+from stages.formats.columns import CHOICE, at, has, inside, lacking, normal, parts_of, plain, resolved, tops
 from stages.formats.files import Table
 from stages.formats.format import ASKED, BEFORE, STATED
-from stages.formats.layout import SHOWN, Layout, Wanted, kinds
+from stages.formats.kto import KTO
+from stages.formats.layout import SHOWN, Layout, Wanted, kinds, laid_out
 from stages.formats.options import LETTERS
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
+from stages.formats.texts import Texts
 from stages.formats.turns import empty
 from stages.store import parts
 
@@ -25,8 +27,11 @@ PREFERRED = (
     "{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
     "{prompt: COLUMN, a: COLUMN, b: COLUMN, preference: COLUMN}",
     "{prompt: COLUMN, completions: COLUMN, scores: COLUMN}",
+    "{prompt: COLUMN, completion: COLUMN, label: COLUMN}",
 )
 OPTIONS = "multiple_choice"
+# What says how good the answer of its row is, as a column or inside of one.
+JUDGING = {"quality", "helpfulness", "score", "scores", "overall_score", "rating", "ratings", "reward", "rewards"}
 # Several of these in a row with different texts: any may be meant. A rendering of the request is called prompt.
 RIVALS = {
     "prompt": ("instruction", "question", "query", "problem"),
@@ -47,6 +52,8 @@ def unknown(
         return error
     if missing := {(role, path) for role, path in dotted(source) if not any(has(row, path) for row in rows)}:
         return no_such_key(missing, block, table.name, rows)
+    if error := unclear_flags(table.name, source, block, columns, rows):
+        return error
     if source.task:
         expected = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
         return UserError(f"{told}. task={source.task} wants {expected}: {block}.columns={{ROLE: COLUMN}} names them.")
@@ -65,10 +72,55 @@ def unknown(
     return UserError(f"{told}. Wanted: {wanted}. {block}.columns={ways[0]} names them{more}{within(rows)}.")
 
 
+def unclear_flags(
+    name: str, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]]
+) -> UserError | None:
+    """The error for answers with a label each, of which nobody knows whether it calls its answer a good one."""
+    roles = laid_out(KTO(source), columns, source.columns).first
+    if "label" not in roles or not ("messages" in roles or {"prompt", "completion"} <= roles.keys()):
+        return None
+    values = sorted({plain(at(row, roles["label"])) for row in rows} - {""})
+    if not values or len(values) > SHOWN:
+        return None
+    words = ", ".join(f"{value}: WORD" for value in values)
+    return UserError(
+        f"{name}: {roles['label']} holds {', '.join(values)}, and not all of these say whether an answer is good. "
+        f"{block}.labels={{{words}}} says it: each WORD is true (a good answer) or false."
+    )
+
+
+def refuse_judged(
+    table: Table, layout: Layout, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]]
+) -> None:
+    """Raise UserError for examples to learn from, if something beside them says how good each answer is and is not
+    read: the bad answers would be learnt, too."""
+    form = layout.format
+    if source.task or not block.startswith("data.sources") or form.compares or isinstance(form, KTO | Prompts | Texts):
+        return
+    read = {top for path in layout.first.values() for top in tops(path)} | form.dropped
+    for column in columns:
+        for path in [] if column in read else judging(column, rows):
+            values = sorted({plain(at(row, path)) for row in rows} - {"", "nan"})
+            if len(values) > 1:
+                words = ", ".join(f"{value}: WORD" for value in values) if len(values) <= SHOWN else "VALUE: WORD, …"
+                raise UserError(
+                    f"{table.name}: {path} says how good each answer is ({first_of(values)}), and nothing reads it. "
+                    f"{block}.columns={{{column}: null}} learns from all answers; {block}.columns={{label: {path}}} "
+                    f"{block}.labels={{{words}}} from some: each WORD is true (a good answer) or false."
+                )
+
+
+def judging(column: str, rows: list[dict[str, Any]]) -> list[str]:
+    """The places in a column that say how good an answer is: itself, or what is inside of it."""
+    keys = dict.fromkeys(key for row in rows for key in inside(row.get(column)))
+    if not keys:
+        return [column] if normal(column) in JUDGING else []
+    return [f"{column}.{key}" for key in keys if {normal(column), normal(key)} & JUDGING]
+
+
 def within(rows: list[dict[str, Any]]) -> str:
     """Columns with something inside of them, as paths."""
-    nested = ((column, value) for row in rows for column, value in row.items() if isinstance(value, list | dict))
-    found = dict.fromkeys(f"{column}.{key}" for column, value in nested for key in inside(value))
+    found = dict.fromkeys(f"{column}.{key}" for row in rows for column in row for key in inside(row[column]))
     return f"; a COLUMN may be what is inside of one: {first_of([*found])}" if found else ""
 
 

@@ -47,7 +47,7 @@ class Scored(Format):
                 found[role] = [each[key] for each in given]
         return found
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         row = next(iter(rows))
         parts = {**self.parts(row["completions"]), **row}
         if not {"scores", "ranks"} & parts.keys():

@@ -20,7 +20,7 @@ class Several(Scored):
         texts = isinstance(given, list) and all(isinstance(each, str) for each in given)
         return texts or (isinstance(given, list) and "completions" in self.parts(given))
 
-    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], way_out: str) -> None:
+    def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Nothing: there are no scores to be understood."""
 
     def said(self, row: Mapping[str, Any]) -> Said:

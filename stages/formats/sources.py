@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -123,8 +123,9 @@ def of_table(
             if columns:
                 found.unused.update(dict.fromkeys(columns))
             made = made_of(said)
-        except ChangesMeaning as error:
-            raise UserError(f"{row.file}: line {row.line}: {error}. {way_out(key, error)}") from error
+        except UserError as error:
+            more = f". {way_out(key, error)}" if isinstance(error, ChangesMeaning) else ""
+            raise UserError(f"{row.file}: line {row.line}: {error}{more}") from error
         except Unwanted as reason:
             row.error = reason
             found.unwanted[reason.field] += 1
@@ -134,14 +135,16 @@ def of_table(
             row.error = reason
             found.bad.append(row)
             continue
-        first = first or said
+        if first is None or (undecided(first) and not undecided(said)):
+            first = said
         if made is None:
             found.left_out += 1
         else:
             yield made
     if layout and first:
         found.told.append(f"{table.name}: {found.rows - before:,} rows, read as {layout.told()}. {shown(first)}")
-        found.told += [f"{table.name}: {remark}" for remark in layout.format.remarks()]
+        remarks = [] if layout.asks else layout.format.remarks()
+        found.told += [f"{table.name}: {remark}" for remark in remarks]
 
 
 def way_out(key: str, error: ChangesMeaning) -> str:
@@ -153,14 +156,27 @@ def way_out(key: str, error: ChangesMeaning) -> str:
     return f"{block}.columns={{{name}: null}} leaves it out{has_it_read}{judged}."
 
 
+def undecided(said: Said) -> bool:
+    """Whether a row compares answers, and calls none of them better."""
+    return len(said.answers) > 1 and len({*(said.scores or [])}) == 1
+
+
 def shown(said: Said) -> str:
-    """The first row of a file, as it is understood."""
-    scored = [f" ({score:g})" for score in said.scores or []] or [""] * len(said.answers)
+    """A row of a file as it is understood. Of answers that are compared it shows the best and the worst, so that a
+    reader sees whether they are the right way round."""
     turns = [(turn["role"], turn["content"]) for turn in said.messages]
-    name = "answer" if turns else "text"
-    turns += [(f"{name}{score}", answer) for score, answer in zip(scored, said.answers, strict=True)]
+    scored = [f" ({score:g})" for score in said.scores or []] or [""] * len(said.answers)
+    compares = bool(said.scores) and len(said.answers) > 1
+    if compares:
+        ranking = sorted(zip(said.scores or [], said.answers, scored, strict=True), key=lambda each: -each[0])
+        names = ("as good", "as good") if undecided(said) else ("better", "worse")
+        ends = zip(names, (ranking[0], ranking[-1]), strict=True)
+        turns += [(name + score * said.graded, answer) for name, (_, answer, score) in ends]
+    else:
+        name = "answer" if turns else "text"
+        turns += [(name + score, answer) for score, answer in zip(scored, said.answers, strict=True)]
     told = [f"{who}: {textwrap.shorten(what, SHOWN, placeholder=' …')}" for who, what in turns]
-    return f"First row: {' | '.join(told)}"
+    return f"{'For example' if compares else 'First row'}: {' | '.join(told)}"
 
 
 def tell_unused(path: str, columns: list[str], out: Work) -> None:
@@ -182,7 +198,14 @@ def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "
             f"{told}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
             f"all are in {out / 'quarantine.jsonl'} with their reasons."
         )
-    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl; the first: {told}")
+    reasons = ", ".join(f"{rows} ({reason})" for reason, rows in by_reason(bad).most_common())
+    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl: {reasons}; the first: {told}")
+
+
+def by_reason(rows: Iterable[Row]) -> Counter[str]:
+    """How many rows cannot be used, by their reasons without what is particular to a row."""
+    errors = (row.error for row in rows if row.error)
+    return Counter(str(BadRow(error.field, error.reason.partition(": ")[0])) for error in errors)
 
 
 def keep_apart(rows: list[Row], out: Work) -> None:

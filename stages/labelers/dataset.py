@@ -22,6 +22,7 @@ class Dataset(Labeler):
 
     def __init__(self, source: Source, key: str, out: Work):
         self.source, self.key, self.out, self.given = source, key, out, dict[str, list[Judgement]]()
+        self.repeated = 0
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Dataset":
@@ -30,10 +31,9 @@ class Dataset(Labeler):
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """The file's prompts and their candidates, which wait in a table, and the rows that cannot be used."""
         prompts, found = dict[str, Example](), Found()
-        name, scores, again, known = self.source.path.rsplit("/", 1)[-1], array("d"), 0, set[str]()
+        name, scores, known = self.source.path.rsplit("/", 1)[-1], array("d"), set[str]()
 
         def candidates() -> Iterator[Candidate]:
-            nonlocal again
             for said in convert(self.source, self.key, lambda said: said, Wanted.preferences, found):
                 prompt = Example(prompt_id(said.messages), said.messages, None, name, name, "preference")
                 prompt.licence, prompt.origin = said.licence or self.source.licence, said.origin
@@ -41,7 +41,7 @@ class Dataset(Labeler):
                 those = [candidate(prompt.id, answer, name) for answer in said.answers]
                 given = self.given.setdefault(prompt.id, [])
                 fresh = self.judgements(said, prompt.id, those, {j.candidate_id for j in given})
-                again += len(those) - len(fresh) if said.graded else 0
+                self.repeated += len(those) - len(fresh) if said.graded else 0
                 scores.extend(said.scores or [] if said.graded else [])
                 given += fresh
                 yield from {c.candidate_id: c for c in those if c.candidate_id not in known}.values()
@@ -52,11 +52,12 @@ class Dataset(Labeler):
         save(file, candidates(), Candidate)
         low, high = min(scores, default=0.0), max(scores, default=0.0)
         for j in chain.from_iterable(self.given.values()):
-            j.score = None if j.score is None else (j.score - low) / (high - low if high > low else 1)
-        if again:
-            found.told.append(f"{again} answers are judged more than once, and the first judgement counts")
+            if j.score is not None:  # of scores that are all the same one nobody knows the scale
+                j.score = (j.score - low) / (high - low) if high > low else min(max(j.score, 0.0), 1.0)
+        if self.repeated:
+            found.told.append(f"{self.repeated} answers are judged more than once, and the first judgement counts")
         unused = {self.source.path: [*found.unused]}
-        return Pool([*prompts.values()], Records(file, Candidate), found.bad, unused, found.told)
+        return Pool([*prompts.values()], Records(file, Candidate), found.bad, unused, found.told, found.rows)
 
     def judgements(
         self, said: Said, prompt: str, those: list[Candidate], known: Container[str | None]
@@ -70,6 +71,9 @@ class Dataset(Labeler):
         a, b = those
         better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
         return [Judgement(prompt, self.name, a=a.candidate_id, b=b.candidate_id, preference=better)]
+
+    def figures(self) -> dict[str, int]:
+        return {"judged_again": self.repeated}
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.given[prompt.id]

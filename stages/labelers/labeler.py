@@ -17,14 +17,15 @@ from stages.store.work import Progress, Work
 
 
 class Pool(NamedTuple):
-    """Prompts with their candidates; of a file also rows that could not be read as such, columns not read, and a line
-    of what was read as what."""
+    """Prompts with their candidates; of a file also how many `rows` it has, those that could not be read as such,
+    columns not read, and a line of what was read as what."""
 
     prompts: Sequence[Example] | Records[Example]
     candidates: Sequence[Candidate] | Records[Candidate]
     bad: Sequence[Row] = ()
     unused: Mapping[str, list[str]] = {}
     told: Sequence[str] = ()
+    rows: int = 0
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
         return zip(self.prompts, by_prompt(self.candidates, column(self.prompts, "id")), strict=True)

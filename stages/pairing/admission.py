@@ -9,10 +9,11 @@ import numpy as np
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Unfinished
 from stages.pairing.contrasts import Contrast
-from stages.store.records import Judgement
+from stages.store.records import Candidate, Judgement
 
 FEWER = "fewer than two judged candidates"
 TIES = "no candidate is preferred to another"
+COPY = "that repeat another one"
 AGAINST = "no comparison that the ranking agrees with"
 FULL = "its task has pairs.max_per_task pairs"
 OUTSIDE_QUANTILES = "no margin within pairs.margin_quantiles"
@@ -33,39 +34,60 @@ class WaysOut(NamedTuple):
     texts: str
     scores: str
     ended: str = LONGER
-    worse_ended: str = f"{LONGER}, or set pairs.unfinished=keep"
+    worse_ended: str = ""
 
 
 class Rule(NamedTuple):
-    """What a contrast must be to become a pair, the reason that one gets which is not, and what would change that."""
+    """What a contrast must be to become a pair; the reason that a prompt has none for it, what the contrasts are
+    called that it refuses, and what would let them through."""
 
     reason: str
+    refuses: str
     keeps: Callable[[Contrast], bool]
     way_out: str
 
 
 class Admission:
     """Which contrasts may become pairs: by the rules, and by `margins`, between which theirs must lie. How many
-    contrasts each rule refused is in `refused`."""
+    contrasts each rule refused is in `refused`, by reason."""
 
     def __init__(self, cfg: Pairs, ways_out: WaysOut, margins: tuple[float, float] | None = None):
         self.cfg, self.ways_out, self.margins = cfg, ways_out, margins
-        self.ways = {rule.reason: rule.way_out for rule in rules(cfg, (), ways_out)}
-        self.ways |= {FEWER: ways_out.texts, OUTSIDE_QUANTILES: "Widen pairs.margin_quantiles"}
-        self.ways |= {AGAINST: "pairs=ranked takes what the ranking says", FULL: "Raise pairs.max_per_task"}
+        self.unsound: Container[str] = ()
+        self.rules = rules(cfg, lambda candidate: candidate.candidate_id not in self.unsound, ways_out)
+        self.ways = {rule.reason: rule.way_out for rule in self.rules}
+        self.ways |= {FEWER: ways_out.texts, COPY: ways_out.texts}
+        self.ways |= {OUTSIDE_QUANTILES: f"Widen {cfg.key}.margin_quantiles (null: all)"}
+        self.ways |= {AGAINST: "pairs=ranked takes what the ranking says", FULL: f"Raise {cfg.key}.max_per_task"}
+        self.names = {rule.reason: rule.refuses for rule in self.rules}
+        self.names |= {OUTSIDE_QUANTILES: f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}", COPY: COPY}
         self.refused = Counter[str]()
 
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
         """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
         ids of candidates that must not be learnt from, whatever their score."""
-        reason = "" if contrasts else FEWER
-        for rule in rules(self.cfg, unsound, self.ways_out):
+        reason, self.unsound = "" if contrasts else FEWER, unsound
+        for rule in self.rules:
             contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
         different = [*{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()]
+        self.refused[COPY] += len(contrasts) - len(different)
         if not self.margins:
             return different, reason
         low, high = self.margins
         return self.kept(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
+
+    def by_name(self) -> Counter[str]:
+        """How many contrasts were refused, by what they are called."""
+        return Counter({self.names[reason]: count for reason, count in self.refused.items()})
+
+    def filtered(self) -> list[str]:
+        """What each setting refused of contrasts that might have become pairs, and how to switch it off."""
+        settings = {reason: way for reason, way in self.ways.items() if way not in self.ways_out}
+        return [
+            f"{self.refused[reason]} comparisons {self.names[reason]} are left out. {way}"
+            for reason, way in settings.items()
+            if self.refused[reason]
+        ]
 
     def kept(
         self, contrasts: list[Contrast], keeps: Callable[[Contrast], bool], name: str, reason: str
@@ -96,39 +118,58 @@ def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[flo
     return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
 
 
-def rules(cfg: Pairs, unsound: Container[str], ways: WaysOut) -> list[Rule]:
-    """In their order."""
+def rules(cfg: Pairs, sound: Callable[[Candidate], bool], ways: WaysOut) -> list[Rule]:
+    """The rules in their order. `sound`: whether a candidate may be learnt from, whatever its score."""
+    key = cfg.key
     return [
-        Rule("every candidate got the same score", lambda c: c.score is None or c.distance > 0, ways.scores),
-        Rule(TIES, lambda c: c.margin is None or c.margin > 0, ways.scores),
         Rule(
-            "no two candidates differ in text", lambda c: c.better.stripped_text != c.worse.stripped_text, ways.texts
+            "every candidate got the same score",
+            "of equal scores",
+            lambda c: c.score is None or c.distance > 0,
+            ways.scores,
+        ),
+        Rule(TIES, "without a better answer", lambda c: c.margin is None or c.margin > 0, ways.scores),
+        Rule(
+            "no two candidates differ in text",
+            "of the same text twice",
+            lambda c: c.better.stripped_text != c.worse.stripped_text,
+            ways.texts,
         ),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
-        Rule(BETTER_UNFINISHED, lambda c: c.better.finish_reason == "stop", ways.ended),
+        Rule(
+            BETTER_UNFINISHED,
+            "with an unfinished better answer",
+            lambda c: c.better.finish_reason == "stop",
+            ways.ended,
+        ),
         Rule(
             WORSE_UNFINISHED,
+            f"with an unfinished worse answer ({key}.unfinished=drop)",
             lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
-            ways.worse_ended,
+            ways.worse_ended or f"{LONGER}, or set {key}.unfinished=keep",
         ),
         Rule(
-            "no better candidate keeps the rules of pairs.quality",
-            lambda c: c.better.candidate_id not in unsound,
-            "Set pairs.quality=false",
+            f"no better candidate keeps the rules of {key}.quality",
+            f"with a better answer against the rules of {key}.quality",
+            lambda c: sound(c.better),
+            f"Set {key}.quality=false",
         ),
         Rule(
-            "no score of pairs.min_score or more",
+            f"no score of {key}.min_score or more",
+            f"with a better answer that scores less than {key}.min_score={cfg.min_score:g}",
             lambda c: c.score is None or c.score >= cfg.min_score,
-            f"Lower pairs.min_score={cfg.min_score:g}",
+            f"Lower {key}.min_score={cfg.min_score:g} (0: any score)",
         ),
         Rule(
-            "no margin above pairs.min_margin",
+            f"no margin above {key}.min_margin",
+            f"with a margin of no more than {key}.min_margin={cfg.min_margin:g}",
             lambda c: c.margin is None or c.margin > cfg.min_margin,
-            f"Lower pairs.min_margin={cfg.min_margin:g}",
+            f"Lower {key}.min_margin={cfg.min_margin:g} (0: any margin)",
         ),
         Rule(
-            "every length ratio above pairs.max_length_ratio",
+            f"every length ratio above {key}.max_length_ratio",
+            f"with lengths further apart than {key}.max_length_ratio={cfg.max_length_ratio or 0:g}",
             lambda c: cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio,
-            "Raise pairs.max_length_ratio",
+            f"Raise {key}.max_length_ratio={cfg.max_length_ratio or 0:g} (null: any lengths)",
         ),
     ]

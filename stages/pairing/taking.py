@@ -9,39 +9,43 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.pairing.admission import AGAINST, FULL
 from stages.pairing.contrasts import Contrast
-from stages.pairing.strategies import select
+from stages.pairing.strategies import limit_of, select
 from stages.store.numbers import signed
 from stages.store.records import Example
 
 
 class Taking:
     """What a strategy takes, prompt by prompt: how many pairs of how many prompts, their margins and by how many
-    tokens the better ones are longer; and how many prompts gave none, by reason."""
+    tokens the better ones are longer; how many prompts gave none, by reason, and how many contrasts that might have
+    become pairs it left out."""
 
     def __init__(self, strategy: Strategy, cfg: Pairs):
         self.strategy, self.cfg = strategy, cfg
         self.pairs = self.prompts = 0
         self.margins, self.longer_by = array("d"), array("q")
         self.without, self.of_task = Counter[str](), Counter[str]()
+        self.left_out = Counter[str]()
 
     def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
-        """Return those that it takes of a prompt's usable contrasts, and how many more a labeler told. `reason`: why
-        there are none."""
-        chosen = select(usable, self.strategy, self.cfg, prompt.id)
-        left = sum(c.compared for c in usable) - len(chosen)
-        if usable and not chosen:
-            reason = AGAINST
-        if chosen and self.cfg.max_per_task:
-            room = self.cfg.max_per_task - max(self.of_task[task] for task in prompt.tasks)
-            chosen, reason = chosen[:room], FULL
+        """Return the contrasts that the strategy takes of a prompt's usable ones, and how many more a labeler told.
+        `reason`: why there are none."""
+        most, tasks, key = self.cfg.max_per_task, prompt.limited_tasks, self.cfg.key
+        selected = select(usable, self.strategy, self.cfg, prompt.id)
+        room = most - max(self.of_task[task] for task in tasks) if most and tasks else len(selected)
+        chosen = selected[:room]
         if not chosen:
-            self.without[reason] += 1
-        self.of_task.update(prompt.tasks * len(chosen))
+            self.without[FULL if selected else AGAINST if usable else reason] += 1
+        untold = sum(not c.compared for c in usable) if self.strategy is Strategy.margin else 0
+        self.left_out[f"beyond {key}.max_per_task={most}"] += len(selected) - len(chosen)
+        self.left_out["that the ranking alone tells"] += untold
+        limit = limit_of(self.strategy, self.cfg)
+        self.left_out[f"beyond the {limit} that a prompt gives"] += len(usable) - untold - len(selected)
+        self.of_task.update(tasks * len(chosen))
         self.pairs += len(chosen)
         self.prompts += bool(chosen)
         self.margins.extend(c.margin for c in chosen if c.margin is not None)
         self.longer_by.extend(c.longer_by for c in chosen)
-        return chosen, left if chosen else 0
+        return chosen, sum(c.compared for c in usable) - len(selected) if chosen else 0
 
     def figures(self) -> dict[str, Any]:
         """What tells strategies apart. Lengths are in tokens; margin and share are None where nothing has any."""

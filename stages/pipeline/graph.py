@@ -143,7 +143,7 @@ def reward_of_its_own(cfg: Config, node: Callable[..., Node], sft: Node) -> dict
     given = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in known}
     read = Label(labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **given)
     judged = node("label", read)
-    pairs = node("pairs", cfg.pairs, judged=judged)
+    pairs = node("pairs", replace(cfg.reward.pairs, of="reward.pairs"), judged=judged)
     reward = node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     return {"label_reward": judged, "pairs_reward": pairs, "reward": reward}
 
@@ -183,6 +183,15 @@ def with_seed(cfg: Config, seed: int) -> Config:
     for block in blocks.values():
         block.seed = seed if block.seed == cfg.seed else block.seed
     return replace(cfg, seed=seed, **blocks)
+
+
+def next_stage(stage: str, nodes: dict[str, Node]) -> str:
+    """The stage that comes after one, of those that this configuration has."""
+    stages = {node.stage for name, node in nodes.items() if name not in BEFORE_SFT}
+    following = NEXT[stage]
+    while following not in stages:
+        following = NEXT[following]
+    return following
 
 
 def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:

@@ -77,6 +77,12 @@ class Example:
         return self.task.split(AND)
 
     @property
+    def limited_tasks(self) -> list[str]:
+        """The tasks of which a run takes only so many pairs or answers; none for a row of a file, whose task is the
+        file's name."""
+        return [] if self.task == self.source else self.tasks
+
+    @property
     def conversation(self) -> list[Message]:
         """The messages with the reference as the last assistant turn."""
         return [*self.messages, {"role": "assistant", "content": self.reference or ""}]

@@ -50,7 +50,7 @@ class Settings:
 
 def main(cfg: Settings) -> None:
     command = [sys.executable, "run.py", "stage=reward", "tracker=none", f"outputs={cfg.outputs}", "pairs=all"]
-    command += [f"pairs.validation_fraction={cfg.held_out}", f"reward.source.path={rows_of(cfg)}"]
+    command += [f"reward.pairs.validation_fraction={cfg.held_out}", f"reward.source.path={rows_of(cfg)}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*command, *shlex.split(cfg.run)], cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,6 +1,7 @@
 """What is typed is what happens, whatever recipe is composed after it."""
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,84 @@ def test_every_key_of_a_group_is_one_that_it_has_the_say_of() -> None:
             assert set(given) <= {*recipes.BLOCKS.get(group, [group])}
 
 
+@pytest.fixture
+def own_recipes() -> Iterator[Callable[[str, str], None]]:
+    """Writes recipes, for one test."""
+    written = set[Path]()
+
+    def write(name: str, text: str) -> None:
+        (RECIPES / f"{name}.yaml").write_text(text)
+        written.add(RECIPES / f"{name}.yaml")
+        composed_once.cache_clear()
+
+    yield write
+    for recipe in written:
+        recipe.unlink()
+    composed_once.cache_clear()
+
+
+@pytest.mark.parametrize(("start", "group"), [("demo", "pairs"), ("instructions", "data"), ("zephyr_7b", "sft")])
+def test_a_group_in_a_recipe_gives_all_its_values_as_on_the_command_line(
+    start: str, group: str, own_recipes: Callable[[str, str], None]
+) -> None:
+    name = OPTIONS[group][0]
+    own_recipes("given", f"defaults: [{start}, {{override /{group}: {name}}}]\n")
+    own_recipes("further", "defaults: [given]\n")
+    typed = block(group, f"recipe={start}", f"{group}={name}")
+    assert block(group, "recipe=given") == block(group, "recipe=further") == typed != block(group, f"recipe={start}")
+
+
+def test_a_recipe_has_the_say_over_what_it_starts_from(own_recipes: Callable[[str, str], None]) -> None:
+    own_recipes("above", "defaults: [demo, {override /pairs: margin}]\npairs: {max_per_prompt: 9}\n")
+    own_recipes("top", "defaults: [above]\npairs: {min_margin: 0.5}\n")
+    own_recipes("under", "defaults: [_self_, demo]\ndpo: {epochs: 7, beta: 0.7}\n")
+    pairs, below = settings("recipe=top").pairs, settings("recipe=under")
+    assert (pairs.strategy, pairs.max_per_prompt, pairs.min_margin, pairs.min_score) == ("margin", 9, 0.5, 0.0)
+    assert pairs.max_length_ratio is None
+    assert (below.dpo.epochs, below.dpo.beta) == (settings().dpo.epochs, 0.7), "where it says that it is below"
+
+
+@pytest.mark.parametrize("recipe", ["demo", "tiny", "instructions"])
+def test_no_filter_of_a_recipe_meets_the_preferences_of_others(recipe: str) -> None:
+    """All that a file says becomes pairs, whether a recipe or the group alone is typed."""
+    every = block("pairs", "pairs=all", "~recipe")
+    assert block("pairs", f"recipe={recipe}", "label=dataset", "label.path=x") == every
+    typed = settings(f"recipe={recipe}", "label=dataset", "label.path=x", "pairs.max_length_ratio=2")
+    assert (typed.pairs.max_length_ratio, typed.pairs.strategy) == (2, "all")
+    chosen = block("pairs", f"recipe={recipe}", "label=dataset", "label.path=x", "pairs=margin")
+    assert chosen == block("pairs", "pairs=margin", "~recipe")
+
+
+def test_the_recipe_for_preferences_is_what_the_group_is() -> None:
+    given, typed = settings("recipe=from_preferences", "label.path=x"), settings("label=dataset", "label.path=x")
+    assert given == typed
+
+
+@pytest.mark.parametrize("name", ["zephyr_7b", "smollm2_360m", "llama32_1b_qlora", "tulu3_8b"])
+def test_a_recipe_on_a_preference_set_takes_all_of_it(name: str) -> None:
+    pairs = block("pairs", f"recipe={name}")
+    assert isinstance(pairs, dict)
+    every = {**pairs, "validation_fraction": 0.1}
+    assert every == block("pairs", "pairs=all", "~recipe")
+
+
+@pytest.mark.parametrize("recipe", ["demo", "instructions"])
+def test_what_a_recipe_asks_of_checks_is_not_asked_of_other_scores(recipe: str) -> None:
+    given = (f"recipe={recipe}", "sft.demonstrations=null")
+    assert settings(*given).pairs.min_score == settings(*given, "label=verifier").pairs.min_score == 1.0
+    assert settings(*given, "label.own={file: a.py, name: A}").pairs.min_score == 0.0
+    judge = settings(*given, "label=judge")
+    assert (judge.pairs.min_score, judge.pairs.max_length_ratio) == (0.0, 1.5)
+    assert settings(*given, "label=judge", "pairs.min_score=0.5").pairs.min_score == 0.5
+
+
+def test_rows_of_others_may_be_as_long_as_by_default() -> None:
+    source = "data.sources=[{path: x.jsonl}]"
+    assert (settings().sft.max_length, settings(source).sft.max_length) == (768, 1024)
+    assert settings(source, "sft.max_length=512").sft.max_length == 512
+    assert settings("recipe=zephyr_7b", source).sft.max_length == 2048
+
+
 def test_what_is_not_typed_stays_the_recipes_and_typed_keys_win() -> None:
     demo, other = settings(), settings("pairs=all", "pairs.min_score=0.5", "dpo.beta=0.3")
     assert (demo.pairs.max_per_prompt, other.pairs.max_per_prompt, other.pairs.min_score) == (1, 16, 0.5)
@@ -109,7 +188,7 @@ def made_of(chain: Chain) -> list[dict[str, object]]:
         (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),  # lower than the defaults: not raised for another
         (("recipe=smollm2_360m", OTHER), (5e-5, 1e-6), "sft.learning_rate=5e-05. Type"),
         (("recipe=from_preferences", "label.path=x", OTHER), (5e-5, 1e-5), "recipe=from_preferences's"),
-        (("recipe=from_sft_checkpoint", OTHER), (2e-5, 5e-7), None),
+        (("recipe=from_sft_checkpoint", OTHER), (5e-5, 5e-7), None),  # sft=none, of which nothing is trained
         (("recipe=tiny", "model.random_init.layers=3"), (5e-3, 1e-3), None),
         (("recipe=zephyr_7b", "scale=toy"), (5e-3, 1e-3), None),
         (("recipe=zephyr_7b", "scale=toy", OTHER), (2e-5, 5e-7), "recipe=tiny's .* sft.learning_rate=2e-05, dpo"),

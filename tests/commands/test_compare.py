@@ -194,7 +194,9 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     assert {"SFT", "Control", "dpo.beta=0.1", "dpo.beta=0.3", "dpo.beta=0.7"} < {s.name for s in group.settings}
     mine = compared.manifest("eval", *VALIDATION, *odd)["fingerprint"]
     [line] = [s.line for s in group.settings if s.runs[0].fingerprint == mine and not s.start]
-    assert re.search(r"label.path=<img src=x>&.jsonl \(\w{6}\), no sample$", line)
+    assert re.search(
+        r"label.path=<img src=x>&.jsonl \(\w{6}\), pairs.max_per_prompt=16, pairs.strategy=all, no sample$", line
+    )
     assert not re.search(r"sample\.|[0-9a-f]{12}", line)
     build(compared.root, "stage=compare")
     page = (compared.root / "compare.html").read_text()

@@ -1,6 +1,7 @@
 """Columns that are read, named once, refused, or given a role by the user."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,61 @@ def test_rows_of_every_file_have_a_layout_of_their_own(tmp_path: Path) -> None:
     assert said(read(tmp_path / "t*.jsonl")) == [(["a"], ["b"], None)]
 
 
+JUDGED: list[tuple[str, list[Any], str]] = [
+    ("quality", ["good", "bad"], "quality"),
+    ("helpfulness", [4, 1], "helpfulness"),
+    ("helpfulness", [4.0, 1.0], "helpfulness"),
+    ("scores", [{"helpfulness": 4}, {"helpfulness": 1}], "scores.helpfulness"),
+    ("scores", ['{"gpt": 4, "n": 2}', '{"gpt": 1, "n": 2}'], "scores.gpt"),
+    ("meta", [{"quality": "good"}, {"quality": "bad"}], "meta.quality"),
+]
+
+
+@pytest.mark.parametrize(("column", "values", "path"), JUDGED)
+def test_what_says_how_good_an_answer_is_is_asked_about(
+    column: str, values: list[Any], path: str, tmp_path: Path
+) -> None:
+    file = lines(
+        tmp_path, [{"prompt": "a", "response": text, column: v} for text, v in zip("bc", values, strict=True)]
+    )
+    with pytest.raises(UserError) as raised:
+        read(file)
+    told = str(raised.value)
+    assert f".columns={{{column}: null}}" in told and f".columns={{label: {path}}}" in told
+    words = re.search(r"\.labels={(.*?)}", told)
+    assert words is not None
+    first, second = (pair.removesuffix(": WORD") for pair in sorted(words[1].split(", ")))
+    bad, good = (first, second)  # 1 and 4, or bad and good
+    assert [each.answers for each in read(file, columns={column: None}).made] == [["b"], ["c"]]
+    found = read(file, columns={"label": path}, labels={good: "true", bad: "false"})
+    assert [each.scores for each in found.made] == [[1], [0]]
+
+
+def test_a_score_that_never_varies_says_nothing(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"prompt": "a", "response": "b", "score": 5}] * 2)
+    assert [*read(file).unused] == ["score"]
+    assert read(lines(tmp_path, [{"text": t, "score": n} for n, t in enumerate("ab")])).made, "of running text"
+    assert read(lines(tmp_path, [{"prompt": t, "score": n} for n, t in enumerate("ab")]), Wanted.prompts).made
+
+
+def test_a_bad_answer_that_comes_late_is_found(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "response": "b", "quality": "good"}] * PEEKED
+    with pytest.raises(
+        UserError, match=rf"line {PEEKED + 1}: the column 'quality' is 'bad'.*columns={{label: quality}}"
+    ):
+        read(lines(tmp_path, [*rows, {**rows[0], "quality": "bad"}]))
+
+
+@pytest.mark.parametrize("values", [[0, 1], [-1, 1], ["no", "yes"]])
+def test_labels_of_single_answers_that_nobody_knows_are_asked_for(values: list[Any], tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": value} for value in values])
+    bad, good = map(str, values)
+    with pytest.raises(UserError, match=rf"label holds {bad}, {good}, .*\.labels={{{bad}: WORD, {good}: WORD}}"):
+        read(file, Wanted.preferences)
+    found = read(file, Wanted.preferences, labels={good: "true", bad: "false"})
+    assert [each.scores for each in found.made] == [[0], [1]]
+
+
 BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "response": "b", "is_safe": False}, "is_safe"),
     ({"messages": [ASK, REPLY], "is_correct": 0}, "is_correct"),
@@ -259,7 +315,7 @@ def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
 
 def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)])
-    with pytest.raises(UserError, match=r"preference holds -1, 1: which of response_1 and response_2 is that\?"):
+    with pytest.raises(UserError, match=r"preference holds -1, 1, .*\.labels={-1: WORD, 1: WORD}"):
         read(file, Wanted.preferences)
     found = read(file, Wanted.preferences, labels={-1: "response_1", 1: "response_2"})
     assert [each.scores for each in found.made] == [[1, 0], [0, 1]]

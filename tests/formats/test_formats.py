@@ -109,7 +109,7 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
     # two, and which is preferred
     ({"instruction": "a", "output_1": "b", "output_2": "c", "preference": 2}, [0, 1]),
     ({"input": "a", "output_1": "b", "output_2": "c", "label": "1"}, [1, 0]),
-    ({"prompt": "a", "response_1": "b", "response_2": "c", "preference": 0.0, "model_1": "m"}, [0.5, 0.5]),
+    ({"prompt": "a", "response_1": "b", "response_2": "c", "preference": 1.5, "model_1": "m"}, [0.5, 0.5]),
     ({"prompt": "a", "response_a": "b", "response_b": "c", "winner": "model_b"}, [0, 1]),
     ({"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 0}, [1, 0]),
     ({"question": "a", "answer_a": "b", "answer_b": "c", "winner": "tie"}, [0.5, 0.5]),
@@ -124,20 +124,17 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
 
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
 def test_a_preference_is_told_by_its_columns(row: dict, scores: list[float], tmp_path: Path) -> None:
-    # Of ids alone, another row shows that 2 names an answer.
-    other = {k: 2 if v == 0.0 else v for k, v in row.items()} if "model_1" in row else row
-    file = lines(tmp_path, [row, other])
+    file = lines(tmp_path, [row])
     assert said(read(file, Wanted.preferences))[0] == (["a"], ["b", "c"], scores)
     assert said(read(file, Wanted.prompts))[0][0] == ["a"]
 
 
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
 def test_preferences_are_no_examples(row: dict, scores: list[float], tmp_path: Path) -> None:
-    other = {k: 2 if v == 0.0 else v for k, v in row.items()} if "model_1" in row else row
     if "messages" in row:
         return  # which are an example
     with pytest.raises(UserError, match=r"preferences.*label=dataset label.path"):
-        read(lines(tmp_path, [row, other]))
+        read(lines(tmp_path, [row]))
 
 
 @pytest.mark.parametrize(
@@ -162,14 +159,9 @@ def test_numbers_are_classes_unless_they_are_said_to_be_flags(tmp_path: Path) ->
     assert [each.scores for each in read(file, labels={0: "false", 1: "true"}).made] == [[0], [1]]
 
 
-def test_a_preference_of_which_nobody_knows_what_it_says_is_refused(tmp_path: Path) -> None:
-    asked = {"prompt": "a", "output_1": "b", "output_2": "c"}
-    file = lines(
-        tmp_path, [{**asked, "label": n} for n in (0, 1)]
-    )  # a tie and the first, or the first and the second?
-    with pytest.raises(UserError, match=r"label holds 0, 1: which of output_1 and output_2 is that\?.*labels="):
-        read(file, Wanted.preferences)
-    found = read(file, Wanted.preferences, labels={0: "output_1", 1: "output_2"})
+def test_words_for_preferences_may_name_the_columns(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "output_1": "b", "output_2": "c", "label": n} for n in (0, 1)]
+    found = read(lines(tmp_path, rows), Wanted.preferences, labels={0: "output_1", 1: "output_2"})
     assert [each.scores for each in found.made] == [[1, 0], [0, 1]]
 
 

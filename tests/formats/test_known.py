@@ -24,6 +24,29 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[list[float]]]] = {
         [{"context": [ASK], "response1": "b", "response2": "c", "overall_preference": n} for n in (-2, 1)],
         [[1, 0], [0, 1]],
     ),
+    "Auto-J, pairs": (
+        [
+            {"scenario": "s", "label": n, "prompt": "a", "response 1": "b", "response 2": "c"}
+            for n in (0, 1, 2)
+        ],
+        [[1, 0], [0, 1], [0.5, 0.5]],
+    ),
+    "PandaLM, people's pairs": (
+        [
+            {"instruction": "a", "input": "", "response_1": "b", "response_2": "c", "majority": n}
+            | {f"annotator{i}": n for i in (1, 2, 3)}
+            for n in (0, 1, 2)
+        ],
+        [[0.5, 0.5], [1, 0], [0, 1]],
+    ),
+    "AlpacaEval, annotations": (
+        [
+            {"instruction": "a", "output_1": "b", "generator_1": "m", "output_2": "c", "generator_2": "n"}
+            | {"preference": n}
+            for n in (0, 1, 1.5, 2)
+        ],
+        [[0.5, 0.5], [1, 0], [0.5, 0.5], [0, 1]],
+    ),
     "SHP": (
         [
             {"history": "a", "human_ref_A": "b", "human_ref_B": "c", "labels": n, "score_A": 4, "score_B": 9}

@@ -20,7 +20,7 @@ from stages.config.schema import ROOT
 from stages.hardware import memory
 from stages.models import contract
 from stages.pipeline import provenance
-from stages.pipeline.graph import VERSIONS, targets
+from stages.pipeline.graph import BEFORE_SFT, NEXT, VERSIONS, next_stage, targets
 from stages.store.records import Candidate, load
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
@@ -51,6 +51,24 @@ def test_a_chain_that_is_there_takes_no_time_and_builds_nothing(chain: Chain) ->
     assert ran.returncode == 0, ran.stderr
     assert "reused" in ran.stdout
     assert {p: p.stat().st_mtime_ns for p in chain.root.glob("*/*/manifest.json")} == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        (),
+        ("label=dataset", "label.path=package:stages/tasks/toy_preferences.jsonl"),
+        ("recipe=demo", "label=dataset", "label.path=package:stages/tasks/toy_preferences.jsonl"),
+        ("sample.pool=[{n: 2}, {n: 3}]",),
+    ],
+)
+def test_the_stage_that_comes_next_is_one_that_the_run_has(line: tuple[str, ...], tmp_path: Path) -> None:
+    given = nodes(tmp_path, *line)
+    cfg = replace(settings(*TINY, *line), outputs=str(tmp_path))
+    for stage in {node.stage for name, node in given.items() if name not in BEFORE_SFT} & {*NEXT}:
+        following = next_stage(stage, given)
+        assert targets(replace(cfg, stage=following), given), f"{stage} is followed by {following}"
+    assert next_stage("sft", given) == ("label" if "label=dataset" in line else "sample")
 
 
 def test_the_manifest_says_where_a_node_came_from(built: Path) -> None:

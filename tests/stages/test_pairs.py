@@ -177,9 +177,9 @@ LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
 @pytest.mark.parametrize(
     ("answers", "keys", "way_out", "loosened"),
     [
-        (LOW, {"min_score": 1.0}, r"Lower pairs\.min_score=1\.", {"min_score": 0.5}),
-        (LOW, {"min_score": 0.0, "min_margin": 0.5}, r"Lower pairs\.min_margin=0\.5\.", {"min_margin": 0.4}),
-        (LONG, {"max_length_ratio": 2.0}, r"Raise pairs\.max_length_ratio\.", {"max_length_ratio": 10.0}),
+        (LOW, {"min_score": 1.0}, r"Lower pairs\.min_score=1 \(0: any score\)\.", {"min_score": 0.5}),
+        (LOW, {"min_score": 0.0, "min_margin": 0.5}, r"Lower pairs\.min_margin=0\.5 .*", {"min_margin": 0.4}),
+        (LONG, {"max_length_ratio": 2.0}, r"Raise pairs\.max_length_ratio=2 \(null: .*", {"max_length_ratio": None}),
     ],
 )
 def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
@@ -350,13 +350,55 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
     ]
     out, metrics = dataset(tmp_path, rows)
     assert (metrics["judgements"], metrics["pass_rate"]) == (5, 3 / 5)
-    assert "1 answers are judged more than once, and the first judgement counts" in metrics["read"][1]
+    assert "1 answers are judged more than once, and the first judgement counts" in metrics["read"][-1]
     assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
 
 
+def test_every_row_of_a_file_is_used_or_counted_with_its_reason(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(45)]
+    rows += [{"prompt": "x", "chosen": "a", "rejected": "a"}] * 2 + [{"prompt": "y", "chosen": "", "rejected": "a"}]
+    rows += [{"prompt": "z", "chosen": n, "rejected": "a"} for n in (1, 2.5)]
+    out, metrics = dataset(tmp_path, rows)
+    assert (metrics["rows"], metrics["judgements"]) == (50, 45)
+    reasons = {"rejected: is the same as chosen": 2, "chosen: is empty": 1}
+    assert metrics["unusable"] == reasons | {"chosen: must be text, is int": 1, "chosen: must be text, is float": 1}
+    [warning] = out.warnings
+    assert "5 of 50 rows" in warning and "2 (rejected: is the same as chosen), 1 (chosen: is empty)" in warning
+
+
+def test_rows_and_not_answers_are_what_too_many_of_are_unusable(tmp_path: Path) -> None:
+    """Four answers in each of nine rows are 36 judgements, of which two bad rows are few."""
+    rows = [{"prompt": f"{i}", "responses": list("abcd"), "scores": [1, 2, 3, 4]} for i in range(9)]
+    with pytest.raises(UserError, match=r"2 of 11 rows are unusable, more than label\.max_failed=0\.1"):
+        dataset(tmp_path, rows + [{"prompt": "x", "responses": ["a", "b"], "scores": [1]}] * 2)
+
+
+def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) -> None:
+    better_first = [("a b", "a"), ("a b c", "a"), ("a", "a b"), ("a b", "b c")]  # of equal length: no comparison
+    rows = [{"prompt": f"{i}", "chosen": c, "rejected": r} for i, (c, r) in enumerate(better_first)]
+    _, metrics = dataset(tmp_path, rows)
+    assert metrics["longer_preferred"] == pytest.approx(2 / 3)
+    assert "the longer answer is the better one in 66.7% of 3 comparisons" in metrics["summary"]
+
+
+def test_of_scores_too_length_is_held_against_every_two_of_a_prompt(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "q", "responses": ["a", "a b", "a b c"], "scores": [3, 2, 1]},
+        {"prompt": "p", "responses": ["a", "a b", "b"], "scores": [1, 2, 2]},
+    ]
+    _, metrics = dataset(tmp_path, rows)
+    assert metrics["longer_preferred"] == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_answers_that_are_all_good_are_not_all_bad(good: bool, tmp_path: Path) -> None:
+    _, metrics = dataset(tmp_path, [{"prompt": f"{i}", "completion": "a", "label": good} for i in range(3)])
+    assert metrics["mean_score"] == good
+
+
 def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
-    rows = [{"prompt": "q", "output_1": "a", "output_2": "b", "preference": p} for p in (0, 1)]
-    rows += [{"prompt": "p", "output_1": "a", "output_2": "b", "preference": p} for p in (0, 2)]
+    rows = [{"prompt": "q", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 1)]
+    rows += [{"prompt": "p", "output_1": "a", "output_2": "b", "preference": p} for p in ("tie", 2)]
     out, metrics = dataset(tmp_path, rows)
     assert metrics["ties"] == 2
     pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
@@ -376,6 +418,37 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     assert (found["pairs"], found["copies_left_out"], found["preferences_left_out"]) == (2, 1, 2)
     assert "1 preferences are copies" in made.warnings[0]
     assert "2 preferences are left out: pairs.strategy=best_worst takes 1" in made.warnings[1]
+
+
+def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "chosen": "a b c d", "rejected": "a"} for i in range(4)]
+    rows += [{"prompt": f"{i} even", "chosen": "a b", "rejected": "c d"} for i in range(3)]
+    rows += [{"prompt": "0 even", "chosen": "a b", "rejected": "c d"}]
+    out, _ = dataset(tmp_path, rows)
+    judged = work(tmp_path / "all")
+    every = pairs.run(block(strategy=Strategy.all), {"judged": out.path}, judged)
+    assert (every["pairs"], every["comparisons"], every["left_out"]) == (7, 8, {"that repeat another one": 1})
+    assert judged.warnings == ["1 preferences are copies of others and left out"]
+
+    filtered = work(tmp_path / "filtered")
+    found = pairs.run(block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered)
+    name = "with lengths further apart than pairs.max_length_ratio=1.5"
+    assert (found["pairs"], found["comparisons"]) == (3, 8)
+    assert found["left_out"] == {name: 4, "that repeat another one": 1}
+    told = f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)"
+    assert told in filtered.warnings
+    assert "4 prompts gave none (4: every length ratio above pairs.max_length_ratio)" in found["summary"]
+
+
+@pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.ranked])
+@pytest.mark.parametrize(
+    "keys", [{}, {"min_score": 1.0}, {"min_margin": 0.5}, {"max_per_task": 2}, {"margin_quantiles": [0.2, 0.8]}]
+)
+def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: dict[str, Any], tmp_path: Path) -> None:
+    answers = {q: [(candidate(q, t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))] for q in "pqr"}
+    answers["same"] = [(candidate("same", t, n), s) for t, n, s in (("a", 3, 1.0), ("a", 4, 0.5), ("b", 3, 0.0))]
+    _, metrics = made(tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers))
+    assert metrics["comparisons"] == 3 * 6 + 3 == metrics["pairs"] + sum(metrics["left_out"].values())
 
 
 @pytest.mark.parametrize(
@@ -449,6 +522,11 @@ def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(most: 
     assert len(found) == metrics["pairs"] == most
     full = metrics["prompts_without_pair"]["its task has pairs.max_per_task pairs"]
     assert full == 4 - -(-most // 2)
+
+
+def test_the_rows_of_a_file_are_of_no_one_task_that_gives_so_many_pairs(tmp_path: Path) -> None:
+    out, _ = dataset(tmp_path, [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(5)])
+    assert pairs.run(block(max_per_task=2), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 5
 
 
 def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: Path) -> None:

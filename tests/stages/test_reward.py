@@ -140,6 +140,18 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
     assert [j.score for j in theirs] == [j.score for j in judgements]
 
 
+def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path: Path) -> None:
+    """And its own filter changes the pairs that it learns from, by which the model has another fingerprint."""
+    plain = nodes(tmp_path, TOY)
+    chains = nodes(tmp_path, TOY, "pairs.max_length_ratio=1.5", "pairs.min_score=1", "pairs.strategy=random")
+    own = nodes(tmp_path, TOY, "reward.pairs.max_length_ratio=1.5")
+    assert plain["pairs_reward"].config.strategy == "all"
+    assert plain["pairs"].fingerprint != chains["pairs"].fingerprint
+    for name in ("pairs_reward", "reward"):
+        assert plain[name].fingerprint == chains[name].fingerprint != own[name].fingerprint
+    assert own["pairs"].fingerprint == plain["pairs"].fingerprint
+
+
 def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
     """Neither its keys nor the target's own nodes enter the fingerprints of the others."""
     plain, rewarded = nodes(chain.root), nodes(chain.root, "stage=reward", "reward.learning_rate=1e-4")
@@ -158,6 +170,7 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
             ("stage=reward", "reward.adapter=qlora"),
             "reward.adapter=qlora: a reward model is trained whole",
         ),
+        (("reward.pairs.margin_quantiles=[0.5]",), "reward.pairs.margin_quantiles=[0.5]: the lower and the higher"),
         (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000 is more than all"),
         (("stage=reward", "reward.trainer.max_length=4"), "reward.trainer.max_length: set reward.max_length instead"),
         ((TOY, "reward.source.rows=4"), "reward.source.rows is for prompts"),

@@ -120,6 +120,13 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
         made(tmp_path / "nothing ends", cut)
 
 
+def test_the_rows_of_a_file_are_of_no_one_task_and_all_selected(tmp_path: Path) -> None:
+    prompts = [replace(prompt(f"p{i}", task="mine.jsonl"), source="mine.jsonl") for i in range(6)]
+    inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
+    _, metrics = made(tmp_path / "out", inputs, max_per_task=2)
+    assert (metrics["selected"], metrics["refused"]) == (6, {})
+
+
 def test_some_answers_are_held_out_whatever_else_there_is(tmp_path: Path) -> None:
     prompts = [prompt(f"p{i}") for i in range(60)]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])

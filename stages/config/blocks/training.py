@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.models import Template
+from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import InferenceRuntime, SampledRuntime, TrainRuntime
 from stages.config.choices import (
     LOSS_TYPES,
@@ -106,8 +107,10 @@ class DPO(Training):
 
 @dataclass
 class Reward(Training):
-    """A reward model, from the SFT model. `source` is what it learns from; with a path of null, the chain's pairs."""
+    """A reward model, from the SFT model. `source` is what it learns from, by `pairs` of its own; with a path of null,
+    the chain's pairs."""
 
     source: OptionalSource = neutral(OptionalSource)  # its rows come as pairs
+    pairs: Pairs = neutral(Pairs)
     margin: bool = MISSING
     forward: Forward = MISSING

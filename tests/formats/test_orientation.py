@@ -1,0 +1,128 @@
+"""Which of two answers a file of preferences calls better: read the right way round, or asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.formats.choosing import PEEKED
+from stages.formats.layout import Wanted
+from tests.formats.reading import Read, lines, read, said
+
+A, B, TIE = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]
+# Columns of the two answers, what their preferences hold, and how each of these is read: a number names the answer
+# whose column bears it.
+READ: list[tuple[str, str, list[Any], list[list[float]]]] = [
+    ("response_1", "response_2", [1, 2], [A, B]),
+    ("response 1", "response 2", ["1", "2"], [A, B]),
+    ("response1", "response2", [1.0, 1.5, 2.0], [A, TIE, B]),
+    ("response_0", "response_1", [0, 1], [A, B]),
+    ("response_a", "response_b", ["A", "B", "tie"], [A, B, TIE]),
+    ("answer_a", "answer_b", ["model_a", "model_b", "tie (bothbad)"], [A, B, TIE]),
+    ("output_1", "output_2", ["output_1", "output_2", "both"], [A, B, TIE]),
+    ("output_1", "output_2", ["left", "right", "neither"], [A, B, TIE]),
+]
+# What no reader can know: 0 is the first answer in some sets, a tie in others, and a bad answer in yet others.
+ASKED: list[tuple[str, str, list[Any]]] = [
+    ("response 1", "response 2", [0, 1, 2]),
+    ("response_1", "response_2", [0, 1]),
+    ("response_1", "response_2", [0, 2]),
+    ("response_1", "response_2", [0.0, 1.0, 2.0]),
+    ("response_1", "response_2", [-1, 1]),
+    ("response_1", "response_2", [-1, 0, 1]),
+    ("response_1", "response_2", [1, 2, 3]),
+    ("response_1", "response_2", [True, False]),
+    ("response_1", "response_2", ["A", "B"]),
+    ("response_0", "response_1", [1, 2]),
+    ("response_0", "response_1", [0, 1, 2]),
+    ("response_a", "response_b", [0, 1]),
+    ("response_a", "response_b", [1, 2]),
+]
+
+
+def compared(folder: Path, a: str, b: str, values: list[Any], **source: Any) -> Read:
+    rows = [{"prompt": f"{i}", a: "b", b: "c c", "label": value} for i, value in enumerate(values)]
+    return read(lines(folder, rows), Wanted.preferences, **source)
+
+
+@pytest.mark.parametrize(("a", "b", "values", "scores"), READ)
+def test_a_preference_names_an_answer_by_its_column(
+    a: str, b: str, values: list[Any], scores: list[list[float]], tmp_path: Path
+) -> None:
+    found = compared(tmp_path, a, b, values)
+    assert [each.scores for each in found.made] == scores
+    assert found.told[0].endswith("For example: user: 0 | better: b | worse: c c")
+    assert f" was read as {a} better (1 rows)" in found.told[1]
+
+
+@pytest.mark.parametrize(("a", "b", "values"), ASKED)
+def test_numbers_that_name_no_column_are_asked_for(a: str, b: str, values: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        compared(tmp_path, a, b, values)
+    known = sorted({str(value).lower().removesuffix(".0") for value in values})
+    assert f"label holds {', '.join(known)}," in str(raised.value)
+    assert f".labels={{{', '.join(f'{value}: WORD' for value in known)}}}" in str(raised.value)
+    found = compared(tmp_path, a, b, values, labels=dict(zip(known, ("right", "left", "tie"), strict=False)))
+    by_value = dict(zip(known, (B, A, TIE), strict=False))
+    assert [each.scores for each in found.made] == [by_value[str(v).lower().removesuffix(".0")] for v in values]
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores"),
+    [({0: "left", 1: "right", 2: "tie"}, [A, B, TIE]), ({0: "tie", 1: "left", 2: "right"}, [TIE, A, B])],
+)
+def test_the_words_of_a_user_say_what_numbers_mean(
+    labels: dict[int, str], scores: list[list[float]], tmp_path: Path
+) -> None:
+    found = compared(tmp_path, "response 1", "response 2", [0, 1, 2], labels=labels)
+    assert [each.scores for each in found.made] == scores
+
+
+def test_a_number_that_comes_late_is_asked_for_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"line {PEEKED + 1}: label holds 0, 1, 2, .*\.labels={{0: WORD") as raised:
+        compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + [0])
+    assert "rows.jsonl: line" in str(raised.value)
+
+
+def test_a_word_that_comes_late_costs_its_row(tmp_path: Path) -> None:
+    found = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + ["unsure"])
+    assert [str(row.error) for row in found.bad] == ["label: names neither answer, nor a tie: 'unsure'"]
+
+
+def test_the_example_is_one_in_which_an_answer_is_better(tmp_path: Path) -> None:
+    found = compared(tmp_path, "response_a", "response_b", ["tie", "tie", "B"])
+    assert found.told[0].endswith("For example: user: 2 | better: c c | worse: b")
+    assert "label: b was read as response_b better (1 rows), tie was read as a tie (2 rows)" in found.told[1]
+    tied = compared(tmp_path, "response_a", "response_b", ["tie"])
+    assert tied.told[0].endswith("For example: user: 0 | as good: b | as good: c c")
+
+
+def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
+    rows: list[tuple[dict[str, Any], str, str]] = [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "better: b | worse: c", ""),
+        ({"prompt": "a", "responses": ["b", "c", "d"], "scores": [1, 3, 2]}, "better (3): c | worse (1): b", ""),
+        ({"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1]}, "better (1): c | worse (0): b", ""),
+        (
+            {"prompt": "a", "response_a": "b", "response_b": "c", "score_a": 1, "score_b": 2},
+            "better: c | worse: b",
+            "the higher one of score_a and score_b was read as better",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "label": True},
+            "answer (1): b",
+            "true was read as a good answer",
+        ),
+    ]
+    for row, example, remark in rows:
+        found = read(lines(tmp_path, [row]), Wanted.preferences)
+        assert found.told[0].endswith(example)
+        assert remark in "".join(found.told[1:])
+
+
+def test_a_column_that_is_named_is_read_by_the_same_rule(tmp_path: Path) -> None:
+    rows = [{"q": "a", "first": "b", "second": "c", "who": n} for n in (1, 2)]
+    columns = {"prompt": "q", "a": "first", "b": "second", "preference": "who"}
+    assert [scores for *_, scores in said(read(lines(tmp_path, rows), Wanted.preferences, columns=columns))] == [A, B]
+    with pytest.raises(UserError, match=r"who holds 0, 1, "):
+        read(lines(tmp_path, [{**rows[0], "who": n} for n in (0, 1)]), Wanted.preferences, columns=columns)

@@ -1,0 +1,275 @@
+"""Files of preferences from the file to the pairs: which rows are used, what became of the others, and whether every
+pair is the right way round. In the small replicas an answer begins with a digit, and the higher one is the better."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from stages import label, pairs
+from stages.config.errors import UserError
+from stages.formats import files
+from stages.pairing.admission import COPY
+from stages.store.records import Pair, load
+from stages.store.work import Work
+from tests.helpers import DATA, settings
+
+TIE = "without a better answer"
+
+
+class Read(NamedTuple):
+    """What became of a file: metrics of label and pairs, what was told and warned of, and the pairs."""
+
+    label: dict[str, Any]
+    pairs: dict[str, Any]
+    told: list[str]
+    made: list[Pair]
+
+
+def used(file: Path, folder: Path, *settings_: str) -> Read:
+    """A file through `label` and `pairs`, by the settings of `label=dataset` under the default recipe."""
+    cfg = settings("label=dataset", f"label.path={file}", *settings_)
+    outs = [Work(folder / stage, lambda metrics, step: None) for stage in ("label", "pairs")]
+    for out in outs:
+        out.path.mkdir()
+    labelled = label.run(cfg.label, {}, outs[0])
+    paired = pairs.run(cfg.pairs, {"judged": outs[0].path}, outs[1])
+    told = [*labelled["read"], *outs[0].warnings, *outs[1].warnings]
+    return Read(labelled, paired, told, load(outs[1] / "pairs.parquet", Pair))
+
+
+def turn(text: str, role: str = "assistant") -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
+def hh(i: int, chosen: str, rejected: str) -> dict[str, Any]:
+    start = f"\n\nHuman: q{i}\n\nAssistant: x\n\nHuman: and?\n\nAssistant:"
+    return {"chosen": f"{start} {chosen}", "rejected": f"{start} {rejected}"}
+
+
+def two(a: str, b: str, of: str, i: int, answers: tuple[str, str], value: Any, **more: Any) -> dict[str, Any]:
+    """Two answers in columns a and b, and what the column `of` holds of them."""
+    return {"prompt": f"q{i}", a: answers[0], b: answers[1], of: value, **more}
+
+
+def numbered(a: str, b: str, of: str, first: Any, second: Any, tie: Any = None, **more: Any) -> list[dict[str, Any]]:
+    """Four rows in which the first answer is the better, three with the second, two ties, and a copy of the first row.
+    `first`, `second` and `tie` are what the file says then."""
+    rows = [two(a, b, of, i, (f"2 yes {i}", f"1 no {i}"), first, **more) for i in range(4)]
+    rows += [two(a, b, of, i, (f"1 no {i}", f"2 yes {i}"), second, **more) for i in range(4, 7)]
+    rows += [two(a, b, of, i, (f"2 or {i}", f"2 so {i}"), tie, **more) for i in (7, 8) if tie is not None]
+    return [*rows, rows[0]]
+
+
+def letters(text: str) -> dict[str, str]:
+    return {"instruction": text, "input": ""}
+
+
+PANDA = {f"annotator{i}": 1 for i in (1, 2, 3)}
+MAKERS = {"generator_1": "m", "generator_2": "n"}
+SCORED = [{"model": "m", "response": text, "overall_score": int(text[0])} for text in ("3 a", "1 b", "2 c", "2 d")]
+SAME = {"rejected: is the same as chosen": 1}
+ALL_NINE = (7, {TIE: 2, COPY: 1})
+# Rows of a file, settings, the pairs that come of it, the comparisons that are left out, the rows that are unusable.
+FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int], dict[str, int]]] = {
+    "HH": (
+        [*(hh(i, "2 yes", "1 no") for i in range(9)), hh(1, "2 yes", "2 yes"), hh(2, "", "1 no")],
+        ("label.max_failed=0.2",),
+        9,
+        {},
+        {"rejected: is the same as chosen": 1, "chosen: is empty": 1},
+    ),
+    "rasbt": (
+        [{**letters(f"q{i}"), "output": "2 gold", "rejected": "1 no", "chosen": "2 yes"} for i in range(9)]
+        + [{**letters("q9"), "output": "2 gold", "rejected": "2 yes", "chosen": "2 yes"}],
+        (),
+        9,
+        {},
+        SAME,
+    ),
+    "LLaMA-Factory, DPO": (
+        [
+            {
+                "conversations": [{"from": "human", "value": f"q{i}"}],
+                "chosen": {"from": "gpt", "value": f"2 yes {i}"},
+                "rejected": {"from": "gpt", "value": f"1 no {i}"},
+            }
+            for i in (0, 1, 2, 2)
+        ],
+        (),
+        3,
+        {COPY: 1},
+        {},
+    ),
+    "TRL": (
+        [{"chosen": [turn("q", "user"), turn("2")], "rejected": [turn("q", "user"), turn(t)]} for t in ("1 b", "1 c")],
+        (),
+        2,
+        {},
+        {},
+    ),
+    "UltraFeedback": ([{"instruction": f"q{i}", "completions": SCORED} for i in range(3)], (), 15, {TIE: 3}, {}),
+    "ranks": ([{"prompt": "q", "completions": ["1 c", "3 a", "2 b"], "ranks": [3, 1, 2]}], (), 3, {}, {}),
+    "KTO": (
+        [
+            {"prompt": f"q{i}", "completion": text, "label": text[0] == "2"}
+            for i in range(3)
+            for text in ("2 yes", "1 no")
+        ],
+        (),
+        3,
+        {},
+        {},
+    ),
+    "LLMBar, 1 and 2": (numbered("output_1", "output_2", "label", 1, 2), (), 7, {COPY: 1}, {}),
+    "PandaLM, 0 is a tie": (numbered("response_1", "response_2", "majority", 1, 2, 0, **PANDA), (), *ALL_NINE, {}),
+    "AlpacaEval, 0 is a tie": (numbered("output_1", "output_2", "preference", 1, 2, 0, **MAKERS), (), *ALL_NINE, {}),
+    "Auto-J, 2 is a tie": (
+        numbered("response 1", "response 2", "label", 0, 1, 2, scenario="planning"),
+        (),
+        *ALL_NINE,
+        {},
+    ),
+    "0, 1, 2 without a name": (
+        numbered("response 1", "response 2", "label", 0, 1, 2),
+        ("label.labels={0: left, 1: right, 2: tie}",),
+        *ALL_NINE,
+        {},
+    ),
+    "0, 1, 2, the other way": (
+        numbered("response_1", "response_2", "label", 1, 2, 0),
+        ("label.labels={0: tie, 1: left, 2: right}",),
+        *ALL_NINE,
+        {},
+    ),
+    "0 and 1": (
+        numbered("response_1", "response_2", "label", 1, 0),
+        ("label.labels={0: right, 1: left}",),
+        7,
+        {COPY: 1},
+        {},
+    ),
+    "-1, 0, 1": (
+        numbered("response_1", "response_2", "preference", -1, 1, 0),
+        ("label.labels={-1: left, 0: tie, 1: right}",),
+        *ALL_NINE,
+        {},
+    ),
+    "HelpSteer2, -3 to 3": (
+        numbered("response_1", "response_2", "preference_strength", -2, 3, 0),
+        (),
+        *ALL_NINE,
+        {},
+    ),
+    "SafeRLHF, the number of a column": (
+        numbered("response_0", "response_1", "better_response_id", 0, 1),
+        (),
+        7,
+        {COPY: 1},
+        {},
+    ),
+    "A and B": (numbered("response_a", "response_b", "winner", "A", "B", "tie"), (), *ALL_NINE, {}),
+    "arena": (numbered("answer_a", "answer_b", "winner", "model_a", "model_b", "tie (bothbad)"), (), *ALL_NINE, {}),
+    "a score each": (
+        [{"prompt": "q", "response_a": f"{i} a", "response_b": "3 b", "score_a": i, "score_b": 3} for i in range(6)],
+        (),
+        5,
+        {TIE: 1},
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(name: str, tmp_path: Path) -> None:
+    rows, line, count, left_out, unusable = FILES[name]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = used(file, tmp_path, *line)
+    assert (found.label["rows"], found.label["unusable"]) == (len(rows), unusable)
+    assert (found.pairs["pairs"], found.pairs["left_out"]) == (count, left_out)
+    assert found.pairs["comparisons"] == count + sum(left_out.values())
+    wrong = [p for p in found.made if p.chosen[0]["content"][0] <= p.rejected[0]["content"][0]]
+    assert (len(found.made), wrong) == (count, [])
+    assert ("better" in found.told[0]) == (name != "KTO"), "an example shows which is which"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (_, line, *_) in FILES.items() if any("labels" in key for key in line)]
+)
+def test_numbers_alone_are_asked_for(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in FILES[name][0]))
+    with pytest.raises(UserError, match=r"label\.labels={.*: WORD"):
+        used(file, tmp_path)
+
+
+Truth = Callable[[dict[str, Any]], tuple[str, str] | None]
+
+
+def first_or_second(a: str, b: str, of: str) -> Truth:
+    """The better and the worse answer where 1 and 2 name them."""
+
+    def better(row: dict[str, Any]) -> tuple[str, str] | None:
+        return {1: (row[a], row[b]), 2: (row[b], row[a])}.get(row[of])
+
+    return better
+
+
+def spoken(value: Any) -> str:
+    """The text of a column, or that of its last turn."""
+    if isinstance(value, list):
+        value = value[-1]
+    while isinstance(value, dict):
+        value = value.get("value") or value.get("content") or ""
+        value = "".join(part["value"] for part in value) if isinstance(value, list) else value
+    return str(value).split("\n\nAssistant:")[-1]
+
+
+def chosen_first(chosen: str, rejected: str) -> Truth:
+    return lambda row: (spoken(row[chosen]), spoken(row[rejected]))
+
+
+# Real files, what their documentation calls better, and: rows, unusable ones, pairs, ties, copies.
+REAL: dict[str, tuple[Truth, tuple[str, ...], tuple[int, int, int, int, int]]] = {
+    "preferences/hh_helpful_base_test.jsonl.gz": (chosen_first("chosen", "rejected"), (), (2354, 21, 2333, 0, 0)),
+    "preferences/rasbt_instruction_preference.json.gz": (
+        chosen_first("chosen", "rejected"),
+        (),
+        (1100, 6, 1094, 0, 0),
+    ),
+    "formats/lf_dpo_en_demo.json.gz": (chosen_first("chosen", "rejected"), (), (300, 0, 295, 0, 5)),
+    "formats/lf_v1_dpo_demo.jsonl": (chosen_first("chosen_messages", "rejected_messages"), (), (10, 0, 10, 0, 0)),
+    "preferences/llmbar_natural_neighbor.jsonl.gz": (
+        first_or_second("output_1", "output_2", "label"),
+        (),
+        (234, 0, 234, 0, 0),
+    ),
+    "preferences/pandalm_human_pairs_shared.jsonl.gz": (
+        first_or_second("response_1", "response_2", "majority"),
+        (),
+        (407, 23, 313, 40, 31),
+    ),
+    "dirty/alpaca_dirty_pairs.jsonl.gz": (
+        chosen_first("output_cleaned", "output_original"),
+        ("label.columns={chosen: output_cleaned, rejected: output_original}",),
+        (1457, 18, 1439, 0, 0),
+    ),
+}
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_are_used_whole_and_the_right_way_round(name: str, tmp_path: Path) -> None:
+    truth, line, figures = REAL[name]
+    found = used(DATA / name, tmp_path, *line)
+    rows = [row.value for row in files.rows_of(DATA / name)]
+    right = {(better.strip(), worse.strip()) for row in rows if (each := truth(row)) for better, worse in [each]}
+    of_pairs = [(p.chosen[0]["content"].strip(), p.rejected[0]["content"].strip()) for p in found.made]
+    assert [pair for pair in of_pairs if pair not in right] == []
+    left_out = found.pairs["left_out"]
+    counts = (found.label["rows"], sum(found.label["unusable"].values()), found.pairs["pairs"])
+    assert (*counts, left_out.get(TIE, 0), left_out.get(COPY, 0)) == figures
+    assert figures[0] == sum(figures[1:]), "all rows are counted"
