@@ -16,7 +16,7 @@ from stages.cli import constraints, endpoints, recipes, spelling
 from stages.cli.explain import no_setting
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import OUTPUTS, Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
 from stages.store.node import Node
@@ -32,6 +32,8 @@ def normalise(argv: list[str]) -> list[str]:
     Raises:
         UserError: for an argument that Hydra cannot take.
     """
+    if os.environ.get(OUTPUTS) == "":  # Hydra would begin to write at the root of the file system
+        raise UserError(f"{OUTPUTS} names no folder: set it to one, or unset it.")
     options = [a for a in argv if a in ("-m", "--multirun")]
     given = [a for a in argv if a not in options]
     for argument in given:

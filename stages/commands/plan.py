@@ -7,6 +7,7 @@ differs that it depends on, else an estimate. A time says how it is known (`LEGE
 import math
 import os
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +19,7 @@ from stages.commands.planning.cost import Past
 from stages.commands.planning.peak import on_gpu
 from stages.commands.settings import named
 from stages.config.errors import visible
-from stages.config.schema import ROOT
+from stages.config.schema import OUTPUTS, ROOT
 from stages.hardware.speed import Known
 from stages.store.node import Node
 from stages.store.store import Manifest, Store
@@ -32,12 +33,12 @@ LEGEND = {
 
 
 def show(nodes: dict[str, Node], store: Store) -> None:
-    """Print the plan of every node, in the order in which they would be built. What the store at outputs/ holds tells
-    how fast this machine is, wherever this store may lie."""
+    """Print the plan of every node, in the order in which they would be built. What the usual store holds tells how
+    fast this machine is, wherever this store may lie."""
     table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    usual = Store(ROOT / "outputs")
+    usual = Store(Path(os.environ.get(OUTPUTS) or ROOT / "outputs"))
     past = Past(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
     total, marks, renewed = 0.0, set[Known](), dict[str, float]()
     asked = dict[str, list[Asked]]()

@@ -13,7 +13,7 @@ import pytest
 from stages.commands import plan
 from stages.commands.planning import calls, cost
 from stages.commands.planning.tokens import CHARACTERS
-from stages.config.schema import ROOT
+from stages.config.schema import OUTPUTS, ROOT
 from stages.hardware import machine
 from stages.hardware.speed import COMPARABLE, Known, Ran, Task, expected
 from stages.pipeline.graph import graph
@@ -176,7 +176,7 @@ def test_the_plan_says_how_its_times_are_known(
         lines = capsys.readouterr().out.splitlines()
         return {line.split()[0]: line.split()[-2] for line in lines if line.endswith(" s")}, lines[-1]
 
-    monkeypatch.setattr(plan, "ROOT", tmp_path / "elsewhere")
+    monkeypatch.setenv(OUTPUTS, str(tmp_path / "elsewhere"))
     times, legend = told(chain.root)
     assert float(times["sft"]) >= 0, "as it took here"
     assert times["dpo"].startswith("~"), "its pairs are still to be made"
@@ -184,7 +184,7 @@ def test_the_plan_says_how_its_times_are_known(
     times, legend = told(tmp_path / "fresh")
     assert times["sft"].startswith("?")
     assert "? a guess" in legend
-    monkeypatch.setattr(plan, "ROOT", tmp_path)  # whose outputs/ is the chain's
+    monkeypatch.setenv(OUTPUTS, str(chain.root))
     times, _ = told(tmp_path / "fresh")
     assert times["sft"].startswith("~")
 

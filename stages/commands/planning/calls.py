@@ -6,12 +6,11 @@ known before.
 """
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import Past, sizes_to_be
-from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes, per_prompt, sources_of
+from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes, lengths_of, per_prompt, sources_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample
@@ -19,6 +18,8 @@ from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
 from stages.store.node import Node
 from stages.store.store import Store
+
+FRAME = 500  # characters that stages/labelers/rubric.py puts around a rubric's texts
 
 
 @dataclass
@@ -59,8 +60,9 @@ def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past:
     """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
     judge, sources = block.judge, sources_of(pool)
     sizes, _ = sizes_to_be(sources[0], nodes, store, past)
-    if store.find(pool):
-        calls = sum(shown(judge, n) for n in counted(store.folder(pool)))
+    if (made := store.find(pool)) and (found := lengths_of(made, store.folder(pool)).get("pool")):
+        counts = found["candidates"]
+        calls = sum(prompts * shown(judge, int(n)) for n, prompts in counts.items())
     else:
         calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))
     calls += judge.reading is Reading.json  # the probe
@@ -76,20 +78,8 @@ def shown(judge: Judge, candidates: float) -> float:
     return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
 
 
-def counted(pool: Path) -> list[int]:
-    """How many candidates each prompt of a finished pool has."""
-    import pyarrow.parquet as pq  # not for a plan of what has no candidates yet
-
-    ids = pq.read_table(pool / "candidates.parquet", columns=["prompt_id"])["prompt_id"]
-    return [*Counter(ids.to_pylist()).values()]
-
-
 def length(block: Label, sizes: Sizes) -> float:
-    """Tokens of a question of the usual length."""
-    from stages.labelers.rubric import Rubric  # with pyarrow, not for a plan without a judge
-
-    rubric = Rubric(block.judge)
-    request, answer = ("x" * round(CHARACTERS * tokens) for tokens in (sizes.prompt, sizes.answer))
-    answers = [answer] * (2 if rubric.kind is Rubrics.pairwise else 1)
-    messages = rubric.messages([{"role": "user", "content": request}], answers)
-    return sum(len(m["content"]) / CHARACTERS + TURNS for m in messages)
+    """Tokens of a question of the usual length: two messages with the rubric, a request and one answer or two."""
+    rubric = Path(str(block.judge.rubric)).read_text(encoding="utf-8")
+    answers = 2 if block.judge.kind is Rubrics.pairwise else 1
+    return (FRAME + len(rubric)) / CHARACTERS + 2 * TURNS + sizes.prompt + answers * sizes.answer

@@ -8,6 +8,7 @@ tokens (stages/hardware/speed.py), and memory from the model's shape (stages/har
 import math
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -77,21 +78,27 @@ class Past:
     def manifest(self, stage: str, fingerprint: str | None) -> Manifest | None:
         return next((m for m in self.of(stage) if m["fingerprint"] == fingerprint), None)
 
+    def folder(self, m: Manifest) -> Path:
+        return self.folders[m["stage"], m["fingerprint"]]
+
+    def length(self, m: Manifest, table: str) -> tuple[float, float]:
+        return length_of(m, self.folder(m), table)
+
     def sizes(self, m: Manifest) -> Sizes | None:
         """Of a finished node; None where its data or its pairs are gone."""
         stage, metrics, split = m["stage"], m["metrics"], split_of(m["stage"], m["settings"])
         given = {role: node["fingerprint"] for role, node in m["inputs"].items()}
         if stage in PAIRS:
-            pairs = self.folders.get(("pairs", given["pairs"]))
-            return Sizes(metrics["pairs"], metrics.get("held_out", 0), *length_of(pairs)) if pairs else None
+            pairs = self.manifest("pairs", given["pairs"])
+            return Sizes(metrics["pairs"], metrics.get("held_out", 0), *self.length(pairs, "pairs")) if pairs else None
         if stage == "label":
-            pool = self.folders.get((m["inputs"]["pool"]["stage"], given["pool"]))
-            return Sizes(metrics["judgements"], 0, *length_of_pool(pool)) if pool else None
+            pool = self.manifest(m["inputs"]["pool"]["stage"], given["pool"])
+            return Sizes(metrics["judgements"], 0, *length_of_pool(pool, self.folder(pool))) if pool else None
         of = m["inputs"]["data"]["stage"]  # data or select
         data = self.manifest(of, given["data"])
         if data is None:
             return None
-        lengths = length_of(self.folders[of, given["data"]], split)
+        lengths = self.length(data, split)
         if stage == "sft":
             examples = data["metrics"]["examples"]
             return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths)
@@ -128,8 +135,8 @@ class Past:
             return in_tokens(*usual)
         base = next(n.fingerprint for n in node.lineage if n.stage == "base")
         for m in reversed(self.of("sft")):
-            if m["roots"].get("base") == base and (folder := self.folders.get(("data", m["roots"]["data"]))):
-                return length_of(folder, split)
+            if m["roots"].get("base") == base and (data := self.manifest("data", m["roots"]["data"])):
+                return self.length(data, split)
         return in_tokens(*usual)
 
     def longer(self, stage: str, settings: dict[str, Any], roots: dict[str, str], of_base: bool) -> tuple[float, bool]:
@@ -208,7 +215,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
         return Sizes(tasks.open_sft, 0, *in_tokens(*OPEN)), counted is not None
     lengths = past.lengths(node, split)
     if counted:
-        lengths = length_of(store.root / counted["stage"] / counted["fingerprint"], split)
+        lengths = past.length(counted, split)
     pairs = node.inputs.get("pairs") or (given and given.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
         return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths), counted is not None
@@ -216,7 +223,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
         return Sizes(asked(node, examples.get(split, 0)), 0, *lengths), counted is not None
     if made := store.find(pairs) or past.earlier.of(pairs):
         held_out = made["metrics"]["held_out"] if node.stage in TRAINING else 0
-        lengths = length_of(store.root / "pairs" / made["fingerprint"])
+        lengths = past.length(made, "pairs")
         return Sizes(made["metrics"]["pairs"] - held_out, held_out, *lengths), True
     if pairs.inputs["judged"].config.brings_pool:
         return Sizes(0, 0, *lengths), False
@@ -233,8 +240,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
 def pool_to_be(pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> tuple[Sizes, bool]:
     """Candidates that are there, or that each of the pool's sources is to give of every prompt."""
     if made := store.find(pool) or past.earlier.of(pool):
-        folder = store.root / pool.stage / made["fingerprint"]
-        return Sizes(made["metrics"]["candidates"], 0, *length_of_pool(folder)), True
+        return Sizes(made["metrics"]["candidates"], 0, *length_of_pool(made, past.folder(made))), True
     candidates = prompts = tokens = 0.0
     for source in sources_of(pool):
         sizes, _ = sizes_to_be(source, nodes, store, past)
