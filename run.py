@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.cli import compose, sweep
+from stages.cli import compose, constraints, sweep
 from stages.cli.explain import explain
 from stages.config.choices import Command, Target, Upstream
 from stages.config.schema import Config
@@ -32,7 +32,7 @@ def main(composed: DictConfig) -> float | None:
             case Command.plan:
                 from stages.commands import plan
 
-                plan.show(nodes, store)
+                plan.show(nodes, store, constraints.untested_message(cfg))
             case Command.compare:
                 from stages.commands import compare
 

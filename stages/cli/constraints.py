@@ -29,6 +29,8 @@ from stages.store import parts
 # Keys of a source that preferences do not have.
 OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
 
+EVALUATING = (Target.answer, Target.eval, Target.report)
+
 
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first setting that cannot work."""
@@ -144,11 +146,8 @@ def given(cfg: Config) -> None:
         raise UserError(
             f"model.path={cfg.model.path} and model.random_init exclude each other: set one of them to null."
         )
-    if cfg.stage in (Target.answer, Target.eval, Target.report) and not tests(cfg):
-        raise UserError(
-            f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
-            f"Raise data.tasks.{cfg.answer.split}, or stop at stage=dpo."
-        )
+    if cfg.stage in EVALUATING and (message := untested_message(cfg)):
+        raise UserError(message)
 
 
 def rewarded(cfg: Config) -> None:
@@ -173,13 +172,19 @@ def rewarded(cfg: Config) -> None:
         raise UserError(f"reward.adapter={cfg.reward.adapter}: a reward model is trained whole, or by lora.")
 
 
-def tests(cfg: Config) -> int:
-    """How many prompts the answers' split will have that say whether it helped. Rephrased ones say how consistent a
-    model is, plain ones what it retains."""
+def untested_message(cfg: Config) -> str:
+    """Return why no model can be evaluated: no prompt of the answers' split says whether it helped. Return '' where
+    some do. Rephrased prompts say how consistent a model is, plain ones what it retains."""
     split = cfg.answer.split
     groups = [g for g, its in SPLIT_OF_GROUP.items() if its == split and g not in ("rephrased", "open_plain")]
     sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
-    return sum(vars(cfg.data.tasks)[group] for group in groups) + len(sources)
+    if sources or any(vars(cfg.data.tasks)[group] for group in groups):
+        return ""
+    stage = cfg.stage if cfg.stage in EVALUATING else Target.report
+    return (
+        f"stage={stage} asks {split} prompts that have checks, and data.tasks makes none. "
+        f"Raise data.tasks.{split}, or stop at stage=dpo."
+    )
 
 
 def labelled(cfg: Config) -> None:

@@ -1,7 +1,9 @@
 """Sources of a pool that cannot be, and files of candidates beside keys that say how to draw them."""
 
+from importlib.util import find_spec
+
 from stages.config.blocks.endpoints import Endpoint
-from stages.config.blocks.sampling import Member
+from stages.config.blocks.sampling import Member, Sample
 from stages.config.errors import UserError, one_of
 from stages.config.schema import Config
 from stages.store import parts
@@ -20,6 +22,8 @@ def refuse(cfg: Config) -> None:
         raise UserError(f"sample.file and {other} both say where candidates come from: sample.pool holds several.")
     if (sample.file or sample.pool) and cfg.label.brings_pool:
         raise UserError("label=dataset brings its candidates: leave sample.file and sample.pool out.")
+    for block in sample.members:
+        on_cpu(block)
     for i, member in enumerate(sample.pool or ()):
         key = f"sample.pool[{i}]"
         if member in (sample.pool or [])[:i]:
@@ -27,6 +31,16 @@ def refuse(cfg: Config) -> None:
         if member.sampler:
             one_of(f"{key}.sampler", [member.sampler], samplers)
         source(key, member)
+
+
+def on_cpu(block: Sample) -> None:
+    """What OpenVINO's engine needs."""
+    if block.sampler != "openvino" or block.file or block.own:
+        return
+    if find_spec("openvino_genai") is None:
+        raise UserError(f"{block.key}.sampler=openvino needs its package: pip install 'plumbline[openvino]'.")
+    if block.runtime.device == "cuda":
+        raise UserError(f"{block.key}.sampler=openvino computes on the CPU: sample.runtime.device=cpu, or sample=hf.")
 
 
 def source(key: str, member: Member) -> None:

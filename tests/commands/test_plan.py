@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from stages.pipeline.graph import graph
 from stages.store.records import Example, load
 from stages.store.store import Store
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, nodes, settings
+from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
 from tests.labelers.judging import judging
 
 TASK = Task("sft", "bf16", "none", "a", 1e8, 1e5, "2 x this", 2, on_gpu=False)
@@ -209,6 +210,35 @@ def test_plan_does_not_know_the_rows_of_files_before_they_are_read(tmp_path: Pat
     file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
     found = cost_of(tmp_path / "outputs", "sft", "data=file", f"data.sources=[{{path: {file}}}]")
     assert found.tokens is None and math.isnan(found.seconds)
+
+
+def test_the_total_says_which_nodes_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
+
+    def total(*overrides: str) -> str:
+        plan.show(nodes(tmp_path / "outputs", *overrides), Store(tmp_path / "outputs"))
+        return " ".join(next(part for part in capsys.readouterr().out.split("To build: ")[1:]).split())
+
+    assert re.match(r"\d+\.\d min expected\. Times", total())
+    judge = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
+    paid = total("label=judge", judge)
+    assert re.match(r"at least \d+\.\d min, as the time of 1 nodes is not known \(label\)\. Times", paid)
+    assert "(label)" in total("label=human"), "people take as long as they take"
+    read = total("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 0.5, preference: 0.5}}}}]")
+    assert "the time of 8 nodes is not known (sft, sample, reference, dpo, answer_base" in read
+
+
+def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
+    untested = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks")]
+    line = (*TINY, f"outputs={tmp_path}", *untested)
+    ran = inside(*line, "stage=plan")
+    assert ran.returncode == 0, ran.stderr
+    told = " ".join(ran.stdout.split())
+    assert f"Not planned: answer, eval, report. {refused(*line)}" in told
+    assert {line.split()[0] for line in ran.stdout.splitlines() if "to build" in line} == {
+        *("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo")
+    }
 
 
 def test_plan_names_files_and_says_where_only_the_content_differs(

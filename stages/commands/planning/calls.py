@@ -56,6 +56,11 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> li
     return []
 
 
+def of_people(node: Node) -> bool:
+    """Return whether a node waits for people."""
+    return isinstance(node.config, Label) and "human" in node.config.labelers and not node.config.human.answered
+
+
 def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
     """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
     judge, sources = block.judge, sources_of(pool)
