@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from stages.config.choices import GGUFType, Precision
-from stages.config.errors import UserError
 from stages.models import gguf_file
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
