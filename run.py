@@ -15,7 +15,7 @@ from stages.config.schema import Config
 from stages.hardware import process, versions
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import NEXT, evaluated, targets
+from stages.pipeline.graph import NEXT, targets
 from stages.store import whole
 from stages.store.node import Node
 from stages.store.store import Store
@@ -53,6 +53,8 @@ def main(composed: DictConfig) -> float | None:
                 from stages.commands import gc
 
                 gc.collect(store, cfg.gc.remove)
+            case Command.chat | Command.export:
+                use(cfg, store, nodes)
             case _:
                 return execute(cfg, store, nodes)
     except Exception as error:
@@ -64,10 +66,29 @@ def main(composed: DictConfig) -> float | None:
     return None
 
 
-def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
-    """Build the targets, then use them or say where they are and what comes next."""
+def use(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
+    """Talk to models of a finished run, or have one leave the store, or what it learnt from."""
+    from stages.commands import finished_run
+
     versions.warn()
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    run, wanted = finished_run.find(cfg, nodes, store, typed_overrides())
+    if cfg.stage == Command.export:
+        from stages.commands import export
+
+        return export.write(cfg.export, wanted, run.evaluation, store)
+    from stages.commands import chat
+
+    chat.talk(cfg.chat, {run.titles[role]: store.folder(node) for role, node in run.models.items() if node in wanted})
+
+
+def typed_overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+    """Build the targets, then say where they are and what comes next."""
+    versions.warn()
+    overrides = typed_overrides()
     wanted = targets(cfg, nodes)
     if cfg.upstream is Upstream.require:
         require_inputs(wanted, store, overrides)
@@ -75,15 +96,6 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         sweep.remember(nodes)
     build(wanted, store, cfg, overrides)
     match cfg.stage:
-        case Command.chat:
-            from stages.commands import chat
-
-            titles = {node: nodes["eval"].config.models[role] for role, node in evaluated(nodes).items()}
-            chat.talk(cfg.chat, {titles[node]: store.folder(node) for node in wanted})
-        case Command.export:
-            from stages.commands import export
-
-            export.write(cfg.export, wanted, nodes["eval"], store)
         case Target.report:
             for page in ("labels.html", "report.html"):
                 whole.write(store.root / page, (store.folder(wanted[0]) / page).read_bytes())

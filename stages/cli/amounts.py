@@ -25,7 +25,7 @@ def refuse(cfg: Config) -> None:
     pairs(cfg)
     config = known(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
-        for name in ("sample", "answer", *(["chat"] if cfg.stage == Command.chat else [])):
+        for name in ("sample", "answer"):
             if (most := vars(cfg)[name].max_new_tokens) >= context:
                 raise UserError(
                     f"{name}.max_new_tokens={most} leaves no room for a prompt: the model reads {context} tokens."
@@ -100,7 +100,7 @@ def known(cfg: Config) -> dict[str, Any]:
         if cfg.model.path and locate(cfg.model.path, "model.path") is None:
             return {}
         config = config_of(cfg.model)
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError, KeyError, struct.error, UserError):
         return {}
     return (config or {}).get("text_config") or config or {}
 

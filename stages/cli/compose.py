@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from stages.cli import constraints, endpoints, recipes, spelling
 from stages.cli.explain import no_setting
 from stages.config.blocks.models import Own
+from stages.config.choices import Command
 from stages.config.errors import UserError
 from stages.config.schema import OUTPUTS, Config
 from stages.hardware import machine, process
@@ -79,7 +80,16 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     constraints.refuse(cfg)
     machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
-    return cfg, store, graph(cfg, store.remembered)
+    return cfg, store, graph(cfg, store.remembered) if needs_graph(cfg.stage, process.typed()) else {}
+
+
+def needs_graph(stage: str, typed: list[str]) -> bool:
+    """Return whether a command is about the nodes of a configuration: those that look at the store are not, nor those
+    that use a finished run, unless settings are typed that say of which."""
+    if stage in (Command.chat, Command.export):
+        keys = {key.partition(".")[0] for key in recipes.overrides(typed)}
+        return bool(keys - {"stage", "outputs", "chat", "export", "tracker", "upstream", "hydra"})
+    return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc)
 
 
 def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:

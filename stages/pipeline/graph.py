@@ -14,7 +14,7 @@ from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label
 from stages.config.blocks.training import SFT
-from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, ExportFormat, Role, Split, Target
+from stages.config.choices import Adapter, Demonstrations, DPOReference, Role, Split, Target
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.pipeline.labels import labels
@@ -192,17 +192,7 @@ def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 
 
 def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
-    """The nodes that `stage` asks for: its own, or the models that it uses."""
-    models = evaluated(nodes)
-    if cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset:
-        return published(cfg, nodes)
-    if cfg.stage == Command.chat and cfg.chat.side_by_side:
-        return list(models.values())
-    if cfg.stage in (Command.chat, Command.export):
-        role = cfg.chat.model if cfg.stage == Command.chat else cfg.export.model
-        if role not in models:
-            raise UserError(f"{cfg.stage}.model={role}: this run has no such model, but {', '.join(models)}.")
-        return [models[role]]
+    """The nodes that `stage` asks for."""
     mine = [node for name, node in nodes.items() if node.stage == cfg.stage and name not in BEFORE_SFT]
     found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
     if not found:
