@@ -126,9 +126,8 @@ def test_a_chat_builds_nothing(tmp_path: Path) -> None:
     build(tmp_path, "stage=sft", "sft.epochs=1")
     told = refused("stage=chat", f"outputs={tmp_path}")
     assert re.fullmatch(r"chat.model=policy: sft \w{12} has no such model, but base, sft\.", told)
-    ran = inside(
-        "stage=chat", f"outputs={tmp_path}", "chat.model=sft", "chat.max_new_tokens=4", typed="Name a colour."
-    )
+    line = ("stage=chat", f"outputs={tmp_path}", "chat.model=sft", "chat.max_new_tokens=4")
+    ran = inside(*line, typed="Name a colour.")
     assert "\n> Name a colour.\n" in ran.stdout
     (tmp_path / "latest" / "sft" / "model" / "config.json").unlink()
     assert "is damaged (model/config.json: missing). Again: python run.py stage=sft" in refused(*line)
