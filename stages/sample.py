@@ -1,9 +1,12 @@
-"""Stage `sample`: the policy answers preference prompts several times. The node holds prompts and candidates."""
+"""Stage `sample`: the policy answers preference prompts several times, or somebody has done so already. The node holds
+prompts and candidates."""
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.models.loading import device_of
@@ -17,43 +20,63 @@ from stages.store.shards import Held
 from stages.store.work import Work
 
 
-def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet`; (prompt_id, candidate_id) is unique.
 
     Raises:
         UserError: where no prompt is left to sample, or too many candidates are missing.
     """
+    candidates: list[Candidate] | Held[Candidate]
+    if isinstance(cfg, CandidateFile):
+        known = None if cfg.own_prompts else examples_of(Split.preference, inputs["data"])
+        prompts, candidates = given(cfg, known, partial(of_round, cfg), out)
+        figures, drawn = dict[str, Any](), f"from {Path(cfg.file).name}"
+    else:
+        prompts, candidates = draw(cfg, inputs, out)
+        tokens = sum(c.n_tokens for c in candidates)
+        stopped = sum(c.finish_reason == "stop" for c in candidates) / len(candidates)
+        figures = {
+            "device": str(device_of(cfg.runtime.device)),
+            "tokens": tokens,
+            "stop_rate": stopped,
+            "mean_tokens": tokens / len(candidates),
+            **({"calls": out.asked} if out.asked else {}),
+        }
+        drawn = f"{tokens} tokens, {stopped:.1%} stopped"
+    save(out / "prompts.parquet", prompts, Example)
+    save(out / "candidates.parquet", candidates, Candidate)
+    return {
+        "prompts": len(prompts),
+        "candidates": len(candidates),
+        **figures,
+        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {drawn}",
+    }
+
+
+def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example], list[Candidate] | Held[Candidate]]:
+    """The data's prompts of this round, and what the sampler answers to them."""
     split = cfg.split or Split.preference
-    examples = [e for e in stream(inputs["data"] / "examples.parquet", Example) if e.split == split]
+    examples = examples_of(split, inputs["data"])
     if split is Split.sft:  # only those that nobody has answered
         examples = [e for e in examples if e.reference is None]
-    mine = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
-    prompts = sorted(mine, key=lambda e: content_id(e.id))[: cfg.prompts]
+    prompts = of_round(cfg, examples)
     if not prompts:
         raise UserError(f"the data holds no {split} prompts to sample. Raise data.tasks, or add a source.")
     model = inputs["policy"] / "model"
     terms = form_of(model)  # a base has no contract yet
-    candidates: list[Candidate] | Held[Candidate]
-    if cfg.file:
-        candidates = given(cfg, prompts, {e.id for e in examples}, terms, out)
-    else:
-        with parts.told(cfg.own, "sample.own", out.path):
-            opened, decoding = chosen(cfg, out), decoding_of(cfg)
-            candidates = complete(prompts, terms, model, decoding, "sample", out, opened, cfg.max_failed)
-    save(out / "prompts.parquet", prompts, Example)
-    save(out / "candidates.parquet", candidates, Candidate)
-    tokens = sum(c.n_tokens for c in candidates)
-    stopped = sum(c.finish_reason == "stop" for c in candidates) / len(candidates)
-    return {
-        "device": str(device_of(cfg.runtime.device)),
-        "prompts": len(prompts),
-        "candidates": len(candidates),
-        "tokens": tokens,
-        "stop_rate": stopped,
-        "mean_tokens": tokens / len(candidates),
-        **({"calls": out.asked} if out.asked else {}),
-        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {tokens} tokens, {stopped:.1%} stopped",
-    }
+    with parts.told(cfg.own, "sample.own", out.path):
+        opened, decoding = chosen(cfg, out), decoding_of(cfg)
+        return prompts, complete(prompts, terms, model, decoding, "sample", out, opened, cfg.max_failed)
+
+
+def examples_of(split: Split, data: Path) -> list[Example]:
+    return [e for e in stream(data / "examples.parquet", Example) if e.split == split]
+
+
+def of_round(cfg: Sample | CandidateFile, examples: Iterable[Example]) -> list[Example]:
+    """The prompts that a round asks: its share of them all, as far as `sample.prompts` allows."""
+    mine = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
+    return sorted(mine, key=lambda e: content_id(e.id))[: cfg.prompts]
 
 
 def decoding_of(cfg: Sample) -> Decoding:

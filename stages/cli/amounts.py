@@ -54,6 +54,8 @@ def pairs(cfg: Config) -> None:
         return
     if cfg.stage == Target.reward and cfg.reward.source.path:
         return
+    if cfg.sample.brings_prompts:
+        return
     prompts, candidates = examples(cfg, "preference"), cfg.sample.most
     if prompts == 0:
         raise UserError("there are no prompts to sample: raise data.tasks.preference, or give a source's splits some.")

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from stages.config.blocks.endpoints import Endpoint
-from stages.config.blocks.sampling import Member, Sample
+from stages.config.blocks.sampling import OWN_PROMPTS, Member, Sample
 from stages.config.errors import UserError, one_of
 from stages.config.schema import Config
 from stages.store import parts
@@ -14,9 +14,11 @@ DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source that is dra
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first of them."""
     sample, samplers = cfg.sample, parts.words("samplers", "Sampler")
-    one_of("sample.sampler", [sample.sampler], samplers)
+    one_of("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
     if sample.columns and not sample.file:
         raise UserError("sample.columns says which columns sample.file has, and there is none.")
+    if sample.brings_prompts:
+        own_prompts(cfg)
     if sample.file and (sample.pool or sample.own):
         other = "sample.pool" if sample.pool else "sample.own"
         raise UserError(f"sample.file and {other} both say where candidates come from: sample.pool holds several.")
@@ -31,6 +33,17 @@ def refuse(cfg: Config) -> None:
         if member.sampler:
             one_of(f"{key}.sampler", [member.sampler], samplers)
         source(key, member)
+
+
+def own_prompts(cfg: Config) -> None:
+    """Candidates with prompts of their own, which nothing but a labeler says anything of."""
+    if not cfg.sample.file:
+        raise UserError("sample=file needs sample.file: a file of prompts and completions.")
+    if "verifier" in cfg.label.labelers:
+        raise UserError(
+            "label=verifier goes by checks, and the prompts of sample=file have none. Use label=judge, human or "
+            "reward_model; or leave sample=file out, and sample.file answers the data's prompts."
+        )
 
 
 def on_cpu(block: Sample) -> None:

@@ -80,6 +80,8 @@ def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Nod
         label = Label("verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
+    if sample.brings_prompts:  # which nobody draws
+        sample = replace(sample, sampler="hf")
     drawn = {name: getattr(cfg.select, name) for name in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
     asked = replace(sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
     pool = node("sample", asked, policy=base, data=data)
@@ -132,7 +134,7 @@ def chain(
     models[Role.policy] = policy
     given = {"outside": outside, "retained": retained, "data": data}
     sets = {name: its for name, its in given.items() if its}
-    if cfg.label.brings_pool:
+    if cfg.label.brings_pool or cfg.sample.brings_prompts:
         sets["pairs"] = pairs  # whose prompts may be anybody's
     return nodes | evaluation(cfg, node, models, **sets)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
@@ -76,7 +76,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template.name)
         block = replace(block, template=replace(block.template, path=str(kept)))
         pinned_to[str(kept)] = digest_of_it
-    elif isinstance(block, Sample) and block.file:
+    elif isinstance(block, CandidateFile):
         file = Path(block.file).expanduser()
         if not file.is_file():
             raise UserError(f"{block.key}.file={block.file}: no such file.")

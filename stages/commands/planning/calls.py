@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import Past, sizes_to_be
-from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes, lengths_of, per_prompt, sources_of
+from stages.commands.planning.tokens import CHARACTERS, length_of_pool, lengths_of, per_prompt, sources_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample
@@ -46,7 +46,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> li
     block = node.config
     if store.find(node) or getattr(block, "own", None):
         return []
-    if isinstance(block, Sample) and block.sampler == "openai" and not block.file:
+    if isinstance(block, Sample) and block.sampler == "openai":
         sizes, _ = sizes_to_be(node, nodes, store, past)
         calls = (sizes.rows or math.nan) * block.candidates_per_prompt
         key = f"{block.key}.endpoint"
@@ -64,14 +64,15 @@ def of_people(node: Node) -> bool:
 def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
     """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
     judge, sources = block.judge, sources_of(pool)
-    sizes, _ = sizes_to_be(sources[0], nodes, store, past)
     if (made := store.find(pool)) and (found := lengths_of(made, store.folder(pool)).get("pool")):
-        counts = found["candidates"]
-        calls = sum(prompts * shown(judge, int(n)) for n, prompts in counts.items())
+        calls = sum(prompts * shown(judge, int(n)) for n, prompts in found["candidates"].items())
+        texts = length_of_pool(made, store.folder(pool))
     else:
+        sizes, _ = sizes_to_be(sources[0], nodes, store, past)
         calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))
+        texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
-    asked, told = calls * length(block, sizes), calls * (judge.max_tokens or 0)
+    asked, told = calls * length(block, *texts), calls * (judge.max_tokens or 0)
     keys = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
     return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
 
@@ -83,8 +84,8 @@ def shown(judge: Judge, candidates: float) -> float:
     return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
 
 
-def length(block: Label, sizes: Sizes) -> float:
+def length(block: Label, prompt: float, answer: float) -> float:
     """Tokens of a question of the usual length: two messages with the rubric, a request and one answer or two."""
     rubric = Path(str(block.judge.rubric)).read_text(encoding="utf-8")
     answers = 2 if block.judge.kind is Rubrics.pairwise else 1
-    return (FRAME + len(rubric)) / CHARACTERS + 2 * TURNS + sizes.prompt + answers * sizes.answer
+    return (FRAME + len(rubric)) / CHARACTERS + prompt + answers * answer

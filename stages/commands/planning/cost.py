@@ -33,6 +33,7 @@ from stages.commands.planning.tokens import (
     tokens_of,
     trains_or_asks,
 )
+from stages.config.blocks.sampling import CandidateFile
 from stages.config.choices import Split
 from stages.hardware import machine, speed
 from stages.hardware.speed import Known, Ran, Task
@@ -204,6 +205,8 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     """What a stage will go through, and whether that was counted: no rows where nobody can say yet."""
     if node.stage == "label":
         return pool_to_be(node.inputs["pool"], nodes, store, past)
+    if isinstance(node.config, CandidateFile):  # which holds any number
+        return Sizes(0, 0, *in_tokens(*TEXT)), False
     given, made_of = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     data, split = store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
@@ -225,13 +228,13 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
         held_out = made["metrics"]["held_out"] if node.stage in TRAINING else 0
         lengths = past.length(made, "pairs")
         return Sizes(made["metrics"]["pairs"] - held_out, held_out, *lengths), True
-    if pairs.inputs["judged"].config.brings_pool:
+    pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
+    if pool is None or isinstance(pool.config, CandidateFile):
         return Sizes(0, 0, *lengths), False
     earlier = [m["metrics"] for m in past.of("pairs") if m["settings"] == pairs.settings and m["metrics"]["pairs"]]
     rate = PAIRS_PER_PROMPT * pairs.config.max_per_prompt
     if earlier:
         rate = earlier[-1]["pairs"] / earlier[-1]["prompts"]
-    pool = next(n for n in reversed(node.lineage) if n.stage == "sample")
     count = rate * asked(pool, examples.get("preference", 0))
     held_out = pairs.config.validation_fraction * count if node.stage in TRAINING else 0
     return Sizes(count - held_out, held_out, *lengths), False

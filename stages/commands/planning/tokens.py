@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.config.blocks.sampling import CandidateFile
 from stages.hardware.speed import DRAWN, GUESSED, TRAINED
 from stages.store.node import Node
 from stages.store.store import Manifest
@@ -103,7 +104,7 @@ def sources_of(pool: Node) -> list[Node]:
 
 def per_prompt(sample: Node) -> float:
     """Candidates of a prompt; nan where a file holds any number."""
-    return math.nan if sample.config.file else float(sample.config.candidates_per_prompt)
+    return math.nan if isinstance(sample.config, CandidateFile) else float(sample.config.candidates_per_prompt)
 
 
 def in_tokens(prompt: float, answer: float) -> tuple[float, float]:
