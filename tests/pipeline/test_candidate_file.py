@@ -38,7 +38,7 @@ def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> Non
     assert len(pairs) == 24
     assert {(p.chosen[0]["content"][:4], p.rejected[0]["content"][:4]) for p in pairs} == {("good", "fair")}
     assert {p.chosen_policy for p in pairs} == {"mine.jsonl"}
-    assert "mine.jsonl" in (root / "labels.html").read_text() or (root / "labels.html").exists()
+    assert "judge" in (root / "labels.html").read_text()
 
 
 def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
@@ -55,13 +55,13 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text('{"prompt": "Nobody asks this.", "completions": ["a", "b"]}\n{"prompt": "Nor this."}')
     root = tmp_path / "outputs"
-    for own, told in (
-        (("sample=file", "label=human"), "line 2: completions: the column is missing"),
-        ((), "is none of the data's that are"),
-    ):
-        assert told in refused(*TINY, f"outputs={root}", f"sample.file={wrong}", *own)
-        assert told in refused(*TINY, f"outputs={root}", f"sample.pool=[{{n: 2}}, {{file: {wrong}}}]") or own
-    assert set(Chain(root).count()) <= {"data"}
+    typed = (*TINY, f"outputs={root}")
+    foreign = "is none of the data's that are sampled (sample=file takes the file's own)"
+    assert foreign in refused(*typed, f"sample.file={wrong}")
+    assert foreign in refused(*typed, f"sample.pool=[{{n: 2}}, {{file: {wrong}}}]")
+    own = ("sample=file", f"sample.file={wrong}", "label=human")
+    assert "line 2: completions: the column is missing" in refused(*typed, *own)
+    assert Chain(root).count() == {"data": 1}
 
 
 def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:

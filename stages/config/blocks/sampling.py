@@ -11,7 +11,6 @@ from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Split
 from stages.config.limits import Limit, between, computed, limited, place, random_seed, share
 
-
 OWN_PROMPTS = "file"  # the word for `sample.sampler` where nothing is drawn
 
 
