@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from stages.cli import constraints, endpoints, recipes, spelling
+from stages.cli import constraints, endpoints, recipes, spelling, unread
 from stages.cli.explain import no_setting
 from stages.config.blocks.models import Own
 from stages.config.choices import Command
@@ -78,6 +78,7 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
         own_parts(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
     endpoints.priced(cfg)
     constraints.refuse(cfg)
+    unread.refuse(cfg, process.typed())
     machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
     return cfg, store, graph(cfg, store.remembered) if needs_graph(cfg.stage, process.typed()) else {}

@@ -6,10 +6,10 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, mixing, pools, rows
+from stages.cli import amounts, endpoints, ensembles, mixing, pools, rows, unread
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP, Source
-from stages.config.blocks.labels import Human, Label
+from stages.config.blocks.labels import Label
 from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -67,6 +67,11 @@ def refuse(cfg: Config) -> None:
             )
         if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
             one_of(f"{key}.task", [read.task], parts.labelled())
+        if isinstance(read, Source) and (read.revision or read.subset) and unread.local(read.path, f"{key}.path"):
+            raise UserError(
+                f"{key}.path={read.path} is no dataset of the hub, which alone has a revision and a subset. Leave "
+                "these out."
+            )
     by_people(cfg)
     labelled(cfg)
     launched(cfg.launch)
@@ -153,8 +158,6 @@ def given(cfg: Config) -> None:
 def rewarded(cfg: Config) -> None:
     """What a reward model learns from, and who labels by one."""
     source = cfg.reward.source
-    if cfg.label.reward_model.path and "reward_model" not in cfg.label.labelers:
-        raise UserError("label.reward_model is for label=reward_model, and for no other labeler.")
     if cfg.label.by_reward and not source.path:
         raise UserError(
             "label=reward_model needs a model: label.reward_model.path=FOLDER, or what this run is to train one on, "
@@ -203,8 +206,6 @@ def labelled(cfg: Config) -> None:
 def by_people(cfg: Config) -> None:
     """What `label=human` needs, and that a file of answers is there before anything is sampled for them."""
     human = cfg.label.human
-    if cfg.label.labeler not in ("human", "ensemble") and human != Human():
-        raise UserError("label.human is for label=human and label=ensemble, and for no other labeler.")
     if "human" not in cfg.label.labelers:
         return
     if any(find_spec(package) is None for package in ("starlette", "uvicorn", "markdown_it")):

@@ -15,8 +15,6 @@ def refuse(cfg: Config) -> None:
     """Raise UserError for the first of them."""
     sample, samplers = cfg.sample, parts.words("samplers", "Sampler")
     one_of("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
-    if sample.columns and not sample.file:
-        raise UserError("sample.columns says which columns sample.file has, and there is none.")
     if sample.brings_prompts:
         own_prompts(cfg)
     if sample.file and (sample.pool or sample.own):
