@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 
 from stages.cli import compose, constraints, sweep
 from stages.cli.explain import explain
+from stages.cli.next_command import next_command
 from stages.config.choices import Command, Target, Upstream
 from stages.config.schema import Config
 from stages.hardware import process, versions
-from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import NEXT, targets
+from stages.pipeline.graph import targets
 from stages.store import whole
 from stages.store.node import Node
 from stages.store.store import Store
@@ -106,7 +106,8 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
 
                 whole.write(store.root / labels.PAGE, labels.page(store.folder(nodes["label"])))
                 log.info("How good the labels are: %s", store.root / labels.PAGE)
-            log.info("Next: %s", provenance.command(NEXT[cfg.stage], overrides))
+            if line := next_command(cfg, nodes, overrides):
+                log.info("Next: %s", line)
     return sweep.metric(cfg, nodes, store)
 
 
