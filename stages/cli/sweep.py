@@ -13,7 +13,7 @@ store's locks alone.
 
 import logging
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -103,9 +103,10 @@ class Sweep(Callback):
 
 def untested(config: DictConfig, validation: bool) -> bool:
     """Return whether no prompt could evaluate the jobs of a sweep, of the split that is typed or of validation."""
-    cfg: Config = OmegaConf.to_object(  # type: ignore[assignment]
-        OmegaConf.masked_copy(config, [each.name for each in fields(Config)])
-    )
+    plain = config.copy()
+    with read_write(plain), open_dict(plain):
+        plain.pop("hydra", None)
+    cfg: Config = OmegaConf.to_object(plain)  # type: ignore[assignment]
     split = Split.validation if validation else cfg.answer.split
     return bool(constraints.untested_message(replace(cfg, answer=replace(cfg.answer, split=split))))
 

@@ -11,6 +11,7 @@ from stages.cli.next_command import next_command
 from stages.config.choices import Target
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config
+from stages.pipeline import provenance
 from stages.pipeline.graph import graph, targets
 from tests.helpers import TINY, composed, inside
 
@@ -78,7 +79,7 @@ def test_a_command_shows_what_comes_next(tmp_path: Path) -> None:
     line = (*TINY, f"outputs={tmp_path}", "label=dataset", f"label.path={FILE}", "sample.file=null")
     ran = inside(*line, "stage=data")
     assert ran.returncode == 0, ran.stderr
-    assert f"Next: {shlex.join(['python', 'run.py', 'stage=sft', *line])}" in ran.stdout
+    assert f"Next: {provenance.command('sft', [*line])}" in ran.stdout
 
 
 def test_a_sweep_offers_no_evaluation_on_prompts_that_are_not_there() -> None:
