@@ -153,7 +153,8 @@ def reward_of_its_own(cfg: Config, node: Callable[..., Node], sft: Node) -> dict
 def as_control(cfg: Config) -> SFT:
     """SFT that does with the chosen completions alone what DPO does with pairs: as long, in the same order."""
     as_dpo = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
-    return replace(cfg.sft, **as_dpo | {"learning_rate": cfg.control_learning_rate, "packing": False, "control": True})
+    own = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
+    return replace(cfg.sft, **as_dpo | own)
 
 
 def evaluation(

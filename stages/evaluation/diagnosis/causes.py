@@ -195,14 +195,14 @@ def steps(run: Evidence) -> Finding:
 
 def trained_pairs(run: Evidence) -> Finding:
     ours = "more data.tasks.preference, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
-    given = "more rows under label.path; pairs=all with pairs.max_per_prompt=4"
+    given = "more rows in the file of preferences or candidates; pairs=all with pairs.max_per_prompt=4"
     return Finding(
         "pairs trained on",
         run.dpo["pairs"],
         Normal(low=300, floor=50),
         COUNT,
         "the demo: 354 to 388; 176 showed no change (docs/tuning.md)",
-        below=Cause("there are too few pairs", given if run.label["labeler"] == "dataset" else ours),
+        below=Cause("there are too few pairs", ours if run.drawn else given),
     )
 
 
@@ -216,7 +216,9 @@ def without_pair(run: Evidence) -> Finding:
         "the demo: 64% to 67%",
         above=Cause(
             "nearly no prompt gave a pair, so that they come from few prompts",
-            "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name",
+            "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name"
+            if run.drawn
+            else "what the reasons name",
         ),
         detail="; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
     )
