@@ -92,20 +92,21 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     wanted = targets(cfg, nodes)
     if cfg.upstream is Upstream.require:
         require_inputs(wanted, store, overrides)
-    if HydraConfig.initialized():
+    if HydraConfig.initialized() and store.writable:
         sweep.remember(nodes)
     build(wanted, store, cfg, overrides)
     match cfg.stage:
         case Target.report:
+            folder = store.folder(wanted[0])
             for page in ("labels.html", "report.html"):
-                whole.write(store.root / page, (store.folder(wanted[0]) / page).read_bytes())
-            log.info("The report: %s", store.root / "report.html")
+                shown = whole.write_if_allowed(store.root / page, (folder / page).read_bytes())
+            log.info("The report: %s", (store.root if shown else folder) / "report.html")
         case _:
             if cfg.stage == Target.label:
                 from stages.pages import labels
 
-                whole.write(store.root / labels.PAGE, labels.page(store.folder(nodes["label"])))
-                log.info("How good the labels are: %s", store.root / labels.PAGE)
+                if whole.write_if_allowed(store.root / labels.PAGE, labels.page(store.folder(nodes["label"]))):
+                    log.info("How good the labels are: %s", store.root / labels.PAGE)
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)
     return sweep.metric(cfg, nodes, store)

@@ -46,7 +46,18 @@ def normalise(argv: list[str]) -> list[str]:
         follows = []
     else:
         follows = ["model=tiny"] if random else ["model.random_init=null"]
-    return options + rest + [argument for argument in follows if argument not in rest]
+    return options + rest + [each for each in [*follows, *unlogged(argv)] if each not in rest]
+
+
+def unlogged(argv: list[str]) -> list[str]:
+    """What keeps Hydra from writing where the store may only be read, as another user's: no folder and no log of this
+    command's own. A sweep needs both."""
+    typed = recipes.overrides(argv).get("outputs", "").strip("'\"")
+    root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
+    if Store(root).writable or {"-m", "--multirun"} & {*argv}:
+        return []
+    logs = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
+    return ["hydra.run.dir=.", "hydra.output_subdir=null", *logs]
 
 
 def caches(root: Path) -> None:

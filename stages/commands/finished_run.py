@@ -4,7 +4,9 @@ Neither trains anything. Where no settings are typed, the models and their roles
 last run name, whatever the configuration says.
 """
 
+import errno
 import logging
+import os
 from dataclasses import dataclass, field, replace
 
 from stages.commands.doctor import again
@@ -76,6 +78,9 @@ def require(wanted: list[Node], cfg: Config, store: Store, overrides: list[str])
         manifest = read_manifest(store.folder(node))
         if manifest and (damage := store.damage(store.folder(node), manifest)):
             raise UserError(f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). {again(manifest)}")
+        for name in manifest["files"] if manifest else ():
+            if not os.access(file := store.folder(node) / name, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
         if not store.find(node):
             way = provenance.command(provenance.target_of(node), overrides)
             raise UserError(f"stage={cfg.stage} trains nothing, and {node} is not in {store.root}. Build it: {way}")

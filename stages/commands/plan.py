@@ -51,7 +51,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         notes = changed(node, state, store)
         if asked_here := calls.expected(node, nodes, store, past):
             asked[name] = asked_here
-        if (asked_here or calls.of_people(node)) and costs.known is not Known.measured:  # at the pace of others
+        if (asked_here or calls.of_people(node)) and not past.earlier.of(node):  # at the pace of others
             costs = replace(costs, seconds=math.nan)
         if state != "cached" and math.isnan(costs.seconds):
             unknown.append(name)

@@ -64,6 +64,11 @@ class Store:
         self.root, self.rebuild, self.command = root, rebuild, command or uuid.uuid4().hex
 
     @property
+    def writable(self) -> bool:
+        """Whether this user may write to the store, or make it."""
+        return not self.root.exists() or os.access(self.root, os.W_OK)
+
+    @property
     def remembered(self) -> Path:
         """Where the digests of files are kept that were hashed before."""
         return self.root / "cache" / "digests.json"
@@ -210,6 +215,9 @@ class Store:
         partial = self.partial(node)
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
+        readers = partial.stat().st_mode & 0o444  # safetensors lets nobody but this user read weights
+        for path in files.values():
+            path.chmod(path.stat().st_mode | readers)
         entries = {
             name: {"bytes": p.stat().st_size, "mtime_ns": p.stat().st_mtime_ns, "sha256": file_digest(p)}
             for name, p in files.items()
@@ -245,7 +253,9 @@ class Store:
         swap(self.partial(node), self.folder(node))
 
     def link_latest(self, targets: list[Node]) -> None:
-        """Point `latest/` at the targets and all that they descend from."""
+        """Point `latest/` at the targets and all that they descend from; not in a store that may only be read."""
+        if not self.writable:
+            return
         for node in (node for target in targets for node in target.lineage):
             if self.folder(node).exists():
                 self._link(node)
