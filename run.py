@@ -71,14 +71,14 @@ def use(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     from stages.commands import finished_run
 
     versions.warn()
-    run, wanted = finished_run.find(cfg, nodes, store, typed_overrides())
+    run, chosen = finished_run.find(cfg, nodes, store, typed_overrides())
     if cfg.stage == Command.export:
         from stages.commands import export
 
-        return export.write(cfg.export, wanted, run.evaluation, store)
+        return export.write(cfg.export, chosen, run.evaluation, store)
     from stages.commands import chat
 
-    chat.talk(cfg.chat, {run.titles[role]: store.folder(node) for role, node in run.models.items() if node in wanted})
+    chat.talk(cfg.chat, {run.titles[role]: store.folder(node) for role, node in run.models.items() if node in chosen})
 
 
 def typed_overrides() -> list[str]:
@@ -99,8 +99,8 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         case Target.report:
             folder = store.folder(wanted[0])
             for page in ("labels.html", "report.html"):
-                shown = whole.write_if_allowed(store.root / page, (folder / page).read_bytes())
-            log.info("The report: %s", (store.root if shown else folder) / "report.html")
+                written = whole.write_if_allowed(store.root / page, (folder / page).read_bytes())
+            log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
             if cfg.stage == Target.label:
                 from stages.pages import labels

@@ -98,8 +98,8 @@ def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:
     """What learnt from prompts made as the test's are: `it` (the policy), SFT by its title, or nothing."""
     made = nodes["data"]["config"]["tasks"] or {}
     judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint")
-    asked = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
-    if asked and (made.get("preference") or made.get("open_preference")):
+    of_data = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
+    if of_data and (made.get("preference") or made.get("open_preference")):
         return "it"
     taught = nodes["sft"]["settings"].get("train", True) and (made.get("sft") or made.get("open_sft"))
     return sft if taught else "nothing"

@@ -9,10 +9,7 @@ from typing import Any
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.models.loading import device_of
-from stages.models.prompt_format import form_of
-from stages.samplers.completions import chosen, complete
-from stages.samplers.given import given
+from stages.samplers.given import read_candidates
 from stages.samplers.sampler import Decoding
 from stages.store import parts
 from stages.store.records import Candidate, Example, content_id, save, stream
@@ -28,33 +25,37 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: Work) -> dict
     """
     candidates: list[Candidate] | Held[Candidate]
     if isinstance(cfg, CandidateFile):
-        known = None if cfg.own_prompts else examples_of(Split.preference, inputs["data"])
-        prompts, candidates = given(cfg, known, partial(of_round, cfg), out)
-        figures, drawn = dict[str, Any](), f"from {Path(cfg.file).name}"
+        of_data = None if cfg.own_prompts else examples_of(Split.preference, inputs["data"])
+        prompts, candidates = read_candidates(cfg, of_data, partial(of_round, cfg), out)
+        figures, source = dict[str, Any](), f"from {Path(cfg.file).name}"
     else:
-        prompts, candidates = draw(cfg, inputs, out)
+        prompts, candidates, device = draw(cfg, inputs, out)
         tokens = sum(c.n_tokens for c in candidates)
         stopped = sum(c.finish_reason == "stop" for c in candidates) / len(candidates)
         figures = {
-            "device": str(device_of(cfg.runtime.device)),
+            "device": device,
             "tokens": tokens,
             "stop_rate": stopped,
             "mean_tokens": tokens / len(candidates),
             **({"calls": out.asked} if out.asked else {}),
         }
-        drawn = f"{tokens} tokens, {stopped:.1%} stopped"
+        source = f"{tokens} tokens, {stopped:.1%} stopped"
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     return {
         "prompts": len(prompts),
         "candidates": len(candidates),
         **figures,
-        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {drawn}",
+        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {source}",
     }
 
 
-def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example], list[Candidate] | Held[Candidate]]:
-    """The data's prompts of this round, and what the sampler answers to them."""
+def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example], Held[Candidate], str]:
+    """Return the data's prompts of this round, what the sampler answers to them, and on which device."""
+    from stages.models.loading import device_of  # with torch, which reading a file is spared
+    from stages.models.prompt_format import form_of
+    from stages.samplers.completions import chosen, complete
+
     split = cfg.split or Split.preference
     examples = examples_of(split, inputs["data"])
     if split is Split.sft:  # only those that nobody has answered
@@ -66,7 +67,8 @@ def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example]
     terms = form_of(model)  # a base has no contract yet
     with parts.told(cfg.own, "sample.own", out.path):
         opened, decoding = chosen(cfg, out), decoding_of(cfg)
-        return prompts, complete(prompts, terms, model, decoding, "sample", out, opened, cfg.max_failed)
+        candidates = complete(prompts, terms, model, decoding, "sample", out, opened, cfg.max_failed)
+    return prompts, candidates, str(device_of(cfg.runtime.device))
 
 
 def examples_of(split: Split, data: Path) -> list[Example]:
@@ -74,9 +76,9 @@ def examples_of(split: Split, data: Path) -> list[Example]:
 
 
 def of_round(cfg: Sample | CandidateFile, examples: Iterable[Example]) -> list[Example]:
-    """The prompts that a round asks: its share of them all, as far as `sample.prompts` allows."""
-    mine = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
-    return sorted(mine, key=lambda e: content_id(e.id))[: cfg.prompts]
+    """Return the prompts that a round asks: its share of them all, as far as `sample.prompts` allows."""
+    share = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
+    return sorted(share, key=lambda e: content_id(e.id))[: cfg.prompts]
 
 
 def decoding_of(cfg: Sample) -> Decoding:

@@ -50,8 +50,8 @@ def normalise(argv: list[str]) -> list[str]:
 
 
 def unlogged(argv: list[str]) -> list[str]:
-    """What keeps Hydra from writing where the store may only be read, as another user's: no folder and no log of this
-    command's own. A sweep needs both."""
+    """Return the overrides that keep Hydra from writing to a store that may only be read, as another user's: no folder
+    and no log of this command. A sweep needs both."""
     typed = recipes.overrides(argv).get("outputs", "").strip("'\"")
     root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
     if Store(root).writable or {"-m", "--multirun"} & {*argv}:

@@ -16,14 +16,14 @@ def refuse(cfg: Config) -> None:
     sample, samplers = cfg.sample, parts.words("samplers", "Sampler")
     one_of("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
     if sample.brings_prompts:
-        own_prompts(cfg)
+        require_own_prompts(cfg)
     if sample.file and (sample.pool or sample.own):
         other = "sample.pool" if sample.pool else "sample.own"
         raise UserError(f"sample.file and {other} both say where candidates come from: sample.pool holds several.")
     if (sample.file or sample.pool) and cfg.label.brings_pool:
         raise UserError("label=dataset brings its candidates: leave sample.file and sample.pool out.")
     for block in sample.members:
-        on_cpu(block)
+        require_openvino(block)
     for i, member in enumerate(sample.pool or ()):
         key = f"sample.pool[{i}]"
         if member in (sample.pool or [])[:i]:
@@ -33,8 +33,8 @@ def refuse(cfg: Config) -> None:
         source(key, member)
 
 
-def own_prompts(cfg: Config) -> None:
-    """Candidates with prompts of their own, which nothing but a labeler says anything of."""
+def require_own_prompts(cfg: Config) -> None:
+    """Raise UserError where candidates with prompts of their own are not there, or their labeler needs checks."""
     if not cfg.sample.file:
         raise UserError("sample=file needs sample.file: a file of prompts and completions.")
     if "verifier" in cfg.label.labelers:
@@ -44,8 +44,8 @@ def own_prompts(cfg: Config) -> None:
         )
 
 
-def on_cpu(block: Sample) -> None:
-    """What OpenVINO's engine needs."""
+def require_openvino(block: Sample) -> None:
+    """Raise UserError where OpenVINO's engine lacks its package, or is to compute elsewhere than on the CPU."""
     if block.sampler != "openvino" or block.file or block.own:
         return
     if find_spec("openvino_genai") is None:

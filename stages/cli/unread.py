@@ -30,8 +30,8 @@ DRAWN = (*LABEL, "sample", "sample.sampler", "sample.file", "sample.pool")  # an
 
 
 class Unread(NamedTuple):
-    """`keys`, each with all below it, that nothing reads, and why. `by`: the keys that decide it; `add`: what to type
-    to have them read."""
+    """Keys, each with all below it, that nothing reads, and the reason. `by`: the keys that decide it; `add`: what to
+    type to have them read."""
 
     keys: tuple[str, ...]
     by: tuple[str, ...]
@@ -41,24 +41,24 @@ class Unread(NamedTuple):
 
 def refuse(cfg: Config, typed: list[str]) -> None:
     """Raise UserError for the first key of a command line that nothing reads."""
-    given = {key: value for key, value in overrides(typed).items() if value != "null"}
+    values = {key: value for key, value in overrides(typed).items() if value != "null"}
     for keys, by, reason, add in (*labelling(cfg), *sampling(cfg), *training(cfg), *reading(cfg), *using(cfg)):
-        unread = [key for key in given if any(f"{CHOOSES.get(key, key)}.".startswith(f"{name}.") for name in keys)]
+        unread = [key for key in values if any(f"{CHOOSES.get(key, key)}.".startswith(f"{name}.") for name in keys)]
         if unread and not swept(by, typed):
             way = f"Add {add}, or leave" if add else "Leave"
-            raise UserError(f"{unread[0]}={given[unread[0]]}: {reason}. {way} the key out.")
+            raise UserError(f"{unread[0]}={values[unread[0]]}: {reason}. {way} the key out.")
 
 
 def swept(keys: tuple[str, ...], typed: list[str]) -> bool:
     """Return whether a sweep tries several values of one of these keys."""
     if not {"-m", "--multirun"} & {*typed}:
         return False
-    given = [f"{key}={value}" for key, value in overrides(typed).items() if key in keys]
-    return any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given))
+    lines = [f"{key}={value}" for key, value in overrides(typed).items() if key in keys]
+    return any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(lines))
 
 
 def labelling(cfg: Config) -> Iterator[Unread]:
-    """What is unread of `label`, and by which labeler it would not be."""
+    """Yield the unread keys of `label`."""
     label, members = cfg.label, (*LABEL, "label.ensemble.members")
     way = "{{labeler: {}}} to label.ensemble.members" if label.voters else "label={}"
     if not label.brings_pool:
@@ -89,7 +89,7 @@ def labelling(cfg: Config) -> Iterator[Unread]:
 
 
 def sampling(cfg: Config) -> Iterator[Unread]:
-    """What is unread of `sample`, as candidates are in a file or come from other sources."""
+    """Yield the unread keys of `sample`: candidates are in a file, or come from other sources."""
     label, sample = cfg.label, cfg.sample
     if label.brings_pool or all(block.file for block in sample.members):
         reason = "the candidates are in a file, and none is drawn"
@@ -114,7 +114,7 @@ def sampling(cfg: Config) -> Iterator[Unread]:
 
 
 def training(cfg: Config) -> Iterator[Unread]:
-    """What is unread of the blocks of what is trained, and of what it is trained on."""
+    """Yield the unread keys of the models that are trained, and of their pairs and demonstrations."""
     if not cfg.sft.train:
         yield Unread(of("sft", *OF_TRAINING), ("sft", "sft.train"), "sft=none trains nothing", "sft=default")
     if cfg.sft.template.kind != "file":
@@ -148,7 +148,7 @@ def training(cfg: Config) -> Iterator[Unread]:
 
 
 def reading(cfg: Config) -> Iterator[Unread]:
-    """What is unread of the model and the data."""
+    """Yield the unread keys of the base model and the data."""
     if cfg.model.path is None or local(cfg.model.path, "model.path"):
         yield Unread(("model.revision",), ("model", "model.path"), "the model is not from the hub")
     if not (cfg.data.sources or cfg.outside):
@@ -166,7 +166,7 @@ def reading(cfg: Config) -> Iterator[Unread]:
 
 
 def using(cfg: Config) -> Iterator[Unread]:
-    """What is unread of trackers and of the commands that use a model. Other commands carry their keys along."""
+    """Yield the unread keys of trackers, of chat and of export; other commands carry the keys of these two along."""
     by: tuple[str, ...] = ("tracker", "tracker.name")
     if cfg.tracker.name == "none" and cfg.stage != Command.sync:
         keys = of("tracker", "project", "entity", "group", "upload")

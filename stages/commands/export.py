@@ -26,12 +26,12 @@ Share of held-out prompts whose answer passes all checks, with two-level bootstr
 """
 
 
-def write(cfg: Export, wanted: list[Node], evaluation: Node | None, store: Store) -> None:
+def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:
     """Export a model, or a dataset of several nodes. A pushed model takes along what the evaluation found, where there
     was one."""
     if cfg.format is ExportFormat.dataset:
-        return dataset.publish(cfg, wanted, store)
-    [node] = wanted
+        return dataset.publish(cfg, nodes, store)
+    [node] = nodes
     model = store.folder(node) / "model"
     store.verify(node)
     if cfg.format is ExportFormat.gguf:

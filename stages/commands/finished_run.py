@@ -1,4 +1,4 @@
-"""Which run `stage=chat` and `stage=export` are about: that of the settings that are typed, or the last one.
+"""The run that `stage=chat` and `stage=export` are about: that of the settings that are typed, or the last one.
 
 Neither trains anything. Where no settings are typed, the models and their roles are those that the manifests of the
 last run name, whatever the configuration says.
@@ -63,18 +63,18 @@ def find(cfg: Config, nodes: dict[str, Node], store: Store, overrides: list[str]
         build(run.dataset, store, cfg, overrides)
         return run, run.dataset
     if cfg.stage == Command.chat and cfg.chat.side_by_side:
-        wanted = [*run.models.values()]
+        chosen = [*run.models.values()]
     else:
         role = cfg.chat.model if cfg.stage == Command.chat else cfg.export.model
-        wanted = [run.model(role, f"{cfg.stage}.model")]
-    require(wanted, cfg, store, overrides)
-    return run, wanted
+        chosen = [run.model(role, f"{cfg.stage}.model")]
+    require(chosen, cfg, store, overrides)
+    return run, chosen
 
 
-def require(wanted: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
+def require(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
     """Raise UserError for the first of these nodes that the store does not hold whole, with the command that builds
     it."""
-    for node in wanted:
+    for node in nodes:
         manifest = read_manifest(store.folder(node))
         if manifest and (damage := store.damage(store.folder(node), manifest)):
             raise UserError(f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). {again(manifest)}")
@@ -83,7 +83,9 @@ def require(wanted: list[Node], cfg: Config, store: Store, overrides: list[str])
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
         if not store.find(node):
             way = provenance.command(provenance.target_of(node), overrides)
-            raise UserError(f"stage={cfg.stage} trains nothing, and {node} is not in {store.root}. Build it: {way}")
+            raise UserError(
+                f"stage={cfg.stage}: {node} is not in {store.root}, and nothing is trained. Build it: {way}"
+            )
 
 
 def last(cfg: Config, store: Store) -> FinishedRun:
@@ -130,12 +132,12 @@ def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
 def learnt_from(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
     """Return what a dataset of published models is made of, as `graph.published` does: of every round pairs and, by
     the same rules, labels of single completions; and what SFT learnt from."""
-    policy, found = models.get(Role.policy), list[Node]()
+    policy, tables = models.get(Role.policy), list[Node]()
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]
         rules = {name: pairs.config[name] for name in ("unfinished", "validation_fraction")}
         single = Node("unpaired", VERSIONS["unpaired"], replace(unpaired, **rules), {"judged": pairs.inputs["judged"]})
-        found = [pairs, single, *found]
+        tables = [pairs, single, *tables]
         policy = policy.inputs["policy"]
     sft = models[Role.sft]
-    return found + ([sft.inputs["data"]] if sft.config["train"] else [])
+    return tables + ([sft.inputs["data"]] if sft.config["train"] else [])

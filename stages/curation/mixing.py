@@ -1,5 +1,5 @@
-"""How often each row of a source comes in sft. Which rows come is drawn by their ids: a row that comes stays when the
-amount grows."""
+"""Drawing the rows of a source that come in sft, and how often. Rows are drawn by their ids: a row that comes stays
+when the amount grows."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""How many rows each source brings to sft: quotas and a cap first, then epochs or weights.
+"""The number of rows that each source brings to sft: quotas and a cap first, then epochs or weights.
 
 With a cap alone this is examples-proportional mixing (arXiv:1910.10683, section 3.5.2): a source counts for as many
 rows as it has, or for the cap.

@@ -92,8 +92,8 @@ def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figur
     given = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
     header, steps = before(given, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
-    what = trained_on(given) if trained else "not trained here"
-    steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {what}")
+    lesson = trained_on(given) if trained else "not trained here"
+    steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {lesson}")
     header |= {
         "library_name": "transformers",
         "pipeline_tag": TASKS.get(stage, "text-generation"),
@@ -112,7 +112,7 @@ def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figur
 
 
 def last_step(cfg: Training, figures: dict[str, Any]) -> str:
-    """What the last training was told, and what it measured."""
+    """Return the part of a card about the last training: its settings, and its figures."""
     settings = {key: vars(cfg)[key] for key in SETTINGS.split() if vars(cfg).get(key) is not None}
     if cfg.adapter in (Adapter.lora, Adapter.qlora):
         settings["lora"] = {"rank": cfg.lora.rank, "alpha": cfg.lora.alpha}
@@ -153,9 +153,9 @@ def trained_on(given: dict[str, Manifest]) -> str:
     return f"{', '.join([*made, *map(name_of, learnt_from(given))])} ({counted})"
 
 
-def learnt_from(given: dict[str, Manifest]) -> list[dict[str, Any]]:
-    """The sources that bring rows for SFT."""
-    data: Manifest = given.get("data", {"config": {}, "metrics": {}})
+def learnt_from(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """Return the sources that bring rows for SFT."""
+    data: Manifest = inputs.get("data", {"config": {}, "metrics": {}})
     brought = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
     return [source for source, counted in brought if counted["examples"].get(Split.sft)]
 

@@ -15,43 +15,43 @@ from stages.store.records import Candidate, Example, prompt_id
 from stages.store.work import Work
 
 
-def given(
+def read_candidates(
     cfg: CandidateFile, data: list[Example] | None, of_round: Callable[[Iterable[Example]], list[Example]], out: Work
 ) -> tuple[list[Example], list[Candidate]]:
-    """The prompts that this round asks, and their candidates in the file. `data`: the prompts that may stand in it;
+    """Return the prompts that this round asks, and their candidates in the file. `data`: the prompts that may stand in it;
     None where it brings its own. Rows of prompts that this round does not ask are left out, and counted.
 
     Raises:
         UserError: where more rows than `sample.max_failed` cannot be used, or none has a candidate.
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    name, key, found = Path(cfg.file).name, f"{cfg.key}.file", Found()
+    name, key, report = Path(cfg.file).name, f"{cfg.key}.file", Found()
     prompts = {p.id: p for p in data or ()}
     answers = defaultdict[str, Counter[str]](Counter)
     rows = Counter[str]()
 
-    def of_row(said: Said) -> Said:
-        if not said.answers:
+    def usable(row: Said) -> Said:
+        if not row.answers:
             raise BadRow("", "has no completion")
-        if said.trained:
+        if row.trained:
             raise BadRow("", "has a weight, and candidates have none")
-        if data is not None and prompt_id(said.messages) not in prompts:
+        if data is not None and prompt_id(row.messages) not in prompts:
             raise BadRow("prompt", "is none of the data's that are sampled (sample=file takes the file's own)")
-        return said
+        return row
 
-    for said in convert(Source(cfg.file, columns=cfg.columns), key, of_row, Wanted.candidates, found):
-        prompt = prompt_id(said.messages)
+    for row in convert(Source(cfg.file, columns=cfg.columns), key, usable, Wanted.candidates, report):
+        prompt = prompt_id(row.messages)
         if prompt not in prompts:
-            prompts[prompt] = Example(prompt, said.messages, None, name, name, "preference")
-            prompts[prompt].licence, prompts[prompt].origin = said.licence, said.origin
+            prompts[prompt] = Example(prompt, row.messages, None, name, name, "preference")
+            prompts[prompt].licence, prompts[prompt].origin = row.licence, row.origin
         rows[prompt] += 1
-        answers[prompt].update(said.answers)
-    quarantine(found.bad, found.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
-    tell_unused(cfg.file, [*found.unused], out)
-    for line in found.told:
+        answers[prompt].update(row.answers)
+    quarantine(report.bad, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
+    tell_unused(cfg.file, [*report.unused], out)
+    for line in report.told:
         out.say(line)
-    asked = of_round(prompts.values())
-    texts = {p.id: answers[p.id] for p in asked}
+    of_this = of_round(prompts.values())
+    texts = {p.id: answers[p.id] for p in of_this}
     if not any(texts.values()):
         raise UserError(f"{key}={cfg.file}: none of its rows answers a prompt that is asked now.")
     for count, what in (
@@ -61,7 +61,7 @@ def given(
     ):
         if count:
             out.warn(f"{name}: {count} {what}")
-    return asked, [candidate(prompt, text, name) for prompt, each in texts.items() for text in each]
+    return of_this, [candidate(prompt, text, name) for prompt, each in texts.items() for text in each]
 
 
 def candidate(prompt: str, text: str, name: str) -> Candidate:

@@ -65,7 +65,7 @@ class Store:
 
     @property
     def writable(self) -> bool:
-        """Whether this user may write to the store, or make it."""
+        """True where this user may write to the store, or make it."""
         return not self.root.exists() or os.access(self.root, os.W_OK)
 
     @property
@@ -106,10 +106,10 @@ class Store:
         seen = {} if seen is None else seen
         if fingerprint not in seen:
             manifest = read_manifest(self.root / stage / fingerprint) or {"version": 0, "config": {}, "inputs": {}}
-            given = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
-            inputs = {role: self.published_node(*key, seen) for role, key in given.items()}
-            made = PublishedNode(stage, manifest["version"], manifest["config"], inputs, folder_name=fingerprint)
-            seen[fingerprint] = made
+            keys = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
+            inputs = {role: self.published_node(*key, seen) for role, key in keys.items()}
+            version, config = manifest["version"], manifest["config"]
+            seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
         return seen[fingerprint]
 
     def missing(self, targets: list[Node]) -> set[Node]:

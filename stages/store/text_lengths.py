@@ -1,5 +1,5 @@
-"""How long the texts of a node are, on average. The node's manifest keeps the figures, so that `stage=plan` reads JSON
-alone; of a node without them, from an earlier version, `stage=plan` has the tables measured."""
+"""Mean lengths of a node's texts. The node's manifest keeps them, so that `stage=plan` reads JSON alone; of a node
+without them, from an earlier version, `stage=plan` has the tables measured."""
 
 from collections import Counter
 from collections.abc import Iterator

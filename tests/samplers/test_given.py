@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.samplers.given import given
+from stages.samplers.given import read_candidates
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
 from stages.store.work import Work
@@ -36,7 +36,7 @@ def read_both(
     assert cfg is not None
     out = Work(folder, lambda metrics, step: None)
     known, later = (None, None) if cfg.own_prompts else (asked, asked[-1].id)
-    prompts, candidates = given(cfg, known, lambda those: [p for p in those if p.id != later], out)
+    prompts, candidates = read_candidates(cfg, known, lambda those: [p for p in those if p.id != later], out)
     assert {c.prompt_id for c in candidates} <= {p.id for p in prompts}
     return prompts, candidates, out
 

@@ -64,9 +64,10 @@ def of_people(node: Node) -> bool:
 def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
     """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
     judge, sources = block.judge, sources_of(pool)
-    if (made := store.find(pool)) and (found := lengths_of(made, store.folder(pool)).get("pool")):
-        calls = sum(prompts * shown(judge, int(n)) for n, prompts in found["candidates"].items())
-        texts = length_of_pool(made, store.folder(pool))
+    manifest = store.find(pool)
+    if manifest and (lengths := lengths_of(manifest, store.folder(pool)).get("pool")):
+        calls = sum(prompts * shown(judge, int(n)) for n, prompts in lengths["candidates"].items())
+        texts = length_of_pool(manifest, store.folder(pool))
     else:
         sizes, _ = sizes_to_be(sources[0], nodes, store, past)
         calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))

@@ -69,25 +69,25 @@ def texts_of(data: Node, split: str, selected: bool = False) -> tuple[float, flo
     return tuple(share * a + (1 - share) * b for a, b in zip(OPEN, TEXT, strict=True))  # type: ignore[return-value]
 
 
-def length_of(made: Manifest, folder: Path, table: str) -> tuple[float, float]:
+def length_of(manifest: Manifest, folder: Path, table: str) -> tuple[float, float]:
     """Return mean tokens of a prompt and of an answer in a finished node: of a split of examples, or of `pairs`."""
-    if not (found := lengths_of(made, folder).get(table)):
+    if not (lengths := lengths_of(manifest, folder).get(table)):
         return in_tokens(*TEXT)
-    answered = found.get("answered", 1.0)
-    return in_tokens(found["prompt"], answered * found["answer"] + (1 - answered) * OPEN[1])
+    answered = lengths.get("answered", 1.0)
+    return in_tokens(lengths["prompt"], answered * lengths["answer"] + (1 - answered) * OPEN[1])
 
 
-def length_of_pool(made: Manifest, folder: Path) -> tuple[float, float]:
+def length_of_pool(manifest: Manifest, folder: Path) -> tuple[float, float]:
     """Return mean tokens of a prompt, by its characters, and of a candidate of a finished pool."""
-    if not (found := lengths_of(made, folder).get("pool")):
+    if not (lengths := lengths_of(manifest, folder).get("pool")):
         return in_tokens(*TEXT)
-    return in_tokens(found["prompt"], 0)[0], found["tokens"]
+    return in_tokens(lengths["prompt"], 0)[0], lengths["tokens"]
 
 
-def lengths_of(made: Manifest, folder: Path) -> dict[str, dict[str, Any]]:
+def lengths_of(manifest: Manifest, folder: Path) -> dict[str, dict[str, Any]]:
     """Return the lengths that a manifest has (`store/text_lengths.py`); of a node without them, from an earlier
     version, its tables are measured."""
-    return made["lengths"] if "lengths" in made else measured(made["stage"], folder)
+    return manifest["lengths"] if "lengths" in manifest else measured(manifest["stage"], folder)
 
 
 @cache

@@ -85,7 +85,7 @@ class Sample:
 
     @property
     def brings_prompts(self) -> bool:
-        """Whether the candidates come with prompts of their own, so that no data is asked for any."""
+        """True where the candidates come with prompts of their own, so that no data is asked for any."""
         return self.sampler == OWN_PROMPTS
 
     @property
@@ -93,8 +93,8 @@ class Sample:
         """The file that the candidates are read from; None where they are drawn."""
         if not self.file:
             return None
-        known = {key.name for key in fields(CandidateFile)} - {"own_prompts"}
-        return CandidateFile(**{name: getattr(self, name) for name in known}, own_prompts=self.brings_prompts)
+        names = {key.name for key in fields(CandidateFile)} - {"own_prompts"}
+        return CandidateFile(**{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts)
 
     @property
     def members(self) -> list["Sample"]:
