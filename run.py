@@ -8,14 +8,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.cli import compose, sweep
+from stages.cli import compose, constraints, sweep
 from stages.cli.explain import explain
+from stages.cli.next_command import next_command
 from stages.config.choices import Command, Target, Upstream
 from stages.config.schema import Config
 from stages.hardware import process, versions
-from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import evaluated, next_stage, targets
+from stages.pipeline.graph import targets
 from stages.store import whole
 from stages.store.node import Node
 from stages.store.store import Store
@@ -32,7 +32,7 @@ def main(composed: DictConfig) -> float | None:
             case Command.plan:
                 from stages.commands import plan
 
-                plan.show(nodes, store)
+                plan.show(nodes, store, constraints.untested_message(cfg))
             case Command.compare:
                 from stages.commands import compare
 
@@ -53,6 +53,8 @@ def main(composed: DictConfig) -> float | None:
                 from stages.commands import gc
 
                 gc.collect(store, cfg.gc.remove)
+            case Command.chat | Command.export:
+                use(cfg, store, nodes)
             case _:
                 return execute(cfg, store, nodes)
     except Exception as error:
@@ -64,38 +66,50 @@ def main(composed: DictConfig) -> float | None:
     return None
 
 
-def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
-    """Build the targets, then use them or say where they are and what comes next."""
+def use(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
+    """Talk to models of a finished run, or have one leave the store, or what it learnt from."""
+    from stages.commands import finished_run
+
     versions.warn()
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    run, chosen = finished_run.find(cfg, nodes, store, typed_overrides())
+    if cfg.stage == Command.export:
+        from stages.commands import export
+
+        return export.write(cfg.export, chosen, run.evaluation, store)
+    from stages.commands import chat
+
+    chat.talk(cfg.chat, {run.titles[role]: store.folder(node) for role, node in run.models.items() if node in chosen})
+
+
+def typed_overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+    """Build the targets, then say where they are and what comes next."""
+    versions.warn()
+    overrides = typed_overrides()
     wanted = targets(cfg, nodes)
     if cfg.upstream is Upstream.require:
         require_inputs(wanted, store, overrides)
-    if HydraConfig.initialized():
+    if HydraConfig.initialized() and store.writable:
         sweep.remember(nodes)
     build(wanted, store, cfg, overrides)
     match cfg.stage:
-        case Command.chat:
-            from stages.commands import chat
-
-            titles = {node: nodes["eval"].config.models[role] for role, node in evaluated(nodes).items()}
-            chat.talk(cfg.chat, {titles[node]: store.folder(node) for node in wanted})
-        case Command.export:
-            from stages.commands import export
-
-            export.write(cfg.export, wanted, nodes["eval"], store)
         case Target.report:
+            folder = store.folder(wanted[0])
             for page in ("labels.html", "report.html"):
-                whole.write(store.root / page, (store.folder(wanted[0]) / page).read_bytes())
-            log.info("The report: %s", store.root / "report.html")
+                written = whole.write_if_allowed(store.root / page, (folder / page).read_bytes())
+            log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
             folder = store.folder(nodes["label"])
             if any(nodes["label"] in target.lineage for target in wanted) and folder.exists():
                 from stages.pages import labels
 
-                whole.write(store.root / labels.PAGE, labels.page(folder))
-                log.info("How good the labels are: %s", store.root / labels.PAGE)
-            log.info("Next: %s", provenance.command(next_stage(cfg.stage, nodes), overrides))
+                if whole.write_if_allowed(store.root / labels.PAGE, labels.page(folder)):
+                    log.info("How good the labels are: %s", store.root / labels.PAGE)
+            if line := next_command(cfg, nodes, overrides):
+                log.info("Next: %s", line)
     return sweep.metric(cfg, nodes, store)
 
 

@@ -19,9 +19,9 @@ from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.curation.audit import Gate
 from stages.curation.joining import Taken, gathered
-from stages.curation.mixing import amounts
 from stages.curation.own import KEY, own_part
 from stages.curation.part import Part
+from stages.curation.shares import amounts
 from stages.formats.row import Unwanted
 from stages.formats.sources import keep_apart
 from stages.store import parts

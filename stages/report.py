@@ -36,9 +36,11 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     made = {role: role if role in nodes else trained for role in models if role != "base"}
     runs = seeds.runs(inputs, nodes)
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
+    sft_trained = nodes["sft"]["settings"].get("train", True)
     evidence = gather(inputs, nodes, results, pairs)
     why = diagnose(evidence, models["policy"])
     over_seeds = seeds.summary(runs, inputs, results["endpoint"], nodes["eval"]["settings"])
+    taught = trained_on_tasks(nodes, models["sft"])
     lineage = rows(nodes)
     confidence = nodes["eval"]["settings"]["confidence"]
     sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}
@@ -50,11 +52,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     html = page.render(
         models=models,
         results=results,
-        headline=Headline(
-            results, confidence, len(runs), trained_on_tasks(nodes, models["sft"]), seeds.more(nodes["eval"], runs)
-        ),
+        headline=Headline(results, confidence, len(runs), taught, seeds.more(nodes["eval"], runs)),
         contents=words.contents(absent, first=[] if why.helped else ["why"]),
-        roles=words.ROLES,
+        roles=words.ROLES if sft_trained else words.ROLES | {"sft": words.AS_IT_CAME},
         glossary=words.GLOSSARY,
         settings=settings.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
         level=f"{confidence:.0%} interval",
@@ -62,8 +62,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
-        by_kind=changes.chart(results["kinds"]),
-        by_task=changes.chart(results["tasks"]),
+        by_kind=changes.chart(results["kinds"], taught),
+        by_task=changes.chart(results["tasks"], taught),
         kinds_conclusion=changes.conclusion(results["kinds"], models["policy"]),
         single_tasks=changes.single(results["tasks"]),
         curves=curves(inputs["sft"], models["policy"], evidence.curve, inputs[trained] / "held_out.json"),
@@ -97,7 +97,9 @@ def curves(sft: Path, title: str, curve: list[dict[str, Any]], held_out: Path) -
 def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:
     """What learnt from prompts made as the test's are: `it` (the policy), SFT by its title, or nothing."""
     made = nodes["data"]["config"]["tasks"] or {}
-    if "pool" in nodes["label"]["inputs"] and (made.get("preference") or made.get("open_preference")):
+    judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint")
+    of_data = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
+    if of_data and (made.get("preference") or made.get("open_preference")):
         return "it"
     taught = nodes["sft"]["settings"].get("train", True) and (made.get("sft") or made.get("open_sft"))
     return sft if taught else "nothing"

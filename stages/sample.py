@@ -1,16 +1,15 @@
-"""Stage `sample`: the policy answers preference prompts several times. The node holds prompts and candidates."""
+"""Stage `sample`: the policy answers preference prompts several times, or somebody has done so already. The node holds
+prompts and candidates."""
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.models.loading import device_of
-from stages.models.prompt_format import form_of
-from stages.samplers.completions import chosen, complete, sampler_of
-from stages.samplers.given import given
-from stages.samplers.probe import watch_endings
+from stages.samplers.given import read_candidates
 from stages.samplers.sampler import Decoding
 from stages.store import parts
 from stages.store.dropped import DROPPED, Dropped
@@ -19,48 +18,74 @@ from stages.store.shards import Held
 from stages.store.work import Work
 
 
-def run(cfg: Sample, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet`; (prompt_id, candidate_id) is unique.
 
     Raises:
         UserError: where no prompt is left to sample, or too many candidates are missing.
     """
+    candidates: list[Candidate] | Held[Candidate]
+    if isinstance(cfg, CandidateFile):
+        of_data = None if cfg.own_prompts else examples_of(Split.preference, inputs["data"])
+        prompts, candidates = read_candidates(cfg, of_data, partial(of_round, cfg), out)
+        figures, source = dict[str, Any](), f"from {Path(cfg.file).name}"
+    else:
+        prompts, candidates, figures = draw(cfg, inputs, out)
+        source = f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} stopped"
+    save(out / "prompts.parquet", prompts, Example)
+    save(out / "candidates.parquet", candidates, Candidate)
+    return {
+        "prompts": len(prompts),
+        "candidates": len(candidates),
+        **figures,
+        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {source}",
+    }
+
+
+def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example], Held[Candidate], dict[str, Any]]:
+    """Return the data's prompts of this round, what the sampler answers to them, and its figures."""
+    from stages.models.loading import device_of  # with torch, which reading a file is spared
+    from stages.models.prompt_format import form_of
+    from stages.samplers.completions import chosen, complete, sampler_of
+    from stages.samplers.probe import watch_endings
+
     split = cfg.split or Split.preference
-    examples = [e for e in stream(inputs["data"] / "examples.parquet", Example) if e.split == split]
+    examples = examples_of(split, inputs["data"])
     if split is Split.sft:  # only those that nobody has answered
         examples = [e for e in examples if e.reference is None]
-    mine = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
-    prompts = sorted(mine, key=lambda e: content_id(e.id))[: cfg.prompts]
+    prompts = of_round(cfg, examples)
     if not prompts:
         raise UserError(f"the data holds no {split} prompts to sample. Raise data.tasks, or add a source.")
     model = inputs["policy"] / "model"
     terms = form_of(model)  # a base has no contract yet
-    candidates: list[Candidate] | Held[Candidate]
     dropped = Dropped(out, "prompts", DROPPED if cfg.max_dropped is None else cfg.max_dropped, "sample.max_dropped")
-    if cfg.file:
-        candidates, endings = given(cfg, prompts, {e.id for e in examples}, terms, out), dict[str, Any]()
-    else:
-        with parts.told(cfg.own, "sample.own", out.path):
-            opened, decoding = chosen(cfg, out), decoding_of(cfg)
-            candidates = complete(prompts, terms, model, decoding, "sample", out, dropped, opened, cfg.max_failed)
-            sampler = lambda: sampler_of(model, terms, decoding, opened, out)
-            endings = watch_endings(cfg, candidates, prompts, terms, sampler, out)
-    save(out / "prompts.parquet", prompts, Example)
-    save(out / "candidates.parquet", candidates, Candidate)
+    with parts.told(cfg.own, "sample.own", out.path):
+        opened, decoding = chosen(cfg, out), decoding_of(cfg)
+        candidates = complete(prompts, terms, model, decoding, "sample", out, dropped, opened, cfg.max_failed)
+        endings = watch_endings(
+            cfg, candidates, prompts, terms, lambda: sampler_of(model, terms, decoding, opened, out), out
+        )
     tokens = sum(c.n_tokens for c in candidates)
-    stopped = sum(c.finish_reason == "stop" for c in candidates) / len(candidates)
-    return {
+    figures = {
         "device": str(device_of(cfg.runtime.device)),
-        "prompts": len(prompts),
         "prompts_dropped": dict(dropped.reasons),
-        "candidates": len(candidates),
         "tokens": tokens,
-        "stop_rate": stopped,
-        **endings,
+        "stop_rate": sum(c.finish_reason == "stop" for c in candidates) / len(candidates),
         "mean_tokens": tokens / len(candidates),
+        **endings,
         **({"calls": out.asked} if out.asked else {}),
-        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts, {tokens} tokens, {stopped:.1%} stopped",
     }
+    return prompts, candidates, figures
+
+
+def examples_of(split: Split, data: Path) -> list[Example]:
+    return [e for e in stream(data / "examples.parquet", Example) if e.split == split]
+
+
+def of_round(cfg: Sample | CandidateFile, examples: Iterable[Example]) -> list[Example]:
+    """Return the prompts that a round asks: its share of them all, as far as `sample.prompts` allows."""
+    share = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
+    return sorted(share, key=lambda e: content_id(e.id))[: cfg.prompts]
 
 
 def decoding_of(cfg: Sample) -> Decoding:

@@ -35,7 +35,7 @@ BUDGETS = {
     "upstream": 27.0,
     "models": 24.0,
     "samplers": 24.0,
-    "store": 8.0,
+    "store": 30.0,
     "tracking": 8.0,
     "bench": 5.0,
     "tasks": 6.0,

@@ -15,6 +15,7 @@ for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_WANDB_MODE", "PLUMBLI
 
 import pytest  # noqa: E402
 
+from stages.config.schema import OUTPUTS  # noqa: E402
 from stages.hardware import process  # noqa: E402
 from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
 
@@ -27,6 +28,12 @@ def pytest_collection_finish() -> None:
     millions of objects of torch, TRL and the tests: a third of a second each time, if they were not set aside."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_store_of_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A test that names no store, and every process that it starts, has an empty one: never what lies in outputs/."""
+    os.environ[OUTPUTS] = str(tmp_path_factory.mktemp("usual"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -68,17 +68,24 @@ def settings(*overrides: str) -> Config:
     return OmegaConf.to_object(composed_once(*overrides))
 
 
+def as_typed(*overrides: str) -> AbstractContextManager[None]:
+    """These overrides as the command line of this process."""
+    return mock.patch.dict(os.environ, PLUMBLINE_TYPED=json.dumps(overrides))
+
+
 def build(root: Path, *overrides: str) -> None:
     """Build the tiny chain's target in this process."""
     cfg = composed(*TINY, *overrides)
     cfg.outputs = str(root)
-    run.main(cfg)
+    with as_typed(*TINY, *overrides):
+        run.main(cfg)
 
 
 def refused(*overrides: str) -> str:
     """The one line in which `run.py` refuses these overrides: composed, checked and explained as there."""
     try:
-        run.main(composed(*overrides))
+        with as_typed(*overrides):
+            run.main(composed(*overrides))
     except Exception as error:
         if (line := explain(error)) is None:
             raise

@@ -25,8 +25,7 @@ def refuse(cfg: Config) -> None:
     pairs(cfg)
     config = known(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
-        selects, chats = cfg.selects, cfg.stage == Command.chat
-        for name in ("sample", "answer", *(["select"] if selects else []), *(["chat"] if chats else [])):
+        for name in ("sample", "answer", *(["select"] if cfg.selects else [])):
             if (most := vars(cfg)[name].max_new_tokens) >= context:
                 raise UserError(
                     f"{name}.max_new_tokens={most} leaves no room for a prompt: the model reads {context} tokens."
@@ -54,6 +53,8 @@ def pairs(cfg: Config) -> None:
     if cfg.label.brings_pool or cfg.stage in (Command.audit, Target.base, Target.source, Target.data, Target.sft):
         return
     if cfg.stage == Target.reward and cfg.reward.source.path:
+        return
+    if cfg.sample.brings_prompts:
         return
     prompts, candidates = examples(cfg, "preference"), cfg.sample.most
     if prompts == 0:
@@ -101,7 +102,7 @@ def known(cfg: Config) -> dict[str, Any]:
         if cfg.model.path and locate(cfg.model.path, "model.path") is None:
             return {}
         config = config_of(cfg.model)
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError, KeyError, struct.error, UserError):
         return {}
     return (config or {}).get("text_config") or config or {}
 

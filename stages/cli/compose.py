@@ -12,11 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from stages.cli import constraints, endpoints, recipes, spelling
+from stages.cli import constraints, endpoints, recipes, spelling, unread
 from stages.cli.explain import no_setting
 from stages.config.blocks.models import Own
+from stages.config.choices import Command
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import OUTPUTS, Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
 from stages.store.node import Node
@@ -33,6 +34,8 @@ def normalise(argv: list[str]) -> list[str]:
     Raises:
         UserError: for an argument that Hydra cannot take.
     """
+    if os.environ.get(OUTPUTS) == "":  # Hydra would begin to write at the root of the file system
+        raise UserError(f"{OUTPUTS} names no folder: set it to one, or unset it.")
     options = [a for a in argv if a in ("-m", "--multirun")]
     given = [a for a in argv if a not in options]
     for argument in given:
@@ -45,7 +48,18 @@ def normalise(argv: list[str]) -> list[str]:
         follows.append("model=tiny" if random else "model.random_init=null")
     if typed.get("label") == "dataset" and "pairs" not in typed:
         follows.append("pairs=all")
-    return options + rest + [argument for argument in follows if argument not in rest]
+    return options + rest + [each for each in [*follows, *unlogged(argv)] if each not in rest]
+
+
+def unlogged(argv: list[str]) -> list[str]:
+    """Return the overrides that keep Hydra from writing to a store that may only be read, as another user's: no folder
+    and no log of this command. A sweep needs both."""
+    typed = recipes.overrides(argv).get("outputs", "").strip("'\"")
+    root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
+    if Store(root).writable or {"-m", "--multirun"} & {*argv}:
+        return []
+    logs = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
+    return ["hydra.run.dir=.", "hydra.output_subdir=null", *logs]
 
 
 def caches(root: Path) -> None:
@@ -83,9 +97,19 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
         fit_micro_batches(cfg, recipes.overrides([*overrides]))
     endpoints.priced(cfg)
     constraints.refuse(cfg)
+    unread.refuse(cfg, process.typed())
     machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
-    return cfg, store, graph(cfg, store.remembered)
+    return cfg, store, graph(cfg, store.remembered) if needs_graph(cfg.stage, process.typed()) else {}
+
+
+def needs_graph(stage: str, typed: list[str]) -> bool:
+    """Return whether a command is about the nodes of a configuration: those that look at the store are not, nor those
+    that use a finished run, unless settings are typed that say of which."""
+    if stage in (Command.chat, Command.export):
+        keys = {key.partition(".")[0] for key in recipes.overrides(typed)}
+        return bool(keys - {"stage", "outputs", "chat", "export", "tracker", "upstream", "hydra"})
+    return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc)
 
 
 def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:

@@ -6,10 +6,10 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, mixing, pools, recipes, rows
+from stages.cli import amounts, endpoints, ensembles, mixing, pools, recipes, rows, unread
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP, Source
-from stages.config.blocks.labels import Human, Label
+from stages.config.blocks.labels import Label
 from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -28,6 +28,8 @@ from stages.store import parts
 
 # Keys of a source that preferences do not have.
 OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
+
+EVALUATING = (Target.answer, Target.eval, Target.report)
 
 
 def refuse(cfg: Config) -> None:
@@ -65,6 +67,11 @@ def refuse(cfg: Config) -> None:
             )
         if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
             one_of(f"{key}.task", [read.task], parts.labelled())
+        if isinstance(read, Source) and (read.revision or read.subset) and unread.local(read.path, f"{key}.path"):
+            raise UserError(
+                f"{key}.path={read.path} is no dataset of the hub, which alone has a revision and a subset. Leave "
+                "these out."
+            )
     by_people(cfg)
     labelled(cfg)
     launched(cfg.launch)
@@ -144,18 +151,13 @@ def given(cfg: Config) -> None:
         raise UserError(
             f"model.path={cfg.model.path} and model.random_init exclude each other: set one of them to null."
         )
-    if cfg.stage in (Target.answer, Target.eval, Target.report) and not tests(cfg):
-        raise UserError(
-            f"stage={cfg.stage} asks {cfg.answer.split} prompts that have checks, and data.tasks makes none. "
-            f"Raise data.tasks.{cfg.answer.split}, or stop at stage=dpo."
-        )
+    if cfg.stage in EVALUATING and (message := untested_message(cfg)):
+        raise UserError(message)
 
 
 def rewarded(cfg: Config) -> None:
     """What a reward model learns from, and who labels by one."""
     source = cfg.reward.source
-    if cfg.label.reward_model.path and "reward_model" not in cfg.label.labelers:
-        raise UserError("label.reward_model is for label=reward_model, and for no other labeler.")
     if cfg.label.by_reward and not source.path:
         raise UserError(
             "label=reward_model needs a model: label.reward_model.path=FOLDER, or what this run is to train one on, "
@@ -173,13 +175,19 @@ def rewarded(cfg: Config) -> None:
         raise UserError(f"reward.adapter={cfg.reward.adapter}: a reward model is trained whole, or by lora.")
 
 
-def tests(cfg: Config) -> int:
-    """How many prompts the answers' split will have that say whether it helped. Rephrased ones say how consistent a
-    model is, plain ones what it retains."""
+def untested_message(cfg: Config) -> str:
+    """Return why no model can be evaluated: no prompt of the answers' split says whether it helped. Return '' where
+    some do. Rephrased prompts say how consistent a model is, plain ones what it retains."""
     split = cfg.answer.split
     groups = [g for g, its in SPLIT_OF_GROUP.items() if its == split and g not in ("rephrased", "open_plain")]
     sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
-    return sum(vars(cfg.data.tasks)[group] for group in groups) + len(sources)
+    if sources or any(vars(cfg.data.tasks)[group] for group in groups):
+        return ""
+    stage = cfg.stage if cfg.stage in EVALUATING else Target.report
+    return (
+        f"stage={stage} asks {split} prompts that have checks, and data.tasks makes none. "
+        f"Raise data.tasks.{split}, or stop at stage=dpo."
+    )
 
 
 def labelled(cfg: Config) -> None:
@@ -198,8 +206,6 @@ def labelled(cfg: Config) -> None:
 def by_people(cfg: Config) -> None:
     """What `label=human` needs, and that a file of answers is there before anything is sampled for them."""
     human = cfg.label.human
-    if cfg.label.labeler not in ("human", "ensemble") and human != Human():
-        raise UserError("label.human is for label=human and label=ensemble, and for no other labeler.")
     if "human" not in cfg.label.labelers:
         return
     if any(find_spec(package) is None for package in ("starlette", "uvicorn", "markdown_it")):

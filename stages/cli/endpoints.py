@@ -4,7 +4,6 @@ import re
 from urllib.parse import urlsplit
 
 from stages.config.blocks.endpoints import Endpoint
-from stages.config.blocks.labels import Judge
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError
 from stages.config.schema import Config
@@ -14,10 +13,6 @@ NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of an environment variable
 
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first endpoint that cannot be asked."""
-    if cfg.sample.endpoint != Endpoint() and cfg.sample.sampler != "openai":
-        raise UserError("sample.endpoint is asked by sample=openai, and by no other sampler.")
-    if cfg.label.judge != Judge() and cfg.label.labeler not in ("judge", "ensemble"):
-        raise UserError("label.judge is for label=judge, and for no other labeler.")
     if "judge" in cfg.label.labelers:
         judged(cfg)
     for key, endpoint in cfg.endpoints.items():

@@ -1,6 +1,6 @@
 """Ensembles of labelers that cannot be."""
 
-from stages.config.blocks.labels import OWN, Ensemble
+from stages.config.blocks.labels import OWN
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError, one_of
 from stages.config.schema import Config
@@ -17,8 +17,6 @@ def refuse(cfg: Config) -> None:
     """Raise UserError for the first thing that is wrong with `label.ensemble`."""
     label, key = cfg.label, "label.ensemble.members"
     if label.labeler != "ensemble":
-        if label.ensemble != Ensemble():
-            raise UserError("label.ensemble is for label=ensemble, and for no other labeler.")
         return
     if len(label.voters) < 2:
         raise UserError(
@@ -46,8 +44,6 @@ def refuse(cfg: Config) -> None:
         raise UserError(
             "sft.demonstrations=selected takes answers by their scores, and label=ensemble gives preferences."
         )
-    if label.judge.endpoints and "judge" not in label.labelers:
-        raise UserError(f"label.judge.endpoints are asked by a judge, and {key} has none: {{labeler: judge}}.")
     people(cfg)
 
 

@@ -1,6 +1,7 @@
 """Errors of the user's told in one line, with the key, the file and the nearest valid name."""
 
 import errno
+import os
 import re
 import traceback
 from dataclasses import fields, is_dataclass
@@ -60,11 +61,17 @@ def reason(error: BaseException) -> str | None:
     told = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
     if told:  # the innermost that knows its key
         return setting(next((e for e in told if e.full_key), told[0]), where)
+    if isinstance(error, PermissionError) and is_unreadable(error.filename):
+        return f"{error.filename}: {error.strerror}. Its owner lets others read: chmod -R go+rX FOLDER."
     if isinstance(error, OSError) and (error.errno in MENDABLE or in_making(error)):
         return f"{error.filename}: {error.strerror}. If this is the store: nothing was lost, outputs=FOLDER moves it."
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     return None
+
+
+def is_unreadable(path: Any) -> bool:
+    return isinstance(path, str | os.PathLike) and os.path.exists(path) and not os.access(path, os.R_OK)
 
 
 def in_making(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ store's locks alone.
 
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -27,9 +28,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from stages.cli import compose
+from stages.cli import compose, constraints
 from stages.cli.explain import explain
 from stages.config.choices import Command, Split, SweepMetric, Target, Upstream
 from stages.config.errors import UserError, one_of, visible
@@ -92,12 +93,23 @@ class Sweep(Callback):
         if any(config.stage in stages for stages in MEASURED_BY.values()):
             theirs = [o for o in typed if o.startswith("outputs=")]
             log.info("Compare: %s", provenance.command("compare", [*theirs, f"compare.sweep={folder}"]))
-        if config.stage == Target.dpo:  # reused by the evaluations, which say more than held-out pairs
-            split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
+        split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
+        # The evaluations reuse what was trained, and say more than held-out pairs.
+        if config.stage == Target.dpo and not untested(config, validation=bool(split)):
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
         if failed := [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"*/{ERROR}"))]:
             jobs = len(list(folder.glob("*/.hydra")))
             sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed; the others are done.", *failed]))
+
+
+def untested(config: DictConfig, validation: bool) -> bool:
+    """Return whether no prompt could evaluate the jobs of a sweep, of the split that is typed or of validation."""
+    plain = config.copy()
+    with read_write(plain), open_dict(plain):
+        plain.pop("hydra", None)
+    cfg: Config = OmegaConf.to_object(plain)  # type: ignore[assignment]
+    split = Split.validation if validation else cfg.answer.split
+    return bool(constraints.untested_message(replace(cfg, answer=replace(cfg.answer, split=split))))
 
 
 def build_shared(config: DictConfig) -> None:

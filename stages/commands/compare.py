@@ -49,8 +49,10 @@ def show(store: Store, cfg: Compare) -> None:
     for course in trained:
         console.print(visible(course.sentence), trained_table(course))
     page = store.root / PAGE
-    whole.write(page, html(groups, trained))
-    log.info("The page: %s", page)
+    if whole.write_if_allowed(page, html(groups, trained)):
+        log.info("The page: %s", page)
+    else:
+        log.info("No page: %s may only be read.", store.root)
 
 
 def manifests(store: Store) -> Nodes:

@@ -27,12 +27,12 @@ tasks that nothing was trained on over other tasks like these:
 """
 
 
-def write(cfg: Export, wanted: list[Node], evaluation: Node, store: Store) -> None:
+def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:
     """Export a model, or a dataset of several nodes. A pushed model takes along what the evaluation found, where there
     was one."""
     if cfg.format is ExportFormat.dataset:
-        return dataset.publish(cfg, wanted, store)
-    [node] = wanted
+        return dataset.publish(cfg, nodes, store)
+    [node] = nodes
     model = store.folder(node) / "model"
     store.verify(node)
     if cfg.format is ExportFormat.gguf:
@@ -42,11 +42,11 @@ def write(cfg: Export, wanted: list[Node], evaluation: Node, store: Store) -> No
         log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
     else:
         card = (model / "README.md").read_text(encoding="utf-8")
-        if store.find(evaluation):
+        if evaluation and store.find(evaluation):
             store.verify(evaluation)
             card += evaluated(load_json(store.folder(evaluation) / "results.json", having("models")))
         else:
-            log.info("%s is not built, so the card has no results: stage=eval makes them.", evaluation)
+            log.info("The model is not evaluated, so the card has no results: stage=eval makes them.")
         log.info("Pushed to %s", hub.push(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card))
 
 

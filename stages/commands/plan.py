@@ -7,10 +7,12 @@ differs that it depends on, else an estimate. A time says how it is known (`LEGE
 import math
 import os
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from stages.cli.constraints import EVALUATING
 from stages.commands.planning import calls, cost
 from stages.commands.planning.calls import Asked
 from stages.commands.planning.contributions import Contribution, contributions
@@ -18,7 +20,7 @@ from stages.commands.planning.cost import Past
 from stages.commands.planning.peak import on_gpu
 from stages.commands.settings import named
 from stages.config.errors import visible
-from stages.config.schema import ROOT
+from stages.config.schema import OUTPUTS, ROOT
 from stages.hardware.speed import Known
 from stages.store.node import Node
 from stages.store.store import Manifest, Store
@@ -31,30 +33,33 @@ LEGEND = {
 }
 
 
-def show(nodes: dict[str, Node], store: Store) -> None:
-    """Print the plan of every node, in the order in which they would be built. What the store at outputs/ holds tells
-    how fast this machine is, wherever this store may lie."""
+def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
+    """Print the plan of every node, in the order in which they would be built. What the usual store holds tells how
+    fast this machine is, wherever this store may lie. `untested`: why a run refuses to evaluate, so that it is not
+    planned either; '' where it does not refuse."""
     table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    usual = Store(ROOT / "outputs")
+    usual = Store(Path(os.environ.get(OUTPUTS) or ROOT / "outputs"))
     past = Past(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
-    total, marks, renewed = 0.0, set[Known](), dict[str, float]()
+    total, marks, renewed, unknown = 0.0, set[Known](), dict[str, float](), list[str]()
     asked = dict[str, list[Asked]]()
-    for name, node in nodes.items():
+    planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
+    for name, node in planned.items():
         state = store.state(node)
         costs = cost.expected(node, nodes, store, past)
         notes = changed(node, state, store)
         if asked_here := calls.expected(node, nodes, store, past):
             asked[name] = asked_here
-            if costs.known is not Known.measured:  # by others, at their pace
-                costs = replace(costs, seconds=math.nan)
-        if state != "cached":
-            seconds = 0.0 if math.isnan(costs.seconds) else costs.seconds
-            total += seconds
+        if (asked_here or calls.of_people(node)) and not past.earlier.of(node):  # at the pace of others
+            costs = replace(costs, seconds=math.nan)
+        if state != "cached" and math.isnan(costs.seconds):
+            unknown.append(name)
+        elif state != "cached":
+            total += costs.seconds
             marks.add(costs.known)
             if past.earlier.of(node):
-                renewed[name] = seconds
+                renewed[name] = costs.seconds
         table.add_row(
             name.replace("_", " "),
             node.fingerprint,
@@ -76,7 +81,10 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     if asked:
         console.print(endpoints(asked))
     how = f" Times: {'; '.join(LEGEND[known] for known in sorted(marks))}." if marks else ""
-    console.print(f"To build: {total / 60:.1f} min expected.{how}")
+    least = f"at least {total / 60:.1f} min, as the time of {len(unknown)} nodes is not known ({', '.join(unknown)})"
+    console.print(f"To build: {least if unknown else f'{total / 60:.1f} min expected'}.{how}")
+    if untested:
+        console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
     if renewed:
         console.print(
             f"Of these, {len(renewed)} nodes only because Plumbline makes something else of the same settings now "

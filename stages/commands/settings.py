@@ -77,7 +77,7 @@ def in_pool(manifests: list[Manifest]) -> dict[str, str]:
         sources = [given["fingerprint"] for role, given in pool["inputs"].items() if role != "policy"]
         for i, source in enumerate(sources):
             found.setdefault(source, f"sample.pool[{i}]")
-            model = known[source]["inputs"]["policy"] if source in known else {}
+            model = known[source]["inputs"].get("policy", {}) if source in known else {}
             if model.get("stage") == "base" and model["fingerprint"] not in trained:
                 found.setdefault(model["fingerprint"], f"sample.pool[{i}].model")
     return found

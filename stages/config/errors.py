@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # How libraries that swallow the number say so: safetensors and tokenizers in the system's words, torch in its own.
 IN_WORDS = {words: words for words in map(os.strerror, FULL)}
 TORCH = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing", "inline_container.cc")

@@ -36,6 +36,7 @@ from stages.config.limits import between, positive, random_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
+OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
 
 
 @dataclass

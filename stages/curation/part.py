@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from stages.config.blocks.data import Source
 from stages.curation.audit import Gate
 from stages.curation.joining import SFT, SPLITS, Places, Taken, ids_of
-from stages.curation.mixing import Amount, times
+from stages.curation.mixing import times
+from stages.curation.shares import Amount
 from stages.formats.format import Said
 from stages.formats.row import Row, Unwanted
 from stages.store.columns import schema_of

@@ -9,13 +9,15 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.training import SFT, Training
+from stages.config.choices import Adapter, Split
 from stages.store import licences
 from stages.store.kept import having, load_json
 from stages.store.numbers import signed
 from stages.store.pinning import COMMIT
 from stages.store.store import Manifest, manifest_of
 
+UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
 METHODS = {
     "sft": "A causal language model from {base}, by supervised fine-tuning.",
     "dpo": "A causal language model from {base}, by direct preference optimization (arXiv:2305.18290).",
@@ -23,9 +25,8 @@ METHODS = {
 }
 TASKS = {"reward": "text-classification"}  # else text-generation
 
-SETTINGS = (
-    "loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision seed".split()
-)
+SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
+SETTINGS += " seed"
 STEP = "1. "  # Markdown counts for itself
 TEXT = """\
 # {title}
@@ -35,22 +36,23 @@ TEXT = """\
 ## How it was made
 
 {steps}
-
-Settings of the last step: {settings}.
-
-| figure | value |
-| --- | --- |
-{figures}
-
+{last_step}
 ## Use
 
 Meant for research into fine-tuning and preference optimization, on requests like those it was trained on.
-It can be wrong, biased or unsafe, as its base can: nothing was done about that, and it was measured on nothing else.
+It can be wrong, biased or unsafe, as its base can: nothing was done about that.
 
 Conversations go through the chat template in this folder; a turn ends with `{end_of_turn}`. `contract.json` holds
 what both render to.
 
 {use}
+"""
+LAST_STEP = """
+Settings of the last step: {settings}.
+
+| figure | value |
+| --- | --- |
+{figures}
 """
 CHAT = """\
 ```python
@@ -85,30 +87,40 @@ USE = {"reward": SCORE}  # else CHAT
 
 def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
     """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
-    given = {role: manifest_of(folder) for role, folder in inputs.items()}
+    trained = not isinstance(cfg, SFT) or cfg.train
+    # Data is an input of an SFT model that is not trained, and of nothing that is said of it.
+    given = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
     header, steps = before(given, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
-    steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {trained_on(given)}")
+    lesson = trained_on(given) if trained else "not trained here"
+    steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {lesson}")
     header |= {
         "library_name": "transformers",
         "pipeline_tag": TASKS.get(stage, "text-generation"),
-        "tags": ["plumbline", "trl", stage],
+        "tags": ["plumbline", *(["trl", stage] if trained else [])],
     }
-    settings = {key: vars(cfg)[key] for key in SETTINGS if vars(cfg).get(key) is not None}
+    origin = METHODS[stage] if trained else UNTRAINED
     text = TEXT.format(
         title=f"Plumbline {stage} {model.parent.stem}",
-        origin=METHODS[stage].format(base=header.get("base_model", "the base below")),
+        origin=origin.format(base=header.get("base_model", "the base below")),
         steps="\n".join(steps),
-        settings=", ".join(f"{key}={value}" for key, value in settings.items()),
-        figures="\n".join(
-            f"| {name} | {signed(value, '{:z.4g}')} |"
-            for name, value in figures.items()
-            if isinstance(value, int | float)
-        ),
+        last_step=last_step(cfg, figures) if trained else "",
         use=USE.get(stage, CHAT),
         end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
     )
     (model / "README.md").write_text(f"---\n{yaml.safe_dump(header)}---\n{text}", encoding="utf-8")
+
+
+def last_step(cfg: Training, figures: dict[str, Any]) -> str:
+    """Return the part of a card about the last training: its settings, and its figures."""
+    settings = {key: vars(cfg)[key] for key in SETTINGS.split() if vars(cfg).get(key) is not None}
+    if cfg.adapter in (Adapter.lora, Adapter.qlora):
+        settings["lora"] = {"rank": cfg.lora.rank, "alpha": cfg.lora.alpha}
+    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return LAST_STEP.format(
+        settings=", ".join(f"{key}={value}" for key, value in settings.items()),
+        figures="\n".join(f"| {name} | {signed(value, '{:z.4g}')} |" for name, value in numbers.items()),
+    )
 
 
 def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
@@ -116,7 +128,7 @@ def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[st
     base = given.get("base")
     if base and base["stage"] == "base":
         hub = {"base_model": base["config"]["path"]} if on_hub(base["config"]) else {}
-        if sets := [source["path"] for source in given["data"]["config"].get("sources", []) if on_hub(source)]:
+        if sets := [source["path"] for source in learnt_from(given) if on_hub(source)]:
             hub["datasets"] = sets
         return hub, [f"{STEP}`base {base['fingerprint']}`: {name_of(base['config'])}, {base['metrics']['summary']}"]
     card = inputs["base" if base else "policy"] / "model" / "README.md"
@@ -132,11 +144,20 @@ def trained_on(given: dict[str, Manifest]) -> str:
         pairs = given["pairs"]["metrics"]
         return f"preference pairs, {pairs['summary']}{licences.told(pairs)}"
     data, stated = given["data"], licences.told(given["data"]["metrics"])
+    rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
+    counted = f"{rows:,} examples, {held_out:,} more held out{stated}"
     if data["stage"] == "select":
-        return f"{data['metrics']['summary']}{stated}"
+        own = f"{data['metrics']['selected']:,} of a model's own answers, {data['metrics']['mended']:,} of them mended"
+        return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else own} ({counted})"
     made = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
-    sources = [name_of(source) for source in data["config"]["sources"]]
-    return f"{', '.join(made + sources)} ({data['metrics']['summary']}{stated})"
+    return f"{', '.join([*made, *map(name_of, learnt_from(given))])} ({counted})"
+
+
+def learnt_from(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """Return the sources that bring rows for SFT."""
+    data: Manifest = inputs.get("data", {"config": {}, "metrics": {}})
+    brought = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
+    return [source for source, counted in brought if counted["examples"].get(Split.sft)]
 
 
 def on_hub(named: dict[str, Any]) -> bool:

@@ -16,11 +16,13 @@ TITLES = {
     "unseen": "Unseen: tasks kept out of training",
     "tuning": "Tuning: tasks that settings are chosen by",
 }
+UNTAUGHT = "Seen: tasks of the kinds that training prompts could be made of; nothing was trained on them here"
 
 
-def chart(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """`sides`: kinds or tasks by side, each with its rates. Gives the scale's end in points and, by the title of the
-    side, rows from most gained to most lost, with places in percent of the track."""
+def chart(sides: dict[str, dict[str, Any]], taught: str = "it") -> dict[str, Any]:
+    """`sides`: kinds or tasks by side, each with its rates; `taught`: what learnt from tasks like the seen ones, or
+    nothing. Gives the scale's end in points and, by the title of the side, rows from most gained to most lost, with
+    places in percent of the track."""
     rows = [row[PRIMARY] for kinds in sides.values() for row in kinds.values()]
     widest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
     end = next(end for end in (0.1, 0.2, 0.3, 0.5, 0.75, 1) if end >= min(widest, 1))
@@ -36,7 +38,7 @@ def chart(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "end": round(100 * end),
         "sides": {
-            TITLES[side]: sorted(
+            (UNTAUGHT if taught == "nothing" and side == "seen" else TITLES[side]): sorted(
                 (drawn(*item) for item in kinds.items()), key=lambda row: (-row["delta"]["mean"], row["name"])
             )
             for side, kinds in sides.items()

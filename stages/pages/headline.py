@@ -92,7 +92,7 @@ class Headline:
         if self.runs == 1:
             told.append(
                 "One seed tells of these two checkpoints, not yet of the recipe: "
-                f"{self.more_seeds} trains two more of each."
+                f"{self.more_seeds} trains from two more."
             )
         if self.primary["tasks"] < ENOUGH_TASKS:
             told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")

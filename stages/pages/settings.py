@@ -1,5 +1,6 @@
 """The settings that decide what comes out, from the manifests: what two reports that differ should be read by."""
 
+import re
 from pathlib import PurePath
 from typing import Any
 
@@ -17,6 +18,9 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
     if "pool" in nodes:
         told["candidates"] = pool(nodes["pool"])
     told["pairs"] = pairs(nodes["pairs"], nodes["label"])
+    earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
+    if earlier:
+        told["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are told of the last"
     told[title] = objective(policy)
     if "control" in nodes:
         told["control"] = training(nodes["control"])

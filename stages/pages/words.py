@@ -30,6 +30,8 @@ ROLES = {
     "policy": "The result: SFT trained further on pairs, to prefer the chosen answer to the rejected one.",
 }
 
+AS_IT_CAME = "The model as it came, under the chat template of its own: no SFT was done here, and DPO starts from it."
+
 GLOSSARY = {
     "held out": "Of prompts and pairs: kept away from training, so that they tell what was learnt and not remembered.",
     "check": "A rule that code runs on an answer. A prompt counts as passed where its answer passes all of them.",
@@ -42,9 +44,11 @@ GLOSSARY = {
     "log-prob": "The logarithm of a probability, in nats: 0 is certain, −0.7 is one in two.",
     "DPO": "Direct preference optimisation: raises the probability of chosen answers against rejected ones.",
     "beta": "How strongly DPO is held to its reference: the higher, the less it moves.",
-    "reference": "Of DPO, the model it starts from. Of a prompt, an answer that is known to be right.",
+    "reference": "Of DPO, the model that its loss compares with: the one it starts from, or with dpo.reference=sft "
+    "that of the first round. Of a prompt, an answer that is known to be right.",
     "reward, margin": "Beta times how much likelier an answer has become; the chosen one's less the rejected one's.",
-    "greedy": "Always the likeliest next token. Test answers are greedy, candidates are drawn at random.",
+    "greedy": "Always the likeliest next token. Test answers are greedy; candidates that are sampled here are drawn "
+    "at random, unless their temperature is 0.",
 }
 
 

@@ -31,6 +31,8 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
 
 def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
     """Build what the store lacks, each node under its lock, and point `latest/` at all of it."""
+    from stages.store.text_lengths import text_lengths  # with pyarrow, for what builds
+
     missing, kept = store.missing(targets), Kept()
     for node in in_order(targets):
         if node not in missing:
@@ -57,6 +59,8 @@ def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -
                 with outside.still(folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)
                 record = provenance.end(attempts, node, overrides, metrics, work.warnings)
+                if lengths := text_lengths(node.stage, folder):
+                    record["lengths"] = lengths
                 run.published(store.folder(node), store.publish(node, record))
             log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
     store.link_latest(targets)

@@ -14,7 +14,7 @@ from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label
 from stages.config.blocks.training import SFT
-from stages.config.choices import Adapter, Command, Demonstrations, DPOReference, ExportFormat, Role, Split, Target
+from stages.config.choices import Adapter, Demonstrations, DPOReference, Role, Split, Target
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.pipeline.labels import labels
@@ -80,6 +80,8 @@ def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Nod
         label = Label("verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
+    if sample.brings_prompts:  # which nobody draws
+        sample = replace(sample, sampler="hf")
     drawn = {name: getattr(cfg.select, name) for name in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
     asked = replace(sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
     pool = node("sample", asked, policy=base, data=data)
@@ -132,7 +134,7 @@ def chain(
     models[Role.policy] = policy
     given = {"outside": outside, "retained": retained, "data": data}
     sets = {name: its for name, its in given.items() if its}
-    if cfg.label.brings_pool:
+    if cfg.label.brings_pool or cfg.sample.brings_prompts:
         sets["pairs"] = pairs  # whose prompts may be anybody's
     return nodes | evaluation(cfg, node, models, **sets)
 
@@ -152,7 +154,8 @@ def as_control(cfg: Config) -> SFT:
     """SFT that does with the chosen completions alone what DPO does with pairs: as long, in the same order."""
     as_dpo = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
     as_dpo["trainer"] = {key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in trl_arguments.allowed("sft")}
-    return replace(cfg.sft, **as_dpo | {"learning_rate": cfg.control_learning_rate, "packing": False, "control": True})
+    own = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
+    return replace(cfg.sft, **as_dpo | own)
 
 
 def evaluation(
@@ -185,15 +188,6 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return replace(cfg, seed=seed, **blocks)
 
 
-def next_stage(stage: str, nodes: dict[str, Node]) -> str:
-    """The stage that comes after one, of those that this configuration has."""
-    stages = {node.stage for name, node in nodes.items() if name not in BEFORE_SFT}
-    following = NEXT[stage]
-    while following not in stages:
-        following = NEXT[following]
-    return following
-
-
 def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """What a dataset is made of: pairs and labels of single completions of every round, and what SFT learns from."""
     rounds = [f"_{r + 1}" for r in range(cfg.rounds - 1)] + [""]
@@ -202,17 +196,7 @@ def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 
 
 def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
-    """The nodes that `stage` asks for: its own, or the models that it uses."""
-    models = evaluated(nodes)
-    if cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset:
-        return published(cfg, nodes)
-    if cfg.stage == Command.chat and cfg.chat.side_by_side:
-        return list(models.values())
-    if cfg.stage in (Command.chat, Command.export):
-        role = cfg.chat.model if cfg.stage == Command.chat else cfg.export.model
-        if role not in models:
-            raise UserError(f"{cfg.stage}.model={role}: this run has no such model, but {', '.join(models)}.")
-        return [models[role]]
+    """The nodes that `stage` asks for."""
     mine = [node for name, node in nodes.items() if node.stage == cfg.stage and name not in BEFORE_SFT]
     found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
     if not found:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import Member, Pool
+from stages.config.blocks.sampling import Member, Pool, Sample
 from stages.config.schema import Config
 from stages.store.naming import told_apart
 from stages.store.node import Node
@@ -18,17 +18,25 @@ def candidates(
     may name; any other name is a path or a hub id."""
     asked = replace(cfg.sample, round=number)
     if not asked.pool:
-        pool = node("sample", replace(asked, pool=None), policy=policy, data=data)
+        pool = source(replace(asked, pool=None), node, policy, data)
         return pool, {"sample": pool}
     made, sources = dict[str, Node](), dict[str, Node]()
     known = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
     for i, (member, block) in enumerate(zip(asked.pool, asked.members, strict=True)):
-        name = member.model or "policy"  # which an endpoint is asked for, and a file read for
+        name = member.model or "policy"  # which an endpoint is asked for
         if name not in known:
             known[name] = made[f"model_{i + 1}"] = node("base", Model(name, None, of=f"{block.key}.model"))
-        sources[f"source_{i + 1}"] = node("sample", block, policy=known[name], data=data)
+        sources[f"source_{i + 1}"] = source(block, node, known[name], data)
     pool = node("pool", Pool(names(asked.pool)), policy=policy, **sources)
     return pool, made | sources | {"pool": pool}
+
+
+def source(block: Sample, node: Callable[..., Node], policy: Node, data: Node) -> Node:
+    """The node of candidates that are drawn, or read from a file. Files need no model, so that what is wrong with one
+    is told before any is trained; a file that brings its prompts needs no data either."""
+    if not (file := block.candidate_file):
+        return node("sample", block, policy=policy, data=data)
+    return node("sample", file) if file.own_prompts else node("sample", file, data=data)
 
 
 def names(members: list[Member]) -> list[str]:

@@ -1,62 +1,68 @@
-"""Candidates that somebody has already: a file with prompts of the data, and completions of each."""
+"""Candidates that somebody has already: a file of completions, of the data's prompts or of prompts of its own."""
 
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from stages.config.blocks.data import Source
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import CandidateFile
 from stages.config.errors import UserError
 from stages.formats.format import Said
 from stages.formats.layout import Wanted
 from stages.formats.row import BadRow
 from stages.formats.sources import Found, convert, quarantine, tell_unused
-from stages.models.contract import Contract
 from stages.store.records import Candidate, Example, prompt_id
 from stages.store.work import Work
 
 
-def given(cfg: Sample, prompts: list[Example], known: Collection[str], terms: Contract, out: Work) -> list[Candidate]:
-    """The candidates of these prompts in `sample.file`, in the order of the prompts. `known`: the ids of all prompts
-    that may stand in it; rows of those that are not asked now are left out, and counted.
+def read_candidates(
+    cfg: CandidateFile, data: list[Example] | None, of_round: Callable[[Iterable[Example]], list[Example]], out: Work
+) -> tuple[list[Example], list[Candidate]]:
+    """Return the prompts that this round asks, and their candidates in the file. `data`: the prompts that may stand in
+    it; None where it brings its own. Rows of prompts that this round does not ask are left out, and counted.
 
     Raises:
         UserError: where more rows than `sample.max_failed` cannot be used, or none has a candidate.
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    name, key, asked, found = Path(str(cfg.file)).name, f"{cfg.key}.file", {p.id for p in prompts}, Found()
-    answers = defaultdict[str, dict[str, None]](dict)
-    copies = 0
+    name, key, report = Path(cfg.file).name, f"{cfg.key}.file", Found()
+    prompts = {p.id: p for p in data or ()}
+    answers = defaultdict[str, Counter[str]](Counter)
+    rows = Counter[str]()
 
-    def of_row(said: Said) -> tuple[str, list[str]] | None:
-        prompt = prompt_id(said.messages)
-        if not said.answers:
+    def usable(row: Said) -> Said:
+        if not row.answers:
             raise BadRow("", "has no completion")
-        if said.trained:
+        if row.trained:
             raise BadRow("", "has a weight, and candidates have none")
-        if prompt not in known:
-            raise BadRow("prompt", "is none of the data's that are sampled")
-        return (prompt, said.answers) if prompt in asked else None
+        if data is not None and prompt_id(row.messages) not in prompts:
+            raise BadRow("prompt", "is none of the data's that are sampled (sample=file takes the file's own)")
+        return row
 
-    for prompt, texts in convert(Source(str(cfg.file), columns=cfg.columns), key, of_row, Wanted.candidates, found):
-        for text in texts:
-            copies += text in answers[prompt]
-            answers[prompt][text] = None
-    quarantine(found.bad, found.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
-    tell_unused(str(cfg.file), [*found.unused], out)
-    for line in found.told:
+    for row in convert(Source(cfg.file, columns=cfg.columns), key, usable, Wanted.candidates, report):
+        prompt = prompt_id(row.messages)
+        if prompt not in prompts:
+            prompts[prompt] = Example(prompt, row.messages, None, name, name, "preference")
+            prompts[prompt].licence, prompts[prompt].origin = row.licence, row.origin
+        rows[prompt] += 1
+        answers[prompt].update(row.answers)
+    quarantine(report.bad, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
+    tell_unused(cfg.file, [*report.unused], out)
+    for line in report.told:
         out.say(line)
-    if not answers:
+    of_this = of_round(prompts.values())
+    texts = {p.id: answers[p.id] for p in of_this}
+    if not any(texts.values()):
         raise UserError(f"{key}={cfg.file}: none of its rows answers a prompt that is asked now.")
     for count, what in (
-        (found.left_out, "rows answer prompts that are not asked now"),
-        (copies, "completions are copies"),
-        (len(asked) - len(answers), "prompts have no candidate in it"),
+        (rows.total() - sum(rows[prompt] for prompt in texts), "rows answer prompts that are not asked now"),
+        (sum(each.total() - len(each) for each in texts.values()), "completions are copies"),
+        (sum(not each for each in texts.values()), "prompts have no candidate in it"),
     ):
         if count:
             out.warn(f"{name}: {count} {what}")
-    return [
-        Candidate.of_text(p.id, text, name, "file", terms.length(text))
-        for p in prompts
-        for text in answers.get(p.id, ())
-    ]
+    return of_this, [candidate(prompt, text, name) for prompt, each in texts.items() for text in each]
+
+
+def candidate(prompt: str, text: str, name: str) -> Candidate:
+    return Candidate.of_text(prompt, text, name, "file", len(text.split()))  # words: no tokenizer is known here

@@ -1,12 +1,14 @@
 """Digests of files, remembered by what the file system says of a file: to hash gigabytes takes seconds."""
 
+import json
 from collections.abc import Iterable
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.store.kept import file_digest, note, recall
+from stages.store import whole
+from stages.store.kept import file_digest, recall
 
 Signature = list[int]
 
@@ -46,8 +48,7 @@ def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Pat
         found[file] = entry
     read = {str(file.resolve()): entry for file, entry in found.items()}
     if any(known.get(name) != entry for name, entry in read.items()):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        note(cache, {**known, **read})
+        whole.write_if_allowed(cache, json.dumps({**known, **read}))  # else they are hashed again the next time
     return {file: entry[-1] for file, entry in found.items()}
 
 

@@ -22,7 +22,7 @@ def is_held(path: Path) -> bool:
     """Whether a process holds a lock, or a child that outlived it."""
     if not path.exists():
         return False
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
     try:
         return not filelock.lock_descriptor(descriptor, blocking=False)
     finally:
@@ -64,8 +64,16 @@ def held(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
 
 @contextmanager
 def shared(store: Path) -> Iterator[None]:
-    """Use the store at this root beside others that do, once nobody is `alone` in it."""
-    descriptor = opened(store / STORE)
+    """Use the store at this root beside others that do, once nobody is `alone` in it. In a store that may only be
+    read, the lock of its owner's is taken as it is; where there is none, nobody removes anything."""
+    lock = store / STORE
+    if store.exists() and not os.access(store, os.W_OK):
+        if not lock.exists():
+            yield
+            return
+        descriptor = os.open(lock, os.O_RDONLY)
+    else:
+        descriptor = opened(lock)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -71,6 +71,17 @@ class Node:
         return f"{self.stage} {self.fingerprint}"
 
 
+@dataclass(frozen=True, eq=False)
+class PublishedNode(Node):
+    """A node that its manifest alone tells of: `config` is a mapping, and the fingerprint that of its folder."""
+
+    folder_name: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.folder_name
+
+
 def in_order(targets: Sequence[Node]) -> list[Node]:
     """Every node that the targets descend from and they themselves, inputs before what they go into; and before all
     others what no model has a part in: a file that cannot be used is told before anything is trained."""

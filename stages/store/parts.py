@@ -85,17 +85,16 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
         raise UserError(f"{key}.file={own.file} cannot be read as Python: {error}") from error
     except OSError as error:
         raise UserError(f"{key}.file={own.file!s:.100}: {error.strerror}.") from error
-    return copied(content, folder, file.name)
+    return copied(content, folder, file)
 
 
-def copied(content: bytes, folder: Path, name: str) -> tuple[Path, str]:
-    """A copy of a file in a folder named by the SHA-256 of its bytes, and that digest: the file may be worked on."""
+def copied(content: bytes, folder: Path, file: Path) -> tuple[Path, str]:
+    """A copy of a file in a folder named by the SHA-256 of its bytes, and that digest: the file may be worked on. In a
+    store that may only be read, the file itself: nothing can be built from it there."""
     digest = hashlib.sha256(content).hexdigest()
-    copy = folder / digest / name
-    if not copy.exists() or copy.read_bytes() != content:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        whole.write(copy, content)
-    return copy, digest
+    copy = folder / digest / file.name
+    there = copy.exists() and copy.read_bytes() == content
+    return (copy if there or whole.write_if_allowed(copy, content) else file), digest
 
 
 def load(own: Own, key: str, node: Path) -> Any:

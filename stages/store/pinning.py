@@ -14,7 +14,7 @@ from typing import Any, Literal
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import Sample
+from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
@@ -56,7 +56,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         """A source's task of the user's own is kept as templates are; one that comes ready-made is our code."""
         if not source.task or not (file := Path(source.task).expanduser()).is_file():
             return source
-        kept, digest_of_it = parts.copied(file.read_bytes(), cache.parent / "own", file.name)
+        kept, digest_of_it = parts.copied(file.read_bytes(), cache.parent / "own", file)
         pinned_to[str(kept)] = digest_of_it
         return replace(source, task=str(kept))
 
@@ -73,10 +73,10 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         block = pinned(block, "dataset", block.key)
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
-        kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template.name)
+        kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template)
         block = replace(block, template=replace(block.template, path=str(kept)))
         pinned_to[str(kept)] = digest_of_it
-    elif isinstance(block, Sample) and block.file:
+    elif isinstance(block, CandidateFile):
         file = Path(block.file).expanduser()
         if not file.is_file():
             raise UserError(f"{block.key}.file={block.file}: no such file.")
@@ -91,7 +91,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     if isinstance(block, Label) and block.judge.kind:
         rubric = Path(block.judge.rubric or RUBRICS / f"{block.judge.kind}.jinja")
         content = read_template(rubric, "label.judge.rubric").encode()
-        kept, digest_of_it = parts.copied(content, cache.parent / "own", rubric.name)
+        kept, digest_of_it = parts.copied(content, cache.parent / "own", rubric)
         block = replace(block, judge=replace(block.judge, rubric=str(kept)))
         pinned_to[str(kept)] = digest_of_it
     return block, pinned_to

@@ -22,6 +22,7 @@ from stages.store.kept import WRONG_SHAPE, Damaged
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 GROUP = 10_000  # rows that are written at a time
 PIECE = 200  # records that are held at a time, on their way into a table or out of it
+GIVEN = ("dataset", "file")  # samplers of text that somebody has already
 AND = " + "  # between the kinds of constraint that a task names
 MESSAGES = arrow(list[Message])
 # LZ4 takes half of what snappy does to read, and writes files as large. A dictionary of texts that hardly come twice

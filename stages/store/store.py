@@ -33,7 +33,7 @@ from stages.store.kept import (
     sync,
     warn_once,
 )
-from stages.store.node import Node
+from stages.store.node import Node, PublishedNode
 from stages.store.work import LOGS, SCRATCH
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,11 @@ class Store:
 
     def __init__(self, root: Path, rebuild: str | None = None, command: str | None = None):
         self.root, self.rebuild, self.command = root, rebuild, command or uuid.uuid4().hex
+
+    @property
+    def writable(self) -> bool:
+        """True where this user may write to the store, or make it."""
+        return not self.root.exists() or os.access(self.root, os.W_OK)
 
     @property
     def remembered(self) -> Path:
@@ -95,6 +100,17 @@ class Store:
             if found is None or found["digest"] != manifest["inputs"][role]["digest"]:
                 return None
         return manifest
+
+    def published_node(self, stage: str, fingerprint: str, seen: dict[str, Node] | None = None) -> Node:
+        """Return a published node, and all that it descends from, as manifests tell of them."""
+        seen = {} if seen is None else seen
+        if fingerprint not in seen:
+            manifest = read_manifest(self.root / stage / fingerprint) or {"version": 0, "config": {}, "inputs": {}}
+            keys = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
+            inputs = {role: self.published_node(*key, seen) for role, key in keys.items()}
+            version, config = manifest["version"], manifest["config"]
+            seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
+        return seen[fingerprint]
 
     def missing(self, targets: list[Node]) -> set[Node]:
         """The nodes that have to be built for the targets. With `rebuild`, all that they descend from: whether a node
@@ -199,6 +215,9 @@ class Store:
         partial = self.partial(node)
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
+        readers = partial.stat().st_mode & 0o444  # safetensors lets nobody but this user read weights
+        for path in files.values():
+            path.chmod(path.stat().st_mode | readers)
         entries = {
             name: {"bytes": p.stat().st_size, "mtime_ns": p.stat().st_mtime_ns, "sha256": file_digest(p)}
             for name, p in files.items()
@@ -234,7 +253,9 @@ class Store:
         swap(self.partial(node), self.folder(node))
 
     def link_latest(self, targets: list[Node]) -> None:
-        """Point `latest/` at the targets and all that they descend from."""
+        """Point `latest/` at the targets and all that they descend from; not in a store that may only be read."""
+        if not self.writable:
+            return
         for node in (node for target in targets for node in target.lineage):
             if self.folder(node).exists():
                 self._link(node)

@@ -3,6 +3,8 @@
 import uuid
 from pathlib import Path
 
+from stages.config.errors import READ_ONLY
+
 
 def write(file: Path, content: str | bytes) -> None:
     """Replace a file at once, also where several processes do so: each writes a draft of its own."""
@@ -12,6 +14,18 @@ def write(file: Path, content: str | bytes) -> None:
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_if_allowed(file: Path, content: str | bytes) -> bool:
+    """Replace a file, and return whether that was allowed: the store of another user may only be read."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, content)
+    except OSError as error:
+        if error.errno in READ_ONLY:
+            return False
+        raise
+    return True
 
 
 def link(place: Path, target: Path) -> None:

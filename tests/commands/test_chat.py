@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from stages.commands.chat import APART, KEPT, Printed, Speaker, talk
+from stages.commands.finished_run import last
 from stages.config.errors import UserError, visible
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.prompt_format import Continuation, form_of
+from stages.pipeline import provenance
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.records import Example, load
-from tests.helpers import TINY, Chain, command, inside, settings
+from stages.store.store import Store
+from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
 
 
 def chat(root: Path, lines: list[str], *overrides: str, piped: bool = False) -> str:
@@ -80,10 +83,54 @@ def test_a_line_that_is_not_utf8_is_told_and_the_next_one_answered(chain: Chain)
     )
 
 
-def test_what_is_missing_is_built_and_no_more(tmp_path: Path) -> None:
-    sizes = ("sft.epochs=1", "chat.max_new_tokens=4")
-    assert chat(tmp_path, ["Name a colour."], "chat.model=sft", *sizes).startswith("> Name")
-    assert Chain(tmp_path).count() == {"base": 1, "data": 1, "sft": 1}
+def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> None:
+    """And with settings theirs, of any number in the store."""
+    line, before = ("stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8"), chain.count()
+    typed = "Name a colour."
+    ran = inside(*line, "chat.side_by_side=true", typed=typed)
+    assert ran.returncode == 0, ran.stderr
+    report = chain.manifest("report")
+    assert f"stage=chat is about report {report['fingerprint']}, {report['command']}" in ran.stdout
+    asked = chat(chain.root, [typed], "chat.side_by_side=true", "chat.max_new_tokens=8")
+    assert ran.stdout[ran.stdout.index("> ") :] == asked
+    assert chain.count() == before, "the store holds the demo's chain no more than before"
+
+
+def test_the_last_run_is_the_one_that_was_used_last(chain: Chain) -> None:
+    cfg, store, made = settings("stage=chat"), Store(chain.root), nodes(chain.root)
+    report, other = made["report"], nodes(chain.root, "dpo.beta=0.7")["dpo"]
+    build(chain.root, "stage=dpo", "dpo.beta=0.7")
+    run = last(cfg, store)
+    assert (run.name, run.evaluation, run.titles) == (
+        str(other),
+        None,
+        {"base": "Base", "sft": "SFT", "policy": "DPO"},
+    )
+    assert [run.models[role].fingerprint for role in ("base", "sft", "policy")] == [
+        *(made[role].fingerprint for role in ("base", "sft")),
+        other.fingerprint,
+    ]
+    build(chain.root, "stage=dpo")  # of the run that the report is of, which was there
+    run = last(cfg, store)
+    assert (run.name, str(run.evaluation)) == (str(report), str(made["eval"]))
+
+
+def test_a_chat_builds_nothing(tmp_path: Path) -> None:
+    told = refused("stage=chat", f"outputs={tmp_path}")
+    assert told.startswith(f"stage=chat: no run has ended in {tmp_path}. python run.py ")
+    typed = (*TINY, f"outputs={tmp_path}", "sft.epochs=1")
+    ran = inside("stage=chat", *typed)
+    assert ran.returncode == 1 and ran.stderr.rstrip().endswith(f"Build it: {provenance.command('dpo', [*typed])}")
+    assert refused("stage=chat", *typed, "chat.model=sft").endswith("stage=sft")
+    assert not Chain(tmp_path).count()
+    build(tmp_path, "stage=sft", "sft.epochs=1")
+    told = refused("stage=chat", f"outputs={tmp_path}")
+    assert re.fullmatch(r"chat.model=policy: sft \w{12} has no such model, but base, sft\.", told)
+    line = ("stage=chat", f"outputs={tmp_path}", "chat.model=sft", "chat.max_new_tokens=4")
+    ran = inside(*line, typed="Name a colour.")
+    assert "\n> Name a colour.\n" in ran.stdout
+    (tmp_path / "latest" / "sft" / "model" / "config.json").unlink()
+    assert "is damaged (model/config.json: missing). Again: python run.py stage=sft" in refused(*line)
 
 
 def test_the_same_conversation_and_seed_have_the_same_answer(built: Path) -> None:

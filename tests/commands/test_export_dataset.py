@@ -18,7 +18,7 @@ from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store, manifest_of
 from stages.store.unpaired import UnpairedPreference
 from tests.commands.conftest import Request
-from tests.helpers import TINY, Chain, build, command, nodes, refused
+from tests.helpers import TINY, Chain, build, command, inside, nodes, refused
 
 ASKED = ("stage=export", "export.format=dataset")
 
@@ -64,6 +64,18 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == told
 
 
+def test_without_settings_it_is_that_of_the_last_run(chain: Chain) -> None:
+    """Also of several rounds, whose labels of single completions are then made as with the settings."""
+    build(chain.root, "stage=dpo", "rounds=2", "pairs.unfinished=drop")
+    before = chain.count()
+    told = inside(f"outputs={chain.root}", *ASKED)
+    assert told.returncode == 0, told.stderr
+    [folder] = (chain.root / "export").glob("dataset-*")
+    assert chain.count() - before == {"unpaired": 2}
+    assert exported(chain, "rounds=2", "pairs.unfinished=drop") == folder, "the same nodes, under the same name"
+    assert chain.count() - before == {"unpaired": 2}
+
+
 def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:
     folder, sft = exported(chain), chain.folder("sft") / "model"
     options = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1, "disable_tqdm": True}
@@ -80,6 +92,8 @@ def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Pa
 
 def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    assert "needs label" in refused(*TINY, f"outputs={chain.root}", *ASKED, "label.audit=12"), "it labels nothing"
+    build(chain.root, "stage=label", "label.audit=12")
     folder = exported(chain, "label.audit=12")
     text = (folder / "README.md").read_text()
     told = DatasetCard(text)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,14 +14,14 @@ import pytest
 from stages.commands import plan
 from stages.commands.planning import calls, cost
 from stages.commands.planning.tokens import CHARACTERS
-from stages.config.schema import ROOT
+from stages.config.schema import OUTPUTS, ROOT
 from stages.hardware import machine
 from stages.hardware.speed import COMPARABLE, Known, Ran, Task, expected
 from stages.pipeline.graph import graph
 from stages.store.records import Example, load
 from stages.store.store import Store
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, nodes, settings
+from tests.helpers import TINY, Chain, build, inside, nodes, refused, settings
 from tests.labelers.judging import judging
 
 TASK = Task("sft", "bf16", "none", "a", 1e8, 1e5, "2 x this", 2, on_gpu=False)
@@ -176,7 +177,7 @@ def test_the_plan_says_how_its_times_are_known(
         lines = capsys.readouterr().out.splitlines()
         return {line.split()[0]: line.split()[-2] for line in lines if line.endswith(" s")}, lines[-1]
 
-    monkeypatch.setattr(plan, "ROOT", tmp_path / "elsewhere")
+    monkeypatch.setenv(OUTPUTS, str(tmp_path / "elsewhere"))
     times, legend = told(chain.root)
     assert float(times["sft"]) >= 0, "as it took here"
     assert times["dpo"].startswith("~"), "its pairs are still to be made"
@@ -184,7 +185,7 @@ def test_the_plan_says_how_its_times_are_known(
     times, legend = told(tmp_path / "fresh")
     assert times["sft"].startswith("?")
     assert "? a guess" in legend
-    monkeypatch.setattr(plan, "ROOT", tmp_path)  # whose outputs/ is the chain's
+    monkeypatch.setenv(OUTPUTS, str(chain.root))
     times, _ = told(tmp_path / "fresh")
     assert times["sft"].startswith("~")
 
@@ -209,6 +210,38 @@ def test_plan_does_not_know_the_rows_of_files_before_they_are_read(tmp_path: Pat
     file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
     found = cost_of(tmp_path / "outputs", "sft", "data=file", f"data.sources=[{{path: {file}}}]")
     assert found.tokens is None and math.isnan(found.seconds)
+
+
+def test_the_total_says_which_nodes_it_leaves_out(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
+
+    def total(*overrides: str, root: Path = tmp_path / "outputs") -> str:
+        plan.show(nodes(root, *overrides), Store(root))
+        return " ".join(next(part for part in capsys.readouterr().out.split("To build: ")[1:]).split())
+
+    assert re.match(r"\d+\.\d min expected\. Times", total())
+    judge = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
+    paid = total("label=judge", judge)
+    assert re.match(r"at least \d+\.\d min, as the time of 1 nodes is not known \(label\)\. Times", paid)
+    for labeler in (("label=judge", judge), ("label=human",)):  # whose pace a verifier that ran here does not tell
+        assert "the time of 1 nodes is not known (label)" in total(*labeler, root=built)
+    read = total("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 0.5, preference: 0.5}}}}]")
+    assert "the time of 8 nodes is not known (sft, sample, reference, dpo, answer_base" in read
+
+
+def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
+    untested = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks")]
+    line = (*TINY, f"outputs={tmp_path}", *untested)
+    ran = inside(*line, "stage=plan")
+    assert ran.returncode == 0, ran.stderr
+    told = " ".join(ran.stdout.split())
+    assert f"Not planned: answer, eval, report. {refused(*line)}" in told
+    assert {line.split()[0] for line in ran.stdout.splitlines() if "to build" in line} == {
+        *("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo")
+    }
 
 
 def test_plan_names_files_and_says_where_only_the_content_differs(

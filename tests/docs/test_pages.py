@@ -12,7 +12,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
-from stages.cli import constraints
+from stages.cli import constraints, unread
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
 from stages.config.schema import RECIPES, ROOT
@@ -98,7 +98,10 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_TOKEN", "one of the reader's")
     for plugin in re.findall(r"hydra/(?:sweeper|launcher)=(\w+)", command):
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}")
-    constraints.refuse(settings(*one_of_each(shlex.split(command))))
+    typed = one_of_each(shlex.split(command))
+    cfg = settings(*typed)
+    constraints.refuse(cfg)
+    unread.refuse(cfg, typed)
 
 
 def every_key() -> dict[str, set[str]]:

@@ -209,7 +209,7 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
         (
             "[{labeler: verifier}, {labeler: reward_model}]",
             (JUDGE, "label.reward_model.path=README.md"),
-            "label.judge.endpoints are asked by a judge, and label.ensemble.members has none",
+            f"{JUDGE}: no judge labels. Add {{labeler: judge}} to label.ensemble.members",
         ),
         (
             "[{labeler: verifier}, {labeler: judge}]",
@@ -232,11 +232,6 @@ def test_what_cannot_be_joined_is_told_before_anything_runs(
     members: str, more: tuple[str, ...], expected: str
 ) -> None:
     assert refused("recipe=tiny", "label=ensemble", f"label.ensemble.members={members}", *more).startswith(expected)
-
-
-def test_an_ensembles_keys_are_for_an_ensemble() -> None:
-    line = refused("recipe=tiny", "label.ensemble.people=5")
-    assert line.startswith("label.ensemble is for label=ensemble")
 
 
 def test_a_veto_goes_by_scores_of_which_a_labeler_of_ones_own_may_give_none(tmp_path: Path) -> None:

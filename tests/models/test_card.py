@@ -1,13 +1,14 @@
 """The model card: a header that the hub takes, and where the model comes from."""
 
 import json
+import shutil
 from pathlib import Path
 
 from huggingface_hub import metadata_load
 
 from stages.models import card
 from stages.models.contract import load
-from tests.helpers import Chain, nodes, settings
+from tests.helpers import Chain, build, nodes, settings
 
 
 def test_a_card_tells_every_step_since_the_base(chain: Chain) -> None:
@@ -45,6 +46,7 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
     sources = [
         {"path": "someone/dialogues", "revision": "a" * 40},
         {"path": str(tmp_path / "private" / "letters.jsonl"), "revision": None},
+        {"path": "someone/preferences", "revision": "b" * 40},
     ]
     inputs = {
         "base": with_config(
@@ -52,14 +54,52 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
         ),
         "data": with_config(tmp_path / "data", chain.manifest("data"), {"sources": sources}),
     }
+    brought = [{"examples": {"sft": 9}}, {"examples": {"sft": 3}}, {"examples": {"preference": 5}}]
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["metrics"]["sources"] = brought
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
     card.write(model, "sft", settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
     header, text = metadata_load(model / "README.md"), (model / "README.md").read_text(encoding="utf-8")
     assert (header["base_model"], header["datasets"]) == ("someone/model", ["someone/dialogues"])
     assert "letters.jsonl" in text and "private" not in text and str(tmp_path) not in text
+    assert "someone/preferences" not in text, "SFT learns from none of its rows"
 
     aligned = chain.folder("dpo") / "model"
     given = {role: chain.folder(role) for role in ("pairs", "reference")} | {"policy": chain.folder("sft")}
     card.write(aligned, "dpo", settings("recipe=tiny").dpo, given, {})
     after = metadata_load(aligned / "README.md")
     assert (after["base_model"], after["tags"]) == ("someone/model", ["plumbline", "trl", "dpo"])
+
+
+def steps_of(node: Path) -> list[str]:
+    return [line for line in (node / "model" / "README.md").read_text().splitlines() if line.startswith("1. ")]
+
+
+def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mine"
+    shutil.copytree(chain.folder("sft") / "model", checkpoint)
+    for name in ("contract.json", "README.md"):
+        (checkpoint / name).unlink()
+    line = ("sft=none", "model.random_init=null", f"model.path={checkpoint}")
+    build(chain.root, "stage=dpo", *line)
+    made = nodes(chain.root, *line)
+    text = (chain.folder("sft", *line) / "model" / "README.md").read_text()
+    assert metadata_load(chain.folder("sft", *line) / "model" / "README.md")["tags"] == ["plumbline"]
+    assert "supervised" not in text and "Settings of the last step" not in text and "instructions" not in text
+    base, sft, dpo = steps_of(chain.folder("dpo", *line))
+    assert sft == f"1. `{made['sft']}` <- `{made['base']}`: not trained here"
+    assert "preference pairs" in dpo and base.startswith(f"1. `{made['base']}`: mine")
+
+
+def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chain) -> None:
+    examples = chain.manifest("data")["metrics"]["examples"]
+    [_, sft] = steps_of(chain.folder("sft"))
+    rows, held_out = examples["sft"], examples["validation"]
+    assert sft.endswith(f": generated instructions with checks ({rows} examples, {held_out} more held out)")
+    line = ("sft.adapter=lora", "dpo.adapter=continued")
+    build(chain.root, "stage=dpo", *line)
+    text = {name: (chain.folder(name, *line) / "model" / "README.md").read_text() for name in ("sft", "dpo")}
+    assert "step: adapter=lora, learning_rate=0.005" in text["sft"]
+    assert "lora={'rank': 16, 'alpha': 32}." in text["sft"]
+    assert "step: adapter=continued, loss_type" in text["dpo"]

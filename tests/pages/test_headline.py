@@ -52,7 +52,7 @@ def test_the_command_for_more_seeds_is_that_of_this_run() -> None:
     command = more({"command": "python run.py stage=eval recipe=instructions seed=1 dpo.beta=0.2"}, [{"seed": 1}])
     assert command == "python run.py recipe=instructions seed=1 dpo.beta=0.2 'seeds=[2,3]'"
     told = Headline(headline({"seen tasks": group(HELPED)}).results, 0.95, 1, more_seeds=command)
-    assert f"{command} trains two more of each" in told.caution
+    assert f"{command} trains from two more" in told.caution
 
 
 @pytest.mark.parametrize(("delta", "word"), [(NOTHING, "made no measurable change"), (HURT, "hurt")])

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -20,9 +21,10 @@ from stages.config.schema import ROOT
 from stages.hardware import memory
 from stages.models import contract
 from stages.pipeline import provenance
-from stages.pipeline.graph import BEFORE_SFT, NEXT, VERSIONS, next_stage, targets
-from stages.store.records import Candidate, load
+from stages.pipeline.graph import VERSIONS, targets
+from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
+from stages.store.text_lengths import text_lengths
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
 
 STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report")
@@ -51,24 +53,6 @@ def test_a_chain_that_is_there_takes_no_time_and_builds_nothing(chain: Chain) ->
     assert ran.returncode == 0, ran.stderr
     assert "reused" in ran.stdout
     assert {p: p.stat().st_mtime_ns for p in chain.root.glob("*/*/manifest.json")} == before
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        (),
-        ("label=dataset", "label.path=package:stages/tasks/toy_preferences.jsonl"),
-        ("recipe=demo", "label=dataset", "label.path=package:stages/tasks/toy_preferences.jsonl"),
-        ("sample.pool=[{n: 2}, {n: 3}]",),
-    ],
-)
-def test_the_stage_that_comes_next_is_one_that_the_run_has(line: tuple[str, ...], tmp_path: Path) -> None:
-    given = nodes(tmp_path, *line)
-    cfg = replace(settings(*TINY, *line), outputs=str(tmp_path))
-    for stage in {node.stage for name, node in given.items() if name not in BEFORE_SFT} & {*NEXT}:
-        following = next_stage(stage, given)
-        assert targets(replace(cfg, stage=following), given), f"{stage} is followed by {following}"
-    assert next_stage("sft", given) == ("label" if "label=dataset" in line else "sample")
 
 
 def test_the_manifest_says_where_a_node_came_from(built: Path) -> None:
@@ -248,18 +232,44 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
     assert full > peak("dpo.runtime.gradient_checkpointing=full")
 
 
-def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
+def loaded_by_a_plan(*lines: tuple[Path, str]) -> str:
+    """What is loaded, of all that takes long, after the plans of these stores and typed settings in one process."""
     code = f"""
 import sys, pathlib, run
 from stages.commands import plan
 from stages.store import store
 from tests.helpers import nodes
-root = pathlib.Path({str(tmp_path)!r})
-plan.show(nodes(root, "model=embedded"), store.Store(root))
-print("loaded", *{{"torch", "transformers", "numpy", "gguf"}} & set(sys.modules))
+for root, typed in {[(str(root), typed.split()) for root, typed in lines]!r}:
+    root = pathlib.Path(root)
+    plan.show(nodes(root, *typed), store.Store(root))
+print("loaded", *{{"torch", "transformers", "numpy", "pyarrow", "datasets", "gguf", "jinja2"}} & set(sys.modules))
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-1] == "loaded"
+    return ran.stdout.splitlines()[-1]
+
+
+def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
+    assert loaded_by_a_plan((tmp_path, "model=embedded")) == "loaded"
+
+
+def test_plan_of_a_full_store_imports_nothing_heavy_either(built: Path) -> None:
+    """Whatever is there, to be built again, or to be asked of a judge: manifests alone are read."""
+    judge = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
+    source = "data.sources=[{path:stages/tasks/toy_preferences.jsonl,columns:{prompt:prompt}}]"
+    lines = ("", "dpo.beta=0.3", "sft.seed=5 sample.seed=6", judge, source, "pairs=all")
+    assert loaded_by_a_plan(*((built, line) for line in lines)) == "loaded"
+
+
+def test_lengths_in_manifests_are_those_of_the_tables(built: Path) -> None:
+    """A plan of a node without them, of an earlier version, expects the same."""
+    store = Store(built)
+    for node in nodes(built).values():
+        made = store.find(node)
+        assert made is not None and made.get("lengths", {}) == text_lengths(node.stage, store.folder(node))
+    splits = store.find(nodes(built)["data"])["lengths"]
+    examples = [e for e in load(Chain(built).folder("data") / "examples.parquet", Example) if e.split == "sft"]
+    assert splits["sft"]["prompt"] == fmean(sum(len(m["content"]) for m in e.messages) for e in examples)
+    assert splits["sft"]["answer"] == fmean(len(str(e.reference)) for e in examples)
 
 
 def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:

@@ -119,7 +119,6 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
         (("sample.pool=[{model: /no/such/folder}]",), "sample.pool[0].model=/no/such/folder: no such file or folder"),
         (("sample.pool=[{file: none.jsonl}, {n: 2}]",), "sample.pool[0].file=none.jsonl: no such file"),
         (("sample.file=none.jsonl",), "sample.file=none.jsonl: no such file"),
-        (("sample.columns={prompt: q}",), "sample.columns says which columns sample.file has"),
     ],
 )
 def test_what_is_no_source_is_refused_before_anything_is_built(overrides: tuple[str, ...], told: str) -> None:

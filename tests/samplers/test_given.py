@@ -7,42 +7,48 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
-from stages.models.contract import Contract
-from stages.models.contract import load as contract_of
-from stages.samplers.given import given
+from stages.samplers.given import read_candidates
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
 from stages.store.work import Work
 from tests.helpers import nodes, settings
 
 Rows = list[dict[str, Any]]
-Asked = tuple[list[Example], Contract]  # prompts of a node, and how its policy reads them
 
 
 @pytest.fixture(scope="module")
-def asked(built: Path) -> Asked:
-    store, made = Store(built), nodes(built)
-    prompts = load(store.folder(made["sample"]) / "prompts.parquet", Example)
-    return prompts, contract_of(store.folder(made["sft"]) / "model")
+def asked(built: Path) -> list[Example]:
+    return load(Store(built).folder(nodes(built)["sample"]) / "prompts.parquet", Example)
 
 
-def read(folder: Path, asked: Asked, rows: Rows, **changes: Any) -> tuple[list[Candidate], Work]:
-    prompts, terms = asked
+def read(folder: Path, asked: list[Example], rows: Rows, **changes: Any) -> tuple[list[Candidate], Work]:
+    _, candidates, out = read_both(folder, asked, rows, **changes)
+    return candidates, out
+
+
+def read_both(
+    folder: Path, asked: list[Example], rows: Rows, **changes: Any
+) -> tuple[list[Example], list[Candidate], Work]:
     file = folder / "mine.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    cfg: Sample = replace(settings("recipe=tiny").sample, file=str(file), **changes)
+    cfg = replace(settings("recipe=tiny").sample, file=str(file), **changes).candidate_file
+    assert cfg is not None
     out = Work(folder, lambda metrics, step: None)
-    return given(cfg, prompts[:-1], {p.id for p in prompts}, terms, out), out
+    known, later = (None, None) if cfg.own_prompts else (asked, asked[-1].id)
+    prompts, candidates = read_candidates(cfg, known, lambda those: [p for p in those if p.id != later], out)
+    assert {c.prompt_id for c in candidates} <= {p.id for p in prompts}
+    return prompts, candidates, out
 
 
 def request(prompt: Example) -> str:
     return prompt.messages[-1]["content"]
 
 
-def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(asked: Asked, tmp_path: Path) -> None:
-    prompts, terms = asked
+def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
+    asked: list[Example], tmp_path: Path
+) -> None:
+    prompts = asked
     a, b, c, *_, later = prompts
     rows: Rows = [
         {"messages": a.messages, "completions": ["one", "two", "one"], "model": "x"},
@@ -55,7 +61,7 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(asked
     assert {(x.policy, x.sampler, x.token_ids, x.finish_reason) for x in found} == {
         ("mine.jsonl", "file", None, "stop")
     }
-    assert [x.n_tokens for x in found] == [len(terms.tokenizer(x.text).input_ids) for x in found]
+    assert [x.n_tokens for x in found] == [len(x.text.split()) for x in found], "no model is there to count by"
     assert out.warnings[1:] == [
         "mine.jsonl: 1 rows answer prompts that are not asked now",
         "mine.jsonl: 2 completions are copies",
@@ -73,14 +79,17 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(asked
         ({"completions": []}, "completions: is empty"),
         ({"completions": ["a", " "]}, "completions: is empty"),
         ({"completions": ["a", 7]}, "completions: must be text, is int: `labels: {7: WORD, …}` says it in words"),
-        ({"prompt": "nobody asks this", "completions": ["a"]}, "prompt: is none of the data's that are sampled"),
+        (
+            {"prompt": "nobody asks this", "completions": ["a"]},
+            "prompt: is none of the data's that are sampled (sample=file takes the file's own)",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_told_with_its_line_and_may_be_quarantined(
-    row: dict[str, Any], told: str, asked: Asked, tmp_path: Path
+    row: dict[str, Any], told: str, asked: list[Example], tmp_path: Path
 ) -> None:
-    good = {"prompt": request(asked[0][0]), "completions": ["a"]}
-    rows = [good, {"prompt": request(asked[0][1]), **row}]
+    good = {"prompt": request(asked[0]), "completions": ["a"]}
+    rows = [good, {"prompt": request(asked[1]), **row}]
     with pytest.raises(UserError) as error:
         read(tmp_path, asked, rows)
     assert str(error.value).startswith(
@@ -92,8 +101,27 @@ def test_a_row_that_cannot_be_used_is_told_with_its_line_and_may_be_quarantined(
     assert bad["line"] == 2 and told == f"{bad['field']}: {bad['reason']}"
 
 
-def test_a_file_of_something_else_is_told(asked: Asked, tmp_path: Path) -> None:
+def test_prompts_of_its_own_are_each_taken_once_with_what_their_rows_state(tmp_path: Path) -> None:
+    rows: Rows = [
+        {"prompt": "Name a colour.", "completions": ["red", "blue"], "terms": "cc0"},
+        {"prompt": "Say hello.", "completions": ["Hello there."], "terms": "mit"},
+        {"prompt": "name a  COLOUR.", "completions": ["green"], "terms": "mit"},
+    ]
+    changes = {"sampler": "file", "columns": {"licence": "terms"}}
+    prompts, found, out = read_both(tmp_path, [], rows, **changes)
+    assert sorted((c.text, c.n_tokens, c.policy) for c in found) == [
+        ("Hello there.", 2, "mine.jsonl"),
+        *((colour, 1, "mine.jsonl") for colour in ("blue", "green", "red")),
+    ]
+    assert {(p.messages[-1]["content"], p.licence, p.source, p.split) for p in prompts} == {
+        ("Name a colour.", "cc0", "mine.jsonl", "preference"),
+        ("Say hello.", "mit", "mine.jsonl", "preference"),
+    }
+    assert not out.warnings
+
+
+def test_a_file_of_something_else_is_told(asked: list[Example], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no known columns among question_id, text.*sample.columns=\{prompt: COLUMN"):
         read(tmp_path, asked, [{"question_id": 1, "text": "a"}])
     with pytest.raises(UserError, match="none of its rows answers a prompt that is asked now"):
-        read(tmp_path, asked, [{"prompt": request(asked[0][-1]), "completion": "a"}])
+        read(tmp_path, asked, [{"prompt": request(asked[-1]), "completion": "a"}])

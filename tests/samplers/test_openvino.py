@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.cli import pools
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
 from stages.models import contract
@@ -95,6 +96,15 @@ def test_a_stage_samples_with_it_and_says_so(chain: Chain) -> None:
     assert chain.folder("sample", *asked) != chain.folder("sample")
 
 
-def test_it_says_where_it_computes(chain: Chain) -> None:
-    told = refused(*TINY, f"outputs={chain.root}", "stage=sample", "sample=openvino", "sample.runtime.device=cuda")
-    assert "computes on the CPU" in told
+def test_it_says_before_anything_is_built_where_it_computes_and_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = (*TINY, f"outputs={tmp_path}", "sample=openvino")
+    for stage in ("plan", "sample"):
+        assert "computes on the CPU" in refused(*line, f"stage={stage}", "sample.runtime.device=cuda")
+    assert refused(*line, "stage=plan", "sample.pool=[{n: 4}]", "sample.runtime.device=cuda").startswith(
+        "sample.pool[0]"
+    )
+    monkeypatch.setattr(pools, "find_spec", lambda package: None)
+    assert "pip install 'plumbline[openvino]'" in refused(*line, "stage=plan")
+    assert not [*tmp_path.glob("*/*/manifest.json")]

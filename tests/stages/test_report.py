@@ -9,6 +9,7 @@ from markupsafe import escape
 
 from stages import report
 from stages.pages import figures
+from stages.pages.settings import settings as settings_of
 from stages.pages.side_by_side import side_by_side
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
@@ -150,3 +151,29 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     assert all(m["fingerprint"] in html for m in manifests)
     assert wrong_with(chain.root / "report.html", tmp_path) == []
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"
+
+
+def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
+    """Of `sft=none` with preferences of somebody's, in the report and in the card."""
+    preferences = "label.path=package:stages/tasks/toy_preferences.jsonl"
+    model = ("model.random_init=null", f"model.path={chain.folder('sft') / 'model'}")
+    line = ("sft=none", *model, "label=dataset", preferences)
+    before = (chain.root / "report.html").read_text()
+    build(chain.root, *line)
+    page = (chain.root / "report.html").read_text()
+    of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
+    for told in of_training:
+        assert told in before and told not in page, told
+    assert "that nothing was trained on: SFT passes" in page
+    assert "no SFT was done here" in page
+    assert "more data.tasks.preference" in before and "more data.tasks.preference" not in page
+    card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()
+    assert "instructions with checks" not in card
+
+
+def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
+    made = {name: chain.manifest(name) for name in nodes(chain.root)}
+    title = {"policy": made["dpo"], "title": "DPO", "seeds": [0]}
+    assert "rounds" not in settings_of(made, **title)
+    told = settings_of(made | {"pairs_1": made["pairs"]}, **title)
+    assert told["rounds"] == "2; candidates, labels, pairs and DPO are told of the last"

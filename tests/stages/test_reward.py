@@ -165,7 +165,7 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
     ("overrides", "told"),
     [
         (("label=reward_model",), "label=reward_model needs a model: label.reward_model.path=FOLDER"),
-        (("label.reward_model.path=README.md",), "label.reward_model is for label=reward_model"),
+        (("label.reward_model.path=README.md",), "label.reward_model.path=README.md: no reward model labels"),
         (
             ("stage=reward", "reward.adapter=qlora"),
             "reward.adapter=qlora: a reward model is trained whole",

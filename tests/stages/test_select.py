@@ -203,9 +203,17 @@ def test_sft_as_a_target_is_what_the_chain_starts_from_and_no_control(tmp_path: 
     assert [n.fingerprint for n in targets(cfg, found)] == [found[k].fingerprint for k in ("sft_seed_1", "sft")]
 
 
+def test_the_control_of_a_model_that_came_trained_is_trained_all_the_same(tmp_path: Path) -> None:
+    found = nodes(tmp_path, CONTROL, "sft=none")
+    assert (found["sft"].config.train, found["control"].config.train) == (False, True)
+    assert found["control"].fingerprint != nodes(tmp_path, CONTROL)["control"].fingerprint, "it starts elsewhere"
+
+
 def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chain) -> None:
     contracts = [controlled.folder(name, CONTROL) / "model" / "contract.json" for name in ("sft", "control")]
     assert contracts[0].read_bytes() == contracts[1].read_bytes()
+    card = (controlled.folder("control", CONTROL) / "model" / "README.md").read_text()
+    assert "chosen completions of pairs (" in card and "mended" not in card
     metrics = read_manifest(controlled.folder("eval", CONTROL))["metrics"]
     assert metrics["pass_rate"].keys() == {"base", "sft", "control", "policy"}
     assert {"control-sft", "policy-control"} <= metrics["delta"].keys()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import Past, sizes_to_be
-from stages.commands.planning.tokens import CHARACTERS, TURNS, Sizes, per_prompt, sources_of
+from stages.commands.planning.tokens import CHARACTERS, length_of_pool, lengths_of, per_prompt, sources_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample
@@ -18,6 +18,8 @@ from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
 from stages.store.node import Node
 from stages.store.store import Store
+
+FRAME = 500  # characters that stages/labelers/rubric.py puts around a rubric's texts
 
 
 @dataclass
@@ -44,7 +46,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> li
     block = node.config
     if store.find(node) or getattr(block, "own", None):
         return []
-    if isinstance(block, Sample) and block.sampler == "openai" and not block.file:
+    if isinstance(block, Sample) and block.sampler == "openai":
         sizes, _ = sizes_to_be(node, nodes, store, past)
         calls = (sizes.rows or math.nan) * block.candidates_per_prompt
         key = f"{block.key}.endpoint"
@@ -54,16 +56,25 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> li
     return []
 
 
+def of_people(node: Node) -> bool:
+    """Return whether a node waits for people."""
+    return isinstance(node.config, Label) and "human" in node.config.labelers and not node.config.human.answered
+
+
 def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
-    """What each judge would be asked about a pool: of two candidates in both orders, or of each; and the probe."""
+    """What each judge would be asked about a pool: of two texts that differ in both orders, or of each text; and the
+    probe."""
     judge, sources = block.judge, sources_of(pool)
-    sizes, _ = sizes_to_be(sources[0], nodes, store, past)
-    if store.find(pool):
-        calls = float(counted(judge, store.folder(pool)))
+    manifest = store.find(pool)
+    if manifest and (lengths := lengths_of(manifest, store.folder(pool)).get("pool")):
+        calls = sum(prompts * shown(judge, int(n)) for n, prompts in lengths["texts"].items())
+        texts = length_of_pool(manifest, store.folder(pool))
     else:
+        sizes, _ = sizes_to_be(sources[0], nodes, store, past)
         calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))
+        texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
-    asked, told = calls * length(block, sizes), calls * (judge.max_tokens or 0)
+    asked, told = calls * length(block, *texts), calls * (judge.max_tokens or 0)
     keys = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
     return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
 
@@ -75,29 +86,8 @@ def shown(judge: Judge, candidates: float) -> float:
     return 2 * min(candidates * (candidates - 1) / 2, judge.comparisons or math.inf)
 
 
-def counted(judge: Judge, pool: Path) -> int:
-    """Return how often a judge is asked about a finished pool: equal requests are one call, and copies are a tie."""
-    from stages.labelers.comparisons import compared  # with pyarrow, not for a plan of what has no candidates yet
-    from stages.store.judged import by_prompt
-    from stages.store.records import Candidate, Example, Records
-
-    prompts = Records(pool / "prompts.parquet", Example).column("id")
-    calls = 0
-    for candidates in by_prompt(Records(pool / "candidates.parquet", Candidate), prompts):
-        if judge.kind is Rubrics.pointwise:
-            calls += len({c.text for c in candidates})
-        else:
-            pairs = compared(candidates, judge.comparisons, judge.seed or 0)
-            calls += 2 * len({frozenset((a.text, b.text)) for a, b in pairs if a.stripped_text != b.stripped_text})
-    return calls
-
-
-def length(block: Label, sizes: Sizes) -> float:
-    """Tokens of a question of the usual length."""
-    from stages.labelers.rubric import Rubric  # with pyarrow, not for a plan without a judge
-
-    rubric = Rubric(block.judge)
-    request, answer = ("x" * round(CHARACTERS * tokens) for tokens in (sizes.prompt, sizes.answer))
-    answers = [answer] * (2 if rubric.kind is Rubrics.pairwise else 1)
-    messages = rubric.messages([{"role": "user", "content": request}], answers)
-    return sum(len(m["content"]) / CHARACTERS + TURNS for m in messages)
+def length(block: Label, prompt: float, answer: float) -> float:
+    """Tokens of a question of the usual length: two messages with the rubric, a request and one answer or two."""
+    rubric = Path(str(block.judge.rubric)).read_text(encoding="utf-8")
+    answers = 2 if block.judge.kind is Rubrics.pairwise else 1
+    return (FRAME + len(rubric)) / CHARACTERS + prompt + answers * answer

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from stages.commands.planning.tokens import length_of
 from stages.config.blocks.data import Data
 from stages.config.choices import Split
+from stages.curation.shares import Amount, amounts
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -25,8 +26,6 @@ def contributions(data: Node, store: Store) -> list[Contribution]:
     block: Data = data.config
     if not block.sources:  # a node of generated tasks alone may be older than these figures
         return []
-    from stages.curation.mixing import Amount, amounts  # with numpy, not for a plan without sources
-
     made = store.find(data)
     read = [store.find(source) for source in data.inputs.values()]
     rows = [m["metrics"]["examples"].get(Split.sft, 0) if m else None for m in read]
@@ -41,7 +40,7 @@ def contributions(data: Node, store: Store) -> list[Contribution]:
     result = []
     for i, (source, node) in enumerate(zip(block.sources, data.inputs.values(), strict=True)):
         total = found[i].total if found else None
-        each = sum(length_of(store.folder(node), Split.sft)) if total and read[i] else None
+        each = sum(length_of(m, store.folder(node), Split.sft)) if total and (m := read[i]) else None
         tokens = None if total is None or each is None else total * each
         result.append(Contribution(source.of_task, rows[i], total, tokens, bool(made)))
     return result

@@ -8,6 +8,7 @@ tokens (stages/hardware/speed.py), and memory from the model's shape (stages/har
 import math
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -32,6 +33,7 @@ from stages.commands.planning.tokens import (
     tokens_of,
     trains_or_asks,
 )
+from stages.config.blocks.sampling import CandidateFile
 from stages.config.choices import Split
 from stages.hardware import machine, speed
 from stages.hardware.speed import Known, Ran, Task
@@ -77,21 +79,27 @@ class Past:
     def manifest(self, stage: str, fingerprint: str | None) -> Manifest | None:
         return next((m for m in self.of(stage) if m["fingerprint"] == fingerprint), None)
 
+    def folder(self, m: Manifest) -> Path:
+        return self.folders[m["stage"], m["fingerprint"]]
+
+    def length(self, m: Manifest, table: str) -> tuple[float, float]:
+        return length_of(m, self.folder(m), table)
+
     def sizes(self, m: Manifest) -> Sizes | None:
         """Of a finished node; None where its data or its pairs are gone."""
         stage, metrics, split = m["stage"], m["metrics"], split_of(m["stage"], m["settings"])
         given = {role: node["fingerprint"] for role, node in m["inputs"].items()}
         if stage in PAIRS:
-            pairs = self.folders.get(("pairs", given["pairs"]))
-            return Sizes(metrics["pairs"], metrics.get("held_out", 0), *length_of(pairs)) if pairs else None
+            pairs = self.manifest("pairs", given["pairs"])
+            return Sizes(metrics["pairs"], metrics.get("held_out", 0), *self.length(pairs, "pairs")) if pairs else None
         if stage == "label":
-            pool = self.folders.get((m["inputs"]["pool"]["stage"], given["pool"]))
-            return Sizes(metrics["judgements"], 0, *length_of_pool(pool)) if pool else None
+            pool = self.manifest(m["inputs"]["pool"]["stage"], given["pool"])
+            return Sizes(metrics["judgements"], 0, *length_of_pool(pool, self.folder(pool))) if pool else None
         of = m["inputs"]["data"]["stage"]  # data or select
         data = self.manifest(of, given["data"])
         if data is None:
             return None
-        lengths = length_of(self.folders[of, given["data"]], split)
+        lengths = self.length(data, split)
         if stage == "sft":
             examples = data["metrics"]["examples"]
             return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths)
@@ -128,8 +136,8 @@ class Past:
             return in_tokens(*usual)
         base = next(n.fingerprint for n in node.lineage if n.stage == "base")
         for m in reversed(self.of("sft")):
-            if m["roots"].get("base") == base and (folder := self.folders.get(("data", m["roots"]["data"]))):
-                return length_of(folder, split)
+            if m["roots"].get("base") == base and (data := self.manifest("data", m["roots"]["data"])):
+                return self.length(data, split)
         return in_tokens(*usual)
 
     def longer(self, stage: str, settings: dict[str, Any], roots: dict[str, str], of_base: bool) -> tuple[float, bool]:
@@ -197,6 +205,8 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
     """What a stage will go through, and whether that was counted: no rows where nobody can say yet."""
     if node.stage == "label":
         return pool_to_be(node.inputs["pool"], nodes, store, past)
+    if isinstance(node.config, CandidateFile):  # which holds any number
+        return Sizes(0, 0, *in_tokens(*TEXT)), False
     given, made_of = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     data, split = store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
@@ -208,7 +218,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
         return Sizes(tasks.open_sft, 0, *in_tokens(*OPEN)), counted is not None
     lengths = past.lengths(node, split)
     if counted:
-        lengths = length_of(store.root / counted["stage"] / counted["fingerprint"], split)
+        lengths = past.length(counted, split)
     pairs = node.inputs.get("pairs") or (given and given.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
         return Sizes(examples.get("sft", 0), examples.get("validation", 0), *lengths), counted is not None
@@ -216,15 +226,15 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
         return Sizes(asked(node, examples.get(split, 0)), 0, *lengths), counted is not None
     if made := store.find(pairs) or past.earlier.of(pairs):
         held_out = made["metrics"]["held_out"] if node.stage in TRAINING else 0
-        lengths = length_of(store.root / "pairs" / made["fingerprint"])
+        lengths = past.length(made, "pairs")
         return Sizes(made["metrics"]["pairs"] - held_out, held_out, *lengths), True
-    if pairs.inputs["judged"].config.brings_pool:
+    pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
+    if pool is None or isinstance(pool.config, CandidateFile):
         return Sizes(0, 0, *lengths), False
     earlier = [m["metrics"] for m in past.of("pairs") if m["settings"] == pairs.settings and m["metrics"]["pairs"]]
     rate = PAIRS_PER_PROMPT * pairs.config.max_per_prompt
     if earlier:
         rate = earlier[-1]["pairs"] / earlier[-1]["prompts"]
-    pool = next(n for n in reversed(node.lineage) if n.stage == "sample")
     count = rate * asked(pool, examples.get("preference", 0))
     held_out = pairs.config.validation_fraction * count if node.stage in TRAINING else 0
     return Sizes(count - held_out, held_out, *lengths), False
@@ -233,8 +243,7 @@ def sizes_to_be(node: Node, nodes: dict[str, Node], store: Store, past: Past) ->
 def pool_to_be(pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> tuple[Sizes, bool]:
     """Candidates that are there, or that each of the pool's sources is to give of every prompt."""
     if made := store.find(pool) or past.earlier.of(pool):
-        folder = store.root / pool.stage / made["fingerprint"]
-        return Sizes(made["metrics"]["candidates"], 0, *length_of_pool(folder)), True
+        return Sizes(made["metrics"]["candidates"], 0, *length_of_pool(made, past.folder(made))), True
     candidates = prompts = tokens = 0.0
     for source in sources_of(pool):
         sizes, _ = sizes_to_be(source, nodes, store, past)

@@ -3,19 +3,19 @@
 import math
 from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.config.blocks.sampling import CandidateFile
 from stages.hardware.speed import DRAWN, GUESSED, TRAINED
 from stages.store.node import Node
+from stages.store.store import Manifest
 
 CHARACTERS = 4.0  # of a token
 TURNS = 8  # tokens of a prompt that are its template's
 TEXT = 100.0, 24.0  # characters of a generated prompt and of its answer, before there are any
 OPEN = 250.0, 400.0  # of an open request, which comes without an answer
 SELECTED = 0.4  # of the open requests that a base answers, those with an answer to learn from
-ROWS_READ = 10_000  # whose mean length stands for that of all
 PAIRS = ("reference", "dpo", "reward")  # stages whose rows are pairs
 
 
@@ -69,28 +69,32 @@ def texts_of(data: Node, split: str, selected: bool = False) -> tuple[float, flo
     return tuple(share * a + (1 - share) * b for a, b in zip(OPEN, TEXT, strict=True))  # type: ignore[return-value]
 
 
-@cache
-def length_of(folder: Path, split: str | None = None) -> tuple[float, float]:
-    """Mean tokens of a prompt and of an answer, by their characters: of a split of published data, or of pairs."""
-    if split is None:
-        rows = texts(folder / "pairs.parquet", ["prompt", "chosen", "rejected"], None)
-        found = [(row["prompt"], (said(row["chosen"]) + said(row["rejected"])) / 2) for row in rows]
-    else:
-        rows = texts(folder / "examples.parquet", ["messages", "reference"], [("split", "==", split)])
-        found = [(row["messages"], OPEN[1] if row["reference"] is None else len(row["reference"])) for row in rows]
-    if not found:
+def length_of(manifest: Manifest, folder: Path, table: str) -> tuple[float, float]:
+    """Return mean tokens of a prompt and of an answer in a finished node: of a split of examples, or of `pairs`."""
+    if not (lengths := lengths_of(manifest, folder).get(table)):
         return in_tokens(*TEXT)
-    return in_tokens(fmean(said(prompt) for prompt, _ in found), fmean(answer for _, answer in found))
+    answered = lengths.get("answered", 1.0)
+    return in_tokens(lengths["prompt"], answered * lengths["answer"] + (1 - answered) * OPEN[1])
+
+
+def length_of_pool(manifest: Manifest, folder: Path) -> tuple[float, float]:
+    """Return mean tokens of a prompt, by its characters, and of a candidate of a finished pool."""
+    if not (lengths := lengths_of(manifest, folder).get("pool")):
+        return in_tokens(*TEXT)
+    return in_tokens(lengths["prompt"], 0)[0], lengths["tokens"]
+
+
+def lengths_of(manifest: Manifest, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the lengths that a manifest has (`store/text_lengths.py`); of a node without them, from an earlier
+    version, its tables are measured."""
+    return manifest["lengths"] if "lengths" in manifest else measured(manifest["stage"], folder)
 
 
 @cache
-def length_of_pool(folder: Path) -> tuple[float, float]:
-    """Mean tokens of a prompt, by its characters, and of a candidate of a published pool."""
-    prompts = [said(row["messages"]) for row in texts(folder / "prompts.parquet", ["messages"], None)]
-    candidates = [row["n_tokens"] for row in texts(folder / "candidates.parquet", ["n_tokens"], None)]
-    if not (prompts and candidates):
-        return in_tokens(*TEXT)
-    return in_tokens(fmean(prompts), 0)[0], fmean(candidates)
+def measured(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
+    from stages.store.text_lengths import text_lengths  # with pyarrow and numpy, which a plan is spared
+
+    return text_lengths(stage, folder)
 
 
 def sources_of(pool: Node) -> list[Node]:
@@ -100,22 +104,7 @@ def sources_of(pool: Node) -> list[Node]:
 
 def per_prompt(sample: Node) -> float:
     """Candidates of a prompt; nan where a file holds any number."""
-    return math.nan if sample.config.file else float(sample.config.candidates_per_prompt)
-
-
-def texts(table: Path, columns: list[str], filters: Any) -> list[dict[str, Any]]:
-    """The first rows of a table; none where it is gone, or damaged."""
-    import pyarrow as pa  # with numpy, not for a plan of what has no data yet
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(table, columns=columns, filters=filters).slice(0, ROWS_READ).to_pylist()  # type: ignore[no-any-return]
-    except (pa.ArrowException, OSError):
-        return []
-
-
-def said(messages: list[dict[str, str]]) -> int:
-    return sum(len(message["content"]) for message in messages)
+    return math.nan if isinstance(sample.config, CandidateFile) else float(sample.config.candidates_per_prompt)
 
 
 def in_tokens(prompt: float, answer: float) -> tuple[float, float]:

@@ -52,7 +52,7 @@ TEXT = """\
 
 {sources}
 
-Who wrote the completions that were judged, and how many: {policies}. {base}
+Who wrote the completions, and in how many places of these tables they stand: {policies}. {base}
 
 A licence is what the source of a prompt says of itself. Completions that a model wrote may be bound by that model's
 terms besides.

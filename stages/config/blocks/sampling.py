@@ -1,6 +1,6 @@
 """How candidates are drawn, and from which sources."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from omegaconf import MISSING
@@ -10,6 +10,8 @@ from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Split
 from stages.config.limits import Limit, between, computed, limited, place, random_seed, share
+
+OWN_PROMPTS = "file"  # the word for `sample.sampler` where nothing is drawn
 
 
 @dataclass
@@ -32,6 +34,26 @@ class Pool:
     """What `stage=pool` brings together: the names of its sources, one for each of its inputs after the policy."""
 
     members: list[str]
+
+
+@dataclass
+class CandidateFile:
+    """Candidates in a file, as a node reads them: nothing of it says how candidates are drawn. `own_prompts`: whether
+    the file brings its prompts, or answers those of the data."""
+
+    file: str
+    columns: dict[str, Any]
+    own_prompts: bool
+    prompts: int | None
+    rounds: int
+    round: int
+    max_failed: float | None
+    of: str | None = place()
+
+    @property
+    def key(self) -> str:
+        """What this block is called on the command line."""
+        return self.of or "sample"
 
 
 @dataclass
@@ -66,6 +88,19 @@ class Sample:
     def drawn_by(self) -> str:
         """The block on the command line that says how candidates are drawn: demonstrations have one of their own."""
         return "select" if self.split is Split.sft else "sample"
+
+    @property
+    def brings_prompts(self) -> bool:
+        """True where the candidates come with prompts of their own, so that no data is asked for any."""
+        return self.sampler == OWN_PROMPTS
+
+    @property
+    def candidate_file(self) -> CandidateFile | None:
+        """The file that the candidates are read from; None where they are drawn."""
+        if not self.file:
+            return None
+        names = {key.name for key in fields(CandidateFile)} - {"own_prompts"}
+        return CandidateFile(**{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts)
 
     @property
     def members(self) -> list["Sample"]:

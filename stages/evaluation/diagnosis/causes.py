@@ -197,21 +197,23 @@ def steps(run: Evidence) -> Finding:
 
 def trained_pairs(run: Evidence) -> Finding:
     ours = "more data.tasks.preference, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
-    given = "more rows under label.path; pairs=all with pairs.max_per_prompt=4"
+    given = "more rows in the file of preferences or candidates; pairs=all with pairs.max_per_prompt=4"
     return Finding(
         "pairs trained on",
         run.dpo["pairs"],
         Normal(low=300, floor=50),
         COUNT,
         "the demo: 354 to 388; 176 showed no change (docs/tuning.md)",
-        below=Cause("there are too few pairs", given if run.label["labeler"] == "dataset" else ours),
+        below=Cause("there are too few pairs", ours if run.drawn else given),
     )
 
 
 def without_pair(run: Evidence) -> Finding:
     reasons = Counter(run.made["prompts_without_pair"])
     advice = "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name"
-    if run.made.get("candidates_ended", 1.0) <= MOST:
+    if not run.drawn:
+        advice = "what the reasons name"
+    elif run.made.get("candidates_ended", 1.0) <= MOST:
         advice = (
             f"lower sample.temperatures or a higher sample.max_new_tokens, as only {run.made['candidates_ended']:.0%} "
             "of the candidates end by themselves"

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.store.kept import WRONG_SHAPE, Damaged, load_json
-from stages.store.records import Example, Pair, load
+from stages.store.records import GIVEN, Candidate, Example, Pair, Records, load
 from stages.store.store import Manifest
 from stages.store.work import read_curves
 
@@ -21,11 +21,13 @@ from stages.store.work import read_curves
 class Evidence:
     """Metrics of `label`, `pairs` and `dpo`, the last with its `settings`; results of the evaluation.
 
-    `curve` holds the points of DPO's training, `lengths` tokens of chosen and of rejected by pair, `held_out_tokens`
-    the mean of held-out chosen completions, `prompts` those of the judged pool by id.
+    `drawn`: whether candidates were drawn here, and are not somebody's. `curve` holds the points of DPO's training,
+    `lengths` tokens of chosen and of rejected by pair, `held_out_tokens` the mean of held-out chosen completions,
+    `prompts` those of the judged pool by id.
     """
 
     label: dict[str, Any]
+    drawn: bool
     made: dict[str, Any]
     dpo: dict[str, Any]
     settings: dict[str, Any]
@@ -57,6 +59,7 @@ def gather(
     held_out = {row["id"] for row in load_json(inputs[policy] / "held_out.json", list)}
     return Evidence(
         label=nodes["label"]["metrics"],
+        drawn=not {*Records(inputs["label"] / "candidates.parquet", Candidate).column("sampler")} <= {*GIVEN},
         made=nodes["pairs"]["metrics"],
         dpo=nodes[policy]["metrics"],
         settings=nodes[policy]["config"],

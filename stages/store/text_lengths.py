@@ -1,0 +1,91 @@
+"""Mean lengths of a node's texts. The node's manifest keeps them, so that `stage=plan` reads JSON alone; of a node
+without them, from an earlier version, `stage=plan` has the tables measured."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+GROUPS = 8  # groups of rows of a table that are read, evenly spaced: they stand for all of its rows
+PAIRS, POOL = "pairs", "pool"  # what the figures of these tables are under; those of examples are under their splits
+
+
+def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return mean characters of `prompt` and `answer`: of each split of examples, with the share of rows that are
+    `answered`; of pairs; of a pool, with the mean `tokens` of a candidate and how many prompts have how many
+    `texts` that differ. Return nothing where the stage makes none of these, or its table cannot be read."""
+    try:
+        match stage:
+            case "data" | "source" | "select":
+                return of_examples(folder / "examples.parquet")
+            case "pairs":
+                return of_pairs(folder / "pairs.parquet")
+            case "sample" | "pool":
+                return of_pool(folder)
+    except (pa.ArrowException, OSError):
+        pass
+    return {}
+
+
+def of_examples(file: Path) -> dict[str, dict[str, Any]]:
+    totals: dict[str, Counter[str]] = {}
+    for table in read(file, "split", "messages", "reference"):
+        for split in pc.unique(table["split"]).to_pylist():
+            rows = table.filter(pc.equal(table["split"], split))
+            totals.setdefault(split, Counter()).update(
+                rows=len(rows),
+                prompt=characters(rows["messages"]),
+                answer=pc.sum(pc.utf8_length(rows["reference"])).as_py() or 0,
+                answered=len(rows) - rows["reference"].null_count,
+            )
+    return {
+        split: {
+            "prompt": total["prompt"] / total["rows"],
+            "answer": total["answer"] / max(1, total["answered"]),
+            "answered": total["answered"] / total["rows"],
+        }
+        for split, total in totals.items()
+    }
+
+
+def of_pairs(file: Path) -> dict[str, dict[str, Any]]:
+    total = Counter[str]()
+    for table in read(file, "prompt", "chosen", "rejected"):
+        answers = characters(table["chosen"]) + characters(table["rejected"])
+        total.update(rows=len(table), prompt=characters(table["prompt"]), answer=answers)
+    rows = max(1, total["rows"])
+    return {PAIRS: {"prompt": total["prompt"] / rows, "answer": total["answer"] / rows / 2}}
+
+
+def of_pool(folder: Path) -> dict[str, dict[str, Any]]:
+    prompts = Counter[str]()
+    for table in read(folder / "prompts.parquet", "messages"):
+        prompts.update(rows=len(table), prompt=characters(table["messages"]))
+    candidates = pq.read_table(folder / "candidates.parquet", columns=["prompt_id", "n_tokens", "text"])
+    texts = pa.table({"prompt": candidates["prompt_id"], "text": pc.utf8_trim_whitespace(candidates["text"])})
+    of_prompt = Counter(texts.group_by(["prompt", "text"]).aggregate([])["prompt"].to_pylist()).values()
+    return {
+        POOL: {
+            "prompt": prompts["prompt"] / max(1, prompts["rows"]),
+            "tokens": pc.mean(candidates["n_tokens"]).as_py() or 0.0,
+            "texts": {str(count): prompts for count, prompts in sorted(Counter(of_prompt).items())},
+        }
+    }
+
+
+def read(file: Path, *columns: str) -> Iterator[pa.Table]:
+    """Yield the groups of rows that stand for a table."""
+    with pq.ParquetFile(file) as table:
+        step = -(-table.num_row_groups // GROUPS)
+        for group in range(0, table.num_row_groups, step or 1):
+            yield table.read_row_group(group, columns=[*columns])
+
+
+def characters(conversations: pa.ChunkedArray) -> int:
+    """Add up the characters of all messages."""
+    texts = pc.struct_field(pc.list_flatten(conversations), "content")
+    return int(pc.sum(pc.utf8_length(texts)).as_py() or 0)

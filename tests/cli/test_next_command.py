@@ -1,0 +1,89 @@
+"""`Next:` of every stage, under settings of every kind, is a command that composes and has nodes to build."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.cli import compose, constraints, sweep, unread
+from stages.cli.next_command import next_command
+from stages.config.choices import Target
+from stages.config.errors import UserError
+from stages.config.schema import RECIPES, Config
+from stages.pipeline import provenance
+from stages.pipeline.graph import graph, targets
+from tests.helpers import TINY, composed, inside
+
+FILE = "stages/tasks/toy_preferences.jsonl"
+JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
+SOURCE = f"data=file data.sources=[{{path:{FILE},splits:{{sft:0.5,preference:0.5}}}}]"
+ROWS = '{"prompt": "a", "completions": ["b", "c"]}'
+# What is typed, and some of the stages that come next: `stage: next`, or none.
+LINES = {
+    "recipe=demo": {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "dpo": "eval", "eval": "report"},
+    "recipe=tiny": {"base": "sft", "sample": "label", "label": "pairs", "unpaired": "pairs", "answer": "eval"},
+    f"recipe=tiny label=dataset label.path={FILE}": {"data": "sft", "sft": "label", "label": "pairs"},
+    "recipe=tiny sft=none": {"base": "sft", "sft": "sample"},
+    "recipe=tiny rounds=2": {"pairs": "reference", "dpo": "eval"},
+    "recipe=tiny seeds=[1] control=true": {"sft": "sample", "dpo": "eval"},
+    "recipe=tiny sample.pool=[{n:2},{model:base,n:2}]": {"sample": "label", "pool": "label"},
+    "recipe=tiny sample.candidates_per_prompt=1": {"sft": "sample", "sample": "label", "label": None},
+    f"recipe=tiny reward.source.path={FILE} label=reward_model": {"sft": "sample", "reward": "report"},
+    f"recipe=tiny {SOURCE} label=dataset label.path={FILE}": {"source": "data", "dpo": "chat", "reward": None},
+    f"recipe=tiny {SOURCE} {JUDGE}": {"source": "data", "dpo": "chat"},
+    "recipe=tiny sft.demonstrations=selected data.tasks.open_sft=9": {"select": "sft"},
+    f"recipe=tiny sample=file sample.file=ROWS {JUDGE}": {"sample": "label", "label": "pairs", "unpaired": "pairs"},
+    "recipe=tiny sample.file=ROWS": {"sample": "label", "label": "pairs"},
+}
+RECIPE_LINES = {f"recipe={path.stem} scale=toy": dict[str, str]() for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
+    """The next command of every stage that these settings have, each of which builds something."""
+    cfg: Config
+    cfg, store, plain = compose.prepare(composed("tracker=none", f"outputs={root}", "stage=data", *typed))
+    found = dict[str, str | None]()
+    for stage in Target:
+        mine = replace(cfg, stage=str(stage))
+        try:
+            constraints.refuse(mine)
+            special = stage in (Target.unpaired, Target.reward)  # which no other target's graph has
+            nodes = graph(mine, store.remembered) if special else plain
+            targets(mine, nodes)
+        except UserError:
+            continue
+        line = next_command(mine, nodes, typed)
+        found[stage] = line
+        if line and "stage=chat" not in line:
+            [words] = [word for word in shlex.split(line) if word.startswith("stage=")]
+            following = replace(cfg, stage=words.removeprefix("stage="))
+            constraints.refuse(following)
+            unread.refuse(following, shlex.split(line)[2:])
+            assert targets(following, plain)
+    return found
+
+
+@pytest.mark.parametrize("typed", [*LINES, *RECIPE_LINES])
+def test_the_next_command_of_every_stage_is_not_refused(typed: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    words = typed.replace("ROWS", str(tmp_path / "rows.jsonl")).split()
+    found = of_stages(words, tmp_path / "outputs")
+    expected = (LINES | RECIPE_LINES)[typed]
+    after = {stage: line and shlex.split(line)[2].removeprefix("stage=") for stage, line in found.items()}
+    assert {stage: after[stage] for stage in expected} == expected
+    assert all(line is None or shlex.split(line)[3:] == words for line in found.values())
+
+
+def test_a_command_shows_what_comes_next(tmp_path: Path) -> None:
+    line = (*TINY, f"outputs={tmp_path}", "label=dataset", f"label.path={FILE}", "sample.file=null")
+    ran = inside(*line, "stage=data")
+    assert ran.returncode == 0, ran.stderr
+    assert f"Next: {provenance.command('sft', [*line])}" in ran.stdout
+
+
+def test_a_sweep_offers_no_evaluation_on_prompts_that_are_not_there() -> None:
+    none = [f"data.tasks.{group}=0" for group in ("validation", "open_validation")]
+    assert not sweep.untested(composed(*TINY), validation=True)
+    assert sweep.untested(composed(*TINY, *none), validation=True)
+    assert not sweep.untested(composed(*TINY, *none), validation=False)

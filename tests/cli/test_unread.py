@@ -1,0 +1,144 @@
+"""A key that is typed and that nothing reads is refused, with what reads it; what nobody typed may wait unread."""
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+import run
+from stages.cli import unread
+from stages.config.blocks.labels import Label
+from stages.config.blocks.sampling import Sample
+from stages.config.errors import UserError
+from stages.config.schema import RECIPES, Export, Tracker
+from tests.helpers import TINY, Chain, composed, inside, refused
+
+FILE = "stages/tasks/toy_preferences.jsonl"
+JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
+POOL = "sample.pool=[{n:2,temperature:0.5},{file:README.md}]"
+# What is typed, the key that nothing reads then, and what is typed beside it for something to read it.
+UNREAD = [
+    (f"label.path={FILE}", "label=dataset"),
+    ("label.format=kto", f"label=dataset label.path={FILE}"),
+    ("label.columns={prompt:q}", f"label=dataset label.path={FILE}"),
+    ("label.hub_split=train", "label=dataset label.path=someone/preferences"),
+    (f"label.revision=main label=dataset label.path={FILE}", "label.path=someone/preferences"),
+    ("label.judge.seed=1", JUDGE),
+    (f"label.judge.comparisons=2 {JUDGE} label.judge.kind=pointwise", "label.judge.kind=pairwise"),
+    ("label.human.answers=3", "label=human"),
+    ("label.human.annotators=3 label=human", "label.human.overlap=0.5"),
+    ("label.reward_model.path=README.md", "label=reward_model"),
+    ("label.reward_model.precision=fp32", "label=reward_model label.reward_model.path=README.md"),
+    ("label.reward_model.revision=main label=reward_model label.reward_model.path=.", "label.reward_model.path=a/b"),
+    ("label.ensemble.people=5", "label=ensemble label.ensemble.members=[{labeler:verifier},{labeler:own}]"),
+    ("unpaired.threshold=0.5 label=human", "label=verifier"),
+    (f"sample=generate label=dataset label.path={FILE}", "label=verifier label.path=null"),
+    (f"sample.temperatures=[0.5] label=dataset label.path={FILE}", "label=verifier label.path=null"),
+    (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),
+    ("sample.temperatures=[0.5] sample.file=README.md", "sample.file=null"),
+    ("sample.top_p=0.5 sample.file=README.md", "sample.file=null"),
+    ("sample.endpoint.model=x", "sample=openai sample.endpoint.base_url=http://a"),
+    ("sample.columns={prompt:q}", "sample.file=README.md"),
+    ("sample.max_failed=0.5", "sample.file=README.md"),
+    (f"sample.candidates_per_prompt=3 {POOL}", "sample.pool=null"),
+    (f"sample.temperatures=[0.3] {POOL}", "sample.pool=null"),
+    ("select.min_score=0.5", "sft.demonstrations=selected"),
+    ("sft.lora.rank=8", "sft.adapter=lora"),
+    ("dpo.lora.rank=8 sft.adapter=lora dpo.adapter=continued", "dpo.adapter=lora"),
+    ("reward.lora.rank=8", "reward.adapter=lora"),
+    ("sft.learning_rate=1e-4 sft=none", "sft=default"),
+    ("sft.trainer.weight_decay=0.1 sft=none", "sft=default"),
+    ("sft.runtime.sample_tokens=9 sft.runtime.samples=0", "sft.runtime.samples=2"),
+    ("dpo.runtime.sample_tokens=9 dpo.evaluations=0", "dpo.evaluations=2"),
+    ("sft.template.path=README.md", "template=file"),
+    ("pairs.max_per_prompt=2", "pairs=all"),
+    ("control_learning_rate=1e-4", "control=true"),
+    ("reward.source.format=kto", f"reward.source.path={FILE}"),
+    (f"reward.source.hub_split=train reward.source.path={FILE}", "reward.source.path=someone/preferences"),
+    ("model.revision=main", "model.path=someone/model"),
+    ("data.form.unicode=NFC", "data.sources=[{path:README.md}]"),
+    ("data.audit.actions={echo:drop}", "data.sources=[{path:README.md}]"),
+    (
+        "data.audit.thresholds={near_duplicate:0.9} data.sources=[{path:README.md}]",
+        "data.audit.actions={near_duplicate:drop}",
+    ),
+    ("data.tasks.families=[sentiment] stage=data data=file data.sources=[{path:README.md}]", "data=verifiable"),
+    ("tracker.project=mine", "tracker=wandb"),
+    ("tracker.entity=mine tracker=trackio", "tracker=wandb"),
+    ("export.repo=user/name stage=export", "export.format=dataset"),
+    ("export.private=false stage=export export.format=dataset", "export.repo=user/name"),
+    ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),
+    ("export.model=sft stage=export export.format=dataset", "export.format=gguf"),
+    ("chat.model=sft stage=chat chat.side_by_side=true", "chat.side_by_side=false"),
+]
+
+
+def reads(*typed: str) -> None:
+    """Raise UserError where nothing reads one of these. Hydra composes every choice of groups once."""
+    groups = [each for each in typed if "." not in each.partition("=")[0]]
+    cfg = composed(*TINY, *groups)
+    for override in OverridesParser.create().parse_overrides([each for each in typed if each not in groups]):
+        OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
+    unread.refuse(OmegaConf.to_object(cfg), list(typed))
+
+
+@pytest.mark.parametrize(("typed", "beside"), UNREAD, ids=[typed for typed, _ in UNREAD])
+def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, beside: str) -> None:
+    with pytest.raises(UserError) as error:
+        reads(*typed.split())
+    line, first = str(error.value), typed.split()[0]
+    assert line.startswith(f"{first}: ") and line.endswith(" the key out."), line
+    if way := re.search(r"\. Add (\S+), or leave", line):
+        assert way[1].partition("=")[0] in beside
+    replaced = {key.partition("=")[0] for key in beside.split()}
+    kept = [each for each in typed.split() if each.partition("=")[0] not in replaced]
+    reads(*kept, *beside.split())
+
+
+def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
+    """`scale=toy` names preferences for whatever recipe reads some; a null says nothing."""
+    reads("scale=toy")
+    reads("label.path=null", "model.revision=null")
+    recipe = RECIPES / "waiting.yaml"
+    recipe.write_text(f"defaults: [tiny]\nlabel: {{path: {FILE}}}\nsft: {{lora: {{rank: 4}}}}\n")
+    try:
+        ran = inside("recipe=waiting", "tracker=none", "stage=plan")
+    finally:
+        recipe.unlink()
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_jobs_of_a_sweep_take_what_another_of_them_reads(tmp_path: Path) -> None:
+    line = (*TINY, f"outputs={tmp_path}", "dpo.lora.rank=4", "-m")
+    ran = inside(*line, "stage=plan", "dpo.adapter=none,lora")
+    assert ran.returncode == 0 and ran.stdout.count("To build") == 2, ran.stderr
+    ran = inside(*line, "stage=data", "dpo.beta=0.1,0.2")
+    assert ran.returncode == 1 and "error: dpo.lora.rank=4: dpo.adapter=none makes no adapter" in ran.stderr
+    assert not Chain(tmp_path).count()
+
+
+def test_the_demo_is_not_trained_in_the_place_of_a_preference_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    told = refused("tracker=none", f"outputs={tmp_path}", f"label.path={FILE}")
+    reason = "only label=dataset reads a preference file. Add label=dataset, or leave the key out."
+    assert told == f"label.path={FILE}: {reason}"
+
+
+def test_every_key_of_a_block_with_choices_is_weighed() -> None:
+    """A new key of these blocks is read whatever is chosen, or stands in `unread.py`."""
+    always = {
+        Label: "labeler own max_failed audit known of judge human reward_model ensemble",
+        Sample: "rounds round split of file pool prompts",
+        Tracker: "name",
+        Export: "format",
+    }
+    source = Path(unread.__file__).read_text(encoding="utf-8")
+    for block, names in always.items():
+        weighed = {key.name for key in fields(block) if f'"{key.name}"' in source or f".{key.name}" in source}
+        assert {key.name for key in fields(block)} <= weighed | {*names.split()}, block
+        assert is_dataclass(block)

@@ -1,0 +1,116 @@
+"""`sample=file`: candidates of somebody's own and whoever judges them, without a model; and the same in a chain."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.commands import plan
+from stages.store.records import Example, Pair, load
+from stages.store.store import Store
+from tests.endpoints.servers import Model, running
+from tests.helpers import TINY, Chain, build, inside, nodes, refused
+from tests.labelers.judging import better, judging, quality
+
+pytest.importorskip("openai")
+
+
+def written(file: Path, prompts: int = 24) -> Path:
+    rows = [{"prompt": f"Request {i}.", "completions": [f"fair {i % 3}", f"good {i % 3 + 4}"]} for i in range(prompts)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def line(file: Path, url: str, *more: str) -> tuple[str, ...]:
+    judge = f"label.judge.endpoints=[{{base_url: '{url}', model: judge}}]"
+    return ("sample=file", f"sample.file={file}", "label=judge", judge, *more)
+
+
+def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> None:
+    file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
+    with running(Model(judging(better))) as server:
+        asked = line(file, server.url)
+        for stage in ("label", "pairs", "unpaired"):
+            build(root, f"stage={stage}", *asked)
+    chain = Chain(root)
+    assert chain.count() == {"sample": 1, "label": 1, "pairs": 1, "unpaired": 1}
+    pairs = load(chain.folder("pairs", *asked) / "pairs.parquet", Pair)
+    assert len(pairs) == 24
+    assert {(p.chosen[0]["content"][:4], p.rejected[0]["content"][:4]) for p in pairs} == {("good", "fair")}
+    assert {p.chosen_policy for p in pairs} == {"mine.jsonl"}
+    assert "judge" in (root / "labels.html").read_text()
+
+
+def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
+    file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
+    with running(Model(judging(lambda texts: 10 if quality(texts["ANSWER"]) > 3 else 1, "score"))) as server:
+        asked = line(file, server.url, "label.judge.kind=pointwise")
+        build(root, "stage=unpaired", *asked)
+        metrics = Chain(root).manifest("unpaired", "stage=unpaired", *asked)["metrics"]
+    assert (metrics["desirable"], metrics["undesirable"]) == (24, 24)
+    assert Chain(root).count() == {"sample": 1, "label": 1, "unpaired": 1}
+
+
+def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text('{"prompt": "Nobody asks this.", "completions": ["a", "b"]}\n{"prompt": "Nor this."}')
+    root = tmp_path / "outputs"
+    typed = (*TINY, f"outputs={root}")
+    foreign = "is none of the data's that are sampled (sample=file takes the file's own)"
+    assert foreign in refused(*typed, f"sample.file={wrong}")
+    assert foreign in refused(*typed, f"sample.pool=[{{n: 2}}, {{file: {wrong}}}]")
+    own = ("sample=file", f"sample.file={wrong}", "label=human")
+    assert "line 2: completions: the column is missing" in refused(*typed, *own)
+    assert Chain(root).count() == {"data": 1}
+
+
+def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:
+    """A prompt of the file that is also a test prompt tells nothing."""
+    file = written(tmp_path / "mine.jsonl")
+    tests = [e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "test"]
+    test = next(e for e in tests if e.group == "seen")
+    with open(file, "a", encoding="utf-8") as rows:
+        rows.write("\n" + json.dumps({"messages": test.messages, "completions": ["fair 1", "good 4"]}))
+    before = chain.count()
+    with running(Model(judging(better))) as server:
+        asked = line(file, server.url, "seeds=[1]")
+        plan.show(nodes(chain.root, *asked), Store(chain.root))
+        build(chain.root, *asked)
+    made = chain.count() - before
+    assert (made["base"], made["data"], made["sample"], made["label"]) == (0, 0, 1, 1), "seeds draw nothing here"
+    assert made["dpo"] == 2 and made["sft"] == 1
+    page = (chain.root / "report.html").read_text()
+    assert "mine.jsonl" in page
+    results = json.loads((chain.folder("eval", *asked) / "results.json").read_text())
+    plain = json.loads((chain.folder("eval") / "results.json").read_text())
+    assert results["groups"]["seen tasks"]["prompts"] == plain["groups"]["seen tasks"]["prompts"] - 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("sample=file", "sample=file needs sample.file"),
+        ("sample.sampler=file", "sample=file needs sample.file"),
+        (
+            "sample=file sample.file=README.md",
+            "label=verifier goes by checks, and the prompts of sample=file have none",
+        ),
+        ("sample=file sample.file=README.md label=human sample.pool=[{n:2}]", "sample.file and sample.pool both say"),
+        ("sample=file sample.file=none.jsonl label=human", "sample.file=none.jsonl: no such file"),
+        (
+            "sample=file sample.file=README.md label=dataset label.path=README.md",
+            "label=dataset brings its candidates",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_at_composition(typed: str, told: str, tmp_path: Path) -> None:
+    assert told in refused(*TINY, f"outputs={tmp_path}", *typed.split())
+
+
+def test_the_command_line_says_where_the_labels_are(tmp_path: Path) -> None:
+    file, root = written(tmp_path / "mine.jsonl", 3), tmp_path / "outputs"
+    with running(Model(judging(better))) as server:
+        ran = inside("tracker=none", f"outputs={root}", "stage=label", *line(file, server.url))
+    assert ran.returncode == 0, ran.stderr
+    assert f"How good the labels are: {root / 'labels.html'}" in ran.stdout
+    assert Chain(root).count() == {"sample": 1, "label": 1}

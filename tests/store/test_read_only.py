@@ -1,0 +1,101 @@
+"""A store of another user, which may only be read: what looks at it works, what would write says so in one line.
+
+Each command is a process, as only a process can be somebody else.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from stages.config.schema import ROOT
+from tests.helpers import TINY
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+# Root reads and writes everything by a capability; without any, the owner and the mode of a file count for it, too.
+WITHOUT = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def foreign(built: Path) -> Iterator[Path]:
+    """The tiny chain in a store that is somebody else's. Without root there is nobody else: its modes then forbid."""
+    if os.getuid() == 0 and not shutil.which("setpriv"):
+        pytest.skip("root needs setpriv to be somebody who may not write")
+    with TemporaryDirectory() as folder:
+        root = Path(shutil.copytree(built, Path(folder) / "outputs", symlinks=True))
+        for path in (root, *root.rglob("*")):
+            if os.getuid() == 0:
+                os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+            elif not path.is_symlink():
+                path.chmod(path.stat().st_mode & ~0o222)
+        yield root
+        for path in (root, *root.rglob("*")):
+            if os.getuid() != 0 and path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def command(foreign: Path) -> Command:
+    """`python run.py …` on that store, by a user who may not write to it."""
+    prefix = WITHOUT if os.getuid() == 0 else []
+    tried = subprocess.run([*prefix, "touch", str(foreign / "mine")], capture_output=True, check=False)
+    if tried.returncode == 0 or (foreign / "mine").exists():
+        pytest.skip("this machine lets everybody write everywhere")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [*prefix, sys.executable, str(ROOT / "run.py"), f"outputs={foreign}", *arguments]
+        given = "Name a colour.\n"
+        return subprocess.run(line, cwd=ROOT, input=given, capture_output=True, text=True, check=False, timeout=300)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (("stage=plan", *TINY, "dpo.beta=0.7"), "beta 0.1 -> 0.7"),
+        (("stage=compare",), "No page: "),
+        (("stage=chat", "chat.max_new_tokens=2"), "> Name a colour."),
+        (("stage=report", *TINY), "report.html"),
+        (("stage=doctor",), "all as published"),
+    ],
+)
+def test_what_looks_at_it_works(line: tuple[str, ...], told: str, command: Command, foreign: Path) -> None:
+    before = {path: path.lstat().st_mtime_ns for path in (foreign, *foreign.rglob("*"))}
+    ran = command(*line)
+    assert ran.returncode == 0, ran.stderr
+    assert told in ran.stdout and "Traceback" not in ran.stderr
+    assert {path: path.lstat().st_mtime_ns for path in (foreign, *foreign.rglob("*"))} == before
+
+
+def test_weights_that_their_owner_keeps_to_himself_are_named(command: Command, foreign: Path) -> None:
+    """As an earlier version left them."""
+    weights = next((foreign / "dpo").glob("*/model/model.safetensors"))
+    mode = weights.stat().st_mode
+    weights.chmod(0o600 if os.getuid() == 0 else 0)
+    try:
+        ran = command("stage=chat")
+    finally:
+        weights.chmod(mode)
+    assert ran.returncode == 1
+    assert ran.stderr == f"error: {weights}: Permission denied. Its owner lets others read: chmod -R go+rX FOLDER.\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("stage=dpo", *TINY, "dpo.beta=0.7"),
+        ("stage=plan", *TINY, "dpo.beta=0.1,0.7", "-m"),
+    ],
+)
+def test_what_would_write_says_in_one_line_where_it_may_not(line: tuple[str, ...], command: Command) -> None:
+    ran = command(*line)
+    assert ran.returncode == 1
+    [error] = ran.stderr.splitlines()
+    assert error.startswith("error: ") and "Permission denied" in error and "outputs=FOLDER" in error

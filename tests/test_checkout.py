@@ -1,0 +1,42 @@
+"""Tests and a finished store in the checkout's own outputs/ have nothing to do with each other.
+
+`.ci/run` runs these once more beside such a store: there alone they can fail.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stages.config.schema import OUTPUTS, ROOT
+from tests.helpers import command, inside, settings
+
+
+def test_a_test_that_names_no_store_has_an_empty_one() -> None:
+    here = (ROOT / "outputs").resolve()
+    assert not Path(settings("recipe=tiny").outputs).resolve().is_relative_to(here)
+    for run in (command, inside):
+        ran = run("recipe=tiny", "tracker=none", "stage=plan")
+        assert ran.returncode == 0, ran.stderr
+        assert "to build" in ran.stdout and "cached" not in ran.stdout
+        assert "as this stage took here" not in ran.stdout, "nor does a store tell how fast this machine is"
+
+
+def test_the_environment_names_the_store_where_nothing_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OUTPUTS, str(tmp_path / "elsewhere"))
+    inside("recipe=tiny", "tracker=none", "stage=plan")
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere"}
+    inside("recipe=tiny", "tracker=none", "stage=plan", f"outputs={tmp_path / 'typed'}")
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "typed"}
+    monkeypatch.delenv(OUTPUTS)
+    assert settings("recipe=tiny").outputs == "outputs"
+    ran = command("stage=plan", env={**os.environ, OUTPUTS: ""})
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {OUTPUTS} names no folder")
+
+
+def test_no_test_looks_into_the_outputs_of_the_checkout() -> None:
+    """But for benchmarks, which are run by hand on what was made."""
+    files = [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "bench" and path != Path(__file__)]
+    assert [path for path in files if 'ROOT / "outputs"' in path.read_text(encoding="utf-8")] == []
