@@ -1,4 +1,4 @@
-"""How many pairs are the right way round, the wrong way round, or neither, by what is known of their candidates."""
+"""Shares of pairs that are the right way round, the wrong way round, or neither, by what is known of candidates."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ SIGNS = {"a": 1, "b": -1, "tie": 0}
 
 
 class PairAudit:
-    """What is known of the pairs that each strategy takes of an audited pool: by the words of a file or of people on
+    """Verdicts on the pairs that each strategy takes of an audited pool: by the words of a file or of people on
     judgements drawn at random, else by the checks of every prompt."""
 
     def __init__(self, judged: Path):

@@ -1,4 +1,4 @@
-"""What a strategy's pairs are worth: right, wrong or neither, by checks or by words, of the pairs that it takes."""
+"""Accuracy of a strategy's pairs: right, wrong or neither, by checks or by words, of the pairs that it takes."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def judged(tmp_path: Path) -> Path:
 
 
 def counted(folder: Path) -> Counter[str]:
-    """How many of a node's pairs are right, wrong and neither, by the checks."""
+    """Return how many of a node's pairs are right, wrong and neither, by the checks."""
     verdicts = Counter[str]()
     for pair in load(folder / "pairs.parquet", Pair):
         chosen, rejected = (share_passed(CHECKS, side[0]["content"]) for side in (pair.chosen, pair.rejected))

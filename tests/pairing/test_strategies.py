@@ -114,7 +114,7 @@ def compared(folder: Path, order: str, *preferences: str) -> Path:
 
 
 def test_margin_takes_the_narrowest_by_strength_and_nothing_that_contradicts_it(tmp_path: Path) -> None:
-    """Of a circle nothing is better; `d>a` says the opposite of all else."""
+    """In a circle nothing is better; `d>a` says the opposite of all else."""
     cfg = replace(MANY, strategy=Strategy.margin, min_margin=0.0)
     upset = compared(tmp_path / "upset", "abcd", "a>b", "a>c", "b>c", "d>a", "b>d", "c>d")
     pairs, _ = made(tmp_path / "out", cfg, upset)
@@ -130,7 +130,7 @@ def test_margin_takes_the_narrowest_by_strength_and_nothing_that_contradicts_it(
 def test_margins_of_preferences_are_differences_of_chances(
     min_margin: float, expected: list[str], tmp_path: Path
 ) -> None:
-    """Of four in a row the Plackett-Luce model tells the outer neighbours apart by 0.40, the inner ones by 0.36."""
+    """Four in a row: the Plackett-Luce model tells outer neighbours apart by 0.40, inner ones by 0.36."""
     judged = compared(tmp_path / "pool", "abcd", *(f"{a}>{b}" for a, b in combinations("abcd", 2)))
     cfg = replace(MANY, strategy=Strategy.margin, min_margin=min_margin)
     pairs, metrics = made(tmp_path / "out", cfg, judged)
