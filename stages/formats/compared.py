@@ -117,7 +117,8 @@ class Compared(Format):
                 raise BadRow("b", "answers another prompt than a: what was said before differs, too")
         if a == b:
             raise BadRow("b", "is the same as a")
-        self.values[plain(row["preference"])] += 1
+        if not isinstance(row["preference"], list):  # of scores, nearly as many as rows
+            self.values[plain(row["preference"])] += 1
         return Said(prompt, [a, b], [score, 1 - score])
 
 

@@ -52,11 +52,11 @@ def unknown(
         return error
     if missing := {(role, path) for role, path in dotted(source) if not any(has(row, path) for row in rows)}:
         return no_such_key(missing, block, table.name, rows)
-    if error := unclear_flags(table.name, source, block, columns, rows):
-        return error
     if source.task:
         expected = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
         return UserError(f"{told}. task={source.task} wants {expected}: {block}.columns={{ROLE: COLUMN}} names them.")
+    if error := unclear_flags(table.name, source, block, columns, rows):
+        return error
     labelled = [] if wanted in (Wanted.preferences, Wanted.candidates) else parts.labelled()
     fitting = [task for task in labelled if suits(task, source, columns)]
     if fitting:
