@@ -127,7 +127,7 @@ def is_text(call: ast.Call) -> bool:
 
 
 # torch is what takes seconds to import, and what a machine that only looks at results may do without.
-WITHOUT_TORCH = ("report", "label", "pairs", "data", "pipeline.build", "commands.plan", "commands.compare")
+WITHOUT_TORCH = ("report", "sample", "label", "pairs", "data", "pipeline.build", "commands.plan", "commands.compare")
 
 
 def test_what_trains_and_scores_nothing_loads_no_torch() -> None:

@@ -40,7 +40,12 @@ def refuse(cfg: Config) -> None:
 def rows(cfg: Config) -> None:
     """SFT has rows, and no step more than there are. How many a file holds is not known before it is read."""
     most = examples(cfg, "sft")
-    if not cfg.sft.train or cfg.stage in (Target.base, Target.source, Target.data) or most is None:
+    if (
+        not cfg.sft.train
+        or cfg.without_model
+        or cfg.stage in (Target.base, Target.source, Target.data)
+        or most is None
+    ):
         return
     if most == 0:
         raise UserError("sft has no rows: raise data.tasks.sft, or give a source's splits a share for sft.")

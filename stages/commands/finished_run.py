@@ -17,7 +17,7 @@ from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import TITLES, VERSIONS, evaluated, published
-from stages.store.node import Node
+from stages.store.node import Node, PublishedNode
 from stages.store.store import Store, manifest_of, read_manifest
 
 log = logging.getLogger(__name__)
@@ -83,9 +83,7 @@ def require(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) 
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
         if not store.find(node):
             way = provenance.command(provenance.target_of(node), overrides)
-            raise UserError(
-                f"stage={cfg.stage}: {node} is not in {store.root}, and nothing is trained. Build it: {way}"
-            )
+            raise UserError(f"stage={cfg.stage}: {node} is not in {store.root}, and nothing is built. Build it: {way}")
 
 
 def last(cfg: Config, store: Store) -> FinishedRun:
@@ -109,10 +107,21 @@ def linked(store: Store, *stages: Target) -> dict[Node, float]:
     """Return the nodes that `outputs/latest` links to, each with the time at which it was linked."""
     links = [store.root / "latest" / stage for stage in stages]
     return {
-        store.published_node(link.name, manifest["fingerprint"]): link.lstat().st_mtime
+        published_node(store, link.name, manifest["fingerprint"], {}): link.lstat().st_mtime
         for link in links
         if (manifest := read_manifest(link))
     }
+
+
+def published_node(store: Store, stage: str, fingerprint: str, seen: dict[str, Node]) -> Node:
+    """Return a published node, and all that it descends from, as manifests tell of them. `seen`: those so far."""
+    if fingerprint not in seen:
+        manifest = read_manifest(store.root / stage / fingerprint) or {"version": 0, "config": {}, "inputs": {}}
+        keys = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
+        inputs = {role: published_node(store, *key, seen) for role, key in keys.items()}
+        version, config = manifest["version"], manifest["config"]
+        seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
+    return seen[fingerprint]
 
 
 def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:

@@ -145,6 +145,14 @@ class Config:
         return self.sft.demonstrations is Demonstrations.selected
 
     @property
+    def without_model(self) -> bool:
+        """True where the target is made of somebody's candidates and what is said of them: no model or data has a part
+        in it."""
+        of_file = self.label.brings_pool or (self.sample.brings_prompts and not self.label.by_reward)
+        judging = (Target.sample, Target.label, Target.pairs, Target.unpaired)
+        return of_file and self.stage in judging and self.rounds == 1
+
+    @property
     def unpaired_wanted(self) -> bool:
         """Whether labels of single completions are asked for: nothing else of the chain reads them."""
         published = self.stage == Command.export and self.export.format is ExportFormat.dataset

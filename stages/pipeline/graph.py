@@ -24,8 +24,8 @@ from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 5, "source": 2, "data": 8, "sft": 9, "sample": 8, "label": 6, "pairs": 7, "reference": 9, "dpo": 9}
-VERSIONS |= {"unpaired": 1, "reward": 1, "select": 3, "pool": 1, "answer": 9, "eval": 12, "report": 15}
+VERSIONS = {"base": 5, "source": 2, "data": 8, "sft": 9, "sample": 8, "label": 7, "pairs": 8, "reference": 9, "dpo": 9}
+VERSIONS |= {"unpaired": 2, "reward": 1, "select": 4, "pool": 1, "answer": 9, "eval": 12, "report": 15}
 
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
 NEXT |= {"pool": "label", "label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
@@ -49,6 +49,8 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
         block, digests = pinning.pin(block, cache)
         return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
+    if cfg.without_model:
+        return of_somebody(cfg, node)
     roots = {"base": node("base", cfg.model), **with_sources("data", cfg.data, node)}
     if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
         held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
@@ -69,6 +71,23 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
         raise UserError(f"seeds={cfg.seeds} change nothing: sft, sample and dpo all have seeds of their own.")
     nodes = others | main
     return nodes | {"report": node("report", cfg.report, **nodes)}
+
+
+def of_somebody(cfg: Config, node: Callable[..., Node]) -> dict[str, Node]:
+    """Labels and pairs of candidates that somebody has already."""
+    if cfg.label.brings_pool:
+        return judgements(cfg, node, node("label", cfg.label))
+    pool = node("sample", cfg.sample.candidate_file)
+    judged, labelling = labels(cfg.label, node, pool)
+    return {"sample": pool} | labelling | judgements(cfg, node, judged)
+
+
+def judgements(cfg: Config, node: Callable[..., Node], judged: Node) -> dict[str, Node]:
+    """Judgements, and what becomes of them."""
+    made = {"label": judged}
+    if cfg.unpaired_wanted:
+        made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
+    return made | {"pairs": node("pairs", cfg.pairs, judged=judged)}
 
 
 def demonstrations(cfg: Config, node: Callable[..., Node], base: Node, data: Node) -> dict[str, Node]:
@@ -116,13 +135,12 @@ def chain(
             pool, made = candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
             judged, labelling = labels(cfg.label, node, pool, **by)
             made |= labelling
-        if cfg.unpaired_wanted:
-            made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
-        pairs = node("pairs", cfg.pairs, judged=judged)
+        made |= judgements(cfg, node, judged)
+        pairs = made["pairs"]
         anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
         reference = node("reference", scoring, reference=anchor, pairs=pairs)
         policy = node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference, **frozen)
-        made |= {"label": judged, "pairs": pairs, "reference": reference, "dpo": policy}
+        made |= {"reference": reference, "dpo": policy}
         last = r == cfg.rounds - 1
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
     if cfg.stage == Target.reward and not cfg.reward.source.path:

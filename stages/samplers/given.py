@@ -18,8 +18,8 @@ from stages.store.work import Work
 def read_candidates(
     cfg: CandidateFile, data: list[Example] | None, of_round: Callable[[Iterable[Example]], list[Example]], out: Work
 ) -> tuple[list[Example], list[Candidate]]:
-    """Return the prompts that this round asks, and their candidates in the file. `data`: the prompts that may stand in
-    it; None where it brings its own. Rows of prompts that this round does not ask are left out, and counted.
+    """Return the prompts that this round asks, and their candidates in the file. `data`: the prompts that the file may
+    answer; None where it brings its own. Rows of prompts that this round does not ask are left out, and counted.
 
     Raises:
         UserError: where more rows than `sample.max_failed` cannot be used, or none has a candidate.

@@ -33,7 +33,7 @@ from stages.store.kept import (
     sync,
     warn_once,
 )
-from stages.store.node import Node, PublishedNode
+from stages.store.node import Node
 from stages.store.work import LOGS, SCRATCH
 
 log = logging.getLogger(__name__)
@@ -100,17 +100,6 @@ class Store:
             if found is None or found["digest"] != manifest["inputs"][role]["digest"]:
                 return None
         return manifest
-
-    def published_node(self, stage: str, fingerprint: str, seen: dict[str, Node] | None = None) -> Node:
-        """Return a published node, and all that it descends from, as manifests tell of them."""
-        seen = {} if seen is None else seen
-        if fingerprint not in seen:
-            manifest = read_manifest(self.root / stage / fingerprint) or {"version": 0, "config": {}, "inputs": {}}
-            keys = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
-            inputs = {role: self.published_node(*key, seen) for role, key in keys.items()}
-            version, config = manifest["version"], manifest["config"]
-            seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
-        return seen[fingerprint]
 
     def missing(self, targets: list[Node]) -> set[Node]:
         """The nodes that have to be built for the targets. With `rebuild`, all that they descend from: whether a node
