@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ class Draw(NamedTuple):
     ended: bool
 
 
-class Endings(NamedTuple):
+@dataclass(frozen=True)
+class Endings:
     """Of candidates of one temperature: how many there are, the share that ended by themselves, and of their prompts
     the share that has two different ones among these, which is what a pair is made of."""
 
@@ -81,7 +83,7 @@ def table(by_temperature: dict[float, Endings]) -> str:
 
 
 def by_name(by_temperature: dict[float, Endings]) -> dict[str, dict[str, float]]:
-    return {f"{t:g}": row._asdict() for t, row in by_temperature.items()}
+    return {f"{t:g}": asdict(row) for t, row in by_temperature.items()}
 
 
 def watch_endings(

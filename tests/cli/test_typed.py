@@ -250,7 +250,7 @@ def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
     typed: tuple[str, ...], micro_batches: list[int | str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = list[int | str]()
-    monkeypatch.setattr(plan, "show", lambda nodes, store: planned.append(nodes["dpo"].config.runtime.micro_batch))
+    monkeypatch.setattr(plan, "show", lambda nodes, *_: planned.append(nodes["dpo"].config.runtime.micro_batch))
     ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", *typed)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert planned == micro_batches

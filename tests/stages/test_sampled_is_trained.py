@@ -146,11 +146,11 @@ def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
     text, figures, warnings = rescored(inputs, tmp_path / "text", as_text)
     assert (figures["retokenised"], warnings) == (2 * figures["pairs"], []), "all of them, and no reason for alarm"
     assert all(s.rejected_ids[-1] == terms.stop_ids[0] for s in scored_of(text).values()), "as it was before"
-    cfg = block(learning_rate=2e-3, batch_size=4, epochs=2)
+    cfg = block(learning_rate=5e-4, batch_size=4, epochs=4)
     train(cfg, inputs, tmp_path / "dpo")
     train(cfg, text, tmp_path / "dpo of text")
     before, kept, added = (stops(f) for f in (inputs["policy"], tmp_path / "dpo", tmp_path / "dpo of text"))
-    assert kept > added + 1.0, f"{before:.2f} nats before, {kept:.2f} as drawn, {added:.2f} with an end of turn"
+    assert kept > before > added, f"{before:.2f} nats before, {kept:.2f} as drawn, {added:.2f} with an end of turn"
 
 
 @pytest.mark.parametrize("changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}])
