@@ -4,9 +4,9 @@ CPU-seconds, user's and system's, of the tests' own process and of every process
 machine's other work adds little to them. Session fixtures stand on a line of their own, as it is chance which room
 asks for one first; so does what pytest takes to start and to import the tests. Tests marked slow have no budget.
 
-A room over its budget fails the run. First make it cheaper: a process that loads TRL is five seconds, a training half
-a second, a shared store (`built`) nothing. A budget is about one and a half times what was measured on two cores, both
-busy; on a slower machine give pytest `--budget-factor=2`.
+With `--budget-factor=F` a room over F times its budget fails the run, as in `.ci/run`; else budgets are only told: a
+machine may be slow. First make a room cheaper: a process that loads TRL is five seconds, a training half a second, a
+shared store (`built`) nothing. A budget is about one and a half times what was measured on two cores, both busy.
 """
 
 import resource
@@ -22,7 +22,7 @@ BUDGETS = {
     START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
     FIXTURES: 40.0,  # two chains, each by a command
     HOUSE: 15.0,  # files directly in tests/
-    "launch": 138.0,
+    "launch": 80.0,
     "stages": 156.0,
     "pipeline": 132.0,
     "cli": 110.0,
@@ -43,7 +43,7 @@ BUDGETS = {
     "pairing": 4.0,
     "pages": 16.0,
     "endpoints": 14.0,
-    "labelers": 46.0,
+    "labelers": 60.0,
     "formats": 15.0,
     "evaluation": 8.0,
 }
@@ -106,8 +106,8 @@ class Meter:
 class Ledger:
     """Adds up what the meters found and holds it against the budgets, in the process that tells results."""
 
-    def __init__(self, factor: float, meter: Meter) -> None:
-        self.factor, self.meter, self.processes = factor, meter, 1
+    def __init__(self, factor: float | None, meter: Meter) -> None:
+        self.kept, self.factor, self.meter, self.processes = factor is not None, factor or 1.0, meter, 1
         self.tests, self.used = Counter[str](), Counter[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -136,7 +136,7 @@ class Ledger:
         # The workers' processes are children of this one and have told what they took.
         dealt = session.config.pluginmanager.hasplugin("dsession")
         self.used[START] += spent(children=not dealt) - self.meter.counted
-        if self.over() and session.exitstatus == pytest.ExitCode.OK:
+        if self.kept and self.over() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -154,7 +154,7 @@ class Ledger:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--budget-factor", type=float, default=1.0, help="times the budgets of tests/budgets.py")
+    parser.addoption("--budget-factor", type=float, help="fail where a room takes more than so many times its budget")
 
 
 def pytest_configure(config: pytest.Config) -> None:

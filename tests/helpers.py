@@ -9,7 +9,7 @@ import runpy
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -46,6 +46,11 @@ NEEDS_4_BIT = (
     pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs plumbline[qlora]"),
 )
 QLORA = pytest.param("qlora", marks=NEEDS_4_BIT)
+
+
+def slow_but(values: Iterable[str], *quick: str) -> list[Any]:
+    """Return a test's cases; all but the quick ones are for the long tests."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 @lru_cache(maxsize=128)

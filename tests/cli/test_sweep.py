@@ -66,7 +66,7 @@ LAUNCHERS = {
     ("launcher", "grid"),
     [
         pytest.param("basic", TRAINED, id="basic"),
-        pytest.param("joblib", LABELLED, id="joblib"),
+        pytest.param("joblib", LABELLED, marks=pytest.mark.slow, id="joblib"),
         *(
             pytest.param(name, TRAINED, marks=pytest.mark.slow, id=f"{name}, trained")
             for name in ("joblib", "submitit", "ray")

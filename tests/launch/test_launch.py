@@ -64,7 +64,7 @@ def trained_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "trained-alone", lambda root: build(root, "stage=dpo", *UNEVEN))
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.slow), "dpo"])
 def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_path: Path) -> None:
     chain = Chain(shutil.copytree(trained_alone, tmp_path / "outputs", symlinks=True))
     alone, manifest = chain.folder(stage, *UNEVEN), chain.manifest(stage, *UNEVEN)
@@ -182,6 +182,7 @@ def listening(processes: list[int]) -> set[str]:
 IPV4_HERE, IPV6_HERE = "0100007F", "00000000000000000000000001000000"  # 127.0.0.1 and ::1
 
 
+@pytest.mark.slow
 def test_a_killed_parent_leaves_its_work_to_the_next_command(chain: Chain) -> None:
     """The children go on under the node's lock, and are heard on this machine alone. What they made is taken."""
     without(chain, "sft")
@@ -206,6 +207,7 @@ def test_a_killed_parent_leaves_its_work_to_the_next_command(chain: Chain) -> No
     assert not partial.exists() and not store.is_locked("sft", node.fingerprint)
 
 
+@pytest.mark.slow
 def test_a_result_of_another_job_is_not_taken(chain: Chain, tmp_path: Path) -> None:
     without(chain, "sft")
     store, node = Store(chain.root), nodes(chain.root, *TWO)["sft"]
@@ -249,6 +251,7 @@ def test_where_nodes_cannot_meet_is_told(rendezvous: str, told: str, monkeypatch
         agent.meeting_point(rendezvous, 0)
 
 
+@pytest.mark.slow
 def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
     """Two commands on one store, as on two machines: the second joins in and publishes nothing itself."""
     kept = without(chain, "dpo")

@@ -19,7 +19,7 @@ from stages.pipeline.graph import graph
 from stages.store.pinning import HUB_ID
 from stages.store.store import Store
 from stages.store.work import Work
-from tests.helpers import common, composed, settings
+from tests.helpers import common, composed, settings, slow_but
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # What scale=toy may change: sizes, lengths and rates, where models and data come from, and what only a model that has
@@ -83,7 +83,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(common(tmp_path_factory) / "recipes")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(NAMES, "demo", "zephyr_7b", "llama32_1b_qlora"))
 def test_it_runs_to_its_report_at_toy_scale(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

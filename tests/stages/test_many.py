@@ -51,7 +51,7 @@ def test_memory_grows_by_a_small_part_of_the_candidates(tmp_path: Path) -> None:
 def test_judgements_are_admitted_in_linear_time() -> None:
     """0.1 CPU-seconds; four where every candidate is looked for among all."""
     given = [c for i in range(8000) for c in candidates(i)]
-    pool = Pool([], given)
+    pool = Pool([prompt(i) for i in range(8000)], given)
     started = time.process_time()
     judged = label.admitted((Judgement(c.prompt_id, "l", c.candidate_id, score=1.0) for c in given[1:]), pool, "l")
     assert time.process_time() - started < 1.0

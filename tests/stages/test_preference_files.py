@@ -17,6 +17,7 @@ from stages.store.work import Work
 from tests.helpers import DATA, settings
 
 TIE = "without a better answer"
+EQUAL = "of equal scores"
 
 
 class Read(NamedTuple):
@@ -110,7 +111,7 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
         {},
         {},
     ),
-    "UltraFeedback": ([{"instruction": f"q{i}", "completions": SCORED} for i in range(3)], (), 15, {TIE: 3}, {}),
+    "UltraFeedback": ([{"instruction": f"q{i}", "completions": SCORED} for i in range(3)], (), 15, {EQUAL: 3}, {}),
     "ranks": ([{"prompt": "q", "completions": ["1 c", "3 a", "2 b"], "ranks": [3, 1, 2]}], (), 3, {}, {}),
     "KTO": (
         [

@@ -10,6 +10,7 @@ import pytest
 from stages.commands import compare, export
 from stages.commands.comparing import measured
 from stages.config.choices import Role
+from stages.evaluation.intervals import Interval
 from stages.store.node import Node
 from stages.store.store import Store
 from tests.browser import wrong_with
@@ -67,7 +68,9 @@ def test_the_report_shows_four_columns_and_four_answers(four: tuple[Path, dict[s
     page = browse(Store(root).folder(made["report"]) / "report.html", tmp_path, "--dump-dom")
     heads = re.findall(r"<th scope=\"col\">(?:<span[^>]*>.</span> )?([^<]*)</th>", page)
     assert {"Base", "SFT", "Control", "DPO", "SFT − Base", "DPO − SFT", "Control − SFT", "DPO − Control"} <= {*heads}
-    assert "Against the control, SFT trained further on the chosen answers alone: too few tasks to say (" in page
+    results = json.loads((Store(root).folder(made["eval"]) / "results.json").read_text())
+    against = Interval(**results["primary"]["policy-control"])
+    assert re.search(rf"Against the control, [^<]*{re.escape(against.bounds())}", page)
     prompt = page[page.index('<div class="prompt">') :]
     first = prompt[: prompt.index('<div class="prompt">', 1)]
     assert first.count('<div class="card">') == 4

@@ -36,7 +36,7 @@ from stages.models.prompt_format import form_of
 from stages.models.rendering import GOLDEN
 from stages.store.work import Work
 from stages.tasks.generate import generate
-from tests.helpers import QLORA, build, settings
+from tests.helpers import QLORA, build, settings, slow_but
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SIZE = {
@@ -238,7 +238,7 @@ def stop_rates(root: Path) -> dict[str, float]:
     return {m["inputs"]["model"]["stage"]: m["metrics"]["stop_rate"] for m in manifests}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(FAMILIES, "unigram", "llama3"))
 def test_a_true_base_of_every_family_goes_through_the_pipeline(name: str, tmp_path: Path) -> None:
     family, root = FAMILIES[name], tmp_path / "outputs"
     base = base_folder(family, tmp_path / name)

@@ -22,7 +22,7 @@ def overrides(kind: str) -> tuple[str, ...]:
     return ("stage=dpo", f"sft.adapter={'lora' if kind == 'continued' else kind}", f"dpo.adapter={kind}")
 
 
-@pytest.fixture(scope="module", params=["lora", QLORA, "continued"])
+@pytest.fixture(scope="module", params=["lora", QLORA, pytest.param("continued", marks=pytest.mark.slow)])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, str]:
     root = tmp_path_factory.mktemp(request.param)
     build(root, *overrides(request.param))

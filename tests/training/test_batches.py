@@ -24,7 +24,7 @@ from stages.training.batches import Turns, fill
 from stages.training.checkpoints import Checkpoints
 from stages.training.demonstrations import prepare
 from stages.training.token_rows import IGNORED, TokenRows
-from tests.helpers import settings
+from tests.helpers import settings, slow_but
 from tests.stages.test_sft import block, some_rows, train
 
 STAGES = {"sft": sft, "dpo": dpo}
@@ -164,7 +164,7 @@ def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str,
     return replace(cfg, batch_size=size, epochs=3.0), {"policy": node["sft"], **node}
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo"])
+@pytest.mark.parametrize("name", slow_but(["sft", "dpo"], "sft"))
 def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
     name: str, built: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -199,6 +199,7 @@ def test_out_of_memory_the_step_is_done_again_with_half(under: Under, inputs: An
     assert checkpointing == "none"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
 def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Path) -> None:
     """Packed rows: first ever more activations are computed again, then it is said what to do."""

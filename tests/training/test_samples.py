@@ -58,11 +58,19 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("sft", {}),
+        pytest.param("sft", {}, marks=pytest.mark.slow),
         ("sft", {"packing": True, "max_length": 128, "batch_size": 4, "precision": Precision.bf16}),
-        ("sft", {"adapter": Adapter.lora, "runtime": {"gradient_checkpointing": Checkpointing.full}}),
-        ("dpo", {}),
-        ("dpo", {"forward": Forward.padded, "runtime": {"gradient_checkpointing": Checkpointing.selective}}),
+        pytest.param(
+            "sft",
+            {"adapter": Adapter.lora, "runtime": {"gradient_checkpointing": Checkpointing.full}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("dpo", {}, marks=pytest.mark.slow),
+        pytest.param(
+            "dpo",
+            {"forward": Forward.padded, "runtime": {"gradient_checkpointing": Checkpointing.selective}},
+            marks=pytest.mark.slow,
+        ),
         ("dpo", {"adapter": Adapter.lora, "precision": Precision.bf16}),
     ],
 )

@@ -78,6 +78,7 @@ print(json.dumps([peaks(500), peaks(3_000)]))
 """
 
 
+@pytest.mark.slow
 def test_a_token_takes_a_few_bytes(built: Path, tmp_path: Path) -> None:
     """Eight once it is tokenised; packing holds four copies on its way. The bounds are thrice that, as allocators keep
     what they had. Lists of Python's integers, and the examples beside them, took 80, and 200 when they were packed."""

@@ -23,7 +23,7 @@ from stages.config.errors import UserError
 from stages.config.unread_arguments import OPTIMIZER_OPTIONS, RULES, SCHEDULE_OPTIONS
 from stages.store.kept import file_digest
 from stages.store.work import Work
-from tests.helpers import TINY, Chain, settings
+from tests.helpers import TINY, Chain, settings, slow_but
 from tests.upstream.parts import Parts, loss_of
 
 # Arguments that are read whatever else is set. A new argument of TRL's stands in the table or here, or is refused.
@@ -238,7 +238,7 @@ def trained(name: str, cfg: Any, chain: Chain, folder: Path) -> tuple[str, list[
     return file_digest(folder / "model" / "model.safetensors"), curves
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", slow_but(STAGES, "dpo"))
 def test_what_nothing_reads_changes_nothing_and_is_refused(name: str, chain: Chain, tmp_path: Path) -> None:
     cfg = vars(settings(*TINY, "precision=fp32"))[name]
     runtime = replace(cfg.runtime, device="cpu", gradient_checkpointing=Checkpointing.none)
