@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from datasets import Dataset
 from trl import pack_dataset
 
