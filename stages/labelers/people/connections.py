@@ -18,5 +18,5 @@ class Connection(H11Protocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.deadline.cancel()
         super().connection_lost(exc)
+        self.deadline.cancel()
