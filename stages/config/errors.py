@@ -13,9 +13,9 @@ IN_WORDS = {words: words for words in map(os.strerror, FULL)}
 TORCH = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing", "inline_container.cc")
 IN_WORDS |= dict.fromkeys(TORCH, "torch could not write a file")
 
-# Characters that show nothing by themselves, which can hide a text or change how another reads: controls,
-# which also move a terminal's cursor; marks that turn the direction of text; characters without width; blanks other
-# than spaces; fillers, tags and private code points; and half a surrogate pair, which cannot be printed at all.
+# Characters that show nothing by themselves, and can hide a text or change how another reads: controls, which also
+# move a terminal's cursor; marks that turn the direction of text; characters without width; blanks other than spaces;
+# fillers, tags and private code points; and half a surrogate pair, which cannot be printed at all.
 _ALWAYS = (
     "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\u2800\u3164\ud800-\uf8ff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U00013430-\U00013455"

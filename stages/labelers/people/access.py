@@ -47,8 +47,9 @@ def token_in(folder: Path) -> str:
         return read_token(path)
     except FileNotFoundError:
         pass
-    except (ValueError, NotRegular) as error:
-        set_aside(path, f"{error} Links that were handed out no longer work.")
+    except (ValueError, NotRegular, PermissionError) as error:
+        reason = error if isinstance(error, ValueError) else f"{path} is not a file of this user's."
+        set_aside(path, f"{reason} Links that were handed out no longer work.")
     return make_token(path)
 
 
@@ -57,7 +58,7 @@ def read_token(path: Path) -> str:
 
     Raises:
         ValueError: if the file is another user's, others can read or write it, or it holds no token.
-        NotRegular: if it is not a regular file.
+        NotRegular: if it is not a regular file; PermissionError.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         status, content = os.fstat(file.fileno()), file.read(1000).strip()

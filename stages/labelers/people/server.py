@@ -48,7 +48,7 @@ def serve(session: Session, cfg: Human, out: Work) -> None:
     """Ask until every question has its answers.
 
     Raises:
-        UserError: where the address cannot be listened at.
+        UserError: where the address cannot be listened at, or a journal is not a file.
         OSError: where an answer could not be kept.
         KeyboardInterrupt: where the server was stopped before that.
     """
