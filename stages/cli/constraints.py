@@ -208,7 +208,7 @@ def by_people(cfg: Config) -> None:
     human = cfg.label.human
     if "human" not in cfg.label.labelers:
         return
-    if any(find_spec(package) is None for package in ("starlette", "uvicorn", "markdown_it")):
+    if any(find_spec(package) is None for package in ("starlette", "uvicorn")):
         raise UserError("people are asked by a server: pip install 'plumbline[people]'.")
     if cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")

@@ -29,6 +29,9 @@ APART = "Side by side every prompt stands by itself, and nothing is remembered."
 # Of the control characters in an answer those that move no cursor and begin no escape sequence.
 KEPT = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")
 
+# A character whose bytes are still to come, and joiners: what they are seen by is still to come.
+UNDECIDED = ("\ufffd", "\u200c", "\u200d", "\ufe0f")
+
 terminal = Console(highlight=False)  # without colours where it is a pipe
 
 
@@ -36,22 +39,25 @@ class Printed(BaseStreamer):  # type: ignore[no-untyped-call]
     """Prints an answer as far as it is decided: what the contract makes of its tokens so far."""
 
     def __init__(self, terms: Contract):
-        self.terms, self.ids, self.shown = terms, list[int](), 0
+        self.terms, self.ids, self.text, self.shown = terms, list[int](), "", 0
         self.reading = True
 
     def put(self, value: torch.Tensor) -> None:
         """Called with the prompt, then with every token."""
         if not self.reading:
             self.ids += value.tolist()
-            self._show(self.terms.text(self.ids).strip())
+            self.text = self.terms.text(self.ids).strip()
+            if not self.text.endswith(UNDECIDED):
+                self._show()
         self.reading = False
 
-    def _show(self, text: str) -> None:
-        if not text.endswith("\ufffd"):  # a character whose bytes are still to come
-            terminal.out(visible(text[self.shown :], KEPT), end="")
-            self.shown = len(text)
+    def _show(self) -> None:
+        before = visible(self.text[: self.shown], KEPT)
+        terminal.out(visible(self.text, KEPT)[len(before) :], end="")
+        self.shown = len(self.text)
 
     def end(self) -> None:
+        self._show()
         terminal.out()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from stages.commands.publishing import dataset
 from stages.config.choices import ExportFormat
+from stages.config.errors import visible
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
 from stages.models import gguf_file, hub
@@ -47,6 +48,7 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
             card += evaluated(load_json(store.folder(evaluation) / "results.json", having("models")))
         else:
             log.info("The model is not evaluated, so the card has no results: stage=eval makes them.")
+        card = visible(card, "\n\t")  # those of earlier versions too
         log.info("Pushed to %s", hub.push(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card))
 
 

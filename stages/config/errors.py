@@ -13,14 +13,26 @@ IN_WORDS = {words: words for words in map(os.strerror, FULL)}
 TORCH = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing", "inline_container.cc")
 IN_WORDS |= dict.fromkeys(TORCH, "torch could not write a file")
 
-# What moves a terminal's cursor, colours it or turns the direction of its text, and half a surrogate pair, which
-# cannot be printed at all.
-UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Characters that show nothing by themselves, and can hide a text or change how another reads: controls, which also
+# move a terminal's cursor; marks that turn the direction of text; characters without width; blanks other than spaces;
+# fillers, tags and private code points; and half a surrogate pair, which cannot be printed at all.
+_ALWAYS = (
+    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u2800\u3164\ud800-\uf8ff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U00013430-\U00013455"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff"
+)
+# One joiner between two of these, or one U+FE0F behind a picture or in a keycap, is part of an emoji, or of a word of
+# an Arabic or Indic script: it is seen by what it does.
+_PICTURE = "\u00a9\u00ae\u203c\u2049\u2122-\u27ff\u2801-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
+_JOINED = f"\u0620-\u0dff\ufe0f{_PICTURE}"
+UNSEEN = re.compile(
+    f"[{_ALWAYS}]|(?<![{_PICTURE}])\ufe0f(?!\u20e3)|(?<![{_JOINED}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}])"
+)
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Text from outside (a column's name, a file's, a model's answer) as a terminal may show it: control characters
-    escaped, but for those to keep."""
+    """Text from outside (a column's name, a file's, a model's answer) as a terminal or a page may show it: characters
+    that show nothing are written out as escapes, except those to keep."""
     return UNSEEN.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
 
 

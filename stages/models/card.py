@@ -11,6 +11,7 @@ from huggingface_hub import metadata_load
 
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split
+from stages.config.errors import visible
 from stages.store import licences
 from stages.store.kept import having, load_json
 from stages.store.numbers import signed
@@ -108,7 +109,8 @@ def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figur
         use=USE.get(stage, CHAT),
         end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
     )
-    (model / "README.md").write_text(f"---\n{yaml.safe_dump(header)}---\n{text}", encoding="utf-8")
+    content = visible(f"---\n{yaml.safe_dump(header)}---\n{text}", "\n\t")
+    (model / "README.md").write_text(content, encoding="utf-8")
 
 
 def last_step(cfg: Training, figures: dict[str, Any]) -> str:

@@ -1,19 +1,32 @@
 """Jinja with everything escaped, and filters for figures."""
 
 import re
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from stages.config.errors import visible
 from stages.pages.kinds import in_words
 from stages.pages.roles import LOOKS
 from stages.store.numbers import bound, points, signed
 
 
+def written_out(value: Any) -> str:
+    """A value as a page shows it, HTML or text: characters that show nothing are written out."""
+    if isinstance(value, Markup):
+        return Markup(visible(value, "\n\t"))
+    return visible(str(value), "\n\t")
+
+
 def environment() -> Environment:
-    """Jinja with everything escaped, and filters for figures."""
+    """Jinja in which every expression is `written_out` and escaped, with filters for figures."""
     env = Environment(
-        loader=PackageLoader("stages", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("stages", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=written_out,
     )
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     env.filters["points"] = points
@@ -22,7 +35,7 @@ def environment() -> Environment:
     env.filters["signed"] = signed
     env.filters["in_words"] = in_words
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
-    env.filters["visible"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
+    env.filters["line_ends"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
     env.filters["breakable"] = lambda text: Markup(
         re.sub(r"(_|=|/|\.(?=\D))", r"\1<wbr>", str(escape(text)))
     )  # keys and paths

@@ -18,6 +18,7 @@ from typing import Any
 from stages.store import locks
 from stages.store.kept import WRONG_SHAPE, sync
 from stages.store.records import content_id
+from stages.store.regular import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Calls:
         """Hold the file, after any other process that has it, and know what is in it."""
         lock = locks.opened(self.path.with_suffix(".lock"))
         with locks.held(lock, self.of, "asked"):
-            self.file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            self.file = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 sync(self.path.parent)
                 self._read()

@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 
 from stages.config.errors import UserError, full_disk
+from stages.store.regular import open_regular
 
 STORE = Path("cache", "in_use.lock")  # below a store's root
 
@@ -37,7 +38,7 @@ def opened(path: Path) -> int:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         if full_disk(error):
             raise

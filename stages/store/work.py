@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stages.store.regular import open_regular
+
 log = logging.getLogger(__name__)
 
 SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not published
@@ -114,9 +116,9 @@ def read_point(line: bytes) -> dict[str, Any] | None:
 
 def drop_torn(lines: Path) -> None:
     """Cut off the end of a file in JSON lines that an attempt left unfinished: it would tear the next line, too."""
-    if lines.exists():
-        content = lines.read_bytes()
-        os.truncate(lines, content.rfind(b"\n") + 1)
+    if os.path.lexists(lines):
+        with os.fdopen(open_regular(lines, os.O_RDWR), "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 class Progress:

@@ -8,6 +8,7 @@ import pytest
 
 from stages.commands.auditing import diversity
 from stages.commands.auditing.diversity import Diversity
+from stages.config.errors import UNSEEN
 from stages.models import contract
 from tests.browser import wrong_with
 from tests.helpers import inside as run
@@ -17,7 +18,7 @@ FILE = ("data=file", "tracker=none", "stage=audit")
 ROWS = [
     {"instruction": "Name a tree that grows beside the sea.", "input": "", "output": "Tamarisks do, and so do pines."},
     {"instruction": "Name a tree that grows beside the sea.", "input": "", "output": "Tamarisks do, and so do pines."},
-    {"instruction": "Name a tree.", "input": "<noinput>", "output": "<script>alert(1)</script> [Your Name]"},
+    {"instruction": "Name a tree.", "input": "<noinput>", "output": "<script>alert(1)</script>\x1b\u202e [Your Name]"},
     {"instruction": "Name a fish that lives in rivers and lakes.", "input": "", "output": ""},
     {"instruction": "What is 2 + 2?", "input": "", "output": "2 + 2 = 5"},
     {"instruction": "Why is the sea salty?", "input": "", "output": "Rivers bring salt, and only water leaves it."},
@@ -45,13 +46,14 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
     codes = {row["place"]: {*row["codes"]} for row in told}
     assert codes == {
         f"{rows}:2": {"duplicate"},
-        f"{rows}:3": {"input_marker", "placeholder"},
+        f"{rows}:3": {"damaged", "input_marker", "placeholder"},
         f"{rows}:4": {"unusable"},
         f"{rows}:5": {"wrong_sum"},
         f"{pairs}:1": {"lopsided", "contaminated"},
     }
     page = store / "audit.html"
     assert "<script>alert" not in page.read_text() and "&lt;script&gt;" in page.read_text()
+    assert r"\x1b\u202e [Your" in page.read_text() and not UNSEEN.search(page.read_text().replace("\n", ""))
     assert "2 + 2 = 5" in page.read_text()
     assert "Runs of four words in answers" in page.read_text()
     assert "distinct-3" in page.read_text()

@@ -187,7 +187,7 @@ def test_what_a_terminal_is_offered_is_what_there_is(
 
 def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In whole characters, and without what the form cuts off."""
-    answer = "  - Größe\n  [b]ja[/b] :smile:\n日\x1b[2J本"
+    answer = "  - Größe\n  [b]ja[/b] :smile:\n日\x1b[2J本 1\ufe0f\u20e3 👨\u200d👩\u200d👧 ❤\ufe0f"
     for name, form in (("sft", contract.Contract), ("base", Continuation)):
         terms = form_of(next((built / name).glob("*/model")))
         assert type(terms) is form

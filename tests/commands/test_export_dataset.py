@@ -125,8 +125,8 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     rows = found["preferences"]["train"]
     said = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
     assert rows["licence"].to_pylist() == [said[i] for i in rows["prompt_id"].to_pylist()]
-    text = card.card("t", found, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
-    assert DatasetCard(text).data.license == ["cc-by-4.0"]
+    text = card.card("t\x1b\u202e", found, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
+    assert DatasetCard(text).data.license == ["cc-by-4.0"] and r"# t\x1b\u202e" in text
     both = [*rows["licence"].to_pylist(), *found["preferences"]["validation"]["licence"].to_pylist()]
     for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, card.UNKNOWN)):
         assert f"| tasks | {spelled} | {both.count(name)} |" in text

@@ -47,8 +47,11 @@ class Person:
         return answer.status, json.loads(told) if told.startswith(b"{") else {}
 
     def next(self) -> dict[str, Any]:
+        """What the server tells, with the `text` of each answer as it is shown."""
         status, told = self.send("/next", {})
         assert status == 200, told
+        for answer in told["question"]["answers"] if told["question"] else ():
+            answer["text"] = "".join(characters for _, characters in answer["spans"])
         return told
 
     def says(self, question: str, verdict: str, **more: Any) -> tuple[int, dict[str, Any]]:

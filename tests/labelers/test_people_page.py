@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None or axe() is None, reason="needs
 # Every question has one answer that is better, and both try to get out of the text that they stand in.
 HOSTILE = '<img src="http://127.0.0.1:9/{0}" onerror="window.broken = 1"><script>window.broken = 1</script>'
 HOSTILE += "\n\n![](http://127.0.0.1:9/{0})\n\n[here](javascript:window.broken=1)\n\n| a | b |\n|:-:|---|\n| {0} | 2 |"
-HOSTILE += "\n\n# A title\n\n```html\n<b>{0}</b>\n```\n\n1. one\n2. two"
+HOSTILE += "\u202e\x1b\n\n# A title\n\n```html\n<b>{0}</b>\n```\n\n1. one\n2. two"
 # When a key went down, and how long after that another question was on the page, in milliseconds.
 WATCH = """window.took = []; let down = 0;
     document.addEventListener('keydown', () => { down = performance.now(); }, true);
@@ -137,8 +137,6 @@ def test_anybody_can_use_it_on_a_phone_and_a_desk(tab: Tab, tmp_path: Path) -> N
         Someone(tab, server, "ann").settle()
         for width, dark in product((390, 1440), (False, True)):
             examine(width, dark, "asked")
-        tab.press("m")
-        examine(390, False, "as typed")
         tab.evaluate("localStorage.clear(); history.replaceState(null, '', '#'); 0")
         tab.load("Page.reload")
         examine(390, True, "nameless")

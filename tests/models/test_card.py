@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import metadata_load
 
+from stages.config.errors import UNSEEN
 from stages.models import card
 from stages.models.contract import load
 from tests.helpers import Chain, build, nodes, settings
@@ -45,7 +46,7 @@ def with_config(node: Path, manifest: dict[str, object], changes: dict[str, obje
 def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain, tmp_path: Path) -> None:
     sources = [
         {"path": "someone/dialogues", "revision": "a" * 40},
-        {"path": str(tmp_path / "private" / "letters.jsonl"), "revision": None},
+        {"path": str(tmp_path / "private" / "letters\x1b\u202e.jsonl"), "revision": None},
         {"path": "someone/preferences", "revision": "b" * 40},
     ]
     inputs = {
@@ -62,7 +63,8 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
     card.write(model, "sft", settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
     header, text = metadata_load(model / "README.md"), (model / "README.md").read_text(encoding="utf-8")
     assert (header["base_model"], header["datasets"]) == ("someone/model", ["someone/dialogues"])
-    assert "letters.jsonl" in text and "private" not in text and str(tmp_path) not in text
+    assert r"letters\x1b\u202e.jsonl" in text and not UNSEEN.search(text.replace("\n", ""))
+    assert "private" not in text and str(tmp_path) not in text
     assert "someone/preferences" not in text, "SFT learns from none of its rows"
 
     aligned = chain.folder("dpo") / "model"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stages.config.errors import UNSEEN
 from stages.evaluation.labelling import Labelling
 from stages.pages import labels
 from stages.pages.cases import ROOM, cut
@@ -23,6 +24,7 @@ pytest.importorskip("openai")
 pytest.importorskip("starlette")
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
+    "\x1b[2J\u202e\u200b"
 )
 
 
@@ -94,6 +96,7 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     hostile = spoilt(folder, tmp_path / "label" / folder.name)
     spoilt_html = labels.page(hostile)
     assert "<script" not in spoilt_html and "<img" not in spoilt_html and "{{ 7 * 7 }}" in spoilt_html
+    assert r"\x1b[2J\u202e\u200b" in spoilt_html and not UNSEEN.search(spoilt_html.replace("\n", ""))
     assert len(spoilt_html.encode()) <= 400_000
     page = tmp_path / "labels.html"
     page.write_text(spoilt_html)

@@ -8,6 +8,7 @@ import pytest
 from markupsafe import escape
 
 from stages import report
+from stages.config.errors import UNSEEN
 from stages.pages import figures
 from stages.pages.settings import settings as settings_of
 from stages.pages.side_by_side import side_by_side
@@ -19,6 +20,7 @@ from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
 
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
+    "\x1b[2J\x9b31m\x00\r\u202eright to left\u2066\u200b\ufeff\u2028\U000e0041"
 )
 
 
@@ -80,7 +82,8 @@ def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(page: Path, 
 def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:
     html = page.read_text()
     assert "<script" not in html
-    assert "&lt;script&gt;" in html
+    assert "&lt;script&gt;" in html and r"\x1b[2J\x9b31m\x00\r\u202eright" in html
+    assert not UNSEEN.search(html.replace("\n", "").replace("\t", ""))
     assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {"labels.html"}, "which lies beside it"
 
 

@@ -7,7 +7,9 @@ if upstream had changed: the place still has its name, but what we do there reac
 import contextlib
 import copy
 import json
+import socket
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import omegaconf
 import peft.utils.save_and_load
 import pytest
 import torch
+import uvicorn
 import wandb
 import wandb.cli.beta_sync
 import yaml
@@ -57,6 +60,7 @@ from trl import DPOConfig, SFTConfig, chat_template_utils
 from trl.kernels import ChunkedLogProbFunction, chunked_logprob
 from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stages import base, sft
 from stages.cli import explain
@@ -64,6 +68,7 @@ from stages.config import trl_arguments
 from stages.config.blocks.models import Model
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.schema import ROOT
+from stages.labelers.people import connections
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
@@ -933,6 +938,28 @@ def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
 
 
 # W&B
+
+
+@effect(
+    "uvicorn.protocols.http.h11_impl:H11Protocol.connection_made",
+    put(connections.Connection, "connection_made", H11Protocol.connection_made),
+)
+def a_silent_connection_is_closed(parts: Parts) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody asks")
+
+    quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "lifespan": "off"}
+    server = uvicorn.Server(uvicorn.Config(app, http=connections.Connection, **quiet))
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
+        patch.setattr(connections, "LASTS", 0.1)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            with socket.create_connection(listening.getsockname(), 2) as silent:
+                assert silent.recv(1) == b""
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @effect(

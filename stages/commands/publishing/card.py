@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from stages.commands.publishing.tables import Tables
+from stages.config.errors import visible
 from stages.models.card import name_of
 from stages.store.kept import having, load_json
 from stages.store.numbers import signed
@@ -113,7 +114,7 @@ def card(title: str, tables: Tables, plain: int, made: Sequence[Manifest], judge
         steps="\n".join(f"1. `{m['stage']} {m['fingerprint']}`: {m['metrics']['summary']}" for m in made),
         use="\n".join(f'{name} = load_dataset("FOLDER", "{name}")  # or where it was pushed to' for name in tables),
     )
-    return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n{text}"
+    return visible(f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n{text}", "\n\t")
 
 
 def everything(tables: Tables) -> list[Any]:

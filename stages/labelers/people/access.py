@@ -2,12 +2,18 @@
 
 import ipaddress
 import os
+import re
 import secrets
 import socket
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stages.store.kept import sync
+from stages.store.kept import set_aside, sync
+from stages.store.regular import NotRegular, open_regular
+
+BYTES = 24  # of a token, which are 32 characters
+TOKEN = re.compile(rb"[A-Za-z0-9_-]{32,128}")
 
 
 def is_loopback(host: str) -> bool:
@@ -34,13 +40,45 @@ def name_in(host: str) -> str:
 
 
 def token_in(folder: Path) -> str:
-    """The token of a folder of journals, made once: a link that was handed out still leads here after a restart. No
-    other user of this machine can read it."""
+    """Return the token of a folder of journals: a link that was handed out still leads here after a restart. A file
+    that holds no token that only this user could know is set aside, the user is warned, and a new token is made."""
     path = folder / "token"
-    if not path.exists():
-        descriptor = os.open(draft := folder / "token.draft", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(secrets.token_urlsafe(24))
-        draft.replace(path)
-        sync(folder)
-    return path.read_text(encoding="utf-8")
+    try:
+        return read_token(path)
+    except FileNotFoundError:
+        pass
+    except (ValueError, NotRegular, PermissionError) as error:
+        reason = error if isinstance(error, ValueError) else f"{path} is not a file of this user's."
+        set_aside(path, f"{reason} Links that were handed out no longer work.")
+    return make_token(path)
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file.
+
+    Raises:
+        ValueError: if the file is another user's, others can read or write it, or it holds no token.
+        NotRegular: if it is not a regular file; PermissionError.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        status, content = os.fstat(file.fileno()), file.read(1000).strip()
+    if status.st_uid != os.geteuid():
+        raise ValueError(f"{path} belongs to another user.")
+    if status.st_mode & 0o077:
+        raise ValueError(f"{path} can be read or written by other users.")
+    if not TOKEN.fullmatch(content):
+        raise ValueError(f"{path} holds no token, which is 32 letters, digits, _ or - at least.")
+    return content.decode()
+
+
+def make_token(path: Path) -> str:
+    """Write a new token, whole and on the disk when this returns, into a file that only this user can read."""
+    token = secrets.token_urlsafe(BYTES)
+    descriptor, draft = tempfile.mkstemp(prefix=".token-", suffix=".draft", dir=path.parent)  # has the mode 0600
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(token)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    sync(path.parent)
+    return token

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stages.store.kept import WRONG_SHAPE, sync
+from stages.store.regular import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Journal:
     def read(self) -> Iterator[Answer]:
         """What was said, oldest first."""
         line, wrong = b"\n", 0
-        with open(self.path, "rb") as lines:
+        with os.fdopen(open_regular(self.path), "rb") as lines:
             for line in lines:
                 try:
                     row = json.loads(line)
@@ -65,7 +66,7 @@ class Journal:
         left = b"\n" + line if self.torn else line
         fresh = not self.path.exists()
         self.torn = True  # until all of it is there
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = open_regular(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             while left:
                 left = left[os.write(descriptor, left) :]

@@ -2,7 +2,7 @@
 
 Whoever could reach the server without being meant to is turned away: a site that has a name of its own lead here (DNS
 rebinding) by the Host, one that sends a form by the Origin and the type of the content, anybody beyond this machine by
-a token. The page loads nothing but itself.
+a token, without which nothing is answered, the page included. The page loads nothing but itself.
 """
 
 import asyncio
@@ -21,15 +21,17 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.people.access import called, is_loopback, name_in, token_in
+from stages.labelers.people.connections import Connection
 from stages.labelers.people.journal import Answer
-from stages.labelers.people.markdown import rendered, shown
+from stages.labelers.people.markup import shown, spans
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import NAME, Refused, Session
 from stages.store.kept import WRONG_SHAPE, having
@@ -46,7 +48,7 @@ def serve(session: Session, cfg: Human, out: Work) -> None:
     """Ask until every question has its answers.
 
     Raises:
-        UserError: where the address cannot be listened at.
+        UserError: where the address cannot be listened at, or a journal is not a file.
         OSError: where an answer could not be kept.
         KeyboardInterrupt: where the server was stopped before that.
     """
@@ -59,11 +61,12 @@ def serve(session: Session, cfg: Human, out: Work) -> None:
         ) from error
     # asyncio does so for sockets that name their protocol alone; without, answers wait 40 ms for an acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    token = None if is_loopback(host) else token_in(session.folder)
+    # Where it listens, and not by what name: a name may lead anywhere.
+    token = None if is_loopback(listening.getsockname()[0]) else token_in(session.folder)
     address = f"http://{called(host)}:{listening.getsockname()[1]}/"
     out.say(f"{len(session.questions) - session.judged} questions for people at {address}; the same command resumes.")
     if token:  # the terminal alone shows it: a log may be read by others
-        sys.stderr.write(f"The link for people, with its token: {address}#token={token}\n")
+        sys.stderr.write(f"The link for people, with its token: {address}?token={token}\n")
     with listening, Progress(len(session.questions), "label human", "question", session.judged) as progress:
         page = Page(session, cfg, token, progress)
         page.server.run([listening])
@@ -90,22 +93,28 @@ class Page:
 
     def __init__(self, session: Session, cfg: Human, token: str | None, progress: Progress):
         self.session, self.token, self.progress = session, token, progress
-        self.failed: OSError | None = None  # why an answer could not be kept
+        self.failed: OSError | UserError | None = None  # why an answer could not be kept
         self.about = {"instructions": cfg.instructions, "reasons": session.reasons}
         self.headers = HEADERS | {"Content-Security-Policy": policy_of(HTML)}
         acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": self.undo}
         routes = [Route(path, self.acting(act), methods=["POST"]) for path, act in acts.items()]
-        app = Starlette(routes=[Route("/", self.html), *routes])
-        quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
-        plain: dict[str, Any] = {"lifespan": "off", "server_header": False, "timeout_graceful_shutdown": 1}
-        self.server = uvicorn.Server(uvicorn.Config(app, **quiet, **plain))
+        self.app = Starlette(routes=[Route("/", self.html), *routes])
+        quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False}
+        plain: dict[str, Any] = {"interface": "asgi3", "lifespan": "off", "server_header": False, "ws": "none"}
+        bounded: dict[str, Any] = {"http": Connection, "headers": [("Connection", "close")]}
+        bounded |= {"timeout_graceful_shutdown": 1, "proxy_headers": False}
+        self.server = uvicorn.Server(uvicorn.Config(self.respond, **quiet, **plain, **bounded))
+
+    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, of whatever path and method, if it may be answered."""
+        try:
+            self.admit(Request(scope))
+        except Refused as refused:
+            return await told(refused)(scope, receive, send)
+        await self.app(scope, receive, send)
 
     async def html(self, request: Request) -> Response:
         """The page, which holds nothing of the session."""
-        try:
-            self.admit_host(request)
-        except Refused as refused:
-            return told(refused)
         return HTMLResponse(HTML, headers=self.headers)
 
     def acting(self, act: Callable[[Body], None]) -> Callable[[Request], Any]:
@@ -113,7 +122,7 @@ class Page:
 
         async def respond(request: Request) -> Response:
             try:
-                self.admit(request)
+                require_json(request)
                 body = read(await received(request))
                 act(body)
                 self.progress.update(self.session.judged - self.progress.done)
@@ -122,31 +131,27 @@ class Page:
                 return JSONResponse(self.state(body["annotator"]), headers=HEADERS)
             except Refused as refused:
                 return told(refused)
-            except OSError as error:  # a full disk
+            except ClientDisconnect:
+                return Response()  # which nobody reads
+            except (OSError, UserError) as error:  # a full disk, or what is not a file
                 self.failed, self.server.should_exit = error, True
-                return told(Refused(507, f"nothing was saved, and the server stops: {error.strerror}"))
+                reason = error.strerror if isinstance(error, OSError) else "the journal is not a file"
+                return told(Refused(507, f"nothing was saved, and the server stops: {reason}"))
 
         return respond
 
     def end(self) -> None:
         self.server.should_exit |= self.session.complete  # unless something was taken back
 
-    def admit_host(self, request: Request) -> None:
-        """Without a token, the server is called by a name that no site can have."""
-        if not self.token and not is_loopback(name_in(request.headers.get("host", ""))):
-            raise Refused(403, "this server is called 127.0.0.1 or localhost")
-
     def admit(self, request: Request) -> None:
-        """Raise Refused for a request that our page on this server did not send."""
-        self.admit_host(request)
-        origin = request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-            raise Refused(403, f"no request of {origin}")
-        given = request.headers.get("authorization", "").encode()
-        if self.token and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
-            raise Refused(401, "the link has a token after #token=, which is not there or another one")
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise Refused(415, "the content is application/json")
+        """Raise Refused for a request of another site, or of somebody without the token."""
+        host = request.headers.get("host", "")
+        if self.token is None and not is_loopback(name_in(host)):  # a name that no site can have
+            raise Refused(403, "this server is called 127.0.0.1 or localhost")
+        if foreign := {*request.headers.getlist("origin")} - {f"http://{host}", f"https://{host}"}:
+            raise Refused(403, f"no request of {min(foreign)}")
+        if self.token is not None and not hmac.compare_digest(token_of(request).encode(), self.token.encode()):
+            raise Refused(401, "the link ends in ?token= and a token, which is missing here or another one")
 
     def answer(self, body: Body) -> None:
         """Keep a verdict. The page knows letters by what stands where; the journal by the question."""
@@ -186,13 +191,20 @@ def side_by_side(question: Question, annotator: str) -> dict[str, Any]:
     texts = [question.candidates[question.letters.index(letter)].text for letter in question.order(annotator)]
     return {
         "id": question.id,
-        "messages": [{"role": m["role"], **both(m["content"])} for m in question.prompt.messages],
-        "answers": [both(text) for text in texts],
+        "messages": [{"role": shown(m["role"]), "spans": spans(m["content"])} for m in question.prompt.messages],
+        "answers": [{"spans": spans(text)} for text in texts],
     }
 
 
-def both(text: str) -> dict[str, str]:
-    return {"html": rendered(text), "text": shown(text)}
+def token_of(request: Request) -> str:
+    """The token that a request of the page sends, or the one in its address; '' where there is none."""
+    return request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get("token", "")
+
+
+def require_json(request: Request) -> None:
+    """Raise Refused for content that a form of another site could send."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise Refused(415, "the content is application/json")
 
 
 async def received(request: Request) -> bytes:

@@ -1,0 +1,286 @@
+"""Who is answered at the page for people, and how long anybody may take: real requests to a real server."""
+
+import http.client
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import cycle, islice, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.blocks.labels import Human
+from stages.config.errors import UserError
+from stages.labelers.people import connections, server
+from stages.labelers.people.access import TOKEN, token_in
+from stages.labelers.people.questions import drawn
+from stages.labelers.people.session import Session
+from tests.labelers.asking import Asking, Person, asking
+from tests.labelers.pools import pool
+
+GIVEN = [[f"poor {i}", f"good {i}"] for i in range(3)]
+GOOD = "T" * 32
+
+
+def outer_address() -> str:
+    """An address of this machine that other machines use; this machine's own where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def send(host: str, port: int, method: str, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    with closing(http.client.HTTPConnection(host, port, timeout=60)) as connection:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def attempts(token: str, port: int) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Requests without the token, or with one that is nearly it."""
+    wrong = ["", token[:-1], f"{token}x", token.swapcase(), "x" * len(token), f"{token}\x7f", "ü", " ", "null", "None"]
+    paths = ["/", "/next", "/answer", "/undo", "/token", "/../token", "/?token=", "/index.html", "//", "/next/"]
+    hosts = [f"127.0.0.1:{port}", "localhost", "desk.example", ""]
+    for (each, path), host in zip(product(wrong, paths), cycle(hosts), strict=False):
+        for method in ("GET", "POST"):
+            headers = {"Host": host, "Content-Type": "application/json", "Authorization": f"Bearer {each}"}
+            yield method, path, {name: value.encode().decode("latin-1") for name, value in headers.items()}
+    for each in ("", "x" * 32, token[:-1], "%00", "../token"):
+        yield "GET", f"/?token={each}", {}
+        yield "POST", f"/next?token={each}", {"Content-Type": "application/json"}
+    for scheme in ("Basic", "bearer", "Token", "Bearer\t"):
+        yield "POST", "/next", {"Authorization": f"{scheme} {token}"}
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["a first run", "an empty token file"])
+def test_without_the_token_nothing_is_answered_at_the_outer_address(tmp_path: Path, content: bytes | None) -> None:
+    folder = tmp_path / "cache" / "calls" / "people"
+    folder.mkdir(parents=True)
+    if content is not None:
+        (folder / "token").write_bytes(content)
+    with asking(tmp_path, *GIVEN, host="0.0.0.0") as running:
+        token = (folder / "token").read_text()
+        outer, body = outer_address(), json.dumps({"annotator": "ann"}).encode()
+        refused = [
+            send(outer, running.port, method, path, body, **headers)
+            for method, path, headers in islice(attempts(token, running.port), 220)
+        ]
+        assert len(refused) > 200
+        assert {status for status, _ in refused} == {401}
+        assert not [told for _, told in refused if b"good" in told or b"<" in told or token.encode() in told]
+        assert not [*folder.glob("*.jsonl")]
+        link = next(line for line in running.process.stderr or () if "?token=" in line)
+        assert link.rstrip().endswith(f"/?token={token}") and token not in running.told, "no log has the token"
+        assert send(outer, running.port, "GET", f"/?token={token}", b"")[0] == 200
+        person = Person(running.port, "ann", token)
+        while question := person.next()["question"]:
+            assert person.says(question["id"], "a")[0] == 200
+        assert len(running.judged()["judgements"]) == 3
+    again = Asking(tmp_path, host="0.0.0.0")  # all is answered: it ends by itself
+    assert again.process.wait(60) == 0 and (folder / "token").read_text() == token
+
+
+def link_to(path: Path, target: Path) -> None:
+    target.write_text(GOOD)
+    target.chmod(0o600)
+    path.symlink_to(target)
+
+
+def written(content: bytes, mode: int = 0o600) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+        path.chmod(mode)
+
+    return write
+
+
+def of_another_user(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    written(GOOD.encode())(path)
+    os.chown(path, 12345, 12345)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(written(b""), id="empty"),
+        pytest.param(written(b"\n \n"), id="blank"),
+        pytest.param(written(GOOD[:-1].encode()), id="short"),
+        pytest.param(written(b"T" * 200_000), id="endless"),
+        pytest.param(written(GOOD.encode() + b"\n" + GOOD.encode()), id="two lines"),
+        pytest.param(written("ü".encode() * 32), id="not ASCII"),
+        pytest.param(written(b"\0" * 32), id="zeros"),
+        pytest.param(written(b"\xff" * 40), id="not UTF-8"),
+        pytest.param(written(GOOD.encode(), 0o644), id="readable by others"),
+        pytest.param(written(GOOD.encode(), 0o620), id="writable by others"),
+        pytest.param(of_another_user, id="of another user"),
+        pytest.param(lambda path: link_to(path, path.with_name("elsewhere")), id="a link"),
+        pytest.param(lambda path: path.symlink_to(path.with_name("nowhere")), id="a link to nothing"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), id="a link to a device"),
+        pytest.param(lambda path: path.mkdir(), id="a folder"),
+        pytest.param(lambda path: os.mkfifo(path, 0o600), id="a FIFO"),
+    ],
+)
+def test_a_token_file_that_others_could_know_gives_way_to_a_new_token(
+    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "token"
+    damage(path)
+    token = token_in(tmp_path)
+    assert TOKEN.fullmatch(token.encode()) and len({*token}) > 8 and token != GOOD
+    status = path.lstat()
+    assert path.is_file() and not path.is_symlink() and path.read_text() == token
+    assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert token_in(tmp_path) == token and len(caplog.records) == 1, "the second time there is nothing to warn of"
+    assert not [*tmp_path.glob(".token*")]
+
+
+def test_a_good_token_stays_and_the_first_is_made_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = token_in(tmp_path)
+    assert token_in(tmp_path) == made and not caplog.records
+    (tmp_path / "token").write_text(f"{GOOD}\n")  # as an editor leaves it
+    assert token_in(tmp_path) == GOOD and not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a FIFO"),
+        (os.mkdir, "a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "a link"),
+        (lambda path: path.symlink_to(path.with_name("nowhere")), "a link"),
+        (lambda path: socket.socket(socket.AF_UNIX).bind(os.fspath(path)), "a socket"),
+    ],
+)
+def test_a_journal_that_is_no_file_is_one_line(
+    tmp_path: Path, make: Callable[[Path], None], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    make(Path("ann.jsonl"))
+    with pytest.raises(UserError, match=f"ann.jsonl is {kind}") as refused:
+        Session(drawn(pool(*GIVEN), Human()), [], Path())
+    assert "\n" not in str(refused.value)
+    Path("ann.jsonl").rename("aside")
+    with served(Path(), monkeypatch, lasts=20) as port:
+        bob = Person(port, "bob")
+        question = bob.next()["question"]["id"]
+        make(Path("bob.jsonl"))  # while the page is served
+        assert bob.says(question, "a")[0] == 507
+
+
+@contextmanager
+def served(folder: Path, monkeypatch: pytest.MonkeyPatch, lasts: float, most: int = 128) -> Iterator[int]:
+    """The port of a page in this process, whose connections have these bounds."""
+    monkeypatch.setattr(connections, "LASTS", lasts)
+    monkeypatch.setattr(connections, "MOST", most)
+    session = Session(drawn(pool(*GIVEN), Human()), [], folder)
+    page = server.Page(session, Human(), None, server.Progress(3, "", ""))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=page.server.run, args=([listening],))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            page.server.should_exit = True
+            thread.join()
+
+
+def closed_after(connection: socket.socket, trickle: bytes = b"") -> float:
+    """Seconds until the server closes a connection on which `trickle` is sent again and again."""
+    began = time.monotonic()
+    connection.settimeout(0.05)
+    while time.monotonic() - began < 30:
+        try:
+            connection.sendall(trickle)
+            if not connection.recv(1000):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+POST = b"POST /next HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "trickle"),
+    [
+        pytest.param(b"", b"", id="silent"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X: y\r\n", id="headers without end"),
+        pytest.param(POST + b"Content-Length: 60000\r\n\r\n", b" ", id="a body without end"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", id="chunks without end"),
+    ],
+)
+def test_a_slow_connection_is_closed_and_nobody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: bytes, trickle: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(tmp_path, monkeypatch, lasts=0.5) as port:
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(begin)
+            assert Person(port, "ann").next()["question"], "meanwhile others are answered"
+            assert 0.2 < closed_after(slow, trickle) < 5
+        assert Person(port, "ann").next()["question"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_connection_has_one_request_and_there_are_so_many_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(tmp_path, monkeypatch, lasts=1.5, most=5) as port:
+        with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            assert (answer.read() != b"", answer.getheader("Connection")) == (True, "close")
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        time.sleep(0.1)
+        with socket.create_connection(("127.0.0.1", port)) as another:
+            assert closed_after(another) < 0.5
+        assert max(map(closed_after, held)) < 5
+        assert Person(port, "ann").next()["question"], "the bound holds nobody off for longer"
+
+
+def test_what_is_too_large_is_refused_before_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def status(begin: bytes, more: bytes) -> int:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(begin)
+            connection.setblocking(False)
+            sent, told = 0, b""
+            while not told and sent < 1 << 24:
+                try:
+                    sent += connection.send(more)
+                except BlockingIOError:
+                    time.sleep(0.01)
+                except OSError:
+                    break
+                try:
+                    told = connection.recv(1000)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    break
+            assert sent < 1 << 23
+            return int(told.split()[1]) if told else 0
+
+    with served(tmp_path, monkeypatch, lasts=20) as port:
+        assert status(b"GET / HTTP/1.1\r\n", b"X: " + b"y" * 1000 + b"\r\n") in (0, 400)
+        assert status(b"GET / HTTP/1.1\r\nX: ", b"y" * 10_000) in (0, 400)
+        assert status(POST + b"Content-Length: 999999999\r\n\r\n", b" " * 10_000) in (0, 413)
+        assert status(POST + b"Transfer-Encoding: chunked\r\n\r\n", b"2710\r\n" + b" " * 10_000 + b"\r\n") in (0, 413)
+        assert Person(port, "ann").next()["question"]
+        body: dict[str, Any] = {"question": "0" * 16, "verdict": "a", "reasons": [], "comment": "x" * 70_000}
+        assert Person(port, "ann").send("/answer", body | {"seconds": 1})[0] == 413

@@ -1,0 +1,65 @@
+"""What stands where a file of ours belongs, and is none, is told in one line and keeps nobody waiting."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.config.blocks.endpoints import Budget, Price
+from stages.config.errors import UserError
+from stages.endpoints.spending import Spending
+from stages.store import locks
+from stages.store.calls import Calls
+from stages.store.regular import open_regular
+from stages.store.work import CURVES, Work
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "a FIFO": os.mkfifo,
+    "a folder": os.mkdir,
+    "a link": lambda path: path.symlink_to(path.with_name("elsewhere")),
+    "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(os.fspath(path)),
+}
+
+
+def asked(folder: Path) -> Path:
+    return Calls(folder, "http://127.0.0.1:9/v1", "m").path
+
+
+def keep_calls(folder: Path) -> None:
+    with Calls(folder, "http://127.0.0.1:9/v1", "m").opened():
+        pass
+
+
+OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
+    "calls": (asked, keep_calls),
+    "calls' lock": (lambda folder: asked(folder).with_suffix(".lock"), keep_calls),
+    "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.opened(folder / "x.lock")),
+    "spending": (lambda folder: folder / "s.jsonl", lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key")),
+    "curves": (lambda folder: folder / CURVES, lambda folder: Work(folder, lambda metrics, step: None)),
+    "reading": (lambda folder: folder / "f", lambda folder: open_regular(folder / "f")),
+    "appending": (
+        lambda folder: folder / "f",
+        lambda f: open_regular(f / "f", os.O_WRONLY | os.O_APPEND | os.O_CREAT),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", OPENED)
+def test_what_is_no_file_is_one_line(tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    place, use = OPENED[name]
+    (tmp_path / "elsewhere").write_text("kept\n")
+    ODD[kind](place(Path()))
+    with pytest.raises(UserError, match=f"is {kind}; a regular file belongs there") as told:
+        use(Path())
+    assert "\n" not in str(told.value) and place(Path()).name in str(told.value)
+    assert (tmp_path / "elsewhere").read_text() == "kept\n"
+
+
+def test_a_device_is_no_file_and_a_file_is_opened() -> None:
+    with pytest.raises(UserError, match="is a device"):
+        open_regular(Path("/dev/zero"))
+    os.close(open_regular(Path(__file__)))
