@@ -2,6 +2,7 @@
 
 import pytest
 
+from stages.cli import endpoints
 from tests.helpers import SECRET, TINY, refused, settings
 
 SAMPLER = ("sample=openai", "sample.endpoint.model=x", "sample.endpoint.base_url=http://127.0.0.1:1/v1")
@@ -43,12 +44,12 @@ def test_a_key_in_a_setting_is_refused_by_the_settings_name(
 
 def test_what_is_no_key_is_taken() -> None:
     extra = (
-        "{max_tokens: null, max_completion_tokens: 64, stop_token_ids: [1], skip_special_tokens: false, "
-        "prompt_cache_key: run-1, user: somebody, tokenizer: x, top_k: 5, password: null, min_p: 0.1, "
-        "tools: [{name: login, parameters: {properties: {password: {type: string}}, required: [password]}}]}"
-    )
-    cfg = settings(*TINY, *SAMPLER, f"{EXTRA}={extra}")
-    assert len(cfg.sample.endpoint.extra) == 11
+        "max_tokens=null max_completion_tokens=64 stop_token_ids=[1] skip_special_tokens=false prompt_cache_key=run-1 "
+        "user=somebody tokenizer=x password=null tools=[{name:login,parameters:{password:{type:string}}}]"
+    ).split()
+    cfg = settings(*TINY, *SAMPLER, *(f"{EXTRA}.{each}" for each in extra))
+    assert len(cfg.sample.endpoint.extra) == len(extra)
+    endpoints.refuse(cfg)
 
 
 ODD = (
@@ -66,4 +67,4 @@ def test_an_address_that_nobody_can_ask_at_is_refused(address: str) -> None:
 def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
     judges = f"label.judge.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
     assert refused(*TINY, "label=judge", judges).startswith("label.judge.endpoints names a model twice")
-    settings(*TINY, "label=judge", judges.replace(other, "http://host/v2"))
+    endpoints.refuse(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))
