@@ -10,7 +10,7 @@ import openai
 
 from stages.endpoints.reply import NoReply, Redirected
 
-LONGEST_REPLY = 4_000_000  # bytes: more than 100,000 tokens, each written as an escape
+LONGEST_REPLY = 2_000_000  # bytes: thirty for each of 64,000 tokens
 LONGEST_ERROR = 16_000  # bytes of an error's text that are read
 IDENTITY = ("", "identity")
 

@@ -86,7 +86,7 @@ class Client:
     @contextmanager
     def opened(self) -> Iterator["Client"]:
         """Hold the files of kept answers and of what is spent; no other process then asks this model."""
-        self.ended = False
+        self.ended, self.reading = False, asyncio.Lock()
         with self.calls.opened(), self.spending.opened():
             yield self
 
@@ -189,8 +189,8 @@ class Client:
             await self.tokens.wait(sum(most))
             async with asyncio.timeout(self.endpoint.runtime.timeout):
                 content = (await send(model=model, messages=messages, extra_body=request)).content
-            # In a thread: a few MB of JSON take seconds, in which no time-out fires.
-            body, reply = await asyncio.to_thread(self._understand, content)
+            async with self.reading:  # 2 MB of JSON can be 50 MB of lists: one at a time
+                body, reply = await asyncio.to_thread(self._understand, content)  # the loop keeps its time-outs
             self.calls.keep(key, asked, body)
             self.answered.add(key)
             used = reply.tokens(most)
