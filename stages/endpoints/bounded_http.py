@@ -48,7 +48,7 @@ async def bound(response: httpx2.Response) -> None:
     if headers.get("content-encoding", "").strip().lower() not in IDENTITY and not is_error:
         raise NoReply("the reply is compressed, which the request rules out", again=False)
     # Without the others no body is inflated, and no charset picks a decoder.
-    response.headers = httpx2.Headers({name: headers[name] for name in ("retry-after",) if name in headers})
+    response.headers = httpx2.Headers([each for each in headers.raw if each[0].lower() == b"retry-after"])
     response.stream = Bounded(response.stream, LONGEST_ERROR if is_error else LONGEST_REPLY, is_error)
 
 

@@ -174,6 +174,7 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "cookies": (lambda key: plain(completion(), OK, *[f"Set-Cookie: a{i}={'b' * 900}" for i in range(90)]), PRESENT),
     "a rest of NaN": (lambda key: error(503, "x", "Retry-After: nan"), "HTTP 503"),
     "a rest of a date": (lambda key: error(503, "x", "Retry-After: Wed, 99 Foo 99999999999"), "HTTP 503"),
+    "a rest of no ASCII": (lambda key: error(503, "x", "Retry-After: \xff5"), "HTTP 503"),
     "a rest for ever": (lambda key: error(429, "x", "Retry-After: inf"), "wants to be left alone for 86400 s"),
     # The key.
     "the key": (echoed(str), PRESENT),
