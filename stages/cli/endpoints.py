@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError
 from stages.config.schema import Config
@@ -69,8 +69,9 @@ def reachable(key: str, endpoint: Endpoint) -> None:
             f"{key}.base_url holds a user, a password, a query or a key, which every node keeps. {way_out}"
         )
     secret = os.environ.get(endpoint.api_key_env or "", "").strip()
+    hidden = [secret] if len(secret) >= SHORTEST_KEY else []
     for place, value in texts(endpoint.extra, f"{key}.extra"):
-        if KEY_NAME.search(place.rpartition(".")[2]) or KEY.search(value) or (secret and secret in value):
+        if KEY_NAME.search(place.rpartition(".")[2]) or KEY.search(value) or any(each in value for each in hidden):
             raise UserError(f"{place} holds a key, which every node keeps. {way_out}")
     if endpoint.api_key_env and not NAME.fullmatch(endpoint.api_key_env):
         raise UserError(f"{key}.api_key_env is the name of an environment variable, OPENAI_API_KEY, and never a key.")

@@ -3,8 +3,9 @@
 import base64
 import re
 
+from stages.config.blocks.endpoints import SHORTEST_KEY
+
 MASK = "***"
-SHORTEST = 8  # characters: a shorter key (EMPTY, ollama) is a word of other texts, and no secret
 
 
 class KeyMask:
@@ -12,7 +13,7 @@ class KeyMask:
     escape them."""
 
     def __init__(self, key: str):
-        found = [key, key.encode().hex(), *in_base64(key.encode())] if len(key) >= SHORTEST else []
+        found = [key, key.encode().hex(), *in_base64(key.encode())] if len(key) >= SHORTEST_KEY else []
         self.pattern = re.compile("|".join("".join(map(any_form, each)) for each in found)) if found else None
 
     def __call__(self, text: str) -> str:

@@ -76,19 +76,20 @@ def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
                 place += len(line)
             except WRONG_SHAPE:
                 bad.add(number)
-    if bad or not line.endswith(b"\n"):
-        set_aside(path, bad)
     if bad:
+        set_aside(path, bad)
         log.warning(
             "warning: %s: %d of %d lines cannot be read, and are set aside in %s.unreadable. %s",
             path, len(bad), number, path.name, loss,
         )  # fmt: skip
+    elif not line.endswith(b"\n"):  # a kill came between a line and its end
+        with open(path, "ab") as file:
+            file.write(b"\n")
     return lines
 
 
 def set_aside(path: Path, numbers: set[int]) -> None:
-    """Move the lines with these numbers to the end of the file next to it, and end every line. Killed at any point,
-    no line is lost."""
+    """Move the lines with these numbers to the end of the file next to their own. No kill loses a line."""
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}.draft")
     try:
         with open(path, "rb") as file, open(draft, "xb") as good, open(f"{path}.unreadable", "ab") as unreadable:
@@ -119,7 +120,7 @@ def append(descriptor: int, line: bytes) -> int:
 class Appender:
     """A file that coroutines append lines to, and that a thread brings to the disk. To be used inside `opened`."""
 
-    waiting: asyncio.Task[None] | None = None  # for the disk: what begins next, not what runs
+    waiting: asyncio.Task[None] | None  # for the disk: what begins next, not what runs
 
     def __init__(self, path: Path):
         self.path, self.file = path, -1
@@ -127,7 +128,8 @@ class Appender:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the file. At the end its lines are on the disk."""
-        self.file, self.disk = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644), asyncio.Lock()
+        self.file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self.disk, self.waiting = asyncio.Lock(), None  # of the event loop that runs now
         try:
             sync(self.path.parent)
             yield
