@@ -42,7 +42,7 @@ BUDGETS = {
     "curation": 4.0,
     "pairing": 4.0,
     "pages": 16.0,
-    "endpoints": 14.0,
+    "endpoints": 28.0,
     "labelers": 60.0,
     "formats": 15.0,
     "evaluation": 8.0,

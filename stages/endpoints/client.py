@@ -1,7 +1,8 @@
 """Asking a model at an OpenAI-compatible server: every question once, failures again, within limits and a budget.
 
-The client of `openai` sends, with its own retries off: an attempt is counted where it is made. What a server answered
-is kept (`store/calls.py`) before it is used.
+The client of `openai` sends, with its own retries off: an attempt is counted where it is made. What a server answers
+is bounded as it comes (`bounded_http.py`), without the key (`key_mask.py`), and kept (`store/calls.py`) before it is
+used.
 """
 
 import asyncio
@@ -17,14 +18,16 @@ from typing import Any
 
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
+from stages.endpoints.key_mask import KeyMask
 from stages.endpoints.pacing import Pace, backoff, retry_after
-from stages.endpoints.reply import NoReply, Reply, read
+from stages.endpoints.reply import NoReply, Redirected, Reply, decode, read
 from stages.endpoints.spending import Spending
 from stages.store.calls import Calls, key_of
 from stages.store.records import Message
 from stages.store.work import SCRATCH, Work
 
 HEAD = 16  # tokens that a server may put around a message
+LIMITS = ("max_tokens", "max_completion_tokens")  # what servers call the tokens of an answer, at most
 REFUSED = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model, or no such path"}
 AGAIN = {408, 409, 425, 429}  # statuses that another attempt may not meet, beside the server's own errors
 # What servers say of a request that the model's context does not hold: OpenAI, vLLM, SGLang, llama.cpp.
@@ -56,10 +59,14 @@ class Question:
         }
         return {name: value for name, value in (body | endpoint.extra).items() if value is not None}
 
-    def most(self) -> tuple[int, int]:
-        """Tokens of the request and of the answer, at most: a token is a byte or more."""
+    def most(self, extra: Mapping[str, Any]) -> tuple[int, int]:
+        """Tokens of the request and of the answer, at most: a token is a byte or more, and `extra` may limit the
+        answer by another number, or under another name."""
         texts = [m["content"] for m in self.messages] + [json.dumps(self.response_format or "")]
-        return sum(len(text.encode()) for text in texts) + HEAD * (1 + len(self.messages)), self.max_tokens
+        limits = {"max_tokens": self.max_tokens, **extra}
+        output = [limits[name] for name in LIMITS if type(limits.get(name)) is int]
+        request = sum(len(text.encode()) for text in texts) + HEAD * (1 + len(self.messages))
+        return request, max(output, default=self.max_tokens)
 
 
 class Client:
@@ -79,7 +86,7 @@ class Client:
     @contextmanager
     def opened(self) -> Iterator["Client"]:
         """Hold the files of kept answers and of what is spent; no other process then asks this model."""
-        self.ended = False
+        self.ended, self.reading = False, asyncio.Lock()
         with self.calls.opened(), self.spending.opened():
             yield self
 
@@ -92,6 +99,8 @@ class Client:
         """
         try:
             import openai
+
+            from stages.endpoints.bounded_http import http_client
         except ImportError as error:
             raise UserError(f"{self.name} needs the package openai: pip install 'plumbline[endpoints]'.") from error
         if self.endpoint.api_key_env and not self.secret:
@@ -99,15 +108,28 @@ class Client:
                 f"{self.name}.api_key_env={self.endpoint.api_key_env}: the environment has no such variable. Set it, "
                 "and the same command goes on from here."
             )
+        if not (self.secret.isascii() and self.secret.isprintable()):
+            raise UserError(
+                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the variable holds characters that no HTTP "
+                "header can. Set it to the key alone."
+            )
         key = self.secret or "none"
         with without_openai_variables():
             return openai.AsyncOpenAI(
-                api_key=key, base_url=self.endpoint.base_url, max_retries=0, timeout=self.endpoint.runtime.timeout
+                api_key=key,
+                base_url=self.endpoint.base_url,
+                max_retries=0,
+                timeout=self.endpoint.runtime.timeout,
+                http_client=http_client(),
             )
 
     @property
     def secret(self) -> str:
-        return os.environ.get(self.endpoint.api_key_env or "", "")
+        return os.environ.get(self.endpoint.api_key_env or "", "").strip()
+
+    @cached_property
+    def mask(self) -> KeyMask:
+        return KeyMask(self.secret)
 
     async def close(self) -> None:
         """Begin no further call, and end once those on their way have come: they may be paid for."""
@@ -127,9 +149,9 @@ class Client:
         key = key_of(asked)
         if not fresh and (kept := self.calls.get(key)) is not None:
             self.reused |= {key} - self.answered
-            return read(kept)
+            return read(self.mask(kept))
         if key not in self.asking:
-            self.asking[key] = asyncio.ensure_future(self._insist(key, asked, question.most()))
+            self.asking[key] = asyncio.ensure_future(self._insist(key, asked, question.most(self.endpoint.extra)))
             self.asking[key].add_done_callback(lambda _: self.asking.pop(key))
         return await asyncio.shield(self.asking[key])
 
@@ -139,7 +161,9 @@ class Client:
         while True:
             try:
                 async with self.room:
-                    return await self._attempt(key, asked, most)
+                    reply = await self._attempt(key, asked, most)
+                await asyncio.gather(self.calls.durable(), self.spending.durable())
+                return reply
             except NoReply as error:
                 self.failures[error.reason] += 1
                 attempt += 1
@@ -164,8 +188,9 @@ class Client:
             await self.requests.wait()
             await self.tokens.wait(sum(most))
             async with asyncio.timeout(self.endpoint.runtime.timeout):
-                body = (await send(model=model, messages=messages, extra_body=request)).text
-            reply = read(body)
+                content = (await send(model=model, messages=messages, extra_body=request)).content
+            async with self.reading:  # 2 MB of JSON can be 50 MB of lists: one at a time
+                body, reply = await asyncio.to_thread(self._understand, content)  # the loop keeps its time-outs
             self.calls.keep(key, asked, body)
             self.answered.add(key)
             used = reply.tokens(most)
@@ -176,10 +201,21 @@ class Client:
             raise self._refusal(error) from error
         except openai.APIConnectionError as error:
             raise NoReply("the connection broke", again=True) from error
+        except Redirected as error:
+            used = (0, 0)
+            raise UserError(
+                f"{self.name}.base_url={self.endpoint.base_url}: the server redirects to {self.mask(error.host)!r} "
+                f"(HTTP {error.status}), and prompts go nowhere else by themselves. Set base_url to the address meant."
+            ) from error
         finally:
             self.spending.settle(most, used)
             self.tokens.give_back(sum(most) - sum(used))
         return reply
+
+    def _understand(self, content: bytes) -> tuple[str, Reply]:
+        """Return the body of a chat completion, without the key, and the reply in it."""
+        body = self.mask(decode(content))
+        return body, read(body)
 
     def _refusal(self, error: Any) -> Exception:
         """What follows from an answer that is an error."""
@@ -200,8 +236,7 @@ class Client:
 
     def _said(self, error: Any) -> str:
         """The server's words, without the key, which some repeat."""
-        said = " ".join(error.response.text.split())
-        return (said.replace(self.secret, "***") if self.secret else said)[:200]
+        return " ".join(self.mask(error.response.text).split())[:200]
 
     def figures(self) -> dict[str, Any]:
         """What it came to: calls that were made, by this attempt at the node and those before it, and answers that

@@ -13,6 +13,14 @@ class NoReply(Exception):
         self.reason, self.again = reason, again
 
 
+class Redirected(Exception):
+    """A server sends whoever asks on, to `host`."""
+
+    def __init__(self, status: int, host: str):
+        super().__init__(host)
+        self.status, self.host = status, host
+
+
 @dataclass(frozen=True)
 class Reply:
     """The text of an answer, how it ended (stop, length, refusal, or a word of the server's), and its tokens where the
@@ -24,19 +32,32 @@ class Reply:
     output_tokens: int | None = None
 
     def tokens(self, most: tuple[int, int]) -> tuple[int, int]:
-        """Tokens of the request and of the answer; as many as there can be, where the server counts none."""
-        given = self.input_tokens, self.output_tokens
-        return most[0] if given[0] is None else given[0], most[1] if given[1] is None else given[1]
+        """Return the tokens of the request and of the answer: `most` where the server counts none, or more."""
+        counts = zip((self.input_tokens, self.output_tokens), most, strict=True)
+        input_tokens, output_tokens = (limit if count is None else min(count, limit) for count, limit in counts)
+        return input_tokens, output_tokens
+
+
+def decode(content: bytes) -> str:
+    """Return a body's text. JSON is UTF-8 (RFC 8259), whatever charset a server names.
+
+    Raises:
+        NoReply: for other bytes.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise NoReply("the body is not UTF-8", again=True) from error
 
 
 def read(body: str) -> Reply:
-    """The reply in the body of a chat completion.
+    """The reply in the body of a chat completion. NaN and Infinity, which JSON does not have, are null.
 
     Raises:
         NoReply: where there is none in it.
     """
     try:
-        content = json.loads(body)
+        content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
         raise NoReply("the body is no JSON" if body.strip() else "the body is empty", again=True) from error
     try:

@@ -2,20 +2,26 @@
 
 import asyncio
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stages.config.blocks.endpoints import Budget, Price
 from stages.config.errors import UserError
-from stages.store.kept import WRONG_SHAPE
-from stages.store.work import drop_torn
+from stages.store import json_log
 
 MILLION = 1_000_000
+HIGHEST = 10**12  # tokens of a call, and of a budget
 
 
-class Spending:
+def amounts_in(row: Any) -> tuple[int, int, int]:
+    """Return the calls and the tokens of requests and answers that a line counts."""
+    calls, input_tokens, output_tokens = row
+    if not all(type(amount) is int and abs(amount) <= HIGHEST for amount in row):
+        raise ValueError("no amounts")
+    return calls, input_tokens, output_tokens
+
+
+class Spending(json_log.Appender):
     """Counts calls, tokens and money. Before a call it takes what the call may cost at most, after it gives back the
     rest. Both stand in a file, so that a resume goes on counting; a call that a kill interrupted counts in full. To be
     used inside `opened`."""
@@ -24,20 +30,10 @@ class Spending:
         self.budget, self.price, self.key = budget, price, key
         self.calls = self.input = self.output = self.open = 0
         self.settled = asyncio.Event()
-        self.path = file
+        super().__init__(file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        drop_torn(file)
-        for line in file.read_bytes().splitlines() if file.exists() else ():
-            try:
-                self._add(*json.loads(line))
-            except WRONG_SHAPE:
-                continue
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Hold the file that every call is noted in."""
-        with open(self.path, "a", encoding="utf-8") as self.file:
-            yield
+        for line in json_log.read(file, amounts_in, "What they counted is not in the budget."):
+            self._add(*line.value)
 
     def _add(self, calls: int, input_tokens: int, output_tokens: int) -> None:
         self.calls, self.input, self.output = (
@@ -48,9 +44,7 @@ class Spending:
 
     def _note(self, *amounts: int) -> None:
         self._add(*amounts)
-        self.file.write(json.dumps(amounts) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        self.append(json.dumps(amounts).encode() + b"\n")
 
     @property
     def tokens(self) -> int:

@@ -14,13 +14,14 @@ Job = Callable[[], Coroutine[Any, Any, T]]
 
 
 def answers(clients: Sequence[Client], jobs: Iterable[Job[T]], out: Work) -> Generator[T, None, None]:
-    """The results of jobs that ask these clients, in the order in which they are done. As many are begun as may be
-    on their way together. What it came to is left in `out.asked`.
+    """The results of jobs that ask these clients, in the order in which they are done. Twice as many are begun as may
+    be on their way together: one whose answer waits for the disk holds up no other. What it came to is left in
+    `out.asked`.
 
     Raises:
         UserError: the first that a job raises, after the calls on their way have ended: they may be paid for.
     """
-    at_once = sum(client.endpoint.runtime.concurrency for client in clients)
+    at_once = 2 * sum(client.endpoint.runtime.concurrency for client in clients)
     waiting, flying, stop = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
     with ExitStack() as opened, asyncio.Runner() as runner:
         for client in sorted(clients, key=lambda c: c.calls.path):  # as every process does: none waits in a circle

@@ -31,8 +31,8 @@ UNLESS_ASKED_FOR = {
 }
 QUIETER = {
     "bitsandbytes": logging.ERROR,  # warns, wherever it is installed, of kernels on the hub
-    "httpx": logging.WARNING,
-    "httpx2": logging.WARNING,
+    # They log headers of servers, also with hydra.verbose=true: a server may send a key back in one.
+    **dict.fromkeys(("httpcore", "httpcore2", "httpx", "httpx2", "openai"), logging.WARNING),
     "gguf": logging.WARNING,
     "matplotlib": logging.WARNING,
 }

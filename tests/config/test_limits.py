@@ -192,7 +192,10 @@ REFUSED = [
     ("sample.rounds=2", "sample.rounds=2: set rounds=2 instead"),
     ("sample=openai", "sample.endpoint.base_url is no address"),
     (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is no address"),
-    (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a user, a password or a query"),
+    (
+        f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1",
+        "base_url holds a user, a password",
+    ),
     (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env is the name of an environment"),
     (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: nobody knows what writer costs"),
     (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input must be from 0 to 1,000,000, got -1"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from stages.endpoints.client import Client, Question
 from stages.endpoints.pacing import retry_after
 from stages.endpoints.reply import NoReply, Reply, read
 from stages.endpoints.together import Job, answers
+from stages.store import json_log
 from stages.store.work import Work
 from tests.endpoints.servers import FAULTS, Model, Proxy, Request, running
 from tests.helpers import SECRET
@@ -136,7 +138,7 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str,
             asked(asking, map(question, range(400)), out)
         used = sum(len(r["messages"][0]["content"].split()) * 2 + 1 for r in model.asked)
         assert asking.spending.tokens == used, "as the server counts them"
-        assert 900 - sum(question(100).most()) < used <= 900
+        assert 900 - sum(question(100).most({})) < used <= 900
 
 
 def test_no_file_stays_open_once_all_is_asked(tmp_path: Path) -> None:
@@ -183,18 +185,66 @@ def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_pat
         assert len(model.asked) <= asking.spending.calls <= len(model.asked) + 4
 
 
-def test_a_torn_line_is_passed_over_and_tears_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_line_that_cannot_be_read_is_set_aside_said_once_and_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
-        asked(client(model.url, out), map(question, range(3)), out)
-        (journal,) = (tmp_path / "calls").glob("*.jsonl")
-        content = journal.read_bytes()
-        journal.write_bytes(content[:-30])
+        asked(client(model.url, out), map(question, range(6)), out)
+        [journal] = (tmp_path / "calls").glob("*.jsonl")
+        first, *lines = journal.read_bytes().splitlines(keepends=True)
+        aside = journal.with_name(f"{journal.name}.unreadable")
+        before = first[: first.rindex(b', "digest"')] + b"}\n"  # as an earlier version wrote it
+        turned = lines[0].replace(b"QUESTION", b"QUESTIOM")
+        typed = json_log.sealed(json.loads(lines[1]) | {"answer": 7})
+        wrong = [turned, typed, b"\xff\x00\n", b"[" * 10_000 + b"\n", lines[2][:-30]]  # the last by a kill
+        journal.write_bytes(b"".join([before, lines[3], lines[4], *wrong]))
         for _ in range(2):
-            assert len(asked(client(model.url, out), map(question, range(3)), out)) == 3
-        assert len(model.asked) == 4
-        assert journal.read_bytes().startswith(content[:-30] + b"\n"), "it is appended to, and nothing else"
-        assert "1 lines cannot be read" in caplog.text
+            expected = {f"question {i}": f"QUESTION {i}" for i in range(6)}
+            assert asked(client(model.url, out), map(question, range(6)), out) == expected
+        assert len(model.asked) == 6 + 3, "the three whose lines were damaged, once"
+        assert journal.read_bytes().startswith(before + lines[3] + lines[4])
+        assert aside.read_bytes() == b"".join(wrong) + b"\n"
+        warnings = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
+        assert len(warnings) == 1 and f"{journal}: 5 of 8 lines" in warnings[0] and aside.name in warnings[0]
+
+
+def test_a_flipped_bit_of_a_kept_answer_turns_no_answer(tmp_path: Path) -> None:
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asked(client(model.url, out), map(question, range(2)), out)
+        [journal] = (tmp_path / "calls").glob("*.jsonl")
+        content, draw = journal.read_bytes(), random.Random(0)
+        for _ in range(200):
+            place = draw.randrange(8 * len(content))
+            journal.write_bytes(flipped(content, place))
+            kept = client(model.url, out).calls
+            with kept.opened():
+                answers = [read(str(kept.get(key))).text for key in kept.places]
+            assert set(answers) <= {"QUESTION 0", "QUESTION 1"}, place
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    out = work(tmp_path / "node")
+    asking = client("http://127.0.0.1:1/v1", out)
+    asking.calls.path.parent.mkdir(parents=True)
+    os.mkfifo(asking.calls.path)
+    with pytest.raises(UserError, match=f"{asking.calls.path} is not a file.* Move it away"):
+        asked(asking, [question(0)], out)
+
+
+def test_a_slow_disk_is_waited_for_once_for_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the event loop, a turn for each of three lines of a call, it takes 12 s."""
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: [time.sleep(0.1), sync(descriptor)][1])
+    with running(Model(shout, seconds=0.1)) as model:
+        out, began = work(tmp_path / "node"), time.monotonic()
+        assert len(asked(client(model.url, out), map(question, range(40)), out)) == 40
+    assert time.monotonic() - began < 4.0, "40 calls of 0.1 s, 8 at once"
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +294,7 @@ def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(t
         out, began = work(tmp_path / "node"), time.monotonic()
         asked(client(model.url, out, runtime={"requests_per_minute": 1200}), map(question, range(8)), out)
         assert time.monotonic() - began >= 7 * 0.05
-        began, most = time.monotonic(), sum(question(0).most())
+        began, most = time.monotonic(), sum(question(0).most({}))
         one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
         asked(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
         assert time.monotonic() - began < 3 * 1.0, "tokens that were not used are given back"

@@ -28,7 +28,7 @@ DOCUMENTED = set(
     "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
     "hydra.types hydra.utils jinja2 jinja2.meta jinja2.sandbox markupsafe "
     "matplotlib.axes matplotlib.figure "
-    "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors openai openvino openvino_genai "
+    "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors httpx2 openai openvino openvino_genai "
     "packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
     "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
     "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models "

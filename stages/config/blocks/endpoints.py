@@ -5,6 +5,8 @@ from typing import Any
 
 from stages.config.limits import between, neutral, positive
 
+SHORTEST_KEY = 8  # characters: a shorter key (EMPTY, ollama) is a word of other texts, and no secret
+
 
 @dataclass
 class Price:

@@ -4,16 +4,17 @@ A line is on the disk before the page hears that it was saved. What is taken bac
 """
 
 import json
-import logging
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from stages.store.kept import WRONG_SHAPE, sync
+from stages.store import json_log
+from stages.store.kept import sync
 from stages.store.regular import open_regular
 
-log = logging.getLogger(__name__)
+LONGEST = 1e7  # seconds for which a question may have been shown
 
 
 @dataclass(frozen=True)
@@ -35,44 +36,44 @@ class Answer:
         return self.verdict, self.reasons, self.comment
 
 
+def answer_in(row: Any) -> Answer:
+    """Return the answer in a row, without seconds that cannot be.
+
+    Raises:
+        ValueError, TypeError, LookupError: where there is none, or half a character in it.
+    """
+    answer = Answer(**row | {"reasons": tuple(row["reasons"])})
+    texts = [answer.question, answer.annotator, answer.comment, answer.order, answer.at, *answer.reasons]
+    if not all(isinstance(text, str) for text in [*texts, answer.verdict or ""]):
+        raise TypeError("a text is not one")
+    json.dumps([*texts, answer.verdict], ensure_ascii=False).encode()
+    timed = isinstance(answer.seconds, int | float) and 0 <= answer.seconds < LONGEST
+    return answer if timed else replace(answer, seconds=None)
+
+
 @dataclass
 class Journal:
-    """The file of one person. A line that a kill cut off, or that a hand damaged, is passed over and told."""
+    """The file of one person. A line that a kill cut off, or that a disk or a hand damaged, is set aside and told."""
 
     path: Path
-    torn: bool = field(default=False, init=False)  # its last line has no end
 
     @property
     def annotator(self) -> str:
         return self.path.stem
 
     def read(self) -> Iterator[Answer]:
-        """What was said, oldest first."""
-        line, wrong = b"\n", 0
-        with os.fdopen(open_regular(self.path), "rb") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                    yield Answer(**row | {"annotator": self.annotator, "reasons": tuple(row["reasons"])})
-                except WRONG_SHAPE:
-                    wrong += 1
-        self.torn = not line.endswith(b"\n")
-        if wrong:
-            log.warning("warning: %s: %d lines cannot be read; what they said is asked again.", self.path, wrong)
+        """Return what was said, oldest first."""
+        lines = json_log.read(self.path, answer_in, "What they said is asked again.")
+        return (replace(line.value, annotator=self.annotator) for line in lines)
 
     def append(self, answer: Answer) -> None:
-        """Durable when this returns."""
-        line = json.dumps(asdict(answer)).encode() + b"\n"
-        left = b"\n" + line if self.torn else line
+        """Write an answer, which is durable when this returns."""
         fresh = not self.path.exists()
-        self.torn = True  # until all of it is there
-        descriptor = open_regular(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        descriptor = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
-            while left:
-                left = left[os.write(descriptor, left) :]
+            json_log.append(descriptor, json_log.sealed(asdict(answer)))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self.torn = False
         if fresh:
             sync(self.path.parent)

@@ -3,12 +3,13 @@ Argilla reads and writes them. `label.human.answered` reads either."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
 from stages.labelers.people import argilla
-from stages.labelers.people.journal import Answer
+from stages.labelers.people.journal import Answer, answer_in
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import Refused, Session
 from stages.store import whole
@@ -62,7 +63,7 @@ def read(file: Path, session: Session) -> str:
         try:
             row = having()(json.loads(said) if isinstance(said, bytes) else said)
             json.dumps(row, ensure_ascii=False).encode()  # half a character cannot be written again
-            answers = [*answers_in(row)]
+            answers = [answer_in(asdict(answer)) for answer in answers_in(row)]
         except WRONG_SHAPE as error:
             told = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise wrong(file, place, f"no row of {PLAIN} or {ARGILLA}: {told}") from error

@@ -1,0 +1,70 @@
+"""An endpoint's address and its `extra` hold no key: the line that refuses one names the setting, and not the key."""
+
+import pytest
+
+from stages.cli import endpoints
+from tests.helpers import SECRET, TINY, refused, settings
+
+SAMPLER = ("sample=openai", "sample.endpoint.model=x", "sample.endpoint.base_url=http://127.0.0.1:1/v1")
+EXTRA = "sample.endpoint.extra"
+BASE = "sample.endpoint.base_url"
+OPENAI, GOOGLE, JWT = "sk-proj-" + SECRET, "AIzaSy" + SECRET, f"eyJhbGciOiJIUzI1NiJ9.eyJ{SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        (BASE, f"{BASE}=https://me:{SECRET}@host/v1"),
+        (BASE, f"{BASE}=https://{SECRET}@host/v1"),
+        (BASE, f"{BASE}='https://host/v1?api_key={SECRET}'"),
+        (BASE, f"{BASE}='https://host/v1#{SECRET}'"),
+        (BASE, f"{BASE}=https://host/{OPENAI}/v1"),
+        (f"{EXTRA}.api_key", f"{EXTRA}.api_key={SECRET}"),
+        (f"{EXTRA}.apiKey", f"{EXTRA}.apiKey={SECRET}"),
+        (f"{EXTRA}.headers.Authorization", f"{EXTRA}.headers={{Authorization: '{SECRET}'}}"),
+        (f"{EXTRA}.headers.X-Api-Key", f"{EXTRA}.headers={{X-Api-Key: {SECRET}}}"),
+        (f"{EXTRA}.token", f"{EXTRA}.token={SECRET}"),
+        (f"{EXTRA}.auth.password", f"{EXTRA}.auth={{password: {SECRET}}}"),
+        (f"{EXTRA}.providers[0].client_secret", f"{EXTRA}.providers=[{{client_secret: {SECRET}}}]"),
+        (f"{EXTRA}.user", f"{EXTRA}.user={OPENAI}"),
+        (f"{EXTRA}.user", f"{EXTRA}.user='Bearer {SECRET}'"),
+        (f"{EXTRA}.user", f"{EXTRA}.user={GOOGLE}"),
+        (f"{EXTRA}.user", f"{EXTRA}.user={JWT}"),
+        (f"{EXTRA}.user", f"{EXTRA}.user=of-{SECRET} sample.endpoint.api_key_env=A_KEY"),
+    ],
+)
+def test_a_key_in_a_setting_is_refused_by_the_settings_name(
+    key: str, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", SECRET)
+    overrides = [typed] if "Bearer" in typed else typed.split(" sample")
+    line = refused(*TINY, *SAMPLER, overrides[0], *(f"sample{each}" for each in overrides[1:]))
+    assert line.startswith(f"{key} holds a") and "sample.endpoint.api_key_env=NAME" in line and SECRET not in line
+
+
+def test_what_is_no_key_is_taken() -> None:
+    extra = (
+        "max_tokens=null max_completion_tokens=64 stop_token_ids=[1] skip_special_tokens=false prompt_cache_key=run-1 "
+        "user=somebody tokenizer=x password=null tools=[{name:login,parameters:{password:{type:string}}}]"
+    ).split()
+    cfg = settings(*TINY, *SAMPLER, *(f"{EXTRA}.{each}" for each in extra))
+    assert len(cfg.sample.endpoint.extra) == len(extra)
+    endpoints.refuse(cfg)
+
+
+ODD = (
+    "http://host:99999/v1 http://host:word/v1 http://host:0/v1 http://[::1/v1 http://256.1.1.1/v1 http://a..b/v1 "
+    f"ftp://host/v1 http:///v1 http://{'a' * 70}.b/v1"
+).split()
+
+
+@pytest.mark.parametrize("address", [*ODD, "http://a b/v1"])
+def test_an_address_that_nobody_can_ask_at_is_refused(address: str) -> None:
+    assert refused(*TINY, *SAMPLER, f"{BASE}='{address}'").startswith(f"{BASE} is no address")
+
+
+@pytest.mark.parametrize("other", ["http://host/v1/", "http://HOST/v1", "http://host:80/v1", "HTTP://host/v1//"])
+def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
+    judges = f"label.judge.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
+    assert refused(*TINY, "label=judge", judges).startswith("label.judge.endpoints names a model twice")
+    endpoints.refuse(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))

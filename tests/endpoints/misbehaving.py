@@ -1,0 +1,201 @@
+"""A judge's server that misbehaves, in one of WAYS: bytes on a socket, as no library would send them."""
+
+import base64
+import gzip
+import json
+import time
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tests.endpoints.servers import Quiet, Server
+
+BLOCK, GIGABYTE = bytes(1 << 16), 1 << 30
+VERDICT = "Both help.\nVerdict: A"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+class Misbehaving(Server):
+    """Answers every request with the bytes of one way, for which it is given the key that came along."""
+
+    def __init__(self, way: "Way"):
+        super().__init__(Answering)
+        self.way, self.asked, self.sent = way, 0, 0
+
+
+class Answering(Quiet):
+    server: Misbehaving
+
+    def do_POST(self) -> None:
+        self.body()
+        with self.server.lock:
+            self.server.asked += 1
+        self.close_connection = True
+        for content in self.server.way(self.headers["Authorization"].removeprefix("Bearer ")):
+            self.connection.sendall(content)  # fails once the client has gone
+            self.server.sent += len(content)
+
+
+Way = Callable[[str], Iterator[bytes]]
+
+
+def completion(text: Any = VERDICT, usage: Any = None, finish: Any = "stop", message: Any = (), **more: Any) -> str:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **dict(message)}, "finish_reason": finish}
+    return json.dumps({"choices": [choice], "usage": usage or {"prompt_tokens": 5, "completion_tokens": 6}} | more)
+
+
+def plain(body: str | bytes, head: bytes = OK, *headers: str) -> Iterator[bytes]:
+    """A reply of the right length."""
+    content = body.encode() if isinstance(body, str) else body
+    lines = "".join(f"{each}\r\n" for each in (*headers, f"Content-Length: {len(content)}"))
+    yield head + lines.encode("latin-1") + b"\r\n" + content
+
+
+def error(status: int, body: str | bytes, *headers: str) -> Iterator[bytes]:
+    return plain(body, f"HTTP/1.1 {status} Oops\r\n".encode(), *headers)
+
+
+def usage(**counts: Any) -> Way:
+    """A usage whose numbers are written as these texts."""
+    body = completion().replace('"prompt_tokens": 5', f'"prompt_tokens": {counts["prompt"]}')
+    return lambda key: plain(body.replace('"completion_tokens": 6', f'"completion_tokens": {counts["answer"]}'))
+
+
+def flood(head: bytes, block: bytes = BLOCK) -> Way:
+    """A GiB of blocks after a head."""
+
+    def sent(key: str) -> Iterator[bytes]:
+        yield head
+        for _ in range(GIGABYTE // len(block)):
+            yield block
+
+    return sent
+
+
+def drip(content: bytes) -> Way:
+    """A byte each 50 ms."""
+
+    def sent(key: str) -> Iterator[bytes]:
+        for i in range(len(content)):
+            yield content[i : i + 1]
+            time.sleep(0.05)
+
+    return sent
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content)
+
+
+def bomb(wbits: int = 31) -> bytes:
+    """1 MB that is a GiB once it is inflated."""
+    packer = zlib.compressobj(9, wbits=wbits)
+    head, block = packer.flush(zlib.Z_FULL_FLUSH), packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + block * 64
+
+
+def compressed(encoding: str, content: Callable[[], bytes], status: int = 200) -> Way:
+    return lambda key: plain(content(), f"HTTP/1.1 {status} X\r\nContent-Encoding: {encoding}\r\n".encode())
+
+
+def redirected(status: int, *headers: str) -> Way:
+    return lambda key: plain("", f"HTTP/1.1 {status} Moved\r\n".encode(), *headers)
+
+
+def echoed(form: Callable[[str], str]) -> Way:
+    return lambda key: plain(completion(f"You sent {form(key)}.\n{VERDICT}"))
+
+
+def escaped(key: str) -> Iterator[bytes]:
+    marker = "0".join("KEYMARK")
+    yield from plain(completion(f"{marker}\n{VERDICT}").replace(marker, "".join(f"\\u{ord(c):04X}" for c in key)))
+
+
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+LONG, BROKE, WRONG = "no answer in 2 s", "the connection broke", "the body is no chat completion"
+LARGE, PACKED = "the reply has more than", "the reply is compressed"
+PRESENT = None  # a judgement, and no reason
+WAYS: dict[str, tuple[Way, Any]] = {
+    # A GiB, where nobody stops it.
+    "plain": (flood(OK + b"Content-Length: %d\r\n\r\n" % GIGABYTE), LARGE),
+    "without a length": (flood(OK + b"\r\n"), LARGE),
+    "chunked": (flood(CHUNKED, chunk(BLOCK)), LARGE),
+    "chunks of a byte": (flood(CHUNKED, chunk(b" ") * 4096), f"{LONG}|{LARGE}"),
+    "gzip": (compressed("gzip", bomb), PACKED),
+    "gzip in gzip": (compressed("gzip, gzip", lambda: gzip.compress(bomb())), PACKED),
+    "deflate": (compressed("deflate", lambda: bomb(15)), PACKED),
+    "an error": (flood(b"HTTP/1.1 500 Oops\r\nContent-Length: %d\r\n\r\n" % GIGABYTE), "HTTP 500"),
+    "an error in gzip": (compressed("gzip", bomb, 500), "HTTP 500"),
+    "a header": (flood(OK + b"X-Long: ", b"a" * (1 << 16)), BROKE),
+    "headers": (flood(OK, b"X-Many: a\r\n" * 4096), BROKE),
+    "a status line": (flood(b"HTTP/1.1 200 ", b"a" * (1 << 16)), BROKE),
+    "early hints": (flood(b"", b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * 1024), LONG),
+    "a chunk's extension": (flood(CHUNKED + b"1;", b"a" * (1 << 16)), BROKE),
+    "trailers": (flood(CHUNKED + b"0\r\n", b"X-Many: a\r\n" * 4096), BROKE),
+    "lists": (lambda key: plain("[" + "[]," * 600_000 + "[]]"), f"{LONG}|{WRONG}"),
+    # Times.
+    "a dripping body": (drip(OK + b"Content-Length: 4000\r\n\r\n" + b" " * 4000), LONG),
+    "a dripping head": (drip(OK * 100), LONG),
+    # Numbers.
+    "usage of 400 digits": (usage(prompt="9" * 400, answer="9" * 400), PRESENT),
+    "usage of 5000 digits": (usage(prompt="9" * 5000, answer="1"), "the body is no JSON"),
+    "usage of 1e15": (usage(prompt=10**15, answer=10**15), PRESENT),
+    "usage below 0": (usage(prompt=-5, answer=-(10**15)), PRESENT),
+    "usage in fractions": (usage(prompt=1.5, answer="1e400"), PRESENT),
+    "usage that is not a number": (usage(prompt="NaN", answer="-Infinity"), PRESENT),
+    "usage in words": (usage(prompt='"5"', answer="true"), PRESENT),
+    "usage in lists": (usage(prompt="[5]", answer="{}"), PRESENT),
+    # Texts.
+    "a charset of two bytes": (
+        lambda key: plain(completion().encode("utf-16"), OK, "Content-Type: application/json; charset=utf-16"),
+        "the body is not UTF-8",
+    ),
+    "a charset that is a codec": (lambda key: error(500, "x", "Content-Type: text/plain; charset=zlib"), "HTTP 500"),
+    "a charset of signs": (
+        lambda key: plain(completion("naive").encode().replace(b"i", b"\xef")),
+        "the body is not UTF-8",
+    ),
+    "a mark of the byte order": (lambda key: plain("\ufeff" + completion()), "the body is no JSON"),
+    "a text that is NaN": (lambda key: plain(completion().replace(json.dumps(VERDICT), "NaN")), WRONG),
+    "nested lists": (lambda key: plain("[" * 1_000_000), "the body is no JSON"),
+    "half a character": (lambda key: plain(completion(f"\ud800{VERDICT}")), PRESENT),
+    # HTTP.
+    "another host": (redirected(302, "Location: http://evil.example/v1"), "redirects to 'evil.example'"),
+    "another path": (redirected(307, "Location: /v2/chat"), "redirects to ''"),
+    "a place that is none": (redirected(308, "Location: http://[::1"), "redirects to ''"),
+    "no place": (redirected(302), "HTTP 302"),
+    "nothing": (lambda key: iter([b"HTTP/1.1 204 No Content\r\n\r\n"]), "the body is empty"),
+    "a status of its own": (lambda key: error(999, "x"), "HTTP 999"),
+    "HTTP/0.9": (lambda key: iter([completion().encode()]), BROKE),
+    "zeros": (lambda key: iter([BLOCK]), BROKE),
+    "two lengths": (lambda key: plain(completion(), OK, "Content-Length: 3"), BROKE),
+    "a second reply": (lambda key: iter([*plain(completion()), *plain(completion("Verdict: B"))]), PRESENT),
+    "cookies": (lambda key: plain(completion(), OK, *[f"Set-Cookie: a{i}={'b' * 900}" for i in range(90)]), PRESENT),
+    "a rest of NaN": (lambda key: error(503, "x", "Retry-After: nan"), "HTTP 503"),
+    "a rest of a date": (lambda key: error(503, "x", "Retry-After: Wed, 99 Foo 99999999999"), "HTTP 503"),
+    "a rest of no ASCII": (lambda key: error(503, "x", "Retry-After: \xff5"), "HTTP 503"),
+    "a rest for ever": (lambda key: error(429, "x", "Retry-After: inf"), "wants to be left alone for 86400 s"),
+    # The key.
+    "the key": (echoed(str), PRESENT),
+    "the key in base64": (echoed(lambda key: base64.b64encode(f"Bearer {key}".encode()).decode()), PRESENT),
+    "the key in hexadecimal": (echoed(lambda key: key.encode().hex()), PRESENT),
+    "the key in a URL": (echoed(lambda key: urllib.parse.quote(key, safe="")), PRESENT),
+    "the key in escapes": (escaped, PRESENT),
+    "the key as the end": (lambda key: plain(completion(finish=key)), "ended in another way"),
+    "the key beside the text": (
+        lambda key: plain(completion(message={"reasoning_content": key}, model=key, id=key)),
+        PRESENT,
+    ),
+    "the key as a refusal": (lambda key: plain(completion(None, message={"refusal": f"Not {key}"})), "refused"),
+    "the key in headers": (
+        lambda key: plain(completion(), f"HTTP/1.1 200 {key}\r\n".encode(), f"X-Key: {key}", f"Set-Cookie: k={key}"),
+        PRESENT,
+    ),
+    "the key in an error": (lambda key: error(400, f"No such key: {key}", f"Retry-After: {key}"), "HTTP 400"),
+    "the key in a refusal": (lambda key: error(401, json.dumps(f"No such key: {key}")), "refuses the key"),
+    "the key as a host": (
+        lambda key: redirected(302, f"Location: http://{urllib.parse.quote(key)}/")(key),
+        "redirects to ",
+    ),
+}

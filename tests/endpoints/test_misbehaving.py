@@ -1,0 +1,90 @@
+"""Whatever a judge's server sends, judgements are present or missing with a reason, the budget is right, and the key
+is in no file and no line of the log."""
+
+import base64
+import copy
+import logging
+import re
+import tempfile
+import time
+import urllib.parse
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from stages.config.blocks.endpoints import Endpoint, EndpointRuntime
+from stages.config.errors import UserError
+from stages.hardware import process
+from stages.labelers.judge import Jury
+from stages.store.records import Judgement
+from tests.endpoints.misbehaving import WAYS, Misbehaving
+from tests.endpoints.servers import running
+from tests.labelers.judging import block
+from tests.labelers.pools import pool, work
+
+pytest.importorskip("openai")
+KEY = "sk-0/1+2=abcDEF0123456789"  # with signs that every form escapes in its own way
+FORMS = [
+    KEY,
+    KEY.encode().hex(),
+    urllib.parse.quote(KEY, safe=""),
+    "".join(f"\\u{ord(c):04X}" for c in KEY),
+    base64.b64encode(f"Bearer {KEY}".encode()).decode()[12:-4],
+]
+LABEL = cache(lambda: block(Path(tempfile.mkdtemp()), "http://x", reading="text", attempts=1, max_failed=1.0))
+CALLS, TIMEOUT = 4, 2.0  # two comparisons in both orders
+
+
+def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, Jury]:
+    label = copy.deepcopy(LABEL())
+    runtime = EndpointRuntime(timeout=TIMEOUT, retries=0)
+    label.judge.endpoints = [Endpoint(url, "judge", "JUDGE_KEY", runtime=runtime)]
+    jury = Jury.of(label, work(folder))
+    try:
+        return sorted(jury.judge_all(pool(["one", "two"], ["three", "four"])), key=str), jury
+    except UserError as error:
+        return error, jury
+
+
+def peak() -> float:
+    """MB of memory that this process had at most since the last look."""
+    megabytes = int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1000
+    Path("/proc/self/clear_refs").write_text("5")
+    return megabytes
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_the_key_is_nowhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    process.prepare()
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    LABEL()
+    way, expected = WAYS[name]
+    with running(Misbehaving(way)) as server:
+        peak()
+        before, began = peak(), time.monotonic()
+        judgements, jury = judged(server.url, tmp_path)
+        seconds, more = time.monotonic() - began, peak() - before
+        logging.info("%-25s %6.1f s %6.0f MB more, %6.1f MB sent", name, seconds, more, server.sent / 1e6)
+        assert seconds < 4 * TIMEOUT and more < 200
+        if isinstance(judgements, UserError):
+            assert re.search(expected, str(judgements))
+        else:
+            assert len(judgements) == 2
+            assert all(re.search(expected, str(j.error)) if expected else j.error is None for j in judgements)
+        spent, asked = jury.judges[0].spending, server.asked
+        most = jury.cfg.max_tokens or 0
+        assert asked <= spent.calls <= CALLS
+        assert 0 <= spent.input <= spent.calls * 10_000, "a token is a byte or more"
+        assert 0 <= spent.output <= spent.calls * most
+        if name in ("usage of 400 digits", "usage of 1e15", "usage in words"):
+            assert spent.output == spent.calls * most
+        if not expected:
+            again, _ = judged(server.url, tmp_path)
+            assert again == judgements and server.asked == asked, "what was paid for is kept"
+    told = f"{judgements} {caplog.text}".encode()
+    for place, content in [("told", told), *((f, f.read_bytes()) for f in tmp_path.rglob("*") if f.is_file())]:
+        assert not [form for form in FORMS if form.encode() in content], place

@@ -1,0 +1,122 @@
+"""What people said is kept with a digest per line: damage turns no verdict, is told in one line, and asked again."""
+
+import json
+import os
+import random
+import resource
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.blocks.labels import Human
+from stages.config.errors import UserError
+from stages.labelers.people.journal import Answer, Journal
+from stages.labelers.people.questions import drawn
+from stages.labelers.people.session import Session
+from stages.store.json_log import sealed
+from tests.endpoints.test_client import flipped
+from tests.labelers.pools import pool
+
+SAID = [Answer(f"question-{i}", "ann", "ab"[i % 2], ("clear",), "why", "ab", 1.5, "2026") for i in range(4)]
+
+
+def journal(folder: Path) -> Journal:
+    """Ann's, who said four things."""
+    journal = Journal(folder / "ann.jsonl")
+    for answer in SAID:
+        journal.append(answer)
+    return journal
+
+
+def test_a_flipped_bit_of_a_journal_turns_no_verdict(tmp_path: Path) -> None:
+    content, draw = journal(tmp_path).path.read_bytes(), random.Random(0)
+    for place in (draw.randrange(8 * len(content)) for _ in range(150)):
+        (tmp_path / "ann.jsonl").write_bytes(flipped(content, place))
+        answers = [*Journal(tmp_path / "ann.jsonl").read()]
+        assert len(answers) >= 2 and not {*answers} - {*SAID}, place
+
+
+def test_a_line_of_before_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ann.jsonl"
+    path.write_text("".join(json.dumps(asdict(answer) | {"seconds": "1.5"}) + "\n" for answer in SAID))
+    before = path.read_bytes()
+    assert [*Journal(path).read()] == [replace(answer, seconds=None) for answer in SAID]
+    Journal(path).append(SAID[0])
+    assert path.read_bytes() == before + sealed(asdict(SAID[0])) and b'"digest": ' in sealed(asdict(SAID[0]))
+
+
+ROW = asdict(SAID[0])
+ODD: dict[str, Callable[[bytes], bytes]] = {
+    "a turned verdict": lambda line: line.replace(b'"verdict": "a"', b'"verdict": "b"'),
+    "half a line": lambda line: line[:40] + b"\n",
+    "nothing": lambda line: b"\n",
+    "zeros": lambda line: bytes(4096) + b"\n",
+    "no UTF-8": lambda line: b"\xff\xfe" + line,
+    "deep": lambda line: b"[" * 100_000 + b"\n",
+    "a long number": lambda line: b'{"seconds": ' + b"9" * 5000 + b"}\n",
+    "another digest": lambda line: line[:-40] + b"0" * 37 + b'"}\n',
+    **{
+        name: lambda line, row=row: sealed(row)
+        for name, row in {
+            "a list": [1, 2],
+            "a verdict that is a number": ROW | {"verdict": 1},
+            "a question that is a list": ROW | {"question": ["q"]},
+            "reasons that are a number": ROW | {"reasons": 5},
+            "a reason that is null": ROW | {"reasons": [None]},
+            "half a character": ROW | {"comment": "\ud800"},
+            "a key that nobody knows": ROW | {"digesu": ""},
+            "no annotator": {"question": "q", "verdict": "a", "reasons": []},
+            "a comment that is an object": ROW | {"comment": {}},
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_an_odd_line_is_set_aside_in_one_line_and_the_others_count(
+    odd: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = journal(tmp_path).path
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(odd(first) + b"".join(others))
+    for _ in range(2):
+        assert [*Journal(path).read()] == SAID[1:]
+    assert (tmp_path / "ann.jsonl.unreadable").read_bytes() == odd(first)
+    assert len(caplog.records) == 1 and f"{path}: 1 of 4 lines" in caplog.text
+
+
+def test_a_journal_that_is_no_file_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ann.jsonl")
+    with pytest.raises(UserError, match=r"ann\.jsonl is not a file.* Move it away"):
+        session(tmp_path)
+
+
+def test_a_disk_that_is_full_within_a_line_tears_no_other(tmp_path: Path) -> None:
+    told, limits = journal(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (told.path.stat().st_size + 10, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            told.append(SAID[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told.append(SAID[1])
+    assert [*told.read()] == [*SAID, SAID[1]] and not told.path.with_name("ann.jsonl.unreadable").exists()
+
+
+def session(folder: Path, **keys: Any) -> Session:
+    return Session(drawn(pool(["good 1", "poor 2"]), Human(answers=2, **keys)), [], folder)
+
+
+def test_what_was_said_in_a_damaged_line_is_asked_again(tmp_path: Path) -> None:
+    first = session(tmp_path)
+    [question] = first.questions.values()
+    first.save(Answer(question.id, "ann", "a", order="ab"))
+    path = tmp_path / "ann.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"verdict": "a"', b'"verdict": "b"'))
+    second = session(tmp_path)
+    assert not second.complete and second.next("ann") == question
+    second.save(Answer(question.id, "ann", "a", order="ab"))
+    assert session(tmp_path).complete
