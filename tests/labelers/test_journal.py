@@ -90,7 +90,7 @@ def test_an_odd_line_is_set_aside_in_one_line_and_the_others_count(
 
 def test_a_journal_that_is_no_file_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ann.jsonl")
-    with pytest.raises(UserError, match=r"ann\.jsonl is not a file.* Move it away"):
+    with pytest.raises(UserError, match=r"ann\.jsonl is a FIFO"):
         session(tmp_path)
 
 
