@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
@@ -161,28 +161,29 @@ def render(source: str, values: Sequence[Mapping[str, Any]], chat: bool = False)
     process = running()
     number, facts = process.compiled(source, chat)
     if facts.plain:
-        return [Rendered(as_text(source, each), []) for each in values]
+        return [Rendered(as_text(source)(each), []) for each in values]
     made = process.ask(do="render", number=number, values=values)
     return [Rendered(text, [(start, end) for start, end in spans]) for text, spans in made]
 
 
-def as_text(source: str, values: Mapping[str, Any]) -> str:
-    """Render a plain template in this process."""
+@lru_cache(maxsize=256)
+def as_text(source: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return what renders a plain template in this process."""
     from jinja2 import UndefinedError  # spares those who render nothing a tenth of a second
 
-    try:
-        text: str = plain_template(source).render(values)
-        text.encode()
-    except UndefinedError as error:
-        raise Refusal(str(error)) from error
-    except UnicodeEncodeError as error:
-        raise TemplateFault(HALF) from error
+    template = text_environment().from_string(source)
+
+    def text(values: Mapping[str, Any]) -> str:
+        try:
+            made: str = template.render(values)
+            made.encode()
+        except UndefinedError as error:
+            raise Refusal(str(error)) from error
+        except UnicodeEncodeError as error:
+            raise TemplateFault(HALF) from error
+        return made
+
     return text
-
-
-@lru_cache(maxsize=256)
-def plain_template(source: str) -> Any:
-    return text_environment().from_string(source)
 
 
 @cache
