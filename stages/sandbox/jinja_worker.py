@@ -14,12 +14,10 @@ from datetime import datetime
 from typing import Any
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes, pass_eval_context
-from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import EvalContext, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 
 from stages.sandbox.jinja_process import (
     HALF,
@@ -70,7 +68,10 @@ class Generation(Extension):
         return text
 
 
-class PublicNamespace(Namespace):
+Namespace: Any = ImmutableSandboxedEnvironment().globals["namespace"]
+
+
+class PublicNamespace(Namespace):  # type: ignore[misc]  # a class that Jinja names by its global alone
     """A namespace without names that begin with an underscore, which might reach into Python."""
 
     def __init__(*args: Any, **attributes: Any) -> None:
@@ -86,7 +87,7 @@ class PublicNamespace(Namespace):
 
 def refuse_private(name: object) -> None:
     if str(name).startswith("_"):
-        raise SecurityError(f"a namespace may have no attribute {name}")
+        raise TemplateError(f"a namespace may have no attribute {name}")
 
 
 class PublicDict:
@@ -115,12 +116,12 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
     environment.filters["tojson"] = lambda value, ensure_ascii=False, indent=None, separators=None, sort_keys=False: (
         json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     )
-    environment.globals |= {
-        "raise_exception": raise_exception,
-        "strftime_now": lambda form: datetime.now().strftime(form),
-        "dict": PublicDict(),
-        "namespace": PublicNamespace,
-    }
+    environment.globals.update(
+        raise_exception=raise_exception,
+        strftime_now=lambda form: datetime.now().strftime(form),
+        dict=PublicDict(),
+        namespace=PublicNamespace,
+    )
     return environment
 
 
@@ -225,7 +226,7 @@ def fault_of(error: Exception) -> tuple[type[Exception], str]:
 
 
 def in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def main() -> None:
