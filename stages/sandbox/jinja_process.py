@@ -8,6 +8,7 @@ A template that holds only text, variables and conditions can make no more than 
 process has found that, the template is rendered here, where a row costs no message to another process.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -75,7 +76,7 @@ class JinjaProcess:
     """The process that renders for this one."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock, self.numbers = threading.Lock(), itertools.count()
         self.known = dict[tuple[str, bool], tuple[int, Facts]]()  # templates, with their number over there
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stages.sandbox.jinja_worker"],
@@ -125,7 +126,7 @@ class JinjaProcess:
     def compiled(self, source: str, chat: bool) -> tuple[int, Facts]:
         """Return the number of a template in the process, and the facts about it."""
         if (source, chat) not in self.known:
-            number = len(self.known)
+            number = next(self.numbers)
             names, plain = self.ask(do="compile", number=number, source=source, chat=chat)
             self.known[source, chat] = number, Facts({*names}, plain)
         return self.known[source, chat]
