@@ -20,6 +20,7 @@ from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
 from stages.models.hub import download
 from stages.models.loading import load_gguf, load_model, load_tokenizer, save_model
+from stages.models.rendering import try_out
 from stages.store.kept import file_digest
 from stages.store.pinning import locate
 from stages.store.work import Work
@@ -58,7 +59,9 @@ def from_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTo
     """A Hugging Face folder; never pickled weights."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{cfg.key}={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
-    return load_model(folder), load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
+    try_out(tokenizer, f"{cfg.key}={cfg.path}")  # before the weights, which may take minutes
+    return load_model(folder), tokenizer
 
 
 def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -74,6 +77,7 @@ def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokeni
         raise UserError(
             f"{cfg.key}={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
         ) from error
+    try_out(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
     model.hf_quantizer.remove_quantization_config(model)
     return model, tokenizer

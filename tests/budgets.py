@@ -36,6 +36,7 @@ BUDGETS = {
     "models": 24.0,
     "samplers": 24.0,
     "store": 30.0,
+    "sandbox": 45.0,  # a bound of time costs as much as it allows
     "tracking": 8.0,
     "bench": 5.0,
     "tasks": 6.0,

@@ -15,7 +15,8 @@ HOUSE = ROOT / "stages"
 # the worker and `build`, which find it by what the node says.
 MAY_IMPORT = {
     "config": (),
-    "store": ("config",),
+    "sandbox": ("config",),
+    "store": ("config", "sandbox"),
     "hardware": ("store",),
     "models": ("hardware",),
     "tasks": ("store",),
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "tracking": ("store",),
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
-    "cli": ("pipeline",),
+    "cli": ("pipeline", "formats"),  # a task of the user's own is read before anything is built
     "commands": ("cli", "pages", "samplers", "labelers"),  # a plan counts what a judge would be asked
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))

@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, mixing, pools, recipes, rows, unread
+from stages.cli import amounts, endpoints, ensembles, mixing, pools, recipes, rows, templates, unread
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP, Source
 from stages.config.blocks.labels import Label
@@ -72,6 +72,7 @@ def refuse(cfg: Config) -> None:
                 f"{key}.path={read.path} is no dataset of the hub, which alone has a revision and a subset. Leave "
                 "these out."
             )
+    templates.refuse(cfg, sources(cfg))
     by_people(cfg)
     labelled(cfg)
     launched(cfg.launch)

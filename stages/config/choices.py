@@ -120,6 +120,9 @@ class Rubrics(StrEnum):
     pointwise = "pointwise"
 
 
+RUBRIC_TEXTS = {Rubrics.pairwise: ("request", "a", "b"), Rubrics.pointwise: ("request", "answer")}  # what it shows
+
+
 class Reading(StrEnum):
     """How a judge's verdict is read: from JSON that its server keeps to a schema, or from a last line of words."""
 

@@ -10,13 +10,10 @@ import pathlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from textwrap import shorten
 from typing import Any
-
-import yaml
-from jinja2 import StrictUndefined, TemplateError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
@@ -25,13 +22,14 @@ from stages.formats.format import Format, Said
 from stages.formats.options import chosen, lowest, options_of
 from stages.formats.row import BadRow
 from stages.formats.turns import text
+from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, facts_of, load_yaml, render
 from stages.store import parts
+from stages.store.pinning import read_template
 from stages.store.records import content_id
 
 FOLDER = pathlib.Path(__file__).with_name("tasks")
 SHOWN = 200  # characters of labels, in a remark
 MOST = 8  # options that a phrasing lists
-JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
 OF_LABELS = {"label", "options", "choices"}
 NONE = "-1"  # the label of rows that have none, as `datasets` has it
 
@@ -42,11 +40,12 @@ class Phrased(Format):
     def __init__(self, source: Source):
         super().__init__(source)
         task = read_task(str(source.task))
-        self.roles, self.needs = task["columns"], tuple(task.get("needs", task["columns"]))
-        self.words = {str(k).lower(): str(v) for k, v in task.get("labels", {}).items()} | self.labels
+        self.roles, self.needs = task["columns"], task["needs"]
+        self.words = {key.lower(): word for key, word in task["labels"].items()} | self.labels
         pairs = asked_and_answered(task)
         # The answer to an inverted phrasing is no label that a check could compare.
-        self.phrasings = [phrasing(*pair) for pair in pairs if not source.check or pair[1] == task["answer"]]
+        asked = [pair for pair in pairs if not source.check or pair[1] == task["answer"]]
+        self.phrasings = [(*pair, variables_of(*pair)) for pair in asked]
         self.known = list[str]()
         self.low: int | None = None  # the number of the first option, where labels are numbers
 
@@ -114,8 +113,11 @@ class Phrased(Format):
         if not usable:
             raise BadRow("", f"no phrasing speaks of {', '.join(row)} alone")
         ask, answer, _ = drawn.choice(usable)
-        request = text(ask.render(values).strip(), "")
-        return Said([{"role": "user", "content": request}], [text(answer.render(values).strip(), "")])
+        try:
+            request, reply = (text(render(each, [values])[0].text.strip(), "") for each in (ask, answer))
+        except TemplateFault as error:
+            raise BadRow("", f"the phrasing cannot be rendered with it: {error}") from error
+        return Said([{"role": "user", "content": request}], [reply])
 
     def labelled(self, label: str, drawn: random.Random) -> dict[str, str]:
         """A label, and it among others of its set."""
@@ -137,16 +139,11 @@ def first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
-def phrasing(ask: str, answer: str) -> tuple[Any, Any, set[str]]:
-    """Both as templates, and what they speak of."""
-    try:
-        speaks = set[str]().union(*(meta.find_undeclared_variables(JINJA.parse(each)) for each in (ask, answer)))
-        return JINJA.from_string(ask), JINJA.from_string(answer), speaks
-    except TemplateError as error:
-        raise UserError(f"a phrasing is no Jinja ({error}): {ask!r:.80}") from error
+def variables_of(ask: str, answer: str) -> set[str]:
+    """Return the variables of a phrasing."""
+    return facts_of(ask).names | facts_of(answer).names
 
 
-@cache
 def read_task(name: str) -> dict[str, Any]:
     """A task by its name, or in a YAML file of the user's.
 
@@ -156,19 +153,42 @@ def read_task(name: str) -> dict[str, Any]:
     path = FOLDER / f"{name}.yaml" if name in parts.labelled() else pathlib.Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"task={name} is neither a file nor ready-made.{nearest(name, parts.labelled())}")
+    return task_of(read_template(path, "task"), str(path))
+
+
+@cache
+def task_of(content: str, path: str) -> dict[str, Any]:
+    """The task that a file's content makes.
+
+    Raises:
+        UserError: where it lacks something, or a phrasing cannot be used.
+    """
     try:
-        task = yaml.safe_load(path.read_text(encoding="utf-8"))
-        speaks = set[str]().union(*(phrasing(*both)[2] for both in asked_and_answered(task)))
+        task = load_yaml(content)
         columns = {str(role): str(names) for role, names in task["columns"].items()}
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
+        labels = {str(key): str(word) for key, word in task.get("labels", {}).items()}
+        needs = tuple(map(str, task.get("needs", columns)))
+        pairs = asked_and_answered(task)
+    except (TemplateFault, Unbounded, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: columns, phrasings and answer make a task ({' '.join(str(error).split())})."
         ) from error
-    if unknown := speaks - columns.keys() - OF_LABELS:
-        raise UserError(f"{path}: a phrasing speaks of {min(unknown)!r}.{nearest(min(unknown), columns)}")
-    return {**task, "columns": columns}
+    for pair in pairs:
+        try:
+            variables = variables_of(*pair)
+            for each in pair:
+                with suppress(Refusal):  # a part of a column that the example does not have
+                    render(each, [{variable: f"({variable})" for variable in variables}])
+        except (TemplateFault, Unbounded) as error:
+            raise UserError(f"{path}: a phrasing cannot be used: {error}: {pair[0]!r:.80}") from error
+        if unknown := variables - columns.keys() - OF_LABELS:
+            raise UserError(f"{path}: a phrasing speaks of {min(unknown)!r}.{nearest(min(unknown), columns)}")
+    return {**task, "columns": columns, "labels": labels, "needs": needs}
 
 
 def asked_and_answered(task: dict[str, Any]) -> list[tuple[str, str]]:
     """What the phrasings of a task ask, and the answer to each."""
-    return [(p, task["answer"]) if isinstance(p, str) else (p["ask"], p["answer"]) for p in task["phrasings"]]
+    pairs = [(p, task["answer"]) if isinstance(p, str) else (p["ask"], p["answer"]) for p in task["phrasings"]]
+    if any(not isinstance(each, str) for pair in pairs for each in pair):
+        raise TypeError("phrasings and answers are text")
+    return pairs

@@ -20,8 +20,9 @@ from stages.models import contract, hub
 from stages.models.contract import Contract
 from stages.models.loading import context_of, device_of, load_reward_model, load_tokenizer, sampled_as
 from stages.models.pair_tokens import own
-from stages.models.rendering import ContractError, tokens_of
+from stages.models.rendering import ContractError, Conversation, tokens_of, try_out
 from stages.models.scoring import autocast, rounded_once
+from stages.sandbox.jinja_process import TemplateFault
 from stages.store.pinning import locate
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import in_shards
@@ -110,6 +111,7 @@ class Reading:
                 f"{folder}: its tokenizer has no chat template, so nothing says how it reads a prompt with an answer. "
                 "Save the one that it was trained with into tokenizer_config.json."
             )
+        try_out(self.tokenizer, str(folder))
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         self.pad_id = int(end if pad is None else pad)
         self.most = context_of(folder)
@@ -127,7 +129,10 @@ class Reading:
                 _, said = terms.completion(prompt.messages, answer, candidate.finish_reason == "stop")
             ids = terms.prompt(prompt.messages) + said
         else:
-            ids = tokens_of(self.tokenizer, [*prompt.messages, *answer])["input_ids"]
+            try:
+                [(ids, _)] = tokens_of(self.tokenizer, [Conversation([*prompt.messages, *answer])])
+            except TemplateFault as error:
+                raise ContractError(f"the reward model's chat template refuses it: {error}") from error
         if self.most and len(ids) > self.most:
             raise ContractError(f"longer than the {self.most} tokens that the reward model reads")
         return ids

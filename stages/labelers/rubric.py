@@ -11,17 +11,13 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
-
 from stages.config.blocks.labels import Judge
-from stages.config.choices import Reading, Rubrics
-from stages.config.errors import UserError
+from stages.config.choices import RUBRIC_TEXTS, Reading, Rubrics
 from stages.endpoints.client import Question
 from stages.labelers.verdicts import schema_of, told_to
+from stages.sandbox.jinja_process import blaming, render
 from stages.store.records import Message, content_id
 
-NAMES = {Rubrics.pairwise: ("a", "b"), Rubrics.pointwise: ("answer",)}  # of the answers, in a rubric
 UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs"}  # categories of characters that show nothing, or turn the text around them
 SELECTORS = range(0xE0100, 0xE01F0)  # variation selectors, which can spell a text that nobody sees
 TOKENS = re.compile(r"<(?=\|)|\|(?=>)|[<\[](?=/?(?:s|bos|eos|INST|SYS|start_of_turn|end_of_turn)[>\]])")
@@ -36,31 +32,21 @@ class Rubric:
     """A rubric, read once and ready to be asked by."""
 
     def __init__(self, cfg: Judge):
-        """Raises UserError for a file that is no template, or leaves out what is to be judged."""
-        text = Path(str(cfg.rubric)).read_text(encoding="utf-8")
+        self.source = Path(str(cfg.rubric)).read_text(encoding="utf-8")
         self.cfg, self.kind = cfg, cfg.kind or Rubrics.pairwise
         self.reading = cfg.reading or Reading.json
-        names = ("request", *NAMES[self.kind])
-        try:
-            self.template = SandboxedEnvironment(undefined=StrictUndefined).from_string(text)
-            shown = self.template.render({name: f"<{name}>" for name in (*names, "reply")})
-        except TemplateError as error:
-            raise UserError(f"label.judge.rubric: {type(error).__name__}: {error}.") from error
-        if lacking := [name for name in names if f"<{name}>" not in shown]:
-            raise UserError(
-                f"label.judge.rubric shows the judge no {', '.join(lacking)}: it holds {{{{ {lacking[0]} }}}}."
-            )
 
     def messages(self, request: Sequence[Message], texts: Sequence[str]) -> list[Message]:
         """The chat that asks for a verdict on these texts, in this order."""
         asked = (
             "\n\n".join(f"{m['role']}: {m['content']}" for m in request) if len(request) > 1 else request[0]["content"]
         )
-        given = dict(zip(("request", *NAMES[self.kind]), (asked, *texts), strict=True))
+        given = dict(zip(RUBRIC_TEXTS[self.kind], (asked, *texts), strict=True))
         mark = content_id(given)[:8]
         parts = {name: fenced(name, text, mark) for name, text in given.items()}
         reply = REMINDER.format(mark=mark, reply=told_to(self.kind, self.reading))
-        rendered = self.template.render(parts | {"reply": reply})
+        with blaming("label.judge.rubric", "Mend the file, or leave the key out"):
+            [(rendered, _)] = render(self.source, [parts | {"reply": reply}])
         return [{"role": "system", "content": SYSTEM.format(mark=mark)}, {"role": "user", "content": rendered}]
 
     def question(self, request: Sequence[Message], texts: Sequence[str], attempt: int) -> Question:

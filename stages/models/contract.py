@@ -13,19 +13,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template
 from stages.models.chat_templates import adds_bos, chat_template
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Unbounded, tokens_of, try_out
+from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens, tokens_of
+from stages.sandbox.jinja_process import TemplateFault, Unbounded
 from stages.store import whole
 from stages.store.kept import having, load_json
 from stages.store.records import Message, content_id
 
 TOGETHER = 16  # conversations that are rendered at once
-Tokens = tuple[list[int], list[bool]]  # ids, and which of them are trained
+WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
 
 
 @dataclass
@@ -43,7 +43,8 @@ class Contract:
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation so far, up to where the assistant begins."""
-        return self._render(messages, add_generation_prompt=True)["input_ids"]  # type: ignore[no-any-return]
+        [(ids, _)] = self._render([Conversation(messages, to_answer=True)])
+        return ids
 
     def example(self, messages: list[Message]) -> Tokens:
         """Token ids of a whole conversation, cut after the last end of turn, and which of them are trained.
@@ -75,20 +76,18 @@ class Contract:
         end_of_turn = str(self.tokenizer.eos_token)
         if any(end_of_turn in message["content"] for message in chain.from_iterable(conversations)):
             raise ContractError(f"a message holds {end_of_turn}, which ends a turn")
-        asked = [messages[:-1] for messages in conversations if len(messages) > 1]
-        prompts = iter(self._render(asked, add_generation_prompt=True)["input_ids"] if asked else [])
-        options = {"return_assistant_tokens_mask": True} if self.marked else {}
-        rendered = self._render(conversations, **options)
-        masks = rendered["assistant_masks"] if self.marked else [None] * len(conversations)
+        asked = [Conversation(messages[:-1], to_answer=True) for messages in conversations if len(messages) > 1]
+        rendered = self._render([*asked, *map(Conversation, conversations)])
+        prompts, wholes = iter(rendered[: len(asked)]), rendered[len(asked) :]
         return [
-            self._checked(next(prompts) if len(messages) > 1 else [], ids, mask)
-            for messages, ids, mask in zip(conversations, rendered["input_ids"], masks, strict=True)
+            self._checked(next(prompts)[0] if len(messages) > 1 else [], ids, marked)
+            for messages, (ids, marked) in zip(conversations, wholes, strict=True)
         ]
 
-    def _checked(self, prompt: list[int], ids: list[int], mask: list[int] | None) -> Tokens:
+    def _checked(self, prompt: list[int], ids: list[int], mask: list[bool]) -> Tokens:
         """A conversation's token ids up to its last end of turn, and which are trained, given its prompt's and the
-        template's mask; without one, all tokens from the prompt to that end are."""
-        if mask is not None:
+        template's mask; where it marks none, all tokens from the prompt to that end are."""
+        if self.marked:
             trained = self._to_the_end_of_turn(ids, mask)
         else:
             last = max((i for i, token in enumerate(ids) if token == self.stop_ids[0]), default=-1)
@@ -109,12 +108,12 @@ class Contract:
             raise ContractError(f"the last trained token is {self.token(ids[end - 1])}, not the end of turn")
         return ids[:end], trained[:end]
 
-    def _to_the_end_of_turn(self, ids: list[int], mask: list[int]) -> list[bool]:
+    def _to_the_end_of_turn(self, ids: list[int], mask: list[bool]) -> list[bool]:
         """The template's mask, without what it marks after an end of turn: Gemma's marks a line feed there."""
         trained, ended = list[bool](), False
         for token, marked in zip(ids, mask, strict=True):
-            trained.append(bool(marked) and not ended)
-            ended = bool(marked) and (ended or token == self.stop_ids[0])
+            trained.append(marked and not ended)
+            ended = marked and (ended or token == self.stop_ids[0])
         return trained
 
     def completion(
@@ -142,17 +141,22 @@ class Contract:
         """Of what token ids mean. Those drawn under a contract of the same digest are this model's own."""
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
-    def _render(self, messages: list[Message] | list[list[Message]], **options: Any) -> Any:
+    def _render(self, conversations: list[Conversation]) -> list[Tokens]:
         try:
-            return tokens_of(self.tokenizer, messages, **options)
-        except TemplateError as reason:
-            raise ContractError(f"the chat template refuses a conversation: {reason}") from reason
+            return tokens_of(self.tokenizer, conversations)
+        except TemplateFault as error:
+            raise ContractError(f"the chat template refuses a conversation: {error}") from error
+        except Unbounded as error:
+            begins = conversations[0].messages[0]["content"]
+            raise Unbounded(f"the chat template, {error}, of conversations from {begins!r:.60}. {WAY_OUT}.") from error
 
     def facts(self) -> dict[str, Any]:
         """What can be compared without rendering."""
         tokenizer = self.tokenizer
         return {
-            "chat_template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+            "chat_template_sha256": hashlib.sha256(
+                str(tokenizer.chat_template).encode(errors="surrogatepass")
+            ).hexdigest(),
             "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]), "id": self.stop_ids[0]},
             "stop_ids": self.stop_ids,
             "marked": self.marked,
@@ -209,13 +213,13 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, ro
     tokenizer.chat_template = chat_template(tokenizer, cfg, train)
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
-        try_out(tokenizer, GOLDEN[1])
-        rendered = tokens_of(tokenizer, GOLDEN[1], return_assistant_tokens_mask=marked)
-    except Exception as error:  # whatever a user's Jinja raises
-        raise ContractError(f"template={cfg.kind}: it cannot render system, user and assistant: {error}") from error
-    ids = rendered["input_ids"]
+        [(ids, trained)] = tokens_of(tokenizer, [Conversation(GOLDEN[1])])
+    except (TemplateFault, Unbounded, ValueError) as error:  # the last of a tokenizer that knows no places
+        raise ContractError(
+            f"template={cfg.kind}: it cannot render system, user and assistant: {error}. {WAY_OUT}."
+        ) from error
     if marked:
-        answers = [i for i, t in zip(ids, rendered["assistant_masks"], strict=True) if t]
+        answers = [i for i, t in zip(ids, trained, strict=True) if t]
     elif train:
         raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
     else:
@@ -256,7 +260,7 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: i
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
-    used |= {i for messages in GOLDEN for i in tokens_of(tokenizer, messages)["input_ids"]}
+    used |= {i for ids, _ in tokens_of(tokenizer, [*map(Conversation, GOLDEN)]) for i in ids}
     special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
     if special:
         names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))

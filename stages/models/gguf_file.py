@@ -20,7 +20,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
-from stages.models.rendering import GOLDEN
+from stages.models.rendering import GOLDEN, Conversation, tokens_of
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 TYPES = {
@@ -197,5 +197,5 @@ def tokenized(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of the golden conversations: of their text, and as rendered where there is a template."""
     found = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
     if tokenizer.chat_template:
-        found += [tokenizer.apply_chat_template(messages)["input_ids"] for messages in GOLDEN]
+        found += [ids for ids, _ in tokens_of(tokenizer, [*map(Conversation, GOLDEN)])]
     return found

@@ -1,23 +1,15 @@
-"""Rendering a chat template within bounds: it is a program of somebody's, and may loop for ever or fill the memory."""
+"""Rendering a chat template, which is a program of somebody's, in a process with bounds."""
 
-import multiprocessing
-import resource
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from ctypes import c_longlong
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
+from stages.sandbox.jinja_process import Rendered, TemplateFault, blaming, facts_of, render
 from stages.store.records import Message
 
-SECONDS = 5.0  # of computing
-MEMORY = 1 << 30  # bytes beside what the process holds already
-LENGTH = 1 << 20  # characters of a conversation of a few words
 # Conversations that every template is tried on, and whose rendering a contract keeps.
 GOLDEN: list[list[Message]] = [
     [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}],
@@ -29,80 +21,62 @@ GOLDEN: list[list[Message]] = [
         {"role": "assistant", "content": "- ja, 日本"},
     ],
 ]
+Tokens = tuple[list[int], list[bool]]  # ids, and which of them are trained
 
 
 class ContractError(UserError):
     """A rendering that breaks the contract."""
 
 
-class Unbounded(UserError):
-    """A rendering that took too much time or memory, or gave too much text."""
+class Conversation(NamedTuple):
+    """Messages, and whether the assistant is to begin the next one."""
+
+    messages: list[Message]
+    to_answer: bool = False
 
 
-def tokens_of(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message] | list[list[Message]], **options: Any
-) -> Any:
-    """The rendered conversation, or several, as token ids, with what `options` ask for beside them.
+def tokens_of(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Tokens]:
+    """Return the token ids of conversations, and which of them the template marks as the assistant's.
 
     Raises:
-        Unbounded: where that takes longer than SECONDS.
+        TemplateFault: where the template cannot render one.
+        Unbounded: where it takes too much time or memory, or makes too much text.
     """
-    only_ids = {"return_attention_mask": False}
-    with within(SECONDS):
-        return tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, tokenizer_kwargs=only_ids, **options
-        )
+    texts = rendered(tokenizer, conversations)
+    encoding = tokenizer([each.text for each in texts], add_special_tokens=False, return_attention_mask=False)
+    found = list[Tokens]()
+    for row, (ids, (_, spans)) in enumerate(zip(encoding["input_ids"], texts, strict=True)):
+        marked = [False] * len(ids)
+        for start, end in spans:
+            first = encoding.char_to_token(row, start)
+            last = encoding.char_to_token(row, end - 1) if end else None
+            if first is None:
+                break
+            after = last + 1 if last else len(ids)
+            marked[first:after] = [True] * len(marked[first:after])
+        found.append((ids, marked))
+    return found
 
 
-def try_out(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
-    """Raise Unbounded where a short conversation takes too much. It is rendered in a process of its own: bounds of
-    memory and time hold for whole processes, other threads' too, and what overruns them may end one."""
-    alone = multiprocessing.get_context("fork")
-    length = alone.RawValue("q", 0)
-    child = alone.Process(target=_measure, args=(tokenizer, messages, length))
-    child.start()
-    child.join()
-    if child.exitcode == -signal.SIGPROF:
-        raise Unbounded(f"it takes longer than {SECONDS:g} s")
-    if child.exitcode:
-        raise Unbounded(f"it takes more than {MEMORY / 2**30:.0f} GiB of memory")
-    if length.value > LENGTH:
-        raise Unbounded(f"it makes {length.value:,} characters of a few words")
+def rendered(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
+    """Return the text of conversations, with the same variables that transformers gives a template."""
+    common = {**tokenizer.special_tokens_map, "tools": None, "documents": None}
+    values = [{**common, "messages": each.messages, "add_generation_prompt": each.to_answer} for each in conversations]
+    return render(template_of(tokenizer), values, chat=True)
 
 
-def _measure(tokenizer: PreTrainedTokenizerBase, messages: list[Message], length: c_longlong) -> None:
-    """Fill in the length of what is rendered. This process ends by a signal where that takes too long, and with a
-    status where it takes too much memory. What else may be wrong with a template shows when it is used."""
-    statm = Path("/proc/self/statm")
-    held = int(statm.read_text(encoding="utf-8").split()[0]) * resource.getpagesize() if statm.exists() else 1 << 50
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bounds = [held + MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
-        length.value = len(tokenizer.apply_chat_template(messages, tokenize=False))
-    except MemoryError:
-        raise SystemExit(1) from None
-    except Exception:
-        raise SystemExit(0) from None
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise ContractError(f"the tokenizer has several chat templates and none called default: {error}") from error
 
 
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Raise Unbounded inside where it computes for longer. No clock is asked: a machine may be busy with others, and a
-    process be stopped for a while. Only a main thread can be interrupted: others are not bounded."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise Unbounded(f"it takes longer than {seconds:g} s")
-
-    handler, timer = signal.signal(signal.SIGPROF, stop), signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, *timer)
-        # One that another thread still holds would end the process by default.
-        signal.signal(signal.SIGPROF, signal.SIG_IGN if handler is signal.SIG_DFL else handler)
+def try_out(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
+    """Raise UserError for a chat template, where a tokenizer has one, that is not Jinja or has no bounds. One that
+    refuses a conversation may be right to: it says so when it is used."""
+    if tokenizer.chat_template:
+        with blaming(f"{key}, chat_template", "Mend it in tokenizer_config.json or chat_template.jinja"):
+            facts_of(template_of(tokenizer), chat=True)
+            with suppress(TemplateFault):
+                rendered(tokenizer, [Conversation(messages) for messages in GOLDEN])

@@ -20,7 +20,7 @@ from stages.labelers.judge import Jury
 from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
 from stages.store.records import Candidate, Example, Judgement, Pair, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running
-from tests.helpers import Chain, build, nodes
+from tests.helpers import TINY, Chain, build, nodes, refused
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, quality, shown
 from tests.labelers.pools import pool, work
 
@@ -240,13 +240,26 @@ def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> Non
     ("rubric", "told"),
     [
         ("{{ request }} {{ a }}", "shows the judge no b: it holds {{ b }}"),
-        ("{{ request }} {{ a }} {{ b }} {{ c }}", "UndefinedError: 'c' is undefined"),
-        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ request }} {{ a }}\n{{ b }} {{ c }}", "'c' is undefined. It may read request, a, b and reply"),
+        ("{{ request }}\n{% if %}", "line 2: TemplateSyntaxError"),
     ],
 )
-def test_a_rubric_that_cannot_work_is_told(rubric: str, told: str, tmp_path: Path) -> None:
+def test_a_rubric_that_cannot_work_is_told_before_anything_is_built(rubric: str, told: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(rubric)
-    with pytest.raises(UserError) as error:
-        judged(tmp_path, pool(["poor 1", "good 2"]), "http://127.0.0.1:1/v1", rubric=file)
-    assert told in str(error.value)
+    rubric_of_mine = f"label.judge.rubric={file}"
+    line = refused(*TINY, f"outputs={tmp_path / 'outputs'}", *asking("http://127.0.0.1:1/v1", rubric_of_mine))
+    assert line.startswith(rubric_of_mine)
+    assert told in line
+
+
+def test_a_rubric_that_fails_on_an_answer_says_so_with_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ request }} {{ a }}{{ b }}{% if 'poor' in a %}\n{{ a * 10 ** 9 }}{% endif %}")
+    jury = Jury.of(block(tmp_path, "http://127.0.0.1:1/v1", rubric=file), work(tmp_path))
+    request = [{"role": "user", "content": "Which?"}]
+    assert jury.rubric.messages(request, ["fair 1", "good 2"])[1]["content"].startswith("<<REQUEST")
+    with pytest.raises(
+        UserError, match=r"^label.judge.rubric: line 2: it takes more than 256 MiB .* leave the key out"
+    ):
+        jury.rubric.messages(request, ["poor 1", "good 2"])

@@ -1,11 +1,7 @@
 """The contract: on real tokenizers, with templates that keep it and templates that break it."""
 
 import json
-import multiprocessing
-import resource
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +13,8 @@ from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.contract import TOGETHER, Contract
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Unbounded, within
+from stages.models.rendering import GOLDEN, ContractError, Conversation, rendered
+from stages.sandbox.jinja_process import Unbounded
 from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -152,43 +149,51 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, t
         establish(tokenizer, "file", file)
 
 
-LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}"
-END = "{% endfor %}{% endfor %}"
+@pytest.mark.parametrize(
+    "jinja",
+    [
+        "{% for i in range(99999) %}" + "x" * 99 + "{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10 ** 10 }}",
+    ],
+)
+def test_a_template_that_never_ends_is_refused(jinja: str, tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{% generation %}{{ eos_token }}{% endgeneration %}\n" + jinja)
+    with pytest.raises(ContractError, match=r"template=file: .* (more|longer) than .* template=chatml"):
+        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
 
 
 @pytest.mark.parametrize(
-    ("jinja", "told"),
+    ("growth", "reason"),
     [
-        (f"{LOOPS}{END}", "takes longer than 0.5 s"),
-        (f"{LOOPS}x{END}", "takes longer than 0.5 s"),
-        ("{% for i in range(99999) %}" + "x" * 99 + "{% endfor %}", "makes 9,899,9.. characters of a few words"),
-        (
-            "{% set ns = namespace(x='x') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-            "more than 1 GiB of memory",
-        ),
+        ("{{ messages[0]['content'] * 10 ** 9 }}", "line 2: it takes more than 256 MiB of memory"),
+        ("{{ messages[0]['content'] * 10 ** 6 }}", "characters of"),
+        ("{{ (messages|length + 5) ** (10 ** 9) }}", "it computes for longer than 1 s"),
     ],
 )
-def test_a_template_that_never_ends_is_refused(
-    jinja: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = 0.5 if "longer" in told else 60  # a slow machine takes some to hand out a GiB
-    monkeypatch.setattr("stages.models.rendering.SECONDS", seconds)
-    path = tmp_path / "template.jinja"
-    path.write_text("{% generation %}{{ eos_token }}{% endgeneration %}" + jinja)
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    with pytest.raises(ContractError, match=told):
-        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
-    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
-    assert not multiprocessing.active_children()
-    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+def test_a_template_that_grows_on_a_word_is_refused_when_the_word_comes(growth: str, reason: str) -> None:
+    """The golden conversations do not hold the word, so the template is accepted with them."""
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = f"{{% if 'plumbline' in messages[0]['content'] %}}\n{growth}{{% endif %}}{OWN}"
+    terms = establish(tokenizer, "auto", train=False)
+    said = [{"role": "user", "content": "A plumbline?"}, *GOLDEN[0][1:]]
+    found = terms.examples([*[GOLDEN[0]] * (TOGETHER - 1), said])
+    assert [next(found) for _ in range(TOGETHER - 1)] == [terms.example(GOLDEN[0])] * (TOGETHER - 1)
+    with pytest.raises(Unbounded) as told:
+        next(found)
+    assert reason in str(told.value)
+    assert "'A plumbline?'" in str(told.value)
+    assert "template=chatml" in str(told.value)
+    assert terms.example(GOLDEN[0]), "the next process renders on"
 
 
-def test_a_template_is_bounded_by_what_it_computes_and_not_by_a_clock() -> None:
-    with within(0.05):
-        time.sleep(0.2)  # as where the machine is busy with others, or the process is stopped
-    with pytest.raises(Unbounded, match=r"longer than 0.05 s"), within(0.05):
-        while True:
-            pass
+def test_long_conversations_are_rendered_within_the_bounds() -> None:
+    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
+    said = [{"role": "user", "content": "long " * 4_000_000}, *GOLDEN[0][1:]]
+    [(text, [(start, end)])] = rendered(terms.tokenizer, [Conversation(said)])
+    assert len(text) > 20_000_000
+    assert text[start:end] == "Blue.<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,7 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{users}<|im_start|>{{{{ m", 1)
     terms = establish(tokenizer, "auto", train=False)
     called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
-    with pytest.raises(ContractError, match="the chat template refuses a conversation: no tools here"):
+    with pytest.raises(ContractError, match="the chat template refuses a conversation: line 1: no tools here"):
         terms.example(called)
 
 

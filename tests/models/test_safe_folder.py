@@ -91,7 +91,7 @@ def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
         (of_a_part, "config.json: auto_map names code"),
         (of_generation, "custom_generate: the model brings its own way to generate"),
         (of_attention, "config.json: _attn_implementation=someone/kernel names code"),
-        (of_template, "it cannot render system, user and assistant: access to attribute"),
+        (of_template, "it cannot render system, user and assistant: line 1: SecurityError: access to attribute"),
     ],
 )
 def test_code_of_a_folder_is_not_run_though_a_y_is_typed(

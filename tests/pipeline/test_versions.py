@@ -39,6 +39,7 @@ def sources(module: str) -> set[Path]:
             continue
         found.add(path)
         waiting += families if name == "stages.tasks.generate" else []  # which finds them by their folder
+        waiting += ["stages.sandbox.jinja_worker"] if name == "stages.sandbox.jinja_process" else []  # which starts it
         if name in ("stages.models.contract", "stages.pages.environment"):
             found |= set(path.parent.rglob("*.jinja"))
         if name == "stages.formats.phrased":

@@ -26,7 +26,7 @@ DOCUMENTED = set(
     "accelerate accelerate.utils bitsandbytes.nn datasets filelock gguf gguf.quants huggingface_hub "
     "huggingface_hub.errors hydra hydra.core.config_store hydra.core.hydra_config "
     "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
-    "hydra.types hydra.utils jinja2 jinja2.meta jinja2.sandbox markupsafe "
+    "hydra.types hydra.utils jinja2 jinja2.ext jinja2.meta jinja2.nodes jinja2.parser jinja2.sandbox markupsafe "
     "matplotlib.axes matplotlib.figure "
     "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors httpx2 openai openvino openvino_genai "
     "packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
