@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,6 +223,57 @@ def test_training_hashes_what_it_reads(chain: Chain) -> None:
     assert chain.folder("sft").exists()
 
 
+# Nodes that read others and train nothing, and one of the nodes that each of them reads.
+READERS = {
+    "sample": ("sft", "data"),
+    "label": ("sample",),
+    "pairs": ("label",),
+    "answer_sft": ("data",),
+    "answer_base": ("base",),
+    "eval": ("answer_sft", "data"),
+    "report": ("eval", "label"),
+}
+
+
+def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chain) -> None:
+    """Every file of every kind, at the same size and time; a report reads no weights."""
+    stages, tried = {name: node.stage for name, node in nodes(chain.root).items()}, 0
+    for reader, sources in READERS.items():
+        away = chain.folder(reader).rename(chain.root / "away")
+        for source in sources:
+            folder = chain.folder(source)
+            for name in chain.manifest(source)["files"]:
+                if name.endswith(".safetensors") and reader == "report":
+                    continue
+                flip(folder / name)
+                told, tried = refused(*TINY, f"outputs={chain.root}", f"stage={stages[reader]}"), tried + 1
+                flip(folder / name)
+                assert told.startswith(f"{folder / name} is damaged"), told
+                command = f"stage={stages[source]} recipe=tiny outputs={chain.root}"
+                assert f"{command} rebuild={stages[source]} builds it again" in told, told
+        away.rename(chain.folder(reader))
+    assert tried > 30
+
+
+def test_a_command_hashes_each_file_once_and_none_that_it_wrote(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("answer_sft", "sample", "label", "pairs", "eval"):
+        shutil.rmtree(chain.folder(name))
+    file_digest, threads, read = kept.file_digest, set[str](), list[Path]()
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        threads.add(threading.current_thread().name)
+        return file_digest(path)
+
+    monkeypatch.setattr(kept, "file_digest", counted)
+    build(chain.root, "stage=eval")
+    inputs = [path for path in read if ".partial" not in str(path)]
+    assert {path.name for path in inputs} > {"examples.parquet", "model.safetensors", "answers.parquet"}
+    assert len(inputs) == len({*inputs})
+    assert not any(path.is_relative_to(chain.folder("sample")) for path in inputs), "it was hashed when it was written"
+    assert threading.main_thread().name not in threads
+
+
 def test_an_edited_result_is_not_reported(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     results = chain.folder("eval") / "results.json"
     before = results.read_text()
@@ -251,7 +303,6 @@ def test_export_hashes_what_it_writes(chain: Chain) -> None:
 
 
 def test_an_unreadable_table_names_what_builds_it_again(chain: Chain) -> None:
-    """A stage that does not train trusts size and time; what it then cannot read is told all the same."""
     shutil.rmtree(chain.folder("report"))
     pairs = chain.folder("pairs") / "pairs.parquet"
     stat = pairs.stat()

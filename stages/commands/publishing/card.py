@@ -11,8 +11,8 @@ import yaml
 from stages.commands.publishing.tables import Tables
 from stages.models.card import name_of
 from stages.store.kept import having, load_json
+from stages.store.manifest import Manifest
 from stages.store.numbers import signed
-from stages.store.store import Manifest
 
 TASKS = {
     "preferences": "reinforcement-learning",
