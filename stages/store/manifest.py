@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,6 +43,9 @@ MORE: dict[str, Any] = {
 }
 
 
+METRICS = dict.fromkeys(("tokens", "parameters", "pairs", "prompts", "candidates"), NUMBER)  # that plans count with
+
+
 def manifest_of(folder: Path) -> Manifest:
     """Return the manifest of a published node. Raises Damaged where it cannot be read."""
     try:
@@ -63,7 +67,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 def checked(value: Any) -> Manifest:
     """Return a manifest as it was read. Raises ValueError, naming the key, where a value has another shape."""
     require_shape(value, KEYS, "the manifest")
-    require_shape(value, {key: shape for key, shape in MORE.items() if value.get(key) is not None}, "the manifest")
+    for part, optional in ((value, MORE), (value["metrics"], METRICS)):
+        require_shape(part, {key: shape for key, shape in optional.items() if part.get(key) is not None}, "it")
     for name in value["files"]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or visible(name) != name:
@@ -89,6 +94,8 @@ def require_shape(value: Any, shape: Any, key: str) -> None:
             for each in value:
                 require_shape(each, inner, key)
         case _:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} is {value}")
             if not isinstance(value, shape) or (isinstance(value, bool) and shape is not object):
                 raise ValueError(f"{key} is {value!r:.60}")
 

@@ -81,7 +81,7 @@ class Store:
             if not self.folder(given).exists():
                 continue  # removed since; the node itself still stands for it
             found = self.find(given, seen)
-            if found is None or found["digest"] != manifest["inputs"][role]["digest"]:
+            if found is None or found["digest"] != manifest["inputs"].get(role, {}).get("digest"):
                 return None
         return manifest
 

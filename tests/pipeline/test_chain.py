@@ -312,4 +312,4 @@ def test_truncated_weights_are_told_in_one_line(content: bytes, chain: Chain, tm
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000] + content)
     own = ("model.random_init=null", f"model.path={folder}")
-    assert "holds no loadable model" in refused(*TINY, f"outputs={chain.root}", "stage=sft", *own)
+    assert "cannot be loaded" in refused(*TINY, f"outputs={chain.root}", "stage=sft", *own)
