@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from stages.config.blocks.data import ReadLimits
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
@@ -49,6 +50,7 @@ class CandidateFile:
     round: int
     max_failed: float | None
     of: str | None = place()
+    limits: ReadLimits | None = place()
 
     @property
     def key(self) -> str:
@@ -99,7 +101,7 @@ class Sample:
         """The file that the candidates are read from; None where they are drawn."""
         if not self.file:
             return None
-        names = {key.name for key in fields(CandidateFile)} - {"own_prompts"}
+        names = {key.name for key in fields(CandidateFile)} - {"own_prompts", "limits"}
         return CandidateFile(**{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts)
 
     @property
