@@ -8,11 +8,12 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stages.store import kept
-from stages.store.kept import SEAL
+from stages.store.kept import SEAL, warn_once
 from stages.store.store import Store
 from stages.store.work import SCRATCH
 from tests.helpers import TINY, Chain, build, made_once, nodes, refused
@@ -190,6 +191,68 @@ def test_a_damaged_manifest_is_said_and_its_node_built_again(
     assert "rebuild=pairs builds it again" in caplog.text
     build(chain.root)
     assert chain.manifest("pairs")["digest"] == before
+
+
+def with_keys(**changes: Any) -> Callable[[Path], object]:
+    """A manifest with other values."""
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def with_file(name: str, entry: Any) -> Callable[[Path], object]:
+    """A manifest with one more file."""
+    return lambda path: with_keys(files=json.loads(path.read_text())["files"] | {name: entry})(path)
+
+
+def instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Something else in the place of a manifest."""
+    return lambda path: (path.unlink(), make(path))
+
+
+ENTRY = {"bytes": 1, "sha256": "0" * 64}
+ODD: list[Callable[[Path], object]] = [
+    instead(os.mkfifo),
+    instead(Path.mkdir),
+    instead(lambda path: path.symlink_to("/dev/zero")),
+    instead(lambda path: (path.touch(), os.truncate(path, 5 << 30))),
+    lambda path: path.write_text("null"),
+    lambda path: path.write_text("[" * 100_000),
+    lambda path: path.write_text('{"a": ' + "9" * 5000 + "}"),
+    lambda path: path.write_bytes(b'{"a": "\xe9"}'),
+    lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    lambda path: path.write_bytes(bytes(1000)),
+    *[with_keys(version=version) for version in ("8", [8], None, True, 8.5)],
+    *[with_keys(files=files) for files in (["a"], None, {"a": 3}, {"a": {"sha256": "0"}}, {"a": {"bytes": "1"}})],
+    *[with_file(name, ENTRY) for name in ("../../x", "/etc/passwd", "\ud800", "\x1b[2J")],
+    *[with_keys(inputs=inputs) for inputs in ([], {"judged": "x"}, {"judged": {}}, None)],
+    *[with_keys(metrics=metrics) for metrics in (None, [], {"pairs": "many"})],
+    *[with_keys(ended=ended) for ended in ("now", None, math.nan)],
+    *[with_keys(wall_seconds="x"), with_keys(warnings="x"), with_keys(command=3), with_keys(config=[1])],
+    *[with_keys(settings=None), with_keys(roots=[]), with_keys(digest=None), with_keys(lengths=[])],
+]  # fmt: skip
+
+
+def test_an_odd_manifest_is_one_line_and_its_node_is_built_again(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, node = Store(chain.root), nodes(chain.root)["pairs"]
+    manifest = store.folder(node) / "manifest.json"
+    content = manifest.read_bytes()
+    for odd in ODD:
+        odd(manifest)
+        warn_once.cache_clear()
+        caplog.clear()
+        assert store.find(node) is None
+        assert not [folder for folder, _ in store.manifests() if folder == store.folder(node)]
+        [line] = [r.getMessage() for r in caplog.records]
+        assert line.startswith(f"warning: {manifest} is damaged: "), line
+        assert line.endswith(f"outputs={chain.root} rebuild=pairs builds it again."), line
+        assert "\n" not in line and "\x1b" not in line
+        kept.remove(manifest)
+        manifest.write_bytes(content)
+    for odd in (ODD[0], ODD[1], with_keys(inputs={}), with_keys(version="8")):
+        odd(manifest)
+        build(chain.root)
+        assert store.find(node), "it was built again"
 
 
 @pytest.mark.parametrize("how", DAMAGE)

@@ -109,7 +109,7 @@ class Source:
     splits: dict[str, float] = field(default_factory=dict)
     weight: float | None = positive(1_000_000, None)
     epochs: float | None = positive(1000, None)
-    limits: ReadLimits | None = place()  # set by the pipeline: data.max_line and data.max_file
+    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def shares(self) -> dict[str, float]:

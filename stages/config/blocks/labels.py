@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.blocks.data import ReadLimits, Source
+from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
@@ -104,7 +104,7 @@ class Label:
     ensemble: Ensemble = field(default_factory=Ensemble)
     audit: int | None = between(1, 1_000_000, None)
     known: str | None = None
-    limits: ReadLimits | None = place()  # set by the pipeline: data.max_line and data.max_file
+    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
 
     @property

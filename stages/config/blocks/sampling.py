@@ -5,7 +5,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.blocks.data import ReadLimits
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
@@ -50,7 +49,7 @@ class CandidateFile:
     round: int
     max_failed: float | None
     of: str | None = place()
-    limits: ReadLimits | None = place()
+    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def key(self) -> str:
