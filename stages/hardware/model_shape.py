@@ -129,7 +129,9 @@ def read(folder: Path) -> dict[str, Any]:
     shape = Shape.of(config)
     if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
         sizes = ", ".join(f"{name}={(config.get('text_config') or config)[name]}" for name in REQUIRED)
-        raise Damaged(file, f"{shape.parameters:,} parameters, and {stored:,} bytes of weights. It says {sizes}.")
+        raise Damaged(
+            file, f"{sizes}: {shape.parameters:,} parameters, and the weights beside it have {stored:,} bytes"
+        )
     return config
 
 
