@@ -94,9 +94,8 @@ def require_shape(value: Any, shape: Any, key: str) -> None:
             for each in value:
                 require_shape(each, inner, key)
         case _:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} is {value}")
-            if not isinstance(value, shape) or (isinstance(value, bool) and shape is not object):
+            infinite = isinstance(value, float) and not math.isfinite(value)
+            if not isinstance(value, shape) or (shape is not object and (infinite or isinstance(value, bool))):
                 raise ValueError(f"{key} is {value!r:.60}")
 
 

@@ -249,6 +249,8 @@ def test_an_odd_manifest_is_one_line_and_its_node_is_built_again(
         assert "\n" not in line and "\x1b" not in line
         kept.remove(manifest)
         manifest.write_bytes(content)
+    with_keys(metrics={"pairs": 3, "mean": math.nan})(manifest)
+    assert store.find(node), "a figure of nothing is NaN, and no damage"
     for odd in (ODD[0], ODD[1], with_keys(inputs={}), with_keys(version="8")):
         odd(manifest)
         build(chain.root)
