@@ -72,6 +72,7 @@ def use(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
 
     versions.warn()
     run, chosen = finished_run.find(cfg, nodes, store, typed_overrides())
+    store.verify(*map(store.folder, chosen))
     if cfg.stage == Command.export:
         from stages.commands import export
 

@@ -18,8 +18,8 @@ from stages.pages.rewards import of_reward
 from stages.pages.samples import strips
 from stages.pages.side_by_side import side_by_side
 from stages.store.kept import having, load_json
+from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
-from stages.store.store import Manifest, manifest_of
 from stages.store.work import Work, read_curves
 
 SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a reader came for first

@@ -10,6 +10,7 @@ from stages.config.choices import Adapter, Command, Strategy, Target
 from stages.config.errors import UserError, nearest
 from stages.config.schema import Config
 from stages.hardware.model_shape import LINEAR, config_of
+from stages.store.kept import Damaged
 from stages.store.pinning import locate
 
 # Models whose linear layers are called as Llama's are; of others, peft alone knows.
@@ -101,12 +102,19 @@ def examples(cfg: Config, split: str) -> int | None:
 
 
 def known(cfg: Config) -> dict[str, Any]:
-    """The base model's config.json, where it is on this machine; else nothing. What is wrong with the file is told
-    where the model is read."""
+    """Return the base model's config.json, where it is on this machine; else nothing.
+
+    Raises:
+        Damaged: for a config.json with values that no model has.
+    """
+    if cfg.without_model:
+        return {}
     try:
         if cfg.model.path and locate(cfg.model.path, "model.path") is None:
             return {}
         config = config_of(cfg.model)
+    except Damaged:
+        raise
     except (OSError, ValueError, KeyError, struct.error, UserError):
         return {}
     return (config or {}).get("text_config") or config or {}

@@ -6,8 +6,9 @@ from pathlib import Path
 from stages.commands import gc
 from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.store.kept import NODE, Damaged
-from stages.store.store import Manifest, Store, hashed, manifest_of
+from stages.store.kept import NODE, Damaged, rebuild_command
+from stages.store.manifest import Manifest, hashed, manifest_of
+from stages.store.store import Store
 from stages.store.work import Progress
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ def examine(store: Store) -> None:
     total = sum(sizes.values())
     with Progress(round(total / MIB), "doctor", "MiB") as progress:
         for folder, manifest in nodes.items():
-            wrong += [f"{folder / name}: {why}. {again(manifest)}" for name, why in hashed(folder, manifest) if why]
+            torn = [(name, why) for name, why in hashed(folder, manifest, manifest["files"]) if why]
+            wrong += [f"{folder / name}: {why}. Again: {rebuild_command(folder)}" for name, why in torn]
             progress.update(round(sizes[folder] / MIB))
     for line in wrong:
         log.error("%s", line)
@@ -41,12 +43,6 @@ def examine(store: Store) -> None:
     if wrong:
         raise UserError(f"{len(wrong)} files of {len(nodes)} nodes are damaged: they are named above.")
     log.info("%d nodes, %.1f GiB, all as published.", len(nodes), total / 2**30)
-
-
-def again(manifest: Manifest) -> str:
-    """The command that builds a node again."""
-    stage = manifest["stage"]
-    return f"Again: {manifest.get('command', f'python run.py stage={stage}')} rebuild={stage}"
 
 
 def besides(store: Store) -> list[str]:

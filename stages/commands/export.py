@@ -35,7 +35,6 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
         return dataset.publish(cfg, nodes, store)
     [node] = nodes
     model = store.folder(node) / "model"
-    store.verify(node)
     if cfg.format is ExportFormat.gguf:
         file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
         with store.lock("export", file.stem):  # of two at once the second waits
@@ -44,7 +43,7 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
     else:
         card = (model / "README.md").read_text(encoding="utf-8")
         if evaluation and store.find(evaluation):
-            store.verify(evaluation)
+            store.verify(store.folder(evaluation))
             card += evaluated(load_json(store.folder(evaluation) / "results.json", having("models")))
         else:
             log.info("The model is not evaluated, so the card has no results: stage=eval makes them.")

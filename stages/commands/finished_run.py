@@ -9,7 +9,6 @@ import logging
 import os
 from dataclasses import dataclass, field, replace
 
-from stages.commands.doctor import again
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Command, ExportFormat, Role, Target
 from stages.config.errors import UserError
@@ -17,8 +16,10 @@ from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import TITLES, VERSIONS, evaluated, published
+from stages.store.kept import rebuild_command
+from stages.store.manifest import manifest_of, read_manifest
 from stages.store.node import Node, PublishedNode
-from stages.store.store import Store, manifest_of, read_manifest
+from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ def require(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) 
     for node in nodes:
         manifest = read_manifest(store.folder(node))
         if manifest and (damage := store.damage(store.folder(node), manifest)):
-            raise UserError(f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). {again(manifest)}")
+            again = rebuild_command(store.folder(node))
+            raise UserError(f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). Again: {again}")
         for name in manifest["files"] if manifest else ():
             if not os.access(file := store.folder(node) / name, os.R_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))

@@ -22,9 +22,12 @@ from stages.commands.settings import named
 from stages.config.errors import visible
 from stages.config.schema import OUTPUTS, ROOT
 from stages.hardware.speed import Known
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest, Store
+from stages.store.store import Store
 
+HASHED_PER_SECOND = 1.7e9  # bytes, SHA-256 on one core of an AMD EPYC
+SHOWN_SECONDS = 5  # of hashing, and more
 MARKS = {Known.measured: "", Known.scaled: "~", Known.guessed: "?"}
 LEGEND = {
     Known.measured: "as this stage took here",
@@ -43,7 +46,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     usual = Store(Path(os.environ.get(OUTPUTS) or ROOT / "outputs"))
     past = Past(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
     total, marks, renewed, unknown = 0.0, set[Known](), dict[str, float](), list[str]()
-    asked = dict[str, list[Asked]]()
+    asked, read = dict[str, list[Asked]](), set[Node]()
     planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
     for name, node in planned.items():
         state = store.state(node)
@@ -53,13 +56,15 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
             asked[name] = asked_here
         if (asked_here or calls.of_people(node)) and not past.earlier.of(node):  # at the pace of others
             costs = replace(costs, seconds=math.nan)
-        if state != "cached" and math.isnan(costs.seconds):
-            unknown.append(name)
-        elif state != "cached":
-            total += costs.seconds
-            marks.add(costs.known)
-            if past.earlier.of(node):
-                renewed[name] = costs.seconds
+        if state != "cached":
+            read.update(node.inputs.values())
+            if math.isnan(costs.seconds):
+                unknown.append(name)
+            else:
+                total += costs.seconds
+                marks.add(costs.known)
+                if past.earlier.of(node):
+                    renewed[name] = costs.seconds
         table.add_row(
             name.replace("_", " "),
             node.fingerprint,
@@ -83,6 +88,8 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     how = f" Times: {'; '.join(LEGEND[known] for known in sorted(marks))}." if marks else ""
     least = f"at least {total / 60:.1f} min, as the time of {len(unknown)} nodes is not known ({', '.join(unknown)})"
     console.print(f"To build: {least if unknown else f'{total / 60:.1f} min expected'}.{how}")
+    if (seconds := hashing(read, store)) >= SHOWN_SECONDS:
+        console.print(f"Finished nodes that these read are hashed first: {seconds:.0f} s where the disk keeps up.")
     if untested:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
     if renewed:
@@ -90,6 +97,13 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
             f"Of these, {len(renewed)} nodes only because Plumbline makes something else of the same settings now "
             f"(version): {sum(renewed.values()):.0f} s, for {', '.join(renewed)}. CHANGELOG.md says what."
         )
+
+
+def hashing(inputs: set[Node], store: Store) -> float:
+    """Return the seconds in which the files of finished nodes are hashed, a file to a core."""
+    manifests = [manifest for node in inputs if (manifest := store.find(node))]
+    sizes = [entry["bytes"] for manifest in manifests for entry in manifest["files"].values()]
+    return sum(sizes) / HASHED_PER_SECOND / max(1, min(len(sizes), os.cpu_count() or 1))
 
 
 def sources(brought: list[Contribution]) -> Table:

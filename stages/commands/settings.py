@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.pipeline.graph import SEEDED
-from stages.store.store import Manifest
+from stages.store.manifest import Manifest
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
 BLOCKS = {"base": "model"}  # else a stage's settings stand in the block of its name

@@ -73,6 +73,13 @@ def random_seed(default: Any = MISSING) -> Any:
     return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1), default)
 
 
+def bound(low: int, high: int) -> Any:
+    """A bound that ends a stage and changes nothing of what it makes: it stays out of the fingerprint. Null: the
+    reader's own."""
+    limit = Limit(low, f"must be from {low:,} to {high:,}", high)
+    return field(default=None, metadata={LIMIT: limit, NEUTRAL: True})
+
+
 def share(default: Any = MISSING) -> Any:
     return limited(Limit(0, "is a share between 0 and 1", high=1), default)
 

@@ -10,6 +10,7 @@ from stages.formats.files import Table
 from stages.formats.known import with_known
 from stages.formats.layout import FORMATS, Layout, Wanted, getters_of, kinds, laid_out, name_of, values_of
 from stages.formats.refusing import dotted, refuse_judged, refuse_options, refuse_rivals, refuse_unanswered, unknown
+from stages.formats.row import validate_columns
 from stages.formats.texts import Texts
 from stages.formats.turns import empty
 
@@ -27,7 +28,11 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
     if not kinds(source, wanted):
         known = ", ".join(map(name_of, FORMATS[wanted]))
         raise UserError(f"{block}.format={source.format}: here are read {wanted}; the formats of that are {known}.")
-    rows = [row.value for row in islice(table.rows(), PEEKED) if not row.error and isinstance(row.value, dict)]
+    rows = list[dict[str, Any]]()
+    for row in islice(table.rows(), PEEKED):
+        if not row.error and isinstance(row.value, dict):
+            validate_columns(table.name, row.value)
+            rows.append(row.value)
     if not rows:
         return None
     columns = list(dict.fromkeys(column for row in rows for column in row if not empty(row[column])))

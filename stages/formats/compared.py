@@ -28,11 +28,12 @@ class Compared(Format):
     compares = True
 
     def named(self, columns: Collection[str]) -> Mapping[str, str]:
-        for a in sorted(map(normal, columns)):
+        names = {*map(normal, columns)}
+        for a in sorted(names):
             for one, other in SIDES.items():
                 b = a.removesuffix(one) + other
                 third = a.removesuffix(one) + chr(ord(other) + 1)  # of more than two one is no preference
-                there = b in map(normal, columns) and third not in map(normal, columns)
+                there = b in names and third not in names
                 if a.endswith(one) and there and ANSWER.fullmatch(a.removesuffix(one)):
                     pairs = " ".join(f"{name}_{one}+{name}_{other}" for name in SCORES.split())
                     return {**self.roles, "a": a, "b": b, "preference": f"{PREFERENCE} {pairs}"}

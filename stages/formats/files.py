@@ -17,17 +17,18 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from stages.config.blocks.data import Source
+from stages.config.blocks.data import ReadLimits, Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
-from stages.formats.foreign import refuse_foreign
+from stages.formats.bounded_lines import MEGABYTE, BoundedLines
+from stages.formats.foreign import refuse_encoding, refuse_foreign
 from stages.formats.json_array import array_rows
 from stages.formats.json_object import object_rows
 from stages.formats.json_rows import BLANK, decoded, line_rows
 from stages.formats.row import BadRow, Row
 from stages.formats.tables import arrow_rows, csv_rows, parquet_rows, with_names
 from stages.formats.threads import threaded
-from stages.store.pinning import MEMORY, locate, readable
+from stages.store.pinning import locate, readable
 
 __all__ = ["BadRow", "Row", "Table", "rows_of", "tables"]
 
@@ -37,6 +38,7 @@ PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\xfd7zXZ\0": lzma.open,
     b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(pa.PythonFile(file), compression="zstd"),
 }
+USUAL = ReadLimits()
 BEGINNING = 1 << 16  # bytes that tell what a file is
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
@@ -75,7 +77,7 @@ def tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
     if local.is_dir():
         refuse_splits(local, files, key)
     for file in files:
-        yield Table(str(file), file.stat().st_size, partial(talks_of, file, source.documents, compared))
+        yield Table(str(file), file.stat().st_size, partial(talks_of, file, source, compared))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
@@ -115,21 +117,26 @@ def hub_rows(name: str, found: Any, watch: Watch) -> Iterator[Row]:
         yield Row(name, place, with_names(value, classes))
 
 
-def talks_of(file: Path, documents: str | None, compared: bool, watch: Watch) -> Iterator[Row]:
-    return threaded(rows_of(file, documents, watch), compared)
+def talks_of(file: Path, source: Source, compared: bool, watch: Watch) -> Iterator[Row]:
+    return threaded(rows_of(file, source.documents, watch, source.limits or USUAL), compared)
 
 
-def rows_of(file: Path, documents: str | None = None, watch: Watch = lambda read: None) -> Iterator[Row]:
+def rows_of(
+    file: Path,
+    documents: str | None = None,
+    watch: Watch = lambda read: None,
+    limits: ReadLimits = USUAL,
+) -> Iterator[Row]:
     """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
     try:
-        yield from content_rows(file, documents, watch)
+        yield from content_rows(file, documents, watch, limits)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
         raise UserError(f"{file}: cannot be read, it is broken or cut off ({error}).") from error
 
 
-def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Row]:
+def content_rows(file: Path, documents: str | None, watch: Watch, limits: ReadLimits) -> Iterator[Row]:
     with io.FileIO(file) as plain:
         magic = plain.read(8)
         plain.seek(0)
@@ -139,19 +146,15 @@ def content_rows(file: Path, documents: str | None, watch: Watch) -> Iterator[Ro
         if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
             yield from arrow_rows(file)
             return
-        with opened(file, plain, magic) as stream:
+        with opened(file, plain, magic, limits) as stream:
             yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
 
 
-def stream_rows(
-    file: Path, stream: io.BufferedReader, documents: str | None, watched: Callable[[], None]
-) -> Iterator[Row]:
+def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched: Callable[[], None]) -> Iterator[Row]:
     """The rows of a file that is text. Those that are read a row at a time are `watched`."""
     start = stream.peek(BEGINNING)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        converted = f"{file.stem}.utf8{file.suffix}"
-        raise UserError(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {file.name} > {converted}")
     refuse_foreign(file, start)
+    refuse_encoding(file, start)
     kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(BLANK)[:1]
     if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
         return text_rows(file, stream.read(), documents)
@@ -161,18 +164,18 @@ def stream_rows(
     return {b"[": array_rows, b"{": object_rows}.get(first, line_rows)(file, stream)
 
 
-def opened(file: Path, plain: io.FileIO, magic: bytes) -> io.BufferedReader:
-    """A file's content, unpacked. It is an error to read more of it than this machine's memory holds: a few bytes may
-    be endless."""
+def opened(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:
+    """A file's content, unpacked, within limits: a few bytes may be endless."""
     unpack = next((unpack for head, unpack in PACKED.items() if magic.startswith(head)), None)
-    return io.BufferedReader(Bounded(file, unpack(plain)) if unpack else plain, BEGINNING)
+    raw = Unpacked(file, unpack(plain), limits.unpacked) if unpack else plain
+    return BoundedLines(raw, BEGINNING, file, limits.line)
 
 
-class Bounded(io.RawIOBase):
-    """A stream that ends in UserError past this machine's memory."""
+class Unpacked(io.RawIOBase):
+    """What a packed file unpacks to: more than `most` megabytes are a UserError."""
 
-    def __init__(self, file: Path, stream: BinaryIO):
-        self.file, self.stream, self.size = file, stream, 0
+    def __init__(self, file: Path, stream: BinaryIO, most: int):
+        self.file, self.stream, self.most, self.size = file, stream, most, 0
 
     def readable(self) -> bool:
         return True
@@ -180,10 +183,8 @@ class Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         content = self.stream.read(len(buffer))
         self.size += len(content)
-        if self.size > MEMORY:
-            raise UserError(
-                f"{self.file}: unpacks to more than the {MEMORY / 2**30:.0f} GiB of this machine's memory."
-            )
+        if self.size > self.most * MEGABYTE:
+            raise UserError(f"{self.file}: unpacks to more than {self.most:,} MB. data.max_file=MB reads more.")
         buffer[: len(content)] = content
         return len(content)
 

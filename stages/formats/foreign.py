@@ -1,5 +1,6 @@
 """Files that are no data that is read here, told by what they begin with, and how each is made such."""
 
+import codecs
 from pathlib import Path
 
 from stages.config.errors import UserError
@@ -27,6 +28,15 @@ YAML = (
 )
 PAGE = "a page. Write what it says as text or JSON lines"
 LANGUAGES = {".yaml": YAML, ".yml": YAML, ".html": PAGE, ".htm": PAGE, ".xml": PAGE}
+MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}  # one begins as that of UTF-16 does
+MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+# Without a mark, two ASCII characters at the beginning tell: which of their bytes are zero (RFC 4627, section 3).
+ZEROS: dict[tuple[int, ...], str] = {
+    (0, 1, 1, 1): "UTF-32LE",
+    (1, 1, 1, 0): "UTF-32BE",
+    (0, 1, 0, 1): "UTF-16LE",
+    (1, 0, 1, 0): "UTF-16BE",
+}
 TAR = slice(257, 262)  # where a tar archive says that it is one
 
 
@@ -39,3 +49,13 @@ def refuse_foreign(file: Path, start: bytes) -> None:
         told = next((told for suffix, told in LANGUAGES.items() if suffix in file.suffixes), None)
     if told:
         raise UserError(f"{file}: is {told.format(name=file.name, stem=file.stem)}.")
+
+
+def refuse_encoding(file: Path, start: bytes) -> None:
+    """Raise UserError for a text in another encoding than UTF-8, of which every character has two or four bytes."""
+    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), None)
+    if name := marked or ZEROS.get(tuple(int(byte == 0) for byte in start[:4])):
+        converted = f"{file.stem}.utf8{file.suffix}"
+        raise UserError(
+            f"{file}: is {name.rstrip('LBE')}. Save it as UTF-8: iconv -f {name} -t UTF-8 {file.name} > {converted}"
+        )

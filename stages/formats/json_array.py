@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from stages.config.errors import UserError
-from stages.formats.json_rows import DECODER, not_utf8, value_of
+from stages.formats.bounded_lines import BoundedLines
+from stages.formats.json_rows import DECODER, json_message, not_utf8, value_of
 from stages.formats.row import BadRow, Row
 
 PIECE = 1 << 20  # bytes
@@ -18,7 +18,7 @@ MARK = re.compile(SPACE.pattern + "[],]")
 TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[]["{},]', re.DOTALL)  # a quote alone begins a string that is cut off
 
 
-def array_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
+def array_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
     """The rows of a JSON array.
 
     Raises:
@@ -41,7 +41,7 @@ def array_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
 class Text:
     """The piece of a file's text that is being read. `at` is where in it, `before` how many lines came before it."""
 
-    def __init__(self, file: Path, stream: BinaryIO):
+    def __init__(self, file: Path, stream: BoundedLines):
         self.file, self.stream, self.decoder = file, stream, codecs.getincrementaldecoder("utf-8-sig")()
         self.text, self.at, self.before, self.ended = "", 0, 0, False
 
@@ -51,6 +51,7 @@ class Text:
             return False
         self.before += self.text.count("\n", 0, self.at)
         self.text, self.at = self.text[self.at :], 0
+        self.stream.refuse_longer(len(self.text))
         piece = self.stream.read(max(PIECE, len(self.text)))
         self.ended = not piece
         try:
@@ -87,7 +88,7 @@ class Text:
             except json.JSONDecodeError as error:
                 if self.end() is None and self.more():
                     continue
-                raise self.broken(error.msg, error.pos) from error
+                raise self.broken(json_message(error), error.pos) from error
             except BadRow as reason:
                 end = self.end() or len(self.text)
                 found = Row(str(self.file), place, self.text[self.at : end].strip(), reason)

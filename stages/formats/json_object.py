@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.config.errors import UserError
-from stages.formats.json_rows import BLANK, DECODER, line_rows, value_of
+from stages.formats.json_rows import BLANK, COMMENT, DECODER, json_message, line_rows, value_of
 from stages.formats.row import BadRow, Row
 from stages.formats.turns import WHO
 
@@ -35,7 +35,7 @@ def object_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
         yield from line_rows(file, chain(read, more, stream))
         return
     content = b"".join(chain(read, more, stream))
-    values = values_in(content)
+    values = values_in(file, content)
     if len(values) == 1:
         yield from of_one(file, values[0][1], pretty)
     elif values:
@@ -52,8 +52,12 @@ def through_next(stream: BinaryIO) -> Iterator[bytes]:
             return
 
 
-def values_in(content: bytes) -> list[tuple[int, Any]]:
-    """The values that stand in a file one after another, with their lines; none where there is anything else."""
+def values_in(file: Path, content: bytes) -> list[tuple[int, Any]]:
+    """The values that stand in a file one after another, with their lines; none where there is anything else.
+
+    Raises:
+        UserError: where a comment stands between them, or in one.
+    """
     found, at = list[tuple[int, Any]](), 0
     try:
         text = content.decode("utf-8-sig")
@@ -62,7 +66,12 @@ def values_in(content: bytes) -> list[tuple[int, Any]]:
             line = text.count("\n", 0, at) + 1
             value, at = value_of(text, lambda whole, at=at: DECODER.raw_decode(whole, at))  # type: ignore[misc]
             found.append((line, value))
-    except (UnicodeDecodeError, json.JSONDecodeError, BadRow):
+    except json.JSONDecodeError as error:
+        if COMMENT.match(error.doc, error.pos):
+            line = error.doc.count("\n", 0, error.pos) + 1
+            raise UserError(f"{file}: line {line}: {json_message(error)}.") from error
+        return []
+    except (UnicodeDecodeError, BadRow):
         return []
     return found
 

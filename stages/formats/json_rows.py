@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.formats.row import BadRow, Row
+from stages.formats.row import BadRow, Row, repeated
 
 SPACE = " \t\r\n"
+COMMENT = re.compile(r"\s*(//|/\*|#)")
 BLANK = b"\xef\xbb\xbf" + SPACE.encode()  # bytes that say nothing: a mark of byte order, and white space
 
 
@@ -36,7 +37,14 @@ def broken_row(file: Path, line: int, text: str, error: json.JSONDecodeError) ->
     """A line that is no JSON, but for a comma after it: of an array without its brackets."""
     if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
         return Row(str(file), line, value_of(error.doc[: error.pos]))
-    return Row(str(file), line, text, BadRow("", f"broken JSON: {error.msg}"))
+    return Row(str(file), line, text, BadRow("", f"broken JSON: {json_message(error)}"))
+
+
+def json_message(error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a JSON text; of a comment, which many programs write into JSON, how it goes."""
+    if not COMMENT.match(error.doc, error.pos):
+        return error.msg
+    return "a comment, which JSON does not have. Take comments out: sed -E 's,^ *(//|#).*,,' removes lines of them"
 
 
 def decoded(file: Path, content: bytes) -> str:
@@ -95,7 +103,3 @@ def value_of(text: str, decode: Callable[[str], Any] = whole) -> Any:
         raise
     except ValueError:  # Python reads no integer of more than some thousand digits
         raise BadRow("", "broken JSON: a number with too many digits") from None
-
-
-def repeated(names: list[str]) -> str | None:
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)

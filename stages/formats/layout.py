@@ -17,6 +17,7 @@ from stages.formats.continued import Continued
 from stages.formats.format import STATED, Format, Said
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
+from stages.formats.placeholders import Placeholders
 from stages.formats.prompts import Prompts
 from stages.formats.row import BadRow
 from stages.formats.scored import Scored
@@ -73,6 +74,10 @@ class Layout:
     asks: bool = False  # only for what was asked
     known: dict[tuple[str, ...], Columns] = field(default_factory=dict)
     unfound: set[tuple[str, str]] = field(default_factory=set)  # roles with paths that lead into no row so far
+    placeholders: Placeholders = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.placeholders = Placeholders(self.format.dropped)
 
     def columns(self, row: dict[str, Any]) -> Columns:
         """The columns of a row: those of the first rows, and others that only some rows have."""
@@ -103,7 +108,7 @@ class Layout:
         columns = self.columns(row)
         values = values_of(row, columns.getters)
         stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in columns.stated if role in values}
-        said = self.said(row, values, columns.paths)
+        said = self.placeholders.taken_out(self.said(row, values, columns.paths))
         return (said._replace(**stated) if stated else said), unread(row, values, columns.beside)
 
     def said(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> Said:

@@ -143,7 +143,7 @@ def of_table(
             yield made
     if layout and first:
         found.told.append(f"{table.name}: {found.rows - before:,} rows, read as {layout.told()}. {shown(first)}")
-        remarks = [] if layout.asks else layout.format.remarks()
+        remarks = layout.placeholders.remarks() + ([] if layout.asks else layout.format.remarks())
         found.told += [f"{table.name}: {remark}" for remark in remarks]
 
 

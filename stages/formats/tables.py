@@ -4,28 +4,28 @@ import csv
 import io
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.config.errors import UserError
-from stages.formats.json_rows import not_utf8, repeated
-from stages.formats.row import BadRow, Row
+from stages.formats.bounded_lines import BoundedLines
+from stages.formats.json_rows import not_utf8
+from stages.formats.row import BadRow, Row, validate_columns
 
 GROUP = 1024  # rows
 SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # a line above the header, as Excel wants it
-csv.field_size_limit(sys.maxsize)  # 131,072 characters by default: a document in a field may have more
 
 
-def csv_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
+def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
     """The rows of a CSV file with a header. One that does not fit the header is bad: who knows what stands where."""
-    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
-    start = text.readline()
+    text = stream.text_lines(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
+    csv.field_size_limit(stream.longest)  # 131,072 characters by default: a document in a field may have more
+    start = next(text, "")
     delimiter = "\t" if ".tsv" in file.suffixes and "\t" in start else max(",\t;|", key=start.count)
     if told := SEPARATOR.fullmatch(start):
         delimiter, start = told[1], ""
@@ -46,8 +46,7 @@ def csv_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
             continue
         if header is None:
             header = fields
-            if twice := repeated(header):
-                raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
+            validate_columns(str(file), header)
             continue
         read = [field.encode("utf-8", "surrogateescape") for field in fields]
         shown = [content.decode("utf-8", "replace") for content in read]
@@ -83,8 +82,7 @@ def arrow_rows(file: Path) -> Iterator[Row]:
 
 def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
     """The rows of a table. One with a value that Python cannot hold, or with bytes that are no text, is bad."""
-    if twice := repeated(schema.names):
-        raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
+    validate_columns(str(file), schema.names)
     classes = named_classes(schema)
     place = 0
     for batch in batches:

@@ -8,14 +8,15 @@ from typing import Any
 
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.blocks.training import LoRA
-from stages.store.kept import having, load_json
+from stages.hardware.model_config import REQUIRED, checked
+from stages.store.kept import Damaged, load_json
 from stages.store.pinning import locate
 
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
 POST_NORMS = ("gemma2", "gemma3")
 LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
-NAMES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}
+MOST_PER_BYTE = 4  # parameters in a byte of weights: nobody stores them in less than two bits
 
 # GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -55,12 +56,12 @@ class Shape:
     def of(cls, config: dict[str, Any]) -> "Shape | None":
         """From a model's config.json; None where that is no transformer of the usual names (Mamba, GPT-2)."""
         config = config.get("text_config") or config
-        if not config.keys() >= NAMES:
+        if not all(isinstance(config.get(name), int) for name in REQUIRED):
             return None
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         width = config.get("head_dim") or hidden // heads
         experts = config.get("num_local_experts") or config.get("num_experts") or 1
-        kind = config["model_type"]
+        kind = config.get("model_type", "")
         return cls(
             hidden=hidden,
             intermediate=config.get("moe_intermediate_size" if experts > 1 else "") or config["intermediate_size"],
@@ -117,7 +118,21 @@ def config_of(cfg: Model, published: Path | None = None) -> dict[str, Any] | Non
 
 
 def read(folder: Path) -> dict[str, Any]:
-    return load_json(folder / "config.json", having())
+    """Return the config.json of a model folder.
+
+    Raises:
+        Damaged: naming the file, and the first key whose value no model has, or not one with these weights.
+        FileNotFoundError: where the folder has no config.json.
+    """
+    file = folder / "config.json"
+    config, stored = load_json(file, checked), sum(weights.stat().st_size for weights in folder.glob("*.safetensors"))
+    shape = Shape.of(config)
+    if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
+        sizes = ", ".join(f"{name}={(config.get('text_config') or config)[name]}" for name in REQUIRED)
+        raise Damaged(
+            file, f"{sizes}: {shape.parameters:,} parameters, and the weights beside it have {stored:,} bytes"
+        )
+    return config
 
 
 def random_init(cfg: RandomInit) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from stages.config.choices import Adapter, Split
 from stages.config.errors import visible
 from stages.store import licences
 from stages.store.kept import having, load_json
+from stages.store.manifest import Manifest, manifest_of
 from stages.store.numbers import signed
 from stages.store.pinning import COMMIT
-from stages.store.store import Manifest, manifest_of
 
 UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
 METHODS = {

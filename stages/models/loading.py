@@ -1,5 +1,6 @@
 """Models and tokenizers on disk and on devices: the only place that loads and saves them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +27,7 @@ from stages.models import safe_folder
 if TYPE_CHECKING:
     from peft import PeftModel
 
+LAYER = re.compile(r"(.*?)\.\d+\.")  # how the name of a layer's weight begins
 # Without the second, transformers asks on the terminal whether to run a folder's code.
 AS_IT_IS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -39,14 +41,28 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_config(folder: Path) -> PretrainedConfig:
+@contextmanager
+def of_folder(folder: Path, what: str) -> Iterator[None]:
+    """Around a library that reads a model folder: whatever the folder makes it raise is an error of the folder, in one
+    line. Running out of memory is not."""
     safe_folder.check(folder)
-    return AutoConfig.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{folder}: {what} cannot be loaded. {reason[:400]}") from error
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    with of_folder(folder, "config.json"):
+        return AutoConfig.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    safe_folder.check(folder)
-    return AutoTokenizer.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
+    with of_folder(folder, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
 
 
 def embedding_rows(folder: Path) -> int:
@@ -90,7 +106,9 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
     if weights is Weights.nf4:
         options["quantization_config"] = four_bits()
         options["device_map"] = {"": device}
-    model = read(AutoModelForCausalLM, folder, **options)
+    model, missing = read(AutoModelForCausalLM, folder, **options)
+    if missing:
+        raise UserError(f"{folder}: config.json describes weights that no file holds: {', '.join(missing[:3])}.")
     if weights is not Weights.nf4:
         return model.to(device).eval()  # type: ignore[no-any-return]
     from bitsandbytes.nn import Linear4bit
@@ -102,13 +120,25 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
     return model.eval()  # type: ignore[no-any-return]
 
 
-def read(kind: Any, folder: Path, **options: Any) -> Any:
-    """What a class of transformers' makes of a folder of safetensors."""
-    safe_folder.check(folder)
-    try:
-        return kind.from_pretrained(folder, use_safetensors=True, **AS_IT_IS, **options)
-    except (SafetensorError, OSError, ValueError, ImportError) as error:
-        raise UserError(f"{folder} holds no loadable model: {' '.join(str(error).split())[:300]}") from error
+def read(kind: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
+    """Return what a class of transformers' makes of a folder of safetensors, and the names of weights that the folder
+    lacks: transformers draws those at random.
+
+    Raises:
+        UserError: where the folder cannot be loaded, or config.json describes another model than its weights.
+    """
+    load_config(folder)  # transformers reads it again, and then says less of what is wrong with it
+    options |= AS_IT_IS | {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    with of_folder(folder, "the model"):
+        model, report = kind.from_pretrained(folder, use_safetensors=True, **options)
+    for name, stored, described in sorted(report["mismatched_keys"]):
+        shapes = f"{[*stored]} in the weights, {[*described]} by config.json"
+        raise UserError(f"{folder}: {name} has two shapes: {shapes}. Take both from one model.")
+    stems = {layer[1] for name, _ in model.named_parameters() if (layer := LAYER.match(name))}
+    for name in sorted(report["unexpected_keys"]):
+        if (layer := LAYER.match(name)) and layer[1] in stems:
+            raise UserError(f"{folder}: config.json describes fewer layers than the weights hold, as {name}.")
+    return model, sorted(report["missing_keys"])
 
 
 def dtype_of(weights: Weights) -> torch.dtype:
@@ -121,7 +151,7 @@ def begin_reward_model(
     """A language model of safetensors with a head for a reward in the place of its own, drawn from the seed. The head
     reads the last token that is no padding."""
     torch.manual_seed(seed)
-    model = read(AutoModelForSequenceClassification, folder, dtype=dtype_of(weights), num_labels=1)
+    model, _ = read(AutoModelForSequenceClassification, folder, dtype=dtype_of(weights), num_labels=1)
     model.config.get_text_config().pad_token_id = pad_id
     return model.to(device).eval()  # type: ignore[no-any-return]
 
@@ -132,12 +162,9 @@ def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> P
     Raises:
         UserError: where its outputs are several, or weights are missing: a head would be drawn at random.
     """
-    options = {"dtype": dtype_of(weights), "output_loading_info": True}
-    model, told = read(AutoModelForSequenceClassification, folder, **options)
-    if told["missing_keys"]:
-        raise UserError(
-            f"{folder} is no reward model: it has no weights for {', '.join(sorted(told['missing_keys']))}."
-        )
+    model, missing = read(AutoModelForSequenceClassification, folder, dtype=dtype_of(weights))
+    if missing:
+        raise UserError(f"{folder} is no reward model: it has no weights for {', '.join(missing)}.")
     if model.config.num_labels != 1:
         raise UserError(f"{folder} gives {model.config.num_labels} outputs, and a reward model one.")
     return model.to(device).eval()  # type: ignore[no-any-return]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.hardware import model_shape
+from stages.store.kept import text_of
 
 # Files in JSON that nobody reads options from: the vocabulary may be tens of megabytes.
 TABLES = ("tokenizer.json", "vocab.json")
@@ -21,13 +23,15 @@ ONLY_SAFE = "Only *.safetensors inside the folder are read, since other formats 
 
 def check(folder: Path, adapter: bool = False) -> None:
     """Raise UserError, naming file and key, where the folder of a model, or of an adapter, asks for code of its own,
-    or for weights other than safetensors in it."""
+    or for weights other than safetensors in it, or where config.json has values that no model has."""
     if (folder / "custom_generate").exists():
         raise UserError(f"{folder / 'custom_generate'}: the model brings its own way to generate. {OF_CODE}")
     for file in sorted(folder.glob("*.json")):
         if file.name not in TABLES:
             for key, value in settings(read(file)):
                 check_setting(file, key, value)
+    if (folder / "config.json").exists():
+        model_shape.read(folder)
     if (
         not adapter and (folder / "adapter_config.json").exists()
     ):  # transformers would load what it names, from anywhere
@@ -53,7 +57,7 @@ def is_safe(name: Any) -> bool:
 
 def read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(text_of(file))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON: {str(error)[:200]}") from error
 

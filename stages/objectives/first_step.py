@@ -12,8 +12,8 @@ from stages.config.errors import UserError
 from stages.models.scoring import agreement, autocast
 from stages.objectives.preference import StoredReferenceTrainer
 from stages.store.kept import note, recall
+from stages.store.manifest import manifest_of
 from stages.store.records import PairLogProbs
-from stages.store.store import manifest_of
 from stages.store.work import SCRATCH, Work
 from stages.training.checkpoints import checkpoint_folder, saved
 

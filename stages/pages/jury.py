@@ -9,7 +9,7 @@ from stages.evaluation.labelling import Labelling, Share, share
 from stages.evaluation.reliability import Key, key_of
 from stages.labelers.votes import Voice, voices
 from stages.store.kept import WRONG_SHAPE, Damaged
-from stages.store.store import Manifest
+from stages.store.manifest import Manifest
 
 Votes = dict[Key, dict[str, Voice]]  # by what was judged, then by judge
 Words = dict[Key, dict[str, str | int | None]]  # the same, by whoever said it: a, b or tie, or a score

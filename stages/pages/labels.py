@@ -16,8 +16,8 @@ from stages.pages.jury import heard, judges, said, together
 from stages.pages.kinds import in_words
 from stages.pages.members import members, spoken
 from stages.store.kept import having, load_json
+from stages.store.manifest import manifest_of
 from stages.store.numbers import signed
-from stages.store.store import manifest_of
 
 PAGE = "labels.html"  # in a report's node, and in the store's root
 TASKS = 60  # rows of the table by task

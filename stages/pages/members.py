@@ -8,7 +8,7 @@ from stages.evaluation.labelling import Labelling, share
 from stages.evaluation.reliability import key_of
 from stages.pages.jury import Words
 from stages.store.kept import WRONG_SHAPE, Damaged, having
-from stages.store.store import Manifest
+from stages.store.manifest import Manifest
 
 PEOPLE = "people"  # beside the members: their word is the judgement
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.store.store import Manifest
+from stages.store.manifest import Manifest
 
 SCORED_BY = ("label_reward_model", "label")  # whose labeler a reward model may be: in an ensemble, or alone
 

@@ -4,8 +4,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from stages.store.manifest import Manifest
 from stages.store.samples import Sample, read_samples
-from stages.store.store import Manifest
 
 
 def strips(inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str, str]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from stages.store.store import Manifest
+from stages.store.manifest import Manifest
 
 COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "answer_policy": "answers", "eval": "evaluation"}
 

@@ -5,7 +5,7 @@ import logging
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import Training
+from stages.config.choices import Target
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.hardware import machine
@@ -45,8 +45,7 @@ def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
             outside = Outside(node, store.remembered)
-            if isinstance(node.config, Training):
-                store.verify(*node.inputs.values())
+            store.verify(*map(store.folder, node.inputs.values()), weights=node.stage != Target.report)
             alone = processes.world_size(node) == 1
             stage = importlib.import_module(f"stages.{node.stage}") if alone else None  # workers load it themselves
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}

@@ -19,7 +19,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.pipeline.labels import labels
 from stages.pipeline.pool import candidates
-from stages.pipeline.sources import with_sources
+from stages.pipeline.sources import with_limits, with_sources
 from stages.store import pinning
 from stages.store.node import Node
 
@@ -46,7 +46,7 @@ def graph(cfg: Config, cache: Path) -> dict[str, Node]:
     """Every node of this configuration, by name. `cache` remembers the digests of outside files."""
 
     def node(stage: str, block: Any, **inputs: Node) -> Node:
-        block, digests = pinning.pin(block, cache)
+        block, digests = pinning.pin(with_limits(block, cfg.data.limits), cache)
         return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
     if cfg.without_model:

@@ -14,8 +14,8 @@ from stages.config.choices import Target
 from stages.config.schema import ROOT
 from stages.hardware import machine
 from stages.store.kept import having, note, recall
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest
 from stages.store.work import SCRATCH, Work
 
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()

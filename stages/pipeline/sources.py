@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from stages.config.blocks.data import Data, OneSource, Source
+from stages.config.blocks.data import Data, OneSource, ReadLimits, Source
+from stages.config.blocks.labels import Label
+from stages.config.blocks.sampling import CandidateFile
 from stages.store.node import Node
 from stages.store.pinning import locate
 
@@ -19,6 +22,17 @@ def with_sources(name: str, block: Data, node: Callable[..., Node]) -> dict[str,
     joined = replace(block, sources=[as_joined(s, r.config.source) for s, r in zip(block.sources, read, strict=True)])
     inputs = {f"source_{i}": source for i, source in enumerate(read, 1)}
     return {f"{name}_{role}": source for role, source in inputs.items()} | {name: node("data", joined, **inputs)}
+
+
+def with_limits(block: Any, limits: ReadLimits) -> Any:
+    """Return a node's block whose files are read within these limits."""
+    if isinstance(block, Label | CandidateFile):
+        return replace(block, limits=limits)
+    if not isinstance(block, OneSource):
+        return block
+    against = [replace(source, limits=limits) for source in block.audit.against or []]
+    audit = replace(block.audit, against=against or None)
+    return replace(block, source=replace(block.source, limits=limits), audit=audit)
 
 
 def as_read(source: Source) -> Source:

@@ -39,7 +39,9 @@ def read_candidates(
             raise BadRow("prompt", "is none of the data's that are sampled (sample=file takes the file's own)")
         return row
 
-    for row in convert(Source(cfg.file, columns=cfg.columns), key, usable, Wanted.candidates, report):
+    for row in convert(
+        Source(cfg.file, columns=cfg.columns, limits=cfg.limits), key, usable, Wanted.candidates, report
+    ):
         prompt = prompt_id(row.messages)
         if prompt not in prompts:
             prompts[prompt] = Example(prompt, row.messages, None, name, name, "preference")

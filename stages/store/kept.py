@@ -9,18 +9,23 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.config.errors import UserError
+from stages.config.schema import OUTPUTS
 from stages.store import whole
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+LONGEST_NOTE = 1 << 27  # bytes; a cache of 100,000 digests has some ten million
 SEAL = "complete.json"  # in a folder: the digests of its files, written when they are all there
 NODE = re.compile(r"[0-9a-f]{12}")  # how the folder of a published node is named
 WRONG_SHAPE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, IsADirectoryError)
@@ -31,8 +36,22 @@ class Damaged(UserError):
 
     def __init__(self, path: Path, reason: object):
         node = next((p for p in path.parents if NODE.fullmatch(p.name)), None)
-        way_out = f" rebuild={node.parent.name} builds it again." if node else ""
+        way_out = f" {rebuild_command(node)} builds it again." if node else ""
         super().__init__(f"{path} is damaged: {' '.join(str(reason).split())[:200]}.{way_out}")
+
+
+def rebuild_command(node: Path) -> str:
+    """Return the command that builds a published node again, in the store that its folder lies in now."""
+    stage, root = node.parent.name, node.parent.parent
+    try:
+        words = shlex.split(json.loads(text_of(node / "manifest.json"))["command"])
+    except (OSError, *WRONG_SHAPE):
+        words = ["python", "run.py", f"stage={stage}"]
+    named = [word.removeprefix("outputs=") for word in words if word.startswith("outputs=")]
+    usual = Path(named[-1] if named else os.environ.get(OUTPUTS) or "outputs")
+    if usual.resolve() != root.resolve():
+        words = [*(word for word in words if not word.startswith("outputs=")), f"outputs={root}"]
+    return shlex.join([*words, f"rebuild={stage}"])
 
 
 @cache
@@ -52,10 +71,20 @@ def having(*keys: str) -> Callable[[Any], dict[str, Any]]:
     return shape
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a note. Raises ValueError for a file that is none, as a pipe, which may never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_size > LONGEST_NOTE:
+        raise ValueError(f"{status.st_size:,} bytes, more than any note has")
+    return path.read_text(encoding="utf-8")
+
+
 def load_json(path: Path, shape: Callable[[Any], T]) -> T:
     """JSON that we wrote, as `shape` takes it. Raises Damaged where it does not take it; FileNotFoundError."""
     try:
-        return shape(json.loads(path.read_text(encoding="utf-8")))
+        return shape(json.loads(text_of(path)))
     except WRONG_SHAPE as error:
         raise Damaged(path, error) from error
 
@@ -134,6 +163,12 @@ def swap(fresh: Path, folder: Path) -> None:
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digests(paths: Collection[Path]) -> list[str]:
+    """Return the digest of each file: on every core, since hashing needs no lock of Python's."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return [*threads.map(file_digest, paths)]
 
 
 def sync(path: Path) -> None:

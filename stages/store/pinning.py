@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,18 +129,29 @@ def readable(local: Path, key: str) -> list[Path]:
     folder (a README, a card, hidden files) is none.
 
     Raises:
-        UserError: where one is no regular file, or they are larger than this machine's memory.
+        UserError: where one is no regular file, a link leads out of the folder, or they are larger than this machine's
+            memory.
     """
     found = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
     for file in found:
         if not (file.is_file() or file.is_dir()):
             raise UserError(f"{key}: {file} is no regular file: a pipe, a device, or a link that leads nowhere.")
+        if file != local and not is_inside(file, local):
+            raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy what it leads to.")
     files = [file for file in found if file.is_file() and (not local.is_dir() or is_data(file))]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
         raise UserError(
             f"{key}={local}: {size / 2**30:.0f} GiB, more than the {MEMORY / 2**30:.0f} GiB of this machine's memory."
         )
     return files
+
+
+def is_inside(file: Path, local: Path) -> bool:
+    """Return whether a file lies, after all links, in the folder or below the fixed part of the pattern that named
+    it. A snapshot of the hub's cache is a folder of links to the cache's own files beside it."""
+    root = Path(*takewhile(lambda part: not has_magic(part), local.parts)) if is_pattern(local) else local
+    root = root.parents[1] if root.parent.name == "snapshots" else root
+    return file.resolve().is_relative_to(root.resolve())
 
 
 def is_data(file: Path) -> bool:

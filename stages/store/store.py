@@ -5,7 +5,6 @@ last one used. A node is built under a lock of the kernel's: a killed builder fr
 descriptor keep it, and whoever takes over resumes what the partial folder holds.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -14,18 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from stages.config.choices import Target
 from stages.config.errors import UserError
 from stages.store import locks, whole
-from stages.store.digests import digests
+from stages.store.digests import Signature, digests, signature
 from stages.store.kept import (
     NODE,
     Damaged,
-    file_digest,
+    file_digests,
     having,
-    load_json,
     note,
     recall,
     remove,
@@ -33,27 +30,13 @@ from stages.store.kept import (
     sync,
     warn_once,
 )
+from stages.store.manifest import WEIGHTS, Manifest, digest_of, hashed, manifest_of, read_manifest
 from stages.store.node import Node
-from stages.store.work import LOGS, SCRATCH
+from stages.store.work import SCRATCH
 
 log = logging.getLogger(__name__)
 
 INPUTS = "inputs.json"  # in scratch: what the inputs held when a node was begun
-Manifest = dict[str, Any]
-# What a manifest cannot be read without.
-KEYS = (
-    "stage",
-    "fingerprint",
-    "version",
-    "roots",
-    "config",
-    "settings",
-    "inputs",
-    "digest",
-    "files",
-    "metrics",
-    "ended",
-)
 
 
 class Store:
@@ -62,6 +45,7 @@ class Store:
 
     def __init__(self, root: Path, rebuild: str | None = None, command: str | None = None):
         self.root, self.rebuild, self.command = root, rebuild, command or uuid.uuid4().hex
+        self._hashed = dict[Path, Signature]()  # files that this command hashed, or wrote itself
 
     @property
     def writable(self) -> bool:
@@ -97,7 +81,7 @@ class Store:
             if not self.folder(given).exists():
                 continue  # removed since; the node itself still stands for it
             found = self.find(given, seen)
-            if found is None or found["digest"] != manifest["inputs"][role]["digest"]:
+            if found is None or found["digest"] != manifest["inputs"].get(role, {}).get("digest"):
                 return None
         return manifest
 
@@ -133,16 +117,22 @@ class Store:
                 return f"{name} is not what was published"
         return ""
 
-    def verify(self, *nodes: Node) -> None:
-        """Hash every file of published nodes: bits that flip on a disk change neither size nor time.
+    def verify(self, *folders: Path, weights: bool = True) -> None:
+        """Hash the files of published nodes, each once in a command: bits that flip on a disk change neither size nor
+        time. Without `weights`, those are left out.
 
         Raises:
             Damaged: naming the first file that is not what was published, and what builds it again.
         """
-        for folder in map(self.folder, nodes):
-            for name, wrong in hashed(folder, manifest_of(folder)):
+        for folder in folders:
+            manifest = manifest_of(folder)
+            names = [name for name in manifest["files"] if weights or not name.endswith(WEIGHTS)]
+            now = {folder / name: signature(folder / name) for name in names if (folder / name).is_file()}
+            new = [name for name in names if (file := folder / name) not in now or self._hashed.get(file) != now[file]]
+            for name, wrong in hashed(folder, manifest, new):
                 if wrong:
                     raise Damaged(folder / name, wrong)
+            self._hashed |= now
 
     def state(self, node: Node) -> str:
         if self.find(node):
@@ -207,9 +197,10 @@ class Store:
         readers = partial.stat().st_mode & 0o444  # safetensors lets nobody but this user read weights
         for path in files.values():
             path.chmod(path.stat().st_mode | readers)
+        written = {name: signature(path) for name, path in files.items()}
         entries = {
-            name: {"bytes": p.stat().st_size, "mtime_ns": p.stat().st_mtime_ns, "sha256": file_digest(p)}
-            for name, p in files.items()
+            name: {"bytes": written[name][0], "mtime_ns": written[name][1], "sha256": digest}
+            for name, digest in zip(files, file_digests(files.values()), strict=True)
         }
         manifest = {
             "stage": node.stage,
@@ -235,6 +226,7 @@ class Store:
         os.replace(draft, partial / "manifest.json")  # from here on the folder is complete
         sync(partial)
         self._rename(node)
+        self._hashed |= {self.folder(node) / name: each for name, each in written.items()}
         return manifest
 
     def _rename(self, node: Node) -> None:
@@ -264,36 +256,3 @@ class Store:
         """The folders that published nodes lie in."""
         found = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
         return [folder for folder in found if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)]
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """The manifest of a published node. Raises Damaged where it cannot be read."""
-    try:
-        return load_json(folder / "manifest.json", having(*KEYS))
-    except FileNotFoundError as error:
-        raise Damaged(folder / "manifest.json", "it is missing") from error
-
-
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a node, or None where none is published; one that cannot be read is none, and said."""
-    try:
-        return manifest_of(folder) if (folder / "manifest.json").exists() else None
-    except Damaged as error:
-        warn_once(str(error))
-        return None
-
-
-def hashed(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Every file of a published node, with what is wrong with it: '' where nothing is."""
-    if digest_of(manifest["files"]) != manifest["digest"]:
-        yield "manifest.json", "its digests contradict each other"
-    for name, entry in manifest["files"].items():
-        there = (folder / name).is_file()
-        same = there and file_digest(folder / name) == entry["sha256"]
-        yield name, "" if same else "it is not what was published" if there else "it is missing"
-
-
-def digest_of(entries: dict[str, dict[str, Any]]) -> str:
-    """What a node holds, in one digest of its files; its logs, of curves and of samples, are no product."""
-    products = sorted((name, entry["sha256"]) for name, entry in entries.items() if name not in LOGS)
-    return hashlib.sha256(json.dumps(products).encode()).hexdigest()

@@ -6,8 +6,9 @@ Nothing here decides a result. Trackers live in the process that builds, never i
 from pathlib import Path
 from typing import Any
 
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest, Store
+from stages.store.store import Store
 
 
 class Run:

@@ -11,8 +11,8 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.schema import Tracker
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest
 from stages.tracking import tables
 from stages.tracking.run import Run, description, inputs
 

@@ -22,8 +22,9 @@ from stages.curation.codes import ALONE
 from stages.evaluation.intervals import paired
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
+from stages.store.manifest import read_manifest
 from stages.store.node import Node
-from stages.store.store import Store, read_manifest
+from stages.store.store import Store
 from tests.bench import chains
 from tests.helpers import DATA
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from stages.cli import compose
 from stages.hardware import process
-from stages.store.store import Manifest
+from stages.store.manifest import Manifest
 from stages.tracking import track
 from stages.tracking.run import Run
 from tests.helpers import ROOT, composed, run

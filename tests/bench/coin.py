@@ -17,8 +17,8 @@ from stages.cli import compose
 from stages.config.schema import ROOT, Config
 from stages.eval import run as evaluate
 from stages.hardware import machine
+from stages.store.manifest import read_manifest
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.store import read_manifest
 from stages.store.work import Work
 from tests.helpers import settings
 

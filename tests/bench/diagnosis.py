@@ -15,8 +15,8 @@ from stages.config.schema import Config
 from stages.evaluation.diagnosis.evidence import gather
 from stages.evaluation.diagnosis.ranking import diagnose
 from stages.pipeline.build import build
+from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from stages.store.store import manifest_of
 from tests.bench import chains
 from tests.helpers import settings
 

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from stages.config.blocks.training import DPO, SFT
 from stages.models import contract
 from stages.models.loading import device_of
+from stages.store.manifest import read_manifest
 from stages.store.records import Example, Pair, PairLogProbs, load, stream
-from stages.store.store import read_manifest
 from stages.store.work import Work
 from stages.training.demonstrations import prepare
 

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from stages.config.schema import ROOT
-from stages.store.store import Manifest
+from stages.store.manifest import Manifest
 from stages.tasks.generate import generate
 
 SHAPES = {  # of Qwen3's 1.7B and 8B; small ones for a trial

@@ -19,8 +19,9 @@ from stages.config.choices import Role
 from stages.config.schema import Config
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, graph
+from stages.store.manifest import read_manifest
 from stages.store.node import Node
-from stages.store.store import Store, read_manifest
+from stages.store.store import Store
 from tests.bench import chains
 
 SEED = 20261124  # of other prompts than the chain's

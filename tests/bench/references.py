@@ -14,9 +14,10 @@ from stages.config.blocks.data import SPLIT_OF_GROUP, Source
 from stages.config.choices import Role
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph
+from stages.store.manifest import read_manifest
 from stages.store.node import Node
 from stages.store.records import Example, load
-from stages.store.store import Store, read_manifest
+from stages.store.store import Store
 from tests.bench import chains
 
 CONTROL = "SFT on all references"

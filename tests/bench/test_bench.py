@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from stages.models import packing
 from stages.models.loading import load_model
 from stages.models.scoring import add_scoring
-from stages.store.store import read_manifest
+from stages.store.manifest import read_manifest
 from tests.bench import flops, profiling
 from tests.bench.chain import PROFILED, Clock
 from tests.bench.flops import Run

@@ -19,8 +19,9 @@ from stages.commands.settings import Differing, lineage, of_lineage, unseeded
 from stages.config.errors import UserError
 from stages.pages import scatter
 from stages.pipeline.graph import with_seed
+from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, load, save
-from stages.store.store import Store, read_manifest
+from stages.store.store import Store
 from tests.browser import wrong_with
 from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes, settings
 

@@ -31,7 +31,8 @@ def test_every_damage_is_named_with_the_command_that_mends_it(chain: Chain) -> N
     torn = said[str(chain.folder("data") / "examples.parquet")]
     assert command.format("data") in torn and torn.endswith("rebuild=data")
     assert said[str(chain.folder("pairs") / "pairs.parquet")].endswith("rebuild=pairs")
-    assert "rebuild=label builds it again" in ran.stdout
+    assert f" outputs={chain.root} " in torn, "this store is a copy: the command would look into the other"
+    assert f"outputs={chain.root} rebuild=label builds it again" in ran.stdout
     assert "error: 3 files of " in ran.stderr
     assert "Traceback" not in ran.stderr + ran.stdout
 

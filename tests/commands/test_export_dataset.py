@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from stages.commands.publishing import card, tables
+from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
-from stages.store.store import Store, manifest_of
+from stages.store.store import Store
 from stages.store.unpaired import UnpairedPreference
 from tests.commands.conftest import Request
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused

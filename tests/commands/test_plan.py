@@ -232,6 +232,18 @@ def test_the_total_says_which_nodes_it_leaves_out(
     assert "the time of 8 nodes is not known (sft, sample, reference, dpo, answer_base" in read
 
 
+def test_a_plan_says_how_long_finished_nodes_are_hashed(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(chain.folder("sample"))
+    shutil.rmtree(chain.folder("label"))
+    read = [entry["bytes"] for name in ("sft", "data") for entry in chain.manifest(name)["files"].values()]
+    monkeypatch.setattr(plan, "HASHED_PER_SECOND", sum(read) / 60)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    build(chain.root, "stage=plan")
+    assert "hashed first: 30 s" in capsys.readouterr().out
+
+
 def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
     untested = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks")]
     line = (*TINY, f"outputs={tmp_path}", *untested)

@@ -47,7 +47,14 @@ WORDS = {
     "sft.template.kind": [*parts.templates(), "auto", "own", "file"],
     "tracker.name": [*parts.words("tracking", "Run"), "none"],
 }
-TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
+TYPES: dict[Any, str] = {
+    Any: "block",
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+}
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 

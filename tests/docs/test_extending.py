@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from stages.config.schema import ROOT
+from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, Judgement, load
-from stages.store.store import read_manifest
 from tests.helpers import TINY, Chain, command, inside
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()

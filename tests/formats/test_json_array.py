@@ -11,6 +11,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats import json_array
+from stages.formats.bounded_lines import BoundedLines
 from stages.formats.json_array import array_rows
 from stages.formats.row import Row
 
@@ -31,7 +32,7 @@ def value(drawn: random.Random, depth: int = 0) -> Any:
 
 def read(content: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     monkeypatch.setattr(json_array, "PIECE", piece)
-    return list(array_rows(FILE, io.BytesIO(content)))
+    return list(array_rows(FILE, BoundedLines(io.BytesIO(content), 1, FILE, 64)))
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 40, 1 << 20])
@@ -93,7 +94,7 @@ def test_a_long_array_is_not_held() -> None:
     content = f"[{', '.join([row] * 9000)}]".encode()
     tracemalloc.start()
     try:
-        count = sum(1 for _ in array_rows(FILE, io.BytesIO(content)))
+        count = sum(1 for _ in array_rows(FILE, BoundedLines(io.BytesIO(content), 1, FILE, 64)))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -70,7 +70,7 @@ def test_what_was_scored_before_a_kill_is_not_scored_again(model: Path, pool: Po
     (model / "model.safetensors").unlink()
     assert judged(model, some, tmp_path / "label") == found
     (tmp_path / "label" / "scratch" / "shards" / "000001.parquet").unlink()
-    with pytest.raises(UserError, match="holds no loadable model"):
+    with pytest.raises(UserError, match="the model cannot be loaded"):
         judged(model, some, tmp_path / "label")
 
 

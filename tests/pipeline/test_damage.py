@@ -5,13 +5,15 @@ import logging
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stages.store import kept
-from stages.store.kept import SEAL
+from stages.store.kept import SEAL, warn_once
 from stages.store.store import Store
 from stages.store.work import SCRATCH
 from tests.helpers import TINY, Chain, build, made_once, nodes, refused
@@ -191,6 +193,70 @@ def test_a_damaged_manifest_is_said_and_its_node_built_again(
     assert chain.manifest("pairs")["digest"] == before
 
 
+def with_keys(**changes: Any) -> Callable[[Path], object]:
+    """A manifest with other values."""
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def with_file(name: str, entry: Any) -> Callable[[Path], object]:
+    """A manifest with one more file."""
+    return lambda path: with_keys(files=json.loads(path.read_text())["files"] | {name: entry})(path)
+
+
+def instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Something else in the place of a manifest."""
+    return lambda path: (path.unlink(), make(path))
+
+
+ENTRY = {"bytes": 1, "sha256": "0" * 64}
+ODD: list[Callable[[Path], object]] = [
+    instead(os.mkfifo),
+    instead(Path.mkdir),
+    instead(lambda path: path.symlink_to("/dev/zero")),
+    instead(lambda path: (path.touch(), os.truncate(path, 5 << 30))),
+    lambda path: path.write_text("null"),
+    lambda path: path.write_text("[" * 100_000),
+    lambda path: path.write_text('{"a": ' + "9" * 5000 + "}"),
+    lambda path: path.write_bytes(b'{"a": "\xe9"}'),
+    lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    lambda path: path.write_bytes(bytes(1000)),
+    *[with_keys(version=version) for version in ("8", [8], None, True, 8.5)],
+    *[with_keys(files=files) for files in (["a"], None, {"a": 3}, {"a": {"sha256": "0"}}, {"a": {"bytes": "1"}})],
+    *[with_file(name, ENTRY) for name in ("../../x", "/etc/passwd", "\ud800", "\x1b[2J")],
+    *[with_keys(inputs=inputs) for inputs in ([], {"judged": "x"}, {"judged": {}}, None)],
+    *[with_keys(metrics=metrics) for metrics in (None, [], {"pairs": "many"})],
+    *[with_keys(ended=ended) for ended in ("now", None, math.nan)],
+    *[with_keys(wall_seconds="x"), with_keys(warnings="x"), with_keys(command=3), with_keys(config=[1])],
+    *[with_keys(settings=None), with_keys(roots=[]), with_keys(digest=None), with_keys(lengths=[])],
+]  # fmt: skip
+
+
+def test_an_odd_manifest_is_one_line_and_its_node_is_built_again(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, node = Store(chain.root), nodes(chain.root)["pairs"]
+    manifest = store.folder(node) / "manifest.json"
+    content = manifest.read_bytes()
+    for odd in ODD:
+        odd(manifest)
+        warn_once.cache_clear()
+        caplog.clear()
+        assert store.find(node) is None
+        assert not [folder for folder, _ in store.manifests() if folder == store.folder(node)]
+        [line] = [r.getMessage() for r in caplog.records]
+        assert line.startswith(f"warning: {manifest} is damaged: "), line
+        assert line.endswith(f"outputs={chain.root} rebuild=pairs builds it again."), line
+        assert "\n" not in line and "\x1b" not in line
+        kept.remove(manifest)
+        manifest.write_bytes(content)
+    with_keys(metrics={"pairs": 3, "mean": math.nan})(manifest)
+    assert store.find(node), "a figure of nothing is NaN, and no damage"
+    for odd in (ODD[0], ODD[1], with_keys(inputs={}), with_keys(version="8")):
+        odd(manifest)
+        build(chain.root)
+        assert store.find(node), "it was built again"
+
+
 @pytest.mark.parametrize("how", DAMAGE)
 def test_the_memory_of_digests_may_be_damaged(how: str, chain: Chain, tmp_path: Path) -> None:
     file, cache = tmp_path / "data.jsonl", chain.root / "cache" / "digests.json"
@@ -222,6 +288,57 @@ def test_training_hashes_what_it_reads(chain: Chain) -> None:
     assert chain.folder("sft").exists()
 
 
+# Nodes that read others and train nothing, and one of the nodes that each of them reads.
+READERS = {
+    "sample": ("sft", "data"),
+    "label": ("sample",),
+    "pairs": ("label",),
+    "answer_sft": ("data",),
+    "answer_base": ("base",),
+    "eval": ("answer_sft", "data"),
+    "report": ("eval", "label"),
+}
+
+
+def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chain) -> None:
+    """Every file of every kind, at the same size and time; a report reads no weights."""
+    stages, tried = {name: node.stage for name, node in nodes(chain.root).items()}, 0
+    for reader, sources in READERS.items():
+        away = chain.folder(reader).rename(chain.root / "away")
+        for source in sources:
+            folder = chain.folder(source)
+            for name in chain.manifest(source)["files"]:
+                if name.endswith(".safetensors") and reader == "report":
+                    continue
+                flip(folder / name)
+                told, tried = refused(*TINY, f"outputs={chain.root}", f"stage={stages[reader]}"), tried + 1
+                flip(folder / name)
+                assert told.startswith(f"{folder / name} is damaged"), told
+                command = f"stage={stages[source]} recipe=tiny outputs={chain.root}"
+                assert f"{command} rebuild={stages[source]} builds it again" in told, told
+        away.rename(chain.folder(reader))
+    assert tried > 30
+
+
+def test_a_command_hashes_each_file_once_and_none_that_it_wrote(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("answer_sft", "sample", "label", "pairs", "eval"):
+        shutil.rmtree(chain.folder(name))
+    file_digest, threads, read = kept.file_digest, set[str](), list[Path]()
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        threads.add(threading.current_thread().name)
+        return file_digest(path)
+
+    monkeypatch.setattr(kept, "file_digest", counted)
+    build(chain.root, "stage=eval")
+    inputs = [path for path in read if ".partial" not in str(path)]
+    assert {path.name for path in inputs} > {"examples.parquet", "model.safetensors", "answers.parquet"}
+    assert len(inputs) == len({*inputs})
+    assert not any(path.is_relative_to(chain.folder("sample")) for path in inputs), "it was hashed when it was written"
+    assert threading.main_thread().name not in threads
+
+
 def test_an_edited_result_is_not_reported(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     results = chain.folder("eval") / "results.json"
     before = results.read_text()
@@ -251,7 +368,6 @@ def test_export_hashes_what_it_writes(chain: Chain) -> None:
 
 
 def test_an_unreadable_table_names_what_builds_it_again(chain: Chain) -> None:
-    """A stage that does not train trusts size and time; what it then cannot read is told all the same."""
     shutil.rmtree(chain.folder("report"))
     pairs = chain.folder("pairs") / "pairs.parquet"
     stat = pairs.stat()

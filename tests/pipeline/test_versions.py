@@ -20,6 +20,7 @@ NOT_OF_THE_RESULT = {
     "stages.config.errors",
     "stages.store.digests",
     "stages.store.kept",
+    "stages.store.manifest",
     "stages.store.store",
     "stages.store.work",
     "stages.store.pinning",

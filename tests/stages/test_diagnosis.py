@@ -15,8 +15,8 @@ from stages.evaluation.diagnosis import causes, effects
 from stages.evaluation.diagnosis.evidence import Evidence, gather
 from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, written
 from stages.evaluation.diagnosis.ranking import diagnose
+from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from stages.store.store import manifest_of
 from stages.store.work import Work
 from tests.bench.diagnosis import named, plants
 from tests.browser import wrong_with

@@ -8,7 +8,8 @@ from stages.commands.planning import cost
 from stages.commands.planning.cost import Past
 from stages.hardware.speed import Known
 from stages.pages.rewards import of_reward
-from stages.store.store import Store, manifest_of
+from stages.store.manifest import manifest_of
+from stages.store.store import Store
 from tests.browser import wrong_with
 from tests.helpers import Chain, build, nodes
 

@@ -8,8 +8,8 @@ import pytest
 
 from stages import report
 from stages.pages.samples import start, strip, strips
+from stages.store.manifest import manifest_of
 from stages.store.samples import Sample, append_samples, read_samples
-from stages.store.store import manifest_of
 from stages.store.work import SAMPLES, Work
 from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
 

@@ -19,9 +19,10 @@ from stages.models.packing import attention_of, pack_pairs
 from stages.models.twin import twin
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
+from stages.store.manifest import digest_of
 from stages.store.records import prompt_id
 from stages.store.samples import Sample, append_samples, read_samples
-from stages.store.store import Store, digest_of
+from stages.store.store import Store
 from stages.store.work import SAMPLES, Work
 from stages.training.samples import FirstPrompts, Samples
 from tests.helpers import Chain, nodes, settings

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from stages.commands.settings import Nodes, lineage, of_lineage
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.outcomes import VIEWS, tabulate, tasks_drawn
-from stages.store.kept import Damaged, having, load_json
+from stages.store.kept import Damaged, having, load_json, warn_once
+from stages.store.manifest import Manifest
 from stages.store.records import Candidate, Example, Pair, Record, content_id, load
-from stages.store.store import Manifest, Store
+from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +91,13 @@ def rows(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Row]
 
 def sound(store: Store, nodes: Nodes, key: Key) -> bool:
     """Whether a node is as it was published; one that is not is said, and left out."""
-    folder, manifest = nodes[key]
-    if wrong := store.damage(folder, manifest):
-        log.warning("warning: %s is left out: it is damaged (%s). rebuild=%s builds it again.", folder, wrong, key[0])
-    return not wrong
+    folder, _ = nodes[key]
+    try:
+        store.verify(folder)
+    except Damaged as error:
+        warn_once(f"{folder} is left out: {error}")
+        return False
+    return True
 
 
 def read(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts: "Prompts") -> Row:

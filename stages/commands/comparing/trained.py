@@ -15,8 +15,9 @@ from stages.config.trl_arguments import OF_LOSS
 from stages.evaluation.choosing import Comparison, Contender, compared, conclusion, of_others
 from stages.evaluation.intervals import Interval
 from stages.store.kept import load_json
+from stages.store.manifest import Manifest
 from stages.store.numbers import points, signed
-from stages.store.store import Manifest, Store
+from stages.store.store import Store
 
 OF_PAIRS = {"dpo": "DPO", "reward": "a reward model"}  # stages that learn from pairs
 

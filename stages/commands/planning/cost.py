@@ -37,8 +37,9 @@ from stages.config.blocks.sampling import CandidateFile
 from stages.config.choices import Split
 from stages.hardware import machine, speed
 from stages.hardware.speed import Known, Ran, Task
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest, Store
+from stages.store.store import Store
 
 PAIRS_PER_PROMPT = 1 / 3  # where no pairs tell
 COUNTED = {

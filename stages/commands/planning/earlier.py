@@ -1,8 +1,9 @@
 """Which published node an earlier Plumbline made of what a node is made of now."""
 
 from stages.commands.settings import flat
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest, Store
+from stages.store.store import Store
 
 
 class Earlier:

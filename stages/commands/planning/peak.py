@@ -8,8 +8,9 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.training import SFT, Training
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest, Store
+from stages.store.store import Store
 
 OF_MEMORY = (
     "adapter",

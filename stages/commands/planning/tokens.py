@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.sampling import CandidateFile
 from stages.hardware.speed import DRAWN, GUESSED, TRAINED
+from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.store import Manifest
 
 CHARACTERS = 4.0  # of a token
 TURNS = 8  # tokens of a prompt that are its template's

@@ -12,8 +12,8 @@ from stages.commands.publishing.tables import Tables
 from stages.config.errors import visible
 from stages.models.card import name_of
 from stages.store.kept import having, load_json
+from stages.store.manifest import Manifest
 from stages.store.numbers import signed
-from stages.store.store import Manifest
 
 TASKS = {
     "preferences": "reinforcement-learning",

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from stages.config.blocks.models import Own
 from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS
-from stages.config.limits import between, computed, place, positive, random_seed, share, words
+from stages.config.limits import between, bound, computed, place, positive, random_seed, share, words
 
 
 @dataclass
@@ -68,6 +68,19 @@ OPEN_GROUPS = (
 DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # of a source that names none
 
 
+@dataclass(frozen=True)
+class ReadLimits:
+    """How many megabytes of a file are read: of a line, or of a value in an array; and of a packed file, unpacked."""
+
+    line: int = 64
+    unpacked: int = 16_000
+
+    @classmethod
+    def of(cls, line: int | None, unpacked: int | None) -> "ReadLimits":
+        """The limits that a user set, and the usual ones where they are null."""
+        return cls(cls.line if line is None else line, cls.unpacked if unpacked is None else unpacked)
+
+
 @dataclass
 class Source:
     """A file, folder, pattern or hub dataset. `columns` says which column has which role, with dots also inside of
@@ -96,6 +109,7 @@ class Source:
     splits: dict[str, float] = field(default_factory=dict)
     weight: float | None = positive(1_000_000, None)
     epochs: float | None = positive(1000, None)
+    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def shares(self) -> dict[str, float]:
@@ -166,7 +180,10 @@ class Mixture:
 
 @dataclass
 class Data:
-    """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them."""
+    """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them.
+
+    `max_line` and `max_file` bound what is read of any file of rows, preferences or candidates, in megabytes: a line
+    (null: 64), and what a packed file unpacks to (null: 16,000)."""
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
@@ -175,7 +192,13 @@ class Data:
     form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
+    max_line: int | None = bound(1, 100_000)
+    max_file: int | None = bound(1, 100_000_000)
     of: str | None = computed(None)
+
+    @property
+    def limits(self) -> ReadLimits:
+        return ReadLimits.of(self.max_line, self.max_file)
 
     def key(self, i: int) -> str:
         """What the path of a source is called on the command line."""

@@ -10,7 +10,7 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Reading, Rubrics
-from stages.config.limits import between, computed, neutral, random_seed, share, words
+from stages.config.limits import between, computed, neutral, place, random_seed, share, words
 
 OWN = "own"  # the member of an ensemble that `label.own` is
 BESIDE_OWN = "verifier"  # what `label` says by default, beside a labeler of the user's own
@@ -104,6 +104,7 @@ class Label:
     ensemble: Ensemble = field(default_factory=Ensemble)
     audit: int | None = between(1, 1_000_000, None)
     known: str | None = None
+    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
 
     @property

@@ -49,6 +49,7 @@ class CandidateFile:
     round: int
     max_failed: float | None
     of: str | None = place()
+    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def key(self) -> str:
@@ -99,7 +100,7 @@ class Sample:
         """The file that the candidates are read from; None where they are drawn."""
         if not self.file:
             return None
-        names = {key.name for key in fields(CandidateFile)} - {"own_prompts"}
+        names = {key.name for key in fields(CandidateFile)} - {"own_prompts", "limits"}
         return CandidateFile(**{name: getattr(self, name) for name in names}, own_prompts=self.brings_prompts)
 
     @property

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.store.kept import WRONG_SHAPE, Damaged, load_json
+from stages.store.manifest import Manifest
 from stages.store.records import GIVEN, Candidate, Example, Pair, Records, load
-from stages.store.store import Manifest
 from stages.store.work import read_curves
 
 

@@ -1,0 +1,199 @@
+"""Files that would take all memory, lead elsewhere, or are not what they are called: one line, and soon."""
+
+import bz2
+import codecs
+import gzip
+import json
+import lzma
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.config.blocks.data import ReadLimits
+from stages.config.errors import UserError
+from stages.formats.files import rows_of
+from stages.formats.row import MOST_COLUMNS
+from tests.formats.reading import lines, read, said
+from tests.helpers import TINY, nodes, refused
+
+ROW = {"instruction": "Say a.", "output": "a"}
+LIMITS = ReadLimits(line=1, unpacked=3)
+LONG = "a" * 1_100_000
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+}
+
+
+def refusal(file: Path, limits: ReadLimits = LIMITS) -> str:
+    """The error that reading a file ends in."""
+    with pytest.raises(UserError) as told:
+        list(rows_of(file, "lines", limits=limits))
+    return str(told.value)
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_a_packed_file_is_unpacked_as_far_as_the_key_allows(kind: str, tmp_path: Path) -> None:
+    file, content = tmp_path / f"rows.jsonl.{kind}", b'{"text": "a"}\n' * 250_000
+    file.write_bytes(PACKERS[kind](content))
+    assert refusal(file) == f"{file}: unpacks to more than 3 MB. data.max_file=MB reads more."
+    file.write_bytes(PACKERS[kind](content[: 14 * 200_000]))
+    assert sum(1 for _ in rows_of(file, limits=LIMITS)) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", json.dumps(ROW) + "\n" + json.dumps({"text": LONG})),
+        ("rows.json", json.dumps([ROW, {"text": LONG * 2}])),
+        ("rows.json", json.dumps({"data": [{"text": LONG}, ROW]})),
+        ("rows.csv", f"instruction,output\na,{LONG}\n"),
+        ("rows.csv", f"instruction,{LONG}\na,b\n"),
+    ],
+)
+def test_a_line_is_as_long_as_the_key_allows(name: str, content: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    assert refusal(file) == f"{file}: a line of more than 1 MB. data.max_line=MB reads longer ones."
+    assert len([*rows_of(file, limits=ReadLimits(line=4))]) >= 1
+
+
+def test_a_field_that_never_closes_is_held_no_longer_than_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text('instruction,output\na,"' + "b\n" * 1_000_000)
+    assert any(row.error and "field larger than field limit" in str(row.error) for row in rows_of(file, limits=LIMITS))
+
+
+def test_a_line_of_gigabytes_takes_no_more_memory_than_the_key_allows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    with open(file, "wb") as made:
+        made.truncate(3 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "data.max_line" in refusal(file, ReadLimits())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+
+
+def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
+    file, long = lines(tmp_path, [ROW]), tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": LONG}))
+    sources = (f"data.sources=[{{path: {file}}}]", "data.audit.against=null")
+    plain, bounded = (nodes(tmp_path, *sources, *more) for more in ((), ("data.max_line=2", "data.max_file=2")))
+    assert bounded["data_source_1"].config.source.limits == ReadLimits(2, 2)
+    assert plain["report"].fingerprint == bounded["report"].fingerprint
+    label = (f"label.path={long}", f"outputs={tmp_path / 'outputs'}", "data.max_line=1", "stage=label")
+    assert "data.max_line=MB reads longer ones" in refused(*TINY, "label=dataset", *label)
+
+
+def test_a_table_of_too_many_columns_is_refused_at_once(tmp_path: Path) -> None:
+    names, began = [f"c{i}" for i in range(300_000)], time.process_time()
+    csv, parquet, rows = (tmp_path / f"rows.{kind}" for kind in ("csv", "parquet", "jsonl"))
+    csv.write_text(",".join(names) + "\n" + ",".join("a" * len(names)) + "\n")
+    rows.write_text(json.dumps(dict.fromkeys(names, "a")) + "\n")
+    few = [*names[:MOST_COLUMNS], "one more"]
+    pq.write_table(pa.table({name: ["a"] for name in few}), parquet)
+    for file, count in ((csv, 300_000), (rows, 300_000), (parquet, len(few))):
+        with pytest.raises(UserError, match=f"{file.name}: {count:,} columns"):
+            read(file)
+    assert time.process_time() - began < 5
+
+
+def test_as_many_columns_as_there_may_be_are_looked_at_in_seconds(tmp_path: Path) -> None:
+    file, began = tmp_path / "rows.csv", time.process_time()
+    file.write_text(",".join(f"option_{i}" for i in range(MOST_COLUMNS)) + "\n" + "a," * (MOST_COLUMNS - 1) + "a\n")
+    with pytest.raises(UserError, match="no known columns"):
+        read(file)
+    assert time.process_time() - began < 8
+
+
+def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
+    folder, secret = tmp_path / "set", tmp_path / "elsewhere" / "secret.jsonl"
+    folder.mkdir()
+    secret.parent.mkdir()
+    lines(folder, [ROW])
+    secret.write_text(json.dumps(ROW))
+    (folder / "also.jsonl").symlink_to("rows.jsonl")
+    assert read(folder).rows == 2, "a link inside of it is as good as its file"
+    for link, target in (("more.jsonl", secret), ("below", secret.parent)):
+        (folder / link).symlink_to(target)
+        for path in (folder, folder / "**" / "*.jsonl"):
+            with pytest.raises(UserError) as told:
+                read(path)
+            assert f"{folder / link}" in str(told.value) and f"is a link to {target}" in str(told.value)
+            assert f"outside of {path}" in str(told.value)
+        (folder / link).unlink()
+    (tmp_path / "link.jsonl").symlink_to(secret)
+    assert read(tmp_path / "link.jsonl").rows == 1, "it is what the user named"
+
+
+def test_a_snapshot_of_the_hubs_cache_is_a_folder_of_links(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "0f", tmp_path / "datasets--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    lines(blobs, [ROW]).rename(blobs / "c0ffee")
+    (snapshot / "rows.jsonl").symlink_to(os.path.relpath(blobs / "c0ffee", snapshot))
+    assert read(snapshot).rows == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt"])
+def test_another_encoding_is_refused_by_its_name(encoding: str, name: str, tmp_path: Path) -> None:
+    file, mark = tmp_path / name, getattr(codecs, f"BOM_{encoding.replace('-', '_')}".upper().replace("UTF_", "UTF"))
+    content = {"rows.jsonl": json.dumps(ROW), "rows.json": json.dumps([ROW])}.get(name, "instruction,output\na,b\n")
+    for begin in (b"", mark):
+        file.write_bytes(begin + content.encode(encoding))
+        told = refusal(file)
+        assert told.startswith(f"{file}: is {encoding[:6].upper()}. Save it as UTF-8: iconv -f {encoding[:6].upper()}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", '// made by hand\n{"instruction": "a", "output": "b"}\n'),
+        ("rows.jsonl", '{"instruction": "a", "output": "b"} # so\n{"instruction": "c", "output": "d"}\n'),
+        ("rows.json", '[{"instruction": "a", /* so */ "output": "b"}]'),
+        ("rows.json", '{\n  // made by hand\n  "instruction": "a", "output": "b"\n}\n'),
+        ("rows.json", '{"data": [ # rows\n{"instruction": "a", "output": "b"}]}'),
+    ],
+)
+def test_a_comment_in_json_is_called_one(name: str, content: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    try:
+        told = " ".join(str(row.error) for row in rows_of(file))
+    except UserError as error:
+        told = str(error)
+    assert "a comment, which JSON does not have" in told
+    assert "sed -E" in told
+
+
+SEEN = [
+    {"image": image, "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]}
+    for image, asked, answer in (
+        ("1.png", "<image>\nWhat is it?", "A."),
+        ("2.png", "And\n<image>", "<image>"),
+        (None, "Say a.", "a"),
+        ("3.png", "<image>", "A."),
+    )
+]
+
+
+def test_a_placeholder_goes_with_its_column(tmp_path: Path) -> None:
+    found = read(lines(tmp_path, SEEN), columns={"image": None})
+    assert [asked + answers for asked, answers, _ in said(found)] == [
+        ["What is it?", "A."],
+        ["And", "<image>"],
+        ["Say a.", "a"],
+    ]
+    assert ["<image>" in str(row.error) for row in found.bad] == [True]
+    assert any("3 rows had <image>" in line for line in found.told)
+    asked: list[Any] = [{**row, "image": None} for row in SEEN]
+    assert "<image>" in str(said(read(lines(tmp_path, asked)))), "nobody said that it be left out"
