@@ -24,7 +24,7 @@ from stages.store import pinning
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
-VERSIONS = {"base": 5, "source": 2, "data": 8, "sft": 9, "sample": 8, "label": 7, "pairs": 8, "reference": 9, "dpo": 9}
+VERSIONS = {"base": 5, "source": 3, "data": 8, "sft": 9, "sample": 8, "label": 7, "pairs": 8, "reference": 9, "dpo": 9}
 VERSIONS |= {"unpaired": 2, "reward": 1, "select": 4, "pool": 1, "answer": 9, "eval": 12, "report": 16}
 
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
