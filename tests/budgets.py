@@ -22,17 +22,17 @@ BUDGETS = {
     START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
     FIXTURES: 40.0,  # two chains, each by a command
     HOUSE: 15.0,  # files directly in tests/
-    "launch": 80.0,
-    "stages": 156.0,
-    "pipeline": 132.0,
+    "launch": 60.0,
+    "stages": 140.0,
+    "pipeline": 120.0,
     "cli": 110.0,
-    "training": 80.0,
+    "training": 70.0,
     "commands": 74.0,
     "docs": 28.0,
     "config": 31.0,
     "hardware": 28.0,
     "objectives": 20.0,
-    "upstream": 27.0,
+    "upstream": 20.0,
     "models": 24.0,
     "samplers": 24.0,
     "store": 30.0,
