@@ -188,10 +188,11 @@ def jobs(path: Path) -> list[dict[str, dict[str, dict[str, list[str]]]]]:
 HELD = re.compile(r"`(\w+/test_\w+\.py)::(\w+)`")
 
 
-def test_every_promise_names_tests_that_are_there() -> None:
-    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["guarantees.md", "security.md"])
+def test_every_promise_names_tests_that_are_there(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     promises = re.findall(r"^- .*(?:\n(?!\n|- |#).*)*", page, flags=re.MULTILINE)
     assert promises
     assert [promise for promise in promises if not HELD.search(promise)] == []
-    for file, name in HELD.findall(page):
-        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
+    for file, test in HELD.findall(page):
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
