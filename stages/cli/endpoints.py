@@ -5,23 +5,27 @@ from urllib.parse import urlsplit
 
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.choices import Demonstrations, Rubrics
-from stages.config.errors import UserError
+from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of an environment variable
 
 
 def refuse(cfg: Config) -> None:
-    """Raise UserError for the first endpoint that cannot be asked."""
+    """Raise UserError for the endpoints that cannot be asked."""
+    errors = Errors()
     if "judge" in cfg.label.labelers:
-        judged(cfg)
+        with errors:
+            judged(cfg)
     for key, endpoint in cfg.endpoints.items():
-        reachable(key, endpoint)
+        with errors:
+            reachable(key, endpoint)
         if endpoint.budget.money and not endpoint.price.known:
-            raise UserError(
+            errors.add(
                 f"{key}.budget.money={endpoint.budget.money:g}: nobody knows what {endpoint.model} costs. Say so: "
                 f"{key}.price='{{input: 0.4, output: 1.6}}' of a million tokens, or in prices."
             )
+    errors.refuse()
 
 
 def judged(cfg: Config) -> None:

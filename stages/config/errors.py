@@ -31,6 +31,31 @@ class UserError(Exception):
         super().__init__(visible(str(message)))
 
 
+class Errors:
+    """Collects the messages of several UserErrors: `with errors:` takes the one that its block raises."""
+
+    def __init__(self) -> None:
+        self.messages = dict[str, None]()  # in order, each once
+
+    def __enter__(self) -> None:
+        """Begin a block that may raise one UserError."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Keep a UserError's message; any other error is left to the caller."""
+        if isinstance(error, UserError):
+            self.add(str(error))
+        return isinstance(error, UserError)
+
+    def add(self, message: str) -> None:
+        """Keep one more message."""
+        self.messages[message] = None
+
+    def refuse(self) -> None:
+        """Raise one UserError with every message, where there are any."""
+        if self.messages:
+            raise UserError(" Also: ".join(self.messages))
+
+
 # What settings are called elsewhere, and what here.
 SYNONYMS = {
     "lr": "learning_rate",
