@@ -206,7 +206,7 @@ def by_people(cfg: Config) -> None:
         raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
         raise UserError("label.human.reasons has the keys 1 to 9: up to nine of them, each once.")
-    if human.answered and not Path(human.answered).expanduser().is_file():
+    if human.answered and not parts.user_path(human.answered).is_file():
         raise UserError(f"label.human.answered={human.answered}: no such file.")
 
 

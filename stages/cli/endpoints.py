@@ -1,5 +1,6 @@
 """Endpoints that a configuration names: where they are, what they cost, and that it holds no key, but its name."""
 
+import json
 import re
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of an environment variable
+OURS = {"messages", "model", "stream", "n"}  # of a request
 
 
 def refuse(cfg: Config) -> None:
@@ -20,6 +22,8 @@ def refuse(cfg: Config) -> None:
     for key, endpoint in cfg.endpoints.items():
         with errors:
             reachable(key, endpoint)
+        with errors:
+            sendable(key, endpoint)
         if endpoint.budget.money and not endpoint.price.known:
             errors.add(
                 f"{key}.budget.money={endpoint.budget.money:g}: nobody knows what {endpoint.model} costs. Say so: "
@@ -62,3 +66,16 @@ def priced(cfg: Config) -> None:
     for endpoint in cfg.endpoints.values():
         if not endpoint.price.known:
             endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
+
+
+def sendable(key: str, endpoint: Endpoint) -> None:
+    """Names in `extra` that a server is told anyway, and numbers that JSON does not have."""
+    if named := OURS & endpoint.extra.keys():
+        name = min(named)
+        raise UserError(f"{key}.extra.{name}={endpoint.extra[name]}: every request sets {name} itself. Leave it out.")
+    try:
+        json.dumps(endpoint.extra, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{key}.extra={endpoint.extra}: cannot be sent as JSON ({error}). Write numbers or text."
+        ) from error

@@ -1,7 +1,6 @@
 """What a type cannot say of how files are read: formats, tasks, and shares of the splits."""
 
 import math
-from pathlib import Path
 
 from stages.cli import mixing, unread
 from stages.config.blocks.data import Source
@@ -43,12 +42,13 @@ def read_as(key: str, read: Source | Label) -> None:
             f"{key}.format=phrased: by which task? {key}.task=TASK says it, and is enough alone: "
             f"{', '.join(parts.labelled())}, or a YAML file."
         )
-    if read.task and not Path(read.task).expanduser().is_file():
+    if read.task and not parts.user_path(read.task).is_file():
         one_of(f"{key}.task", [read.task], parts.labelled())
-    if (read.revision or read.subset) and unread.local(read.path, f"{key}.path"):
+    of_hub = read.revision or read.subset or read.hub_split != Source.hub_split
+    if of_hub and unread.local(read.path, f"{key}.path"):
         raise UserError(
-            f"{key}.path={read.path} is no dataset of the hub, which alone has a revision and a subset. Leave "
-            "these out."
+            f"{key}.path={read.path} is no dataset of the hub, which alone has a revision, a subset and a hub_split. "
+            "Leave these out."
         )
 
 

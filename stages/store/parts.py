@@ -8,6 +8,7 @@ project; the store keeps its bytes under their SHA-256, and those are what is ru
 import hashlib
 import importlib
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -65,13 +66,18 @@ def is_own(value: Any, module: str) -> bool:
     return isinstance(value, type) and value.__module__ == module
 
 
-def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
-    """A copy of the user's file under the SHA-256 of its bytes, and that digest. Nothing of it is run.
+def user_path(typed: str) -> Path:
+    """Return a path with `~` expanded. The home of a user whom this machine does not know stays as it is typed."""
+    return Path(os.path.expanduser(typed))
+
+
+def python(own: Own, key: str) -> bytes:
+    """Return the bytes of the user's file. Nothing of it is run.
 
     Raises:
         UserError: where it is not there, or no Python.
     """
-    file = Path(str(own.file)).expanduser()
+    file = user_path(str(own.file))
     if not own.name:
         raise UserError(f"{key}.name: which of the file's classes or functions is it?")
     try:
@@ -85,7 +91,7 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
         raise UserError(f"{key}.file={own.file} cannot be read as Python: {error}") from error
     except OSError as error:
         raise UserError(f"{key}.file={own.file!s:.100}: {error.strerror}.") from error
-    return copied(content, folder, file)
+    return content
 
 
 def copied(content: bytes, folder: Path, file: Path) -> tuple[Path, str]:
