@@ -102,6 +102,10 @@ def together(cfg: Config) -> None:
         raise UserError(f"sample.rounds={cfg.sample.rounds}: set rounds={cfg.sample.rounds} instead.")
     if not cfg.sample.temperatures:
         raise UserError("sample.temperatures names none: [0.9] samples every candidate at 0.9.")
+    lists = {f"{name}.lora.target_modules": block.lora.target_modules for name, block in cfg.trained.items()}
+    for key, items in {"dpo.loss_type": cfg.dpo.loss_type, **lists}.items():
+        if twice := [item for i, item in enumerate(items) if item in items[:i]]:
+            raise UserError(f"{key}={items}: {twice[0]} stands there twice. Name each once.")
     for key, band in (("pairs", cfg.pairs.margin_quantiles), ("reward.pairs", cfg.reward.pairs.margin_quantiles)):
         if band is not None and not (len(band) == 2 and band[0] < band[1]):
             raise UserError(f"{key}.margin_quantiles={band}: the lower and the higher of two: [0.25, 0.75].")
@@ -215,7 +219,8 @@ def launched(whole: Config) -> None:
     cfg = whole.launch
     if cfg.nodes > 1 and not cfg.rendezvous:
         raise UserError(f"launch.nodes={cfg.nodes} needs launch.rendezvous=HOST:PORT: a free port of node 0.")
-    if cfg.rendezvous and not re.fullmatch(r".+:\d+", cfg.rendezvous):
+    named = re.fullmatch(r"\S+:(\d{1,5})", cfg.rendezvous or "")
+    if cfg.rendezvous and not (named and 0 < int(named[1]) < 1 << 16):
         raise UserError(f"launch.rendezvous={cfg.rendezvous} is no HOST:PORT: the address and a free port of node 0.")
     if not 0 <= cfg.node_rank < cfg.nodes:
         raise UserError(f"launch.node_rank={cfg.node_rank} is none of {cfg.nodes} nodes, counted from 0.")

@@ -1,6 +1,7 @@
 """What a type cannot say of how files are read: formats, tasks, and shares of the splits."""
 
 import math
+from typing import Any
 
 from stages.cli import mixing, unread
 from stages.config.blocks.data import Source
@@ -35,6 +36,9 @@ def of_run(cfg: Config) -> list[tuple[str, Source | Label]]:
 def read_as(key: str, read: Source | Label) -> None:
     """The format, the task and the hub's keys of one source."""
     one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
+    for role, column in read.columns.items():
+        if not (column is None or named(column) or (isinstance(column, list) and all(map(named, column)))):
+            raise UserError(f"{key}.columns={{{role}: {column}}}: a column is its name, a list of names, or null.")
     if not isinstance(read, Source):
         return
     if read.format == "phrased" and not read.task:
@@ -50,6 +54,10 @@ def read_as(key: str, read: Source | Label) -> None:
             f"{key}.path={read.path} is no dataset of the hub, which alone has a revision, a subset and a hub_split. "
             "Leave these out."
         )
+
+
+def named(column: Any) -> bool:
+    return isinstance(column, str) and bool(column.strip())
 
 
 def shared_out(key: str, splits: dict[str, float]) -> None:

@@ -42,7 +42,7 @@ def require_page(node: Node, store: Store) -> None:
     """Raise UserError where the page for people cannot listen at its address, unless a command that runs now already
     asks them there."""
     cfg = node.config
-    if cfg.labeler != "human" or cfg.own or store.is_locked(node.stage, node.fingerprint):
+    if "human" not in cfg.labelers or store.is_locked(node.stage, node.fingerprint):
         return
     host, port = cfg.human.runtime.host or "127.0.0.1", cfg.human.runtime.port or 0
     try:
