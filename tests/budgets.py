@@ -22,6 +22,7 @@ BUDGETS = {
     START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
     FIXTURES: 40.0,  # two chains, each by a command
     HOUSE: 15.0,  # files directly in tests/
+    "preflight": 24.0,
     "launch": 138.0,
     "stages": 156.0,
     "pipeline": 132.0,
