@@ -50,14 +50,11 @@ def require_class(own: Own, key: str, kind: str, acts: str, made_by: str, given:
         return
     lineage, bases = text.lineage(found) if isinstance(found, ast.ClassDef) else ([], set[str]())
     if bases <= NEUTRAL:
-        raise UserError(f"{key}.name={own.name} must be a class derived from {kind}.")
+        raise parts.of_another_kind(own, key, kind)
     if bases - NEUTRAL != {kind} or any(one.decorator_list or one.keywords for one in lineage):
         return
     members = {name: member for one in reversed(lineage) for name, member in members_of(one)}
-    if "name" not in members:
-        raise UserError(f'{key}.name={own.name}: the class has no name = "…", which stands beside what it makes.')
-    if lacking := sorted({acts, made_by} - {"__init__"} - {*members}):
-        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
+    parts.require_whole(own, key, "name" in members, {acts, made_by} - {"__init__", *members})
     maker = members.get(made_by)
     if maker is None and own.options:
         raise UserError(f"{key}.options={own.options}: {own.name} takes none, as it has no {made_by}.")
@@ -122,7 +119,7 @@ class Text:
             if isinstance(statement, ast.ClassDef | Function) and statement.name == name:
                 found = statement
         if found is None and name not in self.origins and "*" not in self.origins and not self.mentions(str(name)):
-            raise UserError(f"{self.key}.name={name}: the file defines no such name.")
+            raise parts.undefined(self.own, self.key)
         return found
 
     def mentions(self, name: str) -> bool:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -122,7 +122,7 @@ def load(own: Own, key: str, node: Path) -> Any:
     with told(own, key, node):
         exec(compile(content, str(copy), "exec"), vars(module))
     if own.name not in vars(module):
-        raise UserError(f"{key}.name={own.name}: the file defines no such name.")
+        raise undefined(own, key)
     return vars(module)[own.name]
 
 
@@ -134,12 +134,25 @@ def of_kind(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
     """
     found = load(own, key, node)
     if not isinstance(found, type) or not issubclass(found, kind):
-        raise UserError(f"{key}.name={own.name} must be a class derived from {kind.__module__}.{kind.__name__}.")
-    if not isinstance(getattr(found, "name", None), str):
-        raise UserError(f'{key}.name={own.name}: the class has no name = "…", which stands beside what it makes.')
-    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
-        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
+        raise of_another_kind(own, key, f"{kind.__module__}.{kind.__name__}")
+    require_whole(own, key, isinstance(getattr(found, "name", None), str), getattr(found, "__abstractmethods__", ()))
     return found
+
+
+def undefined(own: Own, key: str) -> UserError:
+    return UserError(f"{key}.name={own.name}: the file defines no such name.")
+
+
+def of_another_kind(own: Own, key: str, kind: str) -> UserError:
+    return UserError(f"{key}.name={own.name} must be a class derived from {kind}.")
+
+
+def require_whole(own: Own, key: str, named: bool, lacking: Iterable[str]) -> None:
+    """Raise UserError for a class without a name of its own, or without methods of its kind."""
+    if not named:
+        raise UserError(f'{key}.name={own.name}: the class has no name = "…", which stands beside what it makes.')
+    if lacking := sorted(lacking):
+        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
 
 
 def make(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
