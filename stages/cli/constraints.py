@@ -18,6 +18,7 @@ from stages.config.choices import (
     ExportFormat,
     Role,
     Sharding,
+    Strategy,
     Target,
 )
 from stages.config.errors import Errors, UserError, one_of
@@ -163,6 +164,12 @@ def rewarded(cfg: Config) -> None:
         raise UserError(
             "sft.demonstrations=selected is labelled before there is an SFT model, from which the run's own reward "
             "model is trained: name another, label.reward_model.path=FOLDER."
+        )
+    ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)  # which estimate by how much
+    if cfg.stage == Target.reward and cfg.reward.margin and not source.path and cfg.label.prefers and not ranked:
+        raise UserError(
+            f"reward.margin=true: label={cfg.label.labeler} says which answer is better and not by how much. Set it "
+            "to false, or use pairs=ranked."
         )
     for name in OF_PROMPTS:
         if vars(source)[name]:

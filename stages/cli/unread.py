@@ -83,8 +83,7 @@ def labelling(cfg: Config) -> Iterator[Unread]:
         yield Unread(keys, ("label.reward_model.path",), reason)
     if label.labeler != "ensemble":
         yield Unread(("label.ensemble",), LABEL, "one labeler labels alone", "label=ensemble")
-    pairwise = label.labelers == ["judge"] and label.judge.kind is Rubrics.pairwise
-    if pairwise or label.labeler in ("human", "ensemble"):
+    if label.prefers:
         reason = "the labels are preferences, and a threshold is for scores"
         yield Unread(("unpaired.threshold",), (*LABEL, "label.judge.kind"), reason)
 

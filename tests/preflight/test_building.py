@@ -172,6 +172,10 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.reward_model.runtime.device=cuda",
         ),
     ),
+    (
+        ("stage=reward", "label=human", "reward.margin=true", "label.human.reasons=[a, a]"),
+        ("reward.margin=true: label=human says which answer is better", "label.human.reasons has the keys 1 to 9"),
+    ),
     (("label=reward_model", "label.reward_model.path=DIR/double"), ("its config.json names 2 outputs",)),
     (("label=reward_model", "label.reward_model.path=DIR/mute"), ("DIR/mute: its tokenizer has no chat template",)),
     (("label=reward_model", "label.reward_model.path=DIR/chat.jsonl"), ("a reward model is a folder",)),
