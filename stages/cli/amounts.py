@@ -108,7 +108,7 @@ def known(cfg: Config) -> dict[str, Any]:
         if cfg.model.path and locate(cfg.model.path, "model.path") is None:
             return {}
         config = config_of(cfg.model)
-    except (OSError, ValueError, KeyError, struct.error, UserError):
+    except (OSError, ValueError, LookupError, ArithmeticError, struct.error, UserError):
         return {}
     return (config or {}).get("text_config") or config or {}
 

@@ -64,6 +64,8 @@ def wanted(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 def require_device(node: Node, store: Store) -> None:
     """Raise UserError where a block is to compute on a GPU, and this machine shows none."""
     block, key = node.config, node.stage
+    if isinstance(block, Sample) and block.sampler == "openai":
+        return  # a server computes
     if isinstance(block, Label):
         block, key = block.reward_model if block.labeler == "reward_model" else None, "label.reward_model"
     runtime = getattr(block, "runtime", None)

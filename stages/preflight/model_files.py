@@ -33,7 +33,7 @@ def require_model(node: Node, store: Store) -> None:
     else:
         try:
             model_shape.gguf(place)
-        except (OSError, ValueError, LookupError, struct.error) as error:
+        except (OSError, ValueError, LookupError, ArithmeticError, struct.error) as error:
             raise UserError(f"{key}: cannot be read as GGUF: {error}. Name a whole GGUF file.") from error
 
 
