@@ -46,9 +46,11 @@ def require_page(node: Node, store: Store) -> None:
         return
     host, port = cfg.human.runtime.host or "127.0.0.1", cfg.human.runtime.port or 0
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the page's server does
+            probe.bind((host, port))
     except (OSError, UnicodeError) as error:
-        reason = str(getattr(error, "strerror", error)).partition(" (while")[0]
+        reason = getattr(error, "strerror", error)
         raise UserError(
             f"label.human.runtime: cannot listen at {host}, port {port}: {reason}. port=0 takes a free one, and "
             "host=127.0.0.1 is this machine."
