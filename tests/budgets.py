@@ -25,6 +25,7 @@ BUDGETS = {
     "launch": 60.0,
     "stages": 140.0,
     "pipeline": 120.0,
+    "preflight": 14.0,
     "cli": 110.0,
     "training": 70.0,
     "commands": 74.0,
@@ -44,7 +45,7 @@ BUDGETS = {
     "pairing": 4.0,
     "pages": 16.0,
     "endpoints": 28.0,
-    "labelers": 60.0,
+    "labelers": 55.0,
     "formats": 15.0,
     "evaluation": 8.0,
 }

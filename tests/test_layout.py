@@ -33,11 +33,12 @@ MAY_IMPORT = {
     "tracking": ("store",),
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
-    "cli": ("pipeline", "formats"),  # a task of the user's own is read before anything is built
+    "preflight": ("pipeline", "formats", "labelers"),  # it reads files as far as their first rows
+    "cli": ("preflight",),
     "commands": ("cli", "pages", "samplers", "labelers"),  # a plan counts what a judge would be asked
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
-PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "cli", "commands", "launch", "tracking")}
+PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")}
 
 
 def allowed(room: str) -> set[str]:

@@ -16,6 +16,7 @@ from stages.store.pinning import locate
 # Models whose linear layers are called as Llama's are; of others, peft alone knows.
 AS_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "olmo", "olmo2", "olmo3")
 ALL_LINEAR = "all-linear"
+ATTENTION = LINEAR[:4]
 ENDS = ("embed_tokens", "lm_head")  # which peft adapts, too
 CONTEXT = ("max_position_embeddings", "n_positions")
 
@@ -115,7 +116,7 @@ def known(cfg: Config) -> dict[str, Any]:
         config = config_of(cfg.model)
     except Damaged:
         raise
-    except (OSError, ValueError, KeyError, struct.error, UserError):
+    except (OSError, ValueError, LookupError, ArithmeticError, struct.error, UserError):
         return {}
     return (config or {}).get("text_config") or config or {}
 
@@ -130,7 +131,10 @@ def adapter(key: str, lora: LoRA, config: dict[str, Any]) -> None:
         raise UserError(f"{key}.rank={lora.rank} is more than the model's width of {width}: no adapter can use it.")
     if config.get("model_type") in AS_LLAMA:
         for target in lora.target_modules:
-            if target.rpartition(".")[2] not in (*LINEAR, *ENDS, ALL_LINEAR):
+            *within, name = target.split(".")
+            inside = "self_attn" if name in ATTENTION else "mlp"
+            astray = name in LINEAR and within and within[-1] != inside
+            if astray or name not in (*LINEAR, *ENDS, ALL_LINEAR):
                 raise UserError(
                     f"{key}.target_modules={target} is no linear layer of the model."
                     f"{nearest(target, [*LINEAR, ALL_LINEAR])}"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -16,10 +17,12 @@ from stages.cli import constraints, endpoints, recipes, spelling, unread
 from stages.cli.explain import no_setting
 from stages.config.blocks.models import Own
 from stages.config.choices import Command
-from stages.config.errors import UserError
+from stages.config.errors import Errors, UserError
 from stages.config.schema import OUTPUTS, Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
+from stages.preflight import building
+from stages.store import pinning
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -100,7 +103,27 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     unread.refuse(cfg, process.typed())
     machine.resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
-    return cfg, store, graph(cfg, store.remembered) if needs_graph(cfg.stage, process.typed()) else {}
+    return cfg, store, looked_at(cfg, store) if needs_graph(cfg.stage, process.typed()) else {}
+
+
+def looked_at(cfg: Config, store: Store) -> dict[str, Node]:
+    """The graph of a configuration of which nothing lacks on this machine.
+
+    Raises:
+        UserError: for every file that is not there, and for what building the nodes would fail on.
+    """
+    errors, nodes = Errors(), dict[str, Node]()
+
+    def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
+        with errors:
+            return pinning.pin(block, cache)
+        return block, {}
+
+    with errors:
+        nodes = graph(cfg, store.remembered, pin)
+        building.refuse(cfg, nodes, store)
+    errors.refuse()
+    return nodes
 
 
 def needs_graph(stage: str, typed: list[str]) -> bool:

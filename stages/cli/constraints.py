@@ -1,15 +1,14 @@
 """What a type cannot say of a configuration, refused before anything is built."""
 
-import math
 import os
 import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, mixing, pools, recipes, rows, templates, unread
+from stages.cli import amounts, endpoints, ensembles, pools, recipes, rows, sources, templates
 from stages.config import limits, trl_arguments
-from stages.config.blocks.data import SPLIT_OF_GROUP, Source
-from stages.config.blocks.labels import Label
+from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
@@ -19,11 +18,11 @@ from stages.config.choices import (
     ExportFormat,
     Role,
     Sharding,
-    Split,
+    Strategy,
     Target,
 )
-from stages.config.errors import UserError, one_of
-from stages.config.schema import Config, Export, Launch
+from stages.config.errors import Errors, UserError, one_of
+from stages.config.schema import Config
 from stages.store import parts
 
 # Keys of a source that preferences do not have.
@@ -33,56 +32,68 @@ EVALUATING = (Target.answer, Target.eval, Target.report)
 
 
 def refuse(cfg: Config) -> None:
-    """Raise UserError for the first setting that cannot work."""
+    """Raise UserError for the settings that cannot work: first for values outside their limits, else for those that do
+    not go together, all of them in one message."""
     one_of("stage", [cfg.stage], [*Target, *Command])
-    limits.refuse(cfg.launch, "launch.")  # from which blocks take their processes
-    limits.refuse(cfg)
-    together(cfg)
-    one_of("label.labeler", [cfg.label.labeler], parts.words("labelers", "Labeler"))
-    pools.refuse(cfg)
-    ensembles.refuse(cfg)
-    one_of("tracker.name", [cfg.tracker.name], [*parts.words("tracking", "Run"), "none"])
-    one_of("sft.template.kind", [cfg.sft.template.kind], [*parts.templates(), "auto", "own", "file"])
-    endpoints.refuse(cfg)
-    given(cfg)
-    rewarded(cfg)
+    errors = Errors()
+    with errors:
+        limits.refuse(cfg.launch, "launch.")  # from which blocks take their processes
+    with errors:
+        limits.refuse(cfg)
+    errors.refuse()
+    if cfg.data.tasks is None:
+        raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
+    checks: list[Callable[[Config], None]] = [
+        together,
+        words,
+        pools.refuse,
+        ensembles.refuse,
+        endpoints.refuse,
+        given,
+        rewarded,
+        own_parts,
+    ]
+    checks += [rows.refuse, sources.refuse, templates.refuse, by_people, labelled, launched, adapters, trainers]
+    checks += [amounts.refuse, pushed]
+    for check in checks:
+        with errors:
+            check(cfg)
+    errors.refuse()
+
+
+def words(cfg: Config) -> None:
+    """Words that are the names of files in the project's packages."""
+    errors = Errors()
+    for key, word, known in (
+        ("label.labeler", cfg.label.labeler, parts.words("labelers", "Labeler")),
+        ("tracker.name", cfg.tracker.name, [*parts.words("tracking", "Run"), "none"]),
+        ("sft.template.kind", cfg.sft.template.kind, [*parts.templates(), "auto", "own", "file"]),
+    ):
+        with errors:
+            one_of(key, [word], known)
+    if not cfg.data.own and cfg.data.tasks:  # the user's own families: nobody has read their names yet
+        with errors:
+            one_of("data.tasks.families", cfg.data.tasks.families, parts.families())
+    errors.refuse()
+
+
+def own_parts(cfg: Config) -> None:
+    """Parts of the user's own: their files, and what they exclude."""
     for name in ("data", "sample", "label"):
         own = vars(cfg)[name].own
         if not own and (own.name or own.options):
             raise UserError(f"{name}.own names no file: {name}.own={{file: FILE, name: NAME}}.")
     if cfg.label.own and cfg.label.labeler == "dataset":
         raise UserError("label=dataset brings labels, and label.own makes some: choose one of them.")
-    if cfg.data.tasks and cfg.data.tasks.families and not cfg.data.own:  # whose families nobody has read yet
-        one_of("data.tasks.families", cfg.data.tasks.families, parts.families())
-    rows.refuse(cfg)
-    for i, source in enumerate(cfg.data.sources):
-        shared_out(f"data.sources[{i}].splits", source.splits)
-    mixing.refuse(cfg, dict(sources(cfg)))
-    for key, read in [*sources(cfg), ("label", cfg.label)]:
-        one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
-        if isinstance(read, Source) and read.format == "phrased" and not read.task:
-            raise UserError(
-                f"{key}.format=phrased: by which task? {key}.task=TASK says it, and is enough alone: "
-                f"{', '.join(parts.labelled())}, or a YAML file."
-            )
-        if isinstance(read, Source) and read.task and not Path(read.task).expanduser().is_file():
-            one_of(f"{key}.task", [read.task], parts.labelled())
-        if isinstance(read, Source) and (read.revision or read.subset) and unread.local(read.path, f"{key}.path"):
-            raise UserError(
-                f"{key}.path={read.path} is no dataset of the hub, which alone has a revision and a subset. Leave "
-                "these out."
-            )
-    templates.refuse(cfg, sources(cfg))
-    by_people(cfg)
-    labelled(cfg)
-    launched(cfg.launch)
-    adapters(cfg)
+
+
+def trainers(cfg: Config) -> None:
+    """Arguments of TRL's trainers."""
+    errors = Errors()
     for name, block in cfg.trained.items():
-        trl_arguments.refuse(name, block, recipes.group_defaults(name).trainer)
-    amounts.refuse(cfg)
-    pushes = cfg.export.format is ExportFormat.hub or (cfg.export.format is ExportFormat.dataset and cfg.export.repo)
-    if cfg.stage == Command.export and pushes:
-        pushed(cfg.export)
+        with errors:
+            trl_arguments.refuse(name, block, recipes.group_defaults(name).trainer)
+    errors.refuse()
 
 
 def together(cfg: Config) -> None:
@@ -93,6 +104,10 @@ def together(cfg: Config) -> None:
         raise UserError(f"sample.rounds={cfg.sample.rounds}: set rounds={cfg.sample.rounds} instead.")
     if not cfg.sample.temperatures:
         raise UserError("sample.temperatures names none: [0.9] samples every candidate at 0.9.")
+    lists = {f"{name}.lora.target_modules": block.lora.target_modules for name, block in cfg.trained.items()}
+    for key, items in {"dpo.loss_type": cfg.dpo.loss_type, **lists}.items():
+        if twice := [item for i, item in enumerate(items) if item in items[:i]]:
+            raise UserError(f"{key}={items}: {twice[0]} stands there twice. Name each once.")
     for key, band in (("pairs", cfg.pairs.margin_quantiles), ("reward.pairs", cfg.reward.pairs.margin_quantiles)):
         if band is not None and not (len(band) == 2 and band[0] < band[1]):
             raise UserError(f"{key}.margin_quantiles={band}: the lower and the higher of two: [0.25, 0.75].")
@@ -107,27 +122,9 @@ def together(cfg: Config) -> None:
             )
 
 
-def sources(cfg: Config) -> list[tuple[str, Source | Label]]:
-    """Every source, with its key."""
-    given = {"data.sources": cfg.data.sources, "outside": cfg.outside, "eval.retention": cfg.eval.retention}
-    found: list[tuple[str, Source | Label]] = [("reward.source", cfg.reward.source)] if cfg.reward.source.path else []
-    return found + [(f"{key}[{i}]", source) for key, those in given.items() for i, source in enumerate(those)]
-
-
-def shared_out(key: str, splits: dict[str, float]) -> None:
-    """A source's shares of the splits."""
-    one_of(key, splits, list(Split))
-    shares = splits.values()
-    if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
-        raise UserError(f"{key}={splits}: each is a share from 0 to 1, and all together no more than 1.")
-    if splits and not any(shares):
-        raise UserError(f"{key}={splits}: no row of the source would be used. Leave the source out, or raise a share.")
-
-
 def given(cfg: Config) -> None:
     """What a run starts from: model, data, labels."""
-    if cfg.data.tasks is None:
-        raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
+    assert cfg.data.tasks is not None  # `refuse` told it before
     if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
     if cfg.data.tasks.open_sft and cfg.sft.demonstrations is Demonstrations.given:
@@ -168,6 +165,12 @@ def rewarded(cfg: Config) -> None:
         raise UserError(
             "sft.demonstrations=selected is labelled before there is an SFT model, from which the run's own reward "
             "model is trained: name another, label.reward_model.path=FOLDER."
+        )
+    ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)  # which estimate by how much
+    if cfg.stage == Target.reward and cfg.reward.margin and not source.path and cfg.label.prefers and not ranked:
+        raise UserError(
+            f"reward.margin=true: label={cfg.label.labeler} says which answer is better and not by how much. Set it "
+            "to false, or use pairs=ranked."
         )
     for name in OF_PROMPTS:
         if vars(source)[name]:
@@ -215,15 +218,17 @@ def by_people(cfg: Config) -> None:
         raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
         raise UserError("label.human.reasons has the keys 1 to 9: up to nine of them, each once.")
-    if human.answered and not Path(human.answered).expanduser().is_file():
+    if human.answered and not parts.user_path(human.answered).is_file():
         raise UserError(f"label.human.answered={human.answered}: no such file.")
 
 
-def launched(cfg: Launch) -> None:
+def launched(whole: Config) -> None:
     """How several processes find each other, and what divides a model among them."""
+    cfg = whole.launch
     if cfg.nodes > 1 and not cfg.rendezvous:
         raise UserError(f"launch.nodes={cfg.nodes} needs launch.rendezvous=HOST:PORT: a free port of node 0.")
-    if cfg.rendezvous and not re.fullmatch(r".+:\d+", cfg.rendezvous):
+    named = re.fullmatch(r"\S+:(\d{1,5})", cfg.rendezvous or "")
+    if cfg.rendezvous and not (named and 0 < int(named[1]) < 1 << 16):
         raise UserError(f"launch.rendezvous={cfg.rendezvous} is no HOST:PORT: the address and a free port of node 0.")
     if not 0 <= cfg.node_rank < cfg.nodes:
         raise UserError(f"launch.node_rank={cfg.node_rank} is none of {cfg.nodes} nodes, counted from 0.")
@@ -260,8 +265,12 @@ def adapter(name: str, block: Training) -> None:
         raise UserError(f"{name}.adapter=qlora cannot be divided among processes: use launch=ddp, or adapter=lora.")
 
 
-def pushed(cfg: Export) -> None:
+def pushed(whole: Config) -> None:
     """What a push needs to be told, before anything is built for it."""
+    cfg = whole.export
+    pushes = cfg.format is ExportFormat.hub or (cfg.format is ExportFormat.dataset and cfg.repo)
+    if whole.stage != Command.export or not pushes:
+        return
     if not cfg.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
     if cfg.format is ExportFormat.hub and cfg.model is Role.base:

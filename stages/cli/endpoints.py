@@ -1,6 +1,7 @@
 """Endpoints that a configuration names: where they are, what they cost, and that it holds no key, but its name."""
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
 from stages.config.choices import Demonstrations, Rubrics
-from stages.config.errors import UserError
+from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of an environment variable
@@ -25,19 +26,26 @@ KEY = re.compile(
     r"\b(sk|pk|hf|gsk|xai|nvapi|ghp|glpat|r8|csk)[-_][\w-]{16,}|\bAIza[\w-]{30,}|\beyJ[\w-]{8,}\.eyJ[\w-]+"
     r"|\b(Bearer|Basic) [\w+/=.~-]{8,}"
 )
+OURS = {"messages", "model", "stream", "n"}  # of a request
 
 
 def refuse(cfg: Config) -> None:
-    """Raise UserError for the first endpoint that cannot be asked."""
+    """Raise UserError for the endpoints that cannot be asked."""
+    errors = Errors()
     if "judge" in cfg.label.labelers:
-        judged(cfg)
+        with errors:
+            judged(cfg)
     for key, endpoint in cfg.endpoints.items():
-        reachable(key, endpoint)
+        with errors:
+            reachable(key, endpoint)
+        with errors:
+            sendable(key, endpoint)
         if endpoint.budget.money and not endpoint.price.known:
-            raise UserError(
+            errors.add(
                 f"{key}.budget.money={endpoint.budget.money:g}: nobody knows what {endpoint.model} costs. Say so: "
                 f"{key}.price='{{input: 0.4, output: 1.6}}' of a million tokens, or in prices."
             )
+    errors.refuse()
 
 
 def judged(cfg: Config) -> None:
@@ -115,3 +123,16 @@ def priced(cfg: Config) -> None:
     for endpoint in cfg.endpoints.values():
         if not endpoint.price.known:
             endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
+
+
+def sendable(key: str, endpoint: Endpoint) -> None:
+    """Names in `extra` that a server is told anyway, and numbers that JSON does not have."""
+    if named := OURS & endpoint.extra.keys():
+        name = min(named)
+        raise UserError(f"{key}.extra.{name}={endpoint.extra[name]}: every request sets {name} itself. Leave it out.")
+    try:
+        json.dumps(endpoint.extra, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{key}.extra={endpoint.extra}: cannot be sent as JSON ({error}). Write numbers or text."
+        ) from error

@@ -36,6 +36,7 @@ PLAINER = {
     r"Interpolation key '(.*)' not found": r"${\1} names no key",
 }
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def explain(error: BaseException) -> str | None:

@@ -1,13 +1,13 @@
 """Rubrics, tasks and chat templates of the user's own, tried before anything is built."""
 
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from stages.cli import sources
 from stages.config.blocks.data import Source
-from stages.config.blocks.labels import Judge, Label
+from stages.config.blocks.labels import Judge
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
-from stages.config.errors import UserError
+from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.sandbox.jinja_process import Refusal, blaming, facts_of, render
 from stages.store.pinning import read_template
@@ -20,15 +20,20 @@ CONVERSATION = [
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
-def refuse(cfg: Config, sources: Iterable[tuple[str, Source | Label]]) -> None:
-    """Raise UserError for the first template that cannot work."""
+def refuse(cfg: Config) -> None:
+    """Raise UserError for the templates that cannot work."""
+    errors = Errors()
     if cfg.label.judge.kind and cfg.label.judge.rubric:
-        rubric(cfg.label.judge, Path(cfg.label.judge.rubric))
+        with errors:
+            rubric(cfg.label.judge, Path(cfg.label.judge.rubric))
     if cfg.sft.template.path:
-        chat(Path(cfg.sft.template.path))
-    for key, source in sources:
+        with errors:
+            chat(Path(cfg.sft.template.path))
+    for key, source in sources.of_run(cfg):
         if isinstance(source, Source) and source.task and Path(source.task).expanduser().is_file():
-            task(f"{key}.task", source.task)
+            with errors:
+                task(f"{key}.task", source.task)
+    errors.refuse()
 
 
 def rubric(judge: Judge, file: Path) -> None:

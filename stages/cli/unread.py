@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from stages.cli.recipes import overrides
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.choices import Adapter, Command, ExportFormat, Rubrics, Strategy
-from stages.config.errors import UserError
+from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.store.pinning import locate
 
@@ -40,13 +40,14 @@ class Unread(NamedTuple):
 
 
 def refuse(cfg: Config, typed: list[str]) -> None:
-    """Raise UserError for the first key of a command line that nothing reads."""
-    values = {key: value for key, value in overrides(typed).items() if value != "null"}
+    """Raise UserError for the keys of a command line that nothing reads."""
+    values, errors = {key: value for key, value in overrides(typed).items() if value != "null"}, Errors()
     for keys, by, reason, add in (*labelling(cfg), *sampling(cfg), *training(cfg), *reading(cfg), *using(cfg)):
         unread = [key for key in values if any(f"{CHOOSES.get(key, key)}.".startswith(f"{name}.") for name in keys)]
         if unread and not swept(by, typed):
             way = f"Add {add}, or leave" if add else "Leave"
-            raise UserError(f"{unread[0]}={values[unread[0]]}: {reason}. {way} the key out.")
+            errors.add(f"{unread[0]}={values[unread[0]]}: {reason}. {way} the key out.")
+    errors.refuse()
 
 
 def swept(keys: tuple[str, ...], typed: list[str]) -> bool:
@@ -82,8 +83,7 @@ def labelling(cfg: Config) -> Iterator[Unread]:
         yield Unread(keys, ("label.reward_model.path",), reason)
     if label.labeler != "ensemble":
         yield Unread(("label.ensemble",), LABEL, "one labeler labels alone", "label=ensemble")
-    pairwise = label.labelers == ["judge"] and label.judge.kind is Rubrics.pairwise
-    if pairwise or label.labeler in ("human", "ensemble"):
+    if label.prefers:
         reason = "the labels are preferences, and a threshold is for scores"
         yield Unread(("unpaired.threshold",), (*LABEL, "label.judge.kind"), reason)
 

@@ -39,8 +39,35 @@ def visible(text: str, keep: str = "") -> str:
 class UserError(Exception):
     """Something the user can mend: says in one line what is wrong, where, and the way out."""
 
-    def __init__(self, message: object = ""):
-        super().__init__(visible(str(message)))
+    def __init__(self, message: object = "", *others: str):
+        """`others` are further errors, told in the same line."""
+        self.messages = [visible(str(each)) for each in (message, *others)]
+        super().__init__(" Also: ".join(self.messages))
+
+
+class Errors:
+    """Collects UserErrors, to be told in one message: `with errors:` takes the one that its block raises."""
+
+    def __init__(self) -> None:
+        self.messages = dict[str, None]()  # in order, each once
+
+    def __enter__(self) -> None:
+        """Begin a block that may raise a UserError."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Keep a UserError's message; any other error is left to the caller."""
+        if isinstance(error, UserError):
+            self.messages |= dict.fromkeys(error.messages)
+        return isinstance(error, UserError)
+
+    def add(self, message: str) -> None:
+        """Keep one more message."""
+        self.messages[message] = None
+
+    def refuse(self) -> None:
+        """Raise one UserError with every message, where there are any."""
+        if self.messages:
+            raise UserError(*self.messages)
 
 
 # What settings are called elsewhere, and what here.

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.errors import UserError, one_of
+from stages.config.errors import Errors, UserError, one_of
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,26 @@ def limits_of(key: Field[Any]) -> Limit | None:
 
 
 def refuse(block: Any, prefix: str = "") -> None:
-    """Raise UserError for the first value of a block, or of one inside it, that does not keep its limit, is no word
-    that its key knows, or is empty."""
+    """Raise UserError for the values of a block, and of those inside it, that do not keep their limits, are not a
+    word that their key knows, or are empty."""
+    errors = Errors()
     for name, key, value in leaves(block, prefix):
-        limit = limits_of(key)
-        if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
-            raise UserError(f"{name}={value}: the pipeline sets it itself; leave it out.")
-        if isinstance(value, str):
-            if not value.strip():
-                raise UserError(f"{name} is empty: give it a value, or leave it out.")
-            if known := key.metadata.get(ONE_OF):
-                one_of(name, [value], known)
-        elif limit and isinstance(value, int | float) and not limit.holds(value):
-            raise UserError(f"{name} {limit.told}, got {value}.")
+        with errors:
+            refuse_value(name, key, value)
+    errors.refuse()
+
+
+def refuse_value(name: str, key: Field[Any], value: Any) -> None:
+    limit = limits_of(key)
+    if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
+        raise UserError(f"{name}={value}: the pipeline sets it itself; leave it out.")
+    if isinstance(value, str):
+        if not value.strip():
+            raise UserError(f"{name} is empty: give it a value, or leave it out.")
+        if known := key.metadata.get(ONE_OF):
+            one_of(name, [value], known)
+    elif limit and isinstance(value, int | float) and not limit.holds(value):
+        raise UserError(f"{name} {limit.told}, got {value}.")
 
 
 def leaves(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:

@@ -1,6 +1,7 @@
 """Which values TRL's arguments may have: of the type that its source says, of the words that it knows, and numbers
 that torch, transformers and TRL can use. What these would refuse only when training starts is refused here."""
 
+import math
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ WORDS = {
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     "loss_type": ("nll", "dft"),
     "pad_to_multiple_of": ("auto",),
+    "log_level": ("debug", "info", "warning", "error", "critical", "passive"),
     "debug": ("underflow_overflow", "tpu_metrics_debug"),
 }
 BETA = Limit(0, "must be from 0 to below 1", high=1, below=True)  # the memory of a running mean
@@ -63,6 +65,17 @@ SCHEDULES = {
     "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
     "warmup_stable_decay": ("num_decay_steps",),
 }
+TEXTS = ("warmup_type", "decay_type")  # of a schedule's options; the others are numbers
+# Keys of arguments that are mappings, where torch would refuse others only in the first backward.
+OPTIONS = {
+    "gradient_checkpointing_kwargs": (
+        "use_reentrant",
+        "preserve_rng_state",
+        "determinism_check",
+        "debug",
+        "early_stop",
+    )
+}
 LED_BY_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
 
 
@@ -82,6 +95,8 @@ def refuse(
             raise UserError(f"{name}.{key}={value} must be {annotations[key]}.")
         if known and isinstance(value, str):
             one_of(f"{name}.{key}", [value], known)
+        if key in OPTIONS and isinstance(value, Mapping):
+            one_of(f"{name}.{key}", value, OPTIONS[key])
         limit = RANGES.get(key, OTHER_NUMBERS)
         if isinstance(value, int | float) and not limit.holds(value):
             raise UserError(f"{name}.{key} {limit.told}, got {value}.")
@@ -107,6 +122,10 @@ def schedule(name: str, chosen: str, options: Mapping[str, Any]) -> None:
             f"{name}.lr_scheduler_type={chosen} waits for evaluations of TRL's, and the stage makes its own: cosine, "
             "linear or constant_with_warmup."
         )
+    for option, value in options.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if option not in TEXTS and not number:
+            raise UserError(f"{name}.lr_scheduler_kwargs.{option}={value} must be a finite number.")
     needed = SCHEDULES.get(chosen, ())
     if needed and not set(needed) & set(options):
         raise UserError(

@@ -18,7 +18,31 @@ PEEKED = 200  # rows
 
 
 def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout | None:
-    """The layout of a file, for preferences or for examples; None where the file has no row that can be read.
+    """The layout of a file, for preferences or for examples, whose format has looked at the rows that it learns from;
+    None where the file has no row that can be read.
+
+    Raises:
+        UserError: as `recognised`, and where the rows do not go together.
+    """
+    rows = peeked(table)
+    layout = recognised(table, rows, source, key, wanted)
+    if layout and not layout.asks:
+        learn(table, layout, rows, f"{key.rpartition('.')[0]}.labels")
+    return layout
+
+
+def peeked(table: Table) -> list[dict[str, Any]]:
+    """The first rows of a file, without those that cannot be read."""
+    rows = list[dict[str, Any]]()
+    for row in islice(table.rows(), PEEKED):
+        if not row.error and isinstance(row.value, dict):
+            validate_columns(table.name, row.value)
+            rows.append(row.value)
+    return rows
+
+
+def recognised(table: Table, rows: list[dict[str, Any]], source: Source, key: str, wanted: Wanted) -> Layout | None:
+    """The layout of a file by its first rows alone; None where there are none.
 
     Raises:
         UserError: where it has no format of ours, naming its columns and the setting that would say what they are; and
@@ -28,11 +52,6 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
     if not kinds(source, wanted):
         known = ", ".join(map(name_of, FORMATS[wanted]))
         raise UserError(f"{block}.format={source.format}: here are read {wanted}; the formats of that are {known}.")
-    rows = list[dict[str, Any]]()
-    for row in islice(table.rows(), PEEKED):
-        if not row.error and isinstance(row.value, dict):
-            validate_columns(table.name, row.value)
-            rows.append(row.value)
     if not rows:
         return None
     columns = list(dict.fromkeys(column for row in rows for column in row if not empty(row[column])))
@@ -48,8 +67,6 @@ def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout 
     layout.asks = (
         wanted is Wanted.prompts and layout.format.compares and bool({"prompt", "messages"} & {*layout.first})
     )
-    if not layout.asks:
-        learn(table, layout, rows, f"{block}.labels")
     return layout
 
 

@@ -35,6 +35,15 @@ def gpu() -> GPU | None:
     return GPU(name.strip(), float(capability), int(free) * 2**20)
 
 
+def may_have_gpu() -> bool:
+    """Return False where torch cannot see a GPU: the system shows no device of NVIDIA's, AMD's or Windows' under
+    Linux, or the environment hides all."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or platform.system() == "Darwin":
+        return False
+    devices = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")
+    return bool(shutil.which("nvidia-smi")) or any(any(Path("/dev").glob(name)) for name in devices)
+
+
 @cache
 def processor(on_gpu: bool) -> str:
     """What computes here, by a name under which a speed may be remembered: `NVIDIA H200`, or `2 x Intel(R) Xeon(R)

@@ -4,7 +4,6 @@ The agent of node 0 has the store through which all workers find each other. It 
 127.0.0.1 where there is one node, else on that of `launch.rendezvous`.
 """
 
-import ipaddress
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stages.config.errors import UserError
+from stages.launch import rendezvous as rendezvous_of
 from stages.launch.processes import KILLED, POLL_SECONDS, leave
 from stages.store.work import SCRATCH
 
@@ -63,16 +63,7 @@ def meeting_point(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
     host, _, port = rendezvous.rpartition(":")
     if node_rank > 0:
         return host, int(port), None
-    try:
-        family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-        if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(("127.", "localhost", "::1")):
-            raise UserError(
-                f"launch.rendezvous={rendezvous}: on this machine {host} is {address[0]}, which no other reaches. "
-                "Give the address by which they reach node 0."
-            )
-        server = socket.create_server(address[:2], family=family)
-    except (OSError, ValueError) as error:
-        raise UserError(f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error}).") from error
+    server = rendezvous_of.listening(rendezvous)
     port = server.getsockname()[1]
     store = TCPStore(
         host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=server.detach()

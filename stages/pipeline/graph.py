@@ -37,16 +37,18 @@ WHY_NONE: dict[str, str] = {  # nodes of a stage
 }
 BEFORE_SFT = ("sample_base", "label_base")  # what demonstrations are selected from, and no preferences
 
+Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
+
 SEEDED = ("sft", "sample", "dpo", "reward")  # blocks with a seed of their own, which is the run's where none is given
 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
 
-def graph(cfg: Config, cache: Path) -> dict[str, Node]:
-    """Every node of this configuration, by name. `cache` remembers the digests of outside files."""
+def graph(cfg: Config, cache: Path, pin: Pin = pinning.pin) -> dict[str, Node]:
+    """Every node of this configuration, by name. `cache` remembers the digests of outside files, which `pin` finds."""
 
     def node(stage: str, block: Any, **inputs: Node) -> Node:
-        block, digests = pinning.pin(with_limits(block, cfg.data.limits), cache)
+        block, digests = pin(with_limits(block, cfg.data.limits), cache)
         return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
 
     if cfg.without_model:

@@ -9,7 +9,6 @@ from stages.config.blocks.data import Data, OneSource, ReadLimits, Source
 from stages.config.blocks.labels import Label
 from stages.config.blocks.sampling import CandidateFile
 from stages.store.node import Node
-from stages.store.pinning import locate
 
 
 def with_sources(name: str, block: Data, node: Callable[..., Node]) -> dict[str, Node]:
@@ -41,8 +40,9 @@ def as_read(source: Source) -> Source:
 
 
 def as_joined(source: Source, pinned: Source) -> Source:
-    """What else there is to a source. Its files stand in the fingerprint of its own node, wherever they lie."""
-    path = source.path if locate(source.path, "") is None else Path(source.path).name
+    """What else there is to a source. Its files stand in the fingerprint of its own node, wherever they lie; a hub
+    dataset, which alone is pinned to a revision, goes by its name."""
+    path = source.path if pinned.revision else Path(source.path).name
     task = source.of_task if source.task else None
     kept = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
     return Source(path, pinned.revision, source.subset, source.hub_split, task=task, **kept)

@@ -8,10 +8,11 @@ project; the store keeps its bytes under their SHA-256, and those are what is ru
 import hashlib
 import importlib
 import inspect
+import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -65,13 +66,18 @@ def is_own(value: Any, module: str) -> bool:
     return isinstance(value, type) and value.__module__ == module
 
 
-def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
-    """A copy of the user's file under the SHA-256 of its bytes, and that digest. Nothing of it is run.
+def user_path(typed: str) -> Path:
+    """Return a path with `~` expanded. The home of a user whom this machine does not know stays as it is typed."""
+    return Path(os.path.expanduser(typed))
+
+
+def python(own: Own, key: str) -> bytes:
+    """Return the bytes of the user's file. Nothing of it is run.
 
     Raises:
         UserError: where it is not there, or no Python.
     """
-    file = Path(str(own.file)).expanduser()
+    file = user_path(str(own.file))
     if not own.name:
         raise UserError(f"{key}.name: which of the file's classes or functions is it?")
     try:
@@ -85,7 +91,7 @@ def keep(own: Own, key: str, folder: Path) -> tuple[Path, str]:
         raise UserError(f"{key}.file={own.file} cannot be read as Python: {error}") from error
     except OSError as error:
         raise UserError(f"{key}.file={own.file!s:.100}: {error.strerror}.") from error
-    return copied(content, folder, file)
+    return content
 
 
 def copied(content: bytes, folder: Path, file: Path) -> tuple[Path, str]:
@@ -116,7 +122,7 @@ def load(own: Own, key: str, node: Path) -> Any:
     with told(own, key, node):
         exec(compile(content, str(copy), "exec"), vars(module))
     if own.name not in vars(module):
-        raise UserError(f"{key}.name={own.name}: the file defines no such name.")
+        raise undefined(own, key)
     return vars(module)[own.name]
 
 
@@ -128,12 +134,25 @@ def of_kind(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
     """
     found = load(own, key, node)
     if not isinstance(found, type) or not issubclass(found, kind):
-        raise UserError(f"{key}.name={own.name} must be a class derived from {kind.__module__}.{kind.__name__}.")
-    if not isinstance(getattr(found, "name", None), str):
-        raise UserError(f'{key}.name={own.name}: the class has no name = "…", which stands beside what it makes.')
-    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
-        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
+        raise of_another_kind(own, key, f"{kind.__module__}.{kind.__name__}")
+    require_whole(own, key, isinstance(getattr(found, "name", None), str), getattr(found, "__abstractmethods__", ()))
     return found
+
+
+def undefined(own: Own, key: str) -> UserError:
+    return UserError(f"{key}.name={own.name}: the file defines no such name.")
+
+
+def of_another_kind(own: Own, key: str, kind: str) -> UserError:
+    return UserError(f"{key}.name={own.name} must be a class derived from {kind}.")
+
+
+def require_whole(own: Own, key: str, named: bool, lacking: Iterable[str]) -> None:
+    """Raise UserError for a class without a name of its own, or without methods of its kind."""
+    if not named:
+        raise UserError(f'{key}.name={own.name}: the class has no name = "…", which stands beside what it makes.')
+    if lacking := sorted(lacking):
+        raise UserError(f"{key}.name={own.name} lacks {', '.join(lacking)}.")
 
 
 def make(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:

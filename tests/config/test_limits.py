@@ -48,7 +48,7 @@ MAPPINGS = {  # and who looks into them
     "data.own.options": "parts.fitting",
     "sample.own.options": "parts.fitting",
     "label.own.options": "parts.fitting",
-    "data.sources.splits": "constraints.shared_out",
+    "data.sources.splits": "sources.shared_out",
     "data.sources.columns": "formats.layout",
     "data.sources.labels": "formats, as the labels of a file",
     "label.columns": "formats.layout",

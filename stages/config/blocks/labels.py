@@ -130,6 +130,12 @@ class Label:
             return [] if self.own else [self.labeler]
         return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])
 
+    @property
+    def prefers(self) -> bool:
+        """True where the labels say which of two answers is better, and not by how much."""
+        pairwise = self.labelers == ["judge"] and self.judge.kind is Rubrics.pairwise
+        return pairwise or self.labeler == "ensemble" or self.labelers == ["human"]
+
     def member(self, labeler: str) -> "Label":
         """The block of an ensemble's member: that of a run in which it labels alone, and so are its judgements."""
         mine = labeler == OWN

@@ -59,14 +59,7 @@ def read(file: Path, session: Session) -> str:
         UserError: naming the first row that cannot be used, before any answer is kept; where all are of other runs.
     """
     found, known, blank, others = list[tuple[str, Answer]](), 0, 0, 0
-    for place, said in rows_of(file):
-        try:
-            row = having()(json.loads(said) if isinstance(said, bytes) else said)
-            json.dumps(row, ensure_ascii=False).encode()  # half a character cannot be written again
-            answers = [answer_in(asdict(answer)) for answer in answers_in(row)]
-        except WRONG_SHAPE as error:
-            told = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise wrong(file, place, f"no row of {PLAIN} or {ARGILLA}: {told}") from error
+    for place, answers in answers_of(file):
         blank += not answers
         for answer in answers:
             if answer.question in session.questions:
@@ -74,7 +67,7 @@ def read(file: Path, session: Session) -> str:
             else:
                 others += 1
     if others and not found:
-        raise UserError(f"label.human.answered={file}: all of its {others} answers are to questions of other runs.")
+        raise of_other_runs(file, others)
     given = dict[tuple[str, str], Answer]()
     for place, answer in found:
         before = session.said.get(answer.annotator, {}).get(answer.question)
@@ -88,6 +81,26 @@ def read(file: Path, session: Session) -> str:
     for _, answer in found:
         known += not session.save(answer)
     return f"{file}: {len(found) - known} answers, {known} known already, {blank} blanks, {others} to other questions"
+
+
+def answers_of(file: Path) -> Iterator[tuple[str, list[Answer]]]:
+    """Yield the answers of each row with the row's place; none of a blank one.
+
+    Raises:
+        UserError: naming the first row that is not of either kind.
+    """
+    for place, content in rows_of(file):
+        try:
+            row = having()(json.loads(content) if isinstance(content, bytes) else content)
+            json.dumps(row, ensure_ascii=False).encode()  # half a character cannot be written again
+            yield place, [answer_in(asdict(answer)) for answer in answers_in(row)]
+        except WRONG_SHAPE as error:
+            message = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise wrong(file, place, f"no row of {PLAIN} or {ARGILLA}: {message}") from error
+
+
+def of_other_runs(file: Path, count: int) -> UserError:
+    return UserError(f"label.human.answered={file}: all of its {count} answers are to questions of other runs.")
 
 
 def rows_of(file: Path) -> Iterator[tuple[str, Any]]:

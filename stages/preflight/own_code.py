@@ -1,0 +1,180 @@
+"""Parts of the user's own, by the text of their file: nothing of it is run before its stage.
+
+The stage itself judges what the text does not show: a name that is imported, assigned or made by a decorator, and a
+class whose bases are of other files.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from stages.config.blocks.models import Own
+from stages.config.errors import UserError
+from stages.config.schema import ROOT
+from stages.store import parts
+from stages.store.node import Node
+from stages.store.store import Store
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+NEUTRAL = {"object", "abc.ABC", "typing.Generic", "typing.Protocol"}  # bases that bring no method
+
+
+def require_labeler(node: Node, store: Store) -> None:
+    """Raise UserError where `label.own` is not a labeler."""
+    if node.config.own:
+        require_class(node.config.own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", given=1)
+
+
+def require_sampler(node: Node, store: Store) -> None:
+    """Raise UserError where `sample.own` is not a sampler."""
+    if node.config.own:
+        require_class(node.config.own, "sample.own", "stages.samplers.sampler.Sampler", "complete", "open", given=4)
+
+
+def require_data_part(node: Node, store: Store) -> None:
+    """Raise UserError where `data.own` is neither a task family nor a function of a row."""
+    own = node.config.own
+    found = Text(own, "data.own").defined() if own else None
+    if isinstance(found, ast.ClassDef):
+        raise UserError(f"data.own.name={own.name} must be a task family, without options, or a function of a row.")
+    if found and not found.decorator_list:
+        require_options(own, "data.own", found, given=1)
+
+
+def require_class(own: Own, key: str, kind: str, acts: str, made_by: str, given: int) -> None:
+    """Raise UserError where the file's text shows no class of this kind that `acts`, or one that is `made_by` a method
+    which takes other options beside what it is `given`."""
+    text = Text(own, key)
+    if (found := text.defined()) is None:
+        return
+    lineage, bases = text.lineage(found) if isinstance(found, ast.ClassDef) else ([], set[str]())
+    if bases <= NEUTRAL:
+        raise parts.of_another_kind(own, key, kind)
+    if bases - NEUTRAL != {kind} or any(one.decorator_list or one.keywords for one in lineage):
+        return
+    members = {name: member for one in reversed(lineage) for name, member in members_of(one)}
+    parts.require_whole(own, key, "name" in members, {acts, made_by} - {"__init__", *members})
+    maker = members.get(made_by)
+    if maker is None and own.options:
+        raise UserError(f"{key}.options={own.options}: {own.name} takes none, as it has no {made_by}.")
+    if isinstance(maker, Function):
+        static = any(ast.unparse(each) == "staticmethod" for each in maker.decorator_list)
+        require_options(own, key, maker, given - static)
+
+
+def require_options(own: Own, key: str, function: Function, given: int) -> None:
+    """Raise UserError where a function does not take the options beside what it is given by place."""
+    kind, args = inspect.Parameter, function.args
+    by_place = [*args.posonlyargs, *args.args]
+    needed = len(by_place) - len(args.defaults)
+    parameters = [
+        kind(arg.arg, kind.POSITIONAL_ONLY if i < len(args.posonlyargs) else kind.POSITIONAL_OR_KEYWORD,
+             default=kind.empty if i < needed else None)
+        for i, arg in enumerate(by_place)
+    ]  # fmt: skip
+    parameters += [kind(args.vararg.arg, kind.VAR_POSITIONAL)] if args.vararg else []
+    parameters += [
+        kind(arg.arg, kind.KEYWORD_ONLY, default=kind.empty if default is None else None)
+        for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    ]
+    parameters += [kind(args.kwarg.arg, kind.VAR_KEYWORD)] if args.kwarg else []
+
+    def as_written() -> None:
+        """Stand in for the function, with its parameters."""
+
+    as_written.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parts.fitting(own, key, as_written, *[None] * given)
+
+
+class Text:
+    """The text of a user's file.
+
+    Raises:
+        UserError: where it cannot be read, or imports what is not installed.
+    """
+
+    def __init__(self, own: Own, key: str):
+        self.own, self.key = own, key
+        self.tree = ast.parse(parts.python(own, key))
+        self.origins = dict[str, str]()  # of imported names: `Labeler` is stages.labelers.labeler.Labeler
+        for statement in ast.walk(self.tree):
+            for name, origin in imported(statement):
+                self.origins[name] = origin
+        for statement in self.tree.body:
+            for module in modules_of(statement):
+                if not is_there(module):
+                    raise UserError(
+                        f"{key}: line {statement.lineno}: there is no module {module!r}. Install or mend it."
+                    )
+
+    def defined(self) -> ast.ClassDef | Function | None:
+        """Return what the file defines under the name; None where the text does not show what that is.
+
+        Raises:
+            UserError: where nothing of that name is in it.
+        """
+        name, found = self.own.name, None
+        for statement in self.tree.body:
+            if isinstance(statement, ast.ClassDef | Function) and statement.name == name:
+                found = statement
+        if found is None and name not in self.origins and "*" not in self.origins and not self.mentions(str(name)):
+            raise parts.undefined(self.own, self.key)
+        return found
+
+    def mentions(self, name: str) -> bool:
+        """Return whether the name stands anywhere in the file, as a name or a text."""
+        values = (vars(each).get(field) for each in ast.walk(self.tree) for field in ("id", "name", "value", "attr"))
+        return name in [value for value in values if isinstance(value, str)]
+
+    def lineage(self, found: ast.ClassDef) -> tuple[list[ast.ClassDef], set[str]]:
+        """Return a class with its bases in this file, and where its other bases come from."""
+        local = {each.name: each for each in self.tree.body if isinstance(each, ast.ClassDef)}
+        lineage, bases, waiting = list[ast.ClassDef](), set[str](), [found]
+        while waiting:
+            lineage.append(one := waiting.pop(0))
+            for base in map(ast.unparse, one.bases):
+                first, _, rest = base.partition("[")[0].partition(".")
+                if base in local and local[base] not in lineage:
+                    waiting.append(local[base])
+                else:
+                    bases.add(".".join(filter(None, (self.origins.get(first, first), rest))))
+        return lineage, bases
+
+
+def imported(statement: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield the names that a statement imports, with their origins."""
+    if isinstance(statement, ast.Import):
+        for alias in statement.names:
+            yield (alias.asname, alias.name) if alias.asname else (alias.name.partition(".")[0],) * 2
+    elif isinstance(statement, ast.ImportFrom):
+        for alias in statement.names:
+            yield alias.asname or alias.name, f"{statement.module}.{alias.name}"
+
+
+def modules_of(statement: ast.stmt) -> list[str]:
+    """Return the modules that a statement imports."""
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    return ["." * statement.level + (statement.module or "")] if isinstance(statement, ast.ImportFrom) else []
+
+
+def is_there(module: str) -> bool:
+    """Return whether a module can be imported, as far as that is known without importing its package."""
+    root = module.partition(".")[0]
+    if root == "stages":
+        place = ROOT.joinpath(*module.split("."))
+        return place.is_dir() or place.with_suffix(".py").is_file()
+    return bool(root) and (root == "__main__" or find_spec(root) is not None)
+
+
+def members_of(found: ast.ClassDef) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield what a class body defines, by name."""
+    for statement in found.body:
+        if isinstance(statement, Function | ast.ClassDef):
+            yield statement.name, statement
+        elif isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                yield ast.unparse(target), statement
+        elif isinstance(statement, ast.AnnAssign) and statement.value:
+            yield ast.unparse(statement.target), statement

@@ -1,0 +1,389 @@
+"""What a configuration names outside itself is looked at when it is composed: wrong settings are told all at once."""
+
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+import run
+from stages.config.errors import Errors, UserError
+from stages.preflight import own_code
+from stages.store.store import Store
+from tests.helpers import TINY, Chain, as_typed, composed, refused
+
+HEAD = struct.pack("<Q", 2) + b"{}"  # of a file of safetensors without tensors
+SCORING = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+LABELER = """
+from stages.labelers.labeler import Labeler
+
+class Mine(Labeler):
+    name = "mine"
+
+    def __init__(self, sign=1):
+        pass
+
+    def judge(self, prompt, candidates):
+        pass
+"""
+SAMPLER = """
+from stages.samplers import sampler as of
+
+class Mine(of.Sampler):
+    name = "mine"
+
+    @classmethod
+    def open(cls, source, stop_ids, decoding, *, top):
+        pass
+"""
+
+
+def rows(*content: object) -> str:
+    return "".join(f"{json.dumps(row)}\n" for row in content)
+
+
+FILES: dict[str, str | bytes] = {
+    "chat.jsonl": rows({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}),
+    "pairs.jsonl": rows({"prompt": "q", "chosen": "a", "rejected": "b"}),
+    "labels.jsonl": rows({"text": "q", "label": "good"}),
+    "plain.txt": "one\n\ntwo\n",
+    "blank.jsonl": "\n\n",
+    "paper.pdf": b"%PDF-1.4",
+    "wide.jsonl": '{"text": "x"}\n'.encode("utf-16"),
+    "notes/README.md": "nothing",
+    "splits/train.jsonl": rows({"text": "x"}),
+    "splits/test.jsonl": rows({"text": "y"}),
+    "task.yaml": "columns: {text: text}\n",
+    "words.jsonl": "hello\n",
+    "blanks.jsonl": rows({"question": "x", "verdict": None}),
+    "asked.jsonl": rows({"question": "x", "verdict": "A", "annotator": "ann"}),
+    "short.gguf": b"GGUF\x03",
+    "weights/model.safetensors": HEAD,
+    "bare/config.json": json.dumps(SCORING),
+    "mute/config.json": json.dumps(SCORING),
+    "mute/model.safetensors": HEAD,
+    "mute/tokenizer.json": "{}",
+    "causal/config.json": json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}),
+    "causal/model.safetensors": HEAD,
+    "causal/tokenizer.json": "{}",
+    "double/config.json": json.dumps({**SCORING, "id2label": {"0": "good", "1": "bad"}}),
+    "double/model.safetensors": HEAD,
+    "double/tokenizer.json": "{}",
+    "torn/config.json": "{",
+    "torn/model.safetensors": HEAD,
+    "adapter/adapter_config.json": "{}",
+    "labeler.py": LABELER,
+    "sampler.py": SAMPLER,
+    "lost.py": "import no_such_package\n\nclass Mine: pass\n",
+    "plain.py": "class Mine: pass\n\ndef read(row, strict): pass\n",
+}
+SERVER = "base_url: 'http://127.0.0.1:9/v1', model: m"
+JUDGE = ("label=judge", f"label.judge.endpoints=[{{{SERVER}, api_key_env: NO_SUCH_KEY}}]")
+NAMED = f"sample.endpoint={{{SERVER}}}"
+OF_HUB = "0123456789" * 4
+
+# Wrong settings that one command line can have, and what its one line tells of each. DIR is a folder with FILES.
+TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    (
+        (
+            "data.sources=[{path: DIR/none*.jsonl}, {path: DIR/blank.jsonl}, {path: DIR/notes}, {path: DIR/splits},"
+            "{path: DIR/paper.pdf}, {path: DIR/wide.jsonl}, {path: DIR/plain.txt}, {path: DIR/pipe},"
+            "{path: DIR/loose}, {path: DIR/pairs.jsonl, columns: {prompt: nope}},"
+            "{path: DIR/chat.jsonl, columns: {nope: messages}}, {path: DIR/labels.jsonl, task: DIR/task.yaml}]",
+            "outside=[{path: DIR/gone.jsonl, check: label}]",
+            "eval.retention=[{path: DIR/plain.txt}]",
+            "data.audit.actions={contaminated: drop}",
+            "data.audit.against=[{path: DIR/away.jsonl}]",
+            "reward.source.path=DIR/chat.jsonl",
+            *JUDGE,
+        ),
+        (
+            "data.sources[0].path=DIR/none*.jsonl: no such file",
+            "data.sources[1].path=DIR/blank.jsonl: holds no rows",
+            "data.sources[2].path=DIR/notes: holds no rows",
+            "data.sources[3].path=DIR/splits: holds the splits test, train",
+            "data.sources[4].path: DIR/paper.pdf: is a PDF",
+            "data.sources[5].path: DIR/wide.jsonl: is UTF-16",
+            "data.sources[6].path: DIR/plain.txt: plain text does not say where a document ends",
+            "data.sources[7].path=DIR/pipe: no regular file",
+            "data.sources[8].path=DIR/loose: no such file",
+            "data.sources[9].columns={prompt: nope}",
+            "data.sources[10].columns: 'nope' is no role here",
+            "data.sources[11].path",
+            "outside[0].path=DIR/gone.jsonl: no such file",
+            "eval.retention[0].path: DIR/plain.txt",
+            "data.audit.against[0].path=DIR/away.jsonl: no such file",
+            "reward.source.columns={prompt: COLUMN",
+            "label.judge.endpoints[0].api_key_env=NO_SUCH_KEY: the environment has no such variable",
+        ),
+    ),
+    (
+        (
+            "model=tiny",
+            "label.own={file: DIR/labeler.py, name: Other}",
+            "sample.own={file: DIR/lost.py, name: Mine}",
+            "data.own={file: DIR/plain.py, name: read}",
+            "label.known=DIR/words.jsonl",
+            "label.audit=9",
+        ),
+        (
+            "label.own.name=Other: the file defines no such name",
+            "sample.own: line 1: there is no module 'no_such_package'",
+            "data.own.options={}: read takes others (missing a required argument: 'strict')",
+            "label.known=DIR/words.jsonl: line 1 is no row of audit.jsonl",
+        ),
+    ),
+    (
+        (
+            "label.own={file: DIR/labeler.py, name: Mine, options: {minus: 1}}",
+            "data.own={file: DIR, name: f}",
+            "sample.own={file: DIR/sampler.py, name: Mine, options: {top: 1}}",
+            "label.audit=1",
+            "label.known=DIR/pipe",
+        ),
+        (
+            "label.own.options={'minus': 1}: Mine takes others",
+            "sample.own.name=Mine lacks complete",
+            "data.own.file=DIR: no such file",
+            "label.known=DIR/pipe: no such file",
+        ),
+    ),
+    (
+        ("label.own={file: DIR/plain.py, name: Mine}", "data.own={file: DIR/plain.py, name: Mine}"),
+        ("label.own.name=Mine must be a class derived from stages.lab", "data.own.name=Mine must be a task family"),
+    ),
+    (
+        (
+            "label=reward_model",
+            "label.reward_model.path=DIR/causal",
+            "sample=openai",
+            NAMED[:-1] + ", api_key_env: X_}",
+            "sft.runtime.device=cuda",
+            "answer.runtime.device=cuda",
+            "label.reward_model.runtime.device=cuda",
+        ),
+        (
+            "label.reward_model.path=DIR/causal: LlamaForCausalLM gives no scores",
+            "sample.endpoint.api_key_env=X_",
+            "sft.runtime.device=cuda: this machine has no GPU",
+            "answer.runtime.device=cuda",
+            "label.reward_model.runtime.device=cuda",
+        ),
+    ),
+    (
+        ("stage=reward", "label=human", "reward.margin=true", "label.human.reasons=[a, a]"),
+        ("reward.margin=true: label=human says which answer is better", "label.human.reasons has the keys 1 to 9"),
+    ),
+    (("label=reward_model", "label.reward_model.path=DIR/double"), ("its config.json names 2 outputs",)),
+    (("label=reward_model", "label.reward_model.path=DIR/mute"), ("DIR/mute: its tokenizer has no chat template",)),
+    (("label=reward_model", "label.reward_model.path=DIR/chat.jsonl"), ("a reward model is a folder",)),
+    (
+        (
+            "label=ensemble",
+            "label.ensemble.members=[{labeler: reward_model}, {labeler: judge}]",
+            JUDGE[1],
+            "label.reward_model.path=DIR/none",
+            "label.ensemble.people=5",
+            "label.human.runtime.host=192.0.2.1",
+        ),
+        (
+            "label.reward_model.path=DIR/none: no such file or folder",
+            "label.judge.endpoints[0].api_key_env=NO_SUCH_KEY",
+            "label.human.runtime: cannot listen at 192.0.2.1",
+        ),
+    ),
+    (
+        ("label=human", "label.human.runtime.port=TAKEN", "label.human.answered=DIR/words.jsonl"),
+        ("label.human.runtime: cannot listen at 127.0.0.1, port TAKEN", "answered=DIR/words.jsonl: line 1: no row of"),
+    ),
+    (
+        ("label=human", "label.human.runtime.host=no.such.invalid", "label.human.answered=DIR/blanks.jsonl"),
+        ("label.human.runtime: cannot listen at no.such.invalid", "answered=DIR/blanks.jsonl: holds no answers"),
+    ),
+    (
+        (
+            "sample.pool=[{model: DIR/bare}, {model: DIR/torn}, {model: DIR/adapter}, {model: nope}, {model: policy},"
+            "{model: DIR/short.gguf}, {model: DIR/plain.txt}, {model: DIR/weights}, {file: DIR/none.jsonl},"
+            "{file: DIR/labels.jsonl}, {model: 'package:.x/y'}, {model: 'package:json/none'},"
+            "{model: 'package:json/../json'}, {model: 'package:json//etc'}, {model: 'package:a b/c'},"
+            "{model: 'package:no_such/x'}, {model: 'package:__main__/x'}, {model: '~nobody/x'}, {model: DIR/LONG}]",
+        ),
+        (
+            "sample.pool[0].model=DIR/bare: DIR/bare holds no *.safetensors",
+            "sample.pool[1].model=DIR/torn: DIR/torn/config.json cannot be read as JSON",
+            "sample.pool[2].model=DIR/adapter: DIR/adapter/adapter_config.json: an adapter",
+            "sample.pool[3].model=nope: no such file or folder",
+            "sample.pool[5].model=DIR/short.gguf: cannot be read as GGUF",
+            "sample.pool[6].model=DIR/plain.txt: a single file must be a .gguf",
+            "sample.pool[7].model=DIR/weights: the folder holds no config.json",
+            "sample.pool[8].file=DIR/none.jsonl: no such file",
+            "sample.pool[9].columns={",
+            "sample.pool[10].model=package:.x/y: '.x' is not the name of a package",
+            "sample.pool[11].model=package:json/none: the package json has no file 'none'",
+            "sample.pool[12].model=package:json/../json: the package json has no file",
+            "sample.pool[13].model=package:json//etc: the package json has no file '/etc'",
+            "sample.pool[14].model=package:a b/c: 'a b' is not the name of a package",
+            "sample.pool[15].model=package:no_such/x: the package no-such is not installed",
+            "sample.pool[16].model=package:__main__/x",
+            "sample.pool[17].model=~nobody/x: no such file or folder",
+            "File name too long",
+        ),
+    ),
+    (
+        ("launch=ddp", "launch.nodes=2", "launch.rendezvous=192.0.2.1:29400", "tracker=trackio"),
+        ("launch.rendezvous=192.0.2.1:29400: node 0 cannot listen there", "tracker=trackio needs its package"),
+    ),
+    (
+        (
+            "dpo.trainer.log_level=loud",
+            "sft.trainer.gradient_checkpointing_kwargs={reentrant: true}",
+            "label=judge",
+            "sft.adapter=lora",
+            "sft.lora.target_modules=[nope.q_proj]",
+            "seeds=[3, 3]",
+            "sft.template.kind=chatlm",
+            f"label.judge.endpoints=[{{{SERVER}, extra: {{n: 4}}}}, {{{SERVER}2, extra: {{x: nan}}}}]",
+            "data.sources=[{path: DIR/chat.jsonl, hub_split: test}, {path: a, columns: {prompt: [1]}}]",
+            "launch.nodes=2",
+            "launch.rendezvous=host:99999",
+            "label.known=x",
+        ),
+        (
+            "dpo.trainer.log_level=loud is unknown",
+            "sft.trainer.gradient_checkpointing_kwargs=reentrant is unknown. Did you mean 'use_reentrant'?",
+            "sft.lora.target_modules=nope.q_proj is no linear layer",
+            "seeds=[3, 3] come beside seed=0: each once",
+            "sft.template.kind=chatlm is unknown",
+            "label.judge.endpoints[0].extra.n=4: every request sets n itself",
+            "label.judge.endpoints[1].extra={'x': nan}: cannot be sent as JSON",
+            "data.sources[0].path=DIR/chat.jsonl is no dataset of the hub",
+            "data.sources[1].columns={prompt: [1]}: a column is its name",
+            "launch.rendezvous=host:99999 is no HOST:PORT",
+            "label.known is what audited judgements are held against",
+        ),
+    ),
+    (
+        (
+            "dpo.lora.rank=0",
+            "sample.top_p=nan",
+            "eval.confidence=inf",
+            "sft.epochs=-1",
+            "label.human.instructions=' '",
+        ),
+        (
+            "dpo.lora.rank must be",
+            "sample.top_p must be",
+            "eval.confidence must be",
+            "sft.epochs must be",
+            "label.human.instructions is empty",
+        ),
+    ),
+    (
+        (
+            "dpo.trainer.lr_scheduler_type=cosine",
+            "dpo.trainer.lr_scheduler_kwargs={num_cycles: many}",
+            "model=tiny",
+            "dpo.loss_type=[sigmoid, sigmoid]",
+            "dpo.loss_weights=[1, 1]",
+        ),
+        ("dpo.trainer.lr_scheduler_kwargs.num_cycles=many must be a finite number", "sigmoid stands there twice"),
+    ),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loose").symlink_to("/nowhere")
+    return tmp_path
+
+
+def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert sum(len(told) for _, told in TOGETHER) > 75
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for typed, told in TOGETHER:
+            places = {"DIR": str(folder), "TAKEN": str(taken.getsockname()[1]), "LONG": "x" * 300}
+
+            def placed(text: str, places: dict[str, str] = places) -> str:
+                for name, place in places.items():
+                    text = text.replace(name, place)
+                return text
+
+            line = refused(*TINY, f"outputs={folder / 'store'}", "stage=plan", *map(placed, typed))
+            for each in told:
+                assert placed(each) in line, f"{each} is not told: {line}"
+    assert not [*(folder / "store").glob("*/*.partial")]
+
+
+def test_what_the_store_holds_needs_nothing_any_more(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is built asks no key, no port and no device: only what it was made of names it."""
+    monkeypatch.setattr(run, "build", lambda *_: None)
+    line = (*TINY, f"outputs={chain.root}", "stage=report", "sft.runtime.device=cuda", "answer.runtime.device=cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with as_typed(*line):
+        run.main(composed(*line))
+    assert "dpo.runtime.device=cuda" in refused(*line, "dpo.beta=0.7", "dpo.runtime.device=cuda")
+
+
+def test_answers_to_other_questions_are_told_where_the_pool_is_there(chain: Chain, folder: Path) -> None:
+    line = (*TINY, f"outputs={chain.root}", "stage=label", "label=human", "label.human.runtime.port=0")
+    told = refused(*line, f"label.human.answered={folder / 'asked.jsonl'}")
+    assert told.endswith("asked.jsonl: all of its 1 answers are to questions of other runs.")
+
+
+def test_a_key_that_kept_answers_may_do_without_is_not_asked_for(tmp_path: Path) -> None:
+    from stages.config.blocks.endpoints import Endpoint
+    from stages.preflight.servers import require_askable
+    from stages.store.calls import Calls
+
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", "NO_SUCH_KEY")
+    with pytest.raises(UserError, match="NO_SUCH_KEY"):
+        require_askable("sample.endpoint", endpoint, Store(tmp_path))
+    (tmp_path / "cache" / "calls").mkdir(parents=True)
+    with Calls(tmp_path / "cache" / "calls", str(endpoint.base_url), "m").opened():
+        require_askable("sample.endpoint", endpoint, Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LABELER,
+        LABELER.replace("class Mine(Labeler)", "class First(Labeler)") + "\nclass Mine(First): pass\n",
+        LABELER.replace("class Mine", "import dataclasses\n@dataclasses.dataclass\nclass Mine"),
+        "from somewhere import Mine\n".replace("somewhere", "json"),
+        "try:\n    import no_such_package\nexcept ImportError:\n    pass\n" + LABELER,
+        LABELER.replace("class Mine", "class Other") + "\nMine = Other\n",
+        LABELER.replace("(Labeler)", "(json.JSONEncoder)").replace("from", "import json\nfrom", 1),
+        LABELER.replace("sign=1", "**options"),
+    ],
+)
+def test_what_a_text_does_not_show_is_left_to_the_stage(text: str, tmp_path: Path) -> None:
+    from stages.config.blocks.models import Own
+
+    (tmp_path / "mine.py").write_text(text)
+    options = {"sign": 1} if "sign" in text and "dataclass" not in text else {}
+    own = Own(str(tmp_path / "mine.py"), "Mine", options)
+    own_code.require_class(own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", given=1)
+
+
+def test_errors_are_told_once_and_in_order() -> None:
+    errors = Errors()
+    for message in ("b", "a", "b"):
+        with errors:
+            raise UserError(message)
+    with errors:
+        raise UserError("c", "a")
+    with pytest.raises(UserError) as told:
+        errors.refuse()
+    assert told.value.messages == ["b", "a", "c"]
+    with pytest.raises(ZeroDivisionError), Errors():
+        _ = 1 / 0
