@@ -1,5 +1,6 @@
 """`data.own`: task families of the user's, or a function that says what a row says."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,5 +31,5 @@ def own_part(own: Own, out: Work) -> tuple[dict[str, Family], Callable[[Any], Sa
                 f"data.own.name={own.name} must be a task family, without options, or a function of a row."
             )
         return families, None
-    parts.fitting(own, KEY, found, {})
+    parts.fitting(own, KEY, inspect.signature(found), {})
     return {}, reader(found, own.options, str(own.name))

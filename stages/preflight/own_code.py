@@ -79,12 +79,7 @@ def require_options(own: Own, key: str, function: Function, given: int) -> None:
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
     ]
     parameters += [kind(args.kwarg.arg, kind.VAR_KEYWORD)] if args.kwarg else []
-
-    def as_written() -> None:
-        """Stand in for the function, with its parameters."""
-
-    as_written.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    parts.fitting(own, key, as_written, *[None] * given)
+    parts.fitting(own, key, inspect.Signature(parameters), *[None] * given)
 
 
 class Text:

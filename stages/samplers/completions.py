@@ -1,6 +1,7 @@
 """Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards. A prompt that does not fit into
 the model's context beside its answer is asked of nobody, and counted."""
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -30,7 +31,7 @@ def chosen(cfg: Sample, out: Work) -> Open:
     if not cfg.own:
         return parts.named("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
     found = parts.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
-    parts.fitting(cfg.own, "sample.own", found.open, out.path, [], None)
+    parts.fitting(cfg.own, "sample.own", inspect.signature(found.open), out.path, [], None)
     return partial(found.open, **cfg.own.options)
 
 

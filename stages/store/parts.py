@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -162,15 +162,15 @@ def make(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
         UserError: where it is no `kind`, or its options do not fit.
     """
     found = of_kind(own, key, node, kind)
-    fitting(own, key, found)
+    fitting(own, key, inspect.signature(found))
     with told(own, key, node):
         return found(**own.options)
 
 
-def fitting(own: Own, key: str, function: Callable[..., Any], *given: Any) -> None:
-    """Raise UserError where the options are none that the function takes beside what it is given."""
+def fitting(own: Own, key: str, signature: inspect.Signature, *given: Any) -> None:
+    """Raise UserError where the options are none that a function takes beside what it is given."""
     try:
-        inspect.signature(function).bind(*given, **own.options)
+        signature.bind(*given, **own.options)
     except TypeError as error:
         raise UserError(f"{key}.options={own.options}: {own.name} takes others ({error}).") from error
 

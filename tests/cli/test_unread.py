@@ -132,8 +132,8 @@ def test_the_demo_is_not_trained_in_the_place_of_a_preference_file(
 def test_every_key_of_a_block_with_choices_is_weighed() -> None:
     """A new key of these blocks is read whatever is chosen, or stands in `unread.py`."""
     always = {
-        Label: "labeler own max_failed audit known of judge human reward_model ensemble",
-        Sample: "rounds round split of file pool prompts",
+        Label: "labeler own max_failed audit known of judge human reward_model ensemble limits",
+        Sample: "rounds round split of file pool prompts limits",
         Tracker: "name",
         Export: "format",
     }

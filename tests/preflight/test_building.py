@@ -91,7 +91,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "data.sources=[{path: DIR/none*.jsonl}, {path: DIR/blank.jsonl}, {path: DIR/notes}, {path: DIR/splits},"
             "{path: DIR/paper.pdf}, {path: DIR/wide.jsonl}, {path: DIR/plain.txt}, {path: DIR/pipe},"
             "{path: DIR/loose}, {path: DIR/pairs.jsonl, columns: {prompt: nope}},"
-            "{path: DIR/chat.jsonl, columns: {nope: messages}}, {path: DIR/labels.jsonl, task: DIR/task.yaml}]",
+            "{path: DIR/chat.jsonl, columns: {nope: messages}}]",
             "outside=[{path: DIR/gone.jsonl, check: label}]",
             "eval.retention=[{path: DIR/plain.txt}]",
             "data.audit.actions={contaminated: drop}",
@@ -111,7 +111,6 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "data.sources[8].path=DIR/loose: no such file",
             "data.sources[9].columns={prompt: nope}",
             "data.sources[10].columns: 'nope' is no role here",
-            "data.sources[11].path",
             "outside[0].path=DIR/gone.jsonl: no such file",
             "eval.retention[0].path: DIR/plain.txt",
             "data.audit.against[0].path=DIR/away.jsonl: no such file",
@@ -119,6 +118,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.judge.endpoints[0].api_key_env=NO_SUCH_KEY: the environment has no such variable",
         ),
     ),
+    (("data.sources=[{path: DIR/labels.jsonl, task: DIR/task.yaml}]",), ("data.sources[0].task=DIR/task.yaml",)),
     (
         (
             "model=tiny",
