@@ -102,6 +102,7 @@ def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) ->
         label.run(node.config, {"pool": chain.folder("sample")}, out)
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_in_other_processes_run_it_too(mine: Path, chain: Chain) -> None:
     ran = command(
         *TINY, f"outputs={chain.root}", "stage=pairs", own(mine), "pairs.seed=1,2", "hydra/launcher=joblib", "-m"

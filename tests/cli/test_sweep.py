@@ -95,6 +95,7 @@ def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
     assert max(shared) < min(m["started"] for m in manifests if m["stage"] == grid.last), "no job waited for another"
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Chain) -> None:
     """The store holds what one of the four jobs makes."""
     grid = (*TINY, *GRID, "stage=eval", "dpo.beta=0.1,0.5", f"outputs={chain.root}")

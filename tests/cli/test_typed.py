@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from stages.cli import compose, recipes
 from stages.commands import plan
 from stages.config.schema import RECIPES, ROOT
-from tests.helpers import TINY, Chain, command, composed, composed_once, inside, refused, settings
+from tests.helpers import TINY, Chain, command, composed, composed_once, inside, refused, settings, slow_but
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OPTIONS = {
@@ -32,7 +32,7 @@ def options(i: int) -> list[str]:
     return [f"{group}={names[i % len(names)]}" for group, names in OPTIONS.items()]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(NAMES, "demo", "from_preferences"))
 def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str) -> None:
     for i in ROUNDS:
         for group in OPTIONS:
@@ -149,7 +149,10 @@ def test_a_toy_shrinks_what_is_typed_too() -> None:
     assert (toy.data.sources, toy.sft.max_length, toy.data.tasks.test) == ([], 64, 480)
 
 
-@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
+JOBLIB = pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("launcher", [(), JOBLIB])
 def test_a_sweep_over_a_group_takes_its_values_too(launcher: tuple[str, ...], chain: Chain) -> None:
     """`margin` has no other max_per_prompt than its own, 4; the recipe's is 1."""
     recipe = RECIPES / "one_pair.yaml"

@@ -71,6 +71,7 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
         assert cell.split() == visible(answer, KEPT).split() and answer
 
 
+@pytest.mark.slow
 def test_a_line_that_is_not_utf8_is_told_and_the_next_one_answered(chain: Chain) -> None:
     typed = b"Gr\xfc\xdfe\nName a \x1b[31mcolour.\n"
     arguments = (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=2")

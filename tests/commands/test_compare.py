@@ -177,6 +177,7 @@ def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(tmp
     assert unseeded({f"{name}.seed": "1" for name in varied}) == {}
 
 
+@pytest.mark.slow
 def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path) -> None:
     """Rows from other data, without a stage that the others have, with a control, and with a name that is HTML."""
     toys = tmp_path / "<img src=x>&.jsonl"

@@ -91,6 +91,7 @@ def test_offline_runs_are_sent_once_with_their_lineage(root: Path, server: Wandb
     assert not writes(server)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_taken_is_sent_the_next_time(root: Path, server: WandbServer) -> None:
     (refused,) = [name for name, manifest in manifests(root).items() if manifest["stage"] == "data"]
     server.refused = {refused}
@@ -109,6 +110,7 @@ def test_a_run_that_was_not_taken_is_sent_the_next_time(root: Path, server: Wand
     assert set(server.runs) == set(manifests(root))
 
 
+@pytest.mark.slow
 def test_a_run_in_the_making_is_left_for_later(root: Path, server: WandbServer) -> None:
     pairs = nodes(root)["pairs"]
     with Store(root).claim(pairs):
@@ -136,6 +138,7 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
     assert not list(root.rglob("*.synced"))
 
 
+@pytest.mark.slow
 def test_runs_online_use_what_others_logged_and_do_without_what_none_did(chain: Chain, server: WandbServer) -> None:
     """The chain was built without W&B; labels and pairs, which need no torch, are built again with it."""
     root = chain.root

@@ -44,7 +44,7 @@ from stages.pipeline.graph import graph
 from stages.store.store import Store
 from stages.training import adapters
 from stages.training.checkpointing import enable
-from tests.helpers import NEEDS_4_BIT, TINY, settings
+from tests.helpers import NEEDS_4_BIT, TINY, settings, slow_but
 
 KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig),
@@ -207,7 +207,7 @@ def step(model: Any, block: SFT | DPO, tokens: int, checkpointing: Checkpointing
         ("none", "selective", 1),
     ],
 )
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", slow_but(["fp32", "bf16"], "fp32"))
 def test_live_bytes_of_a_training_step(
     precision: str,
     adapter: str,
@@ -285,6 +285,7 @@ def resident(folder: Path, told: Any) -> None:
     told.put((held_before + machine.peak_memory() - before, expected))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the high-water mark cannot be set back")
 def test_resident_bytes_of_a_process_that_trains(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")

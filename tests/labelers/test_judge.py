@@ -180,6 +180,7 @@ SAID = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=10_000, deadline=None)
 @given(
     SAID,

@@ -121,7 +121,7 @@ def test_rows_of_an_evaluation_count_alike_in_any_number_of_processes() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("launch=fsdp", "launch=fsdp divides a model among GPUs"),
+        pytest.param("launch=fsdp", "launch=fsdp divides a model among GPUs", marks=pytest.mark.slow),
         pytest.param("sft.learning_rate=1e6", "training diverged", marks=pytest.mark.slow),
     ],
 )

@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import TINY, Chain, command
 
 # Python takes UTF-8 in place of such a locale, unless it is told not to.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 def test_the_chain_is_the_same_under_a_locale_without_utf_8(chain: Chain, tmp_path: Path) -> None:
     root = tmp_path / "ascii"
     ran = command(*TINY, f"outputs={root}", "stage=reference", env={**os.environ, **ASCII})

@@ -41,11 +41,12 @@ class Watch:
 
         return entered
 
-    def noted(self, model: Any) -> Any:
+    def noted(self, loaded: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+        """Takes a model, with a report of what its folder lacked."""
         self.loads[self.now] += 1
         if self.now in SAMPLING:
-            self.sampling.append(weakref.ref(model))
-        return model
+            self.sampling.append(weakref.ref(loaded[0]))
+        return loaded
 
 
 @pytest.fixture

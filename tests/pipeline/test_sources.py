@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from stages.config.schema import ROOT
 from stages.store.records import Example, load
 from tests.helpers import Chain, build, inside, nodes, settings
@@ -105,6 +107,7 @@ print(machine.peak_memory())  # resource tells what the parent had before it, to
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """A million rows stay below one GiB: what 20,000 take, two of the groups that a table is written in, and the slope
     from there. Rows that are held take three times as much."""

@@ -21,6 +21,7 @@ def made(cfg: Model, folder: Path) -> Path:
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_the_embedded_model_speaks(tmp_path: Path) -> None:
     """SmolLM2-135M from its GGUF file: dequantised, saved and loaded again, it still knows English."""
     folder = made(settings("model=embedded").model, tmp_path / "base")

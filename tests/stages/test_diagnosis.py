@@ -73,9 +73,10 @@ def test_where_few_candidates_end_more_heat_is_no_advice(chain: Chain) -> None:
     assert "higher sample.temperatures" in advice[1]
 
 
-@pytest.mark.parametrize(
-    "mixture", [("dpo.loss_type=[sigmoid]",), ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]")]
-)
+ALONE, TOGETHER = ("dpo.loss_type=[sigmoid]",), ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.2]")
+
+
+@pytest.mark.parametrize("mixture", [pytest.param(ALONE, marks=pytest.mark.slow), TOGETHER])
 def test_a_key_that_is_told_to_be_tried_can_be_typed(mixture: tuple[str, ...], chain: Chain) -> None:
     run = evidence(chain)
     run = replace(run, settings=run.settings | {"loss_type": settings(*TINY, *mixture).dpo.loss_type})

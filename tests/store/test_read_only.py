@@ -61,7 +61,7 @@ def command(foreign: Path) -> Command:
     [
         (("stage=plan", *TINY, "dpo.beta=0.7"), "beta 0.1 -> 0.7"),
         (("stage=compare",), "No page: "),
-        (("stage=chat", "chat.max_new_tokens=2"), "> Name a colour."),
+        pytest.param(("stage=chat", "chat.max_new_tokens=2"), "> Name a colour.", marks=pytest.mark.slow),
         (("stage=report", *TINY), "report.html"),
         (("stage=doctor",), "all as published"),
     ],

@@ -229,6 +229,7 @@ def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, told:
     assert told in str(exhausted(block("dpo", **runtime), 3, rows, 900, Checkpointing.none))
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) -> None:
     out, model = Work(tmp_path, lambda metrics, step: None), inputs["sft"]["base"] / "model"
 

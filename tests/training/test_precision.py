@@ -96,6 +96,7 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     assert {k: v for k, v in once.items() if "loss" in k} == {k: v for k, v in each.items() if "loss" in k}
 
 
+@pytest.mark.slow
 def test_no_tf32_whatever_the_environment_says() -> None:
     told = "import torch; print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)"
     environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PYTHONPATH": str(ROOT)}
