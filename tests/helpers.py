@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 import run
 from stages.cli import compose, recipes
 from stages.cli.explain import explain
+from stages.config.installation import install_command
 from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
 from stages.store.kept import file_digest
@@ -44,7 +45,7 @@ TINY = ("recipe=tiny", "tracker=none")
 # Its package is heavy, no part of `dev`, and makes every process that loads peft a second slower.
 NEEDS_4_BIT = (
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs plumbline[qlora]"),
+    pytest.mark.skipif(find_spec("bitsandbytes") is None, reason=f"needs {install_command('qlora')}"),
 )
 QLORA = pytest.param("qlora", marks=NEEDS_4_BIT)
 

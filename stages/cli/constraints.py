@@ -22,6 +22,7 @@ from stages.config.choices import (
     Target,
 )
 from stages.config.errors import Errors, UserError, one_of
+from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.store import parts
 
@@ -213,7 +214,7 @@ def by_people(cfg: Config) -> None:
     if "human" not in cfg.label.labelers:
         return
     if any(find_spec(package) is None for package in ("starlette", "uvicorn")):
-        raise UserError("people are asked by a server: pip install 'plumbline[people]'.")
+        raise UserError(f"label.human: its page needs starlette and uvicorn: {install_command('people')}.")
     if cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
@@ -260,7 +261,7 @@ def adapter(name: str, block: Training) -> None:
     if block.adapter is not Adapter.qlora:
         return
     if find_spec("bitsandbytes") is None:
-        raise UserError(f"{name}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install 'plumbline[qlora]'.")
+        raise UserError(f"{name}.adapter=qlora needs bitsandbytes for 4-bit weights: {install_command('qlora')}.")
     if block.runtime.sharding is not Sharding.none:
         raise UserError(f"{name}.adapter=qlora cannot be divided among processes: use launch=ddp, or adapter=lora.")
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import OWN_PROMPTS, Member, Sample
 from stages.config.errors import UserError, one_of
+from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.store import parts
 
@@ -49,7 +50,7 @@ def require_openvino(block: Sample) -> None:
     if block.sampler != "openvino" or block.file or block.own:
         return
     if find_spec("openvino_genai") is None:
-        raise UserError(f"{block.key}.sampler=openvino needs its package: pip install 'plumbline[openvino]'.")
+        raise UserError(f"{block.key}.sampler=openvino needs its package: {install_command('openvino')}.")
     if block.runtime.device == "cuda":
         raise UserError(f"{block.key}.sampler=openvino computes on the CPU: sample.runtime.device=cpu, or sample=hf.")
 

@@ -12,6 +12,7 @@ from stages.config import trl_values, unread_arguments
 from stages.config.blocks.training import DPO, Training
 from stages.config.choices import Adapter, Checkpointing, Sharding
 from stages.config.errors import UserError, nearest
+from stages.config.installation import install_command
 
 OF_ANY_DIVERGENCE = (*unread_arguments.DIVERGING, "sft")
 # TRL's arguments that a typed key or `runtime` sets, and what to set instead.
@@ -106,7 +107,7 @@ def kernels(name: str, block: Training) -> None:
     if asked := [key for key in COMPILED if block.trainer.get(key)]:
         raise UserError(f"{name}.trainer.{asked[0]}: batches differ in shape, and each is compiled for. Leave it out.")
     if block.trainer.get("use_liger_kernel") and (block.runtime.device == "cpu" or find_spec("liger_kernel") is None):
-        raise UserError(f"{name}.trainer.use_liger_kernel needs CUDA and pip install 'plumbline[liger]'.")
+        raise UserError(f"{name}.trainer.use_liger_kernel needs CUDA and {install_command('liger')}.")
 
 
 def losses(cfg: DPO) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
+from stages.config.installation import install_command
 from stages.endpoints.key_mask import KeyMask
 from stages.endpoints.pacing import Pace, backoff, retry_after
 from stages.endpoints.reply import NoReply, Redirected, Reply, decode, read
@@ -102,7 +103,7 @@ class Client:
 
             from stages.endpoints.bounded_http import http_client
         except ImportError as error:
-            raise UserError(f"{self.name} needs the package openai: pip install 'plumbline[endpoints]'.") from error
+            raise UserError(f"{self.name} needs the package openai: {install_command('endpoints')}.") from error
         if self.endpoint.api_key_env and not self.secret:
             raise UserError(
                 f"{self.name}.api_key_env={self.endpoint.api_key_env}: the environment has no such variable. Set it, "

@@ -5,11 +5,13 @@ import re
 from functools import cache
 from importlib import metadata
 
+from stages.config.installation import DISTRIBUTION, checkout_project
+
 log = logging.getLogger(__name__)
 
-PACKAGE = "plumbline"
-# A need of every installation; those of extras have a marker behind a semicolon.
-NEED = re.compile(r"^Requires-Dist: ([\w.-]+)([^;\n]*)$", re.MULTILINE)
+# A library that every installation needs; the libraries of extras have a marker behind a semicolon.
+REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)")
+REQUIRES = re.compile(r"^Requires-Dist: (.*)$", re.MULTILINE)
 VERSION = re.compile(r"^Version: (\S+)$", re.MULTILINE)
 
 
@@ -23,13 +25,14 @@ def warn() -> None:
 def outside() -> list[str]:
     """`trl 1.17.0 (known: >=1.16,<1.17)` for every library outside its range; what is not installed says so itself.
 
-    The ranges are those of pyproject.toml, as the installation of this package keeps them. Both sides are read line by
-    line: importlib parses every library's whole description, which takes four times as long as all this.
+    The ranges are those of the checkout's pyproject.toml, or of the installed distribution's metadata. This reads
+    metadata line by line: importlib parses every library's whole description, which takes four times as long.
     """
     from packaging.specifiers import SpecifierSet  # most of what all this takes, and nothing for `--help` or a plan
 
     found = []
-    for name, bounds in NEED.findall(described(PACKAGE)):
+    requirements = checkout_project().get("dependencies") or REQUIRES.findall(described(DISTRIBUTION))
+    for name, bounds in (match.groups() for match in map(REQUIREMENT.fullmatch, requirements) if match):
         installed = VERSION.search(described(name))
         if installed and not SpecifierSet(bounds).contains(installed[1], prereleases=True):
             found.append(f"{name} {installed[1]} (known: {','.join(sorted(bounds.strip().split(','), reverse=True))})")
@@ -40,8 +43,6 @@ def described(distribution: str) -> str:
     """A distribution's metadata, '' where it is not installed."""
     try:
         found = metadata.distribution(distribution)
-        return (
-            found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
-        )  # the latter of an egg-info in a checkout
+        return found.read_text("METADATA") or found.read_text("PKG-INFO") or ""  # an egg-info has the latter
     except metadata.PackageNotFoundError:
         return ""

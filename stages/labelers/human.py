@@ -1,4 +1,4 @@
-"""`label=human`: people judge candidates in a browser (`pip install 'plumbline[people]'`).
+"""`label=human`: people judge candidates in a browser (`pip install -e '.[people]'`).
 
 Answers to a prompt stand side by side, in another order for everybody, and nothing says which model wrote them. The
 node is complete when every question has as many answers as it needs; until then the same command goes on. Several

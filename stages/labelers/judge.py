@@ -1,4 +1,4 @@
-"""`label=judge`: models at endpoints judge candidates by a rubric (`pip install 'plumbline[endpoints]'`).
+"""`label=judge`: models at endpoints judge candidates by a rubric (`pip install -e '.[endpoints]'`).
 
 Pairwise, two candidates are shown in both orders, and a judge that does not choose the same of them both times has
 seen a tie (position bias: Zheng et al. 2023, arXiv:2306.05685). Pointwise, each candidate gets a score. Several judges

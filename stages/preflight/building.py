@@ -10,6 +10,7 @@ from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import Training
 from stages.config.choices import Command, Target
 from stages.config.errors import Errors, UserError
+from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.hardware import machine
 from stages.launch.rendezvous import listening
@@ -47,7 +48,7 @@ def refuse(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
             with errors:
                 look(node, store)
     if missing and cfg.tracker.name == "trackio" and find_spec("trackio") is None:
-        errors.add("tracker=trackio needs its package: pip install 'plumbline[trackio]', or set tracker=none.")
+        errors.add(f"tracker=trackio needs its package: {install_command('trackio')}, or set tracker=none.")
     if cfg.launch.nodes > 1 and any(trains_now(node, store) for node in missing):
         with errors:
             listening(str(cfg.launch.rendezvous)).close()

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
+from stages.config.installation import install_command
 from stages.store.calls import Calls
 from stages.store.node import Node
 from stages.store.store import Store
@@ -30,7 +31,7 @@ def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
     if Calls(store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)).path.exists():
         return
     if find_spec("openai") is None:
-        raise UserError(f"{key} needs the package openai: pip install 'plumbline[endpoints]'.")
+        raise UserError(f"{key} needs the package openai: {install_command('endpoints')}.")
     if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env, "").strip():
         raise UserError(
             f"{key}.api_key_env={endpoint.api_key_env}: the environment has no such variable, or it is empty. Set "

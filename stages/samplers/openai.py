@@ -1,4 +1,4 @@
-"""Candidates of another model, at any OpenAI-compatible server (`pip install 'plumbline[endpoints]'`).
+"""Candidates of another model, at any OpenAI-compatible server (`pip install -e '.[endpoints]'`).
 
 A call asks for one candidate: many servers answer a request for several with one. Its seed goes along, and tells it
 from the others of its prompt. What comes is text, which DPO tokenises anew.

@@ -1,4 +1,4 @@
-"""Sampling by OpenVINO's engine, the fastest in fp32 on a CPU (`pip install 'plumbline[openvino]'`).
+"""Sampling by OpenVINO's engine, the fastest in fp32 on a CPU (`pip install -e '.[openvino]'`).
 
 It reads the GGUF file that `stage=export` writes, its weights in 16 bits, and each prompt once for all candidates. Its
 random numbers are its own, so that it draws other candidates than `hf`; they too depend on the prompt and the seed

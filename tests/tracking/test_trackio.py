@@ -18,7 +18,7 @@ INSTALLED = find_spec("trackio") is not None
 def test_without_its_package_the_error_names_it(tmp_path: Path) -> None:
     ran = command("recipe=tiny", "stage=data", "tracker=trackio", f"outputs={tmp_path}")
     assert ran.returncode == 1
-    assert "pip install 'plumbline[trackio]'" in ran.stderr.strip().splitlines()[-1]
+    assert "pip install -e '.[trackio]'" in ran.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs trackio")

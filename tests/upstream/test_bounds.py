@@ -4,11 +4,12 @@ import logging
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from stages.config import installation
+from stages.config.installation import DISTRIBUTION, checkout_project
 from stages.hardware import versions
 from tests.helpers import ROOT, TINY, command
 
@@ -17,7 +18,7 @@ LOADED_SLOWLY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate
 
 def installed(folder: Path, name: str, version: str, *needs: str) -> None:
     """What pip leaves of a distribution, as far as it says who it is."""
-    info = folder / f"{name}-{version}.dist-info"
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {n}" for n in needs)]
     (info / "METADATA").write_text("\n".join([*lines, "", "Version: of the description, not of the package", ""]))
@@ -33,6 +34,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def wheel_site(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same place for an installed wheel, which has no checkout around it."""
+    monkeypatch.setattr(installation, "ROOT", site)
+    return site
+
+
 def test_every_library_outside_its_range_is_named_in_one_line_once(
     site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -42,13 +50,20 @@ def test_every_library_outside_its_range_is_named_in_one_line_once(
         versions.warn()
         versions.warn()
     [line] = caplog.messages
-    ranges = {n.split("<")[0]: n for n in metadata.requires("plumbline") or []}
+    ranges = {requirement.split(">")[0]: requirement for requirement in checkout_project()["dependencies"]}
     assert "trl" in ranges and "\n" not in line
     assert "trl 9.9.9 (known: >=" in line
     assert "peft 0.1 (known: >=" in line
     assert "docs/upgrading.md" in line
     for bound in ranges["trl"].removeprefix("trl").split(","):
-        assert bound in line, "the range is that of the installation's metadata"
+        assert bound in line, "the range is that of pyproject.toml"
+
+
+def test_a_checkout_goes_by_its_own_ranges_whatever_is_installed(site: Path) -> None:
+    installed(site, "trl", "9.9.9")
+    for name in (DISTRIBUTION, DISTRIBUTION.split("-")[0]):  # an installation of before, and another project's
+        installed(site, name, "0.1.0", "trl>=9")
+    assert "trl 9.9.9" in " ".join(versions.outside())
 
 
 @pytest.mark.parametrize(
@@ -62,16 +77,17 @@ def test_every_library_outside_its_range_is_named_in_one_line_once(
         ("1.15.9", False),
     ],
 )
-def test_a_version_counts_as_pip_counts_it(version: str, known: bool, site: Path) -> None:
-    installed(site, "plumbline", "0.1.0", "trl<1.17,>=1.16", "absent<2", 'ray<2.61,>=2.60; extra == "ray"')
-    installed(site, "trl", version)
-    installed(site, "ray", "1.0")  # of an extra that nobody asked for
+def test_a_version_counts_as_pip_counts_it(version: str, known: bool, wheel_site: Path) -> None:
+    installed(wheel_site, DISTRIBUTION, "0.1.0", "trl<1.17,>=1.16", "absent<2", 'ray<2.61,>=2.60; extra == "ray"')
+    installed(wheel_site, "trl", version)
+    installed(wheel_site, "ray", "1.0")  # of an extra that nobody asked for
     assert versions.outside() == ([] if known else [f"trl {version} (known: >=1.16,<1.17)"])
 
 
-def test_whoever_has_not_installed_the_package_is_told_nothing(site: Path) -> None:
-    (site / "plumbline-0.1.0.dist-info").mkdir()
-    installed(site, "trl", "9.9.9")
+def test_without_metadata_of_its_own_a_wheel_says_nothing(wheel_site: Path) -> None:
+    installed(wheel_site, "trl", "9.9.9")
+    installed(wheel_site, DISTRIBUTION.split("-")[0], "0.0.6", "trl<1")  # another project's
+    (wheel_site / "pyproject.toml").write_text('[project]\nname = "another"\ndependencies = ["trl<1"]\n')
     assert versions.outside() == []
 
 
