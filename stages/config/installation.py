@@ -20,4 +20,4 @@ def install_command(extra: str) -> str:
     """Return the command that installs an extra: by the checkout's folder, else by the distribution's name."""
     if checkout_project():
         return f"pip install -e '{os.path.relpath(ROOT)}[{extra}]'"
-    return f"pip install '{DISTRIBUTION}[{extra}]'"
+    return f"pip install '{DISTRIBUTION}[{extra}]'"  # pip finds it installed, and asks no index for it
