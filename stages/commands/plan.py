@@ -1,7 +1,8 @@
 """`stage=plan`: nothing runs. Every node with its state, what changed since the nearest one, and what it would cost.
 
 Memory is the peak: on a GPU of what is allocated there, else of what is resident; that of such a node where nothing
-differs that it depends on, else an estimate. A time says how it is known (`LEGEND`).
+differs that it depends on, else an estimate. Tokens and time are scaled from finished nodes of the same stage; a stage
+of which nothing like it ran on this processor is `not measured yet`.
 """
 
 import math
@@ -21,19 +22,13 @@ from stages.commands.planning.peak import on_gpu
 from stages.commands.settings import named
 from stages.config.errors import visible
 from stages.config.schema import OUTPUTS, ROOT
-from stages.hardware.speed import Known
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
 
 HASHED_PER_SECOND = 1.7e9  # bytes, SHA-256 on one core of an AMD EPYC
 SHOWN_SECONDS = 5  # of hashing, and more
-MARKS = {Known.measured: "", Known.scaled: "~", Known.guessed: "?"}
-LEGEND = {
-    Known.measured: "as this stage took here",
-    Known.scaled: "~ scaled from another stage, precision, model or amount that ran here",
-    Known.guessed: "? a guess: nothing like it has run here",
-}
+UNMEASURED = "not measured yet"
 
 
 def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
@@ -45,24 +40,23 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         table.add_column(title, justify="right", no_wrap=True)
     usual = Store(Path(os.environ.get(OUTPUTS) or ROOT / "outputs"))
     past = Past(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
-    total, marks, renewed, unknown = 0.0, set[Known](), dict[str, float](), list[str]()
+    seconds, renewed, unmeasured = dict[str, float](), dict[str, float](), list[str]()
     asked, read = dict[str, list[Asked]](), set[Node]()
     planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
     for name, node in planned.items():
         state = store.state(node)
         costs = cost.expected(node, nodes, store, past)
         notes = changed(node, state, store)
-        if asked_here := calls.expected(node, nodes, store, past):
+        if asked_here := calls.expected(node, store, past):
             asked[name] = asked_here
         if (asked_here or calls.of_people(node)) and not past.earlier.of(node):  # at the pace of others
             costs = replace(costs, seconds=math.nan)
         if state != "cached":
             read.update(node.inputs.values())
             if math.isnan(costs.seconds):
-                unknown.append(name)
+                unmeasured.append(name)
             else:
-                total += costs.seconds
-                marks.add(costs.known)
+                seconds[name] = costs.seconds
                 if past.earlier.of(node):
                     renewed[name] = costs.seconds
         table.add_row(
@@ -73,11 +67,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
             f"{costs.tokens:,}" if costs.tokens else "",
             "?" if math.isnan(costs.memory) else f"{costs.memory / 2**30:.1f} GiB {'GPU' if on_gpu(node) else 'RAM'}",
             f"{costs.disk / 2**30:.1f} GiB" if costs.disk > 2**26 else "",
-            ""
-            if state == "cached"
-            else "?"
-            if math.isnan(costs.seconds)
-            else f"{MARKS[costs.known]}{costs.seconds:.0f} s",
+            "" if state == "cached" else UNMEASURED if math.isnan(costs.seconds) else f"{costs.seconds:.0f} s",
         )
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     console.print(table)
@@ -85,11 +75,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         console.print(sources(brought))
     if asked:
         console.print(endpoints(asked))
-    how = f" Times: {'; '.join(LEGEND[known] for known in sorted(marks))}." if marks else ""
-    least = f"at least {total / 60:.1f} min, as the time of {len(unknown)} nodes is not known ({', '.join(unknown)})"
-    console.print(f"To build: {least if unknown else f'{total / 60:.1f} min expected'}.{how}")
-    if (seconds := hashing(read, store)) >= SHOWN_SECONDS:
-        console.print(f"Finished nodes that these read are hashed first: {seconds:.0f} s where the disk keeps up.")
+    console.print(to_build(seconds, unmeasured))
+    if (hashed := hashing(read, store)) >= SHOWN_SECONDS:
+        console.print(f"Finished nodes that these read are hashed first: {hashed:.0f} s where the disk keeps up.")
     if untested:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
     if renewed:
@@ -97,6 +85,15 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
             f"Of these, {len(renewed)} nodes only because Plumbline makes something else of the same settings now "
             f"(version): {sum(renewed.values()):.0f} s, for {', '.join(renewed)}. CHANGELOG.md says what."
         )
+
+
+def to_build(seconds: dict[str, float], unmeasured: list[str]) -> str:
+    """Return the sentences on the whole time, by the seconds of nodes and the nodes without a measured time."""
+    least = "at least " if unmeasured else ""
+    total = f"{least}{sum(seconds.values()) / 60:.1f} min, from nodes of the same stage on this processor."
+    parts = [total] if seconds or not unmeasured else []
+    missing = [f"{UNMEASURED} ({len(unmeasured)}): {', '.join(unmeasured)}."] if unmeasured else []
+    return f"To build: {' '.join(parts + missing)}"
 
 
 def hashing(inputs: set[Node], store: Store) -> float:
@@ -113,7 +110,7 @@ def sources(brought: list[Contribution]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     every = sum(each.tokens or 0 for each in brought)
     for each in brought:
-        mark = "" if each.exact else MARKS[Known.scaled]
+        mark = "" if each.exact else "~"
         amounts = ["?" if n is None else f"{mark}{n:,.0f}" for n in (each.rows, each.total, each.tokens)]
         known = each.tokens is not None and all(other.tokens is not None for other in brought)
         table.add_row(visible(each.name), *amounts, f"{(each.tokens or 0) / max(1, every):.0%}" if known else "?")

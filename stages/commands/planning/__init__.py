@@ -1,1 +1,1 @@
-"""What `stage=plan` is made of: how long and how large the nodes would be that are missing."""
+"""Tokens, time, memory and endpoint calls of the nodes that are still to be built, for `stage=plan`."""

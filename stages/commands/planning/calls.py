@@ -41,18 +41,18 @@ class Asked:
         return (self.input * price.input + self.output * price.output) / MILLION
 
 
-def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
+def expected(node: Node, store: Store, past: Past) -> list[Asked]:
     """What a node that is still to be built would ask, by endpoint."""
     block = node.config
     if store.find(node) or getattr(block, "own", None):
         return []
     if isinstance(block, Sample) and block.sampler == "openai":
-        sizes, _ = sizes_to_be(node, nodes, store, past)
+        sizes = sizes_to_be(node, store, past)
         calls = (sizes.rows or math.nan) * block.candidates_per_prompt
         key = f"{block.key}.endpoint"
         return [Asked(key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens)]
     if isinstance(block, Label) and block.labeler == "judge":
-        return judged(block, node.inputs["pool"], nodes, store, past)
+        return judged(block, node.inputs["pool"], store, past)
     return []
 
 
@@ -61,7 +61,7 @@ def of_people(node: Node) -> bool:
     return isinstance(node.config, Label) and "human" in node.config.labelers and not node.config.human.answered
 
 
-def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past: Past) -> list[Asked]:
+def judged(block: Label, pool: Node, store: Store, past: Past) -> list[Asked]:
     """What each judge would be asked about a pool: of two texts that differ in both orders, or of each text; and the
     probe."""
     judge, sources = block.judge, sources_of(pool)
@@ -70,7 +70,7 @@ def judged(block: Label, pool: Node, nodes: dict[str, Node], store: Store, past:
         calls = sum(prompts * shown(judge, int(n)) for n, prompts in lengths["texts"].items())
         texts = length_of_pool(manifest, store.folder(pool))
     else:
-        sizes, _ = sizes_to_be(sources[0], nodes, store, past)
+        sizes = sizes_to_be(sources[0], store, past)
         calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))
         texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe

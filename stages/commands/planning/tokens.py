@@ -1,4 +1,4 @@
-"""How many tokens a stage goes through, from the rows there are and the lengths of their texts."""
+"""The tokens of a stage, from its rows and the lengths of their texts."""
 
 import math
 from functools import cache
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.sampling import CandidateFile
-from stages.hardware.speed import DRAWN, GUESSED, TRAINED
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 
@@ -17,23 +16,23 @@ TEXT = 100.0, 24.0  # characters of a generated prompt and of its answer, before
 OPEN = 250.0, 400.0  # of an open request, which comes without an answer
 SELECTED = 0.4  # of the open requests that a base answers, those with an answer to learn from
 PAIRS = ("reference", "dpo", "reward")  # stages whose rows are pairs
+READS_TOKENS = ("sft", "sample", "answer", "eval", *PAIRS)  # `label` by a reward model does too
 
 
 class Sizes(NamedTuple):
-    """What a stage goes through: rows (prompts, pairs, candidates) in an epoch, those it is evaluated on, and the
-    tokens of a prompt and of an answer."""
+    """Rows of a stage in an epoch (prompts, pairs or candidates), 0 where nobody can say yet how many; and the tokens
+    of a prompt and of an answer."""
 
     rows: float
-    evaluated: float
     prompt: float
     answer: float
 
 
-def trains_or_asks(stage: str, settings: dict[str, Any]) -> bool:
-    """Whether a stage sends tokens through a model."""
+def reads_tokens(stage: str, settings: dict[str, Any]) -> bool:
+    """Return whether a stage sends tokens through a model."""
     if stage == "label":
         return settings["labeler"] == "reward_model" and "own" not in settings
-    return stage in GUESSED and bool(settings.get("train", True)) and not settings.get("file")
+    return stage in READS_TOKENS and bool(settings.get("train", True)) and not settings.get("file")
 
 
 def generated(data: Node, selected: bool = False) -> dict[str, float]:
@@ -111,30 +110,17 @@ def in_tokens(prompt: float, answer: float) -> tuple[float, float]:
     return prompt / CHARACTERS + TURNS, answer / CHARACTERS + 1
 
 
-def tokens_of(stage: str, settings: dict[str, Any], sizes: Sizes, of_base: bool) -> float:
-    """The tokens that a stage's manifest counts, before any is known."""
-    times = settings.get("epochs") or settings.get("candidates_per_prompt") or 1
-    answer = sizes.answer
-    if limit := settings.get("max_new_tokens"):  # a base seldom ends by itself
-        answer = min(limit, (answer + limit) / 2 if of_base else answer)
-    pair = 2 * (sizes.prompt + answer)
-    each = {"sft": sizes.prompt + answer, "dpo": pair, "reward": pair, "reference": 2 * answer}
-    return float(sizes.rows * times * each.get(stage, answer))
-
-
-def passes_of(stage: str, settings: dict[str, Any], sizes: Sizes, tokens: float) -> float:
-    """Tokens that a stage sends through the model forward, or what costs as much."""
-    evaluations = settings.get("evaluations", 0) and settings["evaluations"] + 1
-    row = (sizes.prompt + sizes.answer) * (2 if stage in ("dpo", "reward") else 1)
-    if stage in ("sft", "dpo", "reward"):
-        return TRAINED * tokens + evaluations * sizes.evaluated * row
-    if stage == "label":
-        return sizes.rows * row
+def tokens_of(stage: str, settings: dict[str, Any], sizes: Sizes, from_base: bool) -> float:
+    """Return the tokens of a stage by the lengths of its texts: those that its manifest counts, or those it reads."""
     if stage == "eval":
-        # Every model but the base reads the references; all but SFT read their own answers, as it does.
-        models = len(settings["models"]) - 1
-        return float(settings["likelihood_prompts"] * (3 * models - 2) * row)
-    return sizes.rows * sizes.prompt + tokens * (1 if stage == "reference" else DRAWN)
+        return float(settings["likelihood_prompts"] * len(settings["models"]) * (sizes.prompt + sizes.answer))
+    answer = sizes.answer
+    if limit := settings.get("max_new_tokens"):
+        answer = limit if from_base else min(limit, answer)
+    row = sizes.prompt + answer
+    each = {"sft": row, "label": row, "dpo": 2 * row, "reward": 2 * row, "reference": 2 * answer}
+    times = settings.get("epochs") or settings.get("candidates_per_prompt") or 1
+    return float(sizes.rows * times * each.get(stage, answer))
 
 
 def split_of(stage: str, settings: dict[str, Any]) -> str:
