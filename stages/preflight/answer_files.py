@@ -5,7 +5,6 @@ from pathlib import Path
 from stages.config.errors import UserError
 from stages.store import parts
 from stages.store.node import Node
-from stages.store.records import Candidate, Example, Records
 from stages.store.store import Store
 
 
@@ -35,6 +34,7 @@ def require_answered(node: Node, store: Store) -> None:
     if cfg.labeler == "human" and store.find(node.inputs["pool"]):
         from stages.labelers.labeler import Pool
         from stages.labelers.people.questions import drawn
+        from stages.store.records import Candidate, Example, Records
 
         folder = store.folder(node.inputs["pool"])
         prompts, candidates = folder / "prompts.parquet", folder / "candidates.parquet"

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
 from stages.config.installation import install_command
-from stages.store.calls import Calls
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -28,6 +27,8 @@ def require_judges(node: Node, store: Store) -> None:
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
     """Raise UserError without the package that asks, or the key that is named. Where answers of this model are kept,
     they may be all that is needed, and the stage tells what else is."""
+    from stages.store.calls import Calls  # loads tables, which a plan does without
+
     if Calls(store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)).path.exists():
         return
     if find_spec("openai") is None:
