@@ -116,7 +116,9 @@ def optimizer(name: str, chosen: str) -> None:
         raise UserError(f"{name}.optim={chosen} needs the package {package}, which is not installed.")
 
 
-def schedule(name: str, chosen: str, options: Mapping[str, Any]) -> None:
+def schedule(name: str, chosen: str, options: Any) -> None:
+    if not isinstance(options, Mapping):
+        raise UserError(f"{name}.lr_scheduler_kwargs={options} must be a mapping: {{power: 2}}.")
     if chosen in LED_BY_EVALUATIONS:
         raise UserError(
             f"{name}.lr_scheduler_type={chosen} waits for evaluations of TRL's, and the stage makes its own: cosine, "

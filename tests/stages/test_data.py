@@ -293,7 +293,7 @@ def test_what_may_never_end_is_no_input(kind: str, tmp_path: Path) -> None:
     if kind == "bomb":
         source = f"data.sources=[{{path: {file}}}]"
         told = refused("stage=data", "data=file", source, "data.max_file=2", f"outputs={tmp_path / 'outputs'}")
-        assert told == f"{file}: unpacks to more than 2 MB. data.max_file=MB reads more."
+        assert told == f"data.sources[0].path: {file}: unpacks to more than 2 MB. data.max_file=MB reads more."
         return
     told = refused("stage=data", "data=file", f"data.sources=[{{path: {given}}}]", f"outputs={tmp_path / 'outputs'}")
     assert told.startswith("data.sources[0].path")

@@ -50,7 +50,7 @@ INPUTS = {
 }
 # Values of arguments of several types or words, that are not their defaults.
 OTHER = {"hub_strategy": "end", "log_level_replica": "info", "include_for_metrics": ["loss"]}
-OTHER |= {"metric_for_best_model": "loss"}
+OTHER |= {"metric_for_best_model": "loss", "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 NOT_TOGETHER = ("fp16_full_eval", "dataloader_multiprocessing_context", "dataloader_persistent_workers")
 NOT_TOGETHER += ("dataloader_prefetch_factor",)  # of workers, whose absence torch refuses itself
 IN_TABLE = {key for rule in RULES for key in rule.arguments.split()}
