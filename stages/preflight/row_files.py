@@ -39,8 +39,7 @@ def require_candidates(node: Node, store: Store) -> None:
 
     if not parts.user_path(node.config.file).is_file():
         return  # told where it is pinned
-    source = Source(node.config.file, columns=node.config.columns)
-    require_rows(source, f"{node.config.key}.file", Wanted.candidates)
+    require_rows(node.config.source, f"{node.config.key}.file", Wanted.candidates)
 
 
 def require_rows(source: Source, key: str, wanted: "Wanted", of_own: bool = False) -> None:

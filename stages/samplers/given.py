@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from stages.config.blocks.data import Source
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.errors import UserError
 from stages.formats.format import Said
@@ -39,9 +38,7 @@ def read_candidates(
             raise BadRow("prompt", "is none of the data's that are sampled (sample=file takes the file's own)")
         return row
 
-    for row in convert(
-        Source(cfg.file, columns=cfg.columns, limits=cfg.limits), key, usable, Wanted.candidates, report
-    ):
+    for row in convert(cfg.source, key, usable, Wanted.candidates, report):
         prompt = prompt_id(row.messages)
         if prompt not in prompts:
             prompts[prompt] = Example(prompt, row.messages, None, name, name, "preference")

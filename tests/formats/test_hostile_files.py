@@ -91,6 +91,10 @@ def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
     assert plain["report"].fingerprint == bounded["report"].fingerprint
     label = (f"label.path={long}", f"outputs={tmp_path / 'outputs'}", "data.max_line=1", "stage=label")
     assert "data.max_line=MB reads longer ones" in refused(*TINY, "label=dataset", *label)
+    candidates = tmp_path / "candidates.jsonl"
+    candidates.write_text(json.dumps({"prompt": "a", "completion": LONG}))
+    sample = (f"sample.file={candidates}", f"outputs={tmp_path / 'outputs'}", "data.max_line=1", "stage=plan")
+    assert "data.max_line=MB reads longer ones" in refused(*TINY, *sample)
 
 
 def test_a_table_of_too_many_columns_is_refused_at_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
@@ -55,6 +56,11 @@ class CandidateFile:
     def key(self) -> str:
         """What this block is called on the command line."""
         return self.of or "sample"
+
+    @property
+    def source(self) -> Source:
+        """The file, as one that rows are read from."""
+        return Source(self.file, columns=self.columns, limits=self.limits)
 
 
 @dataclass
