@@ -9,7 +9,7 @@ from stages.models.loading import device_of
 from stages.models.prompt_format import form_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
-from stages.store.dropped import DROPPED, Dropped
+from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, save, stream
 from stages.store.work import Work
 
@@ -27,7 +27,7 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     model = inputs["model"] / "model"
     terms = form_of(model)
     decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
-    dropped = Dropped(out, "prompts", DROPPED if cfg.max_dropped is None else cfg.max_dropped, "answer.max_dropped")
+    dropped = Dropped(out, "prompts", cfg.max_dropped, "answer.max_dropped")
     answers = complete(prompts, terms, model, decoding, "answer", out, dropped)
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)

@@ -12,7 +12,7 @@ from stages.config.errors import UserError
 from stages.samplers.given import read_candidates
 from stages.samplers.sampler import Decoding
 from stages.store import parts
-from stages.store.dropped import DROPPED, Dropped
+from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id, save, stream
 from stages.store.shards import Held
 from stages.store.work import Work
@@ -58,7 +58,7 @@ def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example]
         raise UserError(f"the data holds no {split} prompts to sample. Raise data.tasks, or add a source.")
     model = inputs["policy"] / "model"
     terms = form_of(model)  # a base has no contract yet
-    dropped = Dropped(out, "prompts", DROPPED if cfg.max_dropped is None else cfg.max_dropped, "sample.max_dropped")
+    dropped = Dropped(out, "prompts", cfg.max_dropped, "sample.max_dropped")
     with parts.told(cfg.own, "sample.own", out.path):
         opened, decoding = chosen(cfg, out), decoding_of(cfg)
         candidates = complete(prompts, terms, model, decoding, "sample", out, dropped, opened, cfg.max_failed)

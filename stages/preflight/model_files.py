@@ -80,10 +80,7 @@ def require_folder(folder: Path, key: str) -> dict[str, Any]:
         raise UserError(f"{key}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise UserError(f"{key}: the folder holds no tokenizer. Save the model's own beside it: tokenizer.json.")
-    config = safe_folder.read(folder / "config.json")
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise UserError(f"{key}: its config.json does not name a model_type. Take the one that came with the weights.")
-    return config
+    return model_shape.read(folder)
 
 
 def names_in(file: Path, key: str) -> list[str]:

@@ -8,16 +8,17 @@ from stages.config.errors import UserError
 from stages.store.work import Work
 
 FILE = "dropped.jsonl"
-DROPPED = 0.1  # share of prompts that may be left out, where the configuration names none
+USUAL = 0.1  # share that may be left out, where the configuration names none
 
 
 class Dropped:
     """The rows, pairs or prompts (`what`) that a stage leaves out whole. Cut, a row would lose the end of its answer
     or its end of turn, and teach the model not to stop; a prompt would lose what was asked. `limit` is the share that
-    may be left out, and `key` the setting that says so."""
+    may be left out (None: the usual one), and `key` the setting that says so."""
 
-    def __init__(self, out: Work, what: str, limit: float = 1.0, key: str = ""):
-        self.out, self.what, self.limit, self.key = out, what, limit, key
+    def __init__(self, out: Work, what: str, limit: float | None = 1.0, key: str = ""):
+        self.out, self.what, self.key = out, what, key
+        self.limit = USUAL if limit is None else limit
         self.reasons = Counter[str]()
         self.longest = 0  # tokens
         if out.main:
