@@ -72,9 +72,8 @@ class Means:
         means = totals(outcomes, family_of) / sizes[:, None]
         self.residuals = (weights / np.sqrt(1 - weights))[:, None] * (means - self.means)
         self.stratum_of = np.zeros(len(sizes), int)
-        self.freedom = np.array(
-            [max(1.0, 1 / (weights**2).sum() - 1)]
-        )  # of unequal families: of as many as they count
+        # Unequal families count as so many equal ones.
+        self.freedom = np.array([max(1.0, 1 / (weights**2).sum() - 1)])
 
     def _of_strata(self, outcomes: NDArray[Any], family_of: NDArray[Any]) -> None:
         """Residuals (prompts, models), of each from its family's mean. Families of one prompt, whose spread nobody

@@ -32,9 +32,8 @@ def check(folder: Path, adapter: bool = False) -> None:
                 check_setting(file, key, value)
     if (folder / "config.json").exists():
         model_shape.read(folder)
-    if (
-        not adapter and (folder / "adapter_config.json").exists()
-    ):  # transformers would load what it names, from anywhere
+    # transformers would load what an adapter names, from anywhere.
+    if not adapter and (folder / "adapter_config.json").exists():
         raise UserError(f"{folder / 'adapter_config.json'}: an adapter, where a model is wanted. Merge it first.")
 
 

@@ -254,9 +254,8 @@ def test_what_nothing_reads_changes_nothing_and_is_refused(name: str, chain: Cha
     other_weights, other_curves = trained(name, other, chain, tmp_path / "other")
     assert other_weights == weights
     for point, other_point in zip(curves, other_curves, strict=True):
-        assert other_point == pytest.approx(
-            point, abs=1e-6
-        )  # where labels would be smoothed, rows are evaluated alone
+        # Where labels would be smoothed, rows are evaluated alone.
+        assert other_point == pytest.approx(point, abs=1e-6)
 
 
 @pytest.mark.parametrize(
