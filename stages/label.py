@@ -95,7 +95,7 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key
     aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
     rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    words = from_file(Path(cfg.known).expanduser()) if cfg.known else said or None
+    words = from_file(parts.user_path(cfg.known)) if cfg.known else said or None
     if words is not None:
         rows = [json.dumps({"judged": key_of(j), "known": words[key_of(j)]}) for j in aside if key_of(j) in words]
         (out / KNOWN_WORDS).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

@@ -150,7 +150,7 @@ def read_task(name: str) -> dict[str, Any]:
     Raises:
         UserError: where there is none, or it lacks something.
     """
-    path = FOLDER / f"{name}.yaml" if name in parts.labelled() else pathlib.Path(name).expanduser()
+    path = FOLDER / f"{name}.yaml" if name in parts.labelled() else parts.user_path(name)
     if not path.is_file():
         raise UserError(f"task={name} is neither a file nor ready-made.{nearest(name, parts.labelled())}")
     return task_of(read_template(path, "task"), str(path))

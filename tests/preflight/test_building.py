@@ -118,7 +118,13 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.judge.endpoints[0].api_key_env=NO_SUCH_KEY: the environment has no such variable",
         ),
     ),
-    (("data.sources=[{path: DIR/labels.jsonl, task: DIR/task.yaml}]",), ("data.sources[0].task=DIR/task.yaml",)),
+    (
+        (
+            "data.sources=[{path: DIR/labels.jsonl, task: DIR/task.yaml}, "
+            "{path: DIR/labels.jsonl, task: '~no_such_user/task.yaml'}]",
+        ),
+        ("data.sources[0].task=DIR/task.yaml", "data.sources[1].task=~no_such_user/task.yaml is unknown"),
+    ),
     (
         (
             "model=tiny",

@@ -1,14 +1,13 @@
 """Questions are put to people, and what they say is kept, until every question has its answers."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from stages.config.blocks.labels import Human
 from stages.labelers.people import rows
 from stages.labelers.people.questions import Question
 from stages.labelers.people.server import serve
 from stages.labelers.people.session import Session
-from stages.store import locks
+from stages.store import locks, parts
 from stages.store.work import Work
 
 
@@ -25,7 +24,7 @@ def answered(questions: Sequence[Question], cfg: Human, out: Work) -> Session:
         session = Session([*questions], cfg.reasons or [], folder)
         try:
             if cfg.answered:
-                out.say(rows.read(Path(cfg.answered).expanduser(), session))
+                out.say(rows.read(parts.user_path(cfg.answered), session))
             rows.write(session, out)
             if not session.complete:
                 out.say(f"for people who judge elsewhere: {out / rows.PLAIN}, {out / rows.ARGILLA}")
