@@ -66,17 +66,16 @@ COLUMNS = {
     "chosen longer by": ("chosen_longer_by", "{:+z.1f}"),
     "longer chosen": ("longer_chosen", "{:.0%}"),
 }
-VERDICTS = ("right", "wrong", "neither")  # shares of the pairs of which it is known
 
 
 def table(figures: dict[str, dict[str, Any]], mine: str) -> str:
     """Return the figures of every strategy, as lines for a terminal; `mine` is the one that was taken."""
-    audited = any(strategy.get("accuracy") for strategy in figures.values())
-    rows: list[tuple[str, ...]] = [("strategy", *COLUMNS, *(VERDICTS if audited else ()))]
-    for name, strategy in figures.items():
+    accuracies = [strategy.get("accuracy") or {} for strategy in figures.values()]
+    verdicts = [name for name in max(accuracies, key=len, default={}) if name != "pairs"]  # of an audited pool
+    rows: list[tuple[str, ...]] = [("strategy", *COLUMNS, *verdicts)]
+    for (name, strategy), accuracy in zip(figures.items(), accuracies, strict=True):
         cells = [cell(strategy[key], form) for key, form in COLUMNS.values()]
-        accuracy = strategy.get("accuracy") or {}
-        cells += [cell(accuracy.get(verdict, {}).get("mean"), "{:.0%}") for verdict in VERDICTS if audited]
+        cells += [cell(accuracy.get(verdict, {}).get("mean"), "{:.0%}") for verdict in verdicts]
         rows.append((f"{name} *" if name == mine else name, *cells))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
