@@ -17,8 +17,7 @@ from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
 from stages.models.scoring import rounded_once
-from stages.objectives.first_step import PAIRS, FirstStep
-from stages.objectives.preference import StoredReferenceTrainer, beside, refuse_other_tokens, trl_row
+from stages.objectives.dpo import PAIRS, FirstStep, StoredReferenceTrainer, beside, refuse_other_tokens, trl_row
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import note
@@ -27,10 +26,10 @@ from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.pairs import trained_pairs
-from stages.training.preference_rows import PreferenceRows
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
 from stages.training.samples import FirstPrompts, Samples
+from stages.training.token_rows import PreferenceRows
 from stages.training.validation import Course, risen
 
 

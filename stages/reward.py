@@ -19,8 +19,8 @@ from stages.models import contract, model_card
 from stages.models.contract import Contract
 from stages.models.loading import begin_reward_model, context_of
 from stages.models.packing import pack_pairs
-from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
+from stages.models.scoring import tokenized
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
@@ -31,9 +31,9 @@ from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.pairs import trained_pairs
-from stages.training.preference_rows import PreferenceRows
 from stages.training.publish import publish, save_trained
 from stages.training.run import train
+from stages.training.token_rows import PreferenceRows
 from stages.training.validation import Course, risen
 
 SHOWN = ("loss", "eval_loss", "eval_margin")  # of the curves' last points

@@ -15,12 +15,11 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.evaluation.intervals import paired
-from stages.models import contract, model_card
+from stages.models import chat_templates, contract, model_card
 from stages.models.contract import Contract
 from stages.models.loading import context_of, embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.packing import pack_segments
-from stages.objectives.isolation import Isolation
-from stages.objectives.supervised import SupervisedTrainer
+from stages.objectives.sft import Demonstration, Isolation, SupervisedTrainer, prepare
 from stages.store import atomic_write
 from stages.store.records import Example, stream
 from stages.store.sealed_json import note
@@ -29,7 +28,6 @@ from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.callbacks import in_one_line, lower_rate
-from stages.training.demonstrations import Row, prepare
 from stages.training.end_of_turn import check_end_of_turn
 from stages.training.publish import Best, publish, save_trained
 from stages.training.run import train
@@ -52,7 +50,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if cfg.control:  # it starts from SFT
         terms = contract.load(base)
     else:
-        terms = contract.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
+        terms = chat_templates.establish(load_tokenizer(base), cfg.template, cfg.train, embedding_rows(base))
     if not cfg.train:
         save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
         terms.save(out / "model")
@@ -171,7 +169,7 @@ def compare(course: Course, step: int, rows: int, cfg: SFT, out: Work) -> None:
     out.warn(f"{told}. {lower_rate(cfg)}, unless these rows are the model's own.")
 
 
-def show_tokens(row: Row, terms: Contract, path: Path) -> None:
+def show_tokens(row: Demonstration, terms: Contract, path: Path) -> None:
     """One training example token by token: its text, whether it is trained or ends the turn, and whether it is of an
     assistant turn that is masked."""
     _, answers = terms.example(row.example.conversation)

@@ -12,8 +12,8 @@ from trl import RewardTrainer
 from stages.models.packing import ATTENTION, attention_of
 from stages.models.scoring import autocast, rounded_once
 from stages.store.records import PairLogProbs
-from stages.training.micro_batches import MicroBatches, Row, of_row
-from stages.training.step_metrics import Batch
+from stages.training.micro_batches import Batch, MicroBatches, of_row
+from stages.training.token_rows import Row
 
 EXTREMES = ("min_reward", "max_reward")
 

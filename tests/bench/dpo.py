@@ -276,7 +276,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
 
     from stages import dpo
     from stages.models.loading import device_of
-    from stages.objectives.preference import StoredReferenceTrainer
+    from stages.objectives.dpo import StoredReferenceTrainer
     from stages.store.workspace import Work
     from stages.training import budget
     from stages.training.arguments import arguments

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from stages.config.blocks.training import DPO, SFT
 from stages.models import contract
 from stages.models.loading import device_of
+from stages.objectives.sft import prepare
 from stages.store.manifest import read_manifest
 from stages.store.records import Example, Pair, PairLogProbs, load, stream
 from stages.store.workspace import Work
-from stages.training.demonstrations import prepare
 
 TOKENS = 4096  # in a matrix product that is measured
 REPEATS = 7

@@ -162,7 +162,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from stages.hardware import allocator, machine
     from stages.models import contract
     from stages.models.loading import begin_reward_model, device_of
-    from stages.models.pair_tokens import tokenized
+    from stages.models.scoring import tokenized
     from stages.objectives.reward import PairwiseRewardTrainer, trl_row
     from stages.store.workspace import Work
     from stages.training import budget

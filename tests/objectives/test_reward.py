@@ -16,7 +16,7 @@ from stages.config.choices import Checkpointing
 from stages.models import contract, packing
 from stages.models.loading import begin_reward_model
 from stages.models.packing import pack_pairs
-from stages.models.pair_tokens import tokenized
+from stages.models.scoring import tokenized
 from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, shared, trl_row
 from stages.store.records import Pair, load
 from stages.store.workspace import Work

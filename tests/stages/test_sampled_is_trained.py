@@ -16,8 +16,8 @@ from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.contract import Contract
 from stages.models.loading import load_model
-from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
+from stages.models.scoring import tokenized
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
 from stages.store.dropped import Dropped

@@ -17,11 +17,11 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.loading import load_model
+from stages.objectives.sft import prepare
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
-from stages.training.demonstrations import prepare
 from stages.training.publish import link
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings

@@ -13,12 +13,11 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import TrainedTurns
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.masking import masked
 from stages.models.rendering import ContractError
+from stages.objectives.sft import Prepared, masked, prepare
 from stages.sft import show_tokens
 from stages.store.records import Example
 from stages.store.workspace import Work
-from stages.training.demonstrations import Prepared, prepare
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish, with_bos

@@ -18,11 +18,11 @@ from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
 from stages.config.errors import UserError
 from stages.models import contract
+from stages.objectives.sft import prepare
 from stages.store.records import Example, Pair, load
 from stages.store.workspace import SCRATCH, Work, read_curves
 from stages.training.batches import Turns, fill
 from stages.training.checkpoints import Checkpoints
-from stages.training.demonstrations import prepare
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings, slow_but
 from tests.stages.test_sft import block, some_rows, train

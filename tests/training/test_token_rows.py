@@ -12,8 +12,7 @@ from trl import pack_dataset
 
 from stages.config.schema import ROOT
 from stages.store.records import content_id
-from stages.training.held import GROUP
-from stages.training.token_rows import IGNORED, TokenRows
+from stages.training.token_rows import GROUP, IGNORED, TokenRows
 from tests.helpers import Chain
 
 LENGTH, BIN = 64, 256  # tokens of a row, at most, and of a packed one
@@ -62,7 +61,7 @@ from stages.hardware import machine
 from stages.models import contract
 from stages.store.records import Example
 from stages.store.workspace import Work
-from stages.training.demonstrations import prepare
+from stages.objectives.sft import prepare
 from tests.helpers import settings
 terms, text = contract.load(Path(sys.argv[1])), "many words and some more " * 100
 out, cfg = Work(Path(sys.argv[2]), lambda metrics, step: None), settings("recipe=tiny").sft

@@ -19,12 +19,12 @@ from stages import base, sft
 from stages.config.blocks.training import DPO
 from stages.config.choices import Forward, Precision
 from stages.config.schema import Config
-from stages.models import contract, scoring
+from stages.models import chat_templates, scoring
 from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer
-from stages.models.pair_tokens import tokenized
-from stages.objectives.preference import StoredReferenceTrainer, trl_row
-from stages.objectives.supervised import SupervisedTrainer
+from stages.models.scoring import tokenized
+from stages.objectives.dpo import StoredReferenceTrainer, trl_row
+from stages.objectives.sft import SupervisedTrainer
 from stages.store.records import Pair, PairLogProbs
 from stages.store.workspace import Work
 from stages.training import adapters
@@ -65,7 +65,7 @@ class Parts:
         folder = self.new_folder()
         tokenizer.save_pretrained(folder)
         rows = model.get_input_embeddings().num_embeddings
-        terms = contract.establish(load_tokenizer(folder), self.settings.sft.template, True, rows)
+        terms = chat_templates.establish(load_tokenizer(folder), self.settings.sft.template, True, rows)
         return sft.under_contract(model, terms, 0).eval(), terms
 
     def model(self) -> Any:
