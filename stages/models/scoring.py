@@ -6,7 +6,7 @@ never drawn.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trl.trainer import add_fused_lm_head
 
 from stages.config.choices import Forward, Precision
+from stages.config.errors import UserError
 from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
@@ -118,3 +119,26 @@ def pair_log_probs(
         for i, (prompt, completion) in enumerate(sequences)
     ]
     return list(zip(found[: len(pairs)], found[len(pairs) :], strict=True))
+
+
+def beside(pairs: Iterable[Pair], reference: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:
+    """Every pair with the reference's log-probs, which come in the order of the pairs; None where it has none."""
+    scored = iter(reference)
+    waiting = next(scored, None)
+    for pair in pairs:
+        if waiting and waiting.id == pair.id:
+            yield pair, waiting
+            waiting = next(scored, None)
+        else:
+            yield pair, None
+
+
+def refuse_other_tokens(pair: Pair, scored: PairLogProbs, terms: Contract) -> None:
+    """Raise UserError where the reference scored other token ids than those of the pair."""
+    ours = tokenized(pair, terms)
+    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        if getattr(scored, column) != getattr(ours, column):
+            raise UserError(
+                f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
+                "again: rebuild=reference."
+            )

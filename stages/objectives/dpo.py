@@ -1,15 +1,16 @@
-"""Direct preference optimization: TRL's DPOTrainer with the reference's log-probs from the store, a loss that no
-division of a step changes, and what must hold before its first step."""
+"""Direct preference optimization (arXiv:2305.18290): the rows, TRL's DPOTrainer with the reference's log-probs from
+the store and a loss that no division of a step changes, the model, what must hold before the first step, and figures.
+"""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -17,15 +18,18 @@ from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.contract import Contract
+from stages.models.loading import load_model
 from stages.models.packing import ATTENTION, attention_of
-from stages.models.scoring import agreement, autocast, pair_log_probs, tokenized
+from stages.models.scoring import agreement, autocast, pair_log_probs, refuse_other_tokens, rounded_once
 from stages.store.manifest import manifest_of
-from stages.store.records import Pair, PairLogProbs
+from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import note, recall
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, Work, last_of, read_curves
+from stages.training import adapters
 from stages.training.checkpoints import checkpoint_folder, saved
+from stages.training.fit import SplitRows, read_prompts_once
 from stages.training.micro_batches import Batch, MicroBatches, of_row
-from stages.training.token_rows import Row
+from stages.training.token_rows import PreferenceRows, Row
 
 PAIRS = 64
 # How far the loss may start from its value at log-ratio 0, relative to that: rounding, and no mistake.
@@ -34,6 +38,9 @@ LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     """`train_dataset` and `eval_dataset` hold rows of `trl_row`: token ids, with the reference's log-probs."""
+
+    cfg: DPO
+    arguments: ClassVar = {"precompute_ref_log_probs": True}
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # set by TRL
@@ -114,27 +121,10 @@ def chosen_per_pair(batch: Batch) -> float:
     return completion_tokens(batch)[0] / len(batch["ref_chosen_logps"])
 
 
-def beside(pairs: Iterable[Pair], reference: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:
-    """Every pair with the reference's log-probs, which come in the order of the pairs; None where it has none."""
-    scored = iter(reference)
-    waiting = next(scored, None)
-    for pair in pairs:
-        if waiting and waiting.id == pair.id:
-            yield pair, waiting
-            waiting = next(scored, None)
-        else:
-            yield pair, None
-
-
-def refuse_other_tokens(pair: Pair, scored: PairLogProbs, terms: Contract) -> None:
-    """Raise UserError where the reference scored other token ids than those of the pair."""
-    ours = tokenized(pair, terms)
-    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
-        if getattr(scored, column) != getattr(ours, column):
-            raise UserError(
-                f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
-                "again: rebuild=reference."
-            )
+def reference_of(inputs: dict[str, Path], names: Collection[str]) -> list[PairLogProbs]:
+    """The reference's log-probs of the pairs with these ids, in the order of the pairs."""
+    wanted = {*names}
+    return [p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in wanted]
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
@@ -151,84 +141,96 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     }
 
 
+def read_rows(
+    scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract, cfg: DPO, out: Work
+) -> SplitRows[PreferenceRows]:
+    """The pairs whose completions fit whole into `max_length`, as rows of `trl_row`."""
+    rows = SplitRows(PreferenceRows, cfg, out)
+    for pair, known in scored:
+        if not known:
+            rows.left_out.add(pair.id, "not scored by the reference")
+            continue
+        tokens = len(known.prompt_ids) + max(len(known.chosen_ids), len(known.rejected_ids))
+        if tokens > cfg.max_length:
+            rows.left_out.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
+            continue
+        refuse_other_tokens(pair, known, terms)
+        rows.add(pair.split, pair.id, trl_row(known, cfg.trainer.get("ld_alpha")), pair.prompt)
+    rows.settle()
+    return rows
+
+
+def trainable_model(
+    frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: Work
+) -> PreTrainedModel | PeftModel:
+    """Return the policy as `dpo.adapter` has it trained; it may go on with the SFT's adapter."""
+    return adapters.adapted(read_prompts_once(load_model(frozen, cfg.held, device), cfg, out), cfg, before=adapter)
+
+
 class FirstStep(TrainerCallback):
-    """Before the first step the policy must give the stored reference's log-probs, and the loss its known start.
-    Measures the policy when it is ready to train, sharded if it will train so. The figures are kept in scratch: a
+    """Before the first step the policy must give the stored reference's log-probs, and the loss its known start. The
+    policy is measured when it is ready to train, sharded if it will train so. The figures are kept in scratch: a
     resumed run, whose policy has moved on, reads them there."""
 
-    def __init__(
-        self,
-        trainer: StoredReferenceTrainer,
-        cfg: DPO,
-        inputs: dict[str, Path],
-        scored: list[PairLogProbs],
-        out: Work,
-    ):
-        self.trainer, self.cfg, self.inputs, self.scored, self.out = trainer, cfg, inputs, scored, out
-        self.file = out / SCRATCH / "first_step.json"
-        if (
-            saved(checkpoint_folder(out))
-            and cfg.runtime.sharding is Sharding.none
-            and recall(self.file, figures) is None
-        ):
+    def __init__(self, trainer: StoredReferenceTrainer, inputs: dict[str, Path], names: list[str]):
+        self.trainer, self.inputs = trainer, inputs
+        self.scored = reference_of(inputs, names[:PAIRS])
+        self.file = trainer.out / SCRATCH / "first_step.json"
+        started = saved(checkpoint_folder(trainer.out))
+        if started and trainer.cfg.runtime.sharding is Sharding.none and recall(self.file, first_figures) is None:
             self.measure()  # the note was lost; the policy is still as it was loaded
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == 0:
             self.measure()
 
-    def measure(self) -> None:
-        found = measure(self.trainer, self.cfg, self.inputs, self.scored)
-        if self.out.main:
-            note(self.file, found)
-
     @property
-    def found(self) -> dict[str, float]:
-        return recall(self.file, figures) or {}
+    def figures(self) -> dict[str, float]:
+        return recall(self.file, first_figures) or {}
+
+    def measure(self) -> None:
+        """Note the mean gap in nats per token, and the loss; nothing in a later round of `dpo.reference=sft`, whose
+        policy is no longer the reference.
+
+        Raises:
+            UserError: naming policy and reference, where they are not the same model, or where the loss is not what it
+                is at log-ratio 0.
+        """
+        policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
+        anchor, cfg = reference["inputs"]["reference"], self.trainer.cfg
+        names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({anchor['fingerprint']})"
+        same = policy["digest"] == anchor["digest"]
+        if not same and cfg.reference is not DPOReference.sft:
+            raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
+        figures = self.compared(names) if same else {}
+        if self.trainer.out.main:
+            note(self.file, figures)
+
+    def compared(self, names: str) -> dict[str, float]:
+        """Score the first 64 pairs with the policy as it was loaded for training, beside the stored log-probs."""
+        trainer, cfg, scored = self.trainer, self.trainer.cfg, self.scored
+        training = trainer.model.training
+        trainer.model.eval()
+        gap, loss = mean_gap(trainer, scored), mean_loss(trainer, len(scored))
+        trainer.model.train(training)
+        allowed = agreement(cfg.precision, mean_nats(scored))
+        if not gap <= allowed:
+            raise UserError(
+                f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
+                f"{cfg.precision}): other weights, template or precision. Build the reference again: "
+                "rebuild=reference."
+            )
+        start = starting_loss(cfg)
+        if start is not None and not abs(loss - start) <= LOSS_AGREEMENT[cfg.precision] * max(1.0, abs(start)):
+            raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}.")
+        return {"step_0_gap": gap, "step_0_loss": loss}
 
 
-def figures(value: Any) -> dict[str, float]:
-    """The shape of the note."""
+def first_figures(value: Any) -> dict[str, float]:
+    """Return the note of a first step. Raises ValueError where it is none."""
     if not isinstance(value, dict) or not value.keys() <= {"step_0_gap", "step_0_loss"}:
         raise ValueError("no figures of a first step")
     return {name: float(figure) for name, figure in value.items()}
-
-
-def measure(
-    trainer: StoredReferenceTrainer, cfg: DPO, inputs: dict[str, Path], scored: list[PairLogProbs]
-) -> dict[str, float]:
-    """Score the first 64 pairs with the policy as it was loaded for training, beside the stored log-probs.
-
-    Returns:
-        The mean gap in nats per token, and the loss. Nothing in a later round of `dpo.reference=sft`, whose policy is
-        no longer the reference.
-
-    Raises:
-        UserError: naming policy and reference, where they are not the same model, or where the loss is not what it is
-            at log-ratio 0.
-    """
-    policy, reference = manifest_of(inputs["policy"]), manifest_of(inputs["reference"])
-    anchor = reference["inputs"]["reference"]
-    names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({anchor['fingerprint']})"
-    if policy["digest"] != anchor["digest"]:
-        if cfg.reference is DPOReference.sft:
-            return {}
-        raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
-    training = trainer.model.training
-    trainer.model.eval()
-    gap, loss = mean_gap(trainer, scored[:PAIRS]), mean_loss(trainer, cfg, len(scored[:PAIRS]))
-    trainer.model.train(training)
-    allowed = agreement(cfg.precision, mean_nats(scored[:PAIRS]))
-    if not gap <= allowed:
-        raise UserError(
-            f"{names} differ by {gap:.2g} nats per token on {len(scored[:PAIRS])} pairs ({allowed:.2g} is "
-            f"allowed in {cfg.precision}): other weights, template or precision. Build the reference again: "
-            "rebuild=reference."
-        )
-    expected = starting_loss(cfg)
-    if expected is not None and not abs(loss - expected) <= LOSS_AGREEMENT[cfg.precision] * max(1.0, abs(expected)):
-        raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {expected:.6g}.")
-    return {"step_0_gap": gap, "step_0_loss": loss}
 
 
 def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> float:
@@ -246,10 +248,10 @@ def mean_nats(scored: list[PairLogProbs]) -> float:
     return sum(values) / len(values)
 
 
-def mean_loss(trainer: StoredReferenceTrainer, cfg: DPO, pairs: int) -> float:
+def mean_loss(trainer: StoredReferenceTrainer, pairs: int) -> float:
     """TRL's loss on the first pairs, in micro-batches."""
     total = 0.0
-    with autocast(cfg.precision, trainer.args.device):
+    with autocast(trainer.cfg.precision, trainer.args.device):
         for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
             loss, _, _ = trainer.prediction_step(trainer.model, trainer.data_collator(rows), prediction_loss_only=True)
             total += float(loss) * len(rows)
@@ -269,3 +271,24 @@ def starting_loss(cfg: DPO) -> float | None:
         values["exo_pair"] = -ln2 - 0.5 * math.log(epsilon * (1 - epsilon))
     weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
     return sum(w * values[t] for t, w in zip(cfg.loss_type, weights, strict=True))
+
+
+def margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
+    """Return the trained policy's reward margin of every pair, in nats: beta times how much further the log-ratio of
+    chosen is above the reference than that of rejected (TRL's rewards/margins, pair by pair)."""
+    trainer.model.eval()
+    with rounded_once(trainer.args.device):
+        scores = trainer.log_probs(pairs)
+    ratios = [
+        (sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps))
+        for p, (chosen, rejected) in zip(pairs, scores, strict=True)
+    ]
+    return [{"id": p.id, "margin": trainer.cfg.beta * (a - b)} for p, (a, b) in zip(pairs, ratios, strict=True)]
+
+
+def last_figures(node: Path) -> dict[str, float]:
+    """Return the last of TRL's figures in the curves of a node, of training and of held-out pairs."""
+    names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+    curve = read_curves(node)
+    figures = last_of(curve, *names) | last_of(curve, "eval_loss", *(f"eval_{name}" for name in names[:2]))
+    return figures | last_of(curve, *(f"eval_{name}" for name in names[2:]))

@@ -1,27 +1,34 @@
-"""Supervised fine-tuning: demonstrations as rows of tokens, and TRL's SFTTrainer on them."""
+"""Supervised fine-tuning on the assistant's tokens: rows, TRL's SFTTrainer, model, and a check of packing."""
 
+import json
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, tee
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from accelerate.utils import send_to_device
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from peft import PeftModel
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
+from trl.trainer import disable_dropout_in_model
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split, TrainedTurns
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.packing import attention_of
+from stages.models.loading import load_model
+from stages.models.packing import attention_of, pack_segments
 from stages.models.rendering import ContractError
 from stages.models.scoring import agreement, autocast
+from stages.store import atomic_write
 from stages.store.dropped import Dropped
 from stages.store.records import Example
 from stages.store.workspace import Work
+from stages.training import adapters
+from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, of_row
-from stages.training.samples import FirstPrompts
 from stages.training.token_rows import Row, TokenRows
 
 TOKENS = 32  # of an example that is packed with its copy
@@ -36,40 +43,31 @@ class Demonstration(NamedTuple):
     masked: bool
 
 
-class Prepared(NamedTuple):
-    """What later work needs of the examples: the rows of both splits; the row that the report shows, the first, or the
-    first with a turn that is not trained; validation's first prompts; how many were dropped for which reason."""
+class Demonstrations(SplitRows[TokenRows]):
+    """`shown` is the row that the report shows: the first, or the first with a turn that is not trained."""
 
-    train: TokenRows
-    validation: TokenRows
     shown: Demonstration
-    prompts: FirstPrompts
-    dropped: dict[str, int]
 
 
-def prepare(examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work, context: int | None = None) -> Prepared:
-    """Tokenise what is to be trained and evaluated on, in one pass: of examples and lists of tokens only few are held.
-    `context` is how many tokens the model reads.
+def read_rows(
+    examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work, context: int | None = None
+) -> Demonstrations:
+    """Tokenise what is to be trained and evaluated on. `context` is how many tokens the model reads.
 
     Raises:
         UserError: where there is nothing to train on, or too much of it had to be dropped.
     """
-    train, validation, shown = TokenRows(), TokenRows(), None
-    prompts = FirstPrompts(cfg.runtime.samples)
-    dropped = Dropped(out, "rows", cfg.max_dropped, f"{cfg.block}.max_dropped")
+    rows, shown = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
-    for row in tokenized(answered, terms, cfg, dropped, context):
-        if row.example.split == Split.validation:
-            validation.add(row.example.id, (row.ids, row.trained))
-            prompts.add(row.example.messages)
-        else:
-            train.add(row.example.id, (row.ids, row.trained))
-            shown = row if shown is None or (row.masked and not shown.masked) else shown
-    kept = len(train) + len(validation)
-    told = dropped.settle(kept, len(train))
-    if shown is None:
+    for row in tokenized(answered, terms, cfg, rows.left_out, context):
+        rows.add(row.example.split, row.example.id, (row.ids, row.trained), row.example.messages)
+        if row.example.split == Split.sft and (not shown or (row.masked and not shown[-1].masked)):
+            shown.append(row)
+    rows.settle()
+    if not shown:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
-    return Prepared(train, validation, shown, prompts, told)
+    rows.shown = shown[-1]
+    return rows
 
 
 def tokenized(
@@ -127,6 +125,8 @@ def masked(ids: list[int], trained: list[bool], end_of_turn: int, kept: list[boo
 class SupervisedTrainer(MicroBatches, SFTTrainer):
     """`train_dataset` holds `input_ids` and `labels`; packed, `seq_lengths` too."""
 
+    arguments: ClassVar = {"eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+
     @property
     def padded(self) -> bool:
         return not self.data_collator.padding_free
@@ -179,3 +179,34 @@ class Isolation(TrainerCallback):
             scored = self.trainer.model(**batch, use_cache=False, fused_lm_head=True).log_probs[0].float()
         first, copy = scored[: count - 1], scored[count:]  # left out: what scores the copy's first token
         return float((copy - first).abs().mean()), float(first.abs().mean())
+
+
+def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device) -> PreTrainedModel | PeftModel:
+    """Return the base model, or a fresh adapter over it, as it is trained."""
+    model = under_contract(load_model(base, cfg.held, device), terms, cfg.seed)
+    if cfg.packing:
+        pack_segments(model)
+    disable_dropout_in_model(model)  # dropout draws a mask per micro-batch: the division of a step would change it
+    return adapters.adapted(model, cfg)
+
+
+def under_contract(model: PreTrainedModel, terms: Contract, seed: int) -> PreTrainedModel:
+    """Return the model with a row for every token of the contract, whose tokens its generation config has."""
+    if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(len(terms.tokenizer))  # asked for by template.resize
+    model.generation_config.eos_token_id = terms.stop_ids
+    model.generation_config.pad_token_id = terms.tokenizer.pad_token_id
+    return model
+
+
+def show_tokens(row: Demonstration, terms: Contract, path: Path) -> None:
+    """One training example token by token: its text, whether it is trained or ends the turn, and whether it is of an
+    assistant turn that is masked."""
+    _, answers = terms.example(row.example.conversation)
+    tokens = [
+        {"text": terms.tokenizer.decode([i]), "trained": trained, "end_of_turn": i == terms.stop_ids[0]}
+        | ({"masked": True} if answer and not trained else {})
+        for i, trained, answer in zip(row.ids, row.trained, answers, strict=True)
+    ]
+    atomic_write.write(path, json.dumps(tokens, ensure_ascii=False))

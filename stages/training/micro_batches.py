@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from accelerate.utils import release_memory
@@ -90,7 +90,10 @@ def unchanged(tensor: Any) -> Any:
 
 
 class MicroBatches(PlumblineTrainer, ABC):
-    """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches."""
+    """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches. `arguments` are TRL's that
+    the trainer needs."""
+
+    arguments: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *args: Any, cfg: Training, out: Work, **kwargs: Any):
         self.cfg, self.out = cfg, out

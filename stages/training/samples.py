@@ -10,7 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.config.blocks.training import DPO, SFT
+from stages.config.blocks.runtimes import SampledRuntime
+from stages.config.blocks.training import Training
 from stages.config.choices import Precision, Sharding, Weights
 from stages.models.contract import Contract
 from stages.models.loading import context, sampled_as
@@ -32,10 +33,10 @@ class Samples(TrainerCallback):
     are sharded lie whole in no process; then nothing is sampled.
     """
 
-    def __init__(
-        self, trainer: Trainer, cfg: SFT | DPO, held_out: Iterable[list[Message]], terms: Contract, out: Work
-    ):
-        self.trainer, self.cfg, self.terms, self.out = trainer, cfg, terms, out
+    def __init__(self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], terms: Contract, out: Work):
+        assert isinstance(cfg.runtime, SampledRuntime)
+        self.trainer, self.precision, self.terms, self.out = trainer, cfg.precision, terms, out
+        self.sample_tokens = cfg.runtime.sample_tokens
         whole = cfg.runtime.sharding is Sharding.none
         asked = [*FirstPrompts(cfg.runtime.samples, held_out)] if whole and out.main else []
         requests = [Request(prompt_id(m), m, terms.prompt(m), [0.0], 0) for m in asked]
@@ -56,7 +57,7 @@ class Samples(TrainerCallback):
 
     def answers(self, step: int) -> list[Sample]:
         """What the model as it is now says to every prompt, in the order of their ids."""
-        model, limit = inference_copy(self.trainer.model, self.cfg.precision), self.cfg.runtime.sample_tokens
+        model, limit = inference_copy(self.trainer.model, self.precision), self.sample_tokens
         sampler = HFSampler.of(model, self.terms.stop_ids, limit, 1.0, len(self.requests))
         found = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
         return [

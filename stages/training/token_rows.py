@@ -24,6 +24,8 @@ Each = TypeVar("Each")
 class HeldRows(ABC, Generic[Each]):
     """Rows to score, to train or to evaluate on, in the order in which they were added. `ids` are their names."""
 
+    noun: str  # what a warning calls them
+
     def __init__(self) -> None:
         self.ids = list[str]()
         self._waiting, self._tables = list[Each](), list[pa.Table]()
@@ -62,6 +64,8 @@ class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
     """Demonstrations, each by its token ids and by which of them are trained. The columns `input_ids`, `labels` and,
     of packed rows, `seq_lengths` are TRL's."""
 
+    noun = "rows"
+
     def table(self, rows: list[tuple[list[int], list[bool]]]) -> pa.Table:
         tokens, trained = zip(*rows, strict=True)
         ids = pa.array([*chain.from_iterable(tokens)], pa.int32())
@@ -99,11 +103,14 @@ class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
         whole = cut(np.cumsum([0, *map(sum, bins)]), *tokens)
         self._tables = [whole.append_column("seq_lengths", [bins])]
         self.ids = [content_id(ids.as_py()) for ids in self.columns["input_ids"]]
+        self.noun = "packed rows"
         pa.default_memory_pool().release_unused()  # Arrow would keep what it needed on the way
 
 
 class PreferenceRows(HeldRows[Row]):
     """Pairs. What is called `…_ids` in a row are token ids, all else figures."""
+
+    noun = "pairs"
 
     def table(self, rows: list[Row]) -> pa.Table:
         kinds = {name: TOKENS if name.endswith("_ids") else pa.float64() for name in rows[0]}

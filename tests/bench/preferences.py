@@ -152,9 +152,10 @@ def cost(stage: str, folder: Path) -> Cost:
     name = {"verifier": "label", "pairs of it": "pairs"}.get(stage, stage)
     files = ("label=dataset", f"label.path={folder / 'rows.jsonl'}") if stage == "label" else ()
     block, module = getattr(settings(*OPTIONS, *files), name), import_module(f"stages.{name}")
+    training = import_module("stages.training.fit")
     inputs, out = inputs_of(stage, folder), work(folder / stage)
-    until = {"reference": "load_model", "dpo": "train", "reward": "train"}.get(name)
-    with mock.patch.object(module, until, begun) if until else nullcontext():
+    until = {"reference": (module, "load_model"), "dpo": (training, "train"), "reward": (training, "train")}.get(name)
+    with mock.patch.object(*until, begun) if until else nullcontext():
         started = time.process_time()
         with suppress(Begun):
             module.run(block, inputs, out)

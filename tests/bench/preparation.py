@@ -68,7 +68,7 @@ def main(cfg: Settings) -> None:
     from stages.hardware import process
     from stages.pipeline.build import build
 
-    process.prepare()
+    process.read_rows()
     overrides = ["tracker=none", *shlex.split(cfg.run)]
     given, store, nodes = chains.prepared(ROOT / cfg.outputs, overrides)
     build([nodes["base"]], store, given, overrides)
@@ -109,7 +109,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
 def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
     """What our stages make of a file: seconds by part, and the rows before they are packed."""
     from stages import data, source  # noqa: F401  the pipeline imports them by name
-    from stages.objectives.sft import prepare
+    from stages.objectives.sft import read_rows
     from stages.pipeline.build import build
     from stages.store.records import Example, stream
     from stages.store.workspace import Work
@@ -121,7 +121,7 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
     build([nodes["data"]], store, given, overrides)
     examples = store.folder(nodes["data"]) / "examples.parquet"
     laps("load")
-    rows = prepare(stream(examples, Example), terms, block, out).train
+    rows = read_rows(stream(examples, Example), terms, block, out).train
     laps("tokenise")
     alone = zip(rows.ids, rows.dataset, strict=True)
     rows.pack(block.max_length, block.batch_size)

@@ -123,7 +123,7 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     turns = Turns([p.id for p in pairs], cfg.batch_size, cfg.seed, "reward")
 
     def made(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
-        args = arguments(RewardConfig, cfg, out)
+        args = arguments(cfg, out)
         model = begin_reward_model(policy, cfg.held, CPU, terms.tokenizer.pad_token_id, cfg.seed)
         data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": terms.tokenizer}
         return kind(model, args=args, **data, **own)

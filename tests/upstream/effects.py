@@ -62,7 +62,7 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stages import base, sft
+from stages import base
 from stages.cli import explain
 from stages.config import trl_arguments
 from stages.config.blocks.models import Model
@@ -72,6 +72,7 @@ from stages.labelers.people import connections
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
+from stages.objectives import sft
 from stages.objectives.dpo import StoredReferenceTrainer, completion_tokens
 from stages.samplers import hf
 from stages.samplers.generate import GenerateSampler

@@ -110,7 +110,7 @@ SEAMS = [
     ),
     Seam(
         "trl:DPOTrainer.log adds its metrics under their names",
-        ("objectives/dpo.py", "dpo.py"),
+        ("objectives/dpo.py",),
         "each metric of a step is weighed by what it is a mean of, told by its name",
         "metrics are weighed by pairs where they are means over tokens; figures go missing in manifests and cards",
     ),
@@ -150,14 +150,14 @@ SEAMS = [
     ),
     Seam(
         "trl.trainer:disable_dropout_in_model",
-        ("sft.py",),
+        ("objectives/sft.py",),
         "called, since a dropout mask is drawn per micro-batch",
         "SFT depends on the micro-batch",
         takes="model",
     ),
     Seam(
         "trl.chat_template_utils:has_generation_markers",
-        ("models/chat_templates.py", "models/contract.py"),
+        ("models/chat_templates.py",),
         "called: whether a template marks the assistant's tokens",
         "templates are refused, or trained on without marks",
         takes="chat_template",
