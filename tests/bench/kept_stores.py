@@ -151,8 +151,7 @@ def answer(request: Request) -> str:
 
 def cpu_seconds() -> float:
     """Return what the commands that have ended used."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def contents(store: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> Contents:
@@ -182,8 +181,7 @@ def without_times(file: Path) -> bytes:
 
 def differences(before: Contents, after: Contents) -> list[str]:
     """Return a line for every node that one store lacks, or whose files differ."""
-    lines = [f"{node}: missing" for node in before.keys() - after.keys()]
-    lines += [f"{node}: new" for node in after.keys() - before.keys()]
+    lines = [f"{node}: {'missing' if node in before else 'new'}" for node in before.keys() ^ after.keys()]
     for node in before.keys() & after.keys():
         names = {name for name, _ in before[node].items() ^ after[node].items()}
         lines += [f"{node}: {', '.join(sorted(names))}"] if names else []
@@ -197,8 +195,9 @@ def build(folder: Path, checkout: Path, store: Path) -> list[str]:
         runner = Runner(checkout, store, models.url.removesuffix("/v1"))
         for name, overrides in commands(inputs).items():
             output, nodes[name] = runner.use(name, overrides)
-            wrong += [f"{name}: {output}"] if output else []
-            if name == "chain" and not (inputs / "candidates.jsonl").exists():
+            if output:
+                wrong.append(f"{name}: {output}")
+            elif name == "chain" and not (inputs / "candidates.jsonl").exists():
                 write_candidates(inputs, store)
     (store / "commands.json").write_text(json.dumps(nodes, indent=1))
     return wrong
@@ -212,7 +211,8 @@ def check(folder: Path, checkout: Path, store: Path) -> list[str]:
     for name, overrides in commands(folder / "inputs").items():
         output, links = runner.use(name, overrides)
         wrong += [f"{name}: {output}"] if output else []
-        wrong += [f"{name}: used {links}, not {nodes.get(name)}"] if links != nodes.get(name) else []
+        changed = sorted(links.items() ^ nodes.get(name, {}).items())
+        wrong += [f"{name}: latest links to other nodes: {changed}"] if changed else []
     for stage in INSTRUMENTS:
         output = runner.run(stage, (f"stage={stage}",), "Name a colour.\n" if stage == "chat" else "")
         wrong += [f"stage={stage}: {output}"] if output else []
