@@ -16,7 +16,7 @@ from stages.config.schema import Config
 from stages.hardware import process, versions
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import targets
-from stages.store import whole
+from stages.store import atomic_write
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -100,15 +100,15 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         case Target.report:
             folder = store.folder(wanted[0])
             for page in ("labels.html", "report.html"):
-                written = whole.write_if_allowed(store.root / page, (folder / page).read_bytes())
+                written = atomic_write.write_if_allowed(store.root / page, (folder / page).read_bytes())
             log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
             folder = store.folder(nodes["label"])
             if any(nodes["label"] in target.lineage for target in wanted) and folder.exists():
-                from stages.pages import labels
+                from stages.pages import label_page
 
-                if whole.write_if_allowed(store.root / labels.PAGE, labels.page(folder)):
-                    log.info("How good the labels are: %s", store.root / labels.PAGE)
+                if atomic_write.write_if_allowed(store.root / label_page.PAGE, label_page.page(folder)):
+                    log.info("How good the labels are: %s", store.root / label_page.PAGE)
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)
     return sweep.metric(cfg, nodes, store)

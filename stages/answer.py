@@ -11,7 +11,7 @@ from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, save, stream
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from stages.config.errors import UserError
 from stages.models.hub import download
 from stages.models.loading import load_gguf, load_model, load_tokenizer, save_model
 from stages.models.rendering import try_out
-from stages.store.kept import file_digest
-from stages.store.pinning import locate
-from stages.store.work import Work
+from stages.store.sealed_json import file_digest
+from stages.store.source_files import locate
+from stages.store.workspace import Work
 from stages.tasks.generate import generate
 
 # The sha256 of model files in Python packages: another release of a package must not pass for the same model.

@@ -17,18 +17,18 @@ import pyarrow as pa
 from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.curation.audit import Gate
+from stages.curation.audit.gate import Gate
 from stages.curation.joining import Taken, gathered
-from stages.curation.own import KEY, own_part
-from stages.curation.part import Part
 from stages.curation.shares import amounts
-from stages.formats.row import Unwanted
-from stages.formats.sources import keep_apart
-from stages.store import parts
+from stages.curation.source_rows import Part
+from stages.curation.user_code import KEY, own_part
+from stages.formats.readers.row import Unwanted
+from stages.formats.source_reading import keep_apart
+from stages.store import plugins
 from stages.store.licences import UNKNOWN, Licences
 from stages.store.records import Example, in_tables, save_tables
-from stages.store.work import Progress, Work
-from stages.tasks import open_ended
+from stages.store.workspace import Progress, Work
+from stages.tasks import open_requests
 from stages.tasks.checks import known_checks, share_passed
 from stages.tasks.generate import Family, generate
 
@@ -41,7 +41,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
     families, _ = own_part(cfg.own, out)
-    with parts.told(cfg.own, KEY, out.path):
+    with plugins.told(cfg.own, KEY, out.path):
         examples = generated(cfg, families)
         sound([e for e in examples if e.task in families])
     taken, joined = join(cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out)
@@ -69,7 +69,7 @@ def generated(cfg: Data, families: dict[str, Family]) -> list[Example]:
         return []
     settings = asdict(cfg.tasks)
     seed = settings.pop("seed")
-    return generate(seed, settings, settings.pop("families"), families) + open_ended.generate(seed, settings)
+    return generate(seed, settings, settings.pop("families"), families) + open_requests.generate(seed, settings)
 
 
 def sound(examples: list[Example]) -> None:

@@ -12,7 +12,7 @@ from trl import DPOConfig
 from stages.config.blocks.training import DPO
 from stages.config.choices import Adapter, Forward
 from stages.evaluation.displacement import displacement
-from stages.models import card, contract
+from stages.models import contract, model_card
 from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
@@ -20,9 +20,9 @@ from stages.models.scoring import rounded_once
 from stages.objectives.first_step import PAIRS, FirstStep
 from stages.objectives.preference import StoredReferenceTrainer, beside, refuse_other_tokens, trl_row
 from stages.store.dropped import Dropped
-from stages.store.kept import note
 from stages.store.records import Pair, PairLogProbs, stream
-from stages.store.work import SCRATCH, Work, last_of, read_curves
+from stages.store.sealed_json import note
+from stages.store.workspace import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
@@ -91,7 +91,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         summary += f", {turns.left_out} pairs left out of each epoch in turn"
     if "eval_rewards/accuracies" in figures:
         summary += f"; held-out pair accuracy {figures['eval_rewards/accuracies']:.1%} of {len(held_out)}"
-    card.write(out / "model", "dpo", cfg, inputs, figures)
+    model_card.write(out / "model", "dpo", cfg, inputs, figures)
     lengths = pairs.tokens("prompt_ids", "chosen_ids", "prompt_ids", "rejected_ids")
     return {
         **trained_pairs(trainer, turns, lengths, len(held_out), given.dropped),

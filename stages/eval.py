@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
-from stages.evaluation import likelihood, proportion, retention
+from stages.evaluation import context_rates, likelihood, retention
 from stages.evaluation.endings import endings_clause
 from stages.evaluation.outcomes import (
     GROUPS,
@@ -29,10 +29,10 @@ from stages.evaluation.outcomes import (
     verdict,
 )
 from stages.models.loading import device_of
-from stages.store import whole
+from stages.store import atomic_write
 from stages.store.outcome import Outcome
 from stages.store.records import Example, Pair, Records, save, stream
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 # The first that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
@@ -65,7 +65,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
     for name, row in by_group.items():
-        row |= proportion.UNKNOWN if name.startswith(OUTSIDE) else proportion.of(groups[name], answers, cfg)
+        row |= context_rates.UNKNOWN if name.startswith(OUTSIDE) else context_rates.of(groups[name], answers, cfg)
     main = by_group[endpoint]
     sides = {side: ours.group(*names) for side, names in SIDES.items()}
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
@@ -95,7 +95,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "retention": retention.claims(cfg, inputs, everything, answers, out),
     }
     save(out / "outcomes.parquet", ours.outcomes(), Outcome)
-    whole.write(out / "results.json", json.dumps(results, indent=1))
+    atomic_write.write(out / "results.json", json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts_left_out": left_out + labelled_left_out,

@@ -25,13 +25,13 @@ from stages.evaluation.reliability import (
     reliability,
     set_aside,
 )
-from stages.formats.sources import by_reason, quarantine, tell_unused
+from stages.formats.source_reading import by_reason, quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
-from stages.store import parts
-from stages.store.judged import column
-from stages.store.kept import note
+from stages.store import plugins
+from stages.store.judged_pool import column
 from stages.store.records import Candidate, Example, Judgement, save
-from stages.store.work import Work
+from stages.store.sealed_json import note
+from stages.store.workspace import Work
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
     labeler = chosen(cfg, out)
-    with parts.told(cfg.own, "label.own", out.path):
+    with plugins.told(cfg.own, "label.own", out.path):
         pool = labeler.pool(inputs)
         judgements = admitted(labeler.judge_all(pool), pool, labeler.name)
     limit = cfg.max_failed if pool.prompts else 0.0
@@ -95,7 +95,7 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key
     aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
     rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    words = from_file(parts.user_path(cfg.known)) if cfg.known else said or None
+    words = from_file(plugins.user_path(cfg.known)) if cfg.known else said or None
     if words is not None:
         rows = [json.dumps({"judged": key_of(j), "known": words[key_of(j)]}) for j in aside if key_of(j) in words]
         (out / KNOWN_WORDS).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

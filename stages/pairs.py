@@ -10,7 +10,7 @@ from typing import Any
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
-from stages.curation.rules import band, broken, within
+from stages.curation.answer_rules import band, broken, within
 from stages.evaluation.pair_accuracy import PairAudit, in_words
 from stages.pairing.admission import (
     BETTER_UNFINISHED,
@@ -26,14 +26,14 @@ from stages.pairing.admission import (
 )
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.held_out import side
-from stages.pairing.ranking import ranked
+from stages.pairing.plackett_luce import ranked
+from stages.pairing.selection import Taking, table
 from stages.pairing.strategies import BY_STRENGTH, limit_of
-from stages.pairing.taking import Taking, table
-from stages.store.endings import ending_advice, resolve_unfinished, share_ended
-from stages.store.judged import judged
+from stages.store.judged_pool import judged
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
-from stages.store.work import Work
+from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
+from stages.store.workspace import Work
 
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

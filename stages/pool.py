@@ -14,7 +14,7 @@ from stages.config.blocks.sampling import Pool
 from stages.models.contract import Contract
 from stages.models.prompt_format import form_of
 from stages.store.records import Candidate, Example, load, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 def run(cfg: Pool, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, save, stream
 from stages.store.shards import in_shards
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.preference_rows import PreferenceRows
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")

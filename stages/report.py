@@ -9,18 +9,18 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.config.schema import Report
+from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather
-from stages.evaluation.diagnosis.ranking import diagnose
-from stages.pages import changes, figures, labels, seeds, settings, words
+from stages.pages import changes, figures, glossary, label_page, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.headline import Headline
-from stages.pages.rewards import of_reward
-from stages.pages.samples import strips
+from stages.pages.reward_section import of_reward
+from stages.pages.sample_strips import strips
 from stages.pages.side_by_side import side_by_side
-from stages.store.kept import having, load_json
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
-from stages.store.work import Work, read_curves
+from stages.store.sealed_json import having, load_json
+from stages.store.workspace import Work, read_curves
 
 SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a reader came for first
 
@@ -53,10 +53,10 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         models=models,
         results=results,
         headline=Headline(results, confidence, len(runs), taught, seeds.more(nodes["eval"], runs)),
-        contents=words.contents(absent, first=[] if why.helped else ["why"]),
-        roles=words.ROLES if sft_trained else words.ROLES | {"sft": words.AS_IT_CAME},
-        glossary=words.GLOSSARY,
-        settings=settings.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
+        contents=glossary.contents(absent, first=[] if why.helped else ["why"]),
+        roles=glossary.ROLES if sft_trained else glossary.ROLES | {"sft": glossary.AS_IT_CAME},
+        glossary=glossary.GLOSSARY,
+        settings=settings_table.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
         level=f"{confidence:.0%} interval",
         differences={name: results["differences"][name] for name in SHOWN if name in results["differences"]},
         constant=any(group["constant"] is not None for group in results["groups"].values()),
@@ -83,7 +83,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         seconds=sum(node["seconds"] for node in lineage),
     )
     (out / "report.html").write_text(html, encoding="utf-8")
-    (out / labels.PAGE).write_text(labels.page(inputs["label"]), encoding="utf-8")
+    (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
 
 

@@ -15,7 +15,7 @@ from stages.config.choices import Adapter, Forward
 from stages.config.errors import UserError
 from stages.evaluation import pairwise
 from stages.evaluation.pairwise import Scored
-from stages.models import card, contract
+from stages.models import contract, model_card
 from stages.models.contract import Contract
 from stages.models.loading import begin_reward_model, context_of
 from stages.models.packing import pack_pairs
@@ -23,10 +23,10 @@ from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
 from stages.objectives.reward import PairwiseRewardTrainer, trl_row
 from stages.store.dropped import Dropped
-from stages.store.kept import note
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, stream
-from stages.store.work import SCRATCH, Work, last_of, read_curves
+from stages.store.sealed_json import note
+from stages.store.workspace import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
@@ -100,7 +100,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if found:
         mean, low, high = found["accuracy"].values()
         summary += f"; right in {mean:.1%} ({low:.1%} to {high:.1%}) of {len(scored)} held-out pairs"
-    card.write(out / "model", "reward", cfg, inputs, figures | ({"held-out accuracy": mean} if found else {}))
+    model_card.write(out / "model", "reward", cfg, inputs, figures | ({"held-out accuracy": mean} if found else {}))
     return {
         **trained_pairs(trainer, turns, pairs.tokens("chosen_ids", "rejected_ids"), len(held_out), given.dropped),
         **figures,

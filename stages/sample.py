@@ -9,13 +9,13 @@ from typing import Any
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.samplers.given import read_candidates
+from stages.samplers.candidate_file import read_candidates
 from stages.samplers.sampler import Decoding
-from stages.store import parts
+from stages.store import plugins
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id, save, stream
 from stages.store.shards import Held
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example]
     model = inputs["policy"] / "model"
     terms = form_of(model)  # a base has no contract yet
     dropped = Dropped(out, "prompts", cfg.max_dropped, "sample.max_dropped")
-    with parts.told(cfg.own, "sample.own", out.path):
+    with plugins.told(cfg.own, "sample.own", out.path):
         opened, decoding = chosen(cfg, out), decoding_of(cfg)
         candidates = complete(prompts, terms, model, decoding, "sample", out, dropped, opened, cfg.max_failed)
         endings = watch_endings(

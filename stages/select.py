@@ -12,14 +12,14 @@ from typing import Any
 from stages.config.blocks.pairs import Select
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.curation import rules
-from stages.curation.mending import mended
+from stages.curation import answer_rules
+from stages.curation.mend import mended
 from stages.pairing.held_out import side
-from stages.store.endings import ending_advice, share_ended
-from stages.store.judged import judged
+from stages.store.judged_pool import judged
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
-from stages.store.work import Work
+from stages.store.truncation import ending_advice, share_ended
+from stages.store.workspace import Work
 
 MADE = ("selected", "mended")  # what this stage calls the source of its examples
 
@@ -75,7 +75,7 @@ def chosen(pair: Pair) -> Example:
 def best(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
     """Prompts with their best candidate as reference, and for which reasons candidates were refused. Of those that are
     good enough, the one that its model found likeliest, per token; where none is, one that could be mended."""
-    limits = rules.band(Records(pool / "candidates.parquet", Candidate))
+    limits = answer_rules.band(Records(pool / "candidates.parquet", Candidate))
     # With how many good ones there were, and the tasks of which only so many are taken.
     refused, answered = Counter[str](), list[tuple[int, list[str], Example]]()
     for prompt, candidates, judgements in judged(pool):
@@ -85,16 +85,16 @@ def best(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
                 continue
             candidate = by_id[str(judgement.candidate_id)]
             low = "scores below select.min_score" if judgement.score < cfg.min_score else None
-            odd = None if rules.within(candidate, limits) else "is likelier or less likely than others"
-            reason = low or rules.broken(prompt, candidate) or odd
+            odd = None if answer_rules.within(candidate, limits) else "is likelier or less likely than others"
+            reason = low or answer_rules.broken(prompt, candidate) or odd
             if not reason:
                 good.append(candidate)
                 continue
             refused[reason] += 1
-            mendable = cfg.max_mended and not odd and (low or reason == rules.UNFINISHED)
+            mendable = cfg.max_mended and not odd and (low or reason == answer_rules.UNFINISHED)
             text = mended(prompt, candidate.text) if mendable else None
             whole = replace(candidate, text=text, finish_reason="stop") if text else None
-            if whole and not rules.broken(prompt, whole):
+            if whole and not answer_rules.broken(prompt, whole):
                 repaired.append(whole)
         if good or repaired:
             answer = max(good or repaired, key=lambda c: (likelihood(c), c.candidate_id))

@@ -15,16 +15,16 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.evaluation.intervals import paired
-from stages.models import card, contract
+from stages.models import contract, model_card
 from stages.models.contract import Contract
 from stages.models.loading import context_of, embedding_rows, load_model, load_tokenizer, save_model
 from stages.models.packing import pack_segments
 from stages.objectives.isolation import Isolation
 from stages.objectives.supervised import SupervisedTrainer
-from stages.store import whole
-from stages.store.kept import note
+from stages.store import atomic_write
 from stages.store.records import Example, stream
-from stages.store.work import SCRATCH, Work
+from stages.store.sealed_json import note
+from stages.store.workspace import SCRATCH, Work
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
@@ -56,7 +56,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if not cfg.train:
         save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
         terms.save(out / "model")
-        card.write(out / "model", "sft", cfg, inputs, {})
+        model_card.write(out / "model", "sft", cfg, inputs, {})
         return {
             "trained": False,
             "end_of_turn": check_end_of_turn(cfg, base, out / "model", terms, out),
@@ -115,7 +115,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         summary += f", {turns.left_out} of {turns.rows} rows left out of each epoch in turn"
     if "eval_loss" in figures:
         summary += f"; validation loss {figures['eval_loss']:.3f} at step {figures['step']} of {figures['steps']}"
-    card.write(out / "model", "sft", cfg, inputs, figures)
+    model_card.write(out / "model", "sft", cfg, inputs, figures)
     return {
         "trained": True,
         "device": str(args.device),
@@ -180,4 +180,4 @@ def show_tokens(row: Row, terms: Contract, path: Path) -> None:
         | ({"masked": True} if answer and not trained else {})
         for i, trained, answer in zip(row.ids, row.trained, answers, strict=True)
     ]
-    whole.write(path, json.dumps(tokens, ensure_ascii=False))
+    atomic_write.write(path, json.dumps(tokens, ensure_ascii=False))

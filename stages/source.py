@@ -10,15 +10,15 @@ from typing import Any
 
 from stages.config.blocks.data import OneSource
 from stages.config.errors import UserError
-from stages.curation.audit import Gate
-from stages.curation.own import own_part
+from stages.curation.audit.gate import Gate
+from stages.curation.user_code import own_part
 from stages.formats.format import Said
-from stages.formats.row import BadRow
-from stages.formats.sources import Found, convert, keep_apart, quarantine, tell_unused
+from stages.formats.readers.row import BadRow
+from stages.formats.source_reading import Found, convert, keep_apart, quarantine, tell_unused
 from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
-from stages.store import parts
+from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     found, counts, passes = Found(), Counter[str](), Gate(cfg.audit, cfg.form)
     _, own = own_part(cfg.own, out)
 
-    with parts.told(cfg.own, "data.own", out.path):
+    with plugins.told(cfg.own, "data.own", out.path):
         save(out / "examples.parquet", examples(cfg, own, passes, found, counts), SourceRow)
     for line in found.told:
         out.say(f"{cfg.of}: {line}")

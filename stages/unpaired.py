@@ -13,10 +13,10 @@ from stages.config.errors import UserError
 from stages.pairing.admission import by_order
 from stages.pairing.held_out import side
 from stages.pairing.unpaired import TIED, labels, threshold, ways_out
-from stages.store.endings import resolve_unfinished, share_ended
 from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
+from stages.store.truncation import resolve_unfinished, share_ended
 from stages.store.unpaired import UnpairedPreference
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -32,9 +32,9 @@ from stages.cli.explain import explain
 from stages.config.installation import install_command
 from stages.config.schema import ROOT, Config
 from stages.pipeline.graph import graph
-from stages.store.kept import file_digest
 from stages.store.manifest import digest_of
 from stages.store.node import Node
+from stages.store.sealed_json import file_digest
 from stages.store.store import Store
 from tests.browser import CHROMIUM, FITS, OPTIONS, browser
 

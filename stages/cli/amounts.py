@@ -10,8 +10,8 @@ from stages.config.choices import Adapter, Command, Strategy, Target
 from stages.config.errors import UserError, nearest
 from stages.config.schema import Config
 from stages.hardware.model_shape import LINEAR, config_of
-from stages.store.kept import Damaged
-from stages.store.pinning import locate
+from stages.store.sealed_json import Damaged
+from stages.store.source_files import locate
 
 # Models whose linear layers are called as Llama's are; of others, peft alone knows.
 AS_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "olmo", "olmo2", "olmo3")

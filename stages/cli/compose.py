@@ -22,7 +22,7 @@ from stages.config.schema import OUTPUTS, Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
 from stages.preflight import building
-from stages.store import pinning
+from stages.store import source_files
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -116,7 +116,7 @@ def looked_at(cfg: Config, store: Store) -> dict[str, Node]:
 
     def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         with errors:
-            return pinning.pin(block, cache)
+            return source_files.pin(block, cache)
         return block, {}
 
     with errors:

@@ -24,7 +24,7 @@ from stages.config.choices import (
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
 from stages.config.schema import Config
-from stages.store import parts
+from stages.store import plugins
 
 # Keys of a source that preferences do not have.
 OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
@@ -66,15 +66,15 @@ def words(cfg: Config) -> None:
     """Words that are the names of files in the project's packages."""
     errors = Errors()
     for key, word, known in (
-        ("label.labeler", cfg.label.labeler, parts.words("labelers", "Labeler")),
-        ("tracker.name", cfg.tracker.name, [*parts.words("tracking", "Run"), "none"]),
-        ("sft.template.kind", cfg.sft.template.kind, [*parts.templates(), "auto", "own", "file"]),
+        ("label.labeler", cfg.label.labeler, plugins.words("labelers", "Labeler")),
+        ("tracker.name", cfg.tracker.name, [*plugins.words("tracking", "Run"), "none"]),
+        ("sft.template.kind", cfg.sft.template.kind, [*plugins.templates(), "auto", "own", "file"]),
     ):
         with errors:
             one_of(key, [word], known)
     if not cfg.data.own and cfg.data.tasks:  # the user's own families: nobody has read their names yet
         with errors:
-            one_of("data.tasks.families", cfg.data.tasks.families, parts.families())
+            one_of("data.tasks.families", cfg.data.tasks.families, plugins.families())
     errors.refuse()
 
 
@@ -219,7 +219,7 @@ def by_people(cfg: Config) -> None:
         raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
         raise UserError("label.human.reasons has the keys 1 to 9: up to nine of them, each once.")
-    if human.answered and not parts.user_path(human.answered).is_file():
+    if human.answered and not plugins.user_path(human.answered).is_file():
         raise UserError(f"label.human.answered={human.answered}: no such file.")
 
 

@@ -4,7 +4,7 @@ from stages.config.blocks.labels import OWN
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import UserError, one_of
 from stages.config.schema import Config
-from stages.store import parts
+from stages.store import plugins
 
 ALONE = {  # and what to do instead
     "human": "label.ensemble.people=200 asks people where the members disagree",
@@ -22,7 +22,7 @@ def refuse(cfg: Config) -> None:
         raise UserError(
             f"label=ensemble joins two labelers or more: '{key}=[{{labeler: verifier}}, {{labeler: judge}}]'."
         )
-    known = [OWN, *(word for word in parts.words("labelers", "Labeler") if word not in ALONE)]
+    known = [OWN, *(word for word in plugins.words("labelers", "Labeler") if word not in ALONE)]
     for i, voter in enumerate(label.voters):
         if voter.labeler in ALONE:
             raise UserError(f"{key}[{i}].labeler={voter.labeler} is no member: {ALONE[voter.labeler]}.")

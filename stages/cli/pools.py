@@ -7,14 +7,14 @@ from stages.config.blocks.sampling import OWN_PROMPTS, Member, Sample
 from stages.config.errors import UserError, one_of
 from stages.config.installation import install_command
 from stages.config.schema import Config
-from stages.store import parts
+from stages.store import plugins
 
 DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source that is drawn
 
 
 def refuse(cfg: Config) -> None:
     """Raise UserError for the first of them."""
-    sample, samplers = cfg.sample, parts.words("samplers", "Sampler")
+    sample, samplers = cfg.sample, plugins.words("samplers", "Sampler")
     one_of("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
     if sample.brings_prompts:
         require_own_prompts(cfg)

@@ -9,7 +9,7 @@ from stages.config.blocks.labels import Label
 from stages.config.choices import Split
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.schema import Config
-from stages.store import parts
+from stages.store import plugins
 
 
 def refuse(cfg: Config) -> None:
@@ -35,7 +35,7 @@ def of_run(cfg: Config) -> list[tuple[str, Source | Label]]:
 
 def read_as(key: str, read: Source | Label) -> None:
     """The format, the task and the hub's keys of one source."""
-    one_of(f"{key}.format", [read.format] if read.format else [], parts.words("formats", "Format"))
+    one_of(f"{key}.format", [read.format] if read.format else [], plugins.words("formats", "Format"))
     for role, column in read.columns.items():
         if not (column is None or named(column) or (isinstance(column, list) and all(map(named, column)))):
             raise UserError(f"{key}.columns={{{role}: {column}}}: a column is its name, a list of names, or null.")
@@ -44,10 +44,10 @@ def read_as(key: str, read: Source | Label) -> None:
     if read.format == "phrased" and not read.task:
         raise UserError(
             f"{key}.format=phrased: by which task? {key}.task=TASK says it, and is enough alone: "
-            f"{', '.join(parts.labelled())}, or a YAML file."
+            f"{', '.join(plugins.labelled())}, or a YAML file."
         )
-    if read.task and not parts.user_path(read.task).is_file():
-        one_of(f"{key}.task", [read.task], parts.labelled())
+    if read.task and not plugins.user_path(read.task).is_file():
+        one_of(f"{key}.task", [read.task], plugins.labelled())
     of_hub = read.revision or read.subset or read.hub_split != Source.hub_split
     if of_hub and unread.local(read.path, f"{key}.path"):
         raise UserError(

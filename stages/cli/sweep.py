@@ -39,8 +39,8 @@ from stages.config.trl_arguments import OF_LOSS
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, targets
-from stages.store.kept import note
 from stages.store.node import Node
+from stages.store.sealed_json import note
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)

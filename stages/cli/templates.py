@@ -10,8 +10,8 @@ from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.sandbox.jinja_process import Refusal, blaming, facts_of, render
-from stages.store import parts
-from stages.store.pinning import read_template
+from stages.store import plugins
+from stages.store.source_files import read_template
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
@@ -31,7 +31,7 @@ def refuse(cfg: Config) -> None:
         with errors:
             chat(Path(cfg.sft.template.path))
     for key, source in sources.of_run(cfg):
-        if isinstance(source, Source) and source.task and parts.user_path(source.task).is_file():
+        if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
             with errors:
                 task(f"{key}.task", source.task)
     errors.refuse()

@@ -14,7 +14,7 @@ from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.choices import Adapter, Command, ExportFormat, Rubrics, Strategy
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
-from stages.store.pinning import locate
+from stages.store.source_files import locate
 
 OF_FILES = ("path", "revision", "subset", "hub_split", "format", "columns", "labels", "reasoning", "licence")
 OF_THE_HUB = ("revision", "subset", "hub_split")

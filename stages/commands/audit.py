@@ -20,14 +20,14 @@ from stages.commands.auditing.too_long import TOO_LONG, Measure, measure
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
-from stages.curation.audit import Auditor, held_out
-from stages.curation.codes import TOLD
-from stages.curation.own import KEY, own_part
-from stages.store import parts, whole
-from stages.store.kept import having, note, recall
+from stages.curation.audit.codes import TOLD
+from stages.curation.audit.gate import Auditor, held_out
+from stages.curation.user_code import KEY, own_part
+from stages.store import atomic_write, plugins
 from stages.store.node import Node
+from stages.store.sealed_json import having, note, recall
 from stages.store.store import Store
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         UserError: where there is no source, or one cannot be read.
     """
     data: Data = nodes["data"].config
-    with tempfile.TemporaryDirectory() as folder, parts.told(data.own, KEY, Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, plugins.told(data.own, KEY, Path(folder)):
         _, own = own_part(data.own, Work(Path(folder), lambda metrics, step: None))
         audit(data, sources_of(nodes, own), measure(nodes, store), store)
 
@@ -74,7 +74,7 @@ def audit(data: Data, looked: list[Looked], lengths: Measure | None, store: Stor
     if told := looked[0].shape.told():
         log.info("data.form and data.audit: %s", told)
     Console(width=None if os.isatty(1) else 120, markup=False).print(sentence(looked), table(looked, before))
-    whole.write(store.root / PAGE, html(looked, before, diversity, data))
+    atomic_write.write(store.root / PAGE, html(looked, before, diversity, data))
     note(counts, {"sources": paths(looked), "codes": total(looked)})
     if not lengths:
         log.info("Whether rows are too long to be trained on needs the tokenizer: python run.py stage=base builds it.")

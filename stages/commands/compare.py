@@ -18,12 +18,12 @@ from stages.cli.sweep import NODES
 from stages.commands.comparing.groups import Group, grouped
 from stages.commands.comparing.measured import Key, rows
 from stages.commands.comparing.trained import Trainings, trainings
-from stages.commands.settings import Nodes, words
+from stages.commands.node_settings import Nodes, words
 from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
-from stages.store import whole
-from stages.store.kept import having, load_json
+from stages.store import atomic_write
 from stages.store.numbers import points
+from stages.store.sealed_json import having, load_json
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def show(store: Store, cfg: Compare) -> None:
     for course in trained:
         console.print(visible(course.sentence), trained_table(course))
     page = store.root / PAGE
-    if whole.write_if_allowed(page, html(groups, trained)):
+    if atomic_write.write_if_allowed(page, html(groups, trained)):
         log.info("The page: %s", page)
     else:
         log.info("No page: %s may only be read.", store.root)

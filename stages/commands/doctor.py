@@ -6,10 +6,10 @@ from pathlib import Path
 from stages.commands import gc
 from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.store.kept import NODE, Damaged, rebuild_command
 from stages.store.manifest import Manifest, hashed, manifest_of
+from stages.store.sealed_json import NODE, Damaged, rebuild_command
 from stages.store.store import Store
-from stages.store.work import Progress
+from stages.store.workspace import Progress
 
 log = logging.getLogger(__name__)
 

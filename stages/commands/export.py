@@ -4,14 +4,14 @@ from, as a dataset."""
 import logging
 from typing import Any
 
-from stages.commands.publishing import dataset
+from stages.commands.publishing import dataset_folder
 from stages.config.choices import ExportFormat
 from stages.config.errors import visible
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
 from stages.models import gguf_file, hub
-from stages.store.kept import having, load_json
 from stages.store.node import Node
+from stages.store.sealed_json import having, load_json
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
     """Export a model, or a dataset of several nodes. A pushed model takes along what the evaluation found, where there
     was one."""
     if cfg.format is ExportFormat.dataset:
-        return dataset.publish(cfg, nodes, store)
+        return dataset_folder.publish(cfg, nodes, store)
     [node] = nodes
     model = store.folder(node) / "model"
     if cfg.format is ExportFormat.gguf:

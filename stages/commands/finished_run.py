@@ -16,9 +16,9 @@ from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import TITLES, VERSIONS, evaluated, published
-from stages.store.kept import rebuild_command
 from stages.store.manifest import manifest_of, read_manifest
 from stages.store.node import Node, PublishedNode
+from stages.store.sealed_json import rebuild_command
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)

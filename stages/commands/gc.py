@@ -9,7 +9,7 @@ from stages.cli.sweep import NODES
 from stages.commands.compare import PAGE
 from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.store import kept, locks
+from stages.store import locks, sealed_json
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def look(store: Store, remove: bool) -> None:
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
     waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    jobs = [kept.recall(file, kept.having()) or {} for file in store.root.glob(f"multirun/**/{NODES}")]
+    jobs = [sealed_json.recall(file, sealed_json.having()) or {} for file in store.root.glob(f"multirun/**/{NODES}")]
     named = {fingerprint for job in jobs for fingerprint in job.values()} | compared(store.root / PAGE)
     waiting += [key for key in nodes if key[1] in named]
     while waiting:
@@ -58,11 +58,11 @@ def look(store: Store, remove: bool) -> None:
     for folder in idle:
         log.info("%s  %.1f MiB%s", folder, size(folder) / 2**20, "  removed" if remove else "")
         if remove:
-            if kept.NODE.fullmatch(folder.name):  # killed by half, what is left of it is found again
+            if sealed_json.NODE.fullmatch(folder.name):  # killed by half, what is left of it is found again
                 gone = folder.with_suffix(".replaced")
-                kept.remove(gone)
+                sealed_json.remove(gone)
                 folder = folder.rename(gone)
-            kept.remove(folder)
+            sealed_json.remove(folder)
     verb = (
         "removed"
         if remove
@@ -73,7 +73,8 @@ def look(store: Store, remove: bool) -> None:
 
 def compared(page: Path) -> set[str]:
     """The fingerprints that a comparison shows, if there is one."""
-    return set(re.findall(rf"\b{kept.NODE.pattern}\b", page.read_text(encoding="utf-8"))) if page.exists() else set()
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    return set(re.findall(rf"\b{sealed_json.NODE.pattern}\b", text))
 
 
 def refuse_foreign(store: Store) -> None:

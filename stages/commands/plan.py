@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.cli.constraints import EVALUATING
-from stages.commands.planning import calls, cost
-from stages.commands.planning.calls import Asked
+from stages.commands.node_settings import named
+from stages.commands.planning import cost, expected_calls
 from stages.commands.planning.contributions import Contribution, contributions
 from stages.commands.planning.cost import Past
+from stages.commands.planning.expected_calls import Asked
 from stages.commands.planning.peak import on_gpu
-from stages.commands.settings import named
 from stages.config.errors import visible
 from stages.config.schema import OUTPUTS, ROOT
 from stages.store.manifest import Manifest
@@ -47,9 +47,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         state = store.state(node)
         costs = cost.expected(node, nodes, store, past)
         notes = changed(node, state, store)
-        if asked_here := calls.expected(node, store, past):
+        if asked_here := expected_calls.expected(node, store, past):
             asked[name] = asked_here
-        if (asked_here or calls.of_people(node)) and not past.earlier.of(node):  # at the pace of others
+        if (asked_here or expected_calls.of_people(node)) and not past.earlier.of(node):  # at the pace of others
             costs = replace(costs, seconds=math.nan)
         if state != "cached":
             read.update(node.inputs.values())

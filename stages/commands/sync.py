@@ -13,8 +13,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Tracker
 from stages.store.manifest import read_manifest
 from stages.store.store import Store
-from stages.store.work import Progress
-from stages.tracking.run import version
+from stages.store.workspace import Progress
+from stages.tracking.tracker import version
 from stages.tracking.wandb import CUT_OFF, LINKED, has_key, home, link
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ nobody sees, and a marker in place of an input."""
 import re
 from collections.abc import Callable
 
-from stages.curation import answered, asked
+from stages.curation.audit import answers, requests
 from stages.formats.format import Said
 from stages.formats.turns import text
 
@@ -37,10 +37,10 @@ def undamaged(given: str) -> str:
     """A text as it was before it was read in a wrong encoding, and without what nobody sees. What cannot be read any
     more (U+FFFD), and what may mean something (ESC, private letters), stays. A text without damage is as it was."""
     for _ in range(TIMES):
-        if not answered.damaged(given):
+        if not answers.damaged(given):
             break
         given = MISREAD.sub(reread, given)
-    return UNSEEN.sub("", given) if answered.damaged(given) else given
+    return UNSEEN.sub("", given) if answers.damaged(given) else given
 
 
 def mend_damage(said: Said) -> Said:
@@ -53,7 +53,7 @@ def remove_marker(said: Said) -> Said:
     for i in reversed(range(len(messages))):
         if messages[i]["role"] == "user":
             request = messages[i]["content"]
-            if marker := asked.says_no_input(request):
+            if marker := requests.says_no_input(request):
                 messages[i] = {**messages[i], "content": request[: request.rindex(marker)].rstrip()}
             break
     return said._replace(messages=messages)

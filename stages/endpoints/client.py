@@ -1,8 +1,8 @@
 """Asking a model at an OpenAI-compatible server: every question once, failures again, within limits and a budget.
 
 The client of `openai` sends, with its own retries off: an attempt is counted where it is made. What a server answers
-is bounded as it comes (`bounded_http.py`), without the key (`key_mask.py`), and kept (`store/calls.py`) before it is
-used.
+is bounded as it comes (`bounded_http.py`), without the key (`key_mask.py`), and stored (`store/call_cache.py`) before
+it is used.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from stages.endpoints.key_mask import KeyMask
 from stages.endpoints.pacing import Pace, backoff, retry_after
 from stages.endpoints.reply import NoReply, Redirected, Reply, decode, read
 from stages.endpoints.spending import Spending
-from stages.store.calls import Calls, key_of
+from stages.store.call_cache import Calls, key_of
 from stages.store.records import Message
-from stages.store.work import SCRATCH, Work
+from stages.store.workspace import SCRATCH, Work
 
 HEAD = 16  # tokens that a server may put around a message
 LIMITS = ("max_tokens", "max_completion_tokens")  # what servers call the tokens of an answer, at most

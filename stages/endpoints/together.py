@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from stages.config.errors import UserError
 from stages.endpoints.client import Client
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 T = TypeVar("T")
 Job = Callable[[], Coroutine[Any, Any, T]]

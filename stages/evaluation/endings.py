@@ -5,7 +5,7 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import PRIMARY, Table, with_intervals
-from stages.store.endings import MOST
+from stages.store.truncation import MOST
 
 
 def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:

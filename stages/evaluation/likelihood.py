@@ -17,7 +17,7 @@ from stages.models import contract
 from stages.models.loading import context_of, device_of, load_model
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example
-from stages.store.work import Progress, Work
+from stages.store.workspace import Progress, Work
 
 ROWS = 8  # in a forward; each holds the logits of its completion, 200 kB a token where the vocabulary has 50,000
 

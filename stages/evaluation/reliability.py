@@ -17,8 +17,8 @@ import numpy as np
 from stages.config.errors import UserError
 from stages.evaluation import agreement
 from stages.evaluation.agreement import Estimate
-from stages.store.kept import WRONG_SHAPE
 from stages.store.records import Candidate, Example, Judgement, content_id
+from stages.store.sealed_json import WRONG_SHAPE
 from stages.tasks.checks import share_passed
 
 KNOWN_WORDS = "known.jsonl"  # in a label node: what a file or people said of the judgements that were set aside

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
-from stages.curation.rules import loops
+from stages.curation.answer_rules import loops
 from stages.evaluation.noninferiority import of_means, of_shares, prompts_needed
 from stages.evaluation.outcomes import Answers, Table
 from stages.models.loading import context, device_of, load_model, load_tokenizer
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example, stream
-from stages.store.work import Progress, Work
-from stages.tasks.answers import lower_words, words
+from stages.store.text_units import lower_words, words
+from stages.store.workspace import Progress, Work
 
 FIRST = 64  # words of an answer whose variety is measured
 LONGEST = 512  # tokens of a text that are read, fewer where the model reads fewer

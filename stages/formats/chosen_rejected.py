@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, roles_of
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.store.records import Message
 
 KINDS = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"

@@ -8,7 +8,7 @@ from typing import Any
 from stages.config.errors import UserError
 from stages.formats.columns import Path, normal, plain, unfolded
 from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, only, roles_of
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.scored import number
 from stages.formats.turns import WHO, said
 from stages.store.records import Message

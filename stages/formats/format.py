@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.data import Source
 from stages.formats.columns import ChangesMeaning, Path, unfolded
-from stages.formats.parts import is_parts
-from stages.formats.row import BadRow
+from stages.formats.content_parts import is_parts
+from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import open_transcript, transcript
 from stages.formats.turns import (
     REASONING,

@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.formats.columns import Path, plain
 from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, TURNS, Format, Said, roles_of
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.turns import split_off_answer
 
 FLAGS = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.turns import listed, text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -20,12 +20,12 @@ from stages.config.errors import UserError, nearest
 from stages.formats.columns import Path
 from stages.formats.format import Format, Said
 from stages.formats.options import chosen, lowest, options_of
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.turns import text
 from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, facts_of, load_yaml, render
-from stages.store import parts
-from stages.store.pinning import read_template
+from stages.store import plugins
 from stages.store.records import content_id
+from stages.store.source_files import read_template
 
 FOLDER = pathlib.Path(__file__).with_name("tasks")
 SHOWN = 200  # characters of labels, in a remark
@@ -150,9 +150,9 @@ def read_task(name: str) -> dict[str, Any]:
     Raises:
         UserError: where there is none, or it lacks something.
     """
-    path = FOLDER / f"{name}.yaml" if name in parts.labelled() else parts.user_path(name)
+    path = FOLDER / f"{name}.yaml" if name in plugins.labelled() else plugins.user_path(name)
     if not path.is_file():
-        raise UserError(f"task={name} is neither a file nor ready-made.{nearest(name, parts.labelled())}")
+        raise UserError(f"task={name} is neither a file nor ready-made.{nearest(name, plugins.labelled())}")
     return task_of(read_template(path, "task"), str(path))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from stages.formats.columns import normal
 from stages.formats.format import Said
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 
 MEDIA = ("image", "video", "audio")
 

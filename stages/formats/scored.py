@@ -7,7 +7,7 @@ from typing import Any
 from stages.config.errors import UserError
 from stages.formats.columns import Path
 from stages.formats.format import ASKED, BEFORE, Format, Said, roles_of
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.turns import listed
 
 # Of a list of objects, what each says under which of these keys.

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.formats.columns import Path
 from stages.formats.format import ASKED, BEFORE, TURNS, Said, roles_of
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.scored import Scored
 from stages.formats.turns import listed
 

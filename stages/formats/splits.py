@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stages.config.blocks.data import Source
-from stages.formats.layout import Wanted
+from stages.formats.column_mapping import Wanted
 from stages.store.records import Message, prompt_id
 
 NEED_AN_ANSWER = ("sft", "validation")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.format import Format, Said, roles_of
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import RENDERED
 from stages.formats.turns import text
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from stages.formats.row import Row
+from stages.formats.readers.row import Row
 
 FLAT = {"message_id", "parent_id", "text", "role"}
 TREE = {"message_tree_id", "prompt"}

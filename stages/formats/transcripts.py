@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from stages.formats.row import BadRow
+from stages.formats.readers.row import BadRow
 from stages.formats.turns import ROLES, call_text
 from stages.store.records import Message
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from stages.formats.parts import divided, is_parts, kind_of
-from stages.formats.row import BadRow
+from stages.formats.content_parts import divided, is_parts, kind_of
+from stages.formats.readers.row import BadRow
 from stages.store.records import Message
 
 ROLES = {

@@ -9,8 +9,8 @@ from typing import Any
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.blocks.training import LoRA
 from stages.hardware.model_config import REQUIRED, checked
-from stages.store.kept import Damaged, load_json
-from stages.store.pinning import locate
+from stages.store.sealed_json import Damaged, load_json
+from stages.store.source_files import locate
 
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
 POST_NORMS = ("gemma2", "gemma3")

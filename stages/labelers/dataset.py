@@ -7,12 +7,12 @@ from pathlib import Path
 
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Label
+from stages.formats.column_mapping import Wanted
 from stages.formats.format import Said
-from stages.formats.layout import Wanted
-from stages.formats.sources import Found, convert
+from stages.formats.source_reading import Found, convert
 from stages.labelers.labeler import Labeler, Pool
 from stages.store.records import Candidate, Example, Judgement, Records, prompt_id, save
-from stages.store.work import SCRATCH, Work
+from stages.store.workspace import SCRATCH, Work
 
 
 class Dataset(Labeler):

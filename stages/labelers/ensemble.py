@@ -1,5 +1,5 @@
-"""`label=ensemble`: several labelers, each a label node of its own, vote on two candidates at a time (`committee.py`);
-people are asked where these disagree.
+"""`label=ensemble`: several labelers, each a label node of its own, vote on two candidates at a time
+(`vote_joining.py`); people are asked where these disagree.
 
 With `label.ensemble.people`, the judgements that `label.audit` sets aside are asked about first: they are drawn at
 random, people's words on them say how often the ensemble is right, and change no judgement. Then come those on which
@@ -14,14 +14,14 @@ from typing import Any
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key, decided, key_of, set_aside
-from stages.labelers.committee import WORDS, Joined, joined
 from stages.labelers.human import judgements as of_people
 from stages.labelers.labeler import Labeler, Pool
-from stages.labelers.people import rows
+from stages.labelers.people import answer_rows
 from stages.labelers.people.asking import answered
 from stages.labelers.people.questions import Question, overlapping, question
+from stages.labelers.vote_joining import WORDS, Joined, joined
 from stages.store.records import Candidate, Example, Judgement, content_id, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 class Ensemble(Labeler):
@@ -86,7 +86,7 @@ class Ensemble(Labeler):
         session = answered(overlapping([*by_id.values()], self.cfg.human), self.cfg.human, self.out)
         known, changed = dict[Key, str](), 0
         for of, asked in questions.items():
-            [theirs] = of_people(asked, rows.answers_to(asked, session))
+            [theirs] = of_people(asked, answer_rows.answers_to(asked, session))
             if theirs.preference is None:  # everybody skipped it
                 continue
             word = theirs.preference if theirs.a == of[0] else {"a": "b", "b": "a"}.get(theirs.preference, "tie")

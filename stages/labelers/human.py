@@ -15,12 +15,12 @@ from pathlib import Path
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
-from stages.labelers.people import rows
+from stages.labelers.people import answer_rows
 from stages.labelers.people.asking import answered
 from stages.labelers.people.journal import Answer
 from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, different, drawn
 from stages.store.records import Candidate, Example, Judgement
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 class People(Labeler):
@@ -65,7 +65,7 @@ class People(Labeler):
         """Judgements when everything is answered, by people here or in a file."""
         session = answered(drawn(pool, self.cfg), self.cfg, self.out)
         for question in session.questions.values():
-            yield from judgements(question, rows.answers_to(question, session))
+            yield from judgements(question, answer_rows.answers_to(question, session))
 
 
 def judgements(question: Question, answers: list[Answer]) -> list[Judgement]:

@@ -27,7 +27,7 @@ from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
 from stages.store.naming import told_apart
 from stages.store.records import Candidate, Example, Judgement
-from stages.store.work import Progress, Work
+from stages.store.workspace import Progress, Work
 
 PROBE, WORD = "Say in a sentence what the weather is like at the sea.", "plumb"
 

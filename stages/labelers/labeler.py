@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key
-from stages.formats.row import Row
-from stages.store import parts
-from stages.store.judged import by_prompt, column
+from stages.formats.readers.row import Row
+from stages.store import plugins
+from stages.store.judged_pool import by_prompt, column
 from stages.store.records import Candidate, Example, Judgement, Records
-from stages.store.work import Progress, Work
+from stages.store.workspace import Progress, Work
 
 
 class Pool(NamedTuple):
@@ -88,7 +88,7 @@ def chosen(cfg: Label, out: Work) -> Labeler:
         UserError: where the user's own cannot be loaded or is no labeler.
     """
     if not cfg.own:
-        return parts.named("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
-    labeler = parts.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
+        return plugins.named("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
+    labeler = plugins.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
     labeler.own = True
     return labeler

@@ -23,10 +23,10 @@ from stages.models.pair_tokens import own
 from stages.models.rendering import ContractError, Conversation, tokens_of, try_out
 from stages.models.scoring import autocast, rounded_once
 from stages.sandbox.jinja_process import TemplateFault
-from stages.store.pinning import locate
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import in_shards
-from stages.store.work import Work
+from stages.store.source_files import locate
+from stages.store.workspace import Work
 
 Read = tuple[Candidate, list[int]]
 

@@ -20,7 +20,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from stages.config.errors import UserError
 from stages.launch import rendezvous as rendezvous_of
 from stages.launch.processes import KILLED, POLL_SECONDS, leave
-from stages.store.work import SCRATCH
+from stages.store.workspace import SCRATCH
 
 LOCAL = "127.0.0.1:0"  # any free port
 PATIENCE = timedelta(minutes=15)  # of nodes that wait for node 0

@@ -22,11 +22,11 @@ from stages.config.blocks.training import Training
 from stages.config.errors import UserError, full_disk
 from stages.config.schema import Launch
 from stages.hardware import allocator
-from stages.store.kept import having, note, recall
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_order
+from stages.store.sealed_json import having, note, recall
 from stages.store.store import Store
-from stages.store.work import CURVES, SCRATCH, Work, read_point
+from stages.store.workspace import CURVES, SCRATCH, Work, read_point
 
 log = logging.getLogger(__name__)
 

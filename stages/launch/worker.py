@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from stages.hardware import allocator, machine, process
 from stages.launch.processes import RESULT, leave
-from stages.store.kept import note, sync
-from stages.store.work import SCRATCH, Work
+from stages.store.sealed_json import note, sync
+from stages.store.workspace import SCRATCH, Work
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

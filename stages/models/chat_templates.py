@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template
 from stages.models.rendering import ContractError
-from stages.store.pinning import read_template
+from stages.store.source_files import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Templates made of special tokens, and those that a vocabulary must have for them. The first that fits is taken.

@@ -20,9 +20,9 @@ from stages.models.chat_templates import adds_bos, chat_template
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens, tokens_of
 from stages.sandbox.jinja_process import TemplateFault, Unbounded
-from stages.store import whole
-from stages.store.kept import having, load_json
+from stages.store import atomic_write
 from stages.store.records import Message, content_id
+from stages.store.sealed_json import having, load_json
 
 TOGETHER = 16  # conversations that are rendered at once
 WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
@@ -174,7 +174,7 @@ class Contract:
         """Write tokenizer and contract beside the weights."""
         self.tokenizer.save_pretrained(model)
         promise = {**self.facts(), "golden": self.golden()}
-        whole.write(model / "contract.json", json.dumps(promise, indent=1, ensure_ascii=False))
+        atomic_write.write(model / "contract.json", json.dumps(promise, indent=1, ensure_ascii=False))
         load(model)  # what was written is what will be read
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from stages.models import contract
 from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer
-from stages.store.kept import having, load_json
 from stages.store.records import Message
+from stages.store.sealed_json import having, load_json
 
 
 class Continuation(Contract):

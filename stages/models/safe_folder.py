@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.hardware import model_shape
-from stages.store.kept import text_of
+from stages.store.sealed_json import text_of
 
 # Files in JSON that nobody reads options from: the vocabulary may be tens of megabytes.
 TABLES = ("tokenizer.json", "vocab.json")

@@ -11,10 +11,10 @@ from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.scoring import agreement, autocast
 from stages.objectives.preference import StoredReferenceTrainer
-from stages.store.kept import note, recall
 from stages.store.manifest import manifest_of
 from stages.store.records import PairLogProbs
-from stages.store.work import SCRATCH, Work
+from stages.store.sealed_json import note, recall
+from stages.store.workspace import SCRATCH, Work
 from stages.training.checkpoints import checkpoint_folder, saved
 
 PAIRS = 64

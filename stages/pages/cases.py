@@ -13,8 +13,8 @@ from stages.evaluation.reliability import Key, from_checks, key_of, said
 from stages.labelers.votes import Voice
 from stages.pages.headline import counted
 from stages.pages.jury import Votes, Words
-from stages.store.kept import WRONG_SHAPE, Damaged
 from stages.store.records import Example, Judgement, content_id
+from stages.store.sealed_json import WRONG_SHAPE, Damaged
 
 SHOWN = 3  # under a heading
 TURNS = 4  # of a conversation, its last ones

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from stages.config.errors import visible
-from stages.pages.kinds import in_words
+from stages.pages.kind_names import in_words
 from stages.pages.roles import LOOKS
 from stages.store.numbers import bound, points, signed
 

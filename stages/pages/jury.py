@@ -8,8 +8,8 @@ from stages.config.choices import Reading, Rubrics
 from stages.evaluation.labelling import Labelling, Share, share
 from stages.evaluation.reliability import Key, key_of
 from stages.labelers.votes import Voice, voices
-from stages.store.kept import WRONG_SHAPE, Damaged
 from stages.store.manifest import Manifest
+from stages.store.sealed_json import WRONG_SHAPE, Damaged
 
 Votes = dict[Key, dict[str, Voice]]  # by what was judged, then by judge
 Words = dict[Key, dict[str, str | int | None]]  # the same, by whoever said it: a, b or tie, or a score

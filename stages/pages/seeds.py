@@ -6,11 +6,11 @@ from typing import Any
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
-from stages.store.kept import having, load_json
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.outcome import Outcome
 from stages.store.records import Example, load, stream
+from stages.store.sealed_json import having, load_json
 
 ENOUGH_SEEDS = 3
 PREFIX = "eval_seed_"

@@ -10,9 +10,9 @@ from stages.store.records import Candidate, Judgement
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """Two candidates of a prompt, by how much one is better, and the score of that one. The margin is a difference of
-    scores, or in a ranking of preferences a difference of chances (`ranking.py`). Score and margin are None where a
-    labeler gave the order of the two alone; `lead` is then by how many more others the better one was preferred.
-    `standing`: how high the better one stands among its prompt's candidates, by its score or by preferences.
+    scores, or in a ranking of preferences a difference of chances (`plackett_luce.py`). Score and margin are None
+    where a labeler gave the order of the two alone; `lead` is then by how many more others the better one was
+    preferred. `standing`: how high the better one stands among its prompt's candidates, by score or by preferences.
     `compared`: a labeler said so of these two, and no ranking alone does."""
 
     better: Candidate

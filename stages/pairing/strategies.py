@@ -16,9 +16,9 @@ def widest(contrasts: list[Contrast]) -> list[Contrast]:
 
 def narrowest(contrasts: list[Contrast]) -> list[Contrast]:
     """Return those that are just told apart first; `pairs.min_margin` says how far apart that is. Where labels are
-    preferences, margins are by strength (`ranking.py`), and what a labeler said against the strengths is left out. The
-    rule is ours, after the finding that the very worst of many candidates is not the best rejected one; that paper
-    takes one two standard deviations below the mean reward (arXiv:2502.16825)."""
+    preferences, margins are by strength (`plackett_luce.py`), and what a labeler said against the strengths is left
+    out. The rule is ours, after the finding that the very worst of many candidates is not the best rejected one; that
+    paper takes one two standard deviations below the mean reward (arXiv:2502.16825)."""
     return sorted((c for c in contrasts if c.compared), key=lambda c: c.distance)
 
 
@@ -41,7 +41,7 @@ def length_matched(contrasts: list[Contrast]) -> list[Contrast]:
 
 def from_the_top(contrasts: list[Contrast]) -> list[Contrast]:
     """The first of a ranking against all below it, then the second, and so on: as Plackett–Luce has one chosen after
-    the other. `ranking.py` makes the contrasts."""
+    the other. `plackett_luce.py` makes the contrasts."""
     return sorted(contrasts, key=lambda c: (-c.standing, -c.distance))
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
-from stages.store.endings import ending_advice
 from stages.store.records import Candidate, Judgement, content_id
+from stages.store.truncation import ending_advice
 
 UNJUDGED = "no judgement"
 TIED = "as many preferences for it as against it"

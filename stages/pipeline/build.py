@@ -13,9 +13,9 @@ from stages.launch import processes
 from stages.pipeline import provenance
 from stages.store import locks
 from stages.store.node import Node, in_order
-from stages.store.pinning import Outside
+from stages.store.source_files import Outside
 from stages.store.store import Store
-from stages.store.work import Kept, Work
+from stages.store.workspace import Kept, Work
 from stages.tracking.track import track
 
 log = logging.getLogger(__name__)

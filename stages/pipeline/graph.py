@@ -20,7 +20,7 @@ from stages.config.schema import Config
 from stages.pipeline.labels import labels
 from stages.pipeline.pool import candidates
 from stages.pipeline.sources import with_limits, with_sources
-from stages.store import pinning
+from stages.store import source_files
 from stages.store.node import Node
 
 # A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
@@ -44,7 +44,7 @@ SEEDED = ("sft", "sample", "dpo", "reward")  # blocks with a seed of their own, 
 TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
 
 
-def graph(cfg: Config, cache: Path, pin: Pin = pinning.pin) -> dict[str, Node]:
+def graph(cfg: Config, cache: Path, pin: Pin = source_files.pin) -> dict[str, Node]:
     """Every node of this configuration, by name. `cache` remembers the digests of outside files, which `pin` finds."""
 
     def node(stage: str, block: Any, **inputs: Node) -> Node:

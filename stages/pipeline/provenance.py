@@ -13,10 +13,10 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Target
 from stages.config.schema import ROOT
 from stages.hardware import machine
-from stages.store.kept import having, note, recall
 from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.work import SCRATCH, Work
+from stages.store.sealed_json import having, note, recall
+from stages.store.workspace import SCRATCH, Work
 
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
 NOT_OF_THE_RESULT = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.store import parts
+from stages.store import plugins
 from stages.store.node import Node
 from stages.store.store import Store
 
 
 def require_known(node: Node, store: Store) -> None:
     """Raise UserError for the first line of `label.known` that is not a row of audit.jsonl."""
-    if node.config.known and (file := parts.user_path(node.config.known)).is_file():
+    if node.config.known and (file := plugins.user_path(node.config.known)).is_file():
         from stages.evaluation.reliability import from_file
 
         require_readable(file, "label.known")
@@ -24,11 +24,11 @@ def require_answered(node: Node, store: Store) -> None:
     cfg = node.config
     if "human" not in cfg.labelers or not cfg.human.answered:
         return
-    from stages.labelers.people import rows
+    from stages.labelers.people import answer_rows
 
-    file = parts.user_path(cfg.human.answered)
+    file = plugins.user_path(cfg.human.answered)
     require_readable(file, "label.human.answered")
-    answers = [answer for _, each in rows.answers_of(file) for answer in each]
+    answers = [answer for _, each in answer_rows.answers_of(file) for answer in each]
     if not answers:
         raise UserError(f"label.human.answered={file}: holds no answers. Have its blanks filled in, or leave it out.")
     if cfg.labeler == "human" and store.find(node.inputs["pool"]):
@@ -40,7 +40,7 @@ def require_answered(node: Node, store: Store) -> None:
         prompts, candidates = folder / "prompts.parquet", folder / "candidates.parquet"
         pool = Pool(Records(prompts, Example), Records(candidates, Candidate))
         if not {answer.question for answer in answers} & {question.id for question in drawn(pool, cfg.human)}:
-            raise rows.of_other_runs(file, len(answers))
+            raise answer_rows.of_other_runs(file, len(answers))
 
 
 def require_readable(file: Path, key: str) -> None:

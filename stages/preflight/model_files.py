@@ -9,7 +9,7 @@ from stages.config.errors import UserError
 from stages.hardware import model_shape
 from stages.models import safe_folder
 from stages.store.node import Node
-from stages.store.pinning import commit_of, locate
+from stages.store.source_files import commit_of, locate
 from stages.store.store import Store
 
 SCORES = "ForSequenceClassification"  # how transformers calls the classes whose head gives scores

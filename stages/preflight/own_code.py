@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
-from stages.store import parts
+from stages.store import plugins
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -50,11 +50,11 @@ def require_class(own: Own, key: str, kind: str, acts: str, made_by: str, given:
         return
     lineage, bases = text.lineage(found) if isinstance(found, ast.ClassDef) else ([], set[str]())
     if bases <= NEUTRAL:
-        raise parts.of_another_kind(own, key, kind)
+        raise plugins.of_another_kind(own, key, kind)
     if bases - NEUTRAL != {kind} or any(one.decorator_list or one.keywords for one in lineage):
         return
     members = {name: member for one in reversed(lineage) for name, member in members_of(one)}
-    parts.require_whole(own, key, "name" in members, {acts, made_by} - {"__init__", *members})
+    plugins.require_whole(own, key, "name" in members, {acts, made_by} - {"__init__", *members})
     maker = members.get(made_by)
     if maker is None and own.options:
         raise UserError(f"{key}.options={own.options}: {own.name} takes none, as it has no {made_by}.")
@@ -79,7 +79,7 @@ def require_options(own: Own, key: str, function: Function, given: int) -> None:
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
     ]
     parameters += [kind(args.kwarg.arg, kind.VAR_KEYWORD)] if args.kwarg else []
-    parts.fitting(own, key, inspect.Signature(parameters), *[None] * given)
+    plugins.fitting(own, key, inspect.Signature(parameters), *[None] * given)
 
 
 class Text:
@@ -91,7 +91,7 @@ class Text:
 
     def __init__(self, own: Own, key: str):
         self.own, self.key = own, key
-        self.tree = ast.parse(parts.python(own, key))
+        self.tree = ast.parse(plugins.python(own, key))
         self.origins = dict[str, str]()  # of imported names: `Labeler` is stages.labelers.labeler.Labeler
         for statement in ast.walk(self.tree):
             for name, origin in imported(statement):
@@ -114,7 +114,7 @@ class Text:
             if isinstance(statement, ast.ClassDef | Function) and statement.name == name:
                 found = statement
         if found is None and name not in self.origins and "*" not in self.origins and not self.mentions(str(name)):
-            raise parts.undefined(self.own, self.key)
+            raise plugins.undefined(self.own, self.key)
         return found
 
     def mentions(self, name: str) -> bool:

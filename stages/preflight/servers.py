@@ -27,7 +27,7 @@ def require_judges(node: Node, store: Store) -> None:
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
     """Raise UserError without the package that asks, or the key that is named. Where answers of this model are kept,
     they may be all that is needed, and the stage tells what else is."""
-    from stages.store.calls import Calls  # loads tables, which a plan does without
+    from stages.store.call_cache import Calls  # loads tables, which a plan does without
 
     if Calls(store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)).path.exists():
         return

@@ -14,12 +14,12 @@ from stages.models.contract import Contract
 from stages.models.loading import context_of, embedding_rows
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
-from stages.store import parts
+from stages.store import plugins
 from stages.store.digests import files_of, signature
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id
 from stages.store.shards import Held, in_shards
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 def chosen(cfg: Sample, out: Work) -> Open:
@@ -29,9 +29,9 @@ def chosen(cfg: Sample, out: Work) -> Open:
         UserError: where the user's own cannot be loaded or is no sampler.
     """
     if not cfg.own:
-        return parts.named("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
-    found = parts.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
-    parts.fitting(cfg.own, "sample.own", inspect.signature(found.open), out.path, [], None)
+        return plugins.named("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
+    found = plugins.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
+    plugins.fitting(cfg.own, "sample.own", inspect.signature(found.open), out.path, [], None)
     return partial(found.open, **cfg.own.options)
 
 

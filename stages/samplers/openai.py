@@ -14,7 +14,7 @@ from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import Job, answers
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 SEEDS = 2**31  # what every server takes as a seed is below
 

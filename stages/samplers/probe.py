@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from stages.config.blocks.sampling import Sample
 from stages.models.contract import Contract
 from stages.samplers.sampler import Missing, Request, Sampler
-from stages.store.endings import MOST
 from stages.store.records import Candidate, Example
-from stages.store.work import Work
+from stages.store.truncation import MOST
+from stages.store.workspace import Work
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 PROMPTS, EACH = 8, 4  # prompts of a probe, and candidates of each at a temperature

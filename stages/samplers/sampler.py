@@ -9,7 +9,7 @@ from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.choices import Precision
 from stages.store.records import Message, content_id
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 REASONS = ("stop", "length")
 

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 
 from stages.config.errors import UserError
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 FILE = "dropped.jsonl"
 USUAL = 0.1  # share that may be left out, where the configuration names none

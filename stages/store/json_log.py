@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from stages.store.kept import WRONG_SHAPE, sync
 from stages.store.regular import open_regular
+from stages.store.sealed_json import WRONG_SHAPE, sync
 
 log = logging.getLogger(__name__)
 

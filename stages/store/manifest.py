@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.config.errors import visible
-from stages.store.kept import Damaged, file_digests, load_json, warn_once
-from stages.store.work import LOGS
+from stages.store.sealed_json import Damaged, file_digests, load_json, warn_once
+from stages.store.workspace import LOGS
 
 Manifest = dict[str, Any]
 WEIGHTS = ".safetensors"

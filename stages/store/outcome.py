@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.store.columns import Int32
+from stages.store.table_schema import Int32
 
 
 @dataclass

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.store.columns import Float32, Int32, arrow, records_of, schema_of, table_of
-from stages.store.kept import WRONG_SHAPE, Damaged
+from stages.store.sealed_json import WRONG_SHAPE, Damaged
+from stages.store.table_schema import Float32, Int32, arrow, records_of, schema_of, table_of
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 GROUP = 10_000  # rows that are written at a time

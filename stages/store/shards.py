@@ -6,10 +6,10 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from stages.store.columns import records_of, table_of
-from stages.store.kept import Damaged, set_aside
 from stages.store.records import Candidate, Judgement, PairLogProbs, Record, load, save
-from stages.store.work import SCRATCH, Progress, Work
+from stages.store.sealed_json import Damaged, set_aside
+from stages.store.table_schema import records_of, table_of
+from stages.store.workspace import SCRATCH, Progress, Work
 
 Item = TypeVar("Item")
 Made = TypeVar("Made", Candidate, Judgement, PairLogProbs)

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.store import locks, whole
+from stages.store import atomic_write, locks
 from stages.store.digests import Signature, digests, signature
-from stages.store.kept import (
+from stages.store.manifest import WEIGHTS, Manifest, digest_of, hashed, manifest_of, read_manifest
+from stages.store.node import Node
+from stages.store.sealed_json import (
     NODE,
     Damaged,
     file_digests,
@@ -30,9 +32,7 @@ from stages.store.kept import (
     sync,
     warn_once,
 )
-from stages.store.manifest import WEIGHTS, Manifest, digest_of, hashed, manifest_of, read_manifest
-from stages.store.node import Node
-from stages.store.work import SCRATCH
+from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ class Store:
     def _link(self, node: Node) -> None:
         latest = self.root / "latest" / node.stage
         latest.parent.mkdir(parents=True, exist_ok=True)
-        whole.link(latest, Path("..") / node.stage / node.fingerprint)
+        atomic_write.link(latest, Path("..") / node.stage / node.fingerprint)
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
         """Every published node of a stage that can be read, oldest first."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from stages.store.columns import Int32
 from stages.store.records import Message
+from stages.store.table_schema import Int32
 
 
 @dataclass

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stages.store.text_units import lower_words, plain_words
 from stages.tasks import topics as groups
-from stages.tasks.answers import lower_words
 
 # Per act: its name and topics, then its wordings, "|" between them. None limits length, form or words: others do that.
 WORDINGS = """
@@ -122,8 +122,3 @@ def echoes(answer: str, text: str) -> bool:
     starts = [i for i in range(len(said) - size + 1) if tuple(said[i : i + size]) in runs]
     own = len(said) - len({i + k for i in starts for k in range(size)})
     return own < len(said) and (own < 4 or own < 0.2 * len(said))
-
-
-def plain_words(text: str) -> list[str]:
-    """Lower-case words, the parts of compounds apart, so that marks of emphasis hide none."""
-    return re.findall(r"[^\W_]+", text.lower())

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stages.config.schema import Tracker
-from stages.store import parts
+from stages.store import plugins
 from stages.store.node import Node
-from stages.tracking.run import Run
+from stages.tracking.tracker import Run
 
 
 @contextmanager
@@ -25,5 +25,5 @@ def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
 def start(settings: Tracker, node: Node, root: Path) -> Run:
     if settings.name == "none":
         return Run()
-    tracker: Callable[..., Run] = parts.named("tracking", settings.name, Run)
+    tracker: Callable[..., Run] = plugins.named("tracking", settings.name, Run)
     return tracker(settings, node, root)

@@ -14,8 +14,8 @@ from stages.config.installation import install_command
 from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.tracking import tables
-from stages.tracking.run import Run, description, inputs
+from stages.tracking import logged_tables
+from stages.tracking.tracker import Run, description, inputs
 
 
 class TrackioRun(Run):
@@ -51,7 +51,7 @@ class TrackioRun(Run):
         """Log figures, tables and the artifact: references to the files, or with `tracker.upload` copies of them."""
         import trackio
 
-        found = tables.of(manifest["stage"], folder).items()
+        found = logged_tables.of(manifest["stage"], folder).items()
         logged = {name: trackio.Table(columns=columns, data=rows) for name, (columns, rows) in found}
         self.run.log({**figures(manifest["metrics"]), "wall_seconds": manifest["wall_seconds"], **logged})
         name = f"{manifest['stage']}-{manifest['fingerprint']}"

@@ -16,8 +16,8 @@ from urllib.parse import urlparse
 from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.tracking import tables
-from stages.tracking.run import Run, description, inputs
+from stages.tracking import logged_tables
+from stages.tracking.tracker import Run, description, inputs
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class WandbRun(Run):
         import wandb
 
         self.run.summary.update({**manifest["metrics"], "wall_seconds": manifest["wall_seconds"]})
-        for name, (columns, rows) in tables.of(manifest["stage"], folder).items():
+        for name, (columns, rows) in logged_tables.of(manifest["stage"], folder).items():
             self.run.log({name: wandb.Table(columns=columns, data=rows)})
         aliases = [manifest["fingerprint"], manifest["digest"][:12], "latest"]
         try:

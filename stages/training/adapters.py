@@ -15,7 +15,7 @@ from stages.config.blocks.training import LoRA
 from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_adapter
-from stages.store import whole
+from stages.store import atomic_write
 
 ALL_LINEAR = "all-linear"
 
@@ -69,4 +69,4 @@ def name_lower(adapter: Path, frozen: Path) -> None:
     if isinstance(content["target_modules"], list):  # peft's is a set, in another order in every process
         content["target_modules"].sort()
     file.unlink()  # it may be a hard link to the trained adapter's, which stays as it is
-    whole.write(file, json.dumps(content, indent=2, sort_keys=True))
+    atomic_write.write(file, json.dumps(content, indent=2, sort_keys=True))

@@ -8,7 +8,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.loading import device_of
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.checkpoints import checkpoint_folder
 
 TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)

@@ -13,8 +13,8 @@ from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
 from stages.hardware import memory
 from stages.hardware.model_shape import Shape
-from stages.store.kept import having, load_json, note, recall
-from stages.store.work import SCRATCH, Work
+from stages.store.sealed_json import having, load_json, note, recall
+from stages.store.workspace import SCRATCH, Work
 
 Block = TypeVar("Block", bound=Training)
 FILE = "budget.json"

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from stages.config.blocks.training import SFT, Training
 from stages.config.errors import UserError
 from stages.store.numbers import signed
-from stages.store.work import Progress, Work
+from stages.store.workspace import Progress, Work
 
 EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence
 # A training whose last losses are all this many times as high as it began, and this much higher, has diverged too.

@@ -11,8 +11,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.store.kept import broken, remove, seal
-from stages.store.work import SCRATCH, Work
+from stages.store.sealed_json import broken, remove, seal
+from stages.store.workspace import SCRATCH, Work
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from stages.models.masking import masked
 from stages.models.rendering import ContractError
 from stages.store.dropped import Dropped
 from stages.store.records import Example
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.samples import FirstPrompts
 from stages.training.token_rows import TokenRows
 

@@ -15,7 +15,7 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter
 from stages.models.contract import Contract
 from stages.models.loading import output_embedding
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 ALIKE = 0.8  # cosine from which on two rows are alike
 # So many rows are warned of. The demo's instruct model has 117, and its candidates end. Random stand-ins for a base,

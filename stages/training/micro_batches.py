@@ -23,7 +23,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
 from stages.config.trl_arguments import not_neutral, offered
 from stages.models import lm_head
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.budget import divide, exhausted, remember
 from stages.training.checkpointing import enable
 from stages.training.step_metrics import Batch, of_step

@@ -15,8 +15,8 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import save_model
-from stages.store.kept import SEAL, broken, having, load_json, note, remove, seal, swap
-from stages.store.work import Work
+from stages.store.sealed_json import SEAL, broken, having, load_json, note, remove, seal, swap
+from stages.store.workspace import Work
 from stages.training import adapters
 from stages.training.checkpoints import saved
 

@@ -6,7 +6,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Sharding
 from stages.config.errors import UserError
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training import adapters
 from stages.training.callbacks import Bar, Curves, Evaluations, Watch
 from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete

@@ -10,13 +10,13 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Sharding
 from stages.models.contract import Contract
+from stages.models.inference_copy import twin
 from stages.models.loading import context
-from stages.models.twin import twin
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Message, prompt_id
-from stages.store.samples import Sample, append_samples
-from stages.store.work import Work
+from stages.store.training_samples import Sample, append_samples
+from stages.store.workspace import Work
 
 log = logging.getLogger(__name__)
 

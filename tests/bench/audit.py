@@ -28,11 +28,11 @@ from stages.commands.auditing.diversity import Diversity
 from stages.commands.auditing.reading import Looked, look
 from stages.config.blocks.data import Source
 from stages.config.choices import AUDIT_CODES
-from stages.curation.audit import Auditor
-from stages.curation.codes import ALONE
-from stages.curation.held_out import HeldOut
-from stages.curation.near import Seen, sketch
-from stages.formats.layout import Wanted
+from stages.curation.audit.codes import ALONE
+from stages.curation.audit.contamination import HeldOut
+from stages.curation.audit.gate import Auditor
+from stages.curation.audit.near_duplicates import Seen, sketch
+from stages.formats.column_mapping import Wanted
 from tests.helpers import DATA
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.choices import AUDIT_FIXES, Role
-from stages.curation.codes import ALONE
+from stages.curation.audit.codes import ALONE
 from stages.evaluation.intervals import paired
 from stages.pipeline.build import build
 from stages.pipeline.graph import graph

@@ -23,7 +23,7 @@ from stages.cli import compose
 from stages.hardware import process
 from stages.store.manifest import Manifest
 from stages.tracking import track
-from stages.tracking.run import Run
+from stages.tracking.tracker import Run
 from tests.helpers import ROOT, composed, run
 
 SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")

@@ -19,7 +19,7 @@ from stages.eval import run as evaluate
 from stages.hardware import machine
 from stages.store.manifest import read_manifest
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import settings
 
 

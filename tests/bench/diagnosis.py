@@ -12,8 +12,8 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.config.schema import Config
+from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather
-from stages.evaluation.diagnosis.ranking import diagnose
 from stages.pipeline.build import build
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load

@@ -152,8 +152,8 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
     from stages.config.blocks.data import Source
-    from stages.formats.layout import Wanted
-    from stages.formats.sources import Found, convert
+    from stages.formats.column_mapping import Wanted
+    from stages.formats.source_reading import Found, convert
 
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
     rows = convert(Source(str(file)), "label.path", lambda said: said, Wanted.preferences, Found())
@@ -277,7 +277,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     from stages import dpo
     from stages.models.loading import device_of
     from stages.objectives.preference import StoredReferenceTrainer
-    from stages.store.work import Work
+    from stages.store.workspace import Work
     from stages.training import budget
     from stages.training.arguments import arguments
     from stages.training.batches import Turns

@@ -19,7 +19,7 @@ from stages.models import contract
 from stages.models.loading import device_of
 from stages.store.manifest import read_manifest
 from stages.store.records import Example, Pair, PairLogProbs, load, stream
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.demonstrations import prepare
 
 TOKENS = 4096  # in a matrix product that is measured

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation import student
-from stages.evaluation.choosing import compared
+from stages.evaluation.best_model import compared
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.noninferiority import of_shares
 

@@ -8,9 +8,9 @@ from typing import Any
 from stages.config.choices import Rubrics
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
-from stages.store.pinning import locate, pin
 from stages.store.records import Candidate, Example, Judgement, content_id
-from stages.store.work import Work
+from stages.store.source_files import locate, pin
+from stages.store.workspace import Work
 from tests.helpers import ROOT, settings
 
 FOLDER = ROOT / "outputs" / "bench" / "judge"

@@ -18,10 +18,10 @@ from stages.models.prompt_format import form_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.records import Candidate, Example
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import known_constraints
-from stages.tasks.open_ended import example
+from stages.tasks.open_requests import example
 from stages.tasks.requests import request
 from tests.bench import arms
 from tests.helpers import ROOT

@@ -111,7 +111,7 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
     from stages import data, source  # noqa: F401  the pipeline imports them by name
     from stages.pipeline.build import build
     from stages.store.records import Example, stream
-    from stages.store.work import Work
+    from stages.store.workspace import Work
     from stages.training.demonstrations import prepare
 
     overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]

@@ -77,7 +77,7 @@ def elsewhere(model: Path, rows: int) -> None:
     from stages.evaluation.agreement import share
     from stages.labelers.reward_model import RewardModel
     from stages.store.records import content_id
-    from stages.store.work import Work
+    from stages.store.workspace import Work
     from tests.bench import judge
     from tests.bench.agreement import SETS, longer
     from tests.helpers import settings
@@ -164,7 +164,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from stages.models.loading import begin_reward_model, device_of
     from stages.models.pair_tokens import tokenized
     from stages.objectives.reward import PairwiseRewardTrainer, trl_row
-    from stages.store.work import Work
+    from stages.store.workspace import Work
     from stages.training import budget
     from stages.training.arguments import arguments
     from stages.training.batches import Turns

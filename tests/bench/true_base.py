@@ -21,7 +21,7 @@ from stages.hardware import machine
 from stages.models import gguf_file
 from stages.models.loading import load_model, load_tokenizer, save_model
 from stages.models.scoring import autocast
-from stages.store.work import Progress, Work
+from stages.store.workspace import Progress, Work
 from tests.helpers import ROOT, settings
 
 OUTPUTS = ROOT / "outputs" / "true_base"

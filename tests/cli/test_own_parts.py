@@ -91,7 +91,7 @@ def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) ->
     text = mine.read_text()
     mine.write_text("raise RuntimeError")  # after the plan was made
     from stages import label
-    from stages.store.work import Work
+    from stages.store.workspace import Work
 
     (chain.root / "work").mkdir()
     out = Work(chain.root / "work", lambda metrics, step: None)

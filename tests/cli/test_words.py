@@ -8,15 +8,22 @@ from hydra.errors import ConfigCompositionException
 
 from stages.cli.explain import explain
 from stages.config.schema import ROOT
-from stages.store import parts
+from stages.store import plugins
 from tests.helpers import composed, settings
 
 
 def test_a_rooms_words_are_its_file_names() -> None:
-    assert parts.words("labelers", "Labeler") == ["dataset", "ensemble", "human", "judge", "reward_model", "verifier"]
-    assert parts.words("samplers", "Sampler") == ["generate", "hf", "openai", "openvino"]
-    assert parts.words("tracking", "Run") == ["trackio", "wandb"]
-    assert "chatml" in parts.templates()
+    assert plugins.words("labelers", "Labeler") == [
+        "dataset",
+        "ensemble",
+        "human",
+        "judge",
+        "reward_model",
+        "verifier",
+    ]
+    assert plugins.words("samplers", "Sampler") == ["generate", "hf", "openai", "openvino"]
+    assert plugins.words("tracking", "Run") == ["trackio", "wandb"]
+    assert "chatml" in plugins.templates()
 
 
 def test_words_are_listed_without_importing_a_part() -> None:
@@ -46,9 +53,9 @@ def test_conf_answers_the_rooms() -> None:
         ("label", "labelers", "Labeler", ()),
         ("sample", "samplers", "Sampler", ("file",)),
     ):
-        assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == {*parts.words(room, kind), *more}
+        assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == {*plugins.words(room, kind), *more}
     trackers = {path.stem for path in (ROOT / "conf" / "tracker").glob("*.yaml")}
-    assert trackers == {*parts.words("tracking", "Run"), "none"}
+    assert trackers == {*plugins.words("tracking", "Run"), "none"}
 
 
 def test_only_a_stage_is_built_again() -> None:

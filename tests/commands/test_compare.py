@@ -15,7 +15,7 @@ from stages.commands.compare import manifests
 from stages.commands.comparing.groups import Group, grouped
 from stages.commands.comparing.measured import Row, rows
 from stages.commands.comparing.trained import Trainings, trainings
-from stages.commands.settings import Differing, lineage, of_lineage, unseeded
+from stages.commands.node_settings import Differing, lineage, of_lineage, unseeded
 from stages.config.errors import UserError
 from stages.pages import scatter
 from stages.pipeline.graph import with_seed

@@ -36,7 +36,7 @@ from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models import contract, gguf_file, rendering
 from stages.models.loading import load_model, load_tokenizer
-from stages.store.pinning import locate
+from stages.store.source_files import locate
 from tests.commands.conftest import Request
 from tests.helpers import TINY, Chain, build, command, inside, refused, settings
 

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from stages.commands.publishing import card, tables
+from stages.commands.publishing import dataset_card, dataset_tables
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store
@@ -42,7 +42,7 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
     given = load(chain.folder("data") / "examples.parquet", Example)
 
     preferences = opened(folder, None, tmp_path)  # the first configuration is the default
-    assert [*preferences] == [*tables.SPLITS]
+    assert [*preferences] == [*dataset_tables.SPLITS]
     for split, rows in preferences.items():
         of_split = [p for p in pairs if p.split == split]
         for name in ("id", "prompt", "chosen", "rejected", "labeler"):
@@ -59,7 +59,7 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
     assert sum(map(len, unpaired.values())) == len(single)
 
     demonstrations = opened(folder, "demonstrations", tmp_path)
-    for of_data, split in tables.OF_SFT.items():
+    for of_data, split in dataset_tables.OF_SFT.items():
         rows = demonstrations[split]
         told = [(e.messages, e.reference) for e in given if e.split == of_data]
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == told
@@ -102,9 +102,9 @@ def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, mo
     [code] = text.split("```python\n")[1:]
     found: dict[str, DatasetDict] = {}
     exec(code.split("```")[0].replace("FOLDER", str(folder)), found)
-    for name in card.TRAINERS:
+    for name in dataset_card.TRAINERS:
         counts = " | ".join(str(len(rows)) for rows in found[name].values())
-        assert f"| `{name}` | {card.TRAINERS[name]} | {counts} |" in text
+        assert f"| `{name}` | {dataset_card.TRAINERS[name]} | {counts} |" in text
     audited = json.loads((chain.folder("label", "label.audit=12") / "reliability.json").read_text())
     accuracy = audited["accuracy"]
     assert f"| {accuracy['mean']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} |" in text
@@ -122,14 +122,14 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     table = pq.read_table(judged / "prompts.parquet")
     licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
     pq.write_table(table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet")
-    found, plain = tables.tables([pairs], Store(chain.root).folder)
+    found, plain = dataset_tables.tables([pairs], Store(chain.root).folder)
     rows = found["preferences"]["train"]
     said = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
     assert rows["licence"].to_pylist() == [said[i] for i in rows["prompt_id"].to_pylist()]
-    text = card.card("t\x1b\u202e", found, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
+    text = dataset_card.card("t\x1b\u202e", found, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
     assert DatasetCard(text).data.license == ["cc-by-4.0"] and r"# t\x1b\u202e" in text
     both = [*rows["licence"].to_pylist(), *found["preferences"]["validation"]["licence"].to_pylist()]
-    for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, card.UNKNOWN)):
+    for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, dataset_card.UNKNOWN)):
         assert f"| tasks | {spelled} | {both.count(name)} |" in text
 
 
@@ -138,10 +138,10 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     rows = [Example(str(i), [], "plain", "s", "t", "sft") for i in range(3)]
     rows += [Example("q", [{"role": "user", "content": "q"}], answer, "s", "t", "sft") for answer in ("a", None)]
     save(chain.folder("data") / "examples.parquet", rows, Example)
-    found, plain = tables.tables([data], Store(chain.root).folder)
+    found, plain = dataset_tables.tables([data], Store(chain.root).folder)
     assert found["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
     assert plain == 3
-    assert "3 demonstrations are plain text" in card.card("t", found, plain, [], [])
+    assert "3 demonstrations are plain text" in dataset_card.card("t", found, plain, [], [])
 
 
 def test_a_push_sends_the_folder_to_a_dataset_repository(chain: Chain, hub: tuple[str, list[Request]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stages.commands import plan
-from stages.commands.planning import calls, cost
+from stages.commands.planning import cost, expected_calls
 from stages.commands.planning.speed import Kind, Ran, seconds_of
 from stages.commands.planning.tokens import CHARACTERS
 from stages.config.schema import OUTPUTS, ROOT
@@ -223,10 +223,10 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         judge = f"{{base_url: '{server.url}', model: judge, price: {{input: 2, output: 8}}}}"
         line = (f"sample.file={tmp_path / 'mine.jsonl'}", "label=judge", f"label.judge.endpoints=[{judge}]")
 
-        def planned() -> list[calls.Asked]:
+        def planned() -> list[expected_calls.Asked]:
             store, found = Store(chain.root), nodes(chain.root, *line)
             plan.show(found, store)
-            return calls.expected(found["label"], store, cost.Past(store))
+            return expected_calls.expected(found["label"], store, cost.Past(store))
 
         [before] = planned()
         assert math.isnan(before.calls), "nobody has read the file"
@@ -252,8 +252,8 @@ def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
     line = ("sample=openai", "sample.endpoint.base_url=http://127.0.0.1:1/v1", "sample.endpoint.model=writer")
     store, found = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
     for name in ("sample", "sample_1"):
-        [asked] = calls.expected(found[name], store, cost.Past(store))
+        [asked] = expected_calls.expected(found[name], store, cost.Past(store))
         block = found[name].config
         assert (asked.key, asked.calls, asked.money) == ("sample.endpoint", 20 * block.candidates_per_prompt, None)
         assert asked.output == block.max_new_tokens * asked.calls
-    assert calls.expected(found["label"], store, cost.Past(store)) == [], "the verifier asks nobody"
+    assert expected_calls.expected(found["label"], store, cost.Past(store)) == [], "the verifier asks nobody"

@@ -18,7 +18,7 @@ from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.store import parts
+from stages.store import plugins
 from stages.tasks.generate import known_families
 from tests.helpers import TINY, composed, refused, settings
 
@@ -43,22 +43,22 @@ MAPPINGS = {  # and who looks into them
     "dpo.trainer": "trl_values",
     "reward.trainer": "trl_values",
     "reward.source.splits": "constraints.rewarded",
-    "reward.source.columns": "formats.layout",
+    "reward.source.columns": "column_mapping",
     "reward.source.labels": "formats, as the labels of a file",
-    "data.own.options": "parts.fitting",
-    "sample.own.options": "parts.fitting",
-    "label.own.options": "parts.fitting",
+    "data.own.options": "plugins.fitting",
+    "sample.own.options": "plugins.fitting",
+    "label.own.options": "plugins.fitting",
     "data.sources.splits": "sources.shared_out",
-    "data.sources.columns": "formats.layout",
+    "data.sources.columns": "column_mapping",
     "data.sources.labels": "formats, as the labels of a file",
-    "label.columns": "formats.layout",
+    "label.columns": "column_mapping",
     "label.labels": "formats, as the labels of a file",
     "data.audit.actions": "rows.audited",
     "data.audit.thresholds": "rows.audited",
     "data.mixture.quotas": "mixing.refuse",
     "eval.models": "set by the pipeline",
     "sample.endpoint.extra": "the server",
-    "sample.columns": "formats.layout",
+    "sample.columns": "column_mapping",
     "prices": "limits.refuse",
 }
 # Too much of it is told by the loss.
@@ -294,4 +294,4 @@ def test_several_values_are_told_what_they_may_be() -> None:
 
 
 def test_families_are_listed_without_being_imported() -> None:
-    assert parts.families() == list(known_families())
+    assert plugins.families() == list(known_families())

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from stages.config.blocks.data import Audit, Source
-from stages.curation.audit import Auditor, held_out
-from stages.curation.held_out import HeldOut
+from stages.curation.audit.contamination import HeldOut
+from stages.curation.audit.gate import Auditor, held_out
+from stages.formats.column_mapping import Wanted
 from stages.formats.format import Said
-from stages.formats.layout import Wanted
-from stages.formats.sources import Found, convert
+from stages.formats.source_reading import Found, convert
 from tests.helpers import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from stages.config.choices import Command, Target
 from stages.config.limits import limits_of
 from stages.config.schema import RECIPES, ROOT, Config
-from stages.store import parts
+from stages.store import plugins
 from tests.helpers import composed
 
 PAGE = ROOT / "docs" / "configuration.md"
@@ -42,10 +42,10 @@ fingerprint ([guarantees](guarantees.md)); `trainer` takes every argument of TRL
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
 WORDS = {
     "stage": [*Target, *Command],
-    "label.labeler": parts.words("labelers", "Labeler"),
-    "sample.sampler": parts.words("samplers", "Sampler"),
-    "sft.template.kind": [*parts.templates(), "auto", "own", "file"],
-    "tracker.name": [*parts.words("tracking", "Run"), "none"],
+    "label.labeler": plugins.words("labelers", "Labeler"),
+    "sample.sampler": plugins.words("samplers", "Sampler"),
+    "sft.template.kind": [*plugins.templates(), "auto", "own", "file"],
+    "tracker.name": [*plugins.words("tracking", "Run"), "none"],
 }
 TYPES: dict[Any, str] = {
     Any: "block",

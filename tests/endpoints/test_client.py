@@ -23,7 +23,7 @@ from stages.endpoints.pacing import retry_after
 from stages.endpoints.reply import NoReply, Reply, read
 from stages.endpoints.together import Job, answers
 from stages.store import json_log
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.endpoints.servers import FAULTS, Model, Proxy, Request, running
 from tests.helpers import SECRET
 

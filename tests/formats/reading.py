@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Source
+from stages.formats.column_mapping import Wanted
 from stages.formats.format import Said
-from stages.formats.layout import Wanted
-from stages.formats.row import Row
-from stages.formats.sources import Found, convert
+from stages.formats.readers.row import Row
+from stages.formats.source_reading import Found, convert
 
 KEY = "data.sources[0].path"
 

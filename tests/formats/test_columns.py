@@ -9,9 +9,9 @@ import pytest
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.choosing import PEEKED
-from stages.formats.layout import Wanted
-from stages.formats.sources import Found, convert
+from stages.formats.column_mapping import Wanted
+from stages.formats.detection import PEEKED
+from stages.formats.source_reading import Found, convert
 from tests.formats.reading import lines, read, said
 from tests.helpers import refused
 

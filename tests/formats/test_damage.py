@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.config.errors import UserError
-from stages.formats.layout import Wanted
-from stages.formats.row import Row
+from stages.formats.column_mapping import Wanted
+from stages.formats.readers.row import Row
 from tests.formats.reading import read
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}

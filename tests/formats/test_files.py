@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.files import rows_of
+from stages.formats.readers.files import rows_of
 from tests.formats.reading import read, said
 
 ROWS = [{"instruction": "a\u2028b, c", "output": 'd "e"\nf'}, {"instruction": "ä", "output": "g"}]

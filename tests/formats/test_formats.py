@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.layout import Wanted
-from stages.formats.row import BadRow
+from stages.formats.column_mapping import Wanted
+from stages.formats.readers.row import BadRow
 from stages.formats.turns import TOOLS, message
 from tests.formats.reading import lines, read, said
 

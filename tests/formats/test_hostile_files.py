@@ -18,8 +18,8 @@ import pytest
 
 from stages.config.blocks.data import ReadLimits
 from stages.config.errors import UserError
-from stages.formats.files import rows_of
-from stages.formats.row import MOST_COLUMNS
+from stages.formats.readers.files import rows_of
+from stages.formats.readers.row import MOST_COLUMNS
 from tests.formats.reading import lines, read, said
 from tests.helpers import TINY, nodes, refused
 

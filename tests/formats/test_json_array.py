@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats import json_array
-from stages.formats.bounded_lines import BoundedLines
-from stages.formats.json_array import array_rows
-from stages.formats.row import Row
+from stages.formats.readers import json_array
+from stages.formats.readers.bounded_lines import BoundedLines
+from stages.formats.readers.json_array import array_rows
+from stages.formats.readers.row import Row
 
 FILE = Path("rows.json")
 CHARACTERS = 'ab "\\\n,:[]{}é😀\u2028'

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.labels import Label
-from stages.formats.layout import Wanted
+from stages.formats.column_mapping import Wanted
 from stages.labelers.dataset import Dataset
-from stages.models import card
+from stages.models import model_card
 from stages.pairs import run as run_pairs
 from stages.store.licences import UNKNOWN
 from stages.store.records import Candidate, Example, load, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.formats.reading import lines, read
 from tests.helpers import Chain, nodes, settings
 from tests.stages.reading import joined
@@ -92,7 +92,7 @@ def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_pa
     (data / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
     given = {"base": chain.folder("base"), "data": chain.folder("data")}
-    card.write(model, "sft", settings("recipe=tiny").sft, given, {})
+    model_card.write(model, "sft", settings("recipe=tiny").sft, given, {})
     assert "licences" not in (model / "README.md").read_text()
-    card.write(model, "sft", settings("recipe=tiny").sft, {**given, "data": data}, {})
+    model_card.write(model, "sft", settings("recipe=tiny").sft, {**given, "data": data}, {})
     assert "licences: cc-by-4.0 (1,200 rows), not stated (5 rows)" in (model / "README.md").read_text()

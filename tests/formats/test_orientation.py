@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.choosing import PEEKED
-from stages.formats.layout import Wanted
+from stages.formats.column_mapping import Wanted
+from stages.formats.detection import PEEKED
 from tests.formats.reading import Read, lines, read, said
 
 A, B, TIE = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]

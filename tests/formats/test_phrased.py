@@ -8,7 +8,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.phrased import MOST, read_task
-from stages.store import parts
+from stages.store import plugins
 from tests.formats.reading import lines, read
 
 # Rows of each ready-made task, as sets that are in use have them.
@@ -44,7 +44,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def test_every_ready_made_task_is_tried() -> None:
-    assert sorted(ROWS) == parts.labelled()
+    assert sorted(ROWS) == plugins.labelled()
     assert len(ROWS) >= 8
     assert all(len(read_task(name)["phrasings"]) >= 5 for name in ROWS)
 

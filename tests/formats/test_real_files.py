@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats import files
-from stages.formats.layout import Wanted
+from stages.formats.column_mapping import Wanted
+from stages.formats.readers import files
 from tests.formats.reading import read
 from tests.helpers import DATA
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stages.formats.layout import Wanted
+from stages.formats.column_mapping import Wanted
 from tests.formats.reading import lines, read, said
 
 # name, parent, who, rank: a request with two answers, the better of which is asked about and answered again

@@ -8,10 +8,10 @@ import pytest
 
 from stages.config.blocks.data import Data, Source
 from stages.config.errors import UserError
-from stages.formats.layout import Wanted
-from stages.formats.own import reader
+from stages.formats.column_mapping import Wanted
+from stages.formats.user_function import reader
 from stages.store.records import Example, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.formats.reading import lines, read
 from tests.stages.reading import joined
 

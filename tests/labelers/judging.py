@@ -10,8 +10,8 @@ from stages.config.blocks.labels import Label
 from stages.labelers import rubric
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
-from stages.store.pinning import pin
 from stages.store.records import Judgement
+from stages.store.source_files import pin
 from tests.endpoints.servers import Request
 from tests.helpers import settings
 from tests.labelers.pools import work

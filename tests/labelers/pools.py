@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, content_id
-from stages.store.work import Work
+from stages.store.workspace import Work
 
 
 def pool(*texts: list[str]) -> Pool:

@@ -19,9 +19,9 @@ from stages.labelers.people.journal import Answer
 from stages.labelers.people.questions import drawn
 from stages.models import contract
 from stages.models.loading import begin_reward_model, save_model
-from stages.store.pinning import pin
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
-from stages.store.work import Work
+from stages.store.source_files import pin
+from stages.store.workspace import Work
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import TINY, Chain, settings
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging

@@ -9,10 +9,10 @@ import pytest
 
 from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
-from stages.labelers.committee import Joined, joined
 from stages.labelers.ensemble import Ensemble
+from stages.labelers.vote_joining import Joined, joined
 from stages.store.records import Candidate, Judgement, Pair, load, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, refused, settings
 from tests.labelers.asking import somebody

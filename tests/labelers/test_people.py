@@ -17,7 +17,7 @@ from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.human import judgements
 from stages.labelers.labeler import Pool
-from stages.labelers.people import rows, server
+from stages.labelers.people import answer_rows, server
 from stages.labelers.people.journal import Answer
 from stages.labelers.people.questions import Question, drawn
 from stages.labelers.people.session import Session
@@ -240,8 +240,8 @@ def test_argilla_gets_what_waits_and_what_its_own_users_said(tmp_path: Path) -> 
     here, there, *waiting = session.questions
     session.save(Answer(here, "ann", "a"))
     session.save(Answer(there, USERS[0], "tie", (), "equal"))
-    rows.write(session, out)
-    records = {record["id"]: record for record in json.loads((out / rows.ARGILLA).read_text())}
+    answer_rows.write(session, out)
+    records = {record["id"]: record for record in json.loads((out / answer_rows.ARGILLA).read_text())}
     assert records.keys() == {there, *waiting}
     assert records[there]["responses"] == {
         "verdict": [{"value": "tie", "user_id": USERS[0]}],
@@ -277,7 +277,7 @@ def test_what_argilla_writes_is_read(tmp_path: Path) -> None:
     def read(name: str, content: str) -> dict[str, Any]:
         session = Session(drawn(pool(*GIVEN), Human()), ["clear"], tmp_path / name)
         (tmp_path / f"{name}.json").write_text(content)
-        told = rows.read(tmp_path / f"{name}.json", session)
+        told = answer_rows.read(tmp_path / f"{name}.json", session)
         assert told.endswith(", 0 known already, 1 blanks, 0 to other questions")
         return {who: [a.said for a in mine.values()] for who, mine in session.said.items()}
 
@@ -303,16 +303,16 @@ def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path:
         for name in USERS[: 1 + i % 2]:
             reasons = ("clear", "short")[: i % 3]
             theirs.save(Answer(asked, name, ("a", "b", "tie", "bad", "skip")[i % 5], reasons, "so ü" * (i % 2)))
-    rows.write(theirs, out)
-    for name in (rows.PLAIN, rows.ARGILLA):
+    answer_rows.write(theirs, out)
+    for name in (answer_rows.PLAIN, answer_rows.ARGILLA):
         ours = session(name)
-        assert ", 0 known already, 1 blanks, 0 to other" in rows.read(out / name, ours)
+        assert ", 0 known already, 1 blanks, 0 to other" in answer_rows.read(out / name, ours)
         said = {who: {q: a.said for q, a in mine.items()} for who, mine in theirs.said.items()}
         assert {who: {q: a.said for q, a in mine.items()} for who, mine in ours.said.items()} == said
         before = everything(tmp_path / name)
-        assert rows.read(out / name, ours).count(": 0 answers") == 1, "what is known is kept once"
+        assert answer_rows.read(out / name, ours).count(": 0 answers") == 1, "what is known is kept once"
         assert everything(tmp_path / name) == before
-    lines = (out / rows.PLAIN).read_text().splitlines()
+    lines = (out / answer_rows.PLAIN).read_text().splitlines()
     for changed, reason in (
         ('{"question"', "line 3: no row of"),
         ("[]", "line 3: no row of"),
@@ -324,7 +324,7 @@ def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path:
         bad, fresh = tmp_path / "bad.jsonl", session("fresh")
         bad.write_text("\n".join([*lines[:2], changed, lines[2]]))
         with pytest.raises(UserError, match=re.escape(reason)):
-            rows.read(bad, fresh)
+            answer_rows.read(bad, fresh)
         assert not fresh.said and not [*(tmp_path / "fresh").glob("*.jsonl")], "nothing of such a file is kept"
 
 

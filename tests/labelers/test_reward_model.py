@@ -14,7 +14,7 @@ from stages.labelers.reward_model import RewardModel, quantile
 from stages.models import contract
 from stages.models.loading import begin_reward_model, load_tokenizer, save_model
 from stages.store.records import Candidate, Example, Judgement, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import Chain, settings
 
 

@@ -20,9 +20,9 @@ from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.launch import agent
 from stages.launch import processes as parent
-from stages.store.samples import read_samples
 from stages.store.store import Store
-from stages.store.work import SCRATCH
+from stages.store.training_samples import read_samples
+from stages.store.workspace import SCRATCH
 from stages.training.batches import each_alike
 from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
 

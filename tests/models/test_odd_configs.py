@@ -10,7 +10,7 @@ import pytest
 from stages.config.errors import UserError
 from stages.hardware import model_shape
 from stages.models.loading import load_model
-from stages.store.kept import Damaged
+from stages.store.sealed_json import Damaged
 from tests.helpers import TINY, refused
 
 NAN = float("nan")

@@ -19,7 +19,7 @@ from stages.models.packing import pack_pairs
 from stages.models.pair_tokens import tokenized
 from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, shared, trl_row
 from stages.store.records import Pair, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training import adapters
 from stages.training.arguments import arguments
 from stages.training.batches import Turns

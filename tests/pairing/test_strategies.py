@@ -12,7 +12,7 @@ import pytest
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.pairing.contrasts import Contrast, comparisons
-from stages.pairing.ranking import ranked, strengths
+from stages.pairing.plackett_luce import ranked, strengths
 from stages.pairing.strategies import ORDERS, select
 from stages.store.records import Candidate, Judgement, Pair, load, save
 from tests.helpers import refused

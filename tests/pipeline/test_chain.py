@@ -13,8 +13,8 @@ from statistics import fmean
 import pytest
 
 from stages.commands import plan
+from stages.commands.node_settings import flat
 from stages.commands.planning import cost
-from stages.commands.settings import flat
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.config.schema import ROOT

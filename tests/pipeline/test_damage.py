@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from stages.store import kept
-from stages.store.kept import SEAL, warn_once
+from stages.store import sealed_json
+from stages.store.sealed_json import SEAL, warn_once
 from stages.store.store import Store
-from stages.store.work import SCRATCH
+from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, made_once, nodes, refused
 from tests.pipeline.test_resume import CADENCE, kill_when
 
@@ -142,8 +142,8 @@ def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -
     chain = begun("sft")
     best = Store(chain.root).partial(nodes(chain.root)["sft"]) / SCRATCH / "best"
     found = {"eval_loss": -1.0, "step": best_step(best.parent)}
-    kept.note(best / "best.json", found)
-    kept.seal(best)
+    sealed_json.note(best / "best.json", found)
+    sealed_json.seal(best)
     best.rename(best.with_suffix(".draft"))
     build(chain.root, "stage=sft", *CADENCE)
     metrics = chain.manifest("sft")["metrics"]
@@ -247,7 +247,7 @@ def test_an_odd_manifest_is_one_line_and_its_node_is_built_again(
         assert line.startswith(f"warning: {manifest} is damaged: "), line
         assert line.endswith(f"outputs={chain.root} rebuild=pairs builds it again."), line
         assert "\n" not in line and "\x1b" not in line
-        kept.remove(manifest)
+        sealed_json.remove(manifest)
         manifest.write_bytes(content)
     with_keys(metrics={"pairs": 3, "mean": math.nan})(manifest)
     assert store.find(node), "a figure of nothing is NaN, and no damage"
@@ -323,14 +323,14 @@ def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chai
 def test_a_command_hashes_each_file_once_and_none_that_it_wrote(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("answer_sft", "sample", "label", "pairs", "eval"):
         shutil.rmtree(chain.folder(name))
-    file_digest, threads, read = kept.file_digest, set[str](), list[Path]()
+    file_digest, threads, read = sealed_json.file_digest, set[str](), list[Path]()
 
     def counted(path: Path) -> str:
         read.append(path)
         threads.add(threading.current_thread().name)
         return file_digest(path)
 
-    monkeypatch.setattr(kept, "file_digest", counted)
+    monkeypatch.setattr(sealed_json, "file_digest", counted)
     build(chain.root, "stage=eval")
     inputs = [path for path in read if ".partial" not in str(path)]
     assert {path.name for path in inputs} > {"examples.parquet", "model.safetensors", "answers.parquet"}
@@ -379,7 +379,7 @@ def test_an_unreadable_table_names_what_builds_it_again(chain: Chain) -> None:
 
 
 def test_curves_that_cannot_be_read_are_left_out(chain: Chain) -> None:
-    from stages.store.work import read_curves
+    from stages.store.workspace import read_curves
 
     curves = chain.folder("sft") / "curves.jsonl"
     points = read_curves(chain.folder("sft"))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stages.cli.explain import explain
-from stages.store.kept import SEAL
+from stages.store.sealed_json import SEAL
 from stages.store.store import Store
-from stages.store.work import SCRATCH
+from stages.store.workspace import SCRATCH
 from tests.helpers import Chain, build, nodes
 from tests.pipeline.test_resume import CADENCE
 

@@ -9,8 +9,8 @@ import pytest
 
 from stages import data as data_stage
 from stages import source as source_stage
-from stages.commands.settings import named
-from stages.store.pinning import Outside, read_template
+from stages.commands.node_settings import named
+from stages.store.source_files import Outside, read_template
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused
 

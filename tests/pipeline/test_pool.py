@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.commands import compare
-from stages.commands.settings import lineage, of_lineage, unseeded
+from stages.commands.node_settings import lineage, of_lineage, unseeded
 from stages.store.records import Candidate, Example, Pair, load
 from stages.store.store import Store
 from tests.endpoints.servers import Model, Request, running

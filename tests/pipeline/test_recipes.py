@@ -16,9 +16,9 @@ from stages.config.choices import Command, Split, Target
 from stages.config.schema import RECIPES, Config
 from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
-from stages.store.pinning import HUB_ID
+from stages.store.source_files import HUB_ID
 from stages.store.store import Store
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import common, composed, settings, slow_but
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from stages.store.kept import SEAL
-from stages.store.samples import read_samples
+from stages.store.sealed_json import SEAL
 from stages.store.store import Store
-from stages.store.work import SCRATCH
+from stages.store.training_samples import read_samples
+from stages.store.workspace import SCRATCH
 from tests.helpers import Chain, build, nodes
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")

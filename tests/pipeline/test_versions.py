@@ -19,19 +19,36 @@ NOT_OF_THE_RESULT = {
     "stages.config.choices",
     "stages.config.errors",
     "stages.store.digests",
-    "stages.store.kept",
+    "stages.store.sealed_json",
     "stages.store.manifest",
     "stages.store.store",
-    "stages.store.work",
-    "stages.store.pinning",
+    "stages.store.workspace",
+    "stages.store.source_files",
 }
 
 
+# Files that a module reads or imports by their folder, or starts as a program: no import statement names them.
+BY_FOLDER = {
+    "stages.tasks.generate": "stages/tasks/families/*.py",
+    "stages.tasks.constraint": "stages/tasks/constraints/*.py",
+    "stages.sandbox.jinja_process": "stages/sandbox/jinja_worker.py",
+    "stages.models.contract": "stages/models/templates/*.jinja",
+    "stages.pages.environment": "stages/pages/*.jinja",
+    "stages.formats.phrased": "stages/formats/**/*.yaml",
+    "stages.label": "stages/labelers/*.py",
+    "stages.sample": "stages/samplers/*.py",
+    "stages.answer": "stages/samplers/*.py",
+}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 def sources(module: str) -> set[Path]:
-    """The files of ours that a stage's module imports, itself included, but for what decides no result."""
+    """Return the project's files that a stage's module imports, itself included, except what decides no result."""
     found: set[Path] = set()
     waiting = [module]
-    families = [f"stages.tasks.families.{path.stem}" for path in (ROOT / "stages/tasks/families").glob("*.py")]
     while waiting:
         name = waiting.pop()
         path = ROOT / Path(*name.split("."))
@@ -39,12 +56,9 @@ def sources(module: str) -> set[Path]:
         if not path.exists() or path in found or name in NOT_OF_THE_RESULT:
             continue
         found.add(path)
-        waiting += families if name == "stages.tasks.generate" else []  # which finds them by their folder
-        waiting += ["stages.sandbox.jinja_worker"] if name == "stages.sandbox.jinja_process" else []  # which starts it
-        if name in ("stages.models.contract", "stages.pages.environment"):
-            found |= set(path.parent.rglob("*.jinja"))
-        if name == "stages.formats.phrased":
-            found |= set(path.parent.rglob("*.yaml"))
+        by_folder = [*ROOT.glob(BY_FOLDER[name])] if name in BY_FOLDER else []
+        found |= {each for each in by_folder if each.suffix != ".py"}
+        waiting += [module_of(each) for each in by_folder if each.suffix == ".py"]
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -85,11 +99,22 @@ def test_every_changed_stage_was_raised_or_waved_through() -> None:
     )
 
 
+def test_every_name_in_these_tables_is_a_file() -> None:
+    modules = [
+        name for name in (*NOT_OF_THE_RESULT, *BY_FOLDER) if not (ROOT / f"{name.replace('.', '/')}.py").exists()
+    ]
+    folders = [pattern for pattern in BY_FOLDER.values() if not [*ROOT.glob(pattern)]]
+    assert not modules + folders
+
+
 def test_a_part_counts_as_source_of_the_stages_that_use_it() -> None:
     names = {path.name for path in sources("stages.sample")}
     assert {"sample.py", "hf.py", "contract.py", "loading.py"} <= names
     assert "pipeline.py" not in names
     assert {"editing.py", "words.py"} <= {path.name for path in sources("stages.data")}
+    assert "lengths.py" in {path.name for path in sources("stages.data")}
+    assert {"intent.yaml", "known.yaml"} <= {path.name for path in sources("stages.source")}
+    assert "judge.py" in {path.name for path in sources("stages.label")}
     assert "chatml.jinja" in {path.name for path in sources("stages.sft")}
 
 

@@ -349,7 +349,7 @@ def test_answers_to_other_questions_are_told_where_the_pool_is_there(chain: Chai
 def test_a_key_that_kept_answers_may_do_without_is_not_asked_for(tmp_path: Path) -> None:
     from stages.config.blocks.endpoints import Endpoint
     from stages.preflight.servers import require_askable
-    from stages.store.calls import Calls
+    from stages.store.call_cache import Calls
 
     endpoint = Endpoint("http://127.0.0.1:9/v1", "m", "NO_SUCH_KEY")
     with pytest.raises(UserError, match="NO_SUCH_KEY"):

@@ -8,8 +8,8 @@ from stages import data, source
 from stages.config.blocks.data import Data
 from stages.pipeline.sources import with_sources
 from stages.store.node import Node
-from stages.store.pinning import pin
-from stages.store.work import Work
+from stages.store.source_files import pin
+from stages.store.workspace import Work
 
 SUMS = ("quarantined", "left_out", "unwanted")
 

@@ -10,8 +10,8 @@ from stages import base
 from stages.config.blocks.models import Model
 from stages.config.errors import UserError
 from stages.models.loading import load_model, load_tokenizer
-from stages.store import pinning
-from stages.store.work import Work
+from stages.store import source_files
+from stages.store.workspace import Work
 from tests.helpers import settings
 
 
@@ -75,7 +75,7 @@ def test_a_hub_id_is_pinned_to_the_commit_in_the_cache(monkeypatch: pytest.Monke
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     cfg = settings("model=smollm2_135m", "model.path=someone/something").model
-    pinned, _ = pinning.pin(cfg, tmp_path / "digests.json")
+    pinned, _ = source_files.pin(cfg, tmp_path / "digests.json")
     assert pinned.revision == commit
     with pytest.raises(UserError, match="nor in the hub's cache"):
-        pinning.pin(settings("model=smollm2_135m", "model.path=someone/else").model, tmp_path / "digests.json")
+        source_files.pin(settings("model=smollm2_135m", "model.path=someone/else").model, tmp_path / "digests.json")

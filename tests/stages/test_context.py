@@ -17,7 +17,7 @@ from stages.config.errors import UserError
 from stages.models.loading import context_of
 from stages.models.prompt_format import form_of
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, nodes, refused, settings
 from tests.stages.test_eval import evaluation_inputs

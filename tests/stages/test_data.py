@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.config.errors import UNSEEN, UserError
-from stages.formats.files import rows_of
-from stages.store.pinning import MEMORY
+from stages.formats.readers.files import rows_of
 from stages.store.records import Check, Example, load
-from stages.store.work import Work
+from stages.store.source_files import MEMORY
+from stages.store.workspace import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.generate import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
@@ -437,7 +437,7 @@ def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path)
 
 
 def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("store.records.GROUP", "store.records.PIECE", "curation.part.GROUP"):
+    for name in ("store.records.GROUP", "store.records.PIECE", "curation.source_rows.GROUP"):
         monkeypatch.setattr(f"stages.{name}", 7)
     out, _ = source(tmp_path, alpaca(40))
     assert pq.ParquetFile(out / "examples.parquet").num_row_groups == 6

@@ -12,12 +12,12 @@ from stages import report
 from stages.cli import constraints
 from stages.config.errors import UserError
 from stages.evaluation.diagnosis import causes, effects
+from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import Evidence, gather
 from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, written
-from stages.evaluation.diagnosis.ranking import diagnose
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.bench.diagnosis import named, plants
 from tests.browser import wrong_with
 from tests.helpers import CHROMIUM, TINY, Chain, browse, build, composed, nodes, settings

@@ -21,7 +21,7 @@ from stages.models.scoring import AGREEMENT
 from stages.objectives.first_step import starting_loss
 from stages.objectives.preference import StoredReferenceTrainer, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.work import Work, read_curves
+from stages.store.workspace import Work, read_curves
 from stages.training.arguments import arguments
 from stages.training.batches import Turns
 from tests.helpers import Chain, conversational, settings

@@ -14,7 +14,7 @@ from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import DATA, settings
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from stages import label, pairs
 from stages.config.errors import UserError
-from stages.formats import files
+from stages.formats.readers import files
 from stages.pairing.admission import COPY
 from stages.store.records import Pair, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import DATA, settings
 
 TIE = "without a better answer"

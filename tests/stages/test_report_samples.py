@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from stages import report
-from stages.pages.samples import start, strip, strips
+from stages.pages.sample_strips import start, strip, strips
 from stages.store.manifest import manifest_of
-from stages.store.samples import Sample, append_samples, read_samples
-from stages.store.work import SAMPLES, Work
+from stages.store.training_samples import Sample, append_samples, read_samples
+from stages.store.workspace import SAMPLES, Work
 from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
 
 HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" * 200

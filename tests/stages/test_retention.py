@@ -14,7 +14,7 @@ from stages.config.errors import UserError
 from stages.evaluation.outcomes import tabulate
 from stages.evaluation.retention import Claim, claims, corrected, of_measure, sentence, variety, within_length
 from stages.store.records import Candidate, Check, Example, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import TINY, Chain, build, settings
 
 SIMULATED = 300

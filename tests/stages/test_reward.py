@@ -19,7 +19,7 @@ from stages.models.loading import begin_reward_model, load_reward_model
 from stages.reward import doubts, run
 from stages.store.records import Example, Judgement, Pair, load, save
 from stages.store.store import Store
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import Chain, build, nodes, refused, settings
 
 TOY = "reward.source.path=package:stages/tasks/toy_preferences.jsonl"

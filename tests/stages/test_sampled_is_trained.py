@@ -22,7 +22,7 @@ from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import Chain, build, settings
 from tests.stages.test_dpo import block, distance, train
 

@@ -13,12 +13,12 @@ from stages.commands.comparing import measured
 from stages.config.blocks.pairs import Select
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
-from stages.pages.settings import learnt_from
+from stages.pages.settings_table import learnt_from
 from stages.pipeline.graph import targets
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.store import Store
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.batches import Turns
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
 

@@ -19,7 +19,7 @@ from stages.models import contract
 from stages.models.loading import load_model
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
-from stages.store.work import SCRATCH, Work, read_curves
+from stages.store.workspace import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
 from stages.training.demonstrations import prepare
 from stages.training.publish import link

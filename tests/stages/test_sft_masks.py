@@ -17,7 +17,7 @@ from stages.models.masking import masked
 from stages.models.rendering import ContractError
 from stages.sft import show_tokens
 from stages.store.records import Example
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.demonstrations import Prepared, prepare
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings

@@ -34,7 +34,7 @@ from stages.config.errors import UserError
 from stages.models import chat_templates, contract
 from stages.models.prompt_format import form_of
 from stages.models.rendering import GOLDEN
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.tasks.generate import generate
 from tests.helpers import QLORA, build, settings, slow_but
 

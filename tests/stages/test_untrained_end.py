@@ -13,9 +13,9 @@ from stages.config.errors import UserError
 from stages.models.loading import load_model, load_tokenizer
 from stages.pages.headline import Headline
 from stages.samplers.probe import EACH, PROMPTS, TEMPERATURES, Draw, Endings, best, endings
-from stages.store.endings import MOST, ending_advice, resolve_unfinished
 from stages.store.records import Pair, load
-from stages.store.work import Work
+from stages.store.truncation import MOST, ending_advice, resolve_unfinished
+from stages.store.workspace import Work
 from stages.training import end_of_turn
 from stages.training.end_of_turn import MANY, likeness
 from tests.helpers import Chain, build, settings

@@ -11,11 +11,11 @@ import termios
 import pytest
 
 from stages.config.schema import ROOT
-from stages.store.work import Progress, clock
+from stages.store.workspace import Progress, clock
 
 SCRIPT = """
 import logging, time
-from stages.store.work import Progress
+from stages.store.workspace import Progress
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 Progress.SECONDS, Progress.LOGGED_EVERY = 1.0, 0.4
 with Progress(4000, "likelihood of a policy", "prompt") as progress:

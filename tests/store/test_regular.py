@@ -11,9 +11,9 @@ from stages.config.blocks.endpoints import Budget, Price
 from stages.config.errors import UserError
 from stages.endpoints.spending import Spending
 from stages.store import locks
-from stages.store.calls import Calls
+from stages.store.call_cache import Calls
 from stages.store.regular import open_regular
-from stages.store.work import CURVES, Work
+from stages.store.workspace import CURVES, Work
 
 ODD: dict[str, Callable[[Path], object]] = {
     "a FIFO": os.mkfifo,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.store.records import Candidate, save
 from stages.store.shards import in_shards
-from stages.store.work import SCRATCH, Work
+from stages.store.workspace import SCRATCH, Work
 
 PROMPTS = [f"{i:016x}" for i in range(3)]
 

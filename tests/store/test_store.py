@@ -15,10 +15,10 @@ import pytest
 
 from stages.config.schema import ROOT
 from stages.pipeline.graph import VERSIONS
-from stages.store import pinning, whole
+from stages.store import atomic_write, source_files
 from stages.store.node import Node
 from stages.store.store import Store
-from stages.store.work import SCRATCH, Work, read_curves
+from stages.store.workspace import SCRATCH, Work, read_curves
 from tests.helpers import nodes, settings
 
 
@@ -66,24 +66,24 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
 def test_a_changed_file_is_seen_although_digests_are_remembered(tmp_path: Path) -> None:
     file, cache = tmp_path / "data", tmp_path / "digests.json"
     file.write_text("a")
-    before = pinning.digest(file, cache)
-    assert pinning.digest(file, cache) == before
+    before = source_files.digest(file, cache)
+    assert source_files.digest(file, cache) == before
     file.write_text("b")
     os.utime(file, ns=(1, 1))
-    assert pinning.digest(file, cache) != before
+    assert source_files.digest(file, cache) != before
 
 
 def writes(file: Path, content: str, times: int) -> None:
     for _ in range(times):
-        whole.write(file, content)
-        whole.link(file.with_name("link"), Path(file.name))
+        atomic_write.write(file, content)
+        atomic_write.link(file.with_name("link"), Path(file.name))
 
 
 def test_files_that_several_processes_write_are_whole_at_any_moment(tmp_path: Path) -> None:
     """Digests, links, pages: what stands outside the nodes has no lock."""
     file, contents = tmp_path / "page.html", ["a" * 2_000_000, "b" * 1_000_000]
-    whole.write(file, contents[0])
-    whole.link(tmp_path / "link", Path(file.name))
+    atomic_write.write(file, contents[0])
+    atomic_write.link(tmp_path / "link", Path(file.name))
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=writes, args=(file, content, 30)) for content in contents]
     for writer in writers:

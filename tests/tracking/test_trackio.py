@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.store.store import Store
-from stages.tracking.run import version
+from stages.tracking.tracker import version
 from tests.helpers import command
 
 INSTALLED = find_spec("trackio") is not None

@@ -12,7 +12,7 @@ from stages import dpo
 from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_model
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import QLORA, Chain, build, settings
 
 IDS = torch.arange(20, 52)[None]

@@ -19,7 +19,7 @@ from stages.config.blocks.training import DPO, SFT
 from stages.config.errors import UserError
 from stages.models import contract
 from stages.store.records import Example, Pair, load
-from stages.store.work import SCRATCH, Work, read_curves
+from stages.store.workspace import SCRATCH, Work, read_curves
 from stages.training.batches import Turns, fill
 from stages.training.checkpoints import Checkpoints
 from stages.training.demonstrations import prepare

@@ -12,7 +12,7 @@ from stages import dpo, sft
 from stages.config.choices import Adapter, Forward, Precision
 from stages.config.errors import UserError
 from stages.store.records import PairLogProbs, load
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.micro_batches import MicroBatches
 from tests.helpers import Chain, settings
 

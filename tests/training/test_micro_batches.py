@@ -25,7 +25,7 @@ from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
-from stages.store.work import Work, read_curves
+from stages.store.workspace import Work, read_curves
 from stages.training.arguments import arguments
 from stages.training.budget import divide, exhausted, fitted, remember
 from stages.training.micro_batches import MicroBatches

@@ -21,7 +21,7 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.loading import load_model
 from stages.models.scoring import add_scoring, autocast
-from stages.store.work import Work
+from stages.store.workspace import Work
 from tests.helpers import ROOT, Chain, settings
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")

@@ -14,16 +14,16 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from stages import dpo, sft
 from stages.config.choices import Adapter, Checkpointing, Forward, Precision, Sharding
 from stages.models import contract
+from stages.models.inference_copy import twin
 from stages.models.loading import load_model
 from stages.models.packing import attention_of, pack_pairs
-from stages.models.twin import twin
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.manifest import digest_of
 from stages.store.records import prompt_id
-from stages.store.samples import Sample, append_samples, read_samples
 from stages.store.store import Store
-from stages.store.work import SAMPLES, Work
+from stages.store.training_samples import Sample, append_samples, read_samples
+from stages.store.workspace import SAMPLES, Work
 from stages.training.samples import FirstPrompts, Samples
 from tests.helpers import Chain, nodes, settings
 

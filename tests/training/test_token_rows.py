@@ -61,7 +61,7 @@ import datasets
 from stages.hardware import machine
 from stages.models import contract
 from stages.store.records import Example
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training.demonstrations import prepare
 from tests.helpers import settings
 terms, text = contract.load(Path(sys.argv[1])), "many words and some more " * 100

@@ -26,7 +26,7 @@ from stages.models.pair_tokens import tokenized
 from stages.objectives.preference import StoredReferenceTrainer, trl_row
 from stages.objectives.supervised import SupervisedTrainer
 from stages.store.records import Pair, PairLogProbs
-from stages.store.work import Work
+from stages.store.workspace import Work
 from stages.training import adapters
 from stages.training.arguments import arguments
 from stages.training.batches import Turns

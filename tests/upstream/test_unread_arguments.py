@@ -21,8 +21,8 @@ from stages.config import trl_arguments
 from stages.config.choices import LOSS_TYPES, Checkpointing
 from stages.config.errors import UserError
 from stages.config.unread_arguments import OPTIMIZER_OPTIONS, RULES, SCHEDULE_OPTIONS
-from stages.store.kept import file_digest
-from stages.store.work import Work
+from stages.store.sealed_json import file_digest
+from stages.store.workspace import Work
 from tests.helpers import TINY, Chain, settings, slow_but
 from tests.upstream.parts import Parts, loss_of
 

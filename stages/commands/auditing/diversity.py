@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from stages.curation.rules import FUNCTION_WORDS
-from stages.tasks.answers import lower_words
+from stages.curation.answer_rules import FUNCTION_WORDS
+from stages.store.text_units import lower_words
 
 SHOWN = 12  # of each
 POLITE = re.compile(r"\A\W*((please|kindly|can you|could you|would you|i want you to|i would like you to)\W+)*", re.I)

@@ -12,11 +12,11 @@ from stages.commands.auditing.diversity import Diversity
 from stages.commands.auditing.too_long import TOO_LONG, Measure
 from stages.config.blocks.data import Data, Form, Source
 from stages.config.choices import Split
-from stages.curation.audit import Auditor, ends_of, fixed, request_of
-from stages.curation.harmonising import Shape
+from stages.curation.audit.gate import Auditor, ends_of, fixed, request_of
+from stages.curation.harmonize import Shape
+from stages.formats.column_mapping import Wanted
 from stages.formats.format import Said
-from stages.formats.layout import Wanted
-from stages.formats.sources import Found, as_json, convert
+from stages.formats.source_reading import Found, as_json, convert
 from stages.formats.splits import prompt_of, split_of, wanted
 from stages.store.node import Node
 

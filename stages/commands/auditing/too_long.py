@@ -4,7 +4,7 @@ where the base lies in the store."""
 from collections.abc import Callable
 
 from stages.config.blocks.training import DPO, SFT
-from stages.formats.layout import Wanted
+from stages.formats.column_mapping import Wanted
 from stages.store.node import Node
 from stages.store.records import Message
 from stages.store.store import Store

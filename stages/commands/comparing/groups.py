@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from stages.commands.comparing.measured import Row
-from stages.commands.settings import Differing, unseeded
-from stages.evaluation.choosing import Comparison, Contender, compared, conclusion
+from stages.commands.node_settings import Differing, unseeded
+from stages.evaluation.best_model import Comparison, Contender, compared, conclusion
 from stages.evaluation.intervals import Interval
 from stages.pipeline import provenance
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.commands.settings import Nodes, lineage, of_lineage
+from stages.commands.node_settings import Nodes, lineage, of_lineage
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.outcomes import VIEWS, tabulate, tasks_drawn
-from stages.store.kept import Damaged, having, load_json, warn_once
 from stages.store.manifest import Manifest
 from stages.store.records import Candidate, Example, Pair, Record, content_id, load
+from stages.store.sealed_json import Damaged, having, load_json, warn_once
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from stages.commands.comparing.measured import Key, input_key, sound
-from stages.commands.settings import Differing, Nodes, flat, lineage, of_lineage, unseeded
+from stages.commands.node_settings import Differing, Nodes, flat, lineage, of_lineage, unseeded
 from stages.config.trl_arguments import OF_LOSS
-from stages.evaluation.choosing import Comparison, Contender, compared, conclusion, of_others
+from stages.evaluation.best_model import Comparison, Contender, compared, conclusion, of_others
 from stages.evaluation.intervals import Interval
-from stages.store.kept import load_json
 from stages.store.manifest import Manifest
 from stages.store.numbers import points, signed
+from stages.store.sealed_json import load_json
 from stages.store.store import Store
 
 OF_PAIRS = {"dpo": "DPO", "reward": "a reward model"}  # stages that learn from pairs

@@ -1,6 +1,6 @@
 """Which published node an earlier Plumbline made of what a node is made of now."""
 
-from stages.commands.settings import flat
+from stages.commands.node_settings import flat
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store

@@ -11,8 +11,8 @@ from math import sqrt
 from stages.config.unread_arguments import with_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
-from stages.store.endings import MOST
 from stages.store.numbers import signed
+from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
 ENOUGH = 8  # pairs to tell a share from a coin's

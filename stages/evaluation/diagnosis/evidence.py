@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.store.kept import WRONG_SHAPE, Damaged, load_json
 from stages.store.manifest import Manifest
 from stages.store.records import GIVEN, Candidate, Example, Pair, Records, load
-from stages.store.work import read_curves
+from stages.store.sealed_json import WRONG_SHAPE, Damaged, load_json
+from stages.store.workspace import read_curves
 
 
 @dataclass(frozen=True)

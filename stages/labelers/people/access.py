@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stages.store.kept import set_aside, sync
 from stages.store.regular import NotRegular, open_regular
+from stages.store.sealed_json import set_aside, sync
 
 BYTES = 24  # of a token, which are 32 characters
 TOKEN = re.compile(rb"[A-Za-z0-9_-]{32,128}")

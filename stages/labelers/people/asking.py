@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from stages.config.blocks.labels import Human
-from stages.labelers.people import rows
+from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import Question
 from stages.labelers.people.server import serve
 from stages.labelers.people.session import Session
-from stages.store import locks, parts
-from stages.store.work import Work
+from stages.store import locks, plugins
+from stages.store.workspace import Work
 
 
 def answered(questions: Sequence[Question], cfg: Human, out: Work) -> Session:
@@ -24,12 +24,12 @@ def answered(questions: Sequence[Question], cfg: Human, out: Work) -> Session:
         session = Session([*questions], cfg.reasons or [], folder)
         try:
             if cfg.answered:
-                out.say(rows.read(parts.user_path(cfg.answered), session))
-            rows.write(session, out)
+                out.say(answer_rows.read(plugins.user_path(cfg.answered), session))
+            answer_rows.write(session, out)
             if not session.complete:
-                out.say(f"for people who judge elsewhere: {out / rows.PLAIN}, {out / rows.ARGILLA}")
+                out.say(f"for people who judge elsewhere: {out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}")
                 serve(session, cfg, out)
         finally:
-            rows.write(session, out)
+            answer_rows.write(session, out)
     out.asked["label.human"] = session.figures()
     return session

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.store import json_log
-from stages.store.kept import sync
 from stages.store.regular import open_regular
+from stages.store.sealed_json import sync
 
 LONGEST = 1e7  # seconds for which a question may have been shown
 

@@ -34,8 +34,8 @@ from stages.labelers.people.journal import Answer
 from stages.labelers.people.markup import shown, spans
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import NAME, Refused, Session
-from stages.store.kept import WRONG_SHAPE, having
-from stages.store.work import Progress, Work
+from stages.store.sealed_json import WRONG_SHAPE, having
+from stages.store.workspace import Progress, Work
 
 HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 LARGEST = 1 << 16  # bytes of a request's body

@@ -2,7 +2,7 @@
 
 import re
 
-from stages.tasks.answers import lines, paragraphs
+from stages.store.text_units import lines, paragraphs
 from stages.tasks.constraint import Side, constraint
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from stages.tasks.answers import sentences, words
+from stages.store.text_units import sentences, words
 from stages.tasks.constraint import Side, constraint
 
 COMMON = "always best careful day important life often people simple small time way world".split()

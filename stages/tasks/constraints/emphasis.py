@@ -2,7 +2,7 @@
 
 import re
 
-from stages.tasks.answers import lines, lower_words, sentences, words
+from stages.store.text_units import lines, lower_words, sentences, words
 from stages.tasks.constraint import Draw, Side, constraint
 
 BOLD = re.compile(r"(?<![*\w\\])\*\*\*?(?![\s*])((?:[^*\n]|\*(?!\*))+?)(?<!\s)\*\*")

@@ -2,7 +2,7 @@
 
 import re
 
-from stages.tasks.answers import lower_words, sentences
+from stages.store.text_units import lower_words, sentences
 from stages.tasks.constraint import Side, constraint
 
 # Given phrases leave the other constraints free: no rare letters, no commas, no words that one might have to avoid.

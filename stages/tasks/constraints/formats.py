@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from stages.tasks.answers import lines
+from stages.store.text_units import lines
 from stages.tasks.constraint import Side, constraint
 
 LABELS = "topic title summary reason example detail question tip".split()  # that fit any request

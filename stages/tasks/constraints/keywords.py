@@ -3,7 +3,7 @@
 import random
 import re
 
-from stages.tasks.answers import paragraphs, sentences
+from stages.store.text_units import paragraphs, sentences
 from stages.tasks.constraint import Side, constraint
 from stages.tasks.words import ADJECTIVES
 

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise, takewhile
 
-from stages.tasks.answers import BULLET, NUMBER, lines, paragraphs, sentences
+from stages.store.text_units import BULLET, NUMBER, lines, paragraphs, sentences
 from stages.tasks.constraint import Side, constraint
 from stages.tasks.words import NAMES
 

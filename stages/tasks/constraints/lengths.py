@@ -1,6 +1,6 @@
 """How long an answer is, in words, sentences, paragraphs and lines."""
 
-from stages.tasks.answers import lines, paragraphs, sentences, words
+from stages.store.text_units import lines, paragraphs, sentences, words
 from stages.tasks.constraint import Side, constraint
 
 

@@ -4,7 +4,7 @@ import random
 import re
 from typing import Any
 
-from stages.tasks.answers import lower_words, sentences, words
+from stages.store.text_units import lower_words, sentences, words
 from stages.tasks.constraint import Side, constraint
 
 

@@ -3,7 +3,7 @@
 import re
 from unicodedata import normalize
 
-from stages.tasks.answers import BULLET, lines, lower_words, words
+from stages.store.text_units import BULLET, lines, lower_words, words
 from stages.tasks.constraint import Draw, Side, constraint
 
 DASH = re.compile(r"\s*[-*]\s+(?=\S)")

@@ -2,7 +2,7 @@
 
 import re
 
-from stages.tasks.answers import lines
+from stages.store.text_units import lines
 from stages.tasks.constraint import Side, constraint
 
 SHORTENED = re.compile(

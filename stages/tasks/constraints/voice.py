@@ -2,7 +2,7 @@
 
 import re
 
-from stages.tasks.answers import words
+from stages.store.text_units import words
 from stages.tasks.constraint import Side, constraint
 from stages.tasks.words import NAMES
 

@@ -1,0 +1,67 @@
+"""Typed parts of a turn's content, as OpenAI, Anthropic, Gemini and Bedrock write them, in one form."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from stages.formats.readers.row import BadRow
+
+# What a part is, by its `type`, or where it has none by the key that it stands under.
+KINDS = {
+    "text": "text", "input_text": "text", "output_text": "text",
+    "reasoning": "thought", "thinking": "thought",
+    "tool_call": "call", "tool_use": "call", "toolUse": "call", "functionCall": "call",
+    "tool_result": "result", "toolResult": "result", "functionResponse": "result",
+}  # fmt: skip
+SAID = ("text", "value", "thinking", "reasoning")
+ARGUMENTS = ("arguments", "input", "args")
+
+
+def is_parts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(part, dict) and kind_of(part) for part in value)
+
+
+def kind_of(part: Mapping[str, Any]) -> str | None:
+    """text, thought, call or result; of another part its type, and None of what is no part."""
+    if "type" in part:
+        return KINDS.get(str(part["type"]), str(part["type"]))
+    if {"role", "from", "author", "speaker", "sender"} & part.keys():
+        return None
+    return "thought" if part.get("thought") is True else next((KINDS[key] for key in part if key in KINDS), None)
+
+
+def divided(content: list[Any], field: str) -> dict[str, list[Any]]:
+    """What parts say, by their kind.
+
+    Raises:
+        BadRow: for a part that is no text and cannot be written as one.
+    """
+    found: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
+    for part in content:
+        kind = kind_of(part) if isinstance(part, dict) else None
+        if kind not in found:
+            raise BadRow(field, f"a part of type {kind!r}; known: {', '.join(KINDS)}")
+        nested = (value for key, value in part.items() if key in KINDS and isinstance(value, dict))
+        found[kind].append(READ[kind](part if "type" in part else next(nested, part)))
+    return found
+
+
+def said(part: Mapping[str, Any]) -> Any:
+    return next((part[key] for key in SAID if key in part), None)
+
+
+def call(part: Mapping[str, Any]) -> Any:
+    """A call with its name and arguments, or the JSON of one."""
+    arguments: Any = next((part[key] for key in ARGUMENTS if key in part), {})
+    return {"name": part["name"], "arguments": arguments} if "name" in part else said(part)
+
+
+def result(part: Mapping[str, Any]) -> str:
+    """What a tool gave back, as text."""
+    given = part.get("content", part.get("response", ""))
+    if isinstance(given, list) and all(isinstance(each, dict) and isinstance(each.get("text"), str) for each in given):
+        return "\n".join(each["text"] for each in given)
+    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+
+
+READ = {"text": said, "thought": said, "call": call, "result": result}

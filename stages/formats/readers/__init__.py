@@ -1,0 +1,1 @@
+"""Files become rows: bytes, archives, JSON, tables and lines. Knows no conversation."""

@@ -1,0 +1,208 @@
+"""Reading other people's files, folders and hub datasets, row by row; a row that cannot be used keeps its reason.
+
+JSON and JSON lines, CSV and TSV, Parquet, Arrow and plain text; packed by gzip, bzip2, xz or Zstandard. What a file
+is, its content says; only CSV and plain text are known by their names.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from stages.config.blocks.data import ReadLimits, Source
+from stages.config.choices import DOCUMENTS
+from stages.config.errors import UserError
+from stages.formats.readers.bounded_lines import MEGABYTE, BoundedLines
+from stages.formats.readers.json_array import array_rows
+from stages.formats.readers.json_lines import BLANK, decoded, line_rows
+from stages.formats.readers.json_object import object_rows
+from stages.formats.readers.row import BadRow, Row
+from stages.formats.readers.tabular import arrow_rows, csv_rows, parquet_rows, with_names
+from stages.formats.readers.unsupported import refuse_encoding, refuse_foreign
+from stages.formats.threads import threaded
+from stages.store.source_files import locate, readable
+
+__all__ = ["BadRow", "Row", "Table", "rows_of", "tables"]
+
+PACKED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(pa.PythonFile(file), compression="zstd"),
+}
+USUAL = ReadLimits()
+BEGINNING = 1 << 16  # bytes that tell what a file is
+ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
+
+
+# Files and folders of a split, as the hub names them, and the parts of one: train-00000-of-00002.parquet
+SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
+HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
+
+Watch = Callable[[Callable[[], float]], None]  # takes what tells how much of a file was read so far
+
+
+class Table:
+    """A file of rows, which may be read more than once. `size` is in bytes, of a hub dataset in rows; `read` tells how
+    much of it the last reading has behind it."""
+
+    def __init__(self, name: str, size: int, reading: Callable[[Watch], Iterator[Row]]):
+        self.name, self.size, self.reading = name, size, reading
+        self.read: Callable[[], float] = lambda: 0.0
+
+    def rows(self) -> Iterator[Row]:
+        return self.reading(self.watch)
+
+    def watch(self, read: Callable[[], float]) -> None:
+        self.read = read
+
+
+def tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
+    """The files of a source, in order; a hub dataset is one. `compared`: of trees of messages, the replies are."""
+    local = locate(source.path, key)
+    if local is None:
+        found = hub_dataset(source, key)
+        yield Table(source.path, len(found), lambda watch: threaded(hub_rows(source.path, found, watch), compared))
+        return
+    files = readable(local, key)
+    if local.is_dir():
+        refuse_splits(local, files, key)
+    for file in files:
+        yield Table(str(file), file.stat().st_size, partial(talks_of, file, source, compared))
+
+
+def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
+    """Raise UserError for a folder with the splits of a set, some of them to be held out: a path names one of them."""
+    found = dict[str, str]()
+    for file in files:
+        for part in (below := file.relative_to(folder)).parts:
+            if named := SPLIT.match(part):
+                place = folder / Path(*below.parts[: below.parts.index(part)])
+                shards = f"{SHARD.split(part)[0]}*" if part == below.name else part
+                found.setdefault(HELD_OUT.get(named[1], named[1]), str(place / shards))
+                break
+    if len(found) > 1:
+        ways = ", ".join(f"{key}='{found[name]}'" for name in sorted(found, key=lambda name: name != "train"))
+        raise UserError(
+            f"{key}={folder}: holds the splits {', '.join(sorted(found))}. A path names one of them: {ways}."
+        )
+
+
+def hub_dataset(source: Source, key: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(source.path, source.subset, revision=source.revision, split=source.hub_split)
+    except Exception as error:  # whatever the hub, its files or its scripts raise
+        raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def hub_rows(name: str, found: Any, watch: Watch) -> Iterator[Row]:
+    from datasets import ClassLabel
+
+    classes = {name: its.names for name, its in found.features.items() if isinstance(its, ClassLabel)}
+    place = 0
+    watch(lambda: place)
+    for value in found:
+        place += 1
+        yield Row(name, place, with_names(value, classes))
+
+
+def talks_of(file: Path, source: Source, compared: bool, watch: Watch) -> Iterator[Row]:
+    return threaded(rows_of(file, source.documents, watch, source.limits or USUAL), compared)
+
+
+def rows_of(
+    file: Path,
+    documents: str | None = None,
+    watch: Watch = lambda read: None,
+    limits: ReadLimits = USUAL,
+) -> Iterator[Row]:
+    """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
+    try:
+        yield from content_rows(file, documents, watch, limits)
+    except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{file}: {error.strerror}.") from error
+        raise UserError(f"{file}: cannot be read, it is broken or cut off ({error}).") from error
+
+
+def content_rows(file: Path, documents: str | None, watch: Watch, limits: ReadLimits) -> Iterator[Row]:
+    with io.FileIO(file) as plain:
+        magic = plain.read(8)
+        plain.seek(0)
+        if magic.startswith(b"PAR1") or file.suffix == ".parquet":
+            yield from parquet_rows(file, watch)
+            return
+        if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+            yield from arrow_rows(file)
+            return
+        with opened(file, plain, magic, limits) as stream:
+            yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
+
+
+def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched: Callable[[], None]) -> Iterator[Row]:
+    """The rows of a file that is text. Those that are read a row at a time are `watched`."""
+    start = stream.peek(BEGINNING)
+    refuse_foreign(file, start)
+    refuse_encoding(file, start)
+    kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(BLANK)[:1]
+    if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
+        return text_rows(file, stream.read(), documents)
+    watched()
+    if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):
+        return csv_rows(file, stream)
+    return {b"[": array_rows, b"{": object_rows}.get(first, line_rows)(file, stream)
+
+
+def opened(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:
+    """A file's content, unpacked, within limits: a few bytes may be endless."""
+    unpack = next((unpack for head, unpack in PACKED.items() if magic.startswith(head)), None)
+    raw = Unpacked(file, unpack(plain), limits.unpacked) if unpack else plain
+    return BoundedLines(raw, BEGINNING, file, limits.line)
+
+
+class Unpacked(io.RawIOBase):
+    """What a packed file unpacks to: more than `most` megabytes are a UserError."""
+
+    def __init__(self, file: Path, stream: BinaryIO, most: int):
+        self.file, self.stream, self.most, self.size = file, stream, most, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.stream.read(len(buffer))
+        self.size += len(content)
+        if self.size > self.most * MEGABYTE:
+            raise UserError(f"{self.file}: unpacks to more than {self.most:,} MB. data.max_file=MB reads more.")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row]:
+    """The documents of plain text, each as a row with `text`."""
+    text = decoded(file, content).replace("\r\n", "\n")
+    if not text.strip():
+        return
+    divided = {name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()}
+    if documents is None:
+        counts = ", ".join(f"{name} ({len(parts):,})" for name, parts in divided.items())
+        raise UserError(
+            f"{file}: plain text does not say where a document ends. `documents` of the source says it: {counts}."
+        )
+    for i, part in enumerate(divided[documents], 1):
+        yield Row(str(file), i, {"text": part.strip()})

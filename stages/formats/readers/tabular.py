@@ -1,0 +1,128 @@
+"""Rows of tables: CSV and TSV, Parquet, Arrow. Read a group of rows at a time."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.config.errors import UserError
+from stages.formats.readers.bounded_lines import BoundedLines
+from stages.formats.readers.json_lines import not_utf8
+from stages.formats.readers.row import BadRow, Row, validate_columns
+
+GROUP = 1024  # rows
+SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # a line above the header, as Excel wants it
+
+
+def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
+    """The rows of a CSV file with a header. One that does not fit the header is bad: who knows what stands where."""
+    text = stream.text_lines(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
+    csv.field_size_limit(stream.longest)  # 131,072 characters by default: a document in a field may have more
+    start = next(text, "")
+    delimiter = "\t" if ".tsv" in file.suffixes and "\t" in start else max(",\t;|", key=start.count)
+    if told := SEPARATOR.fullmatch(start):
+        delimiter, start = told[1], ""
+    lines = csv.reader((line for part in ([start], text) for line in part), strict=True, delimiter=delimiter)
+    header: list[str] | None = None
+    while True:
+        line = lines.line_num + 1
+        try:
+            fields = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None:
+                raise UserError(f"{file}: the header is no CSV: {error}.") from error
+            yield Row(str(file), line, None, BadRow("", f"broken CSV: {error}"))
+            continue
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+            validate_columns(str(file), header)
+            continue
+        read = [field.encode("utf-8", "surrogateescape") for field in fields]
+        shown = [content.decode("utf-8", "replace") for content in read]
+        if shown != fields:
+            yield Row(str(file), line, shown, not_utf8(file, b"\n".join(read)))
+        elif len(fields) != len(header):
+            yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, the header has {len(header)}"))
+        else:
+            yield Row(str(file), line, dict(zip(header, fields, strict=True)))
+
+
+def parquet_rows(file: Path, watch: Callable[[Callable[[], float]], None]) -> Iterator[Row]:
+    """The rows of a Parquet file. `watch` is told how to see how many bytes of it they stand for so far."""
+    table, row = pq.ParquetFile(file), Row(str(file), 0, None)
+    share = file.stat().st_size / max(1, table.metadata.num_rows)
+    watch(lambda: row.line * share)
+    for row in batch_rows(file, table.schema_arrow, table.iter_batches(GROUP)):
+        yield row
+
+
+def arrow_rows(file: Path) -> Iterator[Row]:
+    """The rows of an Arrow file, or of a stream as `datasets` writes it."""
+    with pa.memory_map(str(file)) as source:
+        try:
+            table = pa.ipc.open_file(source)
+        except pa.ArrowInvalid:
+            source.seek(0)
+            stream = pa.ipc.open_stream(source)
+            yield from batch_rows(file, stream.schema, iter(stream))
+            return
+        yield from batch_rows(file, table.schema, (table.get_batch(i) for i in range(table.num_record_batches)))
+
+
+def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
+    """The rows of a table. One with a value that Python cannot hold, or with bytes that are no text, is bad."""
+    validate_columns(str(file), schema.names)
+    classes = named_classes(schema)
+    place = 0
+    for batch in batches:
+        try:
+            values = [with_names(texts(value), classes) for value in batch.to_pylist()]
+        except (ValueError, OverflowError):
+            values = [one(batch, i, classes) for i in range(batch.num_rows)]
+        for value in values:
+            place += 1
+            bad = value if isinstance(value, BadRow) else None
+            yield Row(str(file), place, None if bad else value, bad)
+
+
+def one(batch: pa.RecordBatch, i: int, classes: dict[str, list[str]]) -> Any:
+    try:
+        return with_names(texts(batch.slice(i, 1).to_pylist()[0]), classes)
+    except (ValueError, OverflowError) as error:
+        return BadRow("", f"cannot be read: {error}")
+
+
+def named_classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of the classes that `datasets` notes beside a table whose labels are numbers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: its["names"] for name, its in features.items() if its.get("_type") == "ClassLabel"}
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def with_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
+    for column, names in classes.items():
+        if isinstance(row[column], int) and 0 <= row[column] < len(names):
+            row[column] = names[row[column]]
+    return row
+
+
+def texts(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its texts as text where they are kept as bytes."""
+    for column, value in row.items():
+        if isinstance(value, bytes):
+            with suppress(UnicodeDecodeError):
+                row[column] = value.decode()
+    return row

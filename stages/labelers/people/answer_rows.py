@@ -1,0 +1,135 @@
+"""Questions and answers in files, for people who judge elsewhere: `answers.jsonl`, plain, and `argilla.json`, as
+Argilla reads and writes them. `label.human.answered` reads either."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stages.config.errors import UserError
+from stages.labelers.people import argilla
+from stages.labelers.people.journal import Answer, answer_in
+from stages.labelers.people.questions import Question
+from stages.labelers.people.session import Refused, Session
+from stages.store import atomic_write
+from stages.store.sealed_json import WRONG_SHAPE, having
+from stages.store.workspace import Work
+
+PLAIN, ARGILLA = "answers.jsonl", "argilla.json"
+Row = dict[str, Any]
+
+
+def write(session: Session, out: Work) -> None:
+    """What was asked and said: plain, a row for each answer, or a blank one for a question without; Argilla's, a list
+    of records: the questions that wait for answers, and those that Argilla's users answered."""
+    asked = [(question, answers_to(question, session)) for question in session.questions.values()]
+    found = [row for question, answers in asked for row in plain(question, answers)]
+    records = [record for question, answers in asked if (record := argilla.record(question, answers))]
+    atomic_write.write(out / PLAIN, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found))
+    atomic_write.write(out / ARGILLA, json.dumps(records, ensure_ascii=False))
+
+
+def answers_to(question: Question, session: Session) -> list[Answer]:
+    """What was said of a question, by name of who said it."""
+    return [mine[question.id] for _, mine in sorted(session.said.items()) if question.id in mine]
+
+
+def plain(question: Question, answers: list[Answer]) -> Iterator[Row]:
+    texts = {letter: c.text for letter, c in zip(question.letters, question.candidates, strict=True)}
+    asked = {"question": question.id, "prompt": question.prompt.messages, **texts}
+    asked["words"] = ", ".join(question.words)
+    for answer in answers or [Answer(question.id, "", None)]:
+        yield asked | {
+            "annotator": answer.annotator or None,
+            "verdict": answer.verdict,
+            "reasons": [*answer.reasons],
+            "comment": answer.comment,
+            "order": answer.order,
+            "seconds": answer.seconds,
+            "at": answer.at,
+        }
+
+
+def read(file: Path, session: Session) -> str:
+    """Keep the answers in a file, as if they had been given here; what is known already is kept once. Says in a few
+    words what was in it.
+
+    Raises:
+        UserError: naming the first row that cannot be used, before any answer is kept; where all are of other runs.
+    """
+    found, known, blank, others = list[tuple[str, Answer]](), 0, 0, 0
+    for place, answers in answers_of(file):
+        blank += not answers
+        for answer in answers:
+            if answer.question in session.questions:
+                found.append((place, answer))
+            else:
+                others += 1
+    if others and not found:
+        raise of_other_runs(file, others)
+    given = dict[tuple[str, str], Answer]()
+    for place, answer in found:
+        before = session.said.get(answer.annotator, {}).get(answer.question)
+        first = given.setdefault((answer.annotator, answer.question), before or answer)
+        try:
+            session.admit(answer)
+        except Refused as refused:
+            raise wrong(file, place, str(refused)) from refused
+        if first.said != answer.said:
+            raise wrong(file, place, f"{answer.annotator} said {first.verdict!r} of the question before this")
+    for _, answer in found:
+        known += not session.save(answer)
+    return f"{file}: {len(found) - known} answers, {known} known already, {blank} blanks, {others} to other questions"
+
+
+def answers_of(file: Path) -> Iterator[tuple[str, list[Answer]]]:
+    """Yield the answers of each row with the row's place; none of a blank one.
+
+    Raises:
+        UserError: naming the first row that is not of either kind.
+    """
+    for place, content in rows_of(file):
+        try:
+            row = having()(json.loads(content) if isinstance(content, bytes) else content)
+            json.dumps(row, ensure_ascii=False).encode()  # half a character cannot be written again
+            yield place, [answer_in(asdict(answer)) for answer in answers_in(row)]
+        except WRONG_SHAPE as error:
+            message = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise wrong(file, place, f"no row of {PLAIN} or {ARGILLA}: {message}") from error
+
+
+def of_other_runs(file: Path, count: int) -> UserError:
+    return UserError(f"label.human.answered={file}: all of its {count} answers are to questions of other runs.")
+
+
+def rows_of(file: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a file and where they stand: lines, which are still to be read, or the records of a list."""
+    content = file.read_bytes()
+    if not content.lstrip().startswith(b"["):
+        return ((f"line {number}", line) for number, line in enumerate(content.splitlines(), 1))
+    try:
+        return ((f"record {number}", row) for number, row in enumerate(json.loads(content), 1))
+    except WRONG_SHAPE as error:
+        raise UserError(f"label.human.answered={file}: begins as a list of records, and is none: {error}.") from error
+
+
+def answers_in(row: Row) -> Iterator[Answer]:
+    """The answers in a row of either kind; none in a blank one."""
+    if argilla.holds(row):
+        yield from argilla.answers_in(row)
+    elif row["verdict"] is not None:
+        yield Answer(
+            question=str(row["question"]),
+            annotator=str(row["annotator"]),
+            verdict=str(row["verdict"]),
+            reasons=tuple(row.get("reasons") or ()),
+            comment=str(row.get("comment") or ""),
+            order=str(row.get("order") or ""),
+            seconds=row.get("seconds"),
+            at=str(row.get("at") or ""),
+        )
+
+
+def wrong(file: Path, place: str, reason: str) -> UserError:
+    return UserError(f"label.human.answered={file}: {place}: {reason}. Mend it, or take it out.")

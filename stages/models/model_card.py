@@ -1,0 +1,174 @@
+"""The model card beside published weights: from what, by what, with what result, for what, and how to load it.
+
+A card carries on from the card of the model that its training started from: base and steps accumulate.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import metadata_load
+
+from stages.config.blocks.training import SFT, Training
+from stages.config.choices import Adapter, Split
+from stages.config.errors import visible
+from stages.store import licences
+from stages.store.manifest import Manifest, manifest_of
+from stages.store.numbers import signed
+from stages.store.sealed_json import having, load_json
+from stages.store.source_files import COMMIT
+
+UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
+METHODS = {
+    "sft": "A causal language model from {base}, by supervised fine-tuning.",
+    "dpo": "A causal language model from {base}, by direct preference optimization (arXiv:2305.18290).",
+    "reward": "A reward model from {base}, by the loss of Bradley and Terry (arXiv:2203.02155).",
+}
+TASKS = {"reward": "text-classification"}  # else text-generation
+
+SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
+SETTINGS += " seed"
+STEP = "1. "  # Markdown counts for itself
+TEXT = """\
+# {title}
+
+{origin}
+
+## How it was made
+
+{steps}
+{last_step}
+## Use
+
+Meant for research into fine-tuning and preference optimization, on requests like those it was trained on.
+It can be wrong, biased or unsafe, as its base can: nothing was done about that.
+
+Conversations go through the chat template in this folder; a turn ends with `{end_of_turn}`. `contract.json` holds
+what both render to.
+
+{use}
+"""
+LAST_STEP = """
+Settings of the last step: {settings}.
+
+| figure | value |
+| --- | --- |
+{figures}
+"""
+CHAT = """\
+```python
+from transformers import pipeline
+
+chat = pipeline("text-generation", model="FOLDER")  # this folder, or where it was pushed to
+print(chat([{"role": "user", "content": "Name a colour."}], max_new_tokens=64)[0]["generated_text"][-1])
+```
+
+`vllm serve FOLDER` and `transformers serve FOLDER` answer chat requests with it, `transformers chat FOLDER` asks the
+latter.
+"""
+SCORE = """\
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")  # this folder, or where it was pushed to
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+said = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
+text = tokenizer.apply_chat_template(said, tokenize=False).rstrip()  # up to the end of turn
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+with torch.no_grad():
+    print(model(ids).logits.item())
+```
+
+Rewards of answers to the same prompt are compared: their difference is the log-odds that one is the better. By itself
+a reward says nothing.
+"""
+USE = {"reward": SCORE}  # else CHAT
+
+
+def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
+    """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
+    trained = not isinstance(cfg, SFT) or cfg.train
+    # Data is an input of an SFT model that is not trained, and of nothing that is said of it.
+    given = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
+    header, steps = before(given, inputs)
+    made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
+    lesson = trained_on(given) if trained else "not trained here"
+    steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {lesson}")
+    header |= {
+        "library_name": "transformers",
+        "pipeline_tag": TASKS.get(stage, "text-generation"),
+        "tags": ["plumbline", *(["trl", stage] if trained else [])],
+    }
+    origin = METHODS[stage] if trained else UNTRAINED
+    text = TEXT.format(
+        title=f"Plumbline {stage} {model.parent.stem}",
+        origin=origin.format(base=header.get("base_model", "the base below")),
+        steps="\n".join(steps),
+        last_step=last_step(cfg, figures) if trained else "",
+        use=USE.get(stage, CHAT),
+        end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
+    )
+    content = visible(f"---\n{yaml.safe_dump(header)}---\n{text}", "\n\t")
+    (model / "README.md").write_text(content, encoding="utf-8")
+
+
+def last_step(cfg: Training, figures: dict[str, Any]) -> str:
+    """Return the part of a card about the last training: its settings, and its figures."""
+    settings = {key: vars(cfg)[key] for key in SETTINGS.split() if vars(cfg).get(key) is not None}
+    if cfg.adapter in (Adapter.lora, Adapter.qlora):
+        settings["lora"] = {"rank": cfg.lora.rank, "alpha": cfg.lora.alpha}
+    numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return LAST_STEP.format(
+        settings=", ".join(f"{key}={value}" for key, value in settings.items()),
+        figures="\n".join(f"| {name} | {signed(value, '{:z.4g}')} |" for name, value in numbers.items()),
+    )
+
+
+def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
+    """Header and steps so far: of the policy's card, or of the base."""
+    base = given.get("base")
+    if base and base["stage"] == "base":
+        hub = {"base_model": base["config"]["path"]} if on_hub(base["config"]) else {}
+        if sets := [source["path"] for source in learnt_from(given) if on_hub(source)]:
+            hub["datasets"] = sets
+        return hub, [f"{STEP}`base {base['fingerprint']}`: {name_of(base['config'])}, {base['metrics']['summary']}"]
+    card = inputs["base" if base else "policy"] / "model" / "README.md"
+    if not card.exists():  # an SFT checkpoint of the user's, not trained here
+        return {}, []
+    lines = card.read_text(encoding="utf-8").splitlines()
+    return metadata_load(card) or {}, [line for line in lines if line.startswith(STEP)]
+
+
+def trained_on(given: dict[str, Manifest]) -> str:
+    """The training data in one line."""
+    if "pairs" in given:
+        pairs = given["pairs"]["metrics"]
+        return f"preference pairs, {pairs['summary']}{licences.told(pairs)}"
+    data, stated = given["data"], licences.told(given["data"]["metrics"])
+    rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
+    counted = f"{rows:,} examples, {held_out:,} more held out{stated}"
+    if data["stage"] == "select":
+        own = f"{data['metrics']['selected']:,} of a model's own answers, {data['metrics']['mended']:,} of them mended"
+        return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else own} ({counted})"
+    made = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
+    return f"{', '.join([*made, *map(name_of, learnt_from(given))])} ({counted})"
+
+
+def learnt_from(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """Return the sources that bring rows for SFT."""
+    data: Manifest = inputs.get("data", {"config": {}, "metrics": {}})
+    brought = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
+    return [source for source, counted in brought if counted["examples"].get(Split.sft)]
+
+
+def on_hub(named: dict[str, Any]) -> bool:
+    """A hub repository is pinned to a commit; a local path is not."""
+    return bool(COMMIT.fullmatch(named["revision"] or ""))
+
+
+def name_of(named: dict[str, Any]) -> str:
+    """A hub id as it is, the name of a local file or folder without where it lies, or that weights are random."""
+    if named["path"] is None:
+        return "random weights"
+    return str(named["path"]) if on_hub(named) else Path(named["path"]).name

@@ -1,0 +1,62 @@
+"""Some rows of what a stage published, to be looked at in a tracker. The stages themselves know of no tracker."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages.store.training_samples import read_samples
+
+ROWS = 50
+
+Table = tuple[list[str], list[list[Any]]]  # columns, rows
+
+
+def of(stage: str, folder: Path) -> dict[str, Table]:
+    """The first candidates with their scores after `label`, the first pairs after `pairs`: `ROWS` at most. After a
+    training stage all that the model answered on its way."""
+    made: dict[str, Table] = {}
+    if stage == "label":
+        made["candidates"] = candidates(folder)
+    elif stage == "pairs":
+        made["pairs"] = pairs(folder)
+    else:
+        made["samples"] = samples(folder)
+    return {name: table for name, table in made.items() if table[1]}
+
+
+def candidates(folder: Path) -> Table:
+    """prompt, completion, score; no row where only the order of two candidates is known."""
+    scored = pq.read_table(folder / "judgements.parquet", filters=pc.field("score").is_valid()).slice(0, ROWS)
+    texts = by_id(folder / "candidates.parquet", "candidate_id", "text", scored["candidate_id"])
+    prompts = by_id(folder / "prompts.parquet", "id", "messages", scored["prompt_id"])
+    rows = [[text(prompts[j["prompt_id"]]), texts[j["candidate_id"]], j["score"]] for j in scored.to_pylist()]
+    return ["prompt", "completion", "score"], rows
+
+
+def pairs(folder: Path) -> Table:
+    """prompt, chosen, rejected, margin."""
+    columns = ["prompt", "chosen", "rejected", "margin"]
+    first = pq.read_table(folder / "pairs.parquet", columns=columns).slice(0, ROWS).to_pylist()
+    return columns, [[text(p["prompt"]), text(p["chosen"]), text(p["rejected"]), p["margin"]] for p in first]
+
+
+def samples(folder: Path) -> Table:
+    """step, prompt, the answer before training, the answer."""
+    answers = read_samples(folder)
+    before = {sample.id: sample.answer for sample in answers if sample.step == 0}
+    rows = [[s.step, text(s.prompt), before.get(s.id, ""), s.answer] for s in answers]
+    return ["step", "prompt", "before training", "answer"], rows
+
+
+def by_id(path: Path, key: str, value: str, wanted: Any) -> dict[str, Any]:
+    found = pq.read_table(path, columns=[key, value], filters=pc.field(key).isin(wanted.combine_chunks()))
+    return dict(zip(found[key].to_pylist(), found[value].to_pylist(), strict=True))
+
+
+def text(messages: list[dict[str, str]]) -> str:
+    """A lone message as it is; of several, who says what."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

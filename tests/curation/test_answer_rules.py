@@ -1,0 +1,77 @@
+"""What an answer must be beside right, on answers as small models write them."""
+
+import pytest
+
+from stages.curation.answer_rules import band, broken, within
+from stages.store.records import Candidate, Check, Example
+
+REQUEST = "Explain how tides work to somebody who has never seen the sea."
+GOOD = (
+    "The moon pulls on the water of the sea. Where the pull is strong, the water rises, and that is high tide. "
+    "A few hours later it falls again."
+)
+
+
+def prompt(*checks: Check) -> Example:
+    return Example("p", [{"role": "user", "content": REQUEST}], None, "open", "t", "sft", checks=list(checks))
+
+
+def candidate(text: str, finish_reason: str = "stop", logprob: float | None = -30.0, n_tokens: int = 30) -> Candidate:
+    return Candidate("p", "c", "m", "hf", 0.9, 0, text, None, finish_reason, logprob, n_tokens)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        "- The moon pulls on the sea.\n- The sea rises.\n- Later it falls, and then the next one comes.",
+        '{"title": "Tides", "summary": "The moon pulls on the water, which rises and falls twice a day."}',
+        "Moon.",
+        "THE MOON PULLS ON THE WATER OF THE SEA AND THE WATER RISES, WHICH IS CALLED HIGH TIDE.",
+        "Dear Ann,\n\nthe moon pulls on the sea, and so the water rose when we were out. I am sorry for it.",
+        "# Tides\n\nThey rise when the moon is near, and fall when it is not.\n\nP.S. Bring boots.",
+    ],
+)
+def test_a_plain_answer_breaks_no_rule(text: str) -> None:
+    assert broken(prompt(), candidate(text)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "reason"),
+    [
+        ("  \n ", "stop", "says nothing"),
+        (GOOD, "length", "is not finished"),
+        ("The moon pulls on the water of the sea,", "stop", "is not finished"),
+        ("Tides have two causes:\n1. The moon\n2.", "stop", "is not finished"),
+        ("The moon pulls on the water. " * 6, "stop", "says the same again and again"),
+        ("The sea rises.\nThe sea rises.\nThe sea rises.\nThen it falls.", "stop", "says the same again and again"),
+        (REQUEST, "stop", "echoes the request"),
+        ("Sure! " + REQUEST, "stop", "echoes the request"),
+        ("I’m so sorry, but the tides are not what I am here for.", "stop", "refuses"),
+        ("Tides? As a helpful AI assistant, I love the sea, which rises and falls.", "stop", "refuses"),
+        ("The moon is far away. I don't have the ability to see the sea.", "stop", "refuses"),
+        (
+            "La luna atrae el agua del mar hacia arriba, y cuando la fuerza cambia baja otra vez durante horas.",
+            "stop",
+            "is in another language",
+        ),
+        ("潮汐是由月球的引力引起的，海水每天涨落两次。", "stop", "is in another language"),
+    ],
+)
+def test_a_rule_names_what_is_wrong(text: str, finish_reason: str, reason: str) -> None:
+    assert broken(prompt(), candidate(text, finish_reason)) == reason
+
+
+def test_another_language_may_be_what_was_asked_for() -> None:
+    spanish = "La luna atrae el agua del mar hacia arriba, y cuando la fuerza cambia baja otra vez durante horas."
+    assert broken(prompt(Check("in_language", {"language": "Spanish"})), candidate(spanish)) is None
+
+
+def test_the_band_leaves_out_the_likeliest_and_the_unlikeliest() -> None:
+    pool = [candidate(GOOD, logprob=-30.0 * i / 100) for i in range(101)]
+    limits = band(pool)
+    kept = [c for c in pool if within(c, limits)]
+    assert kept == pool[2:99], "less than a twentieth in all"
+    assert all(within(c, band(pool[:20])) for c in pool[:20]), "of few, none"
+    assert within(candidate(GOOD, logprob=None), limits)
+    assert within(pool[0], band([candidate(GOOD, logprob=None)]))

@@ -1,0 +1,215 @@
+"""What an audit says of rows: each code on a row that has it, none on rows that have nothing; copies and near copies
+among others; evaluation prompts that stand in rows, as they are and changed."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stages.config.blocks.data import Audit, Source
+from stages.config.choices import AUDIT_CODES
+from stages.curation.audit import arithmetic, personal_data
+from stages.curation.audit.codes import ALONE, TOLD
+from stages.curation.audit.contamination import FEWEST, HeldOut
+from stages.curation.audit.gate import Auditor, held_out
+from stages.curation.audit.near_duplicates import Seen, sketch
+from stages.formats.format import Said
+from stages.tasks.words import NOUNS, VERBS
+
+PLAIN = {
+    "Why does the sea rise and fall?": "The moon pulls on the water. Where the pull is strong, the water rises.",
+    "Work out 12 * 4 - 6.": "12 * 4 = 48, and 48 - 6 = 42. A third of it is 42 / 3 = 14, a fifth 42 / 5 = 8.4.",
+    "Solve 2x + 3 = 7 and print it at 10:30 - 9:30.": "2x + 3 = 7, so 2x = 4 and x = 2. Then `for i in range(9 - 3):`",
+    "Name three trees.": "1. Oak\n2. Ash\n3. Elm",
+    "Reply in JSON with a title.": '{"title": "Tides"}',
+    "Write a python program that reads https://python.org with urllib { }": "import urllib.request",
+    "Describe a logo for a bakery in words.": "A loaf with steam over it, in warm colours.",
+    "Translate into Russian: good day": "Добрый день",
+    "Write a song.": "La la la, la la la\nLa la la, la la la\nLa la la, la la la",
+    "Write to help@example.com or 555-123-4567.": "Dear team,\n\nplease call me on (555) 123-4567.",
+}
+WRONG = [
+    ("one_character", "Is it true?", "1"),
+    ("no_answer", "Draw the notes of a tune.", "<nooutput>"),
+    ("echo", "Fix this sentence.\n\nThe dogs run home now", "the dogs run home now."),
+    ("unfinished", "Tell me about tides.", "They rise when the moon is near,"),
+    ("unfinished", "Tell me about tides.", "The moon pulls on the water of the sea, and " * 4 + "then the water"),
+    ("merged", "Tell me about tides.", "They rise.\n\n6. Instruction: Name a tree.\n6. Output: Oak."),
+    ("refusal", "Name a tree.", "I'm sorry, I cannot help with that."),
+    ("boilerplate", "Name a tree.", "As an AI language model, I like oaks."),
+    ("repetition", "Name trees.", "Oaks are very good trees. " * 5),
+    ("wrong_sum", "What is 3 times 4 plus 1?", "3 * 4 + 1 = 14"),
+    ("broken_promise", "List five trees.", "1. Oak\n2. Ash\n3. Elm"),
+    ("broken_promise", "Say it in at most 3 words.", "That is far too many words for it."),
+    ("broken_promise", "Reply in JSON.", '{"title": "Tides",}'),
+    ("other_language", "Name a tree.", "Дуб, ясень и вяз"),
+    ("stale", "Who leads the country?", "As of my last update it was Ann."),
+    ("placeholder", "Who are you?", "I am {{name}}, made by {{author}}."),
+    ("placeholder", "Write a letter.", "Dear Ann,\n\nYours,\n[Your Name]"),
+    ("input_marker", "Name a tree.\n\n<noinput>", "Oak."),
+    ("needs_link", "Summarise the article.\n\nhttps://sea.org/tides", "It is about tides."),
+    ("needs_attachment", "What is shown here?\n\n[image of a harbour]", "A harbour."),
+    ("asks_for_picture", "Design a logo for my bakery.", "Here it is."),
+    ("damaged", "Name a place to eat.", "The cafÃ© by the sea."),
+    ("damaged", "Name a place to eat.", "The \u200bcafé by the sea."),
+    ("secret", "What is in the file?", "key = AKIA" + "ABCDEFGHIJKLMNOP"),
+    ("personal", "Who wrote this?", "Write to ann.smith@seaside-hotel.co.uk."),
+]
+
+
+def row(request: str, *answers: str, scores: list[float] | None = None) -> Said:
+    return Said([{"role": "user", "content": request}], [*answers], scores)
+
+
+def found(*rows: Said, split: str = "sft", against: tuple[str, ...] = ()) -> list[set[str]]:
+    """The codes of every row, each looked at after those before it."""
+    prompts = HeldOut()
+    for prompt in against:
+        prompts.add(prompt, "eval.jsonl:1")
+    auditor, codes = Auditor(AUDIT_CODES, prompts), []
+    for i, said in enumerate(rows):
+        codes.append({*auditor.findings(said, split)})
+        auditor.remember(said, split, f"file:{i}")
+    return codes
+
+
+def texts(count: int, length: int, seed: int = 0) -> Iterator[str]:
+    rng = random.Random(seed)
+    for _ in range(count):
+        yield " ".join(rng.choice([*NOUNS, *VERBS]) + rng.choice(["", "s", "ly"]) for _ in range(length))
+
+
+def edited(text: str, rng: random.Random) -> str:
+    words = text.split()
+    words[rng.randrange(len(words))] = "otherwise"
+    return " ".join(words)
+
+
+def test_every_code_has_a_sentence_and_an_example() -> None:
+    assert {*TOLD} == {*AUDIT_CODES}
+    assert {code for code, _, _ in WRONG} == {*ALONE}
+
+
+def test_nothing_is_found_in_plain_rows() -> None:
+    assert found(*(row(request, answer) for request, answer in PLAIN.items())) == [set()] * len(PLAIN)
+
+
+@pytest.mark.parametrize(("code", "request_", "answer"), WRONG)
+def test_a_code_finds_what_it_says(code: str, request_: str, answer: str) -> None:
+    assert code in found(row(request_, answer))[0]
+
+
+def test_only_the_codes_that_are_wanted_are_looked_for() -> None:
+    auditor = Auditor(["echo"], HeldOut())
+    assert not auditor.findings(row("Name a tree.", "1"), "sft")
+    assert [*auditor.findings(row("Name a tree.", "name a tree"), "sft")] == ["echo"]
+
+
+def test_prompts_without_answers_have_no_codes_of_answers() -> None:
+    assert found(row("Name a tree.")) == [set()]
+
+
+def test_copies_among_rows() -> None:
+    request, answer = (next(texts(1, 30, seed)) + "." for seed in (1, 2))
+    rows = [
+        row(request, answer),
+        row(request, answer),
+        row(request.upper() + "  ", answer + ".."),
+        row(request, "Nothing like it."),
+        row("Something else.", answer),
+    ]
+    assert found(*rows) == [set(), {"duplicate"}, {"near_duplicate"}, {"other_answer"}, set()]
+
+
+def test_a_near_copy_of_another_splits_prompt_is_told_and_moves_nothing() -> None:
+    request = next(texts(1, 30))
+    auditor = Auditor(["crosses_splits"], HeldOut())
+    auditor.remember(row(request, "Yes."), "validation", "file:1")
+    near = row(edited(request, random.Random(0)), "No.")
+    assert "validation" in auditor.findings(near, "sft")["crosses_splits"]
+    assert not auditor.findings(near, "validation")
+
+
+def test_planted_edits_are_near_and_other_texts_are_not() -> None:
+    rng, seen = random.Random(0), Seen()
+    known = [*texts(300, 25)]
+    for text in known:
+        assert seen.twin(sketch(text)) is None
+        seen.add(sketch(text), text)
+    twins = [seen.twin(sketch(edited(text, rng))) for text in known]
+    right = sum(twin is not None and twin.name == text for twin, text in zip(twins, known, strict=True))
+    assert right >= 0.95 * len(known)
+
+
+def test_evaluation_prompts_are_found_as_they_are_changed_and_among_others() -> None:
+    rng, held = random.Random(0), HeldOut()
+    prompts = [*texts(60, 12, seed=1)]
+    for prompt in prompts:
+        held.add(prompt, prompt)
+    for change in (str, str.upper, lambda text: f"Please, answer this: {text} Say why.", lambda t: edited(t, rng)):
+        matches = [held.found_in(change(prompt)) for prompt in prompts]
+        assert [match and match.name for match in matches] == prompts
+    assert not any(held.found_in(text) for text in texts(300, 40, seed=2))
+
+
+def test_a_short_evaluation_prompt_is_found_only_as_it_is() -> None:
+    short = "What is the meaning of life?"
+    assert len(short.split()) < FEWEST
+    rows = [row(short, "42."), row(f"Answer: {short}", "42."), row("What is the meaning of the word tide?", "Time.")]
+    assert [codes & {"contaminated"} for codes in found(*rows, against=(short,))] == [{"contaminated"}] * 2 + [set()]
+
+
+def talk(*turns: str) -> Said:
+    """A conversation that the user begins and ends, with an answer."""
+    return Said([{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)], ["So."])
+
+
+def test_one_to_three_words_are_an_evaluation_prompt_only_where_they_are_all_that_was_asked(tmp_path: Path) -> None:
+    """Many conversations ask "Why?" at some point: that does not tell where a text comes from."""
+    tides = ("Tell me how high the tide rises in a narrow bay.", "Six metres.", "Why?")
+    rows = [talk("why"), talk("Say why the moon is near."), talk(*tides), talk("How?", "So.", "Why?")]
+    assert [codes & {"contaminated"} for codes in found(*rows, against=("Why?",))] == [{"contaminated"}, *[set()] * 3]
+    file = tmp_path / "eval.jsonl"
+    file.write_text(json.dumps({"messages": talk(*tides).messages}))
+    auditor = Auditor(["contaminated"], held_out(Audit(against=[Source(str(file))])))
+    assert [bool(auditor.findings(row, "sft")) for row in rows] == [False, False, True, False]
+
+
+def test_preferences() -> None:
+    long = next(texts(1, 40))
+    rows = [
+        row("a", long, "Quite another answer.", scores=[1.0, 0.0]),
+        row("b", long, long + " indeed", scores=[1.0, 0.0]),
+        row("c", "Yes, oaks.", "No, elms.", scores=[1.0, 0.0]),
+        row("c", "No, elms.", "Yes, oaks.", scores=[1.0, 0.0]),
+        row("c", "Yes, oaks.", "No, elms.", scores=[0.5, 0.5]),
+    ]
+    of_pairs = {"alike", "lopsided", "contradicted"}
+    assert [codes & of_pairs for codes in found(*rows)] == [{"lopsided"}, {"alike"}, set(), {"contradicted"}, set()]
+
+
+def test_sums_that_hold_and_sums_that_do_not() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        a, b, c = (rng.randint(2, 999) for _ in range(3))
+        sums = [(a + b * c, f"{a} + {b} × {c}"), (a - b - c, f"{a:,} - {b} - {c}"), (a * b, f"${a} * {b}")]
+        value, sum_ = rng.choice(sums)
+        assert arithmetic.wrong(f"It is {sum_} = {value}.") is None
+        assert arithmetic.wrong(f"It is {sum_} = {value + 1}.")
+        assert arithmetic.wrong(f"So {a} / {b} = {a / b:.2f} or {a}/{b} = {100 * a / b:.0f}%.") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["x = 3 + 4", "5x + 3 = 7", "i = i + 1 = 4", "1/2 = 2/4", "f(2) - 1 = 9", "9 / 0 = 1"]
+)
+def test_algebra_and_code_are_no_sums(text: str) -> None:
+    assert arithmetic.wrong(text) is None
+
+
+def test_numbers_with_check_digits_are_somebodys_only_where_these_are_right() -> None:
+    card, account = "4539 1488 0343 6467", "DE89 3704 0044 0532 0130 00"
+    for number in (card, account):
+        assert personal_data.personal(f"Take {number}, please.") == number
+        assert personal_data.personal(f"Take {number[:-1]}{(int(number[-1]) + 1) % 10}, please.") is None

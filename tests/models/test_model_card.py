@@ -1,0 +1,107 @@
+"""The model card: a header that the hub takes, and where the model comes from."""
+
+import json
+import shutil
+from pathlib import Path
+
+from huggingface_hub import metadata_load
+
+from stages.config.errors import UNSEEN
+from stages.models import model_card
+from stages.models.contract import load
+from tests.helpers import Chain, build, nodes, settings
+
+
+def test_a_card_tells_every_step_since_the_base(chain: Chain) -> None:
+    path = chain.folder("dpo") / "model" / "README.md"
+    header, text = metadata_load(path), path.read_text(encoding="utf-8")
+    assert header == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["plumbline", "trl", "dpo"],
+    }
+    made = nodes(chain.root)
+    steps = [line for line in text.splitlines() if line.startswith("1. ")]
+    assert len(steps) == 3
+    for step, name in zip(steps, ("base", "sft", "dpo"), strict=True):
+        node = made[name]
+        assert f"`{node}`" in step
+        assert all(f"`{given}`" in step for given in node.inputs.values())
+    metrics = chain.manifest("dpo")["metrics"]
+    assert chain.manifest("pairs")["metrics"]["summary"] in steps[2]
+    assert f"| eval_loss | {metrics['eval_loss']:.4g} |" in text
+    assert f"beta={chain.manifest('dpo')['config']['beta']}" in text
+    terms = load(path.parent)
+    assert f"`{terms.tokenizer.eos_token}`" in text
+
+
+def with_config(node: Path, manifest: dict[str, object], changes: dict[str, object]) -> Path:
+    """A node's folder with this manifest, its configuration changed."""
+    node.mkdir()
+    config = {**manifest["config"], **changes}
+    (node / "manifest.json").write_text(json.dumps({**manifest, "config": config}))
+    return node
+
+
+def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain, tmp_path: Path) -> None:
+    sources = [
+        {"path": "someone/dialogues", "revision": "a" * 40},
+        {"path": str(tmp_path / "private" / "letters\x1b\u202e.jsonl"), "revision": None},
+        {"path": "someone/preferences", "revision": "b" * 40},
+    ]
+    inputs = {
+        "base": with_config(
+            tmp_path / "base", chain.manifest("base"), {"path": "someone/model", "revision": "0123456789" * 4}
+        ),
+        "data": with_config(tmp_path / "data", chain.manifest("data"), {"sources": sources}),
+    }
+    brought = [{"examples": {"sft": 9}}, {"examples": {"sft": 3}}, {"examples": {"preference": 5}}]
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["metrics"]["sources"] = brought
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    model = chain.folder("sft") / "model"
+    model_card.write(model, "sft", settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
+    header, text = metadata_load(model / "README.md"), (model / "README.md").read_text(encoding="utf-8")
+    assert (header["base_model"], header["datasets"]) == ("someone/model", ["someone/dialogues"])
+    assert r"letters\x1b\u202e.jsonl" in text and not UNSEEN.search(text.replace("\n", ""))
+    assert "private" not in text and str(tmp_path) not in text
+    assert "someone/preferences" not in text, "SFT learns from none of its rows"
+
+    aligned = chain.folder("dpo") / "model"
+    given = {role: chain.folder(role) for role in ("pairs", "reference")} | {"policy": chain.folder("sft")}
+    model_card.write(aligned, "dpo", settings("recipe=tiny").dpo, given, {})
+    after = metadata_load(aligned / "README.md")
+    assert (after["base_model"], after["tags"]) == ("someone/model", ["plumbline", "trl", "dpo"])
+
+
+def steps_of(node: Path) -> list[str]:
+    return [line for line in (node / "model" / "README.md").read_text().splitlines() if line.startswith("1. ")]
+
+
+def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mine"
+    shutil.copytree(chain.folder("sft") / "model", checkpoint)
+    for name in ("contract.json", "README.md"):
+        (checkpoint / name).unlink()
+    line = ("sft=none", "model.random_init=null", f"model.path={checkpoint}")
+    build(chain.root, "stage=dpo", *line)
+    made = nodes(chain.root, *line)
+    text = (chain.folder("sft", *line) / "model" / "README.md").read_text()
+    assert metadata_load(chain.folder("sft", *line) / "model" / "README.md")["tags"] == ["plumbline"]
+    assert "supervised" not in text and "Settings of the last step" not in text and "instructions" not in text
+    base, sft, dpo = steps_of(chain.folder("dpo", *line))
+    assert sft == f"1. `{made['sft']}` <- `{made['base']}`: not trained here"
+    assert "preference pairs" in dpo and base.startswith(f"1. `{made['base']}`: mine")
+
+
+def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chain) -> None:
+    examples = chain.manifest("data")["metrics"]["examples"]
+    [_, sft] = steps_of(chain.folder("sft"))
+    rows, held_out = examples["sft"], examples["validation"]
+    assert sft.endswith(f": generated instructions with checks ({rows} examples, {held_out} more held out)")
+    line = ("sft.adapter=lora", "dpo.adapter=continued")
+    build(chain.root, "stage=dpo", *line)
+    text = {name: (chain.folder(name, *line) / "model" / "README.md").read_text() for name in ("sft", "dpo")}
+    assert "step: adapter=lora, learning_rate=0.005" in text["sft"]
+    assert "lora={'rank': 16, 'alpha': 32}." in text["sft"]
+    assert "step: adapter=continued, loss_type" in text["dpo"]

@@ -1,0 +1,127 @@
+"""`sample.file`: candidates that somebody has already; every row is used, left out and counted, or told by line."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.errors import UserError
+from stages.samplers.candidate_file import read_candidates
+from stages.store.records import Candidate, Example, load
+from stages.store.store import Store
+from stages.store.workspace import Work
+from tests.helpers import nodes, settings
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def asked(built: Path) -> list[Example]:
+    return load(Store(built).folder(nodes(built)["sample"]) / "prompts.parquet", Example)
+
+
+def read(folder: Path, asked: list[Example], rows: Rows, **changes: Any) -> tuple[list[Candidate], Work]:
+    _, candidates, out = read_both(folder, asked, rows, **changes)
+    return candidates, out
+
+
+def read_both(
+    folder: Path, asked: list[Example], rows: Rows, **changes: Any
+) -> tuple[list[Example], list[Candidate], Work]:
+    file = folder / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    cfg = replace(settings("recipe=tiny").sample, file=str(file), **changes).candidate_file
+    assert cfg is not None
+    out = Work(folder, lambda metrics, step: None)
+    known, later = (None, None) if cfg.own_prompts else (asked, asked[-1].id)
+    prompts, candidates = read_candidates(cfg, known, lambda those: [p for p in those if p.id != later], out)
+    assert {c.prompt_id for c in candidates} <= {p.id for p in prompts}
+    return prompts, candidates, out
+
+
+def request(prompt: Example) -> str:
+    return prompt.messages[-1]["content"]
+
+
+def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
+    asked: list[Example], tmp_path: Path
+) -> None:
+    prompts = asked
+    a, b, c, *_, later = prompts
+    rows: Rows = [
+        {"messages": a.messages, "completions": ["one", "two", "one"], "model": "x"},
+        {"prompt": request(b).upper(), "completions": [{"text": "three"}]},
+        {"prompt": request(a), "completions": ["two", "four"]},
+        {"prompt": request(later), "completions": ["of another round"]},
+    ]
+    found, out = read(tmp_path, asked, rows)
+    assert [(x.prompt_id, x.text) for x in found] == [(a.id, t) for t in ("one", "two", "four")] + [(b.id, "three")]
+    assert {(x.policy, x.sampler, x.token_ids, x.finish_reason) for x in found} == {
+        ("mine.jsonl", "file", None, "stop")
+    }
+    assert [x.n_tokens for x in found] == [len(x.text.split()) for x in found], "no model is there to count by"
+    assert out.warnings[1:] == [
+        "mine.jsonl: 1 rows answer prompts that are not asked now",
+        "mine.jsonl: 2 completions are copies",
+        f"mine.jsonl: {len(prompts) - 3} prompts have no candidate in it",
+    ]
+    assert out.warnings[0].endswith("columns model are not used")
+    (tmp_path / "one").mkdir()
+    single, _ = read(tmp_path / "one", asked, [{"q": request(c), "completion": "x"}], columns={"prompt": "q"})
+    assert [(x.prompt_id, x.text) for x in single] == [(c.id, "x")]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"completions": []}, "completions: is empty"),
+        ({"completions": ["a", " "]}, "completions: is empty"),
+        ({"completions": ["a", 7]}, "completions: must be text, is int: `labels: {7: WORD, …}` says it in words"),
+        (
+            {"prompt": "nobody asks this", "completions": ["a"]},
+            "prompt: is none of the data's that are sampled (sample=file takes the file's own)",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_told_with_its_line_and_may_be_quarantined(
+    row: dict[str, Any], told: str, asked: list[Example], tmp_path: Path
+) -> None:
+    good = {"prompt": request(asked[0]), "completions": ["a"]}
+    rows = [good, {"prompt": request(asked[1]), **row}]
+    with pytest.raises(UserError) as error:
+        read(tmp_path, asked, rows)
+    assert str(error.value).startswith(
+        f"{tmp_path / 'mine.jsonl'}: line 2: {told}. 1 of 2 rows are unusable, more than"
+    )
+    found, _ = read(tmp_path, asked, rows, max_failed=0.5)
+    assert len(found) == 1
+    [bad] = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert bad["line"] == 2 and told == f"{bad['field']}: {bad['reason']}"
+
+
+def test_prompts_of_its_own_are_each_taken_once_with_what_their_rows_state(tmp_path: Path) -> None:
+    rows: Rows = [
+        {"prompt": "Name a colour.", "completions": ["red", "blue"], "terms": "cc0"},
+        {"prompt": "Say hello.", "completions": ["Hello there."], "terms": "mit"},
+        {"prompt": "name a  COLOUR.", "completions": ["green"], "terms": "mit"},
+    ]
+    changes = {"sampler": "file", "columns": {"licence": "terms"}}
+    prompts, found, out = read_both(tmp_path, [], rows, **changes)
+    assert sorted((c.text, c.n_tokens, c.policy) for c in found) == [
+        ("Hello there.", 2, "mine.jsonl"),
+        *((colour, 1, "mine.jsonl") for colour in ("blue", "green", "red")),
+    ]
+    assert {(p.messages[-1]["content"], p.licence, p.source, p.split) for p in prompts} == {
+        ("Name a colour.", "cc0", "mine.jsonl", "preference"),
+        ("Say hello.", "mit", "mine.jsonl", "preference"),
+    }
+    assert not out.warnings
+
+
+def test_a_file_of_something_else_is_told(asked: list[Example], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no known columns among question_id, text.*sample.columns=\{prompt: COLUMN"):
+        read(tmp_path, asked, [{"question_id": 1, "text": "a"}])
+    with pytest.raises(UserError, match="none of its rows answers a prompt that is asked now"):
+        read(tmp_path, asked, [{"prompt": request(asked[-1]), "completion": "a"}])

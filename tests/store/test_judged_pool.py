@@ -1,0 +1,53 @@
+"""A pool a prompt at a time: whatever the order of its tables, each prompt has its own records, in theirs."""
+
+import random
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from stages.store.judged_pool import by_prompt
+from stages.store.records import Candidate, PairLogProbs, Records, save
+from stages.store.shards import Held
+
+PROMPTS = [f"p{i}" for i in range(40)]
+OF = [prompt for i, prompt in enumerate(PROMPTS) for _ in range(i % 4)]  # every fourth prompt has nothing
+
+
+def candidates(of: list[str]) -> list[Candidate]:
+    return [Candidate(p, f"c{i}", "x", "x", 1.0, 0, f"text {i}", None, "stop", None, 2) for i, p in enumerate(of)]
+
+
+@pytest.mark.parametrize("swaps", [0, 1, 30])
+def test_every_prompt_has_its_records_in_their_order(swaps: int, tmp_path: Path) -> None:
+    draw, of = random.Random(swaps), [*OF]
+    for _ in range(swaps):
+        i, j = draw.sample(range(len(of)), 2)
+        of[i], of[j] = of[j], of[i]
+    given = candidates(of)
+    save(tmp_path / "c.parquet", given, Candidate)
+    table = Records(tmp_path / "c.parquet", Candidate)
+    expected = [[c for c in given if c.prompt_id == prompt] for prompt in PROMPTS]
+    assert len(table) == len(given)
+    assert [*by_prompt(table, PROMPTS)] == [*by_prompt(given, PROMPTS)] == expected
+
+
+def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path) -> None:
+    """Token ids and log-probs take 4 bytes each there; as Python's numbers they take some 30."""
+    names = [f"{i}" for i in range(400)]
+    held, tokens = Held(PairLogProbs, lambda p: p.id, names), 300
+
+    def pair(name: str) -> PairLogProbs:
+        first = 1000 * (1 + int(name))
+        ids = [[*range(first + k, first + k + tokens)] for k in range(3)]
+        return PairLogProbs(name, *ids, *([-0.5 * i for i in range(tokens)] for _ in range(2)))
+
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    for start in range(0, 400, 100):  # the last shard first
+        held.add([pair(name) for name in names[300 - start : 400 - start]])
+    taken = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert taken < 400 * 5 * tokens * 8
+    assert [*held] == [pair(name) for name in names]

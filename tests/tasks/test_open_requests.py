@@ -1,0 +1,92 @@
+"""Open requests under constraints: who is asked what, and what no answer passes."""
+
+from collections import Counter
+
+import pytest
+
+from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.store.records import Example
+from stages.tasks.checks import share_passed
+from stages.tasks.constraint import CONSTRAINTS, Side, clash, known_constraints
+from stages.tasks.generate import known_families
+from stages.tasks.open_requests import HOW_MANY, SIDES, TRAINED, generate, members
+from stages.tasks.requests import echoes, stems
+
+COUNTS = dict.fromkeys(SIDES, 120) | dict.fromkeys(TRAINED, 600)
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    return generate(7, COUNTS)
+
+
+def kinds_of(example: Example) -> list[str]:
+    return [check.kind for check in example.checks if check.kind in CONSTRAINTS]
+
+
+def test_there_are_kinds_enough_on_every_side() -> None:
+    sides = Counter(kind.side for kind in known_constraints().values())
+    assert sides[Side.train] >= 28
+    assert sides[Side.validation] >= 8
+    assert len(members("unseen_kinds")) >= 16
+    assert len(members("unseen_areas")) >= 8
+    assert len({kind.area for kind in members("unseen_areas")}) >= 2
+    assert len({kind.area for kind in CONSTRAINTS.values()}) >= 8
+
+
+def test_a_prompt_asks_for_kinds_of_its_side_alone(examples: list[Example]) -> None:
+    for e in examples:
+        assert {CONSTRAINTS[kind].side for kind in kinds_of(e)} <= {SIDES[e.group]}
+        assert SPLIT_OF_GROUP[e.group] == e.split
+
+
+def test_no_short_task_trains_a_kind_that_is_held_out() -> None:
+    trained = {kind for f in known_families().values() if not f.unseen for kind in f.trains}
+    assert trained <= {name for name, kind in known_constraints().items() if kind.side is Side.train}
+
+
+def test_every_group_of_open_requests_has_its_side() -> None:
+    assert {*SIDES} == {*OPEN_GROUPS}
+    assert {*TRAINED} <= {*SIDES}
+
+
+def test_prompts_differ_and_the_seed_decides_them(examples: list[Example]) -> None:
+    assert len({e.id for e in examples}) == len(examples) == sum(COUNTS.values())
+    assert generate(7, COUNTS) == examples
+    assert {e.id for e in generate(8, COUNTS)}.isdisjoint(e.id for e in examples[:50])
+
+
+def test_constraints_of_a_prompt_never_clash(examples: list[Example]) -> None:
+    for e in examples:
+        kinds = [CONSTRAINTS[kind] for kind in kinds_of(e)]
+        assert not any(clash(one, other) for i, one in enumerate(kinds) for other in kinds[:i])
+
+
+def test_trained_prompts_have_the_mix_and_others_one_constraint(examples: list[Example]) -> None:
+    counts = Counter(len(kinds_of(e)) for e in examples if e.split in ("sft", "preference"))
+    for many, share in HOW_MANY.items():
+        assert counts[many] / counts.total() == pytest.approx(share, abs=0.05)
+    others = [e for e in examples if e.split in ("validation", "test")]
+    assert {len(kinds_of(e)) for e in others if e.group != "open_plain"} == {1}
+    assert {len(kinds_of(e)) for e in others if e.group == "open_plain"} == {0}
+
+
+def test_kinds_of_a_test_have_as_many_prompts_each(examples: list[Example]) -> None:
+    for group in ("unseen_kinds", "unseen_areas"):
+        asked = Counter(e.task for e in examples if e.group == group)
+        assert max(asked.values()) - min(asked.values()) <= 1
+        assert asked.keys() == {kind.name for kind in members(group)}
+
+
+def test_no_answer_passes_that_is_empty_an_echo_or_off_topic(examples: list[Example]) -> None:
+    """An echo is told by the rules of curation, where a check does not refuse it already."""
+    for e in examples:
+        prompt = e.messages[-1]["content"]
+        assert share_passed(e.checks, "") == 0
+        assert share_passed(e.checks, prompt) < 1 or echoes(prompt, prompt)
+        assert share_passed(e.checks, "Nobody knows.") < 1
+
+
+def test_stems_are_of_words_that_say_something() -> None:
+    assert stems("how the tides work") == ("tide",)
+    assert stems("growing tomatoes on a balcony") == ("grow", "tomato", "balcon")
