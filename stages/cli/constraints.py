@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, pools, recipes, rows, sources, templates
+from stages.cli import amounts, endpoints, ensembles, pools, rows, sources, templates
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.training import Training
@@ -23,7 +23,7 @@ from stages.config.choices import (
 )
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
-from stages.config.schema import Config
+from stages.config.schema import Config, group_defaults
 from stages.store import plugins
 
 # Keys of a source that preferences do not have.
@@ -93,7 +93,7 @@ def trainers(cfg: Config) -> None:
     errors = Errors()
     for name, block in cfg.trained.items():
         with errors:
-            trl_arguments.refuse(name, block, recipes.group_defaults(name).trainer)
+            trl_arguments.refuse(name, block, group_defaults(name).trainer)
     errors.refuse()
 
 

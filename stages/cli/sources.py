@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
-from stages.cli import mixing, unread
+from stages.cli import mixing
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Label
 from stages.config.choices import Split
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.schema import Config
 from stages.store import plugins
+from stages.store.source_files import locate
 
 
 def refuse(cfg: Config) -> None:
@@ -49,11 +50,19 @@ def read_as(key: str, read: Source | Label) -> None:
     if read.task and not plugins.user_path(read.task).is_file():
         one_of(f"{key}.task", [read.task], plugins.labelled())
     of_hub = read.revision or read.subset or read.hub_split != Source.hub_split
-    if of_hub and unread.local(read.path, f"{key}.path"):
+    if of_hub and is_local(read.path, f"{key}.path"):
         raise UserError(
             f"{key}.path={read.path} is no dataset of the hub, which alone has a revision, a subset and a hub_split. "
             "Leave these out."
         )
+
+
+def is_local(path: str | None, key: str) -> bool:
+    """Return whether a path lies on this machine. If it exists nowhere, the stage that reads it reports that."""
+    try:
+        return path is not None and locate(path, key) is not None
+    except UserError:
+        return False
 
 
 def named(column: Any) -> bool:
