@@ -10,11 +10,11 @@ from typing import NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stages.cli.recipes import overrides
-from stages.cli.sources import is_local
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.choices import Adapter, Command, ExportFormat, Rubrics, Strategy
 from stages.config.errors import Errors
 from stages.config.schema import Config
+from stages.preflight.data_sources import is_local
 
 OF_FILES = ("path", "revision", "subset", "hub_split", "format", "columns", "labels", "reasoning", "licence")
 OF_THE_HUB = ("revision", "subset", "hub_split")

@@ -12,12 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import run
-from stages.cli import amounts, constraints, spelling
+from stages.cli import spelling
 from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.config.schema import Config
+from stages.preflight import capacity, constraints
 from stages.store import plugins
 from stages.tasks.generate import known_families
 from tests.helpers import TINY, composed, refused, settings
@@ -284,7 +285,7 @@ def test_a_model_that_cannot_be_read_is_left_to_its_own_stage(tmp_path: Path) ->
     broken = tmp_path / "broken.gguf"
     head = struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"x", 9, 8, 2**60)  # an array of so many texts
     broken.write_bytes(head)
-    assert amounts.known(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
+    assert capacity.known(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
 
 
 def test_several_values_are_told_what_they_may_be() -> None:

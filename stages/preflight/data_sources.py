@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-from stages.cli import mixing
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Label
 from stages.config.choices import Split
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.schema import Config
+from stages.preflight import mixture
 from stages.store import plugins
 from stages.store.source_files import locate
 
@@ -20,7 +20,7 @@ def refuse(cfg: Config) -> None:
         with errors:
             shared_out(f"data.sources[{i}].splits", source.splits)
     with errors:
-        mixing.refuse(cfg, dict(of_run(cfg)))
+        mixture.refuse(cfg, dict(of_run(cfg)))
     for key, read in [*of_run(cfg), ("label", cfg.label)]:
         with errors:
             read_as(key, read)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.cli import endpoints
+from stages.preflight import endpoints
 from tests.helpers import SECRET, TINY, refused, settings
 
 SAMPLER = ("sample=openai", "sample.endpoint.model=x", "sample.endpoint.base_url=http://127.0.0.1:1/v1")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, pools, rows, sources, templates
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.training import Training
@@ -24,6 +23,7 @@ from stages.config.choices import (
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
 from stages.config.schema import Config, group_defaults
+from stages.preflight import candidate_sources, capacity, data_audit, data_sources, endpoints, ensemble, templates
 from stages.store import plugins
 
 # Keys of a source that preferences do not have.
@@ -47,15 +47,24 @@ def refuse(cfg: Config) -> None:
     checks: list[Callable[[Config], None]] = [
         together,
         words,
-        pools.refuse,
-        ensembles.refuse,
+        candidate_sources.refuse,
+        ensemble.refuse,
         endpoints.refuse,
         given,
         rewarded,
         own_parts,
     ]
-    checks += [rows.refuse, sources.refuse, templates.refuse, by_people, labelled, launched, adapters, trainers]
-    checks += [amounts.refuse, pushed]
+    checks += [
+        data_audit.refuse,
+        data_sources.refuse,
+        templates.refuse,
+        by_people,
+        labelled,
+        launched,
+        adapters,
+        trainers,
+    ]
+    checks += [capacity.refuse, pushed]
     for check in checks:
         with errors:
             check(cfg)
