@@ -21,7 +21,7 @@ from stages.config.errors import Errors, UserError
 from stages.config.schema import OUTPUTS, Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
-from stages.preflight import building, constraints, endpoints
+from stages.preflight import building, constraints, servers
 from stages.store import source_files
 from stages.store.node import Node
 from stages.store.store import Store
@@ -98,7 +98,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
         overrides = overrides or hydra.overrides.task
     if overrides is not None:
         fit_micro_batches(cfg, recipes.overrides([*overrides]))
-    endpoints.priced(cfg)
+    servers.priced(cfg)
     constraints.refuse(cfg)
     unread.refuse(cfg, process.typed())
     machine.resolve_precision(cfg)

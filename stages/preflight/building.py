@@ -15,7 +15,7 @@ from stages.config.schema import Config
 from stages.hardware import machine
 from stages.launch.rendezvous import listening
 from stages.pipeline.graph import targets
-from stages.preflight import answer_files, model_files, own_code, row_files, servers
+from stages.preflight import model_files, own_code, row_files, servers
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -30,8 +30,8 @@ LOOKS: dict[type, tuple[Look, ...]] = {
         own_code.require_labeler,
         row_files.require_preferences,
         model_files.require_reward_model,
-        answer_files.require_known,
-        answer_files.require_answered,
+        row_files.require_known,
+        row_files.require_answered,
         servers.require_judges,
         servers.require_page,
     ),

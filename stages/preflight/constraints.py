@@ -23,7 +23,7 @@ from stages.config.choices import (
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
 from stages.config.schema import Config, group_defaults
-from stages.preflight import candidate_sources, capacity, data_audit, data_sources, endpoints, ensemble, templates
+from stages.preflight import candidate_sources, capacity, data_sources, ensemble, servers, templates
 from stages.store import plugins
 
 # Keys of a source that preferences do not have.
@@ -45,26 +45,10 @@ def refuse(cfg: Config) -> None:
     if cfg.data.tasks is None:
         raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
     checks: list[Callable[[Config], None]] = [
-        together,
-        words,
-        candidate_sources.refuse,
-        ensemble.refuse,
-        endpoints.refuse,
-        given,
-        rewarded,
-        own_parts,
+        *(together, words, candidate_sources.refuse, ensemble.refuse, servers.refuse, given, rewarded, own_parts),
+        *(data_sources.refuse, templates.refuse, by_people, labelled, launched, adapters, trainers),
+        *(capacity.refuse, pushed),
     ]
-    checks += [
-        data_audit.refuse,
-        data_sources.refuse,
-        templates.refuse,
-        by_people,
-        labelled,
-        launched,
-        adapters,
-        trainers,
-    ]
-    checks += [capacity.refuse, pushed]
     for check in checks:
         with errors:
             check(cfg)
