@@ -30,8 +30,7 @@ from stages.evaluation.outcomes import (
 )
 from stages.models.loading import device_of
 from stages.store import atomic_write
-from stages.store.outcome import Outcome
-from stages.store.records import Example, Pair, Records, save, stream
+from stages.store.records import Example, Outcome, Pair, Records, save, stream
 from stages.store.workspace import Work
 
 # The first that has prompts.

@@ -7,8 +7,8 @@ from pathlib import Path
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import Member, Pool, Sample
 from stages.config.schema import Config
-from stages.store.naming import told_apart
 from stages.store.node import Node
+from stages.store.numbers import numbered
 
 
 def candidates(
@@ -41,4 +41,4 @@ def source(block: Sample, node: Callable[..., Node], policy: Node, data: Node) -
 
 def names(members: list[Member]) -> list[str]:
     """What each source is called in candidates and pairs; of several that are called the same, with their number."""
-    return told_apart([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])
+    return numbered([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])
