@@ -21,8 +21,7 @@ from stages.config.errors import UserError
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import answers
-from stages.labelers.comparisons import compared
-from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.labeler import Labeler, Pool, compared
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
 from stages.store.numbers import numbered

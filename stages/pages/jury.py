@@ -7,7 +7,7 @@ from typing import Any
 from stages.config.choices import Reading, Rubrics
 from stages.evaluation.labelling import Labelling, Share, share
 from stages.evaluation.reliability import Key, key_of
-from stages.labelers.votes import Voice, voices
+from stages.labelers.verdicts import Voice, voices
 from stages.store.manifest import Manifest
 from stages.store.sealed_json import WRONG_SHAPE, Damaged
 
