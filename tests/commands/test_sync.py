@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from stages.store.store import Store
-from stages.tracking.track import track
-from stages.tracking.tracker import version
+from stages.tracking.tracker import track, version
 from tests.helpers import Chain, command, nodes, settings
 from tests.tracking.wandb_server import ENTITY, WandbServer
 

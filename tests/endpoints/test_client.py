@@ -19,8 +19,8 @@ from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Pr
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.endpoints.client import Client, Question
-from stages.endpoints.pacing import retry_after
 from stages.endpoints.reply import NoReply, Reply, read
+from stages.endpoints.spending import retry_after
 from stages.endpoints.together import Job, answers
 from stages.store import json_log
 from stages.store.workspace import Work

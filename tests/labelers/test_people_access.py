@@ -17,7 +17,7 @@ import pytest
 
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.labelers.people import connections, server
+from stages.labelers.people import access, server
 from stages.labelers.people.access import TOKEN, token_in
 from stages.labelers.people.questions import drawn
 from stages.labelers.people.session import Session
@@ -184,8 +184,8 @@ def test_a_journal_that_is_no_file_is_one_line(
 @contextmanager
 def served(folder: Path, monkeypatch: pytest.MonkeyPatch, lasts: float, most: int = 128) -> Iterator[int]:
     """The port of a page in this process, whose connections have these bounds."""
-    monkeypatch.setattr(connections, "LASTS", lasts)
-    monkeypatch.setattr(connections, "MOST", most)
+    monkeypatch.setattr(access, "LASTS", lasts)
+    monkeypatch.setattr(access, "MOST", most)
     session = Session(drawn(pool(*GIVEN), Human()), [], folder)
     page = server.Page(session, Human(), None, server.Progress(3, "", ""))
     with socket.create_server(("127.0.0.1", 0)) as listening:

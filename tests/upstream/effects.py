@@ -68,7 +68,7 @@ from stages.config import trl_arguments
 from stages.config.blocks.models import Model
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.schema import ROOT
-from stages.labelers.people import connections
+from stages.labelers.people import access
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
@@ -942,16 +942,16 @@ def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
 
 @effect(
     "uvicorn.protocols.http.h11_impl:H11Protocol.connection_made",
-    put(connections.Connection, "connection_made", H11Protocol.connection_made),
+    put(access.Connection, "connection_made", H11Protocol.connection_made),
 )
 def a_silent_connection_is_closed(parts: Parts) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("nobody asks")
 
     quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "lifespan": "off"}
-    server = uvicorn.Server(uvicorn.Config(app, http=connections.Connection, **quiet))
+    server = uvicorn.Server(uvicorn.Config(app, http=access.Connection, **quiet))
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
-        patch.setattr(connections, "LASTS", 0.1)
+        patch.setattr(access, "LASTS", 0.1)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
