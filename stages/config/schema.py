@@ -20,7 +20,7 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, SFT, Reference, Reward, Training
+from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
 from stages.config.choices import (
     Command,
     Demonstrations,
@@ -134,10 +134,10 @@ class Config:
 
     @property
     def trained(self) -> dict[str, Training]:
-        """The blocks of what this run trains, by name. A reward model is trained for itself, or because it is said
-        what it learns from."""
-        rewarded = self.stage == Target.reward or self.reward.source.path
-        return {"sft": self.sft, "dpo": self.dpo} | ({"reward": self.reward} if rewarded else {})
+        """The blocks of what this run trains, by name: those of every chain, the target's, and that of a reward model
+        that has something of its own to learn from."""
+        others = {self.stage, "reward" if self.reward.source.path else ""}
+        return {name: vars(self)[name] for name, each in OBJECTIVES.items() if each.in_chain or name in others}
 
     @property
     def selects(self) -> bool:

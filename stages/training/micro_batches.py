@@ -22,7 +22,6 @@ from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
-from stages.config.trl_arguments import not_neutral, offered
 from stages.models import lm_head
 from stages.store.workspace import Work
 from stages.training.budget import divide, enable, exhausted, remember
@@ -142,7 +141,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
         The longest rows come first, so that little is padded; where a loss depends on which rows share a micro-batch,
         they stay in order."""
-        if not not_neutral(self.cfg):
+        if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.tokens, reverse=True)
         if n := self.cfg.runtime.rows:
             return [rows[i : i + n] for i in range(0, len(rows), n)]
@@ -249,6 +248,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         if len(full) > 1:
             self.token_budget = tokens // 2
         else:
-            kinds = offered(self.cfg)
+            kinds = self.cfg.checkpointings
             self.checkpointing = kinds[kinds.index(self.checkpointing) + 1]
             enable(self.model, self.checkpointing)

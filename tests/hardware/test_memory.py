@@ -27,12 +27,11 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
-from stages.commands.planning.peak import expected_peak, shape_of
+from stages.commands.planning.peak import expected_peak, rewarding, shape_of
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import RECIPES
-from stages.config.trl_arguments import offered
 from stages.hardware import machine, memory, model_shape
 from stages.hardware.model_shape import Shape
 from stages.labelers.reward_model import forward
@@ -236,7 +235,7 @@ def test_live_bytes_of_rewards(precision: str) -> None:
     model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     with Live(model) as live:
         forward(model, [[*range(256)]] * 4, 0, block.precision)
-    expected = memory.rewarding(Shape.of(config.to_dict()), block, 256)
+    expected = rewarding(Shape.of(config.to_dict()), block, 256)
     assert expected == pytest.approx(live.peak, rel=0.3)
 
 
@@ -310,13 +309,13 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = Shape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
-    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in offered(block)}
+    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in block.checkpointings}
 
     def budget(free: float) -> tuple[int, Checkpointing]:
         monkeypatch.setattr(machine, "free_memory", lambda: int(free))
         return memory.token_budget(shape, block, "cpu")
 
-    none, selective, full = offered(block)
+    none, selective, full = block.checkpointings
     assert needs[full] < needs[selective] < needs[none]
     assert budget(100 * needs[none]) == budget(needs[none] + 1) == (1024, none), "more at once is no faster"
     for less, more in ((none, selective), (selective, full)):

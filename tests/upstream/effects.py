@@ -66,6 +66,7 @@ from stages import base
 from stages.cli import explain
 from stages.config import trl_arguments
 from stages.config.blocks.models import Model
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.schema import ROOT
 from stages.labelers.people import access
@@ -343,7 +344,7 @@ def arguments_are_read_from_source(parts: Parts) -> None:
     for name, config in {"sft": SFTConfig, "dpo": DPOConfig}.items():
         read[name], real[name] = trl_arguments.known_arguments(name), config.__dataclass_fields__.keys()
         assert real[name] <= read[name].keys()
-        assert {*trl_arguments.SET_ELSEWHERE, *trl_arguments.SET_ELSEWHERE_TOO[name]} <= real[name]
+        assert {*trl_arguments.SET_ELSEWHERE, *OBJECTIVES[name].typed} <= real[name]
         fields = config.__dataclass_fields__
         assert {key: fields[key].default for key in trl_arguments.defaults(name)} == trl_arguments.defaults(name)
     assert read["dpo"]["beta"] == "float"

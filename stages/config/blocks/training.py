@@ -12,11 +12,13 @@ from stages.config.blocks.runtimes import InferenceRuntime, SampledRuntime, Trai
 from stages.config.choices import (
     LOSS_TYPES,
     Adapter,
+    Checkpointing,
     Demonstrations,
     DPOReference,
     Forward,
     Precision,
     Reads,
+    Sharding,
     TrainedTurns,
     Weights,
 )
@@ -90,6 +92,28 @@ class Training:
         if context and context < self.max_length:
             return context, f"longer than the {context:,} tokens that the model reads"
         return self.max_length, f"longer than {self.block}.max_length={self.max_length} tokens"
+
+    @property
+    def checkpointings(self) -> list[Checkpointing]:
+        """The kinds of gradient checkpointing that may be used, from what recomputes least to what recomputes most.
+        `selective` is left out with an adapter, which makes so many products that keeping their outputs saves nothing,
+        and under ZeRO-3, which frees a layer's weights after its forward."""
+        without = self.adapter is not Adapter.none or self.runtime.sharding is Sharding.zero3
+        refused = {Checkpointing.auto, *([Checkpointing.selective] if without else [])}
+        return [kind for kind in Checkpointing if kind not in refused]
+
+    @property
+    def by_micro_batch(self) -> bool:
+        """Whether a step depends on its micro-batches: dropout and noise are drawn per micro-batch, and a mixture of
+        experts' auxiliary loss is a mean of micro-batch means."""
+        return not self.trainer.keys().isdisjoint(("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha"))
+
+    @property
+    def not_neutral(self) -> dict[str, Any]:
+        """Return what `runtime` sets and yet changes the result, so that it enters the fingerprint."""
+        if not self.by_micro_batch:
+            return {}
+        return {"micro_batch": self.runtime.micro_batch, "processes": self.runtime.world_size}
 
     @property
     def held(self) -> Weights:
@@ -169,6 +193,11 @@ class DPO(Training):
     reference: DPOReference = MISSING
     forward: Forward = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+    @property
+    def by_micro_batch(self) -> bool:
+        """True also for `aot` losses, which sort inside a micro-batch (arXiv:2406.05882)."""
+        return super().by_micro_batch or not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
 
 
 @dataclass
