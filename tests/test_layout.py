@@ -39,7 +39,7 @@ MAY_IMPORT = {
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
 # What the whole may be at most. These numbers fall, and never rise: what is new pays by what it replaces.
-MOST_FILES, MOST_LINES = 376, 37_000
+MOST_FILES, MOST_LINES = 326, 37_000
 # Files that import each other, if only for their types. There are to be none.
 CYCLES: set[frozenset[str]] = {frozenset({"stages.models.packing", "stages.models.run_attention"})}
 PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")}

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 def require_source(node: Node, store: Store) -> None:
     """Raise UserError where a source of data cannot be read as what its splits need, nor an evaluation set that rows
     are held against."""
-    from stages.formats.column_mapping import Wanted
-    from stages.formats.splits import wanted
+    from stages.formats.column_mapping import Wanted, wanted_of
 
     block = node.config
-    require_rows(block.source, block.key, wanted(block.source), of_own=bool(block.own))
+    require_rows(block.source, block.key, wanted_of(block.source), of_own=bool(block.own))
     for i, source in enumerate(block.audit.against or ()):
         require_rows(source, f"data.audit.against[{i}].path", Wanted.prompts)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP, Data
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.choices import Split
-from stages.curation.shares import Amount, amounts
+from stages.curation.mixing import Amount, amounts
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
