@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def allowed(room: str) -> set[str]:
     return {room}.union(*(allowed(other) for other in MAY_IMPORT[room]))
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """The modules of ours that a file imports anywhere, also inside functions: `stages.models.loading`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -60,7 +62,7 @@ def imported(path: Path) -> set[str]:
             found |= {name for name in (node.module, *names) if name.startswith("stages.")}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("stages.")}
-    return {name for name in found if is_ours(name)}
+    return frozenset(name for name in found if is_ours(name))
 
 
 def module_of(path: Path) -> str:
@@ -107,7 +109,7 @@ def test_hydra_is_known_to_the_command_line_alone() -> None:
 
 
 def test_no_two_files_import_each_other() -> None:
-    reached = {module_of(path): imported(path) for path in HOUSE.rglob("*.py")}
+    reached = {module_of(path): {*imported(path)} for path in HOUSE.rglob("*.py")}
     for via, beyond in reached.items():  # as Warshall does it: all that lies behind `via` is reached through it
         for modules in reached.values():
             modules |= beyond if via in modules else set()
