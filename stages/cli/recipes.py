@@ -22,11 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.explain import foreign
 from stages.config.choices import Adapter
-from stages.config.schema import RECIPES, ROOT
+from stages.config.schema import CONF, RECIPES, group_defaults
 
 log = logging.getLogger(__name__)
 
-CONF = ROOT / "conf"
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"]}  # of a group, where they are not of its name
 TRAINED = ("sft", "dpo")
@@ -167,11 +166,6 @@ def general(key: str) -> Any:
     """The value of a trained block's key where no recipe says anything."""
     block, _, name = key.partition(".")
     return OmegaConf.select(group_defaults(block), name)
-
-
-def group_defaults(block: str) -> Any:
-    """Return `sft`, `dpo` or `reward` as its group has it, whatever the recipe."""
-    return OmegaConf.load(CONF / block / "default.yaml")
 
 
 def without_4_bit(used: list[DictConfig]) -> None:

@@ -8,8 +8,9 @@ stand beside its type.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
@@ -35,6 +36,7 @@ from stages.config.choices import (
 from stages.config.limits import between, positive, random_seed
 
 ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
 RECIPES = ROOT / "recipes"
 OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
 
@@ -165,3 +167,8 @@ class Config:
         found = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judges)}
         asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
         return found | {f"{block.key}.endpoint": block.endpoint for block in asking}
+
+
+def group_defaults(block: str) -> Any:
+    """Return `sft`, `dpo` or `reward` as its group has it, whatever the recipe."""
+    return OmegaConf.load(CONF / block / "default.yaml")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import run
-from stages.cli import constraints
 from stages.config.choices import Command, Target
 from stages.config.schema import RECIPES
+from stages.preflight import constraints
 from tests.helpers import TINY, command, inside, refused
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")

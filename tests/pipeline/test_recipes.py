@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import run
-from stages.cli import constraints
 from stages.config.blocks.labels import Label
 from stages.config.choices import Command, Split, Target
 from stages.config.schema import RECIPES, Config
 from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
+from stages.preflight import constraints
 from stages.store.source_files import HUB_ID
 from stages.store.store import Store
 from stages.store.workspace import Work

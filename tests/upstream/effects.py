@@ -85,7 +85,7 @@ from stages.training.micro_batches import MicroBatches, Rows
 from stages.training.token_rows import IGNORED
 from stages.training.trainer import ROW_LOSSES, PlumblineTrainer
 from stages.training.validation import Course
-from tests.helpers import composed, composed_once
+from tests.helpers import composed, composed_by_hydra
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
 
@@ -880,7 +880,7 @@ def the_store_of_configurations_is_copied(parts: Parts) -> None:
     copies = list[int]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: (copies.append(1), self)[1])
-        composed_once.__wrapped__("recipe=tiny")  # in earnest, whoever has composed it before
+        composed_by_hydra.__wrapped__("recipe=tiny")  # in earnest, whoever has composed it before
     assert copies
     assert copy.deepcopy(ConfigStore.instance()) is ConfigStore.instance()
 
