@@ -65,12 +65,9 @@ LAUNCHERS = {
 @pytest.mark.parametrize(
     ("launcher", "grid"),
     [
-        pytest.param("basic", TRAINED, id="basic"),
+        pytest.param("basic", LABELLED, id="basic"),
         pytest.param("joblib", LABELLED, marks=pytest.mark.slow, id="joblib"),
-        *(
-            pytest.param(name, TRAINED, marks=pytest.mark.slow, id=f"{name}, trained")
-            for name in ("joblib", "submitit", "ray")
-        ),
+        *(pytest.param(name, TRAINED, marks=pytest.mark.slow, id=f"{name}, trained") for name in LAUNCHERS),
     ],
 )
 def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(

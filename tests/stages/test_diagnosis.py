@@ -33,9 +33,11 @@ def evidence(chain: Chain, *overrides: str) -> Evidence:
     return gather(inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair))
 
 
-def test_the_planted_cause_of_six_runs_is_named_first(chain: Chain) -> None:
-    planted = {plant.name: plant.finding for plant in plants(settings(*RIGHT))}
-    first = {p.name: named(chain.root, [*RIGHT, *p.overrides])[0] for p in plants(settings(*RIGHT), cut=2)}
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_planted_cause_of_six_runs_is_named_first(quick: bool, chain: Chain) -> None:
+    chosen = [plant for plant in plants(settings(*RIGHT), cut=2) if not quick or plant.name == "labels by coin"]
+    planted = {plant.name: plant.finding for plant in chosen}
+    first = {plant.name: named(chain.root, [*RIGHT, *plant.overrides])[0] for plant in chosen}
     assert first == planted
     assert not {*planted.values()} & {*named(chain.root, [*RIGHT])}, "nor is it named where nothing was planted"
 

@@ -128,9 +128,9 @@ def test_a_mixture_starts_at_the_weighted_sum(inputs: dict[str, Path], tmp_path:
 @pytest.mark.parametrize(
     ("loss_type", "weights", "trl_arguments"),
     [
-        (["sigmoid"], None, {}),
-        (["ipo"], None, {}),
-        (["sigmoid", "sft"], [1.0, 0.5], {}),
+        pytest.param(["sigmoid"], None, {}, marks=pytest.mark.slow),
+        pytest.param(["ipo"], None, {}, marks=pytest.mark.slow),
+        pytest.param(["sigmoid", "sft"], [1.0, 0.5], {}, marks=pytest.mark.slow),
         (["apo_zero", "bco_pair", "sft"], [0.8, 0.2, 1.0], {}),
         (["sigmoid"], None, {"ld_alpha": 0.5}),
         (["sigmoid"], None, {"use_weighting": True}),

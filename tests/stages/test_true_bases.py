@@ -238,7 +238,7 @@ def stop_rates(root: Path) -> dict[str, float]:
     return {m["inputs"]["model"]["stage"]: m["metrics"]["stop_rate"] for m in manifests}
 
 
-@pytest.mark.parametrize("name", slow_but(FAMILIES, "unigram", "llama3"))
+@pytest.mark.parametrize("name", slow_but(FAMILIES, "llama3"))
 def test_a_true_base_of_every_family_goes_through_the_pipeline(name: str, tmp_path: Path) -> None:
     family, root = FAMILIES[name], tmp_path / "outputs"
     base = base_folder(family, tmp_path / name)
