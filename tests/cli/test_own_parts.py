@@ -71,7 +71,7 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(mine: Path, chain: Chain)
     assert sum(j.preference == json.loads(j.raw or "")["own"] for j in heavier) > len(heavier) / 2
     for wrong in (("label=ensemble", members), ("label=ensemble", members.replace("own", "judge"), own(mine))):
         told = refused(*TINY, *wrong)
-        assert told.startswith("label.ensemble.members and label.own: a labeler of your own is the member")
+        assert told.startswith("label.ensemble.members and label.own")
 
 
 def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(mine: Path, chain: Chain) -> None:
@@ -98,7 +98,7 @@ def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) ->
     assert label.run(node.config, {"pool": chain.folder("sample")}, out)["labeler"] == "mine"
     assert (out / "own.py").read_text() == text
     Path(node.config.own.file).write_text(text + "\n")
-    with pytest.raises(UserError, match="was changed after it was kept"):
+    with pytest.raises(UserError, match="was changed"):
         label.run(node.config, {"pool": chain.folder("sample")}, out)
 
 

@@ -167,7 +167,7 @@ def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
     of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
     for told in of_training:
         assert told in before and told not in page, told
-    assert "that nothing was trained on: SFT passes" in page
+    assert "nothing was trained on: SFT" in page
     assert "no SFT was done here" in page
     assert "more data.tasks.preference" in before and "more data.tasks.preference" not in page
     card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()
