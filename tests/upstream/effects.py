@@ -903,10 +903,10 @@ def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
     assert told("dpo.beta=abc").startswith("dpo.beta=abc: ")
     ConfigStore.instance().store(group="recipe", name="wrong", node={"dpo": {"bata": 1}}, package="_global_")
     try:
-        assert told("recipe=wrong").startswith("recipes/wrong.yaml: dpo.bata is no setting. Did you mean 'beta'?")
+        assert told("recipe=wrong").startswith("recipes/wrong.yaml: dpo.bata ")
     finally:
         del ConfigStore.instance().repo["recipe"]["wrong.yaml"]
-    assert told("recipe=tini") == "recipe=tini does not exist. Did you mean 'tiny'?"
+    assert told("recipe=tini").endswith("Did you mean 'tiny'?")
 
 
 @effect(
@@ -914,7 +914,7 @@ def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
     put(OmegaConfBaseException, "__str__", silent),
 )
 def a_mistyped_value_is_told_in_words(parts: Parts) -> None:
-    assert "the value could not be converted to Float" in told("dpo.beta=abc")
+    assert "converted to Float" in told("dpo.beta=abc")
 
 
 def kept_loader(parts: Parts, patch: pytest.MonkeyPatch) -> None:
