@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
 from stages.hardware import allocator
-from stages.models.prompt_format import form_of
+from stages.models.contract import form_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.records import Candidate, Example

@@ -18,8 +18,7 @@ from stages.evaluation.displacement import displacement
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.scoring import AGREEMENT
-from stages.objectives.first_step import starting_loss
-from stages.objectives.preference import StoredReferenceTrainer, trl_row
+from stages.objectives.dpo import StoredReferenceTrainer, starting_loss, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.workspace import Work, read_curves
 from stages.training.arguments import arguments

@@ -17,11 +17,11 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.loading import load_model
+from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, Work, read_curves
 from stages.training import callbacks, checkpoints
-from stages.training.demonstrations import prepare
 from stages.training.publish import link
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
@@ -63,7 +63,7 @@ def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
 def test_only_the_answer_and_its_end_are_trained(inputs: dict[str, Path], built: Path, tmp_path: Path) -> None:
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    found = prepare(examples, terms, block(), Work(tmp_path, lambda m, s: None))
+    found = read_rows(examples, terms, block(), Work(tmp_path, lambda m, s: None))
     assert not found.dropped
     for row, example in zip(found.train.dataset, examples, strict=True):
         trained = [i for i in row["labels"] if i != IGNORED]
@@ -88,7 +88,7 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
     """The loss of a packed row is that of its examples alone."""
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
-    tokenised = prepare(examples, terms, block(), Work(Path("."), lambda m, s: None, main=False)).train
+    tokenised = read_rows(examples, terms, block(), Work(Path("."), lambda m, s: None, main=False)).train
     rows = list(tokenised.dataset)
     tokenised.pack(128, 1)
     bins = list(tokenised.dataset)

@@ -147,12 +147,12 @@ def measure(nodes: dict[str, Node], store: Store) -> Measure | None:
     assert isinstance(sft, SFT)
     if not store.find(base):
         return None
-    from stages.models import contract  # seconds of imports, which an audit without a base is spared
+    from stages.models import chat_templates  # seconds of imports, which an audit without a base is spared
     from stages.models.loading import context_of, embedding_rows, load_tokenizer
     from stages.models.rendering import ContractError
 
     model = store.folder(base) / "model"
-    terms = contract.establish(load_tokenizer(model), sft.template, sft.train, embedding_rows(model))
+    terms = chat_templates.establish(load_tokenizer(model), sft.template, sft.train, embedding_rows(model))
     frame = len(terms.example(SHORT)[0])  # no less than the template adds to a turn
     context, dpo = context_of(model), nodes["dpo"].config
     assert isinstance(dpo, DPO)
