@@ -14,7 +14,7 @@ from stages.objectives.reward import PairwiseRewardTrainer, doubts, read_rows, s
 from stages.store.records import Pair, stream
 from stages.store.workspace import Work, last_of, read_curves
 from stages.training.fit import Fit
-from stages.training.validation import Course, risen
+from stages.training.trainer import Course, risen
 
 
 def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

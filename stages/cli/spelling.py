@@ -13,8 +13,9 @@ from hydra.errors import HydraException, OverrideParseException
 
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, nearest
+from stages.config.installation import ROOT
 from stages.config.limits import ONE_OF
-from stages.config.schema import RECIPES, ROOT, Config
+from stages.config.schema import RECIPES, Config
 
 # Keys that no type names.
 FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*|prices|sample\.endpoint\.extra\.\w+"

@@ -7,7 +7,6 @@ stand beside its type.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -33,12 +32,11 @@ from stages.config.choices import (
     Target,
     Upstream,
 )
+from stages.config.installation import ROOT
 from stages.config.limits import between, positive, random_seed
 
-ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 RECIPES = ROOT / "recipes"
-OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
 
 
 @dataclass
@@ -170,5 +168,5 @@ class Config:
 
 
 def group_defaults(block: str) -> Any:
-    """Return `sft`, `dpo` or `reward` as its group has it, whatever the recipe."""
+    """Return the block of an objective as its group has it, whatever the recipe."""
     return OmegaConf.load(CONF / block / "default.yaml")

@@ -13,10 +13,9 @@ from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split
 from stages.config.errors import visible
 from stages.store import licences
-from stages.store.manifest import Manifest, manifest_of
+from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
 from stages.store.sealed_json import having, load_json
-from stages.store.source_files import COMMIT
 
 UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
 SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"

@@ -26,9 +26,9 @@ from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import note, recall
 from stages.store.workspace import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters
-from stages.training.checkpoints import checkpoint_folder, saved
 from stages.training.fit import SplitRows, read_prompts_once
 from stages.training.micro_batches import Batch, MicroBatches, of_row
+from stages.training.saving import checkpoint_folder, saved
 from stages.training.token_rows import PreferenceRows, Row
 
 PAIRS = 64

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.config.blocks.training import SFT
 from stages.config.choices import Target
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.hardware import machine
 from stages.store.manifest import Manifest
 from stages.store.node import Node

@@ -9,7 +9,8 @@ from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.choices import Adapter, Command, Reads, Strategy, Target
 from stages.config.errors import UserError, nearest
 from stages.config.schema import Config
-from stages.hardware.model_shape import LINEAR, config_of
+from stages.hardware.model_shape import LINEAR
+from stages.preflight.model_files import config_of
 from stages.store.sealed_json import Damaged
 from stages.store.source_files import locate
 

@@ -27,10 +27,9 @@ from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.callbacks import Bar, Curves, Evaluations, Watch
-from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete
 from stages.training.micro_batches import MicroBatches
-from stages.training.publish import Best, publish, save_trained
 from stages.training.samples import FirstPrompts, Samples
+from stages.training.saving import Best, Checkpoints, checkpoint_folder, newest_complete, publish, save_trained
 from stages.training.token_rows import HeldRows
 
 Rows = TypeVar("Rows", bound=HeldRows[Any])

@@ -32,7 +32,7 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import RECIPES
-from stages.hardware import machine, memory, model_shape
+from stages.hardware import machine, memory
 from stages.hardware.model_shape import Shape
 from stages.labelers.reward_model import forward
 from stages.models import lm_head
@@ -40,6 +40,7 @@ from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
 from stages.models.scoring import autocast
 from stages.pipeline.graph import graph
+from stages.preflight.model_files import config_of
 from stages.store.store import Store
 from stages.training import adapters
 from stages.training.budget import enable
@@ -267,7 +268,7 @@ def test_a_gguf_says_its_shape_before_it_is_read(tied: bool, tmp_path: Path) -> 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = model_shape.config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
+    config = config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
     assert config is not None
     assert Shape.of(config) == Shape(96, 320, 2, 3, query=96, key=24, tied=tied)
 

@@ -109,7 +109,7 @@ def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, res
 
 def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
-    with pytest.raises(ContractError, match=r"no token of the vocabulary is free .* sft.template.resize=true adds"):
+    with pytest.raises(ContractError, match=r"sft.template.resize=true"):
         chat_templates.establish(tokenizer, Template("plain", None, False), True, len(tokenizer))
 
 
@@ -160,7 +160,7 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, t
 def test_a_template_that_never_ends_is_refused(jinja: str, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     path.write_text("{% generation %}{{ eos_token }}{% endgeneration %}\n" + jinja)
-    with pytest.raises(ContractError, match=r"template=file: .* (more|longer) than .* template=chatml"):
+    with pytest.raises(ContractError, match=r"template=file: .* template=chatml"):
         establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
 
 
@@ -258,7 +258,7 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{users}<|im_start|>{{{{ m", 1)
     terms = establish(tokenizer, "auto", train=False)
     called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
-    with pytest.raises(ContractError, match="the chat template refuses a conversation: line 1: no tools here"):
+    with pytest.raises(ContractError, match="line 1: no tools here"):
         terms.example(called)
 
 

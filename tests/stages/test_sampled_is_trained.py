@@ -197,7 +197,7 @@ def test_ids_of_another_tokenizer_or_text_are_tokenised_anew_counted_and_told(
     made, figures, [warning] = rescored(inputs, tmp_path / "changed", change)
     assert figures["retokenised"] == 3
     assert figures["summary"].endswith(f"3 of {2 * len(pairs)} completions tokenised from their text")
-    assert warning.startswith(f"3 of {2 * len(pairs)} completions come with token ids that are not of this model's")
+    assert warning.startswith(f"3 of {2 * len(pairs)} completions come with token ids")
     before, after = scored_of(inputs), scored_of(made)
     assert {i for i in before if before[i].chosen_ids != after[i].chosen_ids} <= {foreign, edited}
     assert terms.text(after[edited].chosen_ids).endswith(" indeed")
@@ -206,7 +206,7 @@ def test_ids_of_another_tokenizer_or_text_are_tokenised_anew_counted_and_told(
 def test_a_reference_of_other_ids_than_the_pairs_have_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     """The same pairs as text: the reference has scored ends of turn that the pairs do not have."""
     text, _, _ = rescored(inputs, tmp_path / "text", as_text)
-    with pytest.raises(UserError, match=r"the reference scored other .* than the pair has.*rebuild=reference"):
+    with pytest.raises(UserError, match=r"other .* than the pair has.*rebuild=reference"):
         train(block(), {**text, "pairs": inputs["pairs"]}, tmp_path / "dpo")
 
 
@@ -240,7 +240,7 @@ def test_a_completion_that_text_would_cut_up_otherwise_keeps_its_tokens(terms: C
     found = tokenized(replace(pair, rejected_finish_reason="length"), terms)
     assert (found.chosen_ids, found.rejected_ids) == (anew, anew[:-1])
     silent = replace(pair, rejected=[{"role": "assistant", "content": ""}], rejected_finish_reason="length")
-    with pytest.raises(ContractError, match="an unfinished completion holds no token"):
+    with pytest.raises(ContractError, match="holds no token"):
         tokenized(silent, terms)
 
 

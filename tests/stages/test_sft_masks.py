@@ -94,12 +94,12 @@ def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
     terms = establish(*TERMS["chatml"])
     nothing = [conversation("e", ["ten"], [False])]
-    with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 no token is trained.*; none is left"):
+    with pytest.raises(UserError, match=r"1 of 1 rows .* no token"):
         prepared(nothing, terms, CFG, tmp_path)
 
 
 def test_weights_without_a_turn_to_each_are_refused() -> None:
     terms = establish(*TERMS["chatml"])
     ids, trained = terms.example(EXAMPLES[0].conversation)
-    with pytest.raises(ContractError, match="trains 3 of 2 assistant turns"):
+    with pytest.raises(ContractError, match="3 of 2 assistant turns"):
         masked(ids, trained, terms.stop_ids[0], [True, False], last=False)

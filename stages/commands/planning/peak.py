@@ -10,8 +10,9 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import OBJECTIVES, SFT, Reference, Training
 from stages.config.choices import Adapter, Precision, Weights
-from stages.hardware import machine, memory, model_shape
+from stages.hardware import machine, memory
 from stages.hardware.model_shape import Shape
+from stages.preflight.model_files import config_of
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
@@ -76,9 +77,9 @@ def shape_of(node: Node, base: Node, store: Store) -> Shape | None:
     """Of a node's model: the base, but for a reward model of another. None where it is on the hub and not even its
     config can be had."""
     if isinstance(node.config, Label) and (path := node.config.reward_model.path):
-        config = model_shape.config_of(Model(path, node.config.reward_model.revision))
+        config = config_of(Model(path, node.config.reward_model.revision))
     else:
-        config = model_shape.config_of(base.config, store.folder(base) / "model")
+        config = config_of(base.config, store.folder(base) / "model")
     return Shape.of(config) if config else None
 
 
