@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from trl import DPOConfig, DPOTrainer
+from trl import DPOTrainer
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
@@ -57,9 +57,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     def made(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
-        args = arguments(
-            DPOConfig, cfg, out, beta=cfg.beta, loss_type=list(cfg.loss_type), precompute_ref_log_probs=stored
-        )
+        args = arguments(cfg, out, precompute_ref_log_probs=stored)
         model = load_model(inputs["policy"] / "model")
         return kind(model, args=args, processing_class=terms.tokenizer, **own)
 
