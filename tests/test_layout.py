@@ -40,9 +40,7 @@ MAY_IMPORT = {
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
 # What the whole may be at most. These numbers fall, and never rise: what is new pays by what it replaces.
-MOST_FILES, MOST_LINES = 326, 37_000
-# Files that import each other, if only for their types. There are to be none.
-CYCLES: set[frozenset[str]] = {frozenset({"stages.models.packing", "stages.models.run_attention"})}
+MOST_FILES, MOST_LINES = 320, 37_000
 PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")}
 
 
@@ -109,6 +107,7 @@ def test_hydra_is_known_to_the_command_line_alone() -> None:
 
 
 def test_no_two_files_import_each_other() -> None:
+    """An import for types alone counts, too."""
     reached = {module_of(path): {*imported(path)} for path in HOUSE.rglob("*.py")}
     for via, beyond in reached.items():  # as Warshall does it: all that lies behind `via` is reached through it
         for modules in reached.values():
@@ -118,7 +117,7 @@ def test_no_two_files_import_each_other() -> None:
         for module, modules in reached.items()
         if module in modules
     }
-    assert cycles == CYCLES
+    assert not cycles
 
 
 @pytest.mark.parametrize("path", sorted(HOUSE.rglob("__init__.py")), ids=lambda p: p.parent.name)

@@ -68,7 +68,7 @@ def main(cfg: Settings) -> None:
     from stages.hardware import process
     from stages.pipeline.build import build
 
-    process.read_rows()
+    process.prepare()
     overrides = ["tracker=none", *shlex.split(cfg.run)]
     given, store, nodes = chains.prepared(ROOT / cfg.outputs, overrides)
     build([nodes["base"]], store, given, overrides)
