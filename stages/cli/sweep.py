@@ -33,9 +33,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from stages.cli import compose
 from stages.cli.explain import explain
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Command, Split, SweepMetric, Target, Upstream
+from stages.config.choices import Command, Split, SweepMetric, Upstream
 from stages.config.errors import UserError, one_of, visible
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, targets

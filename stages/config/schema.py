@@ -7,6 +7,7 @@ stand beside its type.
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -29,7 +30,6 @@ from stages.config.choices import (
     Role,
     Sharding,
     SweepMetric,
-    Target,
     Upstream,
 )
 from stages.config.installation import ROOT
@@ -37,6 +37,27 @@ from stages.config.limits import between, positive, random_seed
 
 CONF = ROOT / "conf"
 RECIPES = ROOT / "recipes"
+
+
+class Target(StrEnum):
+    """What `stage` can build: the stages, each with all that it needs."""
+
+    base = "base"
+    source = "source"
+    data = "data"
+    select = "select"
+    sft = "sft"
+    sample = "sample"
+    pool = "pool"
+    label = "label"
+    pairs = "pairs"
+    unpaired = "unpaired"
+    reference = "reference"
+    dpo = "dpo"
+    reward = "reward"
+    answer = "answer"
+    eval = "eval"
+    report = "report"
 
 
 @dataclass

@@ -14,9 +14,9 @@ from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label
 from stages.config.blocks.training import OBJECTIVES, SFT, Training
-from stages.config.choices import Adapter, Demonstrations, DPOReference, Role, Split, Target
+from stages.config.choices import Adapter, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.pipeline.subgraphs import candidates, labels, with_limits, with_sources
 from stages.store import source_files
 from stages.store.node import Node

@@ -6,9 +6,9 @@ from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.training import OBJECTIVES, LoRA
-from stages.config.choices import Adapter, Command, Reads, Strategy, Target
+from stages.config.choices import Adapter, Command, Reads, Strategy
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.hardware.model_shape import LINEAR
 from stages.preflight.model_files import config_of
 from stages.store.sealed_json import Damaged

@@ -18,11 +18,10 @@ from stages.config.choices import (
     Role,
     Sharding,
     Strategy,
-    Target,
 )
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
-from stages.config.schema import Config, group_defaults
+from stages.config.schema import Config, Target, group_defaults
 from stages.preflight import candidate_sources, capacity, data_sources, ensemble_members, servers, user_files
 from stages.store import plugins
 

@@ -21,7 +21,7 @@ from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, Work, read_curves
-from stages.training import callbacks
+from stages.training import callbacks, saving
 from stages.training.saving import link
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
