@@ -86,6 +86,11 @@ class Training:
         """The block of the configuration whose keys these are."""
         return self.objective.name
 
+    @property
+    def rate_key(self) -> str:
+        """The key of the learning rate."""
+        return f"{self.block}.learning_rate"
+
     def longest(self, context: int | None) -> tuple[int, str]:
         """Return the most tokens of a row, and the reason for leaving a longer one out: `max_length`, or the model's
         context where that is shorter."""
@@ -156,6 +161,10 @@ class SFT(Training):
     def block(self) -> str:
         """A control trains as DPO does, by DPO's keys."""
         return "dpo" if self.control else "sft"
+
+    @property
+    def rate_key(self) -> str:
+        return "control_learning_rate" if self.control else super().rate_key
 
 
 @dataclass
