@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from stages.cli import compose, sweep
 from stages.cli.explain import explain
 from stages.cli.next_command import next_command
-from stages.config.choices import Command, Target, Upstream
-from stages.config.schema import Config
+from stages.config.choices import Command, Upstream
+from stages.config.schema import Config, Target
 from stages.hardware import process
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import targets

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from stages.cli import unread
-from stages.config.choices import Command, Target
+from stages.config.choices import Command
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.graph import NEXT, targets
 from stages.preflight import constraints

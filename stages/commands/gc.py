@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stages.cli.sweep import NODES
 from stages.commands.compare import PAGE
-from stages.config.choices import Target
 from stages.config.errors import UserError
+from stages.config.schema import Target
 from stages.store import locks, sealed_json
 from stages.store.store import Store
 

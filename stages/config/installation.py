@@ -1,11 +1,11 @@
-"""The installation that runs: its distribution's name, and the command that adds the packages of an extra."""
+"""The installation that runs: where it is, its distribution's name, and the command that adds an extra's packages."""
 
 import os
 import tomllib
+from pathlib import Path
 from typing import Any
 
-from stages.config.schema import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTION = "plumbline-alignment"
 
 

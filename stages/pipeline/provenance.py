@@ -10,8 +10,8 @@ from importlib import metadata
 from typing import Any
 
 from stages.config.blocks.training import SFT
-from stages.config.choices import Target
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
+from stages.config.schema import Target
 from stages.hardware import machine
 from stages.store.manifest import Manifest
 from stages.store.node import Node

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import run
-from stages.config.choices import Command, Target
-from stages.config.schema import RECIPES
+from stages.config.choices import Command
+from stages.config.schema import RECIPES, Target
 from stages.preflight import constraints
 from tests.helpers import TINY, command, inside, refused
 

@@ -13,8 +13,8 @@ from stages.commands.chat import APART, KEPT, Printed, Speaker, talk
 from stages.commands.finished_run import last
 from stages.config.errors import UserError, visible
 from stages.models import contract
+from stages.models.contract import Continuation, form_of
 from stages.models.loading import load_model
-from stages.models.prompt_format import Continuation, form_of
 from stages.pipeline import provenance
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, Judgement, load
 from tests.helpers import TINY, Chain, command, inside

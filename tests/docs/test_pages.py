@@ -15,7 +15,8 @@ from hydra.core.override_parser.types import IntervalSweep
 from stages.cli import unread
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
-from stages.config.schema import RECIPES, ROOT
+from stages.config.installation import ROOT
+from stages.config.schema import RECIPES
 from stages.preflight import constraints
 from tests.helpers import settings
 
@@ -92,6 +93,14 @@ def test_every_place_that_the_readme_names_is_there() -> None:
     places = [place for place in re.findall(r"`([^`]+)`", section) if "/" in place or place.endswith(".py")]
     assert len(places) > 15
     assert [place for place in places if not [*ROOT.glob(place)]] == []
+
+
+def test_what_moved_is_where_its_table_says() -> None:
+    rows = re.findall(
+        r"^\| `(stages/\S+)` \| `(stages/\S+)`", (ROOT / "docs/moved.md").read_text(encoding="utf-8"), re.M
+    )
+    assert len(rows) > 100
+    assert [old for old, new in rows if (ROOT / old).exists() or not (ROOT / new).exists()] == []
 
 
 @pytest.mark.parametrize("command", RUNS)

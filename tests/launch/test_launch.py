@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.config.errors import UserError
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.launch import agent
 from stages.launch import processes as parent
 from stages.preflight import constraints

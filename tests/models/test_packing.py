@@ -32,7 +32,7 @@ from stages.config.errors import UserError
 from stages.models import contract, packing
 from stages.models.loading import load_model
 from stages.models.packing import Pairs, pack_pairs, pack_segments
-from stages.objectives.isolation import Isolation
+from stages.objectives.sft import Isolation
 from stages.store.workspace import Work
 from stages.training import adapters
 from stages.training.token_rows import TokenRows

@@ -14,8 +14,8 @@ from stages import answer, reference, reward, sample
 from stages.config.blocks.sampling import Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
+from stages.models.contract import form_of
 from stages.models.loading import context_of
-from stages.models.prompt_format import form_of
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load
 from stages.store.workspace import Work
 from tests.endpoints.servers import Model, running

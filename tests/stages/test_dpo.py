@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from trl import DPOConfig, DPOTrainer
+from trl import DPOTrainer
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
@@ -18,8 +18,7 @@ from stages.evaluation.displacement import displacement
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.scoring import AGREEMENT
-from stages.objectives.first_step import starting_loss
-from stages.objectives.preference import StoredReferenceTrainer, trl_row
+from stages.objectives.dpo import StoredReferenceTrainer, starting_loss, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.workspace import Work, read_curves
 from stages.training.arguments import arguments
@@ -58,9 +57,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     def made(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
-        args = arguments(
-            DPOConfig, cfg, out, beta=cfg.beta, loss_type=list(cfg.loss_type), precompute_ref_log_probs=stored
-        )
+        args = arguments(cfg, out, precompute_ref_log_probs=stored)
         model = load_model(inputs["policy"] / "model")
         return kind(model, args=args, processing_class=terms.tokenizer, **own)
 

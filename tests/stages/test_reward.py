@@ -16,7 +16,8 @@ from stages.config.errors import UserError
 from stages.evaluation.pairwise import Scored, figures
 from stages.models import contract
 from stages.models.loading import begin_reward_model, load_reward_model
-from stages.reward import doubts, run
+from stages.objectives.reward import doubts
+from stages.reward import run
 from stages.store.records import Example, Judgement, Pair, load, save
 from stages.store.store import Store
 from stages.store.workspace import Work

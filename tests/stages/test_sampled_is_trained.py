@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from stages import dpo, reference
+from stages import reference
 from stages.config.blocks.training import DPO
 from stages.config.choices import Forward
 from stages.config.errors import UserError
 from stages.models import contract
 from stages.models.contract import Contract
 from stages.models.loading import load_model
-from stages.models.pair_tokens import tokenized
 from stages.models.rendering import ContractError
+from stages.models.scoring import tokenized
+from stages.objectives.dpo import read_rows
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
 from stages.store.workspace import Work
+from stages.training import fit
 from tests.helpers import Chain, build, settings
 from tests.stages.test_dpo import block, distance, train
 
@@ -117,11 +119,11 @@ def test_every_pair_trains_the_ids_that_were_drawn(
 
     def watched(trainer: Any, *rest: Any) -> None:
         watching = trainer.model.register_forward_pre_hook(look, with_kwargs=True)
-        dpo_train(trainer, *rest)
+        fit_train(trainer, *rest)
         watching.remove()
 
-    dpo_train = dpo.train
-    monkeypatch.setattr(dpo, "train", watched)
+    fit_train = fit.train
+    monkeypatch.setattr(fit, "train", watched)
     _, metrics = train(block(batch_size=1, evaluations=1), inputs, tmp_path / "dpo")
     assert (metrics["pairs_cut"], metrics["pairs_dropped"]) == (0, {})
     assert seen == {side for pair in pairs_of(inputs) if pair.split == "train" for side in expected[pair.id]}
@@ -176,7 +178,7 @@ def test_what_fits_is_measured_without_an_end_that_is_not_there(
     )
     cfg: DPO = block(max_length=length[longest], max_dropped=1.0)
     pairs = ((pair, scored.get(pair.id)) for pair in pairs_of(inputs))
-    found = dpo.prepare(pairs, terms, cfg, Work(tmp_path, lambda m, s: None))
+    found = read_rows(pairs, terms, cfg, Work(tmp_path, lambda m, s: None))
     assert longest in {*found.train.ids, *found.validation.ids}
 
 

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
-from trl import DPOConfig
 
 from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
@@ -233,7 +232,7 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
 
     def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)
-        args = arguments(DPOConfig, cfg, out)
+        args = arguments(cfg, out)
         found = fitted(cfg, args, model, out).runtime
         assert args.gradient_checkpointing == (found.gradient_checkpointing is Checkpointing.full)
         return found.token_budget, found.gradient_checkpointing

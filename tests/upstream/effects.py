@@ -62,29 +62,30 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stages import base, sft
+from stages import base
 from stages.cli import explain
 from stages.config import trl_arguments
 from stages.config.blocks.models import Model
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.labelers.people import access
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
-from stages.models.prepacked import Prepacked
-from stages.objectives.preference import StoredReferenceTrainer, completion_tokens
+from stages.objectives import sft
+from stages.objectives.dpo import StoredReferenceTrainer, completion_tokens
 from stages.samplers import hf
 from stages.samplers.generate import GenerateSampler
+from stages.samplers.hf import Prepacked
 from stages.samplers.sampler import Request
 from stages.tracking import wandb as tracking
-from stages.training import checkpointing, micro_batches, step_metrics
+from stages.training import budget, micro_batches
 from stages.training.batches import Turns
-from stages.training.checkpoints import Checkpoints, newest_complete
 from stages.training.micro_batches import MicroBatches, Rows
+from stages.training.saving import Checkpoints, newest_complete
 from stages.training.token_rows import IGNORED
-from stages.training.trainer import ROW_LOSSES, PlumblineTrainer
-from stages.training.validation import Course
+from stages.training.trainer import ROW_LOSSES, Course, PlumblineTrainer
 from tests.helpers import composed, composed_by_hydra
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
@@ -175,7 +176,7 @@ def a_steps_metrics_are_its_means(parts: Parts) -> None:
 def a_step_that_failed_counts_no_tokens(parts: Parts) -> None:
     once = logged(parts.ours())["num_tokens"]
     trainer = parts.ours()
-    with pytest.raises(MemoryError), step_metrics.of_step(trainer, [], trainer.weight):
+    with pytest.raises(MemoryError), micro_batches.of_step(trainer, [], trainer.weight):
         trainer._total_train_tokens += 1000
         raise MemoryError
     assert logged(trainer)["num_tokens"] == once > 0
@@ -342,7 +343,7 @@ def arguments_are_read_from_source(parts: Parts) -> None:
     for name, config in {"sft": SFTConfig, "dpo": DPOConfig}.items():
         read[name], real[name] = trl_arguments.known_arguments(name), config.__dataclass_fields__.keys()
         assert real[name] <= read[name].keys()
-        assert {*trl_arguments.SET_ELSEWHERE, *trl_arguments.SET_ELSEWHERE_TOO[name]} <= real[name]
+        assert {*trl_arguments.SET_ELSEWHERE, *OBJECTIVES[name].typed} <= real[name]
         fields = config.__dataclass_fields__
         assert {key: fields[key].default for key in trl_arguments.defaults(name)} == trl_arguments.defaults(name)
     assert read["dpo"]["beta"] == "float"
@@ -584,7 +585,7 @@ def gathers(name: str) -> Check:
             patch.setattr(Accelerator, name, lambda self, tensor: (calls.append(name), original(self, tensor))[1])
             trainer.compute_loss(trainer.model.train(), batch)
             outside = len(calls)
-            with step_metrics.of_step(trainer, [batch], trainer.weight):
+            with micro_batches.of_step(trainer, [batch], trainer.weight):
                 trainer.compute_loss(trainer.model, batch)
         assert outside > 0
         assert len(calls) == outside
@@ -595,7 +596,7 @@ def gathers(name: str) -> Check:
 def uncovered(name: str) -> Change:
     def through(parts: Parts, patch: pytest.MonkeyPatch) -> None:
         accelerator = parts.instances["Trainer"].accelerator
-        patch.setattr(step_metrics, "unchanged", lambda tensor: getattr(Accelerator, name)(accelerator, tensor))
+        patch.setattr(micro_batches, "unchanged", lambda tensor: getattr(Accelerator, name)(accelerator, tensor))
 
     return through
 
@@ -683,7 +684,7 @@ class Counted(TorchDispatchMode):
 def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int, int]:
     """How often an operation is computed there, under selective checkpointing and bf16."""
     model = parts.model().train()
-    checkpointing.enable(model, Checkpointing.selective)
+    budget.enable(model, Checkpointing.selective)
     ids = torch.arange(20, 30)[None]
     with Counted() as forward, scoring.autocast(Precision.bf16, model.device):
         loss = model(input_ids=ids, labels=ids).loss
@@ -695,7 +696,7 @@ def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int
 
 @effect(
     "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu",
-    put(checkpointing, "COSTLY", {torch.ops.aten.mm.default}),
+    put(budget, "COSTLY", {torch.ops.aten.mm.default}),
 )
 def attention_is_computed_once(parts: Parts) -> None:
     first, again = in_forward_and_backward(parts, "_scaled_dot_product_flash_attention_for_cpu", False)
@@ -703,7 +704,7 @@ def attention_is_computed_once(parts: Parts) -> None:
     assert again == 0
 
 
-@effect("torch:ops.aten._to_copy", put(checkpointing, "torch", SimpleNamespace(nn=SimpleNamespace(Parameter=bool))))
+@effect("torch:ops.aten._to_copy", put(budget, "torch", SimpleNamespace(nn=SimpleNamespace(Parameter=bool))))
 def weights_are_rounded_once(parts: Parts) -> None:
     first, again = in_forward_and_backward(parts, "_to_copy", True)
     assert first > 0
@@ -712,7 +713,7 @@ def weights_are_rounded_once(parts: Parts) -> None:
 
 def over_runs(attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
     """Attention over six tokens, and three that continue the first four: output, gradients of query, key and value."""
-    layout = packing.Layout.of([6, 3], torch.device("cpu"), [0, 4])
+    layout = run_attention.Layout.of([6, 3], torch.device("cpu"), [0, 4])
     draw = torch.Generator().manual_seed(0)
     states = [torch.randn(1, heads, 9, 8, generator=draw).requires_grad_() for heads in (4, 2, 2)]
     output = attend(SimpleNamespace(num_key_value_groups=2, is_causal=True), states, layout)
@@ -752,7 +753,7 @@ def gradients_of_runs_are_sdpas(parts: Parts) -> None:
 def gradients_by_products_are_sdpas(parts: Parts) -> None:
     draw = torch.Generator().manual_seed(0)
     grad, *states = (torch.randn(1, heads, 9, 8, generator=draw) for heads in (4, 4, 2, 2))
-    mask = packing.Layout.of([9], torch.device("cpu")).mask(0, None, torch.float32)
+    mask = run_attention.Layout.of([9], torch.device("cpu")).mask(0, None, torch.float32)
     found = run_attention.by_products(grad, *states, mask, 0.3)
     needing = [state.clone().requires_grad_() for state in states]
     output = torch.nn.functional.scaled_dot_product_attention(*needing, is_causal=True, scale=0.3, enable_gqa=True)
