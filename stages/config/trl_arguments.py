@@ -1,4 +1,4 @@
-"""What may be said to TRL's trainers, checked without importing them: losses, batches, and arguments of their own."""
+"""Check what may be said to TRL's trainers, without importing them: losses, batches, and arguments of their own."""
 
 import ast
 import contextlib
@@ -85,7 +85,7 @@ def kernels(name: str, block: Training) -> None:
 
 
 def losses(cfg: DPO) -> None:
-    """What TRL's losses cannot do, before anything is built for them."""
+    """Refuse what TRL's losses cannot do, before anything is built for them."""
     if not cfg.loss_type:
         raise UserError("dpo.loss_type names no loss: dpo.loss_type=[sigmoid] is the usual one.")
     if cfg.loss_weights is not None and len(cfg.loss_weights) != len(cfg.loss_type):

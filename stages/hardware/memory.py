@@ -1,4 +1,4 @@
-"""How many bytes a model takes in training and in generation: arithmetic on its shape and a block, without torch.
+"""Bytes that a model takes in training and in generation: arithmetic on its shape and a block, without torch.
 
 On a GPU these are the bytes that torch allocates there; on the CPU the resident bytes, libraries included. What a
 layer keeps for its backward was measured tensor by tensor. `tests/hardware/test_memory.py` measures it again;
@@ -68,7 +68,7 @@ def copies(shape: Shape, kind: Weights, precision: Precision) -> float:
 
 
 def trained(shape: Shape, block: Training) -> int:
-    """How many parameters training changes."""
+    """The number of parameters that training changes."""
     return shape.parameters if block.adapter is Adapter.none else shape.adapter(block.lora)
 
 
@@ -162,7 +162,8 @@ def cached(shape: Shape, size: int) -> int:
 
 
 def decoded_at_once(shape: Shape, size: int, most: int, length: float, device: str) -> int:
-    """How many rows of `length` tokens are decoded at once: `most`, or as many as keys and values leave room for."""
+    """Return how many rows of `length` tokens are decoded at once: `most`, or as many as keys and values leave room
+    for."""
     return max(1, min(most, int(CACHED * available(device) / (length * cached(shape, size)))))
 
 
@@ -198,9 +199,9 @@ def available(device: str) -> int:
 
 
 def token_budget(shape: Shape, block: Training, device: str) -> tuple[int, Checkpointing]:
-    """How many tokens a micro-batch of several rows may have, and its gradient checkpointing: the kind that recomputes
-    least among those with which the longest row fits. Ask before the model is loaded: the estimate counts its
-    weights."""
+    """Return how many tokens a micro-batch of several rows may have, and its gradient checkpointing: the kind that
+    recomputes least among those with which the longest row fits. Ask before the model is loaded: the estimate counts
+    its weights."""
     shape = without_head(shape, block)
     longest = block.max_length * block.objective.sequences
     share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)

@@ -108,15 +108,15 @@ class MicroBatches(PlumblineTrainer, ABC):
     @property
     @abstractmethod
     def padded(self) -> bool:
-        """Whether the rows of a micro-batch are padded to its longest."""
+        """True where the rows of a micro-batch are padded to its longest."""
 
     @abstractmethod
     def tokens(self, row: Row) -> int:
-        """How many tokens of a row go through the model."""
+        """Return the number of tokens of a row that go through the model."""
 
     @abstractmethod
     def weight(self, metric: str, batch: Batch) -> int:
-        """How many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
+        """Return how many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
 
     @abstractmethod
     def scored(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:

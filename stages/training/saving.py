@@ -1,4 +1,4 @@
-"""What a training saves: checkpoints to resume from, the weights or the adapter of its best or last step, and these
+"""Saving of a training: checkpoints to resume from, the weights or the adapter of its best or last step, and these
 published as the node's model.
 
 A checkpoint says whether it is complete: a resume from a torn one would train other weights on, silently.
@@ -152,8 +152,8 @@ class Best(TrainerCallback):
             self.found = self.resumed()
 
     def resumed(self) -> dict[str, float]:
-        """What an earlier attempt found. Where that is not whole, so are no checkpoints that came after it: trained on
-        from them, a later step would pass for the best."""
+        """Return what an earlier attempt noted. Where that is not whole, so are no checkpoints that came after it:
+        trained on from them, a later step would pass for the best."""
         draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
         if not self.folder.exists() and not broken(draft):
             swap(draft, self.folder)  # all that a kill left to do

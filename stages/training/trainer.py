@@ -1,5 +1,5 @@
-"""What a trainer of TRL's does in our way, whatever its objective: which rows it sees, how its learning rate starts,
-and that an evaluation keeps the loss of every row, before and after training.
+"""A trainer of TRL's that chooses its rows, warms up short trainings and keeps the loss of every evaluated row,
+whatever its objective.
 
 The losses stand in the trainer's log, and so in every checkpoint: a resumed training knows how the one before it
 began."""
@@ -36,12 +36,12 @@ class PlumblineTrainer(Trainer):
         return InTurn(self.turns, lambda: self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        asked = self.args.warmup_steps
-        if self.lr_scheduler is not None or not (steps := climb(asked, num_training_steps)):
+        warmup = self.args.warmup_steps
+        if self.lr_scheduler is not None or not (steps := climb(warmup, num_training_steps)):
             return super().create_scheduler(num_training_steps, optimizer)
         self.args.warmup_steps = steps + 1
         longer = super().create_scheduler(num_training_steps + 1, optimizer)
-        self.args.warmup_steps = asked
+        self.args.warmup_steps = warmup
         self.lr_scheduler = without_first(longer, steps)
         return self.lr_scheduler
 
@@ -54,8 +54,8 @@ class PlumblineTrainer(Trainer):
         self.row_losses.clear()
         with rounded_once(self.args.device):
             output = super().evaluation_loop(*args, **kwargs)
-        mine = torch.stack(self.row_losses).float()  # the processes take the rows by turns
-        losses = self.accelerator.gather(mine).view(-1, len(mine)).T.flatten()
+        losses_here = torch.stack(self.row_losses).float()  # the processes take the rows by turns
+        losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()
         output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]
         return output
 
@@ -91,7 +91,8 @@ class Course:
         return [entry["eval_loss"] for entry in self.by_step.values()]
 
     def row_losses(self, step: int) -> list[float]:
-        """As the evaluation had them, in the dataset's order. With several processes they may come several times."""
+        """Losses of the evaluation at a step, in the dataset's order. With several processes they may come several
+        times."""
         return list(self.by_step[step][ROW_LOSSES])
 
 

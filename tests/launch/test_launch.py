@@ -326,7 +326,7 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
         (("launch.nodes=2",), "needs launch.rendezvous=HOST:PORT"),
         (("launch.node_rank=1",), "launch.node_rank=1 is none of"),
         (("sft.adapter=qlora", "launch=fsdp"), "sft.adapter=qlora cannot be divided"),
-        (("sft.adapter=continued",), "there is nothing before SFT"),
+        (("sft.adapter=continued",), "SFT is trained with one of none, lora, qlora"),
         (("dpo.adapter=continued",), "which sft.adapter=lora makes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is trained: what every objective's block has, each objective's block, and the record that describes it."""
+"""Blocks of what is trained: the keys of every objective, those of each, and the record that describes it."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -27,8 +27,8 @@ from stages.config.limits import between, computed, neutral, positive, random_se
 
 @dataclass(frozen=True)
 class Objective:
-    """What the command line, the plan, the memory estimate and the pages know of an objective. Its rows, model and
-    trainer, whose imports take seconds, stand in `stages/objectives/NAME.py`; the keys of its block below."""
+    """Record of an objective for the command line, the plan, the memory estimate and the pages. Its rows, model and
+    trainer, whose imports take seconds, stand in `stages/objectives/NAME.py`."""
 
     name: str  # of its stage and of its block in the configuration
     title: str  # of what it trains, in a sentence
@@ -49,7 +49,7 @@ class Objective:
 
     @property
     def unit(self) -> str:
-        """What its rows are called."""
+        """The noun for its rows."""
         return "rows" if self.reads is Reads.examples else str(self.reads)
 
 
@@ -65,7 +65,7 @@ class LoRA:
 
 @dataclass
 class Training:
-    """What every objective's block has: what is trained, how fast, on what, and TRL's arguments beyond that."""
+    """Keys of every objective: what is trained, how fast, on what, and TRL's arguments beyond that."""
 
     objective: ClassVar[Objective]
     adapter: Adapter = MISSING
@@ -86,6 +86,11 @@ class Training:
         """The block of the configuration whose keys these are."""
         return self.objective.name
 
+    @property
+    def rate_key(self) -> str:
+        """The key of the learning rate."""
+        return f"{self.block}.learning_rate"
+
     def longest(self, context: int | None) -> tuple[int, str]:
         """Return the most tokens of a row, and the reason for leaving a longer one out: `max_length`, or the model's
         context where that is shorter."""
@@ -104,8 +109,8 @@ class Training:
 
     @property
     def by_micro_batch(self) -> bool:
-        """Whether a step depends on its micro-batches: dropout and noise are drawn per micro-batch, and a mixture of
-        experts' auxiliary loss is a mean of micro-batch means."""
+        """True where a step depends on its micro-batches: dropout and noise are drawn per micro-batch, and the
+        auxiliary loss of a mixture of experts is a mean of micro-batch means."""
         return not self.trainer.keys().isdisjoint(("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha"))
 
     @property
@@ -117,7 +122,7 @@ class Training:
 
     @property
     def held(self) -> Weights:
-        """How the weights are held that training starts from. Trained ones are fp32; frozen ones may be less. An
+        """The type of the weights that training starts from. Trained ones are fp32; frozen ones may be less. An
         adapter that is continued was merged into fp32 weights, so it stands on them again."""
         if self.adapter is Adapter.qlora:
             return Weights.nf4
@@ -156,6 +161,10 @@ class SFT(Training):
     def block(self) -> str:
         """A control trains as DPO does, by DPO's keys."""
         return "dpo" if self.control else "sft"
+
+    @property
+    def rate_key(self) -> str:
+        return "control_learning_rate" if self.control else super().rate_key
 
 
 @dataclass
