@@ -9,7 +9,7 @@ import pytest
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from stages.store.records import Judgement, load
-from tests.helpers import TINY, Chain, build, command, inside, nodes, refused
+from tests.helpers import TINY, Chain, build, command, nodes, refused
 
 ONLY_TYPED = "label.own runs code, so only the command line may set it"
 LABELER = """
@@ -134,7 +134,7 @@ def test_a_recipe_must_not_name_it(content: str, told: str, mine: Path, chain: C
     recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(mine))}\n")
     try:
         for more in ([], ["label.own.options={sign: 1}"]):
-            ran = inside("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
+            ran = command("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
             assert ran.returncode != 0
             assert told in ran.stderr
     finally:
@@ -146,7 +146,7 @@ def test_a_recipe_must_not_add_options_to_what_is_typed(mine: Path, chain: Chain
     recipe = RECIPES / "hostile_options.yaml"
     recipe.write_text("defaults: [tiny]\nlabel: {own: {options: {sign: -1}}}\n")
     try:
-        ran = inside("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(mine))
+        ran = command("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(mine))
     finally:
         recipe.unlink()
     assert "label.own" in ran.stderr

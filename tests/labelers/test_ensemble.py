@@ -208,7 +208,7 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
         (
             "[{labeler: verifier}, {labeler: reward_model}]",
             (JUDGE, "label.reward_model.path=README.md"),
-            ": no judge labels",
+            f"{JUDGE}: no judge labels",
         ),
         (
             "[{labeler: verifier}, {labeler: judge}]",
