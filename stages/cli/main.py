@@ -1,7 +1,8 @@
-"""python run.py stage=STAGE [recipe=NAME] [KEY=VALUE …] [-m]: compose, plan, execute."""
+"""The command `plumbline`, in a checkout `python run.py`: compose, plan, execute."""
 
 import logging
 import sys
+from contextlib import nullcontext
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -9,11 +10,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stages.cli import compose, constraints, sweep
-from stages.cli.explain import explain
+from stages.cli.explain import explained
 from stages.cli.next_command import next_command
 from stages.config.choices import Command, Target, Upstream
-from stages.config.schema import Config
+from stages.config.schema import CONF, Config
 from stages.hardware import process, versions
+from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import targets
 from stages.store import atomic_write
@@ -23,10 +25,38 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(composed: DictConfig) -> float | None:
-    """Build what `stage` names and return what a sweep may optimise; or look at what was built."""
+def main() -> None:
+    """Run the command line of this process."""
+    process.prepare(sys.argv[1:])
     try:
+        with explained():
+            line = compose.normalise(sys.argv[1:])
+            compose.register(line)
+            if text := information(line):
+                sys.stdout.write(f"{text}\n")
+                return
+            sys.argv[1:] = line
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command resumes it")
+
+
+def information(line: list[str]) -> str | None:
+    """Return the text that an option asks for in place of a run; None where none does."""
+    if "--version" in line:
+        return provenance.installed()
+    for block in (word.removeprefix("--help=") for word in line if word.startswith("--help=")):
+        from stages.cli import block_help
+
+        return block_help.page(block)
+    return None
+
+
+def run(composed: DictConfig) -> float | None:
+    """Build what `stage` names and return what a sweep may optimise; or look at what was built."""
+    # Hydra adds a line of its own to an exception; of a sweep's job stages/cli/sweep.py tells it, with the job's name.
+    alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
+    with explained() if alone else nullcontext():
         cfg, store, nodes = compose.prepare(composed)
         match cfg.stage:
             case Command.plan:
@@ -57,12 +87,6 @@ def main(composed: DictConfig) -> float | None:
                 use(cfg, store, nodes)
             case _:
                 return execute(cfg, store, nodes)
-    except Exception as error:
-        if not HydraConfig.initialized() or HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise  # stages/cli/sweep.py names the job
-        if (line := explain(error)) is None:
-            raise
-        sys.exit(f"error: {line}")
     return None
 
 
@@ -112,17 +136,3 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)
     return sweep.metric(cfg, nodes, store)
-
-
-if __name__ == "__main__":
-    process.prepare(sys.argv[1:])
-    try:
-        sys.argv[1:] = compose.normalise(sys.argv[1:])
-        compose.register(sys.argv[1:])
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command resumes it")
-    except Exception as error:
-        if (line := explain(error)) is None:
-            raise
-        sys.exit(f"error: {line}")

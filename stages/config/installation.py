@@ -1,12 +1,15 @@
-"""The installation that runs: its distribution's name, and the command that adds the packages of an extra."""
+"""The installation that runs: its distribution, how its program is called, and what adds the packages of an extra."""
 
 import os
+import shlex
 import tomllib
+from importlib import metadata
 from typing import Any
 
 from stages.config.schema import ROOT
 
 DISTRIBUTION = "plumbline-alignment"
+PROGRAM = "PLUMBLINE_PROGRAM"  # the environment's variable for the words that began the command, for all its processes
 
 
 def checkout_project() -> dict[str, Any]:
@@ -21,3 +24,24 @@ def install_command(extra: str) -> str:
     if checkout_project():
         return f"pip install -e '{os.path.relpath(ROOT)}[{extra}]'"
     return f"pip install '{DISTRIBUTION}[{extra}]'"  # pip finds it installed, and asks no index for it
+
+
+def version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, of this one the checkout's; None if it is not installed."""
+    if distribution == DISTRIBUTION and (project := checkout_project()):
+        return str(project["version"])
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def program() -> list[str]:
+    """Return the words before the arguments of a command: `plumbline` if that began this one, else `python run.py`."""
+    return os.environ.get(PROGRAM, "python run.py").split()
+
+
+def arguments_of(command: str) -> list[str]:
+    """Return the arguments of a command line of either program."""
+    words = shlex.split(command)
+    return words[2:] if words[:1] == ["python"] else words[1:]

@@ -34,8 +34,10 @@ from stages.config.choices import (
 )
 from stages.config.limits import between, positive, random_seed
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "recipes"
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+# A wheel holds these folders in the package, a checkout beside it.
+CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
 OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
 
 

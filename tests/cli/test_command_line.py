@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import run
-from stages.cli import constraints
+from stages.cli import constraints, main
 from stages.config.choices import Command, Target
 from stages.config.schema import RECIPES
 from tests.helpers import TINY, command, inside, refused
@@ -105,7 +104,7 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
 def test_a_mistake_is_told_in_one_line(
     arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
     assert told in refused("tracker=none", f"outputs={tmp_path}", *arguments)
 
 

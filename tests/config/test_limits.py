@@ -11,8 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import run
-from stages.cli import amounts, constraints, spelling
+from stages.cli import amounts, constraints, main, spelling
 from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
@@ -259,7 +258,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("typed", "told"), REFUSED, ids=[typed for typed, _ in REFUSED])
 def test_it_is_refused_in_one_line(typed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
     assert told in refused(*TINY, f"outputs={tmp_path}", *typed.split())
 
 
