@@ -18,9 +18,8 @@ from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.curation.audit.gate import Gate
-from stages.curation.joining import Taken, gathered
-from stages.curation.shares import amounts
-from stages.curation.source_rows import Part
+from stages.curation.joining import Part, Taken, gathered
+from stages.curation.mixing import amounts
 from stages.curation.user_code import KEY, own_part
 from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import keep_apart

@@ -6,13 +6,15 @@ nothing was trained on. Everything else has an interval and no verdict.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
-from stages.evaluation import context_rates, likelihood, retention
-from stages.evaluation.endings import endings_clause
+from stages.evaluation import likelihood, retention
 from stages.evaluation.outcomes import (
     GROUPS,
     LENGTH_DRIFT,
@@ -21,22 +23,27 @@ from stages.evaluation.outcomes import (
     Table,
     consistency,
     differences,
+    endings_clause,
     ends_less,
     matched,
     rates,
     read_answers,
     tabulate,
     verdict,
+    with_intervals,
 )
 from stages.models.loading import device_of
 from stages.store import atomic_write
 from stages.store.outcome import Outcome
 from stages.store.records import Example, Pair, Records, save, stream
+from stages.store.text_units import lower_words
 from stages.store.workspace import Work
+from stages.tasks.checks import share_passed
 
 # The first that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
 OUTSIDE = "outside: "
+UNKNOWN_CONTEXT: dict[str, Any] = {"containing": {}, "constant": None}  # of prompts made without a reference
 
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     primary = groups[endpoint]
     by_group = {name: rates(table, cfg) for name, table in groups.items()}
     for name, row in by_group.items():
-        row |= context_rates.UNKNOWN if name.startswith(OUTSIDE) else context_rates.of(groups[name], answers, cfg)
+        row |= UNKNOWN_CONTEXT if name.startswith(OUTSIDE) else context_rates(groups[name], answers, cfg)
     main = by_group[endpoint]
     sides = {side: ours.group(*names) for side, names in SIDES.items()}
     scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
@@ -159,3 +166,47 @@ def answered_by_all(cfg: Eval, name: str, inputs: dict[str, Path], out: Work) ->
     if left_out:
         out.warn(f"{message}: all models are compared on the same prompts.")
     return answers, left_out
+
+
+def context_rates(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
+    """Return what puts a pass rate in proportion: the rate of answers that hold the reference whatever their form, and
+    what one constant answer per task would score."""
+    return {"containing": containing(table, answers, cfg), "constant": constant(table.prompts)}
+
+
+def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
+    """The share of answers that contain the reference's words in their order, whatever their case, their marks and
+    what stands around them: by role, and paired differences, as of the strict rates; of the prompts that have a
+    reference."""
+    told = table.where(np.array([bool(e.reference) for e in table.prompts], bool))
+    if not told.prompts:
+        return {}
+    held = [[holds(answers[role][e.id].text, e.reference or "") for role in told.roles] for e in told.prompts]
+    return {"prompts": len(held), **with_intervals(told, np.array(held, float), cfg)}
+
+
+def holds(answer: str, reference: str) -> bool:
+    wanted, found = lower_words(reference), lower_words(answer)
+    if not wanted:  # marks alone
+        return reference.strip() in answer
+    return any(found[i : i + len(wanted)] == wanted for i in range(len(found) - len(wanted) + 1))
+
+
+def constant(prompts: Sequence[Example]) -> float | None:
+    """The pass rate of one answer per task that looks at no prompt: the reference of one prompt that passes most of
+    the task's others, chosen with hindsight. None where a prompt has no reference."""
+    if not prompts or not all(e.reference for e in prompts):
+        return None
+    tasks: dict[str, list[Example]] = {}
+    for e in prompts:
+        tasks.setdefault(e.task, []).append(e)
+    return sum(len(same) * carried_over(same) for same in tasks.values()) / len(prompts)
+
+
+def carried_over(prompts: list[Example]) -> float:
+    """Of one task's prompts, the share that the best of their references passes, but for the prompt it belongs to."""
+    if len(prompts) == 1:
+        return 0.0
+    references = {e.reference or "" for e in prompts}
+    passed = max(sum(share_passed(e.checks, text) == 1 for e in prompts) for text in references)
+    return max(0, passed - 1) / (len(prompts) - 1)

@@ -25,13 +25,12 @@ from stages.pairing.admission import (
     by_order,
 )
 from stages.pairing.contrasts import Contrast, comparisons
-from stages.pairing.held_out import side
 from stages.pairing.plackett_luce import ranked
-from stages.pairing.selection import Taking, table
-from stages.pairing.strategies import BY_STRENGTH, limit_of
+from stages.pairing.strategies import BY_STRENGTH, Taking, limit_of, table
 from stages.store.judged_pool import judged
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
+from stages.store.splits import side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import Work
 

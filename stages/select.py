@@ -14,10 +14,10 @@ from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.curation import answer_rules
 from stages.curation.mend import mended
-from stages.pairing.held_out import side
 from stages.store.judged_pool import judged
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
+from stages.store.splits import side
 from stages.store.truncation import ending_advice, share_ended
 from stages.store.workspace import Work
 

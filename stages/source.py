@@ -12,12 +12,13 @@ from stages.config.blocks.data import OneSource
 from stages.config.errors import UserError
 from stages.curation.audit.gate import Gate
 from stages.curation.user_code import own_part
+from stages.formats.column_mapping import wanted_of
 from stages.formats.format import Said
 from stages.formats.readers.row import BadRow
 from stages.formats.source_reading import Found, convert, keep_apart, quarantine, tell_unused
-from stages.formats.splits import NEED_AN_ANSWER, prompt_of, split_of, wanted
 from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
+from stages.store.splits import NEED_AN_ANSWER, prompt_of, split_of
 from stages.store.workspace import Work
 
 
@@ -105,4 +106,4 @@ def examples(
             line=line,
         )
 
-    return convert(source, cfg.key, example, wanted(source), found, own)
+    return convert(source, cfg.key, example, wanted_of(source), found, own)

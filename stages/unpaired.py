@@ -1,22 +1,41 @@
-"""Stage `unpaired`: judged completions one by one, each with a label, in TRL's columns for KTO.
+"""Stage `unpaired`: judged completions one by one, each desirable or undesirable, in TRL's columns for KTO
+(arXiv:2402.01306).
 
-It reads judgements and no pairs: another pair strategy changes none of these, nor another threshold a pair.
+A score labels a completion by a threshold. Where labels are preferences, a completion that wins more often than it
+loses is desirable, one that loses more often is undesirable (Copeland, as in `pairing/contrasts.py`). A completion
+without a label is left out, with the reason. The stage reads judgements and no pairs: another pair strategy changes
+no label, and another threshold no pair.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.pairs import Unpaired
+from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.pairing.admission import by_order
-from stages.pairing.held_out import side
-from stages.pairing.unpaired import TIED, labels, threshold, ways_out
-from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
-from stages.store.truncation import resolve_unfinished, share_ended
-from stages.store.unpaired import UnpairedPreference
+from stages.store.records import Candidate, Example, Judgement, Message, Records, content_id, load, save, stream
+from stages.store.splits import side
+from stages.store.table_schema import Int32
+from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import Work
+
+UNJUDGED = "no judgement"
+TIED = "as many preferences for it as against it"
+COPY = "the text of another one"
+UNFINISHED_GOOD = "desirable and unfinished"
+UNFINISHED_BAD = "undesirable and unfinished"
+# What would give a label to what has none.
+WAYS_OUT = {
+    UNJUDGED: "The labelling says why it could judge none",
+    COPY: "Raise sample.temperatures: most are copies",
+    TIED: "Preferences must have answers that win more often than they lose, and others that lose",
+    UNFINISHED_GOOD: "Raise sample.max_new_tokens",
+    UNFINISHED_BAD: "Raise sample.max_new_tokens, or set unpaired.unfinished=keep",
+}
 
 
 def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -70,6 +89,27 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     }
 
 
+@dataclass
+class UnpairedPreference:
+    """TRL's conversational columns for KTO, what the label comes from, and the token ids of the completion where they
+    were drawn. One that was cut off (length) is undesirable. `score` is None where the label comes from preferences.
+    """
+
+    id: str
+    prompt_id: str
+    prompt: list[Message]
+    completion: list[Message]
+    label: bool
+    score: float | None
+    labeler: str
+    candidate_id: str
+    split: str  # train or validation
+    completion_token_ids: list[Int32] | None = None
+    completion_tokenizer: str | None = None
+    finish_reason: str = "stop"
+    policy: str | None = None
+
+
 def row(
     prompt: Example, candidate: Candidate, label: bool, score: float | None, labeler: str, cfg: Unpaired
 ) -> UnpairedPreference:
@@ -88,3 +128,52 @@ def row(
         finish_reason=candidate.finish_reason,
         policy=candidate.policy,
     )
+
+
+def labels(
+    judgements: Iterable[Judgement], candidates: Iterable[Candidate], cfg: Unpaired
+) -> tuple[dict[str, bool], Counter[str]]:
+    """Whether each candidate is desirable, by id; how many have no label, by reason. A candidate that was cut off is
+    never desirable: that would teach to go on."""
+    scores, balance = dict[str, float](), Counter[str]()
+    for j in judgements:
+        if j.score is not None:
+            scores[str(j.candidate_id)] = j.score
+        if j.preference is not None:
+            sign = {"a": 1, "b": -1}.get(j.preference, 0)
+            balance.update({str(j.a): sign})
+            balance.update({str(j.b): -sign})
+    found, out, texts = dict[str, bool](), Counter[str](), set[str]()
+    for candidate in candidates:
+        name = candidate.candidate_id
+        label = scores[name] >= cfg.threshold if name in scores else balance[name] > 0
+        text = content_id(candidate.prompt_id, candidate.stripped_text)
+        unfinished = candidate.finish_reason != "stop"
+        if name not in scores and name not in balance:
+            out[UNJUDGED] += 1
+        elif name not in scores and not balance[name]:
+            out[TIED] += 1
+        elif unfinished and label:
+            out[UNFINISHED_GOOD] += 1
+        elif unfinished and cfg.unfinished is Unfinished.drop:
+            out[UNFINISHED_BAD] += 1
+        elif text in texts:
+            out[COPY] += 1
+        else:
+            found[name] = label
+            texts.add(text)
+    return found, out
+
+
+def ways_out(ended: float) -> dict[str, str]:
+    """Return what would give a label to what has none, by reason, where this share of the candidates ended."""
+    advice = ending_advice(ended)
+    return WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
+
+
+def threshold(scores: Sequence[float], desirable: bool) -> str:
+    """Which threshold tells apart completions with these scores, all of them desirable or all undesirable."""
+    low, high = min(scores), max(scores)
+    if low == high:
+        return f"Every score is {low:g}, which no threshold tells apart"
+    return f"Raise it above {low:g}" if desirable else f"Lower it to {high:g} or less"

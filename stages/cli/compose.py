@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from stages.cli import constraints, endpoints, recipes, spelling, unread
+from stages.cli import recipes, spelling, unread
 from stages.cli.explain import no_setting
 from stages.config.blocks.models import Own
 from stages.config.choices import Command
@@ -21,7 +21,7 @@ from stages.config.errors import Errors, UserError
 from stages.config.schema import OUTPUTS, Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
-from stages.preflight import building
+from stages.preflight import building, constraints, servers
 from stages.store import source_files
 from stages.store.node import Node
 from stages.store.store import Store
@@ -98,7 +98,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
         overrides = overrides or hydra.overrides.task
     if overrides is not None:
         fit_micro_batches(cfg, recipes.overrides([*overrides]))
-    endpoints.priced(cfg)
+    servers.priced(cfg)
     constraints.refuse(cfg)
     unread.refuse(cfg, process.typed())
     machine.resolve_precision(cfg)

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.cli import compose, constraints, sweep
+from stages.cli import compose, sweep
 from stages.cli.explain import explained
 from stages.cli.next_command import next_command
 from stages.config.choices import Command, Target, Upstream
@@ -18,6 +18,7 @@ from stages.hardware import process, versions
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import targets
+from stages.preflight import constraints
 from stages.store import atomic_write
 from stages.store.node import Node
 from stages.store.store import Store

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from stages.cli import constraints, unread
+from stages.cli import unread
 from stages.config.choices import Command, Target
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.pipeline.graph import NEXT, targets
+from stages.preflight import constraints
 from stages.store.node import Node
 
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.cli.explain import foreign
 from stages.cli.spelling import recipe_files
 from stages.config.choices import Adapter
-from stages.config.schema import CONF
+from stages.config.schema import CONF, group_defaults
 
 log = logging.getLogger(__name__)
 
@@ -171,11 +171,6 @@ def general(key: str) -> Any:
     """The value of a trained block's key where no recipe says anything."""
     block, _, name = key.partition(".")
     return OmegaConf.select(group_defaults(block), name)
-
-
-def group_defaults(block: str) -> Any:
-    """Return `sft`, `dpo` or `reward` as its group has it, whatever the recipe."""
-    return OmegaConf.load(CONF / block / "default.yaml")
 
 
 def without_4_bit(used: list[DictConfig]) -> None:

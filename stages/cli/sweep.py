@@ -30,7 +30,7 @@ from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from stages.cli import compose, constraints
+from stages.cli import compose
 from stages.cli.explain import explain, explained
 from stages.config.choices import Command, Split, SweepMetric, Target, Upstream
 from stages.config.errors import UserError, one_of, visible
@@ -39,6 +39,7 @@ from stages.config.trl_arguments import OF_LOSS
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, targets
+from stages.preflight import constraints
 from stages.store.node import Node
 from stages.store.sealed_json import note
 from stages.store.store import Store

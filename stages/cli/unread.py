@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from stages.cli.recipes import overrides
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.choices import Adapter, Command, ExportFormat, Rubrics, Strategy
-from stages.config.errors import Errors, UserError
+from stages.config.errors import Errors
 from stages.config.schema import Config
-from stages.store.source_files import locate
+from stages.preflight.data_sources import is_local
 
 OF_FILES = ("path", "revision", "subset", "hub_split", "format", "columns", "labels", "reasoning", "licence")
 OF_THE_HUB = ("revision", "subset", "hub_split")
@@ -64,7 +64,7 @@ def labelling(cfg: Config) -> Iterator[Unread]:
     way = "{{labeler: {}}} to label.ensemble.members" if label.voters else "label={}"
     if not label.brings_pool:
         yield Unread(of("label", *OF_FILES), LABEL, "only label=dataset reads a preference file", "label=dataset")
-    elif local(label.path, "label.path"):
+    elif is_local(label.path, "label.path"):
         yield Unread(of("label", *OF_THE_HUB), ("label.path",), "label.path is no dataset of the hub")
     if "judge" not in label.labelers:
         yield Unread(("label.judge",), members, "no judge labels", way.format("judge"))
@@ -78,7 +78,7 @@ def labelling(cfg: Config) -> Iterator[Unread]:
         yield Unread(("label.human.annotators",), ("label.human.overlap",), reason, "label.human.overlap=0.2")
     if "reward_model" not in label.labelers:
         yield Unread(("label.reward_model",), members, "no reward model labels", way.format("reward_model"))
-    elif label.reward_model.path is None or local(label.reward_model.path, "label.reward_model.path"):
+    elif label.reward_model.path is None or is_local(label.reward_model.path, "label.reward_model.path"):
         keys, reason = ("label.reward_model.revision",), "label.reward_model.path is no model of the hub"
         yield Unread(keys, ("label.reward_model.path",), reason)
     if label.labeler != "ensemble":
@@ -143,13 +143,13 @@ def training(cfg: Config) -> Iterator[Unread]:
     if not source.path:
         reason = "the reward model learns from the chain's pairs"
         yield Unread(of("reward.source", *OF_FILES[1:]), by, reason, "reward.source.path=FILE")
-    elif local(source.path, "reward.source.path"):
+    elif is_local(source.path, "reward.source.path"):
         yield Unread(of("reward.source", *OF_THE_HUB), by, "reward.source.path is no dataset of the hub")
 
 
 def reading(cfg: Config) -> Iterator[Unread]:
     """Yield the unread keys of the base model and the data."""
-    if cfg.model.path is None or local(cfg.model.path, "model.path"):
+    if cfg.model.path is None or is_local(cfg.model.path, "model.path"):
         yield Unread(("model.revision",), ("model", "model.path"), "the model is not from the hub")
     if not (cfg.data.sources or cfg.outside):
         yield Unread(("data.form",), ("data.sources",), "no file is read whose rows it forms", "data.sources")
@@ -191,11 +191,3 @@ def using(cfg: Config) -> Iterator[Unread]:
 
 def of(block: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{block}.{name}" for name in names)
-
-
-def local(path: str | None, key: str) -> bool:
-    """Return whether a path lies on this machine; of one that lies nowhere, its own stage says so."""
-    try:
-        return path is not None and locate(path, key) is not None
-    except UserError:
-        return False

@@ -13,7 +13,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.cli.constraints import EVALUATING
 from stages.commands.node_settings import named
 from stages.commands.planning import cost, expected_calls
 from stages.commands.planning.contributions import Contribution, contributions
@@ -23,6 +22,7 @@ from stages.commands.planning.peak import on_gpu
 from stages.config.errors import visible
 from stages.config.installation import checkout_project
 from stages.config.schema import OUTPUTS, ROOT
+from stages.preflight.constraints import EVALUATING
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store

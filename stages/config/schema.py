@@ -8,8 +8,9 @@ stand beside its type.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
@@ -167,3 +168,8 @@ class Config:
         found = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judges)}
         asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
         return found | {f"{block.key}.endpoint": block.endpoint for block in asking}
+
+
+def group_defaults(block: str) -> Any:
+    """Return `sft`, `dpo` or `reward` as its group has it, whatever the recipe."""
+    return OmegaConf.load(CONF / block / "default.yaml")

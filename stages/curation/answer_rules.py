@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.store.records import Candidate, Example
 from stages.store.text_units import lines, lower_words
-from stages.tasks.requests import echoes
+from stages.tasks.open_requests import echoes
 
 RUN = 4  # words that, when they come again, are a repetition
 REPEATED = 0.2  # share of an answer's runs that may have been there before

@@ -10,19 +10,24 @@ Near 0 and 1 the spread of a sample says little of its error: 0 of 320 has none.
 score test (Wilson 1927, JASA 22): a bound must be as uncertain as a share of that size is at least.
 
 A difference is of the models at hand: training them again from other seeds is another error, and in no interval here.
+
+Student's t distribution is at the end, for any number of degrees of freedom from 1 on, fractions included.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation import student
 from stages.store.numbers import bound, points, signed
+
+POINTS = 20_001  # of the integral of Student's t: a quantile is right to 1e-5 of itself
+NORMAL = 10_000.0  # degrees of freedom from which on it is the normal distribution
 
 
 @dataclass
@@ -103,7 +108,7 @@ class Means:
     def share(self, model: int, confidence: float = 0.95) -> Interval:
         """The share of prompts that a model passes, with its score interval."""
         error, freedom = self.error(self.residuals[:, model])
-        mean, t = float(self.means[model]), student.quantile((1 + confidence) / 2, freedom)
+        mean, t = float(self.means[model]), student_quantile((1 + confidence) / 2, freedom)
         alone = mean * (1 - mean) / self.prompts  # its variance, were prompts a simple random sample
         low, high = score_bounds(mean, t * t * (error**2 / alone if alone and error else 1) / self.prompts)
         return Interval(mean, low, high)
@@ -111,7 +116,7 @@ class Means:
     def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:
         """By how much model `a` is above model `b`; of one prompt there are no bounds."""
         error, freedom = self.error(self.residuals[:, a] - self.residuals[:, b])
-        mean, t = float(self.means[a] - self.means[b]), student.quantile((1 + confidence) / 2, freedom)
+        mean, t = float(self.means[a] - self.means[b]), student_quantile((1 + confidence) / 2, freedom)
         margin = t * error if self.prompts > 1 else math.inf
         if not self.shares:
             return Interval(mean, mean - margin, mean + margin)
@@ -140,5 +145,28 @@ def paired(before: Sequence[float], after: Sequence[float], confidence: float = 
     mean, n = fmean(differences), len(differences)
     margin = math.inf
     if n > 1:
-        margin = student.quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5
+        margin = student_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5
     return Interval(mean, mean - margin, mean + margin)
+
+
+@lru_cache(maxsize=256)
+def student_distribution(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Angles and the probability below each: t = √freedom · tan(angle), whose density goes with cos^(freedom − 1)."""
+    angles = np.linspace(-math.pi / 2, math.pi / 2, POINTS)
+    density = np.cos(angles) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return angles, below / below[-1]
+
+
+def student_quantile(probability: float, freedom: float) -> float:
+    """The t that a draw stays below with this probability."""
+    freedom = min(max(1.0, freedom), NORMAL)
+    angles, below = student_distribution(round(freedom, 2))
+    return math.sqrt(freedom) * math.tan(float(np.interp(probability, below, angles)))
+
+
+def student_exceeding(t: float, freedom: float) -> float:
+    """The probability of a draw of `t` or more."""
+    freedom = min(max(1.0, freedom), NORMAL)
+    angles, below = student_distribution(round(freedom, 2))
+    return float(np.interp(math.atan(-t / math.sqrt(freedom)), angles, below))  # symmetric: the tail below −t

@@ -12,6 +12,7 @@ from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Interval, Means
 from stages.store.outcome import Outcome
 from stages.store.records import Candidate, Example, load
+from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
 # Between which models differences are taken, where both are evaluated.
@@ -170,6 +171,18 @@ def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> st
         "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower "
         "dpo.learning_rate may keep it ending."
     )
+
+
+def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:
+    """Return what a verdict adds where the policy ends fewer of its answers than SFT, by more than noise, or where it
+    ends few of them; else ''."""
+    row = with_intervals(table, np.asarray(table.stopped), cfg)
+    sft, policy = row["sft"]["mean"], row["policy"]["mean"]
+    if Interval(**row[PRIMARY]).high < 0:
+        return f", and ends fewer of its answers by itself: {sft:.1%} → {policy:.1%}"
+    if policy <= MOST:
+        return f", and ends only {policy:.1%} of its answers by itself ({titles['sft']} {sft:.1%})"
+    return ""
 
 
 def matched(table: Table, cfg: Eval) -> dict[str, Any]:

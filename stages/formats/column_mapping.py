@@ -1,6 +1,7 @@
 """The formats that a file may have, and which column of it is read as what."""
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -11,13 +12,12 @@ from stages.config.blocks.data import Source
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected
-from stages.formats.columns import Beside, ChangesMeaning, Path, at, has, inside, resolved, tops, unread
+from stages.formats.columns import Beside, ChangesMeaning, Path, at, has, inside, normal, resolved, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.continued import Continued
 from stages.formats.format import STATED, Format, Said
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
-from stages.formats.placeholders import Placeholders
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import BadRow
 from stages.formats.scored import Scored
@@ -25,6 +25,7 @@ from stages.formats.several import Several
 from stages.formats.texts import Texts
 from stages.formats.transcribed import Transcribed
 from stages.formats.turns import empty
+from stages.store.splits import NEED_AN_ANSWER
 
 # In this order: a file has the first of these formats that most of its first rows are of.
 EXAMPLES: list[type[Format]] = [
@@ -51,6 +52,7 @@ FORMATS = {
 }
 Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # a role, and what gets its value from a row
 SHOWN = 9  # keys, in an error
+MEDIA = ("image", "video", "audio")  # a sign in a text stands for one, and says nothing without its column
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,37 @@ class Columns:
     getters: Getters
     stated: list[str]
     beside: Beside
+
+
+class Placeholders:
+    """The placeholders of columns that the user dropped (`columns: {image: null}`), taken out of requests: `<image>`,
+    `<|image|>`, `<image 1>`. `rows` counts the rows that had some."""
+
+    def __init__(self, dropped: Collection[str]):
+        self.kinds = sorted({name for column in dropped if (name := normal(column).removesuffix("s")) in MEDIA})
+        self.sign = re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
+        self.rows = 0
+
+    def taken_out(self, said: Said) -> Said:
+        """Return a row without these placeholders. Raises BadRow where a turn was nothing else."""
+        sign = self.sign
+        if sign is None or not any(sign.search(turn["content"]) for turn in said.messages):
+            return said
+        self.rows += 1
+
+        def cleaned(text: str, role: str) -> str:
+            if role == "answer" or not sign.search(text):
+                return text
+            if not (rest := sign.sub("", text).strip()):
+                raise BadRow("", f"a turn is {text.strip():.40}, and nothing else: its column is left out")
+            return rest
+
+        return said.rewritten(cleaned)
+
+    def remarks(self) -> list[str]:
+        """Return what a user should know of this."""
+        signs = " and ".join(f"<{kind}>" for kind in self.kinds)
+        return [f"{self.rows:,} rows had {signs} in their text: taken out, as its column is"] if self.rows else []
 
 
 @dataclass
@@ -133,6 +166,12 @@ class Layout:
         roles = sorted(self.first, key=lambda role: role not in asked)
         paths = {role: path if isinstance(path := self.first[role], str) else f"[{', '.join(path)}]" for role in roles}
         return f"{{{', '.join(f'{role}: {path}' for role, path in paths.items())}}}"
+
+
+def wanted_of(source: Source) -> Wanted:
+    """Answers where a split that rows fall into learns from them, or a check compares with them; else prompts."""
+    answered = source.check or any(source.shares.get(split) for split in NEED_AN_ANSWER)
+    return Wanted.answers if answered else Wanted.prompts
 
 
 def kinds(source: Source, wanted: Wanted) -> list[type[Format]]:

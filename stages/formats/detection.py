@@ -1,13 +1,22 @@
-"""The format of a file, told from its first rows."""
+"""The format of a file, told from its first rows.
 
+`known.yaml` lists widely used sets whose columns do not say by their names what they are, or not rightly, with what
+`columns` and `labels` would say of them. A set more is an entry more there.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.formats.column_mapping import FORMATS, Layout, Wanted, getters_of, kinds, laid_out, name_of, values_of
 from stages.formats.columns import ChangesMeaning, unread
-from stages.formats.known import with_known
 from stages.formats.readers.files import Table
 from stages.formats.readers.row import validate_columns
 from stages.formats.refusal_messages import (
@@ -21,6 +30,7 @@ from stages.formats.refusal_messages import (
 from stages.formats.texts import Texts
 from stages.formats.turns import empty
 
+FILE = Path(__file__).with_name("known.yaml")
 PEEKED = 200  # rows
 
 
@@ -118,3 +128,31 @@ def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], labels: str)
         layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, labels)
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Known:
+    """A set: columns that it has, or with `alone` all of them; the columns of its roles, and words for its labels."""
+
+    name: str
+    of: list[str]
+    columns: Mapping[str, Any]
+    labels: Mapping[Any, str] = field(default_factory=dict)
+    alone: bool = False
+
+
+@cache
+def known_sets() -> list[Known]:
+    return [Known(**each) for each in yaml.safe_load(FILE.read_text(encoding="utf-8"))]
+
+
+def with_known(source: Source, columns: Collection[str]) -> Source:
+    """A source with what its columns tell of it, but for one of which the user says it: its roles, or its task."""
+    dropped = {column for column, path in source.columns.items() if path is None}
+    if source.task or {*source.columns} - dropped:
+        return source
+    for each in known_sets():
+        if {*each.of} <= {*columns} - dropped and not (each.alone and {*columns} - {*each.of}):
+            given = {**each.columns, **source.columns}
+            return replace(source, columns=given, labels={**each.labels, **source.labels})
+    return source

@@ -1,27 +1,34 @@
-"""The protocol of formats: which columns say what was asked, and what was answered."""
+"""The protocol of formats: which columns say what was asked, what was answered, and which answers are learnt from.
+
+Weights of a row or of its turns say the last. A turn is trained or it is not: the loss is a mean over tokens that all
+count alike, so a weight between 0 and 1 is refused by name.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from stages.config.blocks.data import Source
-from stages.formats.columns import ChangesMeaning, Path, unfolded
+from stages.formats.columns import WEIGHTS, ChangesMeaning, Path, unfolded
 from stages.formats.content_parts import is_parts
 from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import open_transcript, transcript
 from stages.formats.turns import (
     REASONING,
+    ROLES,
+    WHO,
     call_text,
     earlier,
+    empty,
     listed,
     message,
     reasoned,
+    said,
     split_off_answer,
     spoken_turns,
     text,
     with_tools,
 )
-from stages.formats.weights import of_row
 from stages.store.records import Message
 
 # Roles of columns that several formats have, with the names that they go by, in order of preference.
@@ -41,6 +48,7 @@ STATED = {"licence": "", "origin": ""}  # of any row, where `columns` says in wh
 WEIGHT = {"weight": "loss_weight sample_weight weight train"}
 COMPLETION = "output completion response answer solution assistant generation generated_solution target targets "
 COMPLETION += "ground_truth"
+FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 def roles_of(*common: Mapping[str, str], **own: str) -> dict[str, str]:
@@ -149,7 +157,7 @@ class Format(ABC):
 
     def learnt(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> Said:
         """A conversation with the answer that ends it, and which of its assistant turns are trained."""
-        trained = of_row(row, messages, self.dropped, answer is not None)
+        trained = trained_by_weights(row, messages, self.dropped, answer is not None)
         if trained:
             self.untrained += trained.count(False)
         return Said(messages, [] if answer is None else [answer], trained=trained)
@@ -221,3 +229,44 @@ def is_turns(value: Any) -> bool:
     if isinstance(value, str):
         return transcript(value) is not None or value.lstrip().startswith("[{")
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
+
+
+def is_trained(value: Any, column: str) -> bool:
+    """Whether a weight has its turn trained.
+
+    Raises:
+        ChangesMeaning: where it is neither 0 nor 1.
+    """
+    if (found := FLAGS.get(str(value).lower())) is None:
+        raise ChangesMeaning(column, f"is {value!r:.40}, and of weights only 0 and 1 are read")
+    return found
+
+
+def trained_turns(given: Any, column: str, dropped: Collection[str] = ()) -> list[bool]:
+    """Whether each assistant turn of a list is trained, by the weights that it has."""
+    turns = spoken_turns(listed(given, column)) if isinstance(given, list) or str(given).lstrip()[:1] == "[" else []
+    return [
+        all(
+            is_trained(value, f"{column}.{key}")
+            for key, value in turn.items()
+            if key in WEIGHTS and key not in dropped and not empty(value)
+        )
+        for turn in turns
+        if isinstance(turn, dict) and ROLES.get(str(said(turn, WHO)).lower()) == "assistant"
+    ]
+
+
+def trained_by_weights(
+    row: Mapping[str, Any], turns: list[Message], dropped: Collection[str], answered: bool
+) -> list[bool] | None:
+    """Whether each assistant turn of a conversation is trained, by its row's weight and those of its `messages`, which
+    come last in it; None where all are. `answered`: another one comes after these turns."""
+    if "messages" not in row and "weight" not in row:
+        return None
+    count = sum(turn["role"] == "assistant" for turn in turns) + answered
+    own = trained_turns(row["messages"], "messages", dropped) if "messages" in row else []
+    own += [True] * (answered and "completion" in row)  # beside messages that end with a request
+    found = [True] * (count - len(own)) + own
+    if "weight" in row and not is_trained(row["weight"], "weight"):
+        found = [False] * count
+    return None if all(found) else found

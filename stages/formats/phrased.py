@@ -4,10 +4,12 @@ one of them, drawn by its content.
 `columns` names what a row holds, as roles do; `labels` are words for labels; a phrasing is what is asked, in Jinja,
 and is answered by `answer` unless it says otherwise. It is drawn only for rows that have all it speaks of.
 `options`, one of a label set's labels a line, and `choices`, the same in a sentence, come in an order drawn with it.
+Where a row has options of its own, its label names one of them: by name, letter, number or text.
 """
 
 import pathlib
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -19,9 +21,8 @@ from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
 from stages.formats.columns import Path
 from stages.formats.format import Format, Said
-from stages.formats.options import chosen, lowest, options_of
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import text
+from stages.formats.turns import listed, text
 from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, facts_of, load_yaml, render
 from stages.store import plugins
 from stages.store.records import content_id
@@ -32,6 +33,8 @@ SHOWN = 200  # characters of labels, in a remark
 MOST = 8  # options that a phrasing lists
 OF_LABELS = {"label", "options", "choices"}
 NONE = "-1"  # the label of rows that have none, as `datasets` has it
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MARK = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")  # before an option: A)
 
 
 class Phrased(Format):
@@ -192,3 +195,44 @@ def asked_and_answered(task: dict[str, Any]) -> list[tuple[str, str]]:
     if any(not isinstance(each, str) for pair in pairs for each in pair):
         raise TypeError("phrasings and answers are text")
     return pairs
+
+
+def options_of(value: Any) -> tuple[list[str], list[str]]:
+    """The names of options (letters, where they have none) and their texts: of a list of texts, of objects with a
+    label and a text each, of an object with a list of each (ARC), or with a text by each name."""
+    if isinstance(value, dict) and value and all(isinstance(each, str) for each in value.values()):
+        value = {"label": [*value], "text": [*value.values()]}
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        value = {key: [each.get(key) for each in value] for key in ("label", "text")}
+    names = value.get("label") if isinstance(value, dict) else None
+    texts = [
+        text(each, "options") for each in listed(value.get("text") if isinstance(value, dict) else value, "options")
+    ]
+    marks = [MARK.match(each) for each in texts]
+    if [mark and mark[1] for mark in marks] == [*LETTERS[: len(texts)]]:
+        texts = [each[mark.end() :] for each, mark in zip(texts, marks, strict=True) if mark]
+    return [str(name) for name in names or LETTERS[: len(texts)]], texts
+
+
+def lowest(labels: Iterable[tuple[str, Any]]) -> int | None:
+    """What number the first option has, in rows of a label and options: 0 or 1. None where they do not tell."""
+    ends = set[int]()
+    for label, options in labels:
+        if label.isdecimal() and isinstance(options, list):
+            ends |= {0} if int(label) == 0 else {1} if int(label) == len(options) else set()
+    return min(ends, default=None)
+
+
+def chosen(label: Any, names: list[str], texts: list[str], low: int | None) -> str:
+    """The option that a label means: by its name, its letter, its number from `low`, or its text."""
+    given = str(label).strip()
+    if given in names:
+        return texts[names.index(given)]
+    if given in texts:
+        return given
+    if given.isdecimal() and low is None:
+        raise BadRow("label", f"{given!r}: no row tells whether the first option is 0 or 1")
+    place = int(given) - (low or 0) if given.isdecimal() else LETTERS.find(given.upper()) if len(given) == 1 else -1
+    if not 0 <= place < len(texts):
+        raise BadRow("label", f"{given!r:.40} names none of {len(texts)} options")
+    return texts[place]

@@ -13,8 +13,7 @@ from stages.formats.column_mapping import SHOWN, Layout, Wanted, kinds, laid_out
 from stages.formats.columns import CHOICE, at, has, inside, lacking, normal, parts_of, plain, resolved, tops
 from stages.formats.format import ASKED, BEFORE, STATED
 from stages.formats.kto import KTO
-from stages.formats.options import LETTERS
-from stages.formats.phrased import Phrased
+from stages.formats.phrased import LETTERS, Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.files import Table
 from stages.formats.texts import Texts

@@ -17,9 +17,7 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, Demonstrations, DPOReference, Role, Split, Target
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.pipeline.labels import labels
-from stages.pipeline.pool import candidates
-from stages.pipeline.sources import with_limits, with_sources
+from stages.pipeline.subgraphs import candidates, labels, with_limits, with_sources
 from stages.store import source_files
 from stages.store.node import Node
 

@@ -1,1 +1,2 @@
-"""What building would fail on, looked at before the first node is built. No Hydra, no torch, no call to a server."""
+"""Refuse, before the first node is built, what building would fail on: settings that cannot work, and files, packages
+and ports that this machine lacks. No Hydra, no torch, no call to a server."""

@@ -15,23 +15,23 @@ from stages.config.schema import Config
 from stages.hardware import machine
 from stages.launch.rendezvous import listening
 from stages.pipeline.graph import targets
-from stages.preflight import answer_files, model_files, own_code, row_files, servers
+from stages.preflight import model_files, row_files, servers, user_files
 from stages.store.node import Node
 from stages.store.store import Store
 
 Look = Callable[[Node, Store], None]
 LOOKS: dict[type, tuple[Look, ...]] = {
-    Data: (own_code.require_data_part,),
+    Data: (user_files.require_data_part,),
     Model: (model_files.require_model,),
-    OneSource: (own_code.require_data_part, row_files.require_source),
-    Sample: (own_code.require_sampler, servers.require_sampled),
+    OneSource: (user_files.require_data_part, row_files.require_source),
+    Sample: (user_files.require_sampler, servers.require_sampled),
     CandidateFile: (row_files.require_candidates,),
     Label: (
-        own_code.require_labeler,
+        user_files.require_labeler,
         row_files.require_preferences,
         model_files.require_reward_model,
-        answer_files.require_known,
-        answer_files.require_answered,
+        row_files.require_known,
+        row_files.require_answered,
         servers.require_judges,
         servers.require_page,
     ),

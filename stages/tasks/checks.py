@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.store.records import Check
 from stages.tasks import constraint
-from stages.tasks.requests import on_topic
+from stages.tasks.open_requests import on_topic
 
 
 def words(text: str) -> list[str]:

@@ -17,10 +17,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation import student
 from stages.evaluation.best_model import compared
-from stages.evaluation.intervals import Interval, Means
-from stages.evaluation.noninferiority import of_shares
+from stages.evaluation.intervals import Interval, Means, student_quantile
+from stages.evaluation.retention import p_of_shares
 
 Array = NDArray[np.float64]
 UNEQUAL = (5, 8, 10, *range(12, 50, 2), 50, 55, 60, 65, 70, 80)
@@ -134,7 +133,7 @@ def two_level(outcomes: Array, families: list[str], rng: np.random.Generator, sa
     counts = rng.multinomial(times * sizes, shares).sum(1)
     draws = (counts[:, 2] - counts[:, 0]) / counts.sum(1)
     n = len(names)
-    widened = (n / (n - 1)) ** 0.5 * student.quantile(0.975, n - 1)
+    widened = (n / (n - 1)) ** 0.5 * student_quantile(0.975, n - 1)
     tail = NormalDist().cdf(-widened)
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(gain.mean()), float(low), float(high))
@@ -196,7 +195,7 @@ def of_claims(tables: int) -> None:
             rng, count = np.random.default_rng(0), 0
             for _ in range(tables):
                 before, policy = (rng.random(prompts) >= share for share in (base, base + 0.02))
-                count += of_shares(policy.astype(float), before.astype(float), 0.02) <= 0.05
+                count += p_of_shares(policy.astype(float), before.astype(float), 0.02) <= 0.05
             held.append(f"{prompts} prompts {count / tables:.1%}")
         logging.info("base loops in %.0f%%: %s", 100 * base, ", ".join(held))
 

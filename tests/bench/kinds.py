@@ -21,8 +21,7 @@ from stages.store.records import Candidate, Example
 from stages.store.workspace import Work
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import known_constraints
-from stages.tasks.open_requests import example
-from stages.tasks.requests import request
+from stages.tasks.open_requests import example, request
 from tests.bench import arms
 from tests.helpers import ROOT
 

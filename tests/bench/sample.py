@@ -71,7 +71,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     from stages.models.prompt_format import form_of
     from stages.samplers.sampler import Decoding, Request
     from stages.store.records import Example, load
-    from stages.tasks.requests import request
+    from stages.tasks.open_requests import request
 
     draw, latest = random.Random(cfg.seed), ROOT / cfg.outputs / "latest"
     model = latest / ("sft" if cfg.length else "base") / "model"

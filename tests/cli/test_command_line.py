@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli import constraints, main
+from stages.cli import main
 from stages.config.choices import Command, Target
 from stages.config.schema import RECIPES
+from stages.preflight import constraints
 from tests.helpers import TINY, command, inside, refused
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli import compose, constraints, sweep, unread
+from stages.cli import compose, sweep, unread
 from stages.cli.next_command import next_command
 from stages.config.choices import Target
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config
 from stages.pipeline import provenance
 from stages.pipeline.graph import graph, targets
+from stages.preflight import constraints
 from tests.helpers import TINY, composed, inside
 
 FILE = "stages/tasks/toy_preferences.jsonl"

@@ -17,7 +17,7 @@ from stages.commands.publishing import dataset_card, dataset_tables
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store
-from stages.store.unpaired import UnpairedPreference
+from stages.unpaired import UnpairedPreference
 from tests.commands.conftest import Request
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused
 

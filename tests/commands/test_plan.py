@@ -11,7 +11,7 @@ import pytest
 
 from stages.commands import plan
 from stages.commands.planning import cost, expected_calls
-from stages.commands.planning.speed import Kind, Ran, seconds_of
+from stages.commands.planning.comparable_nodes import Kind, Ran, seconds_of
 from stages.commands.planning.tokens import CHARACTERS
 from stages.config.schema import OUTPUTS, ROOT
 from stages.hardware import machine

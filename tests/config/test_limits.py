@@ -11,12 +11,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stages.cli import amounts, constraints, main, spelling
+from stages.cli import main, spelling
 from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.config.schema import Config
+from stages.preflight import capacity, constraints
 from stages.store import plugins
 from stages.tasks.generate import known_families
 from tests.helpers import TINY, composed, refused, settings
@@ -47,14 +48,14 @@ MAPPINGS = {  # and who looks into them
     "data.own.options": "plugins.fitting",
     "sample.own.options": "plugins.fitting",
     "label.own.options": "plugins.fitting",
-    "data.sources.splits": "sources.shared_out",
+    "data.sources.splits": "data_sources.validate_shares",
     "data.sources.columns": "column_mapping",
     "data.sources.labels": "formats, as the labels of a file",
     "label.columns": "column_mapping",
     "label.labels": "formats, as the labels of a file",
-    "data.audit.actions": "rows.audited",
-    "data.audit.thresholds": "rows.audited",
-    "data.mixture.quotas": "mixing.refuse",
+    "data.audit.actions": "data_sources.validate_codes",
+    "data.audit.thresholds": "data_sources.validate_codes",
+    "data.mixture.quotas": "data_sources.validate_mixture",
     "eval.models": "set by the pipeline",
     "sample.endpoint.extra": "the server",
     "sample.columns": "column_mapping",
@@ -283,7 +284,7 @@ def test_a_model_that_cannot_be_read_is_left_to_its_own_stage(tmp_path: Path) ->
     broken = tmp_path / "broken.gguf"
     head = struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"x", 9, 8, 2**60)  # an array of so many texts
     broken.write_bytes(head)
-    assert amounts.known(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
+    assert capacity.known(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
 
 
 def test_several_values_are_told_what_they_may_be() -> None:

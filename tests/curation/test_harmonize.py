@@ -10,8 +10,7 @@ import pytest
 
 from stages.config.blocks.data import Audit, Data, Form, Source
 from stages.curation.audit.answers import damaged
-from stages.curation.fixing import FIXES, undamaged
-from stages.curation.harmonize import Shape, trimmed
+from stages.curation.harmonize import FIXES, Shape, trimmed, undamaged
 from stages.formats.format import Said
 from stages.formats.turns import TOOLS
 from stages.store.records import Example, load

@@ -9,8 +9,7 @@ import pytest
 
 from stages.config.blocks.data import Mixture, Source
 from stages.curation.joining import Taken, gathered
-from stages.curation.mixing import shuffled, times
-from stages.curation.shares import amounts
+from stages.curation.mixing import amounts, shuffled, times
 from stages.store.records import Example, SourceRow, content_id, save
 from tests.helpers import refused
 

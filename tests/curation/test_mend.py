@@ -9,8 +9,7 @@ from stages.store.records import Example
 from stages.store.text_units import lower_words
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import Side, known_constraints
-from stages.tasks.open_requests import example
-from stages.tasks.requests import Request
+from stages.tasks.open_requests import Request, example
 
 ASKED = Request("explain", "Explain how tides work.", (("tide",),))
 PLAIN = (

@@ -12,10 +12,11 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
-from stages.cli import constraints, unread
+from stages.cli import unread
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
 from stages.config.schema import RECIPES, ROOT
+from stages.preflight import constraints
 from tests.helpers import settings
 
 README = ROOT / "README.md"

@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from stages.evaluation import student
-from stages.evaluation.intervals import Means, paired
-from stages.evaluation.noninferiority import of_means, of_shares, prompts_needed
+from stages.evaluation.intervals import Means, paired, student_exceeding, student_quantile
+from stages.evaluation.retention import p_of_means, p_of_shares, prompts_needed
 from tests.bench.intervals import CASES, Case
 
 TABLES = 200
@@ -93,30 +92,30 @@ def test_measures_that_are_no_shares_have_plain_t_intervals() -> None:
     freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
     found = Means(values, families, shares=False).difference(1, 0)
     assert found.mean == pytest.approx(change.mean())
-    assert found.high - found.mean == pytest.approx(student.quantile(0.975, freedom) * sum(parts) ** 0.5)
+    assert found.high - found.mean == pytest.approx(student_quantile(0.975, freedom) * sum(parts) ** 0.5)
 
 
 def test_equal_families_drawn_have_the_t_interval_of_their_means() -> None:
     values = np.random.default_rng(5).normal(0, 1, (60, 2))
     means = (values[:, 1] - values[:, 0]).reshape(12, 5).mean(1)
     found = Means(values, [str(i // 5) for i in range(60)], drawn=True, shares=False).difference(1, 0)
-    half = student.quantile(0.975, 11) * means.std(ddof=1) / 12**0.5
+    half = student_quantile(0.975, 11) * means.std(ddof=1) / 12**0.5
     assert (found.low, found.high) == pytest.approx((means.mean() - half, means.mean() + half))
 
 
 def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
     for freedom, expected in ((1, 12.706), (2, 4.303), (5, 2.571), (13, 2.160), (40, 2.021), (1e6, 1.960)):
-        assert student.quantile(0.975, freedom) == pytest.approx(expected, rel=3e-4)
-        assert student.exceeding(expected, freedom) == pytest.approx(0.025, rel=3e-3)
+        assert student_quantile(0.975, freedom) == pytest.approx(expected, rel=3e-4)
+        assert student_exceeding(expected, freedom) == pytest.approx(0.025, rel=3e-3)
 
 
 def test_that_nothing_got_worse_among_few_proves_little() -> None:
     """With a policy that loops in 2% of all answers, 64 show no loop one time in four; the claim held each time."""
     for prompts in (32, 64, 200):
         none = np.ones(prompts)
-        assert of_shares(none, none, 0.02) >= 0.98**prompts - 1e-12
-        assert of_means(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
-    assert of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
+        assert p_of_shares(none, none, 0.02) >= 0.98**prompts - 1e-12
+        assert p_of_means(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
+    assert p_of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
 
 
 @pytest.mark.parametrize(("prompts", "base"), [(64, 0.0), (64, 0.05), (200, 0.0), (200, 0.05)])
@@ -124,7 +123,7 @@ def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(prompts: int
     rng, held = np.random.default_rng(6), 0
     for _ in range(TABLES):
         before, policy = ((rng.random(prompts) >= share).astype(float) for share in (base, base + 0.02))
-        held += of_shares(policy, before, 0.02) <= 0.05
+        held += p_of_shares(policy, before, 0.02) <= 0.05
     assert held / TABLES <= 0.05 + FEW
 
 
@@ -137,5 +136,6 @@ def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
     rng, held = np.random.default_rng(8), 0
     for _ in range(100):
         luck = rng.random(514)
-        held += of_shares((luck >= 0.075).astype(float), ((luck < 0.075) | (luck >= 0.15)).astype(float), 0.05) <= 0.05
+        lost, gained = luck < 0.075, (luck >= 0.075) & (luck < 0.15)
+        held += p_of_shares((~lost).astype(float), (~gained).astype(float), 0.05) <= 0.05
     assert held / 100 == pytest.approx(0.9, abs=0.12)

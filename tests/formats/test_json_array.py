@@ -11,8 +11,8 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.readers import json_array
-from stages.formats.readers.bounded_lines import BoundedLines
 from stages.formats.readers.json_array import array_rows
+from stages.formats.readers.json_lines import BoundedLines
 from stages.formats.readers.row import Row
 
 FILE = Path("rows.json")

@@ -7,7 +7,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Wanted
-from stages.formats.known import known_sets
+from stages.formats.detection import known_sets
 from tests.formats.reading import lines, read, said
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}

@@ -8,8 +8,8 @@ import pytest
 
 from stages.config.blocks.data import Data, Source
 from stages.config.errors import UserError
+from stages.curation.user_code import reader
 from stages.formats.column_mapping import Wanted
-from stages.formats.user_function import reader
 from stages.store.records import Example, load
 from stages.store.workspace import Work
 from tests.formats.reading import lines, read

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.cli import constraints
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.launch import agent
 from stages.launch import processes as parent
+from stages.preflight import constraints
 from stages.store.store import Store
 from stages.store.training_samples import read_samples
 from stages.store.workspace import SCRATCH

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from stages.cli import constraints, main
+from stages.cli import main
 from stages.config.blocks.labels import Label
 from stages.config.choices import Command, Split, Target
 from stages.config.schema import RECIPES, Config
 from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
+from stages.preflight import constraints
 from stages.store.source_files import HUB_ID
 from stages.store.store import Store
 from stages.store.workspace import Work

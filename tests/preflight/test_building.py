@@ -10,7 +10,7 @@ import pytest
 
 from stages.cli import main
 from stages.config.errors import Errors, UserError
-from stages.preflight import own_code
+from stages.preflight import user_files
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, as_typed, composed, refused
 
@@ -378,7 +378,7 @@ def test_what_a_text_does_not_show_is_left_to_the_stage(text: str, tmp_path: Pat
     (tmp_path / "mine.py").write_text(text)
     options = {"sign": 1} if "sign" in text and "dataclass" not in text else {}
     own = Own(str(tmp_path / "mine.py"), "Mine", options)
-    own_code.require_class(own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", given=1)
+    user_files.require_class(own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", given=1)
 
 
 def test_errors_are_told_once_and_in_order() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.cli import pools
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
 from stages.models import contract
 from stages.models.loading import load_model
+from stages.preflight import candidate_sources
 from stages.samplers.openvino import OpenVINOSampler
 from stages.samplers.sampler import Completion, Decoding, Request
 from stages.store.records import Candidate, Example, load
@@ -105,6 +105,6 @@ def test_it_says_before_anything_is_built_where_it_computes_and_what_it_needs(
     assert refused(*line, "stage=plan", "sample.pool=[{n: 4}]", "sample.runtime.device=cuda").startswith(
         "sample.pool[0]"
     )
-    monkeypatch.setattr(pools, "find_spec", lambda package: None)
+    monkeypatch.setattr(candidate_sources, "find_spec", lambda package: None)
     assert "pip install -e '.[openvino]'" in refused(*line, "stage=plan")
     assert not [*tmp_path.glob("*/*/manifest.json")]

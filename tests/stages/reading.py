@@ -6,7 +6,7 @@ from typing import Any
 
 from stages import data, source
 from stages.config.blocks.data import Data
-from stages.pipeline.sources import with_sources
+from stages.pipeline.subgraphs import with_sources
 from stages.store.node import Node
 from stages.store.source_files import pin
 from stages.store.workspace import Work

@@ -437,7 +437,7 @@ def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path)
 
 
 def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("store.records.GROUP", "store.records.PIECE", "curation.source_rows.GROUP"):
+    for name in ("store.records.GROUP", "store.records.PIECE", "curation.joining.GROUP"):
         monkeypatch.setattr(f"stages.{name}", 7)
     out, _ = source(tmp_path, alpaca(40))
     assert pq.ParquetFile(out / "examples.parquet").num_row_groups == 6

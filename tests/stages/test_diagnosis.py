@@ -9,12 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages import report
-from stages.cli import constraints
 from stages.config.errors import UserError
 from stages.evaluation.diagnosis import causes, effects
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import Evidence, gather
 from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, written
+from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
 from stages.store.workspace import Work

@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from stages.config.errors import UserError
-from stages.eval import run
-from stages.evaluation import context_rates
-from stages.evaluation.endings import endings_clause
+from stages.eval import constant, containing, holds, run
 from stages.evaluation.likelihood import ROWS, log_probs
 from stages.evaluation.outcomes import (
     Table,
     averaged,
     consistency,
+    endings_clause,
     ends_less,
     matched,
     rates,
@@ -218,7 +217,7 @@ def test_none_of_many_is_not_known_to_be_none() -> None:
     ],
 )
 def test_an_answer_contains_the_reference_whatever_its_form(answer: str, reference: str, held: bool) -> None:
-    assert context_rates.holds(answer, reference) == held
+    assert holds(answer, reference) == held
 
 
 def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_have(chain: Chain) -> None:
@@ -233,12 +232,12 @@ def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_h
         for i, role in enumerate(whole.roles)
     }
     cfg = settings("recipe=tiny").eval
-    found = context_rates.containing(whole, answers, cfg)
+    found = containing(whole, answers, cfg)
     assert found == {"prompts": len(prompts), **with_intervals(whole, whole.passed, cfg)}
     assert found["policy-sft"]["low"] < found["policy-sft"]["mean"] < found["policy-sft"]["high"]
     bare = [*prompts[:-1], replace(prompts[-1], reference=None)]
-    assert context_rates.containing(replace(whole, prompts=bare), answers, cfg)["prompts"] == len(prompts) - 1
-    assert context_rates.containing(whole.where(np.zeros(len(prompts), bool)), answers, cfg) == {}
+    assert containing(replace(whole, prompts=bare), answers, cfg)["prompts"] == len(prompts) - 1
+    assert containing(whole.where(np.zeros(len(prompts), bool)), answers, cfg) == {}
 
 
 def asked(task: str, references: list[str]) -> list[Example]:
@@ -250,11 +249,11 @@ def asked(task: str, references: list[str]) -> list[Example]:
 
 def test_a_constant_answer_scores_what_it_scores_on_other_prompts() -> None:
     """Of four labels three are alike: the answer of one of them passes two of the three others."""
-    assert context_rates.constant(asked("label", ["yes", "yes", "yes", "no"])) == pytest.approx(2 / 3)
-    assert context_rates.constant(asked("copy", ["a", "b", "c"])) == 0
+    assert constant(asked("label", ["yes", "yes", "yes", "no"])) == pytest.approx(2 / 3)
+    assert constant(asked("copy", ["a", "b", "c"])) == 0
     both = asked("label", ["yes", "yes", "yes", "no"]) + asked("copy", ["a", "b", "c", "d"])
-    assert context_rates.constant(both) == pytest.approx(1 / 3)
-    assert context_rates.constant([*both, Example("open", [], None, "s", "letter", "test")]) is None
+    assert constant(both) == pytest.approx(1 / 3)
+    assert constant([*both, Example("open", [], None, "s", "letter", "test")]) is None
 
 
 def test_requests_are_followed_through_their_phrasings() -> None:

@@ -12,9 +12,8 @@ from trl import KTOConfig, KTOTrainer
 from stages import unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
-from stages.pairing.unpaired import UNFINISHED_BAD, UNFINISHED_GOOD, ways_out
 from stages.store.records import Judgement, Pair, load, save
-from stages.store.unpaired import UnpairedPreference
+from stages.unpaired import UNFINISHED_BAD, UNFINISHED_GOOD, UnpairedPreference, ways_out
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
 from tests.stages.test_pairs import SCORED, candidate, pool, work
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from stages.commands.planning.tokens import length_of
 from stages.config.blocks.data import Data
 from stages.config.choices import Split
-from stages.curation.shares import Amount, amounts
+from stages.curation.mixing import Amount, amounts
 from stages.store.node import Node
 from stages.store.store import Store
 

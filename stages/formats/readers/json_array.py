@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.formats.readers.bounded_lines import BoundedLines
-from stages.formats.readers.json_lines import DECODER, json_message, not_utf8, value_of
+from stages.formats.readers.json_lines import DECODER, BoundedLines, json_message, not_utf8, value_of
 from stages.formats.readers.row import BadRow, Row
 
 PIECE = 1 << 20  # bytes

@@ -1,5 +1,10 @@
-"""Rows of JSON lines, and what they hold that no program should have to."""
+"""Lines of a file, none longer than a key allows, and the rows of JSON lines.
 
+A line may be as long as the file, and memory is not. What no program should have to hold, such as a key twice or a
+number of a million digits, makes a row unusable.
+"""
+
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -9,9 +14,35 @@ from typing import Any
 from stages.config.errors import UserError
 from stages.formats.readers.row import BadRow, Row, repeated
 
+MEGABYTE = 1_000_000
 SPACE = " \t\r\n"
 COMMENT = re.compile(r"\s*(//|/\*|#)")
 BLANK = b"\xef\xbb\xbf" + SPACE.encode()  # bytes that say nothing: a mark of byte order, and white space
+
+
+class BoundedLines(io.BufferedReader):
+    """A stream of bytes whose lines have at most `most` megabytes; a longer one is a UserError."""
+
+    def __init__(self, raw: io.RawIOBase, size: int, file: Path, most: int):
+        super().__init__(raw, size)
+        self.file, self.most, self.longest = file, most, most * MEGABYTE
+
+    def __next__(self) -> bytes:
+        if line := self.readline(self.longest + 1):
+            self.refuse_longer(len(line))
+            return line
+        raise StopIteration
+
+    def refuse_longer(self, length: int) -> None:
+        """Raise UserError where a line, or a value that is read as one, is longer than it may be."""
+        if length > self.longest:
+            raise UserError(f"{self.file}: a line of more than {self.most} MB. data.max_line=MB reads longer ones.")
+
+    def text_lines(self, text: io.TextIOWrapper) -> Iterator[str]:
+        """Yield the lines of a text that is decoded from this stream. A character is a byte or more."""
+        while line := text.readline(self.longest + 1):
+            self.refuse_longer(len(line))
+            yield line
 
 
 def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.config.errors import UserError
-from stages.formats.readers.bounded_lines import BoundedLines
-from stages.formats.readers.json_lines import not_utf8
+from stages.formats.readers.json_lines import BoundedLines, not_utf8
 from stages.formats.readers.row import BadRow, Row, validate_columns
 
 GROUP = 1024  # rows

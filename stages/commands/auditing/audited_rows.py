@@ -14,11 +14,11 @@ from stages.config.blocks.data import Data, Form, Source
 from stages.config.choices import Split
 from stages.curation.audit.gate import Auditor, ends_of, fixed, request_of
 from stages.curation.harmonize import Shape
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Wanted, wanted_of
 from stages.formats.format import Said
 from stages.formats.source_reading import Found, as_json, convert
-from stages.formats.splits import prompt_of, split_of, wanted
 from stages.store.node import Node
+from stages.store.splits import prompt_of, split_of
 
 UNUSABLE = "unusable"  # the code of a row that no stage can use; its reason is what was found
 EXAMPLES = 3  # of every code
@@ -66,7 +66,7 @@ def sources_of(nodes: dict[str, Node], own: Callable[[Any], Said] | None) -> lis
     """What stage=data reads, and the preference set that stage=label does."""
     data: Data = nodes["data"].config
     shape, read = Shape(data.form, fixed(data.audit)), [source.config for source in nodes["data"].inputs.values()]
-    looked = [Looked(each.key, each.source, wanted(each.source), shape, own) for each in read]
+    looked = [Looked(each.key, each.source, wanted_of(each.source), shape, own) for each in read]
     label = nodes["label"].config
     return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.cli import endpoints
+from stages.preflight import servers
 from tests.helpers import SECRET, TINY, refused, settings
 
 SAMPLER = ("sample=openai", "sample.endpoint.model=x", "sample.endpoint.base_url=http://127.0.0.1:1/v1")
@@ -49,7 +49,7 @@ def test_what_is_no_key_is_taken() -> None:
     ).split()
     cfg = settings(*TINY, *SAMPLER, *(f"{EXTRA}.{each}" for each in extra))
     assert len(cfg.sample.endpoint.extra) == len(extra)
-    endpoints.refuse(cfg)
+    servers.refuse(cfg)
 
 
 ODD = (
@@ -67,4 +67,4 @@ def test_an_address_that_nobody_can_ask_at_is_refused(address: str) -> None:
 def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
     judges = f"label.judge.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
     assert refused(*TINY, "label=judge", judges).startswith("label.judge.endpoints names a model twice")
-    endpoints.refuse(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))
+    servers.refuse(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.cli import amounts, endpoints, ensembles, pools, recipes, rows, sources, templates
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.training import Training
@@ -23,7 +22,8 @@ from stages.config.choices import (
 )
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
-from stages.config.schema import Config
+from stages.config.schema import Config, group_defaults
+from stages.preflight import candidate_sources, capacity, data_sources, ensemble_members, servers, templates
 from stages.store import plugins
 
 # Keys of a source that preferences do not have.
@@ -45,17 +45,10 @@ def refuse(cfg: Config) -> None:
     if cfg.data.tasks is None:
         raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
     checks: list[Callable[[Config], None]] = [
-        together,
-        words,
-        pools.refuse,
-        ensembles.refuse,
-        endpoints.refuse,
-        given,
-        rewarded,
-        own_parts,
+        *(together, words, candidate_sources.refuse, ensemble_members.refuse, servers.refuse, given, rewarded),
+        *(own_parts, data_sources.refuse, templates.refuse, by_people, labelled, launched, adapters, trainers),
+        *(capacity.refuse, pushed),
     ]
-    checks += [rows.refuse, sources.refuse, templates.refuse, by_people, labelled, launched, adapters, trainers]
-    checks += [amounts.refuse, pushed]
     for check in checks:
         with errors:
             check(cfg)
@@ -93,7 +86,7 @@ def trainers(cfg: Config) -> None:
     errors = Errors()
     for name, block in cfg.trained.items():
         with errors:
-            trl_arguments.refuse(name, block, recipes.group_defaults(name).trainer)
+            trl_arguments.refuse(name, block, group_defaults(name).trainer)
     errors.refuse()
 
 

@@ -3,12 +3,12 @@
 from contextlib import suppress
 from pathlib import Path
 
-from stages.cli import sources
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Judge
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
+from stages.preflight import data_sources
 from stages.sandbox.jinja_process import Refusal, blaming, facts_of, render
 from stages.store import plugins
 from stages.store.source_files import read_template
@@ -30,7 +30,7 @@ def refuse(cfg: Config) -> None:
     if cfg.sft.template.path:
         with errors:
             chat(Path(cfg.sft.template.path))
-    for key, source in sources.of_run(cfg):
+    for key, source in data_sources.of_run(cfg):
         if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
             with errors:
                 task(f"{key}.task", source.task)
