@@ -34,8 +34,7 @@ from stages.evaluation.outcomes import (
 )
 from stages.models.loading import device_of
 from stages.store import atomic_write
-from stages.store.outcome import Outcome
-from stages.store.records import Example, Pair, Records, save, stream
+from stages.store.records import Example, Outcome, Pair, Records, save, stream
 from stages.store.text_units import lower_words
 from stages.store.workspace import Work
 from stages.tasks.checks import share_passed

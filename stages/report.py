@@ -3,6 +3,7 @@
 It reads the nodes it is given and nothing else; text that a model wrote is escaped.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,15 @@ from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather
 from stages.pages import changes, figures, glossary, label_page, seeds, settings_table
 from stages.pages.environment import environment
+from stages.pages.example_answers import side_by_side, strips
 from stages.pages.headline import Headline
-from stages.pages.reward_section import of_reward
-from stages.pages.sample_strips import strips
-from stages.pages.side_by_side import side_by_side
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
 from stages.store.sealed_json import having, load_json
 from stages.store.workspace import Work, read_curves
 
 SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a reader came for first
+SCORED_BY = ("label_reward_model", "label")  # whose labeler a reward model may be: in an ensemble, or alone
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -103,6 +103,21 @@ def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:
         return "it"
     taught = nodes["sft"]["settings"].get("train", True) and (made.get("sft") or made.get("open_sft"))
     return sft if taught else "nothing"
+
+
+def of_reward(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Return the figures of the reward model: `trained`, where this run trained it and pairs were held out; `scored`,
+    the best of n by score with the checks passed, where it labelled prompts that have checks; nothing otherwise."""
+    found = dict[str, Any]()
+    trained = nodes["reward"]["metrics"] if "reward" in nodes else {}
+    if "accuracy" in trained:
+        found["trained"] = trained
+    for name in SCORED_BY:
+        metrics = nodes[name]["metrics"] if name in nodes else {}
+        if metrics.get("labeler") == "reward_model" and "best_of" in metrics:
+            found["scored"] = metrics
+            break
+    return found
 
 
 def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:

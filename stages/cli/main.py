@@ -14,7 +14,7 @@ from stages.cli.explain import explained
 from stages.cli.next_command import next_command
 from stages.config.choices import Command, Target, Upstream
 from stages.config.schema import CONF, Config
-from stages.hardware import process, versions
+from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import targets
@@ -95,7 +95,7 @@ def use(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     """Talk to models of a finished run, or have one leave the store, or what it learnt from."""
     from stages.commands import finished_run
 
-    versions.warn()
+    process.warn_of_versions()
     run, chosen = finished_run.find(cfg, nodes, store, typed_overrides())
     store.verify(*map(store.folder, chosen))
     if cfg.stage == Command.export:
@@ -113,7 +113,7 @@ def typed_overrides() -> list[str]:
 
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     """Build the targets, then say where they are and what comes next."""
-    versions.warn()
+    process.warn_of_versions()
     overrides = typed_overrides()
     wanted = targets(cfg, nodes)
     if cfg.upstream is Upstream.require:

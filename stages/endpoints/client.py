@@ -1,7 +1,7 @@
 """Asking a model at an OpenAI-compatible server: every question once, failures again, within limits and a budget.
 
 The client of `openai` sends, with its own retries off: an attempt is counted where it is made. What a server answers
-is bounded as it comes (`bounded_http.py`), without the key (`key_mask.py`), and stored (`store/call_cache.py`) before
+is bounded as it comes (`bounded_http.py`), without the key (`reply.py`), and stored (`store/call_cache.py`) before
 it is used.
 """
 
@@ -19,10 +19,8 @@ from typing import Any
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
 from stages.config.installation import install_command
-from stages.endpoints.key_mask import KeyMask
-from stages.endpoints.pacing import Pace, backoff, retry_after
-from stages.endpoints.reply import NoReply, Redirected, Reply, decode, read
-from stages.endpoints.spending import Spending
+from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, decode, read
+from stages.endpoints.spending import Pace, Spending, backoff, retry_after
 from stages.store.call_cache import Calls, key_of
 from stages.store.records import Message
 from stages.store.workspace import SCRATCH, Work

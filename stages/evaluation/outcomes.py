@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Interval, Means
-from stages.store.outcome import Outcome
-from stages.store.records import Candidate, Example, load
+from stages.store.records import Candidate, Example, Outcome, load
 from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 

@@ -1,16 +1,20 @@
 """What a process of ours is told at its start, before any library is loaded: by run.py, by every job of a sweep, and
-by every worker of a training stage. Nothing of ours changes the process by being imported."""
+by every worker of a training stage. Nothing of ours changes the process by being imported. `warn_of_versions` compares
+installed libraries with the versions that this package was made for."""
 
 import io
 import json
 import logging
 import os
+import re
 import sys
 import uuid
 import warnings
+from functools import cache
+from importlib import metadata
 
 from stages.config.errors import visible
-from stages.config.installation import PROGRAM
+from stages.config.installation import DISTRIBUTION, PROGRAM, checkout_project
 
 ALWAYS = {
     "HYDRA_FULL_ERROR": "1",  # errors reach `cli.explain` instead of being printed by Hydra
@@ -37,6 +41,12 @@ QUIETER = {
     "gguf": logging.WARNING,
     "matplotlib": logging.WARNING,
 }
+log = logging.getLogger(__name__)
+
+# A library that every installation needs; the libraries of extras have a marker behind a semicolon.
+REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)")
+REQUIRES = re.compile(r"^Requires-Dist: (.*)$", re.MULTILINE)
+VERSION = re.compile(r"^Version: (\S+)$", re.MULTILINE)
 
 
 class Record(logging.LogRecord):
@@ -72,3 +82,36 @@ def prepare(typed: list[str] | None = None) -> None:
 def typed() -> list[str]:
     """The command line's arguments, also in a process that a sweep has started."""
     return list(json.loads(os.environ.get("PLUMBLINE_TYPED", "[]")))
+
+
+@cache
+def warn_of_versions() -> None:
+    """Say once in a process which libraries lie outside the ranges of pyproject.toml, in one line."""
+    if found := outside_their_ranges():
+        log.warning("warning: Plumbline was not tried with %s. What to do: docs/upgrading.md", ", ".join(found))
+
+
+def outside_their_ranges() -> list[str]:
+    """`trl 1.17.0 (known: >=1.16,<1.17)` for every library outside its range; what is not installed says so itself.
+
+    The ranges are those of the checkout's pyproject.toml, or of the installed distribution's metadata. This reads
+    metadata line by line: importlib parses every library's whole description, which takes four times as long.
+    """
+    from packaging.specifiers import SpecifierSet  # most of what all this takes, and nothing for `--help` or a plan
+
+    found = []
+    requirements = checkout_project().get("dependencies") or REQUIRES.findall(described(DISTRIBUTION))
+    for name, bounds in (match.groups() for match in map(REQUIREMENT.fullmatch, requirements) if match):
+        installed = VERSION.search(described(name))
+        if installed and not SpecifierSet(bounds).contains(installed[1], prereleases=True):
+            found.append(f"{name} {installed[1]} (known: {','.join(sorted(bounds.strip().split(','), reverse=True))})")
+    return found
+
+
+def described(distribution: str) -> str:
+    """A distribution's metadata, '' where it is not installed."""
+    try:
+        found = metadata.distribution(distribution)
+        return found.read_text("METADATA") or found.read_text("PKG-INFO") or ""  # an egg-info has the latter
+    except metadata.PackageNotFoundError:
+        return ""

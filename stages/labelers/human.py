@@ -3,7 +3,7 @@
 Answers to a prompt stand side by side, in another order for everybody, and nothing says which model wrote them. The
 node is complete when every question has as many answers as it needs; until then the same command goes on. Several
 people come together as their majority; where no verdict has one, they have seen a tie. What was said is kept for ever
-(`people/journal.py`): a question that somebody answered is never put to them again.
+(`people/session.py`): a question that somebody answered is never put to them again.
 """
 
 import json
@@ -16,9 +16,9 @@ from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import answer_rows
-from stages.labelers.people.asking import answered
-from stages.labelers.people.journal import Answer
 from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, different, drawn
+from stages.labelers.people.server import answered
+from stages.labelers.people.session import Answer
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import Work
 

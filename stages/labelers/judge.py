@@ -21,11 +21,10 @@ from stages.config.errors import UserError
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import answers
-from stages.labelers.comparisons import compared
-from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.labeler import Labeler, Pool, compared
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
-from stages.store.naming import told_apart
+from stages.store.numbers import numbered
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import Progress, Work
 
@@ -50,7 +49,7 @@ class Jury(Labeler):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
         self.max_failed, self.differ = cfg.max_failed, 0
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
-        self.names = told_apart([str(judge.endpoint.model) for judge in self.judges])
+        self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> "Jury":

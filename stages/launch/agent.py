@@ -18,8 +18,7 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stages.config.errors import UserError
-from stages.launch import rendezvous as rendezvous_of
-from stages.launch.processes import KILLED, POLL_SECONDS, leave
+from stages.launch.processes import KILLED, POLL_SECONDS, leave, listening
 from stages.store.workspace import SCRATCH
 
 LOCAL = "127.0.0.1:0"  # any free port
@@ -63,7 +62,7 @@ def meeting_point(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
     host, _, port = rendezvous.rpartition(":")
     if node_rank > 0:
         return host, int(port), None
-    server = rendezvous_of.listening(rendezvous)
+    server = listening(rendezvous)
     port = server.getsockname()[1]
     store = TCPStore(
         host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=server.detach()

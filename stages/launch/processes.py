@@ -6,8 +6,10 @@ lock of the node: where the parent is killed, the node stays locked until all ha
 what they made. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
 """
 
+import ipaddress
 import json
 import logging
+import socket
 import subprocess
 import sys
 import time
@@ -183,3 +185,25 @@ def follow(launch: Launch, targets: list[Node], store: Store) -> None:
                 if code := run_agent(job, launch.node_rank):
                     raise UserError(f"{node}: a process failed (exit code {code}); node 0 says why.")
             time.sleep(POLL_SECONDS)
+
+
+def listening(rendezvous: str) -> socket.socket:
+    """Return a socket of this machine's that listens at HOST:PORT.
+
+    Raises:
+        UserError: where node 0 cannot listen there, or where no other node could reach it.
+    """
+    host, _, port = rendezvous.rpartition(":")
+    try:
+        family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(("127.", "localhost", "::1")):
+            raise UserError(
+                f"launch.rendezvous={rendezvous}: on this machine {host} is {address[0]}, which no other reaches. "
+                "Give the address by which they reach node 0."
+            )
+        return socket.create_server(address[:2], family=family)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error}). Give an address of this machine, "
+            "and a free port."
+        ) from error

@@ -10,7 +10,7 @@ from markupsafe import escape
 
 from stages.evaluation.labelling import Call, Labelling
 from stages.evaluation.reliability import Key, from_checks, key_of, said
-from stages.labelers.votes import Voice
+from stages.labelers.verdicts import Voice
 from stages.pages.headline import counted
 from stages.pages.jury import Votes, Words
 from stages.store.records import Example, Judgement, content_id

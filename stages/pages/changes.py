@@ -7,8 +7,8 @@ from typing import Any
 
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import PRIMARY
+from stages.pages.glossary import in_words
 from stages.pages.headline import counted
-from stages.pages.kind_names import in_words
 
 NAMED = 3  # tasks in a sentence
 TITLES = {

@@ -1,15 +1,35 @@
-"""Jinja with everything escaped, and filters for figures."""
+"""What all pages share: Jinja with everything escaped, filters for figures, and how each model looks.
+
+A look is a colour for light and one for dark pages, and a shape. Shapes and lightness tell models apart where hues do
+not; every colour has a contrast of 3:1 or more to the page.
+"""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from stages.config.errors import visible
-from stages.pages.kind_names import in_words
-from stages.pages.roles import LOOKS
+from stages.pages.glossary import in_words
 from stages.store.numbers import bound, points, signed
+
+
+@dataclass(frozen=True)
+class Look:
+    light: str
+    dark: str
+    glyph: str  # in text
+    marker: str  # matplotlib's name of the same shape
+
+
+LOOKS = {
+    "base": Look("#858d9c", "#768090", "▲", "^"),
+    "sft": Look("#0a3f70", "#5aa9f0", "■", "s"),
+    "control": Look("#7b3fa0", "#cfa5f5", "◆", "D"),
+    "policy": Look("#cf4f08", "#ffb37f", "●", "o"),
+}
 
 
 def written_out(value: Any) -> str:

@@ -12,7 +12,7 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.pages.roles import LOOKS
+from stages.pages.environment import LOOKS
 from stages.store.numbers import signed
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written

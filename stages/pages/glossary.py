@@ -1,4 +1,4 @@
-"""The report's fixed words: its sections in their order, what the models are, and what terms of the field mean."""
+"""The fixed words of pages: the report's sections, what the models are, terms of the field, and kinds of task."""
 
 from collections.abc import Sequence
 
@@ -50,8 +50,46 @@ GLOSSARY = {
     "greedy": "Always the likeliest next token. Test answers are greedy; candidates that are sampled here are drawn "
     "at random, unless their temperature is 0.",
 }
+KINDS = {
+    # short tasks
+    "arithmetic": "arithmetic",
+    "case": "upper and lower case",
+    "classify": "choosing a label",
+    "combined": "two tasks in one",
+    "context": "answering from a text",
+    "count": "counting",
+    "edit": "editing words",
+    "ending": "fixed endings",
+    "extract": "finding words in a text",
+    "follow_up": "a second request",
+    "list": "making lists",
+    "order": "sorting",
+    "pick": "picking one of several",
+    "punctuation": "punctuation",
+    "structure": "JSON, CSV and forms",
+    "system": "instructions of a system message",
+    "table": "reading a table",
+    # areas of constraints on open requests
+    "attachments": "something added to the answer",
+    "emphasis": "emphasis",
+    "ends": "how an answer begins or ends",
+    "formats": "a format for data",
+    "keywords": "words to use or to avoid",
+    "layout": "paragraphs and headings",
+    "lengths": "a length",
+    "letters": "letters to use or to avoid",
+    "lists": "lists",
+    "voice": "person, tone and manner",
+    "several": "several constraints at once",
+    "request": "no constraint",
+}
 
 
 def contents(absent: set[str], first: Sequence[str] = ()) -> dict[str, str]:
     """Names and titles of the sections that a report has, in their order; `first`: those that come before all."""
     return {name: CONTENTS[name] for name in dict.fromkeys([*first, *CONTENTS]) if name not in absent}
+
+
+def in_words(name: str) -> str:
+    """What a kind, area or task is called on a page."""
+    return KINDS.get(name, name.replace("_", " "))

@@ -1,5 +1,6 @@
-"""What the label page says of judges, one by one, and of judges or members of an ensemble two by two."""
+"""What the label page says of judges and of an ensemble's members, one by one and two by two."""
 
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 from stages.config.choices import Reading, Rubrics
 from stages.evaluation.labelling import Labelling, Share, share
 from stages.evaluation.reliability import Key, key_of
-from stages.labelers.votes import Voice, voices
+from stages.labelers.verdicts import Voice, voices
 from stages.store.manifest import Manifest
-from stages.store.sealed_json import WRONG_SHAPE, Damaged
+from stages.store.sealed_json import WRONG_SHAPE, Damaged, having
 
 Votes = dict[Key, dict[str, Voice]]  # by what was judged, then by judge
 Words = dict[Key, dict[str, str | int | None]]  # the same, by whoever said it: a, b or tie, or a score
+PEOPLE = "people"  # beside the members: their word is the judgement
 
 
 def heard(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
@@ -65,3 +67,30 @@ def together(labelling: Labelling, words: Words) -> list[tuple[str, str, Share]]
         if alike := share([a == b for _, (a, b) in told], [prompt for prompt, _ in told]):
             found.append((one, two, alike))
     return found
+
+
+def spoken(folder: Path, manifest: Manifest, labelling: Labelling) -> Words:
+    """What every member said, and people where they were asked; of other labelers nothing."""
+    names = manifest["metrics"].get("ensemble", {}).get("members", ())
+    found: Words = {}
+    for j in labelling.judgements if names else ():
+        try:
+            told = having()(json.loads(j.raw or "{}"))
+        except WRONG_SHAPE as error:
+            raise Damaged(folder / "judgements.parquet", error) from error
+        found[key_of(j)] = {name: str(told[name]) for name in names if name in told}
+        if "human" in told:
+            found[key_of(j)][PEOPLE] = j.preference
+    return found
+
+
+def members(labelling: Labelling, words: Words, manifest: Manifest) -> dict[str, Any]:
+    """The table of members, and how many comparisons they differ on; {} of other labelers."""
+    told = manifest["metrics"].get("ensemble", {})
+    rows = []
+    for name, its in told.get("members", {}).items():
+        voted = [(j, words[key_of(j)][name]) for j in labelling.given if name in words[key_of(j)]]
+        agrees = share([word == j.preference for j, word in voted], [j.prompt_id for j, _ in voted])
+        rows.append({"name": name, "veto": None, "vetoes": 0, **its, "agrees": agrees})
+    apart = sum(len({*its.values()}) > 1 for its in words.values())
+    return {**told, "members": rows, "apart": apart} if rows else {}

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 from stages.evaluation.agreement import Estimate
 from stages.evaluation.labelling import Labelling, Share, longer
 from stages.pages.cases import cases
-from stages.pages.ensemble_section import members, spoken
 from stages.pages.environment import environment
+from stages.pages.glossary import in_words
 from stages.pages.headline import counted
-from stages.pages.jury import heard, judges, said, together
-from stages.pages.kind_names import in_words
+from stages.pages.jury import heard, judges, members, said, spoken, together
 from stages.store.manifest import manifest_of
 from stages.store.numbers import signed
 from stages.store.sealed_json import having, load_json

@@ -8,8 +8,7 @@ from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import PRIMARY, averaged, effect, rates
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
-from stages.store.outcome import Outcome
-from stages.store.records import Example, load, stream
+from stages.store.records import Example, Outcome, load, stream
 from stages.store.sealed_json import having, load_json
 
 ENOUGH_SEEDS = 3

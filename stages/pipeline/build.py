@@ -16,7 +16,7 @@ from stages.store.node import Node, in_order
 from stages.store.source_files import Outside
 from stages.store.store import Store
 from stages.store.workspace import Kept, Work
-from stages.tracking.track import track
+from stages.tracking.tracker import track
 
 log = logging.getLogger(__name__)
 

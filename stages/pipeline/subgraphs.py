@@ -16,8 +16,8 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Member, Pool, Sample
 from stages.config.schema import Config
-from stages.store.naming import told_apart
 from stages.store.node import Node
+from stages.store.numbers import numbered
 
 
 def with_sources(name: str, block: Data, node: Callable[..., Node]) -> dict[str, Node]:
@@ -87,7 +87,7 @@ def candidate_source(block: Sample, node: Callable[..., Node], policy: Node, dat
 
 def source_names(members: list[Member]) -> list[str]:
     """Return the names of sources in candidates and pairs. Equal names are numbered."""
-    return told_apart([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])
+    return numbered([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])
 
 
 def labels(cfg: Label, node: Callable[..., Node], pool: Node, **reward: Node) -> tuple[Node, dict[str, Node]]:

@@ -13,7 +13,7 @@ from stages.config.errors import Errors, UserError
 from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.hardware import machine
-from stages.launch.rendezvous import listening
+from stages.launch.processes import listening
 from stages.pipeline.graph import targets
 from stages.preflight import model_files, row_files, servers, user_files
 from stages.store.node import Node

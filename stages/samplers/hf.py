@@ -8,6 +8,7 @@ in eight is free: no step is spent on padding.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from stages.hardware.model_shape import Shape
 from stages.models.loading import device_of, load_model, sampled_as
 from stages.models.packing import Layout, attention_of, lay_out, only_attends, refuse_packed
 from stages.models.prepacked import prepack
-from stages.samplers.beginnings import shared
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
 REFILL = 8  # places are filled again when one in so many is free
 PREFILL_TOKENS = 8192  # prompts are read in batches of at most so many tokens, padding included
+SHORTEST_SHARED = 8  # tokens that a prompt has to share: to attend to them apart costs a little for every prompt
 
 
 class Slots:
@@ -165,7 +166,7 @@ class HFSampler(Sampler):
         """Put the keys and values that every layer computes for the prompts into `slots.read`."""
         slots.read = []
         if self.packs:
-            order, continued, lengths = shared(prompts)
+            order, continued, lengths = shared_beginnings(prompts)
             own = [prompts[index][length:] for index, length in zip(order, lengths, strict=True)]
             layout = Layout.of([len(tokens) for tokens in own], self.device, lengths, continued)
             slots.places = layout.sequences[0][torch.tensor(order).argsort()]
@@ -223,3 +224,17 @@ def prepared(model: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
     if attention_of(model) != "eager":
         return mask
     return torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
+
+
+def shared_beginnings(prompts: list[list[int]]) -> tuple[list[int], list[int], list[int]]:
+    """Return an order of the prompts, as indices; and for each prompt, in that order, whose beginning it continues, as
+    a place in the order, and how many tokens that is: 0 for a prompt that is read whole."""
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    continued, lengths = list[int](), list[int]()
+    for place, index in enumerate(order):
+        whole = continued[-1] if place else 0
+        both = zip(prompts[order[whole]], prompts[index], strict=False)
+        length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both)) if place else 0
+        continued.append(whole if length >= SHORTEST_SHARED else place)
+        lengths.append(length if length >= SHORTEST_SHARED else 0)
+    return order, continued, lengths

@@ -1,4 +1,7 @@
-"""Numbers as people read them, wherever they are told: in messages, tables and pages."""
+"""Numbers and numbered names as people read them, wherever they are told: in messages, tables and pages."""
+
+from collections import Counter
+from collections.abc import Sequence
 
 
 def signed(number: float, form: str) -> str:
@@ -16,3 +19,12 @@ def points(difference: float) -> str:
 def bound(difference: float) -> str:
     """A bound of a difference in points, on its side of zero: `−0.0` is below it, though it rounds to it."""
     return signed(100 * difference, "{:+.1f}")
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Return the names; several that are alike get a number each: `judge 1`, `judge 2`."""
+    totals, counts, result = Counter(names), Counter[str](), list[str]()
+    for name in names:
+        counts[name] += 1
+        result.append(f"{name} {counts[name]}" if totals[name] > 1 else name)
+    return result

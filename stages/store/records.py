@@ -195,6 +195,17 @@ class PairLogProbs:
     rejected_logps: list[Float32]
 
 
+@dataclass
+class Outcome:
+    """What became of a model's answer to a prompt; `passed`: all its checks."""
+
+    prompt_id: str
+    role: str
+    passed: bool
+    n_tokens: Int32
+    stopped: bool
+
+
 Record = TypeVar("Record")
 
 

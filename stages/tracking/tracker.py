@@ -3,9 +3,13 @@
 Nothing here decides a result. Trackers live in the process that builds, never in its children.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.config.schema import Tracker
+from stages.store import plugins
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
@@ -43,3 +47,22 @@ def version(stage: str, fingerprint: str, digest: str) -> str:
 def description(manifest: Manifest) -> dict[str, Any]:
     """What an artifact says of itself: the manifest's key figures."""
     return {key: manifest[key] for key in ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics")}
+
+
+@contextmanager
+def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
+    """A tracker's run for this attempt; marked failed where the stage raises."""
+    run = start(settings, node, root)
+    try:
+        yield run
+    except BaseException:
+        run.finish(failed=True)
+        raise
+    run.finish(failed=False)
+
+
+def start(settings: Tracker, node: Node, root: Path) -> Run:
+    if settings.name == "none":
+        return Run()
+    tracker: Callable[..., Run] = plugins.named("tracking", settings.name, Run)
+    return tracker(settings, node, root)

@@ -23,7 +23,7 @@ from stages.cli import compose
 from stages.cli.main import run
 from stages.hardware import process
 from stages.store.manifest import Manifest
-from stages.tracking import track
+from stages.tracking import tracker
 from stages.tracking.tracker import Run
 from tests.helpers import ROOT, composed
 
@@ -80,7 +80,7 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
 
     profiler = profiling.profiler() if profiled else None
     clocks: dict[str, Clock] = {}
-    track.start = lambda settings, node, root: clocks.setdefault(
+    tracker.start = lambda settings, node, root: clocks.setdefault(
         node.stage, Clock(profiler if node.stage == "dpo" else None)
     )
     scoring: list[float] = []

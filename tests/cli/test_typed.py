@@ -10,7 +10,18 @@ from omegaconf import OmegaConf
 from stages.cli import compose, recipes
 from stages.commands import plan
 from stages.config.schema import RECIPES, ROOT
-from tests.helpers import TINY, Chain, command, composed, composed_once, inside, refused, settings, slow_but
+from tests.helpers import (
+    TINY,
+    Chain,
+    command,
+    composed,
+    composed_once,
+    forget_compositions,
+    inside,
+    refused,
+    settings,
+    slow_but,
+)
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OPTIONS = {
@@ -65,12 +76,12 @@ def own_recipes() -> Iterator[Callable[[str, str], None]]:
     def write(name: str, text: str) -> None:
         (RECIPES / f"{name}.yaml").write_text(text)
         written.add(RECIPES / f"{name}.yaml")
-        composed_once.cache_clear()
+        forget_compositions()
 
     yield write
     for recipe in written:
         recipe.unlink()
-    composed_once.cache_clear()
+    forget_compositions()
 
 
 @pytest.mark.parametrize(("start", "group"), [("demo", "pairs"), ("instructions", "data"), ("zephyr_7b", "sft")])
@@ -200,7 +211,7 @@ def made_of(chain: Chain) -> list[dict[str, object]]:
 def test_a_recipes_rates_belong_to_its_model(
     line: tuple[str, ...], rates: tuple[float, float], told: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    composed_once.cache_clear()
+    forget_compositions()
     cfg = settings(*line)
     assert (cfg.sft.learning_rate, cfg.dpo.learning_rate) == pytest.approx(rates)
     assert re.search(told, caplog.text) if told else caplog.text == ""
@@ -231,9 +242,9 @@ def test_a_toy_of_4_bit_weights_needs_no_package(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(recipes, "find_spec", lambda package: None)
-    composed_once.cache_clear()
+    forget_compositions()
     toy = settings("recipe=llama32_1b_qlora", "scale=toy")
-    composed_once.cache_clear()
+    forget_compositions()
     assert (toy.sft.adapter, toy.dpo.adapter) == ("lora", "lora")
     assert "sft.adapter=lora in place of qlora, which needs bitsandbytes" in caplog.text
 

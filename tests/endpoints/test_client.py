@@ -1,5 +1,6 @@
 """An endpoint is asked once, whatever fails on the way, within its budget, and tells nobody the key."""
 
+import asyncio
 import json
 import os
 import random
@@ -19,8 +20,8 @@ from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Pr
 from stages.config.errors import UserError
 from stages.config.schema import ROOT
 from stages.endpoints.client import Client, Question
-from stages.endpoints.pacing import retry_after
 from stages.endpoints.reply import NoReply, Reply, read
+from stages.endpoints.spending import retry_after
 from stages.endpoints.together import Job, answers
 from stages.store import json_log
 from stages.store.workspace import Work
@@ -238,13 +239,15 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_slow_disk_is_waited_for_once_for_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the event loop, a turn for each of three lines of a call, it takes 12 s."""
-    sync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: [time.sleep(0.1), sync(descriptor)][1])
+    """With a turn for each of three lines of a call, the disk is waited for 120 times."""
+    sync, waits = os.fsync, list[int]()
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: [waits.append(descriptor), time.sleep(0.1), sync(descriptor)][2]
+    )
     with running(Model(shout, seconds=0.1)) as model:
-        out, began = work(tmp_path / "node"), time.monotonic()
+        out = work(tmp_path / "node")
         assert len(asked(client(model.url, out), map(question, range(40)), out)) == 40
-    assert time.monotonic() - began < 4.0, "40 calls of 0.1 s, 8 at once"
+    assert len(waits) < 60
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,15 +292,20 @@ def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_th
     assert {name: os.environ[name] for name in theirs} == theirs
 
 
-def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(tmp_path: Path) -> None:
+def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep, rests = asyncio.sleep, list[float]()
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *rest: (rests.append(seconds), sleep(seconds, *rest))[1])
     with running(Model(shout)) as model:
         out, began = work(tmp_path / "node"), time.monotonic()
         asked(client(model.url, out, runtime={"requests_per_minute": 1200}), map(question, range(8)), out)
         assert time.monotonic() - began >= 7 * 0.05
-        began, most = time.monotonic(), sum(question(0).most({}))
+        rests.clear()
+        most = sum(question(0).most({}))
         one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
         asked(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
-        assert time.monotonic() - began < 3 * 1.0, "tokens that were not used are given back"
+        assert sum(rests) < 3 * 1.0, "tokens that were not used are given back"
     with (
         running(Model(shout, status=429)) as model,
         pytest.raises(UserError, match=r"wants to be left alone for 3600 s\. Every answer is kept"),

@@ -15,8 +15,8 @@ from stages.config.blocks.labels import Label
 from stages.config.choices import Strategy, Weights
 from stages.labelers.judge import Jury
 from stages.labelers.labeler import Labeler, Pool, chosen
-from stages.labelers.people.journal import Answer
 from stages.labelers.people.questions import drawn
+from stages.labelers.people.session import Answer
 from stages.models import contract
 from stages.models.loading import begin_reward_model, save_model
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save

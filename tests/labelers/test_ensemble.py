@@ -9,8 +9,7 @@ import pytest
 
 from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
-from stages.labelers.ensemble import Ensemble
-from stages.labelers.vote_joining import Joined, joined
+from stages.labelers.ensemble import Ensemble, Joined, joined
 from stages.store.records import Candidate, Judgement, Pair, load, save
 from stages.store.workspace import Work
 from tests.endpoints.servers import Model, running

@@ -13,9 +13,8 @@ import pytest
 
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.labelers.people.journal import Answer, Journal
 from stages.labelers.people.questions import drawn
-from stages.labelers.people.session import Session
+from stages.labelers.people.session import Answer, Journal, Session
 from stages.store.json_log import sealed
 from tests.endpoints.test_client import flipped
 from tests.labelers.pools import pool

@@ -15,8 +15,8 @@ from stages import label
 from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
 from stages.endpoints.reply import Reply
-from stages.labelers.comparisons import compared
 from stages.labelers.judge import Jury
+from stages.labelers.labeler import compared
 from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
 from stages.store.records import Candidate, Example, Judgement, Pair, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running

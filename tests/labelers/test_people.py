@@ -18,9 +18,8 @@ from stages.config.errors import UserError
 from stages.labelers.human import judgements
 from stages.labelers.labeler import Pool
 from stages.labelers.people import answer_rows, server
-from stages.labelers.people.journal import Answer
 from stages.labelers.people.questions import Question, drawn
-from stages.labelers.people.session import Session
+from stages.labelers.people.session import Answer, Session
 from stages.store.records import Pair, load
 from tests.helpers import Chain, build, nodes, refused
 from tests.labelers.asking import Asking, Person, asking, kept_of, somebody

@@ -10,8 +10,7 @@ import pytest
 
 from stages.config.choices import Reading, Rubrics
 from stages.labelers.judge import Jury
-from stages.labelers.verdicts import SCALE
-from stages.labelers.votes import voices
+from stages.labelers.verdicts import SCALE, voices
 from stages.store.records import content_id
 from tests.endpoints.servers import Model, Request, running
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, shown

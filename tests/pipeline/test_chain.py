@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -25,14 +24,15 @@ from stages.pipeline.graph import VERSIONS, targets
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
 from stages.store.text_lengths import text_lengths
+from tests.budgets import spent
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
 
 STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval", "report")
 
 
-def test_one_command_makes_the_whole_chain_within_a_minute(built: Path) -> None:
+def test_one_command_makes_the_whole_chain_in_a_minute_of_one_core(built: Path) -> None:
     told = json.loads(built.with_name("built.json").read_text())
-    assert told["seconds"] < 60
+    assert told["cpu_seconds"] < 60
     chain = Chain(built)
     assert {stage: chain.count()[stage] for stage in STAGES} == {
         stage: 3 if stage == "answer" else 1 for stage in STAGES
@@ -47,9 +47,9 @@ def test_one_command_makes_the_whole_chain_within_a_minute(built: Path) -> None:
 
 def test_a_chain_that_is_there_takes_no_time_and_builds_nothing(chain: Chain) -> None:
     before = {p: p.stat().st_mtime_ns for p in chain.root.glob("*/*/manifest.json")}
-    started = time.perf_counter()
+    spent_before = spent()
     ran = command(*TINY, f"outputs={chain.root}")
-    assert time.perf_counter() - started < 5
+    assert spent() - spent_before < 10, "a training alone takes more"
     assert ran.returncode == 0, ran.stderr
     assert "reused" in ran.stdout
     assert {p: p.stat().st_mtime_ns for p in chain.root.glob("*/*/manifest.json")} == before

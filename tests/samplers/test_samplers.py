@@ -30,10 +30,9 @@ from stages.hardware import machine, memory
 from stages.models import contract
 from stages.models.loading import load_model
 from stages.models.packing import only_attends, pack_pairs, pack_segments
-from stages.samplers.beginnings import WORTH, shared
 from stages.samplers.drawing import blocks, gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.hf import HFSampler, Slots
+from stages.samplers.hf import SHORTEST_SHARED, HFSampler, Slots, shared_beginnings
 from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Candidate, Example, load
 from tests.helpers import Chain, build
@@ -145,11 +144,11 @@ LIKE = [
 
 
 def test_prompts_that_begin_alike_are_read_once_as_far_as_they_do() -> None:
-    order, continued, lengths = shared(LIKE)
+    order, continued, lengths = shared_beginnings(LIKE)
     assert sorted(order) == list(range(len(LIKE)))
     for place, (index, whole, length) in enumerate(zip(order, continued, lengths, strict=True)):
         assert LIKE[index][:length] == LIKE[order[whole]][:length]
-        assert length == 0 if whole == place else length >= WORTH
+        assert length == 0 if whole == place else length >= SHORTEST_SHARED
         assert lengths[whole] == 0, "what is continued is read whole"
     assert sum(lengths) == 4 * len(OPENING)
 

@@ -25,8 +25,7 @@ from stages.evaluation.outcomes import (
 )
 from stages.models import contract
 from stages.models.loading import load_model
-from stages.store.outcome import Outcome
-from stages.store.records import Candidate, Check, Example, Pair, load, save
+from stages.store.records import Candidate, Check, Example, Outcome, Pair, load, save
 from stages.store.store import Store
 from stages.store.workspace import Work
 from stages.tasks.checks import share_passed

@@ -10,8 +10,8 @@ from markupsafe import escape
 from stages import report
 from stages.config.errors import UNSEEN
 from stages.pages import figures
+from stages.pages.example_answers import side_by_side
 from stages.pages.settings_table import settings as settings_of
-from stages.pages.side_by_side import side_by_side
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.workspace import Work

@@ -7,7 +7,7 @@ import pytest
 
 from stages.commands.planning import cost
 from stages.commands.planning.cost import Past
-from stages.pages.reward_section import of_reward
+from stages.report import of_reward
 from stages.store.manifest import manifest_of
 from stages.store.store import Store
 from tests.browser import wrong_with

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages import report
-from stages.pages.sample_strips import start, strip, strips
+from stages.pages.example_answers import start, strip, strips
 from stages.store.manifest import manifest_of
 from stages.store.training_samples import Sample, append_samples, read_samples
 from stages.store.workspace import SAMPLES, Work

@@ -68,7 +68,7 @@ from stages.config import trl_arguments
 from stages.config.blocks.models import Model
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.schema import ROOT
-from stages.labelers.people import connections
+from stages.labelers.people import access
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
@@ -85,7 +85,7 @@ from stages.training.micro_batches import MicroBatches, Rows
 from stages.training.token_rows import IGNORED
 from stages.training.trainer import ROW_LOSSES, PlumblineTrainer
 from stages.training.validation import Course
-from tests.helpers import composed, composed_once
+from tests.helpers import composed, composed_by_hydra
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
 
@@ -880,7 +880,7 @@ def the_store_of_configurations_is_copied(parts: Parts) -> None:
     copies = list[int]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: (copies.append(1), self)[1])
-        composed_once.__wrapped__("recipe=tiny")  # in earnest, whoever has composed it before
+        composed_by_hydra.__wrapped__("recipe=tiny")  # in earnest, whoever has composed it before
     assert copies
     assert copy.deepcopy(ConfigStore.instance()) is ConfigStore.instance()
 
@@ -942,16 +942,16 @@ def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
 
 @effect(
     "uvicorn.protocols.http.h11_impl:H11Protocol.connection_made",
-    put(connections.Connection, "connection_made", H11Protocol.connection_made),
+    put(access.Connection, "connection_made", H11Protocol.connection_made),
 )
 def a_silent_connection_is_closed(parts: Parts) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("nobody asks")
 
     quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "lifespan": "off"}
-    server = uvicorn.Server(uvicorn.Config(app, http=connections.Connection, **quiet))
+    server = uvicorn.Server(uvicorn.Config(app, http=access.Connection, **quiet))
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
-        patch.setattr(connections, "LASTS", 0.1)
+        patch.setattr(access, "LASTS", 0.1)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

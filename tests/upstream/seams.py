@@ -436,7 +436,7 @@ SEAMS = [
     # uvicorn
     Seam(
         "uvicorn.protocols.http.h11_impl:H11Protocol.connection_made",
-        ("labelers/people/connections.py",),
+        ("labelers/people/access.py",),
         "extended: a connection to the page for people ends after a time, and their number is bounded",
         "somebody who sends slowly keeps others from the page",
         takes="self, transport",

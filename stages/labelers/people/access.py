@@ -1,5 +1,7 @@
-"""Who may reach the page: this machine, or whoever has the token."""
+"""Who may reach the page, this machine or whoever has the token, and for how long: somebody who sends slowly, or never
+ends, cannot keep others from it."""
 
+import asyncio
 import ipaddress
 import os
 import re
@@ -9,11 +11,15 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from stages.store.regular import NotRegular, open_regular
 from stages.store.sealed_json import set_aside, sync
 
 BYTES = 24  # of a token, which are 32 characters
 TOKEN = re.compile(rb"[A-Za-z0-9_-]{32,128}")
+LASTS = 30.0  # seconds from the opening of a connection to its end, whatever has come by then
+MOST = 128  # connections at once
 
 
 def is_loopback(host: str) -> bool:
@@ -82,3 +88,17 @@ def make_token(path: Path) -> str:
     os.replace(draft, path)
     sync(path.parent)
     return token
+
+
+class Connection(H11Protocol):
+    """A connection to the page, which carries one request. One connection too many is closed at once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.deadline = self.loop.call_later(LASTS, transport.abort)
+        if len(self.connections) > MOST:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.deadline.cancel()

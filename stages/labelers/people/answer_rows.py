@@ -1,23 +1,27 @@
-"""Questions and answers in files, for people who judge elsewhere: `answers.jsonl`, plain, and `argilla.json`, as
-Argilla reads and writes them. `label.human.answered` reads either."""
+"""Questions and answers in files, for people who judge elsewhere. `label.human.answered` reads either of two files.
+
+`answers.jsonl` is plain. `argilla.json` is as Argilla 2 has it: its `records.to_json` writes a list of records, and
+`from_json` reads one; flat rows, as of `records.to_datasets` and `to_list(flatten=True)`, are read here as well.
+"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from stages.config.errors import UserError
-from stages.labelers.people import argilla
-from stages.labelers.people.journal import Answer, answer_in
 from stages.labelers.people.questions import Question
-from stages.labelers.people.session import Refused, Session
+from stages.labelers.people.session import Answer, Refused, Session, answer_in
 from stages.store import atomic_write
 from stages.store.sealed_json import WRONG_SHAPE, having
 from stages.store.workspace import Work
 
 PLAIN, ARGILLA = "answers.jsonl", "argilla.json"
 Row = dict[str, Any]
+SAID = ("verdict", "reasons", "comment")  # questions of the Argilla dataset
+SUBMITTED = (None, "submitted")  # a flat row also has what is drafted or discarded, a record does not tell them apart
 
 
 def write(session: Session, out: Work) -> None:
@@ -25,7 +29,7 @@ def write(session: Session, out: Work) -> None:
     of records: the questions that wait for answers, and those that Argilla's users answered."""
     asked = [(question, answers_to(question, session)) for question in session.questions.values()]
     found = [row for question, answers in asked for row in plain(question, answers)]
-    records = [record for question, answers in asked if (record := argilla.record(question, answers))]
+    records = [record for question, answers in asked if (record := argilla_record(question, answers))]
     atomic_write.write(out / PLAIN, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found))
     atomic_write.write(out / ARGILLA, json.dumps(records, ensure_ascii=False))
 
@@ -116,8 +120,8 @@ def rows_of(file: Path) -> Iterator[tuple[str, Any]]:
 
 def answers_in(row: Row) -> Iterator[Answer]:
     """The answers in a row of either kind; none in a blank one."""
-    if argilla.holds(row):
-        yield from argilla.answers_in(row)
+    if is_argilla(row):
+        yield from argilla_answers(row)
     elif row["verdict"] is not None:
         yield Answer(
             question=str(row["question"]),
@@ -133,3 +137,64 @@ def answers_in(row: Row) -> Iterator[Answer]:
 
 def wrong(file: Path, place: str, reason: str) -> UserError:
     return UserError(f"label.human.answered={file}: {place}: {reason}. Mend it, or take it out.")
+
+
+def argilla_record(question: Question, answers: Sequence[Answer]) -> dict[str, Any] | None:
+    """A question with what Argilla's users said of it: a response has the UUID of one, or Argilla refuses it. None
+    where all that is needed was said by others: it would be asked again."""
+    users = [answer for answer in answers if is_user(answer.annotator)]
+    waits = len(answers) < question.needed
+    if not (users or waits):
+        return None
+    said = {
+        name: [
+            {"value": list(value) if name == "reasons" else value, "user_id": answer.annotator}
+            for answer in users
+            if (value := vars(answer)[name])
+        ]
+        for name in SAID
+    }
+    texts = {letter: c.text for letter, c in zip(question.letters, question.candidates, strict=True)}
+    return {
+        "id": question.id,
+        "fields": {"prompt": "\n\n".join(f"{m['role']}: {m['content']}" for m in question.prompt.messages), **texts},
+        "metadata": {},
+        "suggestions": {},
+        "responses": {name: values for name, values in said.items() if values},
+        "vectors": {},
+        "status": "pending" if waits else "completed",
+    }
+
+
+def is_user(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def is_argilla(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one of Argilla's, and none of ours."""
+    return "responses" in row or "_server_id" in row or "verdict.responses" in row
+
+
+def argilla_answers(row: Mapping[str, Any]) -> Iterator[Answer]:
+    """Everybody's responses; none where nobody gave a verdict."""
+    by = {name: dict(responses(row, name)) for name in SAID}
+    for person, verdict in by["verdict"].items():
+        if verdict is not None:
+            reasons, comment = by["reasons"].get(person), by["comment"].get(person)
+            yield Answer(str(row["id"]), person, str(verdict), tuple(reasons or ()), str(comment or ""))
+
+
+def responses(row: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """Of one question, who said what."""
+    if "responses" in row:
+        for response in (row["responses"] or {}).get(name) or ():
+            yield str(response["user_id"]), response["value"]
+        return
+    given, users = (row.get(f"{name}.responses{column}") or () for column in ("", ".users"))
+    status = row.get(f"{name}.responses.status") or [None] * len(users)
+    for value, user, state in zip(given, users, status, strict=True):
+        if state in SUBMITTED:
+            yield str(user), value

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stages.config.blocks.labels import Human
-from stages.labelers.comparisons import grouped
-from stages.labelers.labeler import Pool
+from stages.labelers.labeler import Pool, grouped
 from stages.store.records import Candidate, Example, content_id
 
 LETTERS = "abcdef"  # of the answers, in the order of the question

@@ -1,4 +1,4 @@
-"""The page and its three requests: what is next, an answer, an answer taken back.
+"""Questions are put to people, on a page with three requests: what is next, an answer, an answer taken back.
 
 Whoever could reach the server without being meant to is turned away: a site that has a name of its own lead here (DNS
 rebinding) by the Host, one that sends a form by the Origin and the type of the content, anybody beyond this machine by
@@ -14,7 +14,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ from starlette.types import Receive, Scope, Send
 
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.labelers.people.access import called, is_loopback, name_in, token_in
-from stages.labelers.people.connections import Connection
-from stages.labelers.people.journal import Answer
+from stages.labelers.people import answer_rows
+from stages.labelers.people.access import Connection, called, is_loopback, name_in, token_in
 from stages.labelers.people.markup import shown, spans
 from stages.labelers.people.questions import Question
-from stages.labelers.people.session import NAME, Refused, Session
+from stages.labelers.people.session import NAME, Answer, Refused, Session
+from stages.store import locks, plugins
 from stages.store.sealed_json import WRONG_SHAPE, having
 from stages.store.workspace import Progress, Work
 
@@ -42,6 +42,30 @@ LARGEST = 1 << 16  # bytes of a request's body
 GRACE = 5.0  # seconds after the last answer in which it can be taken back
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 Body = Mapping[str, Any]
+
+
+def answered(questions: Sequence[Question], cfg: Human, out: Work) -> Session:
+    """The session of these questions when all is answered, by people here or in a file; its figures go to the node.
+
+    Raises:
+        UserError: for a file of answers that cannot be used, and an address that cannot be listened at.
+        KeyboardInterrupt: where the server was stopped before that.
+    """
+    folder = out.calls / "people"
+    # One process at a time: two of them would not know of each other's answers.
+    with locks.held(locks.opened(folder / "people.lock"), "the page for people", "used"):
+        session = Session([*questions], cfg.reasons or [], folder)
+        try:
+            if cfg.answered:
+                out.say(answer_rows.read(plugins.user_path(cfg.answered), session))
+            answer_rows.write(session, out)
+            if not session.complete:
+                out.say(f"for people who judge elsewhere: {out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}")
+                serve(session, cfg, out)
+        finally:
+            answer_rows.write(session, out)
+    out.asked["label.human"] = session.figures()
+    return session
 
 
 def serve(session: Session, cfg: Human, out: Work) -> None:

@@ -1,18 +1,90 @@
-"""Who is asked what, and what was said: the state of the page, made again from the journals at every start."""
+"""What people say: journals of their answers, and the state of the page, made again from these at every start.
 
+A journal is a file that is only ever appended to: `outputs/cache/calls/people/ann.jsonl`. A line is on the disk before
+the page hears that it was saved. What is taken back gets a line of its own.
+"""
+
+import json
+import os
 import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from stages.evaluation.agreement import alpha, coincidences
-from stages.labelers.people.journal import Answer, Journal
 from stages.labelers.people.questions import SKIP, VERDICTS, Question
+from stages.store import json_log
+from stages.store.regular import open_regular
+from stages.store.sealed_json import sync
 
+LONGEST_SHOWN = 1e7  # seconds for which a question may have been shown
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")  # of a person, and of a file
-LONGEST = 2000  # characters of a comment
+LONGEST_COMMENT = 2000  # characters
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A person's word on a question, one of the question's; None takes back what they said before. `order` is how they
+    saw the answers, from left to right."""
+
+    question: str
+    annotator: str
+    verdict: str | None
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+    order: str = ""
+    seconds: float | None = None  # for which the question was shown
+    at: str = ""  # the time, as ISO 8601
+
+    @property
+    def said(self) -> tuple[str | None, tuple[str, ...], str]:
+        return self.verdict, self.reasons, self.comment
+
+
+def answer_in(row: Any) -> Answer:
+    """Return the answer in a row, without seconds that cannot be.
+
+    Raises:
+        ValueError, TypeError, LookupError: where there is none, or half a character in it.
+    """
+    answer = Answer(**row | {"reasons": tuple(row["reasons"])})
+    texts = [answer.question, answer.annotator, answer.comment, answer.order, answer.at, *answer.reasons]
+    if not all(isinstance(text, str) for text in [*texts, answer.verdict or ""]):
+        raise TypeError("a text is not one")
+    json.dumps([*texts, answer.verdict], ensure_ascii=False).encode()
+    timed = isinstance(answer.seconds, int | float) and 0 <= answer.seconds < LONGEST_SHOWN
+    return answer if timed else replace(answer, seconds=None)
+
+
+@dataclass
+class Journal:
+    """The file of one person. A line that a kill cut off, or that a disk or a hand damaged, is set aside and told."""
+
+    path: Path
+
+    @property
+    def annotator(self) -> str:
+        return self.path.stem
+
+    def read(self) -> Iterator[Answer]:
+        """Return what was said, oldest first."""
+        lines = json_log.read(self.path, answer_in, "What they said is asked again.")
+        return (replace(line.value, annotator=self.annotator) for line in lines)
+
+    def append(self, answer: Answer) -> None:
+        """Write an answer, which is durable when this returns."""
+        fresh = not self.path.exists()
+        descriptor = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        try:
+            json_log.append(descriptor, json_log.sealed(asdict(answer)))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if fresh:
+            sync(self.path.parent)
 
 
 class Refused(Exception):
@@ -102,8 +174,8 @@ class Session:
             raise Refused(400, f"a verdict is one of {', '.join(words)}, and not {answer.verdict!r}")
         if unknown := [*filter(lambda r: r not in self.reasons, answer.reasons)]:
             raise Refused(400, f"{unknown[0]!r} is no reason of label.human.reasons={self.reasons}")
-        if len({*answer.reasons}) < len(answer.reasons) or len(answer.comment) > LONGEST:
-            raise Refused(400, f"a reason is given once, and a comment has {LONGEST} characters at most")
+        if len({*answer.reasons}) < len(answer.reasons) or len(answer.comment) > LONGEST_COMMENT:
+            raise Refused(400, f"a reason is given once, and a comment has {LONGEST_COMMENT} characters at most")
 
     def undo(self, annotator: str, question: str) -> None:
         """Take back what was said of a question, which is then shown again. The second time there is nothing to do."""

@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import pytest
 
 from stages.config.schema import ROOT
-from stages.pages.roles import LOOKS
+from stages.pages.environment import LOOKS
 
 STYLE = (ROOT / "stages/pages/layout.html.jinja").read_text()
 

@@ -1,0 +1,36 @@
+"""The helpers themselves: a configuration that is composed quickly is the one that Hydra composes."""
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from stages.cli import compose
+from tests.helpers import TINY, composed, composed_by_hydra, composed_once
+
+LINES = [
+    "seed=7 seeds=[1,2] dpo.beta=0.5 dpo.loss_type=[sigmoid,sft] dpo.loss_weights=[1.0,0.5] sft.epochs=2",
+    "sft.trainer.weight_decay=0.1 dpo.trainer.lr_scheduler_kwargs={power:2} sft.trainer.optim=sgd",
+    "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}] sample=openai",
+    "model.random_init.hidden_size=32 sft.learning_rate=0.1 dpo.adapter=lora dpo.lora.target_modules=[q_proj]",
+    "data.sources=[{path:README.md,splits:{sft:0.5}}] outside=[{path:README.md}] sft.seed=${seed}",
+    "label=dataset label.path=x label.columns={prompt:question} stage=label label.own={file:a.py,name:A} prices={x:{input:1,output:2}}",
+    "launch=fsdp launch.processes=2 control=true eval.models={} precision=fp32",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_quick_composition_is_hydras(line: str) -> None:
+    overrides = (*TINY, *line.split())
+    whole = composed_by_hydra(*compose.normalise(list(overrides)))
+    quick = composed(*overrides)
+    assert quick == whole
+    assert OmegaConf.to_yaml(quick) == OmegaConf.to_yaml(whole)
+    assert OmegaConf.to_object(quick) == OmegaConf.to_object(whole)
+    assert OmegaConf.is_struct(quick) is OmegaConf.is_struct(whole) is True
+
+
+@pytest.mark.parametrize("override", ["dpo.bata=1", "dpo.beta=x", "dpo.lora=5", "seeds=2"])
+def test_what_hydra_refuses_is_refused_in_its_words(override: str) -> None:
+    composed_once.cache_clear()
+    with pytest.raises(HydraException):
+        composed(*TINY, override)
