@@ -11,7 +11,7 @@ by themselves. As it is the recipes that change and not the line, all this holds
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib.util import find_spec
 from typing import Any
@@ -81,7 +81,7 @@ def under(line: list[str]) -> Recipes:
     return recipes
 
 
-def load(asked: list[str]) -> Recipes:
+def load(asked: Sequence[str] = ()) -> Recipes:
     """Return the recipes that can be read, each with all that it starts from."""
     found: Recipes = {}
     for name, path in sorted(recipe_files(*asked).items()):
