@@ -5,8 +5,8 @@ from typing import Any
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.errors import UserError
+from stages.models.contract import form_of
 from stages.models.loading import device_of
-from stages.models.prompt_format import form_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.dropped import Dropped

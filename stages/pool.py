@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.sampling import Pool
-from stages.models.contract import Contract
-from stages.models.prompt_format import form_of
+from stages.models.contract import Contract, form_of
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import Work
 

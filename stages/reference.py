@@ -11,15 +11,14 @@ from typing import Any
 from stages.config.blocks.training import Reference
 from stages.models import contract
 from stages.models.loading import context_of, device_of, load_model
-from stages.models.pair_tokens import drawn, tokenized
 from stages.models.rendering import ContractError
-from stages.models.scoring import add_scoring, pair_log_probs, rounded_once
+from stages.models.scoring import add_scoring, drawn, pair_log_probs, rounded_once, tokenized
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, save, stream
 from stages.store.shards import in_shards
 from stages.store.workspace import Work
-from stages.training.preference_rows import PreferenceRows
+from stages.training.token_rows import PreferenceRows
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 

@@ -44,8 +44,8 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: Work) -> dict
 
 def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example], Held[Candidate], dict[str, Any]]:
     """Return the data's prompts of this round, what the sampler answers to them, and its figures."""
+    from stages.models.contract import form_of
     from stages.models.loading import device_of  # with torch, which reading a file is spared
-    from stages.models.prompt_format import form_of
     from stages.samplers.completions import chosen, complete, sampler_of
     from stages.samplers.probe import watch_endings
 

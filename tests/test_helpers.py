@@ -13,7 +13,7 @@ LINES = [
     "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}] sample=openai",
     "model.random_init.hidden_size=32 sft.learning_rate=0.1 dpo.adapter=lora dpo.lora.target_modules=[q_proj]",
     "data.sources=[{path:README.md,splits:{sft:0.5}}] outside=[{path:README.md}] sft.seed=${seed}",
-    "label=dataset label.path=x label.columns={prompt:question} stage=label label.own={file:a.py,name:A} prices={x:{input:1,output:2}}",
+    "label=dataset label.path=x label.columns={prompt:question} stage=label label.own={file:a.py,name:A}",
     "launch=fsdp launch.processes=2 control=true eval.models={} precision=fp32",
 ]
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ MAY_IMPORT = {
     "cli": ("commands",),
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
+# What the whole may be at most. These numbers fall, and never rise: what is new pays by what it replaces.
+MOST_FILES, MOST_LINES = 311, 37_000
 PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")}
 
 
@@ -45,7 +48,8 @@ def allowed(room: str) -> set[str]:
     return {room}.union(*(allowed(other) for other in MAY_IMPORT[room]))
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """The modules of ours that a file imports anywhere, also inside functions: `stages.models.loading`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -56,7 +60,11 @@ def imported(path: Path) -> set[str]:
             found |= {name for name in (node.module, *names) if name.startswith("stages.")}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("stages.")}
-    return {name for name in found if is_ours(name)}
+    return frozenset(name for name in found if is_ours(name))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def is_ours(module: str) -> bool:
@@ -90,12 +98,26 @@ def test_a_stage_imports_parts_and_no_other_stage(stage: str) -> None:
 
 def test_hydra_is_known_to_the_command_line_alone() -> None:
     knowing = set()
-    for path in HOUSE.rglob("*.py"):
+    for path in [ROOT / "run.py", *HOUSE.rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            knowing |= {path.relative_to(HOUSE).parts[0] for name in names if name.split(".")[0] == "hydra"}
-    assert knowing == {"cli"}
+            knowing |= {path.relative_to(ROOT).parts[:-1] for name in names if name.split(".")[0] == "hydra"}
+    assert knowing == {(), ("stages", "cli")}  # run.py, and that package
+
+
+def test_no_two_files_import_each_other() -> None:
+    """An import for types alone counts, too."""
+    reached = {module_of(path): {*imported(path)} for path in HOUSE.rglob("*.py")}
+    for via, beyond in reached.items():  # as Warshall does it: all that lies behind `via` is reached through it
+        for modules in reached.values():
+            modules |= beyond if via in modules else set()
+    cycles = {
+        frozenset({module, *(other for other in modules if module in reached[other])})
+        for module, modules in reached.items()
+        if module in modules
+    }
+    assert not cycles
 
 
 @pytest.mark.parametrize("path", sorted(HOUSE.rglob("__init__.py")), ids=lambda p: p.parent.name)
@@ -108,6 +130,12 @@ def test_an_init_is_a_docstring(path: Path) -> None:
 def test_files_are_short() -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in HOUSE.rglob("*.py")}
     assert {name for name, lines in lengths.items() if lines > 300} == set()
+
+
+def test_the_whole_is_small() -> None:
+    lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in HOUSE.rglob("*.py")]
+    assert len(lengths) <= MOST_FILES
+    assert sum(lengths) <= MOST_LINES
 
 
 def test_no_text_is_read_or_written_in_the_encoding_of_a_locale() -> None:

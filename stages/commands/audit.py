@@ -14,9 +14,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands.auditing.audited_rows import UNUSABLE, Looked, distribution, look, sources_of
+from stages.commands.auditing.audited_rows import (
+    TOO_LONG,
+    UNUSABLE,
+    Looked,
+    Measure,
+    distribution,
+    look,
+    measure,
+    sources_of,
+)
 from stages.commands.auditing.diversity import Diversity
-from stages.commands.auditing.too_long import TOO_LONG, Measure, measure
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible

@@ -17,9 +17,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from stages.config.errors import UserError, visible
 from stages.config.schema import Chat
-from stages.models.contract import Contract
+from stages.models.contract import Contract, form_of
 from stages.models.loading import context, device_of, load_model, sampled_as
-from stages.models.prompt_format import form_of
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Request
 from stages.store.records import Message, content_id

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from stages.commands.node_settings import named
 from stages.commands.planning import cost, expected_calls
-from stages.commands.planning.contributions import Contribution, contributions
 from stages.commands.planning.cost import Past
 from stages.commands.planning.expected_calls import Asked
 from stages.commands.planning.peak import on_gpu
+from stages.commands.planning.tokens import Contribution, contributions
 from stages.config.errors import visible
 from stages.config.installation import checkout_project
 from stages.config.schema import OUTPUTS, ROOT

@@ -97,6 +97,16 @@ class Demonstrations(StrEnum):
     selected = "selected"
 
 
+class Reads(StrEnum):
+    """What an objective learns from: answered prompts, pairs of completions, completions with a label each, or prompts
+    alone."""
+
+    examples = "examples"
+    pairs = "pairs"
+    unpaired = "unpaired"
+    prompts = "prompts"
+
+
 class TrainedTurns(StrEnum):
     """Which assistant turns of a conversation SFT trains."""
 

@@ -19,9 +19,8 @@ from stages.labelers.labeler import Labeler, Pool
 from stages.models import contract, hub
 from stages.models.contract import Contract
 from stages.models.loading import context_of, device_of, load_reward_model, load_tokenizer, sampled_as
-from stages.models.pair_tokens import own
 from stages.models.rendering import ContractError, Conversation, tokens_of, try_out
-from stages.models.scoring import autocast, rounded_once
+from stages.models.scoring import autocast, own, rounded_once
 from stages.sandbox.jinja_process import TemplateFault
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import in_shards

@@ -1,11 +1,16 @@
-"""Which chat template a base model gets: its own, one of ours that its vocabulary has the tokens for, or a file."""
+"""The contract that SFT fixes on a base model's tokenizer: its chat template, end of turn and padding.
+
+The template is the tokenizer's own, one of ours that its vocabulary has the tokens for, or a file.
+"""
 
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template
-from stages.models.rendering import ContractError
+from stages.models.contract import WAY_OUT, Contract
+from stages.models.rendering import GOLDEN, ContractError, Conversation, tokens_of
+from stages.sandbox.jinja_process import TemplateFault, Unbounded
 from stages.store.source_files import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -15,6 +20,81 @@ TURNS = {
     "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
     "gemma": {"<start_of_turn>", "<end_of_turn>"},
 }
+
+
+def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
+    """Fix template, end of turn and padding on a base model's tokenizer; `rows` is the size of its embedding.
+    Without `train` the model has had its SFT elsewhere: the tokenizer's own template is kept as it is.
+
+    Raises:
+        ContractError: where the template cannot tell the assistant's tokens, does not train the end of turn,
+            renders BOS twice or leaves it out, or renders a prompt that is no prefix of the conversation, and where
+            no token is free for padding.
+    """
+    from trl.chat_template_utils import has_generation_markers  # takes seconds; who only asks a model needs none of it
+
+    tokenizer.chat_template = chat_template(tokenizer, cfg, train)
+    marked = has_generation_markers(str(tokenizer.chat_template))
+    try:
+        [(ids, trained)] = tokens_of(tokenizer, [Conversation(GOLDEN[1])])
+    except (TemplateFault, Unbounded, ValueError) as error:  # the last of a tokenizer that knows no places
+        raise ContractError(
+            f"template={cfg.kind}: it cannot render system, user and assistant: {error}. {WAY_OUT}."
+        ) from error
+    if marked:
+        answers = [i for i, t in zip(ids, trained, strict=True) if t]
+    elif train:
+        raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
+    else:
+        answers = [i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id]
+    while answers and not tokenizer.decode(answers[-1:]).strip():
+        answers.pop()  # white space behind the end of turn
+    if not answers:
+        raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
+    end_of_turn = answers[-1]
+    if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
+        raise ContractError(
+            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, no end "
+            "of turn: the model would never learn to stop. Move the end-of-turn token inside {% generation %}."
+        )
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise ContractError(f"template={cfg.kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
+    if cfg.kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
+        raise ContractError(
+            f"template=file: this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does "
+            "not. Begin it with {{ bos_token }}."
+        )
+    stops = [end_of_turn] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id not in (None, end_of_turn) else [])
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
+    choose_padding(tokenizer, stops, rows, cfg.resize)
+    contract = Contract(tokenizer, stops, marked)
+    contract.golden()
+    return contract
+
+
+def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
+    """Choose a pad token that is not BOS and ends no turn: the tokenizer's own, a special token that the template does
+    not use, or a new one in a row that the embedding has to spare. Only with `resize` is a row added.
+
+    Raises:
+        ContractError: where there is none of these.
+    """
+    used = {*stops, tokenizer.bos_token_id}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
+        return
+    used |= {i for ids, _ in tokens_of(tokenizer, [*map(Conversation, GOLDEN)]) for i in ids}
+    special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
+    if special:
+        names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))
+        tokenizer.pad_token = names[0][1]
+    elif resize or len(tokenizer) < rows:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    else:
+        raise ContractError(
+            f"no token of the vocabulary is free for padding: all {rows} rows of the embedding are taken, and "
+            f"{tokenizer.eos_token} ends a turn. sft.template.resize=true adds a row for <|pad|>."
+        )
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:

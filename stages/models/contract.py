@@ -15,8 +15,6 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from stages.config.blocks.models import Template
-from stages.models.chat_templates import adds_bos, chat_template
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens, tokens_of
 from stages.sandbox.jinja_process import TemplateFault, Unbounded
@@ -199,76 +197,29 @@ def load(model: Path) -> Contract:
     return contract
 
 
-def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
-    """Fix template, end of turn and padding on a base model's tokenizer; `rows` is the size of its embedding.
-    Without `train` the model has had its SFT elsewhere: the tokenizer's own template is kept as it is.
+class Continuation(Contract):
+    """How a base that knows no chat is asked: as text to be continued, up to the first blank line."""
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        names = {"system": "Instruction", "user": "Question", "assistant": "Answer"}
+        text = "\n\n".join(f"{names[m['role']]}: {m['content']}" for m in messages)
+        return self.tokenizer(f"{text}\n\nAnswer:").input_ids  # type: ignore[no-any-return]
+
+    def text(self, ids: list[int]) -> str:
+        return super().text(ids).split("\n\n")[0]
+
+
+def form_of(model: Path) -> Contract:
+    """The contract of a model folder. A base has none: it is asked in its own form, not with chat tokens it never saw.
 
     Raises:
-        ContractError: where the template cannot tell the assistant's tokens, does not train the end of turn,
-            renders BOS twice or leaves it out, or renders a prompt that is no prefix of the conversation, and where
-            no token is free for padding.
+        ContractError: where the tokenizer no longer keeps the contract beside it.
     """
-    from trl.chat_template_utils import has_generation_markers  # takes seconds; who only asks a model needs none of it
-
-    tokenizer.chat_template = chat_template(tokenizer, cfg, train)
-    marked = has_generation_markers(str(tokenizer.chat_template))
-    try:
-        [(ids, trained)] = tokens_of(tokenizer, [Conversation(GOLDEN[1])])
-    except (TemplateFault, Unbounded, ValueError) as error:  # the last of a tokenizer that knows no places
-        raise ContractError(
-            f"template={cfg.kind}: it cannot render system, user and assistant: {error}. {WAY_OUT}."
-        ) from error
-    if marked:
-        answers = [i for i, t in zip(ids, trained, strict=True) if t]
-    elif train:
-        raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
-    else:
-        answers = [i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id]
-    while answers and not tokenizer.decode(answers[-1:]).strip():
-        answers.pop()  # white space behind the end of turn
-    if not answers:
-        raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
-    end_of_turn = answers[-1]
-    if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
-        raise ContractError(
-            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, no end "
-            "of turn: the model would never learn to stop. Move the end-of-turn token inside {% generation %}."
-        )
-    bos = tokenizer.bos_token_id
-    if bos is not None and ids[:2] == [bos, bos]:
-        raise ContractError(f"template={cfg.kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
-    if cfg.kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
-        raise ContractError(
-            f"template=file: this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does "
-            "not. Begin it with {{ bos_token }}."
-        )
-    stops = [end_of_turn] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id not in (None, end_of_turn) else [])
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
-    choose_padding(tokenizer, stops, rows, cfg.resize)
-    contract = Contract(tokenizer, stops, marked)
-    contract.golden()
-    return contract
-
-
-def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
-    """Choose a pad token that is not BOS and ends no turn: the tokenizer's own, a special token that the template does
-    not use, or a new one in a row that the embedding has to spare. Only with `resize` is a row added.
-
-    Raises:
-        ContractError: where there is none of these.
-    """
-    used = {*stops, tokenizer.bos_token_id}
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
-        return
-    used |= {i for ids, _ in tokens_of(tokenizer, [*map(Conversation, GOLDEN)]) for i in ids}
-    special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
-    if special:
-        names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))
-        tokenizer.pad_token = names[0][1]
-    elif resize or len(tokenizer) < rows:
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    else:
-        raise ContractError(
-            f"no token of the vocabulary is free for padding: all {rows} rows of the embedding are taken, and "
-            f"{tokenizer.eos_token} ends a turn. sft.template.resize=true adds a row for <|pad|>."
-        )
+    if (model / "contract.json").exists():
+        return load(model)
+    tokenizer = load_tokenizer(model)
+    generation = model / "generation_config.json"
+    stops = load_json(generation, having()).get("eos_token_id") if generation.exists() else None
+    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]  # the end of turn comes first
+    stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
+    return (Contract if tokenizer.chat_template else Continuation)(tokenizer, stop_ids)

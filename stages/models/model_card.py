@@ -19,13 +19,6 @@ from stages.store.sealed_json import having, load_json
 from stages.store.source_files import COMMIT
 
 UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
-METHODS = {
-    "sft": "A causal language model from {base}, by supervised fine-tuning.",
-    "dpo": "A causal language model from {base}, by direct preference optimization (arXiv:2305.18290).",
-    "reward": "A reward model from {base}, by the loss of Bradley and Terry (arXiv:2203.02155).",
-}
-TASKS = {"reward": "text-classification"}  # else text-generation
-
 SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
 SETTINGS += " seed"
 STEP = "1. "  # Markdown counts for itself
@@ -83,30 +76,29 @@ with torch.no_grad():
 Rewards of answers to the same prompt are compared: their difference is the log-odds that one is the better. By itself
 a reward says nothing.
 """
-USE = {"reward": SCORE}  # else CHAT
 
 
-def write(model: Path, stage: str, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
+def write(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
     """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
-    trained = not isinstance(cfg, SFT) or cfg.train
+    objective, trained = cfg.objective, not isinstance(cfg, SFT) or cfg.train
     # Data is an input of an SFT model that is not trained, and of nothing that is said of it.
     given = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
     header, steps = before(given, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
     lesson = trained_on(given) if trained else "not trained here"
-    steps.append(f"{STEP}`{stage} {model.parent.stem}` <- {made_from}: {lesson}")
+    steps.append(f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {lesson}")
     header |= {
         "library_name": "transformers",
-        "pipeline_tag": TASKS.get(stage, "text-generation"),
-        "tags": ["plumbline", *(["trl", stage] if trained else [])],
+        "pipeline_tag": "text-classification" if objective.scores else "text-generation",
+        "tags": ["plumbline", *(["trl", objective.name] if trained else [])],
     }
-    origin = METHODS[stage] if trained else UNTRAINED
+    origin = objective.card if trained else UNTRAINED
     text = TEXT.format(
-        title=f"Plumbline {stage} {model.parent.stem}",
+        title=f"Plumbline {objective.name} {model.parent.stem}",
         origin=origin.format(base=header.get("base_model", "the base below")),
         steps="\n".join(steps),
         last_step=last_step(cfg, figures) if trained else "",
-        use=USE.get(stage, CHAT),
+        use=SCORE if objective.scores else CHAT,
         end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
     )
     content = visible(f"---\n{yaml.safe_dump(header)}---\n{text}", "\n\t")

@@ -1,16 +1,20 @@
-"""Attention over the runs of a packed row on a CPU, each by the kernel that PyTorch's SDPA takes there.
+"""Attention over the runs of a packed row: the layout that says which tokens belong together, and a CPU's kernels.
 
-Called through SDPA, every run is cut out, joined with its prefix and put back by autograd, whose backward fills and
-adds tensors as long as the row for every one of these views. Here a run's own gradients are added in place. In bf16,
-those of a long run come from plain matrix products, which take three quarters of the time of the kernel's backward.
+A run is a whole sequence, or what a sequence adds to the beginning of another. On a CPU every run is attended to by
+the kernel that PyTorch's SDPA takes there. Called through SDPA, every run is cut out, joined with its prefix and put
+back by autograd, whose backward fills and adds tensors as long as the row for every one of these views. Here a run's
+own gradients are added in place. In bf16, those of a long run come from plain matrix products, which take three
+quarters of the time of the kernel's backward.
 """
 
-from typing import TYPE_CHECKING, Any
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from stages.models.packing import Layout
+from torch.nn.utils.rnn import pad_sequence
 
 forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -22,6 +26,100 @@ softmax_backward = torch.ops.aten._softmax_backward_data
 FEW, BLOCK = 20_000, 256
 
 
+@dataclass
+class Layout:
+    """The runs of a packed row.
+
+    lengths: tokens of every run, in order.
+    prefixes: how many tokens, from the beginning of another run, a run continues; 0 for a whole sequence.
+    positions: (1, tokens), every token's position in its sequence.
+    continued: which run that is, a whole sequence; where there is no list, the one before.
+    """
+
+    lengths: list[int]
+    prefixes: list[int]
+    positions: torch.Tensor
+    continued: list[int] | None = None
+    seen: bool = False  # a layer's attention was given this layout
+    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        lengths: list[int],
+        device: torch.device,
+        prefixes: list[int] | None = None,
+        continued: list[int] | None = None,
+    ) -> "Layout":
+        """Of runs with these lengths: whole sequences, unless `prefixes` says what they continue."""
+        prefixes = prefixes or [0] * len(lengths)
+        positions = [torch.arange(p, p + n) for n, p in zip(lengths, prefixes, strict=True)]
+        return cls(lengths, prefixes, torch.cat(positions)[None].to(device), continued)
+
+    @classmethod
+    def of_segments(cls, position_ids: torch.Tensor) -> "Layout":
+        """From the positions of a packed row, (1, tokens), which start again at 0 with every example."""
+        starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
+        lengths = [b - a for a, b in pairwise(starts)]
+        return cls(lengths, [0] * len(lengths), position_ids)
+
+    @cached_property
+    def slices(self) -> list[tuple[slice, slice]]:
+        """For every run, the places in the row of what it continues, and its own."""
+        starts = [0, *accumulate(self.lengths)]
+        continued = self.continued or [max(0, run - 1) for run in range(len(self.lengths))]
+        begun = [slice(starts[run], starts[run] + n) for run, n in zip(continued, self.prefixes, strict=True)]
+        return [*zip(begun, (slice(start, end) for start, end in pairwise(starts)), strict=True)]
+
+    @cached_property
+    def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Indices that make padded sequences of the row, and the row of them again. (runs, width): for every run the
+        places in the row of its prefix and its own tokens, padded on the right with 0. (tokens,): for every token of
+        the row its place in the first, flattened."""
+        rows = [torch.cat([torch.arange(s.start, s.stop) for s in both]) for both in self.slices]
+        width = max(map(len, rows))
+        own = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
+        sources = torch.cat([i * width + places for i, places in enumerate(own)])
+        return pad_sequence(rows, batch_first=True).to(self.positions.device), sources.to(self.positions.device)
+
+    @cached_property
+    def places(self) -> list[tuple[list[slice], slice]]:
+        """For every run that has tokens of its own, the places in the row of all that it attends to, and its own."""
+        having = [(prefix, own) for prefix, own in self.slices if own.stop > own.start]
+        return [([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in having]
+
+    def causal(self, run: int, window: int | None) -> bool:
+        """Whether the tokens of one of `places` see all that it attends to, up to themselves."""
+        return len(self.places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
+
+    def mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """What the tokens of one of `places` see of what it attends to, (own, attended): 0, or -inf. All runs and
+        layers share what this is a part of."""
+        attended = self.lengths_attended
+        if (window, dtype) not in self.masks:
+            seen = sight(max(attended), window, self.positions.device)
+            self.masks[window, dtype] = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -math.inf)
+        own = self.places[run][1]
+        return self.masks[window, dtype][attended[run] - (own.stop - own.start) : attended[run], : attended[run]]
+
+    @cached_property
+    def lengths_attended(self) -> list[int]:
+        """How many tokens each of `places` attends to."""
+        return [sum(place.stop - place.start for place in places) for places, _ in self.places]
+
+
+def sight(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """What each of `length` tokens sees, (length, length): itself and those before it, `window` in all at most."""
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places
+    return (distance >= 0) & (distance < (window or math.inf))
+
+
+def lookback(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """The attention mask, (1, 1, length, length), or None where causal attention needs none."""
+    return None if window is None or window >= length else sight(length, window, device)[None, None]
+
+
 class RunAttention(torch.autograd.Function):
     """Causal attention within every run, and to the prefix that it continues."""
 
@@ -31,7 +129,7 @@ class RunAttention(torch.autograd.Function):
         query: torch.Tensor,  # (1, heads, tokens, dim)
         key: torch.Tensor,  # (1, key heads, tokens, dim)
         value: torch.Tensor,
-        layout: "Layout",
+        layout: Layout,
         scale: float | None,
         window: int | None,
     ) -> torch.Tensor:

@@ -1,7 +1,12 @@
-"""Scoring pairs: the log-prob of every completion token, and how far apart two scorings of one model may be."""
+"""Scoring pairs: their token ids, the log-prob of every completion token, and how far apart two scorings may be.
+
+What was sampled is what is scored and trained. Text says less than the ids that it was decoded from. A tokenizer may
+cut it up in another way than it was drawn, and a completion that was cut off would be given an end of turn that was
+never drawn.
+"""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,9 +14,12 @@ from transformers import PreTrainedModel
 from trl.trainer import add_fused_lm_head
 
 from stages.config.choices import Forward, Precision
+from stages.config.errors import UserError
 from stages.models import lm_head
+from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
-from stages.store.records import PairLogProbs
+from stages.models.rendering import ContractError
+from stages.store.records import Pair, PairLogProbs
 
 # Mean difference of log-probs per token, in nats, that rounding explains. In bf16, 0.021 was seen over 62 short pairs.
 AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.03}
@@ -46,6 +54,39 @@ def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix
     return model
 
 
+def drawn(pair: Pair, terms: Contract) -> list[list[int] | None]:
+    """The ids that were drawn as chosen and as rejected. None where there are none, where they were drawn under
+    another contract, and where the text has been changed since."""
+    sides = (
+        (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
+        (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
+    )
+    return [own(ids, of, said[0]["content"], terms) for said, ids, of in sides]
+
+
+def own(ids: list[int] | None, of: str | None, text: str, terms: Contract) -> list[int] | None:
+    """Ids drawn under the contract of digest `of`, where that is this one and they still say the text."""
+    return ids if ids is not None and of == terms.digest and terms.text(ids) == text else None
+
+
+def tokenized(pair: Pair, terms: Contract, found: list[list[int] | None] | None = None) -> PairLogProbs:
+    """The pair as token ids, without log-probs: what was drawn, else its text under the contract. `found` is what
+    `drawn` gave, where it was asked before.
+
+    Raises:
+        ContractError: where the text cannot be rendered, or a completion has no token.
+    """
+    prompt = terms.prompt(pair.prompt)
+    chosen, rejected = drawn(pair, terms) if found is None else found
+    if chosen is None:
+        _, chosen = terms.completion(pair.prompt, pair.chosen)
+    if rejected is None:
+        _, rejected = terms.completion(pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop")
+    if not (chosen and rejected):
+        raise ContractError("an unfinished completion holds no token")
+    return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
+
+
 @torch.no_grad()
 def pair_log_probs(
     model: PreTrainedModel, pairs: Sequence[PairLogProbs], pad_id: int, precision: Precision
@@ -78,3 +119,26 @@ def pair_log_probs(
         for i, (prompt, completion) in enumerate(sequences)
     ]
     return list(zip(found[: len(pairs)], found[len(pairs) :], strict=True))
+
+
+def beside(pairs: Iterable[Pair], reference: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:
+    """Every pair with the reference's log-probs, which come in the order of the pairs; None where it has none."""
+    scored = iter(reference)
+    waiting = next(scored, None)
+    for pair in pairs:
+        if waiting and waiting.id == pair.id:
+            yield pair, waiting
+            waiting = next(scored, None)
+        else:
+            yield pair, None
+
+
+def refuse_other_tokens(pair: Pair, scored: PairLogProbs, terms: Contract) -> None:
+    """Raise UserError where the reference scored other token ids than those of the pair."""
+    ours = tokenized(pair, terms)
+    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        if getattr(scored, column) != getattr(ours, column):
+            raise UserError(
+                f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
+                "again: rebuild=reference."
+            )

@@ -1,21 +1,39 @@
-"""TRL's RewardTrainer on token ids that are given: the log-odds that chosen is better than rejected are the difference
-of their rewards (Bradley & Terry 1952, Biometrika 39; as a loss, arXiv:2203.02155, Eq. 1)."""
+"""A reward model: rows, TRL's RewardTrainer on token ids, model, and what its figures leave in doubt.
 
-from collections.abc import Sequence
+The log-odds that chosen is better than rejected are the difference of their rewards (Bradley & Terry 1952, Biometrika
+39; as a loss, arXiv:2203.02155, Eq. 1).
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import RewardTrainer
 
+from stages.config.blocks.training import Reward
+from stages.config.choices import Split
+from stages.config.errors import UserError
+from stages.evaluation.pairwise import Scored
+from stages.models.contract import Contract
+from stages.models.loading import begin_reward_model
 from stages.models.packing import ATTENTION, attention_of
-from stages.models.scoring import autocast, rounded_once
-from stages.store.records import PairLogProbs
-from stages.training.micro_batches import MicroBatches, Row, of_row
-from stages.training.step_metrics import Batch
+from stages.models.rendering import ContractError
+from stages.models.scoring import autocast, rounded_once, tokenized
+from stages.store.numbers import signed
+from stages.store.records import Example, Pair, PairLogProbs, stream
+from stages.store.workspace import Work
+from stages.training import adapters
+from stages.training.fit import SplitRows, read_prompts_once
+from stages.training.micro_batches import Batch, MicroBatches, of_row
+from stages.training.token_rows import PreferenceRows, Row
 
 EXTREMES = ("min_reward", "max_reward")
+BY_LENGTH = 0.5  # the correlation of reward and length from which on it is said
 
 
 class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
@@ -73,3 +91,69 @@ def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
     would take a column `margin` wherever there is one."""
     row: Row = {"chosen_ids": pair.prompt_ids + pair.chosen_ids, "rejected_ids": pair.prompt_ids + pair.rejected_ids}
     return row if margin is None else {**row, "margin": margin}
+
+
+def read_rows(
+    pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work, context: int | None = None
+) -> SplitRows[PreferenceRows]:
+    """Tokenise the pairs that fit whole into `max_length` and the model's context, as rows of `trl_row`."""
+    longest, reason_too_long = cfg.longest(context)
+    rows = SplitRows(PreferenceRows, cfg, out)
+    for pair in pairs:
+        if cfg.margin and pair.margin is None:
+            raise UserError(
+                f"reward.margin=true: pair {pair.id} has no margin, as {pair.labeler} says which answer is better and "
+                "not by how much. Set it to false."
+            )
+        try:
+            row = trl_row(tokenized(pair, terms), pair.margin if cfg.margin else None)
+        except ContractError as reason:
+            rows.left_out.add(pair.id, reason)
+            continue
+        if (tokens := max(len(row["chosen_ids"]), len(row["rejected_ids"]))) > longest:
+            rows.left_out.add(pair.id, reason_too_long, tokens)
+            continue
+        rows.add(pair.split, pair.id, row, pair.prompt)
+    rows.settle()
+    return rows
+
+
+def trainable_model(
+    policy: Path, terms: Contract, cfg: Reward, device: torch.device, out: Work
+) -> PreTrainedModel | PeftModel:
+    """Return the SFT model with a head for the reward, or an adapter over it beside the head."""
+    model = begin_reward_model(policy, cfg.held, device, terms.tokenizer.pad_token_id, cfg.seed)
+    return adapters.adapted(read_prompts_once(model, cfg, out), cfg, "SEQ_CLS")
+
+
+def scored(inputs: dict[str, Path], held_out: PreferenceRows, rewards: Iterable[tuple[float, float]]) -> list[Scored]:
+    """Return the held-out pairs with their rewards, lengths, and the source of their prompts."""
+    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+    prompts = {pair.id: pair.prompt_id for pair in pairs if pair.split == Split.validation}
+    sources = {e.id: e.source for e in stream(inputs["judged"] / "prompts.parquet", Example)}
+    lengths = zip(held_out.tokens("chosen_ids"), held_out.tokens("rejected_ids"), strict=True)
+    each = zip(held_out.ids, rewards, lengths, strict=True)
+    return [Scored(pair, sources[prompts[pair]], *both, *tokens) for pair, both, tokens in each]
+
+
+def doubts(found: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
+    """What the held-out pairs do not show, or show that the model goes by. `key`: the block that made the pairs."""
+    if not found:
+        return [
+            f"no pair is held out: nothing says whether the reward model is right. Raise {key}.validation_fraction."
+        ]
+    told, (mean, low, high) = [], found["accuracy"].values()
+    if low <= 0.5:
+        told.append(
+            f"right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs: no better than a coin, as far "
+            "as they tell. More pairs, or a higher reward.learning_rate."
+        )
+    if abs(found["length_correlation"] or 0.0) >= BY_LENGTH:
+        matched, along = "no held-out pair tells whether by more than that", found["length_correlation"]
+        if both := found.get("length_matched"):
+            matched = f"as if chosen were as often longer as shorter, it is right in {both['mean']:.1%}"
+        told.append(
+            f"the reward goes with the length of an answer (correlation {signed(along, '{:+z.2f}')}); "
+            f"{matched}. {key}.max_length_ratio=1.2 takes pairs of about equal length."
+        )
+    return told

@@ -23,7 +23,7 @@ from stages.config.choices import (
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
 from stages.config.schema import Config, group_defaults
-from stages.preflight import candidate_sources, capacity, data_sources, ensemble_members, servers, templates
+from stages.preflight import candidate_sources, capacity, data_sources, ensemble_members, servers, user_files
 from stages.store import plugins
 
 # Keys of a source that preferences do not have.
@@ -46,7 +46,7 @@ def refuse(cfg: Config) -> None:
         raise UserError("data.tasks=null: data=file has none of them, and sources alone.")
     checks: list[Callable[[Config], None]] = [
         *(together, words, candidate_sources.refuse, ensemble_members.refuse, servers.refuse, given, rewarded),
-        *(own_parts, data_sources.refuse, templates.refuse, by_people, labelled, launched, adapters, trainers),
+        *(own_parts, data_sources.refuse, user_files.refuse, by_people, labelled, launched, adapters, trainers),
         *(capacity.refuse, pushed),
     ]
     for check in checks:

@@ -1,23 +1,84 @@
-"""Parts of the user's own, by the text of their file: nothing of it is run before its stage.
+"""Files that the user wrote, tried before anything is built: rubrics, tasks and chat templates by rendering them,
+Python code by its text alone, as none of it is run before its stage.
 
-The stage itself judges what the text does not show: a name that is imported, assigned or made by a decorator, and a
-class whose bases are of other files.
+The stage itself judges what the text of code does not show: a name that is imported, assigned or made by a decorator,
+and a class whose bases are of other files.
 """
 
 import ast
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
+from stages.config.blocks.data import Source
+from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import Own
-from stages.config.errors import UserError
-from stages.config.schema import ROOT
+from stages.config.choices import RUBRIC_TEXTS, Rubrics
+from stages.config.errors import Errors, UserError
+from stages.config.schema import ROOT, Config
+from stages.preflight import data_sources
+from stages.sandbox.jinja_process import Refusal, blaming, facts_of, render
 from stages.store import plugins
 from stages.store.node import Node
+from stages.store.source_files import read_template
 from stages.store.store import Store
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 NEUTRAL = {"object", "abc.ABC", "typing.Generic", "typing.Protocol"}  # bases that bring no method
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a colour."},
+    {"role": "assistant", "content": "Blue."},
+]
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+def refuse(cfg: Config) -> None:
+    """Raise UserError for the templates that cannot work."""
+    errors = Errors()
+    if cfg.label.judge.kind and cfg.label.judge.rubric:
+        with errors:
+            validate_rubric(cfg.label.judge, Path(cfg.label.judge.rubric))
+    if cfg.sft.template.path:
+        with errors:
+            validate_chat_template(Path(cfg.sft.template.path))
+    for key, source in data_sources.of_run(cfg):
+        if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
+            with errors:
+                validate_task(f"{key}.task", source.task)
+    errors.refuse()
+
+
+def validate_rubric(judge: Judge, file: Path) -> None:
+    """Refuse a rubric that cannot be rendered, or that leaves out what is to be judged."""
+    texts = RUBRIC_TEXTS[judge.kind or Rubrics.pairwise]
+    setting, source = f"label.judge.rubric={file}", read_template(file, "label.judge.rubric")
+    with blaming(setting, f"It may read {', '.join(texts)} and reply"):
+        [(shown, _)] = render(source, [{name: f"<{name}>" for name in (*texts, "reply")}])
+    if lacking := [name for name in texts if f"<{name}>" not in shown]:
+        raise UserError(f"{setting} shows the judge no {', '.join(lacking)}: it holds {{{{ {lacking[0]} }}}}.")
+
+
+def validate_chat_template(file: Path) -> None:
+    """Refuse a chat template that is not Jinja, fails, or takes too much for a short conversation. It may refuse the
+    conversation: SFT tries it with the model's own tokens."""
+    source = read_template(file)
+    with blaming(f"sft.template.path={file}", "Mend the file, or leave it out: template=auto"):
+        facts_of(source, chat=True)
+        with suppress(Refusal):
+            render(source, [{**TOKENS, "messages": CONVERSATION, "add_generation_prompt": False}], chat=True)
+
+
+def validate_task(key: str, path: str) -> None:
+    """Refuse a task that lacks something, or of which a phrasing cannot be rendered."""
+    from stages.formats.phrased import read_task
+
+    try:
+        read_task(path)
+    except UserError as error:
+        raise UserError(f"{key}={path}: {error}") from error
 
 
 def require_labeler(node: Node, store: Store) -> None:

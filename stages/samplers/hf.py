@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from stages.hardware import memory
 from stages.hardware.model_shape import Shape
 from stages.models.loading import device_of, load_model, sampled_as
-from stages.models.packing import Layout, attention_of, lay_out, only_attends, refuse_packed
-from stages.models.prepacked import prepack
+from stages.models.packing import attention_of, lay_out, only_attends, refuse_packed
+from stages.models.run_attention import Layout
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
@@ -238,3 +238,37 @@ def shared_beginnings(prompts: list[list[int]]) -> tuple[list[int], list[int], l
         continued.append(whole if length >= SHORTEST_SHARED else place)
         lengths.append(length if length >= SHORTEST_SHARED else 0)
     return order, continued, lengths
+
+
+class Prepacked(torch.nn.Module):
+    """A linear layer that cannot be trained, whose weight is laid out once as oneDNN multiplies it. PyTorch lays a
+    weight out anew for every product: with the few hundred rows of a decoding step that is a tenth of the product in
+    fp32, and a third in bf16. `rows`: how many it mostly multiplies at once; any number may come."""
+
+    def __init__(self, linear: torch.nn.Linear, rows: int):
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = linear.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out)."""
+        return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+
+
+@torch.inference_mode()
+def prepack(model: PreTrainedModel, rows: int) -> PreTrainedModel:
+    """Give the model, in place, prepacked linear layers, one after the other: no more memory is needed than for the
+    largest of them, and for a head that is tied, whose embedding stays. Left as they are: those on other devices, of
+    other types (4 bits), all of them where PyTorch has no oneDNN, and in bf16 where this CPU only emulates it."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return model
+    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    dtypes = (torch.float32, torch.bfloat16) if bf16 else (torch.float32,)
+    plain = [
+        name
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if type(layer) is torch.nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype in dtypes
+    ]
+    for name in plain:  # not the layers: whoever has these keeps their weights
+        model.set_submodule(name, Prepacked(model.get_submodule(name), rows))
+    return model

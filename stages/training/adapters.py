@@ -11,13 +11,25 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from stages.config.blocks.training import LoRA
-from stages.config.choices import Weights
+from stages.config.blocks.training import LoRA, Training
+from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_adapter
 from stages.store import atomic_write
 
 ALL_LINEAR = "all-linear"
+
+
+def adapted(
+    model: PreTrainedModel, cfg: Training, task: str = "CAUSAL_LM", before: Path | None = None
+) -> PreTrainedModel | PeftModel:
+    """Return the model as `adapter` has it trained: all its weights, a fresh adapter over them, or the adapter in the
+    folder `before` over the weights below it. Before the first step each of these computes the same."""
+    if cfg.adapter is Adapter.none:
+        return model
+    if cfg.adapter is Adapter.continued and before:
+        return load_adapter(model, before, trainable=True)
+    return attach(model, cfg.lora, cfg.seed, task)
 
 
 def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
@@ -39,11 +51,6 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM"
         return get_peft_model(model, config)  # type: ignore[return-value]
     except ValueError as error:
         raise UserError(f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}") from error
-
-
-def attach_trained(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """Put an adapter over the weights that it was trained over, so that its training goes on."""
-    return load_adapter(model, adapter, trainable=True)
 
 
 def keep_fp32(model: PeftModel) -> None:

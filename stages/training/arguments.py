@@ -1,7 +1,9 @@
 """TRL's training arguments from a block of ours."""
 
-from typing import Any, TypeVar
+from copy import copy
+from typing import Any
 
+import trl
 from transformers import TrainingArguments
 
 from stages.config.blocks.training import Training
@@ -10,8 +12,6 @@ from stages.config.errors import UserError
 from stages.models.loading import device_of
 from stages.store.workspace import Work
 from stages.training.checkpoints import checkpoint_folder
-
-TRLConfig = TypeVar("TRLConfig", bound=TrainingArguments)
 
 # TRL's arguments that shard weights, gradients and optimizer state among the processes.
 DIVIDED: dict[Sharding, dict[str, Any]] = {
@@ -29,14 +29,15 @@ DIVIDED: dict[Sharding, dict[str, Any]] = {
 }
 
 
-def arguments(kind: type[TRLConfig], cfg: Training, out: Work, **own: Any) -> TRLConfig:
-    """TRL's arguments from a block. What TRL calls a batch is all rows of an optimizer step.
+def arguments(cfg: Training, out: Work, **own: Any) -> TrainingArguments:
+    """TRL's arguments from a block, and `own` of its objective. What TRL calls a batch is all rows of an optimizer
+    step.
 
     Raises:
         UserError: for what TRL refuses of `trainer`, where more than one GPU is visible to this one process, and where
             there are other processes than those asked for.
     """
-    runtime = cfg.runtime
+    runtime, kind = cfg.runtime, getattr(trl, cfg.objective.trl)
     settings = dict(
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,
@@ -60,13 +61,14 @@ def arguments(kind: type[TRLConfig], cfg: Training, out: Work, **own: Any) -> TR
         log_level_replica="error",
         ddp_find_unused_parameters=False,  # the search is slow; a mixture of experts may need it
         **DIVIDED[runtime.sharding],
+        **{argument: copy(getattr(cfg, key)) for argument, key in cfg.objective.typed.items()},
         **own,
     )
     if "router_aux_loss_coef" in kind.__dataclass_fields__:
         # The auxiliary loss of a mixture of experts is a mean of micro-batch means: it is off unless `trainer` asks.
         settings["router_aux_loss_coef"] = 0.0
     try:
-        made = kind(**settings | cfg.trainer)
+        made: TrainingArguments = kind(**settings | cfg.trainer)
     except (TypeError, ValueError) as error:
         raise UserError(f"TRL refuses {kind.__name__}: {' '.join(str(error).split())[:300]}") from error
     if made.n_gpu > 1:

@@ -2,11 +2,14 @@
 loaded, remembered for a resume, and lowered by `micro_batches` where memory runs out all the same."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate.utils import gather_object
-from transformers import TrainingArguments
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel, TrainingArguments
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
@@ -18,6 +21,19 @@ from stages.store.workspace import SCRATCH, Work
 
 Block = TypeVar("Block", bound=Training)
 FILE = "budget.json"
+
+aten = torch.ops.aten
+# The operations that take most of a forward's time: matrix products and attention, on every device.
+COSTLY = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._grouped_mm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+}
 
 
 def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block:
@@ -100,3 +116,18 @@ def exhausted(cfg: Training, step: int, rows: int, tokens: int, checkpointing: C
         f"out of memory at step {step} with {tokens} tokens of {rows} rows at once{again}: {way_out}. "
         "The same command then resumes from its last checkpoint."
     )
+
+
+def enable(model: PreTrainedModel, checkpointing: Checkpointing) -> None:
+    """Have every layer keep its inputs and, if `selective`, the outputs of COSTLY operations; the backward recomputes
+    the rest. Gradients are the same to the bit. (TRL's own selective checkpointing keeps those of attention alone.)"""
+    how: dict[str, Any] = {"use_reentrant": False}
+    if checkpointing is Checkpointing.selective:
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, keep)
+    model.activation_checkpointing_enable(how)
+
+
+def keep(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
+    """Keep the outputs of COSTLY operations, and autocast's copies of weights: one for any number of tokens."""
+    cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
+    return CheckpointPolicy.MUST_SAVE if cast or operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE

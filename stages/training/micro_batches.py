@@ -8,15 +8,16 @@ the mean over the step. An evaluation's forwards are divided likewise; its losse
 import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
+from transformers import Trainer
 from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
@@ -24,12 +25,11 @@ from stages.config.choices import Checkpointing
 from stages.config.trl_arguments import not_neutral, offered
 from stages.models import lm_head
 from stages.store.workspace import Work
-from stages.training.budget import divide, exhausted, remember
-from stages.training.checkpointing import enable
-from stages.training.step_metrics import Batch, of_step
+from stages.training.budget import divide, enable, exhausted, remember
+from stages.training.token_rows import Row
 from stages.training.trainer import PlumblineTrainer
 
-Row = dict[str, Any]
+Batch = dict[str, torch.Tensor]
 Output = TypeVar("Output", bound=ModelOutput)
 
 
@@ -54,8 +54,46 @@ def of_row(output: Output, index: tuple[Any, ...]) -> Output:
     return type(output)(**{name: figures[index] for name, figures in output.items() if figures.dim()})
 
 
+@contextlib.contextmanager
+def of_step(trainer: Trainer, batches: list[Batch], weight: Callable[[str, Batch], int]) -> Iterator[None]:
+    """Wrap the micro-batches `batches` of a step, and replace the means that TRL appended for them by those over the
+    step in all processes. `weight(name, batch)` is how many items of a batch the metric `name` is a mean over.
+
+    TRL gathers each micro-batch's mean from all processes and logs the plain mean of those means, whatever their
+    sizes. Here no process gathers anything before its micro-batches are done. Then every mean is weighted by the
+    number of pairs or tokens that it is over, and one reduction over the processes gives the mean of the step."""
+    accelerator, found = trainer.accelerator, trainer._metrics["train"]
+    seen = trainer._total_train_tokens
+    found.clear()
+    vars(accelerator).update(gather=unchanged, gather_for_metrics=unchanged)
+    try:
+        yield
+    except BaseException:
+        trainer._total_train_tokens = seen
+        raise
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
+    names = [name for name in found if name != "num_tokens"]
+    weights = [[weight(name, batch) for batch in batches] for name in names]
+    sums = [sum(v * w for v, w in zip(found[name], ws, strict=True)) for name, ws in zip(names, weights, strict=True)]
+    mine = [*zip(sums, map(sum, weights), strict=True), (trainer._total_train_tokens - seen, 1)]
+    table = torch.tensor(mine, dtype=torch.float64, device=accelerator.device)
+    *means, (tokens, _) = accelerator.reduce(table, "sum").tolist()
+    found |= {name: [value / max(1, count)] for name, (value, count) in zip(names, means, strict=True)}
+    trainer._total_train_tokens = seen + int(tokens)
+    found["num_tokens"] = [trainer._total_train_tokens]
+
+
+def unchanged(tensor: Any) -> Any:
+    """Stands in for accelerate's `gather` while a process works on its own."""
+    return tensor
+
+
 class MicroBatches(PlumblineTrainer, ABC):
-    """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches."""
+    """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches. `arguments` are TRL's that
+    the trainer needs."""
+
+    arguments: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *args: Any, cfg: Training, out: Work, **kwargs: Any):
         self.cfg, self.out = cfg, out

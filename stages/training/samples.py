@@ -1,17 +1,20 @@
 """Samples of a model while it is trained: at every evaluation it answers the same few held-out prompts, greedily."""
 
+import copy
 import logging
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.config.blocks.training import DPO, SFT
-from stages.config.choices import Sharding
+from stages.config.blocks.runtimes import SampledRuntime
+from stages.config.blocks.training import Training
+from stages.config.choices import Precision, Sharding, Weights
 from stages.models.contract import Contract
-from stages.models.inference_copy import twin
-from stages.models.loading import context
+from stages.models.loading import context, sampled_as
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Message, prompt_id
@@ -25,15 +28,15 @@ class Samples(TrainerCallback):
     """Keeps the answers in the node's `samples.jsonl`. Those before the first step are the start's: in DPO the
     reference's, wherever the policy begins as the reference.
 
-    A twin answers, which knows no dropout and draws no random number: training goes on to the bit as if nobody had
-    asked. Of several processes the first asks, and the others wait for it at the next step. Weights that are sharded
-    lie whole in no process; then nothing is sampled.
+    An inference copy answers, which knows no dropout and draws no random number: training goes on to the bit as if
+    nobody had asked. Of several processes the first asks, and the others wait for it at the next step. Weights that
+    are sharded lie whole in no process; then nothing is sampled.
     """
 
-    def __init__(
-        self, trainer: Trainer, cfg: SFT | DPO, held_out: Iterable[list[Message]], terms: Contract, out: Work
-    ):
-        self.trainer, self.cfg, self.terms, self.out = trainer, cfg, terms, out
+    def __init__(self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], terms: Contract, out: Work):
+        assert isinstance(cfg.runtime, SampledRuntime)
+        self.trainer, self.precision, self.terms, self.out = trainer, cfg.precision, terms, out
+        self.sample_tokens = cfg.runtime.sample_tokens
         whole = cfg.runtime.sharding is Sharding.none
         asked = [*FirstPrompts(cfg.runtime.samples, held_out)] if whole and out.main else []
         requests = [Request(prompt_id(m), m, terms.prompt(m), [0.0], 0) for m in asked]
@@ -54,7 +57,7 @@ class Samples(TrainerCallback):
 
     def answers(self, step: int) -> list[Sample]:
         """What the model as it is now says to every prompt, in the order of their ids."""
-        model, limit = twin(self.trainer.model, self.cfg.precision), self.cfg.runtime.sample_tokens
+        model, limit = inference_copy(self.trainer.model, self.precision), self.sample_tokens
         sampler = HFSampler.of(model, self.terms.stop_ids, limit, 1.0, len(self.requests))
         found = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
         return [
@@ -78,3 +81,26 @@ class FirstPrompts:
 
     def __iter__(self) -> Iterator[list[Message]]:
         return (self.by_id[name] for name in sorted(self.by_id))
+
+
+def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> PreTrainedModel:
+    """Return a second model, in eval mode, with what the first has learnt so far. It shares the weights in the
+    precision that they are held in, and has rounded copies of the others, as a training forward under autocast has. An
+    adapter stays over the weights that it is trained on.
+
+    The first is left as it is: how it attends and reads packed rows, its hooks, its settings of generation. Whatever a
+    sampler makes of the copy ends with the copy.
+    """
+    dtype = torch.bfloat16 if sampled_as(precision) is Weights.bf16 else torch.float32
+    shared = {id(p): without_gradient(p, dtype) for p in model.parameters()}
+    made = copy.deepcopy(model, shared)
+    for module in made.modules():
+        vars(module).pop("forward", None)  # a trainer's: it holds on to the first model's layers
+    return (made.get_base_model() if isinstance(made, PeftModel) else made).eval()  # type: ignore[no-any-return]
+
+
+def without_gradient(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:
+    """Return the same values without a gradient; weights of 4 bits as they are."""
+    if not parameter.is_floating_point():
+        return parameter
+    return torch.nn.Parameter(parameter.detach().to(dtype), requires_grad=False)

@@ -1,23 +1,70 @@
-"""Tokenised rows as columns: 8 bytes a token, in memory. As lists of Python's integers they take 44."""
+"""Tokenised rows as columns in memory: 4 bytes a token, and 4 more for its label. As lists of Python's integers they
+take some nine times as much."""
 
+from abc import ABC, abstractmethod
 from itertools import chain
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
 from trl import pack_dataset
 
 from stages.store.records import content_id
 from stages.training.batches import fill
-from stages.training.held import GROUP, HeldRows
 
+GROUP = 250  # rows that wait as lists until they become columns
 IGNORED = -100  # the label of a token that is not trained
+TOKENS = pa.list_(pa.int32())
+Row = dict[str, Any]
+Each = TypeVar("Each")
+
+
+class HeldRows(ABC, Generic[Each]):
+    """Rows to score, to train or to evaluate on, in the order in which they were added. `ids` are their names."""
+
+    noun: str  # what a warning calls them
+
+    def __init__(self) -> None:
+        self.ids = list[str]()
+        self._waiting, self._tables = list[Each](), list[pa.Table]()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, name: str, row: Each) -> None:
+        self.ids.append(name)
+        self._waiting.append(row)
+        if len(self._waiting) == GROUP:
+            self._settle()
+
+    def _settle(self) -> None:
+        self._tables.append(self.table(self._waiting))
+        self._waiting.clear()
+
+    @abstractmethod
+    def table(self, rows: list[Each]) -> pa.Table:
+        """Some rows as columns."""
+
+    @property
+    def tables(self) -> list[pa.Table]:
+        if self._waiting:
+            self._settle()
+        return self._tables
+
+    @property
+    def dataset(self) -> Dataset:
+        """As a trainer reads them. There must be any."""
+        # A fingerprint of datasets' own making would be a hash of all tokens.
+        return Dataset(pa.concat_tables(self.tables), fingerprint="rows")
 
 
 class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
     """Demonstrations, each by its token ids and by which of them are trained. The columns `input_ids`, `labels` and,
     of packed rows, `seq_lengths` are TRL's."""
+
+    noun = "rows"
 
     def table(self, rows: list[tuple[list[int], list[bool]]]) -> pa.Table:
         tokens, trained = zip(*rows, strict=True)
@@ -56,7 +103,31 @@ class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
         whole = cut(np.cumsum([0, *map(sum, bins)]), *tokens)
         self._tables = [whole.append_column("seq_lengths", [bins])]
         self.ids = [content_id(ids.as_py()) for ids in self.columns["input_ids"]]
+        self.noun = "packed rows"
         pa.default_memory_pool().release_unused()  # Arrow would keep what it needed on the way
+
+
+class PreferenceRows(HeldRows[Row]):
+    """Pairs. What is called `…_ids` in a row are token ids, all else figures."""
+
+    noun = "pairs"
+
+    def table(self, rows: list[Row]) -> pa.Table:
+        kinds = {name: TOKENS if name.endswith("_ids") else pa.float64() for name in rows[0]}
+        return pa.Table.from_pylist(rows, pa.schema(kinds))
+
+    @property
+    def rows(self) -> list[Row]:
+        """As they were added."""
+        return [row for table in self.tables for row in table.to_pylist()]
+
+    def tokens(self, *columns: str) -> list[int]:
+        """How many tokens every row has in these columns together."""
+        counts = list[int]()
+        for table in self.tables:
+            lengths = (pc.list_value_length(table[name]).to_pylist() for name in columns)
+            counts += map(sum, zip(*lengths, strict=True))
+        return counts
 
 
 def cut(ends: np.ndarray, ids: Any, labels: Any) -> pa.Table:

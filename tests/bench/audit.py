@@ -173,7 +173,7 @@ def evaluation() -> Iterator[str]:
 def speed() -> str:
     source = Looked("data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Wanted.answers)
     began = time.process_time()
-    look(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), io.StringIO())
+    look(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), None, io.StringIO())
     return f"{source.found.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"
 
 

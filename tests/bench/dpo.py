@@ -272,11 +272,9 @@ def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder
 
 def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """As stage=dpo makes it."""
-    from trl import DPOConfig
 
-    from stages import dpo
     from stages.models.loading import device_of
-    from stages.objectives.preference import StoredReferenceTrainer
+    from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
     from stages.store.workspace import Work
     from stages.training import budget
     from stages.training.arguments import arguments
@@ -293,10 +291,10 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
     out = Work(folder, lambda metrics, step: None)
-    args = arguments(DPOConfig, block, out, beta=block.beta, precompute_ref_log_probs=True)
+    args = arguments(block, out, precompute_ref_log_probs=True)
     block = budget.fitted(block, args, Path(cfg.model), out)
     return StoredReferenceTrainer(
-        dpo.trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),
+        trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),
         cfg=block,
         out=out,
         turns=Turns([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
 from stages.hardware import allocator
-from stages.models.prompt_format import form_of
+from stages.models.contract import form_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
+from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example
 from stages.store.workspace import Work
 from stages.tasks.checks import share_passed
@@ -57,7 +58,7 @@ def main(cfg: Settings) -> None:
     with allocator.keeping():
         prompts = [e for _, e in asked.values()]
         work = Work(FOLDER, lambda metrics, step: None)
-        answers = complete(prompts, form_of(model), model, decoding, "kinds", work)
+        answers = complete(prompts, form_of(model), model, decoding, "kinds", work, Dropped(work, "prompts"))
     found = defaultdict[str, list[tuple[Example, Candidate, bool]]](list)
     for answer in answers:
         name, e = asked[answer.prompt_id]

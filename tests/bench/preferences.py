@@ -102,14 +102,14 @@ def policy(folder: Path) -> None:
     """A model of next to no weights under the contract of the embedded one's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from stages.models import contract
+    from stages.models import chat_templates
     from stages.models.loading import embedding_rows, load_tokenizer
     from stages.pipeline.build import build
 
     given, store, nodes = chains.prepared(ROOT / "outputs" / "bench" / "preferences", ["tracker=none"])
     build([nodes["base"]], store, given, [])
     base = store.folder(nodes["base"]) / "model"
-    terms = contract.establish(load_tokenizer(base), settings().sft.template, True, embedding_rows(base))
+    terms = chat_templates.establish(load_tokenizer(base), settings().sft.template, True, embedding_rows(base))
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     ends = {"eos_token_id": terms.stop_ids[0], "pad_token_id": terms.tokenizer.pad_token_id}
     LlamaForCausalLM(LlamaConfig(vocab_size=embedding_rows(base), **size, **ends)).save_pretrained(folder / "model")
@@ -119,7 +119,7 @@ def policy(folder: Path) -> None:
 def reference(folder: Path, pairs: Path, model: Path) -> None:
     """What `reference` publishes of these pairs, but for its arithmetic."""
     from stages.models import contract
-    from stages.models.pair_tokens import tokenized
+    from stages.models.scoring import tokenized
 
     terms = contract.load(model / "model")
 
@@ -152,9 +152,10 @@ def cost(stage: str, folder: Path) -> Cost:
     name = {"verifier": "label", "pairs of it": "pairs"}.get(stage, stage)
     files = ("label=dataset", f"label.path={folder / 'rows.jsonl'}") if stage == "label" else ()
     block, module = getattr(settings(*OPTIONS, *files), name), import_module(f"stages.{name}")
+    training = import_module("stages.training.fit")
     inputs, out = inputs_of(stage, folder), work(folder / stage)
-    until = {"reference": "load_model", "dpo": "train", "reward": "train"}.get(name)
-    with mock.patch.object(module, until, begun) if until else nullcontext():
+    until = {"reference": (module, "load_model"), "dpo": (training, "train"), "reward": (training, "train")}.get(name)
+    with mock.patch.object(*until, begun) if until else nullcontext():
         started = time.process_time()
         with suppress(Begun):
             module.run(block, inputs, out)

@@ -91,13 +91,13 @@ def kept(cfg: Settings, arm: str) -> Path:
 
 def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     """Seconds of every part, with the rows as they are before packing left in a file."""
-    from stages.models import contract
+    from stages.models import chat_templates
     from stages.models.loading import embedding_rows, load_tokenizer
     from tests.helpers import settings
 
     block = settings(*shlex.split(cfg.run), "sft.packing=true", f"sft.max_length={cfg.max_length}").sft
     base = (ROOT / cfg.outputs / "latest" / "base").resolve() / "model"
-    terms = contract.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
+    terms = chat_templates.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
     with tempfile.TemporaryDirectory() as folder:
         file = chains.first_rows(Path(cfg.file), cfg.rows, Path(folder)) if cfg.rows else Path(cfg.file)
         laps, rows = PREPARE[arm](file, block, terms, Path(folder))
@@ -109,10 +109,10 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
 def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
     """What our stages make of a file: seconds by part, and the rows before they are packed."""
     from stages import data, source  # noqa: F401  the pipeline imports them by name
+    from stages.objectives.sft import read_rows
     from stages.pipeline.build import build
     from stages.store.records import Example, stream
     from stages.store.workspace import Work
-    from stages.training.demonstrations import prepare
 
     overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]
     given, store, nodes = chains.prepared(folder / "outputs", overrides)
@@ -121,7 +121,7 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
     build([nodes["data"]], store, given, overrides)
     examples = store.folder(nodes["data"]) / "examples.parquet"
     laps("load")
-    rows = prepare(stream(examples, Example), terms, block, out).train
+    rows = read_rows(stream(examples, Example), terms, block, out).train
     laps("tokenise")
     alone = zip(rows.ids, rows.dataset, strict=True)
     rows.pack(block.max_length, block.batch_size)

@@ -155,15 +155,14 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     import contextlib
 
     from datasets import Dataset
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardTrainer
 
-    from stages import reward
     from stages.config.choices import Precision
     from stages.hardware import allocator, machine
     from stages.models import contract
     from stages.models.loading import begin_reward_model, device_of
-    from stages.models.pair_tokens import tokenized
-    from stages.objectives.reward import PairwiseRewardTrainer, trl_row
+    from stages.models.scoring import tokenized
+    from stages.objectives.reward import PairwiseRewardTrainer, trainable_model, trl_row
     from stages.store.workspace import Work
     from stages.training import budget
     from stages.training.arguments import arguments
@@ -185,11 +184,11 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         out, device = Work(Path(folder), lambda metrics, step: None), device_of("auto")
-        args = arguments(RewardConfig, block, out)
+        args = arguments(block, out)
         given = {"args": args, "processing_class": terms.tokenizer}
         if arm == "ours":
             block = budget.fitted(block, args, policy, out)
-            model = reward.trainable_model(policy, terms, block, device, out)
+            model = trainable_model(policy, terms, block, device, out)
             own = {"cfg": block, "out": out, "turns": turns}
             trainer = PairwiseRewardTrainer(model, train_dataset=Dataset.from_list(rows), **own, **given)
         else:

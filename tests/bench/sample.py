@@ -68,7 +68,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     from stages.config.blocks.runtimes import InferenceRuntime
     from stages.config.choices import Precision
     from stages.hardware import allocator, machine
-    from stages.models.prompt_format import form_of
+    from stages.models.contract import form_of
     from stages.samplers.sampler import Decoding, Request
     from stages.store.records import Example, load
     from stages.tasks.open_requests import request

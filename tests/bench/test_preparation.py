@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.models import contract
+from stages.models import chat_templates
 from stages.models.loading import embedding_rows, load_tokenizer
 from tests.bench.preparation import compared, ours, trl
 from tests.formats.reading import lines
@@ -35,7 +35,7 @@ def test_token_ids_and_labels_are_those_of_trls_trainer(
     """But for the line feed behind the last end of turn, which TRL keeps, untrained, and which says nothing."""
     base = next((built / "base").glob("*")) / "model"
     block = settings("recipe=tiny", "sft.packing=true", "sft.max_length=256").sft
-    terms = contract.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
+    terms = chat_templates.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
     file = lines(tmp_path, rows)
     (_, mine), (_, theirs) = (way(file, block, terms, tmp_path / way.__name__) for way in (ours, trl))
     assert compared(mine, theirs) == {"equal up to the last end of turn": len(rows)}

@@ -9,7 +9,7 @@ import pytest
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from stages.store.records import Judgement, load
-from tests.helpers import TINY, Chain, build, command, nodes, refused
+from tests.helpers import TINY, Chain, build, command, inside, nodes, refused
 
 ONLY_TYPED = "label.own runs code, so only the command line may set it"
 LABELER = """
@@ -71,7 +71,7 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(mine: Path, chain: Chain)
     assert sum(j.preference == json.loads(j.raw or "")["own"] for j in heavier) > len(heavier) / 2
     for wrong in (("label=ensemble", members), ("label=ensemble", members.replace("own", "judge"), own(mine))):
         told = refused(*TINY, *wrong)
-        assert told.startswith("label.ensemble.members and label.own: a labeler of your own is the member")
+        assert told.startswith("label.ensemble.members and label.own")
 
 
 def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(mine: Path, chain: Chain) -> None:
@@ -98,7 +98,7 @@ def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) ->
     assert label.run(node.config, {"pool": chain.folder("sample")}, out)["labeler"] == "mine"
     assert (out / "own.py").read_text() == text
     Path(node.config.own.file).write_text(text + "\n")
-    with pytest.raises(UserError, match="was changed after it was kept"):
+    with pytest.raises(UserError, match="was changed"):
         label.run(node.config, {"pool": chain.folder("sample")}, out)
 
 
@@ -134,7 +134,7 @@ def test_a_recipe_must_not_name_it(content: str, told: str, mine: Path, chain: C
     recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(mine))}\n")
     try:
         for more in ([], ["label.own.options={sign: 1}"]):
-            ran = command("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
+            ran = inside("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
             assert ran.returncode != 0
             assert told in ran.stderr
     finally:
@@ -146,7 +146,7 @@ def test_a_recipe_must_not_add_options_to_what_is_typed(mine: Path, chain: Chain
     recipe = RECIPES / "hostile_options.yaml"
     recipe.write_text("defaults: [tiny]\nlabel: {own: {options: {sign: -1}}}\n")
     try:
-        ran = command("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(mine))
+        ran = inside("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(mine))
     finally:
         recipe.unlink()
     assert "label.own" in ran.stderr

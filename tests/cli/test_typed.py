@@ -221,7 +221,7 @@ def test_the_lowered_rates_are_told_once_of_a_plan_and_of_a_sweep(chain: Chain) 
     model = f"model.path={chain.folder('sft') / 'model'}"
     ran = command(*TINY, f"outputs={chain.root}", model, "stage=plan", "dpo.beta=0.1,0.2", "-m")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count("learning rates were found for its own model") == 1
+    assert ran.stderr.count("recipe=tiny's learning rates") == 1
     assert ran.stdout.count("learning_rate 0.005 -> 5e-05") == 2, "in the plan of each job"
 
 
@@ -246,7 +246,7 @@ def test_a_toy_of_4_bit_weights_needs_no_package(
     toy = settings("recipe=llama32_1b_qlora", "scale=toy")
     forget_compositions()
     assert (toy.sft.adapter, toy.dpo.adapter) == ("lora", "lora")
-    assert "sft.adapter=lora in place of qlora, which needs bitsandbytes" in caplog.text
+    assert "sft.adapter=lora in place of qlora" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -273,4 +273,4 @@ def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
 def test_a_typed_micro_batch_is_checked(tmp_path: Path) -> None:
     for typed in ("dpo.runtime.micro_batch=8", "dpo.runtime={micro_batch: 8}"):
         ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", "dpo.batch_size=12", typed)
-        assert "dpo.batch_size=12 is not a multiple of dpo.runtime.micro_batch=8 × 1 processes" in ran.stderr
+        assert "dpo.runtime.micro_batch=8 × 1 " in ran.stderr

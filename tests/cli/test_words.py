@@ -27,8 +27,9 @@ def test_a_rooms_words_are_its_file_names() -> None:
 
 
 def test_words_are_listed_without_importing_a_part() -> None:
-    code = "import sys; from stages.cli import constraints; from tests.helpers import settings; constraints.refuse("
-    code += "settings('recipe=tiny')); print(*(m for m in sys.modules if m.startswith('stages.')))"
+    code = "import sys; from stages.preflight import constraints; from tests.helpers import settings; "
+    code += "constraints.refuse(settings('recipe=tiny')); "
+    code += "print(*(m for m in sys.modules if m.startswith('stages.')))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     rooms = {module.split(".")[1] for module in ran.stdout.split() if module.count(".") > 1}
     assert rooms == {

@@ -94,6 +94,14 @@ def test_every_place_that_the_readme_names_is_there() -> None:
     assert [place for place in places if not [*ROOT.glob(place)]] == []
 
 
+def test_what_moved_is_where_its_table_says() -> None:
+    rows = re.findall(
+        r"^\| `(stages/\S+)` \| `(stages/\S+)`", (ROOT / "docs/moved.md").read_text(encoding="utf-8"), re.M
+    )
+    assert len(rows) > 100
+    assert [old for old, new in rows if (ROOT / old).exists() or not (ROOT / new).exists()] == []
+
+
 @pytest.mark.parametrize("command", RUNS)
 def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "one of the reader's")

@@ -34,7 +34,7 @@ CHANGING: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("row", "column"), CHANGING)
 def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"rows.jsonl: line 1: the column '{column}' changes") as raised:
+    with pytest.raises(UserError, match=rf"rows.jsonl: line 1: .* '{column}' changes") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
     assert f"data.sources[0].columns={{{name}: null}} leaves it out" in str(raised.value)
@@ -108,7 +108,7 @@ def test_unknown_columns_are_told_with_those_that_there_are(columns: Any, told: 
 def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(tmp_path: Path) -> None:
     """JSON lines may first have it far below the rows that a format is told by, and a folder in one file alone."""
     named, rows = {"input": "kontext"}, [ALPACA] * (PEEKED + 1)
-    with pytest.raises(UserError, match=r"sources\[0\].columns={input: kontext}: .* There are: instruction, output"):
+    with pytest.raises(UserError, match=r"sources\[0\].columns={input: kontext}: .*: instruction, output"):
         read(lines(tmp_path, rows), columns=named)
     last = (["a\n\nc"], ["b"], None)
     assert said(read(lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}]), columns=named))[-1] == last
@@ -119,7 +119,7 @@ def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is
 
 def test_requests_without_answers_are_refused_where_answers_are_needed(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "reply": "b"}])
-    with pytest.raises(UserError, match=r"requests without answers. The columns are prompt, reply") as raised:
+    with pytest.raises(UserError, match=r"columns are prompt, reply") as raised:
         read(file)
     assert "columns={completion: COLUMN}" in str(raised.value)
     assert "splits={preference: 1.0}" in str(raised.value)
@@ -143,15 +143,15 @@ def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
     assert f"label=dataset label.path={tmp_path} trains on them; data.sources[0].{chosen}" in str(raised.value)
     with pytest.raises(UserError) as raised:
         list(convert(Source(str(file)), "outside[0].path", lambda said: said, Wanted.answers, Found()))
-    assert str(raised.value).endswith(f"answer to each request is wanted: outside[0].{chosen}.")
+    assert str(raised.value).endswith(f"wanted: outside[0].{chosen}.")
 
 
 def test_a_format_that_cannot_be_is_refused_with_those_that_can(tmp_path: Path) -> None:
     file = lines(tmp_path, [ALPACA])
-    with pytest.raises(UserError, match=r"sources\[0\].format=several: .*the formats of that are kto, chat, answered"):
+    with pytest.raises(UserError, match=r"sources\[0\].format=several: .* kto, chat, answered"):
         read(file, format="several")
     told = refused("stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}")
-    assert "data.sources[0].format=phrased: by which task? data.sources[0].task=TASK says it" in told
+    assert "data.sources[0].task=TASK" in told
     assert "sentiment" in told
 
 
@@ -315,7 +315,7 @@ def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
 
 def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)])
-    with pytest.raises(UserError, match=r"preference holds -1, 1, .*\.labels={-1: WORD, 1: WORD}"):
+    with pytest.raises(UserError, match=r" -1, 1, .*\.labels={-1: WORD, 1: WORD}"):
         read(file, Wanted.preferences)
     found = read(file, Wanted.preferences, labels={-1: "response_1", 1: "response_2"})
     assert [each.scores for each in found.made] == [[1, 0], [0, 1]]

@@ -154,7 +154,7 @@ def test_an_answer_may_be_called_good_or_bad(row: dict, tmp_path: Path) -> None:
 
 def test_numbers_are_classes_unless_they_are_said_to_be_flags(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": n} for n in (0, 1)])
-    with pytest.raises(UserError, match="the column 'label' changes what a row means"):
+    with pytest.raises(UserError, match="the column 'label' changes"):
         read(file)
     assert [each.scores for each in read(file, labels={0: "false", 1: "true"}).made] == [[0], [1]]
 
@@ -214,7 +214,7 @@ def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
 
 def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:
     found = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
-    assert "a mark of some chat template" in str(found.bad[0].error)
+    assert "a mark of" in str(found.bad[0].error)
 
 
 def test_a_call_whose_arguments_are_no_json_is_told() -> None:

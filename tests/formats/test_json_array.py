@@ -85,7 +85,7 @@ def test_a_row_that_cannot_be_held_costs_that_row(
 
 @pytest.mark.parametrize("piece", [1, 4, 1 << 20])
 def test_bytes_that_are_no_text_are_told_with_their_line(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"rows.json: line 3: not UTF-8, but maybe Windows-1252: iconv"):
+    with pytest.raises(UserError, match=r"rows.json: line 3: .* Windows-1252: iconv"):
         read('["é",\n"ö",\n"a'.encode() + b"\xe4" + b'"]', piece, monkeypatch)
 
 

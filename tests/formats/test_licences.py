@@ -92,7 +92,7 @@ def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_pa
     (data / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
     given = {"base": chain.folder("base"), "data": chain.folder("data")}
-    model_card.write(model, "sft", settings("recipe=tiny").sft, given, {})
+    model_card.write(model, settings("recipe=tiny").sft, given, {})
     assert "licences" not in (model / "README.md").read_text()
-    model_card.write(model, "sft", settings("recipe=tiny").sft, {**given, "data": data}, {})
+    model_card.write(model, settings("recipe=tiny").sft, {**given, "data": data}, {})
     assert "licences: cc-by-4.0 (1,200 rows), not stated (5 rows)" in (model / "README.md").read_text()

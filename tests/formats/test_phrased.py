@@ -90,7 +90,7 @@ def test_a_check_gets_no_inverted_phrasing(tmp_path: Path) -> None:
 
 def test_labels_are_words_and_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"text": f"text {i}", "label": i % 2} for i in range(20)])
-    with pytest.raises(UserError, match=r"label: '[01]' is no word. data.sources\[0\].labels="):
+    with pytest.raises(UserError, match=r"'[01]' .* data.sources\[0\].labels="):
         read(file, task="sentiment")
     found = read(file, task="sentiment", labels={0: "very bad", 1: "very good"})
     assert "2 labels: very bad, very good" in found.told[1]
@@ -104,16 +104,16 @@ def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     [each] = read(file, task=str(task)).made
     assert (each.messages[0]["content"], each.answers) == ("Norway?", ["Oslo"])
     task.write_text('columns: {land: country}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
-    with pytest.raises(UserError, match=r"capitals.yaml: a phrasing speaks of 'city'"):
+    with pytest.raises(UserError, match=r"capitals.yaml: .* 'city'"):
         read(file, task=str(task))
     task.write_text("- nothing")
-    with pytest.raises(UserError, match=r"capitals.yaml: columns, phrasings and answer make a task"):
+    with pytest.raises(UserError, match=r"capitals.yaml: columns, phrasings and answer "):
         read(file, task=str(task))
 
 
 def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"satz": "a", "label": "pos"}])
-    with pytest.raises(UserError, match=r"task=sentiment wants text \(text sentence.*columns={ROLE: COLUMN}"):
+    with pytest.raises(UserError, match=r"task=sentiment .*columns={ROLE: COLUMN}"):
         read(file, task="sentiment")
     assert read(file, task="sentiment", columns={"text": "satz"}).made
 
@@ -145,7 +145,7 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
         least = {"option1": 1, "answerA": 3}.get(options[0] if options else "", 0)
         rows = [row, {**row, key: type(row[key])(least)}]
     file = lines(tmp_path, rows)
-    with pytest.raises(UserError, match=r"options to choose from, in .*task=multiple_choice") as raised:
+    with pytest.raises(UserError, match=r"options .*task=multiple_choice") as raised:
         read(file)
     if columns:
         label = next(key for key in ("label", "answer", "correct_answer") if key in row)
@@ -166,12 +166,12 @@ def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_p
     assert [str(row.error) for row in found.bad] == ["label: is -1: nobody has labelled the row"] * 3
     assert "3 labels: maybe, no, yes" in found.told[1]
     file = lines(tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}])
-    with pytest.raises(UserError, match=r"`columns: {label: label.0}` takes the first"):
+    with pytest.raises(UserError, match=r"`columns: {label: label.0}`"):
         read(file, task="sentiment")
     assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).made[0])
 
 
 def test_what_an_annotator_rejected_is_no_label(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"text": "t", "label": "POSITIVE", "answer": word} for word in ("accept", "reject")])
-    with pytest.raises(UserError, match="line 2: the column 'answer' is 'reject'"):
+    with pytest.raises(UserError, match=r"line 2: .*'answer' is 'reject'"):
         read(file, task="sentiment")

@@ -43,7 +43,7 @@ from stages.models.scoring import autocast
 from stages.pipeline.graph import graph
 from stages.store.store import Store
 from stages.training import adapters
-from stages.training.checkpointing import enable
+from stages.training.budget import enable
 from tests.helpers import NEEDS_4_BIT, TINY, settings, slow_but
 
 KINDS = {

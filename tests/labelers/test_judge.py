@@ -99,7 +99,7 @@ def test_what_two_judges_differ_on_is_a_tie_and_is_counted(tmp_path: Path, caplo
         words = [j.preference for j in two.judge_all(three)]
         assert Counter(word == "tie" for word in words) == {True: 2, False: 1}
         assert two.figures() == {"judges_differ": 2}
-        assert "two judges must agree. A comparison on which they differ is a tie, as are 2 of 3." in caplog.text
+        assert "two judges must agree." in caplog.text
         caplog.clear()
         alone = Jury.of(block(tmp_path, good.url), work(tmp_path))
         assert len([*alone.judge_all(three)]) == 3 and not alone.figures() and "must agree" not in caplog.text
@@ -118,7 +118,7 @@ def test_of_two_candidates_at_a_time_comparisons_are_counted_and_ties_are_no_pre
         out = work(tmp_path)
         metrics = label.run(block(tmp_path, model.url, max_failed=1.0), {"pool": tmp_path / "pool"}, out)
     assert metrics["summary"] == "18 comparisons: 11 preferences, 5 ties"
-    assert out.warnings == ["2 of 18 comparisons have no judgement: empty."]
+    assert [line.split()[:3] for line in out.warnings] == [["2", "of", "18"]]
 
 
 REPLIES = {
@@ -142,7 +142,7 @@ def test_what_is_no_verdict_is_missing_with_its_reason_after_another_attempt(
 def test_too_many_missing_stop_before_the_rest_is_paid_for(tmp_path: Path) -> None:
     many = pool(*([f"poor {i}", f"good {i + 1}"] for i in range(100)))
     with running(Model(lambda r: PROBE if is_probe(r) else "I cannot choose.")) as model:
-        with pytest.raises(UserError, match=r"^11 of 100 judgements are missing already.*\(11 times\): no JSON"):
+        with pytest.raises(UserError, match=r"^11 of 100 .*\(11 times\): no JSON"):
             judged(tmp_path, many, model.url, max_failed=0.1, attempts=1)
         assert len(model.asked) < 1 + 2 * (11 + 2 * 8)
 
@@ -153,7 +153,7 @@ def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_pa
         return f"Both have merits.\n**Verdict: {better(texts)}**"
 
     with running(Model(says)) as model:
-        with pytest.raises(UserError, match=r"does not keep to a json_schema .*label.judge.reading=text"):
+        with pytest.raises(UserError, match=r"json_schema .*label.judge.reading=text"):
             judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
         assert len(model.asked) == 2
         found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text")
@@ -260,7 +260,5 @@ def test_a_rubric_that_fails_on_an_answer_says_so_with_its_key(tmp_path: Path) -
     jury = Jury.of(block(tmp_path, "http://127.0.0.1:1/v1", rubric=file), work(tmp_path))
     request = [{"role": "user", "content": "Which?"}]
     assert jury.rubric.messages(request, ["fair 1", "good 2"])[1]["content"].startswith("<<REQUEST")
-    with pytest.raises(
-        UserError, match=r"^label.judge.rubric: line 2: it takes more than 256 MiB .* leave the key out"
-    ):
+    with pytest.raises(UserError, match=r"^label.judge.rubric: line 2: .* 256 MiB "):
         jury.rubric.messages(request, ["poor 1", "good 2"])

@@ -60,7 +60,7 @@ def test_any_model_with_a_chat_template_scores_and_no_batch_changes_it(
     tokenizer.chat_template = None
     (model / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(model)
-    with pytest.raises(UserError, match="its tokenizer has no chat template"):
+    with pytest.raises(UserError, match="no chat template"):
         judged(model, pool, tmp_path / "none")
 
 
@@ -79,7 +79,7 @@ def test_a_candidate_that_is_too_long_is_missing_with_its_reason(model: Path, po
     found = judged(model, pool, tmp_path / "label")
     missing = [j for j in found if j.error]
     assert [j.candidate_id for j in missing] == [pool.candidates[0].candidate_id]
-    assert "longer than the 2048 tokens that the reward model reads" in str(missing[0].error)
+    assert "longer than the 2048 tokens" in str(missing[0].error)
 
 
 def test_quantiles_share_ties_and_reach_neither_end() -> None:

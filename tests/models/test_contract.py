@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
-from stages.models import contract
+from stages.models import chat_templates, contract
 from stages.models.contract import TOGETHER, Contract
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError, Conversation, rendered
@@ -43,7 +43,7 @@ def with_bos() -> PreTrainedTokenizerFast:
 
 def establish(tokenizer: PreTrainedTokenizerBase, kind: str, path: Path | None = None, train: bool = True) -> Contract:
     """The contract for a model whose embedding has a row to spare."""
-    return contract.establish(tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1)
+    return chat_templates.establish(tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1)
 
 
 @pytest.fixture
@@ -102,15 +102,15 @@ def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
 def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, resize: bool) -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     before = len(tokenizer)
-    contract.establish(tokenizer, Template("plain", None, resize), True, before + spare)
+    chat_templates.establish(tokenizer, Template("plain", None, resize), True, before + spare)
     assert len(tokenizer) == before + 1
     assert tokenizer.pad_token_id == before
 
 
 def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
-    with pytest.raises(ContractError, match=r"no token of the vocabulary is free .* sft.template.resize=true adds"):
-        contract.establish(tokenizer, Template("plain", None, False), True, len(tokenizer))
+    with pytest.raises(ContractError, match=r"sft.template.resize=true"):
+        chat_templates.establish(tokenizer, Template("plain", None, False), True, len(tokenizer))
 
 
 def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
@@ -160,7 +160,7 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, t
 def test_a_template_that_never_ends_is_refused(jinja: str, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     path.write_text("{% generation %}{{ eos_token }}{% endgeneration %}\n" + jinja)
-    with pytest.raises(ContractError, match=r"template=file: .* (more|longer) than .* template=chatml"):
+    with pytest.raises(ContractError, match=r"template=file: .* template=chatml"):
         establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
 
 
@@ -258,7 +258,7 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{users}<|im_start|>{{{{ m", 1)
     terms = establish(tokenizer, "auto", train=False)
     called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
-    with pytest.raises(ContractError, match="the chat template refuses a conversation: line 1: no tools here"):
+    with pytest.raises(ContractError, match="line 1: no tools here"):
         terms.example(called)
 
 

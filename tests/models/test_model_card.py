@@ -60,7 +60,7 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
     manifest["metrics"]["sources"] = brought
     (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
-    model_card.write(model, "sft", settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
+    model_card.write(model, settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
     header, text = metadata_load(model / "README.md"), (model / "README.md").read_text(encoding="utf-8")
     assert (header["base_model"], header["datasets"]) == ("someone/model", ["someone/dialogues"])
     assert r"letters\x1b\u202e.jsonl" in text and not UNSEEN.search(text.replace("\n", ""))
@@ -69,7 +69,7 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
 
     aligned = chain.folder("dpo") / "model"
     given = {role: chain.folder(role) for role in ("pairs", "reference")} | {"policy": chain.folder("sft")}
-    model_card.write(aligned, "dpo", settings("recipe=tiny").dpo, given, {})
+    model_card.write(aligned, settings("recipe=tiny").dpo, given, {})
     after = metadata_load(aligned / "README.md")
     assert (after["base_model"], after["tags"]) == ("someone/model", ["plumbline", "trl", "dpo"])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.models import packing, run_attention
-from stages.models.packing import Layout
+from stages.models.run_attention import Layout
 
 HEADS, DIM = 4, 8
 

@@ -61,7 +61,7 @@ def test_the_fused_head_projects_what_is_trained_and_trains_the_same(
 def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:
     model = load_model(folder)
     model.lm_head.weight.data[3, 3] = float("nan")
-    with pytest.raises(UserError, match="with values that are not finite"):
+    with pytest.raises(UserError, match="not finite"):
         save_model(model, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

@@ -27,7 +27,7 @@ from stages.models import contract, packing
 from stages.models.packing import pack_pairs
 from stages.models.run_attention import RunAttention
 from stages.training import adapters
-from stages.training.checkpointing import enable
+from stages.training.budget import enable
 from tests.equality import AGREEMENT, assert_equal, step
 from tests.helpers import Chain
 from tests.samplers.test_samplers import ARCHITECTURES, SHAPE

@@ -16,7 +16,7 @@ from stages.config.choices import Checkpointing
 from stages.models import contract, packing
 from stages.models.loading import begin_reward_model
 from stages.models.packing import pack_pairs
-from stages.models.pair_tokens import tokenized
+from stages.models.scoring import tokenized
 from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, shared, trl_row
 from stages.store.records import Pair, load
 from stages.store.workspace import Work
@@ -123,7 +123,7 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     turns = Turns([p.id for p in pairs], cfg.batch_size, cfg.seed, "reward")
 
     def made(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
-        args = arguments(RewardConfig, cfg, out)
+        args = arguments(cfg, out)
         model = begin_reward_model(policy, cfg.held, CPU, terms.tokenizer.pad_token_id, cfg.seed)
         data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": terms.tokenizer}
         return kind(model, args=args, **data, **own)

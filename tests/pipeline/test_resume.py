@@ -15,7 +15,7 @@ from stages.store.sealed_json import SEAL
 from stages.store.store import Store
 from stages.store.training_samples import read_samples
 from stages.store.workspace import SCRATCH
-from tests.helpers import Chain, build, nodes
+from tests.helpers import Chain, build, nodes, slow_but
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")
 CADENCE += ("reference.runtime.shard_size=8", "answer.runtime.shard_size=8", "reward.runtime.save_steps=1")
@@ -116,7 +116,7 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
         assert read_samples(folder) == read_samples(kept), "none lost, none twice"
 
 
-@pytest.mark.parametrize("name", TRAINED + SHARDED + AT_ONCE)
+@pytest.mark.parametrize("name", slow_but(TRAINED + SHARDED + AT_ONCE, "dpo", "sample", "label"))
 def test_a_killed_stage_is_finished_by_the_next_command(name: str, chain: Chain) -> None:
     interrupted(chain, name, kills=1)
 
@@ -126,7 +126,7 @@ def test_a_killed_reward_model_is_finished_by_the_next_command(chain: Chain) -> 
     interrupted(chain, "reward", kills=1)
 
 
-@pytest.mark.parametrize("name", [*TRAINED, "reward"])
+@pytest.mark.parametrize("name", slow_but([*TRAINED, "reward"], "dpo", "reward"))
 def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: Chain) -> None:
     """No step is a hundredth, so a checkpoint before the last step is one by time."""
     if name == "reward":
@@ -147,7 +147,7 @@ def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: 
     assert [point["step"] for point in steps if "grad_norm" in point].count(saved) == 1, "no step before it again"
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", slow_but(TRAINED, "dpo"))
 def test_killed_after_its_last_step_a_training_takes_no_step_again(name: str, chain: Chain) -> None:
     node, store = nodes(chain.root)[name], Store(chain.root)
     before = chain.manifest(name)

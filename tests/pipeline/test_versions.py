@@ -32,7 +32,7 @@ BY_FOLDER = {
     "stages.tasks.generate": "stages/tasks/families/*.py",
     "stages.tasks.constraint": "stages/tasks/constraints/*.py",
     "stages.sandbox.jinja_process": "stages/sandbox/jinja_worker.py",
-    "stages.models.contract": "stages/models/templates/*.jinja",
+    "stages.models.chat_templates": "stages/models/templates/*.jinja",
     "stages.pages.environment": "stages/pages/*.jinja",
     "stages.formats.phrased": "stages/formats/**/*.yaml",
     "stages.label": "stages/labelers/*.py",

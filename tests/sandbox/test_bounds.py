@@ -140,7 +140,7 @@ def test_a_fault_names_its_line() -> None:
             facts_of("x\n{% if %}", chat)
         with pytest.raises(TemplateFault, match=r"^line 3: ZeroDivisionError: "):
             render("x\n\n{{ messages|length // 0 }}", [{"messages": MESSAGES}], chat)
-        with pytest.raises(Unbounded, match=r"^line 2: it takes more than 256 MiB"):
+        with pytest.raises(Unbounded, match=r"^line 2: .* 256 MiB"):
             render("x\n{{ messages * 10 ** 9 }}", [{"messages": MESSAGES}], chat)
     with pytest.raises(Refusal, match=r"^line 2: no tools$"):
         render("x\n{{ raise_exception('no tools') }}", [{}], chat=True)

@@ -43,14 +43,14 @@ def test_a_tiny_model_is_a_function_of_its_seed(built: Path, tmp_path: Path) -> 
 def test_another_file_does_not_pass_for_the_embedded_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cfg = settings("model=embedded").model
     monkeypatch.setitem(base.KNOWN, str(cfg.path), "0" * 64)
-    with pytest.raises(UserError, match=r"its sha256 is [0-9a-f]{64}, not 0000"):
+    with pytest.raises(UserError, match=r"sha256 is [0-9a-f]{64}, not 0000"):
         made(cfg, tmp_path / "base")
 
 
 def test_a_broken_gguf_is_told(tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF\x03\x00")
-    with pytest.raises(UserError, match=r"broken.gguf: cannot be read as GGUF"):
+    with pytest.raises(UserError, match=r"broken.gguf: .* GGUF"):
         made(settings("model=embedded", f"model.path={file}").model, tmp_path / "base")
 
 

@@ -33,9 +33,11 @@ def evidence(chain: Chain, *overrides: str) -> Evidence:
     return gather(inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair))
 
 
-def test_the_planted_cause_of_six_runs_is_named_first(chain: Chain) -> None:
-    planted = {plant.name: plant.finding for plant in plants(settings(*RIGHT))}
-    first = {p.name: named(chain.root, [*RIGHT, *p.overrides])[0] for p in plants(settings(*RIGHT), cut=2)}
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_planted_cause_of_six_runs_is_named_first(quick: bool, chain: Chain) -> None:
+    chosen = [plant for plant in plants(settings(*RIGHT), cut=2) if not quick or plant.name == "labels by coin"]
+    planted = {plant.name: plant.finding for plant in chosen}
+    first = {plant.name: named(chain.root, [*RIGHT, *plant.overrides])[0] for plant in chosen}
     assert first == planted
     assert not {*planted.values()} & {*named(chain.root, [*RIGHT])}, "nor is it named where nothing was planted"
 
@@ -128,8 +130,8 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp
     helped = reported(chain, tmp_path / "helped", 0.05, 0.1)
     assert helped.index('id="why"') > helped.index('id="answers"')
     assert all(page.count('id="why"') == 1 for page in (without, helped))
-    assert "The likeliest cause is that there are too few optimizer steps" in without
-    assert "DPO helped. What stands out is that there are" in helped
+    assert "too few optimizer steps" in without
+    assert "DPO helped. " in helped
     block = helped[helped.index('id="why"') :]
     assert block.index("<details>") < block.index("<table>"), "folded"
 
@@ -152,7 +154,7 @@ def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Pa
     build(chain.root, "dpo.learning_rate=30", "dpo.batch_size=10")
     page = chain.root / "report.html"
     html = page.read_text()
-    assert "The likeliest cause is that the learning rate is too high, which tears the policy off" in html
+    assert "learning rate is too high" in html
     assert html.index('id="why"') < html.index('id="results"')
     block = html.partition('id="why"')[2].partition("</section>")[0]
     numbers = re.findall(r'data-label="(?:measured|normal)">(?:<span[^>]*>)?([^<]*)', block)
@@ -162,9 +164,7 @@ def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Pa
 
 
 def test_a_training_that_ends_in_no_number_has_no_report_and_names_the_key(chain: Chain) -> None:
-    with pytest.raises(
-        UserError, match=r"training diverged at step 2: .* nan\. Lower dpo\.learning_rate \(now 1e\+30"
-    ):
+    with pytest.raises(UserError, match=r"diverged at step 2: .* nan\. Lower dpo\.learning_rate"):
         build(chain.root, "dpo.learning_rate=1e30", "dpo.batch_size=10")
 
 
@@ -176,4 +176,4 @@ def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) 
     enough = replace(enough, settings=run.settings | {"learning_rate": 3e-5}, curve=[])
     said = diagnose(enough, "DPO")
     assert not said.found
-    assert said.sentence.startswith("Nothing that was measured is out of its normal range. A change of less than")
+    assert said.sentence.startswith("Nothing that was measured")

@@ -139,16 +139,16 @@ def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None
 
 def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path) -> None:
     before = chain.count()
-    build(chain.root, "seeds=[1,2]")
+    build(chain.root, "seeds=[1]")
     made = chain.count() - before
     assert {stage: made[stage] for stage in ("base", "data", "sft", "dpo", "eval")} == {
-        "base": 0, "data": 0, "sft": 2, "dpo": 2, "eval": 2,
+        "base": 0, "data": 0, "sft": 1, "dpo": 1, "eval": 1,
     }  # fmt: skip
     html = (chain.root / "report.html").read_text()
     manifests = [m for _, m in Store(chain.root).manifests("eval")]
     deltas = [100 * m["metrics"]["delta"]["policy-sft"]["mean"] for m in manifests]
-    told = re.search(r"Over 3 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
-    assert told and told[1].replace("−", "-") == f"{sum(deltas) / 3:+.1f}"
+    told = re.search(r"Over 2 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
+    assert told and told[1].replace("−", "-") == f"{sum(deltas) / 2:+.1f}"
     assert f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−") in told[0]
     assert "One seed" not in html and '<p class="verdict">Seed 0: DPO ' in html, "it is of one, as is the page"
     assert all(m["fingerprint"] in html for m in manifests)
@@ -167,7 +167,7 @@ def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
     of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
     for told in of_training:
         assert told in before and told not in page, told
-    assert "that nothing was trained on: SFT passes" in page
+    assert "nothing was trained on: SFT" in page
     assert "no SFT was done here" in page
     assert "more data.tasks.preference" in before and "more data.tasks.preference" not in page
     card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()

@@ -114,7 +114,7 @@ def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> N
         "a kind counts wherever it is asked for"
     )
     none = judged(tmp_path / "none", [prompt("a")], [answer("a", "No, never.")])
-    with pytest.raises(UserError, match=r"no answer is good enough to learn from \(1 scores below select.min_score\)"):
+    with pytest.raises(UserError, match=r"\(1 scores below select.min_score\)"):
         made(tmp_path / "nothing", none)
     cut = judged(tmp_path / "cut", [prompt("a")], [answer("a", "No, never.", -9.0, "length")])
     with pytest.raises(UserError, match=r"lower select\.temperatures or raise select\.max_new_tokens"):

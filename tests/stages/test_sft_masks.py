@@ -13,12 +13,10 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import TrainedTurns
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.masking import masked
 from stages.models.rendering import ContractError
-from stages.sft import show_tokens
+from stages.objectives.sft import Demonstrations, masked, read_rows, show_tokens
 from stages.store.records import Example
 from stages.store.workspace import Work
-from stages.training.demonstrations import Prepared, prepare
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish, with_bos
@@ -51,8 +49,8 @@ ALL = [["two", "three ✓"], ["four"], ["seven", "eight"], ["nine"]]
 ONLY_LAST = [["three ✓"], [], ["eight"], ["nine"]]  # the last of b has weight 0
 
 
-def prepared(examples: list[Example], terms: Contract, cfg: SFT, folder: Path) -> Prepared:
-    return prepare(examples, terms, cfg, Work(folder, lambda metrics, step: None))
+def prepared(examples: list[Example], terms: Contract, cfg: SFT, folder: Path) -> Demonstrations:
+    return read_rows(examples, terms, cfg, Work(folder, lambda metrics, step: None))
 
 
 def trained_text(terms: Contract, rows: TokenRows, packing: bool) -> list[str]:
@@ -96,12 +94,12 @@ def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
     terms = establish(*TERMS["chatml"])
     nothing = [conversation("e", ["ten"], [False])]
-    with pytest.raises(UserError, match=r"1 of 1 rows cannot be used: 1 no token is trained.*; none is left"):
+    with pytest.raises(UserError, match=r"1 of 1 rows .* no token"):
         prepared(nothing, terms, CFG, tmp_path)
 
 
 def test_weights_without_a_turn_to_each_are_refused() -> None:
     terms = establish(*TERMS["chatml"])
     ids, trained = terms.example(EXAMPLES[0].conversation)
-    with pytest.raises(ContractError, match="trains 3 of 2 assistant turns"):
+    with pytest.raises(ContractError, match="3 of 2 assistant turns"):
         masked(ids, trained, terms.stop_ids[0], [True, False], last=False)

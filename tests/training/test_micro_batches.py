@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
-from trl import DPOConfig
 
 from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
@@ -186,9 +185,7 @@ def test_out_of_memory_the_step_is_done_again_with_half(under: Under, inputs: An
     _, most = under(PLENTY, whole, inputs, tmp_path / "whole")
     _, least = under(PLENTY, parts, inputs, tmp_path / "parts")
     (*_, told), _ = under((most + least) // 2, whole, inputs, tmp_path / "halved")
-    assert re.search(
-        r"out of memory at step \d, which was done again. From there on, at most \d+ tokens at once", told
-    )
+    assert re.search(r"out of memory at step \d, .* at most \d+ tokens", told)
     names = ("whole", "halved", "parts")
     a, b, c = (load_file(tmp_path / name / "model" / "model.safetensors") for name in names)
     assert distance(a, b) < 1e-5
@@ -214,7 +211,7 @@ def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Pat
         a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("kept", kind))
         assert distance(a, b) < 1e-5
     (told, *_), _ = under(least // 4, kept, inputs, tmp_path / "less")
-    assert re.search(r"at step \d with \d+ tokens of 1 rows at once, full gradient checkpointing: lower sft.max", told)
+    assert re.search(r"at step \d with \d+ tokens of 1 rows .*: lower sft.max", told)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +232,7 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
 
     def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)
-        args = arguments(DPOConfig, cfg, out)
+        args = arguments(cfg, out)
         found = fitted(cfg, args, model, out).runtime
         assert args.gradient_checkpointing == (found.gradient_checkpointing is Checkpointing.full)
         return found.token_budget, found.gradient_checkpointing

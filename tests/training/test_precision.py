@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer
 
-import stages.training.run
+import stages.training.fit
 import stages.training.trainer
 from stages import dpo, sft
 from stages.config import trl_arguments
@@ -82,7 +82,7 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
         raise UserError("enough")
 
     module = {"sft": sft, "dpo": dpo}[name]
-    monkeypatch.setattr(module, "train", evaluated)
+    monkeypatch.setattr(stages.training.fit, "train", evaluated)
     inputs = {
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
         "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
@@ -111,13 +111,13 @@ def test_no_tf32_whatever_the_environment_says() -> None:
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, optimizers = stages.training.run.train, []
+    train, optimizers = stages.training.fit.train, []
 
     def watched(trainer: Trainer, *rest: Any) -> None:
         train(trainer, *rest)
         optimizers.append(trainer.optimizer)
 
-    monkeypatch.setattr({"sft": sft, "dpo": dpo}[name], "train", watched)
+    monkeypatch.setattr(stages.training.fit, "train", watched)
     cfg = vars(settings("recipe=tiny"))[name]
     inputs = {
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},

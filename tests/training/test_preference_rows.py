@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.training.preference_rows import PreferenceRows
+from stages.training.token_rows import PreferenceRows
 
 TOKENS = 200
 

@@ -14,7 +14,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from stages import dpo, sft
 from stages.config.choices import Adapter, Checkpointing, Forward, Precision, Sharding
 from stages.models import contract
-from stages.models.inference_copy import twin
 from stages.models.loading import load_model
 from stages.models.packing import attention_of, pack_pairs
 from stages.samplers.hf import HFSampler
@@ -24,7 +23,7 @@ from stages.store.records import prompt_id
 from stages.store.store import Store
 from stages.store.training_samples import Sample, append_samples, read_samples
 from stages.store.workspace import SAMPLES, Work
-from stages.training.samples import FirstPrompts, Samples
+from stages.training.samples import FirstPrompts, Samples, inference_copy
 from tests.helpers import Chain, nodes, settings
 
 STAGES = {"sft": sft, "dpo": dpo}
@@ -168,17 +167,17 @@ def test_nothing_of_a_model_in_training_is_touched(precision: Precision, adapter
     outer.train()
     model.generation_config = GenerationConfig(temperature=0.3)
     before = state(outer)
-    copy = twin(outer, precision)
+    copy = inference_copy(outer, precision)
     assert not any(module.training for module in copy.modules())
     assert {p.dtype for p in copy.parameters()} == {torch.bfloat16 if precision is Precision.bf16 else torch.float32}
     assert len({id(p) for p in copy.parameters()}) == len([*outer.parameters()]), "tied weights stay tied"
     request = Request("a", [], [1, 2, 3], [0.0], 0)
     [(_, [first])] = HFSampler.of(copy, [0], 8, 1.0, 1).complete([request])
     assert state(outer) == before
-    with torch.no_grad():  # the twin reads what the first has learnt by now, until then what it had learnt
+    with torch.no_grad():  # the copy reads what the first has learnt by now, until then what it had learnt
         for parameter in outer.parameters():
             parameter.add_(torch.randn_like(parameter))
-    [(_, [later])] = HFSampler.of(twin(outer, precision), [0], 8, 1.0, 1).complete([request])
+    [(_, [later])] = HFSampler.of(inference_copy(outer, precision), [0], 8, 1.0, 1).complete([request])
     assert later.token_ids != first.token_ids
 
 

@@ -12,8 +12,7 @@ from trl import pack_dataset
 
 from stages.config.schema import ROOT
 from stages.store.records import content_id
-from stages.training.held import GROUP
-from stages.training.token_rows import IGNORED, TokenRows
+from stages.training.token_rows import GROUP, IGNORED, TokenRows
 from tests.helpers import Chain
 
 LENGTH, BIN = 64, 256  # tokens of a row, at most, and of a packed one
@@ -62,7 +61,7 @@ from stages.hardware import machine
 from stages.models import contract
 from stages.store.records import Example
 from stages.store.workspace import Work
-from stages.training.demonstrations import prepare
+from stages.objectives.sft import read_rows
 from tests.helpers import settings
 terms, text = contract.load(Path(sys.argv[1])), "many words and some more " * 100
 out, cfg = Work(Path(sys.argv[2]), lambda metrics, step: None), settings("recipe=tiny").sft
@@ -71,7 +70,7 @@ def examples(count):
     for i in range(count):
         yield Example(f"{i:016x}", [{"role": "user", "content": f"Tell me of {i}."}], f"{i}: {text}", "s", "t", "sft")
 def peaks(count):
-    rows = prepare(examples(count), terms, cfg, out).train
+    rows = read_rows(examples(count), terms, cfg, out).train
     tokens, before = sum(rows.lengths), machine.peak_memory()
     rows.pack(cfg.max_length, 1)
     return tokens, before, machine.peak_memory()

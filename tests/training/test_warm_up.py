@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from stages.training.warm_up import LEAST, climb
+from stages.training.trainer import LEAST, climb
 from tests.upstream.parts import Parts
 
 

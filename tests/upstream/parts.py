@@ -13,25 +13,25 @@ import torch
 import wandb
 from datasets import Dataset
 from transformers import Trainer
-from trl import DPOConfig, DPOTrainer, SFTConfig
+from trl import DPOConfig, DPOTrainer
 
-from stages import base, sft
+from stages import base
 from stages.config.blocks.training import DPO
 from stages.config.choices import Forward, Precision
 from stages.config.schema import Config
-from stages.models import contract, scoring
+from stages.models import chat_templates, scoring
 from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer
-from stages.models.pair_tokens import tokenized
-from stages.objectives.preference import StoredReferenceTrainer, trl_row
-from stages.objectives.supervised import SupervisedTrainer
+from stages.models.scoring import tokenized
+from stages.objectives.dpo import StoredReferenceTrainer, trl_row
+from stages.objectives.sft import SupervisedTrainer, under_contract
 from stages.store.records import Pair, PairLogProbs
 from stages.store.workspace import Work
 from stages.training import adapters
 from stages.training.arguments import arguments
 from stages.training.batches import Turns
 from stages.training.checkpoints import checkpoint_folder
-from stages.training.run import train
+from stages.training.fit import train
 from stages.training.token_rows import IGNORED
 from tests.helpers import conversational, settings
 
@@ -65,8 +65,8 @@ class Parts:
         folder = self.new_folder()
         tokenizer.save_pretrained(folder)
         rows = model.get_input_embeddings().num_embeddings
-        terms = contract.establish(load_tokenizer(folder), self.settings.sft.template, True, rows)
-        return sft.under_contract(model, terms, 0).eval(), terms
+        terms = chat_templates.establish(load_tokenizer(folder), self.settings.sft.template, True, rows)
+        return under_contract(model, terms, 0).eval(), terms
 
     def model(self) -> Any:
         return copy.deepcopy(self.stored[0])
@@ -108,13 +108,12 @@ class Parts:
         for row in rows:
             row["ref_chosen_logps"] += shift
         out = Work(self.new_folder(), lambda metrics, step: None)
-        options = {"beta": cfg.beta, "loss_type": list(cfg.loss_type), "loss_weights": cfg.loss_weights}
         return StoredReferenceTrainer(
             adapters.attach(model, cfg.lora, 0) if adapter else model,
             cfg=cfg,
             out=out,
             turns=Turns([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
-            args=arguments(DPOConfig, cfg, out, **options, precompute_ref_log_probs=True),
+            args=arguments(cfg, out, **StoredReferenceTrainer.arguments),
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(rows[:1]),
             processing_class=self.terms.tokenizer,
@@ -133,7 +132,7 @@ class Parts:
             cfg=cfg,
             out=out,
             turns=Turns([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
-            args=arguments(SFTConfig, cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
+            args=arguments(cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
             processing_class=self.terms.tokenizer,
         )

@@ -54,63 +54,63 @@ SEAMS = [
     # TRL
     Seam(
         "trl.trainer.utils:FusedCausalLMOutput",
-        ("objectives/preference.py", "objectives/supervised.py"),
+        ("objectives/dpo.py", "objectives/sft.py"),
         "read and made: what a row's output would be, cut from that of a forward of many rows",
         "evaluations during training end in an error",
     ),
     Seam(
         "trl:DPOTrainer._prepare_dataset",
-        ("objectives/preference.py",),
+        ("objectives/dpo.py",),
         "overridden: the rows are token ids already, those that were drawn",
         "TRL tokenises text, of which there is none",
         takes="self, dataset, processing_class, args, dataset_name",
     ),
     Seam(
         "trl:DPOTrainer._precompute_ref_logps",
-        ("objectives/preference.py",),
+        ("objectives/dpo.py",),
         "overridden: the reference's log-probs come from the store",
         "TRL computes them itself, with the policy as reference",
         takes="self, dataset, name, batch_size",
     ),
     Seam(
         "trl:DPOTrainer()._metrics",
-        ("training/step_metrics.py", "objectives/first_step.py"),
+        ("training/micro_batches.py", "objectives/dpo.py"),
         "read and replaced: the metrics of a step's micro-batches become the step's",
         "curves hold means of means",
     ),
     Seam(
         "trl:DPOTrainer()._total_train_tokens",
-        ("training/step_metrics.py",),
+        ("training/micro_batches.py",),
         "read and set back: a step that ran out of memory is not counted twice",
         "num_tokens counts too much",
     ),
     Seam(
         "trl:DPOTrainer().loss_weights",
-        ("objectives/preference.py",),
+        ("objectives/dpo.py",),
         "set for a micro-batch: its `sft` term counts by its share of tokens",
         "the `sft` term depends on the micro-batch",
     ),
     Seam(
         "trl:DPOTrainer().loss_types",
-        ("objectives/preference.py",),
+        ("objectives/dpo.py",),
         "read: whether there is an `sft` term",
         "an AttributeError at the first step",
     ),
     Seam(
         "trl:DPOTrainer names the adapter that it copies `ref`",
-        ("objectives/preference.py",),
+        ("objectives/dpo.py",),
         "deleted: the reference is in the store",
         "a second adapter is kept in memory and published",
     ),
     Seam(
         "trl.trainer.dpo_trainer:DataCollatorForPreference stacks chosen over rejected",
-        ("objectives/preference.py", "models/packing.py"),
+        ("objectives/dpo.py", "models/packing.py"),
         "the halves of a batch are told apart by their order",
         "metrics and the `sft` term are of the wrong half",
     ),
     Seam(
         "trl:DPOTrainer.log adds its metrics under their names",
-        ("objectives/preference.py", "dpo.py"),
+        ("objectives/dpo.py",),
         "each metric of a step is weighed by what it is a mean of, told by its name",
         "metrics are weighed by pairs where they are means over tokens; figures go missing in manifests and cards",
     ),
@@ -150,14 +150,14 @@ SEAMS = [
     ),
     Seam(
         "trl.trainer:disable_dropout_in_model",
-        ("sft.py",),
+        ("objectives/sft.py",),
         "called, since a dropout mask is drawn per micro-batch",
         "SFT depends on the micro-batch",
         takes="model",
     ),
     Seam(
         "trl.chat_template_utils:has_generation_markers",
-        ("models/chat_templates.py", "models/contract.py"),
+        ("models/chat_templates.py",),
         "called: whether a template marks the assistant's tokens",
         "templates are refused, or trained on without marks",
         takes="chat_template",
@@ -177,7 +177,7 @@ SEAMS = [
     ),
     Seam(
         "transformers:Trainer.get_batch_samples",
-        ("training/micro_batches.py", "objectives/preference.py"),
+        ("training/micro_batches.py", "objectives/dpo.py"),
         "overridden: the tokens of a step are counted before it is divided",
         "SFT depends on the micro-batch",
         takes="self, epoch_iterator, num_batches, device",
@@ -291,7 +291,7 @@ SEAMS = [
     *(
         Seam(
             f"accelerate:Accelerator.{name}",
-            ("training/step_metrics.py",),
+            ("training/micro_batches.py",),
             "covered by an attribute of the object: within a step, each process keeps its metrics to itself",
             "with several processes, num_tokens counts every token several times, and metrics are weighed wrongly",
         )
@@ -321,7 +321,7 @@ SEAMS = [
     *(
         Seam(
             f"torch:ops.aten.{name}",
-            ("training/checkpointing.py",),
+            ("training/budget.py",),
             "its outputs are kept for the backward",
             "selective checkpointing computes attention twice",
         )
@@ -347,31 +347,31 @@ SEAMS = [
     ),
     Seam(
         "torch:ops.mkldnn._reorder_linear_weight",
-        ("models/prepacked.py",),
+        ("samplers/hf.py",),
         "called once for every weight: it is laid out as products want it",
         "on a CPU, nothing can be sampled",
     ),
     Seam(
         "torch:ops.mkldnn._linear_pointwise",
-        ("models/prepacked.py",),
+        ("samplers/hf.py",),
         "called: a linear layer whose weight is laid out already",
         "on a CPU, nothing can be sampled, or samples are of another model",
     ),
     Seam(
         "torch:ops.mkldnn._is_mkldnn_bf16_supported",
-        ("models/prepacked.py",),
+        ("samplers/hf.py",),
         "called: whether this CPU multiplies bf16 itself",
         "on a CPU, nothing can be sampled, or bf16 is multiplied more slowly",
     ),
     Seam(
         "torch:ops.aten._grouped_mm",
-        ("training/checkpointing.py",),
+        ("training/budget.py",),
         "its outputs are kept for the backward",
         "selective checkpointing computes a mixture's experts twice",
     ),
     Seam(
         "torch:ops.aten._to_copy",
-        ("training/checkpointing.py",),
+        ("training/budget.py",),
         "of a weight, its output is kept for the backward",
         "selective checkpointing rounds every weight twice",
     ),

@@ -106,7 +106,7 @@ def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(site: 
 
 
 def test_looking_loads_none_of_the_libraries() -> None:
-    code = "import sys; from stages.hardware import versions; versions.warn(); "
+    code = "import sys; from stages.hardware import process; process.warn_of_versions(); "
     code += f"print({{*{LOADED_SLOWLY}}} & {{*sys.modules}})"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -14,8 +14,8 @@ import pytest
 from transformers import Trainer
 
 from stages.config.schema import ROOT
-from stages.objectives.preference import StoredReferenceTrainer
-from stages.objectives.supervised import SupervisedTrainer
+from stages.objectives.dpo import StoredReferenceTrainer
+from stages.objectives.sft import SupervisedTrainer
 from tests.upstream.parts import Parts
 from tests.upstream.seams import PAGE, SEAMS, TABLE, table
 

@@ -1,4 +1,8 @@
-"""The rows of a source as stage=data reads them, what an audit finds in each, and how they are distributed."""
+"""The rows of a source as stage=data reads them, what an audit finds in each, and how they are distributed.
+
+stage=data knows no tokenizer. An audit does where the store holds the base, so it also finds the rows that are too
+long to be trained on once the template has rendered them.
+"""
 
 import json
 from collections import Counter
@@ -9,8 +13,8 @@ from typing import IO, Any
 import numpy as np
 
 from stages.commands.auditing.diversity import Diversity
-from stages.commands.auditing.too_long import TOO_LONG, Measure
 from stages.config.blocks.data import Data, Form, Source
+from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Split
 from stages.curation.audit.gate import Auditor, ends_of, fixed, request_of
 from stages.curation.harmonize import Shape
@@ -18,11 +22,17 @@ from stages.formats.column_mapping import Wanted, wanted_of
 from stages.formats.format import Said
 from stages.formats.source_reading import Found, as_json, convert
 from stages.store.node import Node
+from stages.store.records import Message
 from stages.store.splits import prompt_of, split_of
+from stages.store.store import Store
 
 UNUSABLE = "unusable"  # the code of a row that no stage can use; its reason is what was found
+TOO_LONG = "too_long"
 EXAMPLES = 3  # of every code
 FEWER = (5, 10, 20, 50, 100, 200, 500)  # words: where a distribution is divided
+SHORT: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+
+Measure = Callable[[Wanted, list[Message], list[str]], str]  # what is said of a row; '' of one that fits
 
 
 @dataclass
@@ -124,3 +134,42 @@ def distribution(lengths: list[int]) -> list[tuple[str, int]]:
     counts = np.bincount(np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1).tolist()
     names = [f"{low}–{high - 1}" for low, high in zip((0, *FEWER), FEWER, strict=False)] + [f"{FEWER[-1]} or more"]
     return list(zip(names, counts, strict=True))
+
+
+def measure(nodes: dict[str, Node], store: Store) -> Measure | None:
+    """What finds rows longer than `sft.max_length`, and preferences longer than `dpo.max_length`, or than the model's
+    context, under the template that SFT fixes; None where the base is not built.
+
+    Raises:
+        ContractError: where the template cannot keep the contract.
+    """
+    base, sft = nodes["sft"].inputs["base"], nodes["sft"].config
+    assert isinstance(sft, SFT)
+    if not store.find(base):
+        return None
+    from stages.models import chat_templates  # seconds of imports, which an audit without a base is spared
+    from stages.models.loading import context_of, embedding_rows, load_tokenizer
+    from stages.models.rendering import ContractError
+
+    model = store.folder(base) / "model"
+    terms = chat_templates.establish(load_tokenizer(model), sft.template, sft.train, embedding_rows(model))
+    frame = len(terms.example(SHORT)[0])  # no less than the template adds to a turn
+    context, dpo = context_of(model), nodes["dpo"].config
+    assert isinstance(dpo, DPO)
+
+    def told(wanted: Wanted, messages: list[Message], answers: list[str]) -> str:
+        block = dpo if wanted is Wanted.preferences else sft
+        stage, (limit, too_long) = block.block, block.longest(context)
+        for answer in answers:
+            turns = [*messages, {"role": "assistant", "content": answer}]
+            if sum(len(turn["content"].encode("utf-8", "replace")) + frame for turn in turns) <= limit:
+                continue  # a token is a byte or more
+            try:
+                tokens = len(terms.example(turns)[0])
+            except ContractError as reason:
+                return f"{stage} drops it: {reason}"
+            if tokens > limit:
+                return f"{stage} drops it: {tokens:,} tokens, {too_long}"
+        return ""
+
+    return told

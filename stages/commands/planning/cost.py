@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from stages.commands.planning.comparable_nodes import LATEST, Kind, Ran, seconds_of
-from stages.commands.planning.earlier import Earlier
+from stages.commands.planning.comparable_nodes import LATEST, Earlier, Kind, Ran, seconds_of
 from stages.commands.planning.peak import expected_peak, of_memory, on_gpu, peak_of, shape_of
 from stages.commands.planning.tokens import (
     OPEN,

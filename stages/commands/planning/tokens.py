@@ -1,14 +1,17 @@
-"""The tokens of a stage, from its rows and the lengths of their texts."""
+"""The tokens of a stage, from its rows and the lengths of their texts; and what each source brings to those of SFT."""
 
 import math
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP, Data
 from stages.config.blocks.sampling import CandidateFile
+from stages.config.choices import Split
+from stages.curation.mixing import Amount, amounts
 from stages.store.manifest import Manifest
 from stages.store.node import Node
+from stages.store.store import Store
 
 CHARACTERS = 4.0  # of a token
 TURNS = 8  # tokens of a prompt that are its template's
@@ -126,3 +129,39 @@ def tokens_of(stage: str, settings: dict[str, Any], sizes: Sizes, from_base: boo
 def split_of(stage: str, settings: dict[str, Any]) -> str:
     """Whose prompts a stage reads, asks, or has pairs of."""
     return {"sft": "sft", "eval": "test"}.get(stage) or str(settings.get("split", "preference"))
+
+
+class Contribution(NamedTuple):
+    """Of a source: `rows` for sft that it has, and how many come (`total`); None where nobody has read it yet. Where
+    it is `exact`, those that earlier sources have are left out already."""
+
+    name: str
+    rows: int | None
+    total: int | None
+    tokens: float | None
+    exact: bool
+
+
+def contributions(data: Node, store: Store) -> list[Contribution]:
+    """What the sources of a `data` node bring. Before it is built, as if they had no row in common."""
+    block: Data = data.config
+    if not block.sources:  # a node of generated tasks alone may be older than these figures
+        return []
+    made = store.find(data)
+    read = [store.find(source) for source in data.inputs.values()]
+    rows = [m["metrics"]["examples"].get(Split.sft, 0) if m else None for m in read]
+    rows = [n if n is None else min(n, source.rows or n) for n, source in zip(rows, block.sources, strict=True)]
+    found: list[Amount] | None = None
+    if made:
+        told = made["metrics"]["sources"]
+        rows = [each["for_sft"] for each in told]
+        found = [Amount(each["for_sft"], each["examples"].get(Split.sft, 0)) for each in told]
+    elif known := [n for n in rows if n is not None]:
+        found = amounts(block.sources, block.mixture, known) if len(known) == len(rows) else None
+    result = []
+    for i, (source, node) in enumerate(zip(block.sources, data.inputs.values(), strict=True)):
+        total = found[i].total if found else None
+        each = sum(length_of(m, store.folder(node), Split.sft)) if total and (m := read[i]) else None
+        tokens = None if total is None or each is None else total * each
+        result.append(Contribution(source.of_task, rows[i], total, tokens, bool(made)))
+    return result

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
-from stages.commands.publishing.dataset_tables import Tables
 from stages.config.errors import visible
 from stages.models.model_card import name_of
 from stages.store.manifest import Manifest
 from stages.store.numbers import signed
 from stages.store.sealed_json import having, load_json
+
+Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; none that is empty
 
 TASKS = {
     "preferences": "reinforcement-learning",

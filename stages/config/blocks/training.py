@@ -1,7 +1,7 @@
-"""What is trained: what every objective's block has, and the objectives'."""
+"""What is trained: what every objective's block has, each objective's block, and the record that describes it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -16,10 +16,39 @@ from stages.config.choices import (
     DPOReference,
     Forward,
     Precision,
+    Reads,
     TrainedTurns,
     Weights,
 )
 from stages.config.limits import between, computed, neutral, positive, random_seed, share, words
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the command line, the plan, the memory estimate and the pages know of an objective. Its rows, model and
+    trainer, whose imports take seconds, stand in `stages/objectives/NAME.py`; the keys of its block below."""
+
+    name: str  # of its stage and of its block in the configuration
+    title: str  # of what it trains, in a sentence
+    card: str  # the first sentence of a model card
+    reads: Reads
+    sequences: int  # of tokens that a row has: 2 in a pair
+    labelled: (
+        float  # share of a row's tokens that the LM head scores, for the memory estimate; a reward model has none
+    )
+    row_tokens: int  # of a row of generated tasks, for the plan before there is data
+    trl: str  # the class of TRL's arguments
+    typed: dict[str, str]  # TRL's arguments that keys of the block set, with those keys
+    of_loss: tuple[str, ...]  # keys that say what its loss is: under others it is another quantity, and none is lower
+    next: str  # the stage that goes on from it
+    adapters: tuple[Adapter, ...] = (Adapter.none, Adapter.lora, Adapter.qlora)
+    in_chain: bool = False  # a part of every run, not trained for itself alone
+    scores: bool = False  # trains a reward model, not one that answers
+
+    @property
+    def unit(self) -> str:
+        """What its rows are called."""
+        return "rows" if self.reads is Reads.examples else str(self.reads)
 
 
 @dataclass
@@ -36,6 +65,7 @@ class LoRA:
 class Training:
     """What every objective's block has: what is trained, how fast, on what, and TRL's arguments beyond that."""
 
+    objective: ClassVar[Objective]
     adapter: Adapter = MISSING
     lora: LoRA = field(default_factory=LoRA)
     learning_rate: float = positive()
@@ -52,7 +82,7 @@ class Training:
     @property
     def block(self) -> str:
         """The block of the configuration whose keys these are."""
-        return type(self).__name__.lower()
+        return self.objective.name
 
     def longest(self, context: int | None) -> tuple[int, str]:
         """Return the most tokens of a row, and the reason for leaving a longer one out: `max_length`, or the model's
@@ -73,6 +103,23 @@ class Training:
 
 @dataclass
 class SFT(Training):
+    objective = Objective(
+        name="sft",
+        title="SFT",
+        card="A causal language model from {base}, by supervised fine-tuning.",
+        reads=Reads.examples,
+        sequences=1,
+        labelled=0.5,
+        row_tokens=60,
+        trl="SFTConfig",
+        typed={"packing": "packing"},
+        of_loss=(
+            *("trained_turns", "trainer.loss_type", "trainer.label_smoothing_factor"),
+            "trainer.router_aux_loss_coef",
+        ),
+        next="sample",
+        in_chain=True,
+    )
     train: bool = MISSING
     demonstrations: Demonstrations | None = None  # null: selected where data.tasks.open_sft asks something
     trained_turns: TrainedTurns | None = None  # null: all
@@ -97,6 +144,25 @@ class Reference:
 
 @dataclass
 class DPO(Training):
+    objective = Objective(
+        name="dpo",
+        title="DPO",
+        card="A causal language model from {base}, by direct preference optimization (arXiv:2305.18290).",
+        reads=Reads.pairs,
+        sequences=2,
+        labelled=0.6,
+        row_tokens=80,
+        trl="DPOConfig",
+        typed={"beta": "beta", "loss_type": "loss_type", "loss_weights": "loss_weights"},
+        of_loss=(
+            *("beta", "loss_type", "loss_weights", "trainer.label_smoothing", "trainer.ld_alpha"),
+            *("trainer.use_weighting", "trainer.f_divergence_type", "trainer.f_alpha_divergence_coef"),
+            *("trainer.discopop_tau", "trainer.router_aux_loss_coef"),
+        ),
+        next="eval",
+        adapters=tuple(Adapter),
+        in_chain=True,
+    )
     beta: float = positive(1000)
     loss_type: list[str] = words(*LOSS_TYPES)
     loss_weights: list[float] | None = between(0, 1_000_000)
@@ -110,7 +176,25 @@ class Reward(Training):
     """A reward model, from the SFT model. `source` is what it learns from, by `pairs` of its own; with a path of null,
     the chain's pairs."""
 
+    objective = Objective(
+        name="reward",
+        title="a reward model",
+        card="A reward model from {base}, by the loss of Bradley and Terry (arXiv:2203.02155).",
+        reads=Reads.pairs,
+        sequences=2,
+        labelled=0.0,
+        row_tokens=80,
+        trl="RewardConfig",
+        typed={},
+        of_loss=("margin", "trainer.center_rewards_coefficient"),
+        next="report",
+        adapters=(Adapter.none, Adapter.lora),
+        scores=True,
+    )
     source: OptionalSource = neutral(OptionalSource)  # its rows come as pairs
     pairs: Pairs = neutral(Pairs)
     margin: bool = MISSING
     forward: Forward = MISSING
+
+
+OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, Reward)}

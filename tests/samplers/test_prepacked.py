@@ -16,10 +16,9 @@ from transformers import (
 )
 
 from stages.config.blocks.training import LoRA
-from stages.models import prepacked
 from stages.models.loading import load_model
-from stages.models.prepacked import Prepacked, prepack
-from stages.samplers.hf import HFSampler
+from stages.samplers import hf
+from stages.samplers.hf import HFSampler, Prepacked, prepack
 from stages.samplers.sampler import Request
 from stages.training import adapters
 from tests.helpers import NEEDS_4_BIT, settings
@@ -81,7 +80,7 @@ def test_a_plain_weight_is_gone_before_the_next_is_laid_out(tied: bool, monkeypa
             left.append(sum(weight() is not None for weight in weights))
             super().__init__(linear, rows)
 
-    monkeypatch.setattr(prepacked, "Prepacked", Watched)
+    monkeypatch.setattr(hf, "Prepacked", Watched)
     prepack(model, 7)
     assert left == [*range(len(weights), 0, -1)]
     assert [weight() for weight in weights if weight() is not None] == ([embedding] if tied else [])

@@ -1,0 +1,294 @@
+"""Direct preference optimization (arXiv:2305.18290): the rows, TRL's DPOTrainer with the reference's log-probs from
+the store and a loss that no division of a step changes, the model, what must hold before the first step, and figures.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from stages.config.blocks.training import DPO
+from stages.config.choices import DPOReference, Precision, Sharding
+from stages.config.errors import UserError
+from stages.models.contract import Contract
+from stages.models.loading import load_model
+from stages.models.packing import ATTENTION, attention_of
+from stages.models.scoring import agreement, autocast, pair_log_probs, refuse_other_tokens, rounded_once
+from stages.store.manifest import manifest_of
+from stages.store.records import Pair, PairLogProbs, stream
+from stages.store.sealed_json import note, recall
+from stages.store.workspace import SCRATCH, Work, last_of, read_curves
+from stages.training import adapters
+from stages.training.checkpoints import checkpoint_folder, saved
+from stages.training.fit import SplitRows, read_prompts_once
+from stages.training.micro_batches import Batch, MicroBatches, of_row
+from stages.training.token_rows import PreferenceRows, Row
+
+PAIRS = 64
+# How far the loss may start from its value at log-ratio 0, relative to that: rounding, and no mistake.
+LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
+
+
+class StoredReferenceTrainer(MicroBatches, DPOTrainer):
+    """`train_dataset` and `eval_dataset` hold rows of `trl_row`: token ids, with the reference's log-probs."""
+
+    cfg: DPO
+    arguments: ClassVar = {"precompute_ref_log_probs": True}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.loss_weights: list[float]  # set by TRL
+        super().__init__(*args, **kwargs)
+        if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
+            self.model.delete_adapter("ref")  # TRL's copy of an adapter that is continued
+
+    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
+        """TRL tokenises text here, which need not give what was drawn: the rows hold the ids already."""
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """TRL computes the reference's log-probs here: the rows hold those of the store."""
+        return dataset
+
+    @property
+    def padded(self) -> bool:
+        return attention_of(self.model) != ATTENTION
+
+    def tokens(self, row: Row) -> int:
+        prompt, chosen, rejected = (len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
+        return 2 * (prompt + max(chosen, rejected)) if self.padded else prompt + chosen + rejected
+
+    def weight(self, metric: str, batch: Batch) -> int:
+        chosen, rejected = completion_tokens(batch)
+        scored = {"entropy": chosen + rejected, "logits/chosen": chosen, "mean_token_accuracy": chosen}
+        scored |= {"logits/rejected": rejected}
+        return scored.get(metric, len(batch["ref_chosen_logps"]))
+
+    def scored(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+        batch = self._prepare_inputs(self.data_collator(rows))
+        ids = batch["input_ids"]
+        labels = ids.masked_fill(batch["completion_mask"] == 0, -100)
+        read = {"input_ids": ids, "attention_mask": batch["attention_mask"], "labels": labels}
+        output = model(**read, use_cache=False, fused_lm_head=True)
+        widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
+        return [of_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
+
+    def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
+        """`pair_log_probs` of every pair under the policy, many to a forward."""
+        by_id, found = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
+        for rows in self.evaluated_together([vars(p) for p in pairs]):
+            batch = [by_id[row["id"]] for row in rows]
+            scores = pair_log_probs(self.model, batch, self.processing_class.pad_token_id, self.cfg.precision)
+            found |= zip([p.id for p in batch], scores, strict=True)
+        return [found[p.id] for p in pairs]
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Count the chosen completions' tokens per pair over the whole step, for the weight of the `sft` loss."""
+        (step,), items = super().get_batch_samples(*args, **kwargs)
+        if "sft" in self.loss_types:
+            mine = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
+            self._chosen_per_pair = float(self.accelerator.gather(mine).mean())
+        return [step], items
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, with another weight for its `sft` term. That term is a mean over the chosen tokens of a
+        micro-batch, and a micro-batch counts by its share of the step's pairs. Weighted by its tokens per pair over
+        those of the step, it counts by its share of the tokens: the sum is the mean over the step's tokens."""
+        if not self.model.training or "sft" not in self.loss_types:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        weights = self.loss_weights
+        share = chosen_per_pair(inputs) / self._chosen_per_pair
+        self.loss_weights = [w * share if t == "sft" else w for t, w in zip(self.loss_types, weights, strict=True)]
+        try:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            self.loss_weights = weights
+
+
+def completion_tokens(batch: Batch) -> tuple[int, int]:
+    """How many tokens of chosen and of rejected completions are scored; TRL stacks chosen over rejected."""
+    chosen, rejected = batch["completion_mask"][:, 1:].chunk(2)
+    return int(chosen.sum()), int(rejected.sum())
+
+
+def chosen_per_pair(batch: Batch) -> float:
+    return completion_tokens(batch)[0] / len(batch["ref_chosen_logps"])
+
+
+def reference_of(inputs: dict[str, Path], names: Collection[str]) -> list[PairLogProbs]:
+    """The reference's log-probs of the pairs with these ids, in the order of the pairs."""
+    wanted = {*names}
+    return [p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in wanted]
+
+
+def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
+    """Token ids and the sums that TRL's loss wants. LD-DPO (arXiv:2409.06411) weighs tokens beyond the shorter
+    completion's length by `ld_alpha`."""
+    shared = min(len(scored.chosen_ids), len(scored.rejected_ids))
+    alpha = 1.0 if ld_alpha is None else ld_alpha
+    return {
+        "prompt_ids": scored.prompt_ids,
+        "chosen_ids": scored.chosen_ids,
+        "rejected_ids": scored.rejected_ids,
+        "ref_chosen_logps": sum(scored.chosen_logps[:shared]) + alpha * sum(scored.chosen_logps[shared:]),
+        "ref_rejected_logps": sum(scored.rejected_logps[:shared]) + alpha * sum(scored.rejected_logps[shared:]),
+    }
+
+
+def read_rows(
+    scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract, cfg: DPO, out: Work
+) -> SplitRows[PreferenceRows]:
+    """The pairs whose completions fit whole into `max_length`, as rows of `trl_row`."""
+    rows = SplitRows(PreferenceRows, cfg, out)
+    for pair, known in scored:
+        if not known:
+            rows.left_out.add(pair.id, "not scored by the reference")
+            continue
+        tokens = len(known.prompt_ids) + max(len(known.chosen_ids), len(known.rejected_ids))
+        if tokens > cfg.max_length:
+            rows.left_out.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
+            continue
+        refuse_other_tokens(pair, known, terms)
+        rows.add(pair.split, pair.id, trl_row(known, cfg.trainer.get("ld_alpha")), pair.prompt)
+    rows.settle()
+    return rows
+
+
+def trainable_model(
+    frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: Work
+) -> PreTrainedModel | PeftModel:
+    """Return the policy as `dpo.adapter` has it trained; it may go on with the SFT's adapter."""
+    return adapters.adapted(read_prompts_once(load_model(frozen, cfg.held, device), cfg, out), cfg, before=adapter)
+
+
+class FirstStep(TrainerCallback):
+    """Before the first step the policy must give the stored reference's log-probs, and the loss its known start. The
+    policy is measured when it is ready to train, sharded if it will train so. The figures are kept in scratch: a
+    resumed run, whose policy has moved on, reads them there."""
+
+    def __init__(self, trainer: StoredReferenceTrainer, inputs: dict[str, Path], names: list[str]):
+        self.trainer, self.inputs = trainer, inputs
+        self.scored = reference_of(inputs, names[:PAIRS])
+        self.file = trainer.out / SCRATCH / "first_step.json"
+        started = saved(checkpoint_folder(trainer.out))
+        if started and trainer.cfg.runtime.sharding is Sharding.none and recall(self.file, first_figures) is None:
+            self.measure()  # the note was lost; the policy is still as it was loaded
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self.measure()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        return recall(self.file, first_figures) or {}
+
+    def measure(self) -> None:
+        """Note the mean gap in nats per token, and the loss; nothing in a later round of `dpo.reference=sft`, whose
+        policy is no longer the reference.
+
+        Raises:
+            UserError: naming policy and reference, where they are not the same model, or where the loss is not what it
+                is at log-ratio 0.
+        """
+        policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
+        anchor, cfg = reference["inputs"]["reference"], self.trainer.cfg
+        names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({anchor['fingerprint']})"
+        same = policy["digest"] == anchor["digest"]
+        if not same and cfg.reference is not DPOReference.sft:
+            raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
+        figures = self.compared(names) if same else {}
+        if self.trainer.out.main:
+            note(self.file, figures)
+
+    def compared(self, names: str) -> dict[str, float]:
+        """Score the first 64 pairs with the policy as it was loaded for training, beside the stored log-probs."""
+        trainer, cfg, scored = self.trainer, self.trainer.cfg, self.scored
+        training = trainer.model.training
+        trainer.model.eval()
+        gap, loss = mean_gap(trainer, scored), mean_loss(trainer, len(scored))
+        trainer.model.train(training)
+        allowed = agreement(cfg.precision, mean_nats(scored))
+        if not gap <= allowed:
+            raise UserError(
+                f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
+                f"{cfg.precision}): other weights, template or precision. Build the reference again: "
+                "rebuild=reference."
+            )
+        start = starting_loss(cfg)
+        if start is not None and not abs(loss - start) <= LOSS_AGREEMENT[cfg.precision] * max(1.0, abs(start)):
+            raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}.")
+        return {"step_0_gap": gap, "step_0_loss": loss}
+
+
+def first_figures(value: Any) -> dict[str, float]:
+    """Return the note of a first step. Raises ValueError where it is none."""
+    if not isinstance(value, dict) or not value.keys() <= {"step_0_gap", "step_0_loss"}:
+        raise ValueError("no figures of a first step")
+    return {name: float(figure) for name, figure in value.items()}
+
+
+def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> float:
+    """Mean |policy - stored reference| per completion token, in nats."""
+    gaps: list[float] = []
+    for p, found in zip(scored, trainer.log_probs(scored), strict=True):
+        for ours, stored in zip(found, (p.chosen_logps, p.rejected_logps), strict=True):
+            gaps += [abs(a - b) for a, b in zip(ours, stored, strict=True)]
+    return sum(gaps) / len(gaps)
+
+
+def mean_nats(scored: list[PairLogProbs]) -> float:
+    """Mean |log-prob| per completion token under the reference."""
+    values = [abs(value) for p in scored for value in (*p.chosen_logps, *p.rejected_logps)]
+    return sum(values) / len(values)
+
+
+def mean_loss(trainer: StoredReferenceTrainer, pairs: int) -> float:
+    """TRL's loss on the first pairs, in micro-batches."""
+    total = 0.0
+    with autocast(trainer.cfg.precision, trainer.args.device):
+        for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
+            loss, _, _ = trainer.prediction_step(trainer.model, trainer.data_collator(rows), prediction_loss_only=True)
+            total += float(loss) * len(rows)
+    trainer._metrics["eval"].clear()
+    return total / pairs
+
+
+def starting_loss(cfg: DPO) -> float | None:
+    """The loss at log-ratio 0, or None where it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss)."""
+    if cfg.trainer.get("use_weighting") or cfg.trainer.get("router_aux_loss_coef") or "sft" in cfg.loss_type:
+        return None
+    ln2, beta, epsilon = math.log(2), cfg.beta, cfg.trainer.get("label_smoothing", 0.0)
+    values = dict.fromkeys(("sigmoid", "sigmoid_norm", "robust", "aot", "aot_unpaired"), ln2)
+    values |= {"hinge": 1.0, "apo_zero": 1.0, "apo_down": 1.0, "nca_pair": 2 * ln2, "bco_pair": 2 * ln2}
+    values |= {"discopop": (1 + ln2) / 2, "ipo": 1 / (4 * beta**2), "sppo_hard": 1 / (2 * beta**2)}
+    if epsilon:
+        values["exo_pair"] = -ln2 - 0.5 * math.log(epsilon * (1 - epsilon))
+    weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
+    return sum(w * values[t] for t, w in zip(cfg.loss_type, weights, strict=True))
+
+
+def margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
+    """Return the trained policy's reward margin of every pair, in nats: beta times how much further the log-ratio of
+    chosen is above the reference than that of rejected (TRL's rewards/margins, pair by pair)."""
+    trainer.model.eval()
+    with rounded_once(trainer.args.device):
+        scores = trainer.log_probs(pairs)
+    ratios = [
+        (sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps))
+        for p, (chosen, rejected) in zip(pairs, scores, strict=True)
+    ]
+    return [{"id": p.id, "margin": trainer.cfg.beta * (a - b)} for p, (a, b) in zip(pairs, ratios, strict=True)]
+
+
+def last_figures(node: Path) -> dict[str, float]:
+    """Return the last of TRL's figures in the curves of a node, of training and of held-out pairs."""
+    names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+    curve = read_curves(node)
+    figures = last_of(curve, *names) | last_of(curve, "eval_loss", *(f"eval_{name}" for name in names[:2]))
+    return figures | last_of(curve, *(f"eval_{name}" for name in names[2:]))

@@ -1,0 +1,181 @@
+"""What every objective's training does, in its order: rows, arguments, memory, trainer, steps, and what is published.
+
+A stage makes the rows and the model, and says between these steps what is its objective's own.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from accelerate import DistributedType
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from stages.config.blocks.runtimes import SampledRuntime
+from stages.config.blocks.training import DPO, Reward, Training
+from stages.config.choices import Adapter, Forward, Sharding, Split, Weights
+from stages.config.errors import UserError
+from stages.models import model_card
+from stages.models.contract import Contract
+from stages.models.packing import pack_pairs
+from stages.store.dropped import Dropped
+from stages.store.records import Message
+from stages.store.sealed_json import note
+from stages.store.workspace import SCRATCH, Work
+from stages.training import adapters, budget
+from stages.training.arguments import arguments
+from stages.training.batches import Turns, each_alike
+from stages.training.callbacks import Bar, Curves, Evaluations, Watch
+from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete
+from stages.training.micro_batches import MicroBatches
+from stages.training.publish import Best, publish, save_trained
+from stages.training.samples import FirstPrompts, Samples
+from stages.training.token_rows import HeldRows
+
+Rows = TypeVar("Rows", bound=HeldRows[Any])
+Block = TypeVar("Block", bound=Training)
+TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
+
+
+class SplitRows(Generic[Rows]):
+    """The rows to train and to evaluate on, the first prompts that are held out, and how many rows were left out, by
+    reason. They are added in one pass: of rows as lists of tokens only few are in memory."""
+
+    def __init__(self, kind: type[Rows], cfg: Training, out: Work):
+        self.train, self.validation = kind(), kind()
+        self.prompts = FirstPrompts(cfg.runtime.samples if isinstance(cfg.runtime, SampledRuntime) else 0)
+        self.left_out = Dropped(out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped")
+        self.dropped = dict[str, int]()
+
+    def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
+        if split == Split.validation:
+            self.validation.add(name, row)
+            self.prompts.add(prompt)
+        else:
+            self.train.add(name, row)
+
+    def settle(self) -> None:
+        """Count what was left out. Raises UserError where it is too much, or nothing is left to train on."""
+        self.dropped = self.left_out.settle(len(self.train) + len(self.validation), len(self.train))
+
+
+class Fit(Generic[Block, TrainerOf]):
+    """One training by a trainer of the class `kind`, from the weights in the folder `start`. The token budget of a
+    micro-batch is decided here, by the memory that is free: load the model afterwards."""
+
+    trainer: TrainerOf
+    trained: Path  # the folder with what was trained
+
+    def __init__(
+        self, kind: type[TrainerOf], cfg: Block, rows: SplitRows[Any], terms: Contract, start: Path, out: Work
+    ):
+        self.kind, self.rows, self.terms, self.start, self.out = kind, rows, terms, start, out
+        self.turns = Turns(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
+        self.args = arguments(cfg, out, **kind.arguments)
+        self.cfg = budget.fitted(cfg, self.args, start, out)
+
+    def trainer_of(self, model: Any) -> TrainerOf:
+        """Return the trainer of this model. In several processes each evaluates as many rows."""
+        validation = self.rows.validation
+        evaluated = each_alike([*range(len(validation))], self.args.world_size)
+        self.trainer = self.kind(
+            model,
+            cfg=self.cfg,
+            out=self.out,
+            turns=self.turns,
+            args=self.args,
+            train_dataset=self.rows.train.dataset,
+            eval_dataset=validation.dataset.select(evaluated) if evaluated else None,
+            processing_class=self.terms.tokenizer,
+        )
+        return self.trainer
+
+    def train(self, *callbacks: TrainerCallback) -> None:
+        """Train, and save what the last step leaves."""
+        self._train(*callbacks)
+        self.trained = self.out / SCRATCH / "trained"
+        save_trained(self.trainer, self.trained)
+
+    def train_to_best(self, *callbacks: TrainerCallback) -> dict[str, float]:
+        """Train, save what has the lowest validation loss, and return that loss and its step. Where nothing is
+        evaluated, save what the last step leaves, and return nothing."""
+        best = Best(self.trainer, self.out / SCRATCH / "best")
+        self._train(best, *callbacks)
+        self.trained = best.folder
+        if not best.found:
+            save_trained(self.trainer, self.trained)
+        return best.found
+
+    def _train(self, *callbacks: TrainerCallback) -> None:
+        sampled = isinstance(self.cfg.runtime, SampledRuntime)
+        samples = [Samples(self.trainer, self.cfg, self.rows.prompts, self.terms, self.out)] if sampled else []
+        train(self.trainer, self.cfg, self.out, *callbacks, *samples)
+
+    def publish(self, loaded: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]) -> None:
+        """Publish the model under its contract, its adapter where there is one, and what came of each held-out row.
+        `loaded` loads the weights below an adapter."""
+        publish(self.trained, self.cfg, self.out, self.start, loaded)
+        self.terms.save(self.out / "model")
+        note(self.out / "held_out.json", held_out)
+
+    def describe(self, inputs: dict[str, Path], figures: dict[str, Any], *warnings: str) -> None:
+        """Write the model card with these figures; warn, also of rows that were in no step."""
+        for warning in (*warnings, self.turns.told(self.steps, self.rows.train.noun)):
+            if warning:
+                self.out.warn(warning)
+        model_card.write(self.out / "model", self.cfg, inputs, figures)
+
+    def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
+        """Return where and in how many steps it trained, on how many rows and tokens, and how many rows it did not
+        see. `tokens`: how many a step reads of each row."""
+        unit = self.cfg.objective.unit
+        return {
+            "device": str(self.args.device),
+            "processes": self.args.world_size,
+            unit: self.turns.rows,
+            f"{unit}_cut": self.turns.left_out,
+            f"{unit}_unseen": self.turns.rows - len(self.seen),
+            f"{unit}_dropped": self.rows.dropped,
+            "steps": self.steps,
+            "tokens": sum(times * tokens[i] for i, times in self.seen.items()),
+        }
+
+    @property
+    def steps(self) -> int:
+        return self.trainer.state.global_step
+
+    @cached_property
+    def seen(self) -> Counter[int]:
+        """How often a step had each row."""
+        return self.turns.seen(self.steps)
+
+
+def train(trainer: Trainer, cfg: Training, out: Work, *callbacks: TrainerCallback) -> None:
+    """Train to the last step, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
+
+    Raises:
+        UserError: where training diverges, and where a model that is to be sharded would not be.
+    """
+    if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
+        raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
+    if cfg.adapter is not Adapter.none:
+        adapters.keep_fp32(trainer.model)
+    for theirs in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(theirs)
+    ours: list[TrainerCallback] = [Watch(cfg), Curves(out), Checkpoints(60 * cfg.runtime.save_minutes)] + (
+        [Bar()] if out.main else []
+    )
+    ours.append(Evaluations(trainer, cfg.evaluations))  # it evaluates as training begins: the others are ready by then
+    for callback in (*callbacks, *ours):
+        trainer.add_callback(callback)
+    with trainer.accelerator.main_process_first():  # the main process removes torn checkpoints, once
+        resumed = newest_complete(checkpoint_folder(out))
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+
+
+def read_prompts_once(model: PreTrainedModel, cfg: DPO | Reward, out: Work) -> PreTrainedModel:
+    """Have the model read the prompt of a pair once where `forward` asks for it, or warn that it cannot."""
+    if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
+        out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
+    return model
