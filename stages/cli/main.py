@@ -1,29 +1,38 @@
-"""The command `plumbline`, in a checkout `python run.py`: compose, plan, execute."""
+"""The command `plumbline`, in a checkout `python run.py`: compose, plan, execute, and say what comes next."""
 
 import logging
+import re
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
+from html import unescape
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.cli import compose, sweep
+from stages.cli import compose, sweep, unread
 from stages.cli.explain import explained
-from stages.cli.next_command import next_command
+from stages.cli.recipes import BLOCKS
 from stages.config.choices import Command, Target, Upstream
-from stages.config.schema import CONF, Config
+from stages.config.errors import UserError, nearest
+from stages.config.schema import CONF, DOCS, Config
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import targets
+from stages.pipeline.graph import NEXT, targets
 from stages.preflight import constraints
 from stages.store import atomic_write
 from stages.store.node import Node
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
+
+# The parts of docs/configuration.md.
+SECTION = re.compile(r"^### (\S+?)=?$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+ROW = re.compile(r"^\| (`.*) \|$", re.MULTILINE)
+LINK, MARKUP = re.compile(r"\[([^]]*)\]\([^)]*\)"), re.compile(r"`|\\(?=\|)")
 
 
 def main() -> None:
@@ -47,10 +56,27 @@ def information(line: list[str]) -> str | None:
     if "--version" in line:
         return provenance.installed()
     for block in (word.removeprefix("--help=") for word in line if word.startswith("--help=")):
-        from stages.cli import block_help
-
-        return block_help.page(block)
+        return block_help(block)
     return None
+
+
+def block_help(name: str) -> str:
+    """Return a line for every option of a group and every key of a block: its default, its type, and what it is for.
+
+    Raises:
+        UserError: for a name that no group, block or key has.
+    """
+    blocks, known, lines = (name, *BLOCKS.get(name, ())), set[str](), []
+    for title, section in SECTION.findall((DOCS / "configuration.md").read_text(encoding="utf-8")):
+        for row in ROW.findall(section):
+            key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
+            known |= {title, key}
+            if title in blocks or any(f"{key}.".startswith(f"{block}.") for block in blocks):
+                kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
+                lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
+    if not lines:
+        raise UserError(f"--help={name}: no group, block or key has this name.{nearest(name, sorted(known))}")
+    return "\n".join(lines)
 
 
 def run(composed: DictConfig) -> float | None:
@@ -137,3 +163,22 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)
     return sweep.metric(cfg, nodes, store)
+
+
+def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> str | None:
+    """Return the command line; None where nothing that these settings allow comes after `cfg.stage`."""
+    stage = NEXT.get(cfg.stage)
+    while stage and not allowed(replace(cfg, stage=stage), nodes, overrides):
+        stage = NEXT.get(stage)
+    if stage is None and cfg.stage == Target.dpo:  # of a policy that no prompt evaluates
+        stage = Command.chat
+    return provenance.command(stage, overrides) if stage else None
+
+
+def allowed(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> bool:
+    try:
+        constraints.refuse(cfg)
+        unread.refuse(cfg, overrides)
+        return bool(targets(cfg, nodes))
+    except UserError:
+        return False
