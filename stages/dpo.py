@@ -20,7 +20,7 @@ from stages.objectives.dpo import (
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.workspace import Work
 from stages.training.fit import Fit
-from stages.training.validation import Course, risen
+from stages.training.trainer import Course, risen
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stages.objectives.reward import PairwiseRewardTrainer, doubts, read_rows, s
 from stages.store.records import Pair, stream
 from stages.store.workspace import Work, last_of, read_curves
 from stages.training.fit import Fit
-from stages.training.validation import Course, risen
+from stages.training.trainer import Course, risen
 
 
 def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -41,14 +41,14 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         lambda weights: begin_reward_model(policy, weights, cpu, pad, cfg.seed), [asdict(pair) for pair in held_out]
     )
 
-    found = pairwise.figures(held_out) if held_out else {}
+    measured = pairwise.figures(held_out) if held_out else {}
     figures = last_of(read_curves(out.path), "loss", "eval_loss", "eval_margin")
-    doubted = doubts(found, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
-    accuracy = {"held-out accuracy": found["accuracy"]["mean"]} if found else {}
+    doubted = doubts(measured, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
+    accuracy = {"held-out accuracy": measured["accuracy"]["mean"]} if measured else {}
     fit.describe(inputs, figures | accuracy, *doubted, risen(Course(trainer), len(held_out), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
-    if found:
-        mean, low, high = found["accuracy"].values()
+    if measured:
+        mean, low, high = measured["accuracy"].values()
         summary += f"; right in {mean:.1%} ({low:.1%} to {high:.1%}) of {len(held_out)} held-out pairs"
     tokens = rows.train.tokens("chosen_ids", "rejected_ids")
-    return fit.metrics(tokens) | {"held_out": len(held_out), **figures, **found, "summary": summary}
+    return fit.metrics(tokens) | {"held_out": len(held_out), **figures, **measured, "summary": summary}

@@ -20,7 +20,7 @@ from stages.store.records import Example, stream
 from stages.store.workspace import Work
 from stages.training.end_of_turn import check_end_of_turn
 from stages.training.fit import Fit
-from stages.training.validation import Course, lowest_losses
+from stages.training.trainer import Course, lowest_losses
 
 
 def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

@@ -14,8 +14,8 @@ for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_WANDB_MODE", "PLUMBLI
 
 import pytest  # noqa: E402
 
-from stages.config.schema import OUTPUTS  # noqa: E402
 from stages.hardware import process  # noqa: E402
+from stages.store.sealed_json import OUTPUTS  # noqa: E402
 from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
 
 pytest_plugins = ["tests.budgets"]

@@ -30,8 +30,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli import compose, main, recipes
 from stages.cli.explain import explain
-from stages.config.installation import install_command
-from stages.config.schema import ROOT, Config
+from stages.config.installation import ROOT, install_command
+from stages.config.schema import Config
 from stages.pipeline.graph import graph
 from stages.store.manifest import digest_of
 from stages.store.node import Node

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import OUTPUTS, ROOT
+from stages.config.installation import ROOT
+from stages.store.sealed_json import OUTPUTS
 from tests.helpers import command, inside, settings
 
 

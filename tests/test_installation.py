@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.config import installation
-from stages.config.installation import DISTRIBUTION, checkout_project, install_command
-from stages.config.schema import ROOT
+from stages.config.installation import DISTRIBUTION, ROOT, checkout_project, install_command
 
 FOREIGN = "plumbline"
 # The name with extras or a version behind it, or as an argument of an installer, or read as a distribution's name.

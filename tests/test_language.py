@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.choices import Command, ExportFormat
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from tests.upstream.seams import SEAMS
 from tests.upstream.test_table import overridden, reaches
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.installation import DISTRIBUTION, checkout_project
-from stages.config.schema import CONF, OUTPUTS, PACKAGE, RECIPES, ROOT
+from stages.config.installation import DISTRIBUTION, PACKAGE, ROOT, checkout_project
+from stages.config.schema import CONF, RECIPES
+from stages.store.sealed_json import OUTPUTS
 from tests.helpers import TINY
 
 pytestmark = pytest.mark.slow

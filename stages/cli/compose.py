@@ -16,14 +16,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from stages.cli import recipes, spelling, unread
 from stages.cli.explain import no_setting
 from stages.config.blocks.models import Own
-from stages.config.choices import Command
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
-from stages.config.schema import OUTPUTS, Config
+from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import graph
 from stages.preflight import building, constraints, servers
 from stages.store import source_files
 from stages.store.node import Node
+from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
@@ -101,7 +103,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     servers.priced(cfg)
     constraints.refuse(cfg)
     unread.refuse(cfg, process.typed())
-    machine.resolve_precision(cfg)
+    resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
     return cfg, store, looked_at(cfg, store) if needs_graph(cfg.stage, process.typed()) else {}
 
@@ -161,6 +163,15 @@ def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
             raise UserError(
                 f"{name}.own runs code, so only the command line may set it: {name}.own={{file: FILE, name: NAME}}."
             )
+
+
+def resolve_precision(cfg: Config) -> None:
+    """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
+    here = Precision.bf16 if machine.computes_bf16() else Precision.fp32
+    scoring = (cfg.sample, cfg.label.reward_model, cfg.reference, cfg.answer, cfg.eval, cfg.chat)
+    for block in (*(vars(cfg)[name] for name in OBJECTIVES), *scoring):
+        if block.precision is Precision.auto:
+            block.precision = here
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from stages.cli import compose, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.recipes import BLOCKS
-from stages.config.choices import Command, Target, Upstream
+from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, nearest
-from stages.config.schema import CONF, DOCS, Config
+from stages.config.schema import CONF, DOCS, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs

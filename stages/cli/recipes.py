@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.explain import foreign
 from stages.cli.spelling import recipe_files
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
 from stages.config.schema import CONF, group_defaults
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"]}  # of a group, where they are not of its name
-TRAINED = ("sft", "dpo")
+TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the option of `label` whose scores the recipes' pairs.min_score is about
 LENGTH = "sft.max_length"  # above which rows are dropped
 

@@ -12,13 +12,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, nearest
 from stages.config.limits import ONE_OF
 from stages.config.schema import CONF, RECIPES, Config
 from stages.store.plugins import user_path
 
 # Keys that no type names.
-FREE = r"(sft|dpo|reward)\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*|prices|sample\.endpoint\.extra\.\w+"
+FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*|prices|sample\.endpoint\.extra\.\w+"
 FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")

@@ -32,10 +32,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from stages.cli import compose
 from stages.cli.explain import explain, explained
-from stages.config.choices import Command, Split, SweepMetric, Target, Upstream
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.choices import Command, Split, SweepMetric, Upstream
 from stages.config.errors import UserError, one_of, visible
-from stages.config.schema import Config
-from stages.config.trl_arguments import OF_LOSS
+from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, targets
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 ERROR = "error.txt"  # in the folder of a job
 MEASURED_BY = {
     SweepMetric.pass_rate: (Target.eval, Target.report),
-    SweepMetric.validation_loss: (Target.sft, Target.dpo, Target.reward),
+    SweepMetric.validation_loss: tuple(OBJECTIVES),
 }
 DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 
@@ -203,7 +203,7 @@ def refuse(config: DictConfig) -> None:
             "it finds."
         )
     if config.sweep_metric is SweepMetric.validation_loss:
-        of_loss = {f"{config.stage}.{key}" for key in OF_LOSS[str(config.stage)]}
+        of_loss = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
         if unlike := [key for key in swept(config) if key in of_loss]:
             raise UserError(
                 f"{unlike[0]} changes what the loss of {config.stage} is, so sweep_metric=validation_loss cannot "

@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from stages.cli.recipes import overrides
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.config.blocks.runtimes import SampledRuntime
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter, Command, ExportFormat, Rubrics, Strategy
 from stages.config.errors import Errors
 from stages.config.schema import Config
@@ -123,15 +125,12 @@ def training(cfg: Config) -> Iterator[Unread]:
     if not cfg.selects:
         by = ("sft", "sft.train", "sft.demonstrations", "data", "data.tasks.open_sft")
         yield Unread(("select",), by, "SFT learns from no answers of the base", "sft.demonstrations=selected")
-    for name, block in {"sft": cfg.sft, "dpo": cfg.dpo, "reward": cfg.reward}.items():
+    for name in OBJECTIVES:
+        block = vars(cfg)[name]
         if block.adapter not in (Adapter.lora, Adapter.qlora):
             reason = f"{name}.adapter={block.adapter} makes no adapter"
             yield Unread((f"{name}.lora",), (name, f"{name}.adapter"), reason, f"{name}.adapter=lora")
-    for name, samples, evaluations in (
-        ("sft", cfg.sft.runtime.samples, cfg.sft.evaluations),
-        ("dpo", cfg.dpo.runtime.samples, cfg.dpo.evaluations),
-    ):
-        if not (samples and evaluations):
+        if isinstance(block.runtime, SampledRuntime) and not (block.runtime.samples and block.evaluations):
             by = of(name, "runtime.samples", "evaluations")
             yield Unread((f"{name}.runtime.sample_tokens",), by, f"{name} is not sampled while it trains")
     if cfg.pairs.strategy is Strategy.best_worst:

@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 
 from stages.commands import gc
-from stages.config.choices import Target
 from stages.config.errors import UserError
+from stages.config.schema import Target
 from stages.store.manifest import Manifest, hashed, manifest_of
 from stages.store.sealed_json import NODE, Damaged, rebuild_command
 from stages.store.store import Store

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass, field, replace
 
 from stages.config.blocks.pairs import Unpaired
-from stages.config.choices import Command, ExportFormat, Role, Target
+from stages.config.choices import Command, ExportFormat, Role
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import TITLES, VERSIONS, evaluated, published

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from stages.commands.compare import PAGE
-from stages.config.choices import Target
 from stages.config.errors import UserError
+from stages.config.schema import Target
 from stages.pipeline.provenance import JOB_NODES
 from stages.store import locks, sealed_json
 from stages.store.store import Store

@@ -20,11 +20,11 @@ from stages.commands.planning.expected_calls import Asked
 from stages.commands.planning.peak import on_gpu
 from stages.commands.planning.tokens import Contribution, contributions
 from stages.config.errors import visible
-from stages.config.installation import checkout_project
-from stages.config.schema import OUTPUTS, ROOT
+from stages.config.installation import ROOT, checkout_project
 from stages.preflight.constraints import EVALUATING
 from stages.store.manifest import Manifest
 from stages.store.node import Node
+from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 HASHED_PER_SECOND = 1.7e9  # bytes, SHA-256 on one core of an AMD EPYC

@@ -3,27 +3,6 @@
 from enum import StrEnum
 
 
-class Target(StrEnum):
-    """What `stage` can build: the stages, each with all that it needs."""
-
-    base = "base"
-    source = "source"
-    data = "data"
-    select = "select"
-    sft = "sft"
-    sample = "sample"
-    pool = "pool"
-    label = "label"
-    pairs = "pairs"
-    unpaired = "unpaired"
-    reference = "reference"
-    dpo = "dpo"
-    reward = "reward"
-    answer = "answer"
-    eval = "eval"
-    report = "report"
-
-
 class Command(StrEnum):
     """What `stage` can do besides: look at the store, or use what is in it."""
 

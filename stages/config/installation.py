@@ -1,13 +1,14 @@
-"""The installation that runs: its distribution, how its program is called, and what adds the packages of an extra."""
+"""The installation that runs: where it is, its distribution and program, and the command that adds an extra's packages."""
 
 import os
 import shlex
 import tomllib
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from stages.config.schema import ROOT
-
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
 PROGRAM = "PLUMBLINE_PROGRAM"  # the environment's variable for the words that began the command, for all its processes
 

@@ -7,7 +7,7 @@ stand beside its type.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -20,7 +20,7 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, SFT, Reference, Reward, Training
+from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
 from stages.config.choices import (
     Command,
     Demonstrations,
@@ -30,16 +30,34 @@ from stages.config.choices import (
     Role,
     Sharding,
     SweepMetric,
-    Target,
     Upstream,
 )
+from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import between, positive, random_seed
 
-PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = PACKAGE.parent
 # A wheel holds these folders in the package, a checkout beside it.
 CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
-OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
+
+
+class Target(StrEnum):
+    """What `stage` can build: the stages, each with all that it needs."""
+
+    base = "base"
+    source = "source"
+    data = "data"
+    select = "select"
+    sft = "sft"
+    sample = "sample"
+    pool = "pool"
+    label = "label"
+    pairs = "pairs"
+    unpaired = "unpaired"
+    reference = "reference"
+    dpo = "dpo"
+    reward = "reward"
+    answer = "answer"
+    eval = "eval"
+    report = "report"
 
 
 @dataclass
@@ -135,10 +153,10 @@ class Config:
 
     @property
     def trained(self) -> dict[str, Training]:
-        """The blocks of what this run trains, by name. A reward model is trained for itself, or because it is said
-        what it learns from."""
-        rewarded = self.stage == Target.reward or self.reward.source.path
-        return {"sft": self.sft, "dpo": self.dpo} | ({"reward": self.reward} if rewarded else {})
+        """The blocks of what this run trains, by name: those of every chain, the target's, and that of a reward model
+        that has something of its own to learn from."""
+        others = {self.stage, "reward" if self.reward.source.path else ""}
+        return {name: vars(self)[name] for name, each in OBJECTIVES.items() if each.in_chain or name in others}
 
     @property
     def selects(self) -> bool:
@@ -171,5 +189,5 @@ class Config:
 
 
 def group_defaults(block: str) -> Any:
-    """Return `sft`, `dpo` or `reward` as its group has it, whatever the recipe."""
+    """Return the block of an objective as its group has it, whatever the recipe."""
     return OmegaConf.load(CONF / block / "default.yaml")

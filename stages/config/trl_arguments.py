@@ -1,4 +1,4 @@
-"""What may be said to TRL's trainers, checked without importing them: losses, batches, and arguments of their own."""
+"""Check what may be said to TRL's trainers, without importing them: losses, batches, and arguments of their own."""
 
 import ast
 import contextlib
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_values, unread_arguments
-from stages.config.blocks.training import DPO, Training
-from stages.config.choices import Adapter, Checkpointing, Sharding
+from stages.config.blocks.training import DPO, OBJECTIVES, Training
+from stages.config.choices import Checkpointing
 from stages.config.errors import UserError, nearest
 from stages.config.installation import install_command
 
@@ -34,11 +34,6 @@ SET_ELSEWHERE = {
     "save_steps": "runtime.save_steps",
     "eval_steps": "evaluations",
 }
-SET_ELSEWHERE_TOO = {
-    "sft": {"packing": "packing"},
-    "dpo": {"beta": "beta", "loss_type": "loss_type", "loss_weights": "loss_weights"},
-    "reward": {},
-}
 # What a stage decides itself, or what would break a promise: the contract, the batch, the resume, the reference.
 SET_BY_STAGE = set(
     "output_dir report_to logging_steps logging_strategy logging_nan_inf_filter save_strategy save_total_limit "
@@ -50,27 +45,15 @@ SET_BY_STAGE = set(
     "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config average_tokens_across_devices "
     "enable_jit_checkpoint include_num_input_tokens_seen label_names save_on_each_node".split()
 )
-# Keys that say what a stage's loss is. Under other values it is another quantity, and neither is the lower one.
-OF_LOSS = {
-    "sft": ("trained_turns", "trainer.loss_type", "trainer.label_smoothing_factor", "trainer.router_aux_loss_coef"),
-    "dpo": (
-        *("beta", "loss_type", "loss_weights", "trainer.label_smoothing", "trainer.ld_alpha", "trainer.use_weighting"),
-        *("trainer.f_divergence_type", "trainer.f_alpha_divergence_coef", "trainer.discopop_tau"),
-        "trainer.router_aux_loss_coef",
-    ),
-    "reward": ("margin", "trainer.center_rewards_coefficient"),
-}
 # What several processes find each other by, and divide a model by.
 SET_BY_LAUNCH = ("fsdp fsdp_config deepspeed ddp_backend local_rank accelerator_config parallelism_config").split()
 # torch.compile breaks its graph wherever a batch is laid out, compiles parts of it anew for batches of other lengths,
 # and under fp32 has transformers switch TF32 on. On two busy cores, minutes for a model of two layers.
 COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
-# Arguments under which a step depends on its micro-batches: they bring the micro-batch into the fingerprint.
-NOT_NEUTRAL = ("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha")
 
 
 def refuse(name: str, block: Training, group: Mapping[str, Any]) -> None:
-    """Raise UserError for the first thing that `sft`, `dpo` or `reward` asks of its trainer and that cannot work.
+    """Raise UserError for the first thing that an objective asks of its trainer and that cannot work.
 
     Args:
         group: `NAME.trainer` as the block's group has it, which nobody typed.
@@ -85,17 +68,8 @@ def refuse(name: str, block: Training, group: Mapping[str, Any]) -> None:
     unread_arguments.refuse(name, block, unchanging)
 
 
-def offered(block: Training) -> list[Checkpointing]:
-    """The kinds of gradient checkpointing that a block may use, from what recomputes least to what recomputes most.
-    `selective` is left out with an adapter, which makes so many products that keeping their outputs saves nothing, and
-    under ZeRO-3, which frees a layer's weights after its forward."""
-    without = block.adapter is not Adapter.none or block.runtime.sharding is Sharding.zero3
-    refused = {Checkpointing.auto, *([Checkpointing.selective] if without else [])}
-    return [kind for kind in Checkpointing if kind not in refused]
-
-
 def checkpointing(name: str, block: Training) -> None:
-    if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *offered(block)]:
+    if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
         raise UserError(
             f"{name}.runtime.gradient_checkpointing=selective is for all weights, not adapters, and not under ZeRO-3: "
             "none or full."
@@ -111,7 +85,7 @@ def kernels(name: str, block: Training) -> None:
 
 
 def losses(cfg: DPO) -> None:
-    """What TRL's losses cannot do, before anything is built for them."""
+    """Refuse what TRL's losses cannot do, before anything is built for them."""
     if not cfg.loss_type:
         raise UserError("dpo.loss_type names no loss: dpo.loss_type=[sigmoid] is the usual one.")
     if cfg.loss_weights is not None and len(cfg.loss_weights) != len(cfg.loss_type):
@@ -143,7 +117,7 @@ def micro_batch(name: str, block: Training) -> None:
     runtime, key = block.runtime, f"{name}.runtime.micro_batch"
     if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
         raise UserError(f"{key}={runtime.micro_batch}: a number of rows, or auto.")
-    if runtime.rows is None and not_neutral(block):
+    if runtime.rows is None and block.by_micro_batch:
         raise UserError(f"{key}=auto: what is asked of {name} depends on the rows of a micro-batch. Set a number.")
     if runtime.rows and runtime.token_budget is not None:
         raise UserError(f"{name}.runtime.token_budget={runtime.token_budget} is for {key}=auto, not {runtime.rows}.")
@@ -158,7 +132,7 @@ def micro_batch(name: str, block: Training) -> None:
 def trainer_keys(name: str, block: Training) -> None:
     """`trainer:` takes TRL's own argument names but none that is set elsewhere, with values that it can use."""
     known = known_arguments(name) if block.trainer else {}
-    elsewhere = SET_ELSEWHERE | SET_ELSEWHERE_TOO[name]
+    elsewhere = SET_ELSEWHERE | OBJECTIVES[name].typed
     for key in block.trainer:
         if key in SET_BY_STAGE:
             raise UserError(f"{name}.trainer.{key}: the {name} stage sets it itself; leave it out.")
@@ -172,13 +146,13 @@ def trainer_keys(name: str, block: Training) -> None:
 
 
 def allowed(name: str) -> set[str]:
-    """The arguments that `sft.trainer`, `dpo.trainer` or `reward.trainer` takes."""
-    elsewhere = {*SET_BY_STAGE, *SET_BY_LAUNCH, *SET_ELSEWHERE, *SET_ELSEWHERE_TOO[name]}
+    """The arguments that `NAME.trainer` takes."""
+    elsewhere = {*SET_BY_STAGE, *SET_BY_LAUNCH, *SET_ELSEWHERE, *OBJECTIVES[name].typed}
     return known_arguments(name).keys() - elsewhere
 
 
 def known_arguments(name: str) -> dict[str, str]:
-    """Return the types of the fields of TRL's SFTConfig, DPOConfig or RewardConfig, as their source writes them."""
+    """Return the types of the fields of an objective's class of TRL, as the source writes them."""
     return {key: ast.unparse(field.annotation) for key, field in argument_fields(name).items()}
 
 
@@ -197,7 +171,7 @@ def argument_fields(name: str) -> dict[str, ast.AnnAssign]:
     sources = (
         ("transformers", "training_args.py"),
         ("trl", "trainer/base_config.py"),
-        ("trl", f"trainer/{name}_config.py"),
+        ("trl", f"trainer/{OBJECTIVES[name].trl.removesuffix('Config').lower()}_config.py"),
     )
     lines = [line for source in sources for definition in classes(*source) for line in definition.body]
     fields = [line for line in lines if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
@@ -221,17 +195,3 @@ def classes(package: str, file: str) -> list[ast.ClassDef]:
     assert spec is not None and spec.origin is not None, f"{package} is not installed"
     source = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
     return [definition for definition in source.body if isinstance(definition, ast.ClassDef)]
-
-
-def not_neutral(block: Any) -> dict[str, Any]:
-    """What `runtime` sets and yet changes this node's result, so that it enters the fingerprint.
-
-    `aot` losses sort inside a micro-batch (arXiv:2406.05882), dropout and noise are drawn per micro-batch, and a
-    mixture-of-experts' auxiliary loss is a mean of micro-batch means.
-    """
-    if not isinstance(block, Training):
-        return {}
-    aot = isinstance(block, DPO) and {"aot", "aot_unpaired"} & set(block.loss_type)
-    if aot or set(NOT_NEUTRAL) & set(block.trainer):
-        return {"micro_batch": block.runtime.micro_batch, "processes": block.runtime.world_size}
-    return {}

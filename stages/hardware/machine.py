@@ -12,9 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.config.choices import Precision
-from stages.config.schema import Config
-
 
 class GPU(NamedTuple):
     name: str
@@ -71,15 +68,6 @@ def computes_bf16() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
     return bool(flags & {"avx512_bf16", "amx_bf16"})
-
-
-def resolve_precision(cfg: Config) -> None:
-    """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
-    here = Precision.bf16 if computes_bf16() else Precision.fp32
-    scoring = (cfg.sample, cfg.label.reward_model, cfg.reference, cfg.answer, cfg.eval, cfg.chat)
-    for block in (cfg.sft, cfg.dpo, cfg.reward, *scoring):
-        if block.precision is Precision.auto:
-            block.precision = here
 
 
 def free_memory() -> int:

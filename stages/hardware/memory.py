@@ -1,4 +1,4 @@
-"""How many bytes a node needs at its peak: arithmetic on a model's shape and a stage's block, without torch.
+"""Bytes that a model takes in training and in generation: arithmetic on its shape and a block, without torch.
 
 On a GPU these are the bytes that torch allocates there; on the CPU the resident bytes, libraries included. What a
 layer keeps for its backward was measured tensor by tensor. `tests/hardware/test_memory.py` measures it again;
@@ -8,15 +8,9 @@ layer keeps for its backward was measured tensor by tensor. `tests/hardware/test
 import sys
 from bisect import bisect_right
 from dataclasses import replace
-from typing import Any
 
-from stages.config.blocks.evaluation import Answer, Eval
-from stages.config.blocks.labels import Label, RewardModel
-from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, SFT, Reference, Reward, Training
+from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
-from stages.config.trl_arguments import offered
 from stages.hardware import machine
 from stages.hardware.model_shape import Shape, adapted
 
@@ -49,13 +43,9 @@ KEPT_BY_POST_NORMS = {False: 16, True: 8}  # bytes more per hidden feature, for 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_PRODUCT, HEAD_CACHED, HEAD_KEPT = 1024, 32, 2048
 FOLDED = 12
-# Share of a row's tokens that have a label: completions. A reward's head has one output, which is nothing.
-SCORED = {SFT: 0.5, DPO: 0.6, Reference: 0.6, Reward: 0.0}
-PAIRWISE = (DPO, Reward)  # whose rows are pairs
 KEPT_AROUND = 12  # bytes kept per token and hidden feature before the layers and after them: embedding, last norm
 RECOMPUTED = 1.3  # bytes of a layer that the backward recomputes, gradients included, per byte it would have kept
 
-PREFILL_TOKENS = 8192  # stages/samplers/hf.py
 SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory, for a token budget; the rest is for errors and other programs
 CACHED = 0.5  # of the free memory, for keys and values
 # Tokens in a micro-batch at most: more are no faster. SFT of SmolLM2-135M, fp32, one core of an AMD EPYC, 85 tokens a
@@ -78,7 +68,7 @@ def copies(shape: Shape, kind: Weights, precision: Precision) -> float:
 
 
 def trained(shape: Shape, block: Training) -> int:
-    """How many parameters training changes."""
+    """The number of parameters that training changes."""
     return shape.parameters if block.adapter is Adapter.none else shape.adapter(block.lora)
 
 
@@ -157,7 +147,7 @@ def training(
     before = state + tokens * per_token(shape, block, checkpointing) * (HEAP if device == "cpu" else 1)
     if not accumulated:
         before -= 4 * trained(shape, block)
-    first = head(shape, SCORED[type(block)] * tokens, block.precision, device, backward=True)
+    first = head(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
     if checkpointing is not Checkpointing.none:
         first = max(first, RECOMPUTED * tokens * layer(shape, block))
     if checkpointing is not Checkpointing.full:
@@ -166,35 +156,14 @@ def training(
     return max(before + first, state) + embedding
 
 
-def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float:
-    """Bytes at the peak of log-probs without gradients."""
-    total = weights(shape, block.weights) + copies(shape, block.weights, block.precision)
-    return total + tokens * passing(shape) + head(shape, SCORED[Reference] * tokens, block.precision, device, False)
-
-
-def rewarding(shape: Shape, block: RewardModel, row: float) -> float:
-    """Bytes at the peak of rewards: the weights in the precision itself, without an LM head, and a batch of candidates
-    on its way."""
-    size = element(block.precision or Precision.fp32)
-    return replace(shape, tied=True).parameters * size + block.runtime.batch_size * row * passing(shape)
-
-
-def sampling(shape: Shape, block: Sample | Answer, length: float, device: str) -> float:
-    """Bytes at the peak of generation: the weights in the precision itself; keys and values of all rows, `length`
-    tokens each; and the larger of a step's logits and the prompts that are read at once."""
-    size = element(block.precision)
-    rows = decoded_at_once(shape, size, block.runtime.batch_size, length, device)
-    prompts = min(PREFILL_TOKENS, rows * length) * (cached(shape, size) + passing(shape))
-    return shape.parameters * size + rows * length * cached(shape, size) + max(prompts, rows * shape.vocabulary * size)
-
-
 def cached(shape: Shape, size: int) -> int:
     """Bytes of a token's keys and values, of which each element has `size`."""
     return 2 * size * shape.layers * shape.key
 
 
 def decoded_at_once(shape: Shape, size: int, most: int, length: float, device: str) -> int:
-    """How many rows of `length` tokens are decoded at once: `most`, or as many as keys and values leave room for."""
+    """Return how many rows of `length` tokens are decoded at once: `most`, or as many as keys and values leave room
+    for."""
     return max(1, min(most, int(CACHED * available(device) / (length * cached(shape, size)))))
 
 
@@ -203,33 +172,9 @@ def passing(shape: Shape) -> float:
     return 12 * shape.hidden + 10 * shape.active * shape.intermediate
 
 
-def peak(shape: Shape, block: Any, row: float, device: str) -> float:
-    """Bytes at the peak of a node whose rows have `row` tokens; a pair's are those of prompt and both completions."""
-    total = LIBRARIES if device == "cpu" else 0.0
-    match block:
-        case SFT(train=False) | Model():  # tensor by tensor, from file to file
-            return total + weights(shape, Weights.fp32)
-        case SFT() | DPO() | Reward():
-            shape = without_head(shape, block)
-            needed = training(shape, block, device, *micro_batch(shape, block, row, device))
-            if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are then saved
-                needed = max(needed, weights(shape, block.held) + 2 * weights(shape, Weights.fp32))
-            return total + needed
-        case Reference():
-            return total + scoring(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
-        case Sample() | Answer():
-            return total + sampling(shape, block, row + block.max_new_tokens, device)
-        case Label() if block.labelers == ["reward_model"]:
-            return total + rewarding(shape, block.reward_model, row)
-        case Eval():  # two models
-            each = weights(shape, Weights.fp32) + copies(shape, Weights.fp32, block.precision)
-            return total + 2 * each
-    return total
-
-
 def without_head(shape: Shape, block: Training) -> Shape:
     """The shape that is trained: a reward model has no LM head of its own."""
-    return replace(shape, tied=True) if isinstance(block, Reward) else shape
+    return replace(shape, tied=True) if block.objective.scores else shape
 
 
 def micro_batch(shape: Shape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
@@ -254,16 +199,16 @@ def available(device: str) -> int:
 
 
 def token_budget(shape: Shape, block: Training, device: str) -> tuple[int, Checkpointing]:
-    """How many tokens a micro-batch of several rows may have, and its gradient checkpointing: the kind that recomputes
-    least among those with which the longest row fits. Ask before the model is loaded: the estimate counts its
-    weights."""
+    """Return how many tokens a micro-batch of several rows may have, and its gradient checkpointing: the kind that
+    recomputes least among those with which the longest row fits. Ask before the model is loaded: the estimate counts
+    its weights."""
     shape = without_head(shape, block)
-    longest = block.max_length * (2 if isinstance(block, PAIRWISE) else 1)
+    longest = block.max_length * block.objective.sequences
     share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
     room = share * available(device)
     choices = range(STEP, MOST_TOKENS[device] + 1, STEP)
     asked = block.runtime.gradient_checkpointing
-    for checkpointing in offered(block) if asked is Checkpointing.auto else (asked,):
+    for checkpointing in block.checkpointings if asked is Checkpointing.auto else (asked,):
         fits = bisect_right(choices, room, key=lambda n: training(shape, block, device, n, checkpointing))
         if training(shape, block, device, longest, checkpointing) <= room:
             break

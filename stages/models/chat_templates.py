@@ -129,7 +129,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer itself puts BOS before a text, as the base was trained."""
+    """Return True where the tokenizer itself puts BOS before a text, as the base was trained."""
     return tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
 
 

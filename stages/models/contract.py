@@ -198,7 +198,7 @@ def load(model: Path) -> Contract:
 
 
 class Continuation(Contract):
-    """How a base that knows no chat is asked: as text to be continued, up to the first blank line."""
+    """Form in which a base that knows no chat is asked: as text to be continued, up to the first blank line."""
 
     def prompt(self, messages: list[Message]) -> list[int]:
         names = {"system": "Instruction", "user": "Question", "assistant": "Answer"}

@@ -13,10 +13,9 @@ from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split
 from stages.config.errors import visible
 from stages.store import licences
-from stages.store.manifest import Manifest, manifest_of
+from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
 from stages.store.sealed_json import having, load_json
-from stages.store.source_files import COMMIT
 
 UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
 SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
@@ -82,10 +81,10 @@ def write(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str
     """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
     objective, trained = cfg.objective, not isinstance(cfg, SFT) or cfg.train
     # Data is an input of an SFT model that is not trained, and of nothing that is said of it.
-    given = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
-    header, steps = before(given, inputs)
-    made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in given.values())
-    lesson = trained_on(given) if trained else "not trained here"
+    manifests = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
+    header, steps = before(manifests, inputs)
+    made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
+    lesson = trained_on(manifests) if trained else "not trained here"
     steps.append(f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {lesson}")
     header |= {
         "library_name": "transformers",
@@ -117,12 +116,12 @@ def last_step(cfg: Training, figures: dict[str, Any]) -> str:
     )
 
 
-def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
+def before(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
     """Header and steps so far: of the policy's card, or of the base."""
-    base = given.get("base")
+    base = manifests.get("base")
     if base and base["stage"] == "base":
         hub = {"base_model": base["config"]["path"]} if on_hub(base["config"]) else {}
-        if sets := [source["path"] for source in learnt_from(given) if on_hub(source)]:
+        if sets := [source["path"] for source in learnt_from(manifests) if on_hub(source)]:
             hub["datasets"] = sets
         return hub, [f"{STEP}`base {base['fingerprint']}`: {name_of(base['config'])}, {base['metrics']['summary']}"]
     card = inputs["base" if base else "policy"] / "model" / "README.md"
@@ -132,19 +131,19 @@ def before(given: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[st
     return metadata_load(card) or {}, [line for line in lines if line.startswith(STEP)]
 
 
-def trained_on(given: dict[str, Manifest]) -> str:
+def trained_on(manifests: dict[str, Manifest]) -> str:
     """The training data in one line."""
-    if "pairs" in given:
-        pairs = given["pairs"]["metrics"]
+    if "pairs" in manifests:
+        pairs = manifests["pairs"]["metrics"]
         return f"preference pairs, {pairs['summary']}{licences.told(pairs)}"
-    data, stated = given["data"], licences.told(given["data"]["metrics"])
+    data, stated = manifests["data"], licences.told(manifests["data"]["metrics"])
     rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
     counted = f"{rows:,} examples, {held_out:,} more held out{stated}"
     if data["stage"] == "select":
         own = f"{data['metrics']['selected']:,} of a model's own answers, {data['metrics']['mended']:,} of them mended"
         return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else own} ({counted})"
-    made = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
-    return f"{', '.join([*made, *map(name_of, learnt_from(given))])} ({counted})"
+    sources = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
+    return f"{', '.join([*sources, *map(name_of, learnt_from(manifests))])} ({counted})"
 
 
 def learnt_from(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:

@@ -26,8 +26,8 @@ AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.03}
 
 
 def agreement(precision: Precision, nats: float) -> float:
-    """How far apart two scorings of one model may be, in nats per token. `nats` is the mean |log-prob|: rounding
-    errors grow with it, and from 1 nat on so does what is allowed."""
+    """Return how far apart two scorings of one model may be, in nats per token. `nats` is the mean |log-prob|:
+    rounding errors grow with it, and from 1 nat on so does what is allowed."""
     return AGREEMENT[precision] * max(1.0, nats)
 
 
@@ -61,7 +61,7 @@ def drawn(pair: Pair, terms: Contract) -> list[list[int] | None]:
         (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
         (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
     )
-    return [own(ids, of, said[0]["content"], terms) for said, ids, of in sides]
+    return [own(ids, of, messages[0]["content"], terms) for messages, ids, of in sides]
 
 
 def own(ids: list[int] | None, of: str | None, text: str, terms: Contract) -> list[int] | None:
@@ -69,7 +69,7 @@ def own(ids: list[int] | None, of: str | None, text: str, terms: Contract) -> li
     return ids if ids is not None and of == terms.digest and terms.text(ids) == text else None
 
 
-def tokenized(pair: Pair, terms: Contract, found: list[list[int] | None] | None = None) -> PairLogProbs:
+def tokenized(pair: Pair, terms: Contract, ids: list[list[int] | None] | None = None) -> PairLogProbs:
     """The pair as token ids, without log-probs: what was drawn, else its text under the contract. `found` is what
     `drawn` gave, where it was asked before.
 
@@ -77,7 +77,7 @@ def tokenized(pair: Pair, terms: Contract, found: list[list[int] | None] | None 
         ContractError: where the text cannot be rendered, or a completion has no token.
     """
     prompt = terms.prompt(pair.prompt)
-    chosen, rejected = drawn(pair, terms) if found is None else found
+    chosen, rejected = drawn(pair, terms) if ids is None else ids
     if chosen is None:
         _, chosen = terms.completion(pair.prompt, pair.chosen)
     if rejected is None:
@@ -114,11 +114,11 @@ def pair_log_probs(
             fused_lm_head=True,
         )
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
-    found = [
+    log_probs = [
         scored[i, len(prompt) - 1 : len(prompt) + len(completion) - 1].tolist()
         for i, (prompt, completion) in enumerate(sequences)
     ]
-    return list(zip(found[: len(pairs)], found[len(pairs) :], strict=True))
+    return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 
 def beside(pairs: Iterable[Pair], reference: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:

@@ -26,9 +26,9 @@ from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import note, recall
 from stages.store.workspace import SCRATCH, Work, last_of, read_curves
 from stages.training import adapters
-from stages.training.checkpoints import checkpoint_folder, saved
 from stages.training.fit import SplitRows, read_prompts_once
 from stages.training.micro_batches import Batch, MicroBatches, of_row
+from stages.training.saving import checkpoint_folder, saved
 from stages.training.token_rows import PreferenceRows, Row
 
 PAIRS = 64
@@ -81,19 +81,19 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
         """`pair_log_probs` of every pair under the policy, many to a forward."""
-        by_id, found = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
+        by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
         for rows in self.evaluated_together([vars(p) for p in pairs]):
             batch = [by_id[row["id"]] for row in rows]
             scores = pair_log_probs(self.model, batch, self.processing_class.pad_token_id, self.cfg.precision)
-            found |= zip([p.id for p in batch], scores, strict=True)
-        return [found[p.id] for p in pairs]
+            scores_by_id |= zip([p.id for p in batch], scores, strict=True)
+        return [scores_by_id[p.id] for p in pairs]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Count the chosen completions' tokens per pair over the whole step, for the weight of the `sft` loss."""
         (step,), items = super().get_batch_samples(*args, **kwargs)
         if "sft" in self.loss_types:
-            mine = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
-            self._chosen_per_pair = float(self.accelerator.gather(mine).mean())
+            here = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
+            self._chosen_per_pair = float(self.accelerator.gather(here).mean())
         return [step], items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -112,7 +112,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
 
 
 def completion_tokens(batch: Batch) -> tuple[int, int]:
-    """How many tokens of chosen and of rejected completions are scored; TRL stacks chosen over rejected."""
+    """Return the number of scored tokens of chosen and of rejected completions; TRL stacks chosen over rejected."""
     chosen, rejected = batch["completion_mask"][:, 1:].chunk(2)
     return int(chosen.sum()), int(rejected.sum())
 
@@ -123,8 +123,8 @@ def chosen_per_pair(batch: Batch) -> float:
 
 def reference_of(inputs: dict[str, Path], names: Collection[str]) -> list[PairLogProbs]:
     """The reference's log-probs of the pairs with these ids, in the order of the pairs."""
-    wanted = {*names}
-    return [p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in wanted]
+    ids = {*names}
+    return [p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in ids]
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
@@ -146,16 +146,16 @@ def read_rows(
 ) -> SplitRows[PreferenceRows]:
     """The pairs whose completions fit whole into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
-    for pair, known in scored:
-        if not known:
+    for pair, reference in scored:
+        if not reference:
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
-        tokens = len(known.prompt_ids) + max(len(known.chosen_ids), len(known.rejected_ids))
+        tokens = len(reference.prompt_ids) + max(len(reference.chosen_ids), len(reference.rejected_ids))
         if tokens > cfg.max_length:
             rows.left_out.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
             continue
-        refuse_other_tokens(pair, known, terms)
-        rows.add(pair.split, pair.id, trl_row(known, cfg.trainer.get("ld_alpha")), pair.prompt)
+        refuse_other_tokens(pair, reference, terms)
+        rows.add(pair.split, pair.id, trl_row(reference, cfg.trainer.get("ld_alpha")), pair.prompt)
     rows.settle()
     return rows
 
@@ -236,9 +236,9 @@ def first_figures(value: Any) -> dict[str, float]:
 def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> float:
     """Mean |policy - stored reference| per completion token, in nats."""
     gaps: list[float] = []
-    for p, found in zip(scored, trainer.log_probs(scored), strict=True):
-        for ours, stored in zip(found, (p.chosen_logps, p.rejected_logps), strict=True):
-            gaps += [abs(a - b) for a, b in zip(ours, stored, strict=True)]
+    for p, scores in zip(scored, trainer.log_probs(scored), strict=True):
+        for log_probs, stored in zip(scores, (p.chosen_logps, p.rejected_logps), strict=True):
+            gaps += [abs(a - b) for a, b in zip(log_probs, stored, strict=True)]
     return sum(gaps) / len(gaps)
 
 

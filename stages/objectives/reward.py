@@ -63,26 +63,26 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's, without the extremes of the rewards: their mean over micro-batches would depend on the division."""
-        found = super().compute_loss(*args, **kwargs)
+        loss = super().compute_loss(*args, **kwargs)
         for name in EXTREMES:
             del self._metrics["train" if self.model.training else "eval"][name]
-        return found
+        return loss
 
     @torch.no_grad()
     def rewards(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
         """The rewards of chosen and of rejected for every row, many to a forward."""
-        found, device = dict[int, tuple[float, float]](), self.args.device
+        by_row, device = dict[int, tuple[float, float]](), self.args.device
         self.model.eval()
         with rounded_once(device), autocast(self.cfg.precision, device):
             for part in self.evaluated_together([*rows]):
                 for row, output in zip(part, self.scored(self.model, part), strict=True):
                     chosen, rejected = output.logits[:, 0].tolist()
-                    found[id(row)] = chosen, rejected
-        return [found[id(row)] for row in rows]
+                    by_row[id(row)] = chosen, rejected
+        return [by_row[id(row)] for row in rows]
 
 
 def shared(a: list[int], b: list[int]) -> int:
-    """How many tokens two sequences begin with alike: what `models/packing.py` reads once."""
+    """Return the number of tokens that two sequences begin with alike: what `models/packing.py` reads once."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -136,24 +136,25 @@ def scored(inputs: dict[str, Path], held_out: PreferenceRows, rewards: Iterable[
     return [Scored(pair, sources[prompts[pair]], *both, *tokens) for pair, both, tokens in each]
 
 
-def doubts(found: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
-    """What the held-out pairs do not show, or show that the model goes by. `key`: the block that made the pairs."""
-    if not found:
+def doubts(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
+    """Return warnings of what the held-out pairs do not show, or show that the model goes by. `key` is the block that
+    made the pairs."""
+    if not figures:
         return [
             f"no pair is held out: nothing says whether the reward model is right. Raise {key}.validation_fraction."
         ]
-    told, (mean, low, high) = [], found["accuracy"].values()
+    warnings, (mean, low, high) = [], figures["accuracy"].values()
     if low <= 0.5:
-        told.append(
+        warnings.append(
             f"right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs: no better than a coin, as far "
             "as they tell. More pairs, or a higher reward.learning_rate."
         )
-    if abs(found["length_correlation"] or 0.0) >= BY_LENGTH:
-        matched, along = "no held-out pair tells whether by more than that", found["length_correlation"]
-        if both := found.get("length_matched"):
+    if abs(figures["length_correlation"] or 0.0) >= BY_LENGTH:
+        matched, along = "no held-out pair tells whether by more than that", figures["length_correlation"]
+        if both := figures.get("length_matched"):
             matched = f"as if chosen were as often longer as shorter, it is right in {both['mean']:.1%}"
-        told.append(
+        warnings.append(
             f"the reward goes with the length of an answer (correlation {signed(along, '{:+z.2f}')}); "
             f"{matched}. {key}.max_length_ratio=1.2 takes pairs of about equal length."
         )
-    return told
+    return warnings

@@ -57,16 +57,16 @@ def read_rows(
     Raises:
         UserError: where there is nothing to train on, or too much of it had to be dropped.
     """
-    rows, shown = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
+    rows, examples_shown = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
     for row in tokenized(answered, terms, cfg, rows.left_out, context):
         rows.add(row.example.split, row.example.id, (row.ids, row.trained), row.example.messages)
-        if row.example.split == Split.sft and (not shown or (row.masked and not shown[-1].masked)):
-            shown.append(row)
+        if row.example.split == Split.sft and (not examples_shown or (row.masked and not examples_shown[-1].masked)):
+            examples_shown.append(row)
     rows.settle()
-    if not shown:
+    if not examples_shown:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
-    rows.shown = shown[-1]
+    rows.shown = examples_shown[-1]
     return rows
 
 
@@ -76,11 +76,11 @@ def tokenized(
     """Every example that the template can render and that fits whole."""
     some, same = tee(examples)
     longest, reason_too_long = cfg.longest(context)
-    for example, found in zip(some, terms.examples(e.conversation for e in same), strict=True):
+    for example, tokens in zip(some, terms.examples(e.conversation for e in same), strict=True):
         try:
-            if isinstance(found, ContractError):
-                raise found
-            ids, trained = found
+            if isinstance(tokens, ContractError):
+                raise tokens
+            ids, trained = tokens
             if masks := has_masked_turn(example, cfg):
                 last = cfg.trained_turns is TrainedTurns.last
                 trained = masked(ids, trained, terms.stop_ids[0], example.trained, last)
@@ -94,32 +94,32 @@ def tokenized(
 
 
 def has_masked_turn(example: Example, cfg: SFT) -> bool:
-    """Whether an assistant turn of a conversation is not trained."""
+    """Return True where an assistant turn of a conversation is not trained."""
     turns = sum(turn["role"] == "assistant" for turn in example.conversation)
     return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
 
 
-def masked(ids: list[int], trained: list[bool], end_of_turn: int, kept: list[bool] | None, last: bool) -> list[bool]:
-    """Which tokens of a conversation are trained: those of the assistant turns that are `kept` (None: all), or of its
-    `last` one alone. `trained` are those of all turns; each ends with a trained end of turn.
+def masked(ids: list[int], trained: list[bool], end_of_turn: int, turns: list[bool] | None, last: bool) -> list[bool]:
+    """Return which tokens of a conversation are trained: those of the assistant turns that `turns` names (None: all),
+    or of its `last` one alone. `trained` are those of all turns; each ends with a trained end of turn.
 
     Raises:
         ContractError: where the template does not mark every assistant turn, so that nothing tells whose tokens are
             whose; and where no token is left.
     """
     ends = [i for i, token in enumerate(ids) if trained[i] and token == end_of_turn]
-    if kept is not None and len(kept) != len(ends):
-        raise ContractError(f"the template trains {len(ends)} of {len(kept)} assistant turns, and some have a weight")
-    kept = [True] * len(ends) if kept is None else kept
+    if turns is not None and len(turns) != len(ends):
+        raise ContractError(f"the template trains {len(ends)} of {len(turns)} assistant turns, and some have a weight")
+    turns = [True] * len(ends) if turns is None else turns
     if last:
-        kept = [False] * (len(kept) - 1) + kept[-1:]
-    turn, found = 0, list[bool]()
+        turns = [False] * (len(turns) - 1) + turns[-1:]
+    place, marks = 0, list[bool]()
     for i, marked in enumerate(trained):
-        found.append(marked and kept[turn])
-        turn += marked and ids[i] == end_of_turn
-    if not any(found):
+        marks.append(marked and turns[place])
+        place += marked and ids[i] == end_of_turn
+    if not any(marks):
         raise ContractError("no token is trained: the conversation's answers have weight 0")
-    return found
+    return marks
 
 
 class SupervisedTrainer(MicroBatches, SFTTrainer):

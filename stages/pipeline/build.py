@@ -5,9 +5,8 @@ import logging
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
-from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance

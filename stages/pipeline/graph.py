@@ -13,10 +13,10 @@ from stages.config import trl_arguments
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label
-from stages.config.blocks.training import SFT
-from stages.config.choices import Adapter, Demonstrations, DPOReference, Role, Split, Target
+from stages.config.blocks.training import OBJECTIVES, SFT, Training
+from stages.config.choices import Adapter, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.pipeline.subgraphs import candidates, labels, with_limits, with_sources
 from stages.store import source_files
 from stages.store.node import Node
@@ -25,9 +25,9 @@ from stages.store.node import Node
 VERSIONS = {"base": 5, "source": 3, "data": 8, "sft": 9, "sample": 8, "label": 7, "pairs": 8, "reference": 9, "dpo": 9}
 VERSIONS |= {"unpaired": 2, "reward": 1, "select": 4, "pool": 1, "answer": 9, "eval": 12, "report": 16}
 
-NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sft": "sample", "sample": "label"}
-NEXT |= {"pool": "label", "label": "pairs", "pairs": "reference", "reference": "dpo", "dpo": "eval", "answer": "eval"}
-NEXT |= {"unpaired": "pairs", "reward": "report", "eval": "report"}
+NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}
+NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "unpaired": "pairs", "answer": "eval"}
+NEXT |= {"eval": "report"} | {objective.name: objective.next for objective in OBJECTIVES.values()}
 
 WHY_NONE: dict[str, str] = {  # nodes of a stage
     Target.select: "data.tasks.open_sft, sft.demonstrations=selected and control=true have one",
@@ -37,9 +37,9 @@ BEFORE_SFT = ("sample_base", "label_base")  # what demonstrations are selected f
 
 Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
 
-SEEDED = ("sft", "sample", "dpo", "reward")  # blocks with a seed of their own, which is the run's where none is given
+SEEDED = ("sample", *OBJECTIVES)  # blocks with a seed of their own, which is the run's where none is given
 
-TITLES = {Role.base: "Base", Role.sft: "SFT", Role.control: "Control"}  # a policy's is its objective's: DPO
+TITLES = {Role.base: "Base", Role.control: "Control"}
 
 
 def graph(cfg: Config, cache: Path, pin: Pin = source_files.pin) -> dict[str, Node]:
@@ -47,7 +47,8 @@ def graph(cfg: Config, cache: Path, pin: Pin = source_files.pin) -> dict[str, No
 
     def node(stage: str, block: Any, **inputs: Node) -> Node:
         block, digests = pin(with_limits(block, cfg.data.limits), cache)
-        return Node(stage, VERSIONS[stage], block, inputs, digests, trl_arguments.not_neutral(block))
+        not_neutral = block.not_neutral if isinstance(block, Training) else {}
+        return Node(stage, VERSIONS[stage], block, inputs, digests, not_neutral)
 
     if cfg.without_model:
         return of_somebody(cfg, node)
@@ -187,10 +188,15 @@ def evaluation(
             tested = replace(cfg.answer, split=Split.test)
             answers[f"answer_outside_{role}"] = node("answer", tested, model=model, data=sets["outside"])
         answers[f"answer_{role}"] = node("answer", cfg.answer, model=model, data=data)
-    titles = {str(role): TITLES.get(role, model.stage.upper()) for role, model in models.items()}
+    titles = {str(role): title_of(role, model) for role, model in models.items()}
     compared = {str(role): model for role, model in models.items()}
     block = replace(cfg.eval, models=titles, retention=[])  # these are a node's
     return answers | {"eval": node("eval", block, data=data, **sets, **compared, **answers)}
+
+
+def title_of(role: Role, model: Node) -> str:
+    """What a model is called in the evaluation: by its role, or by the objective that trained it."""
+    return TITLES[role] if role in TITLES else OBJECTIVES[model.stage].title
 
 
 def evaluated(nodes: dict[str, Node]) -> dict[str, Node]:

@@ -9,9 +9,8 @@ from functools import cache
 from typing import Any
 
 from stages.config.blocks.training import SFT
-from stages.config.choices import Target
-from stages.config.installation import DISTRIBUTION, program, version
-from stages.config.schema import ROOT
+from stages.config.installation import DISTRIBUTION, ROOT, program, version
+from stages.config.schema import Target
 from stages.hardware import machine
 from stages.store.manifest import Manifest
 from stages.store.node import Node

@@ -8,10 +8,10 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import Training
-from stages.config.choices import Command, Target
+from stages.config.choices import Command
 from stages.config.errors import Errors, UserError
 from stages.config.installation import install_command
-from stages.config.schema import Config
+from stages.config.schema import Config, Target
 from stages.hardware import machine
 from stages.launch.processes import listening
 from stages.pipeline.graph import targets

@@ -5,11 +5,12 @@ import struct
 from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
-from stages.config.blocks.training import LoRA
-from stages.config.choices import Adapter, Command, Strategy, Target
+from stages.config.blocks.training import OBJECTIVES, LoRA
+from stages.config.choices import Adapter, Command, Reads, Strategy
 from stages.config.errors import UserError, nearest
-from stages.config.schema import Config
-from stages.hardware.model_shape import LINEAR, config_of
+from stages.config.schema import Config, Target
+from stages.hardware.model_shape import LINEAR
+from stages.preflight.model_files import config_of
 from stages.store.sealed_json import Damaged
 from stages.store.source_files import locate
 
@@ -83,7 +84,8 @@ def pairs(cfg: Config) -> None:
     prompts = min(prompts, cfg.sample.prompts or prompts)
     of_each = 1 if cfg.pairs.strategy is Strategy.best_worst else cfg.pairs.max_per_prompt
     most = prompts * min(of_each, candidates * (candidates - 1) // (1 if cfg.label.own else 2))
-    name = "reward" if cfg.stage == Target.reward else "dpo"
+    target = OBJECTIVES.get(cfg.stage)
+    name = target.name if target and target.reads is Reads.pairs else "dpo"
     if (size := cfg.trained[name].batch_size) > most:
         raise UserError(
             f"{name}.batch_size={size} is more than all {most} pairs that there can be: {prompts} prompts, "

@@ -18,11 +18,10 @@ from stages.config.choices import (
     Role,
     Sharding,
     Strategy,
-    Target,
 )
 from stages.config.errors import Errors, UserError, one_of
 from stages.config.installation import install_command
-from stages.config.schema import Config, group_defaults
+from stages.config.schema import Config, Target, group_defaults
 from stages.preflight import candidate_sources, capacity, data_sources, ensemble_members, servers, user_files
 from stages.store import plugins
 
@@ -169,8 +168,6 @@ def rewarded(cfg: Config) -> None:
     for name in OF_PROMPTS:
         if vars(source)[name]:
             raise UserError(f"reward.source.{name} is for prompts, and a reward model learns from preferences.")
-    if "reward" in cfg.trained and cfg.reward.adapter not in (Adapter.none, Adapter.lora):
-        raise UserError(f"reward.adapter={cfg.reward.adapter}: a reward model is trained whole, or by lora.")
 
 
 def untested_message(cfg: Config) -> str:
@@ -237,8 +234,6 @@ def launched(whole: Config) -> None:
 
 def adapters(cfg: Config) -> None:
     """What low-rank adapters go on from, and what they need."""
-    if cfg.sft.adapter is Adapter.continued:
-        raise UserError("sft.adapter=continued: there is nothing before SFT to go on with. Use lora.")
     if cfg.dpo.adapter is Adapter.continued and (cfg.sft.adapter is not Adapter.lora or not cfg.sft.train):
         raise UserError("dpo.adapter=continued goes on with the SFT's adapter, which sft.adapter=lora makes.")
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
@@ -251,6 +246,11 @@ def adapters(cfg: Config) -> None:
 
 def adapter(name: str, block: Training) -> None:
     """What low-rank adapters need."""
+    if block.adapter not in block.objective.adapters:
+        raise UserError(
+            f"{name}.adapter={block.adapter}: {block.objective.title} is trained with one of "
+            f"{', '.join(block.objective.adapters)}."
+        )
     if block.adapter is not Adapter.qlora:
         return
     if find_spec("bitsandbytes") is None:

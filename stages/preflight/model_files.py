@@ -1,10 +1,13 @@
 """Folders and files of models, read as far as their heads: no weights are loaded."""
 
 import json
+import mmap
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
 from stages.hardware import model_shape
 from stages.models import safe_folder
@@ -16,6 +19,22 @@ SCORES = "ForSequenceClassification"  # how transformers calls the classes whose
 HEADS = ("score.", "classifier.", "classification_head.")  # and what their heads are called in the weights
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 LONGEST_HEAD = 1 << 27  # bytes of a header of safetensors
+
+# GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
+GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+GGUF_STRING, GGUF_ARRAY = 8, 9
+GGUF_KEYS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+}
 
 
 def require_model(node: Node, store: Store) -> None:
@@ -32,7 +51,7 @@ def require_model(node: Node, store: Store) -> None:
         raise UserError(f"{key}: a single file must be a .gguf; for safetensors, name the folder.")
     else:
         try:
-            model_shape.gguf(place)
+            gguf(place)
         except (OSError, ValueError, LookupError, ArithmeticError, struct.error) as error:
             raise UserError(f"{key}: cannot be read as GGUF: {error}. Name a whole GGUF file.") from error
 
@@ -108,3 +127,100 @@ def has_chat_template(folder: Path) -> bool:
     file = folder / "tokenizer_config.json"
     config = safe_folder.read(file) if file.is_file() else {}
     return isinstance(config, dict) and bool(config.get("chat_template"))
+
+
+def config_of(cfg: Model, published: Path | None = None) -> dict[str, Any] | None:
+    """The config.json of a base model: from its node where that is `published`, else from the folder, file or
+    repository that it will be made from. None where the hub has it and cannot be reached."""
+    if published and (published / "config.json").exists():
+        return model_shape.read(published)
+    if cfg.random_init:
+        return random_init(cfg.random_init)
+    local = locate(str(cfg.path), "model.path")
+    if local is None:
+        return on_hub(str(cfg.path), cfg.revision)
+    return model_shape.read(local) if local.is_dir() else gguf(local)
+
+
+def random_init(cfg: RandomInit) -> dict[str, Any]:
+    """Of the small Llama that `base` makes."""
+    return {
+        "model_type": "llama",
+        "hidden_size": cfg.hidden_size,
+        "intermediate_size": 3 * cfg.hidden_size,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": max(cfg.heads // 2, 1),
+        "vocab_size": cfg.vocab_size,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    }
+
+
+def on_hub(repo: str, revision: str | None) -> dict[str, Any] | None:
+    """One small file of the hub, or of its cache on this machine."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return model_shape.read(Path(hf_hub_download(repo, "config.json", revision=revision)).parent)
+    except (LocalEntryNotFoundError, HfHubHTTPError):
+        return None
+
+
+def gguf(path: Path) -> dict[str, Any]:
+    """From the head of a GGUF file. The gguf package's reader takes seconds, for the tokenizer's lists."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as head:
+        reader = Reader(head)
+        _, _, tensors, entries = reader.numbers("4sIQQ")
+        found = {reader.string(): reader.value() for _ in range(entries)}
+        names = [reader.tensor() for _ in range(tensors)]
+    kind = found["general.architecture"]
+    config = {key: found[f"{kind}.{name}"] for key, name in GGUF_KEYS.items() if f"{kind}.{name}" in found}
+    return config | {
+        "model_type": kind,
+        "vocab_size": found["tokenizer.ggml.tokens"],
+        "tie_word_embeddings": "output.weight" not in names,
+    }
+
+
+@dataclass
+class Reader:
+    """Goes through the head of a GGUF file."""
+
+    head: mmap.mmap
+    place: int = 0
+
+    def numbers(self, form: str) -> tuple[Any, ...]:
+        found = struct.unpack_from(f"<{form}", self.head, self.place)
+        self.place += struct.calcsize(f"<{form}")
+        return found
+
+    def string(self) -> str:
+        (length,) = self.numbers("Q")
+        self.place += length
+        return self.head[self.place - length : self.place].decode(errors="replace")
+
+    def value(self) -> Any:
+        """A value of the metadata; of an array, how long it is."""
+        (kind,) = self.numbers("I")
+        if kind == GGUF_STRING:
+            return self.string()
+        if kind != GGUF_ARRAY:
+            return self.numbers(GGUF_NUMBERS[kind])[0]
+        kind, length = self.numbers("IQ")
+        if kind in GGUF_NUMBERS:
+            self.place += length * struct.calcsize(f"<{GGUF_NUMBERS[kind]}")
+        else:  # strings: nothing nests arrays
+            for _ in range(length):
+                if self.place > len(self.head):
+                    raise ValueError("a GGUF file that is cut off")
+                self.place += 8 + int.from_bytes(self.head[self.place : self.place + 8], "little")
+        return length
+
+    def tensor(self) -> str:
+        """The name of a tensor; its shape, type and place are passed over."""
+        name = self.string()
+        (dimensions,) = self.numbers("I")
+        self.place += 8 * dimensions + 12
+        return name

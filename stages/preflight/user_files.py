@@ -17,7 +17,8 @@ from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import Own
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError
-from stages.config.schema import ROOT, Config
+from stages.config.installation import ROOT
+from stages.config.schema import Config
 from stages.preflight import data_sources
 from stages.sandbox.jinja_process import Refusal, blaming, facts_of, render
 from stages.store import plugins

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.config.blocks.runtimes import InferenceRuntime
-from stages.config.blocks.sampling import Sample
 from stages.config.choices import Precision
 from stages.store.records import Message, content_id
 from stages.store.workspace import Work
@@ -76,8 +76,9 @@ class Sampler(ABC):
     policy: str | None = None  # and who answers, where it is not the policy
 
     @classmethod
-    def opener(cls, cfg: Sample, out: Work) -> "Open":
-        """How it is opened for a stage that samples; one that needs more of the block than `open` is told binds it."""
+    def opener(cls, cfg: Any, out: Work) -> "Open":
+        """How it is opened for a stage that samples, `cfg` being the block `sample`; one that needs more of the block
+        than `open` is told binds it."""
         return cls.open
 
     @classmethod

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from stages.config.errors import visible
 from stages.store.sealed_json import Damaged, file_digests, load_json, warn_once
 from stages.store.workspace import LOGS
+
+COMMIT = re.compile(r"[0-9a-f]{40}")  # which a hub repository is pinned to
 
 Manifest = dict[str, Any]
 WEIGHTS = ".safetensors"

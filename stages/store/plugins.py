@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store import atomic_write
 
 Kind = TypeVar("Kind")

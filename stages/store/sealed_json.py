@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 
 from stages.config.errors import UserError
 from stages.config.installation import arguments_of, program
-from stages.config.schema import OUTPUTS
 from stages.store import atomic_write
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
 LONGEST_NOTE = 1 << 27  # bytes; a cache of 100,000 digests has some ten million
 SEAL = "complete.json"  # in a folder: the digests of its files, written when they are all there
 NODE = re.compile(r"[0-9a-f]{12}")  # how the folder of a published node is named

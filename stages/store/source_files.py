@@ -19,14 +19,14 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT
 from stages.config.errors import Errors, UserError
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store import plugins
 from stages.store.digests import Signature, digests, files_of, is_pattern, signature
+from stages.store.manifest import COMMIT
 from stages.store.node import Node
 from stages.store.sealed_json import remove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 DATA = set(".json .jsonl .ndjson .gz .bz2 .xz .zst .csv .tsv .parquet .arrow .feather .txt .text".split())
 BESIDE_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # as `datasets` writes
 FILES = {*DATA, ".gguf", ".safetensors"}

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from stages.config.choices import Target
 from stages.config.errors import UserError
+from stages.config.schema import Target
 from stages.store import atomic_write, locks
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import WEIGHTS, Manifest, digest_of, hashed, manifest_of, read_manifest

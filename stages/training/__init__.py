@@ -1,1 +1,1 @@
-"""What every objective shares: arguments, batches, memory, checkpoints, adapters, publishing."""
+"""Parts that every objective shares: arguments, batches, memory, checkpoints, adapters, publishing."""

@@ -11,7 +11,7 @@ from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.loading import device_of
 from stages.store.workspace import Work
-from stages.training.checkpoints import checkpoint_folder
+from stages.training.saving import checkpoint_folder
 
 # TRL's arguments that shard weights, gradients and optimizer state among the processes.
 DIVIDED: dict[Sharding, dict[str, Any]] = {

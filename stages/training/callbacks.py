@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.config.blocks.training import SFT, Training
+from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.store.numbers import signed
 from stages.store.workspace import Progress, Work
@@ -96,8 +96,7 @@ def in_one_line(losses: Sequence[float], most: int = 8) -> str:
 
 
 def lower_rate(cfg: Training) -> str:
-    key = "control_learning_rate" if isinstance(cfg, SFT) and cfg.control else f"{cfg.block}.learning_rate"
-    return f"Lower {key} (now {cfg.learning_rate:g})"
+    return f"Lower {cfg.rate_key} (now {cfg.learning_rate:g})"
 
 
 class Curves(TrainerCallback):

@@ -1,4 +1,4 @@
-"""What every objective's training does, in its order: rows, arguments, memory, trainer, steps, and what is published.
+"""The steps of every objective's training, in order: rows, arguments, memory, trainer, steps, and what is published.
 
 A stage makes the rows and the model, and says between these steps what is its objective's own.
 """
@@ -27,10 +27,9 @@ from stages.training import adapters, budget
 from stages.training.arguments import arguments
 from stages.training.batches import Turns, each_alike
 from stages.training.callbacks import Bar, Curves, Evaluations, Watch
-from stages.training.checkpoints import Checkpoints, checkpoint_folder, newest_complete
 from stages.training.micro_batches import MicroBatches
-from stages.training.publish import Best, publish, save_trained
 from stages.training.samples import FirstPrompts, Samples
+from stages.training.saving import Best, Checkpoints, checkpoint_folder, newest_complete, publish, save_trained
 from stages.training.token_rows import HeldRows
 
 Rows = TypeVar("Rows", bound=HeldRows[Any])
@@ -147,7 +146,7 @@ class Fit(Generic[Block, TrainerOf]):
 
     @cached_property
     def seen(self) -> Counter[int]:
-        """How often a step had each row."""
+        """The number of steps that had each row."""
         return self.turns.seen(self.steps)
 
 
@@ -161,13 +160,13 @@ def train(trainer: Trainer, cfg: Training, out: Work, *callbacks: TrainerCallbac
         raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
     if cfg.adapter is not Adapter.none:
         adapters.keep_fp32(trainer.model)
-    for theirs in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(theirs)
-    ours: list[TrainerCallback] = [Watch(cfg), Curves(out), Checkpoints(60 * cfg.runtime.save_minutes)] + (
+    for default in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(default)
+    own: list[TrainerCallback] = [Watch(cfg), Curves(out), Checkpoints(60 * cfg.runtime.save_minutes)] + (
         [Bar()] if out.main else []
     )
-    ours.append(Evaluations(trainer, cfg.evaluations))  # it evaluates as training begins: the others are ready by then
-    for callback in (*callbacks, *ours):
+    own.append(Evaluations(trainer, cfg.evaluations))  # it evaluates as training begins: the others are ready by then
+    for callback in (*callbacks, *own):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # the main process removes torn checkpoints, once
         resumed = newest_complete(checkpoint_folder(out))

@@ -22,7 +22,6 @@ from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
-from stages.config.trl_arguments import not_neutral, offered
 from stages.models import lm_head
 from stages.store.workspace import Work
 from stages.training.budget import divide, enable, exhausted, remember
@@ -109,15 +108,15 @@ class MicroBatches(PlumblineTrainer, ABC):
     @property
     @abstractmethod
     def padded(self) -> bool:
-        """Whether the rows of a micro-batch are padded to its longest."""
+        """True where the rows of a micro-batch are padded to its longest."""
 
     @abstractmethod
     def tokens(self, row: Row) -> int:
-        """How many tokens of a row go through the model."""
+        """Return the number of tokens of a row that go through the model."""
 
     @abstractmethod
     def weight(self, metric: str, batch: Batch) -> int:
-        """How many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
+        """Return how many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
 
     @abstractmethod
     def scored(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
@@ -142,7 +141,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
         The longest rows come first, so that little is padded; where a loss depends on which rows share a micro-batch,
         they stay in order."""
-        if not not_neutral(self.cfg):
+        if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.tokens, reverse=True)
         if n := self.cfg.runtime.rows:
             return [rows[i : i + n] for i in range(0, len(rows), n)]
@@ -249,6 +248,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         if len(full) > 1:
             self.token_budget = tokens // 2
         else:
-            kinds = offered(self.cfg)
+            kinds = self.cfg.checkpointings
             self.checkpointing = kinds[kinds.index(self.checkpointing) + 1]
             enable(self.model, self.checkpointing)

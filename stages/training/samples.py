@@ -38,8 +38,8 @@ class Samples(TrainerCallback):
         self.trainer, self.precision, self.terms, self.out = trainer, cfg.precision, terms, out
         self.sample_tokens = cfg.runtime.sample_tokens
         whole = cfg.runtime.sharding is Sharding.none
-        asked = [*FirstPrompts(cfg.runtime.samples, held_out)] if whole and out.main else []
-        requests = [Request(prompt_id(m), m, terms.prompt(m), [0.0], 0) for m in asked]
+        prompts = [*FirstPrompts(cfg.runtime.samples, held_out)] if whole and out.main else []
+        requests = [Request(prompt_id(m), m, terms.prompt(m), [0.0], 0) for m in prompts]
         most = context(trainer.model.config) or math.inf
         self.requests = [r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= most]
         if long := len(requests) - len(self.requests):
@@ -56,13 +56,13 @@ class Samples(TrainerCallback):
             append_samples(self.out.path, self.answers(state.global_step))
 
     def answers(self, step: int) -> list[Sample]:
-        """What the model as it is now says to every prompt, in the order of their ids."""
+        """Return what the model as it is now says to every prompt, in the order of their ids."""
         model, limit = inference_copy(self.trainer.model, self.precision), self.sample_tokens
         sampler = HFSampler.of(model, self.terms.stop_ids, limit, 1.0, len(self.requests))
-        found = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
+        by_id = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
+        completions = [(r, by_id[r.id]) for r in self.requests]
         return [
-            Sample(step, r.id, r.messages, self.terms.text(found[r.id].token_ids or []), found[r.id].finish_reason)
-            for r in self.requests
+            Sample(step, r.id, r.messages, self.terms.text(c.token_ids or []), c.finish_reason) for r, c in completions
         ]
 
 
@@ -93,10 +93,10 @@ def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> 
     """
     dtype = torch.bfloat16 if sampled_as(precision) is Weights.bf16 else torch.float32
     shared = {id(p): without_gradient(p, dtype) for p in model.parameters()}
-    made = copy.deepcopy(model, shared)
-    for module in made.modules():
+    second = copy.deepcopy(model, shared)
+    for module in second.modules():
         vars(module).pop("forward", None)  # a trainer's: it holds on to the first model's layers
-    return (made.get_base_model() if isinstance(made, PeftModel) else made).eval()  # type: ignore[no-any-return]
+    return (second.get_base_model() if isinstance(second, PeftModel) else second).eval()  # type: ignore[no-any-return]
 
 
 def without_gradient(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:

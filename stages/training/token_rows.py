@@ -55,7 +55,7 @@ class HeldRows(ABC, Generic[Each]):
 
     @property
     def dataset(self) -> Dataset:
-        """As a trainer reads them. There must be any."""
+        """Rows as a trainer reads them. There must be any."""
         # A fingerprint of datasets' own making would be a hash of all tokens.
         return Dataset(pa.concat_tables(self.tables), fingerprint="rows")
 
@@ -118,11 +118,11 @@ class PreferenceRows(HeldRows[Row]):
 
     @property
     def rows(self) -> list[Row]:
-        """As they were added."""
+        """Rows as they were added."""
         return [row for table in self.tables for row in table.to_pylist()]
 
     def tokens(self, *columns: str) -> list[int]:
-        """How many tokens every row has in these columns together."""
+        """Return the number of tokens that every row has in these columns together."""
         counts = list[int]()
         for table in self.tables:
             lengths = (pc.list_value_length(table[name]).to_pylist() for name in columns)

@@ -1,16 +1,26 @@
-"""What a trainer of TRL's does in our way, whatever its objective: which rows it sees, how its learning rate starts,
-and that an evaluation keeps the loss of every row."""
+"""A trainer of TRL's that chooses its rows, warms up short trainings and keeps the loss of every evaluated row,
+whatever its objective.
+
+The losses stand in the trainer's log, and so in every checkpoint: a resumed training knows how the one before it
+began."""
 
 import math
+from statistics import fmean
 from typing import Any
 
 import torch
 from transformers import Trainer
 
+from stages.config.blocks.training import Training
+from stages.config.errors import UserError
+from stages.evaluation.intervals import paired
 from stages.models.scoring import rounded_once
+from stages.store.workspace import Work
 from stages.training.batches import InTurn, Turns
+from stages.training.callbacks import in_one_line, lower_rate
 
 ROW_LOSSES = "row_losses"  # in the trainer's log, and so in its checkpoints, beside the eval_loss that is their mean
+RISE = 0.05  # of the validation loss: more of it than this, and than its noise, and nothing is published
 LEAST = 4  # steps of a warm-up: a share of few steps takes the learning rate from 0 to its highest in one
 
 
@@ -26,12 +36,12 @@ class PlumblineTrainer(Trainer):
         return InTurn(self.turns, lambda: self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        asked = self.args.warmup_steps
-        if self.lr_scheduler is not None or not (steps := climb(asked, num_training_steps)):
+        warmup = self.args.warmup_steps
+        if self.lr_scheduler is not None or not (steps := climb(warmup, num_training_steps)):
             return super().create_scheduler(num_training_steps, optimizer)
         self.args.warmup_steps = steps + 1
         longer = super().create_scheduler(num_training_steps + 1, optimizer)
-        self.args.warmup_steps = asked
+        self.args.warmup_steps = warmup
         self.lr_scheduler = without_first(longer, steps)
         return self.lr_scheduler
 
@@ -44,8 +54,8 @@ class PlumblineTrainer(Trainer):
         self.row_losses.clear()
         with rounded_once(self.args.device):
             output = super().evaluation_loop(*args, **kwargs)
-        mine = torch.stack(self.row_losses).float()  # the processes take the rows by turns
-        losses = self.accelerator.gather(mine).view(-1, len(mine)).T.flatten()
+        losses_here = torch.stack(self.row_losses).float()  # the processes take the rows by turns
+        losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()
         output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]
         return output
 
@@ -68,3 +78,54 @@ def without_first(longer: Any, climbing: int) -> Any:
         for rate in longer.lr_lambdas
     ]
     return torch.optim.lr_scheduler.LambdaLR(longer.optimizer, later)
+
+
+class Course:
+    """The evaluations of a training, the first before its first step."""
+
+    def __init__(self, trainer: Trainer):
+        self.by_step: dict[int, dict[str, Any]] = {e["step"]: e for e in trainer.state.log_history if ROW_LOSSES in e}
+
+    @property
+    def losses(self) -> list[float]:
+        return [entry["eval_loss"] for entry in self.by_step.values()]
+
+    def row_losses(self, step: int) -> list[float]:
+        """Losses of the evaluation at a step, in the dataset's order. With several processes they may come several
+        times."""
+        return list(self.by_step[step][ROW_LOSSES])
+
+
+def risen(course: Course, rows: int, cfg: Training) -> str:
+    """A warning where the held-out pairs' losses ended above what they were before the first step by more than their
+    noise; else ''."""
+    if not course.by_step:
+        return ""
+    change = paired(course.row_losses(0)[:rows], course.row_losses(max(course.by_step))[:rows])
+    if not change.low > 0:
+        return ""
+    return (
+        f"held-out loss {in_one_line(course.losses)}: it ended higher than before the first step, by "
+        f"{change.per('pair')}. {lower_rate(cfg)}, or {cfg.block}.epochs."
+    )
+
+
+def lowest_losses(course: Course, step: int, rows: int, cfg: Training, out: Work) -> list[float]:
+    """Return the validation rows' losses at the step that is published, compared with those before the first.
+
+    Raises:
+        UserError: where they rose by more than RISE, and by more than their noise. A smaller rise only warns: rows
+            that the model itself wrote start where it is hardly to be bettered.
+    """
+    before, after = course.row_losses(0)[:rows], course.row_losses(step)[:rows]
+    change, start = paired(before, after), fmean(before)
+    if change.mean <= 0:
+        return after
+    message = (
+        f"validation loss {in_one_line(course.losses)}: at its best, after step {step}, it is higher than before the "
+        f"first step, by {change.per('row')}"
+    )
+    if change.mean > RISE * start and change.low > 0:
+        raise UserError(f"{message}: training made the model worse, and nothing is published. {lower_rate(cfg)}.")
+    out.warn(f"{message}. {lower_rate(cfg)}, unless these rows are the model's own.")
+    return after

@@ -14,9 +14,9 @@ from typing import Any
 
 from stages import answer, dpo
 from stages.cli import compose
-from stages.config.schema import ROOT, Config
+from stages.config.installation import ROOT
+from stages.config.schema import Config
 from stages.eval import run as evaluate
-from stages.hardware import machine
 from stages.store.manifest import read_manifest
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.workspace import Work
@@ -26,7 +26,7 @@ from tests.helpers import settings
 def main(outputs: Path) -> None:
     cfg = settings(f"outputs={outputs}")
     compose.caches(outputs)
-    machine.resolve_precision(cfg)
+    compose.resolve_precision(cfg)
     manifest = read_manifest((outputs / "latest/eval").resolve())
     assert manifest is not None
     inputs = {role: outputs / i["stage"] / i["fingerprint"] for role, i in manifest["inputs"].items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store.manifest import Manifest
 from stages.tasks.generate import generate
 

@@ -13,10 +13,12 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-from stages.hardware import memory, model_shape, process
-from stages.hardware.machine import resolve_precision
+from stages.cli.compose import resolve_precision
+from stages.commands.planning.peak import peak
+from stages.hardware import process
 from stages.hardware.model_shape import Shape
 from stages.pipeline.graph import graph
+from stages.preflight.model_files import config_of
 from stages.store.node import Node
 from stages.store.records import PairLogProbs, load
 from stages.store.store import Store
@@ -70,10 +72,10 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
         command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *again]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     manifest = store.find(node)
-    config = model_shape.config_of(cfg.model, store.folder(nodes["base"]) / "model")
+    config = config_of(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None
     gpu = manifest["peak_gpu_memory"]
-    expected = memory.peak(Shape.of(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
+    expected = peak(Shape.of(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
     measured = gpu or manifest["peak_memory"]
     megabytes = (expected / 2**20, measured / 2**20)
     logging.info("%-26s %6.0f MiB %6.0f MiB  %+.0f%%", name, *megabytes, 100 * (expected / measured - 1))

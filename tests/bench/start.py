@@ -22,7 +22,7 @@ from tests.helpers import ROOT, TINY
 COMPOSING = """
 import hydra
 from stages.cli import compose
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 compose.register([])
 hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(lambda cfg: None)()
 """

@@ -8,9 +8,8 @@ import pytest
 
 from stages.cli import compose, sweep, unread
 from stages.cli.main import next_command
-from stages.config.choices import Target
 from stages.config.errors import UserError
-from stages.config.schema import RECIPES, Config
+from stages.config.schema import RECIPES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.graph import graph, targets
 from stages.preflight import constraints

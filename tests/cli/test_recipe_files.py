@@ -6,6 +6,7 @@ import pytest
 
 from stages.cli import recipes
 from stages.config.schema import RECIPES
+from stages.store.sealed_json import OUTPUTS
 from tests.helpers import forget_compositions, inside, refused, settings
 
 OWN = "defaults: [tiny]\ndpo: {beta: 0.7}\n"
@@ -15,6 +16,7 @@ OWN = "defaults: [tiny]\ndpo: {beta: 0.7}\n"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with recipes of one's own in it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(OUTPUTS, str(tmp_path / "outputs"))
     forget_compositions()
     (tmp_path / "recipes").mkdir()
     for file in ("mine.yaml", "my own.yaml", "recipes/ours.yaml"):

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from stages.cli import compose, recipes
 from stages.commands import plan
-from stages.config.schema import RECIPES, ROOT
+from stages.config.installation import ROOT
+from stages.config.schema import RECIPES
 from tests.helpers import (
     TINY,
     Chain,

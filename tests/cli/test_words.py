@@ -7,7 +7,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 
 from stages.cli.explain import explain
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store import plugins
 from tests.helpers import composed, settings
 

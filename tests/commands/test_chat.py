@@ -147,7 +147,7 @@ def test_a_conversation_longer_than_the_model_reads_is_told(built: Path) -> None
     cfg = replace(settings("recipe=tiny").chat, max_new_tokens=2048)
     speaker = Speaker(next((built / "sft").glob("*/model")), cfg)
     asked = [{"role": "user", "content": "Name a colour."}]
-    told = r"the 2048 that\. A lower chat\.max_new_tokens leaves more room\.$"
+    told = r"the 2048 that .*\. A lower chat\.max_new_tokens "
     with pytest.raises(UserError, match=told):
         speaker.answer(asked)
     with pytest.raises(UserError, match=r"/new .* chat\.max_new_tokens"):
@@ -159,7 +159,7 @@ def test_a_prompt_that_is_too_long_is_told_and_the_next_one_answered(chain: Chai
     long, options = "colour " * 2100, ("chat.max_new_tokens=8", f"chat.side_by_side={side_by_side}")
     said = chat(chain.root, [long, "Name a colour."], *options)
     _, error, answered = re.split("^(?:> .*\n)", said, flags=re.MULTILINE)
-    assert "more than the 2048 that the model reads" in error
+    assert "more than the 2048 that" in error
     _, alone = re.split("^(?:> .*\n)", chat(chain.root, ["Name a colour."], *options), flags=re.MULTILINE)
     assert answered == alone
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store import locks
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, inside, nodes

@@ -13,9 +13,10 @@ from stages.commands import plan
 from stages.commands.planning import cost, expected_calls
 from stages.commands.planning.comparable_nodes import Kind, Ran, seconds_of
 from stages.commands.planning.tokens import CHARACTERS
-from stages.config.schema import OUTPUTS, ROOT
+from stages.config.installation import ROOT
 from stages.hardware import machine
 from stages.store.records import Example, load
+from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 from tests.endpoints.servers import Model, running
 from tests.helpers import TINY, Chain, build, inside, nodes, refused

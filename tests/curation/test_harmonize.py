@@ -139,13 +139,13 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("data.form={system: insert}", "insert takes one of data.form.system_prompts, and there are 0"),
+        ("data.form={system: insert}", "insert takes one of"),
         ("data.form={system: vary, system_prompts: [a]}", "takes two or more"),
         ("data.form={system_prompts: [a]}", "data.form.system=keep takes none"),
         ("data.form.system=inset", "Did you mean 'insert'"),
-        ("data.audit.actions={echo: fix}", "no one way to mend that, but for damaged, input_marker"),
+        ("data.audit.actions={echo: fix}", "no one way to"),
         ("data.audit.thresholds={echo: 1}", "data.audit.thresholds=echo is unknown"),
-        ("data.audit.thresholds={near_duplicate: 0.3}", "must be from 0.6 to 1"),
+        ("data.audit.thresholds={near_duplicate: 0.3}", "must be from 0.6"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(setting: str, told: str, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from stages.config.choices import Command, Target
+from stages.config.choices import Command
+from stages.config.installation import ROOT
 from stages.config.limits import limits_of
-from stages.config.schema import RECIPES, ROOT, Config
+from stages.config.schema import RECIPES, Config, Target
 from stages.store import plugins
 from tests.helpers import composed
 

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, Judgement, load
 from tests.helpers import TINY, Chain, command, inside
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-FILES = dict(re.findall(r"^```python (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
+FILES = dict(re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()
 ]
-(CHANGES,) = re.findall(r"^```diff\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+CHANGES = re.findall(r"^```diff\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 TRIVIA = [{"q": f"What is {n} and {n}?", "a": str(2 * n), "category": "sums"} for n in range(150)]
 
 
@@ -99,17 +100,21 @@ def test_all_of_them_go_through_the_whole_chain(scratch: Path, tmp_path: Path) -
     assert metrics["steps"] > 0
 
 
-def changed(house: Path) -> None:
-    """Apply the page's changes: what a hunk shows unmarked stands in the file once, and is replaced by all of it."""
-    for part in re.split(r"^--- .*\n\+\+\+ b/", CHANGES, flags=re.MULTILINE)[1:]:
+def changed(house: Path, changes: str) -> list[str]:
+    """Apply changes of the page, and return the names of the files: what a hunk shows unmarked or with a minus stands
+    in the file once, and is replaced by the rest."""
+    names = []
+    for part in re.split(r"^--- .*\n\+\+\+ b/", changes, flags=re.MULTILINE)[1:]:
         name, _, body = part.partition("\n")
+        names.append(name)
         text = (house / name).read_text()
         for hunk in body.split("@@\n")[1:]:
             lines = hunk.splitlines()
             before = "\n".join(line[1:] for line in lines if not line.startswith("+"))
             assert text.count(f"{before}\n") == 1, before
-            text = text.replace(before, "\n".join(line[1:] for line in lines))
+            text = text.replace(before, "\n".join(line[1:] for line in lines if not line.startswith("-")))
         (house / name).write_text(text)
+    return names
 
 
 @pytest.fixture
@@ -131,11 +136,28 @@ def in_house(house: Path, *arguments: str) -> None:
 
 def test_a_stage_in_the_house(house: Path, chain: Chain) -> None:
     (house / "stages" / "lengths.py").write_text(FILES["stages/lengths.py"])
-    changed(house)
+    changed(house, CHANGES[0])
     in_house(house, f"outputs={chain.root}", *shlex.split(next(c for c in COMMANDS if "lengths" in c))[2:])
     (node,) = (chain.root / "lengths").iterdir()
     counts = json.loads((node / "lengths.json").read_text())
     assert sum(counts.values()) == chain.manifest("sample")["metrics"]["candidates"]
+
+
+@pytest.mark.slow
+def test_an_objective_in_the_house(house: Path, chain: Chain) -> None:
+    """Ten files at most: those of the page, a test, and two that commands write."""
+    new = [name for name in FILES if "cpo" in name]
+    for name in new:
+        (house / name).parent.mkdir(exist_ok=True)
+        (house / name).write_text(FILES[name])
+    assert len(new) + len(changed(house, CHANGES[1])) + 3 <= 10
+    in_house(house, f"outputs={chain.root}", *shlex.split(next(c for c in COMMANDS if "stage=cpo" in c))[2:])
+    (node,) = (chain.root / "cpo").iterdir()
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (chain.folder("sft"), node))
+    assert all((before[name] != weight).any() for name, weight in after.items())
+    metrics = read_manifest(node)["metrics"]
+    assert metrics["steps"] == metrics["pairs"] // 4
+    assert "contrastive preference optimization" in (node / "model" / "README.md").read_text()
 
 
 def test_the_same_file_in_the_house_is_a_word(house: Path, chain: Chain) -> None:

@@ -15,7 +15,8 @@ from hydra.core.override_parser.types import IntervalSweep
 from stages.cli import unread
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import Member
-from stages.config.schema import RECIPES, ROOT
+from stages.config.installation import ROOT
+from stages.config.schema import RECIPES
 from stages.preflight import constraints
 from tests.helpers import settings
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Price
 from stages.config.errors import UserError
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply, Reply, read
 from stages.endpoints.spending import retry_after

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.hardware import allocator
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")

@@ -27,13 +27,12 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
-from stages.commands.planning.peak import expected_peak, shape_of
+from stages.commands.planning.peak import expected_peak, rewarding, shape_of
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import RECIPES
-from stages.config.trl_arguments import offered
-from stages.hardware import machine, memory, model_shape
+from stages.hardware import machine, memory
 from stages.hardware.model_shape import Shape
 from stages.labelers.reward_model import forward
 from stages.models import lm_head
@@ -41,6 +40,7 @@ from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
 from stages.models.scoring import autocast
 from stages.pipeline.graph import graph
+from stages.preflight.model_files import config_of
 from stages.store.store import Store
 from stages.training import adapters
 from stages.training.budget import enable
@@ -236,7 +236,7 @@ def test_live_bytes_of_rewards(precision: str) -> None:
     model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     with Live(model) as live:
         forward(model, [[*range(256)]] * 4, 0, block.precision)
-    expected = memory.rewarding(Shape.of(config.to_dict()), block, 256)
+    expected = rewarding(Shape.of(config.to_dict()), block, 256)
     assert expected == pytest.approx(live.peak, rel=0.3)
 
 
@@ -268,7 +268,7 @@ def test_a_gguf_says_its_shape_before_it_is_read(tied: bool, tmp_path: Path) -> 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = model_shape.config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
+    config = config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
     assert config is not None
     assert Shape.of(config) == Shape(96, 320, 2, 3, query=96, key=24, tied=tied)
 
@@ -310,13 +310,13 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = Shape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
-    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in offered(block)}
+    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in block.checkpointings}
 
     def budget(free: float) -> tuple[int, Checkpointing]:
         monkeypatch.setattr(machine, "free_memory", lambda: int(free))
         return memory.token_budget(shape, block, "cpu")
 
-    none, selective, full = offered(block)
+    none, selective, full = block.checkpointings
     assert needs[full] < needs[selective] < needs[none]
     assert budget(100 * needs[none]) == budget(needs[none] + 1) == (1024, none), "more at once is no faster"
     for less, more in ((none, selective), (selective, full)):

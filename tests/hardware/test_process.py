@@ -5,7 +5,7 @@ import subprocess
 import sys
 from unittest import mock
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.hardware import process
 from stages.tracking import wandb
 from tests.helpers import SECRET

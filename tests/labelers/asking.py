@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from stages.config.blocks.labels import Human, HumanRuntime, Label
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.labelers.human import People
 from stages.labelers.people import server
 from tests.labelers.pools import pool, work

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.config.errors import UserError
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.launch import agent
 from stages.launch import processes as parent
 from stages.preflight import constraints
@@ -322,11 +322,11 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("launch.processes=3",), "sft.batch_size=16 is not a multiple of 3 processes"),
+        (("launch.processes=3",), "sft.batch_size=16 is not a"),
         (("launch.nodes=2",), "needs launch.rendezvous=HOST:PORT"),
-        (("launch.node_rank=1",), "launch.node_rank=1 is none of 1 nodes"),
+        (("launch.node_rank=1",), "launch.node_rank=1 is none of"),
         (("sft.adapter=qlora", "launch=fsdp"), "sft.adapter=qlora cannot be divided"),
-        (("sft.adapter=continued",), "there is nothing before SFT"),
+        (("sft.adapter=continued",), "SFT is trained with one of none, lora, qlora"),
         (("dpo.adapter=continued",), "which sft.adapter=lora makes"),
     ],
 )

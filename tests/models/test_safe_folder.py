@@ -89,9 +89,9 @@ def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
         (of_config, "config.json: auto_map names code"),
         (of_tokenizer, "tokenizer_config.json: auto_map names code"),
         (of_a_part, "config.json: auto_map names code"),
-        (of_generation, "custom_generate: the model brings its own way to generate"),
+        (of_generation, "custom_generate: the model brings"),
         (of_attention, "config.json: _attn_implementation=someone/kernel names code"),
-        (of_template, "it cannot render system, user and assistant: line 1: SecurityError: access to attribute"),
+        (of_template, "it cannot render system"),
     ],
 )
 def test_code_of_a_folder_is_not_run_though_a_y_is_typed(
@@ -128,8 +128,8 @@ def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
         ),
         ("model.safetensors.index.json", {"weight_map": {"a": 1}}, "weight_map names 1"),
         ("config.json", {"transformers_weights": "adapter_model.bin"}, "transformers_weights names adapter_model.bin"),
-        ("adapter_config.json", {"peft_type": "LORA"}, "an adapter, where a model is wanted"),
-        ("generation_config.json", None, "generation_config.json cannot be read as JSON"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "an adapter, where a"),
+        ("generation_config.json", None, "generation_config.json cannot be read"),
     ],
 )
 def test_weights_that_are_no_safetensors_in_the_folder_are_refused(

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.pages.environment import LOOKS
 
 STYLE = (ROOT / "stages/pages/layout.html.jinja").read_text()

@@ -6,7 +6,7 @@ import pytest
 from markupsafe import Markup
 
 from stages.config.errors import UNSEEN
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.pages.environment import environment
 
 RED = "\x1b[31m\x9b\x00\r\u202e\u2066\u200b\ufeff\U000e0041<b>"

@@ -16,7 +16,7 @@ from stages.commands.node_settings import flat
 from stages.commands.planning import cost
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.hardware import memory
 from stages.models import contract
 from stages.pipeline import provenance

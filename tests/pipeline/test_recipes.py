@@ -11,8 +11,8 @@ import pytest
 
 from stages.cli import main
 from stages.config.blocks.labels import Label
-from stages.config.choices import Command, Split, Target
-from stages.config.schema import RECIPES, Config
+from stages.config.choices import Command, Split
+from stages.config.schema import RECIPES, Config, Target
 from stages.labelers.dataset import Dataset
 from stages.pipeline.graph import graph
 from stages.preflight import constraints

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store.records import Example, load
 from tests.helpers import Chain, build, inside, nodes, settings
 from tests.stages.reading import joined, work

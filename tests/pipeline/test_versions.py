@@ -9,7 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.pipeline.graph import VERSIONS
 
 RECORD = Path(__file__).with_name("versions.json")

@@ -169,7 +169,7 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
         (("label.reward_model.path=README.md",), "label.reward_model.path=README.md: no reward model labels"),
         (
             ("stage=reward", "reward.adapter=qlora"),
-            "reward.adapter=qlora: a reward model is trained whole",
+            "reward.adapter=qlora: a reward model is trained with one of none, lora",
         ),
         (("reward.pairs.margin_quantiles=[0.5]",), "reward.pairs.margin_quantiles=[0.5]: the lower and the higher"),
         (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000 is more than all"),

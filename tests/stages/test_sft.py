@@ -21,8 +21,8 @@ from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, Work, read_curves
-from stages.training import callbacks, checkpoints
-from stages.training.publish import link
+from stages.training import callbacks, saving
+from stages.training.saving import link
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 
@@ -172,14 +172,14 @@ def test_a_training_that_made_the_model_worse_publishes_nothing(
     told = r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
     if interrupted:
         cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=9))
-        saved = checkpoints.Checkpoints.on_save
+        saved = saving.Checkpoints.on_save
 
         def stop(*args: Any, **kwargs: Any) -> None:
             saved(*args, **kwargs)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(checkpoints.Checkpoints, "on_save", stop)
+            patch.setattr(saving.Checkpoints, "on_save", stop)
             train(cfg, trained, tmp_path / "sft")
     for _ in range(2):  # the same command again says the same again
         (tmp_path / "sft").mkdir(exist_ok=True)
@@ -270,13 +270,13 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
         (checkpoint / "optimizer.pt").write_text("state")
         state = type("State", (), {"global_step": step})
         kept = list(folder.glob("checkpoint-*"))
-        checkpoints.Checkpoints(300).on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
+        saving.Checkpoints(300).on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
         assert [p.name for p in folder.glob("checkpoint-*")] == [checkpoint.name], kept
-    assert checkpoints.newest_complete(folder) == folder / "checkpoint-10"
+    assert saving.newest_complete(folder) == folder / "checkpoint-10"
     (folder / "checkpoint-10" / "optimizer.pt").write_text("stat\0")
-    assert checkpoints.newest_complete(folder) is None
+    assert saving.newest_complete(folder) is None
     (folder / "checkpoint-12").mkdir()
-    assert checkpoints.newest_complete(folder) is None, "without a marker it was never finished"
+    assert saving.newest_complete(folder) is None, "without a marker it was never finished"
 
 
 def test_scratch_names_are_not_published(built: Path) -> None:

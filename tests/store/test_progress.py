@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store.workspace import Progress, clock
 
 SCRIPT = """

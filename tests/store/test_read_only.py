@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from tests.helpers import TINY
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.pipeline.graph import VERSIONS
 from stages.store import atomic_write, source_files
 from stages.store.node import Node

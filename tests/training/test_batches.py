@@ -22,7 +22,7 @@ from stages.objectives.sft import read_rows
 from stages.store.records import Example, Pair, load
 from stages.store.workspace import SCRATCH, Work, read_curves
 from stages.training.batches import Turns, fill
-from stages.training.checkpoints import Checkpoints
+from stages.training.saving import Checkpoints
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings, slow_but
 from tests.stages.test_sft import block, some_rows, train

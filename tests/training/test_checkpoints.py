@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerControl, TrainerState
 
-from stages.training import checkpoints
-from stages.training.checkpoints import Checkpoints
+from stages.training.saving import Checkpoints
 from tests.helpers import nodes
 
 
@@ -28,7 +28,7 @@ def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     (tmp_path / "checkpoint-0").mkdir()
     saving, rest = Checkpoints(300), (SimpleNamespace(output_dir=str(tmp_path)), TrainerState(), TrainerControl())
 

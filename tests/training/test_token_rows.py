@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 from trl import pack_dataset
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.store.records import content_id
 from stages.training.token_rows import GROUP, IGNORED, TokenRows
 from tests.helpers import Chain

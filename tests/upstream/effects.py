@@ -66,8 +66,9 @@ from stages import base
 from stages.cli import explain
 from stages.config import trl_arguments
 from stages.config.blocks.models import Model
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.labelers.people import access
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
@@ -81,11 +82,10 @@ from stages.samplers.sampler import Request
 from stages.tracking import wandb as tracking
 from stages.training import budget, micro_batches
 from stages.training.batches import Turns
-from stages.training.checkpoints import Checkpoints, newest_complete
 from stages.training.micro_batches import MicroBatches, Rows
+from stages.training.saving import Checkpoints, newest_complete
 from stages.training.token_rows import IGNORED
-from stages.training.trainer import ROW_LOSSES, PlumblineTrainer
-from stages.training.validation import Course
+from stages.training.trainer import ROW_LOSSES, Course, PlumblineTrainer
 from tests.helpers import composed, composed_by_hydra
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
@@ -343,7 +343,7 @@ def arguments_are_read_from_source(parts: Parts) -> None:
     for name, config in {"sft": SFTConfig, "dpo": DPOConfig}.items():
         read[name], real[name] = trl_arguments.known_arguments(name), config.__dataclass_fields__.keys()
         assert real[name] <= read[name].keys()
-        assert {*trl_arguments.SET_ELSEWHERE, *trl_arguments.SET_ELSEWHERE_TOO[name]} <= real[name]
+        assert {*trl_arguments.SET_ELSEWHERE, *OBJECTIVES[name].typed} <= real[name]
         fields = config.__dataclass_fields__
         assert {key: fields[key].default for key in trl_arguments.defaults(name)} == trl_arguments.defaults(name)
     assert read["dpo"]["beta"] == "float"

@@ -30,8 +30,8 @@ from stages.store.workspace import Work
 from stages.training import adapters
 from stages.training.arguments import arguments
 from stages.training.batches import Turns
-from stages.training.checkpoints import checkpoint_folder
 from stages.training.fit import train
+from stages.training.saving import checkpoint_folder
 from stages.training.token_rows import IGNORED
 from tests.helpers import conversational, settings
 

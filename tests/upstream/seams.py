@@ -6,7 +6,7 @@
 import re
 from dataclasses import dataclass
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 
 PAGE = ROOT / "docs" / "upgrading.md"
 TABLE = re.compile(r"(?<=<!-- seams -->\n).*(?=<!-- end of seams -->)", re.DOTALL)
@@ -203,7 +203,7 @@ SEAMS = [
     ),
     Seam(
         "transformers:Trainer.evaluation_loop calls prediction_step, and evaluate logs what it measured",
-        ("training/trainer.py", "training/validation.py"),
+        ("training/trainer.py",),
         "the loss of every row is kept in the trainer's log, and so in its checkpoints",
         "nothing is compared with what was before the first step, and a wrecked model is published",
     ),
@@ -215,13 +215,13 @@ SEAMS = [
     ),
     Seam(
         "transformers.trainer_utils:PREFIX_CHECKPOINT_DIR is `checkpoint`",
-        ("training/checkpoints.py",),
+        ("training/saving.py",),
         "folders of checkpoints are found by their name",
         "no resume: training begins again",
     ),
     Seam(
         "transformers:TrainingArguments.save_only_model",
-        ("training/checkpoints.py",),
+        ("training/saving.py",),
         "set before the last step's checkpoint",
         "the last checkpoint of a training is three times as large",
     ),
@@ -270,7 +270,7 @@ SEAMS = [
     ),
     Seam(
         "transformers:PreTrainedModel().all_tied_weights_keys",
-        ("training/publish.py",),
+        ("training/saving.py",),
         "read: weights that are another's are not saved again",
         "under FSDP and ZeRO-3 a tied head is saved twice, or saving fails",
     ),

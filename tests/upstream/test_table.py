@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import Trainer
 
-from stages.config.schema import ROOT
+from stages.config.installation import ROOT
 from stages.objectives.dpo import StoredReferenceTrainer
 from stages.objectives.sft import SupervisedTrainer
 from tests.upstream.parts import Parts

@@ -11,7 +11,8 @@ import numpy as np
 
 from stages.commands.comparing.measured import Key, input_key, sound
 from stages.commands.node_settings import Differing, Nodes, flat, lineage, of_lineage, unseeded
-from stages.config.trl_arguments import OF_LOSS
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.choices import Reads
 from stages.evaluation.best_model import Comparison, Contender, compared, conclusion, of_others
 from stages.evaluation.intervals import Interval
 from stages.store.manifest import Manifest
@@ -19,7 +20,7 @@ from stages.store.numbers import points, signed
 from stages.store.sealed_json import load_json
 from stages.store.store import Store
 
-OF_PAIRS = {"dpo": "DPO", "reward": "a reward model"}  # stages that learn from pairs
+OF_PAIRS = [name for name, objective in OBJECTIVES.items() if objective.reads is Reads.pairs]
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Trainings:
     @property
     def title(self) -> str:
         first = self.trainings[0].runs[0]
-        of = OF_PAIRS.get(first.stage, "Control" if "control.control" in first.settings else "SFT")
+        of = "Control" if "control.control" in first.settings else OBJECTIVES[first.stage].title
         return f"{len(self.trainings)} trainings of {of}"
 
     @property
@@ -147,12 +148,7 @@ def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list
     groups: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
     fresh = set[tuple[str, ...]]()
     for key, (_, manifest) in nodes.items():
-        if (
-            key[0] in ("sft", *OF_PAIRS)
-            and "eval_loss" in manifest["metrics"]
-            and wanted(key)
-            and sound(store, nodes, key)
-        ):
+        if key[0] in OBJECTIVES and "eval_loss" in manifest["metrics"] and wanted(key) and sound(store, nodes, key):
             run = read(nodes, key)
             alike = tuple(sorted(unseeded(run.settings).items()))
             groups.setdefault(run.rows, {}).setdefault(alike, []).append(run)
@@ -204,4 +200,4 @@ def loss_of(manifest: Manifest) -> tuple[str, ...]:
     """Return what a training's loss is: its settings, and of DPO the reference."""
     settings = flat(manifest["settings"])
     reference = [input_key(manifest, "reference")[1]] if "reference" in manifest["inputs"] else []
-    return (*(str(settings.get(key)) for key in OF_LOSS[manifest["stage"]]), *reference)
+    return (*(str(settings.get(key)) for key in OBJECTIVES[manifest["stage"]].of_loss), *reference)

@@ -32,14 +32,14 @@ from stages.commands.planning.tokens import (
     tokens_of,
 )
 from stages.config.blocks.sampling import CandidateFile
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Split
 from stages.hardware import machine
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
 
-TRAINING = ("sft", "dpo", "reward")
-PUBLISHES_WEIGHTS = ("base", *TRAINING)
+PUBLISHES_WEIGHTS = ("base", *OBJECTIVES)
 
 
 @dataclass
@@ -164,14 +164,14 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
     if not pairs:
         return Sizes(asked(node, examples.get(split, 0)), *lengths)
     if made := store.find(pairs) or past.earlier.of(pairs):
-        held_out = made["metrics"]["held_out"] if node.stage in TRAINING else 0
+        held_out = made["metrics"]["held_out"] if node.stage in OBJECTIVES else 0
         return Sizes(made["metrics"]["pairs"] - held_out, *past.length(made, "pairs"))
     pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
     earlier = [m["metrics"] for m in past.of("pairs") if m["settings"] == pairs.settings and m["metrics"]["pairs"]]
     if pool is None or isinstance(pool.config, CandidateFile) or not earlier:
         return Sizes(0, *lengths)
     count = earlier[-1]["pairs"] / earlier[-1]["prompts"] * asked(pool, examples.get("preference", 0))
-    trained = 1 - pairs.config.validation_fraction if node.stage in TRAINING else 1
+    trained = 1 - pairs.config.validation_fraction if node.stage in OBJECTIVES else 1
     return Sizes(trained * count, *lengths)
 
 

@@ -1,13 +1,18 @@
 """The memory that a node takes at its peak: as it did, or by the shape of its model (stages/hardware/memory.py)."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from stages.config.blocks.labels import Label
+from stages.config.blocks.evaluation import Answer, Eval
+from stages.config.blocks.labels import Label, RewardModel
 from stages.config.blocks.models import Model
-from stages.config.blocks.training import SFT, Training
-from stages.hardware import machine, memory, model_shape
+from stages.config.blocks.sampling import Sample
+from stages.config.blocks.training import OBJECTIVES, SFT, Reference, Training
+from stages.config.choices import Adapter, Precision, Weights
+from stages.hardware import machine, memory
 from stages.hardware.model_shape import Shape
+from stages.preflight.model_files import config_of
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
@@ -26,16 +31,11 @@ OF_MEMORY = (
     "reward_model",
 )
 OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
-TOKENS_PER_ROW = {
-    "sft": 60,
-    "sample": 20,
-    "reference": 80,
-    "dpo": 80,
-    "reward": 80,
-    "answer": 60,
-    "label": 60,
-}  # of generated tasks, in memory
+TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}  # of generated tasks, in memory
+TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}
 CADENCE = ("save_steps", "save_minutes")  # of `runtime`, which no memory depends on
+PREFILL_TOKENS = 8192  # stages/samplers/hf.py
+LABELLED = 0.6  # share of a pair's tokens that the reference scores: completions
 LONGEST = 1.5  # times a row's tokens: a row of the micro-batch that needs most
 
 
@@ -61,7 +61,7 @@ def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> fl
         row = LONGEST * OF_MAX_LENGTH * longest
     if isinstance(block, Training):
         row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
-    return memory.peak(shape, block, row, "cuda" if on_gpu(node) else "cpu")
+    return peak(shape, block, row, "cuda" if on_gpu(node) else "cpu")
 
 
 def on_gpu(node: Node) -> bool:
@@ -77,7 +77,59 @@ def shape_of(node: Node, base: Node, store: Store) -> Shape | None:
     """Of a node's model: the base, but for a reward model of another. None where it is on the hub and not even its
     config can be had."""
     if isinstance(node.config, Label) and (path := node.config.reward_model.path):
-        config = model_shape.config_of(Model(path, node.config.reward_model.revision))
+        config = config_of(Model(path, node.config.reward_model.revision))
     else:
-        config = model_shape.config_of(base.config, store.folder(base) / "model")
+        config = config_of(base.config, store.folder(base) / "model")
     return Shape.of(config) if config else None
+
+
+def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float:
+    """Bytes at the peak of log-probs without gradients."""
+    total = memory.weights(shape, block.weights) + memory.copies(shape, block.weights, block.precision)
+    return (
+        total + tokens * memory.passing(shape) + memory.head(shape, LABELLED * tokens, block.precision, device, False)
+    )
+
+
+def rewarding(shape: Shape, block: RewardModel, row: float) -> float:
+    """Bytes at the peak of rewards: the weights in the precision itself, without an LM head, and a batch of candidates
+    on its way."""
+    size = memory.element(block.precision or Precision.fp32)
+    return replace(shape, tied=True).parameters * size + block.runtime.batch_size * row * memory.passing(shape)
+
+
+def sampling(shape: Shape, block: Sample | Answer, length: float, device: str) -> float:
+    """Bytes at the peak of generation: the weights in the precision itself; keys and values of all rows, `length`
+    tokens each; and the larger of a step's logits and the prompts that are read at once."""
+    size = memory.element(block.precision)
+    rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, device)
+    prompts = min(PREFILL_TOKENS, rows * length) * (memory.cached(shape, size) + memory.passing(shape))
+    return (
+        shape.parameters * size
+        + rows * length * memory.cached(shape, size)
+        + max(prompts, rows * shape.vocabulary * size)
+    )
+
+
+def peak(shape: Shape, block: Any, row: float, device: str) -> float:
+    """Bytes at the peak of a node whose rows have `row` tokens; a pair's are those of prompt and both completions."""
+    total = memory.LIBRARIES if device == "cpu" else 0.0
+    match block:
+        case SFT(train=False) | Model():  # tensor by tensor, from file to file
+            return total + memory.weights(shape, Weights.fp32)
+        case Training():
+            shape = memory.without_head(shape, block)
+            needed = memory.training(shape, block, device, *memory.micro_batch(shape, block, row, device))
+            if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are then saved
+                needed = max(needed, memory.weights(shape, block.held) + 2 * memory.weights(shape, Weights.fp32))
+            return total + needed
+        case Reference():
+            return total + scoring(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
+        case Sample() | Answer():
+            return total + sampling(shape, block, row + block.max_new_tokens, device)
+        case Label() if block.labelers == ["reward_model"]:
+            return total + rewarding(shape, block.reward_model, row)
+        case Eval():  # two models
+            each = memory.weights(shape, Weights.fp32) + memory.copies(shape, Weights.fp32, block.precision)
+            return total + 2 * each
+    return total

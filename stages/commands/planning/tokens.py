@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP, Data
 from stages.config.blocks.sampling import CandidateFile
-from stages.config.choices import Split
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.choices import Reads, Split
 from stages.curation.mixing import Amount, amounts
 from stages.store.manifest import Manifest
 from stages.store.node import Node
@@ -18,8 +19,9 @@ TURNS = 8  # tokens of a prompt that are its template's
 TEXT = 100.0, 24.0  # characters of a generated prompt and of its answer, before there are any
 OPEN = 250.0, 400.0  # of an open request, which comes without an answer
 SELECTED = 0.4  # of the open requests that a base answers, those with an answer to learn from
-PAIRS = ("reference", "dpo", "reward")  # stages whose rows are pairs
-READS_TOKENS = ("sft", "sample", "answer", "eval", *PAIRS)  # `label` by a reward model does too
+# Stages whose rows are pairs.
+PAIRS = ["reference", *(name for name, objective in OBJECTIVES.items() if objective.reads is Reads.pairs)]
+READS_TOKENS = ("sample", "answer", "eval", "reference", *OBJECTIVES)  # `label` by a reward model does too
 
 
 class Sizes(NamedTuple):
@@ -121,14 +123,17 @@ def tokens_of(stage: str, settings: dict[str, Any], sizes: Sizes, from_base: boo
     if limit := settings.get("max_new_tokens"):
         answer = limit if from_base else min(limit, answer)
     row = sizes.prompt + answer
-    each = {"sft": row, "label": row, "dpo": 2 * row, "reward": 2 * row, "reference": 2 * answer}
+    each = {"label": row, "reference": 2 * answer}
+    each |= {name: objective.sequences * row for name, objective in OBJECTIVES.items()}
     times = settings.get("epochs") or settings.get("candidates_per_prompt") or 1
     return float(sizes.rows * times * each.get(stage, answer))
 
 
 def split_of(stage: str, settings: dict[str, Any]) -> str:
     """Whose prompts a stage reads, asks, or has pairs of."""
-    return {"sft": "sft", "eval": "test"}.get(stage) or str(settings.get("split", "preference"))
+    if stage in OBJECTIVES and OBJECTIVES[stage].reads is Reads.examples:
+        return str(Split.sft)
+    return "test" if stage == "eval" else str(settings.get("split", "preference"))
 
 
 class Contribution(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is trained: what every objective's block has, each objective's block, and the record that describes it."""
+"""Blocks of what is trained: the keys of every objective, those of each, and the record that describes it."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,11 +12,13 @@ from stages.config.blocks.runtimes import InferenceRuntime, SampledRuntime, Trai
 from stages.config.choices import (
     LOSS_TYPES,
     Adapter,
+    Checkpointing,
     Demonstrations,
     DPOReference,
     Forward,
     Precision,
     Reads,
+    Sharding,
     TrainedTurns,
     Weights,
 )
@@ -25,8 +27,8 @@ from stages.config.limits import between, computed, neutral, positive, random_se
 
 @dataclass(frozen=True)
 class Objective:
-    """What the command line, the plan, the memory estimate and the pages know of an objective. Its rows, model and
-    trainer, whose imports take seconds, stand in `stages/objectives/NAME.py`; the keys of its block below."""
+    """Record of an objective for the command line, the plan, the memory estimate and the pages. Its rows, model and
+    trainer, whose imports take seconds, stand in `stages/objectives/NAME.py`."""
 
     name: str  # of its stage and of its block in the configuration
     title: str  # of what it trains, in a sentence
@@ -47,7 +49,7 @@ class Objective:
 
     @property
     def unit(self) -> str:
-        """What its rows are called."""
+        """The noun for its rows."""
         return "rows" if self.reads is Reads.examples else str(self.reads)
 
 
@@ -63,7 +65,7 @@ class LoRA:
 
 @dataclass
 class Training:
-    """What every objective's block has: what is trained, how fast, on what, and TRL's arguments beyond that."""
+    """Keys of every objective: what is trained, how fast, on what, and TRL's arguments beyond that."""
 
     objective: ClassVar[Objective]
     adapter: Adapter = MISSING
@@ -84,6 +86,11 @@ class Training:
         """The block of the configuration whose keys these are."""
         return self.objective.name
 
+    @property
+    def rate_key(self) -> str:
+        """The key of the learning rate."""
+        return f"{self.block}.learning_rate"
+
     def longest(self, context: int | None) -> tuple[int, str]:
         """Return the most tokens of a row, and the reason for leaving a longer one out: `max_length`, or the model's
         context where that is shorter."""
@@ -92,8 +99,30 @@ class Training:
         return self.max_length, f"longer than {self.block}.max_length={self.max_length} tokens"
 
     @property
+    def checkpointings(self) -> list[Checkpointing]:
+        """The kinds of gradient checkpointing that may be used, from what recomputes least to what recomputes most.
+        `selective` is left out with an adapter, which makes so many products that keeping their outputs saves nothing,
+        and under ZeRO-3, which frees a layer's weights after its forward."""
+        without = self.adapter is not Adapter.none or self.runtime.sharding is Sharding.zero3
+        refused = {Checkpointing.auto, *([Checkpointing.selective] if without else [])}
+        return [kind for kind in Checkpointing if kind not in refused]
+
+    @property
+    def by_micro_batch(self) -> bool:
+        """True where a step depends on its micro-batches: dropout and noise are drawn per micro-batch, and the
+        auxiliary loss of a mixture of experts is a mean of micro-batch means."""
+        return not self.trainer.keys().isdisjoint(("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha"))
+
+    @property
+    def not_neutral(self) -> dict[str, Any]:
+        """Return what `runtime` sets and yet changes the result, so that it enters the fingerprint."""
+        if not self.by_micro_batch:
+            return {}
+        return {"micro_batch": self.runtime.micro_batch, "processes": self.runtime.world_size}
+
+    @property
     def held(self) -> Weights:
-        """How the weights are held that training starts from. Trained ones are fp32; frozen ones may be less. An
+        """The type of the weights that training starts from. Trained ones are fp32; frozen ones may be less. An
         adapter that is continued was merged into fp32 weights, so it stands on them again."""
         if self.adapter is Adapter.qlora:
             return Weights.nf4
@@ -133,6 +162,10 @@ class SFT(Training):
         """A control trains as DPO does, by DPO's keys."""
         return "dpo" if self.control else "sft"
 
+    @property
+    def rate_key(self) -> str:
+        return "control_learning_rate" if self.control else super().rate_key
+
 
 @dataclass
 class Reference:
@@ -169,6 +202,11 @@ class DPO(Training):
     reference: DPOReference = MISSING
     forward: Forward = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+    @property
+    def by_micro_batch(self) -> bool:
+        """True also for `aot` losses, which sort inside a micro-batch (arXiv:2406.05882)."""
+        return super().by_micro_batch or not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
 
 
 @dataclass

@@ -1,14 +1,22 @@
-"""Saving the weights or the adapter of a training's best or last step, and publishing them as the node's model."""
+"""Saving of a training: checkpoints to resume from, the weights or the adapter of its best or last step, and these
+published as the node's model.
+
+A checkpoint says whether it is complete: a resume from a torn one would train other weights on, silently.
+"""
 
 import logging
 import math
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import DistributedType
+import torch
+from accelerate import DistributedType, PartialState
+from accelerate.utils import broadcast
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.blocks.training import Training
@@ -16,13 +24,72 @@ from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import save_model
 from stages.store.sealed_json import SEAL, broken, having, load_json, note, remove, seal, swap
-from stages.store.workspace import Work
+from stages.store.workspace import SCRATCH, Work
 from stages.training import adapters
-from stages.training.checkpoints import saved
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+TIMES = 20  # the time that saving the last checkpoint took, until the next is saved by time: 5% of a training at most
 NOTE = "best.json"  # beside what was saved: at which step, and with which loss
+
+
+def checkpoint_folder(out: Work) -> Path:
+    return out / SCRATCH / "checkpoints"
+
+
+class Checkpoints(TrainerCallback):
+    """Save a checkpoint by time too, `interval` seconds after the last one. Mark a checkpoint complete, with digests
+    of its files, and only then drop the ones before it. That of the last step has no optimizer state, two thirds of a
+    checkpoint: nothing is trained after it."""
+
+    def __init__(self, interval: float):
+        self.interval, self.took = interval, 0.0
+        self.last_save = self.begin = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.last_save = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        args.save_only_model = state.global_step >= state.max_steps
+        self.begin = time.monotonic()
+        due = self.begin - self.last_save >= max(self.interval, TIMES * self.took)
+        # Every process takes part in saving, so all do what the first one's clock says.
+        by_time = bool(broadcast(torch.tensor(int(due), device=args.device)))
+        control.should_save = control.should_save or by_time
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.begin = time.monotonic()  # a step is saved after it is evaluated
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        processes = PartialState()
+        processes.wait_for_everyone()  # every process writes files of its own into it
+        if processes.is_main_process:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            seal(folder)
+            for other in saved(folder.parent):
+                if other != folder:
+                    remove(other)
+        self.last_save = time.monotonic()
+        self.took = self.last_save - self.begin
+
+
+def saved(folder: Path) -> list[Path]:
+    """Every checkpoint, whole or not, the last first. What is named otherwise is none of ours."""
+    steps = {
+        path: found[1] for path in folder.glob("*") if (found := CHECKPOINT.fullmatch(path.name)) and path.is_dir()
+    }
+    return sorted(steps, key=lambda path: int(steps[path]), reverse=True)
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The last checkpoint whose files have the digests in its marker. Later ones, which are torn, are removed."""
+    for checkpoint in saved(folder):
+        if not (wrong := broken(checkpoint)):
+            return checkpoint
+        log.warning("warning: %s is not whole (%s): it is removed, and training resumes before it.", checkpoint, wrong)
+        remove(checkpoint)
+    return None
 
 
 def save_trained(trainer: Trainer, folder: Path, found: dict[str, float] | None = None) -> None:
@@ -85,8 +152,8 @@ class Best(TrainerCallback):
             self.found = self.resumed()
 
     def resumed(self) -> dict[str, float]:
-        """What an earlier attempt found. Where that is not whole, so are no checkpoints that came after it: trained on
-        from them, a later step would pass for the best."""
+        """Return what an earlier attempt noted. Where that is not whole, so are no checkpoints that came after it:
+        trained on from them, a later step would pass for the best."""
         draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
         if not self.folder.exists() and not broken(draft):
             swap(draft, self.folder)  # all that a kill left to do
