@@ -28,8 +28,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
-import run
-from stages.cli import compose, recipes
+from stages.cli import compose, main, recipes
 from stages.cli.explain import explain
 from stages.config.installation import ROOT, install_command
 from stages.config.schema import Config
@@ -114,14 +113,14 @@ def build(root: Path, *overrides: str) -> None:
     cfg = composed(*TINY, *overrides)
     cfg.outputs = str(root)
     with as_typed(*TINY, *overrides):
-        run.main(cfg)
+        main.run(cfg)
 
 
 def refused(*overrides: str) -> str:
     """The one line in which `run.py` refuses these overrides: composed, checked and explained as there."""
     try:
         with as_typed(*overrides):
-            run.main(composed(*overrides))
+            main.run(composed(*overrides))
     except Exception as error:
         if (line := explain(error)) is None:
             raise

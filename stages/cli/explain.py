@@ -3,7 +3,10 @@
 import errno
 import os
 import re
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,6 @@ from stages.cli import spelling
 from stages.config import trl_arguments
 from stages.config.blocks.training import Training
 from stages.config.errors import SYNONYMS, UserError, causes, full_disk, nearest, visible
-from stages.config.schema import RECIPES
 from stages.hardware import process
 
 OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
@@ -43,6 +45,17 @@ def explain(error: BaseException) -> str | None:
     """One line for what the user can mend, as a terminal may show it; None for a bug, which deserves its traceback."""
     line = reason(error)
     return None if line is None else visible(line)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """End the process with one line for what the user can mend."""
+    try:
+        yield
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        sys.exit(f"error: {line}")
 
 
 def reason(error: BaseException) -> str | None:
@@ -88,11 +101,14 @@ def in_file(error: BaseException) -> str:
         return f"{override[1].lstrip('+')}: "
     if override := re.match(r"Could not override '(.+\W.+)'", str(error)):
         return f"{override[1]}: "
-    found = re.match(r"In '(\w+)/(\w+)'", str(error))
-    if not found:
-        return ""
-    group, name = found.groups()
-    return f"recipes/{name}.yaml: " if group == "recipe" else f"conf/{group}/{name}.yaml: "
+    found = re.match(r"In '(\w+)/(.+?)': ", str(error))
+    return f"{place_of(*found.groups())}: " if found else ""
+
+
+def place_of(group: str, name: str) -> str:
+    """Return how a message calls the file of a group's option."""
+    folder = "recipes" if group == "recipe" else f"conf/{group}"
+    return name if group == "recipe" and name.endswith(".yaml") else f"{folder}/{name}.yaml"
 
 
 def setting(error: OmegaConfBaseException, where: str = "") -> str:
@@ -126,14 +142,15 @@ def no_setting(key: str, kind: type) -> str:
 
 def missing_group(error: MissingConfigException) -> str:
     missing = str(error.missing_cfg_file or "")
-    group, _, name = missing.rpartition("/")
+    group, _, name = missing.partition("/") if missing.startswith("recipe/") else missing.rpartition("/")
     if not group:
         return str(error).splitlines()[0]
-    if group == "recipe" and (RECIPES / f"{name}.yaml").exists():
-        if place := yaml_place(RECIPES / f"{name}.yaml"):
-            return f"recipes/{name}.yaml is not valid YAML{place}."
-        keys = ", ".join(foreign(OmegaConf.load(RECIPES / f"{name}.yaml")))
-        return f"recipes/{name}.yaml sets {keys}. Of Hydra's keys a recipe may set {', '.join(sorted(OF_HYDRA))}."
+    path = spelling.recipe_files(name).get(name) if group == "recipe" else None
+    if path and path.is_file():
+        if place := yaml_place(path):
+            return f"{place_of(group, name)} is not valid YAML{place}."
+        keys = ", ".join(foreign(OmegaConf.load(path)))
+        return f"{place_of(group, name)} sets {keys}. Of Hydra's keys a recipe may set {', '.join(sorted(OF_HYDRA))}."
     return f"{group}={name} does not exist.{nearest(name, error.options or [])}"
 
 
@@ -146,8 +163,11 @@ def foreign(recipe: Any) -> list[str]:
 
 
 def yaml_place(path: Path) -> str:
+    """Return why and where a file is not a mapping in YAML; '' for one that is."""
     try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         return f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
-    return ""
+    except ValueError as error:
+        return f": {error}"
+    return "" if isinstance(keys, dict) else ": it holds no KEY: VALUE"

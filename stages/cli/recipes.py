@@ -11,7 +11,7 @@ by themselves. As it is the recipes that change and not the line, all this holds
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib.util import find_spec
 from typing import Any
@@ -21,9 +21,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.explain import foreign
+from stages.cli.spelling import recipe_files
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
-from stages.config.schema import CONF, RECIPES, group_defaults
+from stages.config.schema import CONF, group_defaults
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,17 @@ Recipes = dict[str, DictConfig]
 def register(line: list[str]) -> None:
     """Tell Hydra the recipes, in the place of those of any line before."""
     for name, recipe in under(line).items():
-        ConfigStore.instance().store(group="recipe", name=name, node=recipe, package="_global_", provider="recipes")
+        *folders, file = (part for part in f"recipe/{name}".split("/") if part)
+        group = "/".join(folders)
+        ConfigStore.instance().store(group=group, name=file, node=recipe, package="_global_", provider="recipes")
 
 
 def under(line: list[str]) -> Recipes:
     """The recipes by name, without what this command line decides. What becomes of their rates is said."""
-    recipes, typed = load(), overrides(line)
+    typed = overrides(line)
+    asked = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
+    toy = typed.get("scale") == "toy"
+    recipes = load(asked)
     if CHECKS not in typed.get("label", CHECKS).split(",") or any(key.startswith("label.own") for key in typed):
         for recipe in recipes.values():
             set_aside(recipe, "pairs.min_score")
@@ -56,7 +62,6 @@ def under(line: list[str]) -> Recipes:
         for block in BLOCKS.get(group, [group]):
             for recipe in recipes.values():
                 set_aside(recipe, block)
-    asked, toy = typed.get("recipe", DEFAULT).split(","), typed.get("scale") == "toy"
     if toy and find_spec("bitsandbytes") is None:
         without_4_bit([recipes[name] for name in asked if name in recipes])
     owners = [TOY] if toy else asked  # of the model that would be trained
@@ -77,16 +82,16 @@ def under(line: list[str]) -> Recipes:
     return recipes
 
 
-def load() -> Recipes:
-    """The recipes that can be read, each with all that it starts from."""
+def load(asked: Sequence[str] = ()) -> Recipes:
+    """Return the recipes that can be read, each with all that it starts from."""
     found: Recipes = {}
-    for path in sorted(RECIPES.glob("*.yaml")):
+    for name, path in sorted(recipe_files(*asked).items()):
         try:
             recipe = OmegaConf.load(path)
-        except (FileNotFoundError, yaml.YAMLError):  # gone since it was listed, or not to be read
+        except (OSError, ValueError, yaml.YAMLError):  # gone since it was listed, or not to be read
             continue  # the others stay usable; asked for by name, this one is an error (stages/cli/explain.py)
         if isinstance(recipe, DictConfig) and not foreign(recipe):
-            found[path.stem] = recipe
+            found[name] = recipe
     return {name: whole(name, found) for name in found}
 
 

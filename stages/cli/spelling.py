@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,9 +14,9 @@ from hydra.errors import HydraException, OverrideParseException
 
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, nearest
-from stages.config.installation import ROOT
 from stages.config.limits import ONE_OF
-from stages.config.schema import RECIPES, Config
+from stages.config.schema import CONF, RECIPES, Config
+from stages.store.plugins import user_path
 
 # Keys that no type names.
 FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label)\.own[.\w]*|prices|sample\.endpoint\.extra\.\w+"
@@ -44,9 +45,26 @@ def refuse(argument: str) -> None:
         raise UserError("outputs= names no folder. Say where the store is: outputs=FOLDER.")
     if chosen := NO_WORD.fullmatch(argument):
         group, word = chosen.groups()
-        files = RECIPES.glob("*.yaml") if group == "recipe" else (ROOT / "conf" / group).glob("*.yaml")
-        if (options := sorted(path.stem for path in files)) and word not in options:
-            raise UserError(f"{group}={word} does not exist.{nearest(word, options)}")
+        options = recipe_files() if group == "recipe" else {path.stem for path in (CONF / group).glob("*.yaml")}
+        if options and word not in options:
+            raise UserError(f"{group}={word} does not exist.{nearest(word, sorted(options))}")
+
+
+def recipe_files(*asked: str) -> dict[str, Path]:
+    """Return the recipe files by name: the built-in ones, those of the working directory's recipes/ with other names,
+    and the files among what is asked for, `recipe=FILE.yaml`.
+
+    Raises:
+        UserError: where a name that is asked for means a built-in recipe and another one in recipes/.
+    """
+    own, built_in = ({path.stem: path for path in folder.glob("*.yaml")} for folder in (Path("recipes"), RECIPES))
+    for name in {*asked} & {*own} & {*built_in}:
+        if own[name].read_bytes() != built_in[name].read_bytes():
+            raise UserError(
+                f"recipe={name}: a built-in recipe and {own[name]} have this name. Rename the file, or type its path: "
+                f"recipe=./{own[name]}"
+            )
+    return own | built_in | {name: user_path(name) for name in asked if name.endswith(".yaml")}
 
 
 def unreadable(error: OverrideParseException) -> str:

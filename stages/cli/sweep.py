@@ -31,7 +31,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from stages.cli import compose
-from stages.cli.explain import explain
+from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric, Upstream
 from stages.config.errors import UserError, one_of, visible
@@ -46,7 +46,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-NODES, ERROR = "nodes.json", "error.txt"  # in the folder of a job
+ERROR = "error.txt"  # in the folder of a job
 MEASURED_BY = {
     SweepMetric.pass_rate: (Target.eval, Target.report),
     SweepMetric.validation_loss: tuple(OBJECTIVES),
@@ -61,15 +61,11 @@ class Sweep(Callback):
     """`hydra.callbacks.sweep`. Hydra turns an exception of a callback into a warning, but for SystemExit."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        try:
+        with explained():
             if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
                 build_shared(config)
             else:
                 refuse(config)
-        except Exception as error:
-            if (line := explain(error)) is None:
-                raise
-            sys.exit(f"error: {line}")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Where the job ran: tell a failure in one line, and return nothing in its place. A sweeper would stop at an
@@ -183,7 +179,7 @@ def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
 
 def remember(nodes: dict[str, Node]) -> None:
     """Write down in the job's folder which nodes it is about: `stage=compare` reads it."""
-    file = Path(HydraConfig.get().runtime.output_dir) / NODES
+    file = Path(HydraConfig.get().runtime.output_dir) / provenance.JOB_NODES
     note(file, {name: node.fingerprint for name, node in nodes.items()})
 
 

@@ -31,6 +31,7 @@ from stages.config.errors import UserError, visible
 from stages.curation.audit.codes import TOLD
 from stages.curation.audit.gate import Auditor, held_out
 from stages.curation.user_code import KEY, own_part
+from stages.pipeline import provenance
 from stages.store import atomic_write, plugins
 from stages.store.node import Node
 from stages.store.sealed_json import having, note, recall
@@ -85,7 +86,8 @@ def audit(data: Data, looked: list[Looked], lengths: Measure | None, store: Stor
     atomic_write.write(store.root / PAGE, html(looked, before, diversity, data))
     note(counts, {"sources": paths(looked), "codes": total(looked)})
     if not lengths:
-        log.info("Whether rows are too long to be trained on needs the tokenizer: python run.py stage=base builds it.")
+        way = provenance.command("base", [])
+        log.info("Whether rows are too long to be trained on needs the tokenizer: %s builds it.", way)
     log.info("The rows: %s. The page: %s", file, store.root / PAGE)
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.cli.sweep import NODES
 from stages.commands.comparing.groups import Group, grouped
 from stages.commands.comparing.measured import Key, rows
 from stages.commands.comparing.trained import Trainings, trainings
 from stages.commands.node_settings import Nodes, words
 from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
+from stages.pipeline.provenance import JOB_NODES
 from stages.store import atomic_write
 from stages.store.numbers import points
 from stages.store.sealed_json import having, load_json
@@ -64,7 +64,7 @@ def of_sweep(store: Store, sweep: str | None) -> Callable[[Key], bool]:
     """Whether a node is one of a sweep's jobs; without a sweep, every node is wanted."""
     if sweep is None:
         return lambda key: True
-    jobs = [load_json(path, having()) for path in Path(sweep).glob(f"*/{NODES}")]
+    jobs = [load_json(path, having()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
     if not jobs:
         raise UserError(f"compare.sweep={sweep} holds no jobs of a sweep: they lie in {store.root}/multirun/.")
     theirs = {fingerprint for job in jobs for fingerprint in job.values()}

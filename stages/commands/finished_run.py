@@ -93,8 +93,8 @@ def last(cfg: Config, store: Store) -> FinishedRun:
     ends = linked(store, *ENDS) or linked(store, Target.sft)
     if not ends:
         raise UserError(
-            f"stage={cfg.stage}: no run has ended in {store.root}. python run.py makes the demo's; or type the "
-            f"settings of one: python run.py stage={cfg.stage} recipe=NAME."
+            f"stage={cfg.stage}: no run has ended in {store.root}. {provenance.command('report', [])} makes the "
+            f"demo's; or type the settings of one: {provenance.command(cfg.stage, ['recipe=NAME'])}."
         )
     newest = max(ends, key=ends.__getitem__)
     # A report that descends from the newest is of the same run, and names more roles.

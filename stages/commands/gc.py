@@ -5,10 +5,10 @@ import logging
 import re
 from pathlib import Path
 
-from stages.cli.sweep import NODES
 from stages.commands.compare import PAGE
 from stages.config.errors import UserError
 from stages.config.schema import Target
+from stages.pipeline.provenance import JOB_NODES
 from stages.store import locks, sealed_json
 from stages.store.store import Store
 
@@ -45,7 +45,9 @@ def look(store: Store, remove: bool) -> None:
     reached: set[Key] = set()
     waiting: list[Key] = [key for key in nodes if key[0] == "report"]
     waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    jobs = [sealed_json.recall(file, sealed_json.having()) or {} for file in store.root.glob(f"multirun/**/{NODES}")]
+    jobs = [
+        sealed_json.recall(file, sealed_json.having()) or {} for file in store.root.glob(f"multirun/**/{JOB_NODES}")
+    ]
     named = {fingerprint for job in jobs for fingerprint in job.values()} | compared(store.root / PAGE)
     waiting += [key for key in nodes if key[1] in named]
     while waiting:

@@ -20,7 +20,7 @@ from stages.commands.planning.expected_calls import Asked
 from stages.commands.planning.peak import on_gpu
 from stages.commands.planning.tokens import Contribution, contributions
 from stages.config.errors import visible
-from stages.config.installation import ROOT
+from stages.config.installation import ROOT, checkout_project
 from stages.preflight.constraints import EVALUATING
 from stages.store.manifest import Manifest
 from stages.store.node import Node
@@ -39,7 +39,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    usual = Store(Path(os.environ.get(OUTPUTS) or ROOT / "outputs"))
+    usual = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
     past = Past(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
     seconds, renewed, unmeasured = dict[str, float](), dict[str, float](), list[str]()
     asked, read = dict[str, list[Asked]](), set[Node]()

@@ -1,12 +1,16 @@
-"""The installation that runs: where it is, its distribution's name, and the command that adds an extra's packages."""
+"""The installation that runs: where it is, its distribution and program, and the command that adds an extra's packages."""
 
 import os
+import shlex
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
+PROGRAM = "PLUMBLINE_PROGRAM"  # the environment's variable for the words that began the command, for all its processes
 
 
 def checkout_project() -> dict[str, Any]:
@@ -21,3 +25,24 @@ def install_command(extra: str) -> str:
     if checkout_project():
         return f"pip install -e '{os.path.relpath(ROOT)}[{extra}]'"
     return f"pip install '{DISTRIBUTION}[{extra}]'"  # pip finds it installed, and asks no index for it
+
+
+def version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, of this one the checkout's; None if it is not installed."""
+    if distribution == DISTRIBUTION and (project := checkout_project()):
+        return str(project["version"])
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def program() -> list[str]:
+    """Return the words before the arguments of a command: `plumbline` if that began this one, else `python run.py`."""
+    return os.environ.get(PROGRAM, "python run.py").split()
+
+
+def arguments_of(command: str) -> list[str]:
+    """Return the arguments of a command line of either program."""
+    words = shlex.split(command)
+    return words[2:] if words[:1] == ["python"] else words[1:]

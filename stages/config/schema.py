@@ -32,11 +32,11 @@ from stages.config.choices import (
     SweepMetric,
     Upstream,
 )
-from stages.config.installation import ROOT
+from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import between, positive, random_seed
 
-CONF = ROOT / "conf"
-RECIPES = ROOT / "recipes"
+# A wheel holds these folders in the package, a checkout beside it.
+CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
 
 
 class Target(StrEnum):

@@ -14,7 +14,7 @@ from functools import cache
 from importlib import metadata
 
 from stages.config.errors import visible
-from stages.config.installation import DISTRIBUTION, checkout_project
+from stages.config.installation import DISTRIBUTION, PROGRAM, checkout_project
 
 ALWAYS = {
     "HYDRA_FULL_ERROR": "1",  # errors reach `cli.explain` instead of being printed by Hydra
@@ -64,6 +64,7 @@ def prepare(typed: list[str] | None = None) -> None:
         os.environ.setdefault(variable, value)
     if typed is not None:  # for the jobs of a sweep too, which start later, with other arguments
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
+        os.environ[PROGRAM] = "plumbline" if os.path.basename(sys.argv[0]) == "plumbline" else "python run.py"
         os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex  # `rebuild=` rebuilds once per command, not per job
     logging.raiseExceptions = False  # a log file on a full disk is no reason for a traceback per line
     logging.setLogRecordFactory(Record)

@@ -6,11 +6,10 @@ import subprocess
 import time
 from dataclasses import asdict
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 from stages.config.blocks.training import SFT
-from stages.config.installation import ROOT
+from stages.config.installation import DISTRIBUTION, ROOT, program, version
 from stages.config.schema import Target
 from stages.hardware import machine
 from stages.store.manifest import Manifest
@@ -18,6 +17,7 @@ from stages.store.node import Node
 from stages.store.sealed_json import having, note, recall
 from stages.store.workspace import SCRATCH, Work
 
+JOB_NODES = "nodes.json"  # in the folder of a sweep's job: the nodes that it is about
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
 NOT_OF_THE_RESULT = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
 
@@ -25,7 +25,7 @@ NOT_OF_THE_RESULT = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
 def command(stage: str, overrides: list[str]) -> str:
     """The command line that makes a stage under the overrides of this run."""
     kept = [o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NOT_OF_THE_RESULT)]
-    return shlex.join(["python", "run.py", f"stage={stage}", *kept])
+    return shlex.join([*program(), f"stage={stage}", *kept])
 
 
 def target_of(node: Node) -> str:
@@ -77,19 +77,27 @@ def end(
 
 @cache
 def here() -> dict[str, Any]:
-    """Python, libraries, machine, and the commit of the code with whether it was changed since."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    commit = git("rev-parse", "HEAD")
+    """Return the versions of this project, Python and the libraries, the machine, and the commit of the code with
+    whether it was changed since: no commit where a repository tracks none of it, as one around an environment."""
+    versions = {DISTRIBUTION: version(DISTRIBUTION), "python": platform.python_version()}
+    versions |= {name: version(name) for name in LIBRARIES}
+    tracked = git("ls-files", "--error-unmatch", __file__) is not None
     return {
-        "versions": versions,
+        "versions": {name: number for name, number in versions.items() if number},
         "machine": f"{platform.system()} {platform.machine()}",
-        "git": {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))},
+        "git": {
+            "commit": git("rev-parse", "HEAD") if tracked else None,
+            "dirty": tracked and bool(git("status", "--porcelain", "--untracked-files=no")),
+        },
     }
+
+
+def installed() -> str:
+    """Return what is installed in three lines: this project with its commit, the libraries, the machine."""
+    (own, *others), origin = (" ".join(each) for each in here()["versions"].items()), here()["git"]
+    if origin["commit"]:
+        own += f" (commit {origin['commit'][:12]}{', with changes' if origin['dirty'] else ''})"
+    return f"{own}\n{', '.join(others)}\n{here()['machine']}"
 
 
 def git(*arguments: str) -> str | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.config.errors import UserError
+from stages.config.installation import arguments_of, program
 from stages.store import atomic_write
 
 log = logging.getLogger(__name__)
@@ -44,14 +45,14 @@ def rebuild_command(node: Path) -> str:
     """Return the command that builds a published node again, in the store that its folder lies in now."""
     stage, root = node.parent.name, node.parent.parent
     try:
-        words = shlex.split(json.loads(text_of(node / "manifest.json"))["command"])
+        words = arguments_of(json.loads(text_of(node / "manifest.json"))["command"])
     except (OSError, *WRONG_SHAPE):
-        words = ["python", "run.py", f"stage={stage}"]
+        words = [f"stage={stage}"]
     named = [word.removeprefix("outputs=") for word in words if word.startswith("outputs=")]
     usual = Path(named[-1] if named else os.environ.get(OUTPUTS) or "outputs")
     if usual.resolve() != root.resolve():
         words = [*(word for word in words if not word.startswith("outputs=")), f"outputs={root}"]
-    return shlex.join([*words, f"rebuild={stage}"])
+    return shlex.join([*program(), *words, f"rebuild={stage}"])
 
 
 @cache

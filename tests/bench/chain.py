@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.cli import compose
+from stages.cli.main import run
 from stages.hardware import process
 from stages.store.manifest import Manifest
 from stages.tracking import tracker
 from stages.tracking.tracker import Run
-from tests.helpers import ROOT, composed, run
+from tests.helpers import ROOT, composed
 
 SIZES = ("data.tasks.sft=280", "data.tasks.preference=280", "data.tasks.validation=56", "data.tasks.test=120")
 SIZES += ("data.tasks.unseen_phrasings=80", "data.tasks.unseen_tasks=60", "data.tasks.rephrased=6")
@@ -89,10 +90,10 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
         last = "stage=dpo" if kind == "even" else "stage=eval"
         chosen = (f"outputs={outputs}/store", last, *sizes, *overrides)
         cfg, store, nodes = compose.prepare(composed(*chosen))
-        run.main(composed(*chosen, "stage=base"))
+        run(composed(*chosen, "stage=base"))
         model = flops.empty(store.folder(nodes["base"]) / "model")
         before = flops.peaks(model)
-        run.main(composed(*chosen))
+        run(composed(*chosen))
         peaks = {precision: before[precision] + rates for precision, rates in flops.peaks(model).items()}
         stages = [of_stage(manifest) for _, manifest in store.manifests()]
         at = {name: store.folder(nodes[name]) for name in ("base", "data", "sft", "pairs", "reference", "dpo")}

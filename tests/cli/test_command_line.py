@@ -2,12 +2,15 @@
 
 import re
 import resource
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-import run
+from stages.cli import compose, main
+from stages.config.blocks.training import SFT
 from stages.config.choices import Command
+from stages.config.installation import DISTRIBUTION, checkout_project
 from stages.config.schema import RECIPES, Target
 from stages.preflight import constraints
 from tests.helpers import TINY, command, inside, refused
@@ -25,7 +28,7 @@ def one_line(*arguments: str) -> str:
     return lines[0]
 
 
-def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
+def test_help_is_instant_and_lists_stages_groups_and_recipes_on_one_screen() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = command("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -36,6 +39,32 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
     assert {"demo", "smollm2_135m", "tiny"} <= set(groups["recipe"].split(", "))
     for stage in (*Target, *Command):
         assert re.search(rf"\b{stage}\b", ran.stdout)
+    assert len(ran.stdout.splitlines()) <= 60
+    examples = re.findall(r"^\S.*  python run\.py ?(.*)$", ran.stdout, flags=re.MULTILINE)
+    assert len(examples) == 6
+    for example in examples:
+        compose.normalise(example.split())
+
+
+def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None:
+    page = inside("--help=sft").stdout
+    assert "sft=none" in page
+    (line,) = [line for line in page.splitlines() if line.startswith("sft.adapter ")]
+    assert "none" in line and "qlora, continued; " in line and "low-rank adapter" in line
+    named = {".".join(line.split()[0].split(".")[:2]) for line in page.splitlines()}
+    assert {f"sft.{field.name}" for field in fields(SFT)} <= named
+    template = inside("--help=template").stdout
+    assert "template=chatml" in template and "<|im_start|>" in template and "sft.template.path" in template
+    assert "[{path: FILE, rows: 200}]" in inside("--help=eval.retention").stdout
+    assert inside("--help=sftt").stderr == (
+        "error: --help=sftt: no group, block or key has this name. Did you mean 'sft'?\n"
+    )
+
+
+def test_the_version_is_ours_and_of_the_libraries() -> None:
+    lines = command("--version").stdout.splitlines()
+    assert lines[0].startswith(f"{DISTRIBUTION} {checkout_project()['version']} (commit ")
+    assert re.search(r"torch 2\S+, transformers 5\S+, trl 1", lines[1])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +134,7 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes() -> None:
 def test_a_mistake_is_told_in_one_line(
     arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
     assert told in refused("tracker=none", f"outputs={tmp_path}", *arguments)
 
 

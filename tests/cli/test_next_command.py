@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.cli import compose, sweep, unread
-from stages.cli.next_command import next_command
+from stages.cli.main import next_command
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config, Target
 from stages.pipeline import provenance

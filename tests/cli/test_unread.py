@@ -8,8 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-import run
-from stages.cli import unread
+from stages.cli import main, unread
 from stages.config.blocks.labels import Label
 from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
@@ -123,7 +122,7 @@ def test_jobs_of_a_sweep_take_what_another_of_them_reads(tmp_path: Path) -> None
 def test_the_demo_is_not_trained_in_the_place_of_a_preference_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
     told = refused("tracker=none", f"outputs={tmp_path}", f"label.path={FILE}")
     reason = "only label=dataset reads a preference file. Add label=dataset, or leave the key out."
     assert told == f"label.path={FILE}: {reason}"

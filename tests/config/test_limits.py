@@ -12,8 +12,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import run
-from stages.cli import spelling
+from stages.cli import main, spelling
 from stages.cli.explain import explain
 from stages.config import limits
 from stages.config.blocks.data import Source
@@ -258,7 +257,7 @@ REFUSED = [
 
 
 def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is refused"))
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is refused"))
     lines = {typed: refused(*TINY, f"outputs={tmp_path}", *typed.split()) for typed, _ in REFUSED}
     assert {typed: lines[typed] for typed, part in REFUSED if part not in lines[typed]} == {}
 

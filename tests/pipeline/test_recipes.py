@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import run
+from stages.cli import main
 from stages.config.blocks.labels import Label
 from stages.config.choices import Command, Split
 from stages.config.schema import RECIPES, Config, Target
@@ -88,9 +88,9 @@ def test_it_runs_to_its_report_at_toy_scale(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = (f"recipe={name}", "scale=toy", "tracker=none", f"outputs={store.root}")
-    run.main(composed(*given, "stage=plan"))
+    main.run(composed(*given, "stage=plan"))
     assert "report" in capsys.readouterr().out
-    run.main(composed(*given))
+    main.run(composed(*given))
     cfg: Config = settings(*given)
     nodes = graph(cfg, store.root / "cache" / "digests.json")
     manifests = {role: store.find(node) for role, node in nodes.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import run
+from stages.cli import main
 from stages.config.errors import Errors, UserError
 from stages.preflight import user_files
 from stages.store.store import Store
@@ -312,7 +312,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("something is built before it is told"))
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert sum(len(told) for _, told in TOGETHER) > 75
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -332,11 +332,11 @@ def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
 
 def test_what_the_store_holds_needs_nothing_any_more(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that is built asks no key, no port and no device: only what it was made of names it."""
-    monkeypatch.setattr(run, "build", lambda *_: None)
+    monkeypatch.setattr(main, "build", lambda *_: None)
     line = (*TINY, f"outputs={chain.root}", "stage=report", "sft.runtime.device=cuda", "answer.runtime.device=cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with as_typed(*line):
-        run.main(composed(*line))
+        main.run(composed(*line))
     assert "dpo.runtime.device=cuda" in refused(*line, "dpo.beta=0.7", "dpo.runtime.device=cuda")
 
 

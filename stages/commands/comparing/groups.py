@@ -1,6 +1,5 @@
 """Models measured on the same prompts, side by side: which settings differ, what came out, and which is best."""
 
-import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -10,6 +9,7 @@ import numpy as np
 
 from stages.commands.comparing.measured import Row
 from stages.commands.node_settings import Differing, unseeded
+from stages.config.installation import arguments_of
 from stages.evaluation.best_model import Comparison, Contender, compared, conclusion
 from stages.evaluation.intervals import Interval
 from stages.pipeline import provenance
@@ -173,8 +173,7 @@ class Group:
         first, count = chosen_from[0], len(chosen_from)
         if count == 1:
             return ""
-        typed = shlex.split(first.runs[0].command)
-        overrides = [o for o in typed[typed.index("run.py") + 1 :] if not o.startswith("answer.split=")]
+        overrides = [o for o in arguments_of(first.runs[0].command) if not o.startswith("answer.split=")]
         once = provenance.command("report", overrides)
         note = f"The best of {count} on the {self.split} prompts that choose it looks better than it is. "
         if self.split == "test":

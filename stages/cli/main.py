@@ -1,0 +1,184 @@
+"""The command `plumbline`, in a checkout `python run.py`: compose, plan, execute, and say what comes next."""
+
+import logging
+import re
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from html import unescape
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from stages.cli import compose, sweep, unread
+from stages.cli.explain import explained
+from stages.cli.recipes import BLOCKS
+from stages.config.choices import Command, Upstream
+from stages.config.errors import UserError, nearest
+from stages.config.schema import CONF, DOCS, Config, Target
+from stages.hardware import process
+from stages.pipeline import provenance
+from stages.pipeline.build import build, require_inputs
+from stages.pipeline.graph import NEXT, targets
+from stages.preflight import constraints
+from stages.store import atomic_write
+from stages.store.node import Node
+from stages.store.store import Store
+
+log = logging.getLogger(__name__)
+
+# The parts of docs/configuration.md.
+SECTION = re.compile(r"^### (\S+?)=?$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+ROW = re.compile(r"^\| (`.*) \|$", re.MULTILINE)
+LINK, MARKUP = re.compile(r"\[([^]]*)\]\([^)]*\)"), re.compile(r"`|\\(?=\|)")
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    process.prepare(sys.argv[1:])
+    try:
+        with explained():
+            line = compose.normalise(sys.argv[1:])
+            compose.register(line)
+            if text := information(line):
+                sys.stdout.write(f"{text}\n")
+                return
+            sys.argv[1:] = line
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command resumes it")
+
+
+def information(line: list[str]) -> str | None:
+    """Return the text that an option asks for in place of a run; None where none does."""
+    if "--version" in line:
+        return provenance.installed()
+    for block in (word.removeprefix("--help=") for word in line if word.startswith("--help=")):
+        return block_help(block)
+    return None
+
+
+def block_help(name: str) -> str:
+    """Return a line for every option of a group and every key of a block: its default, its type, and what it is for.
+
+    Raises:
+        UserError: for a name that no group, block or key has.
+    """
+    blocks, known, lines = (name, *BLOCKS.get(name, ())), set[str](), []
+    for title, section in SECTION.findall((DOCS / "configuration.md").read_text(encoding="utf-8")):
+        for row in ROW.findall(section):
+            key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
+            known |= {title, key}
+            if title in blocks or any(f"{key}.".startswith(f"{block}.") for block in blocks):
+                kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
+                lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
+    if not lines:
+        raise UserError(f"--help={name}: no group, block or key has this name.{nearest(name, sorted(known))}")
+    return "\n".join(lines)
+
+
+def run(composed: DictConfig) -> float | None:
+    """Build what `stage` names and return what a sweep may optimise; or look at what was built."""
+    # Hydra adds a line of its own to an exception; of a sweep's job stages/cli/sweep.py tells it, with the job's name.
+    alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
+    with explained() if alone else nullcontext():
+        cfg, store, nodes = compose.prepare(composed)
+        match cfg.stage:
+            case Command.plan:
+                from stages.commands import plan
+
+                plan.show(nodes, store, constraints.untested_message(cfg))
+            case Command.compare:
+                from stages.commands import compare
+
+                compare.show(store, cfg.compare)
+            case Command.sync:
+                from stages.commands import sync
+
+                sync.push(store, cfg.tracker)
+            case Command.doctor:
+                from stages.commands import doctor
+
+                doctor.examine(store)
+            case Command.audit:
+                from stages.commands import audit
+
+                audit.show(nodes, store)
+            case Command.gc:
+                from stages.commands import gc
+
+                gc.collect(store, cfg.gc.remove)
+            case Command.chat | Command.export:
+                use(cfg, store, nodes)
+            case _:
+                return execute(cfg, store, nodes)
+    return None
+
+
+def use(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
+    """Talk to models of a finished run, or have one leave the store, or what it learnt from."""
+    from stages.commands import finished_run
+
+    process.warn_of_versions()
+    run, chosen = finished_run.find(cfg, nodes, store, typed_overrides())
+    store.verify(*map(store.folder, chosen))
+    if cfg.stage == Command.export:
+        from stages.commands import export
+
+        return export.write(cfg.export, chosen, run.evaluation, store)
+    from stages.commands import chat
+
+    chat.talk(cfg.chat, {run.titles[role]: store.folder(node) for role, node in run.models.items() if node in chosen})
+
+
+def typed_overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
+    """Build the targets, then say where they are and what comes next."""
+    process.warn_of_versions()
+    overrides = typed_overrides()
+    wanted = targets(cfg, nodes)
+    if cfg.upstream is Upstream.require:
+        require_inputs(wanted, store, overrides)
+    if HydraConfig.initialized() and store.writable:
+        sweep.remember(nodes)
+    build(wanted, store, cfg, overrides)
+    match cfg.stage:
+        case Target.report:
+            folder = store.folder(wanted[0])
+            for page in ("labels.html", "report.html"):
+                written = atomic_write.write_if_allowed(store.root / page, (folder / page).read_bytes())
+            log.info("The report: %s", (store.root if written else folder) / "report.html")
+        case _:
+            folder = store.folder(nodes["label"])
+            if any(nodes["label"] in target.lineage for target in wanted) and folder.exists():
+                from stages.pages import label_page
+
+                if atomic_write.write_if_allowed(store.root / label_page.PAGE, label_page.page(folder)):
+                    log.info("How good the labels are: %s", store.root / label_page.PAGE)
+            if line := next_command(cfg, nodes, overrides):
+                log.info("Next: %s", line)
+    return sweep.metric(cfg, nodes, store)
+
+
+def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> str | None:
+    """Return the command line; None where nothing that these settings allow comes after `cfg.stage`."""
+    stage = NEXT.get(cfg.stage)
+    while stage and not allowed(replace(cfg, stage=stage), nodes, overrides):
+        stage = NEXT.get(stage)
+    if stage is None and cfg.stage == Target.dpo:  # of a policy that no prompt evaluates
+        stage = Command.chat
+    return provenance.command(stage, overrides) if stage else None
+
+
+def allowed(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> bool:
+    try:
+        constraints.refuse(cfg)
+        unread.refuse(cfg, overrides)
+        return bool(targets(cfg, nodes))
+    except UserError:
+        return False

@@ -1,0 +1,97 @@
+"""Recipes of one's own: by path, and by name from the working directory's recipes/."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.cli import recipes
+from stages.config.schema import RECIPES
+from stages.store.sealed_json import OUTPUTS
+from tests.helpers import forget_compositions, inside, refused, settings
+
+OWN = "defaults: [tiny]\ndpo: {beta: 0.7}\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with recipes of one's own in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(OUTPUTS, str(tmp_path / "outputs"))
+    forget_compositions()
+    (tmp_path / "recipes").mkdir()
+    for file in ("mine.yaml", "my own.yaml", "recipes/ours.yaml"):
+        (tmp_path / file).write_text(OWN)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["./mine.yaml", "mine.yaml", "{}/mine.yaml", "'my own.yaml'", "ours"])
+def test_a_recipe_is_a_file_or_a_name(name: str, folder: Path) -> None:
+    cfg = settings(f"recipe={name.format(folder)}", "tracker=none")
+    assert cfg.dpo.beta == 0.7
+    assert cfg.model.random_init, "it starts from a built-in recipe"
+    assert settings(f"recipe={name.format(folder)}", "dpo=default").dpo.beta == 0.1, (
+        "a typed group gives all its values"
+    )
+
+
+def test_the_command_that_comes_next_has_the_path(folder: Path) -> None:
+    ran = inside("stage=base", "recipe=./mine.yaml", "tracker=none", cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    assert "Next: python run.py stage=sft recipe=./mine.yaml\n" in ran.stdout
+    assert not (folder / "run.py").exists()
+
+
+def test_several_files_are_a_sweep(folder: Path) -> None:
+    (folder / "other.yaml").write_text(OWN.replace("0.7", "0.3"))
+    line = ("stage=plan", "recipe=./mine.yaml,./other.yaml", "tracker=none", "-m")
+    ran = inside(*line, f"outputs={folder / 'outputs'}", cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("dpo") >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("typo", "dpo: {bata: 1}", "./typo.yaml: dpo.bata is no setting. Did you mean 'beta'?"),
+        ("broken", "a: [}", "./broken.yaml is not valid YAML: line 1"),
+        ("list", "- a", "./list.yaml is not valid YAML: it holds no KEY: VALUE."),
+        ("hostile", "hydra: {run: {dir: x}}", "./hostile.yaml sets hydra.run. Of Hydra's keys a recipe may set"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_by_its_path(name: str, content: str, message: str, folder: Path) -> None:
+    (folder / f"{name}.yaml").write_text(content)
+    assert message in refused(f"recipe=./{name}.yaml")
+
+
+def test_a_file_names_no_code_to_run(folder: Path) -> None:
+    (folder / "mine.py").write_text("class Mine: pass")
+    (folder / "code.yaml").write_text("label: {own: {file: mine.py, name: Mine}}")
+    ran = inside("stage=plan", "recipe=./code.yaml", "tracker=none", cwd=folder)
+    assert "error: label.own runs code, so only the command line may set it" in ran.stderr
+
+
+def test_a_file_that_is_not_there_is_refused() -> None:
+    assert refused("recipe=./nowhere.yaml").startswith("recipe=./nowhere.yaml does not exist.")
+    assert refused("recipe=our") == "recipe=our does not exist. Did you mean 'ours'?"
+
+
+def test_a_name_means_one_recipe(folder: Path) -> None:
+    built_in = (RECIPES / "tiny.yaml").read_bytes()
+    (folder / "recipes" / "tiny.yaml").write_bytes(built_in)
+    assert settings("recipe=tiny").model.random_init, "the same recipe, as in another checkout"
+    (folder / "recipes" / "tiny.yaml").write_text(OWN.replace("tiny", "demo"))
+    forget_compositions()
+    assert refused("recipe=tiny") == (
+        "recipe=tiny: a built-in recipe and recipes/tiny.yaml have this name. Rename the file, or type its path: "
+        "recipe=./recipes/tiny.yaml"
+    )
+    assert not settings("recipe=./recipes/tiny.yaml").model.random_init
+    assert settings("recipe=ours").model.random_init, "what a recipe starts from is the built-in one"
+
+
+def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
+    (folder / "recipes" / "latin.yaml").write_bytes(b"\xff\xfe")
+    (folder / "recipes" / "folder.yaml").mkdir()
+    (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
+    assert {"tiny", "ours"} <= recipes.load().keys()
+    assert "recipes/latin.yaml is not valid YAML: 'utf-8'" in refused("recipe=latin")
