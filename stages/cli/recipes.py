@@ -39,6 +39,7 @@ Recipes = dict[str, DictConfig]
 
 def register(line: list[str]) -> None:
     """Tell Hydra the recipes, in the place of those of any line before."""
+    ConfigStore.instance().repo.pop("recipe", None)
     for name, recipe in under(line).items():
         *folders, file = (part for part in f"recipe/{name}".split("/") if part)
         group = "/".join(folders)
