@@ -66,16 +66,16 @@ def block_help(name: str) -> str:
     Raises:
         UserError: for a name that no group, block or key has.
     """
-    blocks, known, lines = (name, *BLOCKS.get(name, ())), set[str](), []
+    blocks, titles, lines = (name, *BLOCKS.get(name, ())), set[str](), []
     for title, section in SECTION.findall((DOCS / "configuration.md").read_text(encoding="utf-8")):
         for row in ROW.findall(section):
             key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
-            known |= {title, key}
+            titles |= {title, key}
             if title in blocks or any(f"{key}.".startswith(f"{block}.") for block in blocks):
                 kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
                 lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
     if not lines:
-        raise UserError(f"--help={name}: no group, block or key has this name.{nearest(name, sorted(known))}")
+        raise UserError(f"--help={name}: no group, block or key has this name.{nearest(name, sorted(titles))}")
     return "\n".join(lines)
 
 

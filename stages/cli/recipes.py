@@ -39,6 +39,7 @@ Recipes = dict[str, DictConfig]
 
 def register(line: list[str]) -> None:
     """Tell Hydra the recipes, in the place of those of any line before."""
+    ConfigStore.instance().repo.pop("recipe", None)
     for name, recipe in under(line).items():
         *folders, file = (part for part in f"recipe/{name}".split("/") if part)
         group = "/".join(folders)
@@ -48,9 +49,9 @@ def register(line: list[str]) -> None:
 def under(line: list[str]) -> Recipes:
     """The recipes by name, without what this command line decides. What becomes of their rates is said."""
     typed = overrides(line)
-    asked = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
+    chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
-    recipes = load(asked)
+    recipes = load(chosen)
     if CHECKS not in typed.get("label", CHECKS).split(",") or any(key.startswith("label.own") for key in typed):
         for recipe in recipes.values():
             set_aside(recipe, "pairs.min_score")
@@ -63,10 +64,10 @@ def under(line: list[str]) -> Recipes:
             for recipe in recipes.values():
                 set_aside(recipe, block)
     if toy and find_spec("bitsandbytes") is None:
-        without_4_bit([recipes[name] for name in asked if name in recipes])
-    owners = [TOY] if toy else asked  # of the model that would be trained
+        without_4_bit([recipes[name] for name in chosen if name in recipes])
+    owners = [TOY] if toy else chosen  # of the model that would be trained
     if model := other_model(typed, owners, recipes):
-        used = [recipes[name] for name in ([TOY, *asked] if toy else asked) if name in recipes]
+        used = [recipes[name] for name in ([TOY, *chosen] if toy else chosen) if name in recipes]
         told = []
         for block in TRAINED:
             rate = no_higher(f"{block}.learning_rate", used)
@@ -82,10 +83,10 @@ def under(line: list[str]) -> Recipes:
     return recipes
 
 
-def load(asked: Sequence[str] = ()) -> Recipes:
+def load(chosen: Sequence[str] = ()) -> Recipes:
     """Return the recipes that can be read, each with all that it starts from."""
     found: Recipes = {}
-    for name, path in sorted(recipe_files(*asked).items()):
+    for name, path in sorted(recipe_files(*chosen).items()):
         try:
             recipe = OmegaConf.load(path)
         except (OSError, ValueError, yaml.YAMLError):  # gone since it was listed, or not to be read

@@ -50,21 +50,21 @@ def refuse(argument: str) -> None:
             raise UserError(f"{group}={word} does not exist.{nearest(word, sorted(options))}")
 
 
-def recipe_files(*asked: str) -> dict[str, Path]:
+def recipe_files(*chosen: str) -> dict[str, Path]:
     """Return the recipe files by name: the built-in ones, those of the working directory's recipes/ with other names,
-    and the files among what is asked for, `recipe=FILE.yaml`.
+    and the files among `chosen`, `recipe=FILE.yaml`.
 
     Raises:
-        UserError: where a name that is asked for means a built-in recipe and another one in recipes/.
+        UserError: where a chosen name means a built-in recipe and another one in recipes/.
     """
     own, built_in = ({path.stem: path for path in folder.glob("*.yaml")} for folder in (Path("recipes"), RECIPES))
-    for name in {*asked} & {*own} & {*built_in}:
+    for name in {*chosen} & {*own} & {*built_in}:
         if own[name].read_bytes() != built_in[name].read_bytes():
             raise UserError(
                 f"recipe={name}: a built-in recipe and {own[name]} have this name. Rename the file, or type its path: "
                 f"recipe=./{own[name]}"
             )
-    return own | built_in | {name: user_path(name) for name in asked if name.endswith(".yaml")}
+    return own | built_in | {name: user_path(name) for name in chosen if name.endswith(".yaml")}
 
 
 def unreadable(error: OverrideParseException) -> str:

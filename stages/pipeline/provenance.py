@@ -94,10 +94,10 @@ def here() -> dict[str, Any]:
 
 def installed() -> str:
     """Return what is installed in three lines: this project with its commit, the libraries, the machine."""
-    (own, *others), origin = (" ".join(each) for each in here()["versions"].items()), here()["git"]
+    (own, *libraries), origin = (" ".join(each) for each in here()["versions"].items()), here()["git"]
     if origin["commit"]:
         own += f" (commit {origin['commit'][:12]}{', with changes' if origin['dirty'] else ''})"
-    return f"{own}\n{', '.join(others)}\n{here()['machine']}"
+    return f"{own}\n{', '.join(libraries)}\n{here()['machine']}"
 
 
 def git(*arguments: str) -> str | None:

@@ -56,15 +56,13 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
     template = inside("--help=template").stdout
     assert "template=chatml" in template and "<|im_start|>" in template and "sft.template.path" in template
     assert "[{path: FILE, rows: 200}]" in inside("--help=eval.retention").stdout
-    assert inside("--help=sftt").stderr == (
-        "error: --help=sftt: no group, block or key has this name. Did you mean 'sft'?\n"
-    )
+    assert inside("--help=sftt").stderr.endswith("Did you mean 'sft'?\n")
 
 
 def test_the_version_is_ours_and_of_the_libraries() -> None:
     lines = command("--version").stdout.splitlines()
     assert lines[0].startswith(f"{DISTRIBUTION} {checkout_project()['version']} (commit ")
-    assert re.search(r"torch 2\S+, transformers 5\S+, trl 1", lines[1])
+    assert {"python", "torch", "transformers", "trl"} <= {library.split()[0] for library in lines[1].split(", ")}
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,12 @@ def test_a_file_names_no_code_to_run(folder: Path) -> None:
     (folder / "mine.py").write_text("class Mine: pass")
     (folder / "code.yaml").write_text("label: {own: {file: mine.py, name: Mine}}")
     ran = inside("stage=plan", "recipe=./code.yaml", "tracker=none", cwd=folder)
-    assert "error: label.own runs code, so only the command line may set it" in ran.stderr
+    assert "error: label.own runs code" in ran.stderr
 
 
 def test_a_file_that_is_not_there_is_refused() -> None:
-    assert refused("recipe=./nowhere.yaml").startswith("recipe=./nowhere.yaml does not exist.")
-    assert refused("recipe=our") == "recipe=our does not exist. Did you mean 'ours'?"
+    assert refused("recipe=./nowhere.yaml").startswith("recipe=./nowhere.yaml ")
+    assert refused("recipe=our").endswith("Did you mean 'ours'?")
 
 
 def test_a_name_means_one_recipe(folder: Path) -> None:
@@ -81,10 +81,8 @@ def test_a_name_means_one_recipe(folder: Path) -> None:
     assert settings("recipe=tiny").model.random_init, "the same recipe, as in another checkout"
     (folder / "recipes" / "tiny.yaml").write_text(OWN.replace("tiny", "demo"))
     forget_compositions()
-    assert refused("recipe=tiny") == (
-        "recipe=tiny: a built-in recipe and recipes/tiny.yaml have this name. Rename the file, or type its path: "
-        "recipe=./recipes/tiny.yaml"
-    )
+    message = refused("recipe=tiny")
+    assert message.startswith("recipe=tiny: ") and message.endswith("recipe=./recipes/tiny.yaml")
     assert not settings("recipe=./recipes/tiny.yaml").model.random_init
     assert settings("recipe=ours").model.random_init, "what a recipe starts from is the built-in one"
 
@@ -94,4 +92,4 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     (folder / "recipes" / "folder.yaml").mkdir()
     (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
     assert {"tiny", "ours"} <= recipes.load().keys()
-    assert "recipes/latin.yaml is not valid YAML: 'utf-8'" in refused("recipe=latin")
+    assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")
