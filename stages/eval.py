@@ -33,7 +33,7 @@ from stages.evaluation.outcomes import (
     with_intervals,
 )
 from stages.models.loading import device_of
-from stages.store import atomic_write
+from stages.store import safe_files
 from stages.store.records import Example, Outcome, Pair, Records, save, stream
 from stages.store.text_units import lower_words
 from stages.store.workspace import Work
@@ -101,7 +101,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "retention": retention.claims(cfg, inputs, everything, answers, out),
     }
     save(out / "outcomes.parquet", ours.outcomes(), Outcome)
-    atomic_write.write(out / "results.json", json.dumps(results, indent=1))
+    safe_files.write(out / "results.json", json.dumps(results, indent=1))
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts_left_out": left_out + labelled_left_out,

@@ -23,7 +23,7 @@ from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import NEXT, targets
 from stages.preflight import constraints
-from stages.store import atomic_write
+from stages.store import safe_files
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -151,14 +151,14 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
         case Target.report:
             folder = store.folder(wanted[0])
             for page in ("labels.html", "report.html"):
-                written = atomic_write.write_if_allowed(store.root / page, (folder / page).read_bytes())
+                written = safe_files.write_if_allowed(store.root / page, (folder / page).read_bytes())
             log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
             folder = store.folder(nodes["label"])
             if any(nodes["label"] in target.lineage for target in wanted) and folder.exists():
                 from stages.pages import label_page
 
-                if atomic_write.write_if_allowed(store.root / label_page.PAGE, label_page.page(folder)):
+                if safe_files.write_if_allowed(store.root / label_page.PAGE, label_page.page(folder)):
                     log.info("How good the labels are: %s", store.root / label_page.PAGE)
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)

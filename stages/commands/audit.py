@@ -32,7 +32,7 @@ from stages.curation.audit.codes import TOLD
 from stages.curation.audit.gate import Auditor, held_out
 from stages.curation.user_code import KEY, own_part
 from stages.pipeline import provenance
-from stages.store import atomic_write, plugins
+from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import having, note, recall
 from stages.store.store import Store
@@ -83,7 +83,7 @@ def audit(data: Data, looked: list[Looked], lengths: Measure | None, store: Stor
     if told := looked[0].shape.told():
         log.info("data.form and data.audit: %s", told)
     Console(width=None if os.isatty(1) else 120, markup=False).print(sentence(looked), table(looked, before))
-    atomic_write.write(store.root / PAGE, html(looked, before, diversity, data))
+    safe_files.write(store.root / PAGE, html(looked, before, diversity, data))
     note(counts, {"sources": paths(looked), "codes": total(looked)})
     if not lengths:
         way = provenance.command("base", [])

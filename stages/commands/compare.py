@@ -21,7 +21,7 @@ from stages.commands.node_settings import Nodes, words
 from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.pipeline.provenance import JOB_NODES
-from stages.store import atomic_write
+from stages.store import safe_files
 from stages.store.numbers import points
 from stages.store.sealed_json import having, load_json
 from stages.store.store import Store
@@ -49,7 +49,7 @@ def show(store: Store, cfg: Compare) -> None:
     for course in trained:
         console.print(visible(course.sentence), trained_table(course))
     page = store.root / PAGE
-    if atomic_write.write_if_allowed(page, html(groups, trained)):
+    if safe_files.write_if_allowed(page, html(groups, trained)):
         log.info("The page: %s", page)
     else:
         log.info("No page: %s may only be read.", store.root)

@@ -1,4 +1,4 @@
-"""The installation that runs: where it is, how it is called, and the command that adds an extra's packages."""
+"""The installation that runs: its folder, distribution and program, and the command that adds an extra's packages."""
 
 import os
 import shlex

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens, tokens_of
 from stages.sandbox.jinja_process import TemplateFault, Unbounded
-from stages.store import atomic_write
+from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import having, load_json
 
@@ -172,7 +172,7 @@ class Contract:
         """Write tokenizer and contract beside the weights."""
         self.tokenizer.save_pretrained(model)
         promise = {**self.facts(), "golden": self.golden()}
-        atomic_write.write(model / "contract.json", json.dumps(promise, indent=1, ensure_ascii=False))
+        safe_files.write(model / "contract.json", json.dumps(promise, indent=1, ensure_ascii=False))
         load(model)  # what was written is what will be read
 
 

@@ -22,7 +22,7 @@ from stages.models.loading import load_model
 from stages.models.packing import attention_of, pack_segments
 from stages.models.rendering import ContractError
 from stages.models.scoring import agreement, autocast
-from stages.store import atomic_write
+from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.records import Example
 from stages.store.workspace import Work
@@ -209,4 +209,4 @@ def show_tokens(row: Demonstration, terms: Contract, path: Path) -> None:
         | ({"masked": True} if answer and not trained else {})
         for i, trained, answer in zip(row.ids, row.trained, answers, strict=True)
     ]
-    atomic_write.write(path, json.dumps(tokens, ensure_ascii=False))
+    safe_files.write(path, json.dumps(tokens, ensure_ascii=False))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.store import atomic_write
+from stages.store import safe_files
 from stages.store.sealed_json import file_digest, recall
 
 Signature = list[int]
@@ -48,7 +48,7 @@ def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Pat
         found[file] = entry
     read = {str(file.resolve()): entry for file, entry in found.items()}
     if any(known.get(name) != entry for name, entry in read.items()):
-        atomic_write.write_if_allowed(cache, json.dumps({**known, **read}))  # else they are hashed again the next time
+        safe_files.write_if_allowed(cache, json.dumps({**known, **read}))  # else they are hashed again the next time
     return {file: entry[-1] for file, entry in found.items()}
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from stages.store.regular import open_regular
+from stages.store.safe_files import open_regular
 from stages.store.sealed_json import WRONG_SHAPE, sync
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 
 from stages.config.errors import UserError, full_disk
-from stages.store.regular import open_regular
+from stages.store.safe_files import open_regular
 
 STORE = Path("cache", "in_use.lock")  # below a store's root
 

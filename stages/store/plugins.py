@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.store import atomic_write
+from stages.store import safe_files
 
 Kind = TypeVar("Kind")
 COPY = "own.py"  # of the user's file, in the node
@@ -100,7 +100,7 @@ def copied(content: bytes, folder: Path, file: Path) -> tuple[Path, str]:
     digest = hashlib.sha256(content).hexdigest()
     copy = folder / digest / file.name
     there = copy.exists() and copy.read_bytes() == content
-    return (copy if there or atomic_write.write_if_allowed(copy, content) else file), digest
+    return (copy if there or safe_files.write_if_allowed(copy, content) else file), digest
 
 
 def load(own: Own, key: str, node: Path) -> Any:

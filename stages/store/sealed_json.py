@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from stages.config.errors import UserError
 from stages.config.installation import arguments_of, program
-from stages.store import atomic_write
+from stages.store import safe_files
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def recall(path: Path, shape: Callable[[Any], T]) -> T | None:
 
 def note(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
-    atomic_write.write(path, json.dumps(value))
+    safe_files.write(path, json.dumps(value))
 
 
 def set_aside(path: Path, reason: object) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.config.schema import Target
-from stages.store import atomic_write, locks
+from stages.store import locks, safe_files
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import WEIGHTS, Manifest, digest_of, hashed, manifest_of, read_manifest
 from stages.store.node import Node
@@ -244,7 +244,7 @@ class Store:
     def _link(self, node: Node) -> None:
         latest = self.root / "latest" / node.stage
         latest.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write.link(latest, Path("..") / node.stage / node.fingerprint)
+        safe_files.link(latest, Path("..") / node.stage / node.fingerprint)
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
         """Every published node of a stage that can be read, oldest first."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages.store.regular import open_regular
+from stages.store.safe_files import open_regular
 
 log = logging.getLogger(__name__)
 

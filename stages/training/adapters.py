@@ -15,7 +15,7 @@ from stages.config.blocks.training import LoRA, Training
 from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_adapter
-from stages.store import atomic_write
+from stages.store import safe_files
 
 ALL_LINEAR = "all-linear"
 
@@ -76,4 +76,4 @@ def name_lower(adapter: Path, frozen: Path) -> None:
     if isinstance(content["target_modules"], list):  # peft's is a set, in another order in every process
         content["target_modules"].sort()
     file.unlink()  # it may be a hard link to the trained adapter's, which stays as it is
-    atomic_write.write(file, json.dumps(content, indent=2, sort_keys=True))
+    safe_files.write(file, json.dumps(content, indent=2, sort_keys=True))

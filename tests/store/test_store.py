@@ -15,7 +15,7 @@ import pytest
 
 from stages.config.installation import ROOT
 from stages.pipeline.graph import VERSIONS
-from stages.store import atomic_write, source_files
+from stages.store import safe_files, source_files
 from stages.store.node import Node
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, Work, read_curves
@@ -75,15 +75,15 @@ def test_a_changed_file_is_seen_although_digests_are_remembered(tmp_path: Path) 
 
 def writes(file: Path, content: str, times: int) -> None:
     for _ in range(times):
-        atomic_write.write(file, content)
-        atomic_write.link(file.with_name("link"), Path(file.name))
+        safe_files.write(file, content)
+        safe_files.link(file.with_name("link"), Path(file.name))
 
 
 def test_files_that_several_processes_write_are_whole_at_any_moment(tmp_path: Path) -> None:
     """Digests, links, pages: what stands outside the nodes has no lock."""
     file, contents = tmp_path / "page.html", ["a" * 2_000_000, "b" * 1_000_000]
-    atomic_write.write(file, contents[0])
-    atomic_write.link(tmp_path / "link", Path(file.name))
+    safe_files.write(file, contents[0])
+    safe_files.link(tmp_path / "link", Path(file.name))
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=writes, args=(file, content, 30)) for content in contents]
     for writer in writers:

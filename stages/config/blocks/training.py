@@ -34,11 +34,9 @@ class Objective:
     title: str  # of what it trains, in a sentence
     card: str  # the first sentence of a model card
     reads: Reads
-    sequences: int  # of tokens that a row has: 2 in a pair
-    labelled: (
-        float  # share of a row's tokens that the LM head scores, for the memory estimate; a reward model has none
-    )
-    row_tokens: int  # of a row of generated tasks, for the plan before there is data
+    sequences: int  # of a row: 2 in a pair
+    labelled: float  # share of a row's tokens that the LM head scores; 0 for a reward model, which has none
+    row_tokens: int  # tokens of a row of generated tasks, for the plan before there is data
     trl: str  # the class of TRL's arguments
     typed: dict[str, str]  # TRL's arguments that keys of the block set, with those keys
     of_loss: tuple[str, ...]  # keys that say what its loss is: under others it is another quantity, and none is lower

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stages.store.regular import NotRegular, open_regular
+from stages.store.safe_files import NotRegular, open_regular
 from stages.store.sealed_json import set_aside, sync
 
 BYTES = 24  # of a token, which are 32 characters

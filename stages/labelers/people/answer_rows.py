@@ -14,7 +14,7 @@ from uuid import UUID
 from stages.config.errors import UserError
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import Answer, Refused, Session, answer_in
-from stages.store import atomic_write
+from stages.store import safe_files
 from stages.store.sealed_json import WRONG_SHAPE, having
 from stages.store.workspace import Work
 
@@ -30,8 +30,8 @@ def write(session: Session, out: Work) -> None:
     asked = [(question, answers_to(question, session)) for question in session.questions.values()]
     found = [row for question, answers in asked for row in plain(question, answers)]
     records = [record for question, answers in asked if (record := argilla_record(question, answers))]
-    atomic_write.write(out / PLAIN, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found))
-    atomic_write.write(out / ARGILLA, json.dumps(records, ensure_ascii=False))
+    safe_files.write(out / PLAIN, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found))
+    safe_files.write(out / ARGILLA, json.dumps(records, ensure_ascii=False))
 
 
 def answers_to(question: Question, session: Session) -> list[Answer]:

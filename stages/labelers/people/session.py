@@ -17,7 +17,7 @@ from typing import Any
 from stages.evaluation.agreement import alpha, coincidences
 from stages.labelers.people.questions import SKIP, VERDICTS, Question
 from stages.store import json_log
-from stages.store.regular import open_regular
+from stages.store.safe_files import open_regular
 from stages.store.sealed_json import sync
 
 LONGEST_SHOWN = 1e7  # seconds for which a question may have been shown

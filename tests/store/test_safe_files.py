@@ -12,7 +12,7 @@ from stages.config.errors import UserError
 from stages.endpoints.spending import Spending
 from stages.store import locks
 from stages.store.call_cache import Calls
-from stages.store.regular import open_regular
+from stages.store.safe_files import open_regular
 from stages.store.workspace import CURVES, Work
 
 ODD: dict[str, Callable[[Path], object]] = {

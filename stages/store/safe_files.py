@@ -1,0 +1,78 @@
+"""Files of ours that others could meddle with: opened so that nothing else can stand in their place, and replaced at
+once, so that readers see the old content or the new."""
+
+import errno
+import os
+import stat
+import uuid
+from pathlib import Path
+
+from stages.config.errors import READ_ONLY, UserError
+
+KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # how the kernel refuses a link, a folder, a FIFO or socket
+
+
+class NotRegular(UserError):
+    """Something else stands where a file of ours belongs."""
+
+    def __init__(self, path: Path):
+        kind = KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "not a regular file")
+        super().__init__(f"{path} is {kind}; a regular file belongs there. Move it away, and run the command again.")
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Return a descriptor of a regular file. Neither a link is followed, nor does a FIFO keep the caller waiting.
+
+    Raises:
+        NotRegular: for a link, a folder, a FIFO, a socket or a device.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in ELSE:
+            raise NotRegular(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegular(path)
+    return descriptor
+
+
+def write(file: Path, content: str | bytes) -> None:
+    """Replace a file at once, also where several processes do so: each writes a draft of its own."""
+    draft = file.with_name(f".{file.name}-{uuid.uuid4().hex}.draft")
+    try:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_if_allowed(file: Path, content: str | bytes) -> bool:
+    """Replace a file, and return whether that was allowed: the store of another user may only be read."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, content)
+    except OSError as error:
+        if error.errno in READ_ONLY:
+            return False
+        raise
+    return True
+
+
+def link(place: Path, target: Path) -> None:
+    """Point a symbolic link to `target`, in the same way."""
+    draft = place.with_name(f".{place.name}-{uuid.uuid4().hex}.draft")
+    try:
+        draft.symlink_to(target)
+        draft.replace(place)
+    finally:
+        draft.unlink(missing_ok=True)
