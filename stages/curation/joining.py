@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stages.config.blocks.data import Source
 from stages.config.choices import Split
 from stages.curation.audit.gate import Gate
-from stages.curation.mixing import Amount, times
+from stages.curation.mixing import Amount
 from stages.formats.format import Said
 from stages.formats.readers.row import Row, Unwanted
 from stages.store.records import GROUP, Example, SourceRow, content_id, stream
@@ -25,6 +25,7 @@ SPLITS = [str(split) for split in Split]
 SFT = SPLITS.index(Split.sft)
 NOBODY = -1
 NOTHING = Amount(0, 0)
+STEP, *ODD = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64
 Places = NDArray[np.intp]  # of rows among all
 
 
@@ -155,13 +156,13 @@ class Part:
         """Those of its rows that are for sft."""
         return self.drawn[taken.rows.splits[self.drawn] == SFT]
 
-    def times(self, taken: Taken, seed: int) -> NDArray[np.int32]:
+    def draw_counts(self, taken: Taken, seed: int) -> NDArray[np.int32]:
         """How often each of its rows comes."""
         found = np.zeros(len(self.rows), np.int32)
         if len(self.rows):
             first, to_learn = self.rows[0], self.to_learn(taken)
             found[self.drawn - first] = 1
-            found[to_learn - first] = times(taken.names[to_learn], self.amount, seed)
+            found[to_learn - first] = draw_counts(taken.names[to_learn], self.amount, seed)
         return found
 
     def counts(self, taken: Taken) -> dict[str, int]:
@@ -172,7 +173,7 @@ class Part:
 
     def tables(self, taken: Taken, seed: int) -> Iterator[pa.Table]:
         """The rows that come, in the order of the source; of one that comes again, with an id of its own."""
-        comes, names, start = self.times(taken, seed), taken.names[self.rows], 0
+        comes, names, start = self.draw_counts(taken, seed), taken.names[self.rows], 0
         for batch in pq.ParquetFile(self.file).iter_batches(GROUP, columns=schema_of(Example).names):
             here = comes[start : start + len(batch)]
             places = np.repeat(np.arange(len(here)), here)
@@ -194,3 +195,23 @@ def found_among(file: Path, passes: Gate) -> Iterator[tuple[int, Row]]:
             passes(said, row.split, row.file, row.line)
         except Unwanted as reason:
             yield i, Row(row.file, row.line, {"messages": row.messages, "reference": row.reference}, reason)
+
+
+def draw_counts(ids: NDArray[np.uint64], amount: Amount, seed: int) -> NDArray[np.int32]:
+    """Return how often each of a source's rows comes. Rows are drawn by their ids: a row that comes stays when the
+    amount grows."""
+    counts = np.zeros(len(ids), np.int32)
+    if amount.drawn:
+        order = np.argsort(shuffled(ids, seed), kind="stable")
+        whole, rest = divmod(amount.total, amount.drawn)
+        counts[order[: amount.drawn]] = whole
+        counts[order[:rest]] += 1
+    return counts
+
+
+def shuffled(ids: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Another number for every id, by a seed (the mixing of SplitMix64)."""
+    mixed = ids + np.uint64((seed + 1) * STEP % 2**64)
+    for shift, odd in zip((30, 27), ODD, strict=True):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(odd)
+    return mixed ^ (mixed >> np.uint64(31))

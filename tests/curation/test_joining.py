@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stages.config.blocks.data import Mixture, Source
-from stages.curation.joining import Taken, gathered
-from stages.curation.mixing import amounts, shuffled, times
+from stages.curation.joining import Taken, draw_counts, gathered, shuffled
+from stages.curation.mixing import amounts
 from stages.store.records import Example, SourceRow, content_id, save
 from tests.helpers import refused
 
@@ -105,13 +105,13 @@ def test_a_quota_is_met_and_a_source_with_more_rows_brings_no_fewer(seed: int) -
 def test_rows_come_as_often_as_told_and_stay_when_more_come() -> None:
     ids = np.random.default_rng(0).integers(0, 2**63, 1000).astype(np.uint64)
     [half], [more] = (amounts([Source("a", epochs=e)], Mixture(), [1000]) for e in (0.5, 1.3))
-    few, many = times(ids, half, 0), times(ids, more, 0)
+    few, many = draw_counts(ids, half, 0), draw_counts(ids, more, 0)
     assert Counter(few.tolist()) == {0: 500, 1: 500}
     assert Counter(many.tolist()) == {1: 700, 2: 300}
     assert set(np.flatnonzero(many == 2)) < set(np.flatnonzero(few))
-    backwards = times(ids[::-1], half, 0)[::-1]
+    backwards = draw_counts(ids[::-1], half, 0)[::-1]
     assert (backwards == few).all(), "whatever the order"
-    assert (times(ids, half, 1) != few).any(), "another seed draws others"
+    assert (draw_counts(ids, half, 1) != few).any(), "another seed draws others"
     assert len(set(shuffled(ids, 0).tolist())) == len(ids)
 
 
