@@ -24,7 +24,7 @@ from stages.models.rendering import try_out
 from stages.store.sealed_json import file_digest
 from stages.store.source_files import locate
 from stages.store.workspace import Work
-from stages.tasks.generate import generate
+from stages.tasks.generator import generate
 
 # The sha256 of model files in Python packages: another release of a package must not pass for the same model.
 KNOWN = {

@@ -29,7 +29,7 @@ from stages.store.records import Example, in_tables, save_tables
 from stages.store.workspace import Progress, Work
 from stages.tasks import open_requests
 from stages.tasks.checks import known_checks, share_passed
-from stages.tasks.generate import Family, generate
+from stages.tasks.generator import Family, generate
 
 
 def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:

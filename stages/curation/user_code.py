@@ -10,7 +10,7 @@ from stages.formats.format import Said, trained_by_weights
 from stages.formats.turns import message, split_off_answer, text
 from stages.store import plugins
 from stages.store.workspace import Work
-from stages.tasks.generate import Family, apart
+from stages.tasks.generator import Family, apart
 
 KEY = "data.own"
 

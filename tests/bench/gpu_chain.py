@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from stages.config.installation import ROOT
 from stages.store.manifest import Manifest
-from stages.tasks.generate import generate
+from stages.tasks.generator import generate
 
 SHAPES = {  # of Qwen3's 1.7B and 8B; small ones for a trial
     "1.5B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_key_value_heads": 8},

@@ -20,7 +20,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.preflight import capacity, constraints
 from stages.store import plugins
-from stages.tasks.generate import known_families
+from stages.tasks.generator import known_families
 from tests.helpers import TINY, composed, refused, settings
 
 NUMBERS = {int, float}

@@ -20,7 +20,7 @@ from stages.store.records import Check, Example, load
 from stages.store.source_files import MEMORY
 from stages.store.workspace import Work
 from stages.tasks.checks import share_passed
-from stages.tasks.generate import FAMILIES, generate, known_families
+from stages.tasks.generator import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
 from tests.helpers import TINY, nodes, refused, settings
 from tests.stages.reading import joined, ran, wired, work

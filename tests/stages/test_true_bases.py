@@ -35,7 +35,7 @@ from stages.models import chat_templates, contract
 from stages.models.contract import form_of
 from stages.models.rendering import GOLDEN
 from stages.store.workspace import Work
-from stages.tasks.generate import generate
+from stages.tasks.generator import generate
 from tests.helpers import QLORA, build, settings, slow_but
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -8,7 +8,7 @@ from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.store.records import Example
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import CONSTRAINTS, Side, clash, known_constraints
-from stages.tasks.generate import known_families
+from stages.tasks.generator import known_families
 from stages.tasks.open_requests import HOW_MANY, SIDES, TRAINED, echoes, generate, members, stems
 
 COUNTS = dict.fromkeys(SIDES, 120) | dict.fromkeys(TRAINED, 600)

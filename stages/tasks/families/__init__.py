@@ -1,1 +1,1 @@
-"""Task families, a module for each group of kinds. `tasks/generate.py` imports whatever lies here."""
+"""Task families, a module for each group of kinds. `tasks/generator.py` imports whatever lies here."""

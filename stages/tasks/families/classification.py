@@ -2,7 +2,7 @@
 
 import random
 
-from stages.tasks.generate import Instance, family, one_of
+from stages.tasks.generator import Instance, family, one_of
 from stages.tasks.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS, told_apart
 
 

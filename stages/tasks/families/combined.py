@@ -4,7 +4,7 @@ import json
 import random
 
 from stages.store.records import Check, Message
-from stages.tasks.generate import Instance, family, one_of
+from stages.tasks.generator import Instance, family, one_of
 from stages.tasks.words import items, listed, phrase
 
 

@@ -3,7 +3,7 @@
 import random
 
 from stages.store.records import Check
-from stages.tasks.generate import Instance, family
+from stages.tasks.generator import Instance, family
 from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, article, sentence, told_apart
 
 

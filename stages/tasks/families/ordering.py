@@ -3,7 +3,7 @@
 import random
 
 from stages.store.records import Check
-from stages.tasks.generate import Instance, family, one_of
+from stages.tasks.generator import Instance, family, one_of
 from stages.tasks.words import items
 
 PLACES = ["first", "second", "third"]

@@ -4,7 +4,7 @@ import json
 import random
 
 from stages.store.records import Check
-from stages.tasks.generate import Instance, family
+from stages.tasks.generator import Instance, family
 from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
 
 
