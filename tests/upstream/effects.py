@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -902,11 +903,10 @@ silent = lambda self: "something went wrong"
 )
 def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
     assert told("dpo.beta=abc").startswith("dpo.beta=abc: ")
-    ConfigStore.instance().store(group="recipe", name="wrong", node={"dpo": {"bata": 1}}, package="_global_")
-    try:
-        assert told("recipe=wrong").startswith("recipes/wrong.yaml: dpo.bata ")
-    finally:
-        del ConfigStore.instance().repo["recipe"]["wrong.yaml"]
+    with TemporaryDirectory() as folder:
+        recipe = Path(folder) / "wrong.yaml"
+        recipe.write_text("# @package _global_\ndpo: {bata: 1}\n")
+        assert told(f"recipe={recipe}").startswith(f"{recipe}: dpo.bata ")
     assert told("recipe=tini").endswith("Did you mean 'tiny'?")
 
 
