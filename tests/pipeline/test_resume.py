@@ -17,8 +17,8 @@ from stages.store.training_samples import read_samples
 from stages.store.workspace import SCRATCH
 from tests.helpers import Chain, build, nodes, slow_but
 
-CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=3", "sample.runtime.shard_size=8")
-CADENCE += ("reference.runtime.shard_size=8", "answer.runtime.shard_size=8", "reward.runtime.save_steps=1")
+CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=1", "sample.runtime.shard_size=8")
+CADENCE += ("reference.runtime.shard_size=4", "answer.runtime.shard_size=8", "reward.runtime.save_steps=1")
 BY_TIME = tuple(f"{name}.runtime.save_minutes=1e-9" for name in ("sft", "dpo", "reward"))  # the default is 100 steps
 
 TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
@@ -90,7 +90,7 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
                 return (partial / SCRATCH / "here").exists()
             if name in SHARDED:
                 return len(list((partial / SCRATCH / "shards").glob("*.parquet"))) >= kill
-            return max(checkpoints(partial / SCRATCH), default=0) >= kill * {"sft": 10, "dpo": 3, "reward": 1}[name]
+            return max(checkpoints(partial / SCRATCH), default=0) >= kill * {"sft": 10, "dpo": 1, "reward": 1}[name]
 
         kill_when(reached, chain.root, target, at_publish=name in AT_ONCE)
         assert store.find(node) is None
