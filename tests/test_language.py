@@ -30,7 +30,7 @@ PRONOUNS = set(
 OPENINGS = set("what whether that of those which where how as".split())
 # Folders whose files are words of a setting: where they define a class of this kind, or bear one of these names.
 KINDS = {"stages/labelers": "Labeler", "stages/samplers": "Sampler", "stages/formats": "Format"}
-KINDS |= {"stages/tracking": "Track"}
+KINDS |= {"stages/tracking": "Run"}
 CHOICES = {"stages/commands": [*Command], "stages/commands/publishing": [*ExportFormat]}
 
 Offender = tuple[Path, int, str]
