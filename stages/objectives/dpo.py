@@ -4,6 +4,7 @@ the store and a loss that no division of a step changes, the model, what must ho
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,9 +123,11 @@ def chosen_per_pair(batch: Batch) -> float:
 
 
 def reference_of(inputs: dict[str, Path], names: Collection[str]) -> list[PairLogProbs]:
-    """The reference's log-probs of the pairs with these ids, in the order of the pairs."""
+    """The reference's log-probs of the pairs with these ids, in the order of the pairs. The table is read as far as
+    the last of them."""
     ids = {*names}
-    return [p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in ids]
+    scored = (p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in ids)
+    return list(islice(scored, len(ids)))
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
