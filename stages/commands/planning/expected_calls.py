@@ -75,7 +75,7 @@ def judged(block: Label, pool: Node, store: Store, past: Past) -> list[Asked]:
         texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
     asked, told = calls * length(block, *texts), calls * (judge.max_tokens or 0)
-    keys = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
+    keys = {f"{block.name}.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
     return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
 
 
