@@ -11,9 +11,7 @@ SHORTENED = re.compile(
     re.IGNORECASE,
 )
 RANGE = re.compile(r"(?<=\d)[ \t]*[-–—][ \t]*(?=\d)")
-DASH = re.compile(
-    r"(?<=[\w\"'”’»)*`.,!?%])[ \t]*(?:[–—]|-{2,3}|(?<=[ \t])-(?=\s))\s*(?=[\w\"'“‘«(*`$])",
-)
+DASH = re.compile(r"(?<=[\w\"'”’»)*`.,!?%])[ \t]*(?:[–—]|-{2,3}|(?<=[ \t])-(?=\s))\s*(?=[\w\"'“‘«(*`$])")
 
 
 @constraint(Side.train, "commas")

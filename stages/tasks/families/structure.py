@@ -10,11 +10,7 @@ from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
 
 def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
     """Somebody's name, city and age, and a sentence that tells them."""
-    facts: dict[str, str | int] = {
-        "name": rng.choice(NAMES),
-        "city": rng.choice(CITIES),
-        "age": rng.randint(18, 90),
-    }
+    facts: dict[str, str | int] = {"name": rng.choice(NAMES), "city": rng.choice(CITIES), "age": rng.randint(18, 90)}
     told = rng.choice(
         [
             "{name} lives in {city} and is {age} years old.",
