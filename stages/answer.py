@@ -5,25 +5,30 @@ from typing import Any
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.errors import UserError
+from stages.evaluation.asked import HELD_OUT, prompts_of
 from stages.models.contract import form_of
 from stages.models.loading import device_of
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.dropped import Dropped
-from stages.store.records import Candidate, Example, save, stream
+from stages.store.records import Candidate, save
 from stages.store.workspace import Work
 
 
 def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `answers.parquet`, one per prompt of the split that has checks and that the model can read.
+    """Publish `answers.parquet`, one per prompt that is asked and that the model can read: of the split, or of
+    held-out pairs. All with checks are asked, and of the others `open`, drawn by their ids.
 
     Raises:
         UserError: where there is no such prompt, or too many are too long.
     """
-    examples = stream(inputs["data"] / "examples.parquet", Example)
-    prompts = [e for e in examples if e.split == cfg.split and e.checks]
+    found = [*prompts_of(inputs, cfg.split)]
+    without = sorted(e.id for e in found if not e.checks)
+    drawn = {*without[: cfg.open]}
+    prompts = [e for e in found if e.checks or e.id in drawn]
     if not prompts:
-        raise UserError(f"the data holds no {cfg.split} prompts with checks, so nothing can be evaluated on them.")
+        whose = HELD_OUT if "pairs" in inputs else f"the {cfg.split} split"
+        raise UserError(f"{whose} has no prompt to ask (answer.open={cfg.open} allows so many without checks).")
     model = inputs["model"] / "model"
     terms = form_of(model)
     decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
@@ -32,12 +37,16 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
+    told = f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended"
+    if without:
+        told += f"; {len(drawn)} of {len(without)} prompts without checks were asked"
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts": len(answers),
         "prompts_dropped": dict(dropped.reasons),
+        "without_checks": {"asked": len(drawn), "of": len(without)},
         "tokens": tokens,
         "stop_rate": stopped,
         "form": type(terms).__name__,
-        "summary": f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended",
+        "summary": told,
     }

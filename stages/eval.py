@@ -1,12 +1,12 @@
-"""Stage `eval`: did it help? Pass rates of all models on the same held-out prompts, with intervals.
+"""Stage `eval`: did it help? All models on the same held-out prompts and pairs, with intervals.
 
-One primary endpoint, and the verdict from it alone: policy minus SFT, share of prompts that pass all checks on seen
-tasks (held-out instances and unseen phrasings); where the data has open requests alone, on kinds of constraint that
-nothing was trained on. Everything else has an interval and no verdict.
+A verdict has up to three parts, which never hide each other. By checks: policy minus SFT, the share of prompts that
+pass all of them, on one primary endpoint. Learnt: how often the policy favours the chosen answer of held-out pairs
+more than SFT does. Judged: how often a labeler finds its answers better. Preferences that are somebody's own speak
+first of what they are about; everything else has an interval and no verdict.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,122 +14,176 @@ import numpy as np
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
-from stages.evaluation import likelihood, retention
+from stages.curation.answer_rules import loops
+from stages.evaluation import judged, learnt, likelihood, retention
+from stages.evaluation.asked import prompts_of
+from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import (
-    GROUPS,
     LENGTH_DRIFT,
-    SIDES,
     Answers,
     Table,
-    consistency,
+    before,
     differences,
     endings_clause,
     ends_less,
-    matched,
-    rates,
+    main_difference,
     read_answers,
     tabulate,
     verdict,
-    with_intervals,
 )
 from stages.models.loading import device_of
 from stages.store import safe_files
-from stages.store.records import Example, Outcome, Pair, Records, save, stream
-from stages.store.text_units import lower_words
+from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
 from stages.store.workspace import Work
-from stages.tasks.checks import share_passed
 
-# The first that has prompts.
-ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
-OUTSIDE = "outside: "
-UNKNOWN_CONTEXT: dict[str, Any] = {"containing": {}, "constant": None}  # of prompts made without a reference
+# Sets of prompts that models are asked, by the name of their answers: the input that has them.
+ASKED = {"answer": "data", "answer_outside": "outside", "answer_held_out": "pairs", "answer_judged": "judged_prompts"}
+# What those without checks are called; the first that were asked are those that a verdict without checks is about.
+OPEN = {
+    "the prompts of held-out pairs": "answer_held_out",
+    "your own prompts": "answer_judged",
+    "prompts without checks": "answer",
+}
 
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, and what
-    puts them in proportion; and `outcomes.parquet`: of every answer to a prompt of ours whether it passes.
+    """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, what
+    they learnt of held-out pairs, what was judged, and what puts all this in proportion; and `outcomes.parquet`: of
+    every answer to a prompt of ours whether it passes.
 
     Raises:
-        UserError: where no prompt is left to tell by.
+        UserError: where nothing is left to tell by.
     """
-    data = Records(inputs["data"] / "examples.parquet", Example)
-    answers, left_out = answered_by_all(cfg, "answer", inputs, out)
-    asked, known = {e.id: e for e in data if e.id in answers["sft"]}, trained_on(inputs)
-    everything = tabulate(unknown([asked[prompt_id] for prompt_id in answers["sft"]], known, out), answers)
-    ours = everything.group(*GROUPS)
-    if not ours.prompts:
-        split = asked[next(iter(answers["sft"]))].split
-        raise UserError(
-            f"of {len(answers['sft'])} {split} prompts none can say whether it helped: "
-            f"{len(known & answers['sft'].keys())} are in the pairs as well, and any others are rephrased or plain. "
-            f"Raise data.tasks.{split}, or name other data."
-        )
-    groups = ours.views()
-    labelled, labelled_left_out = outside(cfg, known, inputs, out)
-    groups |= {f"{OUTSIDE}{name}": table for name, table in labelled.items()}
-    endpoint = next(name for name in ENDPOINTS if name in groups)
-    primary = groups[endpoint]
-    by_group = {name: rates(table, cfg) for name, table in groups.items()}
-    for name, row in by_group.items():
-        row |= UNKNOWN_CONTEXT if name.startswith(OUTSIDE) else context_rates(groups[name], answers, cfg)
-    main = by_group[endpoint]
-    sides = {side: ours.group(*names) for side, names in SIDES.items()}
-    scored = sorted(ours.prompts, key=lambda e: e.id)[: cfg.likelihood_prompts]
-    tokens, stopped = primary.mean(primary.tokens), primary.mean(primary.stopped)
     titles = cfg.models
-    if abs(drift := tokens["policy"] / tokens["sft"] - 1) > LENGTH_DRIFT:
-        word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
-        out.warn(f"{titles['policy']}'s answers are {word} than {titles['sft']}'s: part of any change may be length.")
-    if fewer := ends_less(groups, titles, cfg):
+    answers, left_out = answered_by_all(cfg, inputs, out)
+    checked, opened = with_checks(cfg, inputs, answers, out), without_checks(inputs, answers)
+    pairs = learnt.learnt(cfg, inputs, before(titles), out) if "pairs" in inputs else {}
+    comparisons = judged.judged(cfg, inputs)
+    parts = gives_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
+    if not parts:
+        asked = {prompt for each in answers.values() for prompt in each["policy"]}
+        raise UserError(
+            f"of {len(asked)} prompts none can say whether it helped: {len(asked & trained_on(inputs))} are in the "
+            "pairs as well, any others have no checks, or are rephrased or plain; and no pair is held out. Raise "
+            "data.tasks.test, or name other data."
+        )
+    leads = checked.primary if parts[0] == "checks" else None
+    shown = leads or next(iter(opened.values()), checked.primary)
+    everywhere = {role: {i: a for asked in answers.values() for i, a in asked[role].items()} for role in titles}
+    told = figures(shown, everywhere, cfg, out) if shown else {}
+    if leads and (fewer := ends_less(checked.groups, titles, cfg)):
         out.warn(fewer)
-    endings = endings_clause(primary, titles, cfg)
-    results = {
+    scored = sorted((checked.ours if leads else shown or checked.ours).prompts, key=lambda e: e.id)
+    scored = scored[: cfg.likelihood_prompts]
+    results: dict[str, Any] = {
         "models": titles,
+        "before": before(titles),
+        "main_difference": main_difference(titles),
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
-        "endpoint": endpoint,
-        "primary": main,
-        "groups": by_group,
-        "kinds": divided(sides, "kind", cfg),
-        "tasks": divided(sides, "task", cfg),
-        "mean_tokens": tokens,
-        "stop_rate": stopped,
-        "matched": matched(primary, cfg),
-        "rephrased": consistency(everything.group("rephrased")),
-        "endings": endings,
-        "verdict": verdict(main, titles, endings),
-        **likelihood.score(cfg, inputs, scored, answers, out),
-        "retention": retention.claims(cfg, inputs, everything, answers, out),
+        **checked.results(everywhere, cfg),
+        **{"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": "", **told},
+        "shown_on": next((name for name, table in opened.items() if table is shown), checked.endpoint),
+        "open": {
+            name: of_answers(table, everywhere) | {"prompts": len(table.prompts)} for name, table in opened.items()
+        },
+        "learnt": pairs,
+        "judged": comparisons,
+        "gives_verdict": parts,
+        **likelihood.score(cfg, inputs, scored, everywhere, out),
+        "retention": retention.claims(cfg, inputs, checked.everything, everywhere, out),
     }
-    save(out / "outcomes.parquet", ours.outcomes(), Outcome)
+    results["verdict"] = sentences(results, cfg)
+    save(out / "outcomes.parquet", checked.ours.outcomes(), Outcome)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
+    main, by_group = results["primary"], results["groups"]
     return {
         "device": str(device_of(cfg.runtime.device)),
-        "prompts_left_out": left_out + labelled_left_out,
-        "pass_rate": {role: main[role]["mean"] for role in titles},
-        "unseen_tasks": {role: by_group["unseen tasks"][role]["mean"] for role in titles if "unseen tasks" in groups},
-        "delta": {name: main[name] for name in differences(titles)},
-        "mean_tokens": tokens,
-        "stop_rate": stopped,
-        "kl": results["kl"],
-        "references": results["references"],
+        "prompts_left_out": left_out,
+        "pass_rate": {role: main[role]["mean"] for role in titles} if main else {},
+        "unseen_tasks": {r: by_group["unseen tasks"][r]["mean"] for r in titles if "unseen tasks" in by_group},
+        "delta": {name: main[name] for name in differences(titles)} if main else {},
+        **{name: results[name] for name in ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged")},
         "verdict": results["verdict"],
-        "summary": ", ".join(f"{title} {main[role]['mean']:.1%}" for role, title in titles.items())
-        + f". {results['verdict']}",
+        "summary": ", ".join(f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main)
+        + ". " * bool(main)
+        + results["verdict"],
     }
 
 
-def divided(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
-    """By side, and there by kind or task: rates and differences."""
-    return {
-        side: {name: rates(part, cfg) for name, part in table.by(field).items()}
-        for side, table in sides.items()
-        if table.prompts
-    }
+def gives_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:
+    """Which parts the verdict has, the most important first. `own`: the preferences are somebody's own, and generated
+    prompts are not about them."""
+    there = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
+    if own:
+        order = ["learnt", "judged"] + ["checks"] * checked.own
+    else:
+        order = ["checks", "judged"] if checked.endpoint or comparisons else ["learnt"]
+    return [name for name in order if there[name]]
+
+
+def sentences(results: dict[str, Any], cfg: Eval) -> str:
+    """The verdict: a sentence of every part, the first with what became worse."""
+    titles, told = cfg.models, list[str]()
+    for name in results["gives_verdict"]:
+        if name == "checks":
+            told.append(verdict(results["primary"], titles, results["endings"]))
+        elif name == "learnt":
+            told.append(learnt.sentence(results["learnt"], titles, learnt.cautions(results)))
+        else:
+            told += [judged.sentence(its, titles["policy"]) for its in results["judged"].values()]
+    return " ".join(told)
+
+
+def figures(shown: Table, answers: Answers, cfg: Eval, out: Work) -> dict[str, Any]:
+    """Length and endings of the answers that the verdict is about, with a warning where lengths drift apart."""
+    titles, told = cfg.models, of_answers(shown, answers)
+    first = before(titles)
+    if abs(drift := told["mean_tokens"]["policy"] / told["mean_tokens"][first] - 1) > LENGTH_DRIFT:
+        word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
+        out.warn(f"{titles['policy']}'s answers are {word} than {titles[first]}'s: part of any change may be length.")
+    return told | {"endings": endings_clause(shown, titles, cfg)}
+
+
+def of_answers(table: Table, answers: Answers) -> dict[str, Any]:
+    """Mean tokens, and the shares of answers that end by themselves and that loop, by role."""
+    looping = [[loops(answers[role][e.id].text) for role in table.roles] for e in table.prompts]
+    told = {"mean_tokens": table.tokens, "stop_rate": table.stopped, "loops": np.array(looping, float)}
+    return {name: table.mean(values) for name, values in told.items()}
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
-    """The prompts of preference pairs that came from a file: unlike our own they may be in the test."""
+    """The prompts of preference pairs: where they came from a file, they may be in the test."""
     return {*Records(inputs["pairs"] / "pairs.parquet", Pair).column("prompt_id")} if "pairs" in inputs else set()
+
+
+def with_checks(cfg: Eval, inputs: dict[str, Path], answers: dict[str, Answers], out: Work) -> Checked:
+    """The prompts with checks that every model answered, and that nothing was trained on. Of labelled sets a prompt is
+    left out as well that the data holds, in any split."""
+    known, names = trained_on(inputs), ("answer", "answer_outside")
+    ours, theirs = ([e for e in prompts_in(inputs, answers, name) if e.checks] for name in names)
+    seen = known.union(Records(inputs["data"] / "examples.parquet", Example).column("id")) if theirs else known
+    fresh, nobody = unknown(ours, known, out), {role: dict[str, Candidate]() for role in cfg.models}
+    everything = tabulate(fresh, answers.get("answer", nobody))
+    outside = tabulate(unknown(theirs, seen, out), answers.get("answer_outside", nobody))
+    return Checked(everything, outside.by("task"))
+
+
+def without_checks(inputs: dict[str, Path], answers: dict[str, Answers]) -> dict[str, Table]:
+    """The answers to prompts without checks, by what the prompts are: how long they are, and how they end."""
+    found = dict[str, Table]()
+    for title, name in OPEN.items():
+        if prompts := [e for e in prompts_in(inputs, answers, name) if not e.checks]:
+            found[title] = tabulate(prompts, answers[name])
+    return found
+
+
+def prompts_in(inputs: dict[str, Path], answers: dict[str, Answers], name: str) -> list[Example]:
+    """The prompts of a set of answers that every model answered, in their order."""
+    if name not in answers:
+        return []
+    role, asked = ASKED[name], answers[name]["policy"]
+    found = {e.id: e for e in prompts_of({"pairs" if role == "pairs" else "data": inputs[role]}) if e.id in asked}
+    return [found[prompt_id] for prompt_id in asked]
 
 
 def unknown(prompts: list[Example], known: set[str], out: Work) -> list[Example]:
@@ -140,72 +194,22 @@ def unknown(prompts: list[Example], known: set[str], out: Work) -> list[Example]
     return fresh
 
 
-def outside(cfg: Eval, known: set[str], inputs: dict[str, Path], out: Work) -> tuple[dict[str, Table], int]:
-    """Labelled sets that are not ours, by file, and how many of their prompts not every model answered. A prompt that
-    the data holds too, in any split, is left out."""
-    if "outside" not in inputs:
-        return {}, 0
-    answers, left_out = answered_by_all(cfg, "answer_outside", inputs, out)
-    prompts = [e for e in stream(inputs["outside"] / "examples.parquet", Example) if e.id in answers["sft"]]
-    known = known.union(Records(inputs["data"] / "examples.parquet", Example).column("id"))
-    return tabulate(unknown(prompts, known, out), answers).by("task"), left_out
-
-
-def answered_by_all(cfg: Eval, name: str, inputs: dict[str, Path], out: Work) -> tuple[Answers, int]:
-    """Return the answers to the prompts that every model answered, and how many prompts that leaves out, with a
-    warning.
+def answered_by_all(cfg: Eval, inputs: dict[str, Path], out: Work) -> tuple[dict[str, Answers], int]:
+    """Return, by the name of each set of prompts that was asked, the answers to those that every model answered; and
+    how many prompts that leaves out, with a warning.
 
     Raises:
-        UserError: where no prompt is left.
+        UserError: where no prompt of a set is left.
     """
-    answers, left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
-    message = f"{left_out} prompts are too long for one of the models, so that they count for none"
-    if not answers["sft"]:
-        raise UserError(f"{message}; no prompt is left. Lower answer.max_new_tokens.")
-    if left_out:
-        out.warn(f"{message}: all models are compared on the same prompts.")
-    return answers, left_out
-
-
-def context_rates(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
-    """Return what puts a pass rate in proportion: the rate of answers that hold the reference whatever their form, and
-    what one constant answer per task would score."""
-    return {"containing": containing(table, answers, cfg), "constant": constant(table.prompts)}
-
-
-def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
-    """The share of answers that contain the reference's words in their order, whatever their case, their marks and
-    what stands around them: by role, and paired differences, as of the strict rates; of the prompts that have a
-    reference."""
-    told = table.where(np.array([bool(e.reference) for e in table.prompts], bool))
-    if not told.prompts:
-        return {}
-    held = [[holds(answers[role][e.id].text, e.reference or "") for role in told.roles] for e in told.prompts]
-    return {"prompts": len(held), **with_intervals(told, np.array(held, float), cfg)}
-
-
-def holds(answer: str, reference: str) -> bool:
-    wanted, found = lower_words(reference), lower_words(answer)
-    if not wanted:  # marks alone
-        return reference.strip() in answer
-    return any(found[i : i + len(wanted)] == wanted for i in range(len(found) - len(wanted) + 1))
-
-
-def constant(prompts: Sequence[Example]) -> float | None:
-    """The pass rate of one answer per task that looks at no prompt: the reference of one prompt that passes most of
-    the task's others, chosen with hindsight. None where a prompt has no reference."""
-    if not prompts or not all(e.reference for e in prompts):
-        return None
-    tasks: dict[str, list[Example]] = {}
-    for e in prompts:
-        tasks.setdefault(e.task, []).append(e)
-    return sum(len(same) * carried_over(same) for same in tasks.values()) / len(prompts)
-
-
-def carried_over(prompts: list[Example]) -> float:
-    """Of one task's prompts, the share that the best of their references passes, but for the prompt it belongs to."""
-    if len(prompts) == 1:
-        return 0.0
-    references = {e.reference or "" for e in prompts}
-    passed = max(sum(share_passed(e.checks, text) == 1 for e in prompts) for text in references)
-    return max(0, passed - 1) / (len(prompts) - 1)
+    found, total = dict[str, Answers](), 0
+    for name in ASKED:
+        if f"{name}_policy" not in inputs:
+            continue
+        found[name], left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
+        message = f"{left_out} prompts are too long for one of the models, so that they count for none"
+        if not found[name]["policy"]:
+            raise UserError(f"{message}; no prompt is left. Lower answer.max_new_tokens.")
+        if left_out:
+            out.warn(f"{message}: all models are compared on the same prompts.")
+        total += left_out
+    return found, total

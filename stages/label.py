@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.labels import Label
-from stages.config.errors import UserError
+from stages.config.errors import UserError, in_the_name_of
 from stages.evaluation import best_of
 from stages.evaluation.reliability import (
     KNOWN_WORDS,
@@ -35,6 +35,12 @@ from stages.store.workspace import Work
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Label what `cfg` says, under the name that the block has in the configuration."""
+    with in_the_name_of(cfg.name):
+        return labelled(cfg, inputs, out)
+
+
+def labelled(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`; `quarantine.jsonl` where
     rows of a file could not be used; `audit.jsonl`, `reliability.json` and `known.jsonl` with `label.audit`.
 
@@ -77,7 +83,7 @@ def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if out.asked:
         found["calls"] = out.asked
     found |= labeler.figures()
-    if labeler.learnt:
+    if labeler.learnt and judgements:
         curve, doubt = best_of.watched(judgements, pool.prompts, pool.candidates)
         found |= curve
         for warning in filter(None, (doubt, best_of.by_length(found["length_correlation"]))):

@@ -122,7 +122,7 @@ def looked_at(cfg: Config, store: Store) -> dict[str, Node]:
         return block, {}
 
     with errors:
-        nodes = graph(cfg, store.remembered, pin)
+        nodes = graph(cfg, store.remembered, pin, built=lambda node: store.find(node) is not None)
         building.refuse(cfg, nodes, store)
     errors.refuse()
     return nodes
@@ -144,8 +144,7 @@ def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
     Raises:
         UserError: naming the key that was set elsewhere.
     """
-    for name in ("data", "sample", "label"):
-        own: Own = vars(cfg)[name].own
+    for name, own in cfg.own_parts.items():
         mine = re.compile(rf"\+*{name}\.own[.=]")
         given, typed = ([o for o in told if mine.match(o)] for told in (overrides, process.typed()))
         hidden = any(mine.match(f"{key}=") for key in swept)
@@ -168,7 +167,8 @@ def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
 def resolve_precision(cfg: Config) -> None:
     """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
     here = Precision.bf16 if machine.computes_bf16() else Precision.fp32
-    scoring = (cfg.sample, cfg.label.reward_model, cfg.reference, cfg.answer, cfg.eval, cfg.chat)
+    scoring = (cfg.sample, *(label.reward_model for label in (cfg.label, cfg.eval.judged)), cfg.reference)
+    scoring += (cfg.answer, cfg.eval, cfg.chat)
     for block in (*(vars(cfg)[name] for name in OBJECTIVES), *scoring):
         if block.precision is Precision.auto:
             block.precision = here

@@ -13,7 +13,7 @@ from stages.cli.recipes import overrides
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Adapter, Command, ExportFormat, Rubrics, Strategy
+from stages.config.choices import Adapter, Align, Command, ExportFormat, Rubrics, Strategy
 from stages.config.errors import Errors
 from stages.config.schema import Config
 from stages.preflight.data_sources import is_local
@@ -44,7 +44,14 @@ class Unread(NamedTuple):
 def refuse(cfg: Config, typed: list[str]) -> None:
     """Raise UserError for the keys of a command line that nothing reads."""
     values, errors = {key: value for key, value in overrides(typed).items() if value != "null"}, Errors()
-    for keys, by, reason, add in (*labelling(cfg), *sampling(cfg), *training(cfg), *reading(cfg), *using(cfg)):
+    for keys, by, reason, add in (
+        *labelling(cfg),
+        *judging(cfg),
+        *sampling(cfg),
+        *training(cfg),
+        *reading(cfg),
+        *using(cfg),
+    ):
         unread = [key for key in values if any(f"{CHOOSES.get(key, key)}.".startswith(f"{name}.") for name in keys)]
         if unread and not swept(by, typed):
             way = f"Add {add}, or leave" if add else "Leave"
@@ -88,6 +95,24 @@ def labelling(cfg: Config) -> Iterator[Unread]:
     if label.prefers:
         reason = "the labels are preferences, and a threshold is for scores"
         yield Unread(("unpaired.threshold",), (*LABEL, "label.judge.kind"), reason)
+
+
+def judging(cfg: Config) -> Iterator[Unread]:
+    """Yield the unread keys of `eval.judged`, and of labels that `align=none` has none of."""
+    judged, by = cfg.eval.judged, ("eval/judged", "eval.judged.labeler")
+    if cfg.align is Align.none:
+        reason = "align=none labels no candidates and trains on no pairs"
+        for name in ("label", "sample", "pairs", "reference", "dpo", "rounds", "control"):
+            yield Unread((name,), ("align",), reason, "align=dpo")
+    if not judged.wanted:
+        keys = ["source", "prompts", "max_longer", "max_failed", "audit", "known"]
+        keys += ["against"] if cfg.align is not Align.none else []  # which names the other model there
+        yield Unread(of("eval.judged", *keys), by, "nobody judges the answers", "eval/judged=judge")
+    for name in ("judge", "human", "reward_model", "ensemble"):
+        if name not in judged.label.labelers and judged.labeler != "ensemble":
+            yield Unread(
+                (f"eval.judged.{name}",), by, f"eval/judged={judged.labeler} reads none of it", f"eval/judged={name}"
+            )
 
 
 def sampling(cfg: Config) -> Iterator[Unread]:

@@ -15,7 +15,8 @@ from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import TITLES, VERSIONS, evaluated, published
+from stages.pipeline.evaluation_graph import TITLES, evaluated
+from stages.pipeline.graph import VERSIONS, published
 from stages.store.manifest import manifest_of, read_manifest
 from stages.store.node import Node, PublishedNode
 from stages.store.sealed_json import rebuild_command

@@ -17,13 +17,22 @@ class Command(StrEnum):
 
 
 class Role(StrEnum):
-    """What a model is in the evaluation. `dpo` is another name of the policy, where a user names a model."""
+    """What a model is in the evaluation. `other`: one of somebody's, which is compared with the policy. `dpo` is
+    another name of the policy, where a user names a model."""
 
     base = "base"
     sft = "sft"
     control = "control"
     policy = "policy"
+    other = "other"
     dpo = "policy"
+
+
+class Align(StrEnum):
+    """How the policy is made from SFT: by preferences, or it is SFT itself, and nothing is labelled."""
+
+    dpo = "dpo"
+    none = "none"
 
 
 class ExportFormat(StrEnum):

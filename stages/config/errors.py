@@ -5,6 +5,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -43,6 +44,21 @@ class UserError(Exception):
         """`others` are further errors, told in the same line."""
         self.messages = [visible(str(each)) for each in (message, *others)]
         super().__init__(" Also: ".join(self.messages))
+
+
+@contextmanager
+def in_the_name_of(block: str) -> Iterator[None]:
+    """Have errors about the keys of `label` name those of the block that takes its place: of `eval.judged`.
+
+    Raises:
+        UserError: with the keys that the user can set.
+    """
+    try:
+        yield
+    except UserError as error:
+        group = block.replace(".", "/")
+        told = [re.sub(r"\blabel=", f"{group}=", re.sub(r"\blabel\.", f"{block}.", each)) for each in error.messages]
+        raise UserError(*told) from error
 
 
 class Errors:

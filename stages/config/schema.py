@@ -12,16 +12,17 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from stages.config.blocks.data import Data, Source
+from stages.config.blocks.data import SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Answer, Eval
 from stages.config.blocks.labels import Label
-from stages.config.blocks.models import Model
+from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
 from stages.config.choices import (
+    Align,
     Command,
     Demonstrations,
     ExportFormat,
@@ -56,6 +57,7 @@ class Target(StrEnum):
     dpo = "dpo"
     reward = "reward"
     answer = "answer"
+    versus = "versus"
     eval = "eval"
     report = "report"
 
@@ -121,6 +123,7 @@ class Config:
     outputs: str = MISSING
     seed: int = random_seed()
     precision: Precision = MISSING
+    align: Align = MISSING
     rounds: int = between(1, 100)
     sweep_metric: SweepMetric = MISSING
     upstream: Upstream = MISSING
@@ -180,10 +183,37 @@ class Config:
         return self.stage == Target.unpaired or published
 
     @property
+    def labels(self) -> list[Label]:
+        """Who labels: candidates, and the answers that the evaluation compares."""
+        judged = self.eval.judged
+        return ([] if self.align is Align.none else [self.label]) + ([judged.label] if judged.wanted else [])
+
+    @property
+    def own_parts(self) -> dict[str, Own]:
+        """Code of the user's, by the block that names it."""
+        blocks = {name: vars(self)[name] for name in ("data", "sample", "label")} | {"eval.judged": self.eval.judged}
+        return {name: block.own for name, block in blocks.items()}
+
+    @property
+    def own_prompts(self) -> bool:
+        """Whether the preferences come with prompts of their own, which the data does not hold."""
+        return self.align is not Align.none and (self.label.brings_pool or self.sample.brings_prompts)
+
+    @property
+    def tested(self) -> bool:
+        """Whether the data has prompts for the models to answer, as far as the configuration tells."""
+        made = (group for group, split in SPLIT_OF_GROUP.items() if split == self.answer.split)
+        generated = self.data.tasks is not None and any(vars(self.data.tasks)[group] for group in made)
+        return generated or any(source.shares.get(self.answer.split) for source in self.data.sources)
+
+    @property
     def endpoints(self) -> dict[str, Endpoint]:
         """The endpoints that this run asks, by their keys."""
-        judges = self.label.judge.endpoints or [] if "judge" in self.label.labelers else []
-        found = {f"label.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judges)}
+        found = {
+            f"{label.name}.judge.endpoints[{i}]": endpoint
+            for label in self.labels
+            for i, endpoint in enumerate(label.judge.endpoints or [] if "judge" in label.labelers else [])
+        }
         asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
         return found | {f"{block.key}.endpoint": block.endpoint for block in asking}
 

@@ -27,7 +27,9 @@ def score(
 ) -> dict[str, dict[str, Any]]:
     """Of all models that speak SFT's template: `kl` by role, exact at every position of the model's own answers, in
     nats; `references`, in nats per token, of the prompts that have one which the model can read. A base is asked
-    otherwise, so its log-probs would not compare."""
+    otherwise, so its log-probs would not compare. Nothing where there is no SFT to compare with."""
+    if "sft" not in cfg.models or not prompts:
+        return {"kl": {}, "references": {}}
     sft = load_model(inputs["sft"] / "model", device=device_of(cfg.runtime.device))
     kl, references = dict[str, dict[str, float]](), dict[str, list[float]]()
     referenced = readable(prompts, inputs["sft"] / "model", out)

@@ -15,7 +15,10 @@ from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
 # Between which models differences are taken, where both are evaluated.
-DIFFERENCES = (("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy", "control"), ("policy", "base"))
+DIFFERENCES = (
+    *(("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy", "control"), ("policy", "base")),
+    ("policy", "other"),
+)
 PRIMARY = "policy-sft"
 # All but a request in all its phrasings, and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
@@ -48,6 +51,17 @@ Answers = dict[str, dict[str, Candidate]]  # by role, then by prompt
 def differences(roles: Iterable[str]) -> dict[str, tuple[str, str]]:
     """The differences that are taken between these models, by name: `{"policy-sft": ("policy", "sft")}`."""
     return {f"{a}-{b}": (a, b) for a, b in DIFFERENCES if {a, b} <= {*roles}}
+
+
+def before(roles: Iterable[str]) -> str:
+    """The model that the policy is compared with: that from which preferences made it, else the base, or another that
+    the user named."""
+    return next(role for role in ("sft", "base", "other") if role in {*roles})
+
+
+def main_difference(roles: Iterable[str]) -> str:
+    """The difference that a verdict is about: `policy-sft`, where there was an SFT to start from."""
+    return f"policy-{before(roles)}"
 
 
 @dataclass
@@ -105,9 +119,12 @@ def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:
 
 
 def tabulate(prompts: list[Example], answers: Answers) -> Table:
-    """Check every answer."""
+    """Check every answer; of a prompt without checks nobody knows whether one passes (NaN)."""
     given = [[of_model[e.id] for of_model in answers.values()] for e in prompts]
-    passed = [[share_passed(e.checks, a.text) == 1 for a in row] for e, row in zip(prompts, given, strict=True)]
+    passed = [
+        [share_passed(e.checks, a.text) == 1 if e.checks else np.nan for a in row]
+        for e, row in zip(prompts, given, strict=True)
+    ]
     tokens = [[a.n_tokens for a in row] for row in given]
     stopped = [[a.finish_reason == "stop" for a in row] for row in given]
     arrays = (np.array(values, float).reshape(-1, len(answers)) for values in (passed, tokens, stopped))
@@ -141,7 +158,7 @@ def rates(table: Table, cfg: Eval) -> dict[str, Any]:
     row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
     row |= with_intervals(table, table.passed, cfg)
     row["note"] = "too few tasks to say" if drawn and count < ENOUGH_TASKS else ""
-    gain = table.passed[:, table.roles.index("policy")] - table.passed[:, table.roles.index("sft")]
+    gain = table.passed[:, table.roles.index("policy")] - table.passed[:, table.roles.index(before(table.roles))]
     return row | {"gained": int((gain > 0).sum()), "lost": int((gain < 0).sum())}
 
 
@@ -157,16 +174,17 @@ def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, A
 def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> str:
     """A warning where the policy ends fewer of its answers by itself than SFT did, by more than noise; else ''. It is
     one warning of all groups: the more there are, the surer each must be (Bonferroni)."""
-    fallen, cfg = list[str](), replace(cfg, confidence=1 - (1 - cfg.confidence) / len(groups))
+    first, fallen = before(titles), list[str]()
+    cfg = replace(cfg, confidence=1 - (1 - cfg.confidence) / len(groups))
     for name, table in groups.items():
         found = with_intervals(table, table.stopped, cfg)
-        if (delta := Interval(**found[PRIMARY])).high < 0:
-            rates = f"{found['sft']['mean']:.1%} to {found['policy']['mean']:.1%}"
+        if (delta := Interval(**found[main_difference(titles)])).high < 0:
+            rates = f"{found[first]['mean']:.1%} to {found['policy']['mean']:.1%}"
             fallen.append(f"on {name} from {rates}, {delta.points()}")
     if not fallen:
         return ""
     return (
-        f"{titles['policy']} ends fewer of its answers by itself than {titles['sft']}: {'; '.join(fallen)}. "
+        f"{titles['policy']} ends fewer of its answers by itself than {titles[first]}: {'; '.join(fallen)}. "
         "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower "
         "dpo.learning_rate may keep it ending."
     )
@@ -176,26 +194,27 @@ def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:
     """Return what a verdict adds where the policy ends fewer of its answers than SFT, by more than noise, or where it
     ends few of them; else ''."""
     row = with_intervals(table, np.asarray(table.stopped), cfg)
-    sft, policy = row["sft"]["mean"], row["policy"]["mean"]
-    if Interval(**row[PRIMARY]).high < 0:
-        return f", and ends fewer of its answers by itself: {sft:.1%} → {policy:.1%}"
+    first = before(titles)
+    was, policy = row[first]["mean"], row["policy"]["mean"]
+    if Interval(**row[main_difference(titles)]).high < 0:
+        return f", and ends fewer of its answers by itself: {was:.1%} → {policy:.1%}"
     if policy <= MOST:
-        return f", and ends only {policy:.1%} of its answers by itself ({titles['sft']} {sft:.1%})"
+        return f", and ends only {policy:.1%} of its answers by itself ({titles[first]} {was:.1%})"
     return ""
 
 
 def matched(table: Table, cfg: Eval) -> dict[str, Any]:
-    """How much of policy - SFT is form: the comparison where both models' answers end by themselves, where they are of
-    like length, and the points that come from prompts on which only the policy ended its answer.
+    """How much of the main difference is form: the comparison where both models' answers end by themselves, where they
+    are of like length, and the points that come from prompts on which only the policy ended its answer.
 
     What is compared is chosen by what the models did, so these describe and do not test.
     """
-    sft, policy = table.roles.index("sft"), table.roles.index("policy")
-    both = (table.stopped[:, sft] > 0) & (table.stopped[:, policy] > 0)
-    alike = np.abs(table.tokens[:, policy] - table.tokens[:, sft]) <= LENGTH_DRIFT * table.tokens[:, sft]
+    first, policy = table.roles.index(before(table.roles)), table.roles.index("policy")
+    both = (table.stopped[:, first] > 0) & (table.stopped[:, policy] > 0)
+    alike = np.abs(table.tokens[:, policy] - table.tokens[:, first]) <= LENGTH_DRIFT * table.tokens[:, first]
     views = {"both answers end by themselves": both, "answers of like length": alike}
-    newly = (table.stopped[:, policy] > 0) & (table.stopped[:, sft] == 0)
-    gain = table.passed[:, policy] - table.passed[:, sft]
+    newly = (table.stopped[:, policy] > 0) & (table.stopped[:, first] == 0)
+    gain = table.passed[:, policy] - table.passed[:, first]
     return {
         "views": {name: rates(table.where(chosen), cfg) for name, chosen in views.items() if chosen.any()},
         "gain": float(gain.mean()),
@@ -227,12 +246,18 @@ def effect(delta: Interval) -> str:
     return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
 
 
+def beside(delta: Interval) -> str:
+    """What a difference says of a model beside another that it was not made from."""
+    return "passes more" if delta.low > 0 else "passes less" if delta.high < 0 else "does not measurably differ"
+
+
 def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") -> str:
-    """A plain sentence from the primary endpoint alone: policy minus SFT, and what `endings` says of its answers."""
-    delta = Interval(**primary[PRIMARY])
-    word = effect(delta)
+    """A plain sentence from the primary endpoint alone: the main difference, and what `endings` says of answers."""
+    delta = Interval(**primary[main_difference(titles)])
+    first = before(titles)
+    word = effect(delta) if first != "other" else beside(delta)
     sentence = (
-        f"{titles['policy']} {word}: {delta.points()} over {titles['sft']}, on {primary['prompts']} held-out prompts "
+        f"{titles['policy']} {word}: {delta.points()} over {titles[first]}, on {primary['prompts']} held-out prompts "
         f"of {primary['tasks']} tasks{endings}."
     )
     if primary["prompts"] < ENOUGH_PROMPTS:

@@ -66,7 +66,11 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
     found, alpha = list[Claim](), 1 - cfg.confidence
     if "retained" in inputs:
         texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]
-        scored = {role: log_probs(cfg, inputs[role] / "model", texts) for role in ("base", "sft", "policy")}
+        scored = {
+            role: log_probs(cfg, inputs[role] / "model", texts)
+            for role in ("base", "sft", "policy")
+            if role in cfg.models
+        }
         read = np.isfinite([*scored.values()]).all(axis=0)  # every model reads a token of it after another
         if not read.all():
             out.warn(f"eval.retention: {(~read).sum()} of {len(texts)} texts have fewer than two tokens: none counts.")
@@ -75,14 +79,16 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
         scored = {role: found[read] for role, found in scored.items()}
         text = "log-prob of running text, nats per token"
         for against, margin in TEXT.items():
+            if against not in scored:
+                continue
             found.append(of_measure(text, against, (scored["policy"], scored[against]), alpha, margin))
-    if plain := everything.group("open_plain").prompts:
+    if (plain := everything.group("open_plain").prompts) and "base" in cfg.models:
         varied = of_answers(plain, answers, "base", variety)
         found.append(of_measure("different pairs of words", "base", varied, alpha, kept=VARIETY, bounded=True))
         loopfree = of_answers(plain, answers, "base", loopless)
         found.append(of_share("answers without a loop", "base", loopfree, alpha, LOOPS))
     sized = [e for e in everything.prompts if asked_length(e)]
-    for against in ("sft", "base") if sized else ():
+    for against in (role for role in TEXT if sized and role in cfg.models):
         lengths, what = of_answers(sized, answers, against, within_length), "share of the asked length that is kept to"
         found.append(of_measure(what, against, lengths, alpha, LENGTH_ERROR, bounded=True))
     if not found:

@@ -29,8 +29,12 @@ def command(stage: str, overrides: list[str]) -> str:
 
 
 def target_of(node: Node) -> str:
-    """The stage to ask for that builds a node: its own; the control's is asked for by what compares it."""
-    return str(Target.eval if isinstance(node.config, SFT) and node.config.control else node.stage)
+    """The stage to ask for that builds a node: its own; the control's is asked for by what compares it, and labels of
+    a comparison come with that."""
+    if isinstance(node.config, SFT) and node.config.control:
+        return str(Target.eval)
+    pool = node.inputs.get("pool")
+    return str(pool.stage if pool and pool.stage == Target.versus else node.stage)
 
 
 def begin(work: Work, run_id: str | None) -> list[dict[str, Any]]:

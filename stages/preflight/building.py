@@ -9,7 +9,7 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import Training
 from stages.config.choices import Command
-from stages.config.errors import Errors, UserError
+from stages.config.errors import Errors, UserError, in_the_name_of
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target
 from stages.hardware import machine
@@ -45,7 +45,7 @@ def refuse(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
     missing = store.missing(wanted(cfg, nodes)) if cfg.launch.node_rank == 0 else set[Node]()
     for node in sorted(missing, key=str):
         for look in (*LOOKS.get(type(node.config), ()), require_device):
-            with errors:
+            with errors, in_the_name_of(node.config.name if isinstance(node.config, Label) else "label"):
                 look(node, store)
     if missing and cfg.tracker.name == "trackio" and find_spec("trackio") is None:
         errors.add(f"tracker=trackio needs its package: {install_command('trackio')}, or set tracker=none.")

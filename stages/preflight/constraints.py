@@ -8,10 +8,12 @@ from pathlib import Path
 
 from stages.config import limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP
+from stages.config.blocks.labels import Human
 from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
+    Align,
     Command,
     Demonstrations,
     ExportFormat,
@@ -19,16 +21,24 @@ from stages.config.choices import (
     Sharding,
     Strategy,
 )
-from stages.config.errors import Errors, UserError, one_of
+from stages.config.errors import Errors, UserError, in_the_name_of, one_of
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target, group_defaults
-from stages.preflight import candidate_sources, capacity, data_sources, ensemble_members, servers, user_files
+from stages.preflight import (
+    candidate_sources,
+    capacity,
+    comparisons,
+    data_sources,
+    ensemble_members,
+    servers,
+    user_files,
+)
 from stages.store import plugins
 
 # Keys of a source that preferences do not have.
 OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
 
-EVALUATING = (Target.answer, Target.eval, Target.report)
+EVALUATING = (Target.answer, Target.versus, Target.eval, Target.report)
 
 
 def refuse(cfg: Config) -> None:
@@ -46,6 +56,7 @@ def refuse(cfg: Config) -> None:
     checks: list[Callable[[Config], None]] = [
         *(together, words, candidate_sources.refuse, ensemble_members.refuse, servers.refuse, given, rewarded),
         *(own_parts, data_sources.refuse, user_files.refuse, by_people, labelled, launched, adapters, trainers),
+        comparisons.refuse,
         *(capacity.refuse, pushed),
     ]
     for check in checks:
@@ -72,8 +83,7 @@ def words(cfg: Config) -> None:
 
 def own_parts(cfg: Config) -> None:
     """Parts of the user's own: their files, and what they exclude."""
-    for name in ("data", "sample", "label"):
-        own = vars(cfg)[name].own
+    for name, own in cfg.own_parts.items():
         if not own and (own.name or own.options):
             raise UserError(f"{name}.own names no file: {name}.own={{file: FILE, name: NAME}}.")
     if cfg.label.own and cfg.label.labeler == "dataset":
@@ -136,8 +146,6 @@ def given(cfg: Config) -> None:
         raise UserError(
             f"label=dataset labels nothing new, so rounds={cfg.rounds} would train on the same pairs again."
         )
-    if cfg.label.known and not cfg.label.audit:
-        raise UserError("label.known is what audited judgements are held against: label.audit=200 sets some aside.")
     if cfg.model.path and cfg.model.random_init:
         raise UserError(
             f"model.path={cfg.model.path} and model.random_init exclude each other: set one of them to null."
@@ -149,11 +157,13 @@ def given(cfg: Config) -> None:
 def rewarded(cfg: Config) -> None:
     """What a reward model learns from, and who labels by one."""
     source = cfg.reward.source
-    if cfg.label.by_reward and not source.path:
-        raise UserError(
-            "label=reward_model needs a model: label.reward_model.path=FOLDER, or what this run is to train one on, "
-            "reward.source.path=FILE."
-        )
+    for label in cfg.labels:
+        with in_the_name_of(label.name):
+            if label.by_reward and not source.path:
+                raise UserError(
+                    "label=reward_model needs a model: label.reward_model.path=FOLDER, or what this run is to train "
+                    "one on, reward.source.path=FILE."
+                )
     if cfg.label.by_reward and cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError(
             "sft.demonstrations=selected is labelled before there is an SFT model, from which the run's own reward "
@@ -171,17 +181,19 @@ def rewarded(cfg: Config) -> None:
 
 
 def untested_message(cfg: Config) -> str:
-    """Return why no model can be evaluated: no prompt of the answers' split says whether it helped. Return '' where
-    some do. Rephrased prompts say how consistent a model is, plain ones what it retains."""
+    """Return why no model can be evaluated: no prompt of the answers' split has checks, no pair is held out, and
+    nobody judges. Return '' where something tells whether it helped. Rephrased prompts say how consistent a model is,
+    plain ones what it retains."""
     split = cfg.answer.split
     groups = [g for g, its in SPLIT_OF_GROUP.items() if its == split and g not in ("rephrased", "open_plain")]
     sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
-    if sources or any(vars(cfg.data.tasks)[group] for group in groups):
+    paired = cfg.align is not Align.none and cfg.pairs.validation_fraction > 0
+    if sources or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.wanted:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     return (
-        f"stage={stage} asks {split} prompts that have checks, and data.tasks makes none. "
-        f"Raise data.tasks.{split}, or stop at stage=dpo."
+        f"stage={stage}: nothing tells whether it helped: no {split} prompt has checks (data.tasks.{split}), no pair "
+        "is held out (pairs.validation_fraction), and nobody judges (eval/judged=judge)."
     )
 
 
@@ -199,14 +211,23 @@ def labelled(cfg: Config) -> None:
 
 
 def by_people(cfg: Config) -> None:
+    """Whom people judge for, and by which files."""
+    for label in cfg.labels:
+        with in_the_name_of(label.name):
+            if label.known and not label.audit:
+                raise UserError(
+                    "label.known is what audited judgements are held against: label.audit=200 sets some aside."
+                )
+            if "human" in label.labelers:
+                people(label.human)
+    if "human" in cfg.label.labelers and cfg.sft.demonstrations is Demonstrations.selected:
+        raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
+
+
+def people(human: Human) -> None:
     """What `label=human` needs, and that a file of answers is there before anything is sampled for them."""
-    human = cfg.label.human
-    if "human" not in cfg.label.labelers:
-        return
     if any(find_spec(package) is None for package in ("starlette", "uvicorn")):
         raise UserError(f"label.human: its page needs starlette and uvicorn: {install_command('people')}.")
-    if cfg.sft.demonstrations is Demonstrations.selected:
-        raise UserError("sft.demonstrations=selected takes answers by their scores, and people give preferences.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
         raise UserError("label.human.reasons has the keys 1 to 9: up to nine of them, each once.")
     if human.answered and not plugins.user_path(human.answered).is_file():

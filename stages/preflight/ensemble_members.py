@@ -1,8 +1,8 @@
 """Ensembles of labelers that cannot be."""
 
-from stages.config.blocks.labels import OWN
+from stages.config.blocks.labels import OWN, Label
 from stages.config.choices import Demonstrations, Rubrics
-from stages.config.errors import UserError, one_of
+from stages.config.errors import UserError, in_the_name_of, one_of
 from stages.config.schema import Config
 from stages.store import plugins
 
@@ -14,10 +14,20 @@ ALONE = {  # and what to do instead
 
 
 def refuse(cfg: Config) -> None:
-    """Raise UserError for the first thing that is wrong with `label.ensemble`."""
-    label, key = cfg.label, "label.ensemble.members"
-    if label.labeler != "ensemble":
-        return
+    """Raise UserError for what is wrong with `label.ensemble`, and with that of `eval.judged`."""
+    for label in cfg.labels:
+        if label.labeler == "ensemble":
+            with in_the_name_of(label.name):
+                members(label)
+    if cfg.label.labeler == "ensemble" and cfg.sft.demonstrations is Demonstrations.selected:
+        raise UserError(
+            "sft.demonstrations=selected takes answers by their scores, and label=ensemble gives preferences."
+        )
+
+
+def members(label: Label) -> None:
+    """Who votes, and with which weight."""
+    key = "label.ensemble.members"
     if len(label.voters) < 2:
         raise UserError(
             f"label=ensemble joins two labelers or more: '{key}=[{{labeler: verifier}}, {{labeler: judge}}]'."
@@ -40,16 +50,12 @@ def refuse(cfg: Config) -> None:
         )
     if not any(voter.weight for voter in label.voters):
         raise UserError(f"{key}: every weight is 0, so nobody decides anything.")
-    if cfg.sft.demonstrations is Demonstrations.selected:
-        raise UserError(
-            "sft.demonstrations=selected takes answers by their scores, and label=ensemble gives preferences."
-        )
-    people(cfg)
+    people(label)
 
 
-def people(cfg: Config) -> None:
+def people(label: Label) -> None:
     """What is said of people, where an ensemble chooses what they are asked."""
-    human, asked = cfg.label.human, cfg.label.ensemble.people
+    human, asked = label.human, label.ensemble.people
     if human.answered and not asked:
         raise UserError("label.human.answered: label.ensemble.people=200 asks people, and reads what they said.")
     for name, usual in (("prompts", None), ("answers", 2), ("comparisons", 1)):

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
+from stages.config.blocks.labels import Label
 from stages.config.choices import Demonstrations, Rubrics
-from stages.config.errors import Errors, UserError
+from stages.config.errors import Errors, UserError, in_the_name_of
 from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.store.node import Node
@@ -38,9 +39,10 @@ OURS = {"messages", "model", "stream", "n"}  # of a request
 def refuse(cfg: Config) -> None:
     """Raise UserError for the endpoints that cannot be asked."""
     errors = Errors()
-    if "judge" in cfg.label.labelers:
-        with errors:
-            judged(cfg)
+    for label in cfg.labels:
+        if "judge" in label.labelers:
+            with errors, in_the_name_of(label.name):
+                judged(cfg, label)
     for key, endpoint in cfg.endpoints.items():
         with errors:
             reachable(key, endpoint)
@@ -54,14 +56,15 @@ def refuse(cfg: Config) -> None:
     errors.refuse()
 
 
-def judged(cfg: Config) -> None:
+def judged(cfg: Config, label: Label) -> None:
     """Judges, each of them once, and as many comparisons as show every candidate to them."""
-    judge, drawn = cfg.label.judge, cfg.sample.most
+    judge, drawn = label.judge, None if label.of else cfg.sample.most
     if not judge.endpoints or not judge.kind or not judge.reading:
         raise UserError("label=judge needs judges: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'.")
     if len({(address(e.base_url), e.model) for e in judge.endpoints}) < len(judge.endpoints):
         raise UserError("label.judge.endpoints names a model twice: it would be one judge, and no majority.")
-    if judge.kind is Rubrics.pairwise and cfg.sft.demonstrations is Demonstrations.selected:
+    selecting = cfg.sft.demonstrations is Demonstrations.selected and not label.of
+    if judge.kind is Rubrics.pairwise and selecting:
         raise UserError("sft.demonstrations=selected takes answers by their scores: label.judge.kind=pointwise.")
     if judge.kind is Rubrics.pairwise and judge.comparisons and drawn and 2 * judge.comparisons < drawn:
         raise UserError(

@@ -16,7 +16,7 @@ from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import Own
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
-from stages.config.errors import Errors, UserError
+from stages.config.errors import Errors, UserError, in_the_name_of
 from stages.config.installation import ROOT
 from stages.config.schema import Config
 from stages.preflight import data_sources
@@ -39,9 +39,10 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_to
 def refuse(cfg: Config) -> None:
     """Raise UserError for the templates that cannot work."""
     errors = Errors()
-    if cfg.label.judge.kind and cfg.label.judge.rubric:
-        with errors:
-            validate_rubric(cfg.label.judge, Path(cfg.label.judge.rubric))
+    for label in cfg.labels:
+        if label.judge.kind and label.judge.rubric:
+            with errors, in_the_name_of(label.name):
+                validate_rubric(label.judge, Path(label.judge.rubric))
     if cfg.sft.template.path:
         with errors:
             validate_chat_template(Path(cfg.sft.template.path))

@@ -18,7 +18,7 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT
-from stages.config.errors import Errors, UserError
+from stages.config.errors import Errors, UserError, in_the_name_of
 from stages.config.installation import ROOT
 from stages.store import plugins
 from stages.store.digests import Signature, digests, files_of, is_pattern, signature
@@ -105,7 +105,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         with errors:
             path = kept(read_template(rubric, "label.judge.rubric").encode(), rubric)
             block = replace(block, judge=replace(block.judge, rubric=path))
-    errors.refuse()
+    with in_the_name_of(block.name if isinstance(block, Label) else "label"):
+        errors.refuse()
     return block, pinned_to
 
 

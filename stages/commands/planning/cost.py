@@ -76,12 +76,14 @@ class Past:
     def sizes(self, m: Manifest) -> Sizes | None:
         """Return the sizes of a finished node; None where its data or its pairs are gone."""
         stage, metrics = m["stage"], m["metrics"]
-        role = "pairs" if stage in PAIRS else "pool" if stage == "label" else "data"
+        role = "pool" if stage == "label" else "data"
+        if stage in PAIRS or (stage == "answer" and "pairs" in m["inputs"]):
+            role = "pairs"
         rows = self.manifest(m["inputs"][role]["stage"], m["inputs"][role]["fingerprint"])
         if rows is None:
             return None
         if role == "pairs":
-            return Sizes(metrics["pairs"], *self.length(rows, "pairs"))
+            return Sizes(metrics.get("pairs") or metrics["prompts"], *self.length(rows, "pairs"))
         if role == "pool":
             return Sizes(metrics["judgements"], *length_of_pool(rows, self.folder(rows)))
         count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
@@ -149,6 +151,10 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
         return pool_to_be(node.inputs["pool"], store, past)
     if isinstance(node.config, CandidateFile):  # which holds any number
         return Sizes(0, *in_tokens(*TEXT))
+    if node.stage == "answer" and "data" not in node.inputs:  # which asks the prompts of held-out pairs
+        made = store.find(node.inputs["pairs"]) or past.earlier.of(node.inputs["pairs"])
+        told = past.length(made, "pairs") if made else in_tokens(*TEXT)
+        return Sizes(min(made["metrics"]["held_out"], node.config.open) if made else 0, *told)
     given, made_of = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     counted, split = selected or store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
@@ -161,7 +167,7 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
     pairs = node.inputs.get("pairs") or (given and given.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
         return Sizes(examples.get("sft", 0), *lengths)
-    if not pairs:
+    if not pairs or (node.stage == "eval" and given):
         return Sizes(asked(node, examples.get(split, 0)), *lengths)
     if made := store.find(pairs) or past.earlier.of(pairs):
         held_out = made["metrics"]["held_out"] if node.stage in OBJECTIVES else 0
@@ -179,6 +185,9 @@ def pool_to_be(pool: Node, store: Store, past: Past) -> Sizes:
     """Return the sizes of a pool: its candidates, or those that each of its sources is to give for every prompt."""
     if made := store.find(pool) or past.earlier.of(pool):
         return Sizes(made["metrics"]["candidates"], *length_of_pool(made, past.folder(made)))
+    if pool.stage == "versus":
+        sizes = sizes_to_be(pool.inputs["policy"], store, past)
+        return sizes._replace(rows=2 * min(sizes.rows, pool.config.prompts))
     candidates = prompts = answers = 0.0
     for source in sources_of(pool):
         sizes = sizes_to_be(source, store, past)

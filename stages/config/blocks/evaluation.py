@@ -5,14 +5,20 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from stages.config.blocks.data import Source
+from stages.config.blocks.labels import BESIDE_OWN, Ensemble, Human, Judge, Label, RewardModel
+from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
-from stages.config.choices import Precision, Split
+from stages.config.choices import Precision, Role, Split
 from stages.config.limits import Limit, between, computed, limited, share
+
+NOBODY = "none"  # the judged evaluation that is none
+REFERENCE = "reference"  # of `eval.judged.against`: the prompts' own reference answers
 
 
 @dataclass
 class Answer:
     split: Split = MISSING
+    open: int = between(0, 1_000_000)
     max_new_tokens: int = between(1, 65_536)
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
@@ -20,10 +26,69 @@ class Answer:
 
 
 @dataclass
+class Judged:
+    """Whose answers are better: a labeler says so of the policy's beside those of others, prompt by prompt."""
+
+    labeler: str | None = None
+    own: Own = field(default_factory=Own)
+    source: list[Source] = field(default_factory=list)
+    prompts: int | None = between(1, 1_000_000, None)
+    against: list[str] = field(default_factory=list)
+    max_longer: float = share(0.9)
+    max_failed: float | None = share(None)
+    judge: Judge = field(default_factory=Judge)
+    human: Human = field(default_factory=Human)
+    reward_model: RewardModel = field(default_factory=RewardModel)
+    ensemble: Ensemble = field(default_factory=Ensemble)
+    audit: int | None = between(1, 1_000_000, None)
+    known: str | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.own) or self.labeler not in (None, NOBODY)
+
+    @property
+    def folders(self) -> list[str]:
+        """The models that the policy is held against and that are none of this run's."""
+        return [name for name in self.against if name not in (REFERENCE, *Role)]
+
+    @property
+    def label(self) -> Label:
+        """The block of the labels of a comparison."""
+        return Label(
+            labeler=str(self.labeler) if self.labeler != NOBODY else BESIDE_OWN,
+            own=self.own,
+            path=None,
+            revision=None,
+            hub_split="train",
+            max_failed=self.max_failed or 0.0,
+            judge=self.judge,
+            human=self.human,
+            reward_model=self.reward_model,
+            ensemble=self.ensemble,
+            audit=self.audit,
+            known=self.known,
+            of="eval.judged",
+        )
+
+
+@dataclass
+class Versus:
+    """Two models' answers to the same prompts. `against`: whose the other ones are; `constant`: the policy's place is
+    taken by one answer that looks at no prompt."""
+
+    against: str
+    prompts: int
+    constant: bool = False
+
+
+@dataclass
 class Eval:
+    judged: Judged = field(default_factory=Judged)
     retention: list[Source] = field(default_factory=list)
     confidence: float = limited(Limit(0, "must be above 0 and below 1: 0.95 is usual", high=1, open=True, below=True))
     likelihood_prompts: int = between(1, 1_000_000)
     precision: Precision = MISSING
     models: dict[str, str] = computed({})  # set by the pipeline: what is evaluated, role: title
+    compared: dict[str, str] = computed({})  # and whose answers are judged beside the policy's, name: title
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)

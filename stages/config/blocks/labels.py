@@ -163,6 +163,11 @@ class Label:
         return "reward_model" in self.labelers and self.reward_model.path is None
 
     @property
+    def name(self) -> str:
+        """What the block is called on the command line."""
+        return self.of or "label"
+
+    @property
     def key(self) -> str:
         """What the path of a file is called on the command line."""
-        return f"{self.of or 'label'}.path"
+        return f"{self.name}.path"

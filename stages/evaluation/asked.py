@@ -1,0 +1,22 @@
+"""The prompts that models are asked in an evaluation: of a split of the data, or of held-out pairs."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from stages.store.records import Example, Pair, stream
+
+HELD_OUT = "held-out pairs"  # the task of their prompts
+
+
+def prompts_of(inputs: Mapping[str, Path], split: str | None = None) -> Iterator[Example]:
+    """The prompts of `data` that are in a split, or in any; of `pairs` those that are held out from training, each
+    once, with the first chosen answer as its reference."""
+    if "pairs" not in inputs:
+        found = stream(inputs["data"] / "examples.parquet", Example)
+        yield from (e for e in found if split in (None, e.split))
+        return
+    seen = set[str]()
+    for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):
+        if pair.split == "validation" and pair.prompt_id not in seen:
+            seen.add(pair.prompt_id)
+            yield Example(pair.prompt_id, pair.prompt, pair.chosen[0]["content"], HELD_OUT, HELD_OUT, pair.split)

@@ -1,0 +1,144 @@
+"""Judged comparisons: what a labeler said of the policy's answers beside those of another model, as figures and in
+sentences. Who judged, and how, is the labeler's affair."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.config.blocks.evaluation import Eval
+from stages.evaluation.intervals import Interval
+from stages.evaluation.reliability import KNOWN_WORDS, Key, from_file
+from stages.evaluation.win_rates import Comparisons, compared, detectable, win_rate
+from stages.store.records import Candidate, Judgement, load
+
+REFERENCES = "the reference answers"  # the title of a comparison with them
+CONSTANT = "constant"  # the comparison in which one answer for every prompt takes the policy's place
+POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of the candidate `a`
+SAYS = {
+    "better": "{labeler} finds {policy}'s answers better than {theirs}",
+    "worse": "{labeler} finds {policy}'s answers worse than {theirs}",
+    "preferred, perhaps for length": "{labeler} prefers {policy}'s answers to {theirs}, perhaps for length alone",
+    "rejected, perhaps for length": "{labeler} prefers {theirs} to {policy}'s answers, perhaps for length alone",
+    "no measurable difference": "{labeler} finds no measurable difference of {policy}'s answers and {theirs}",
+    "too few to say": "there are too few judgements to say how {policy}'s answers compare with {theirs}",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The two answers to every prompt, the policy's (or what takes its place) first, and what was said of them: of two
+    at a time by prompt, or of each by its id."""
+
+    sides: list[tuple[Candidate, Candidate]]
+    preferences: dict[str, Judgement]
+    scores: dict[str | None, float]
+    missing: Counter[str]
+    known: Mapping[Key, str]
+
+    @classmethod
+    def read(cls, versus: Path, label: Path | None) -> "Comparison":
+        """That of a `versus` node and of the labels of it; None where all answers are alike, and nobody was asked."""
+        said = load(label / "judgements.parquet", Judgement) if label else []
+        words = (label or versus) / KNOWN_WORDS
+        return cls(
+            sides_of(versus),
+            {j.prompt_id: j for j in said if j.preference},
+            {j.candidate_id: j.score for j in said if j.score is not None},
+            Counter(j.error for j in said if j.error),
+            from_file(words) if words.exists() else {},
+        )
+
+    def won(self, policy: Candidate, other: Candidate) -> float:
+        """1 where the policy's answer is the better one, 0.5 for a tie, 0 where the other is; NaN where nobody said
+        it. Equal texts are a tie, whether or not anybody was asked."""
+        if policy.stripped_text == other.stripped_text:
+            return POINTS["tie"]
+        if judgement := self.preferences.get(policy.prompt_id):
+            points = POINTS[str(judgement.preference)]
+            return points if judgement.a == policy.candidate_id else 1 - points
+        ours, theirs = (self.scores.get(side.candidate_id, math.nan) for side in (policy, other))
+        return math.nan if math.isnan(ours - theirs) else (1 + float(np.sign(ours - theirs))) / 2
+
+    def first(self, policy: Candidate) -> bool:
+        """Whether the policy's answer came first; of answers that were scored one by one, as its id has it."""
+        judgement = self.preferences.get(policy.prompt_id)
+        return judgement.a == policy.candidate_id if judgement else int(policy.candidate_id, 16) % 2 == 0
+
+    @property
+    def outcomes(self) -> Comparisons:
+        lengths = np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(-1, 2)
+        keys = [(policy.candidate_id, other.candidate_id) for policy, other in self.sides]
+        return Comparisons(
+            won=np.array([self.won(*both) for both in self.sides], float),
+            longer_by=lengths[:, 0] - lengths[:, 1],
+            people=np.array([POINTS.get(self.known.get(key, ""), math.nan) for key in keys], float),
+            shown_first=np.array([self.first(policy) for policy, _ in self.sides], bool),
+            alike=np.array([policy.stripped_text == other.stripped_text for policy, other in self.sides], bool),
+        )
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What there is to tell besides rates."""
+        won = self.outcomes.won
+        swapped = [j.order_swapped_agrees for j in self.preferences.values() if j.order_swapped_agrees is not None]
+        policy, other = zip(*self.sides, strict=True)
+        return {
+            "judged": int(np.isfinite(won).sum()),
+            "missing": dict(self.missing),
+            "ties": int((won == POINTS["tie"]).sum()),
+            "flips": swapped.count(False) if swapped else None,
+            "tokens": {"policy": mean_tokens(policy), "other": mean_tokens(other)},
+        }
+
+
+def judged(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """By whom the policy is compared with: how often its answers win, free of length and corrected by people where
+    that can be told, and what a judge that knows nothing would give. Of a comparison that people have not completed,
+    how many questions wait for them."""
+    found, constant = dict[str, dict[str, Any]](), dict[str, Any]()
+    if f"judged_{CONSTANT}" in inputs:
+        nobody = Comparison.read(inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"])
+        if nobody.sides:
+            won = nobody.outcomes.won
+            constant = {"one constant answer": asdict(win_rate(won[np.isfinite(won)], cfg.confidence))}
+    for key, title in cfg.compared.items():
+        sides = sides_of(inputs[f"versus_{key}"])
+        alike = sum(policy.stripped_text == other.stripped_text for policy, other in sides)
+        told = {"title": title, "labeler": cfg.judged.labeler or "own", "prompts": len(sides), "alike": alike}
+        if f"judged_{key}" not in inputs and alike < len(sides):
+            found[key] = told | {"waiting": len(sides) - alike, "detectable": detectable(len(sides))}
+            continue
+        comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
+        rates = compared(comparison.outcomes, cfg.confidence, cfg.judged.max_longer)
+        rates["nulls"] |= constant
+        found[key] = told | comparison.figures | rates
+    return found
+
+
+def sides_of(versus: Path) -> list[tuple[Candidate, Candidate]]:
+    """The two candidates of every prompt, as `versus` wrote them: the policy's first."""
+    candidates = iter(load(versus / "candidates.parquet", Candidate))
+    return list(zip(candidates, candidates, strict=True))
+
+
+def mean_tokens(candidates: tuple[Candidate, ...]) -> float:
+    return float(np.mean([c.n_tokens for c in candidates]))
+
+
+def sentence(found: Mapping[str, Any], policy: str) -> str:
+    """What was judged, against whom, by how much: one sentence. `policy`: its title."""
+    who = {"human": "people", "judge": "the judge", "reward_model": "the reward model"}.get(
+        found["labeler"], f"the labeler {found['labeler']}"
+    )
+    theirs = REFERENCES if found["title"] == REFERENCES else f"those of {found['title']}"
+    if "waiting" in found:
+        return f"People have not said yet whether {policy}'s answers are better than {theirs}: stage=versus asks them."
+    says = SAYS[found["effect"]].format(labeler=who, policy=policy, theirs=theirs)
+    rate = Interval(**(found["people"] or found)["win_rate"])
+    told = f"they win {rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%}) of {found['judged']} comparisons"
+    return f"{says[0].upper()}{says[1:]}: {told}, ties half."

@@ -1,0 +1,13 @@
+"""stub"""
+
+
+def learnt(cfg, inputs, before, out):
+    return {}
+
+
+def sentence(*a):
+    return ""
+
+
+def cautions(r):
+    return ""

@@ -1,0 +1,66 @@
+"""Stage `versus`: two models' answers to the same prompts, side by side, as candidates for the labeler.
+
+A candidate's id is a hash of whose it is and of its prompt, so that two models which answer alike stay two candidates:
+that is a tie, and no copy of which one would be left out (as in a pool to train on).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stages.config.blocks.evaluation import Versus
+from stages.config.choices import Role
+from stages.config.errors import UserError
+from stages.evaluation.asked import prompts_of
+from stages.evaluation.win_rates import detectable
+from stages.models.contract import Contract, form_of
+from stages.store.records import Candidate, Example, content_id, load, save
+from stages.store.workspace import Work
+
+SHORT = 80  # characters of the constant answer that are told
+
+
+def run(cfg: Versus, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+    """Publish `prompts.parquet` and `candidates.parquet`, two of a prompt, in which `policy` is whose answer it is.
+    Prompts are those that both answered: without checks, where there are any, else with; as many as `prompts`, drawn
+    by their ids.
+
+    Raises:
+        UserError: where there is no such prompt.
+    """
+    terms = form_of(inputs["model"] / "model")
+    answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
+    asked = [e for e in prompts_of(inputs) if e.id in answers]
+    others = {e.id: Candidate.of_text(e.id, e.reference, cfg.against, "file", 0) for e in asked if e.reference}
+    if "other" in inputs:
+        others = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
+    both = sorted((e for e in asked if e.id in others), key=lambda e: e.id)
+    drawn = ([e for e in both if not e.checks] or both)[: cfg.prompts]
+    if not drawn:
+        raise UserError(f"eval.judged: {len(asked)} prompts were asked, and none of them has two answers to compare.")
+    alike = sum(answers[e.id].stripped_text == others[e.id].stripped_text for e in drawn)
+    told = (
+        f"{len(drawn)} of {len(both)} prompts with two answers each, {alike} of them alike: a win rate that is "
+        f"{100 * detectable(len(drawn)):.0f} points off 50% can be seen"
+    )
+    if cfg.constant:
+        constant = answers[drawn[0].id]  # a real answer to one of the prompts
+        drawn = drawn[1:] if alike < len(drawn) else []  # of two models that are the same there is nothing to ask
+        answers = {e.id: replace(constant, prompt_id=e.id) for e in drawn}
+        told = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
+
+    def sides() -> Iterator[Candidate]:
+        for e in drawn:
+            yield side(answers[e.id], str(Role.policy), terms)
+            yield side(others[e.id], cfg.against, terms)
+
+    save(out / "prompts.parquet", drawn, Example)
+    save(out / "candidates.parquet", sides(), Candidate)
+    return {"prompts": len(drawn), "of": len(both), "alike": alike, "summary": told}
+
+
+def side(answer: Candidate, role: str, terms: Contract) -> Candidate:
+    """An answer as one side of a comparison: as long as the policy's tokenizer makes it, so that lengths compare."""
+    tokens = answer.n_tokens if answer.tokenizer == terms.digest else terms.length(answer.text)
+    return replace(answer, candidate_id=content_id(role, answer.prompt_id), policy=role, n_tokens=tokens)
