@@ -47,7 +47,7 @@ BUDGETS = {
     "endpoints": 28.0,
     "labelers": 55.0,
     "formats": 15.0,
-    "evaluation": 12.0,
+    "evaluation": 8.0,
 }
 OTHERS = 20.0  # of a room that is not in the table yet
 
