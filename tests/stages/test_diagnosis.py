@@ -52,8 +52,9 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
 
 
 def findings(run: Evidence) -> list[Finding]:
-    """All of them, as if enough pairs had been held out for accuracy to say something."""
-    run = replace(run, dpo=run.dpo | {"held_out": 50})
+    """All of them, as if enough pairs had been held out for accuracy to say something, and a verdict of all parts."""
+    results = run.results | {"gives_verdict": ["checks", "learnt"]}
+    run = replace(run, dpo=run.dpo | {"held_out": 50}, results=results)
     found = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
     assert None not in found
     return found

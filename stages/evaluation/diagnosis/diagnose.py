@@ -7,13 +7,21 @@ from stages.evaluation.diagnosis.causes import CAUSES
 from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import FAR, Finding
-from stages.evaluation.outcomes import PRIMARY
+
+IN_RANGE = "nothing that was measured is out of its normal range"
+# By the first part of a verdict: what it says of a policy that did well, and what would show a smaller change.
+DID_WELL = {"checks": "helped", "learnt": "learnt the preferences", "judged": "gives the better answers"}
+MORE = {
+    "checks": "prompts of more tasks, or further seeds,",
+    "learnt": "more held-out pairs (pairs.validation_fraction)",
+    "judged": "more judged prompts (eval.judged.prompts)",
+}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """`found`: what is out of its range, likeliest cause first; `follows`: those of them that may follow from it;
-    `normal`: the rest. `helped`: the verdict says so, and there is nothing to explain."""
+    `normal`: the rest. `helped`: the first part of the verdict is good, and there is nothing to explain."""
 
     helped: bool
     sentence: str
@@ -32,23 +40,36 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     found = sorted((f for f in asked if f.severity), key=lambda f: -f.severity)
     explained = any(f.severity == FAR for f in given)  # of opposite advice only one can be right
     follows = [f for f in found if explained and f in done]
-    delta = run.results["primary"][PRIMARY]
-    helped = delta["low"] > 0
+    part = run.results["gives_verdict"][0]
+    helped, unseen = outcome_of(run.results, part)
     normal = [f for f in asked if not f.severity]
-    return Diagnosis(helped, told(helped, found, title, delta), found, follows, normal)
+    return Diagnosis(helped, told(part, helped, unseen, found, title), found, follows, normal)
 
 
-def told(helped: bool, found: list[Finding], title: str, delta: dict[str, Any]) -> str:
+def outcome_of(results: dict[str, Any], part: str) -> tuple[bool, float | None]:
+    """Whether a part of the verdict is good; and the points that a change has to have to be seen, where none was."""
+    if part == "judged":
+        comparison = next(iter(results["judged"].values()))
+        effect = comparison.get("effect")  # none while people are waited for
+        return effect == "better", 100 * comparison["detectable"] if effect == "no measurable difference" else None
+    if part == "learnt":
+        interval, none, note = results["learnt"]["ratio"]["policy"], 0.5, results["learnt"]["note"]
+    else:
+        interval, none, note = results["primary"][results["main_difference"]], 0.0, ""
+    low, high = interval["low"] - none, interval["high"] - none
+    return low > 0 and not note, 50 * (high - low) if low <= 0 <= high and not note else None
+
+
+def told(part: str, helped: bool, unseen: float | None, found: list[Finding], title: str) -> str:
     """One sentence: the likeliest cause, or that nothing stands out."""
     if found and (cause := found[0].cause):
         measured = f"{cause.says} ({found[0].what} {found[0].shown}, normal is {found[0].range})"
         if helped:
-            return f"{title} helped. What stands out is that {measured}."
+            return f"{title} {DID_WELL[part]}. What stands out is that {measured}."
         return f"The likeliest cause is that {measured}."
     if helped:
-        return f"{title} helped, and nothing that was measured is out of its normal range."
-    half = 50 * (delta["high"] - delta["low"])
-    return (
-        f"Nothing that was measured is out of its normal range. A change of less than about {half:.0f} points cannot "
-        "be told from none here: prompts of more tasks, or further seeds, would tell; more pairs or rounds may help."
-    )
+        return f"{title} {DID_WELL[part]}, and {IN_RANGE}."
+    if unseen is None:
+        return f"{IN_RANGE.capitalize()}."
+    missed = f"A change of less than about {unseen:.0f} points cannot be told from none here: {MORE[part]} would tell."
+    return f"{IN_RANGE.capitalize()}. {missed}"
