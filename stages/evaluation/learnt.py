@@ -1,6 +1,5 @@
-"""Learnt or not: how often the policy favours the chosen answer of a held-out pair, more than the model did that its
-training started from. It says what was learnt of these preferences, not that answers got better: that takes checks or
-judges."""
+"""Held-out pairs: how often the policy favours the chosen answer, more than the model did that its training started
+from. It says what was learnt of these preferences, not that answers got better: that takes checks or judges."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -103,7 +102,7 @@ def favoured(scores: Array) -> Array:
 
 
 def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> str:
-    """Whether the policy learnt its preferences, in one plain sentence. `but`: what became worse, of `cautions`."""
+    """Say in one plain sentence whether the policy learnt its preferences. `but`: what became worse, of `cautions`."""
     ratio, policy = Interval(**figures["ratio"]["policy"]), titles["policy"]
     word = "did not measurably learn the preferences"
     if ratio.low > 0.5 or ratio.high < 0.5:
@@ -117,8 +116,8 @@ def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> 
 
 
 def cautions(results: dict[str, Any]) -> str:
-    """What became worse, as a clause for `sentence`; '' where nothing did: answers that no longer end or that go round
-    in a loop, and a policy that is far from the model before."""
+    """Name what became worse, as a clause for `sentence`: fewer answers that end, more that go round in a loop, and a
+    policy that is far from the model before; '' where nothing did."""
     first, worse = results["before"], list[str]()
     if results["endings"]:
         worse.append(results["endings"].removeprefix(", and "))

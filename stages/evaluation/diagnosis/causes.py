@@ -68,9 +68,9 @@ def longer(run: Evidence) -> Finding | None:
         return None
     follows = run.label.get("length_correlation")
     more = sum(chosen - rejected for chosen, rejected in run.lengths) / len(run.lengths)
-    told = f"by {signed(more, '{:+z.1f}')} tokens on average"
+    detail = f"by {signed(more, '{:+z.1f}')} tokens on average"
     if follows is not None:
-        told += f"; score and length of candidates correlate by {signed(follows, '{:+z.2f}')}"
+        detail += f"; score and length of candidates correlate by {signed(follows, '{:+z.2f}')}"
     other = f"pairs.max_length_ratio=1.2, or {'a labeler' if run.drawn else 'preferences'} blind to length"
     return Finding(
         "chosen longer than rejected",
@@ -83,7 +83,7 @@ def longer(run: Evidence) -> Finding | None:
             "the longer completion is nearly always chosen, so that DPO learns length",
             f"{other}; {with_loss(run.settings['loss_type'], 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5",
         ),
-        detail=told,
+        detail=detail,
     )
 
 

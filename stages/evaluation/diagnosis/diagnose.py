@@ -8,6 +8,7 @@ from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import FAR, Finding
 
+TOO_FEW = "too few to say"  # judgements
 IN_RANGE = "nothing that was measured is out of its normal range"
 # By the first part of a verdict: what it says of a policy that did well, and what would show a smaller change.
 DID_WELL = {"checks": "helped", "learnt": "learnt the preferences", "judged": "gives the better answers"}
@@ -41,33 +42,37 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     explained = any(f.severity == FAR for f in given)  # of opposite advice only one can be right
     follows = [f for f in found if explained and f in done]
     part = run.results["gives_verdict"][0]
-    helped, unseen = outcome_of(run.results, part)
+    good, unseen = outcome_of(run.results, part)
     normal = [f for f in asked if not f.severity]
-    return Diagnosis(helped, told(part, helped, unseen, found, title), found, follows, normal)
+    return Diagnosis(bool(good), told(part, good, unseen, found, title), found, follows, normal)
 
 
-def outcome_of(results: dict[str, Any], part: str) -> tuple[bool, float | None]:
-    """Whether a part of the verdict is good; and the points that a change has to have to be seen, where none was."""
+def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float | None]:
+    """Return whether a part of the verdict is good, None where it cannot say yet; and where it shows no change, the
+    points that one has to have."""
     if part == "judged":
         comparison = next(iter(results["judged"].values()))
-        effect = comparison.get("effect")  # none while people are waited for
-        return effect == "better", 100 * comparison["detectable"] if effect == "no measurable difference" else None
+        effect = comparison.get("effect", TOO_FEW)  # while people are waited for
+        unseen = 100 * comparison["detectable"] if effect == "no measurable difference" else None
+        return None if effect == TOO_FEW else effect == "better", unseen
     if part == "learnt":
-        interval, none, note = results["learnt"]["ratio"]["policy"], 0.5, results["learnt"]["note"]
+        if results["learnt"]["note"]:
+            return None, None
+        interval, none = results["learnt"]["ratio"]["policy"], 0.5
     else:
-        interval, none, note = results["primary"][results["main_difference"]], 0.0, ""
+        interval, none = results["primary"][results["main_difference"]], 0.0
     low, high = interval["low"] - none, interval["high"] - none
-    return low > 0 and not note, 50 * (high - low) if low <= 0 <= high and not note else None
+    return low > 0, 50 * (high - low) if low <= 0 <= high else None
 
 
-def told(part: str, helped: bool, unseen: float | None, found: list[Finding], title: str) -> str:
+def told(part: str, good: bool | None, unseen: float | None, found: list[Finding], title: str) -> str:
     """One sentence: the likeliest cause, or that nothing stands out."""
     if found and (cause := found[0].cause):
         measured = f"{cause.says} ({found[0].what} {found[0].shown}, normal is {found[0].range})"
-        if helped:
-            return f"{title} {DID_WELL[part]}. What stands out is that {measured}."
-        return f"The likeliest cause is that {measured}."
-    if helped:
+        if good is False:
+            return f"The likeliest cause is that {measured}."
+        return f"{f'{title} {DID_WELL[part]}. ' if good else ''}What stands out is that {measured}."
+    if good:
         return f"{title} {DID_WELL[part]}, and {IN_RANGE}."
     if unseen is None:
         return f"{IN_RANGE.capitalize()}."
