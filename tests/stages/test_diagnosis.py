@@ -180,26 +180,26 @@ def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) 
     assert said.sentence.startswith("Nothing that was measured")
 
 
-def of_a_file(run: Evidence, ratio: tuple[float, float], **results: object) -> Evidence:
+def of_a_file(run: Evidence, ratio: tuple[float, float], **changes: object) -> Evidence:
     """The same run as if its pairs were somebody's own, its SFT model too, and nothing had been asked."""
     learnt = {"ratio": {"policy": {"mean": sum(ratio) / 2, "low": ratio[0], "high": ratio[1]}}}
     learnt |= {"pairs": 150, "prompts": 150, "note": ""}
     empty = {"primary": None, "kl": {}, "stop_rate": {}, "mean_tokens": {}, "groups": {}}
-    asked = run.results | empty | {"learnt": learnt, "gives_verdict": ["learnt"]} | results
+    results = run.results | empty | {"learnt": learnt, "gives_verdict": ["learnt"]} | changes
     bare = {name: replace(e, checks=[], source="mine.jsonl") for name, e in run.prompts.items()}
-    return replace(run, drawn=False, sft_trained=False, prompts=bare, results=asked)
+    return replace(run, drawn=False, sft_trained=False, prompts=bare, results=results)
 
 
 def test_of_preferences_alone_nothing_is_said_of_checks_or_sampling(chain: Chain) -> None:
     run = evidence(chain)
-    told = diagnose(of_a_file(run, (0.7, 0.9)), "DPO")
-    assert told.helped and told.sentence.startswith("DPO learnt the preferences")
+    sure = diagnose(of_a_file(run, (0.7, 0.9)), "DPO")
+    assert sure.helped and sure.sentence.startswith("DPO learnt the preferences")
     unsure = diagnose(of_a_file(run, (0.4, 0.6)), "DPO")
     assert not unsure.helped and "held-out pairs" in {finding.what for finding in (*unsure.found, *unsure.normal)}
     for finding in (*unsure.found, *unsure.normal):
-        said = [finding.what, finding.detail]
-        said += [text for cause in (finding.below, finding.above) if cause for text in (cause.says, cause.advice)]
-        assert not re.search(r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(said))
+        texts = [finding.what, finding.detail]
+        texts += [text for cause in (finding.below, finding.above) if cause for text in (cause.says, cause.advice)]
+        assert not re.search(r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(texts))
 
 
 def test_prompts_without_checks_come_from_where_the_runs_own_do(chain: Chain) -> None:
