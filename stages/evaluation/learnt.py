@@ -1,7 +1,6 @@
 """Held-out pairs: how often the policy favours the chosen answer, more than the model did that its training started
 from. It says what was learnt of these preferences, not that answers got better: that takes checks or judges."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,15 +84,12 @@ def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> 
     """The summed log-probs of chosen and rejected answers under a model: (pairs, 2). The batches are the same for
     every model, so that the same weights give the same numbers."""
     model = add_scoring(load_model(folder, device=device_of(cfg.runtime.device)))
-    pad = contract.load(folder).tokenizer.pad_token_id
-
-    def scores() -> Iterator[tuple[float, float]]:
-        for batch in (pairs[start : start + PAIRS] for start in range(0, len(pairs), PAIRS)):
-            yield from ((sum(a), sum(b)) for a, b in pair_log_probs(model, batch, pad, cfg.precision))
-            progress.update(len(batch))
-
+    pad, sums = contract.load(folder).tokenizer.pad_token_id, list[tuple[float, float]]()
     with Progress(len(pairs), f"held-out pairs {role}", "pair") as progress, rounded_once(model.device):
-        return np.array([*scores()])
+        for batch in (pairs[start : start + PAIRS] for start in range(0, len(pairs), PAIRS)):
+            sums += [(sum(a), sum(b)) for a, b in pair_log_probs(model, batch, pad, cfg.precision)]
+            progress.update(len(batch))
+    return np.array(sums)
 
 
 def favoured(scores: Array) -> Array:

@@ -21,7 +21,7 @@ PAGES = ("report.html",)
 
 
 class Text(HTMLParser):
-    """What a page says: its text without scripts and styles, a line for each block."""
+    """Read what a page says: its text without scripts and styles, a line for each block."""
 
     INLINE = ("a", "abbr", "b", "code", "em", "i", "small", "span", "strong", "sub", "sup")
 
@@ -72,7 +72,7 @@ def statements_of(root: Path, *line: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Run:
-    """How a run is made; patterns that no sentence of it may have, and patterns that one of a place has."""
+    """A run, by what is typed; patterns that no sentence of it may have, and patterns that one of a place has."""
 
     line: tuple[str, ...]
     forbidden: tuple[str, ...]

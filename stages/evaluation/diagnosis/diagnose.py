@@ -10,12 +10,11 @@ from stages.evaluation.diagnosis.finding import FAR, Finding
 
 TOO_FEW = "too few to say"  # judgements
 IN_RANGE = "nothing that was measured is out of its normal range"
-# By the first part of a verdict: what it says of a policy that did well, and what would show a smaller change.
-DID_WELL = {"checks": "helped", "learnt": "learnt the preferences", "judged": "gives the better answers"}
-MORE = {
-    "checks": "prompts of more tasks, or further seeds,",
-    "learnt": "more held-out pairs (pairs.validation_fraction)",
-    "judged": "more judged prompts (eval.judged.prompts)",
+# By the first part of a verdict: what a policy that did well did, and what would show a smaller change.
+PARTS = {
+    "checks": ("helped", "prompts of more tasks, or further seeds,"),
+    "learnt": ("learnt the preferences", "more held-out pairs (pairs.validation_fraction)"),
+    "judged": ("gives the better answers", "more judged prompts (eval.judged.prompts)"),
 }
 
 
@@ -44,7 +43,7 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     part = run.results["gives_verdict"][0]
     good, unseen = outcome_of(run.results, part)
     normal = [f for f in asked if not f.severity]
-    return Diagnosis(bool(good), told(part, good, unseen, found, title), found, follows, normal)
+    return Diagnosis(bool(good), sentence(part, good, unseen, found, title), found, follows, normal)
 
 
 def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float | None]:
@@ -65,16 +64,15 @@ def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float |
     return low > 0, 50 * (high - low) if low <= 0 <= high else None
 
 
-def told(part: str, good: bool | None, unseen: float | None, found: list[Finding], title: str) -> str:
+def sentence(part: str, good: bool | None, unseen: float | None, out_of_range: list[Finding], title: str) -> str:
     """One sentence: the likeliest cause, or that nothing stands out."""
-    if found and (cause := found[0].cause):
-        measured = f"{cause.says} ({found[0].what} {found[0].shown}, normal is {found[0].range})"
-        if good is False:
-            return f"The likeliest cause is that {measured}."
-        return f"{f'{title} {DID_WELL[part]}. ' if good else ''}What stands out is that {measured}."
+    did_well, more = PARTS[part]
+    if out_of_range and (cause := out_of_range[0].cause):
+        first = out_of_range[0]
+        begins = "The likeliest cause is" if good is False else "What stands out is"
+        begins = f"{title} {did_well}. {begins}" if good else begins
+        return f"{begins} that {cause.says} ({first.what} {first.shown}, normal is {first.range})."
     if good:
-        return f"{title} {DID_WELL[part]}, and {IN_RANGE}."
-    if unseen is None:
-        return f"{IN_RANGE.capitalize()}."
-    missed = f"A change of less than about {unseen:.0f} points cannot be told from none here: {MORE[part]} would tell."
-    return f"{IN_RANGE.capitalize()}. {missed}"
+        return f"{title} {did_well}, and {IN_RANGE}."
+    missed = f" A change of less than about {unseen or 0:.0f} points cannot be told from none here: {more} would tell."
+    return f"{IN_RANGE.capitalize()}.{missed if unseen else ''}"
