@@ -99,7 +99,7 @@ def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
     its = waiting["judged"]["sft"]
     assert its["waiting"] == its["prompts"] - its["alike"] > 0
     assert "People have not said yet" in waiting["verdict"]
-    with somebody(monkeypatch, lambda question: question["answers"][0]["letter"]):
+    with somebody(monkeypatch, lambda question: "a"):
         build(chain.root, "stage=versus", *typed)
     build(chain.root, "stage=eval", *typed)
     its = of_store(chain.root, *typed)["judged"]["sft"]
