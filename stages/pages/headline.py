@@ -1,10 +1,10 @@
-"""What a reader needs first, in sentences: did it help, on what, by how much, does it carry over, and how far to trust
-it. A number never stands without what it is of."""
+"""What a report says in sentences: what its verdict is about, and the conclusion of each section of results. A number
+never stands without what it is of."""
 
 from typing import Any
 
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_PROMPTS, ENOUGH_TASKS, PRIMARY, effect
+from stages.evaluation.outcomes import ENOUGH_TASKS
 from stages.store.numbers import points, signed
 
 # Groups of prompts that a verdict may be of, or that it should be seen beside: of what, and of which. `{it}`: whose
@@ -16,107 +16,138 @@ SCOPES = {
     "trained kinds": ("kind", "of constraint that {it} was trained on"),
     "validation kinds": ("kind", "of constraint that settings were chosen by"),
 }
-
-STEPS = ("sft-base", PRIMARY, "policy-base")
+OUTSIDE = "outside: "  # begins the names of groups that are labelled sets of somebody's
+HALF = 0.5  # what a coin gets right of two
 
 
 class Headline:
-    """The sentences at the top of a report.
+    """Sentences on the results of an evaluation.
 
-    results: of the evaluation. confidence: of its intervals. runs: one per seed. trained: what was trained on tasks
-    like those of the test: `it` (the policy), SFT alone, or nothing. more_seeds: the command that trains from others.
+    results: of the evaluation. learnt: of every run of another seed, this one's first. trained: what was trained on
+    tasks like those of the test: `it` (the policy), SFT alone, or nothing. seeds: of how many seeds the run is; 0
+    where it trained nothing.
     """
 
-    def __init__(
-        self, results: dict[str, Any], confidence: float, runs: int, trained: str = "it", more_seeds: str = ""
-    ):
+    def __init__(self, results: dict[str, Any], seeds: int = 1, trained: str = "it", learnt: Any = ()):
         self.results, self.groups, self.models = results, results["groups"], results["models"]
-        self.primary = self.groups[results["endpoint"]]
-        self.level = f"{confidence:.0%} interval"
-        self.runs = runs
-        self.trained, self.more_seeds = trained, more_seeds
+        self.policy, self.before = self.models["policy"], self.models[results["before"]]
+        self.main, self.primary = results["main_difference"], results["primary"]
+        self.seeds, self.trained, self.runs_learnt = seeds, trained, learnt
 
     @property
-    def delta(self) -> Interval:
-        return Interval(**self.primary[PRIMARY])
+    def about(self) -> str:
+        """What each part of the verdict is of, the most important first, and how far it reaches."""
+        told = {
+            "checks": self.rates,
+            "learnt": f"Held-out pairs are preferences that {self.policy} was not trained on.",
+            "judged": self.judges,
+        }
+        return " ".join(filter(None, [*(told[part] for part in self.results["gives_verdict"]), self.caution]))
 
     @property
-    def helped(self) -> bool:
-        return self.delta.low > 0
-
-    @property
-    def verdict(self) -> str:
-        """The primary endpoint: what came out, on what, from where to where."""
-        word = effect(self.delta)
-        before, after = (self.primary[role] for role in ("sft", "policy"))
-        changed = f"{points(self.delta.mean)} points, {self.level} {self.delta.bounds()}"
-        sft, policy = self.models["sft"], self.models["policy"]
-        return (
-            f"{policy} {word} on {self.scope(self.results['endpoint'])}: {sft} passes {rate(before)} of "
-            f"{self.primary['prompts']:,} held-out prompts, {policy} "
-            f"{rate(after, changed)}{self.results.get('endings', '')}."
-        )
-
-    @property
-    def counts(self) -> str:
-        """What happened to these very prompts; the interval is of others."""
-        gained, lost = self.primary["gained"], self.primary["lost"]
-        others = "other tasks like these" if self.primary["tasks_drawn"] else "other prompts of these tasks"
-        return (
-            f"Of these prompts {gained:,} pass that did not, and {lost:,} no longer do; the interval says what "
-            f"{others} would give."
-        )
-
-    @property
-    def elsewhere(self) -> list[str]:
-        """Whether it carries over: a sentence for each other group that a verdict could be of."""
-        names = [name for name in SCOPES if name in self.groups and name != self.results["endpoint"]]
-        return [f"On {self.scope(name)}: {self.change(self.groups[name], PRIMARY)}." for name in names]
-
-    @property
-    def forgotten(self) -> str:
-        """Whether answers known to be right became less likely, by more than chance; else ''."""
-        scored = self.results["references"]
-        if not scored or (delta := Interval(**scored[PRIMARY])).high >= 0:
+    def rates(self) -> str:
+        """The primary endpoint, from where to where; '' without checks."""
+        if not self.primary:
             return ""
-        change = f"{nats(delta.mean)} nats per token ({nats(delta.low)} to {nats(delta.high)})"
-        return (
-            f"{self.models['policy']} finds the reference answers of {scored['prompts']} test prompts less likely "
-            f"than {self.models['sft']}: {change}."
-        )
+        before, after = (rate(self.primary[role]) for role in (self.results["before"], "policy"))
+        prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
+        return f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}."
+
+    @property
+    def judges(self) -> str:
+        of = [f"{its['prompts']:,} prompts against {its['title']}" for its in self.results["judged"].values()]
+        by = next((its["labeler"] for its in self.results["judged"].values()), "")
+        return f"Judged side by side, by {by}: {', '.join(of)}."
 
     @property
     def caution(self) -> str:
         """How far the verdict reaches."""
         told = []
-        if self.runs == 1:
-            told.append(
-                "One seed tells of these two checkpoints, not yet of the recipe: "
-                f"{self.more_seeds} trains from two more."
-            )
-        if self.primary["tasks"] < ENOUGH_TASKS:
+        if self.seeds == 1:
+            told.append("One seed tells of these two checkpoints, not yet of the recipe.")
+        if "checks" in self.results["gives_verdict"] and self.primary["tasks"] < ENOUGH_TASKS:
             told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")
-        if self.primary["prompts"] < ENOUGH_PROMPTS:
-            told.append(f"Fewer than {ENOUGH_PROMPTS} prompts: a small effect would go unseen.")
+        return " ".join(told)
+
+    @property
+    def checks(self) -> str:
+        """What happened to the prompts of the primary endpoint, and whether it carries over; '' without checks."""
+        if not self.primary:
+            return ""
+        others = "other tasks like these" if self.primary["tasks_drawn"] else "other prompts of these tasks"
+        told = [
+            f"On {self.results['endpoint']}: {self.change(self.primary, self.main)}. {self.primary['gained']:,} pass "
+            f"that did not, and {self.primary['lost']:,} no longer do; the interval says what {others} would give."
+        ]
+        names = [name for name in SCOPES if name in self.groups and name != self.results["endpoint"]]
+        told += [f"On {self.scope(name)}: {self.change(self.groups[name], self.main)}." for name in names]
+        return " ".join(told)
+
+    @property
+    def outside(self) -> str:
+        names = [name for name in self.groups if name.startswith(OUTSIDE)]
+        changes = [f"{n.removeprefix(OUTSIDE)}: {self.change(self.groups[n], self.main)}." for n in names]
+        return " ".join(changes)
+
+    @property
+    def learnt(self) -> str:
+        """How often the policy favours the chosen answer; '' where no pairs are held out."""
+        if not (found := self.results["learnt"]):
+            return ""
+        ratio = Interval(**found["ratio"]["policy"])
+        word = "more often than" if ratio.low > HALF else "less often than" if ratio.high < HALF else "not clear of"
+        seeds = ", ".join(f"{its['ratio']['policy']['mean']:.1%}" for its in self.runs_learnt[1:] if its)
+        return (
+            f"{self.policy}'s log-ratio to {self.before} favours the chosen answer in {within(found['ratio']['policy'])} "
+            f"of {found['pairs']:,} held-out pairs, {found['note'] or f'{word} the 50% of a coin'}"
+            f"{f' (other seeds: {seeds})' if seeds else ''}. That is what it learnt of these preferences; it does not "
+            "say that its answers are better."
+        )
+
+    @property
+    def judged(self) -> str:
+        """What was judged of the policy's answers, against whom; '' where nothing was."""
+        return " ".join(map(self.comparison, self.results["judged"].values()))
+
+    def comparison(self, its: dict[str, Any]) -> str:
+        against = f"Against {its['title']}, by {its['labeler']}: "
+        shown = f"So many can show a win rate that is {100 * its['detectable']:.1f} points from 50%."
+        if "waiting" in its:
+            return f"{against}{its['waiting']:,} comparisons wait for people. {shown}"
+        told = f"{self.policy} wins {within(its['win_rate'])} of {its['judged']:,} comparisons"
+        if its["people"]:
+            told += f", {within(its['people']['win_rate'])} with the word of {its['people']['by']}"
+        told += f", {within(its['matched']['win_rate'])} at like lengths" if its["matched"] else ""
+        return f"{against}{its['effect']}. {told}. {shown}"
+
+    @property
+    def behaviour(self) -> str:
+        """How long answers are, and how they end; what else became worse without being asked for."""
+        told, first = [], self.results["before"]
+        if self.results["mean_tokens"]:
+            tokens, ended, looping = (self.results[name] for name in ("mean_tokens", "stop_rate", "loops"))
+            told.append(
+                f"On {self.results['shown_on']} an answer of {self.policy} has {tokens['policy']:.1f} tokens "
+                f"({self.before} {tokens[first]:.1f}); {ended['policy']:.1%} end by themselves ({ended[first]:.1%}), "
+                f"{looping['policy']:.1%} go round in a loop ({looping[first]:.1%})."
+            )
+        if self.results["kl"]:
+            told.append(f"KL from {self.before}: {self.results['kl']['policy']['per_token']:.3f} nats per token.")
+        scored = self.results["references"]
+        if scored and (delta := Interval(**scored[self.main])).high < 0:
+            told.append(
+                f"{self.policy} finds the reference answers of {scored['prompts']} test prompts less likely than "
+                f"{self.before}: {nats(delta.mean)} nats per token ({nats(delta.low)} to {nats(delta.high)})."
+            )
         return " ".join(told)
 
     @property
     def control(self) -> str:
         """Whether preferences gave what the chosen answers alone would not; '' without a control."""
-        if "control" not in self.models:
+        if "control" not in self.models or not self.primary:
             return ""
         change = self.change(self.primary, "policy-control")
-        return f"Against the control, {self.models['sft']} trained further on the chosen answers alone: {change}."
-
-    @property
-    def steps(self) -> str:
-        """What each model changed on the primary endpoint."""
-        told = [
-            f"{self.results['differences'][name]} {points(self.primary[name]['mean'])} "
-            f"({Interval(**self.primary[name]).bounds()})"
-            for name in STEPS
-        ]
-        return f"On {self.results['endpoint']}, in points: {', '.join(told)}."
+        return f"Against the control, {self.before} trained further on the chosen answers alone: {change}."
 
     @property
     def form(self) -> str:
@@ -136,7 +167,7 @@ class Headline:
         """`no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`"""
         delta = Interval(**group[name])
         word = "better" if delta.low > 0 else "worse" if delta.high < 0 else "no measurable change"
-        if name != PRIMARY and word == "no measurable change":
+        if name != self.main and word == "no measurable change":
             word = "no measurable difference"
         if group["note"]:
             word = group["note"]
@@ -144,15 +175,16 @@ class Headline:
         return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {prompts})"
 
 
-def rate(share: dict[str, float], more: str = "") -> str:
-    """`31.6%`; of none and of all, how many it could be: `0 (up to 0.9%)`. `more` stands in the same brackets."""
-    told, limit = f"{share['mean']:.1%}", ""
+def within(share: dict[str, float]) -> str:
+    """`61.0% (56.2% to 65.7%)`"""
+    return f"{share['mean']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
+
+
+def rate(share: dict[str, float]) -> str:
+    """`31.6%`; of none and of all, how many it could be: `0 (up to 0.9%)`."""
     if share["mean"] == 0:
-        told, limit = "0", f"up to {share['high']:.1%}"
-    if share["mean"] == 1:
-        told, limit = "all", f"{share['low']:.1%} or more"
-    beside = "; ".join(filter(None, (limit, more)))
-    return f"{told} ({beside})" if beside else told
+        return f"0 (up to {share['high']:.1%})"
+    return f"all ({share['low']:.1%} or more)" if share["mean"] == 1 else f"{share['mean']:.1%}"
 
 
 def counted(number: int, noun: str) -> str:
