@@ -16,8 +16,8 @@ from stages.store.workspace import Work
 
 
 def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `answers.parquet`, one per prompt that is asked and that the model can read: of the split, or of held-out
-    pairs. All with checks are asked, and of the others `open`, drawn by their ids.
+    """Publish `answers.parquet`, one per prompt that is asked and that the model can read: of the split, or of
+    held-out pairs. All with checks are asked, and of the others `open`, drawn by their ids.
 
     Raises:
         UserError: where there is no such prompt, or too many are too long.
@@ -37,7 +37,9 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
-    opened = f"; {len(drawn)} of {len(without)} prompts without checks were asked" if without else ""
+    told = f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended"
+    if without:
+        told += f"; {len(drawn)} of {len(without)} prompts without checks were asked"
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts": len(answers),
@@ -46,5 +48,5 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "tokens": tokens,
         "stop_rate": stopped,
         "form": type(terms).__name__,
-        "summary": f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended{opened}",
+        "summary": told,
     }

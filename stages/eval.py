@@ -47,9 +47,9 @@ OPEN = {
 
 
 def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, what they
-    learnt of held-out pairs, what was judged, and what puts all this in proportion; and `outcomes.parquet`: of every
-    answer to a prompt of ours whether it passes.
+    """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, what
+    they learnt of held-out pairs, what was judged, and what puts all this in proportion; and `outcomes.parquet`: of
+    every answer to a prompt of ours whether it passes.
 
     Raises:
         UserError: where nothing is left to tell by.
@@ -81,7 +81,9 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **checked.results(everywhere, cfg),
         **{"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": "", **told},
         "shown_on": next((name for name, table in opened.items() if table is shown), checked.endpoint),
-        "open": {name: of_answers(table, everywhere) | {"prompts": len(table.prompts)} for name, table in opened.items()},
+        "open": {
+            name: of_answers(table, everywhere) | {"prompts": len(table.prompts)} for name, table in opened.items()
+        },
         "learnt": pairs,
         "judged": comparisons,
         "gives_verdict": parts,

@@ -83,7 +83,7 @@ def labelled(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if out.asked:
         found["calls"] = out.asked
     found |= labeler.figures()
-    if labeler.learnt:
+    if labeler.learnt and judgements:
         curve, doubt = best_of.watched(judgements, pool.prompts, pool.candidates)
         found |= curve
         for warning in filter(None, (doubt, best_of.by_length(found["length_correlation"]))):

@@ -13,6 +13,7 @@ from stages.config.blocks.evaluation import Versus
 from stages.config.choices import Role
 from stages.config.errors import UserError
 from stages.evaluation.asked import prompts_of
+from stages.evaluation.win_rates import detectable
 from stages.models.contract import Contract, form_of
 from stages.store.records import Candidate, Example, content_id, load, save
 from stages.store.workspace import Work
@@ -39,7 +40,10 @@ def run(cfg: Versus, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     if not drawn:
         raise UserError(f"eval.judged: {len(asked)} prompts were asked, and none of them has two answers to compare.")
     alike = sum(answers[e.id].stripped_text == others[e.id].stripped_text for e in drawn)
-    told = f"{len(drawn)} of {len(both)} prompts with two answers each, {alike} of them alike"
+    told = (
+        f"{len(drawn)} of {len(both)} prompts with two answers each, {alike} of them alike: a win rate that is "
+        f"{100 * detectable(len(drawn)):.0f} points off 50% can be seen"
+    )
     if cfg.constant:
         constant = answers[drawn[0].id]  # a real answer to one of the prompts
         drawn = drawn[1:] if alike < len(drawn) else []  # of two models that are the same there is nothing to ask

@@ -154,10 +154,11 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
                 written = safe_files.write_if_allowed(store.root / page, (folder / page).read_bytes())
             log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
-            folder = store.folder(nodes["label"])
-            if any(nodes["label"] in target.lineage for target in wanted) and folder.exists():
+            label = nodes.get("label")
+            if label and any(label in target.lineage for target in wanted) and store.folder(label).exists():
                 from stages.pages import label_page
 
+                folder = store.folder(label)
                 if safe_files.write_if_allowed(store.root / label_page.PAGE, label_page.page(folder)):
                     log.info("How good the labels are: %s", store.root / label_page.PAGE)
             if line := next_command(cfg, nodes, overrides):

@@ -29,7 +29,11 @@ from stages.config.schema import CONF, group_defaults
 log = logging.getLogger(__name__)
 
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
-BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"], "eval/judged": ["eval.judged"]}  # of a group, where they are not of its name
+BLOCKS = {
+    "template": ["sft.template"],
+    "eval": ["answer", "eval"],
+    "eval/judged": ["eval.judged"],
+}  # of a group, where they are not of its name
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the option of `label` whose scores the recipes' pairs.min_score is about
 LENGTH = "sft.max_length"  # above which rows are dropped

@@ -19,7 +19,8 @@ from stages.config.schema import CONF, RECIPES, Config
 from stages.store.plugins import user_path
 
 # Keys that no type names.
-FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices|sample\.endpoint\.extra\.\w+"
+FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
+FREE += r"|sample\.endpoint\.extra\.\w+"
 FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")

@@ -228,5 +228,5 @@ def metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
     found = [store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == measured]
     metrics = [manifest["metrics"] for manifest in found if manifest]
     if cfg.sweep_metric is SweepMetric.pass_rate:
-        return fmean(m["pass_rate"]["policy"] for m in metrics)
+        return fmean(m["pass_rate"]["policy"] for m in metrics) if all(m["pass_rate"] for m in metrics) else None
     return fmean(m["eval_loss"] for m in metrics) if all("eval_loss" in m for m in metrics) else None

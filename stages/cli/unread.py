@@ -44,7 +44,14 @@ class Unread(NamedTuple):
 def refuse(cfg: Config, typed: list[str]) -> None:
     """Raise UserError for the keys of a command line that nothing reads."""
     values, errors = {key: value for key, value in overrides(typed).items() if value != "null"}, Errors()
-    for keys, by, reason, add in (*labelling(cfg), *judging(cfg), *sampling(cfg), *training(cfg), *reading(cfg), *using(cfg)):
+    for keys, by, reason, add in (
+        *labelling(cfg),
+        *judging(cfg),
+        *sampling(cfg),
+        *training(cfg),
+        *reading(cfg),
+        *using(cfg),
+    ):
         unread = [key for key in values if any(f"{CHOOSES.get(key, key)}.".startswith(f"{name}.") for name in keys)]
         if unread and not swept(by, typed):
             way = f"Add {add}, or leave" if add else "Leave"
@@ -103,7 +110,9 @@ def judging(cfg: Config) -> Iterator[Unread]:
         yield Unread(of("eval.judged", *keys), by, "nobody judges the answers", "eval/judged=judge")
     for name in ("judge", "human", "reward_model", "ensemble"):
         if name not in judged.label.labelers and judged.labeler != "ensemble":
-            yield Unread((f"eval.judged.{name}",), by, f"eval/judged={judged.labeler} reads none of it", f"eval/judged={name}")
+            yield Unread(
+                (f"eval.judged.{name}",), by, f"eval/judged={judged.labeler} reads none of it", f"eval/judged={name}"
+            )
 
 
 def sampling(cfg: Config) -> Iterator[Unread]:

@@ -19,6 +19,7 @@ from stages.commands.planning.cost import Past
 from stages.commands.planning.expected_calls import Asked
 from stages.commands.planning.peak import on_gpu
 from stages.commands.planning.tokens import Contribution, contributions
+from stages.config.blocks.evaluation import Versus
 from stages.config.errors import visible
 from stages.config.installation import ROOT, checkout_project
 from stages.preflight.constraints import EVALUATING
@@ -76,6 +77,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         console.print(sources(brought))
     if asked:
         console.print(endpoints(asked))
+    for name, node in planned.items():
+        if isinstance(node.config, Versus) and not node.config.constant:
+            console.print(comparison(name, node, store, past))
     console.print(to_build(seconds, unmeasured))
     if (hashed := hashing(read, store)) >= SHOWN_SECONDS:
         console.print(f"Finished nodes that these read are hashed first: {hashed:.0f} s where the disk keeps up.")
@@ -116,6 +120,17 @@ def sources(brought: list[Contribution]) -> Table:
         known = each.tokens is not None and all(other.tokens is not None for other in brought)
         table.add_row(visible(each.name), *amounts, f"{(each.tokens or 0) / max(1, every):.0%}" if known else "?")
     return table
+
+
+def comparison(name: str, node: Node, store: Store, past: Past) -> str:
+    """Return how small a difference a comparison of so many prompts can show."""
+    from stages.evaluation.win_rates import detectable  # with numpy, which other plans are spared
+
+    prompts, title = cost.pool_to_be(node, store, past).rows / 2, name.replace("_", " ")
+    if not prompts:
+        return f"{title}: nobody knows yet how many prompts are compared."
+    points = 100 * detectable(int(prompts))
+    return f"{title}: {prompts:,.0f} prompts show a win rate that is {points:.0f} points off 50%, four times of five."
 
 
 def endpoints(asked: dict[str, list[Asked]]) -> Table:

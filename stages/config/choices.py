@@ -17,8 +17,8 @@ class Command(StrEnum):
 
 
 class Role(StrEnum):
-    """What a model is in the evaluation. `other`: one of somebody's, that is compared with the policy. `dpo` is another
-    name of the policy, where a user names a model."""
+    """What a model is in the evaluation. `other`: one of somebody's, which is compared with the policy. `dpo` is
+    another name of the policy, where a user names a model."""
 
     base = "base"
     sft = "sft"

@@ -16,15 +16,16 @@ from stages.evaluation.reliability import KNOWN_WORDS, Key, from_file
 from stages.evaluation.win_rates import Comparisons, compared, detectable, win_rate
 from stages.store.records import Candidate, Judgement, load
 
+REFERENCES = "the reference answers"  # the title of a comparison with them
 CONSTANT = "constant"  # the comparison in which one answer for every prompt takes the policy's place
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of the candidate `a`
 SAYS = {
-    "better": "{labeler} finds {policy}'s answers better than {title}'s",
-    "worse": "{labeler} finds {policy}'s answers worse than {title}'s",
-    "preferred, perhaps for length": "{labeler} prefers {policy}'s answers to {title}'s, perhaps for their length alone",
-    "rejected, perhaps for length": "{labeler} prefers {title}'s answers to {policy}'s, perhaps for their length alone",
-    "no measurable difference": "{labeler} finds no measurable difference between {policy}'s answers and {title}'s",
-    "too few to say": "there are too few judgements to say how {policy}'s answers compare with {title}'s",
+    "better": "{labeler} finds {policy}'s answers better than {theirs}",
+    "worse": "{labeler} finds {policy}'s answers worse than {theirs}",
+    "preferred, perhaps for length": "{labeler} prefers {policy}'s answers to {theirs}, perhaps for length alone",
+    "rejected, perhaps for length": "{labeler} prefers {theirs} to {policy}'s answers, perhaps for length alone",
+    "no measurable difference": "{labeler} finds no measurable difference of {policy}'s answers and {theirs}",
+    "too few to say": "there are too few judgements to say how {policy}'s answers compare with {theirs}",
 }
 
 
@@ -40,10 +41,10 @@ class Comparison:
     known: Mapping[Key, str]
 
     @classmethod
-    def read(cls, versus: Path, label: Path) -> "Comparison":
-        """That of a `versus` node and of the labels of it."""
-        said = load(label / "judgements.parquet", Judgement)
-        words = label / KNOWN_WORDS
+    def read(cls, versus: Path, label: Path | None) -> "Comparison":
+        """That of a `versus` node and of the labels of it; None where all answers are alike, and nobody was asked."""
+        said = load(label / "judgements.parquet", Judgement) if label else []
+        words = (label or versus) / KNOWN_WORDS
         return cls(
             sides_of(versus),
             {j.prompt_id: j for j in said if j.preference},
@@ -107,10 +108,10 @@ def judged(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         sides = sides_of(inputs[f"versus_{key}"])
         alike = sum(policy.stripped_text == other.stripped_text for policy, other in sides)
         told = {"title": title, "labeler": cfg.judged.labeler or "own", "prompts": len(sides), "alike": alike}
-        if f"judged_{key}" not in inputs:
+        if f"judged_{key}" not in inputs and alike < len(sides):
             found[key] = told | {"waiting": len(sides) - alike, "detectable": detectable(len(sides))}
             continue
-        comparison = Comparison.read(inputs[f"versus_{key}"], inputs[f"judged_{key}"])
+        comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
         rates = compared(comparison.outcomes, cfg.confidence, cfg.judged.max_longer)
         rates["nulls"] |= constant
         found[key] = told | comparison.figures | rates
@@ -132,10 +133,10 @@ def sentence(found: Mapping[str, Any], policy: str) -> str:
     who = {"human": "people", "judge": "the judge", "reward_model": "the reward model"}.get(
         found["labeler"], f"the labeler {found['labeler']}"
     )
-    who = who[0].upper() + who[1:]
+    theirs = REFERENCES if found["title"] == REFERENCES else f"those of {found['title']}"
     if "waiting" in found:
-        return f"{found['waiting']} comparisons with {found['title']} wait for people: stage=versus asks them."
-    says = SAYS[found["effect"]].format(labeler=who, policy=policy, title=found["title"])
+        return f"People have not said yet whether {policy}'s answers are better than {theirs}: stage=versus asks them."
+    says = SAYS[found["effect"]].format(labeler=who, policy=policy, theirs=theirs)
     rate = Interval(**(found["people"] or found)["win_rate"])
     told = f"they win {rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%}) of {found['judged']} comparisons"
     return f"{says[0].upper()}{says[1:]}: {told}, ties half."

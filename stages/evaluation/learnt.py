@@ -1,4 +1,13 @@
 """stub"""
-def learnt(cfg, inputs, before, out): return {}
-def sentence(*a): return ""
-def cautions(r): return ""
+
+
+def learnt(cfg, inputs, before, out):
+    return {}
+
+
+def sentence(*a):
+    return ""
+
+
+def cautions(r):
+    return ""

@@ -204,8 +204,8 @@ def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:
 
 
 def matched(table: Table, cfg: Eval) -> dict[str, Any]:
-    """How much of the main difference is form: the comparison where both models' answers end by themselves, where they are of
-    like length, and the points that come from prompts on which only the policy ended its answer.
+    """How much of the main difference is form: the comparison where both models' answers end by themselves, where they
+    are of like length, and the points that come from prompts on which only the policy ended its answer.
 
     What is compared is chosen by what the models did, so these describe and do not test.
     """
@@ -246,12 +246,18 @@ def effect(delta: Interval) -> str:
     return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
 
 
+def beside(delta: Interval) -> str:
+    """What a difference says of a model beside another that it was not made from."""
+    return "passes more" if delta.low > 0 else "passes less" if delta.high < 0 else "does not measurably differ"
+
+
 def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") -> str:
-    """A plain sentence from the primary endpoint alone: the main difference, and what `endings` says of its answers."""
+    """A plain sentence from the primary endpoint alone: the main difference, and what `endings` says of answers."""
     delta = Interval(**primary[main_difference(titles)])
-    word = effect(delta)
+    first = before(titles)
+    word = effect(delta) if first != "other" else beside(delta)
     sentence = (
-        f"{titles['policy']} {word}: {delta.points()} over {titles[before(titles)]}, on {primary['prompts']} held-out prompts "
+        f"{titles['policy']} {word}: {delta.points()} over {titles[first]}, on {primary['prompts']} held-out prompts "
         f"of {primary['tasks']} tasks{endings}."
     )
     if primary["prompts"] < ENOUGH_PROMPTS:

@@ -66,7 +66,11 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
     found, alpha = list[Claim](), 1 - cfg.confidence
     if "retained" in inputs:
         texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]
-        scored = {role: log_probs(cfg, inputs[role] / "model", texts) for role in ("base", "sft", "policy") if role in cfg.models}
+        scored = {
+            role: log_probs(cfg, inputs[role] / "model", texts)
+            for role in ("base", "sft", "policy")
+            if role in cfg.models
+        }
         read = np.isfinite([*scored.values()]).all(axis=0)  # every model reads a token of it after another
         if not read.all():
             out.warn(f"eval.retention: {(~read).sum()} of {len(texts)} texts have fewer than two tokens: none counts.")

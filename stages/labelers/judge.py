@@ -65,9 +65,10 @@ class Jury(Labeler):
             UserError: where a judge does not keep to a schema; as soon as more judgements than `max_failed` allows
                 are missing; where a budget is spent.
         """
-        if self.rubric.reading is Reading.json:
-            list(answers(self.judges, [partial(self.probe, judge) for judge in self.judges], self.out))
         asked = list(self.questions(pool))
+        unlike = any(len({c.stripped_text for c in candidates}) > 1 for _, candidates in pool.by_prompt())
+        if self.rubric.reading is Reading.json and (unlike or self.rubric.kind is Rubrics.pointwise):
+            list(answers(self.judges, [partial(self.probe, judge) for judge in self.judges], self.out))
         failed = Counter[str]()
         with (
             Progress(len(asked), f"label {self.name}", "judgement") as progress,

@@ -12,7 +12,6 @@ from stages.config.choices import Role, Split
 from stages.config.schema import Config
 from stages.pipeline.subgraphs import labels
 from stages.store.node import Node
-from stages.store.numbers import numbered
 
 TITLES = {Role.base: "Base", Role.control: "Control", REFERENCE: "the reference answers"}
 CONSTANT = "constant"  # a comparison in which one answer for every prompt takes the policy's place
@@ -31,8 +30,8 @@ def evaluation(
     built: Callable[[Node], bool],
 ) -> dict[str, Node]:
     """Return all that evaluates the models, by name. `sets`: the prompts that are asked, `data`, `pairs` (those that
-    are held out), `outside` and `judged_prompts`; and `retained`, texts that are read. `reward`: the run's own reward model,
-    where it labels. `built`: whether a node is in the store already."""
+    are held out), `outside` and `judged_prompts`; and `retained`, texts that are read. `reward`: the run's own reward
+    model, where there is one. `built`: whether a node is in the store already."""
     asks = asked(cfg, sets)
     answers = {
         f"{name}_{role}": node("answer", block, model=model, **prompts)
@@ -99,7 +98,7 @@ def comparisons(
     judged, chosen = cfg.eval.judged, [*asks][-1]
     block, prompts = asks[chosen]
     most, label = judged.prompts or 0, judged.label
-    by_people = "human" in label.labelers
+    by_people, by = "human" in label.labelers, reward if label.by_reward else {}
     given = {**prompts, "model": models[Role.policy], "policy": answers[f"{chosen}_{Role.policy}"]}
     made, others = dict[str, Node](), dict[str, Node]()
     for key, name in opponents.items():
@@ -115,7 +114,7 @@ def comparisons(
     for key, side_by_side in versus.items():
         against = {"other": others[side_by_side.against]} if side_by_side.against in others else {}
         made[f"versus_{key}"] = pool = node("versus", side_by_side, **given, **against)
-        its, members = labels(label, node, pool, **reward)
+        its, members = labels(label, node, pool, **by)
         made |= {f"{name}_of_{key}": member for name, member in members.items() if member is not its}
         waits = by_people and not judged.human.answered and not built(its)
         made[f"{WAITING if waits else ''}judged_{key}"] = its
@@ -130,10 +129,14 @@ def other_model(cfg: Config, path: str) -> Model:
 def titles_of(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
     """What the models are called in the evaluation: by their roles, or the objective that trained them; of models that
     came as they are, by their folders."""
-    found = {role: TITLES.get(role) or OBJECTIVES[model.stage].title for role, model in models.items() if role != Role.other}
+    found = {
+        role: TITLES.get(role) or OBJECTIVES[model.stage].title for role, model in models.items() if role != Role.other
+    }
     if Role.other in models:
-        names = [Path(path).name for path in (cfg.eval.judged.folders[0], cfg.model.path or "model")]
-        found = dict(zip((str(Role.other), str(Role.policy)), numbered(names), strict=True))
+        paths = (cfg.eval.judged.folders[0], cfg.model.path or "random weights")
+        names = {Path(path).name for path in paths}
+        told = [Path(path).name if len(names) > 1 else path for path in paths]
+        found = dict(zip((str(Role.other), str(Role.policy)), told, strict=True))
     return found
 
 

@@ -139,11 +139,14 @@ def chain(
     nodes, sets = {"sft": sft}, {"data": data} | {name: its for name, its in roots.items() if name in SETS}
     if cfg.reward.source.path:
         nodes |= reward_of_its_own(cfg, node, sft)
-    by = {"reward": nodes["reward"]} if any(label.by_reward for label in cfg.labels) else {}
+    reward = {"reward": nodes["reward"]} if "reward" in nodes else {}
+    models: dict[str, Node] = {Role.base: base, Role.sft: sft}
     if cfg.align is Align.none:
-        other = {} if cfg.sft.train else {Role.other: node("base", other_model(cfg, cfg.eval.judged.folders[0]))}
-        compared = {**({Role.base: base} if cfg.sft.train else other), Role.policy: sft}
-        return nodes | {str(name): its for name, its in other.items()} | evaluation(cfg, node, compared, sets, by, built)
+        if not cfg.sft.train:  # two models that came as they are
+            nodes["other"] = node("base", other_model(cfg, cfg.eval.judged.folders[0]))
+        before = {Role.base: base} if cfg.sft.train else {Role.other: nodes["other"]}
+        return nodes | evaluation(cfg, node, {**before, Role.policy: sft}, sets, reward, built)
+    by = reward if cfg.label.by_reward else {}
     for r in range(cfg.rounds):  # more than one round is iterative DPO
         made: dict[str, Node] = {}
         if cfg.label.brings_pool:
@@ -162,12 +165,11 @@ def chain(
         nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
     if cfg.stage == Target.reward and not cfg.reward.source.path:
         nodes["reward"] = node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
-    models = {Role.base: base, Role.sft: sft}
     if cfg.control:
         nodes["select_control"] = same = node("select", cfg.select, pairs=pairs)
         nodes["control"] = models[Role.control] = node("sft", as_control(cfg), base=sft, data=same)
     models[Role.policy] = policy
-    return nodes | evaluation(cfg, node, models, sets | {"pairs": pairs}, by, built)
+    return nodes | evaluation(cfg, node, models, sets | {"pairs": pairs}, reward, built)
 
 
 def reward_of_its_own(cfg: Config, node: MakeNode, sft: Node) -> dict[str, Node]:

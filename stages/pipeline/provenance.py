@@ -29,8 +29,8 @@ def command(stage: str, overrides: list[str]) -> str:
 
 
 def target_of(node: Node) -> str:
-    """The stage to ask for that builds a node: its own; the control's is asked for by what compares it, and labels of a
-    comparison come with that."""
+    """The stage to ask for that builds a node: its own; the control's is asked for by what compares it, and labels of
+    a comparison come with that."""
     if isinstance(node.config, SFT) and node.config.control:
         return str(Target.eval)
     pool = node.inputs.get("pool")

@@ -35,6 +35,8 @@ def refuse(cfg: Config) -> None:
         raise UserError("eval.judged.against names nobody: [sft] holds the policy's answers against those of SFT.")
     for i, source in enumerate(judged.source):
         if source.splits or source.check:
-            raise UserError(f"eval.judged.source[{i}]: all of its rows are asked, and judged: leave splits and check out.")
+            raise UserError(
+                f"eval.judged.source[{i}]: all of its rows are asked, and judged: leave splits and check out."
+            )
     if not (judged.source or cfg.tested or cfg.align is not Align.none):
         raise UserError("eval.judged has no prompts: 'eval.judged.source=[{path: FILE}]' names some.")

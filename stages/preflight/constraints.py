@@ -24,7 +24,15 @@ from stages.config.choices import (
 from stages.config.errors import Errors, UserError, in_the_name_of, one_of
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target, group_defaults
-from stages.preflight import candidate_sources, capacity, comparisons, data_sources, ensemble_members, servers, user_files
+from stages.preflight import (
+    candidate_sources,
+    capacity,
+    comparisons,
+    data_sources,
+    ensemble_members,
+    servers,
+    user_files,
+)
 from stages.store import plugins
 
 # Keys of a source that preferences do not have.
@@ -184,8 +192,8 @@ def untested_message(cfg: Config) -> str:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     return (
-        f"stage={stage}: nothing tells whether it helped: no {split} prompt has checks (data.tasks.{split}), no pair is "
-        "held out (pairs.validation_fraction), and nobody judges (eval/judged=judge)."
+        f"stage={stage}: nothing tells whether it helped: no {split} prompt has checks (data.tasks.{split}), no pair "
+        "is held out (pairs.validation_fraction), and nobody judges (eval/judged=judge)."
     )
 
 

@@ -24,7 +24,7 @@ def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
                 return of_examples(folder / "examples.parquet")
             case "pairs":
                 return of_pairs(folder / "pairs.parquet")
-            case "sample" | "pool":
+            case "sample" | "pool" | "versus":
                 return of_pool(folder)
     except (pa.ArrowException, OSError):
         pass

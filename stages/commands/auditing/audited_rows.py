@@ -14,7 +14,7 @@ import numpy as np
 
 from stages.commands.auditing.diversity import Diversity
 from stages.config.blocks.data import Data, Form, Source
-from stages.config.blocks.training import DPO, SFT
+from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.curation.audit.gate import Auditor, ends_of, fixed, request_of
 from stages.curation.harmonize import Shape
@@ -77,8 +77,8 @@ def sources_of(nodes: dict[str, Node], own: Callable[[Any], Said] | None) -> lis
     data: Data = nodes["data"].config
     shape, read = Shape(data.form, fixed(data.audit)), [source.config for source in nodes["data"].inputs.values()]
     looked = [Looked(each.key, each.source, wanted_of(each.source), shape, own) for each in read]
-    label = nodes["label"].config
-    return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label.brings_pool else [])
+    label = nodes["label"].config if "label" in nodes else None
+    return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label and label.brings_pool else [])
 
 
 def look(into: Looked, auditor: Auditor, diversity: Diversity, measure: Measure | None, file: IO[str]) -> None:
@@ -154,11 +154,10 @@ def measure(nodes: dict[str, Node], store: Store) -> Measure | None:
     model = store.folder(base) / "model"
     terms = chat_templates.establish(load_tokenizer(model), sft.template, sft.train, embedding_rows(model))
     frame = len(terms.example(SHORT)[0])  # no less than the template adds to a turn
-    context, dpo = context_of(model), nodes["dpo"].config
-    assert isinstance(dpo, DPO)
+    context, dpo = context_of(model), nodes["dpo"].config if "dpo" in nodes else None
 
     def told(wanted: Wanted, messages: list[Message], answers: list[str]) -> str:
-        block = dpo if wanted is Wanted.preferences else sft
+        block = dpo if dpo and wanted is Wanted.preferences else sft
         stage, (limit, too_long) = block.block, block.longest(context)
         for answer in answers:
             turns = [*messages, {"role": "assistant", "content": answer}]

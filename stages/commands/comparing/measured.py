@@ -78,6 +78,9 @@ def rows(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Row]
     readable = [key for key in found if "models" in results[key]]
     if len(readable) < len(found):
         log.info("%d evaluations of an earlier version are left out.", len(found) - len(readable))
+    for key in (key for key in readable if not by_checks(results[key])):
+        log.info("eval %s passed no checks to compare by: %s", key[1], results[key]["verdict"])
+    readable = [key for key in readable if by_checks(results[key])]
     prompts = Prompts(store, nodes)
     told: dict[tuple[Any, ...], Row] = {}
     for key in readable:  # oldest first
@@ -87,6 +90,11 @@ def rows(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Row]
             row = read(nodes, key, role, results[key], prompts)
             told[row.prompts, role, answer] = row
     return list(told.values())
+
+
+def by_checks(results: dict[str, Any]) -> bool:
+    """Whether an evaluation has pass rates of an SFT and of what came of it."""
+    return bool(results["primary"]) and "sft" in results["models"]
 
 
 def sound(store: Store, nodes: Nodes, key: Key) -> bool:

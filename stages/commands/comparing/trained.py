@@ -144,7 +144,12 @@ class Trainings:
 
 def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Trainings]:
     """Those of two or more that compare, where no evaluation in the store is about one of them."""
-    evaluated = {input_key(m, role) for (stage, _), (_, m) in nodes.items() if stage == "eval" for role in m["inputs"]}
+    evaluated = {
+        input_key(m, role)
+        for (stage, _), (_, m) in nodes.items()
+        if stage == "eval" and m["metrics"]["pass_rate"]
+        for role in m["inputs"]
+    }
     groups: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
     fresh = set[tuple[str, ...]]()
     for key, (_, manifest) in nodes.items():

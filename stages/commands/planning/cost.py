@@ -76,12 +76,14 @@ class Past:
     def sizes(self, m: Manifest) -> Sizes | None:
         """Return the sizes of a finished node; None where its data or its pairs are gone."""
         stage, metrics = m["stage"], m["metrics"]
-        role = "pairs" if stage in PAIRS else "pool" if stage == "label" else "data"
+        role = "pool" if stage == "label" else "data"
+        if stage in PAIRS or (stage == "answer" and "pairs" in m["inputs"]):
+            role = "pairs"
         rows = self.manifest(m["inputs"][role]["stage"], m["inputs"][role]["fingerprint"])
         if rows is None:
             return None
         if role == "pairs":
-            return Sizes(metrics["pairs"], *self.length(rows, "pairs"))
+            return Sizes(metrics.get("pairs") or metrics["prompts"], *self.length(rows, "pairs"))
         if role == "pool":
             return Sizes(metrics["judgements"], *length_of_pool(rows, self.folder(rows)))
         count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
@@ -161,10 +163,12 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
     pairs = node.inputs.get("pairs") or (given and given.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
         return Sizes(examples.get("sft", 0), *lengths)
-    if not pairs:
+    if not pairs or (node.stage == "eval" and given):
         return Sizes(asked(node, examples.get(split, 0)), *lengths)
     if made := store.find(pairs) or past.earlier.of(pairs):
         held_out = made["metrics"]["held_out"] if node.stage in OBJECTIVES else 0
+        if node.stage == "answer":  # which asks the prompts of held-out pairs
+            return Sizes(min(made["metrics"]["held_out"], node.config.open), *past.length(made, "pairs"))
         return Sizes(made["metrics"]["pairs"] - held_out, *past.length(made, "pairs"))
     pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
     earlier = [m["metrics"] for m in past.of("pairs") if m["settings"] == pairs.settings and m["metrics"]["pairs"]]
@@ -179,6 +183,9 @@ def pool_to_be(pool: Node, store: Store, past: Past) -> Sizes:
     """Return the sizes of a pool: its candidates, or those that each of its sources is to give for every prompt."""
     if made := store.find(pool) or past.earlier.of(pool):
         return Sizes(made["metrics"]["candidates"], *length_of_pool(made, past.folder(made)))
+    if pool.stage == "versus":
+        sizes = sizes_to_be(pool.inputs["policy"], store, past)
+        return sizes._replace(rows=2 * min(sizes.rows, pool.config.prompts))
     candidates = prompts = answers = 0.0
     for source in sources_of(pool):
         sizes = sizes_to_be(source, store, past)

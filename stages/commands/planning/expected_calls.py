@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.commands.planning.cost import Past, sizes_to_be
+from stages.commands.planning.cost import Past, pool_to_be, sizes_to_be
 from stages.commands.planning.tokens import CHARACTERS, length_of_pool, lengths_of, per_prompt, sources_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
@@ -64,19 +64,24 @@ def of_people(node: Node) -> bool:
 def judged(block: Label, pool: Node, store: Store, past: Past) -> list[Asked]:
     """What each judge would be asked about a pool: of two texts that differ in both orders, or of each text; and the
     probe."""
-    judge, sources = block.judge, sources_of(pool)
+    judge = block.judge
     manifest = store.find(pool)
     if manifest and (lengths := lengths_of(manifest, store.folder(pool)).get("pool")):
         calls = sum(prompts * shown(judge, int(n)) for n, prompts in lengths["texts"].items())
         texts = length_of_pool(manifest, store.folder(pool))
     else:
-        sizes = sizes_to_be(sources[0], store, past)
-        calls = (sizes.rows or math.nan) * shown(judge, sum(map(per_prompt, sources)))
+        sizes, drawn = pool_to_be(pool, store, past), candidates_of(pool)
+        calls = (sizes.rows / drawn if sizes.rows else math.nan) * shown(judge, drawn)
         texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
     asked, told = calls * length(block, *texts), calls * (judge.max_tokens or 0)
     keys = {f"{block.name}.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
     return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
+
+
+def candidates_of(pool: Node) -> float:
+    """Candidates of a prompt: two, where two models' answers are compared."""
+    return 2.0 if pool.stage == "versus" else sum(map(per_prompt, sources_of(pool)))
 
 
 def shown(judge: Judge, candidates: float) -> float:

@@ -54,10 +54,11 @@ def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> fl
     """Bytes, by the shape of the node's model; nan where that is not known."""
     if shape is None:
         return math.nan
-    block, data, label = node.config, nodes["data"].config, nodes["label"].config
+    block, data = node.config, nodes["data"].config
+    brings = "label" in nodes and nodes["label"].config.brings_pool
     longest = nodes["sft"].config.max_length
     row = LONGEST * TOKENS_PER_ROW.get(node.stage, 0)
-    if data.sources or label.brings_pool:
+    if data.sources or brings:
         row = LONGEST * OF_MAX_LENGTH * longest
     if isinstance(block, Training):
         row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
