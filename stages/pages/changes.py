@@ -19,8 +19,8 @@ UNTAUGHT = "Seen: tasks of the kinds that training prompts could be made of; not
 
 
 def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any]:
-    """`by`: kinds or tasks; `taught`: what learnt from tasks like the seen ones, or nothing. Gives the scale's end in
-    points and, by the title of the side, rows from most gained to most lost, with places in percent of the track."""
+    """`by`: kinds or tasks; `taught`: what learnt from tasks like the seen ones, or `nothing here`. Gives the scale's
+    end in points and, by the title of the side, rows from most gained to most lost, placed in percent of the track."""
     sides, main = results[by], results["main_difference"]
     rows = [row[main] for kinds in sides.values() for row in kinds.values()]
     widest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
@@ -37,7 +37,7 @@ def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any
     return {
         "end": round(100 * end),
         "sides": {
-            (UNTAUGHT if taught == "nothing" and side == "seen" else TITLES[side]): sorted(
+            (UNTAUGHT if taught == "nothing here" and side == "seen" else TITLES[side]): sorted(
                 (drawn(*item) for item in kinds.items()), key=lambda row: (-row["delta"]["mean"], row["name"])
             )
             for side, kinds in sides.items()
@@ -47,11 +47,11 @@ def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any
 
 def conclusion(results: dict[str, Any]) -> str:
     """How many kinds of each side are clear of no change."""
-    told, main, policy = [], results["main_difference"], results["models"]["policy"]
+    told, main = [], results["main_difference"]
     for side, kinds in results["kinds"].items():
         better = sum(row[main]["low"] > 0 for row in kinds.values())
         worse = sum(row[main]["high"] < 0 for row in kinds.values())
-        told.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks, {policy} is better on {better}, worse on {worse}.")
+        told.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}.")
     return f"{' '.join(told)} The other intervals hold 0; of so many, some are clear of it by chance."
 
 

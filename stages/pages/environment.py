@@ -39,10 +39,6 @@ def written_out(value: Any) -> str:
     return visible(str(value), "\n\t")
 
 
-def duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
 def environment() -> Environment:
     """Jinja in which every expression is `written_out` and escaped, with filters for figures."""
     env = Environment(
@@ -55,7 +51,7 @@ def environment() -> Environment:
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     env.filters["points"] = points
     env.filters["bound"] = bound
-    env.filters["duration"] = duration
+    env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
     env.filters["signed"] = signed
     env.filters["in_words"] = in_words
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"

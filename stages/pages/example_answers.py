@@ -15,21 +15,15 @@ from stages.store.training_samples import Sample, read_samples
 from stages.tasks.checks import share_passed
 
 WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}
-OPEN = {"answer_held_out": "pairs", "answer_judged": "judged_prompts", "answer": "data"}  # sets by who has the prompts
-
-
-class Answer(NamedTuple):
-    """`passed`: whether its prompt's checks do; None where it has none."""
-
-    role: str
-    title: str
-    text: str
-    passed: bool | None = None
+ASKED = {"answer_held_out": "pairs", "answer_judged": "judged_prompts", "answer": "data"}  # and who has the prompts
 
 
 class Shown(NamedTuple):
+    """A prompt, of each model its role, title and answer, and by role what share of the prompt's checks it passes."""
+
     prompt: Example
-    answers: list[Answer]
+    answers: list[tuple[str, str, str]]
+    shares: dict[str, float]
 
 
 def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: int) -> dict[str, list[Shown]]:
@@ -37,55 +31,50 @@ def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: 
     checks that were passed before, or as they are; then by content: no choice."""
     found, models = dict[str, list[Shown]](), results["models"]
     for against, its in results["judged"].items():
-        if "waiting" not in its:
-            found |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], against, its["title"], models)
-    for name, role in OPEN.items():
+        if f"judged_{against}" in inputs:  # else it waits for people, or all answers are alike
+            titles = {against: its["title"], "policy": models["policy"]}
+            found |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles)
+    for name, source in ASKED.items():
         if f"{name}_policy" not in inputs:
             continue
         answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
-        asked = {e.id: e for e in prompts_of({"pairs" if role == "pairs" else "data": inputs[role]})}
-        prompts = [asked[i] for i in sorted(answers["policy"], key=content_id)]
-        shown = [Shown(e, [answer(e, role, models[role], answers[role][e.id].text) for role in models]) for e in prompts]
-        found |= by_checks([s for s in shown if s.prompt.checks], results)
-        if plain := [s for s in shown if not s.prompt.checks]:
-            found[f"Of {len(plain)} {'of held-out pairs' if role == 'pairs' else 'without checks'}"] = plain
+        asked = {e.id: e for e in prompts_of({"pairs" if source == "pairs" else "data": inputs[source]})}
+        shown = [
+            side(asked[i], {role: answers[role][i].text for role in models}, models)
+            for i in sorted(answers["policy"], key=content_id)
+        ]
+        if not found and (plain := [s for s in shown if not s.shares]):
+            found[f"{len(plain)} prompts {'of held-out pairs' if source == 'pairs' else 'without checks'}"] = plain
+        found |= by_checks([s for s in shown if s.shares], results)
     return {heading: prompts[:count] for heading, prompts in found.items() if prompts}
 
 
-def answer(prompt: Example, role: str, title: str, text: str) -> Answer:
-    return Answer(role, title, text, share_passed(prompt.checks, text) == 1 if prompt.checks else None)
+def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> Shown:
+    shares = {role: share_passed(prompt.checks, text) for role, text in texts.items() if prompt.checks}
+    return Shown(prompt, [(role, titles[role], text) for role, text in texts.items()], shares)
 
 
-def by_judgement(versus: Path, label: Path, against: str, title: str, models: Mapping[str, str]) -> dict[str, list[Shown]]:
-    """Prompts by what was judged of the policy's answer beside the other's."""
+def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[Shown]]:
+    """Prompts by what was judged of the policy's answer beside the other's. `titles`: of the other, then of it."""
     comparison, found = Comparison.read(versus, label), dict[float, list[Shown]]()
     asked = {e.id: e for e in load(versus / "prompts.parquet", Example)}
+    against, policy = titles
     for ours, theirs in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
-        both = [Answer(against, title, theirs.text), Answer("policy", models["policy"], ours.text)]
-        found.setdefault(comparison.won(ours, theirs), []).append(Shown(asked[ours.prompt_id], both))
-    return {f"Judged {word} {title}: {len(found[won])}": found[won] for won, word in WON.items() if won in found}
+        shown = side(asked[ours.prompt_id], {against: theirs.text, policy: ours.text}, titles)
+        found.setdefault(comparison.won(ours, theirs), []).append(shown)
+    return {f"Judged {WON[won]} {titles[against]}: {len(found[won])}": found[won] for won in WON if won in found}
 
 
 def by_checks(shown: list[Shown], results: Mapping[str, Any]) -> dict[str, list[Shown]]:
     """Prompts with checks by what the policy changed, the most changed first."""
-    before, policy = results["models"][results["before"]], results["models"]["policy"]
-
-    def passed(s: Shown, role: str) -> bool | None:
-        return next(a.passed for a in s.answers if a.role == role)
-
-    def change(s: Shown) -> float:
-        shares = {a.role: share_passed(s.prompt.checks, a.text) for a in s.answers}
-        return shares["policy"] - shares[results["before"]]
-
-    sides = [(s, passed(s, "policy"), passed(s, results["before"])) for s in shown]
-    fixed = [s for s, after, first in sides if after and not first]
-    broken = [s for s, after, first in sides if first and not after]
-    alike = [s for s, after, first in sides if after == first]
+    role, (before, policy) = results["before"], [results["models"][role] for role in (results["before"], "policy")]
+    changed = sorted(shown, key=lambda s: s.shares[role] - s.shares["policy"])
+    fixed = [s for s in changed if s.shares["policy"] == 1 > s.shares[role]]
+    broken = [s for s in reversed(changed) if s.shares[role] == 1 > s.shares["policy"]]
+    alike = [s for s in shown if (s.shares[role] == 1) == (s.shares["policy"] == 1)]
     return {
-        f"Most improved, of {len(fixed)} that {policy} gets right and {before} did not": sorted(
-            fixed, key=lambda s: -change(s)
-        ),
-        f"Most damaged, of {len(broken)} that {before} got right and {policy} does not": sorted(broken, key=change),
+        f"Most improved, of {len(fixed)} that {policy} gets right and {before} did not": fixed,
+        f"Most damaged, of {len(broken)} that {before} got right and {policy} does not": broken,
         f"Alike, of {len(alike)} on which both pass or both fail": alike,
     }
 

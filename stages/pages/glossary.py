@@ -3,45 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CONTENTS = {
-    "results": "Checks",
-    "learnt": "What was learnt of held-out pairs",
-    "judged": "Judged side by side",
-    "outside": "On labelled sets from outside",
-    "control": "Against the control",
-    "retention": "What was kept",
-    "seeds": "Over seeds",
-    "kinds": "What changed, by kind",
-    "proportion": "Length, endings and wordings",
-    "answers": "Answers side by side",
-    "why": "Why?",
-    "labels": "Labels and pairs",
-    "curves": "Training",
-    "reward": "The reward model",
-    "settings": "Settings",
-    "lineage": "Lineage and cost",
-    "words": "Models and terms",
-}
-
-# What is folded under a section's conclusion.
-DETAILS = {
-    "results": "rates by group of prompts",
-    "learnt": "by log-ratio, log-prob and length",
-    "judged": "win rates, and judges that read nothing",
-    "outside": "rates by set",
-    "control": "differences by group",
-    "retention": "claims and tests",
-    "seeds": "rates over seeds, and seed by seed",
-    "kinds": "a chart by kind, and by task",
-    "proportion": "tokens, endings, loops, KL, wordings",
-    "answers": "more answers",
-    "why": "what was measured, and what is normal",
-    "labels": "figures, strategies, the first pair",
-    "curves": "curves, samples, a training example",
-    "reward": "accuracy, calibration, best of n",
-    "settings": "all settings that decide the result",
-    "lineage": "every node, and the command that makes it again",
-    "words": "models and terms",
+CONTENTS = {  # titles, and what is folded under a conclusion
+    "results": ("Checks", "rates by group of prompts"),
+    "learnt": ("What was learnt of held-out pairs", "by log-ratio, log-prob and length"),
+    "judged": ("Judged side by side", "win rates, and judges that read nothing"),
+    "outside": ("On labelled sets from outside", "rates by set"),
+    "retention": ("What was kept", "claims and tests"),
+    "seeds": ("Over seeds", "rates over seeds, and seed by seed"),
+    "kinds": ("What changed, by kind", "a chart by kind, and by task"),
+    "proportion": ("Length, endings and wordings", "tokens, endings, loops, KL, wordings"),
+    "answers": ("Answers side by side", "more answers"),
+    "why": ("Why?", "what was measured, and what is normal"),
+    "labels": ("Labels and pairs", "figures, strategies, the first pair"),
+    "curves": ("Training", "curves, samples, a training example"),
+    "reward": ("The reward model", "accuracy, calibration, best of n"),
+    "settings": ("Settings", "all settings that decide the result"),
+    "lineage": ("Lineage and cost", "every node, and the command that makes it again"),
+    "words": ("Models and terms", "models and terms"),
 }
 NOT_ASKED_FOR = "On generated tasks, which your preferences are not about"
 
@@ -49,12 +27,11 @@ ROLES = {
     "base": "The start weights, before anything here was trained; asked in their own chat template, or as plain text "
     "where they have none.",
     "sft": "Supervised fine-tuning (SFT) of the base: trained to write the answers that it was given.",
-    "control": "SFT trained further on the chosen answers alone: what the same labels do without preferences.",
+    "control": "SFT trained further on the chosen answers alone, in the same order and as many steps: what the same "
+    "labels do without preferences.",
     "policy": "The result: SFT trained further on pairs, to prefer the chosen answer to the rejected one.",
+    "other": "A model as it came, under the chat template of its own: no SFT was done here.",
 }
-
-AS_IT_CAME = "The model as it came, under the chat template of its own: no SFT was done here, and DPO starts from it."
-OF_A_FOLDER = "The model of that folder as it came: nothing was trained here."
 
 GLOSSARY = {
     "held out": "Of prompts and pairs: kept away from training, so that they tell what was learnt and not remembered.",
@@ -64,7 +41,7 @@ GLOSSARY = {
     "interval": "Of 100 evaluations 95 have the true difference in it: of trained tasks that on all such prompts, "
     "of untrained ones that on all tasks like these. One that holds 0 tells no change from chance. It is for these "
     "checkpoints: training again with other seeds is not in it.",
-    "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from those of the model that it is compared with.",
+    "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from another's.",
     "log-prob": "The logarithm of a probability, in nats: 0 is certain, −0.7 is one in two.",
     "DPO": "Direct preference optimisation: raises the probability of chosen answers against rejected ones.",
     "beta": "How strongly DPO is held to its reference: the higher, the less it moves.",
@@ -109,12 +86,12 @@ KINDS = {
 }
 
 
-def contents(conclusions: Mapping[str, Any], gives_verdict: Sequence[str], helped: bool) -> dict[str, str]:
-    """Names and titles of the sections that have a conclusion, in their order: first the parts of the verdict, and why
-    where it did not help."""
+def contents(conclusions: Mapping[str, Any], gives_verdict: Sequence[str], helped: bool) -> dict[str, tuple[str, ...]]:
+    """Title, name of the details and conclusion of the sections that have one, in their order: first the parts of the
+    verdict, and why, where it did not help."""
     first = ["results" if part == "checks" else part for part in gives_verdict] + ["why"] * (not helped)
-    titles = CONTENTS | ({} if "results" in first else {"results": NOT_ASKED_FOR})
-    return {name: titles[name] for name in dict.fromkeys([*first, *CONTENTS]) if conclusions[name]}
+    titles = CONTENTS | ({} if "results" in first else {"results": (NOT_ASKED_FOR, CONTENTS["results"][1])})
+    return {n: (*titles[n], conclusions[n]) for n in dict.fromkeys([*first, *CONTENTS]) if conclusions[n]}
 
 
 def in_words(name: str) -> str:

@@ -3,29 +3,31 @@ never stands without what it is of."""
 
 from typing import Any
 
+from stages.evaluation.diagnosis.finding import NUMBER, written
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_TASKS
-from stages.store.numbers import points, signed
+from stages.store.numbers import points
 
 # Groups of prompts that a verdict may be of, or that it should be seen beside: of what, and of which. `{it}`: whose
 # training is meant.
 SCOPES = {
     "seen tasks": ("task", "that {it} was trained on"),
-    "unseen tasks": ("task", "that it never saw"),
+    "unseen tasks": ("task", "kept out of training"),
     "untrained kinds": ("kind", "of constraint that nothing was trained on"),
     "trained kinds": ("kind", "of constraint that {it} was trained on"),
     "validation kinds": ("kind", "of constraint that settings were chosen by"),
 }
 OUTSIDE = "outside: "  # begins the names of groups that are labelled sets of somebody's
+BY = {"human": "people", "judge": "a judge", "reward_model": "a reward model", "ensemble": "an ensemble"}
 HALF = 0.5  # what a coin gets right of two
 
 
 class Headline:
     """Sentences on the results of an evaluation.
 
-    results: of the evaluation. learnt: of every run of another seed, this one's first. trained: what was trained on
-    tasks like those of the test: `it` (the policy), SFT alone, or nothing. seeds: of how many seeds the run is; 0
-    where it trained nothing.
+    results: of the evaluation. learnt: of the runs of all seeds, this one's first. trained: what was trained on tasks
+    like those of the test: `it` (the policy), SFT alone, or `nothing here`. seeds: how many the run has; 0 where it
+    trained nothing.
     """
 
     def __init__(self, results: dict[str, Any], seeds: int = 1, trained: str = "it", learnt: Any = ()):
@@ -34,42 +36,21 @@ class Headline:
         self.main, self.primary = results["main_difference"], results["primary"]
         self.seeds, self.trained, self.runs_learnt = seeds, trained, learnt
 
-    @property
     def about(self) -> str:
-        """What each part of the verdict is of, the most important first, and how far it reaches."""
-        told = {
-            "checks": self.rates,
-            "learnt": f"Held-out pairs are preferences that {self.policy} was not trained on.",
-            "judged": self.judges,
-        }
-        return " ".join(filter(None, [*(told[part] for part in self.results["gives_verdict"]), self.caution]))
-
-    @property
-    def rates(self) -> str:
-        """The primary endpoint, from where to where; '' without checks."""
-        if not self.primary:
-            return ""
-        before, after = (rate(self.primary[role]) for role in (self.results["before"], "policy"))
-        prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
-        return f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}."
-
-    @property
-    def judges(self) -> str:
-        of = [f"{its['prompts']:,} prompts against {its['title']}" for its in self.results["judged"].values()]
-        by = next((its["labeler"] for its in self.results["judged"].values()), "")
-        return f"Judged side by side, by {by}: {', '.join(of)}."
-
-    @property
-    def caution(self) -> str:
-        """How far the verdict reaches."""
-        told = []
+        """What the verdict is of, from where to where, and how far it reaches."""
+        told, parts = list[str](), self.results["gives_verdict"]
+        if "learnt" in parts:
+            told.append(f"Held-out pairs are preferences that {self.policy} was not trained on.")
+        if "checks" in parts:
+            before, after = (rate(self.primary[role]) for role in (self.results["before"], "policy"))
+            prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
+            told.append(f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}.")
         if self.seeds == 1:
             told.append("One seed tells of these two checkpoints, not yet of the recipe.")
-        if "checks" in self.results["gives_verdict"] and self.primary["tasks"] < ENOUGH_TASKS:
+        if "checks" in parts and self.primary["tasks"] < ENOUGH_TASKS:
             told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")
         return " ".join(told)
 
-    @property
     def checks(self) -> str:
         """What happened to the prompts of the primary endpoint, and whether it carries over; '' without checks."""
         if not self.primary:
@@ -81,15 +62,16 @@ class Headline:
         ]
         names = [name for name in SCOPES if name in self.groups and name != self.results["endpoint"]]
         told += [f"On {self.scope(name)}: {self.change(self.groups[name], self.main)}." for name in names]
+        if "control" in self.models:
+            change = self.change(self.primary, "policy-control")
+            told.append(f"Against the control, {self.before} trained further on the chosen answers alone: {change}.")
         return " ".join(told)
 
-    @property
     def outside(self) -> str:
         names = [name for name in self.groups if name.startswith(OUTSIDE)]
         changes = [f"{n.removeprefix(OUTSIDE)}: {self.change(self.groups[n], self.main)}." for n in names]
         return " ".join(changes)
 
-    @property
     def learnt(self) -> str:
         """How often the policy favours the chosen answer; '' where no pairs are held out."""
         if not (found := self.results["learnt"]):
@@ -98,19 +80,15 @@ class Headline:
         word = "more often than" if ratio.low > HALF else "less often than" if ratio.high < HALF else "not clear of"
         seeds = ", ".join(f"{its['ratio']['policy']['mean']:.1%}" for its in self.runs_learnt[1:] if its)
         return (
-            f"{self.policy}'s log-ratio to {self.before} favours the chosen answer in {within(found['ratio']['policy'])} "
-            f"of {found['pairs']:,} held-out pairs, {found['note'] or f'{word} the 50% of a coin'}"
-            f"{f' (other seeds: {seeds})' if seeds else ''}. That is what it learnt of these preferences; it does not "
-            "say that its answers are better."
+            f"{self.policy}'s log-ratio to {self.before} favours the chosen answer in "
+            f"{within(found['ratio']['policy'])} of {found['pairs']:,} held-out pairs, "
+            f"{found['note'] or f'{word} the 50% of a coin'}{f' (other seeds: {seeds})' if seeds else ''}. That is "
+            "what it learnt of these preferences; it does not say that its answers are better."
         )
 
-    @property
-    def judged(self) -> str:
-        """What was judged of the policy's answers, against whom; '' where nothing was."""
-        return " ".join(map(self.comparison, self.results["judged"].values()))
-
     def comparison(self, its: dict[str, Any]) -> str:
-        against = f"Against {its['title']}, by {its['labeler']}: "
+        """What was judged of the policy's answers beside those of one other."""
+        against = f"Against {its['title']}, by {BY.get(its['labeler'], its['labeler'])}: "
         shown = f"So many can show a win rate that is {100 * its['detectable']:.1f} points from 50%."
         if "waiting" in its:
             return f"{against}{its['waiting']:,} comparisons wait for people. {shown}"
@@ -120,7 +98,6 @@ class Headline:
         told += f", {within(its['matched']['win_rate'])} at like lengths" if its["matched"] else ""
         return f"{against}{its['effect']}. {told}. {shown}"
 
-    @property
     def behaviour(self) -> str:
         """How long answers are, and how they end; what else became worse without being asked for."""
         told, first = [], self.results["before"]
@@ -132,24 +109,16 @@ class Headline:
                 f"{looping['policy']:.1%} go round in a loop ({looping[first]:.1%})."
             )
         if self.results["kl"]:
-            told.append(f"KL from {self.before}: {self.results['kl']['policy']['per_token']:.3f} nats per token.")
+            distance = written(NUMBER, self.results["kl"]["policy"]["per_token"])
+            told.append(f"KL from {self.before}: {distance} nats per token.")
         scored = self.results["references"]
         if scored and (delta := Interval(**scored[self.main])).high < 0:
             told.append(
                 f"{self.policy} finds the reference answers of {scored['prompts']} test prompts less likely than "
-                f"{self.before}: {nats(delta.mean)} nats per token ({nats(delta.low)} to {nats(delta.high)})."
+                f"{self.before}: in nats {delta.per('token')}."
             )
         return " ".join(told)
 
-    @property
-    def control(self) -> str:
-        """Whether preferences gave what the chosen answers alone would not; '' without a control."""
-        if "control" not in self.models or not self.primary:
-            return ""
-        change = self.change(self.primary, "policy-control")
-        return f"Against the control, {self.before} trained further on the chosen answers alone: {change}."
-
-    @property
     def form(self) -> str:
         """How much of a pass rate is form; '' where prompts have no reference."""
         held = self.primary["containing"]
@@ -190,7 +159,3 @@ def rate(share: dict[str, float]) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 task`, `35 tasks`"""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def nats(difference: float) -> str:
-    return signed(difference, "{:+z.2f}")

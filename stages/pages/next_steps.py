@@ -1,24 +1,13 @@
 """What to do next: what leads on from a verdict, in a sentence, and the command for it."""
 
-import math
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
 from stages.store.manifest import Manifest
 
 MOST = 2  # steps
-ENOUGH_PAIRS = 100  # held out, to say what was learnt
-MOST_HELD_OUT = 0.5  # of the pairs
 JUDGE = "eval/judged=judge 'eval.judged.judge.endpoints=[{base_url: URL, model: NAME}]'"
-
-
-class Step(NamedTuple):
-    """`command` is '' where there is only advice."""
-
-    words: str
-    command: str
 
 
 def helped(results: dict[str, Any]) -> bool:
@@ -35,40 +24,25 @@ def helped(results: dict[str, Any]) -> bool:
 
 
 def next_steps(
-    results: dict[str, Any], evaluation: Manifest, seeds: list[int], why: Diagnosis | None, pairs: int
-) -> list[Step]:
-    """The steps that lead furthest, first. `evaluation`: its manifest, with the command that made it. `seeds`: of the
-    run's trainings, none where it trained nothing. `pairs`: how many there are to hold out from."""
-
-    steps, again = list[Step](), partial(run_again, evaluation)
+    results: dict[str, Any], evaluation: Manifest, seeds: list[int], why: Diagnosis | None
+) -> list[tuple[str, str]]:
+    """Why, and the command, or '' where there is only advice; what leads furthest comes first. `evaluation`: its
+    manifest, with the command that made it. `seeds`: of the run's trainings, none where it trained nothing."""
+    run, steps = evaluation["command"].replace(" stage=eval", "", 1), list[tuple[str, str]]()
     if waiting := sum(its.get("waiting", 0) for its in results["judged"].values()):
-        steps.append(Step(f"{waiting:,} comparisons wait for people. This asks them:", again("stage=versus")))
+        steps.append((f"{waiting:,} comparisons wait for people. This asks them:", f"{run} stage=versus"))
     if "learnt" in results["gives_verdict"]:
         if not results["judged"]:
             words = "Pairs cannot say whether answers are better; a judge can, or people (eval/judged=human):"
-            steps.append(Step(words, again(JUDGE)))
+            steps.append((words, f"{run} {JUDGE}"))
         if results["learnt"]["note"]:
-            steps.append(more_pairs(pairs, again))
+            words = "held-out pairs are too few to say. Bring more rows, or hold out more (pairs.validation_fraction)."
+            steps.append((f"{results['learnt']['pairs']} {words}", ""))
     if helped(results):
-        steps += [Step("Talk to it:", again("stage=chat"))]
-        steps += [Step("Take it elsewhere, as one file:", again("stage=export"))] if len(seeds) != 1 else []
+        steps.append(("Talk to it:", f"{run} stage=chat"))
     elif why and why.found and (cause := why.found[0].cause):
-        steps.append(Step(f"It may be that {cause.says}. To try: {cause.advice}.", ""))
+        steps.append((f"It may be that {cause.says}. To try: {cause.advice}.", ""))
     if len(seeds) == 1:
         further = f"'seeds=[{seeds[0] + 1},{seeds[0] + 2}]'"
-        steps.append(Step("Whether the recipe does it, and not this seed, two more say:", again(further)))
-    return (steps or [Step("Talk to it:", again("stage=chat"))])[:MOST]
-
-
-def run_again(evaluation: Manifest, *overrides: str) -> str:
-    """The command of an evaluation's run, with more settings."""
-    return " ".join([evaluation["command"].replace(" stage=eval", "", 1), *overrides])
-
-
-def more_pairs(pairs: int, again: Any) -> Step:
-    """How to have enough held-out pairs: a larger share of them, or, where that leaves too few, more rows."""
-    share = math.ceil(100 * ENOUGH_PAIRS / max(1, pairs)) / 100
-    if share > MOST_HELD_OUT:
-        return Step(f"Too few pairs are held out to say: of {pairs:,} in all. Bring more rows.", "")
-    words = f"Too few pairs are held out to say; so many leave {ENOUGH_PAIRS} or more:"
-    return Step(words, again(f"pairs.validation_fraction={share:.2f}"))
+        steps.append(("Whether the recipe does it, and not this seed, two more say:", f"{run} {further}"))
+    return [*steps, ("Take it elsewhere, as one file:", f"{run} stage=export")][:MOST]

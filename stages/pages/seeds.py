@@ -53,8 +53,3 @@ def summary(found: list[dict[str, Any]], inputs: dict[str, Path], confidence: fl
     if len(found) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."
     return {"groups": groups, "sentence": sentence}
-
-
-def each(found: list[dict[str, Any]]) -> str:
-    """What every seed changed on the primary endpoint: `seed 0 +1.8, seed 1 −0.2`."""
-    return ", ".join(f"seed {run['seed']} {points(run['primary'][run['main_difference']]['mean'])}" for run in found)

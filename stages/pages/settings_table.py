@@ -16,14 +16,17 @@ def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, s
     return {role: names[nodes["eval"]["inputs"][role]["fingerprint"]] for role in roles}
 
 
+def learns(model: Manifest) -> bool:
+    """Whether the stage of a model trained it: a base is as it came, and so is an SFT under `sft=none`."""
+    return model["stage"] != "base" and bool(model["settings"].get("train", True))
+
+
 def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     """What was made of what: the sentence that a verdict is read with. `models`: role and title."""
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
     if "other" in models:
         return f"{models['other']} and {title} are models as they came."
-    made = model(nodes["base"])
-    if nodes["sft"]["settings"].get("train", True):
-        made += f", trained on {learnt_from(nodes)}"
+    made = f"{model(nodes['base'])}, {f'trained on {learnt_from(nodes)}' if learns(nodes['sft']) else 'as it came'}"
     if "pairs" not in policy["inputs"]:
         return f"{title} is {made}."
     learnt = pairs(nodes["pairs"], nodes["label"])
@@ -32,19 +35,19 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
 
 def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: list[int]) -> dict[str, str]:
     """Names and values in a few words each. `policy`: the manifest of the policy, `title` its name."""
-    told = {"model": model(nodes["base"]), "precision": precision(nodes), "computed on": machines(nodes)}
+    models = " against ".join(model(nodes[role]) for role in ("base", "other") if role in nodes)
+    told = {"model": models, "precision": precision(nodes), "computed on": machines(nodes)}
     told["SFT"] = sft(nodes["sft"], learnt_from(nodes))
     if "sample" in nodes:
         told["candidates"] = candidates(nodes["sample"])
     if "pool" in nodes:
         told["candidates"] = pool(nodes["pool"])
-    if "pairs" in nodes:
+    if "pairs" in policy["inputs"]:
         told["pairs"] = pairs(nodes["pairs"], nodes["label"])
+        told[title] = objective(policy)
     earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
     if earlier:
         told["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are told of the last"
-    if "pairs" in policy["inputs"]:
-        told[title] = objective(policy)
     if "control" in nodes:
         told["control"] = training(nodes["control"])
     if seeds:
