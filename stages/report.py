@@ -77,7 +77,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         f"{longest['role'].replace('_', ' ')}, {env.filters['duration'](longest['seconds'])}.",
         "words": "What each model is; SFT, DPO, held out, interval, KL and others, in a sentence each.",
     }
-    contents = glossary.contents(conclusions, results["gives_verdict"], next_steps.helped(results))
+    contents = glossary.contents(conclusions, results["gives_verdict"], helped=not why or why.helped)
     html = env.get_template("page.html.jinja").render(
         models=models,
         results=results,
