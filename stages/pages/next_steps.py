@@ -1,4 +1,4 @@
-"""What to do next: what leads on from a verdict, in a sentence, and the command for it."""
+"""The next steps after a verdict: a sentence each, and a command."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ JUDGE = "eval/judged=judge 'eval.judged.judge.endpoints=[{base_url: URL, model: 
 def next_steps(
     results: dict[str, Any], evaluation: Manifest, seeds: list[int], why: Diagnosis | None
 ) -> list[tuple[str, str]]:
-    """Why, and the command, or '' where there is only advice; what leads furthest comes first. `evaluation`: its
+    """Return why, and the command, or '' where there is only advice; the most useful step first. `evaluation`: its
     manifest, with the command that made it. `seeds`: of the run's trainings, none where it trained nothing."""
     run, steps = evaluation["command"].replace(" stage=eval", "", 1), list[tuple[str, str]]()
-    if waiting := sum(its.get("waiting", 0) for its in results["judged"].values()):
+    if waiting := sum(each.get("waiting", 0) for each in results["judged"].values()):
         steps.append((f"{waiting:,} comparisons wait for people. This asks them:", f"{run} stage=versus"))
     if "learnt" in results["gives_verdict"]:
         if not results["judged"]:
