@@ -61,9 +61,11 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     comparisons = judged.judged(cfg, inputs)
     parts = gives_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
+        asked = {prompt for each in answers.values() for prompt in each["policy"]}
         raise UserError(
-            f"of {len(checked.everything.prompts)} prompts none can say whether it helped: they are in the pairs as "
-            "well, rephrased or plain, and no pair is held out. Raise data.tasks.test, or name other data."
+            f"of {len(asked)} prompts none can say whether it helped: {len(asked & trained_on(inputs))} are in the "
+            "pairs as well, any others have no checks, or are rephrased or plain; and no pair is held out. Raise "
+            "data.tasks.test, or name other data."
         )
     leads = checked.primary if parts[0] == "checks" else None
     shown = leads or next(iter(opened.values()), checked.primary)

@@ -40,8 +40,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", having("models"))
     models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]
-    made = settings_table.model_nodes(nodes, models)
-    policy = nodes[made["policy"]]
+    model_names = settings_table.model_nodes(nodes, models)
+    policy = nodes[model_names["policy"]]
     aligned = "pairs" in policy["inputs"]
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair) if aligned else []
     why = diagnose(gather(inputs, nodes, results, pairs), models["policy"]) if aligned else None
@@ -53,8 +53,10 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs])
     answers = side_by_side(inputs, results, cfg.side_by_side)
     reward, lineage, tokens = of_reward(nodes), rows(nodes), inputs["sft"] / "token_example.json"
-    told = settings_table.settings(nodes, policy, models["policy"], trained)
-    summaries = {models[role]: nodes[name]["metrics"]["summary"] for role, name in made.items() if learns(nodes[name])}
+    settings = settings_table.settings(nodes, policy, models["policy"], trained)
+    summaries = {
+        models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
+    }
     label, pairing = (nodes[name]["metrics"] if name in nodes else {} for name in ("label", "pairs"))
     env = environment()
     seconds, longest = sum(node["seconds"] for node in lineage), max(lineage, key=lambda node: node["seconds"])
@@ -72,12 +74,12 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "labels": label and f"{label['summary']}. {pairing['summary']}.",
         "curves": " ".join(f"{title}: {summary}." for title, summary in summaries.items()),
         "reward": reward and f"{reward.get('trained', {}).get('summary', 'It labelled the candidates')}.",
-        "settings": f"{told['model']}; {told['precision']}; {told['computed on']}.",
+        "settings": f"{settings['model']}; {settings['precision']}; {settings['computed on']}.",
         "lineage": f"{env.filters['duration'](seconds)} of work in {len(lineage)} nodes; the longest was "
         f"{longest['role'].replace('_', ' ')}, {env.filters['duration'](longest['seconds'])}.",
         "words": "What each model is; SFT, DPO, held out, interval, KL and others, in a sentence each.",
     }
-    contents = glossary.contents(conclusions, results["gives_verdict"], next_steps.helped(results))
+    contents = glossary.contents(conclusions, results["gives_verdict"], helped=not why or why.helped)
     html = env.get_template("page.html.jinja").render(
         models=models,
         results=results,
@@ -87,16 +89,16 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         contents=contents,
         steps=next_steps.next_steps(results, nodes["eval"], trained, why),
         warnings=warnings(nodes, [*contents]),
-        roles={role: glossary.ROLES[kind(role, nodes[name])] for role, name in made.items()},
+        roles={role: glossary.ROLES[kind(role, nodes[name])] for role, name in model_names.items()},
         glossary=glossary.GLOSSARY,
-        settings=told,
+        settings=settings,
         level=f"{confidence:.0%} interval",
         differences={name: titles[name] for name in (results["main_difference"], *SHOWN) if name in titles},
         constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
         charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
-        curves=curves(inputs, models["policy"], inputs[made["policy"]] if aligned else None),
+        curves=curves(inputs, models["policy"], inputs[model_names["policy"]] if aligned else None),
         answers=answers,
         samples=strips(inputs, nodes, models),
         tokens=load_json(tokens, list) if tokens.exists() else [],
@@ -115,18 +117,18 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
 def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, list[tuple[str, str]]]:
     """Nodes and their warnings, by the section that has them; under '' those that change how the verdict is read."""
-    found = defaultdict[str, list[tuple[str, str]]](list)
+    by_section = defaultdict[str, list[tuple[str, str]]](list)
     for name, manifest in nodes.items():
         section = "judged" if name.startswith("judged_") else WARNED_IN.get(manifest["stage"], "lineage")
         for warning in manifest["warnings"]:
             if name == "eval":
                 section = "answers" if any(words in warning for words in NOT_COUNTED) else ""
-            found[section if section in ("", *sections) else "lineage"].append((name, warning))
-    return found
+            by_section[section if section in ("", *sections) else "lineage"].append((name, warning))
+    return by_section
 
 
 def kind(role: str, model: Manifest) -> str:
-    """Which of the roles says what a model is: a policy may be SFT itself, and an SFT a model as it came."""
+    """Return the role that says what a model is: a policy may be SFT itself, and an SFT a model as it came."""
     return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
 
 
@@ -141,13 +143,13 @@ def curves(inputs: Mapping[str, Path], title: str, policy: Path | None) -> list[
 
 
 def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:
-    """What learnt from prompts made as the test's are: `it` (the policy), SFT by its title, or `nothing here`."""
-    made = nodes["data"]["config"]["tasks"] or {}
+    """Return what learnt from prompts like the test's: `it` (the policy), SFT by its title, or `nothing here`."""
+    tasks = nodes["data"]["config"]["tasks"] or {}
     judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint") if "label" in nodes else None
     of_data = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
-    if of_data and (made.get("preference") or made.get("open_preference")):
+    if of_data and (tasks.get("preference") or tasks.get("open_preference")):
         return "it"
-    taught = learns(nodes["sft"]) and (made.get("sft") or made.get("open_sft"))
+    taught = learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft"))
     return models.get("sft", "it") if taught else "nothing here"
 
 
@@ -155,9 +157,9 @@ def of_reward(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the figures of the reward model: `trained`, where this run trained it and pairs were held out; `scored`,
     the best of n by score with the checks passed, where it labelled prompts that have checks; nothing otherwise."""
     metrics = {name: nodes[name]["metrics"] for name in ("reward", *SCORED_BY) if name in nodes}
-    scored = [its for its in metrics.values() if its.get("labeler") == "reward_model" and "best_of" in its]
-    found = {"scored": scored[0]} if scored else {}
-    return found | ({"trained": metrics["reward"]} if "accuracy" in metrics.get("reward", {}) else {})
+    scored = [each for each in metrics.values() if each.get("labeler") == "reward_model" and "best_of" in each]
+    figures = {"scored": scored[0]} if scored else {}
+    return figures | ({"trained": metrics["reward"]} if "accuracy" in metrics.get("reward", {}) else {})
 
 
 def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
@@ -168,7 +170,9 @@ def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
             "role": name,
             "stage": node["stage"],
             "fingerprint": fingerprint,
-            "inputs": [f"{role}: {its['stage']} {its['fingerprint']}" for role, its in node["inputs"].items()],
+            "inputs": [
+                f"{role}: {source['stage']} {source['fingerprint']}" for role, source in node["inputs"].items()
+            ],
             "seconds": node["wall_seconds"],
             "memory": node.get("peak_gpu_memory") or node["peak_memory"],
             "tokens": node["metrics"].get("tokens"),

@@ -46,13 +46,13 @@ def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any
 
 
 def conclusion(results: dict[str, Any]) -> str:
-    """How many kinds of each side are clear of no change."""
-    told, main = [], results["main_difference"]
+    """Return how many kinds of each side are clear of no change."""
+    sentences, main = [], results["main_difference"]
     for side, kinds in results["kinds"].items():
         better = sum(row[main]["low"] > 0 for row in kinds.values())
         worse = sum(row[main]["high"] < 0 for row in kinds.values())
-        told.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}.")
-    return f"{' '.join(told)} The other intervals hold 0; of so many, some are clear of it by chance."
+        sentences.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}.")
+    return f"{' '.join(sentences)} The other intervals hold 0; of so many, some are clear of it by chance."
 
 
 def single(results: dict[str, Any]) -> str:

@@ -29,24 +29,24 @@ class Shown(NamedTuple):
 def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: int) -> dict[str, list[Shown]]:
     """`count` prompts under each heading: by what was judged of them, by what the policy changed in the share of
     checks that were passed before, or as they are; then by content: no choice."""
-    found, models = dict[str, list[Shown]](), results["models"]
-    for against, its in results["judged"].items():
+    headings, models = dict[str, list[Shown]](), results["models"]
+    for against, comparison in results["judged"].items():
         if f"judged_{against}" in inputs:  # else it waits for people, or all answers are alike
-            titles = {against: its["title"], "policy": models["policy"]}
-            found |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles)
+            titles = {against: comparison["title"], "policy": models["policy"]}
+            headings |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles)
     for name, source in ASKED.items():
         if f"{name}_policy" not in inputs:
             continue
         answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
-        asked = {e.id: e for e in prompts_of({"pairs" if source == "pairs" else "data": inputs[source]})}
-        shown = [
-            side(asked[i], {role: answers[role][i].text for role in models}, models)
+        examples = {e.id: e for e in prompts_of({"pairs" if source == "pairs" else "data": inputs[source]})}
+        prompts = [
+            side(examples[i], {role: answers[role][i].text for role in models}, models)
             for i in sorted(answers["policy"], key=content_id)
         ]
-        if not found and (plain := [s for s in shown if not s.shares]):
-            found[f"{len(plain)} prompts {'of held-out pairs' if source == 'pairs' else 'without checks'}"] = plain
-        found |= by_checks([s for s in shown if s.shares], results)
-    return {heading: prompts[:count] for heading, prompts in found.items() if prompts}
+        if not headings and (plain := [s for s in prompts if not s.shares]):
+            headings[f"{len(plain)} prompts {'of held-out pairs' if source == 'pairs' else 'without checks'}"] = plain
+        headings |= by_checks([s for s in prompts if s.shares], results)
+    return {heading: prompts[:count] for heading, prompts in headings.items() if prompts}
 
 
 def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> Shown:
@@ -56,22 +56,24 @@ def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -
 
 def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[Shown]]:
     """Prompts by what was judged of the policy's answer beside the other's. `titles`: of the other, then of it."""
-    comparison, found = Comparison.read(versus, label), dict[float, list[Shown]]()
-    asked = {e.id: e for e in load(versus / "prompts.parquet", Example)}
-    against, policy = titles
-    for ours, theirs in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
-        shown = side(asked[ours.prompt_id], {against: theirs.text, policy: ours.text}, titles)
-        found.setdefault(comparison.won(ours, theirs), []).append(shown)
-    return {f"Judged {WON[won]} {titles[against]}: {len(found[won])}": found[won] for won in WON if won in found}
+    comparison, headings = Comparison.read(versus, label), dict[float, list[Shown]]()
+    examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
+    first, second = titles
+    for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
+        sides = side(examples[policy.prompt_id], {first: other.text, second: policy.text}, titles)
+        headings.setdefault(comparison.won(policy, other), []).append(sides)
+    return {
+        f"Judged {WON[won]} {titles[first]}: {len(headings[won])}": headings[won] for won in WON if won in headings
+    }
 
 
-def by_checks(shown: list[Shown], results: Mapping[str, Any]) -> dict[str, list[Shown]]:
+def by_checks(prompts: list[Shown], results: Mapping[str, Any]) -> dict[str, list[Shown]]:
     """Prompts with checks by what the policy changed, the most changed first."""
     role, (before, policy) = results["before"], [results["models"][role] for role in (results["before"], "policy")]
-    changed = sorted(shown, key=lambda s: s.shares[role] - s.shares["policy"])
+    changed = sorted(prompts, key=lambda s: s.shares[role] - s.shares["policy"])
     fixed = [s for s in changed if s.shares["policy"] == 1 > s.shares[role]]
     broken = [s for s in reversed(changed) if s.shares[role] == 1 > s.shares["policy"]]
-    alike = [s for s in shown if (s.shares[role] == 1) == (s.shares["policy"] == 1)]
+    alike = [s for s in prompts if (s.shares[role] == 1) == (s.shares["policy"] == 1)]
     return {
         f"Most improved, of {len(fixed)} that {policy} gets right and {before} did not": fixed,
         f"Most damaged, of {len(broken)} that {before} got right and {policy} does not": broken,

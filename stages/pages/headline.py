@@ -1,4 +1,4 @@
-"""What a report says in sentences: what its verdict is about, and the conclusion of each section of results. A number
+"""The sentences of a report: what its verdict is about, and the conclusion of each section of results. A number
 never stands without what it is of."""
 
 from typing import Any
@@ -37,35 +37,37 @@ class Headline:
         self.seeds, self.trained, self.runs_learnt = seeds, trained, learnt
 
     def about(self) -> str:
-        """What the verdict is of, from where to where, and how far it reaches."""
-        told, parts = list[str](), self.results["gives_verdict"]
+        """Return what the verdict is of, from where to where, and how far it reaches."""
+        sentences, parts = list[str](), self.results["gives_verdict"]
         if "learnt" in parts:
-            told.append(f"Held-out pairs are preferences that {self.policy} was not trained on.")
+            sentences.append(f"Held-out pairs are preferences that {self.policy} was not trained on.")
         if "checks" in parts:
             before, after = (rate(self.primary[role]) for role in (self.results["before"], "policy"))
             prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
-            told.append(f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}.")
+            sentences.append(f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}.")
         if self.seeds == 1:
-            told.append("One seed tells of these two checkpoints, not yet of the recipe.")
+            sentences.append("One seed tells of these two checkpoints, not yet of the recipe.")
         if "checks" in parts and self.primary["tasks"] < ENOUGH_TASKS:
-            told.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")
-        return " ".join(told)
+            sentences.append(f"Fewer than {ENOUGH_TASKS} tasks: too few to say it of any others.")
+        return " ".join(sentences)
 
     def checks(self) -> str:
-        """What happened to the prompts of the primary endpoint, and whether it carries over; '' without checks."""
+        """Return what became of the primary endpoint's prompts, and whether it carries over; '' without checks."""
         if not self.primary:
             return ""
-        others = "other tasks like these" if self.primary["tasks_drawn"] else "other prompts of these tasks"
-        told = [
+        draws = "other tasks like these" if self.primary["tasks_drawn"] else "other prompts of these tasks"
+        sentences = [
             f"On {self.results['endpoint']}: {self.change(self.primary, self.main)}. {self.primary['gained']:,} pass "
-            f"that did not, and {self.primary['lost']:,} no longer do; the interval says what {others} would give."
+            f"that did not, and {self.primary['lost']:,} no longer do; the interval says what {draws} would give."
         ]
         names = [name for name in SCOPES if name in self.groups and name != self.results["endpoint"]]
-        told += [f"On {self.scope(name)}: {self.change(self.groups[name], self.main)}." for name in names]
+        sentences += [f"On {self.scope(name)}: {self.change(self.groups[name], self.main)}." for name in names]
         if "control" in self.models:
             change = self.change(self.primary, "policy-control")
-            told.append(f"Against the control, {self.before} trained further on the chosen answers alone: {change}.")
-        return " ".join(told)
+            sentences.append(
+                f"Against the control, {self.before} trained further on the chosen answers alone: {change}."
+            )
+        return " ".join(sentences)
 
     def outside(self) -> str:
         names = [name for name in self.groups if name.startswith(OUTSIDE)]
@@ -73,54 +75,54 @@ class Headline:
         return " ".join(changes)
 
     def learnt(self) -> str:
-        """How often the policy favours the chosen answer; '' where no pairs are held out."""
-        if not (found := self.results["learnt"]):
+        """Return how often the policy favours the chosen answer; '' where no pairs are held out."""
+        if not (learnt := self.results["learnt"]):
             return ""
-        ratio = Interval(**found["ratio"]["policy"])
+        ratio = Interval(**learnt["ratio"]["policy"])
         word = "more often than" if ratio.low > HALF else "less often than" if ratio.high < HALF else "not clear of"
-        seeds = ", ".join(f"{its['ratio']['policy']['mean']:.1%}" for its in self.runs_learnt[1:] if its)
+        seeds = ", ".join(f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run)
         return (
             f"{self.policy}'s log-ratio to {self.before} favours the chosen answer in "
-            f"{within(found['ratio']['policy'])} of {found['pairs']:,} held-out pairs, "
-            f"{found['note'] or f'{word} the 50% of a coin'}{f' (other seeds: {seeds})' if seeds else ''}. That is "
+            f"{within(learnt['ratio']['policy'])} of {learnt['pairs']:,} held-out pairs, "
+            f"{learnt['note'] or f'{word} the 50% of a coin'}{f' (other seeds: {seeds})' if seeds else ''}. That is "
             "what it learnt of these preferences; it does not say that its answers are better."
         )
 
-    def comparison(self, its: dict[str, Any]) -> str:
-        """What was judged of the policy's answers beside those of one other."""
-        against = f"Against {its['title']}, by {BY.get(its['labeler'], its['labeler'])}: "
-        shown = f"So many can show a win rate that is {100 * its['detectable']:.1f} points from 50%."
-        if "waiting" in its:
-            return f"{against}{its['waiting']:,} comparisons wait for people. {shown}"
-        told = f"{self.policy} wins {within(its['win_rate'])} of {its['judged']:,} comparisons"
-        if its["people"]:
-            told += f", {within(its['people']['win_rate'])} with the word of {its['people']['by']}"
-        told += f", {within(its['matched']['win_rate'])} at like lengths" if its["matched"] else ""
-        return f"{against}{its['effect']}. {told}. {shown}"
+    def comparison(self, judged: dict[str, Any]) -> str:
+        """Return what was judged of the policy's answers beside those of one other."""
+        against = f"Against {judged['title']}, by {BY.get(judged['labeler'], judged['labeler'])}: "
+        detectable = f"So many can show a win rate that is {100 * judged['detectable']:.1f} points from 50%."
+        if "waiting" in judged:
+            return f"{against}{judged['waiting']:,} comparisons wait for people. {detectable}"
+        sentence = f"{self.policy} wins {within(judged['win_rate'])} of {judged['judged']:,} comparisons"
+        if judged["people"]:
+            sentence += f", {within(judged['people']['win_rate'])} with the word of {judged['people']['by']}"
+        sentence += f", {within(judged['matched']['win_rate'])} at like lengths" if judged["matched"] else ""
+        return f"{against}{judged['effect']}. {sentence}. {detectable}"
 
     def behaviour(self) -> str:
-        """How long answers are, and how they end; what else became worse without being asked for."""
-        told, first = [], self.results["before"]
+        """Return how long answers are, and how they end; what else became worse without being asked for."""
+        sentences, first = [], self.results["before"]
         if self.results["mean_tokens"]:
             tokens, ended, looping = (self.results[name] for name in ("mean_tokens", "stop_rate", "loops"))
-            told.append(
+            sentences.append(
                 f"On {self.results['shown_on']} an answer of {self.policy} has {tokens['policy']:.1f} tokens "
                 f"({self.before} {tokens[first]:.1f}); {ended['policy']:.1%} end by themselves ({ended[first]:.1%}), "
                 f"{looping['policy']:.1%} go round in a loop ({looping[first]:.1%})."
             )
         if self.results["kl"]:
             distance = written(NUMBER, self.results["kl"]["policy"]["per_token"])
-            told.append(f"KL from {self.before}: {distance} nats per token.")
+            sentences.append(f"KL from {self.before}: {distance} nats per token.")
         scored = self.results["references"]
         if scored and (delta := Interval(**scored[self.main])).high < 0:
-            told.append(
+            sentences.append(
                 f"{self.policy} finds the reference answers of {scored['prompts']} test prompts less likely than "
                 f"{self.before}: in nats {delta.per('token')}."
             )
-        return " ".join(told)
+        return " ".join(sentences)
 
     def form(self) -> str:
-        """How much of a pass rate is form; '' where prompts have no reference."""
+        """Return how much of a pass rate is form; '' where prompts have no reference."""
         held = self.primary["containing"]
         if not held:
             return ""

@@ -17,20 +17,20 @@ def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, s
 
 
 def learns(model: Manifest) -> bool:
-    """Whether the stage of a model trained it: a base is as it came, and so is an SFT under `sft=none`."""
+    """Return whether the stage of a model trained it: a base is as it came, and so is an SFT under `sft=none`."""
     return model["stage"] != "base" and bool(model["settings"].get("train", True))
 
 
 def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
-    """What was made of what: the sentence that a verdict is read with. `models`: role and title."""
+    """Return what was trained on what, in a sentence to read a verdict with. `models`: role and title."""
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
     if "other" in models:
         return f"{models['other']} and {title} are models as they came."
-    made = f"{model(nodes['base'])}, {f'trained on {learnt_from(nodes)}' if learns(nodes['sft']) else 'as it came'}"
+    start = f"{model(nodes['base'])}, {f'trained on {learnt_from(nodes)}' if learns(nodes['sft']) else 'as it came'}"
     if "pairs" not in policy["inputs"]:
-        return f"{title} is {made}."
+        return f"{title} is {start}."
     learnt = pairs(nodes["pairs"], nodes["label"])
-    return f"{title} is {models['sft']} trained further on pairs ({learnt}); {models['sft']} is {made}."
+    return f"{title} is {models['sft']} trained further on pairs ({learnt}); {models['sft']} is {start}."
 
 
 def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: list[int]) -> dict[str, str]:

@@ -144,7 +144,7 @@ def chain(
     if cfg.align is Align.none:
         if not cfg.sft.train:  # two models that came as they are
             nodes["other"] = node("base", other_model(cfg, cfg.eval.judged.folders[0]))
-        before = {Role.base: base} if cfg.sft.train else {Role.other: nodes["other"]}
+        before: dict[str, Node] = {Role.base: base} if cfg.sft.train else {Role.other: nodes["other"]}
         return nodes | evaluation(cfg, node, {**before, Role.policy: sft}, sets, reward, built)
     by = reward if cfg.label.by_reward else {}
     for r in range(cfg.rounds):  # more than one round is iterative DPO

@@ -15,6 +15,9 @@ from stages.config.schema import RECIPES, Target
 from stages.preflight import constraints
 from tests.helpers import TINY, command, inside, refused
 
+NOTHING_TELLS = (
+    *("pairs.validation_fraction=0", "data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0"),
+)
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
 
 
@@ -116,17 +119,29 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("outside=[{path: README.md}]",), "outside[0].check=None is unknown"),
         (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "seeds=[1] change nothing"),
         (("eval.confidence=1",), "eval.confidence must be above"),
-        (NO_TESTS, "asks test prompts"),
+        (NOTHING_TELLS, "no test prompt has checks (data.tasks.test)"),
         (
-            ("recipe=tiny", *NO_TESTS, "data.tasks.open_plain=9", "data.tasks.rephrased=9"),
-            "Raise data.tasks.test,",
+            ("recipe=tiny", *NOTHING_TELLS, "data.tasks.open_plain=9", "data.tasks.rephrased=9"),
+            "no test prompt has checks",
         ),
         (
-            ("recipe=tiny", "answer.split=validation", "data.tasks.validation=0", "data.tasks.open_validation=0"),
-            "Raise data.tasks.validation,",
+            ("recipe=tiny", "answer.split=validation", "data.tasks.validation=0", "pairs.validation_fraction=0"),
+            "no validation prompt has checks",
         ),
+        (("align=none", *NO_TESTS), "nobody judges (eval/judged=judge)"),
+        (("align=none", "sft=none"), "eval.judged.against=[FOLDER]"),
+        (("align=none", "label=human"), "align=none labels no candidates"),
+        (("align=none", "stage=label"), "align=none labels nothing"),
+        (("eval.judged.prompts=9",), "nobody judges the answers. Add eval/judged=judge"),
+        (("eval/judged=judge",), "eval.judged.judge.endpoints=[{base_url"),
+        (("eval/judged=reward_model",), "eval.judged.reward_model.path=FOLDER"),
+        (("eval/judged=human", "eval.judged.against=[control]"), "eval.judged.against[0]=control: this run has base"),
+        (("eval/judged=human", "eval.judged.against=[sft,sft]"), "eval.judged.against[1]=sft stands there twice"),
+        (("eval/judged=human", "eval.judged.against=[no/such/folder]"), "eval.judged.against[0]=no/such/folder"),
+        (("eval/judged=human", "eval.judged.source=[{path: README.md, check: label}]"), "leave splits and check out"),
+        (("eval.judged.labeler=dataset",), "eval.judged.labeler=dataset is unknown"),
         (("seeds=[0]",), "seeds=[0] come beside seed=0"),
-        (("data=file", "data.sources=[{path: README.md}]"), "asks test prompts that"),
+        (("data=file", "data.sources=[{path: README.md}]", "pairs.validation_fraction=0"), "no test prompt has checks"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(

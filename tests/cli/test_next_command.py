@@ -19,6 +19,7 @@ FILE = "stages/tasks/toy_preferences.jsonl"
 JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 SPLITS = "columns:{messages:chosen,rejected:null},splits:{sft:0.5,preference:0.5}"
 SOURCE = f"data=file data.sources=[{{path:{FILE},{SPLITS}}}]"
+NO_TESTS = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")]
 ROWS = '{"prompt": "a", "completions": ["b", "c"]}'
 # What is typed, and some of the stages that come next: `stage: next`, or none.
 LINES = {
@@ -31,8 +32,11 @@ LINES = {
     "recipe=tiny sample.pool=[{n:2},{model:base,n:2}]": {"sample": "label", "pool": "label"},
     "recipe=tiny sample.candidates_per_prompt=1": {"sft": "sample", "sample": "label", "label": None},
     f"recipe=tiny reward.source.path={FILE} label=reward_model": {"sft": "sample", "reward": "report"},
-    f"recipe=tiny {SOURCE} label=dataset label.path={FILE}": {"source": "data", "dpo": "chat", "reward": None},
-    f"recipe=tiny {SOURCE} {JUDGE}": {"source": "data", "dpo": "chat"},
+    f"recipe=tiny {SOURCE} label=dataset label.path={FILE}": {"source": "data", "dpo": "eval", "reward": "report"},
+    f"recipe=tiny {SOURCE} {JUDGE}": {"source": "data", "dpo": "eval", "eval": "report"},
+    "recipe=tiny align=none": {"sft": "eval", "answer": "eval"},
+    "recipe=tiny eval/judged=human": {"dpo": "eval", "versus": "eval"},
+    "recipe=tiny pairs.validation_fraction=0 NO_TESTS": {"dpo": "chat"},
     "recipe=tiny sft.demonstrations=selected data.tasks.open_sft=9": {"select": "sft"},
     f"recipe=tiny sample=file sample.file=ROWS {JUDGE}": {"sample": "label", "label": "pairs", "unpaired": "pairs"},
     "recipe=tiny sample.file=ROWS": {"sample": "label", "label": "pairs"},
@@ -68,7 +72,7 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
 @pytest.mark.parametrize("typed", [*LINES, *RECIPE_LINES])
 def test_the_next_command_of_every_stage_is_not_refused(typed: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)
-    words = typed.replace("ROWS", str(tmp_path / "rows.jsonl")).split()
+    words = typed.replace("ROWS", str(tmp_path / "rows.jsonl")).replace("NO_TESTS", " ".join(NO_TESTS)).split()
     found = of_stages(words, tmp_path / "outputs")
     expected = (LINES | RECIPE_LINES)[typed]
     after = {stage: line and shlex.split(line)[2].removeprefix("stage=") for stage, line in found.items()}
@@ -85,6 +89,7 @@ def test_a_command_shows_what_comes_next(tmp_path: Path) -> None:
 
 def test_a_sweep_offers_no_evaluation_on_prompts_that_are_not_there() -> None:
     none = [f"data.tasks.{group}=0" for group in ("validation", "open_validation")]
+    none.append("pairs.validation_fraction=0")  # nor pairs that are held out
     assert not sweep.untested(composed(*TINY), validation=True)
     assert sweep.untested(composed(*TINY, *none), validation=True)
     assert not sweep.untested(composed(*TINY, *none), validation=False)

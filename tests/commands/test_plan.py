@@ -184,11 +184,11 @@ def test_a_plan_says_how_long_finished_nodes_are_hashed(
 
 def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
     untested = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks")]
-    line = (*TINY, f"outputs={tmp_path}", *untested)
+    line = (*TINY, f"outputs={tmp_path}", *untested, "pairs.validation_fraction=0")
     ran = inside(*line, "stage=plan")
     assert ran.returncode == 0, ran.stderr
     told = " ".join(ran.stdout.split())
-    assert f"Not planned: answer, eval, report. {refused(*line)}" in told
+    assert f"Not planned: answer, versus, eval, report. {refused(*line)}" in told
     assert {line.split()[0] for line in ran.stdout.splitlines() if "to build" in line} == {
         *("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo")
     }

@@ -26,6 +26,7 @@ from tests.helpers import TINY, composed, refused, settings
 NUMBERS = {int, float}
 # Words that `constraints.refuse` checks: they are the names of files in the rooms, or of functions in those.
 IN_ROOMS = "stage sft.template.kind sample.sampler label.labeler tracker.name data.tasks.families".split()
+IN_ROOMS += "eval.judged.labeler".split()
 IN_ROOMS += "label.format data.sources.format data.sources.task reward.source.format reward.source.task".split()
 # Names that only the file, the hub, the model or the service can know. They are read before anything is trained.
 NAMES = (
@@ -37,6 +38,9 @@ NAMES = (
     "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
     "sample.file label.human.instructions label.human.reasons label.human.answered label.human.runtime.host "
+    "eval.judged.against eval.judged.human.answered eval.judged.human.instructions eval.judged.human.reasons "
+    "eval.judged.human.runtime.host eval.judged.judge.rubric eval.judged.known eval.judged.own.file "
+    "eval.judged.own.name eval.judged.reward_model.path eval.judged.reward_model.revision "
     "data.sources.licence reward.source.licence label.licence data.form.system_prompts"
 ).split()
 MAPPINGS = {  # and who looks into them
@@ -58,6 +62,8 @@ MAPPINGS = {  # and who looks into them
     "data.audit.thresholds": "data_sources.validate_codes",
     "data.mixture.quotas": "data_sources.validate_mixture",
     "eval.models": "set by the pipeline",
+    "eval.compared": "set by the pipeline",
+    "eval.judged.own.options": "plugins.fitting",
     "sample.endpoint.extra": "the server",
     "sample.columns": "column_mapping",
     "prices": "limits.refuse",

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from stages.config.errors import UserError
-from stages.eval import constant, containing, holds, run
+from stages.eval import run
+from stages.evaluation.checked import constant, containing, holds
 from stages.evaluation.likelihood import ROWS, log_probs
 from stages.evaluation.outcomes import (
     Table,
@@ -81,9 +82,9 @@ def test_where_all_test_prompts_are_in_the_pairs_it_is_told(chain: Chain, tmp_pa
     asked = {answer.prompt_id for answer in load(given["answer_sft"] / "answers.parquet", Candidate)}
     [some, *_] = load(chain.folder("pairs") / "pairs.parquet", Pair)
     (tmp_path / "pairs").mkdir()
-    save(tmp_path / "pairs" / "pairs.parquet", [replace(some, prompt_id=prompt) for prompt in asked], Pair)
+    save(tmp_path / "pairs" / "pairs.parquet", [replace(some, prompt_id=i, split="train") for i in asked], Pair)
     work = Work(tmp_path, lambda metrics, step: None)
-    told = f"of {len(asked)} test prompts none can say whether it helped: {len(asked)} are in the pairs as well"
+    told = f"of {len(asked)} prompts none can say whether it helped: {len(asked)} are in the pairs as well"
     with pytest.raises(UserError, match=told):
         run(nodes(chain.root)["eval"].config, given | {"pairs": tmp_path / "pairs"}, work)
 

@@ -151,6 +151,10 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
         return pool_to_be(node.inputs["pool"], store, past)
     if isinstance(node.config, CandidateFile):  # which holds any number
         return Sizes(0, *in_tokens(*TEXT))
+    if node.stage == "answer" and "data" not in node.inputs:  # which asks the prompts of held-out pairs
+        made = store.find(node.inputs["pairs"]) or past.earlier.of(node.inputs["pairs"])
+        told = past.length(made, "pairs") if made else in_tokens(*TEXT)
+        return Sizes(min(made["metrics"]["held_out"], node.config.open) if made else 0, *told)
     given, made_of = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     counted, split = selected or store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
@@ -167,8 +171,6 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
         return Sizes(asked(node, examples.get(split, 0)), *lengths)
     if made := store.find(pairs) or past.earlier.of(pairs):
         held_out = made["metrics"]["held_out"] if node.stage in OBJECTIVES else 0
-        if node.stage == "answer":  # which asks the prompts of held-out pairs
-            return Sizes(min(made["metrics"]["held_out"], node.config.open), *past.length(made, "pairs"))
         return Sizes(made["metrics"]["pairs"] - held_out, *past.length(made, "pairs"))
     pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
     earlier = [m["metrics"] for m in past.of("pairs") if m["settings"] == pairs.settings and m["metrics"]["pairs"]]
