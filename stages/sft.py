@@ -8,14 +8,7 @@ from stages.models import contract, model_card
 from stages.models.chat_templates import establish
 from stages.models.contract import Contract
 from stages.models.loading import context_of, embedding_rows, load_model, load_tokenizer, save_model
-from stages.objectives.sft import (
-    Isolation,
-    SupervisedTrainer,
-    read_rows,
-    show_tokens,
-    trainable_model,
-    under_contract,
-)
+from stages.objectives.sft import Isolation, SupervisedTrainer, read_rows, show_tokens, trainable_model, under_contract
 from stages.store.records import Example, stream
 from stages.store.workspace import Work
 from stages.training.end_of_turn import check_end_of_turn

@@ -5,7 +5,8 @@ import logging
 import re
 from pathlib import Path
 
-from stages.commands.compare import PAGE
+from stages.commands.compare import PAGE, manifests
+from stages.commands.node_settings import lineage
 from stages.config.errors import UserError
 from stages.config.schema import Target
 from stages.pipeline.provenance import JOB_NODES
@@ -14,7 +15,6 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str]  # stage, fingerprint
 LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced)")
 
 
@@ -41,20 +41,15 @@ def collect(store: Store, remove: bool) -> None:
 
 def look(store: Store, remove: bool) -> None:
     """List what is not reached, and remove it if told to."""
-    nodes = {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
-    reached: set[Key] = set()
-    waiting: list[Key] = [key for key in nodes if key[0] == "report"]
-    waiting += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
+    nodes = manifests(store)
+    starts = [key for key in nodes if key[0] == "report"]
+    starts += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
     jobs = [
         sealed_json.recall(file, sealed_json.having()) or {} for file in store.root.glob(f"multirun/**/{JOB_NODES}")
     ]
     named = {fingerprint for job in jobs for fingerprint in job.values()} | compared(store.root / PAGE)
-    waiting += [key for key in nodes if key[1] in named]
-    while waiting:
-        key = waiting.pop()
-        if key in nodes and key not in reached:
-            reached.add(key)
-            waiting += [(i["stage"], i["fingerprint"]) for i in nodes[key][1]["inputs"].values()]
+    starts += [key for key in nodes if key[1] in named]
+    reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *starts)}
     idle = sorted(folder for key, (folder, _) in nodes.items() if key not in reached)
     idle += [folder for folder in left_behind(store) if is_ours(store, folder)]
     for folder in idle:

@@ -4,7 +4,7 @@ sentences. Who judged, and how, is the labeler's affair."""
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,13 @@ class Comparison:
         ours, theirs = (self.scores.get(side.candidate_id, math.nan) for side in (policy, other))
         return math.nan if math.isnan(ours - theirs) else (1 + float(np.sign(ours - theirs))) / 2
 
-    def first(self, policy: Candidate) -> bool:
-        """Whether the policy's answer came first; of answers that were scored one by one, as its id has it."""
+    def shown_first(self, policy: Candidate) -> float:
+        """1 where the policy's answer was shown first, 0 where the other was; 0.5 where both orders were shown, or the
+        two were never side by side."""
         judgement = self.preferences.get(policy.prompt_id)
-        return judgement.a == policy.candidate_id if judgement else int(policy.candidate_id, 16) % 2 == 0
+        if judgement is None or judgement.order_swapped_agrees is not None:
+            return 0.5
+        return float(judgement.a == policy.candidate_id)
 
     @property
     def outcomes(self) -> Comparisons:
@@ -76,8 +79,9 @@ class Comparison:
         return Comparisons(
             won=np.array([self.won(*both) for both in self.sides], float),
             longer_by=lengths[:, 0] - lengths[:, 1],
-            known=np.array([POINTS.get(self.known.get(key, ""), math.nan) for key in keys], float),
-            first=np.array([self.first(policy) for policy, _ in self.sides], bool),
+            people=np.array([POINTS.get(self.known.get(key, ""), math.nan) for key in keys], float),
+            shown_first=np.array([self.shown_first(policy) for policy, _ in self.sides], float),
+            alike=np.array([policy.stripped_text == other.stripped_text for policy, other in self.sides], bool),
         )
 
     @property
@@ -103,7 +107,8 @@ def judged(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     if f"judged_{CONSTANT}" in inputs:
         nobody = Comparison.read(inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"])
         if nobody.sides:
-            constant = {"one constant answer": win_rate(nobody.outcomes.won, cfg.confidence)}
+            won = nobody.outcomes.won
+            constant = {"one constant answer": asdict(win_rate(won[~np.isnan(won)], cfg.confidence))}
     for key, title in cfg.compared.items():
         sides = sides_of(inputs[f"versus_{key}"])
         alike = sum(policy.stripped_text == other.stripped_text for policy, other in sides)

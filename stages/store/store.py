@@ -20,18 +20,7 @@ from stages.store import locks, safe_files
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import WEIGHTS, Manifest, digest_of, hashed, manifest_of, read_manifest
 from stages.store.node import Node
-from stages.store.sealed_json import (
-    NODE,
-    Damaged,
-    file_digests,
-    having,
-    note,
-    recall,
-    remove,
-    swap,
-    sync,
-    warn_once,
-)
+from stages.store.sealed_json import NODE, Damaged, file_digests, having, note, recall, remove, swap, sync, warn_once
 from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.store.records import Check
 from stages.tasks import constraints as areas
@@ -60,23 +60,35 @@ class Constraint:
 CONSTRAINTS: dict[str, Constraint] = {}
 
 
-def constraint(
-    side: Side, claims: str, wordings: str, draw: Draw = lambda rng, request: {}
-) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
-    """Register the decorated checker as a kind.
+class Worded(NamedTuple):
+    """A checker with the wordings of what it checks."""
 
-    Args:
-        claims: words, several with spaces between them.
-        wordings: one per line, each a whole sentence; " | " for a line break.
-    """
+    holds: Callable[..., bool]
+    wordings: tuple[str, ...]
+
+
+def worded(wordings: str) -> Callable[[Callable[..., bool]], Worded]:
+    """Give the decorated checker its wordings: one per line, each a whole sentence; " | " for a line break."""
     forms = tuple(line.strip().replace(" | ", "\n") for line in wordings.strip().splitlines())
+    return lambda holds: Worded(holds, forms)
 
-    def register(holds: Callable[..., bool]) -> Callable[..., bool]:
-        name, area = holds.__name__, holds.__module__.rpartition(".")[2]
-        CONSTRAINTS[name] = Constraint(name, area, side, forms, frozenset(claims.split()), draw, holds)
-        return holds
+
+def constraint(
+    side: Side, claims: str, draw: Draw = lambda rng, request: {}
+) -> Callable[[Worded], Callable[..., bool]]:
+    """Register the decorated checker, which is worded, as a kind. `claims` are words, several with spaces between."""
+
+    def register(kind: Worded) -> Callable[..., bool]:
+        name, area = kind.holds.__name__, kind.holds.__module__.rpartition(".")[2]
+        CONSTRAINTS[name] = Constraint(name, area, side, kind.wordings, frozenset(claims.split()), draw, kind.holds)
+        return kind.holds
 
     return register
+
+
+def count_of(*options: int) -> Draw:
+    """Draw one of these as the `count` of a constraint, whatever the request."""
+    return lambda rng, request: {"count": rng.choice(options)}
 
 
 def known_constraints() -> dict[str, Constraint]:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError, nearest
@@ -65,6 +66,11 @@ def family(
 def one_of(options: list[str], right: str) -> list[Check]:
     """Checks of an answer that must be one of some words: that it is one, and the right one."""
     return [Check("one_of", {"options": options}), Check("equals", {"text": right})]
+
+
+def exactly(right: str, kind: str, **params: Any) -> list[Check]:
+    """Checks of an answer that must be right to the letter: of one property that such an answer has, and of that."""
+    return [Check(kind, params), Check("equals", {"text": right})]
 
 
 def known_families() -> dict[str, Family]:

@@ -41,12 +41,7 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM"
     """
     torch.manual_seed(seed)
     modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
-    config = LoraConfig(
-        task_type=task,
-        r=cfg.rank,
-        lora_alpha=cfg.alpha,
-        target_modules=modules,
-    )
+    config = LoraConfig(task_type=task, r=cfg.rank, lora_alpha=cfg.alpha, target_modules=modules)
     try:
         return get_peft_model(model, config)  # type: ignore[return-value]
     except ValueError as error:

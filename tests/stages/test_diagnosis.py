@@ -52,8 +52,9 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
 
 
 def findings(run: Evidence) -> list[Finding]:
-    """All of them, as if enough pairs had been held out for accuracy to say something."""
-    run = replace(run, dpo=run.dpo | {"held_out": 50})
+    """All of them, as if enough pairs had been held out for accuracy to say something, and a verdict of all parts."""
+    results = run.results | {"gives_verdict": ["checks", "learnt"]}
+    run = replace(run, dpo=run.dpo | {"held_out": 50}, results=results)
     found = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
     assert None not in found
     return found
@@ -178,3 +179,57 @@ def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) 
     said = diagnose(enough, "DPO")
     assert not said.found
     assert said.sentence.startswith("Nothing that was measured")
+
+
+def of_a_file(run: Evidence, ratio: tuple[float, float], **changes: object) -> Evidence:
+    """The same run as if its pairs were somebody's own, its SFT model too, and nothing had been asked."""
+    learnt = {"ratio": {"policy": {"mean": sum(ratio) / 2, "low": ratio[0], "high": ratio[1]}}}
+    learnt |= {"pairs": 150, "prompts": 150, "note": ""}
+    empty = {"primary": None, "kl": {}, "stop_rate": {}, "mean_tokens": {}, "groups": {}}
+    results = run.results | empty | {"learnt": learnt, "gives_verdict": ["learnt"]} | changes
+    bare = {name: replace(e, checks=[], source="mine.jsonl") for name, e in run.prompts.items()}
+    return replace(run, drawn=False, sft_trained=False, prompts=bare, results=results)
+
+
+def test_of_preferences_alone_nothing_is_said_of_checks_or_sampling(chain: Chain) -> None:
+    run = evidence(chain)
+    sure = diagnose(of_a_file(run, (0.7, 0.9)), "DPO")
+    assert sure.helped and sure.sentence.startswith("DPO learnt the preferences")
+    unsure = diagnose(of_a_file(run, (0.4, 0.6)), "DPO")
+    assert not unsure.helped and "held-out pairs" in {finding.what for finding in (*unsure.found, *unsure.normal)}
+    for finding in (*unsure.found, *unsure.normal):
+        texts = [finding.what, finding.detail]
+        texts += [text for cause in (finding.below, finding.above) if cause for text in (cause.says, cause.advice)]
+        assert not re.search(r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(texts))
+
+
+def test_prompts_without_checks_come_from_where_the_runs_own_do(chain: Chain) -> None:
+    run = replace(of_a_file(evidence(chain), (0.4, 0.6)), drawn=True)
+    advice = [causes.trained_pairs(run), causes.repeated(run), effects.held_out_pairs(run)]
+    assert all("data.sources" in (f.below or f.above).advice for f in advice)
+    assert not any("data.tasks" in (f.below or f.above).advice for f in advice)
+
+
+@pytest.mark.parametrize(
+    ("effect", "helped", "begins"),
+    [
+        ("better", True, "DPO gives the better answers"),
+        ("worse", False, "The likeliest cause"),
+        ("preferred, perhaps for length", False, "The likeliest cause"),
+        ("too few to say", False, "What stands out"),
+        (None, False, "What stands out"),
+    ],
+)
+def test_a_judged_verdict_is_explained_as_it_is(effect: str | None, helped: bool, begins: str, chain: Chain) -> None:
+    comparison = {"waiting": 9, "detectable": 0.1} | ({"effect": effect} if effect else {})
+    judged = of_a_file(evidence(chain), (0.4, 0.6), gives_verdict=["judged"], judged={"sft": comparison})
+    explained = diagnose(judged, "DPO")
+    assert (explained.helped, explained.sentence.startswith(begins)) == (helped, True), explained.sentence
+
+
+def test_of_too_few_pairs_no_cause_is_said_to_be_likely(chain: Chain) -> None:
+    run = of_a_file(evidence(chain), (0.8, 1.0))
+    few = run.results["learnt"] | {"pairs": 26, "note": "too few to say"}
+    explained = diagnose(replace(run, results=run.results | {"learnt": few}), "DPO")
+    assert not explained.helped and "cause" not in explained.sentence
+    assert "held-out pairs" in {finding.what for finding in explained.found}

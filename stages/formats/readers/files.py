@@ -156,10 +156,7 @@ def talks_of(file: Path, source: Source, compared: bool, watch: Watch) -> Iterat
 
 
 def rows_of(
-    file: Path,
-    documents: str | None = None,
-    watch: Watch = lambda read: None,
-    limits: ReadLimits = USUAL,
+    file: Path, documents: str | None = None, watch: Watch = lambda read: None, limits: ReadLimits = USUAL
 ) -> Iterator[Row]:
     """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
     try:

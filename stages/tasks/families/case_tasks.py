@@ -2,8 +2,7 @@
 
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, family
+from stages.tasks.generator import Instance, exactly, family
 from stages.tasks.words import items, phrase, sentence
 
 
@@ -21,7 +20,7 @@ from stages.tasks.words import items, phrase, sentence
 )
 def uppercase(rng: random.Random) -> Instance:
     text = phrase(rng)
-    return Instance({"text": text}, text.upper(), [Check("upper"), Check("equals", {"text": text.upper()})])
+    return Instance({"text": text}, text.upper(), exactly(text.upper(), "upper"))
 
 
 @family(
@@ -38,7 +37,7 @@ def uppercase(rng: random.Random) -> Instance:
 )
 def lowercase(rng: random.Random) -> Instance:
     text = phrase(rng).upper()
-    return Instance({"text": text}, text.lower(), [Check("lower"), Check("equals", {"text": text.lower()})])
+    return Instance({"text": text}, text.lower(), exactly(text.lower(), "lower"))
 
 
 @family(
@@ -56,7 +55,7 @@ def lowercase(rng: random.Random) -> Instance:
 def title_case(rng: random.Random) -> Instance:
     text = phrase(rng)
     title = " ".join(word.capitalize() for word in text.split())
-    return Instance({"text": text}, title, [Check("capitalised"), Check("equals", {"text": title})])
+    return Instance({"text": text}, title, exactly(title, "capitalised"))
 
 
 @family(
@@ -74,11 +73,7 @@ def title_case(rng: random.Random) -> Instance:
 def end_mark(rng: random.Random) -> Instance:
     name, mark = rng.choice([("a question mark", "?"), ("an exclamation mark", "!"), ("a full stop", ".")])
     text = sentence(rng)
-    return Instance(
-        {"text": text, "name": name},
-        text + mark,
-        [Check("ends_with", {"text": mark}), Check("equals", {"text": text + mark})],
-    )
+    return Instance({"text": text, "name": name}, text + mark, exactly(text + mark, "ends_with", text=mark))
 
 
 @family(
@@ -95,9 +90,7 @@ def end_mark(rng: random.Random) -> Instance:
 )
 def quoted(rng: random.Random) -> Instance:
     text = rng.choice([phrase(rng), sentence(rng) + "."])
-    return Instance(
-        {"text": text}, f'"{text}"', [Check("starts_with", {"text": '"'}), Check("equals", {"text": f'"{text}"'})]
-    )
+    return Instance({"text": text}, f'"{text}"', exactly(f'"{text}"', "starts_with", text='"'))
 
 
 @family(
@@ -114,9 +107,7 @@ def quoted(rng: random.Random) -> Instance:
 )
 def bracketed(rng: random.Random) -> Instance:
     text = phrase(rng)
-    return Instance(
-        {"text": text}, f"[{text}]", [Check("starts_with", {"text": "["}), Check("equals", {"text": f"[{text}]"})]
-    )
+    return Instance({"text": text}, f"[{text}]", exactly(f"[{text}]", "starts_with", text="["))
 
 
 @family(
@@ -134,8 +125,4 @@ def bracketed(rng: random.Random) -> Instance:
 def semicolons(rng: random.Random) -> Instance:
     words = items(rng, 3, 5)
     reference = "; ".join(words)
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("contains", {"text": ";"}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "contains", text=";"))

@@ -4,7 +4,7 @@ import json
 import random
 
 from stages.store.records import Check, Message
-from stages.tasks.generator import Instance, family, one_of
+from stages.tasks.generator import Instance, exactly, family, one_of
 from stages.tasks.words import items, listed, phrase
 
 
@@ -29,9 +29,7 @@ def loud_bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
     reference = "\n".join(f"- {word.upper()}" for word in words)
     return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("upper"), Check("bullet_count", {"count": len(words)}), Check("equals", {"text": reference})],
+        {"text": ", ".join(words)}, reference, [Check("upper"), *exactly(reference, "bullet_count", count=len(words))]
     )
 
 
@@ -50,11 +48,7 @@ def loud_bullets(rng: random.Random) -> Instance:
 def sorted_bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
     reference = "\n".join(f"- {word}" for word in sorted(words))
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("bullet_count", {"count": len(words)}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "bullet_count", count=len(words)))
 
 
 @family(
@@ -72,11 +66,7 @@ def sorted_bullets(rng: random.Random) -> Instance:
 def loud_quote(rng: random.Random) -> Instance:
     text = phrase(rng)
     reference = f'"{text.upper()}"'
-    return Instance(
-        {"text": text},
-        reference,
-        [Check("upper"), Check("starts_with", {"text": '"'}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": text}, reference, [Check("upper"), *exactly(reference, "starts_with", text='"')])
 
 
 @family(
@@ -101,7 +91,7 @@ def system_case(rng: random.Random) -> Instance:
     return Instance(
         {"text": ", ".join(words)},
         reference,
-        [Check("upper" if loud else "lower"), Check("word_count", {"count": 1}), Check("equals", {"text": reference})],
+        [Check("upper" if loud else "lower"), *exactly(reference, "word_count", count=1)],
         before=[{"role": "system", "content": rule}],
     )
 
@@ -132,7 +122,7 @@ def system_prefix(rng: random.Random) -> Instance:
     return Instance(
         {"text": text},
         reference,
-        [Check("starts_with", {"text": start}), Check("equals", {"text": reference})],
+        exactly(reference, "starts_with", text=start),
         before=[{"role": "system", "content": rule}],
     )
 
@@ -176,7 +166,7 @@ def then_uppercase(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
     text = ", ".join(sorted(words))
     before = asked(f"Sort from A to Z: {', '.join(words)}", text)
-    return Instance({}, text.upper(), [Check("upper"), Check("equals", {"text": text.upper()})], before)
+    return Instance({}, text.upper(), exactly(text.upper(), "upper"), before)
 
 
 @family(
@@ -214,4 +204,4 @@ def then_commas(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
     before = asked(f"Make a bullet list of {listed(words)}", "\n".join(f"- {w}" for w in words))
     reference = ", ".join(words)
-    return Instance({}, reference, [Check("line_count", {"count": 1}), Check("equals", {"text": reference})], before)
+    return Instance({}, reference, exactly(reference, "line_count", count=1), before)

@@ -2,8 +2,7 @@
 
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, family, one_of
+from stages.tasks.generator import Instance, exactly, family, one_of
 from stages.tasks.words import NUMBERS, items
 
 
@@ -21,11 +20,7 @@ from stages.tasks.words import NUMBERS, items
 def count_items(rng: random.Random) -> Instance:
     words = items(rng, 1, 6)
     reference = NUMBERS[len(words)]
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        one_of(NUMBERS, reference),
-    )
+    return Instance({"text": ", ".join(words)}, reference, one_of(NUMBERS, reference))
 
 
 @family(
@@ -46,11 +41,7 @@ def count_word(rng: random.Random) -> Instance:
     text = [words[0]] * times + words[1:]
     rng.shuffle(text)
     reference = NUMBERS[times]
-    return Instance(
-        {"word": words[0], "text": ", ".join(text)},
-        reference,
-        one_of(NUMBERS, reference),
-    )
+    return Instance({"word": words[0], "text": ", ".join(text)}, reference, one_of(NUMBERS, reference))
 
 
 @family(
@@ -69,11 +60,7 @@ def add_words(rng: random.Random) -> Instance:
     a, b = rng.randint(1, 9), rng.randint(1, 6)
     forms = rng.choice([NUMBERS, [str(n) for n in range(21)]])
     reference = NUMBERS[a + b]
-    return Instance(
-        {"a": forms[a], "b": forms[b]},
-        reference,
-        one_of(NUMBERS, reference),
-    )
+    return Instance({"a": forms[a], "b": forms[b]}, reference, one_of(NUMBERS, reference))
 
 
 @family(
@@ -93,11 +80,7 @@ def subtract_words(rng: random.Random) -> Instance:
     b = rng.randint(1, a - 1)
     forms = rng.choice([NUMBERS, [str(n) for n in range(21)]])
     reference = NUMBERS[a - b]
-    return Instance(
-        {"a": forms[a], "b": forms[b]},
-        reference,
-        one_of(NUMBERS, reference),
-    )
+    return Instance({"a": forms[a], "b": forms[b]}, reference, one_of(NUMBERS, reference))
 
 
 @family(
@@ -117,11 +100,7 @@ def neighbour(rng: random.Random) -> Instance:
     side, step = rng.choice([("after", 1), ("before", -1)])
     forms = rng.choice([NUMBERS, [str(n) for n in range(21)]])
     reference = NUMBERS[number + step]
-    return Instance(
-        {"number": forms[number], "side": side},
-        reference,
-        one_of(NUMBERS, reference),
-    )
+    return Instance({"number": forms[number], "side": side}, reference, one_of(NUMBERS, reference))
 
 
 @family(
@@ -141,4 +120,4 @@ def spell_number(rng: random.Random) -> Instance:
     reference = NUMBERS[number] if number <= 20 else tens[number // 10 - 2]
     if number > 20 and number % 10:
         reference += f"-{NUMBERS[number % 10]}"
-    return Instance({"number": str(number)}, reference, [Check("lower"), Check("equals", {"text": reference})])
+    return Instance({"number": str(number)}, reference, exactly(reference, "lower"))

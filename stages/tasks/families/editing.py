@@ -2,8 +2,7 @@
 
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, family
+from stages.tasks.generator import Instance, exactly, family
 from stages.tasks.words import ADJECTIVES, ANIMALS, FRUITS, NAMES, OBJECTS, PLACES, TOOLS, VERBS, phrase, sentence
 
 
@@ -30,11 +29,7 @@ def replace_word(rng: random.Random) -> Instance:
         ]
     )
     reference = text.replace(f" {old}", f" {new}", 1)
-    return Instance(
-        {"old": old, "new": new, "text": text},
-        reference,
-        [Check("contains", {"text": new}), Check("equals", {"text": reference})],
-    )
+    return Instance({"old": old, "new": new, "text": text}, reference, exactly(reference, "contains", text=new))
 
 
 @family(
@@ -56,11 +51,7 @@ def past_tense(rng: random.Random) -> Instance:
         [f"the {rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}.", f"the {rng.choice(OBJECTS)} {rng.choice(PLACES)}."]
     )
     reference = f"{subject} {past} {rest}"
-    return Instance(
-        {"text": f"{subject} {verb} {rest}"},
-        reference,
-        [Check("contains", {"text": past}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": f"{subject} {verb} {rest}"}, reference, exactly(reference, "contains", text=past))
 
 
 @family(
@@ -81,9 +72,7 @@ def plural(rng: random.Random) -> Instance:
     word = rng.choice([rng.choice(regular), rng.choice(regular), rng.choice(sorted(odd))])
     reference = odd.get(word, f"{word}s")
     reference = {"deer": "deer", "knife": "knives", "watch": "watches"}.get(word, reference)
-    return Instance(
-        {"text": word}, reference, [Check("word_count", {"count": 1}), Check("equals", {"text": reference})]
-    )
+    return Instance({"text": word}, reference, exactly(reference, "word_count", count=1))
 
 
 @family(
@@ -101,11 +90,7 @@ def remove_word(rng: random.Random) -> Instance:
     word = rng.choice(ADJECTIVES)
     text = f"The {word} {rng.choice(OBJECTS)} stands {rng.choice(PLACES)}."
     reference = text.replace(f" {word}", "", 1)
-    return Instance(
-        {"word": word, "text": text},
-        reference,
-        [Check("lacks", {"text": word}), Check("equals", {"text": reference})],
-    )
+    return Instance({"word": word, "text": text}, reference, exactly(reference, "lacks", text=word))
 
 
 @family(
@@ -126,7 +111,7 @@ def spelling(rng: random.Random) -> Instance:
     places = [i for i in range(1, len(word) - 2) if word[i] != word[i + 1]]
     place = rng.choice(places)
     wrong = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
-    return Instance({"text": wrong}, word, [Check("word_count", {"count": 1}), Check("equals", {"text": word})])
+    return Instance({"text": wrong}, word, exactly(word, "word_count", count=1))
 
 
 @family(
@@ -145,11 +130,7 @@ def end_with(rng: random.Random) -> Instance:
     endings = "Over and out.|That is all.|End of message.|Any questions?|Thank you.|Good night.|See you soon.|Please."
     text, ending = sentence(rng) + ".", rng.choice(endings.split("|"))
     reference = f"{text} {ending}"
-    return Instance(
-        {"text": text, "ending": ending},
-        reference,
-        [Check("ends_with", {"text": ending}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": text, "ending": ending}, reference, exactly(reference, "ends_with", text=ending))
 
 
 @family(
@@ -168,11 +149,7 @@ def start_with(rng: random.Random) -> Instance:
     starts = "Dear all,|Hello,|Attention:|Good morning,|Listen:|News:|Dear team,|Reminder:"
     text, start = sentence(rng) + ".", rng.choice(starts.split("|"))
     reference = f"{start} {text}"
-    return Instance(
-        {"text": text, "start": start},
-        reference,
-        [Check("starts_with", {"text": start}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": text, "start": start}, reference, exactly(reference, "starts_with", text=start))
 
 
 @family(
@@ -189,6 +166,4 @@ def start_with(rng: random.Random) -> Instance:
 def twice(rng: random.Random) -> Instance:
     text = phrase(rng)
     reference = f"{text}\n{text}"
-    return Instance(
-        {"text": text}, reference, [Check("line_count", {"count": 2}), Check("equals", {"text": reference})]
-    )
+    return Instance({"text": text}, reference, exactly(reference, "line_count", count=2))

@@ -2,8 +2,7 @@
 
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, family
+from stages.tasks.generator import Instance, exactly, family
 from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, article, sentence, told_apart
 
 
@@ -29,7 +28,7 @@ def extract_city(rng: random.Random) -> Instance:
             f"The train to {city} was late, so {name} read a book about the {item}.",
         ]
     )
-    return Instance({"text": text}, city, [Check("word_count", {"count": 1}), Check("equals", {"text": city})])
+    return Instance({"text": text}, city, exactly(city, "word_count", count=1))
 
 
 @family(
@@ -55,7 +54,7 @@ def extract_name(rng: random.Random) -> Instance:
             f"On Monday {name} lost {article(item)}.",
         ]
     )
-    return Instance({"text": text}, name, [Check("word_count", {"count": 1}), Check("equals", {"text": name})])
+    return Instance({"text": text}, name, exactly(name, "word_count", count=1))
 
 
 @family(
@@ -80,7 +79,7 @@ def extract_number(rng: random.Random) -> Instance:
             f"Nobody gives more than {number} dollars for {article(item)}.",
         ]
     )
-    return Instance({"text": text}, number, [Check("word_count", {"count": 1}), Check("equals", {"text": number})])
+    return Instance({"text": text}, number, exactly(number, "word_count", count=1))
 
 
 @family(
@@ -106,7 +105,7 @@ def extract_email(rng: random.Random) -> Instance:
             f"{name} ({address}) has lost {article(item)}.",
         ]
     )
-    return Instance({"text": text}, address, [Check("word_count", {"count": 1}), Check("equals", {"text": address})])
+    return Instance({"text": text}, address, exactly(address, "word_count", count=1))
 
 
 @family(
@@ -125,11 +124,7 @@ def extract_animals(rng: random.Random) -> Instance:
     words = animals + rng.sample(told_apart("fruit", "animal")["fruit"], 1) + rng.sample(TOOLS, 1)
     rng.shuffle(words)
     reference = ", ".join(word for word in words if word in animals)
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("same_words", {"words": animals}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "same_words", words=animals))
 
 
 @family(
@@ -147,7 +142,7 @@ def extract_animals(rng: random.Random) -> Instance:
 def last_word(rng: random.Random) -> Instance:
     text = sentence(rng)
     word = text.split()[-1]
-    return Instance({"text": text + "."}, word, [Check("word_count", {"count": 1}), Check("equals", {"text": word})])
+    return Instance({"text": text + "."}, word, exactly(word, "word_count", count=1))
 
 
 @family(
@@ -165,4 +160,4 @@ def last_word(rng: random.Random) -> Instance:
 def first_word(rng: random.Random) -> Instance:
     text = sentence(rng)
     word = text.split()[0]
-    return Instance({"text": text + "."}, word, [Check("word_count", {"count": 1}), Check("equals", {"text": word})])
+    return Instance({"text": text + "."}, word, exactly(word, "word_count", count=1))

@@ -2,8 +2,7 @@
 
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, family
+from stages.tasks.generator import Instance, exactly, family
 from stages.tasks.words import items, listed
 
 
@@ -25,7 +24,7 @@ def bullets(rng: random.Random) -> Instance:
     return Instance(
         {"text": rng.choice([", ".join(words), listed(words)])},
         reference,
-        [Check("bullet_count", {"count": len(words)}), Check("equals", {"text": reference})],
+        exactly(reference, "bullet_count", count=len(words)),
     )
 
 
@@ -44,11 +43,7 @@ def bullets(rng: random.Random) -> Instance:
 def numbered_list(rng: random.Random) -> Instance:
     words = items(rng, 2, 5)
     reference = "\n".join(f"{i}. {word}" for i, word in enumerate(words, 1))
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("line_count", {"count": len(words)}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "line_count", count=len(words)))
 
 
 @family(
@@ -66,11 +61,7 @@ def numbered_list(rng: random.Random) -> Instance:
 def one_per_line(rng: random.Random) -> Instance:
     words = items(rng, 2, 5)
     reference = "\n".join(words)
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("line_count", {"count": len(words)}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "line_count", count=len(words)))
 
 
 @family(
@@ -87,11 +78,7 @@ def one_per_line(rng: random.Random) -> Instance:
 def join_with_and(rng: random.Random) -> Instance:
     words = items(rng, 3, 5)
     separator = rng.choice([" / ", "; ", " | ", "\n"])
-    return Instance(
-        {"text": separator.join(words)},
-        listed(words),
-        [Check("contains", {"text": " and "}), Check("equals", {"text": listed(words)})],
-    )
+    return Instance({"text": separator.join(words)}, listed(words), exactly(listed(words), "contains", text=" and "))
 
 
 @family(
@@ -109,8 +96,4 @@ def join_with_and(rng: random.Random) -> Instance:
 def table_row(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
     reference = f"| {' | '.join(words)} |"
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("starts_with", {"text": "|"}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "starts_with", text="|"))

@@ -2,8 +2,7 @@
 
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, family, one_of
+from stages.tasks.generator import Instance, exactly, family, one_of
 from stages.tasks.words import items
 
 PLACES = ["first", "second", "third"]
@@ -23,11 +22,7 @@ PLACES = ["first", "second", "third"]
 def sort_words(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
     reference = ", ".join(sorted(words))
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("same_words", {"words": words}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "same_words", words=words))
 
 
 @family(
@@ -48,7 +43,7 @@ def sort_numbers(rng: random.Random) -> Instance:
     return Instance(
         {"text": ", ".join(map(str, numbers))},
         reference,
-        [Check("same_words", {"words": [str(n) for n in numbers]}), Check("equals", {"text": reference})],
+        exactly(reference, "same_words", words=[str(n) for n in numbers]),
     )
 
 
@@ -67,11 +62,7 @@ def sort_numbers(rng: random.Random) -> Instance:
 def reverse_list(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
     reference = ", ".join(reversed(words))
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("same_words", {"words": words}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "same_words", words=words))
 
 
 @family(
@@ -88,11 +79,7 @@ def reverse_list(rng: random.Random) -> Instance:
 def pick_by_place(rng: random.Random) -> Instance:
     words = items(rng, 3, 5)
     index = rng.randrange(3)
-    return Instance(
-        {"text": ", ".join(words), "place": PLACES[index]},
-        words[index],
-        one_of(words, words[index]),
-    )
+    return Instance({"text": ", ".join(words), "place": PLACES[index]}, words[index], one_of(words, words[index]))
 
 
 @family(
@@ -109,11 +96,7 @@ def pick_by_place(rng: random.Random) -> Instance:
 )
 def pick_last(rng: random.Random) -> Instance:
     words = items(rng, 3, 5)
-    return Instance(
-        {"text": ", ".join(words)},
-        words[-1],
-        one_of(words, words[-1]),
-    )
+    return Instance({"text": ", ".join(words)}, words[-1], one_of(words, words[-1]))
 
 
 @family(
@@ -130,11 +113,7 @@ def pick_last(rng: random.Random) -> Instance:
 def largest(rng: random.Random) -> Instance:
     numbers = [str(n) for n in rng.sample(range(1, 100), rng.randint(2, 4))]
     reference = max(numbers, key=int)
-    return Instance(
-        {"text": ", ".join(numbers)},
-        reference,
-        one_of(numbers, reference),
-    )
+    return Instance({"text": ", ".join(numbers)}, reference, one_of(numbers, reference))
 
 
 @family(
@@ -151,8 +130,4 @@ def largest(rng: random.Random) -> Instance:
 def smallest(rng: random.Random) -> Instance:
     numbers = [str(n) for n in rng.sample(range(1, 100), rng.randint(2, 4))]
     reference = min(numbers, key=int)
-    return Instance(
-        {"text": ", ".join(numbers)},
-        reference,
-        one_of(numbers, reference),
-    )
+    return Instance({"text": ", ".join(numbers)}, reference, one_of(numbers, reference))

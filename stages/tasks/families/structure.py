@@ -4,17 +4,13 @@ import json
 import random
 
 from stages.store.records import Check
-from stages.tasks.generator import Instance, family
+from stages.tasks.generator import Instance, exactly, family
 from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
 
 
 def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
     """Somebody's name, city and age, and a sentence that tells them."""
-    facts: dict[str, str | int] = {
-        "name": rng.choice(NAMES),
-        "city": rng.choice(CITIES),
-        "age": rng.randint(18, 90),
-    }
+    facts: dict[str, str | int] = {"name": rng.choice(NAMES), "city": rng.choice(CITIES), "age": rng.randint(18, 90)}
     told = rng.choice(
         [
             "{name} lives in {city} and is {age} years old.",
@@ -83,9 +79,7 @@ def csv_row(rng: random.Random) -> Instance:
         ]
     )
     reference = f"{item},{colour},{price}"
-    return Instance(
-        {"text": text}, reference, [Check("comma_count", {"count": 2}), Check("equals", {"text": reference})]
-    )
+    return Instance({"text": text}, reference, exactly(reference, "comma_count", count=2))
 
 
 @family(
@@ -103,8 +97,4 @@ def csv_row(rng: random.Random) -> Instance:
 def form(rng: random.Random) -> Instance:
     facts, text = person(rng)
     reference = f"Name: {facts['name']}\nCity: {facts['city']}"
-    return Instance(
-        {"text": text},
-        reference,
-        [Check("line_count", {"count": 2}), Check("equals", {"text": reference})],
-    )
+    return Instance({"text": text}, reference, exactly(reference, "line_count", count=2))

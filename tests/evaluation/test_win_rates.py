@@ -1,0 +1,237 @@
+"""Win rates of a judged comparison: no verdict for length or chance, and intervals that hold the truth."""
+
+import gzip
+import json
+from collections import defaultdict
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.evaluation.win_rates import Comparisons, compared, detectable, people_rate, win_rate
+from tests.bench.win_rates import (
+    CERTAIN,
+    GAIN,
+    JUDGES,
+    NULLS,
+    Judge,
+    audited,
+    claims,
+    covered,
+    ordered,
+    power_of,
+    systems,
+    verdicts,
+)
+from tests.helpers import DATA
+
+NEEDS_DATA = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
+LONGER_WINS = Judge("longer always wins", longer=CERTAIN, ties=0.0)
+
+
+def table(won: Any, longer_by: Any = 0, **columns: Any) -> Comparisons:
+    """Return comparisons with these outcomes and, unless `columns` says otherwise, nobody asked and nothing alike."""
+    won = np.array(won, float)
+    nobody, nothing = np.full(len(won), np.nan), np.zeros(len(won))
+    filled = {"people": nobody, "shown_first": nothing, "alike": nothing > 0} | columns
+    return Comparisons(won, np.broadcast_to(longer_by, len(won)), **filled)
+
+
+def results(c: Comparisons) -> dict[str, Any]:
+    return compared(c, 0.95, 0.9)
+
+
+MANY = pytest.mark.slow
+TABLES = [(200, 400, 0.5), *(pytest.param(2000, *case, marks=MANY) for case in ((100, 0.0), (400, 0.5), (800, 1.0)))]
+
+
+@pytest.mark.parametrize(("tables", "prompts", "drift"), TABLES)
+@pytest.mark.parametrize("judge", NULLS, ids=lambda judge: judge.name)
+def test_equally_good_models_get_few_verdicts(judge: Judge, tables: int, prompts: int, drift: float) -> None:
+    share = claims(verdicts(judge, tables, prompts, drift))
+    assert share <= 0.065
+    if judge == LONGER_WINS:
+        assert share <= 0.01
+
+
+@pytest.mark.parametrize("judge", NULLS, ids=lambda judge: judge.name)
+def test_models_that_answer_alike_on_75_of_100_prompts_get_no_more_verdicts(judge: Judge) -> None:
+    assert claims(verdicts(judge, 100, 400, 0.5, alike=0.75)) <= 0.065
+
+
+BETTER = Judge("no lean", gain=GAIN), Judge("leans to longer", longer=1.0, gain=GAIN)
+
+
+@pytest.mark.parametrize(
+    ("judge", "prompts", "drift"), [(BETTER[0], 400, 0.0), *((judge, 800, 1.0) for judge in BETTER)]
+)
+def test_a_win_rate_of_60_is_found_in_80_of_100_tables(judge: Judge, prompts: int, drift: float) -> None:
+    assert verdicts(judge, 250, prompts, drift)["better"] >= 200
+
+
+def test_without_overlap_of_lengths_there_is_no_length_controlled_rate() -> None:
+    rng = np.random.default_rng(0)
+    for judge in NULLS:
+        assert not claims(verdicts(judge, 50, 800, 2.0))
+        figures = results(judge.table(rng, 800, 2.0))
+        assert figures["matched"] is None
+        assert "longer on 9" in figures["unmatched"]
+    # Both signs are frequent, but no difference of one sign is as large as any of the other sign.
+    disjoint = results(table(np.tile([1.0, 0.0], 100), np.tile([90, -3], 100)))
+    assert disjoint["matched"] is None
+    assert "no size" in disjoint["unmatched"]
+    assert "19 prompts" in results(table(np.ones(100), np.repeat([9, -9], [81, 19])))["unmatched"]
+    assert results(table(np.ones(100), np.repeat([9, -9], [80, 20])))["matched"]
+
+
+def test_identical_models_have_a_rate_of_exactly_one_half_and_a_narrow_interval() -> None:
+    figures = results(table(np.full(300, 0.5), alike=np.full(300, True)))
+    assert figures["win_rate"]["mean"] == figures["matched"]["win_rate"]["mean"] == 0.5
+    # A win on one prompt in 300 could have been missed, a win on one in 30 could not.
+    assert 1 / 600 < figures["win_rate"]["high"] - 0.5 < 1 / 60
+    assert figures["win_rate"]["high"] - 0.5 == pytest.approx(0.5 - figures["win_rate"]["low"])
+    assert figures["detectable"] >= figures["win_rate"]["high"] - 0.5
+    assert figures["effect"] == "no measurable difference"
+
+
+def test_equal_lengths_keep_their_weight_in_the_length_controlled_rate() -> None:
+    """Three answers in four are alike: the controlled rate is drawn to one half as far as the plain rate is."""
+    rng = np.random.default_rng(1)
+    judge = Judge("", longer=1.0, gain=1.0)
+    some = judge.table(rng, 800, 0.0)
+    copies = 2400
+    padded = Comparisons(
+        np.r_[some.won, np.full(copies, 0.5)],
+        np.r_[some.longer_by, np.zeros(copies, int)],
+        np.full(800 + copies, np.nan),
+        np.r_[some.shown_first, np.zeros(copies, bool)],
+        np.repeat([False, True], [800, copies]),
+    )
+    alone, together = results(some), results(padded)
+    assert together["win_rate"]["mean"] - 0.5 == pytest.approx((alone["win_rate"]["mean"] - 0.5) / 4)
+    matched = [figures["matched"]["win_rate"]["mean"] - 0.5 for figures in (alone, together)]
+    assert matched[1] == pytest.approx(matched[0] / 4, rel=0.05)
+    assert together["matched"]["used"] == pytest.approx((3 + alone["matched"]["used"]) / 4)
+    assert alone["effect"] == together["effect"] == "better"
+
+
+def test_lengths_that_never_differ_are_no_reason_for_a_preference() -> None:
+    assert results(table(np.repeat([1.0, 0.0], [70, 30])))["effect"] == "better"
+    assert results(table(np.repeat([1.0, 0.0], [30, 70])))["effect"] == "worse"
+
+
+def test_a_preference_that_goes_with_length_is_named_as_such() -> None:
+    longer = np.repeat([7, -7], [280, 120])
+    assert results(table(longer > 0, longer))["effect"] == "preferred, perhaps for length"
+    assert results(table(longer < 0, longer))["effect"] == "rejected, perhaps for length"
+    assert results(table(longer > 0, longer))["matched"]["win_rate"]["mean"] == 0.5
+
+
+def test_missing_judgements_are_left_out_and_few_give_no_verdict() -> None:
+    won = np.repeat([1.0, np.nan], [19, 81])
+    figures = results(table(won))
+    assert figures["effect"] == "too few to say"
+    assert figures["win_rate"]["mean"] == 1
+    assert results(table(np.ones(20)))["effect"] == "better"
+    empty = results(table(np.full(5, np.nan)))
+    assert empty["effect"] == "too few to say"
+    assert (empty["win_rate"]["low"], empty["win_rate"]["high"]) == (0, 1)
+    json.dumps(empty, allow_nan=False)
+
+
+def test_null_judges_count_who_is_longer_and_who_was_shown_first() -> None:
+    figures = results(table([1, 0, 0.5, np.nan], [5, -2, 0, 9], shown_first=np.array([1.0, 1.0, 0.5, 0.0])))
+    assert figures["nulls"]["longer wins"]["mean"] == 0.5
+    assert figures["nulls"]["first wins"]["mean"] == pytest.approx(2.5 / 3)
+    assert figures["longer"] == pytest.approx(1 / 3)
+
+
+AUDITS = [(truth, right, words) for truth in (0.5, 0.6) for right in JUDGES for words in (50, 100, 300)]
+QUICK = [(0.5, (0.8, 0.8), 50), (0.6, (0.9, 0.6), 300)]
+
+
+@pytest.mark.parametrize(
+    ("truth", "right", "words"), [*QUICK, *(pytest.param(*case, marks=MANY) for case in AUDITS if case not in QUICK)]
+)
+def test_the_interval_by_people_and_judge_holds_the_truth(
+    truth: float, right: tuple[float, float], words: int
+) -> None:
+    """Four standard errors around 95%: the bench of the same name measures with 10,000 tables each."""
+    tables = 500
+    figures = covered(tables, truth, right, words)
+    assert figures.together == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / tables) ** 0.5)
+    assert figures.width <= 1.02 * figures.width_alone
+
+
+@pytest.mark.parametrize("right", [(0.5, 0.5), (0.3, 0.3)])
+def test_a_judge_that_knows_nothing_does_not_widen_the_interval(right: tuple[float, float]) -> None:
+    for words in (50, 300):
+        figures = covered(200, 0.5, right, words)
+        assert figures.width <= 1.02 * figures.width_alone
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.7])
+def test_people_are_not_asked_about_alike_answers_and_their_rate_counts_them(truth: float) -> None:
+    """Half of 800 answers are alike and the judge misses a tenth of the others."""
+    rng, covering, tables = np.random.default_rng(0), 0, 300
+    for _ in range(tables):
+        c = audited(rng, truth, (0.8, 0.8), 0)
+        people = (rng.random(800) < truth).astype(float)
+        won = np.where(rng.random(800) < 0.8, people, 1 - people)
+        won[rng.random(800) < 0.1] = np.nan
+        alike = rng.random(800) < 0.5
+        won[alike], people[alike | (rng.random(800) < 0.5)] = 0.5, np.nan
+        estimate = people_rate(replace(c, won=won, people=people, alike=alike), 0.95)
+        assert estimate
+        assert estimate["by"] == "people and judge"
+        covering += estimate["win_rate"]["low"] <= 0.5 + (truth - 0.5) / 2 <= estimate["win_rate"]["high"]
+    assert covering / tables == pytest.approx(0.95, abs=0.04)
+
+
+def test_few_words_of_people_stand_alone_and_fewer_say_nothing() -> None:
+    c = audited(np.random.default_rng(0), 0.6, (0.8, 0.8), 49)
+    estimate = people_rate(c, 0.95)
+    assert estimate == {"known": 49, "win_rate": asdict(win_rate(c.people[:49])), "by": "people alone"}
+    assert people_rate(replace(c, people=np.where(np.arange(800) < 9, c.people, np.nan)), 0.95) is None
+    everybody = people_rate(replace(c, people=c.won), 0.95)
+    assert everybody == {"known": 800, "win_rate": asdict(win_rate(c.won)), "by": "people alone"}
+
+
+def test_people_overrule_the_judge() -> None:
+    """The judge always prefers the policy; people, on 200 of 800 prompts, the other model."""
+    people = np.where(np.arange(800) < 200, np.arange(800) % 4 == 0, np.nan)
+    figures = results(table(np.ones(800), people=people))
+    assert figures["people"]["win_rate"]["high"] < 0.5
+    assert figures["effect"] == "rejected, perhaps for length"
+
+
+@pytest.mark.parametrize(("prompts", "points"), [(100, 12), (400, 6), (800, 4)])
+def test_a_detectable_difference_is_found_in_80_of_100_tables(prompts: int, points: int) -> None:
+    assert round(100 * detectable(prompts)) == points
+    for ties in (0.0, 0.3):
+        assert power_of(prompts, ties, 1000) == pytest.approx(80, abs=5)
+    assert detectable(0) == detectable(1) == 0.5
+
+
+@NEEDS_DATA
+def test_rates_between_real_systems_are_a_plain_count_of_what_people_said() -> None:
+    with gzip.open(DATA / "preferences/pandalm_human_pairs_shared.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    counts = defaultdict[tuple[str, str], list[float]](list)
+    for row in rows:
+        first, second = row["model_1"], row["model_2"]
+        outcome = {1: 1.0, 2: 0.0, 0: 0.5}[row["majority"]]
+        counts[min(first, second), max(first, second)].append(outcome if first < second else 1 - outcome)
+    tables = systems("majority")
+    assert len(tables) == len(counts) == 10
+    for pair, c in tables.items():
+        assert win_rate(c.won).mean == pytest.approx(sum(counts[pair]) / len(counts[pair]))
+
+
+@NEEDS_DATA
+def test_one_annotator_orders_real_systems_as_the_majority_does_and_length_does_not() -> None:
+    annotator, longer = ordered("annotator1"), ordered("longer wins")
+    assert annotator.clear == longer.clear > 0
+    assert annotator.right == annotator.clear
+    assert annotator.right_and_clear > longer.right_and_clear
