@@ -39,7 +39,7 @@ class Checked:
 
     @cached_property
     def ours(self) -> Table:
-        """What verdicts may be of."""
+        """The prompts that a verdict may be of."""
         return self.everything.group(*GROUPS)
 
     @cached_property
@@ -55,8 +55,8 @@ class Checked:
         return self.groups[self.endpoint] if self.endpoint else None
 
     @property
-    def own(self) -> bool:
-        """Whether prompts of the primary endpoint are somebody's own, and not generated here."""
+    def of_files(self) -> bool:
+        """True where prompts of the primary endpoint are somebody's own, and not generated here."""
         return self.primary is not None and any(e.source not in GENERATED for e in self.primary.prompts)
 
     def results(self, answers: Answers, cfg: Eval) -> dict[str, Any]:

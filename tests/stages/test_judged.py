@@ -29,7 +29,7 @@ def judge_at(url: str, *more: str) -> list[str]:
 
 
 def results(root: Path, *overrides: str) -> dict[str, Any]:
-    """Of the evaluation under these overrides, which is built first."""
+    """Build the evaluation under these overrides, and return its results."""
     build(root, "stage=eval", *overrides)
     return of_store(root, *overrides)
 
