@@ -95,7 +95,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "outcomes.parquet", checked.ours.outcomes(), Outcome)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]
-    rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items()] if main else []
+    rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts_left_out": left_out,
@@ -104,7 +104,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "delta": {name: main[name] for name in differences(titles)} if main else {},
         **{name: results[name] for name in ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged")},
         "verdict": results["verdict"],
-        "summary": f"{', '.join(rates)}. " * bool(main) + results["verdict"],
+        "summary": f"{', '.join(rates)}. " * bool(rates) + results["verdict"],
     }
 
 
