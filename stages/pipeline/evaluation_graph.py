@@ -35,8 +35,8 @@ def evaluation(
     asks = questions(cfg, sets)
     answers = {
         f"{name}_{role}": node("answer", block, model=model, **prompts)
+        for role, model in models.items()  # a sweep answers for base and SFT once; a model is loaded once
         for name, (block, prompts) in asks.items()
-        for role, model in models.items()  # a sweep answers for base and SFT once
     }
     judged, opponents = dict[str, Node](), opponents_of(cfg, models) if cfg.eval.judged.wanted else {}
     if opponents:
