@@ -1,7 +1,6 @@
 """Stage `reference`: the log-prob of every completion token of the pairs under the reference model.
 
-They are kept per token: `dpo` derives the sums that its loss needs, and a sweep over β, losses and lengths shares this
-node.
+They are kept per token: `dpo` sums them as its loss needs, and a sweep over β, losses and lengths shares this node.
 """
 
 from collections.abc import Iterator, Sequence

@@ -22,8 +22,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     `held_out.json` with the rewards of every held-out pair.
 
     Raises:
-        UserError: where too many pairs had to be dropped, a margin is asked for and a pair has none, or training
-            diverged.
+        UserError: where too many pairs were dropped, a margin is asked for and a pair has none, or training diverged.
     """
     policy = inputs["policy"] / "model"
     terms = contract.load(policy)

@@ -22,8 +22,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     Raises:
         ContractError: where the template cannot keep the contract.
-        UserError: where too many rows had to be dropped, packed examples would see each other, or training diverged or
-            made the model worse.
+        UserError: where too many rows were dropped, packed examples see each other, training diverged or did harm.
     """
     base = inputs["base"] / "model"
     if cfg.control:  # it starts from SFT

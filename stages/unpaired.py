@@ -1,5 +1,4 @@
-"""Stage `unpaired`: judged completions one by one, each desirable or undesirable, in TRL's columns for KTO
-(arXiv:2402.01306).
+"""Stage `unpaired`: judged completions, each desirable or undesirable, in TRL's columns for KTO (arXiv:2402.01306).
 
 A score labels a completion by a threshold. Where labels are preferences, a completion that wins more often than it
 loses is desirable, one that loses more often is undesirable (Copeland, as in `pairing/contrasts.py`). A completion

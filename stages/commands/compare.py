@@ -1,9 +1,8 @@
-"""`stage=compare`: what a store or a sweep holds, side by side, in the terminal and in `outputs/compare.html`. Nothing
-is built.
+"""`stage=compare`: what a store or a sweep holds, side by side, in the terminal and in `outputs/compare.html`.
 
 Evaluations are compared by pass rates, trainings that nothing evaluated by their held-out rows. What was measured on
 other prompts stands in a table of its own. The best of several is chosen by the prompts that measure it, so its own
-rate there is optimistic: read test once, with what is chosen.
+rate there is optimistic: read test once, with what is chosen. Nothing is built.
 """
 
 import logging

@@ -1,5 +1,4 @@
-"""`stage=export`: a published model leaves the store, as a GGUF file or to the Hugging Face hub; or what it learnt
-from, as a dataset."""
+"""`stage=export`: a model, or as a dataset what it learnt from, leaves the store: as files, or to the hub."""
 
 import logging
 from typing import Any
@@ -29,8 +28,7 @@ tasks that nothing was trained on over other tasks like these:
 
 
 def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:
-    """Export a model, or a dataset of several nodes. A pushed model takes along what the evaluation found, where there
-    was one."""
+    """Export a model, or a dataset of several nodes. A pushed model takes along what an evaluation of it found."""
     if cfg.format is ExportFormat.dataset:
         return dataset_folder.publish(cfg, nodes, store)
     [node] = nodes

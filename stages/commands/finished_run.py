@@ -74,8 +74,7 @@ def find(cfg: Config, nodes: dict[str, Node], store: Store, overrides: list[str]
 
 
 def require(nodes: list[Node], cfg: Config, store: Store, overrides: list[str]) -> None:
-    """Raise UserError for the first of these nodes that the store does not hold whole, with the command that builds
-    it."""
+    """Raise UserError for the first of these nodes that the store does not hold whole: which command builds it."""
     for node in nodes:
         manifest = read_manifest(store.folder(node))
         if manifest and (damage := store.damage(store.folder(node), manifest)):

@@ -1,5 +1,4 @@
-"""`stage=gc`: what no report, sweep, comparison or link in `outputs/latest` reaches. It lists, and removes only when
-told to."""
+"""`stage=gc`: lists what no report, sweep, comparison or link in `outputs/latest` reaches; told to, it removes it."""
 
 import logging
 import re
@@ -19,8 +18,7 @@ LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced)")
 
 
 def collect(store: Store, remove: bool) -> None:
-    """List every node that no report, sweep, comparison or link in `outputs/latest` reaches, and what kills left
-    behind.
+    """List the nodes that no report, sweep, comparison or link in `outputs/latest` reaches, and what kills left.
 
     To let go of a report or a sweep, delete its folder under `outputs/report/` or `outputs/multirun/` first; of what
     `outputs/compare.html` shows, that page.

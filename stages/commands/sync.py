@@ -1,7 +1,6 @@
 """`stage=sync`: runs that were tracked offline go to W&B, and what each run used is told there.
 
-It may be stopped at any point and run again: in a run's folder W&B marks that it was sent, and we that its inputs were
-told.
+It may be stopped at any point and run again: in a run's folder W&B marks that it was sent, we that inputs were told.
 """
 
 import logging

@@ -1,8 +1,7 @@
 """Asking a model at an OpenAI-compatible server: every question once, failures again, within limits and a budget.
 
 The client of `openai` sends, with its own retries off: an attempt is counted where it is made. What a server answers
-is bounded as it comes (`bounded_http.py`), without the key (`reply.py`), and stored (`store/call_cache.py`) before
-it is used.
+is bounded as it comes (`bounded_http.py`), rid of the key (`reply.py`), and stored before use (`store/call_cache.py`).
 """
 
 import asyncio

@@ -13,8 +13,7 @@ MASK = "***"
 
 
 class KeyMask:
-    """Masks one key: as it is, in base64, in hexadecimal, and with any of its characters escaped as JSON or URLs
-    escape them."""
+    """Masks one key: as it is, in base64, in hexadecimal, and with characters escaped as JSON or URLs escape them."""
 
     def __init__(self, key: str):
         found = [key, key.encode().hex(), *in_base64(key.encode())] if len(key) >= SHORTEST_KEY else []
@@ -32,8 +31,7 @@ def any_form(character: str) -> str:
 
 
 def in_base64(key: bytes) -> list[str]:
-    """Return what is the same of the key in every text that holds it, by where in three bytes it begins; also as URLs
-    spell base64."""
+    """Return what every text with the key has of it, by where in three bytes it begins; also as in URLs' base64."""
     found = list[str]()
     for before, shared in ((0, 0), (1, 2), (2, 3)):  # bytes before the key, and characters that they share with it
         encoded = base64.b64encode(bytes(before) + key).decode().rstrip("=")
@@ -60,8 +58,7 @@ class Redirected(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """The text of an answer, how it ended (stop, length, refusal, or a word of the server's), and its tokens where the
-    server counts them."""
+    """An answer: its text, how it ended (stop, length, refusal, or the server's word), its tokens where counted."""
 
     text: str
     finish_reason: str

@@ -102,8 +102,7 @@ def group_memory(root: Path, group: str) -> Iterator[int]:
 
 
 def reset_peak_memory() -> None:
-    """Start a new high-water mark of resident memory (Linux; elsewhere the mark is the process's own), and of the
-    GPU's."""
+    """Start a new high-water mark of resident memory (on Linux; else the mark is the process's own), and the GPU's."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     if cuda := cuda_in_use():

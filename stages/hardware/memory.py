@@ -62,8 +62,7 @@ def weights(shape: Shape, kind: Weights) -> float:
 
 
 def copies(shape: Shape, kind: Weights, precision: Precision) -> float:
-    """Bytes of the bf16 copies that autocast makes of the layers' fp32 weights, kept until the backward has used
-    them."""
+    """Bytes of the bf16 copies that autocast makes of the layers' fp32 weights and keeps for the backward."""
     return 2.0 * shape.linear if kind is Weights.fp32 and precision is Precision.bf16 else 0.0
 
 
@@ -162,8 +161,7 @@ def cached(shape: Shape, size: int) -> int:
 
 
 def decoded_at_once(shape: Shape, size: int, most: int, length: float, device: str) -> int:
-    """Return how many rows of `length` tokens are decoded at once: `most`, or as many as keys and values leave room
-    for."""
+    """Return how many rows of `length` tokens are decoded at once: `most`, or as many as their cache has room for."""
     return max(1, min(most, int(CACHED * available(device) / (length * cached(shape, size)))))
 
 

@@ -62,8 +62,7 @@ class Dataset(Labeler):
     def judgements(
         self, said: Said, prompt: str, those: list[Candidate], known: Container[str | None]
     ) -> list[Judgement]:
-        """What a row says of its candidates: which of two is better, or, but for those `known`, how good each is, on
-        the scale of the file."""
+        """What a row says: which of two is better, or how good each is but for those `known`, on the file's scale."""
         scores = said.scores or []
         if said.graded:
             fresh = {c.candidate_id: s for c, s in zip(those, scores, strict=True) if c.candidate_id not in known}

@@ -207,8 +207,7 @@ def judgement(each: Joined) -> Judgement:
 
 
 def tally(cfg: Label, found: Sequence[Joined], said: Mapping[str, Sequence[Judgement]]) -> dict[str, Any]:
-    """How often members vote, and with the verdict, and how many candidates each vetoes; how often they disagree, and
-    a veto decides."""
+    """How often each member votes, votes with the verdict, and vetoes; how often they disagree or a veto decides."""
     members = dict[str, dict[str, Any]]()
     for voter in cfg.voters:
         votes = [(WORDS[each.votes[voter.labeler]], each.preference) for each in found if voter.labeler in each.votes]

@@ -165,9 +165,8 @@ class Jury(Labeler):
     async def asked(
         self, judge: Client, prompt: Example, texts: Sequence[str]
     ) -> tuple[Any, dict[str, str] | None, str | None]:
-        """Return a judge's verdict, its reply, and the reason where there is no verdict. After a reply without a
-        verdict the next attempt has another seed. After no reply it has the same seed: no fault on the way decides
-        which reply counts."""
+        """Return a judge's verdict, its reply, and the reason where there is no verdict. After a reply without one the
+        next attempt has another seed; after no reply the same: no fault on the way decides which reply counts."""
         said = reason = None
         seed = 0
         for _ in range(self.cfg.attempts or 1):

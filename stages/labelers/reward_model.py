@@ -99,8 +99,7 @@ class RewardModel(Labeler):
 
 
 class Reading:
-    """How a model is shown a prompt with an answer: under our contract where its folder holds one, else by its own
-    chat template."""
+    """How a model is shown a prompt with an answer: under our contract where it has one, else by its chat template."""
 
     def __init__(self, folder: Path):
         self.contract: Contract | None = contract.load(folder) if (folder / "contract.json").exists() else None

@@ -52,8 +52,7 @@ def execute(
     work: Work,
     listen: Callable[..., None],
 ) -> dict[str, Any]:
-    """The metrics of a stage: of the module `stage` in this process, or of workers where it is None. `listen` is told
-    the metrics of steps.
+    """The metrics of a stage: of the module `stage` here, or of workers where it is None. `listen` hears of steps.
 
     Raises:
         UserError: what a worker raised for the user to mend.

@@ -55,8 +55,7 @@ class Contract:
         return found
 
     def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
-        """As `example` of each, or why it has none. A tokenizer's call costs as much as a short conversation: TOGETHER
-        of them share one."""
+        """As `example` of each, or why it has none. A call of the tokenizer is dear: TOGETHER of them share one."""
         waiting = iter(conversations)
         while some := list(islice(waiting, TOGETHER)):
             try:

@@ -21,8 +21,7 @@ STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
 class OnCPU(torch.autograd.Function):
-    """TRL's ChunkedLogProbFunction, arguments and outputs. Only log-probs have a gradient: neither SFT nor DPO takes
-    one of anything else."""
+    """TRL's ChunkedLogProbFunction, arguments and outputs. SFT and DPO take a gradient of log-probs alone."""
 
     @staticmethod
     def forward(

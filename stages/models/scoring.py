@@ -1,8 +1,7 @@
 """Scoring pairs: their token ids, the log-prob of every completion token, and how far apart two scorings may be.
 
 What was sampled is what is scored and trained. Text says less than the ids that it was decoded from. A tokenizer may
-cut it up in another way than it was drawn, and a completion that was cut off would be given an end of turn that was
-never drawn.
+cut it up in another way than it was drawn, and one that was cut off would get an end of turn that was never drawn.
 """
 
 import contextlib

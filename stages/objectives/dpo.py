@@ -123,8 +123,7 @@ def chosen_per_pair(batch: Batch) -> float:
 
 
 def reference_of(inputs: dict[str, Path], names: Collection[str]) -> list[PairLogProbs]:
-    """The reference's log-probs of the pairs with these ids, in the order of the pairs. The table is read as far as
-    the last of them."""
+    """The reference's log-probs of these pairs, in the order of the table, which is read as far as the last."""
     ids = {*names}
     scored = (p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in ids)
     return list(islice(scored, len(ids)))
@@ -196,8 +195,7 @@ class FirstStep(TrainerCallback):
         policy is no longer the reference.
 
         Raises:
-            UserError: naming policy and reference, where they are not the same model, or where the loss is not what it
-                is at log-ratio 0.
+            UserError: naming both, where they are not the same model, or the loss is not that of log-ratio 0.
         """
         policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
         anchor, cfg = reference["inputs"]["reference"], self.trainer.cfg

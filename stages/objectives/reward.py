@@ -137,8 +137,7 @@ def scored(inputs: dict[str, Path], held_out: PreferenceRows, rewards: Iterable[
 
 
 def doubts(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
-    """Return warnings of what the held-out pairs do not show, or show that the model goes by. `key` is the block that
-    made the pairs."""
+    """Warnings of what the held-out pairs do not show, or show that the model goes by. `key`: the pairs' block."""
     if not figures:
         return [
             f"no pair is held out: nothing says whether the reward model is right. Raise {key}.validation_fraction."

@@ -152,8 +152,7 @@ class Isolation(TrainerCallback):
     of an example with a copy of themselves, and has the model score both.
 
     A mask made from positions, lengths handed to a kernel, or our layout keeps packed examples apart. A model may
-    ignore any of these and say nothing. So no list of implementations is trusted: the model itself is measured, ready
-    to train."""
+    ignore any of these and say nothing. So no list of implementations is trusted, but the model itself measured."""
 
     def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
         self.trainer, self.cfg, self.ids = trainer, cfg, example[:TOKENS]

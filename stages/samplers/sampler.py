@@ -16,8 +16,7 @@ REASONS = ("stop", "length")
 
 @dataclass
 class Decoding:
-    """How prompts are completed: one candidate per temperature (0 is greedy). `block` is the one on the command line
-    that says so."""
+    """How prompts are completed: one candidate per temperature (0 is greedy). `block` says so on the command line."""
 
     temperatures: list[float]
     max_new_tokens: int

@@ -49,8 +49,7 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM"
 
 
 def keep_fp32(model: PeftModel) -> None:
-    """Put the trained parameters back into fp32. TRL casts an adapter over 4-bit weights to bf16, which would round
-    small updates away."""
+    """Put what is trained back into fp32: TRL casts an adapter over 4-bit weights to bf16, which rounds updates away."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

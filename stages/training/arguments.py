@@ -30,8 +30,7 @@ DIVIDED: dict[Sharding, dict[str, Any]] = {
 
 
 def arguments(cfg: Training, out: Work, **own: Any) -> TrainingArguments:
-    """TRL's arguments from a block, and `own` of its objective. What TRL calls a batch is all rows of an optimizer
-    step.
+    """TRL's arguments from a block, and `own` of its objective. TRL's batch is all rows of an optimizer step.
 
     Raises:
         UserError: for what TRL refuses of `trainer`, where more than one GPU is visible to this one process, and where

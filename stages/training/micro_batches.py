@@ -89,8 +89,7 @@ def unchanged(tensor: Any) -> Any:
 
 
 class MicroBatches(PlumblineTrainer, ABC):
-    """Mixed in before a trainer of TRL's, has its optimizer steps done in micro-batches. `arguments` are TRL's that
-    the trainer needs."""
+    """Mixed in before a trainer of TRL's, has its steps done in micro-batches. `arguments`: TRL's that it needs."""
 
     arguments: ClassVar[dict[str, Any]] = {}
 
@@ -139,8 +138,7 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
-        The longest rows come first, so that little is padded; where a loss depends on which rows share a micro-batch,
-        they stay in order."""
+        The longest rows come first, to pad little; where a loss depends on which rows share one, they stay in order."""
         if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.tokens, reverse=True)
         if n := self.cfg.runtime.rows:
@@ -187,8 +185,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         return super().prediction_step(answers, *args, **kwargs)
 
     def training_step(self, model: torch.nn.Module, inputs: Rows, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Compute the gradients of a whole step and return its loss. Where memory runs out, do the step again in
-        smaller micro-batches."""
+        """Compute the gradients of a step and return its loss; where memory runs out, again in smaller parts."""
         before = self.token_budget, self.checkpointing
         while True:
             try:

@@ -115,8 +115,7 @@ def publish(
     """Publish what was trained: weights as `model/`; an adapter as `adapter/`, and merged as `model/`.
 
     `frozen` is the folder of the weights below the adapter, and `loaded` loads them. A QLoRA adapter is merged into
-    the 4-bit weights it was trained over. A LoRA adapter is merged into fp32 weights, also where training held them in
-    bf16.
+    the 4-bit weights it was trained over, a LoRA adapter into fp32 weights, also where training held them in bf16.
 
     Raises:
         UserError: where the files are not those that were saved.

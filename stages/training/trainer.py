@@ -1,8 +1,7 @@
 """A trainer of TRL's that chooses its rows, warms up short trainings and keeps the loss of every evaluated row,
 whatever its objective.
 
-The losses stand in the trainer's log, and so in every checkpoint: a resumed training knows how the one before it
-began."""
+The losses stand in the trainer's log, and so in every checkpoint: a resumed training knows how it began."""
 
 import math
 from statistics import fmean
@@ -91,14 +90,12 @@ class Course:
         return [entry["eval_loss"] for entry in self.by_step.values()]
 
     def row_losses(self, step: int) -> list[float]:
-        """Losses of the evaluation at a step, in the dataset's order. With several processes they may come several
-        times."""
+        """Losses of a step's evaluation, in the dataset's order; several times, if there are several processes."""
         return list(self.by_step[step][ROW_LOSSES])
 
 
 def risen(course: Course, rows: int, cfg: Training) -> str:
-    """A warning where the held-out pairs' losses ended above what they were before the first step by more than their
-    noise; else ''."""
+    """A warning where held-out pairs' losses ended above those before the first step by more than noise; else ''."""
     if not course.by_step:
         return ""
     change = paired(course.row_losses(0)[:rows], course.row_losses(max(course.by_step))[:rows])

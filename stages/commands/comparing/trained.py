@@ -193,8 +193,7 @@ def came_to(row: dict[str, Any]) -> float:
 
 
 def same_rows(manifest: Manifest) -> list[str]:
-    """What makes trainings comparable: the same pairs; or the same data, read by the same tokenizer, by the same
-    loss."""
+    """What makes trainings comparable: the same pairs; or the same data, read by the same tokenizer, and loss."""
     if manifest["stage"] in OF_PAIRS:
         return [input_key(manifest, "pairs")[1]]
     template = str(manifest["settings"]["template"])

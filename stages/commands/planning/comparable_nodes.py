@@ -22,8 +22,7 @@ class Earlier:
         self.matched = dict[tuple[str, str], bool | None]()
 
     def of(self, node: Node) -> Manifest | None:
-        """The last node of the same settings, from inputs of which that holds, of which one at least has another
-        version."""
+        """The last node of the same settings, whose inputs are so too, where one at least has another version."""
         same = [m for key, m in self.manifests.items() if key[0] == node.stage and self.match(node, m)]
         return same[-1] if same else None
 

@@ -90,8 +90,7 @@ class Past:
         return Sizes(count, *self.length(rows, split_of(stage, m["settings"])))
 
     def ran_of(self, m: Manifest) -> Ran | None:
-        """Return a finished node's kind, tokens and seconds; None where its input is gone, so that its tokens are not
-        known."""
+        """Return a finished node's kind, tokens and seconds; None where its input is gone, and its tokens unknown."""
         stage, settings, tokens = m["stage"], m["settings"], 0.0
         from_base = answered_by_base(settings, {role: node["stage"] for role, node in m["inputs"].items()})
         if reads_tokens(stage, settings):

@@ -1,8 +1,7 @@
 """What nodes would ask of endpoints: calls, tokens, and money where prices are known.
 
 Tokens of a question follow from its characters, those of answers that are still to be drawn from what is usual; a
-reply has as many as it may have. What is kept from earlier calls is not asked again, and what fails is: neither is
-known before.
+reply has as many as it may have. What earlier calls left is not asked again, what fails is: neither is known before.
 """
 
 import math
@@ -62,8 +61,7 @@ def of_people(node: Node) -> bool:
 
 
 def judged(block: Label, pool: Node, store: Store, past: Past) -> list[Asked]:
-    """What each judge would be asked about a pool: of two texts that differ in both orders, or of each text; and the
-    probe."""
+    """What a judge would be asked about a pool: of two different texts in both orders, or of each; and the probe."""
     judge = block.judge
     manifest = store.find(pool)
     if manifest and (lengths := lengths_of(manifest, store.folder(pool)).get("pool")):

@@ -75,8 +75,7 @@ def on_gpu(node: Node) -> bool:
 
 
 def shape_of(node: Node, base: Node, store: Store) -> Shape | None:
-    """Of a node's model: the base, but for a reward model of another. None where it is on the hub and not even its
-    config can be had."""
+    """Of a node's model: the base, but for another's reward model. None where the hub does not give its config."""
     if isinstance(node.config, Label) and (path := node.config.reward_model.path):
         config = config_of(Model(path, node.config.reward_model.revision))
     else:
@@ -93,8 +92,7 @@ def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float
 
 
 def rewarding(shape: Shape, block: RewardModel, row: float) -> float:
-    """Bytes at the peak of rewards: the weights in the precision itself, without an LM head, and a batch of candidates
-    on its way."""
+    """Bytes at the peak of rewards: the weights in the precision itself, without an LM head, and a batch of rows."""
     size = memory.element(block.precision or Precision.fp32)
     return replace(shape, tied=True).parameters * size + block.runtime.batch_size * row * memory.passing(shape)
 

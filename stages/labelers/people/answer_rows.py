@@ -56,8 +56,7 @@ def plain(question: Question, answers: list[Answer]) -> Iterator[Row]:
 
 
 def read(file: Path, session: Session) -> str:
-    """Keep the answers in a file, as if they had been given here; what is known already is kept once. Says in a few
-    words what was in it.
+    """Keep a file's answers as if they had been given here, what is known already once. Say in short what was there.
 
     Raises:
         UserError: naming the first row that cannot be used, before any answer is kept; where all are of other runs.

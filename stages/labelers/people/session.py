@@ -188,8 +188,7 @@ class Session:
             self.showing[annotator] = question
 
     def agreement(self) -> dict[str, Any]:
-        """Krippendorff's α of all who judged the same questions, and the share of pairs of people who said the same;
-        skips are no labels."""
+        """Krippendorff's α of all who judged the same questions, and the share of their pairs that agree; without skips."""
         labels = list[list[int]]()
         for question in self.questions:
             said = [mine[question].verdict for mine in self.said.values() if question in mine]
