@@ -13,8 +13,8 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
 from stages.store.records import AND, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
-from stages.tasks import topics as groups
 from stages.tasks.constraint import Constraint, Side, clash, known_constraints
+from stages.tasks.topics import GROUPS
 
 # Per act: its name and topics, then its wordings, "|" between them. None limits length, form or words: others do that.
 WORDINGS = """
@@ -76,7 +76,7 @@ BARE = re.compile(
     r"(?=.{0,2}[aeiouy])(.{3,}?)((?<=(.))\3ing|ing|ies|(?<=[sxh])es|(?<![su])s|(?<![aeiou])y|(?<=....)e)$"
 )
 ACTS: dict[str, tuple[tuple[str, ...], list[str]]] = {
-    head.split()[0]: (tuple(form.strip() for form in forms.split("|")), vars(groups)[head.split()[1]])
+    head.split()[0]: (tuple(form.strip() for form in forms.split("|")), GROUPS[head.split()[1]])
     for head, _, forms in (act.strip().partition(": ") for act in WORDINGS.split("#")[1:])
 }
 # Whose kinds each group of prompts asks for. Test kinds of areas that have no trained kind are a group of their own.
