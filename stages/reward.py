@@ -36,9 +36,8 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         return {}
     pad, cpu = terms.tokenizer.pad_token_id, torch.device("cpu")
     held_out = scored(inputs, rows.validation, rewards)
-    fit.publish(
-        lambda weights: begin_reward_model(policy, weights, cpu, pad, cfg.seed), [asdict(pair) for pair in held_out]
-    )
+    by_pair = [asdict(pair) for pair in held_out]
+    fit.publish(lambda weights: begin_reward_model(policy, weights, cpu, pad, cfg.seed), by_pair)
 
     measured = pairwise.figures(held_out) if held_out else {}
     figures = last_of(read_curves(out.path), "loss", "eval_loss", "eval_margin")

@@ -62,9 +62,8 @@ def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example]
     with plugins.told(cfg.own, "sample.own", out.path):
         opened, decoding = chosen(cfg, out), decoding_of(cfg)
         candidates = complete(prompts, terms, model, decoding, "sample", out, dropped, opened, cfg.max_failed)
-        endings = watch_endings(
-            cfg, candidates, prompts, terms, lambda: sampler_of(model, terms, decoding, opened, out), out
-        )
+        again = lambda: sampler_of(model, terms, decoding, opened, out)
+        endings = watch_endings(cfg, candidates, prompts, terms, again, out)
     tokens = sum(c.n_tokens for c in candidates)
     figures = {
         "device": str(device_of(cfg.runtime.device)),

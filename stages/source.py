@@ -90,20 +90,8 @@ def examples(
         passes(said, split, file, line)
         checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else unchecked
         counts[split] += 1
-        return SourceRow(
-            prompt,
-            messages,
-            answer,
-            name,
-            name,
-            split,
-            kind=name,
-            checks=checks,
-            trained=said.trained,
-            licence=said.licence or source.licence,
-            origin=said.origin,
-            file=file,
-            line=line,
-        )
+        row = SourceRow(prompt, messages, answer, name, name, split, kind=name, checks=checks, trained=said.trained)
+        row.licence, row.origin, row.file, row.line = said.licence or source.licence, said.origin, file, line
+        return row
 
     return convert(source, cfg.key, example, wanted_of(source), found, own)

@@ -52,18 +52,13 @@ def besides(store: Store) -> list[str]:
     for stage in Target:
         for path in sorted((store.root / stage).glob("*")):
             building = store.is_locked(stage, path.name[:12])
-            if (
-                path not in left
-                and not building
-                and not (NODE.fullmatch(path.name) and (path / "manifest.json").exists())
-            ):
+            whole = NODE.fullmatch(path.name) and (path / "manifest.json").exists()
+            if path not in left and not building and not whole:
                 told.append(f"{path}: nothing that this store made.")
     locks = [lock.name.split("-", 1) for lock in (store.root / "cache" / "locks").glob("*-*")]
     idle = [name for name in locks if not store.is_locked(*name)]
     gone = [name for name in idle if not any((store.root / name[0]).glob(f"{name[1]}*"))]
     told += [f"{len(gone)} lock files of nodes that are gone: harmless."] if gone else []
     links = [link for link in (store.root / "latest").glob("*") if not link.exists()]
-    told += [
-        f"{link}: leads to a node that is gone; the next command of that stage points it at another." for link in links
-    ]
-    return told
+    again = "leads to a node that is gone; the next command of that stage points it at another."
+    return told + [f"{link}: {again}" for link in links]

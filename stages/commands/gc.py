@@ -42,9 +42,8 @@ def look(store: Store, remove: bool) -> None:
     nodes = manifests(store)
     starts = [key for key in nodes if key[0] == "report"]
     starts += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    jobs = [
-        sealed_json.recall(file, sealed_json.having()) or {} for file in store.root.glob(f"multirun/**/{JOB_NODES}")
-    ]
+    files = store.root.glob(f"multirun/**/{JOB_NODES}")
+    jobs = [sealed_json.recall(file, sealed_json.having()) or {} for file in files]
     named = {fingerprint for job in jobs for fingerprint in job.values()} | compared(store.root / PAGE)
     starts += [key for key in nodes if key[1] in named]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *starts)}
@@ -58,12 +57,8 @@ def look(store: Store, remove: bool) -> None:
                 sealed_json.remove(gone)
                 folder = folder.rename(gone)
             sealed_json.remove(folder)
-    verb = (
-        "removed"
-        if remove
-        else "not reached by a report, a sweep, a comparison or a latest link; gc.remove=true removes them"
-    )
-    log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), verb)
+    left = "not reached by a report, a sweep, a comparison or a latest link; gc.remove=true removes them"
+    log.info("%d nodes kept; %d folders %s.", len(reached), len(idle), "removed" if remove else left)
 
 
 def compared(page: Path) -> set[str]:

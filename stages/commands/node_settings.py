@@ -17,9 +17,8 @@ LONGEST = 40  # characters of a value in a line of settings
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {
-        k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}" if prefix else name).items()
-    }
+    before = f"{prefix}." if prefix else ""
+    return {key: v for name, inner in value.items() for key, v in flat(inner, before + name).items()}
 
 
 def named(settings: Any, config: Any, key: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -1,7 +1,7 @@
 """`label=dataset`: an existing preference set, turned into a judged pool of two candidates per prompt."""
 
 from array import array
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -59,15 +59,13 @@ class Dataset(Labeler):
         unused = {self.source.path: [*found.unused]}
         return Pool([*prompts.values()], Records(file, Candidate), found.bad, unused, found.told, found.rows)
 
-    def judgements(
-        self, said: Said, prompt: str, those: list[Candidate], known: Container[str | None]
-    ) -> list[Judgement]:
+    def judgements(self, said: Said, prompt: str, of: list[Candidate], known: set[str | None]) -> list[Judgement]:
         """What a row says: which of two is better, or how good each is but for those `known`, on the file's scale."""
         scores = said.scores or []
         if said.graded:
-            fresh = {c.candidate_id: s for c, s in zip(those, scores, strict=True) if c.candidate_id not in known}
+            fresh = {c.candidate_id: s for c, s in zip(of, scores, strict=True) if c.candidate_id not in known}
             return [Judgement(prompt, self.name, c, score) for c, score in fresh.items()]
-        a, b = those
+        a, b = of
         better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
         return [Judgement(prompt, self.name, a=a.candidate_id, b=b.candidate_id, preference=better)]
 

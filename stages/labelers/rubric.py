@@ -38,9 +38,8 @@ class Rubric:
 
     def messages(self, request: Sequence[Message], texts: Sequence[str]) -> list[Message]:
         """The chat that asks for a verdict on these texts, in this order."""
-        asked = (
-            "\n\n".join(f"{m['role']}: {m['content']}" for m in request) if len(request) > 1 else request[0]["content"]
-        )
+        turns = [f"{m['role']}: {m['content']}" for m in request]
+        asked = "\n\n".join(turns) if len(turns) > 1 else request[0]["content"]
         given = dict(zip(RUBRIC_TEXTS[self.kind], (asked, *texts), strict=True))
         mark = content_id(given)[:8]
         parts = {name: fenced(name, text, mark) for name, text in given.items()}

@@ -33,15 +33,15 @@ class NoVerdict(Exception):
 
 def told_to(kind: Rubrics, reading: Reading) -> str:
     """How a judge is told to reply."""
-    if kind is Rubrics.pairwise:
-        if reading is Reading.json:
-            return (
-                'Reply with JSON alone: {"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"} if neither is better.'
-            )
-        return "End with a line of its own: Verdict: A or Verdict: B, or Verdict: tie if neither is better."
     if reading is Reading.json:
-        return 'Reply with JSON alone: {"score": N}, N a whole number from 1 to 10.'
-    return "End with a line of its own: Score: N, N a whole number from 1 to 10."
+        score, choice = '{"score": N}', '{"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"}'
+        how = "Reply with JSON alone"
+    else:
+        score, choice = "Score: N", "Verdict: A or Verdict: B, or Verdict: tie"
+        how = "End with a line of its own"
+    if kind is Rubrics.pairwise:
+        return f"{how}: {choice} if neither is better."
+    return f"{how}: {score}, N a whole number from 1 to 10."
 
 
 def schema_of(kind: Rubrics) -> dict[str, Any]:

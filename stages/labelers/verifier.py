@@ -1,5 +1,7 @@
 """`label=verifier`: the checks that come with generated instructions. It needs no judge."""
 
+from functools import partial
+
 from stages.labelers.labeler import Labeler
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
@@ -11,11 +13,7 @@ class Verifier(Labeler):
     name = "verifier"
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> list[Judgement]:
+        judgement = partial(Judgement, prompt.id, self.name)
         if not prompt.checks:
-            return [
-                Judgement(prompt.id, self.name, c.candidate_id, error="the prompt has no checks") for c in candidates
-            ]
-        return [
-            Judgement(prompt.id, self.name, c.candidate_id, score=share_passed(prompt.checks, c.text))
-            for c in candidates
-        ]
+            return [judgement(c.candidate_id, error="the prompt has no checks") for c in candidates]
+        return [judgement(c.candidate_id, score=share_passed(prompt.checks, c.text)) for c in candidates]

@@ -64,9 +64,8 @@ def meeting_point(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
         return host, int(port), None
     server = listening(rendezvous)
     port = server.getsockname()[1]
-    store = TCPStore(
-        host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=server.detach()
-    )
+    fd = server.detach()
+    store = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=fd)
     return host, port, store
 
 

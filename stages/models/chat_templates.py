@@ -38,9 +38,8 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, ro
     try:
         [(ids, trained)] = tokens_of(tokenizer, [Conversation(GOLDEN[1])])
     except (TemplateFault, Unbounded, ValueError) as error:  # the last of a tokenizer that knows no places
-        raise ContractError(
-            f"template={cfg.kind}: it cannot render system, user and assistant: {error}. {WAY_OUT}."
-        ) from error
+        what = f"it cannot render system, user and assistant: {error}"
+        raise ContractError(f"template={cfg.kind}: {what}. {WAY_OUT}.") from error
     if marked:
         answers = [i for i, t in zip(ids, trained, strict=True) if t]
     elif train:
@@ -118,10 +117,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool
     if kind == "file":
         assert cfg.path is not None
         return read_template(Path(cfg.path))
-    if lacking := TURNS.get(kind, set()) - vocabulary:
-        raise ContractError(
-            f"template={kind}: the vocabulary lacks {' and '.join(sorted(lacking))}. Use template=plain."
-        )
+    if lacking := " and ".join(sorted(TURNS.get(kind, set()) - vocabulary)):
+        raise ContractError(f"template={kind}: the vocabulary lacks {lacking}. Use template=plain.")
     if kind not in TURNS and tokenizer.eos_token is None:
         raise ContractError(f"template={kind}: the tokenizer has no EOS token to end a turn with.")
     bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""

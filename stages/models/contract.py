@@ -149,11 +149,9 @@ class Contract:
 
     def facts(self) -> dict[str, Any]:
         """What can be compared without rendering."""
-        tokenizer = self.tokenizer
+        tokenizer, template = self.tokenizer, str(self.tokenizer.chat_template).encode(errors="surrogatepass")
         return {
-            "chat_template_sha256": hashlib.sha256(
-                str(tokenizer.chat_template).encode(errors="surrogatepass")
-            ).hexdigest(),
+            "chat_template_sha256": hashlib.sha256(template).hexdigest(),
             "end_of_turn": {"token": tokenizer.convert_ids_to_tokens(self.stop_ids[0]), "id": self.stop_ids[0]},
             "stop_ids": self.stop_ids,
             "marked": self.marked,

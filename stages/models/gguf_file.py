@@ -186,9 +186,8 @@ def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokeniz
     ours, theirs = config.to_dict(), found.to_dict()
     for key in SHAPE:
         if ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"GGUF would lose {key}: the model has {ours.get(key)}, the file is read as {theirs.get(key)}."
-            )
+            shapes = f"the model has {ours.get(key)}, the file is read as {theirs.get(key)}"
+            raise UserError(f"GGUF would lose {key}: {shapes}.")
     if tokenized(read) != tokenized(tokenizer):
         raise UserError("GGUF would change the tokenizer: what is read from the file gives other tokens.")
 

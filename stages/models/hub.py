@@ -9,15 +9,13 @@ from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from stages.config.errors import UserError
 from stages.store.digests import files_of
 
-WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 OTHER = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
 
 
 def download(repo: str, revision: str | None) -> Path:
     """The hub's files of one commit, in its shared cache."""
-    return Path(
-        snapshot_download(repo, revision=revision, allow_patterns=WEIGHTS_AND_TOKENIZER, ignore_patterns=OTHER)
-    )
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=WANTED, ignore_patterns=OTHER))
 
 
 def push(

@@ -17,6 +17,7 @@ from trl.trainer import utils as trl_utils
 # vocabulary has 50,000.
 PRODUCT, CACHED = 1024, 32
 KEPT = 2048  # tokens at most whose probabilities the forward keeps; of more, the backward computes the logits again
+Slope = torch.Tensor | float | None  # of the logits by the head's output, None where it is 1
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
@@ -86,12 +87,9 @@ class OnCPU(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, *[None] * 6
 
 
-def by_logits(
-    p: torch.Tensor, target: torch.Tensor, log_p: torch.Tensor, slope: torch.Tensor | float | None
-) -> torch.Tensor:
+def by_logits(p: torch.Tensor, target: torch.Tensor, log_p: torch.Tensor, slope: Slope) -> torch.Tensor:
     """The gradient of -log p(target) by the head's output, in the place of the probabilities: these, with 1 subtracted
-    at the target. There p - 1 is written as expm1(log p): a p close to 1 has lost the digits of the difference to
-    rounding."""
+    at the target. There p - 1 is written as expm1(log p): a p close to 1 has lost its digits to rounding."""
     p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
     return p if slope is None else p.mul_(slope)
 
@@ -103,7 +101,7 @@ def transformed(
     scale: float,
     softcap: float | None,
     temperature: float,
-) -> tuple[torch.Tensor, torch.Tensor | float | None]:
+) -> tuple[torch.Tensor, Slope]:
     """The model's logits, (tokens, vocabulary): scaled, soft-capped, over the temperature. And their derivative by the
     head's output, or None where that is 1."""
     logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))

@@ -111,9 +111,8 @@ def attention_of(model: PreTrainedModel) -> str:
 def only_attends(model: PreTrainedModel) -> bool:
     """Whether keys and values are all that the model keeps of earlier tokens: it has no recurrent state."""
     kinds = set(model.config.get_text_config().to_dict().get("layer_types") or [])
-    return bool(
-        model.is_backend_compatible() and not model._is_stateful and kinds <= {"full_attention", "sliding_attention"}
-    )
+    attends = kinds <= {"full_attention", "sliding_attention"}
+    return bool(model.is_backend_compatible() and not model._is_stateful and attends)
 
 
 @torch.no_grad()
@@ -187,8 +186,7 @@ def pack_segments(model: PreTrainedModel) -> bool:
     """Have the model attend within the examples of a packed row, without a mask as wide as the row is long.
 
     Returns:
-        False where `lay_out` cannot be done. A mask as wide as the row then keeps the examples apart, unless the model
-        has a recurrent state.
+        False where `lay_out` cannot be done. Such a mask then keeps them apart, unless there is a recurrent state.
     """
     if not lay_out(model):
         return False

@@ -139,9 +139,8 @@ def scored(inputs: dict[str, Path], held_out: PreferenceRows, rewards: Iterable[
 def doubts(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
     """Warnings of what the held-out pairs do not show, or show that the model goes by. `key`: the pairs' block."""
     if not figures:
-        return [
-            f"no pair is held out: nothing says whether the reward model is right. Raise {key}.validation_fraction."
-        ]
+        lacking = "no pair is held out: nothing says whether the reward model is right."
+        return [f"{lacking} Raise {key}.validation_fraction."]
     warnings, (mean, low, high) = [], figures["accuracy"].values()
     if low <= 0.5:
         warnings.append(

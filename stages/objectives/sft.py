@@ -142,9 +142,8 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
         lengths = [len(row["input_ids"]) for row in rows]
         if self.padded:
             return [of_row(output, ([i], slice(n - 1))) for i, n in enumerate(lengths)]
-        return [
-            of_row(output, ([0], slice(end - n, end - 1))) for n, end in zip(lengths, accumulate(lengths), strict=True)
-        ]
+        ends = zip(lengths, accumulate(lengths), strict=True)
+        return [of_row(output, ([0], slice(end - n, end - 1))) for n, end in ends]
 
 
 class Isolation(TrainerCallback):

@@ -106,25 +106,14 @@ def complete(
         )
 
     vocabulary, size, each = embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
-    made = in_shards(
-        prompts,
-        lambda e: e.id,
-        produce,
-        Candidate,
-        lambda c: c.prompt_id,
-        size,
-        title,
-        out,
-        rows=each,
-        whole=each,
-    )
+    of = lambda c: c.prompt_id
+    made = in_shards(prompts, lambda e: e.id, produce, Candidate, of, size, title, out, rows=each, whole=each)
     if missing:
         (most, times), wanted = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * each
         told = f"{missing.total()} of {wanted} candidates are missing; most often ({times} times): {most}"
         if missing.total() > (max_failed or 0.0) * wanted:
-            raise UserError(
-                f"{told}. sample.max_failed={max_failed or 0:g} allows fewer; the same command asks again."
-            )
+            allowed = f"sample.max_failed={max_failed or 0:g}"
+            raise UserError(f"{told}. {allowed} allows fewer; the same command asks again.")
         out.warn(told)
     return made
 

@@ -49,7 +49,7 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM"
 
 
 def keep_fp32(model: PeftModel) -> None:
-    """Put what is trained back into fp32: TRL casts an adapter over 4-bit weights to bf16, which rounds updates away."""
+    """Put what is trained back into fp32: TRL casts an adapter over 4-bit weights to bf16: updates would vanish."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

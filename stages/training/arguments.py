@@ -71,9 +71,8 @@ def arguments(cfg: Training, out: Work, **own: Any) -> TrainingArguments:
     except (TypeError, ValueError) as error:
         raise UserError(f"TRL refuses {kind.__name__}: {' '.join(str(error).split())[:300]}") from error
     if made.n_gpu > 1:
-        raise UserError(
-            "more than one GPU is visible. One process trains on one: set CUDA_VISIBLE_DEVICES=0, or launch=ddp."
-        )
+        one = "set CUDA_VISIBLE_DEVICES=0, or launch=ddp"
+        raise UserError(f"more than one GPU is visible. One process trains on one: {one}.")
     if made.world_size != runtime.world_size:
         raise UserError(f"{made.world_size} processes found each other; {runtime.world_size} were to be started.")
     return made

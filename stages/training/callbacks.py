@@ -49,9 +49,7 @@ class Watch(TrainerCallback):
         for logs in state.log_history:  # a resumed training's
             self.note(logs)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
         if not math.isfinite(logs.get("eval_loss", 0.0)):
             raise UserError(
                 f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}. "
@@ -105,9 +103,7 @@ class Curves(TrainerCallback):
     def __init__(self, out: Work):
         self.out = out
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
         if "train_runtime" not in logs:  # the summary after the last step is no point of a curve
             self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
 
@@ -119,9 +115,7 @@ class Bar(TrainerCallback):
         self.progress = Progress(state.max_steps, "train", "step", done=state.global_step)
         self.losses: dict[str, str] = {}
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
         self.losses |= {name: f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

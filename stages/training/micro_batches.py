@@ -138,7 +138,7 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
-        The longest rows come first, to pad little; where a loss depends on which rows share one, they stay in order."""
+        The longest rows come first, to pad little; where a loss depends on what shares one, they stay in order."""
         if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.tokens, reverse=True)
         if n := self.cfg.runtime.rows:

@@ -60,10 +60,8 @@ class Samples(TrainerCallback):
         model, limit = inference_copy(self.trainer.model, self.precision), self.sample_tokens
         sampler = HFSampler.of(model, self.terms.stop_ids, limit, 1.0, len(self.requests))
         by_id = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
-        completions = [(r, by_id[r.id]) for r in self.requests]
-        return [
-            Sample(step, r.id, r.messages, self.terms.text(c.token_ids or []), c.finish_reason) for r, c in completions
-        ]
+        both, text = [(r, by_id[r.id]) for r in self.requests], self.terms.text
+        return [Sample(step, r.id, r.messages, text(c.token_ids or []), c.finish_reason) for r, c in both]
 
 
 class FirstPrompts:

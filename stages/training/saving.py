@@ -76,9 +76,7 @@ class Checkpoints(TrainerCallback):
 
 def saved(folder: Path) -> list[Path]:
     """Every checkpoint, whole or not, the last first. What is named otherwise is none of ours."""
-    steps = {
-        path: found[1] for path in folder.glob("*") if (found := CHECKPOINT.fullmatch(path.name)) and path.is_dir()
-    }
+    steps = {path: found[1] for path in folder.glob("*/") if (found := CHECKPOINT.fullmatch(path.name))}
     return sorted(steps, key=lambda path: int(steps[path]), reverse=True)
 
 
@@ -109,12 +107,10 @@ def save_trained(trainer: Trainer, folder: Path, found: dict[str, float] | None 
         swap(draft, folder)
 
 
-def publish(
-    trained: Path, cfg: Training, out: Work, frozen: Path, loaded: Callable[[Weights], PreTrainedModel]
-) -> None:
+def publish(trained: Path, cfg: Training, out: Work, frozen: Path, load: Callable[[Weights], PreTrainedModel]) -> None:
     """Publish what was trained: weights as `model/`; an adapter as `adapter/`, and merged as `model/`.
 
-    `frozen` is the folder of the weights below the adapter, and `loaded` loads them. A QLoRA adapter is merged into
+    `frozen` is the folder of the weights below the adapter, and `load` loads them. A QLoRA adapter is merged into
     the 4-bit weights it was trained over, a LoRA adapter into fp32 weights, also where training held them in bf16.
 
     Raises:
@@ -130,7 +126,7 @@ def publish(
     if cfg.adapter is not Adapter.none:
         adapters.name_lower(place, frozen)
         held = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
-        save_model(adapters.merge(loaded(held), held, place), out / "model")
+        save_model(adapters.merge(load(held), held, place), out / "model")
 
 
 def link(source: str, target: str) -> None:
@@ -170,13 +166,7 @@ class Best(TrainerCallback):
             note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / NOTE, self.found)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        metrics: dict[str, float],
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, float], **_: Any
     ) -> None:
         if state.global_step > 0 and metrics["eval_loss"] < self.found.get("eval_loss", math.inf):
             self.found = {"eval_loss": metrics["eval_loss"], "step": state.global_step}

@@ -95,9 +95,8 @@ def look(into: Looked, auditor: Auditor, diversity: Diversity, measure: Measure 
         into.lengths["answers"] += [] if best is None else [len(best.split())]
         diversity.note(request, best)
         codes = auditor.findings(said, split)
-        if measure and (
-            long := measure(into.wanted, said.messages, [end for end in (best, worst) if end is not None])
-        ):
+        ends = [end for end in (best, worst) if end is not None]
+        if measure and (long := measure(into.wanted, said.messages, ends)):
             codes[TOO_LONG] = long
         auditor.remember(said, split, into.found.place)
         if codes:

@@ -59,10 +59,8 @@ class Diversity:
         """How many runs of three words are different ones (distinct-3: arXiv:1510.03055)."""
         if not self.seen:
             return ""
-        share = len(self.distinct) / self.seen
-        return (
-            f"Of the first {self.seen:,} runs of three words in answers {share:.0%} are different ones (distinct-3)."
-        )
+        seen, share = self.seen, len(self.distinct) / self.seen
+        return f"Of the first {seen:,} runs of three words in answers {share:.0%} are different ones (distinct-3)."
 
 
 def is_topic(word: str) -> bool:

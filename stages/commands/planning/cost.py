@@ -157,12 +157,11 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
     given, made_of = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
     selected = (store.find(given) or past.earlier.of(given)) if given and given.stage == "select" else None
     counted, split = selected or store.find(made_of) or past.earlier.of(made_of), split_of(node.stage, node.settings)
-    examples: dict[str, float] = (
-        counted["metrics"]["examples"] if counted else generated(made_of, reads_selected(node))
-    )
+    from_base = reads_selected(node)
+    examples: dict[str, float] = counted["metrics"]["examples"] if counted else generated(made_of, from_base)
     if node.stage == "sample" and split == Split.sft and (tasks := made_of.config.tasks) and tasks.open_sft:
         return Sizes(tasks.open_sft, *in_tokens(*OPEN))
-    lengths = past.length(counted, split) if counted else in_tokens(*texts_of(made_of, split, reads_selected(node)))
+    lengths = past.length(counted, split) if counted else in_tokens(*texts_of(made_of, split, from_base))
     pairs = node.inputs.get("pairs") or (given and given.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
         return Sizes(examples.get("sft", 0), *lengths)

@@ -86,9 +86,8 @@ def shape_of(node: Node, base: Node, store: Store) -> Shape | None:
 def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float:
     """Bytes at the peak of log-probs without gradients."""
     total = memory.weights(shape, block.weights) + memory.copies(shape, block.weights, block.precision)
-    return (
-        total + tokens * memory.passing(shape) + memory.head(shape, LABELLED * tokens, block.precision, device, False)
-    )
+    head = memory.head(shape, LABELLED * tokens, block.precision, device, False)
+    return total + tokens * memory.passing(shape) + head
 
 
 def rewarding(shape: Shape, block: RewardModel, row: float) -> float:
@@ -102,12 +101,9 @@ def sampling(shape: Shape, block: Sample | Answer, length: float, device: str) -
     tokens each; and the larger of a step's logits and the prompts that are read at once."""
     size = memory.element(block.precision)
     rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, device)
-    prompts = min(PREFILL_TOKENS, rows * length) * (memory.cached(shape, size) + memory.passing(shape))
-    return (
-        shape.parameters * size
-        + rows * length * memory.cached(shape, size)
-        + max(prompts, rows * shape.vocabulary * size)
-    )
+    cached = memory.cached(shape, size)
+    prompts = min(PREFILL_TOKENS, rows * length) * (cached + memory.passing(shape))
+    return shape.parameters * size + rows * length * cached + max(prompts, rows * shape.vocabulary * size)
 
 
 def peak(shape: Shape, block: Any, row: float, device: str) -> float:

@@ -188,7 +188,7 @@ class Session:
             self.showing[annotator] = question
 
     def agreement(self) -> dict[str, Any]:
-        """Krippendorff's α of all who judged the same questions, and the share of their pairs that agree; without skips."""
+        """Krippendorff's α of all who judged the same questions, and the share of pairs that agree; no skips."""
         labels = list[list[int]]()
         for question in self.questions:
             said = [mine[question].verdict for mine in self.said.values() if question in mine]
