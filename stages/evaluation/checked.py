@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.outcomes import (
-    GROUPS,
-    SIDES,
-    Answers,
-    Table,
-    consistency,
-    matched,
-    rates,
-    with_intervals,
-)
+from stages.evaluation.outcomes import GROUPS, SIDES, Answers, Table, consistency, matched, rates, with_intervals
 from stages.store.records import Example
 from stages.store.text_units import lower_words
 from stages.tasks.checks import share_passed

@@ -235,10 +235,7 @@ def without_pair(run: Evidence) -> Finding:
         Normal(high=0.75, ceiling=0.95),
         SHARE,
         "the demo: 64% to 67%",
-        above=Cause(
-            "nearly no prompt gave a pair, so that they come from few prompts",
-            advice,
-        ),
+        above=Cause("nearly no prompt gave a pair, so that they come from few prompts", advice),
         detail="; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
     )
 
