@@ -1,11 +1,16 @@
-"""Topics of open requests: the groups of `topics.yaml`."""
+"""Acts of open requests, each with its wordings and topics: `topics.yaml`."""
 
 from pathlib import Path
 
 import yaml
 
-GROUPS = {
-    name: [" ".join(topic.split()) for topic in block.split("|")]
-    for name, block in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items()
-}
-GROUPS["IDEAS"] = GROUPS["SKILLS"] + GROUPS["GOALS"]
+
+def parts(block: str) -> list[str]:
+    """Split a block at "|", and set each part in one line."""
+    return [" ".join(part.split()).replace(r"\n", "\n") for part in block.split("|")]
+
+
+READ = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TOPICS = {name: parts(block) for name, block in READ["topics"].items()}
+TOPICS["IDEAS"] = TOPICS["SKILLS"] + TOPICS["GOALS"]
+ACTS = {name: (tuple(parts(act["wordings"])), TOPICS[act["topics"]]) for name, act in READ["acts"].items()}
