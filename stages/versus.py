@@ -4,7 +4,6 @@ A candidate's id is a hash of whose it is and of its prompt, so that two models 
 that is a tie, and no copy of which one would be left out (as in a pool to train on).
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,9 @@ def run(cfg: Versus, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         answers = {e.id: replace(constant, prompt_id=e.id) for e in drawn}
         summary = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
 
-    def sides() -> Iterator[Candidate]:
-        for e in drawn:
-            yield side(answers[e.id], str(Role.policy), terms)
-            yield side(opposed[e.id], cfg.against, terms)
-
+    roles = ((str(Role.policy), answers), (cfg.against, opposed))
     save(out / "prompts.parquet", drawn, Example)
-    save(out / "candidates.parquet", sides(), Candidate)
+    save(out / "candidates.parquet", (side(its[e.id], role, terms) for e in drawn for role, its in roles), Candidate)
     return {"prompts": len(drawn), "of": len(both), "alike": alike, "summary": summary}
 
 

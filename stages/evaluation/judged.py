@@ -5,10 +5,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Interval
@@ -72,13 +74,17 @@ class Comparison:
             return 0.5
         return float(judgement.a == policy.candidate_id)
 
-    @property
+    @cached_property
+    def lengths(self) -> NDArray[np.float64]:
+        """Tokens of both answers: (prompts, 2)."""
+        return np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(-1, 2)
+
+    @cached_property
     def outcomes(self) -> Comparisons:
-        lengths = np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(-1, 2)
         keys = [(policy.candidate_id, other.candidate_id) for policy, other in self.sides]
         return Comparisons(
             won=np.array([self.won(*both) for both in self.sides], float),
-            longer_by=lengths[:, 0] - lengths[:, 1],
+            longer_by=self.lengths[:, 0] - self.lengths[:, 1],
             people=np.array([POINTS.get(self.words_of_people.get(key, ""), math.nan) for key in keys], float),
             shown_first=np.array([self.shown_first(policy) for policy, _ in self.sides], float),
             alike=np.array([policy.stripped_text == other.stripped_text for policy, other in self.sides], bool),
@@ -89,13 +95,12 @@ class Comparison:
         """Counts and lengths, to be told beside rates."""
         won = self.outcomes.won
         swapped = [j.order_swapped_agrees for j in self.preferences.values() if j.order_swapped_agrees is not None]
-        policy, other = zip(*self.sides, strict=True)
         return {
             "judged": int(np.isfinite(won).sum()),
             "missing": dict(self.missing),
             "ties": int((won == POINTS["tie"]).sum()),
             "flips": swapped.count(False) if swapped else None,
-            "tokens": {"policy": mean_tokens(policy), "other": mean_tokens(other)},
+            "tokens": dict(zip(("policy", "other"), map(float, self.lengths.mean(0)), strict=True)),
         }
 
 
@@ -126,10 +131,6 @@ def sides_of(versus: Path) -> list[tuple[Candidate, Candidate]]:
     """The two candidates of every prompt, as `versus` wrote them: the policy's first."""
     candidates = iter(load(versus / "candidates.parquet", Candidate))
     return list(zip(candidates, candidates, strict=True))
-
-
-def mean_tokens(candidates: tuple[Candidate, ...]) -> float:
-    return float(np.mean([c.n_tokens for c in candidates]))
 
 
 def sentence(row: Mapping[str, Any], policy: str) -> str:
