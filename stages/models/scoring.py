@@ -103,15 +103,10 @@ def pair_log_probs(
         ids[i, :end] = torch.tensor(prompt + completion)
         attention[i, :end] = 1
         labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
-    device = model.device
-    with autocast(precision, device):
-        output = model(
-            input_ids=ids.to(device),
-            attention_mask=attention.to(device),
-            labels=labels.to(device),
-            use_cache=False,
-            fused_lm_head=True,
-        )
+    read = {"input_ids": ids, "attention_mask": attention, "labels": labels}
+    read = {name: values.to(model.device) for name, values in read.items()}
+    with autocast(precision, model.device):
+        output = model(**read, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
     log_probs = [
         scored[i, len(prompt) - 1 : len(prompt) + len(completion) - 1].tolist()
