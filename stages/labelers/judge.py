@@ -135,11 +135,8 @@ class Jury(OfWholePools):
             return judgement(raw=self.said(votes), error=error)
         self.differ += len({vote.value for vote in given}) > 1
         most, count = Counter(vote.value for vote in given).most_common(1)[0]
-        return judgement(
-            preference=most if 2 * count > len(given) else "tie",
-            order_swapped_agrees=all(vote.agrees for vote in given),
-            raw=self.said(votes),
-        )
+        preference, agrees = most if 2 * count > len(given) else "tie", all(vote.agrees for vote in given)
+        return judgement(preference=preference, order_swapped_agrees=agrees, raw=self.said(votes))
 
     async def score(self, judge: Client, prompt: Example, candidate: Candidate) -> Vote:
         found, said, error = await self.asked(judge, prompt, [candidate.text])

@@ -44,8 +44,7 @@ def rounded_once(device: torch.device) -> contextlib.AbstractContextManager[Any]
 
 
 def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
-    """Give the model TRL's fused LM head and the forward for pairs, as a trainer does: policy and reference are then
-    scored by the same arithmetic."""
+    """Give the model TRL's fused LM head and a trainer's forward: policy and reference score by one arithmetic."""
     if forward is Forward.shared_prefix:
         pack_pairs(model)
     lm_head.install()
@@ -108,10 +107,7 @@ def pair_log_probs(
     with autocast(precision, model.device):
         output = model(**read, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
-    log_probs = [
-        scored[i, len(prompt) - 1 : len(prompt) + len(completion) - 1].tolist()
-        for i, (prompt, completion) in enumerate(sequences)
-    ]
+    log_probs = [scored[i, len(p) - 1 : len(p) + len(c) - 1].tolist() for i, (p, c) in enumerate(sequences)]
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 

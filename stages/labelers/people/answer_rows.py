@@ -114,11 +114,10 @@ def answers_in(row: Row) -> Iterator[Answer]:
     if is_argilla(row):
         yield from argilla_answers(row)
     elif row["verdict"] is not None:
-        asked, by, verdict = (str(row[name]) for name in ("question", "annotator", "verdict"))
+        question, annotator, verdict = (str(row[name]) for name in ("question", "annotator", "verdict"))
         comment, order, at = (str(row.get(name) or "") for name in ("comment", "order", "at"))
-        yield Answer(
-            question, annotator, verdict, (*(row.get("reasons") or ()),), comment, order, row.get("seconds"), at
-        )
+        reasons, seconds = tuple(row.get("reasons") or ()), row.get("seconds")
+        yield Answer(question, annotator, verdict, reasons, comment, order, seconds, at)
 
 
 def wrong(file: Path, place: str, reason: str) -> UserError:
