@@ -24,8 +24,7 @@ from stages.training.trainer import Course, risen
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
-    """Publish `model/` under the policy's contract, `adapter/` where there is one, and `held_out.json` with the margin
-    of every held-out pair.
+    """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out pair's margin.
 
     Raises:
         UserError: where the policy or a pair's tokens are not what the reference scored, the loss does not start

@@ -13,18 +13,7 @@ import numpy as np
 
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError, in_the_name_of
-from stages.evaluation import best_of
-from stages.evaluation.reliability import (
-    KNOWN_WORDS,
-    Key,
-    blanks,
-    decided,
-    from_checks,
-    from_file,
-    key_of,
-    reliability,
-    set_aside,
-)
+from stages.evaluation import best_of, reliability
 from stages.formats.source_reading import by_reason, quarantine, tell_unused
 from stages.labelers.labeler import Pool, chosen
 from stages.store import plugins
@@ -93,20 +82,21 @@ def labelled(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     return found
 
 
-def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[Key, str], out: Work) -> str:
+def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[reliability.Key, str], out: Work) -> str:
     """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
     known: by a file, by what people have `said` of them, or by checks. What a file or people said of them becomes
     `known.jsonl`. Return it in a few words."""
     prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
-    aside = set_aside(decided(judgements, candidates), cfg.audit or 0)
-    rows = [json.dumps(row, ensure_ascii=False) for row in blanks(aside, prompts, candidates)]
+    aside = reliability.set_aside(reliability.decided(judgements, candidates), cfg.audit or 0)
+    rows = [json.dumps(row, ensure_ascii=False) for row in reliability.blanks(aside, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    words = from_file(plugins.user_path(cfg.known)) if cfg.known else said or None
+    words = reliability.from_file(plugins.user_path(cfg.known)) if cfg.known else said or None
     if words is not None:
-        rows = [json.dumps({"judged": key_of(j), "known": words[key_of(j)]}) for j in aside if key_of(j) in words]
-        (out / KNOWN_WORDS).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    known = from_checks(aside, prompts, candidates) if words is None else words
-    found = reliability(judgements, aside, known, prompts, candidates)
+        keys = map(reliability.key_of, aside)
+        rows = [json.dumps({"judged": key, "known": words[key]}) for key in keys if key in words]
+        (out / reliability.KNOWN_WORDS).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    known = reliability.from_checks(aside, prompts, candidates) if words is None else words
+    found = reliability.reliability(judgements, aside, known, prompts, candidates)
     note(out / "reliability.json", found)
     if "accuracy" not in found:
         return f"nothing is known of {len(aside)} audited"
@@ -134,7 +124,7 @@ def admitted(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[
     found += [Judgement(prompt, labeler, name, error=reason) for prompt, name in silent]
     turn = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
     place = {name: i for i, name in enumerate(prompts)}
-    return sorted(found, key=lambda j: (turn[j.prompt_id], *(place[name] for name in key_of(j))))
+    return sorted(found, key=lambda j: (turn[j.prompt_id], *(place[name] for name in reliability.key_of(j))))
 
 
 def refuse(j: Judgement, prompts: Mapping[str, str], labeler: str) -> None:

@@ -1,5 +1,4 @@
-"""Stage `sample`: the policy answers preference prompts several times, or somebody has done so already. The node holds
-prompts and candidates."""
+"""Stage `sample`: prompts, and the candidates that the policy answers with, or somebody's that are there already."""
 
 from collections.abc import Iterable
 from functools import partial

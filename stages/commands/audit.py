@@ -129,20 +129,17 @@ def html(looked: list[Looked], before: Counter[str] | None, diversity: Diversity
 
     codes = total(looked)
     lengths = {what: [n for source in looked for n in source.lengths[what]] for what in ("requests", "answers")}
-    return (
-        environment()
-        .get_template("audit.html.jinja")
-        .render(
-            sentence=sentence(looked),
-            looked=looked,
-            codes=codes.most_common() + [(code, 0) for code in before or {} if code not in codes],
-            tells=TELLS,
-            before=before,
-            rows=sum(source.found.rows for source in looked),
-            actions=data.audit.actions,
-            examples={code: [case for s in looked for case in s.examples.get(code, [])] for code in codes},
-            distributions={what: distribution(those) for what, those in lengths.items() if those},
-            diversity=diversity.tables(),
-            distinct=diversity.told(),
-        )
+    page = environment().get_template("audit.html.jinja")
+    return page.render(
+        sentence=sentence(looked),
+        looked=looked,
+        codes=codes.most_common() + [(code, 0) for code in before or {} if code not in codes],
+        tells=TELLS,
+        before=before,
+        rows=sum(source.found.rows for source in looked),
+        actions=data.audit.actions,
+        examples={code: [case for s in looked for case in s.examples.get(code, [])] for code in codes},
+        distributions={what: distribution(those) for what, those in lengths.items() if those},
+        diversity=diversity.tables(),
+        distinct=diversity.told(),
     )

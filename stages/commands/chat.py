@@ -131,8 +131,7 @@ def ask(say: Callable[[str], None], forget: Callable[[], None]) -> None:
 
 
 def prompts() -> Iterator[str]:
-    """What is typed, up to `/quit` or the end; the lines of a pipe are shown as if they had been typed. One that is no
-    UTF-8 is told and passed over."""
+    """What is typed, up to `/quit` or the end; a pipe's lines are shown as if typed. No UTF-8: told, passed over."""
     typed = sys.stdin.isatty()
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -124,15 +124,10 @@ def html(groups: list[Group], trained: list[Trainings]) -> str:
     from stages.pages import scatter
     from stages.pages.environment import environment
 
-    plots = [
-        scatter.scatter(
-            [
-                scatter.Point(s.kl, rate.mean, rate.low, rate.high, s.start)
-                for s, rate in zip(group.settings, group.rates, strict=True)
-            ],
-            group.front,
-        )
-        for group in groups
-    ]
+    def plot(group: Group) -> scatter.Scatter:
+        both = zip(group.settings, group.rates, strict=True)
+        points = [scatter.Point(s.kl, rate.mean, rate.low, rate.high, s.start) for s, rate in both]
+        return scatter.scatter(points, group.front)
+
     page = environment().get_template("compare.html.jinja")
-    return page.render(words=words, groups=list(zip(groups, plots, strict=True)), trained=trained)
+    return page.render(words=words, groups=[(group, plot(group)) for group in groups], trained=trained)

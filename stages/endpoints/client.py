@@ -237,8 +237,7 @@ class Client:
         return " ".join(self.mask(error.response.text).split())[:200]
 
     def figures(self) -> dict[str, Any]:
-        """What it came to: calls that were made, by this attempt at the node and those before it, and answers that
-        were kept from earlier ones."""
+        """What it came to: calls that all attempts at the node made, and answers kept from earlier ones."""
         spent = self.spending
         money = {"money": spent.money} if self.endpoint.price.known else {}
         counted = {"made": spent.calls, "kept": len(self.reused), "failed": dict(self.failures)}

@@ -28,8 +28,7 @@ def amounts_in(row: Any) -> tuple[int, int, int]:
 
 class Spending(json_log.Appender):
     """Counts calls, tokens and money. Before a call it takes what the call may cost at most, after it gives back the
-    rest. Both stand in a file, so that a resume goes on counting; a call that a kill interrupted counts in full. To be
-    used inside `opened`."""
+    rest. Both stand in a file, for a resume; a call that a kill interrupted counts in full. Used inside `opened`."""
 
     def __init__(self, file: Path, budget: Budget, price: Price, key: str):
         self.budget, self.price, self.key = budget, price, key
@@ -76,8 +75,7 @@ class Spending(json_log.Appender):
         return ""
 
     async def take(self, input_tokens: int, output_tokens: int) -> None:
-        """Take a call of so many tokens at most out of the budget; where calls on their way may give some back, after
-        them.
+        """Take a call of so many tokens at most out of the budget, after calls that may give some of it back.
 
         Raises:
             UserError: where the budget does not allow it.

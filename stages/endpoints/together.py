@@ -15,8 +15,7 @@ Job = Callable[[], Coroutine[Any, Any, T]]
 
 def answers(clients: Sequence[Client], jobs: Iterable[Job[T]], out: Work) -> Generator[T, None, None]:
     """The results of jobs that ask these clients, in the order in which they are done. Twice as many are begun as may
-    be on their way together: one whose answer waits for the disk holds up no other. What it came to is left in
-    `out.asked`.
+    be on their way together: one that waits for the disk holds up no other. Figures are left in `out.asked`.
 
     Raises:
         UserError: the first that a job raises, after the calls on their way have ended: they may be paid for.

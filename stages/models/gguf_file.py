@@ -39,8 +39,7 @@ def write(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     """Write `file`, whole or not at all.
 
     Raises:
-        UserError: for an architecture or a tokenizer that is not written, and where the file would be read as
-            something else than the folder.
+        UserError: for an architecture or a tokenizer that is not written, or would not be read as it was.
     """
     config = load_config(model)
     if config.model_type not in ARCHITECTURES:
@@ -90,10 +89,8 @@ def head_dim(config: PretrainedConfig) -> int:
     return config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
 
 
-def add_weights(
-    writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, kind: gguf.GGMLQuantizationType
-) -> None:
-    """Every tensor under its name in GGUF. Matrices are stored as `kind`, or as f16 where its blocks do not fit."""
+def add_weights(writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, to: gguf.GGMLQuantizationType) -> None:
+    """Every tensor under its name in GGUF. Matrices are stored as `to`, or as f16 where its blocks do not fit."""
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     for theirs, tensor in load_model(model).state_dict().items():
         if theirs == "lm_head.weight" and config.tie_word_embeddings:
@@ -104,7 +101,7 @@ def add_weights(
         values = tensor.numpy()
         if config.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
             values = interleave(values, head_dim(config))
-        stored = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else kind
+        stored = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else to
         try:
             data = quantize(values, stored)
         except QuantError:

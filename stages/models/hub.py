@@ -26,8 +26,7 @@ def push(
     card: str | None = None,
     kind: Literal["model", "dataset"] = "model",
 ) -> str:
-    """Every file of the folder in one commit, with `card` as its README where one is given; returns the address. The
-    token is the environment's.
+    """Every file of the folder in one commit, any `card` as README, under the environment's token; the address.
 
     Raises:
         UserError: for whatever the hub refuses.

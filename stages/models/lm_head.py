@@ -102,8 +102,7 @@ def transformed(
     softcap: float | None,
     temperature: float,
 ) -> tuple[torch.Tensor, Slope]:
-    """The model's logits, (tokens, vocabulary): scaled, soft-capped, over the temperature. And their derivative by the
-    head's output, or None where that is 1."""
+    """The model's logits, (tokens, vocabulary): scaled, soft-capped, over the temperature; and their derivative."""
     logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
     if softcap is not None:
         capped = (logits * (scale / softcap)).tanh()

@@ -147,14 +147,12 @@ def dtype_of(weights: Weights) -> torch.dtype:
     return torch.bfloat16 if weights is Weights.bf16 else torch.float32
 
 
-def begin_reward_model(
-    folder: Path, weights: Weights, device: torch.device, pad_id: int, seed: int
-) -> PreTrainedModel:
+def begin_reward_model(folder: Path, weights: Weights, device: torch.device, pad: int, seed: int) -> PreTrainedModel:
     """A language model of safetensors with a head for a reward in the place of its own, drawn from the seed. The head
     reads the last token that is no padding."""
     torch.manual_seed(seed)
     model, _ = read(AutoModelForSequenceClassification, folder, dtype=dtype_of(weights), num_labels=1)
-    model.config.get_text_config().pad_token_id = pad_id
+    model.config.get_text_config().pad_token_id = pad
     return model.to(device).eval()  # type: ignore[no-any-return]
 
 

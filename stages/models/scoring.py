@@ -44,8 +44,7 @@ def rounded_once(device: torch.device) -> contextlib.AbstractContextManager[Any]
 
 
 def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
-    """Give the model TRL's fused LM head and the forward for pairs, as a trainer does: policy and reference are then
-    scored by the same arithmetic."""
+    """Give the model TRL's fused LM head and a trainer's forward: policy and reference score by one arithmetic."""
     if forward is Forward.shared_prefix:
         pack_pairs(model)
     lm_head.install()
@@ -103,20 +102,12 @@ def pair_log_probs(
         ids[i, :end] = torch.tensor(prompt + completion)
         attention[i, :end] = 1
         labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
-    device = model.device
-    with autocast(precision, device):
-        output = model(
-            input_ids=ids.to(device),
-            attention_mask=attention.to(device),
-            labels=labels.to(device),
-            use_cache=False,
-            fused_lm_head=True,
-        )
+    read = {"input_ids": ids, "attention_mask": attention, "labels": labels}
+    read = {name: values.to(model.device) for name, values in read.items()}
+    with autocast(precision, model.device):
+        output = model(**read, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
-    log_probs = [
-        scored[i, len(prompt) - 1 : len(prompt) + len(completion) - 1].tolist()
-        for i, (prompt, completion) in enumerate(sequences)
-    ]
+    log_probs = [scored[i, len(p) - 1 : len(p) + len(c) - 1].tolist() for i, (p, c) in enumerate(sequences)]
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 

@@ -24,8 +24,7 @@ EQUAL = 1e-3  # difference of log-strengths
 
 
 def ranked(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return every two of a prompt's candidates by their ranking, better first; those of equal strength have margin 0.
-    Scores are a ranking as they are."""
+    """Every two candidates of a prompt by rank, better first; equals have margin 0. Scores are a ranking already."""
     if not contrasts or any(c.score is not None for c in contrasts):
         return contrasts
     candidates = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}

@@ -68,8 +68,7 @@ ORDERS: dict[Strategy, Callable[[list[Contrast]], list[Contrast]]] = {
 
 
 def select(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str) -> list[Contrast]:
-    """The contrasts that a strategy takes of a prompt. Those that it does not tell apart come in random order, drawn
-    with the prompt as seed."""
+    """The contrasts that a strategy takes of a prompt; those alike to it come in an order drawn from the prompt."""
     shuffled = contrasts.copy()
     random.Random(f"{cfg.seed}/{prompt}").shuffle(shuffled)
     return ORDERS[strategy](shuffled)[: limit_of(strategy, cfg)]

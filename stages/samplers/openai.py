@@ -50,13 +50,8 @@ class OpenAISampler(Sampler):
                 yield request, [completion for _, completion in sorted(found.pop(request.id).items())]
 
     def job(self, request: Request, i: int) -> Job[Done]:
-        question = Question(
-            request.messages,
-            self.decoding.max_new_tokens,
-            request.temperatures[i],
-            request.seed_of(i) % SEEDS,
-            self.decoding.top_p,
-        )
+        most, seed = self.decoding.max_new_tokens, request.seed_of(i) % SEEDS
+        question = Question(request.messages, most, request.temperatures[i], seed, self.decoding.top_p)
 
         async def asked() -> Done:
             try:

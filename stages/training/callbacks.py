@@ -19,8 +19,7 @@ BEGINNING, RECENT = 2, 8  # steps; of a short training, the recent ones are half
 
 
 class Evaluations(TrainerCallback):
-    """Evaluate before the first step, and then a given number of times, evenly spaced, the last after the last step.
-    Not at all where that number is 0."""
+    """Evaluate before the first step, and then `times` times, evenly spaced, the last at the end; 0: never."""
 
     def __init__(self, trainer: Trainer, times: int):
         self.trainer, self.times = trainer, times if trainer.eval_dataset is not None else 0

@@ -60,18 +60,16 @@ class SplitRows(Generic[Rows]):
 
 
 class Fit(Generic[Block, TrainerOf]):
-    """One training by a trainer of the class `kind`, from the weights in the folder `start`. The token budget of a
+    """One training by a trainer of the class `by`, from the weights in the folder `start`. The token budget of a
     micro-batch is decided here, by the memory that is free: load the model afterwards."""
 
     trainer: TrainerOf
     trained: Path  # the folder with what was trained
 
-    def __init__(
-        self, kind: type[TrainerOf], cfg: Block, rows: SplitRows[Any], terms: Contract, start: Path, out: Work
-    ):
-        self.kind, self.rows, self.terms, self.start, self.out = kind, rows, terms, start, out
+    def __init__(self, by: type[TrainerOf], cfg: Block, rows: SplitRows[Any], terms: Contract, start: Path, out: Work):
+        self.kind, self.rows, self.terms, self.start, self.out = by, rows, terms, start, out
         self.turns = Turns(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
-        self.args = arguments(cfg, out, **kind.arguments)
+        self.args = arguments(cfg, out, **by.arguments)
         self.cfg = budget.fitted(cfg, self.args, start, out)
 
     def trainer_of(self, model: Any) -> TrainerOf:
@@ -112,8 +110,7 @@ class Fit(Generic[Block, TrainerOf]):
         train(self.trainer, self.cfg, self.out, *callbacks, *samples)
 
     def publish(self, loaded: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]) -> None:
-        """Publish the model under its contract, its adapter where there is one, and what came of each held-out row.
-        `loaded` loads the weights below an adapter."""
+        """Publish model, contract, any adapter, and each held-out row's figures. `loaded` loads an adapter's base."""
         publish(self.trained, self.cfg, self.out, self.start, loaded)
         self.terms.save(self.out / "model")
         note(self.out / "held_out.json", held_out)

@@ -1,5 +1,4 @@
-"""Saving of a training: checkpoints to resume from, the weights or the adapter of its best or last step, and these
-published as the node's model.
+"""Saving of a training: checkpoints to resume from, and its best or last step, which becomes the node's model.
 
 A checkpoint says whether it is complete: a resume from a torn one would train other weights on, silently.
 """

@@ -1,5 +1,4 @@
-"""A trainer of TRL's that chooses its rows, warms up short trainings and keeps the loss of every evaluated row,
-whatever its objective.
+"""A trainer of TRL's, of any objective, that chooses its rows, warms up short trainings and keeps rows' losses.
 
 The losses stand in the trainer's log, and so in every checkpoint: a resumed training knows how it began."""
 

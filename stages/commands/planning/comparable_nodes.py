@@ -91,8 +91,7 @@ def seconds_of(tokens: float, ran: Sequence[Ran]) -> float:
 
 
 def line_through(fastest: Sequence[Ran]) -> tuple[float, float] | None:
-    """Return the fixed seconds and the seconds per token, by the fastest small and the fastest large node; None where
-    they do not differ enough."""
+    """The fixed seconds and those per token, by the fastest small and large node; None where they hardly differ."""
     most = max(r.counted for r in fastest)
     large = next(r for r in fastest if r.counted * APART >= most)
     small = next((r for r in fastest if r.counted * APART < most), None)

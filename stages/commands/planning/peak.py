@@ -17,19 +17,8 @@ from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
 
-OF_MEMORY = (
-    "adapter",
-    "lora",
-    "precision",
-    "weights",
-    "packing",
-    "max_length",
-    "max_new_tokens",
-    "batch_size",
-    "runtime",
-    "labeler",
-    "reward_model",
-)
+OF_MEMORY = [*"adapter lora precision weights packing max_length max_new_tokens batch_size runtime labeler".split()]
+OF_MEMORY += ["reward_model"]
 OF_MAX_LENGTH = 0.5  # tokens of a row from a file, as a share of what may be
 TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}  # of generated tasks, in memory
 TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}

@@ -89,8 +89,7 @@ def length_of_pool(manifest: Manifest, folder: Path) -> tuple[float, float]:
 
 
 def lengths_of(manifest: Manifest, folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the lengths that a manifest has (`store/text_lengths.py`); of a node without them, from an earlier
-    version, its tables are measured."""
+    """The lengths that a manifest has (`store/text_lengths.py`); of an earlier version's, its tables are measured."""
     return manifest["lengths"] if "lengths" in manifest else measured(manifest["stage"], folder)
 
 

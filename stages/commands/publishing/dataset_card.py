@@ -17,11 +17,7 @@ from stages.store.sealed_json import having, load_json
 
 Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; none that is empty
 
-TASKS = {
-    "preferences": "reinforcement-learning",
-    "unpaired": "reinforcement-learning",
-    "demonstrations": "text-generation",
-}
+TASKS = dict.fromkeys(("preferences", "unpaired"), "reinforcement-learning") | {"demonstrations": "text-generation"}
 TRAINERS = {
     "preferences": "TRL's DPOTrainer and RewardTrainer",
     "unpaired": "TRL's KTOTrainer",

@@ -44,15 +44,7 @@ def plain(question: Question, answers: list[Answer]) -> Iterator[Row]:
     asked = {"question": question.id, "prompt": question.prompt.messages, **texts}
     asked["words"] = ", ".join(question.words)
     for answer in answers or [Answer(question.id, "", None)]:
-        yield asked | {
-            "annotator": answer.annotator or None,
-            "verdict": answer.verdict,
-            "reasons": [*answer.reasons],
-            "comment": answer.comment,
-            "order": answer.order,
-            "seconds": answer.seconds,
-            "at": answer.at,
-        }
+        yield asked | asdict(answer) | {"annotator": answer.annotator or None}
 
 
 def read(file: Path, session: Session) -> str:
@@ -122,16 +114,10 @@ def answers_in(row: Row) -> Iterator[Answer]:
     if is_argilla(row):
         yield from argilla_answers(row)
     elif row["verdict"] is not None:
-        yield Answer(
-            question=str(row["question"]),
-            annotator=str(row["annotator"]),
-            verdict=str(row["verdict"]),
-            reasons=tuple(row.get("reasons") or ()),
-            comment=str(row.get("comment") or ""),
-            order=str(row.get("order") or ""),
-            seconds=row.get("seconds"),
-            at=str(row.get("at") or ""),
-        )
+        question, annotator, verdict = (str(row[name]) for name in ("question", "annotator", "verdict"))
+        comment, order, at = (str(row.get(name) or "") for name in ("comment", "order", "at"))
+        reasons, seconds = tuple(row.get("reasons") or ()), row.get("seconds")
+        yield Answer(question, annotator, verdict, reasons, comment, order, seconds, at)
 
 
 def wrong(file: Path, place: str, reason: str) -> UserError:

@@ -137,8 +137,7 @@ class Session:
         return self.judged == len(self.questions)
 
     def next(self, annotator: str) -> Question | None:
-        """What this person is shown: after a reload the same again; else what others do not have before them already,
-        as long as there is such a question."""
+        """What this person is shown: after a reload the same again; else what nobody is shown, if there is any."""
         mine = self.said.get(annotator, {})
         waiting = [q for q in self.questions.values() if q.id not in mine and self.lacking(q) > 0]
         held = self.showing.pop(annotator, None)
