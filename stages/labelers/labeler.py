@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
@@ -79,17 +79,6 @@ class Labeler(ABC):
                     judgements = [Judgement(prompt.id, self.name, c.candidate_id, error=reason) for c in candidates]
                 yield from judgements
                 progress.update()
-
-
-class OfWholePools(Labeler):
-    """A labeler of ours that is made with its block, and whose `judge_all` is asked about all prompts at once."""
-
-    @classmethod
-    def of(cls, cfg: Label, out: Work) -> Self:
-        return cls(cfg, out)  # type: ignore[call-arg]
-
-    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
-        return self.judge_all(Pool([prompt], candidates))
 
 
 def chosen(cfg: Label, out: Work) -> Labeler:

@@ -100,7 +100,7 @@ def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
     waiting = next(load_results(chain.root, waiting=True))
     row = waiting["judged"]["sft"]
     assert row["waiting"] == row["prompts"] - row["alike"] > 0
-    assert "People have not judgements yet" in waiting["verdict"]
+    assert "People have not said yet" in waiting["verdict"]
     with somebody(monkeypatch, lambda question: "a"):
         build(chain.root, "stage=versus", *typed)
     build(chain.root, "stage=eval", *typed)
