@@ -91,6 +91,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         **likelihood.score(cfg, inputs, scored, answers, out),
         "retention": retention.claims(cfg, inputs, checked.everything, answers, out),
     }
+    results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.ours.outcomes(), Outcome)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
@@ -125,7 +126,7 @@ def verdict_of(results: dict[str, Any]) -> str:
     titles = results["models"]
     say = {
         "checks": lambda: verdict(results["primary"], titles, results["endings"]),
-        "learnt": lambda: learnt.sentence(results["learnt"], titles, learnt.cautions(results)),
+        "learnt": lambda: learnt.sentence(results["learnt"], titles, results["cautions"]),
         "judged": lambda: judged.sentence(next(iter(results["judged"].values())), titles["policy"]),
     }
     return " ".join(say[name]() for name in results["gives_verdict"])

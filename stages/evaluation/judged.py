@@ -22,12 +22,12 @@ REFERENCES = "the reference answers"  # the title of a comparison with them
 CONSTANT = "constant"  # the comparison in which one answer for every prompt takes the policy's place
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of the candidate `a`
 SAYS = {
-    "better": "{labeler} finds {policy}'s answers better than {theirs}",
-    "worse": "{labeler} finds {policy}'s answers worse than {theirs}",
-    "preferred, perhaps for length": "{labeler} prefers {policy}'s answers to {theirs}, perhaps for length alone",
-    "rejected, perhaps for length": "{labeler} prefers {theirs} to {policy}'s answers, perhaps for length alone",
-    "no measurable difference": "{labeler} finds no measurable difference of {policy}'s answers and {theirs}",
-    "too few to say": "there are too few judgements to say how {policy}'s answers compare with {theirs}",
+    "better": "{who} {finds} {ours} better than {theirs}",
+    "worse": "{who} {finds} {ours} worse than {theirs}",
+    "preferred, perhaps for length": "{who} {prefers} {ours} to {theirs}, perhaps for length alone",
+    "rejected, perhaps for length": "{who} {prefers} {theirs} to {ours}, perhaps for length alone",
+    "no measurable difference": "{who} {finds} no measurable difference between {ours} and {theirs}",
+    "too few to say": "There are too few judgements to compare {ours} with {theirs}",
 }
 
 
@@ -135,12 +135,13 @@ def sides_of(versus: Path) -> list[tuple[Candidate, Candidate]]:
 
 def sentence(row: Mapping[str, Any], policy: str) -> str:
     """Say in a sentence whose answers are better, by whom it was judged, and by how much. `policy`: its title."""
-    usual = {"human": "people", "judge": "the judge", "reward_model": "the reward model"}
-    who = usual.get(row["labeler"], f"the labeler {row['labeler']}").capitalize()
-    other = REFERENCES if row["title"] == REFERENCES else f"those of {row['title']}"
+    usual = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
+    who, ours = usual.get(row["labeler"], f"The labeler {row['labeler']}"), f"{policy}'s answers"
+    theirs = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
     if "waiting" in row:
-        return f"People have not said yet whether {policy}'s answers are better than {other}: stage=versus asks them."
-    says = SAYS[row["effect"]].format(labeler=who, policy=policy, theirs=other)
+        return f"People have not said yet whether {ours} are better than {theirs}: stage=versus asks them."
+    verbs = ("find", "prefer") if row["labeler"] == "human" else ("finds", "prefers")
+    says = SAYS[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], ours=ours, theirs=theirs)
     rate = Interval(**(row["people"] or row)["win_rate"])
-    wins = f"they win {rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%}) of {row['judged']} comparisons, ties half"
-    return f"{says[0].upper()}{says[1:]}: {wins}."
+    share = f"{rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+    return f"{says}: {ours} win {share} of {row['judged']} comparisons, ties half."

@@ -24,11 +24,12 @@ def next_steps(
         if results["learnt"]["note"]:
             words = "held-out pairs are too few to say. Bring more rows, or hold out more (pairs.validation_fraction)."
             steps.append((f"{results['learnt']['pairs']} {words}", ""))
-    if why and not why.helped and why.found and (cause := why.found[0].cause):
+    doubt = why is not None and (not why.helped or bool(results["cautions"]))
+    if why and doubt and why.found and (cause := why.found[0].cause):
         steps.append((f"It may be that {cause.says}. To try: {cause.advice}.", ""))
     use = [("Talk to it:", f"{run} stage=chat"), ("Take it elsewhere, as one file:", f"{run} stage=export")]
-    steps += use[:1] if not why or why.helped else []
+    steps += [] if doubt else use[:1]
     if len(seeds) == 1:
         further = f"'seeds=[{seeds[0] + 1},{seeds[0] + 2}]'"
         steps.append(("Whether the recipe does it, and not this seed, two more say:", f"{run} {further}"))
-    return (steps + use[1:] if not why or why.helped else steps or use[:1])[:MOST]
+    return (steps or use[:1] if doubt else steps + use[1:])[:MOST]

@@ -27,7 +27,7 @@ def results(groups: dict[str, Any], models: dict[str, str] = DPO, **more: Any) -
     endpoint = next(iter(groups), None)
     names = {"endpoint": endpoint, "primary": groups.get(endpoint), "before": "sft", "main_difference": "policy-sft"}
     empty = {key: {} for key in ("references", "kl", "mean_tokens", "learnt", "judged")}
-    return {"groups": groups, "models": models, **names, **empty, "gives_verdict": ["checks"]} | more
+    return {"groups": groups, "models": models, **names, **empty, "gives_verdict": ["checks"], "cautions": ""} | more
 
 
 def headline(groups: dict[str, Any], seeds: int = 1, trained: str = "it", **more: Any) -> Headline:
@@ -170,6 +170,8 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
         command.startswith(f"{run} eval/judged=judge 'eval.judged.judge.endpoints=[") and "eval/judged=human" in judge
     )
     assert rows.startswith("26 held-out pairs are too")
+    causes = results({"seen tasks": group(HELPED)}, cautions="; but it loops")
+    assert [command for _, command in steps(causes, helped=True)] == [f"{run} 'seeds=[2,3]'"]
     waiting = results({}, judged={"sft": {"waiting": 31}}, gives_verdict=["checks", "judged"])
     assert steps(waiting, helped=False)[0] == (
         "31 comparisons wait for people. This asks them:",
