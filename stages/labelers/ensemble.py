@@ -21,7 +21,7 @@ from stages.config.blocks.labels import Label, Voter
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key, decided, key_of, set_aside
 from stages.labelers.human import judgements as of_people
-from stages.labelers.labeler import OfWholePools, Pool
+from stages.labelers.labeler import Labeler, OfWholePools, Pool
 from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import Question, overlapping, question
 from stages.labelers.people.server import answered
@@ -117,7 +117,7 @@ def joint_verdict(members: Sequence[Member], a: Candidate, b: Candidate) -> Join
     return Joined(a.prompt_id, of, votes, word, max(0.0, square - mean**2))
 
 
-class Ensemble(OfWholePools):
+class Ensemble(OfWholePools, Labeler):
     """Joins what other label nodes say."""
 
     name = "ensemble"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
-from stages.labelers.labeler import OfWholePools, Pool
+from stages.labelers.labeler import Labeler, OfWholePools, Pool
 from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, different, drawn
 from stages.labelers.people.server import answered
@@ -23,7 +23,7 @@ from stages.store.records import Judgement
 from stages.store.workspace import Work
 
 
-class People(OfWholePools):
+class People(OfWholePools, Labeler):
     """Asks people which of a prompt's candidates is best."""
 
     name = "human"

@@ -21,7 +21,7 @@ from stages.config.errors import UserError
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import answers
-from stages.labelers.labeler import OfWholePools, Pool, compared
+from stages.labelers.labeler import Labeler, OfWholePools, Pool, compared
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
 from stages.store.numbers import numbered
@@ -40,7 +40,7 @@ class Vote(NamedTuple):
     raw: Any = None  # its replies
 
 
-class Jury(OfWholePools):
+class Jury(OfWholePools, Labeler):
     """Asks every judge about every candidate, or about two of a prompt's candidates at a time."""
 
     name = "judge"

@@ -1,7 +1,7 @@
 """The protocol of labelers, which turn candidates into judgements, and which candidates are shown together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -81,8 +81,10 @@ class Labeler(ABC):
                 progress.update()
 
 
-class OfWholePools(Labeler):
-    """A labeler of ours that is made with its block, and whose `judge_all` is asked about all prompts at once."""
+class OfWholePools:
+    """Of labelers of ours that are made with their block, and whose `judge_all` is asked about all prompts at once."""
+
+    judge_all: Callable[[Pool], Iterator[Judgement]]
 
     @classmethod
     def of(cls, cfg: Label, out: Work) -> Self:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.config.blocks.labels import Label
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.labelers.labeler import OfWholePools, Pool
+from stages.labelers.labeler import Labeler, OfWholePools, Pool
 from stages.models import contract, hub
 from stages.models.contract import Contract
 from stages.models.loading import context_of, device_of, load_reward_model, load_tokenizer, sampled_as
@@ -30,7 +30,7 @@ from stages.store.workspace import Work
 Read = tuple[Candidate, list[int]]
 
 
-class RewardModel(OfWholePools):
+class RewardModel(OfWholePools, Labeler):
     """Scores every candidate by one model, the rewards of which are kept over a kill."""
 
     name = "reward_model"
