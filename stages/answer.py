@@ -22,10 +22,10 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     Raises:
         UserError: where there is no such prompt, or too many are too long.
     """
-    found = [*prompts_of(inputs, cfg.split)]
-    without = sorted(e.id for e in found if not e.checks)
+    every = [*prompts_of(inputs, cfg.split)]
+    without = sorted(e.id for e in every if not e.checks)
     drawn = {*without[: cfg.open]}
-    prompts = [e for e in found if e.checks or e.id in drawn]
+    prompts = [e for e in every if e.checks or e.id in drawn]
     if not prompts:
         whose = HELD_OUT if "pairs" in inputs else f"the {cfg.split} split"
         raise UserError(f"{whose} has no prompt to ask (answer.open={cfg.open} allows so many without checks).")
@@ -37,9 +37,9 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
-    told = f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended"
+    summary = f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended"
     if without:
-        told += f"; {len(drawn)} of {len(without)} prompts without checks were asked"
+        summary += f"; {len(drawn)} of {len(without)} prompts without checks were asked"
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts": len(answers),
@@ -48,5 +48,5 @@ def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         "tokens": tokens,
         "stop_rate": stopped,
         "form": type(terms).__name__,
-        "summary": told,
+        "summary": summary,
     }

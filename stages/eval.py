@@ -55,100 +55,98 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         UserError: where nothing is left to tell by.
     """
     titles = cfg.models
-    answers, left_out = answered_by_all(cfg, inputs, out)
-    checked, opened = with_checks(cfg, inputs, answers, out), without_checks(inputs, answers)
+    by_set, left_out = answered_by_all(cfg, inputs, out)
+    checked, unchecked = with_checks(cfg, inputs, by_set, out), without_checks(inputs, by_set)
     pairs = learnt.learnt(cfg, inputs, before(titles), out) if "pairs" in inputs else {}
     comparisons = judged.judged(cfg, inputs)
-    parts = gives_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
+    parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
-        asked = {prompt for each in answers.values() for prompt in each["policy"]}
+        prompts = {prompt for answers in by_set.values() for prompt in answers["policy"]}
         raise UserError(
-            f"of {len(asked)} prompts none can say whether it helped: {len(asked & trained_on(inputs))} are in the "
-            "pairs as well, any others have no checks, or are rephrased or plain; and no pair is held out. Raise "
+            f"of {len(prompts)} prompts none can say whether it helped: {len(prompts & trained_on(inputs))} are in "
+            "the pairs as well, any others have no checks, or are rephrased or plain; and no pair is held out. Raise "
             "data.tasks.test, or name other data."
         )
-    leads = checked.primary if parts[0] == "checks" else None
-    shown = leads or next(iter(opened.values()), checked.primary)
-    everywhere = {role: {i: a for asked in answers.values() for i, a in asked[role].items()} for role in titles}
-    told = figures(shown, everywhere, cfg, out) if shown else {}
-    if leads and (fewer := ends_less(checked.groups, titles, cfg)):
+    answers = {role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles}
+    by_checks = checked.primary if parts[0] == "checks" else None
+    if by_checks and (fewer := ends_less(checked.groups, titles, cfg)):
         out.warn(fewer)
-    scored = sorted((checked.ours if leads else shown or checked.ours).prompts, key=lambda e: e.id)
-    scored = scored[: cfg.likelihood_prompts]
+    table = by_checks or next(iter(unchecked.values()), checked.primary)  # what the verdict is about
+    scored = (checked.ours if by_checks else table or checked.ours).prompts
+    scored = sorted(scored, key=lambda e: e.id)[: cfg.likelihood_prompts]
     results: dict[str, Any] = {
         "models": titles,
         "before": before(titles),
         "main_difference": main_difference(titles),
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
-        **checked.results(everywhere, cfg),
-        **{"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": "", **told},
-        "shown_on": next((name for name, table in opened.items() if table is shown), checked.endpoint),
+        **checked.results(answers, cfg),
+        **form_of(table, answers, cfg, out),
+        "shown_on": next((name for name, each in unchecked.items() if each is table), checked.endpoint),
         "open": {
-            name: of_answers(table, everywhere) | {"prompts": len(table.prompts)} for name, table in opened.items()
+            name: {"prompts": len(each.prompts), **of_answers(each, answers)} for name, each in unchecked.items()
         },
         "learnt": pairs,
         "judged": comparisons,
         "gives_verdict": parts,
-        **likelihood.score(cfg, inputs, scored, everywhere, out),
-        "retention": retention.claims(cfg, inputs, checked.everything, everywhere, out),
+        **likelihood.score(cfg, inputs, scored, answers, out),
+        "retention": retention.claims(cfg, inputs, checked.everything, answers, out),
     }
-    results["verdict"] = sentences(results, cfg)
+    results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.ours.outcomes(), Outcome)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
-    main, by_group = results["primary"], results["groups"]
+    main, groups = results["primary"], results["groups"]
+    rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]
     return {
         "device": str(device_of(cfg.runtime.device)),
         "prompts_left_out": left_out,
         "pass_rate": {role: main[role]["mean"] for role in titles} if main else {},
-        "unseen_tasks": {r: by_group["unseen tasks"][r]["mean"] for r in titles if "unseen tasks" in by_group},
+        "unseen_tasks": {role: groups["unseen tasks"][role]["mean"] for role in titles if "unseen tasks" in groups},
         "delta": {name: main[name] for name in differences(titles)} if main else {},
         **{name: results[name] for name in ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged")},
         "verdict": results["verdict"],
-        "summary": ", ".join(f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main)
-        + ". " * bool(main)
-        + results["verdict"],
+        "summary": f"{', '.join(rates)}. " * bool(rates) + results["verdict"],
     }
 
 
-def gives_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:
-    """Which parts the verdict has, the most important first. `own`: the preferences are somebody's own, and generated
-    prompts are not about them."""
-    there = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
+def parts_of_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:
+    """Return the parts that the verdict has, the most important first. `own`: the preferences are somebody's own, and
+    prompts that were generated here are not about them."""
+    parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
     if own:
-        order = ["learnt", "judged"] + ["checks"] * checked.own
+        order = ["learnt", "judged"] + ["checks"] * checked.of_files
     else:
         order = ["checks", "judged"] if checked.endpoint or comparisons else ["learnt"]
-    return [name for name in order if there[name]]
+    return [name for name in order if parts[name]]
 
 
-def sentences(results: dict[str, Any], cfg: Eval) -> str:
-    """The verdict: a sentence of every part, the first with what became worse."""
-    titles, told = cfg.models, list[str]()
-    for name in results["gives_verdict"]:
-        if name == "checks":
-            told.append(verdict(results["primary"], titles, results["endings"]))
-        elif name == "learnt":
-            told.append(learnt.sentence(results["learnt"], titles, learnt.cautions(results)))
-        else:
-            told += [judged.sentence(its, titles["policy"]) for its in results["judged"].values()]
-    return " ".join(told)
+def verdict_of(results: dict[str, Any]) -> str:
+    """Return a sentence for every part of the verdict, the first with what became worse. Of several opponents the
+    first one speaks: the others have their lines in the report."""
+    titles = results["models"]
+    say = {
+        "checks": lambda: verdict(results["primary"], titles, results["endings"]),
+        "learnt": lambda: learnt.sentence(results["learnt"], titles, learnt.cautions(results)),
+        "judged": lambda: judged.sentence(next(iter(results["judged"].values())), titles["policy"]),
+    }
+    return " ".join(say[name]() for name in results["gives_verdict"])
 
 
-def figures(shown: Table, answers: Answers, cfg: Eval, out: Work) -> dict[str, Any]:
-    """Length and endings of the answers that the verdict is about, with a warning where lengths drift apart."""
-    titles, told = cfg.models, of_answers(shown, answers)
-    first = before(titles)
-    if abs(drift := told["mean_tokens"]["policy"] / told["mean_tokens"][first] - 1) > LENGTH_DRIFT:
+def form_of(table: Table | None, answers: Answers, cfg: Eval, out: Work) -> dict[str, Any]:
+    """Return length and endings of the answers that the verdict is about, and warn where lengths drift apart."""
+    if table is None:
+        return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
+    titles, form, first = cfg.models, of_answers(table, answers), before(cfg.models)
+    if abs(drift := form["mean_tokens"]["policy"] / form["mean_tokens"][first] - 1) > LENGTH_DRIFT:
         word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
         out.warn(f"{titles['policy']}'s answers are {word} than {titles[first]}'s: part of any change may be length.")
-    return told | {"endings": endings_clause(shown, titles, cfg)}
+    return form | {"endings": endings_clause(table, titles, cfg)}
 
 
 def of_answers(table: Table, answers: Answers) -> dict[str, Any]:
-    """Mean tokens, and the shares of answers that end by themselves and that loop, by role."""
+    """Return mean tokens, and the shares of answers that end by themselves and that loop, by role."""
     looping = [[loops(answers[role][e.id].text) for role in table.roles] for e in table.prompts]
-    told = {"mean_tokens": table.tokens, "stop_rate": table.stopped, "loops": np.array(looping, float)}
-    return {name: table.mean(values) for name, values in told.items()}
+    figures = {"mean_tokens": table.tokens, "stop_rate": table.stopped, "loops": np.array(looping, float)}
+    return {name: table.mean(values) for name, values in figures.items()}
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
@@ -156,60 +154,56 @@ def trained_on(inputs: dict[str, Path]) -> set[str]:
     return {*Records(inputs["pairs"] / "pairs.parquet", Pair).column("prompt_id")} if "pairs" in inputs else set()
 
 
-def with_checks(cfg: Eval, inputs: dict[str, Path], answers: dict[str, Answers], out: Work) -> Checked:
+def with_checks(cfg: Eval, inputs: dict[str, Path], by_set: dict[str, Answers], out: Work) -> Checked:
     """The prompts with checks that every model answered, and that nothing was trained on. Of labelled sets a prompt is
     left out as well that the data holds, in any split."""
-    known, names = trained_on(inputs), ("answer", "answer_outside")
-    ours, theirs = ([e for e in prompts_in(inputs, answers, name) if e.checks] for name in names)
-    seen = known.union(Records(inputs["data"] / "examples.parquet", Example).column("id")) if theirs else known
-    fresh, nobody = unknown(ours, known, out), {role: dict[str, Candidate]() for role in cfg.models}
-    everything = tabulate(fresh, answers.get("answer", nobody))
-    outside = tabulate(unknown(theirs, seen, out), answers.get("answer_outside", nobody))
-    return Checked(everything, outside.by("task"))
+    names, nobody = ("answer", "answer_outside"), {role: dict[str, Candidate]() for role in cfg.models}
+    data, outside = ([e for e in prompts_in(inputs, by_set, name) if e.checks] for name in names)
+    seen = trained_on(inputs)
+    everything = tabulate(unseen(data, seen, out), by_set.get("answer", nobody))
+    if outside:
+        seen |= {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
+    return Checked(everything, tabulate(unseen(outside, seen, out), by_set.get("answer_outside", nobody)).by("task"))
 
 
-def without_checks(inputs: dict[str, Path], answers: dict[str, Answers]) -> dict[str, Table]:
+def without_checks(inputs: dict[str, Path], by_set: dict[str, Answers]) -> dict[str, Table]:
     """The answers to prompts without checks, by what the prompts are: how long they are, and how they end."""
-    found = dict[str, Table]()
-    for title, name in OPEN.items():
-        if prompts := [e for e in prompts_in(inputs, answers, name) if not e.checks]:
-            found[title] = tabulate(prompts, answers[name])
-    return found
+    prompts = {name: [e for e in prompts_in(inputs, by_set, name) if not e.checks] for name in OPEN.values()}
+    return {title: tabulate(prompts[name], by_set[name]) for title, name in OPEN.items() if prompts[name]}
 
 
-def prompts_in(inputs: dict[str, Path], answers: dict[str, Answers], name: str) -> list[Example]:
-    """The prompts of a set of answers that every model answered, in their order."""
-    if name not in answers:
+def prompts_in(inputs: dict[str, Path], by_set: dict[str, Answers], name: str) -> list[Example]:
+    """The prompts of a set that every model answered, in the order of their answers."""
+    if name not in by_set:
         return []
-    role, asked = ASKED[name], answers[name]["policy"]
-    found = {e.id: e for e in prompts_of({"pairs" if role == "pairs" else "data": inputs[role]}) if e.id in asked}
-    return [found[prompt_id] for prompt_id in asked]
+    role, answers = ASKED[name], by_set[name]["policy"]
+    prompts = prompts_of({"pairs" if role == "pairs" else "data": inputs[role]})
+    by_id = {e.id: e for e in prompts if e.id in answers}
+    return [by_id[prompt_id] for prompt_id in answers]
 
 
-def unknown(prompts: list[Example], known: set[str], out: Work) -> list[Example]:
-    """Those that nothing was trained on."""
-    fresh = [e for e in prompts if e.id not in known]
+def unseen(prompts: list[Example], seen: set[str], out: Work) -> list[Example]:
+    """Return the prompts that nothing was trained on, and warn of the others."""
+    fresh = [e for e in prompts if e.id not in seen]
     if len(fresh) < len(prompts):
         out.warn(f"{len(prompts) - len(fresh)} test prompts are in the data or the pairs as well and do not count.")
     return fresh
 
 
 def answered_by_all(cfg: Eval, inputs: dict[str, Path], out: Work) -> tuple[dict[str, Answers], int]:
-    """Return, by the name of each set of prompts that was asked, the answers to those that every model answered; and
-    how many prompts that leaves out, with a warning.
+    """Return, by the name of each set of prompts, the answers to those that every model answered; and how many prompts
+    that leaves out, with a warning.
 
     Raises:
         UserError: where no prompt of a set is left.
     """
-    found, total = dict[str, Answers](), 0
-    for name in ASKED:
-        if f"{name}_policy" not in inputs:
-            continue
-        found[name], left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
+    by_set, total = dict[str, Answers](), 0
+    for name in (name for name in ASKED if f"{name}_policy" in inputs):
+        by_set[name], left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
         message = f"{left_out} prompts are too long for one of the models, so that they count for none"
-        if not found[name]["policy"]:
+        if not by_set[name]["policy"]:
             raise UserError(f"{message}; no prompt is left. Lower answer.max_new_tokens.")
         if left_out:
             out.warn(f"{message}: all models are compared on the same prompts.")
         total += left_out
-    return found, total
+    return by_set, total

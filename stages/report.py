@@ -1,8 +1,10 @@
 """Stage `report`: one self-contained page that says whether it helped, and how it came about, and one of its labels.
 
-It reads the nodes it is given and nothing else; text that a model wrote is escaped.
+It reads the nodes it is given and nothing else; text that a model wrote is escaped. A section that has nothing to say
+is not there.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,24 @@ from markupsafe import Markup
 from stages.config.schema import Report
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather
-from stages.pages import changes, figures, glossary, label_page, seeds, settings_table
+from stages.pages import changes, figures, glossary, label_page, next_steps, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.example_answers import side_by_side, strips
 from stages.pages.headline import Headline
+from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
 from stages.store.sealed_json import having, load_json
 from stages.store.workspace import Work, read_curves
 
-SHOWN = ("policy-sft", "policy-control", "sft-base")  # differences, what a reader came for first
+NOT_COUNTED = ("do not count", "count for none")  # in warnings of the evaluation that are of prompts that it left out
+SHOWN = ("policy-control", "control-sft", "sft-base")  # differences, after the one that the verdict is of
 SCORED_BY = ("label_reward_model", "label")  # whose labeler a reward model may be: in an ensemble, or alone
+# The section that a stage's warnings are folded in; those of the evaluation change how the verdict is read, and stand
+# above all.
+WARNED_IN = {"base": "settings", "source": "settings", "data": "settings", "sft": "curves", "dpo": "curves"}
+WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpaired", "reference"), "labels")
+WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "eval": "seeds"}
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
@@ -30,114 +39,146 @@ def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # this seed's first
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", having("models"))
-    models = results["models"]
-    trained = nodes["eval"]["inputs"]["policy"]["stage"]
-    tokens = inputs["sft"] / "token_example.json"
-    made = {role: role if role in nodes else trained for role in models if role != "base"}
-    runs = seeds.runs(inputs, nodes)
-    pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
-    sft_trained = nodes["sft"]["settings"].get("train", True)
-    evidence = gather(inputs, nodes, results, pairs)
-    why = diagnose(evidence, models["policy"])
-    over_seeds = seeds.summary(runs, inputs, results["endpoint"], nodes["eval"]["settings"])
-    taught = trained_on_tasks(nodes, models["sft"])
-    lineage = rows(nodes)
-    confidence = nodes["eval"]["settings"]["confidence"]
-    sections = {"control": "control" in models, "retention": results["retention"], "seeds": over_seeds}
-    samples = strips(inputs, nodes, models)
-    reward = of_reward(nodes)
-    sections |= {"samples": samples, "tokens": tokens.exists(), "reward": reward}
-    absent = {name for name, there in sections.items() if not there}
-    page = environment().get_template("page.html.jinja")
-    html = page.render(
+    models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]
+    model_names = settings_table.model_nodes(nodes, models)
+    policy = nodes[model_names["policy"]]
+    aligned = "pairs" in policy["inputs"]
+    pairs = load(inputs["pairs"] / "pairs.parquet", Pair) if aligned else []
+    why = diagnose(gather(inputs, nodes, results, pairs), models["policy"]) if aligned else None
+    seed = policy["settings"]["seed"] if learns(policy) else None
+    runs = seeds.runs(inputs, nodes, seed)
+    trained = [run["seed"] for run in runs if run["seed"] is not None]
+    over_seeds = seeds.summary(runs, inputs, confidence)
+    taught = trained_on_tasks(nodes, models)
+    headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs])
+    answers = side_by_side(inputs, results, cfg.side_by_side)
+    reward, lineage, tokens = of_reward(nodes), rows(nodes), inputs["sft"] / "token_example.json"
+    settings = settings_table.settings(nodes, policy, models["policy"], trained)
+    summaries = {
+        models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
+    }
+    label, pairing = (nodes[name]["metrics"] if name in nodes else {} for name in ("label", "pairs"))
+    env = environment()
+    seconds, longest = sum(node["seconds"] for node in lineage), max(lineage, key=lambda node: node["seconds"])
+    conclusions = {
+        "results": headline.checks(),
+        "learnt": headline.learnt(),
+        "judged": " ".join(map(headline.comparison, results["judged"].values())),
+        "outside": headline.outside(),
+        "retention": results["retention"].get("sentence"),
+        "seeds": over_seeds and over_seeds["sentence"],
+        "kinds": results["kinds"] and f"{changes.conclusion(results)} {changes.single(results)}",
+        "proportion": headline.behaviour(),
+        "answers": answers and f"{'; '.join(answers)}.",
+        "why": why and why.sentence,
+        "labels": label and f"{label['summary']}. {pairing['summary']}.",
+        "curves": " ".join(f"{title}: {summary}." for title, summary in summaries.items()),
+        "reward": reward and f"{reward.get('trained', {}).get('summary', 'It labelled the candidates')}.",
+        "settings": f"{settings['model']}; {settings['precision']}; {settings['computed on']}.",
+        "lineage": f"{env.filters['duration'](seconds)} of work in {len(lineage)} nodes; the longest was "
+        f"{longest['role'].replace('_', ' ')}, {env.filters['duration'](longest['seconds'])}.",
+        "words": "What each model is; SFT, DPO, held out, interval, KL and others, in a sentence each.",
+    }
+    contents = glossary.contents(conclusions, results["gives_verdict"], helped=not why or why.helped)
+    html = env.get_template("page.html.jinja").render(
         models=models,
         results=results,
-        headline=Headline(results, confidence, len(runs), taught, seeds.more(nodes["eval"], runs)),
-        contents=glossary.contents(absent, first=[] if why.helped else ["why"]),
-        roles=glossary.ROLES if sft_trained else glossary.ROLES | {"sft": glossary.AS_IT_CAME},
+        primary=titles[results["main_difference"]],
+        subject=settings_table.subject(nodes, models),
+        headline=headline,
+        contents=contents,
+        steps=next_steps.next_steps(results, nodes["eval"], trained, why),
+        warnings=warnings(nodes, [*contents]),
+        roles={role: glossary.ROLES[kind(role, nodes[name])] for role, name in model_names.items()},
         glossary=glossary.GLOSSARY,
-        settings=settings_table.settings(nodes, nodes[trained], models["policy"], [run["seed"] for run in runs]),
+        settings=settings,
         level=f"{confidence:.0%} interval",
-        differences={name: results["differences"][name] for name in SHOWN if name in results["differences"]},
+        differences={name: titles[name] for name in (results["main_difference"], *SHOWN) if name in titles},
         constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
-        by_kind=changes.chart(results["kinds"], taught),
-        by_task=changes.chart(results["tasks"], taught),
-        kinds_conclusion=changes.conclusion(results["kinds"], models["policy"]),
-        single_tasks=changes.single(results["tasks"]),
-        curves=curves(inputs["sft"], models["policy"], evidence.curve, inputs[trained] / "held_out.json"),
-        trained={models[role]: nodes[of]["metrics"]["summary"] for role, of in made.items()},
-        answers=side_by_side(inputs, models, cfg.side_by_side),
-        samples=samples,
+        charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
+        curves=curves(inputs, models["policy"], inputs[model_names["policy"]] if aligned else None),
+        answers=answers,
+        samples=strips(inputs, nodes, models),
         tokens=load_json(tokens, list) if tokens.exists() else [],
-        label=nodes["label"]["metrics"],
-        pairs=nodes["pairs"]["metrics"],
-        pair=pairs[0],
+        pairs=pairing,
+        pair=pairs[0] if pairs else None,
         reward=reward,
         why=why,
-        warnings=[(role, warning) for role, m in nodes.items() for warning in m["warnings"]],
         lineage=lineage,
-        longest=max(lineage, key=lambda node: node["seconds"]),
         origin=nodes["eval"],
-        seconds=sum(node["seconds"] for node in lineage),
     )
     (out / "report.html").write_text(html, encoding="utf-8")
-    (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
+    if label:
+        (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {"verdict": results["verdict"], "bytes": len(html.encode()), "summary": results["verdict"]}
 
 
-def curves(sft: Path, title: str, curve: list[dict[str, Any]], held_out: Path) -> list[Markup]:
-    """Figures of SFT's training, and of the policy's: its title, its curve, and its margins on held-out pairs."""
-    margins = load_json(held_out, lambda pairs: [pair["margin"] for pair in pairs])
-    drawn = [*figures.sft(read_curves(sft)), *figures.preference(title, curve), *figures.calibration(title, margins)]
+def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """Nodes and their warnings, by the section that has them; under '' those that change how the verdict is read."""
+    by_section = defaultdict[str, list[tuple[str, str]]](list)
+    for name, manifest in nodes.items():
+        section = "judged" if name.startswith("judged_") else WARNED_IN.get(manifest["stage"], "lineage")
+        for warning in manifest["warnings"]:
+            if name == "eval":
+                section = "answers" if any(words in warning for words in NOT_COUNTED) else ""
+            by_section[section if section in ("", *sections) else "lineage"].append((name, warning))
+    return by_section
+
+
+def kind(role: str, model: Manifest) -> str:
+    """Return the role that says what a model is: a policy may be SFT itself, and an SFT a model as it came."""
+    return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
+
+
+def curves(inputs: Mapping[str, Path], title: str, policy: Path | None) -> list[Markup]:
+    """Figures of SFT's training, and of the policy's, where pairs trained it: its curve and its margins on held-out
+    pairs."""
+    drawn = figures.sft(read_curves(inputs["sft"]))
+    if policy:
+        margins = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
+        drawn += [*figures.preference(title, read_curves(policy)), *figures.calibration(title, margins)]
     return [Markup(figure) for figure in drawn]
 
 
-def trained_on_tasks(nodes: dict[str, Manifest], sft: str) -> str:
-    """What learnt from prompts made as the test's are: `it` (the policy), SFT by its title, or nothing."""
-    made = nodes["data"]["config"]["tasks"] or {}
-    judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint")
+def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:
+    """Return what learnt from prompts like the test's: `it` (the policy), SFT by its title, or `nothing here`."""
+    tasks = nodes["data"]["config"]["tasks"] or {}
+    judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint") if "label" in nodes else None
     of_data = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
-    if of_data and (made.get("preference") or made.get("open_preference")):
+    if of_data and (tasks.get("preference") or tasks.get("open_preference")):
         return "it"
-    taught = nodes["sft"]["settings"].get("train", True) and (made.get("sft") or made.get("open_sft"))
-    return sft if taught else "nothing"
+    taught = learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft"))
+    return models.get("sft", "it") if taught else "nothing here"
 
 
 def of_reward(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the figures of the reward model: `trained`, where this run trained it and pairs were held out; `scored`,
     the best of n by score with the checks passed, where it labelled prompts that have checks; nothing otherwise."""
-    found = dict[str, Any]()
-    trained = nodes["reward"]["metrics"] if "reward" in nodes else {}
-    if "accuracy" in trained:
-        found["trained"] = trained
-    for name in SCORED_BY:
-        metrics = nodes[name]["metrics"] if name in nodes else {}
-        if metrics.get("labeler") == "reward_model" and "best_of" in metrics:
-            found["scored"] = metrics
-            break
-    return found
+    metrics = {name: nodes[name]["metrics"] for name in ("reward", *SCORED_BY) if name in nodes}
+    scored = [each for each in metrics.values() if each.get("labeler") == "reward_model" and "best_of" in each]
+    figures = {"scored": scored[0]} if scored else {}
+    return figures | ({"trained": metrics["reward"]} if "accuracy" in metrics.get("reward", {}) else {})
 
 
 def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
     """The nodes as the lineage table shows them; one that several seeds share once."""
-    found: dict[str, dict[str, Any]] = {}
-    for role, manifest in nodes.items():
-        found.setdefault(manifest["fingerprint"], row(role, manifest))
-    return list(found.values())
-
-
-def row(role: str, manifest: Manifest) -> dict[str, Any]:
-    """A node as the lineage table shows it."""
-    return {
-        "role": role,
-        "stage": manifest["stage"],
-        "fingerprint": manifest["fingerprint"],
-        "inputs": [f"{r}: {i['stage']} {i['fingerprint']}" for r, i in manifest["inputs"].items()],
-        "seconds": manifest["wall_seconds"],
-        "memory": manifest.get("peak_gpu_memory") or manifest["peak_memory"],
-        "tokens": manifest["metrics"].get("tokens"),
-        "command": f"{manifest['command']} rebuild={manifest['stage']}",
-        "summary": manifest["metrics"]["summary"],
-    }
+    names = {manifest["fingerprint"]: name for name, manifest in reversed(nodes.items())}
+    return [
+        {
+            "role": name,
+            "stage": node["stage"],
+            "fingerprint": fingerprint,
+            "inputs": [
+                f"{role}: {source['stage']} {source['fingerprint']}" for role, source in node["inputs"].items()
+            ],
+            "seconds": node["wall_seconds"],
+            "memory": node.get("peak_gpu_memory") or node["peak_memory"],
+            "tokens": node["metrics"].get("tokens"),
+            "command": f"{node['command']} rebuild={node['stage']}",
+            "summary": node["metrics"]["summary"],
+        }
+        for fingerprint, name in reversed(names.items())
+        for node in [nodes[name]]
+    ]

@@ -4,7 +4,6 @@ A candidate's id is a hash of whose it is and of its prompt, so that two models 
 that is a tie, and no copy of which one would be left out (as in a pool to train on).
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,18 @@ def run(cfg: Versus, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     terms = form_of(inputs["model"] / "model")
     answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
-    asked = [e for e in prompts_of(inputs) if e.id in answers]
-    others = {e.id: Candidate.of_text(e.id, e.reference, cfg.against, "file", 0) for e in asked if e.reference}
+    prompts = [e for e in prompts_of(inputs) if e.id in answers]
+    opposed = {e.id: Candidate.of_text(e.id, e.reference, cfg.against, "file", 0) for e in prompts if e.reference}
     if "other" in inputs:
-        others = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
-    both = sorted((e for e in asked if e.id in others), key=lambda e: e.id)
+        opposed = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
+    both = sorted((e for e in prompts if e.id in opposed), key=lambda e: e.id)
     drawn = ([e for e in both if not e.checks] or both)[: cfg.prompts]
     if not drawn:
-        raise UserError(f"eval.judged: {len(asked)} prompts were asked, and none of them has two answers to compare.")
-    alike = sum(answers[e.id].stripped_text == others[e.id].stripped_text for e in drawn)
-    told = (
+        raise UserError(
+            f"eval.judged: {len(prompts)} prompts were asked, and none of them has two answers to compare."
+        )
+    alike = sum(answers[e.id].stripped_text == opposed[e.id].stripped_text for e in drawn)
+    summary = (
         f"{len(drawn)} of {len(both)} prompts with two answers each, {alike} of them alike: a win rate that is "
         f"{100 * detectable(len(drawn)):.0f} points off 50% can be seen"
     )
@@ -48,16 +49,12 @@ def run(cfg: Versus, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
         constant = answers[drawn[0].id]  # a real answer to one of the prompts
         drawn = drawn[1:] if alike < len(drawn) else []  # of two models that are the same there is nothing to ask
         answers = {e.id: replace(constant, prompt_id=e.id) for e in drawn}
-        told = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
+        summary = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
 
-    def sides() -> Iterator[Candidate]:
-        for e in drawn:
-            yield side(answers[e.id], str(Role.policy), terms)
-            yield side(others[e.id], cfg.against, terms)
-
+    roles = ((str(Role.policy), answers), (cfg.against, opposed))
     save(out / "prompts.parquet", drawn, Example)
-    save(out / "candidates.parquet", sides(), Candidate)
-    return {"prompts": len(drawn), "of": len(both), "alike": alike, "summary": told}
+    save(out / "candidates.parquet", (side(its[e.id], role, terms) for e in drawn for role, its in roles), Candidate)
+    return {"prompts": len(drawn), "of": len(both), "alike": alike, "summary": summary}
 
 
 def side(answer: Candidate, role: str, terms: Contract) -> Candidate:

@@ -150,7 +150,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     match cfg.stage:
         case Target.report:
             folder = store.folder(wanted[0])
-            for page in ("labels.html", "report.html"):
+            for page in (page for page in ("labels.html", "report.html") if (folder / page).exists()):
                 written = safe_files.write_if_allowed(store.root / page, (folder / page).read_bytes())
             log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:

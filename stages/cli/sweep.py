@@ -47,10 +47,7 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 ERROR = "error.txt"  # in the folder of a job
-MEASURED_BY = {
-    SweepMetric.pass_rate: (Target.eval, Target.report),
-    SweepMetric.validation_loss: tuple(OBJECTIVES),
-}
+MEASURED_BY = {SweepMetric.pass_rate: (Target.eval, Target.report), SweepMetric.validation_loss: tuple(OBJECTIVES)}
 DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 
 Jobs = list[dict[str, Node]]  # of each job the nodes to build, by name

@@ -57,8 +57,8 @@ def in_the_name_of(block: str) -> Iterator[None]:
         yield
     except UserError as error:
         group = block.replace(".", "/")
-        told = [re.sub(r"\blabel=", f"{group}=", re.sub(r"\blabel\.", f"{block}.", each)) for each in error.messages]
-        raise UserError(*told) from error
+        messages = [re.sub(r"\blabel\.", f"{block}.", each) for each in error.messages]
+        raise UserError(*(re.sub(r"\blabel=", f"{group}=", each) for each in messages)) from error
 
 
 class Errors:

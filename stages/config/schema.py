@@ -196,14 +196,14 @@ class Config:
 
     @property
     def own_prompts(self) -> bool:
-        """Whether the preferences come with prompts of their own, which the data does not hold."""
+        """True where the preferences come with prompts of their own, which the data does not hold."""
         return self.align is not Align.none and (self.label.brings_pool or self.sample.brings_prompts)
 
     @property
     def tested(self) -> bool:
-        """Whether the data has prompts for the models to answer, as far as the configuration tells."""
-        made = (group for group, split in SPLIT_OF_GROUP.items() if split == self.answer.split)
-        generated = self.data.tasks is not None and any(vars(self.data.tasks)[group] for group in made)
+        """True where the data has prompts for the models to answer, as far as the configuration tells."""
+        groups = (group for group, split in SPLIT_OF_GROUP.items() if split == self.answer.split)
+        generated = self.data.tasks is not None and any(vars(self.data.tasks)[group] for group in groups)
         return generated or any(source.shares.get(self.answer.split) for source in self.data.sources)
 
     @property

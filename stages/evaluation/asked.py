@@ -12,8 +12,8 @@ def prompts_of(inputs: Mapping[str, Path], split: str | None = None) -> Iterator
     """The prompts of `data` that are in a split, or in any; of `pairs` those that are held out from training, each
     once, with the first chosen answer as its reference."""
     if "pairs" not in inputs:
-        found = stream(inputs["data"] / "examples.parquet", Example)
-        yield from (e for e in found if split in (None, e.split))
+        examples = stream(inputs["data"] / "examples.parquet", Example)
+        yield from (e for e in examples if split in (None, e.split))
         return
     seen = set[str]()
     for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):

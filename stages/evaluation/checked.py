@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.outcomes import (
-    GROUPS,
-    SIDES,
-    Answers,
-    Table,
-    consistency,
-    matched,
-    rates,
-    with_intervals,
-)
+from stages.evaluation.outcomes import GROUPS, SIDES, Answers, Table, consistency, matched, rates, with_intervals
 from stages.store.records import Example
 from stages.store.text_units import lower_words
 from stages.tasks.checks import share_passed
@@ -39,7 +30,7 @@ class Checked:
 
     @cached_property
     def ours(self) -> Table:
-        """What verdicts may be of."""
+        """The prompts that a verdict may be of."""
         return self.everything.group(*GROUPS)
 
     @cached_property
@@ -55,8 +46,8 @@ class Checked:
         return self.groups[self.endpoint] if self.endpoint else None
 
     @property
-    def own(self) -> bool:
-        """Whether prompts of the primary endpoint are somebody's own, and not generated here."""
+    def of_files(self) -> bool:
+        """True where prompts of the primary endpoint are somebody's own, and not generated here."""
         return self.primary is not None and any(e.source not in GENERATED for e in self.primary.prompts)
 
     def results(self, answers: Answers, cfg: Eval) -> dict[str, Any]:

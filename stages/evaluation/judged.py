@@ -5,10 +5,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Interval
@@ -38,18 +40,18 @@ class Comparison:
     preferences: dict[str, Judgement]
     scores: dict[str | None, float]
     missing: Counter[str]
-    known: Mapping[Key, str]
+    words_of_people: Mapping[Key, str]
 
     @classmethod
     def read(cls, versus: Path, label: Path | None) -> "Comparison":
-        """That of a `versus` node and of the labels of it; None where all answers are alike, and nobody was asked."""
-        said = load(label / "judgements.parquet", Judgement) if label else []
+        """Read a `versus` node and the labels of it: None where all answers are alike, and nobody was asked."""
+        judgements = load(label / "judgements.parquet", Judgement) if label else []
         words = (label or versus) / KNOWN_WORDS
         return cls(
             sides_of(versus),
-            {j.prompt_id: j for j in said if j.preference},
-            {j.candidate_id: j.score for j in said if j.score is not None},
-            Counter(j.error for j in said if j.error),
+            {j.prompt_id: j for j in judgements if j.preference},
+            {j.candidate_id: j.score for j in judgements if j.score is not None},
+            Counter(j.error for j in judgements if j.error),
             from_file(words) if words.exists() else {},
         )
 
@@ -61,8 +63,8 @@ class Comparison:
         if judgement := self.preferences.get(policy.prompt_id):
             points = POINTS[str(judgement.preference)]
             return points if judgement.a == policy.candidate_id else 1 - points
-        ours, theirs = (self.scores.get(side.candidate_id, math.nan) for side in (policy, other))
-        return math.nan if math.isnan(ours - theirs) else (1 + float(np.sign(ours - theirs))) / 2
+        gap = self.scores.get(policy.candidate_id, math.nan) - self.scores.get(other.candidate_id, math.nan)
+        return (1 + float(np.sign(gap))) / 2  # NaN stays NaN
 
     def shown_first(self, policy: Candidate) -> float:
         """1 where the policy's answer was shown first, 0 where the other was; 0.5 where both orders were shown, or the
@@ -72,30 +74,33 @@ class Comparison:
             return 0.5
         return float(judgement.a == policy.candidate_id)
 
-    @property
+    @cached_property
+    def lengths(self) -> NDArray[np.float64]:
+        """Tokens of both answers: (prompts, 2)."""
+        return np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(-1, 2)
+
+    @cached_property
     def outcomes(self) -> Comparisons:
-        lengths = np.array([[side.n_tokens for side in both] for both in self.sides], float).reshape(-1, 2)
         keys = [(policy.candidate_id, other.candidate_id) for policy, other in self.sides]
         return Comparisons(
             won=np.array([self.won(*both) for both in self.sides], float),
-            longer_by=lengths[:, 0] - lengths[:, 1],
-            people=np.array([POINTS.get(self.known.get(key, ""), math.nan) for key in keys], float),
+            longer_by=self.lengths[:, 0] - self.lengths[:, 1],
+            people=np.array([POINTS.get(self.words_of_people.get(key, ""), math.nan) for key in keys], float),
             shown_first=np.array([self.shown_first(policy) for policy, _ in self.sides], float),
             alike=np.array([policy.stripped_text == other.stripped_text for policy, other in self.sides], bool),
         )
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What there is to tell besides rates."""
+        """Counts and lengths, to be told beside rates."""
         won = self.outcomes.won
         swapped = [j.order_swapped_agrees for j in self.preferences.values() if j.order_swapped_agrees is not None]
-        policy, other = zip(*self.sides, strict=True)
         return {
             "judged": int(np.isfinite(won).sum()),
             "missing": dict(self.missing),
             "ties": int((won == POINTS["tie"]).sum()),
             "flips": swapped.count(False) if swapped else None,
-            "tokens": {"policy": mean_tokens(policy), "other": mean_tokens(other)},
+            "tokens": dict(zip(("policy", "other"), map(float, self.lengths.mean(0)), strict=True)),
         }
 
 
@@ -103,24 +108,23 @@ def judged(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """By whom the policy is compared with: how often its answers win, free of length and corrected by people where
     that can be told, and what a judge that knows nothing would give. Of a comparison that people have not completed,
     how many questions wait for them."""
-    found, constant = dict[str, dict[str, Any]](), dict[str, Any]()
+    results, constant = dict[str, dict[str, Any]](), dict[str, Any]()
     if f"judged_{CONSTANT}" in inputs:
-        nobody = Comparison.read(inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"])
-        if nobody.sides:
-            won = nobody.outcomes.won
+        won = Comparison.read(inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"]).outcomes.won
+        if len(won):
             constant = {"one constant answer": asdict(win_rate(won[~np.isnan(won)], cfg.confidence))}
     for key, title in cfg.compared.items():
-        sides = sides_of(inputs[f"versus_{key}"])
-        alike = sum(policy.stripped_text == other.stripped_text for policy, other in sides)
-        told = {"title": title, "labeler": cfg.judged.labeler or "own", "prompts": len(sides), "alike": alike}
-        if f"judged_{key}" not in inputs and alike < len(sides):
-            found[key] = told | {"waiting": len(sides) - alike, "detectable": detectable(len(sides))}
-            continue
         comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
-        rates = compared(comparison.outcomes, cfg.confidence, cfg.judged.max_longer)
+        outcomes, prompts = comparison.outcomes, len(comparison.sides)
+        alike = int(outcomes.alike.sum())
+        row = {"title": title, "labeler": cfg.judged.labeler or "own", "prompts": prompts, "alike": alike}
+        if f"judged_{key}" not in inputs and alike < prompts:
+            results[key] = row | {"waiting": prompts - alike, "detectable": detectable(prompts)}
+            continue
+        rates = compared(outcomes, cfg.confidence, cfg.judged.max_longer)
         rates["nulls"] |= constant
-        found[key] = told | comparison.figures | rates
-    return found
+        results[key] = row | comparison.figures | rates
+    return results
 
 
 def sides_of(versus: Path) -> list[tuple[Candidate, Candidate]]:
@@ -129,19 +133,14 @@ def sides_of(versus: Path) -> list[tuple[Candidate, Candidate]]:
     return list(zip(candidates, candidates, strict=True))
 
 
-def mean_tokens(candidates: tuple[Candidate, ...]) -> float:
-    return float(np.mean([c.n_tokens for c in candidates]))
-
-
-def sentence(found: Mapping[str, Any], policy: str) -> str:
-    """What was judged, against whom, by how much: one sentence. `policy`: its title."""
-    who = {"human": "people", "judge": "the judge", "reward_model": "the reward model"}.get(
-        found["labeler"], f"the labeler {found['labeler']}"
-    )
-    theirs = REFERENCES if found["title"] == REFERENCES else f"those of {found['title']}"
-    if "waiting" in found:
-        return f"People have not said yet whether {policy}'s answers are better than {theirs}: stage=versus asks them."
-    says = SAYS[found["effect"]].format(labeler=who, policy=policy, theirs=theirs)
-    rate = Interval(**(found["people"] or found)["win_rate"])
-    told = f"they win {rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%}) of {found['judged']} comparisons"
-    return f"{says[0].upper()}{says[1:]}: {told}, ties half."
+def sentence(row: Mapping[str, Any], policy: str) -> str:
+    """Say in a sentence whose answers are better, by whom it was judged, and by how much. `policy`: its title."""
+    usual = {"human": "people", "judge": "the judge", "reward_model": "the reward model"}
+    who = usual.get(row["labeler"], f"the labeler {row['labeler']}").capitalize()
+    other = REFERENCES if row["title"] == REFERENCES else f"those of {row['title']}"
+    if "waiting" in row:
+        return f"People have not said yet whether {policy}'s answers are better than {other}: stage=versus asks them."
+    says = SAYS[row["effect"]].format(labeler=who, policy=policy, theirs=other)
+    rate = Interval(**(row["people"] or row)["win_rate"])
+    wins = f"they win {rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%}) of {row['judged']} comparisons, ties half"
+    return f"{says[0].upper()}{says[1:]}: {wins}."

@@ -42,6 +42,7 @@ SIDES = {
 }
 UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}  # groups whose tasks are a draw from those that nobody trained on
 ENOUGH_PROMPTS = 800
+ENOUGH_PAIRS = 100  # held out: of fewer an interval is wider than ±10 points
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
 

@@ -21,11 +21,11 @@ from stages.config.blocks.labels import Label, Voter
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key, decided, key_of, set_aside
 from stages.labelers.human import judgements as of_people
-from stages.labelers.labeler import Labeler, OfWholePools, Pool
+from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import Question, overlapping, question
 from stages.labelers.people.server import answered
-from stages.store.records import Candidate, Judgement, content_id, load
+from stages.store.records import Candidate, Example, Judgement, content_id, load
 from stages.store.workspace import Work
 
 WORDS = {1: "a", 0: "tie", -1: "b"}
@@ -117,7 +117,7 @@ def joint_verdict(members: Sequence[Member], a: Candidate, b: Candidate) -> Join
     return Joined(a.prompt_id, of, votes, word, max(0.0, square - mean**2))
 
 
-class Ensemble(OfWholePools, Labeler):
+class Ensemble(Labeler):
     """Joins what other label nodes say."""
 
     name = "ensemble"
@@ -125,6 +125,10 @@ class Ensemble(OfWholePools, Labeler):
     def __init__(self, cfg: Label, out: Work):
         self.cfg, self.out, self.told = cfg, out, dict[str, Any]()
         self.said = dict[str, list[Judgement]]()
+
+    @classmethod
+    def of(cls, cfg: Label, out: Work) -> "Ensemble":
+        return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """The pool that all members judged; their judgements are read beside it.
@@ -137,6 +141,9 @@ class Ensemble(OfWholePools, Labeler):
             if voter.veto is not None and any(j.preference for j in its):
                 raise UserError(f"label.ensemble.members[{i}].veto goes by a score, and {voter.labeler} gives none.")
         return super().pool(inputs)
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.judge_all(Pool([prompt], candidates))
 
     def figures(self) -> dict[str, Any]:
         return {"ensemble": self.told}

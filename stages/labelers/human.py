@@ -8,28 +8,32 @@ people come together as their majority; where no verdict has one, they have seen
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
-from stages.labelers.labeler import Labeler, OfWholePools, Pool
+from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, different, drawn
 from stages.labelers.people.server import answered
 from stages.labelers.people.session import Answer
-from stages.store.records import Judgement
+from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import Work
 
 
-class People(OfWholePools, Labeler):
+class People(Labeler):
     """Asks people which of a prompt's candidates is best."""
 
     name = "human"
 
     def __init__(self, cfg: Label, out: Work):
         self.cfg, self.out = cfg.human, out
+
+    @classmethod
+    def of(cls, cfg: Label, out: Work) -> "People":
+        return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """The candidates that people are asked about, and a line of what is left out.
@@ -53,6 +57,9 @@ class People(OfWholePools, Labeler):
         )
         prompts = [prompt for prompt in given.prompts if prompt.id in asked]
         return Pool(prompts, [c for c in given.candidates if c.candidate_id in shown], told=[told])
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Judgements when everything is answered, by people here or in a file."""

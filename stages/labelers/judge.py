@@ -9,7 +9,7 @@ one of them gives no verdict on is missing. What is no verdict is missing, with 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from statistics import fmean
@@ -21,7 +21,7 @@ from stages.config.errors import UserError
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import answers
-from stages.labelers.labeler import Labeler, OfWholePools, Pool, compared
+from stages.labelers.labeler import Labeler, Pool, compared
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
 from stages.store.numbers import numbered
@@ -40,7 +40,7 @@ class Vote(NamedTuple):
     raw: Any = None  # its replies
 
 
-class Jury(OfWholePools, Labeler):
+class Jury(Labeler):
     """Asks every judge about every candidate, or about two of a prompt's candidates at a time."""
 
     name = "judge"
@@ -50,6 +50,13 @@ class Jury(OfWholePools, Labeler):
         self.max_failed, self.differ = cfg.max_failed, 0
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
+
+    @classmethod
+    def of(cls, cfg: Label, out: Work) -> "Jury":
+        return cls(cfg, out)
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements in the order in which they are made.
@@ -135,8 +142,11 @@ class Jury(OfWholePools, Labeler):
             return judgement(raw=self.said(votes), error=error)
         self.differ += len({vote.value for vote in given}) > 1
         most, count = Counter(vote.value for vote in given).most_common(1)[0]
-        preference, agrees = most if 2 * count > len(given) else "tie", all(vote.agrees for vote in given)
-        return judgement(preference=preference, order_swapped_agrees=agrees, raw=self.said(votes))
+        return judgement(
+            preference=most if 2 * count > len(given) else "tie",
+            order_swapped_agrees=all(vote.agrees for vote in given),
+            raw=self.said(votes),
+        )
 
     async def score(self, judge: Client, prompt: Example, candidate: Candidate) -> Vote:
         found, said, error = await self.asked(judge, prompt, [candidate.text])

@@ -1,10 +1,10 @@
 """The protocol of labelers, which turn candidates into judgements, and which candidates are shown together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
@@ -79,19 +79,6 @@ class Labeler(ABC):
                     judgements = [Judgement(prompt.id, self.name, c.candidate_id, error=reason) for c in candidates]
                 yield from judgements
                 progress.update()
-
-
-class OfWholePools:
-    """Of labelers of ours that are made with their block, and whose `judge_all` is asked about all prompts at once."""
-
-    judge_all: Callable[[Pool], Iterator[Judgement]]
-
-    @classmethod
-    def of(cls, cfg: Label, out: Work) -> Self:
-        return cls(cfg, out)  # type: ignore[call-arg]
-
-    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
-        return self.judge_all(Pool([prompt], candidates))
 
 
 def chosen(cfg: Label, out: Work) -> Labeler:

@@ -5,7 +5,7 @@ candidates: a quantile, and a margin is a difference of two.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.config.blocks.labels import Label
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.labelers.labeler import Labeler, OfWholePools, Pool
+from stages.labelers.labeler import Labeler, Pool
 from stages.models import contract, hub
 from stages.models.contract import Contract
 from stages.models.loading import context_of, device_of, load_reward_model, load_tokenizer, sampled_as
@@ -30,7 +30,7 @@ from stages.store.workspace import Work
 Read = tuple[Candidate, list[int]]
 
 
-class RewardModel(OfWholePools, Labeler):
+class RewardModel(Labeler):
     """Scores every candidate by one model, the rewards of which are kept over a kill."""
 
     name = "reward_model"
@@ -42,6 +42,10 @@ class RewardModel(OfWholePools, Labeler):
             local = locate(path, "label.reward_model.path")
             self.folder = hub.download(path, self.cfg.revision) if local is None else local
 
+    @classmethod
+    def of(cls, cfg: Label, out: Work) -> "RewardModel":
+        return cls(cfg, out)
+
     def pool(self, inputs: dict[str, Path]) -> Pool:
         if self.cfg.path is None:
             self.folder = inputs["reward"] / "model"
@@ -50,6 +54,9 @@ class RewardModel(OfWholePools, Labeler):
     def figures(self) -> dict[str, Any]:
         """The device, and the model's size where one was loaded: what the time depended on."""
         return {"device": str(device_of(self.cfg.runtime.device)), **self.told}
+
+    def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
+        return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Judgements with the reward in `raw`. A candidate that the model cannot read is missing."""

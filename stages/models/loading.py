@@ -127,7 +127,9 @@ def read(kind: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
     Raises:
         UserError: where the folder cannot be loaded, or config.json describes another model than its weights.
     """
-    load_config(folder)  # transformers reads it again, and then says less of what is wrong with it
+    config = load_config(folder)  # transformers reads it again, and then says less of what is wrong with it
+    if getattr(config, "quantization_config", None):  # which some machines would follow, and others not
+        raise UserError(f"{folder}: config.json names a quantization_config. Save the weights in full precision.")
     options |= AS_IT_IS | {"ignore_mismatched_sizes": True, "output_loading_info": True}
     with of_folder(folder, "the model"):
         model, report = kind.from_pretrained(folder, use_safetensors=True, **options)

@@ -15,6 +15,7 @@ from stages.config.errors import visible
 from stages.store import licences
 from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
+from stages.store.records import Pair, stream
 from stages.store.sealed_json import having, load_json
 
 UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
@@ -84,7 +85,7 @@ def write(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str
     manifests = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
     header, steps = before(manifests, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
-    lesson = trained_on(manifests) if trained else "not trained here"
+    lesson = trained_on(manifests, inputs) if trained else "not trained here"
     steps.append(f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {lesson}")
     header |= {
         "library_name": "transformers",
@@ -131,11 +132,12 @@ def before(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dic
     return metadata_load(card) or {}, [line for line in lines if line.startswith(STEP)]
 
 
-def trained_on(manifests: dict[str, Manifest]) -> str:
+def trained_on(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str:
     """The training data in one line."""
     if "pairs" in manifests:
-        pairs = manifests["pairs"]["metrics"]
-        return f"preference pairs, {pairs['summary']}{licences.told(pairs)}"
+        pairs, first = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
+        source = f" of {first.chosen_policy}" if first.labeler == "dataset" else ""  # the file that they are from
+        return f"preference pairs{source}, {pairs['summary']}{licences.told(pairs)}"
     data, stated = manifests["data"], licences.told(manifests["data"]["metrics"])
     rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
     counted = f"{rows:,} examples, {held_out:,} more held out{stated}"

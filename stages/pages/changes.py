@@ -6,7 +6,6 @@ It is a table whose marks are SVGs without text, placed in percent of their widt
 from typing import Any
 
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import PRIMARY
 from stages.pages.glossary import in_words
 from stages.pages.headline import counted
 
@@ -19,11 +18,11 @@ TITLES = {
 UNTAUGHT = "Seen: tasks of the kinds that training prompts could be made of; nothing was trained on them here"
 
 
-def chart(sides: dict[str, dict[str, Any]], taught: str = "it") -> dict[str, Any]:
-    """`sides`: kinds or tasks by side, each with its rates; `taught`: what learnt from tasks like the seen ones, or
-    nothing. Gives the scale's end in points and, by the title of the side, rows from most gained to most lost, with
-    places in percent of the track."""
-    rows = [row[PRIMARY] for kinds in sides.values() for row in kinds.values()]
+def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any]:
+    """`by`: kinds or tasks; `taught`: what learnt from tasks like the seen ones, or `nothing here`. Gives the scale's
+    end in points and, by the title of the side, rows from most gained to most lost, placed in percent of the track."""
+    sides, main = results[by], results["main_difference"]
+    rows = [row[main] for kinds in sides.values() for row in kinds.values()]
     widest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
     end = next(end for end in (0.1, 0.2, 0.3, 0.5, 0.75, 1) if end >= min(widest, 1))
 
@@ -31,14 +30,14 @@ def chart(sides: dict[str, dict[str, Any]], taught: str = "it") -> dict[str, Any
         return round(50 + 50 * max(-1.0, min(1.0, difference / end)), 2)
 
     def drawn(name: str, row: dict[str, Any]) -> dict[str, Any]:
-        delta = row[PRIMARY]
+        delta = row[main]
         places = {f"at_{which}": place(delta[which]) for which in ("low", "mean", "high")}
         return {**row, "name": in_words(name), "delta": delta, **places}
 
     return {
         "end": round(100 * end),
         "sides": {
-            (UNTAUGHT if taught == "nothing" and side == "seen" else TITLES[side]): sorted(
+            (UNTAUGHT if taught == "nothing here" and side == "seen" else TITLES[side]): sorted(
                 (drawn(*item) for item in kinds.items()), key=lambda row: (-row["delta"]["mean"], row["name"])
             )
             for side, kinds in sides.items()
@@ -46,34 +45,34 @@ def chart(sides: dict[str, dict[str, Any]], taught: str = "it") -> dict[str, Any
     }
 
 
-def conclusion(sides: dict[str, dict[str, Any]], policy: str) -> str:
-    """How many kinds of each side are clear of no change. `policy`: its title."""
-    told = []
-    for side, kinds in sides.items():
-        better = sum(row[PRIMARY]["low"] > 0 for row in kinds.values())
-        worse = sum(row[PRIMARY]["high"] < 0 for row in kinds.values())
-        of = f"{counted(len(kinds), 'kind')} of {side} tasks"
-        told.append(f"Of {of}, {policy} is better on {better} and worse on {worse}.")
-    return f"{' '.join(told)} On the others the interval holds 0; of so many, some are clear of 0 by chance."
+def conclusion(results: dict[str, Any]) -> str:
+    """Return how many kinds of each side are clear of no change."""
+    sentences, main = [], results["main_difference"]
+    for side, kinds in results["kinds"].items():
+        better = sum(row[main]["low"] > 0 for row in kinds.values())
+        worse = sum(row[main]["high"] < 0 for row in kinds.values())
+        sentences.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}.")
+    return f"{' '.join(sentences)} The other intervals hold 0; of so many, some are clear of it by chance."
 
 
-def single(sides: dict[str, dict[str, Any]]) -> str:
+def single(results: dict[str, Any]) -> str:
     """The single tasks that are clear of no change, which a mean over a kind hides, and on how many unseen ones no
     model passes any prompt."""
-    rows = [(name, row, Interval(**row[PRIMARY])) for tasks in sides.values() for name, row in tasks.items()]
+    sides, main, before = results["tasks"], results["main_difference"], results["before"]
+    rows = [(name, row, Interval(**row[main])) for tasks in sides.values() for name, row in tasks.items()]
     told = []
     for word, clear in (("better", [r for r in rows if r[2].low > 0]), ("worse", [r for r in rows if r[2].high < 0])):
         if clear:
             most = sorted(clear, key=lambda r: -abs(r[2].mean))[:NAMED]
             those = ", ".join(
-                f"“{in_words(name)}” ({row['sft']['mean']:.0%} → {row['policy']['mean']:.0%} of {row['prompts']})"
+                f"“{in_words(name)}” ({row[before]['mean']:.0%} → {row['policy']['mean']:.0%} of {row['prompts']})"
                 for name, row, _ in most
             )
             more = f" and {len(clear) - NAMED} more" if len(clear) > NAMED else ""
             told.append(f"{word} on {those}{more}")
     found = [f"By themselves, of {len(rows)} tasks: {'; '.join(told)}."] if told else []
     unseen = list(sides.get("unseen", {}).values())
-    never = sum(row["sft"]["mean"] == row["policy"]["mean"] == 0 for row in unseen)
+    never = sum(row[before]["mean"] == row["policy"]["mean"] == 0 for row in unseen)
     if never:
         found.append(f"On {never} of {counted(len(unseen), 'unseen task')} neither passes any prompt.")
     return " ".join(found)

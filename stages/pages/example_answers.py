@@ -1,55 +1,95 @@
 """The answers that the report shows: models side by side, and one model over the steps of its training."""
 
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from stages.evaluation.asked import prompts_of
+from stages.evaluation.judged import Comparison
 from stages.evaluation.outcomes import read_answers
+from stages.pages.settings_table import model_nodes
 from stages.store.manifest import Manifest
-from stages.store.records import Example, content_id, stream
+from stages.store.records import Example, content_id, load
 from stages.store.training_samples import Sample, read_samples
 from stages.tasks.checks import share_passed
 
+WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}
+ASKED = {"answer_held_out": "pairs", "answer_judged": "judged_prompts", "answer": "data"}  # and who has the prompts
 
-def side_by_side(inputs: dict[str, Path], models: dict[str, str], count: int) -> dict[str, list[dict[str, Any]]]:
-    """`count` prompts under each heading, by what the policy changed in the share of checks that SFT passed, then by
-    content: no choice. `models`: role and title."""
-    answers, _ = read_answers({role: inputs[f"answer_{role}"] for role in models})
-    examples = {e.id: e for e in stream(inputs["data"] / "examples.parquet", Example) if e.id in answers["sft"]}
-    shown: list[dict[str, Any]] = []
-    for prompt_id in sorted(answers["sft"], key=content_id):
-        example = examples[prompt_id]
-        given = {role: answers[role][prompt_id].text for role in models}
-        score = {role: share_passed(example.checks, text) for role, text in given.items()}
-        passed = {role: s == 1 for role, s in score.items()}
-        change = score["policy"] - score["sft"]
-        shown.append({"example": example, "answers": given, "passed": passed, "change": change})
-    fixed = [s for s in shown if s["passed"]["policy"] and not s["passed"]["sft"]]
-    broken = [s for s in shown if s["passed"]["sft"] and not s["passed"]["policy"]]
-    alike = [s for s in shown if s["passed"]["sft"] == s["passed"]["policy"]]
-    sft, policy = models["sft"], models["policy"]
-    headings = {
-        f"Most improved, of {len(fixed)} that {policy} gets right and {sft} did not": sorted(
-            fixed, key=lambda s: -s["change"]
-        ),
-        f"Most damaged, of {len(broken)} that {sft} got right and {policy} does not": sorted(
-            broken, key=lambda s: s["change"]
-        ),
+
+class Shown(NamedTuple):
+    """A prompt, of each model its role, title and answer, and by role what share of the prompt's checks it passes."""
+
+    prompt: Example
+    answers: list[tuple[str, str, str]]
+    shares: dict[str, float]
+
+
+def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: int) -> dict[str, list[Shown]]:
+    """`count` prompts under each heading: by what was judged of them, by what the policy changed in the share of
+    checks that were passed before, or as they are; then by content: no choice."""
+    headings, models = dict[str, list[Shown]](), results["models"]
+    for against, comparison in results["judged"].items():
+        if f"judged_{against}" in inputs:  # else it waits for people, or all answers are alike
+            titles = {against: comparison["title"], "policy": models["policy"]}
+            headings |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles)
+    for name, source in ASKED.items():
+        if f"{name}_policy" not in inputs:
+            continue
+        answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
+        examples = {e.id: e for e in prompts_of({"pairs" if source == "pairs" else "data": inputs[source]})}
+        prompts = [
+            side(examples[i], {role: answers[role][i].text for role in models}, models)
+            for i in sorted(answers["policy"], key=content_id)
+        ]
+        if not headings and (plain := [s for s in prompts if not s.shares]):
+            headings[f"{len(plain)} prompts {'of held-out pairs' if source == 'pairs' else 'without checks'}"] = plain
+        headings |= by_checks([s for s in prompts if s.shares], results)
+    return {heading: prompts[:count] for heading, prompts in headings.items() if prompts}
+
+
+def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> Shown:
+    shares = {role: share_passed(prompt.checks, text) for role, text in texts.items() if prompt.checks}
+    return Shown(prompt, [(role, titles[role], text) for role, text in texts.items()], shares)
+
+
+def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[Shown]]:
+    """Prompts by what was judged of the policy's answer beside the other's. `titles`: of the other, then of it."""
+    comparison, headings = Comparison.read(versus, label), dict[float, list[Shown]]()
+    examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
+    first, second = titles
+    for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
+        sides = side(examples[policy.prompt_id], {first: other.text, second: policy.text}, titles)
+        headings.setdefault(comparison.won(policy, other), []).append(sides)
+    return {
+        f"Judged {WON[won]} {titles[first]}: {len(headings[won])}": headings[won] for won in WON if won in headings
+    }
+
+
+def by_checks(prompts: list[Shown], results: Mapping[str, Any]) -> dict[str, list[Shown]]:
+    """Prompts with checks by what the policy changed, the most changed first."""
+    role, (before, policy) = results["before"], [results["models"][role] for role in (results["before"], "policy")]
+    changed = sorted(prompts, key=lambda s: s.shares[role] - s.shares["policy"])
+    fixed = [s for s in changed if s.shares["policy"] == 1 > s.shares[role]]
+    broken = [s for s in reversed(changed) if s.shares[role] == 1 > s.shares["policy"]]
+    alike = [s for s in prompts if (s.shares[role] == 1) == (s.shares["policy"] == 1)]
+    return {
+        f"Most improved, of {len(fixed)} that {policy} gets right and {before} did not": fixed,
+        f"Most damaged, of {len(broken)} that {before} got right and {policy} does not": broken,
         f"Alike, of {len(alike)} on which both pass or both fail": alike,
     }
-    return {heading: prompts[:count] for heading, prompts in headings.items() if prompts}
 
 
 def strips(inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str, str]) -> list[dict[str, Any]]:
     """Of every model that answered while it was trained: its title, what it began as, and a strip for each prompt.
     `models`: role and title."""
     found = []
-    for role, title in models.items():
-        name = nodes["eval"]["inputs"][role]["stage"] if role == "policy" else role
-        if role != "base" and (samples := read_samples(inputs[name])):
+    for role, name in model_nodes(nodes, models).items():
+        if samples := read_samples(inputs[name]):
             by_prompt = groupby(sorted(samples, key=lambda s: (s.id, s.step)), key=lambda s: s.id)
             prompts = [strip([*answers]) for _, answers in by_prompt]
-            found.append({"title": title, "start": start(nodes, name), "prompts": prompts})
+            found.append({"title": models[role], "start": start(nodes, name), "prompts": prompts})
     return found
 
 

@@ -1,36 +1,37 @@
 """The fixed words of pages: the report's sections, what the models are, terms of the field, and kinds of task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-CONTENTS = {
-    "settings": "Settings",
-    "results": "Results",
-    "roles": "Which model is which",
-    "control": "Against the control",
-    "retention": "What was kept",
-    "seeds": "Over seeds",
-    "kinds": "What changed, by kind",
-    "proportion": "Endings and wordings",
-    "answers": "Answers side by side",
-    "curves": "Training",
-    "samples": "Samples while it trained",
-    "tokens": "A training example, token by token",
-    "labels": "Labels and pairs",
-    "reward": "The reward model",
-    "why": "Why?",
-    "lineage": "Lineage and cost",
-    "words": "Terms",
+CONTENTS = {  # titles, and what is folded under a conclusion
+    "results": ("Checks", "rates by group of prompts"),
+    "learnt": ("What was learnt of held-out pairs", "by log-ratio, log-prob and length"),
+    "judged": ("Judged side by side", "win rates, and judges that read nothing"),
+    "outside": ("On labelled sets from outside", "rates by set"),
+    "retention": ("What was kept", "claims and tests"),
+    "seeds": ("Over seeds", "rates over seeds, and seed by seed"),
+    "kinds": ("What changed, by kind", "a chart by kind, and by task"),
+    "proportion": ("Length, endings and wordings", "tokens, endings, loops, KL, wordings"),
+    "answers": ("Answers side by side", "more answers"),
+    "why": ("Why?", "what was measured, and what is normal"),
+    "labels": ("Labels and pairs", "figures, strategies, the first pair"),
+    "curves": ("Training", "curves, samples, a training example"),
+    "reward": ("The reward model", "accuracy, calibration, best of n"),
+    "settings": ("Settings", "all settings that decide the result"),
+    "lineage": ("Lineage and cost", "every node, and the command that makes it again"),
+    "words": ("Models and terms", "models and terms"),
 }
+NOT_ASKED_FOR = "On generated tasks, which your preferences are not about"
 
 ROLES = {
     "base": "The start weights, before anything here was trained; asked in their own chat template, or as plain text "
     "where they have none.",
     "sft": "Supervised fine-tuning (SFT) of the base: trained to write the answers that it was given.",
-    "control": "SFT trained further on the chosen answers alone: what the same labels do without preferences.",
+    "control": "SFT trained further on the chosen answers alone, in the same order and as many steps: what the same "
+    "labels do without preferences.",
     "policy": "The result: SFT trained further on pairs, to prefer the chosen answer to the rejected one.",
+    "other": "A model as it came, under the chat template of its own: no SFT was done here.",
 }
-
-AS_IT_CAME = "The model as it came, under the chat template of its own: no SFT was done here, and DPO starts from it."
 
 GLOSSARY = {
     "held out": "Of prompts and pairs: kept away from training, so that they tell what was learnt and not remembered.",
@@ -40,7 +41,7 @@ GLOSSARY = {
     "interval": "Of 100 evaluations 95 have the true difference in it: of trained tasks that on all such prompts, "
     "of untrained ones that on all tasks like these. One that holds 0 tells no change from chance. It is for these "
     "checkpoints: training again with other seeds is not in it.",
-    "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from those of SFT.",
+    "KL": "Kullback-Leibler divergence: how far a model's next-token distributions are from another's.",
     "log-prob": "The logarithm of a probability, in nats: 0 is certain, −0.7 is one in two.",
     "DPO": "Direct preference optimisation: raises the probability of chosen answers against rejected ones.",
     "beta": "How strongly DPO is held to its reference: the higher, the less it moves.",
@@ -85,9 +86,12 @@ KINDS = {
 }
 
 
-def contents(absent: set[str], first: Sequence[str] = ()) -> dict[str, str]:
-    """Names and titles of the sections that a report has, in their order; `first`: those that come before all."""
-    return {name: CONTENTS[name] for name in dict.fromkeys([*first, *CONTENTS]) if name not in absent}
+def contents(conclusions: Mapping[str, Any], gives_verdict: Sequence[str], helped: bool) -> dict[str, tuple[str, ...]]:
+    """Title, name of the details and conclusion of the sections that have one, in their order: first the parts of the
+    verdict, and why, where it did not help."""
+    first = ["results" if part == "checks" else part for part in gives_verdict] + ["why"] * (not helped)
+    titles = CONTENTS | ({} if "results" in first else {"results": (NOT_ASKED_FOR, CONTENTS["results"][1])})
+    return {n: (*titles[n], conclusions[n]) for n in dict.fromkeys([*first, *CONTENTS]) if conclusions[n]}
 
 
 def in_words(name: str) -> str:

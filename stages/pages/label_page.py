@@ -83,6 +83,7 @@ def headline(labelling: Labelling, known: dict[str, Any], metrics: dict[str, Any
     prompts, ties = counted(len(labelling.prompts), "prompt"), sum(j.preference == "tie" for j in labelling.given)
     compared = counted(len(labelling.judgements), "comparison")
     counts = f"{counted(len(labelling.given) - ties, 'preference')}, {counted(ties, 'tie')}"
+    counts = "all ties" if ties and ties == len(labelling.given) else counts
     told = [f"{compared} on {prompts}, by {metrics['labeler']}: {counts}"]
     if (average := labelling.mean_score()) is not None:
         answers = counted(sum(map(len, labelling.scored.values())), "answer")

@@ -1,6 +1,7 @@
 """The settings that decide what comes out, from the manifests: what two reports that differ should be read by."""
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
@@ -9,22 +10,48 @@ from stages.store.manifest import Manifest
 COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "answer_policy": "answers", "eval": "evaluation"}
 
 
+def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, str]:
+    """The name of the node of every evaluated model, by role."""
+    names = {manifest["fingerprint"]: name for name, manifest in reversed(nodes.items())}
+    return {role: names[nodes["eval"]["inputs"][role]["fingerprint"]] for role in roles}
+
+
+def learns(model: Manifest) -> bool:
+    """Return whether the stage of a model trained it: a base is as it came, and so is an SFT under `sft=none`."""
+    return model["stage"] != "base" and bool(model["settings"].get("train", True))
+
+
+def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
+    """Return what was trained on what, in a sentence to read a verdict with. `models`: role and title."""
+    policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
+    if "other" in models:
+        return f"{models['other']} and {title} are models as they came."
+    start = f"{model(nodes['base'])}, {f'trained on {learnt_from(nodes)}' if learns(nodes['sft']) else 'as it came'}"
+    if "pairs" not in policy["inputs"]:
+        return f"{title} is {start}."
+    learnt = pairs(nodes["pairs"], nodes["label"])
+    return f"{title} is {models['sft']} trained further on pairs ({learnt}); {models['sft']} is {start}."
+
+
 def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: list[int]) -> dict[str, str]:
-    """Names and values in a few words each. `policy`: the manifest of the last objective, `title` its name."""
-    told = {"model": model(nodes["base"]), "precision": precision(nodes), "computed on": machines(nodes)}
+    """Names and values in a few words each. `policy`: the manifest of the policy, `title` its name."""
+    models = " against ".join(model(nodes[role]) for role in ("base", "other") if role in nodes)
+    told = {"model": models, "precision": precision(nodes), "computed on": machines(nodes)}
     told["SFT"] = sft(nodes["sft"], learnt_from(nodes))
     if "sample" in nodes:
         told["candidates"] = candidates(nodes["sample"])
     if "pool" in nodes:
         told["candidates"] = pool(nodes["pool"])
-    told["pairs"] = pairs(nodes["pairs"], nodes["label"])
+    if "pairs" in policy["inputs"]:
+        told["pairs"] = pairs(nodes["pairs"], nodes["label"])
+        told[title] = objective(policy)
     earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
     if earlier:
         told["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are told of the last"
-    told[title] = objective(policy)
     if "control" in nodes:
         told["control"] = training(nodes["control"])
-    told["seeds" if len(seeds) > 1 else "seed"] = ", ".join(map(str, seeds))
+    if seeds:
+        told["seeds" if len(seeds) > 1 else "seed"] = ", ".join(map(str, seeds))
     return told
 
 

@@ -13,10 +13,10 @@ def refuse(cfg: Config) -> None:
     """Raise UserError for the first thing that is wrong with `eval.judged`, or for an `align=none` that compares
     nothing."""
     judged = cfg.eval.judged
-    known = [NOBODY, *(word for word in plugins.words("labelers", "Labeler") if word not in LABELED)]
-    one_of("eval.judged.labeler", [str(judged.labeler)], known)
-    given = cfg.align is Align.none and not cfg.sft.train  # the policy is a model that came as it is
-    if given and not judged.folders:
+    labelers = [NOBODY, *(word for word in plugins.words("labelers", "Labeler") if word not in LABELED)]
+    one_of("eval.judged.labeler", [str(judged.labeler)], labelers)
+    untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is a model that came as it is
+    if untrained and not judged.folders:
         raise UserError(
             "align=none sft=none trains nothing, so that there is nothing to compare: eval.judged.against=[FOLDER] "
             "names another model."
@@ -25,7 +25,7 @@ def refuse(cfg: Config) -> None:
         return
     roles = [Role.base, Role.sft, *([Role.control] if cfg.control else []), REFERENCE]
     if cfg.align is Align.none:
-        roles = [Role.sft, REFERENCE] if given else [Role.base, Role.sft, REFERENCE]
+        roles = [Role.sft, REFERENCE] if untrained else [Role.base, Role.sft, REFERENCE]
     for i, name in enumerate(judged.against):
         if name in judged.against[:i]:
             raise UserError(f"eval.judged.against[{i}]={name} stands there twice: name it once.")

@@ -128,7 +128,8 @@ def together(cfg: Config) -> None:
 def given(cfg: Config) -> None:
     """What a run starts from: model, data, labels."""
     assert cfg.data.tasks is not None  # `refuse` told it before
-    if not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
+    read = cfg.sft.train or not cfg.own_prompts  # else nothing asks for data
+    if read and not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data has neither tasks nor sources. Name a file: 'data.sources=[{path: FILE}]'.")
     if cfg.data.tasks.open_sft and cfg.sft.demonstrations is Demonstrations.given:
         raise UserError(

@@ -13,54 +13,9 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
 from stages.store.records import AND, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
-from stages.tasks import topics as groups
 from stages.tasks.constraint import Constraint, Side, clash, known_constraints
+from stages.tasks.topics import ACTS
 
-# Per act: its name and topics, then its wordings, "|" between them. None limits length, form or words: others do that.
-WORDINGS = """
-# explain PROCESSES: Explain {topic}.|Can you tell me {topic}?|I have never understood {topic}. What is behind it?|
-Somebody at school asked {topic}. What is the answer?|I would like to know {topic}.|Please explain to me {topic}.
-# describe SUBJECTS: Describe {topic}.|Write a description of {topic}.|How would you describe {topic}?|
-Help a reader imagine {topic}.|What comes to mind when you think of {topic}?|I would like to hear about {topic}.
-# advise SKILLS: Give me some advice on {topic}.|What would you tell a beginner about {topic}?|
-I need help with {topic}. What do you suggest?|A friend asked me for tips on {topic}. What should I say?|
-Which mistakes do people make when {topic}, and how can I avoid them?|I am not good at {topic}. What would help?
-# list_ideas IDEAS: Name some ideas for {topic}.|What could make {topic} easier? Collect some ideas.|
-I am looking for ideas for {topic}.|Which things might help with {topic}?|Think of tricks that are useful for {topic}.|
-Suggest a few ways of going about {topic}.
-# compare COMPARED: Compare {a} with {b}.|How do {a} and {b} differ?|What sets {a} apart from {b}?|
-What do {a} and {b} have in common, and where do they differ?|Somebody asked me about {a} and {b}. Compare them.|
-Tell me what you like about {a} and what you like about {b}.
-# letter OCCASIONS: Write a letter {topic}.|Draft an email {topic}.|Help me write a letter {topic}.|
-I need the text of an email {topic}.|What could I write in an email {topic}? Give me the text.|
-Compose a friendly letter for this occasion: {topic}.
-# story TALES: Write a story about {topic}.|Tell me a story about {topic}.|Make up a tale about {topic}.|
-Invent a story in which we meet {topic}.|I would like to read a story about {topic}. Can you write it?|
-My daughter wants a bedtime story, and it has to be about {topic}.
-# post POSTS: Write a blog post about {topic}.|Draft a post for social media about {topic}.|
-I want to tell my followers about {topic}. Write the post.|My blog needs something new: a post about {topic}.|
-What could I post online about {topic}? Write it for me.|Turn this into a post for a blog: {topic}.
-# recipe DISHES: Give me a recipe for {topic}.|How do I make {topic}?|Write down a recipe for {topic}.|
-I want to make {topic} tonight. What do I need, and what do I do?|Teach me to make {topic}.|
-Friends are coming over, and I would like to serve them {topic}. Do you know a recipe?
-# plan GOALS: Make a plan for {topic}.|How should I go about {topic}? Plan it for me.|Help me plan {topic}.|
-I have set my heart on {topic}. What would a good plan be?|Draw up a plan that leads to this: {topic}.|
-My project is {topic}. Which steps should I plan?
-# role ROLES: You are {role}. A visitor asks {question}. What do you say?|
-Speak as {role}, and let a guest know {question}.|Imagine that you are {role}, and tell a visitor {question}.|
-Play {role}: I come along and want to know {question}.|Answer as {role} would when asked {question}.|
-Pretend to be {role}. Somebody would like to hear {question}.
-# summarise TEXTS: Summarise this text:\n{text}|{text}\nSum this up for me.|What is the essence of this text?\n{text}|
-What are the main points of the following text?\n{text}|I have no time to read this. What is it about?\n{text}|
-Here is a text:\n{text}\nWhat is the gist of it?
-# rewrite TEXTS: Rewrite this text for young children:\n{text}|Turn this into a news item:\n{text}|
-{text}\nTell this again as gossip over a garden fence.|How would a fairy tale put this?\n{text}|
-Rewrite the following in the formal style of an official report:\n{text}|
-Here is a text:\n{text}\nRewrite it more politely, as a kind host would tell it to guests.
-# review REVIEWED: Write a review of {topic}.|What would a customer say about {topic}? Write the review.|
-Imagine that you have tried {topic}, and review it.|Somebody was disappointed with {topic}. Write the review.|
-Review {topic} for a local magazine.|Write the review that a delighted customer might leave for {topic}.
-"""
 STOP = """
 about after again against along also always among another anyone around asked asking asks away because becomes been
 before begin being beside besides both came come comes could does doing down during each evening ever every everything
@@ -75,10 +30,6 @@ what when where whether which while whose will with without work working works w
 BARE = re.compile(
     r"(?=.{0,2}[aeiouy])(.{3,}?)((?<=(.))\3ing|ing|ies|(?<=[sxh])es|(?<![su])s|(?<![aeiou])y|(?<=....)e)$"
 )
-ACTS: dict[str, tuple[tuple[str, ...], list[str]]] = {
-    head.split()[0]: (tuple(form.strip() for form in forms.split("|")), vars(groups)[head.split()[1]])
-    for head, _, forms in (act.strip().partition(": ") for act in WORDINGS.split("#")[1:])
-}
 # Whose kinds each group of prompts asks for. Test kinds of areas that have no trained kind are a group of their own.
 SIDES: dict[str, Side | None] = {
     "open_test": Side.train,

@@ -89,10 +89,7 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
             ("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"),
             "dpo.runtime.token_budget=99 is for dpo.runtime.micro_batch=auto",
         ),
-        (
-            ("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"),
-            "Set a number",
-        ),
+        (("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"), "Set a number"),
         (("data=file",), "data has neither tasks"),
         (("model.path=nowhere.gguf",), "model.path=nowhere.gguf: no such file"),
         (("label=dataset",), "label=dataset needs label.path"),

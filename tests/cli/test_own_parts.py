@@ -195,11 +195,7 @@ def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, mine: Path, 
         ("score=(1", "score=(2", "label.own: the labeler mine"),
         ("c.candidate_id, score", "'x', score", "the labeler mine judges"),
         ("score=(1 + self.sign", "score=(1 + self.sing", "could not be judged"),
-        (
-            "for i, c in enumerate(candidates)",
-            "for i, c in []",
-            "most often (192 times)",
-        ),
+        ("for i, c in enumerate(candidates)", "for i, c in []", "most often (192 times)"),
     ],
 )
 def test_what_is_wrong_with_it_is_told(before: str, after: str, told: str, mine: Path, chain: Chain) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,9 +118,12 @@ def test_no_filter_of_a_recipe_meets_the_preferences_of_others(recipe: str) -> N
     assert chosen == block("pairs", "pairs=margin", "~recipe")
 
 
-def test_the_recipe_for_preferences_is_what_the_group_is() -> None:
-    given, typed = settings("recipe=from_preferences", "label.path=x"), settings("label=dataset", "label.path=x")
-    assert given == typed
+def test_the_recipe_for_preferences_is_what_the_group_is_without_the_demos_tests() -> None:
+    recipe, group = settings("recipe=from_preferences", "label.path=x"), settings("label=dataset", "label.path=x")
+    tasks = {name for name, count in vars(recipe.data.tasks).items() if count != vars(group.data.tasks)[name]}
+    assert tasks == {"preference", "open_preference", "test", "unseen_phrasings", "unseen_tasks", "rephrased"}
+    assert not any(vars(recipe.data.tasks)[name] for name in tasks)
+    assert replace(recipe, data=group.data, answer=group.answer) == group
 
 
 @pytest.mark.parametrize("name", ["zephyr_7b", "smollm2_360m", "llama32_1b_qlora", "tulu3_8b"])

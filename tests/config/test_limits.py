@@ -207,10 +207,7 @@ REFUSED = [
     ("sample.rounds=2", "sample.rounds=2: set rounds=2 instead"),
     ("sample=openai", "sample.endpoint.base_url is no address"),
     (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is no address"),
-    (
-        f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1",
-        "base_url holds a user",
-    ),
+    (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a user"),
     (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env is the name"),
     (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: nobody knows what"),
     (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input must be"),
@@ -249,10 +246,7 @@ REFUSED = [
     ("data.sources=README.md", "Write 'data.sources=[{path: README.md}]'."),
     ("data.sources=[README.md]", "Write 'data.sources=[{path: README.md}]'."),
     ("data.sources={path:x}", "Write 'data.sources=[{path:x}]'."),
-    (
-        "dpo.loss_type=simpo",
-        "Did you mean 'ipo'?",
-    ),
+    ("dpo.loss_type=simpo", "Did you mean 'ipo'?"),
     ("seeds=2", "Write 'seeds=[2]'."),
     ("dpo.lora=5", "dpo.lora.rank, dpo.lora.alpha, dpo.lora.target_modules"),
     ("sft.lr=1", "Did you mean 'learning_rate'?"),

@@ -306,10 +306,7 @@ def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(
         one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
         asked(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
         assert sum(rests) < 3 * 1.0, "tokens that were not used are given back"
-    with (
-        running(Model(shout, status=429)) as model,
-        pytest.raises(UserError, match=r" 3600 s\. "),
-    ):
+    with running(Model(shout, status=429)) as model, pytest.raises(UserError, match=r" 3600 s\. "):
         asked(client(model.url, out), [question(20)], out)
     assert retry_after({"retry-after": "2.5"}) == 2.5
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0

@@ -198,10 +198,7 @@ def test_bytes_that_are_no_text_at_all_are_told_as_such(tmp_path: Path) -> None:
 
 def test_rows_by_their_ids_keep_them(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps({"x": ROWS[0], "y": ROWS[1]}))
-    assert [row.value for row in rows_of(tmp_path / "rows.json")] == [
-        {"id": "x", **ROWS[0]},
-        {"id": "y", **ROWS[1]},
-    ]
+    assert [row.value for row in rows_of(tmp_path / "rows.json")] == [{"id": "x", **ROWS[0]}, {"id": "y", **ROWS[1]}]
 
 
 @pytest.mark.parametrize("indent", [None, 1])

@@ -108,11 +108,7 @@ def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
             "better: c | worse: b",
             "the higher one of score_a and score_b was read as better",
         ),
-        (
-            {"prompt": "a", "completion": "b", "label": True},
-            "answer (1): b",
-            "true was read as a good answer",
-        ),
+        ({"prompt": "a", "completion": "b", "label": True}, "answer (1): b", "true was read as a good answer"),
     ]
     for row, example, remark in rows:
         found = read(lines(tmp_path, [row]), Wanted.preferences)

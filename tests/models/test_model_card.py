@@ -105,3 +105,15 @@ def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chai
     assert "step: adapter=lora, learning_rate=0.005" in text["sft"]
     assert "lora={'rank': 16, 'alpha': 32}." in text["sft"]
     assert "step: adapter=continued, loss_type" in text["dpo"]
+
+
+def test_preferences_of_a_file_are_named_by_it(chain: Chain, tmp_path: Path) -> None:
+    file = tmp_path / "private" / "mine.jsonl"
+    file.parent.mkdir()
+    rows = [{"prompt": f"Say {i}", "chosen": f"{i} yes", "rejected": f"{i} no"} for i in range(40)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    line = ("label=dataset", f"label.path={file}")
+    build(chain.root, "stage=dpo", *line)
+    [*_, dpo] = steps_of(chain.folder("dpo", *line))
+    assert "pairs of mine.jsonl, " in dpo and "private" not in dpo
+    assert "mine.jsonl" not in steps_of(chain.folder("dpo"))[-1]

@@ -91,10 +91,7 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain:
     [
         ("sample=file", "sample=file needs sample.file"),
         ("sample.sampler=file", "sample=file needs sample.file"),
-        (
-            "sample=file sample.file=README.md",
-            "label=verifier goes by checks",
-        ),
+        ("sample=file sample.file=README.md", "label=verifier goes by checks"),
         ("sample=file sample.file=README.md label=human sample.pool=[{n:2}]", "sample.file and sample.pool both say"),
         ("sample=file sample.file=none.jsonl label=human", "sample.file=none.jsonl: no such file"),
         (

@@ -100,12 +100,7 @@ CASES = [
 
 @pytest.mark.parametrize(("stage", "file", "how"), CASES)
 def test_damaged_scratch_is_said_and_built_again(
-    stage: str,
-    file: str,
-    how: str,
-    begun: Callable[[str], Chain],
-    killed: Path,
-    caplog: pytest.LogCaptureFixture,
+    stage: str, file: str, how: str, begun: Callable[[str], Chain], killed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     chain = begun(stage)
     node = nodes(chain.root)[stage]

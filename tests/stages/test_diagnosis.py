@@ -52,8 +52,9 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
 
 
 def findings(run: Evidence) -> list[Finding]:
-    """All of them, as if enough pairs had been held out for accuracy to say something."""
-    run = replace(run, dpo=run.dpo | {"held_out": 50})
+    """All of them, as if enough pairs had been held out for accuracy to say something, and a verdict of all parts."""
+    results = run.results | {"gives_verdict": ["checks", "learnt"]}
+    run = replace(run, dpo=run.dpo | {"held_out": 50}, results=results)
     found = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
     assert None not in found
     return found
@@ -126,24 +127,25 @@ def reported(chain: Chain, folder: Path, low: float, high: float) -> str:
 
 def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp_path: Path) -> None:
     without = reported(chain, tmp_path / "without", -0.1, 0.1)
-    assert without.index('id="why"') < without.index('id="results"')
+    assert without.index('id="results"') < without.index('id="why"') < without.index('id="kinds"')
     helped = reported(chain, tmp_path / "helped", 0.05, 0.1)
     assert helped.index('id="why"') > helped.index('id="answers"')
     assert all(page.count('id="why"') == 1 for page in (without, helped))
     assert "too few optimizer steps" in without
     assert "DPO helped. " in helped
     block = helped[helped.index('id="why"') :]
-    assert block.index("<details>") < block.index("<table>"), "folded"
+    assert block.index("<details>") < block.index("<table"), "folded"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_every_measured_value_is_inside_the_window(width: int, chain: Chain, tmp_path: Path) -> None:
     html = reported(chain, tmp_path / "page", -0.1, 0.1)
-    cells = "[...document.querySelectorAll('#why td, #why th')]"
+    cells = "[...document.querySelectorAll('#why td, #why tbody th')]"
     sees = f"{cells}.every(c => c.getBoundingClientRect().right <= innerWidth)"
     page = tmp_path / "page" / "report.html"
-    probe = f"<script>document.title = {sees} ? `sees ${{{cells}.length}}` : 'cut off'</script>"
+    unfold = "document.querySelectorAll('details').forEach(d => d.open = true);"
+    probe = f"<script>{unfold} document.title = {sees} ? `sees ${{{cells}.length}}` : 'cut off'</script>"
     page.write_text(html.replace("</body>", probe + "</body>"))
     dom = browse(page, tmp_path, f"--window-size={width},900", "--dump-dom")
     assert int(re.findall(r"<title>sees (\d+)</title>", dom)[0]) > 20
@@ -155,7 +157,7 @@ def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Pa
     page = chain.root / "report.html"
     html = page.read_text()
     assert "learning rate is too high" in html
-    assert html.index('id="why"') < html.index('id="results"')
+    assert html.index('id="why"') < html.index('id="kinds"')
     block = html.partition('id="why"')[2].partition("</section>")[0]
     numbers = re.findall(r'data-label="(?:measured|normal)">(?:<span[^>]*>)?([^<]*)', block)
     assert len(numbers) > 20
@@ -177,3 +179,57 @@ def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) 
     said = diagnose(enough, "DPO")
     assert not said.found
     assert said.sentence.startswith("Nothing that was measured")
+
+
+def of_a_file(run: Evidence, ratio: tuple[float, float], **changes: object) -> Evidence:
+    """The same run as if its pairs were somebody's own, its SFT model too, and nothing had been asked."""
+    learnt = {"ratio": {"policy": {"mean": sum(ratio) / 2, "low": ratio[0], "high": ratio[1]}}}
+    learnt |= {"pairs": 150, "prompts": 150, "note": ""}
+    empty = {"primary": None, "kl": {}, "stop_rate": {}, "mean_tokens": {}, "groups": {}}
+    results = run.results | empty | {"learnt": learnt, "gives_verdict": ["learnt"]} | changes
+    bare = {name: replace(e, checks=[], source="mine.jsonl") for name, e in run.prompts.items()}
+    return replace(run, drawn=False, sft_trained=False, prompts=bare, results=results)
+
+
+def test_of_preferences_alone_nothing_is_said_of_checks_or_sampling(chain: Chain) -> None:
+    run = evidence(chain)
+    sure = diagnose(of_a_file(run, (0.7, 0.9)), "DPO")
+    assert sure.helped and sure.sentence.startswith("DPO learnt the preferences")
+    unsure = diagnose(of_a_file(run, (0.4, 0.6)), "DPO")
+    assert not unsure.helped and "held-out pairs" in {finding.what for finding in (*unsure.found, *unsure.normal)}
+    for finding in (*unsure.found, *unsure.normal):
+        texts = [finding.what, finding.detail]
+        texts += [text for cause in (finding.below, finding.above) if cause for text in (cause.says, cause.advice)]
+        assert not re.search(r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(texts))
+
+
+def test_prompts_without_checks_come_from_where_the_runs_own_do(chain: Chain) -> None:
+    run = replace(of_a_file(evidence(chain), (0.4, 0.6)), drawn=True)
+    advice = [causes.trained_pairs(run), causes.repeated(run), effects.held_out_pairs(run)]
+    assert all("data.sources" in (f.below or f.above).advice for f in advice)
+    assert not any("data.tasks" in (f.below or f.above).advice for f in advice)
+
+
+@pytest.mark.parametrize(
+    ("effect", "helped", "begins"),
+    [
+        ("better", True, "DPO gives the better answers"),
+        ("worse", False, "The likeliest cause"),
+        ("preferred, perhaps for length", False, "The likeliest cause"),
+        ("too few to say", False, "What stands out"),
+        (None, False, "What stands out"),
+    ],
+)
+def test_a_judged_verdict_is_explained_as_it_is(effect: str | None, helped: bool, begins: str, chain: Chain) -> None:
+    comparison = {"waiting": 9, "detectable": 0.1} | ({"effect": effect} if effect else {})
+    judged = of_a_file(evidence(chain), (0.4, 0.6), gives_verdict=["judged"], judged={"sft": comparison})
+    explained = diagnose(judged, "DPO")
+    assert (explained.helped, explained.sentence.startswith(begins)) == (helped, True), explained.sentence
+
+
+def test_of_too_few_pairs_no_cause_is_said_to_be_likely(chain: Chain) -> None:
+    run = of_a_file(evidence(chain), (0.8, 1.0))
+    few = run.results["learnt"] | {"pairs": 26, "note": "too few to say"}
+    explained = diagnose(replace(run, results=run.results | {"learnt": few}), "DPO")
+    assert not explained.helped and "cause" not in explained.sentence
+    assert "held-out pairs" in {finding.what for finding in explained.found}

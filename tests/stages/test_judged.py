@@ -29,14 +29,14 @@ def judge_at(url: str, *more: str) -> list[str]:
 
 
 def results(root: Path, *overrides: str) -> dict[str, Any]:
-    """Of the evaluation under these overrides, which is built first."""
+    """Build the evaluation under these overrides, and return row results."""
     build(root, "stage=eval", *overrides)
     return of_store(root, *overrides)
 
 
 def of_store(root: Path, *overrides: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder(root, "eval", *overrides) / "results.json").read_text())
-    return found
+    evaluation: dict[str, Any] = json.loads((folder(root, "eval", *overrides) / "results.json").read_text())
+    return evaluation
 
 
 def folder(root: Path, name: str, *overrides: str) -> Path:
@@ -56,38 +56,40 @@ def own_prompts(tmp_path: Path, chain: Chain, count: int) -> str:
 def test_the_same_checkpoint_twice_is_even_and_nobody_is_asked(chain: Chain, tmp_path: Path) -> None:
     model = chain.folder("sft") / "model"
     with running(Model(judging(longer))) as server:
-        given = ["align=none", "sft=none", f"model.path={model}", f"eval.judged.against=[{model}]"]
-        found = results(chain.root, *given, *judge_at(server.url), *NO_TESTS, own_prompts(tmp_path, chain, 30))
+        typed = ["align=none", "sft=none", f"model.path={model}", f"eval.judged.against=[{model}]"]
+        evaluation = results(chain.root, *typed, *judge_at(server.url), *NO_TESTS, own_prompts(tmp_path, chain, 30))
         assert server.asked == []
-    [(key, its)] = found["judged"].items()
-    assert (key, its["win_rate"]["mean"], its["effect"]) == ("other", 0.5, "no measurable difference")
-    assert its["alike"] == its["ties"] == its["prompts"] == 30
-    assert found["gives_verdict"] == ["judged"] and "no measurable difference" in found["verdict"]
+    [(key, row)] = evaluation["judged"].items()
+    assert (key, row["win_rate"]["mean"], row["effect"]) == ("other", 0.5, "no measurable difference")
+    assert row["alike"] == row["ties"] == row["prompts"] == 30
+    assert evaluation["gives_verdict"] == ["judged"] and "no measurable difference" in evaluation["verdict"]
 
 
 def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain, tmp_path: Path) -> None:
     prompts = own_prompts(tmp_path, chain, 40)
     with running(Model(judging(longer))) as server:
-        found = results(chain.root, *judge_at(server.url), prompts)
+        evaluation = results(chain.root, *judge_at(server.url), prompts)
         sides = Counter(frozenset(shown(r)[name] for name in "AB") for r in server.asked if not is_probe(r))
-        its = found["judged"]["sft"]
+        row = evaluation["judged"]["sft"]
         typed = [*judge_at(server.url), prompts]
     versus, label = (folder(chain.root, f"{name}_sft", *typed) for name in ("versus", "judged"))
     candidates = load(versus / "candidates.parquet", Candidate)
     pairs = list(zip(candidates[::2], candidates[1::2], strict=True))
-    assert len(pairs) == its["prompts"] == 40
+    assert len(pairs) == row["prompts"] == 40
     assert all((a.policy, b.policy, a.prompt_id) == ("policy", "sft", b.prompt_id) for a, b in pairs)
     assert len({c.candidate_id for c in candidates}) == 80  # equal texts are two candidates
     alike = sum(a.stripped_text == b.stripped_text for a, b in pairs)
-    assert its["alike"] == alike > 20
+    assert row["alike"] == alike > 20
     assert all(len(texts) == 2 for texts in sides)  # nobody is asked about two copies
-    said = {j.prompt_id: j for j in load(label / "judgements.parquet", Judgement)}
-    better = Counter(vars(j).get(str(j.preference)) for j in said.values())
+    judgements = {j.prompt_id: j for j in load(label / "judgements.parquet", Judgement)}
+    better = Counter(vars(j).get(str(j.preference)) for j in judgements.values())
     wins, ties = sum(better[a.candidate_id] for a, _ in pairs), better[None]
-    assert its["win_rate"]["mean"] == pytest.approx((wins + ties / 2) / 40)
-    assert found["gives_verdict"] == ["checks", "judged"]
-    assert found["verdict"].startswith("DPO ") and "The judge prefers" in found["verdict"]  # which loves length
-    assert its["nulls"]["one constant answer"]["mean"] < 1
+    assert row["win_rate"]["mean"] == pytest.approx((wins + ties / 2) / 40)
+    assert evaluation["gives_verdict"] == ["checks", "judged"]
+    assert (
+        evaluation["verdict"].startswith("DPO ") and "The judge prefers" in evaluation["verdict"]
+    )  # which loves length
+    assert row["nulls"]["one constant answer"]["mean"] < 1
 
 
 def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
@@ -96,57 +98,63 @@ def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
     typed = [*PEOPLE, own_prompts(tmp_path, chain, 40)]
     build(chain.root, "stage=eval", *typed)
     waiting = next(load_results(chain.root, waiting=True))
-    its = waiting["judged"]["sft"]
-    assert its["waiting"] == its["prompts"] - its["alike"] > 0
+    row = waiting["judged"]["sft"]
+    assert row["waiting"] == row["prompts"] - row["alike"] > 0
     assert "People have not said yet" in waiting["verdict"]
     with somebody(monkeypatch, lambda question: "a"):
         build(chain.root, "stage=versus", *typed)
     build(chain.root, "stage=eval", *typed)
-    its = of_store(chain.root, *typed)["judged"]["sft"]
-    assert "waiting" not in its and its["judged"] == its["prompts"] and not its["missing"]
+    row = of_store(chain.root, *typed)["judged"]["sft"]
+    assert "waiting" not in row and row["judged"] == row["prompts"] and not row["missing"]
 
 
 def load_results(root: Path, waiting: bool) -> Any:
     every = (json.loads(path.read_text()) for path in root.glob("eval/*/results.json"))
-    return (found for found in every if any("waiting" in its for its in found["judged"].values()) == waiting)
+    return (
+        evaluation for evaluation in every if any("waiting" in row for row in evaluation["judged"].values()) == waiting
+    )
 
 
 def test_labels_of_a_comparison_are_no_labels_of_preferences(chain: Chain) -> None:
     typed = ["eval/judged=reward_model", f"reward.source.path={TOY}"]
     graph = nodes(chain.root, *typed)
-    found = {
+    evaluation = {
         stage: {n.fingerprint for n in targets(settings("recipe=tiny", *typed, f"stage={stage}"), graph)}
         for stage in ("label", "versus")
     }
-    assert graph["judged_sft"].stage == "label" and graph["judged_sft"].fingerprint not in found["label"]
-    assert {graph[name].fingerprint for name in ("versus_sft", "judged_sft", "judged_constant")} <= found["versus"]
+    assert graph["judged_sft"].stage == "label" and graph["judged_sft"].fingerprint not in evaluation["label"]
+    assert {graph[name].fingerprint for name in ("versus_sft", "judged_sft", "judged_constant")} <= evaluation[
+        "versus"
+    ]
     plain = nodes(chain.root)
     assert all(graph[name].fingerprint == plain[name].fingerprint for name in ("sft", "label", "pairs", "dpo"))
-    assert "reward_model" not in graph["eval"].settings["judged"]  # that is of the nodes of its labels
+    assert "reward_model" not in graph["eval"].settings["judged"]  # that is of the nodes of row labels
 
 
 def test_preferences_without_tasks_are_judged_on_the_prompts_of_held_out_pairs(chain: Chain) -> None:
     typed = ["label=dataset", f"label.path={TOY}", "pairs=all", *NO_TESTS, f"reward.source.path={TOY}"]
     typed += ["eval/judged=reward_model", "eval.judged.against=[sft,reference]"]
-    found = results(chain.root, *typed)
+    evaluation = results(chain.root, *typed)
     pairs = folder(chain.root, "pairs", *typed)
-    asked = load(folder(chain.root, "versus_reference", *typed) / "prompts.parquet", Example)
-    assert found["judged"].keys() == {"sft", "reference"} and found["primary"] is None
-    assert found["gives_verdict"] == ["learnt", "judged"]
-    assert {e.reference for e in asked} <= {row["chosen"][0]["content"] for row in rows(pairs / "pairs.parquet")}
-    assert found["shown_on"] == "the prompts of held-out pairs"
+    prompts_asked = load(folder(chain.root, "versus_reference", *typed) / "prompts.parquet", Example)
+    assert evaluation["judged"].keys() == {"sft", "reference"} and evaluation["primary"] is None
+    assert evaluation["gives_verdict"] == ["learnt", "judged"]
+    assert {e.reference for e in prompts_asked} <= {
+        row["chosen"][0]["content"] for row in rows(pairs / "pairs.parquet")
+    }
+    assert evaluation["shown_on"] == "the prompts of held-out pairs"
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    found: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-    return found
+    evaluation: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    return evaluation
 
 
 def test_sft_alone_is_compared_with_the_base(chain: Chain) -> None:
-    found = results(chain.root, "align=none")
-    assert list(found["models"].items()) == [("base", "Base"), ("policy", "SFT")]
-    assert found["main_difference"] == "policy-base" and found["kl"] == {} and found["learnt"] == {}
-    assert found["verdict"].startswith("SFT helped: ")
+    evaluation = results(chain.root, "align=none")
+    assert list(evaluation["models"].items()) == [("base", "Base"), ("policy", "SFT")]
+    assert evaluation["main_difference"] == "policy-base" and evaluation["kl"] == {} and evaluation["learnt"] == {}
+    assert evaluation["verdict"].startswith("SFT helped: ")
     assert refused("recipe=tiny", f"outputs={chain.root}", "align=none", "stage=pairs").endswith("labels nothing.")

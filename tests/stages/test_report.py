@@ -15,9 +15,10 @@ from stages.pages.settings_table import settings as settings_of
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.workspace import Work
-from tests.browser import wrong_with
+from tests.browser import browser, wrong_with
 from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
 
+PHONE, SCREENS = 844, 8  # pixels; of a page as it opens
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
     "\x1b[2J\x9b31m\x00\r\u202eright to left\u2066\u200b\ufeff\u2028\U000e0041"
@@ -57,26 +58,45 @@ def test_a_label_of_any_figure_says_what_it_says() -> None:
 def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     dom = browse(page, tmp_path, "--dump-dom")
     assert "<title>Plumbline report</title>" in dom, "the model's script did not run"
-    for section in (
-        "settings",
-        "results",
-        "roles",
-        "kinds",
-        "proportion",
-        "answers",
-        "curves",
-        "tokens",
-        "labels",
-        "lineage",
-        "words",
-    ):
-        assert f'<section id="{section}">' in dom
+    told = re.findall(r'<section id="(\w+)">\s*<h2>[^<]+</h2>\s*<p>([^<]+)</p>', dom)
+    names = ["results", "why", "kinds", "proportion", "answers", "labels", "curves", "settings", "lineage", "words"]
+    assert [name for name, _ in told if name != "learnt"] == names, "each with a conclusion"
     assert "{{ 7 * 7 }}" in dom
     assert dom.count("<svg") >= 7
 
 
 def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(page: Path, tmp_path: Path) -> None:
     assert wrong_with(page, tmp_path / "browser") == []
+
+
+def test_a_phone_opens_it_on_the_verdict_and_what_to_do_next_and_needs_few_screens(
+    built: Path, tmp_path: Path
+) -> None:
+    """At 390 × 844 pixels, as it opens: all details are folded."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with browser(tmp_path / "browser") as tab:
+        tab.open(built / "report.html", 390)
+        bottom = "document.querySelector('header .steps').getBoundingClientRect().bottom"
+        assert tab.evaluate(bottom) <= PHONE
+        assert tab.evaluate("document.documentElement.scrollHeight") / PHONE <= SCREENS
+        assert not tab.evaluate("document.querySelectorAll('details[open]').length")
+
+
+def test_warnings_that_do_not_change_the_reading_are_folded_where_they_belong(chain: Chain, tmp_path: Path) -> None:
+    def warn(name: str, *warnings: str) -> None:
+        path = chain.folder(name) / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": warnings}))
+
+    warn("eval", "its answers drift", "3 test prompts are in the pairs as well and do not count.")
+    warn("dpo", "steps leave pairs out")
+    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+    report.run(settings("recipe=tiny").report, inputs, Work(tmp_path, lambda m, s: None))
+    top, *parts = (tmp_path / "report.html").read_text().split('<section id="')
+    assert top.count('<p class="warning">') == 1 and "its answers drift" in top
+    sections = {part.partition('"')[0]: part for part in parts}
+    for name, words in (("answers", "do not count"), ("curves", "steps leave pairs out")):
+        assert "<summary>1 warning</summary>" in sections[name] and words in sections[name]
 
 
 def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:
@@ -125,16 +145,16 @@ def test_it_shows_a_training_example_token_by_token(page: Path, chain: Chain) ->
 
 def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None:
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    models = nodes(chain.root)["eval"].config.models
-    shown = side_by_side(inputs, models, 2)
+    results = json.loads((inputs["eval"] / "results.json").read_text())
+    shown = side_by_side(inputs, results, 2)
     expected = {"Most improved": (False, True), "Most damaged": (True, False)}
     assert {heading.split(",")[0] for heading in shown} <= {*expected, "Alike"}
     for heading, prompts in shown.items():
         assert 1 <= len(prompts) <= 2
         for prompt in prompts:
-            passed = prompt["passed"]["sft"], prompt["passed"]["policy"]
+            passed = tuple(prompt.shares[role] == 1 for role in ("sft", "policy"))
             assert passed == expected.get(heading.split(",")[0], (passed[0], passed[0]))
-    assert shown == side_by_side(inputs, models, 2), "chosen by content"
+    assert shown == side_by_side(inputs, results, 2), "chosen by content"
 
 
 def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path) -> None:
@@ -167,7 +187,7 @@ def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
     of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
     for told in of_training:
         assert told in before and told not in page, told
-    assert "nothing was trained on: SFT" in page
+    assert "nothing was trained on them here" in page
     assert "no SFT was done here" in page
     assert "more data.tasks.preference" in before and "more data.tasks.preference" not in page
     card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()

@@ -70,7 +70,7 @@ def page(chain: Chain, tmp_path: Path) -> Path:
 
 def test_what_a_model_said_is_escaped(page: Path, chain: Chain) -> None:
     html = page.read_text()
-    section = html[html.index('<section id="samples">') :].split("</section>")[0]
+    section = html[html.index('<section id="curves">') :].split("</section>")[0]
     assert "<script" not in html
     assert "&lt;script&gt;" in section
     assert "{{ 7 * 7 }}" in section

@@ -89,11 +89,7 @@ def test_weights_that_their_owner_keeps_to_himself_are_named(command: Command, f
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        ("stage=dpo", *TINY, "dpo.beta=0.7"),
-        ("stage=plan", *TINY, "dpo.beta=0.1,0.7", "-m"),
-    ],
+    "line", [("stage=dpo", *TINY, "dpo.beta=0.7"), ("stage=plan", *TINY, "dpo.beta=0.1,0.7", "-m")]
 )
 def test_what_would_write_says_in_one_line_where_it_may_not(line: tuple[str, ...], command: Command) -> None:
     ran = command(*line)

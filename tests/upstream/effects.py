@@ -696,8 +696,7 @@ def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int
 
 
 @effect(
-    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu",
-    put(budget, "COSTLY", {torch.ops.aten.mm.default}),
+    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu", put(budget, "COSTLY", {torch.ops.aten.mm.default})
 )
 def attention_is_computed_once(parts: Parts) -> None:
     first, again = in_forward_and_backward(parts, "_scaled_dot_product_flash_attention_for_cpu", False)

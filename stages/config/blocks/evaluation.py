@@ -1,6 +1,6 @@
 """How models are asked and compared."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from omegaconf import MISSING
 
@@ -55,21 +55,10 @@ class Judged:
     @property
     def label(self) -> Label:
         """The block of the labels of a comparison."""
-        return Label(
-            labeler=str(self.labeler) if self.labeler != NOBODY else BESIDE_OWN,
-            own=self.own,
-            path=None,
-            revision=None,
-            hub_split="train",
-            max_failed=self.max_failed or 0.0,
-            judge=self.judge,
-            human=self.human,
-            reward_model=self.reward_model,
-            ensemble=self.ensemble,
-            audit=self.audit,
-            known=self.known,
-            of="eval.judged",
-        )
+        keys = {key.name: getattr(self, key.name) for key in fields(Label) if key.name in vars(self)}
+        keys["labeler"] = BESIDE_OWN if self.labeler in (None, NOBODY) else self.labeler
+        keys["max_failed"] = self.max_failed or 0.0
+        return Label(**keys, path=None, revision=None, hub_split="train", of="eval.judged")
 
 
 @dataclass

@@ -8,6 +8,7 @@ pipeline, so that of two that are as far out the earlier comes first: it may hav
 from collections import Counter
 from math import sqrt
 
+from stages.config.choices import Strategy
 from stages.config.unread_arguments import with_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
@@ -25,7 +26,10 @@ REACH = 1e-4, 6e-3
 ADAPTERS = 10
 
 
-def sft_gain(run: Evidence) -> Finding:
+def sft_gain(run: Evidence) -> Finding | None:
+    """None where SFT came as it is, and where the verdict is not by checks: it may be of other prompts then."""
+    if not run.sft_trained or "checks" not in run.results["gives_verdict"]:
+        return None
     return Finding(
         "SFT − base",
         100 * run.results["primary"]["sft-base"]["mean"],
@@ -39,7 +43,10 @@ def sft_gain(run: Evidence) -> Finding:
     )
 
 
-def cut_off(run: Evidence) -> Finding:
+def cut_off(run: Evidence) -> Finding | None:
+    """None of somebody's own completions: nobody knows how they ended."""
+    if not run.drawn:
+        return None
     refused = run.made["unfinished"]["refused as chosen"]
     return Finding(
         "rejected completions that were cut off",
@@ -60,10 +67,11 @@ def longer(run: Evidence) -> Finding | None:
     if len(unequal) < ENOUGH:
         return None
     follows = run.label.get("length_correlation")
-    told = f"by {signed(run.made['chosen_longer_by'], '{:+z.1f}')} tokens on average"
+    more = sum(chosen - rejected for chosen, rejected in run.lengths) / len(run.lengths)
+    detail = f"by {signed(more, '{:+z.1f}')} tokens on average"
     if follows is not None:
-        told += f"; score and length of candidates correlate by {signed(follows, '{:+z.2f}')}"
-    other = "pairs.max_length_ratio=1.2, or a labeler that does not look at length"
+        detail += f"; score and length of candidates correlate by {signed(follows, '{:+z.2f}')}"
+    other = f"pairs.max_length_ratio=1.2, or {'a labeler' if run.drawn else 'preferences'} blind to length"
     return Finding(
         "chosen longer than rejected",
         sum(unequal) / len(unequal),
@@ -75,7 +83,7 @@ def longer(run: Evidence) -> Finding | None:
             "the longer completion is nearly always chosen, so that DPO learns length",
             f"{other}; {with_loss(run.settings['loss_type'], 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5",
         ),
-        detail=told,
+        detail=detail,
     )
 
 
@@ -103,6 +111,7 @@ def agreement(run: Evidence) -> Finding | None:
 
 
 def contradictory(run: Evidence) -> Finding:
+    advice = "a labeler that says the same twice; " if run.drawn else ""
     told = {(p.prompt_id, p.chosen[0]["content"], p.rejected[0]["content"]) for p in run.pairs}
     against = sum((p.prompt_id, p.rejected[0]["content"], p.chosen[0]["content"]) in told for p in run.pairs)
     return Finding(
@@ -111,7 +120,7 @@ def contradictory(run: Evidence) -> Finding:
         Normal(high=0.05, ceiling=0.25),
         SHARE,
         "the demo: none",
-        above=Cause("pairs contradict one another", "a labeler that says the same twice; one source of preferences"),
+        above=Cause("pairs contradict one another", f"{advice}one source of preferences"),
     )
 
 
@@ -123,7 +132,7 @@ def repeated(run: Evidence) -> Finding:
         Normal(high=0.05, ceiling=0.25),
         SHARE,
         "the demo: none",
-        above=Cause("pairs repeat one another", "pairs.max_per_prompt=1; more prompts (data.tasks.preference)"),
+        above=Cause("pairs repeat one another", f"pairs.max_per_prompt=1; {run.more_prompts}"),
     )
 
 
@@ -196,8 +205,10 @@ def steps(run: Evidence) -> Finding:
 
 
 def trained_pairs(run: Evidence) -> Finding:
-    ours = "more data.tasks.preference, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
-    given = "more rows in the file of preferences or candidates; pairs=all with pairs.max_per_prompt=4"
+    ours = f"{run.more_prompts}, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
+    given = run.more_prompts
+    if run.pairs[0].strategy != Strategy.all:
+        given += "; pairs=all with pairs.max_per_prompt=4"
     return Finding(
         "pairs trained on",
         run.dpo["pairs"],
@@ -224,10 +235,7 @@ def without_pair(run: Evidence) -> Finding:
         Normal(high=0.75, ceiling=0.95),
         SHARE,
         "the demo: 64% to 67%",
-        above=Cause(
-            "nearly no prompt gave a pair, so that they come from few prompts",
-            advice,
-        ),
+        above=Cause("nearly no prompt gave a pair, so that they come from few prompts", advice),
         detail="; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
     )
 

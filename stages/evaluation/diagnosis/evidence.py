@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages.evaluation.checked import GENERATED
 from stages.store.manifest import Manifest
 from stages.store.records import GIVEN, Candidate, Example, Pair, Records, load
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, load_json
@@ -21,13 +22,14 @@ from stages.store.workspace import read_curves
 class Evidence:
     """Metrics of `label`, `pairs` and `dpo`, the last with its `settings`; results of the evaluation.
 
-    `drawn`: whether candidates were drawn here, and are not somebody's. `curve` holds the points of DPO's training,
-    `lengths` tokens of chosen and of rejected by pair, `held_out_tokens` the mean of held-out chosen completions,
-    `prompts` those of the judged pool by id.
+    `drawn`: whether candidates were drawn here, and are not somebody's. `sft_trained`: whether SFT was trained here.
+    `curve` holds the points of DPO's training, `lengths` tokens of chosen and of rejected by pair, `held_out_tokens`
+    the mean of held-out chosen completions, `prompts` those of the judged pool by id.
     """
 
     label: dict[str, Any]
     drawn: bool
+    sft_trained: bool
     made: dict[str, Any]
     dpo: dict[str, Any]
     settings: dict[str, Any]
@@ -37,6 +39,14 @@ class Evidence:
     lengths: list[tuple[int, int]]
     held_out_tokens: float
     prompts: dict[str, Example]
+
+    @property
+    def more_prompts(self) -> str:
+        """Return what more prompts come from."""
+        if not self.drawn:
+            return "more rows in the file of preferences or candidates"
+        generated = all(e.source in GENERATED for e in self.prompts.values())
+        return "more data.tasks.preference" if generated else "more rows of data.sources for preference"
 
     def trained(self, metric: str) -> float | None:
         """A metric's mean over the last quarter of the training steps; None where it was not logged."""
@@ -60,6 +70,7 @@ def gather(
     return Evidence(
         label=nodes["label"]["metrics"],
         drawn=not {*Records(inputs["label"] / "candidates.parquet", Candidate).column("sampler")} <= {*GIVEN},
+        sft_trained=nodes["sft"]["settings"].get("train", True),
         made=nodes["pairs"]["metrics"],
         dpo=nodes[policy]["metrics"],
         settings=nodes[policy]["config"],
