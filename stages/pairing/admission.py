@@ -99,7 +99,7 @@ class Admission:
 
 
 def by_order(judgements: Iterable[Judgement]) -> str:
-    """How often the order of two answers decided a comparison, which is then a tie, and the way out; '' if never."""
+    """Return how often the order of two answers decided a comparison, a tie then, and the way out; '' if never."""
     agrees = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
     if all(agrees):
         return ""

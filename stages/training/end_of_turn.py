@@ -25,7 +25,7 @@ ROWS = 8192  # of the embedding that are in memory at once
 
 
 def check_end_of_turn(cfg: SFT, base: Path, published: Path, terms: Contract, out: Work) -> dict[str, Any]:
-    """How like others the end of turn's row is, in base and `published` model; warn where it is hardly told apart."""
+    """Return how like others the end of turn's row is, in base and `published` model; warn if the latter is like."""
     token = terms.stop_ids[0]
     before, after = likeness(base, token), likeness(published, token)
     if after.get("alike", 0) >= MANY:
