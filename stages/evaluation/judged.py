@@ -22,12 +22,12 @@ REFERENCES = "the reference answers"  # the title of a comparison with them
 CONSTANT = "constant"  # the comparison in which one answer for every prompt takes the policy's place
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of the candidate `a`
 SAYS = {
-    "better": "{who} {finds} {ours} better than {theirs}",
-    "worse": "{who} {finds} {ours} worse than {theirs}",
-    "preferred, perhaps for length": "{who} {prefers} {ours} to {theirs}, perhaps for length alone",
-    "rejected, perhaps for length": "{who} {prefers} {theirs} to {ours}, perhaps for length alone",
-    "no measurable difference": "{who} {finds} no measurable difference between {ours} and {theirs}",
-    "too few to say": "There are too few judgements to compare {ours} with {theirs}",
+    "better": "{who} {finds} {answers} better than {others}",
+    "worse": "{who} {finds} {answers} worse than {others}",
+    "preferred, perhaps for length": "{who} {prefers} {answers} to {others}, perhaps for length alone",
+    "rejected, perhaps for length": "{who} {prefers} {others} to {answers}, perhaps for length alone",
+    "no measurable difference": "{who} {finds} no measurable difference between {answers} and {others}",
+    "too few to say": "There are too few judgements to compare {answers} with {others}",
 }
 
 
@@ -136,12 +136,12 @@ def sides_of(versus: Path) -> list[tuple[Candidate, Candidate]]:
 def sentence(row: Mapping[str, Any], policy: str) -> str:
     """Say in a sentence whose answers are better, by whom it was judged, and by how much. `policy`: its title."""
     usual = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
-    who, ours = usual.get(row["labeler"], f"The labeler {row['labeler']}"), f"{policy}'s answers"
-    theirs = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
+    who, answers = usual.get(row["labeler"], f"The labeler {row['labeler']}"), f"{policy}'s answers"
+    opposed = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
     if "waiting" in row:
-        return f"People have not said yet whether {ours} are better than {theirs}: stage=versus asks them."
+        return f"People have not said yet whether {answers} are better than {opposed}: stage=versus asks them."
     verbs = ("find", "prefer") if row["labeler"] == "human" else ("finds", "prefers")
-    says = SAYS[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], ours=ours, theirs=theirs)
+    says = SAYS[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed)
     rate = Interval(**(row["people"] or row)["win_rate"])
     share = f"{rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%})"
-    return f"{says}: {ours} win {share} of {row['judged']} comparisons, ties half."
+    return f"{says}: {answers} win {share} of {row['judged']} comparisons, ties half."
