@@ -236,6 +236,7 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
     assert set(VERSIONS) == {
         "base",
         "source",
+        "versus",
         "data",
         "select",
         "sft",
