@@ -16,7 +16,7 @@ from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import loops
 from stages.evaluation import judged, learnt, likelihood, retention
-from stages.evaluation.asked import prompts_of
+from stages.evaluation.asked import ASKED, prompts_behind
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import (
     LENGTH_DRIFT,
@@ -36,8 +36,6 @@ from stages.store import safe_files
 from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
 from stages.store.workspace import Work
 
-# Sets of prompts that models are asked, by the name of their answers: the input that has them.
-ASKED = {"answer": "data", "answer_outside": "outside", "answer_held_out": "pairs", "answer_judged": "judged_prompts"}
 # What those without checks are called; the first that were asked are those that a verdict without checks is about.
 OPEN = {
     "the prompts of held-out pairs": "answer_held_out",
@@ -56,14 +54,15 @@ def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     """
     titles = cfg.models
     by_set, left_out = answered_by_all(cfg, inputs, out)
-    checked, unchecked = with_checks(cfg, inputs, by_set, out), without_checks(inputs, by_set)
+    prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
+    checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
     pairs = learnt.learnt(cfg, inputs, before(titles), out) if "pairs" in inputs else {}
     comparisons = judged.judged(cfg, inputs)
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
-        prompts = {prompt for answers in by_set.values() for prompt in answers["policy"]}
+        ids = {e.id for each in prompts.values() for e in each}
         raise UserError(
-            f"of {len(prompts)} prompts none can say whether it helped: {len(prompts & trained_on(inputs))} are in "
+            f"of {len(ids)} prompts none can say whether it helped: {len(ids & trained_on(inputs))} are in "
             "the pairs as well, any others have no checks, or are rephrased or plain; and no pair is held out. Raise "
             "data.tasks.test, or name other data."
         )
@@ -155,11 +154,13 @@ def trained_on(inputs: dict[str, Path]) -> set[str]:
     return {*Records(inputs["pairs"] / "pairs.parquet", Pair).column("prompt_id")} if "pairs" in inputs else set()
 
 
-def with_checks(cfg: Eval, inputs: dict[str, Path], by_set: dict[str, Answers], out: Work) -> Checked:
+def with_checks(
+    cfg: Eval, inputs: dict[str, Path], prompts: dict[str, list[Example]], by_set: dict[str, Answers], out: Work
+) -> Checked:
     """The prompts with checks that every model answered, and that nothing was trained on. Of labelled sets a prompt is
     left out as well that the data holds, in any split."""
     names, nobody = ("answer", "answer_outside"), {role: dict[str, Candidate]() for role in cfg.models}
-    data, outside = ([e for e in prompts_in(inputs, by_set, name) if e.checks] for name in names)
+    data, outside = ([e for e in prompts.get(name, []) if e.checks] for name in names)
     seen = trained_on(inputs)
     everything = tabulate(unseen(data, seen, out), by_set.get("answer", nobody))
     if outside:
@@ -167,19 +168,15 @@ def with_checks(cfg: Eval, inputs: dict[str, Path], by_set: dict[str, Answers], 
     return Checked(everything, tabulate(unseen(outside, seen, out), by_set.get("answer_outside", nobody)).by("task"))
 
 
-def without_checks(inputs: dict[str, Path], by_set: dict[str, Answers]) -> dict[str, Table]:
+def without_checks(prompts: dict[str, list[Example]], by_set: dict[str, Answers]) -> dict[str, Table]:
     """The answers to prompts without checks, by what the prompts are: how long they are, and how they end."""
-    prompts = {name: [e for e in prompts_in(inputs, by_set, name) if not e.checks] for name in OPEN.values()}
-    return {title: tabulate(prompts[name], by_set[name]) for title, name in OPEN.items() if prompts[name]}
+    plain = {name: [e for e in prompts.get(name, []) if not e.checks] for name in OPEN.values()}
+    return {title: tabulate(plain[name], by_set[name]) for title, name in OPEN.items() if plain[name]}
 
 
-def prompts_in(inputs: dict[str, Path], by_set: dict[str, Answers], name: str) -> list[Example]:
-    """The prompts of a set that every model answered, in the order of their answers."""
-    if name not in by_set:
-        return []
-    role, answers = ASKED[name], by_set[name]["policy"]
-    prompts = prompts_of({"pairs" if role == "pairs" else "data": inputs[role]})
-    by_id = {e.id: e for e in prompts if e.id in answers}
+def prompts_in(name: str, inputs: dict[str, Path], answers: dict[str, Candidate]) -> list[Example]:
+    """The prompts of a set that every model answered, in the order of the answers."""
+    by_id = {e.id: e for e in prompts_behind(name, inputs) if e.id in answers}
     return [by_id[prompt_id] for prompt_id in answers]
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from stages.config.blocks.training import Reference
 from stages.models import contract
 from stages.models.loading import context_of, device_of, load_model
-from stages.models.rendering import ContractError
-from stages.models.scoring import add_scoring, drawn, pair_log_probs, rounded_once, tokenized
+from stages.models.scoring import add_scoring, pair_log_probs, readable, rounded_once
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, save, stream
@@ -30,17 +29,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     terms, most = contract.load(inputs["reference"] / "model"), context_of(inputs["reference"] / "model")
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = foreign = 0
-    for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):
-        found = drawn(pair, terms)
-        try:
-            its = tokenized(pair, terms, found)
-        except ContractError as reason:
-            dropped.add(pair.id, reason)
-            continue
-        tokens = len(its.prompt_ids) + max(len(its.chosen_ids), len(its.rejected_ids))
-        if most and tokens > most:
-            dropped.add(pair.id, f"longer than the {most:,} tokens that the model reads", tokens)
-            continue
+    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+    for pair, its, found, _ in readable(pairs, terms, most, dropped):
         rows.add(pair.id, {name: getattr(its, name) for name in IDS})
         for given, used in zip((pair.chosen_token_ids, pair.rejected_token_ids), found, strict=True):
             retokenised += used is None

@@ -6,6 +6,14 @@ from pathlib import Path
 from stages.store.records import Example, Pair, stream
 
 HELD_OUT = "held-out pairs"  # the task of their prompts
+# Sets of prompts that models are asked, by the name of their answers: the input that has them.
+ASKED = {"answer": "data", "answer_outside": "outside", "answer_held_out": "pairs", "answer_judged": "judged_prompts"}
+
+
+def prompts_behind(name: str, inputs: Mapping[str, Path]) -> Iterator[Example]:
+    """The prompts of a set that an evaluation's `inputs` have answers to."""
+    source = ASKED[name]
+    return prompts_of({"pairs" if source == "pairs" else "data": inputs[source]})
 
 
 def prompts_of(inputs: Mapping[str, Path], split: str | None = None) -> Iterator[Example]:

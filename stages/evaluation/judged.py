@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config.blocks.evaluation import Eval
+from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Eval
 from stages.evaluation.intervals import Interval
 from stages.evaluation.reliability import KNOWN_WORDS, Key, from_file
 from stages.evaluation.win_rates import Comparisons, compared, detectable, win_rate
 from stages.store.records import Candidate, Judgement, load
 
-REFERENCES = "the reference answers"  # the title of a comparison with them
-CONSTANT = "constant"  # the comparison in which one answer for every prompt takes the policy's place
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of the candidate `a`
 SAYS = {
     "better": "{who} {finds} {answers} better than {others}",

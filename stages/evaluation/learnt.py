@@ -15,8 +15,7 @@ from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference
 from stages.evaluation.retention import LOOPS
 from stages.models import contract
 from stages.models.loading import context_of, device_of, load_model
-from stages.models.rendering import ContractError
-from stages.models.scoring import add_scoring, pair_log_probs, rounded_once, tokenized
+from stages.models.scoring import add_scoring, pair_log_probs, readable, rounded_once
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.workspace import Progress, Work
@@ -62,20 +61,9 @@ def held_out(inputs: dict[str, Path], out: Work) -> list[tuple[str, PairLogProbs
     """The pairs that training has not seen, the shortest first, each with the id of its prompt. Left out, with a
     warning, are those that SFT's template cannot render or that its context does not hold."""
     terms, most = contract.load(inputs["sft"] / "model"), context_of(inputs["sft"] / "model")
-    pairs, dropped = list[tuple[int, str, PairLogProbs]](), Dropped(out, "held-out pairs")
-    for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):
-        if pair.split != "validation":
-            continue
-        try:
-            ids = tokenized(pair, terms)
-        except ContractError as reason:
-            dropped.add(pair.id, reason)
-            continue
-        length = len(ids.prompt_ids) + max(len(ids.chosen_ids), len(ids.rejected_ids))
-        if most and length > most:
-            dropped.add(pair.id, f"longer than the {most:,} tokens that the model reads", length)
-        else:
-            pairs.append((length, pair.prompt_id, ids))
+    dropped = Dropped(out, "held-out pairs")
+    held_out_pairs = (pair for pair in stream(inputs["pairs"] / "pairs.parquet", Pair) if pair.split == "validation")
+    pairs = [(n, p.prompt_id, ids) for p, ids, _, n in readable(held_out_pairs, terms, most, dropped)]
     dropped.settle(len(pairs), left=1)  # where none is left, there is nothing to say, and no reason to stop
     return [(prompt, ids) for _, prompt, ids in sorted(pairs, key=lambda pair: pair[0])]
 

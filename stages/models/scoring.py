@@ -18,6 +18,7 @@ from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
 from stages.models.rendering import ContractError
+from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
 
 # Mean difference of log-probs per token, in nats, that rounding explains. In bf16, 0.021 was seen over 62 short pairs.
@@ -65,6 +66,25 @@ def drawn(pair: Pair, terms: Contract) -> list[list[int] | None]:
 def own(ids: list[int] | None, of: str | None, text: str, terms: Contract) -> list[int] | None:
     """Ids drawn under the contract of digest `of`, where that is this one and they still say the text."""
     return ids if ids is not None and of == terms.digest and terms.text(ids) == text else None
+
+
+def readable(
+    pairs: Iterable[Pair], terms: Contract, most: int | None, dropped: Dropped
+) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None], int]]:
+    """Yield pairs as token ids, with what `drawn` gave and the tokens of the longer side with its prompt. Those that
+    the contract cannot render, or a model that reads `most` tokens cannot hold, go to `dropped`."""
+    for pair in pairs:
+        drawn_ids = drawn(pair, terms)
+        try:
+            ids = tokenized(pair, terms, drawn_ids)
+        except ContractError as reason:
+            dropped.add(pair.id, reason)
+            continue
+        tokens = len(ids.prompt_ids) + max(len(ids.chosen_ids), len(ids.rejected_ids))
+        if most and tokens > most:
+            dropped.add(pair.id, f"longer than the {most:,} tokens that the model reads", tokens)
+        else:
+            yield pair, ids, drawn_ids, tokens
 
 
 def tokenized(pair: Pair, terms: Contract, ids: list[list[int] | None] | None = None) -> PairLogProbs:

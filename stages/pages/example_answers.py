@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.evaluation.asked import prompts_of
+from stages.evaluation.asked import prompts_behind
 from stages.evaluation.judged import Comparison
 from stages.evaluation.outcomes import read_answers
 from stages.pages.settings_table import model_nodes
@@ -15,7 +15,11 @@ from stages.store.training_samples import Sample, read_samples
 from stages.tasks.checks import share_passed
 
 WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}
-ASKED = {"answer_held_out": "pairs", "answer_judged": "judged_prompts", "answer": "data"}  # and who has the prompts
+SETS = {  # of prompts, by the name of their answers: what those without checks are called
+    "answer_held_out": "of held-out pairs",
+    "answer_judged": "without checks",
+    "answer": "without checks",
+}
 
 
 class Shown(NamedTuple):
@@ -34,17 +38,17 @@ def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: 
         if f"judged_{against}" in inputs:  # else it waits for people, or all answers are alike
             titles = {against: comparison["title"], "policy": models["policy"]}
             headings |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles)
-    for name, source in ASKED.items():
+    for name, what in SETS.items():
         if f"{name}_policy" not in inputs:
             continue
         answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
-        examples = {e.id: e for e in prompts_of({"pairs" if source == "pairs" else "data": inputs[source]})}
+        examples = {e.id: e for e in prompts_behind(name, inputs)}
         prompts = [
             side(examples[i], {role: answers[role][i].text for role in models}, models)
             for i in sorted(answers["policy"], key=content_id)
         ]
         if not headings and (plain := [s for s in prompts if not s.shares]):
-            headings[f"{len(plain)} prompts {'of held-out pairs' if source == 'pairs' else 'without checks'}"] = plain
+            headings[f"{len(plain)} prompts {what}"] = plain
         headings |= by_checks([s for s in prompts if s.shares], results)
     return {heading: prompts[:count] for heading, prompts in headings.items() if prompts}
 

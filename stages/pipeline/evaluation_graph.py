@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stages.config.blocks.evaluation import REFERENCE, Answer, Judged, Versus
+from stages.config.blocks.evaluation import CONSTANT, REFERENCE, REFERENCES, Answer, Judged, Versus
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Role, Split
@@ -13,8 +13,7 @@ from stages.config.schema import Config
 from stages.pipeline.subgraphs import labels
 from stages.store.node import Node
 
-TITLES = {Role.base: "Base", Role.control: "Control", REFERENCE: "the reference answers"}
-CONSTANT = "constant"  # a comparison in which one answer for every prompt takes the policy's place
+TITLES = {Role.base: "Base", Role.control: "Control", REFERENCE: REFERENCES}
 CONSTANT_PROMPTS = 50  # at most: enough to see that it wins often
 WAITING = "waiting_"  # begins the names of nodes that people have not completed: no report waits for them
 

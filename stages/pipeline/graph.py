@@ -110,7 +110,7 @@ def demonstrations(cfg: Config, node: MakeNode, base: Node, data: Node) -> dict[
     judges here, and no endpoint answers."""
     label, sample = cfg.label, cfg.sample
     if cfg.sft.demonstrations is None:
-        label = Label("verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
+        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
     if sample.brings_prompts:  # which nobody draws

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field, fields
 from omegaconf import MISSING
 
 from stages.config.blocks.data import Source
-from stages.config.blocks.labels import BESIDE_OWN, Ensemble, Human, Judge, Label, RewardModel
-from stages.config.blocks.models import Own
+from stages.config.blocks.labels import BESIDE_OWN, Label, Labelers
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.limits import Limit, between, computed, limited, share
 
 NOBODY = "none"  # the judged evaluation that is none
-REFERENCE = "reference"  # of `eval.judged.against`: the prompts' own reference answers
+REFERENCE = "reference"  # of `eval.judged.against`: the prompts' own reference answers,
+REFERENCES = "the reference answers"  # and what they are called
+CONSTANT = "constant"  # a comparison in which one answer for every prompt takes the policy's place
 
 
 @dataclass
@@ -26,22 +27,15 @@ class Answer:
 
 
 @dataclass
-class Judged:
+class Judged(Labelers):
     """Whose answers are better: a labeler says so of the policy's beside those of others, prompt by prompt."""
 
     labeler: str | None = None
-    own: Own = field(default_factory=Own)
     source: list[Source] = field(default_factory=list)
     prompts: int | None = between(1, 1_000_000, None)
     against: list[str] = field(default_factory=list)
     max_longer: float = share(0.9)
     max_failed: float | None = share(None)
-    judge: Judge = field(default_factory=Judge)
-    human: Human = field(default_factory=Human)
-    reward_model: RewardModel = field(default_factory=RewardModel)
-    ensemble: Ensemble = field(default_factory=Ensemble)
-    audit: int | None = between(1, 1_000_000, None)
-    known: str | None = None
 
     @property
     def wanted(self) -> bool:

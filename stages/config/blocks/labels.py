@@ -85,9 +85,21 @@ class Ensemble:
 
 
 @dataclass
-class Label:
-    labeler: str = MISSING
+class Labelers:
+    """A block that names a labeler has the settings of every one, and of how its judgements are audited."""
+
     own: Own = field(default_factory=Own)
+    judge: Judge = field(default_factory=Judge)
+    human: Human = field(default_factory=Human)
+    reward_model: RewardModel = field(default_factory=RewardModel)
+    ensemble: Ensemble = field(default_factory=Ensemble)
+    audit: int | None = between(1, 1_000_000, None)
+    known: str | None = None
+
+
+@dataclass
+class Label(Labelers):
+    labeler: str = MISSING
     path: str | None = MISSING
     revision: str | None = MISSING
     subset: str | None = None
@@ -98,12 +110,6 @@ class Label:
     reasoning: str | None = words("keep", "strip", default=None)
     licence: str | None = None
     max_failed: float = share()
-    judge: Judge = field(default_factory=Judge)
-    human: Human = field(default_factory=Human)
-    reward_model: RewardModel = field(default_factory=RewardModel)
-    ensemble: Ensemble = field(default_factory=Ensemble)
-    audit: int | None = between(1, 1_000_000, None)
-    known: str | None = None
     limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
 
