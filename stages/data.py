@@ -17,8 +17,8 @@ import pyarrow as pa
 from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
-from stages.curation.audit.gate import Gate
-from stages.curation.joining import Part, Taken, gathered
+from stages.curation.audit.gate import RowFilter
+from stages.curation.joining import SourceRows, SplitLedger, gathered
 from stages.curation.mixing import amounts
 from stages.curation.user_code import KEY, own_part
 from stages.formats.readers.row import Unwanted
@@ -26,13 +26,13 @@ from stages.formats.source_reading import keep_apart
 from stages.store import plugins
 from stages.store.licences import UNKNOWN, Licences
 from stages.store.records import Example, in_tables, save_tables
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 from stages.tasks import open_requests
 from stages.tasks.checks import known_checks, share_passed
 from stages.tasks.generator import Family, generate
 
 
-def run(cfg: Data, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `examples.parquet`, and `quarantine.jsonl` where `data.audit` puts rows there.
 
     Raises:
@@ -80,14 +80,14 @@ def sound(examples: list[Example]) -> None:
             raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
 
 
-def join(cfg: Data, examples: list[Example], files: list[Path], out: Work) -> tuple[Taken, list[Part]]:
+def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -> tuple[SplitLedger, list[SourceRows]]:
     """The rows of every source that are in none before it, nor among the generated ones."""
     rows = gathered(examples, files)
-    taken, joined = Taken(rows), list[Part]()
+    taken, joined = SplitLedger(rows), list[SourceRows]()
     taken.hold(np.arange(len(examples)))
-    passes = Gate(cfg.audit.among_rows, Form()) if cfg.audit.among_rows.actions else None
+    passes = RowFilter(cfg.audit.among_rows, Form()) if cfg.audit.among_rows.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
-        part = Part.of(source, file, np.arange(len(rows.ids))[rows.parts[i]], taken, passes)
+        part = SourceRows.of(source, file, np.arange(len(rows.ids))[rows.parts[i]], taken, passes)
         keep_apart([row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.kept], out)
         if part.copies:
             again = " (it is listed before)" if file in files[:i] else ""
@@ -97,7 +97,7 @@ def join(cfg: Data, examples: list[Example], files: list[Path], out: Work) -> tu
     return taken, joined
 
 
-def mix(cfg: Data, joined: list[Part], taken: Taken) -> None:
+def mix(cfg: Data, joined: list[SourceRows], taken: SplitLedger) -> None:
     """Say of every source how often its rows for sft come.
 
     Raises:
@@ -112,7 +112,7 @@ def mix(cfg: Data, joined: list[Part], taken: Taken) -> None:
         part.amount = amount
 
 
-def told(examples: list[Example], joined: list[Part], taken: Taken) -> dict[str, Any]:
+def told(examples: list[Example], joined: list[SourceRows], taken: SplitLedger) -> dict[str, Any]:
     """The metrics."""
     counts = Counter(e.split for e in examples)
     tasks = {e.task for e in examples if e.checks}

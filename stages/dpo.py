@@ -18,12 +18,12 @@ from stages.objectives.dpo import (
     trainable_model,
 )
 from stages.store.records import Pair, PairLogProbs, stream
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training.fit import Fit
-from stages.training.trainer import Course, risen
+from stages.training.trainer import EvalHistory, risen
 
 
-def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out pair's margin.
 
     Raises:
@@ -48,7 +48,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
     figures = start.figures | last_figures(out.path)
     displaced = displacement(figures, held_out.rows)
-    fit.describe(inputs, figures, displaced, risen(Course(trainer), len(held_out), cfg))
+    fit.describe(inputs, figures, displaced, risen(EvalHistory(trainer), len(held_out), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.turns.left_out:
         summary += f", {fit.turns.left_out} pairs left out of each epoch in turn"

@@ -34,7 +34,7 @@ from stages.evaluation.outcomes import (
 from stages.models.loading import device_of
 from stages.store import safe_files
 from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 # What those without checks are called; the first that were asked are those that a verdict without checks is about.
 OPEN = {
@@ -44,7 +44,7 @@ OPEN = {
 }
 
 
-def run(cfg: Eval, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, what
     they learnt of held-out pairs, what was judged, and what puts all this in proportion; and `outcomes.parquet`: of
     every answer to a prompt of ours whether it passes.
@@ -131,7 +131,7 @@ def verdict_of(results: dict[str, Any]) -> str:
     return " ".join(say[name]() for name in results["gives_verdict"])
 
 
-def form_of(table: Table | None, answers: Answers, cfg: Eval, out: Work) -> dict[str, Any]:
+def form_of(table: Table | None, answers: Answers, cfg: Eval, out: StageDir) -> dict[str, Any]:
     """Return length and endings of the answers that the verdict is about, and warn where lengths drift apart."""
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
@@ -155,7 +155,7 @@ def trained_on(inputs: dict[str, Path]) -> set[str]:
 
 
 def with_checks(
-    cfg: Eval, inputs: dict[str, Path], prompts: dict[str, list[Example]], by_set: dict[str, Answers], out: Work
+    cfg: Eval, inputs: dict[str, Path], prompts: dict[str, list[Example]], by_set: dict[str, Answers], out: StageDir
 ) -> Checked:
     """The prompts with checks that every model answered, and that nothing was trained on. Of labelled sets a prompt is
     left out as well that the data holds, in any split."""
@@ -180,7 +180,7 @@ def prompts_in(name: str, inputs: dict[str, Path], answers: dict[str, Candidate]
     return [by_id[prompt_id] for prompt_id in answers]
 
 
-def unseen(prompts: list[Example], seen: set[str], out: Work) -> list[Example]:
+def unseen(prompts: list[Example], seen: set[str], out: StageDir) -> list[Example]:
     """Return the prompts that nothing was trained on, and warn of the others."""
     fresh = [e for e in prompts if e.id not in seen]
     if len(fresh) < len(prompts):
@@ -188,7 +188,7 @@ def unseen(prompts: list[Example], seen: set[str], out: Work) -> list[Example]:
     return fresh
 
 
-def answered_by_all(cfg: Eval, inputs: dict[str, Path], out: Work) -> tuple[dict[str, Answers], int]:
+def answered_by_all(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> tuple[dict[str, Answers], int]:
     """Return, by the name of each set of prompts, the answers to those that every model answered; and how many prompts
     that leaves out, with a warning.
 

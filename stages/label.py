@@ -20,16 +20,16 @@ from stages.store import plugins
 from stages.store.judged_pool import column
 from stages.store.records import Candidate, Example, Judgement, save
 from stages.store.sealed_json import note
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
-def run(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Label what `cfg` says, under the name that the block has in the configuration."""
     with in_the_name_of(cfg.name):
         return labelled(cfg, inputs, out)
 
 
-def labelled(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def labelled(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`; `quarantine.jsonl` where
     rows of a file could not be used; `audit.jsonl`, `reliability.json` and `known.jsonl` with `label.audit`.
 
@@ -82,7 +82,9 @@ def labelled(cfg: Label, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     return found
 
 
-def audit(cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[reliability.Key, str], out: Work) -> str:
+def audit(
+    cfg: Label, pool: Pool, judgements: list[Judgement], said: Mapping[reliability.Key, str], out: StageDir
+) -> str:
     """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
     known: by a file, by what people have `said` of them, or by checks. What a file or people said of them becomes
     `known.jsonl`. Return it in a few words."""

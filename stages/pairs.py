@@ -26,16 +26,16 @@ from stages.pairing.admission import (
 )
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import ranked
-from stages.pairing.strategies import BY_STRENGTH, Taking, limit_of, table
+from stages.pairing.strategies import BY_STRENGTH, StrategyResult, limit_of, table
 from stages.store.judged_pool import judged
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
 from stages.store.splits import side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
-def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `pairs.parquet`; the pairs of a prompt are all in training or all held out.
 
     Raises:
@@ -45,7 +45,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     ended = share_ended(pool)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
     admissions = admitting(cfg, pool, ended)
-    takings, made = [Taking(strategy, cfg) for strategy in Strategy], Made()
+    takings, made = [StrategyResult(strategy, cfg) for strategy in Strategy], PairStats()
     audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
     save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made, audit), Pair)
     taken = next(each for each in takings if each.strategy is cfg.strategy)
@@ -111,7 +111,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
 
 @dataclass
-class Made:
+class PairStats:
     """What there is to tell of the pairs so far: of how many prompts, how many are held out or have an unfinished
     completion, whose candidates were chosen and rejected; whether they come of preferences, and how many of these
     became no pair because a prompt gives so many."""
@@ -136,8 +136,8 @@ def pairs_of(
     cfg: Pairs,
     pool: Path,
     admissions: Sequence[Admission],
-    takings: Sequence[Taking],
-    made: Made,
+    takings: Sequence[StrategyResult],
+    made: PairStats,
     audit: PairAudit | None,
 ) -> Iterator[Pair]:
     """Yield the pairs of the strategy that is asked for, prompt by prompt. Every strategy takes of each prompt what it
@@ -187,7 +187,7 @@ def admitting(cfg: Pairs, pool: Path, ended: float) -> list[Admission]:
     return [Admission(cfg, ways, between(found, cfg.margin_quantiles)) for found in distances]
 
 
-def won(made: Made, pool: Path) -> dict[str, Any]:
+def won(made: PairStats, pool: Path) -> dict[str, Any]:
     """Of candidates of several policies, how many of each there were, and how many were chosen and rejected."""
     drawn = Counter(Records(pool / "candidates.parquet", Candidate).column("policy"))
     if len(drawn) < 2:

@@ -13,10 +13,10 @@ from typing import Any
 from stages.config.blocks.sampling import Pool
 from stages.models.contract import Contract, form_of
 from stages.store.records import Candidate, Example, load, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
-def run(cfg: Pool, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet`, in which `policy` is the name of the source."""
     terms = form_of(inputs["policy"] / "model")
     sources = [folder for role, folder in inputs.items() if role != "policy"]

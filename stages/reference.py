@@ -15,13 +15,13 @@ from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, save, stream
 from stages.store.shards import in_shards
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training.token_rows import PreferenceRows
 
 IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-def run(cfg: Reference, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render.
 
     The ids are those that were drawn, where the policy drew them; else the text is tokenised, and counted.

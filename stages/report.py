@@ -22,7 +22,7 @@ from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
 from stages.store.sealed_json import having, load_json
-from stages.store.workspace import Work, read_curves
+from stages.store.workspace import StageDir, read_curves
 
 NOT_COUNTED = ("do not count", "count for none")  # in warnings of the evaluation that are of prompts that it left out
 SHOWN = ("policy-control", "control-sft", "sft-base")  # differences, after the one that the verdict is of
@@ -34,7 +34,7 @@ WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpai
 WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "eval": "seeds"}
 
 
-def run(cfg: Report, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and, of the last round's labels, `labels.html`."""
     inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # this seed's first
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}

@@ -12,12 +12,12 @@ from stages.models import contract
 from stages.models.loading import begin_reward_model, context_of
 from stages.objectives.reward import PairwiseRewardTrainer, doubts, read_rows, scored, trainable_model
 from stages.store.records import Pair, stream
-from stages.store.workspace import Work, last_of, read_curves
+from stages.store.workspace import StageDir, last_of, read_curves
 from stages.training.fit import Fit
-from stages.training.trainer import Course, risen
+from stages.training.trainer import EvalHistory, risen
 
 
-def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` for sequence classification under the policy's contract, `adapter/` where there is one, and
     `held_out.json` with the rewards of every held-out pair.
 
@@ -43,7 +43,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     figures = last_of(read_curves(out.path), "loss", "eval_loss", "eval_margin")
     doubted = doubts(measured, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
     accuracy = {"held-out accuracy": measured["accuracy"]["mean"]} if measured else {}
-    fit.describe(inputs, figures | accuracy, *doubted, risen(Course(trainer), len(held_out), cfg))
+    fit.describe(inputs, figures | accuracy, *doubted, risen(EvalHistory(trainer), len(held_out), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if measured:
         mean, low, high = measured["accuracy"].values()

@@ -13,17 +13,17 @@ from stages.samplers.sampler import Decoding
 from stages.store import plugins
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id, save, stream
-from stages.store.shards import Held
-from stages.store.workspace import Work
+from stages.store.shards import StreamedTable
+from stages.store.workspace import StageDir
 
 
-def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet`; (prompt_id, candidate_id) is unique.
 
     Raises:
         UserError: where no prompt is left to sample, or too many candidates are missing.
     """
-    candidates: list[Candidate] | Held[Candidate]
+    candidates: list[Candidate] | StreamedTable[Candidate]
     if isinstance(cfg, CandidateFile):
         of_data = None if cfg.own_prompts else examples_of(Split.preference, inputs["data"])
         prompts, candidates = read_candidates(cfg, of_data, partial(of_round, cfg), out)
@@ -41,7 +41,9 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: Work) -> dict
     }
 
 
-def draw(cfg: Sample, inputs: dict[str, Path], out: Work) -> tuple[list[Example], Held[Candidate], dict[str, Any]]:
+def draw(
+    cfg: Sample, inputs: dict[str, Path], out: StageDir
+) -> tuple[list[Example], StreamedTable[Candidate], dict[str, Any]]:
     """Return the data's prompts of this round, what the sampler answers to them, and its figures."""
     from stages.models.contract import form_of
     from stages.models.loading import device_of  # with torch, which reading a file is spared

@@ -19,12 +19,12 @@ from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.splits import side
 from stages.store.truncation import ending_advice, share_ended
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 MADE = ("selected", "mended")  # what this stage calls the source of its examples
 
 
-def run(cfg: Select, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `examples.parquet`: of `pairs` the chosen completions, in their order; else the data's examples, its
     unanswered `sft` prompts with the best of their judged candidates.
 

@@ -10,13 +10,13 @@ from stages.models.contract import Contract
 from stages.models.loading import context_of, embedding_rows, load_model, load_tokenizer, save_model
 from stages.objectives.sft import Isolation, SupervisedTrainer, read_rows, show_tokens, trainable_model, under_contract
 from stages.store.records import Example, stream
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training.end_of_turn import check_end_of_turn
 from stages.training.fit import Fit
-from stages.training.trainer import Course, lowest_losses
+from stages.training.trainer import EvalHistory, lowest_losses
 
 
-def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` with its contract, `token_example.json`, and `held_out.json` with the loss of every validation
     row; with an adapter, `adapter/` too.
 
@@ -39,7 +39,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
     fit = Fit(SupervisedTrainer, cfg, rows, terms, base, out)
     trainer = fit.trainer_of(trainable_model(base, terms, fit.cfg, fit.args.device))
     best = fit.train_to_best(*([Isolation(trainer, cfg, rows.shown.ids)] if cfg.packing else []))
-    losses = lowest_losses(Course(trainer), int(best["step"]), len(rows.validation), cfg, out) if best else []
+    losses = lowest_losses(EvalHistory(trainer), int(best["step"]), len(rows.validation), cfg, out) if best else []
     if not out.main:
         return {}
     by_row = [{"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)]
@@ -66,7 +66,7 @@ def summary_message(fit: Fit[SFT, SupervisedTrainer], rows: int, trained_tokens:
     return message
 
 
-def publish_untrained(cfg: SFT, base: Path, terms: Contract, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def publish_untrained(cfg: SFT, base: Path, terms: Contract, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish the base model as it is, under its own contract."""
     save_model(under_contract(load_model(base), terms, cfg.seed), out / "model")
     terms.save(out / "model")

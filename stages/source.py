@@ -10,26 +10,26 @@ from typing import Any
 
 from stages.config.blocks.data import OneSource
 from stages.config.errors import UserError
-from stages.curation.audit.gate import Gate
+from stages.curation.audit.gate import RowFilter
 from stages.curation.user_code import own_part
 from stages.formats.column_mapping import wanted_of
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.formats.readers.row import BadRow
-from stages.formats.source_reading import Found, convert, keep_apart, quarantine, tell_unused
+from stages.formats.source_reading import ReadReport, convert, keep_apart, quarantine, tell_unused
 from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
 from stages.store.splits import NEED_AN_ANSWER, prompt_of, split_of
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
-def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `examples.parquet`, and `quarantine.jsonl` where rows could not be used.
 
     Raises:
         UserError: for a source that holds nothing, or more unusable rows than `max_bad` allows.
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    found, counts, passes = Found(), Counter[str](), Gate(cfg.audit, cfg.form)
+    found, counts, passes = ReadReport(), Counter[str](), RowFilter(cfg.audit, cfg.form)
     _, own = own_part(cfg.own, out)
 
     with plugins.told(cfg.own, "data.own", out.path):
@@ -62,13 +62,13 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
 
 
 def examples(
-    cfg: OneSource, own: Callable[[Any], Said] | None, passes: Gate, found: Found, counts: Counter[str]
+    cfg: OneSource, own: Callable[[Any], ParsedRow] | None, passes: RowFilter, found: ReadReport, counts: Counter[str]
 ) -> Iterator[SourceRow]:
     """The examples of a source, but for rows that the audit does not let pass. `counts` are those of every split."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
     unchecked = list[Check]()  # one for all rows: the fewer objects stay, the less the garbage collector walks through
 
-    def example(said: Said) -> SourceRow | None:
+    def example(said: ParsedRow) -> SourceRow | None:
         said = passes.shape(said)
         messages, answer = said.messages, said.answers[0] if len(said.answers) == 1 else None
         prompt = prompt_of(messages, answer)

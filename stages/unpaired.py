@@ -20,7 +20,7 @@ from stages.store.records import Candidate, Example, Judgement, Message, Records
 from stages.store.splits import side
 from stages.store.table_schema import Int32
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 UNJUDGED = "no judgement"
 TIED = "as many preferences for it as against it"
@@ -37,7 +37,7 @@ WAYS_OUT = {
 }
 
 
-def run(cfg: Unpaired, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `unpaired.parquet`; a prompt is held out here where its pairs are.
 
     Raises:

@@ -15,12 +15,12 @@ from stages.evaluation.asked import prompts_of
 from stages.evaluation.win_rates import detectable
 from stages.models.contract import Contract, form_of
 from stages.store.records import Candidate, Example, content_id, load, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 SHORT = 80  # characters of the constant answer that are told
 
 
-def run(cfg: Versus, inputs: dict[str, Path], out: Work) -> dict[str, Any]:
+def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet`, two of a prompt, in which `policy` is whose answer it is.
     Prompts are those that both answered: without checks, where there are any, else with; as many as `prompts`, drawn
     by their ids.

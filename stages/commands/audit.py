@@ -17,7 +17,7 @@ from rich.table import Table
 from stages.commands.auditing.audited_rows import (
     TOO_LONG,
     UNUSABLE,
-    Looked,
+    AuditedSource,
     Measure,
     distribution,
     look,
@@ -36,7 +36,7 @@ from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import having, note, recall
 from stages.store.store import Store
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,11 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     """
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, plugins.told(data.own, KEY, Path(folder)):
-        _, own = own_part(data.own, Work(Path(folder), lambda metrics, step: None))
+        _, own = own_part(data.own, StageDir(Path(folder), lambda metrics, step: None))
         audit(data, sources_of(nodes, own), measure(nodes, store), store)
 
 
-def audit(data: Data, looked: list[Looked], lengths: Measure | None, store: Store) -> None:
+def audit(data: Data, looked: list[AuditedSource], lengths: Measure | None, store: Store) -> None:
     """Audit these sources."""
     if not looked:
         raise UserError("there is nothing to audit: 'data.sources=[{path: FILE}]' or label=dataset label.path=FILE.")
@@ -91,21 +91,21 @@ def audit(data: Data, looked: list[Looked], lengths: Measure | None, store: Stor
     log.info("The rows: %s. The page: %s", file, store.root / PAGE)
 
 
-def counts_before(file: Path, looked: list[Looked]) -> Counter[str] | None:
+def counts_before(file: Path, looked: list[AuditedSource]) -> Counter[str] | None:
     """How often each code was found by the last audit in this store; None where there was none of the same sources."""
     told = recall(file, having("sources", "codes"))
     return Counter(told["codes"]) if told and told["sources"] == paths(looked) else None
 
 
-def paths(looked: list[Looked]) -> list[str]:
+def paths(looked: list[AuditedSource]) -> list[str]:
     return [source.source.path for source in looked]
 
 
-def total(looked: list[Looked]) -> Counter[str]:
+def total(looked: list[AuditedSource]) -> Counter[str]:
     return sum((source.codes for source in looked), Counter[str]())
 
 
-def sentence(looked: list[Looked]) -> str:
+def sentence(looked: list[AuditedSource]) -> str:
     """What was found, in one."""
     rows, flagged, codes = sum(s.found.rows for s in looked), sum(s.flagged for s in looked), total(looked)
     if not flagged:
@@ -114,7 +114,7 @@ def sentence(looked: list[Looked]) -> str:
     return f"Something was found in {flagged:,} of {rows:,} rows ({flagged / rows:.1%}), most often {most}."
 
 
-def table(looked: list[Looked], before: Counter[str] | None) -> Table:
+def table(looked: list[AuditedSource], before: Counter[str] | None) -> Table:
     shown = Table("code", "what it says", box=None, header_style="bold", pad_edge=False)
     for title in ("rows", *(["last time"] if before is not None else [])):
         shown.add_column(title, justify="right", no_wrap=True)
@@ -123,7 +123,7 @@ def table(looked: list[Looked], before: Counter[str] | None) -> Table:
     return shown
 
 
-def html(looked: list[Looked], before: Counter[str] | None, diversity: Diversity, data: Data) -> str:
+def html(looked: list[AuditedSource], before: Counter[str] | None, diversity: Diversity, data: Data) -> str:
     """The page."""
     from stages.pages.environment import environment
 

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from stages.commands.node_settings import named
 from stages.commands.planning import cost, expected_calls
-from stages.commands.planning.cost import Past
-from stages.commands.planning.expected_calls import Asked
+from stages.commands.planning.cost import RunHistory
+from stages.commands.planning.expected_calls import ExpectedCalls
 from stages.commands.planning.peak import on_gpu
 from stages.commands.planning.tokens import Contribution, contributions
 from stages.config.blocks.evaluation import Versus
@@ -41,9 +41,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
     usual = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
-    past = Past(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
+    past = RunHistory(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
     seconds, renewed, unmeasured = dict[str, float](), dict[str, float](), list[str]()
-    asked, read = dict[str, list[Asked]](), set[Node]()
+    asked, read = dict[str, list[ExpectedCalls]](), set[Node]()
     planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
     for name, node in planned.items():
         state = store.state(node)
@@ -122,7 +122,7 @@ def sources(brought: list[Contribution]) -> Table:
     return table
 
 
-def comparison(name: str, node: Node, store: Store, past: Past) -> str:
+def comparison(name: str, node: Node, store: Store, past: RunHistory) -> str:
     """Return how small a difference a comparison of so many prompts can show."""
     from stages.evaluation.win_rates import detectable  # with numpy, which other plans are spared
 
@@ -133,7 +133,7 @@ def comparison(name: str, node: Node, store: Store, past: Past) -> str:
     return f"{title}: {prompts:,.0f} prompts show a win rate that is {points:.0f} points off 50%, four times of five."
 
 
-def endpoints(asked: dict[str, list[Asked]]) -> Table:
+def endpoints(asked: dict[str, list[ExpectedCalls]]) -> Table:
     """What nodes would ask of endpoints, and what that costs where it is known."""
     table = Table("asks", "endpoint", "model", box=None, header_style="bold", pad_edge=False)
     for title in ("calls", "tokens in", "out, at most", "money, at most"):

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from stages.config.blocks.data import Form
 from stages.curation.audit import answers, requests
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.formats.turns import text
 from stages.store.records import Message, content_id
 
@@ -58,11 +58,11 @@ def undamaged(given: str) -> str:
     return UNSEEN.sub("", given) if answers.damaged(given) else given
 
 
-def mend_damage(said: Said) -> Said:
+def mend_damage(said: ParsedRow) -> ParsedRow:
     return said.rewritten(lambda given, where: text(undamaged(given), where))
 
 
-def remove_marker(said: Said) -> Said:
+def remove_marker(said: ParsedRow) -> ParsedRow:
     """Take the marker out of the last request."""
     messages = list(said.messages)
     for i in reversed(range(len(messages))):
@@ -75,7 +75,7 @@ def remove_marker(said: Said) -> Said:
 
 
 # By code.
-FIXES: dict[str, Callable[[Said], Said]] = {"damaged": mend_damage, "input_marker": remove_marker}
+FIXES: dict[str, Callable[[ParsedRow], ParsedRow]] = {"damaged": mend_damage, "input_marker": remove_marker}
 
 
 def trimmed(text: str) -> str:
@@ -83,7 +83,7 @@ def trimmed(text: str) -> str:
     return LEADING.sub("", TRAILING.sub("", SPACES.sub(" ", ENDS.sub("\n", text)))).rstrip()
 
 
-class Shape:
+class Harmonizer:
     """Brings rows into form, and counts what it changed. `fixed`: the codes of an audit whose findings are mended."""
 
     def __init__(self, form: Form, fixed: Collection[str] = ()):
@@ -91,7 +91,7 @@ class Shape:
         self.rows = self.before = self.after = 0  # before and after: those with a system message
         self.changed = Counter[str]()  # rows, by code or by key of the form
 
-    def __call__(self, said: Said) -> Said:
+    def __call__(self, said: ParsedRow) -> ParsedRow:
         """The row in form.
 
         Raises:
@@ -112,7 +112,7 @@ class Shape:
         self.before, self.after = self.before + before, self.after + has_system(said.messages)
         return said
 
-    def counted(self, what: str, before: Said, after: Said) -> Said:
+    def counted(self, what: str, before: ParsedRow, after: ParsedRow) -> ParsedRow:
         self.changed[what] += after != before
         return after
 

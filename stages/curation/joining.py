@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.data import Source
 from stages.config.choices import Split
-from stages.curation.audit.gate import Gate
+from stages.curation.audit.gate import RowFilter
 from stages.curation.mixing import Amount
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.formats.readers.row import Row, Unwanted
 from stages.store.records import GROUP, Example, SourceRow, content_id, stream
 from stages.store.table_schema import schema_of
@@ -26,7 +26,7 @@ SFT = SPLITS.index(Split.sft)
 NOBODY = -1
 NOTHING = Amount(0, 0)
 STEP, *ODD = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64
-Places = NDArray[np.intp]  # of rows among all
+RowIndex = NDArray[np.intp]  # of rows among all
 
 
 @dataclass
@@ -86,7 +86,7 @@ def places(splits: list[str]) -> NDArray[np.int8]:
     return np.array([SPLITS.index(split) for split in splits], np.int8)
 
 
-class Taken:
+class SplitLedger:
     """Who holds which prompt, and which answers to it sft has. `names` are the ids of rows as they are published: that
     of the prompt, or with another answer to a prompt that is there that of both."""
 
@@ -97,7 +97,7 @@ class Taken:
         self.owner = np.full(len(rows.ids), NOBODY, np.int8)
         self.answered = np.zeros(len(rows.ids), bool)
 
-    def fresh(self, rows: Places) -> Places:
+    def fresh(self, rows: RowIndex) -> RowIndex:
         """Those of some rows that may stay, in their order."""
         splits, prompts = self.rows.splits[rows], self.prompt[rows]
         _, first, number = np.unique(prompts, return_index=True, return_inverse=True)
@@ -113,36 +113,38 @@ class Taken:
         self.names[others] = self.rows.pairs[others]
         return rows[stays]
 
-    def drawn(self, rows: Places, limit: int | None) -> Places:
+    def drawn(self, rows: RowIndex, limit: int | None) -> RowIndex:
         """So many of some rows, by their content: whatever the order of their file."""
         if limit is None or len(rows) <= limit:
             return rows
         order = numbers([content_id(name) for name in ids_of(self.names[rows])])
         return np.sort(rows[np.argsort(order, kind="stable")[:limit]])
 
-    def hold(self, rows: Places) -> None:
+    def hold(self, rows: RowIndex) -> None:
         """Take the prompts of rows that stay, and their answers."""
         self.owner[self.prompt[rows]] = self.rows.splits[rows]
         self.answered[self.pair[rows]] = True
 
 
 @dataclass
-class Part:
+class SourceRows:
     """`rows` are the places of all its rows among all, `drawn` those that may come, `amount` how many for sft do. Left
     out are `unwanted` rows, which the audit takes out, `copies` of earlier ones, and what `rows` of the source leaves
     over."""
 
     source: Source
     file: Path
-    rows: Places
-    drawn: Places
+    rows: RowIndex
+    drawn: RowIndex
     unwanted: list[Row]
     copies: int
     left_over: int
     amount: Amount = NOTHING
 
     @classmethod
-    def of(cls, source: Source, file: Path, rows: Places, taken: Taken, passes: Gate | None) -> "Part":
+    def of(
+        cls, source: Source, file: Path, rows: RowIndex, taken: SplitLedger, passes: RowFilter | None
+    ) -> "SourceRows":
         """The rows that no earlier source has, as many as the source may bring; they are held from now on."""
         unwanted = dict(found_among(file, passes)) if passes else {}
         wanted = np.delete(rows, [*unwanted])
@@ -152,11 +154,11 @@ class Part:
         left_over = len(fresh) - len(drawn)
         return cls(source, file, rows, drawn, [*unwanted.values()], len(wanted) - len(fresh), left_over)
 
-    def to_learn(self, taken: Taken) -> Places:
+    def to_learn(self, taken: SplitLedger) -> RowIndex:
         """Those of its rows that are for sft."""
         return self.drawn[taken.rows.splits[self.drawn] == SFT]
 
-    def draw_counts(self, taken: Taken, seed: int) -> NDArray[np.int32]:
+    def draw_counts(self, taken: SplitLedger, seed: int) -> NDArray[np.int32]:
         """How often each of its rows comes."""
         found = np.zeros(len(self.rows), np.int32)
         if len(self.rows):
@@ -165,13 +167,13 @@ class Part:
             found[to_learn - first] = draw_counts(taken.names[to_learn], self.amount, seed)
         return found
 
-    def counts(self, taken: Taken) -> dict[str, int]:
+    def counts(self, taken: SplitLedger) -> dict[str, int]:
         """How many rows come of it, by split."""
         found = np.bincount(taken.rows.splits[self.drawn], minlength=len(SPLITS)).tolist()
         found[SFT] = self.amount.total
         return {split: count for split, count in zip(SPLITS, found, strict=True) if count}
 
-    def tables(self, taken: Taken, seed: int) -> Iterator[pa.Table]:
+    def tables(self, taken: SplitLedger, seed: int) -> Iterator[pa.Table]:
         """The rows that come, in the order of the source; of one that comes again, with an id of its own."""
         comes, names, start = self.draw_counts(taken, seed), taken.names[self.rows], 0
         for batch in pq.ParquetFile(self.file).iter_batches(GROUP, columns=schema_of(Example).names):
@@ -187,10 +189,10 @@ class Part:
             start += len(batch)
 
 
-def found_among(file: Path, passes: Gate) -> Iterator[tuple[int, Row]]:
+def found_among(file: Path, passes: RowFilter) -> Iterator[tuple[int, Row]]:
     """The rows that an audit finds something in beside the rows before them, by their number, with the reason."""
     for i, row in enumerate(stream(file, SourceRow)):
-        said = Said(row.messages, [] if row.reference is None else [row.reference])
+        said = ParsedRow(row.messages, [] if row.reference is None else [row.reference])
         try:
             passes(said, row.split, row.file, row.line)
         except Unwanted as reason:

@@ -22,7 +22,7 @@ from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, decode, 
 from stages.endpoints.spending import Pace, Spending, backoff, retry_after
 from stages.store.call_cache import Calls, key_of
 from stages.store.records import Message
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 
 HEAD = 16  # tokens that a server may put around a message
 LIMITS = ("max_tokens", "max_completion_tokens")  # what servers call the tokens of an answer, at most
@@ -70,7 +70,7 @@ class Question:
 class Client:
     """One endpoint's model. `key` is what the endpoint is called on the command line, for errors."""
 
-    def __init__(self, endpoint: Endpoint, key: str, out: Work):
+    def __init__(self, endpoint: Endpoint, key: str, out: StageDir):
         self.endpoint, self.name, runtime = endpoint, key, endpoint.runtime
         self.calls = Calls(out.calls, str(endpoint.base_url), str(endpoint.model))
         spent = out / SCRATCH / "spent" / self.calls.path.name

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from stages.config.errors import UserError
 from stages.endpoints.client import Client
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 T = TypeVar("T")
 Job = Callable[[], Coroutine[Any, Any, T]]
 
 
-def answers(clients: Sequence[Client], jobs: Iterable[Job[T]], out: Work) -> Generator[T, None, None]:
+def answers(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -> Generator[T, None, None]:
     """The results of jobs that ask these clients, in the order in which they are done. Twice as many are begun as may
     be on their way together: one that waits for the disk holds up no other. Figures are left in `out.asked`.
 

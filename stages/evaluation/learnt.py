@@ -18,7 +18,7 @@ from stages.models.loading import context_of, device_of, load_model
 from stages.models.scoring import add_scoring, pair_log_probs, readable, rounded_once
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 PAIRS = 8  # in a forward, which reads both answers of each
 TOO_FEW = "too few to say"
@@ -26,7 +26,7 @@ TOO_FEW = "too few to say"
 Array = NDArray[np.float64]
 
 
-def learnt(cfg: Eval, inputs: dict[str, Path], before: str, out: Work) -> dict[str, Any]:
+def learnt(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDir) -> dict[str, Any]:
     """The shares of held-out pairs whose chosen answer a model favours: against `before` by log-ratio, where half
     would be chance, and by itself by summed log-prob and by log-prob per token; beside them the share in which it is
     the longer one. What is equal counts half. Pairs of one prompt are one draw.
@@ -57,7 +57,7 @@ def learnt(cfg: Eval, inputs: dict[str, Path], before: str, out: Work) -> dict[s
     }
 
 
-def held_out(inputs: dict[str, Path], out: Work) -> list[tuple[str, PairLogProbs]]:
+def held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[str, PairLogProbs]]:
     """The pairs that training has not seen, the shortest first, each with the id of its prompt. Left out, with a
     warning, are those that SFT's template cannot render or that its context does not hold."""
     terms, most = contract.load(inputs["sft"] / "model"), context_of(inputs["sft"] / "model")

@@ -17,13 +17,13 @@ from stages.models import contract
 from stages.models.loading import context_of, device_of, load_model
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 ROWS = 8  # in a forward; each holds the logits of its completion, 200 kB a token where the vocabulary has 50,000
 
 
 def score(
-    cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers, out: Work
+    cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers, out: StageDir
 ) -> dict[str, dict[str, Any]]:
     """Of all models that speak SFT's template: `kl` by role, exact at every position of the model's own answers, in
     nats; `references`, in nats per token, of the prompts that have one which the model can read. A base is asked
@@ -41,7 +41,7 @@ def score(
     return {"kl": kl, "references": compared(cfg, references, [e.task for e in referenced]) if referenced else {}}
 
 
-def readable(prompts: list[Example], sft: Path, out: Work) -> list[Example]:
+def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
     """The prompts with a reference answer that fits into the models' context beside the prompt."""
     terms, most = contract.load(sft), context_of(sft)
     referenced = [e for e in prompts if e.reference]

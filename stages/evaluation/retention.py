@@ -27,7 +27,7 @@ from stages.models.loading import context, device_of, load_model, load_tokenizer
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example, stream
 from stages.store.text_units import lower_words, words
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 FIRST = 64  # words of an answer whose variety is measured
 LONGEST = 512  # tokens of a text that are read, fewer where the model reads fewer
@@ -60,7 +60,7 @@ class Claim:
     holds: bool = False
 
 
-def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: Work) -> dict[str, Any]:
+def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: StageDir) -> dict[str, Any]:
     """What is claimed of running text (`eval.retention`), of open requests without constraints, and of requested
     lengths, as far as there are any; and a sentence of whether all of it holds. Nothing where there is nothing."""
     found, alpha = list[Claim](), 1 - cfg.confidence

@@ -4,7 +4,7 @@ of the tools that the row offers."""
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, WEIGHT, Format, Said, calls, roles_of
+from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, WEIGHT, Format, ParsedRow, calls, roles_of
 
 
 class Answered(Format):
@@ -14,7 +14,7 @@ class Answered(Format):
     def fits(self, row: Mapping[str, Any]) -> bool:
         return isinstance(row["prompt"], str | list)
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         messages, completion = self.request(row), row["completion"]
         if "tools" in row:
             completion = calls(completion) or completion

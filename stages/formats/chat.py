@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import BEFORE, TURNS, WEIGHT, Format, Said, is_turns, roles_of
+from stages.formats.format import BEFORE, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
 from stages.formats.turns import ROLES, WHO, said, split_off_answer
 
 
@@ -24,5 +24,5 @@ class Chat(Format):
             return len(value) % 2 == 0  # LIMA's: they take turns
         return is_turns(value) and ends_with_answer(value)
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         return self.learnt(row, *split_off_answer(self.asked(row)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, roles_of
+from stages.formats.format import ASKED, BEFORE, TURNS, Format, ParsedRow, is_turns, roles_of
 from stages.formats.readers.row import BadRow
 from stages.store.records import Message
 
@@ -18,7 +18,7 @@ class ChosenRejected(Format):
     def fits(self, row: Mapping[str, Any]) -> bool:
         return "prompt" in row or "messages" in row or is_turns(row["chosen"])
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         if is_whole(row["chosen"]) and is_whole(row["rejected"]):
             (prompt, chosen), (other, rejected) = (self.whole(row, side) for side in self.needs)
             if prompt != other:
@@ -33,7 +33,7 @@ class ChosenRejected(Format):
             chosen, rejected = (self.answer(row[side], side, prompt) for side in self.needs)
         if chosen == rejected:
             raise BadRow("rejected", "is the same as chosen")
-        return Said(prompt, [chosen, rejected], [1.0, 0.0])
+        return ParsedRow(prompt, [chosen, rejected], [1.0, 0.0])
 
     def repeated(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
         """A prompt beside whole conversations repeats a turn of theirs, and what belongs to it stands there too."""

@@ -15,7 +15,7 @@ from stages.formats.chosen_rejected import ChosenRejected
 from stages.formats.columns import Beside, ChangesMeaning, Path, at, has, inside, normal, resolved, tops, unread
 from stages.formats.compared import Compared
 from stages.formats.continued import Continued
-from stages.formats.format import STATED, Format, Said
+from stages.formats.format import STATED, Format, ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
@@ -75,7 +75,7 @@ class Placeholders:
         self.sign = re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
         self.rows = 0
 
-    def taken_out(self, said: Said) -> Said:
+    def taken_out(self, said: ParsedRow) -> ParsedRow:
         """Return a row without these placeholders. Raises BadRow where a turn was nothing else."""
         sign = self.sign
         if sign is None or not any(sign.search(turn["content"]) for turn in said.messages):
@@ -98,7 +98,7 @@ class Placeholders:
 
 
 @dataclass
-class Layout:
+class ColumnMapping:
     """A file's format, and the column of every role in it."""
 
     format: Format
@@ -127,7 +127,7 @@ class Layout:
             found = self.known[tuple(row)] = Columns(paths, getters_of(paths, row), [*STATED.keys() & paths], beside)
         return found
 
-    def read(self, row: Any) -> tuple[Said, list[str]]:
+    def read(self, row: Any) -> tuple[ParsedRow, list[str]]:
         """What a row says, and those of its columns that are not read.
 
         Raises:
@@ -144,14 +144,14 @@ class Layout:
         said = self.placeholders.taken_out(self.said(row, values, columns.paths))
         return (said._replace(**stated) if stated else said), unread(row, values, columns.beside)
 
-    def said(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> Said:
+    def said(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> ParsedRow:
         """As `read`, by the values of a row's roles."""
         for role in self.format.needs:
             if role not in values:
                 column = str(self.first.get(role, role))
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
-            return Said(self.format.request(values), []) if self.asks else self.format.said(values)
+            return ParsedRow(self.format.request(values), []) if self.asks else self.format.said(values)
         except BadRow as bad:
             if not isinstance(path := paths.get(bad.field), str):
                 raise
@@ -186,8 +186,8 @@ def name_of(kind: type[Format]) -> str:
     return kind.__module__.rpartition(".")[2]
 
 
-def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None]) -> Layout:
-    return Layout(format, resolved(columns, {**format.named(columns), **STATED}, given), given)
+def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None]) -> ColumnMapping:
+    return ColumnMapping(format, resolved(columns, {**format.named(columns), **STATED}, given), given)
 
 
 def getters_of(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.formats.columns import Path, normal, plain, unfolded
-from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, only, roles_of
+from stages.formats.format import ASKED, BEFORE, TURNS, Format, ParsedRow, is_turns, only, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.scored import number
 from stages.formats.turns import WHO, said
@@ -103,7 +103,7 @@ class Compared(Format):
             row = {**row, "prompt": only(unfolded(row["prompt"]), "prompt")}
         return super().asked(row)
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         score = self.better(row["preference"])
         turns = [alternating(row.get("prompt"), row[side]) for side in ("a", "b")]
         if all(turns):
@@ -120,7 +120,7 @@ class Compared(Format):
             raise BadRow("b", "is the same as a")
         if not isinstance(row["preference"], list):  # of scores, nearly as many as rows
             self.values[plain(row["preference"])] += 1
-        return Said(prompt, [a, b], [score, 1 - score])
+        return ParsedRow(prompt, [a, b], [score, 1 - score])
 
 
 def through(turns: Any, last: Any) -> Any:

@@ -15,7 +15,16 @@ import yaml
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.column_mapping import FORMATS, Layout, Wanted, getters_of, kinds, laid_out, name_of, values_of
+from stages.formats.column_mapping import (
+    FORMATS,
+    ColumnMapping,
+    Wanted,
+    getters_of,
+    kinds,
+    laid_out,
+    name_of,
+    values_of,
+)
 from stages.formats.columns import ChangesMeaning, unread
 from stages.formats.readers.files import Table
 from stages.formats.readers.row import validate_columns
@@ -34,7 +43,7 @@ FILE = Path(__file__).with_name("known.yaml")
 PEEKED = 200  # rows
 
 
-def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> Layout | None:
+def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> ColumnMapping | None:
     """The layout of a file, for preferences or for examples, whose format has looked at the rows that it learns from;
     None where the file has no row that can be read.
 
@@ -58,7 +67,9 @@ def peeked(table: Table) -> list[dict[str, Any]]:
     return rows
 
 
-def recognised(table: Table, rows: list[dict[str, Any]], source: Source, key: str, wanted: Wanted) -> Layout | None:
+def recognised(
+    table: Table, rows: list[dict[str, Any]], source: Source, key: str, wanted: Wanted
+) -> ColumnMapping | None:
     """The layout of a file by its first rows alone; None where there are none.
 
     Raises:
@@ -87,7 +98,7 @@ def recognised(table: Table, rows: list[dict[str, Any]], source: Source, key: st
     return layout
 
 
-def best(source: Source, wanted: Wanted, columns: list[str], rows: list[dict[str, Any]]) -> Layout | None:
+def best(source: Source, wanted: Wanted, columns: list[str], rows: list[dict[str, Any]]) -> ColumnMapping | None:
     """The layout of the first format that most of these rows are of, or else of the one that the most are of; by what
     is known of the set, or else by the names of its columns."""
     most, found = 0, None
@@ -106,7 +117,7 @@ def best(source: Source, wanted: Wanted, columns: list[str], rows: list[dict[str
     return found
 
 
-def fits(layout: Layout, row: dict[str, Any]) -> bool:
+def fits(layout: ColumnMapping, row: dict[str, Any]) -> bool:
     """Whether a row is of this format: it has what is needed, and no column that would mean something else."""
     unknown = {role for role, path in layout.given.items() if path is not None} - layout.first.keys()
     values = values_of(row, getters_of(layout.first, row))
@@ -120,7 +131,7 @@ def fits(layout: Layout, row: dict[str, Any]) -> bool:
     return True
 
 
-def learn(table: Table, layout: Layout, rows: list[dict[str, Any]], labels: str) -> None:
+def learn(table: Table, layout: ColumnMapping, rows: list[dict[str, Any]], labels: str) -> None:
     """Have a format look at a file's rows before it reads them."""
     seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if layout.format.learns_all else rows
     values = (values_of(row, layout.columns(row).getters) for row in seen)

@@ -56,7 +56,7 @@ def roles_of(*common: Mapping[str, str], **own: str) -> dict[str, str]:
     return own | {role: names for each in common for role, names in each.items() if role not in own}
 
 
-class Said(NamedTuple):
+class ParsedRow(NamedTuple):
     """What a row says: the messages up to the last request (none of running text), and the answers to it. `scores` of
     answers that somebody judged: higher is better. Those that are `graded` mean something from row to row; others tell
     the answers of one row apart. `trained`: whether each assistant turn is, the one answer last; None: all are.
@@ -70,7 +70,7 @@ class Said(NamedTuple):
     licence: str | None = None
     origin: str | None = None
 
-    def rewritten(self, write: Callable[[str, str], str]) -> "Said":
+    def rewritten(self, write: Callable[[str, str], str]) -> "ParsedRow":
         """The row with every text of it written anew, by the text and where it stands: a role, or `answer`."""
         messages = [{**turn, "content": write(turn["content"], turn["role"])} for turn in self.messages]
         return self._replace(messages=messages, answers=[write(answer, "answer") for answer in self.answers])
@@ -112,7 +112,7 @@ class Format(ABC):
         return [f"{self.untrained:,} answers have weight 0: they are read, and not trained"] if self.untrained else []
 
     @abstractmethod
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         """What a row says. Its keys are roles that say something, those needed among them.
 
         Raises:
@@ -155,12 +155,12 @@ class Format(ABC):
             raise BadRow("", "the prompt ends with an assistant turn")
         return messages
 
-    def learnt(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> Said:
+    def learnt(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> ParsedRow:
         """A conversation with the answer that ends it, and which of its assistant turns are trained."""
         trained = trained_by_weights(row, messages, self.dropped, answer is not None)
         if trained:
             self.untrained += trained.count(False)
-        return Said(messages, [] if answer is None else [answer], trained=trained)
+        return ParsedRow(messages, [] if answer is None else [answer], trained=trained)
 
     def whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
         """The prompt and the answer of a whole conversation, which stands in one of several columns."""

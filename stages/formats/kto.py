@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stages.formats.columns import Path, plain
-from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, TURNS, Format, Said, roles_of
+from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, TURNS, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import split_off_answer
 
@@ -36,7 +36,7 @@ class KTO(Format):
         word = plain(value)
         return FLAGS.get(self.labels.get(word, word).lower())
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         if (score := self.flag(row["label"])) is None:
             raise BadRow("label", f"must be true or false, good or bad, is {row['label']!r:.40}")
         if "completion" in row and "messages" not in row:
@@ -47,4 +47,4 @@ class KTO(Format):
         if answer is None:
             raise BadRow("", "no assistant turn that the label could be of")
         self.values[plain(row["label"]), score] += 1
-        return Said(messages, [answer], [score], graded=True)
+        return ParsedRow(messages, [answer], [score], graded=True)

@@ -20,7 +20,7 @@ from typing import Any
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
 from stages.formats.columns import Path
-from stages.formats.format import Format, Said
+from stages.formats.format import Format, ParsedRow
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import listed, text
 from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, facts_of, load_yaml, render
@@ -99,7 +99,7 @@ class Phrased(Format):
             raise BadRow("label", f"{given!r} is no word")
         return word
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         values = {role: text(first(value), role) for role, value in row.items() if role not in OF_LABELS}
         drawn = random.Random(content_id(sorted(values.items())))
         if "options" in row:
@@ -120,7 +120,7 @@ class Phrased(Format):
             request, reply = (text(render(each, [values])[0].text.strip(), "") for each in (ask, answer))
         except TemplateFault as error:
             raise BadRow("", f"the phrasing cannot be rendered with it: {error}") from error
-        return Said([{"role": "user", "content": request}], [reply])
+        return ParsedRow([{"role": "user", "content": request}], [reply])
 
     def labelled(self, label: str, drawn: random.Random) -> dict[str, str]:
         """A label, and it among others of its set."""

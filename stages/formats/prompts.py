@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import ASKED, BEFORE, TURNS, Format, Said, is_turns, roles_of
+from stages.formats.format import ASKED, BEFORE, TURNS, Format, ParsedRow, is_turns, roles_of
 
 
 class Prompts(Format):
@@ -12,5 +12,5 @@ class Prompts(Format):
     def fits(self, row: Mapping[str, Any]) -> bool:
         return isinstance(row.get("prompt"), str | list) or is_turns(row.get("messages"))
 
-    def said(self, row: Mapping[str, Any]) -> Said:
-        return Said(self.request(row), [])
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
+        return ParsedRow(self.request(row), [])

@@ -9,7 +9,7 @@ from typing import Any
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
 from stages.formats.chosen_rejected import is_whole
-from stages.formats.column_mapping import SHOWN, Layout, Wanted, kinds, laid_out
+from stages.formats.column_mapping import SHOWN, ColumnMapping, Wanted, kinds, laid_out
 from stages.formats.columns import CHOICE, at, has, inside, lacking, normal, parts_of, plain, resolved, tops
 from stages.formats.format import ASKED, BEFORE, STATED
 from stages.formats.kto import KTO
@@ -89,7 +89,7 @@ def unclear_flags(
 
 
 def refuse_judged(
-    table: Table, layout: Layout, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]]
+    table: Table, layout: ColumnMapping, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]]
 ) -> None:
     """Raise UserError for examples to learn from, if something beside them says how good each answer is and is not
     read: the bad answers would be learnt, too."""
@@ -166,7 +166,7 @@ def first_of(columns: list[str]) -> str:
 
 
 def refuse_unanswered(
-    table: Table, layout: Layout, source: Source, block: str, columns: list[str], row: dict[str, Any]
+    table: Table, layout: ColumnMapping, source: Source, block: str, columns: list[str], row: dict[str, Any]
 ) -> None:
     """Raise UserError for a file that has no one answer to each request, where one is to be learnt from or compared
     with."""
@@ -190,7 +190,7 @@ def refuse_unanswered(
         )
 
 
-def chosen_alone(layout: Layout, block: str, row: dict[str, Any]) -> str:
+def chosen_alone(layout: ColumnMapping, block: str, row: dict[str, Any]) -> str:
     """The setting that has only the chosen answers read, or the first of several."""
     chosen, several = layout.first.get("chosen"), layout.first.get("completions")
     asked = {role: path for role, path in layout.first.items() if role in (*ASKED, *BEFORE) and role in layout.given}
@@ -234,7 +234,9 @@ def refuse_options(table: Table, source: Source, block: str, columns: list[str],
         raise UserError(f"{told}, in {first_of(choices)}. {block}.task={OPTIONS} {given} phrases them.")
 
 
-def refuse_rivals(table: Table, layout: Layout, block: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
+def refuse_rivals(
+    table: Table, layout: ColumnMapping, block: str, columns: list[str], rows: list[dict[str, Any]]
+) -> None:
     """Raise UserError for a file in which several columns may be the request or the answer, and say something else."""
     taken = {*layout.first.values()} if all(isinstance(path, str) for path in layout.first.values()) else set()
     for role, names in RIVALS.items():

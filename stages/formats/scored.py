@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.formats.columns import Path
-from stages.formats.format import ASKED, BEFORE, Format, Said, roles_of
+from stages.formats.format import ASKED, BEFORE, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import listed
 
@@ -59,7 +59,7 @@ class Scored(Format):
                 "is the best."
             )
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         given = [row["completions"]] if isinstance(row["completions"], str) else row["completions"]
         parts = {**self.parts(listed(given, "completions")), **row_lists(row)}
         if "completions" not in parts:
@@ -75,7 +75,7 @@ class Scored(Format):
             scores = [(high - each) / (high - low or 1.0) for each in scores]
         messages = self.request(row)
         answers = [self.answer(each, "completions", messages) for each in parts["completions"]]
-        return Said(messages, answers, scores, graded=True)
+        return ParsedRow(messages, answers, scores, graded=True)
 
 
 def row_lists(row: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stages.formats.columns import Path
-from stages.formats.format import ASKED, BEFORE, TURNS, Said, roles_of
+from stages.formats.format import ASKED, BEFORE, TURNS, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.scored import Scored
 from stages.formats.turns import listed
@@ -23,9 +23,9 @@ class Several(Scored):
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Nothing: there are no scores to be understood."""
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         parts = self.parts(listed(row["completions"], "completions"))
         if "completions" not in parts:
             raise BadRow("completions", "holds objects without a text: `columns: {completions: COLUMN.KEY}` names it")
         messages = self.request(row)
-        return Said(messages, [self.answer(each, "completions", messages) for each in parts["completions"]])
+        return ParsedRow(messages, [self.answer(each, "completions", messages) for each in parts["completions"]])

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Layout, Wanted
+from stages.formats.column_mapping import ColumnMapping, Wanted
 from stages.formats.columns import ChangesMeaning
 from stages.formats.detection import PEEKED, layout_of
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.readers.files import Table, tables
 from stages.formats.readers.row import BadRow, Row, Unwanted
 from stages.formats.refusal_messages import dotted, no_such_column, no_such_key
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 Made = TypeVar("Made")
 TOLD_EVERY = 1000  # rows
@@ -27,7 +27,7 @@ SHOWN = 100  # characters of a turn
 
 
 @dataclass
-class Found:
+class ReadReport:
     """What there was in a source: rows, file and line of the last, those that cannot be used, how many were left out;
     how many are unwanted and why, and those of them to be kept apart; the columns that nothing reads; and for every
     file lines of what was read as what."""
@@ -55,10 +55,10 @@ class Found:
 def convert(
     source: Source,
     key: str,
-    made_of: Callable[[Said], Made | None],
+    made_of: Callable[[ParsedRow], Made | None],
     wanted: Wanted,
-    found: Found,
-    own: Callable[[Any], Said] | None = None,
+    found: ReadReport,
+    own: Callable[[Any], ParsedRow] | None = None,
 ) -> Iterator[Made]:
     """What `made_of` makes of each row of a source; None leaves a row out, BadRow says why it cannot be used. What a
     row says is read by the format of its file, or by a function of the user's `own`. `found` is filled meanwhile.
@@ -98,17 +98,17 @@ def convert(
         raise no_such_key(unfound, block, source.path, first)
 
 
-def refused(row: Any) -> Said:
+def refused(row: Any) -> ParsedRow:
     """What a row says in a file of which no row can be read."""
     raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
 
 
 def of_table(
     table: Table,
-    layout: Layout | None,
-    own: Callable[[Any], Said] | None,
-    made_of: Callable[[Said], Made | None],
-    found: Found,
+    layout: ColumnMapping | None,
+    own: Callable[[Any], ParsedRow] | None,
+    made_of: Callable[[ParsedRow], Made | None],
+    found: ReadReport,
     key: str,
 ) -> Iterator[Made]:
     """What comes of a file's rows."""
@@ -156,12 +156,12 @@ def way_out(key: str, error: ChangesMeaning) -> str:
     return f"{block}.columns={{{name}: null}} leaves it out{has_it_read}{judged}."
 
 
-def undecided(said: Said) -> bool:
+def undecided(said: ParsedRow) -> bool:
     """Whether a row compares answers, and calls none of them better."""
     return len(said.answers) > 1 and len({*(said.scores or [])}) == 1
 
 
-def shown(said: Said) -> str:
+def shown(said: ParsedRow) -> str:
     """A row of a file as it is understood. Of answers that are compared it shows the best and the worst, so that a
     reader sees whether they are the right way round."""
     turns = [(turn["role"], turn["content"]) for turn in said.messages]
@@ -179,14 +179,14 @@ def shown(said: Said) -> str:
     return f"{'For example' if compares else 'First row'}: {' | '.join(told)}"
 
 
-def tell_unused(path: str, columns: list[str], out: Work) -> None:
+def tell_unused(path: str, columns: list[str], out: StageDir) -> None:
     """Name the columns of a source that nothing reads."""
     if columns:
         more = f" and {len(columns) - NAMED} more" if len(columns) > NAMED else ""
         out.warn(f"{path}: columns {', '.join(columns[:NAMED])}{more} are not used")
 
 
-def quarantine(bad: list[Row], total: int, limit: float, out: Work, key: str = "data.max_bad") -> None:
+def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str = "data.max_bad") -> None:
     """Keep unusable rows with their reasons; stop where they are too many. `key` names the limit's setting."""
     if not bad:
         return
@@ -208,7 +208,7 @@ def by_reason(rows: Iterable[Row]) -> Counter[str]:
     return Counter(str(BadRow(error.field, error.reason.partition(": ")[0])) for error in errors)
 
 
-def keep_apart(rows: list[Row], out: Work) -> None:
+def keep_apart(rows: list[Row], out: StageDir) -> None:
     """Write rows to `quarantine.jsonl`, with their reasons."""
     with open(out / "quarantine.jsonl", "a", encoding="utf-8") as file:
         for row in rows:

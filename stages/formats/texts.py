@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import Format, Said, roles_of
+from stages.formats.format import Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import RENDERED
 from stages.formats.turns import text
@@ -13,8 +13,8 @@ class Texts(Format):
     roles = roles_of(text="text")
     needs = ("text",)
 
-    def said(self, row: Mapping[str, Any]) -> Said:
+    def said(self, row: Mapping[str, Any]) -> ParsedRow:
         found = text(row["text"], "text")
         if mark := RENDERED.search(found):
             raise BadRow("text", f"holds {mark[0]!r}, a mark of some chat template: that is no running text")
-        return Said([], [found])
+        return ParsedRow([], [found])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.hardware import machine
-from stages.hardware.model_shape import Shape, adapted
+from stages.hardware.model_shape import ModelShape, adapted
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
 HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
@@ -55,23 +55,23 @@ MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 STEP = 256  # a token budget is a multiple of it
 
 
-def weights(shape: Shape, kind: Weights) -> float:
+def weights(shape: ModelShape, kind: Weights) -> float:
     """Bytes of a model in memory; 4-bit are its layers alone."""
     rest = shape.parameters - shape.linear
     return shape.linear * BYTES[kind] + rest * (BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind])
 
 
-def copies(shape: Shape, kind: Weights, precision: Precision) -> float:
+def copies(shape: ModelShape, kind: Weights, precision: Precision) -> float:
     """Bytes of the bf16 copies that autocast makes of the layers' fp32 weights and keeps for the backward."""
     return 2.0 * shape.linear if kind is Weights.fp32 and precision is Precision.bf16 else 0.0
 
 
-def trained(shape: Shape, block: Training) -> int:
+def trained(shape: ModelShape, block: Training) -> int:
     """The number of parameters that training changes."""
     return shape.parameters if block.adapter is Adapter.none else shape.adapter(block.lora)
 
 
-def fixed(shape: Shape, block: Training) -> float:
+def fixed(shape: ModelShape, block: Training) -> float:
     """Bytes that training holds throughout in each process: weights, their gradients, and Adam's two moments."""
     total = weights(shape, block.held) + (4 + 8) * trained(shape, block)
     if block.adapter is not Adapter.none:
@@ -79,7 +79,7 @@ def fixed(shape: Shape, block: Training) -> float:
     return total / (1 if block.runtime.sharding is Sharding.none else block.runtime.world_size)
 
 
-def layer(shape: Shape, block: Training) -> float:
+def layer(shape: ModelShape, block: Training) -> float:
     """Bytes that one layer keeps of a token for its backward."""
     kind = block.adapter is not Adapter.none, block.precision
     hidden, intermediate, query, key = KEPT[kind]
@@ -96,12 +96,12 @@ def layer(shape: Shape, block: Training) -> float:
     return float(kept)
 
 
-def costly(shape: Shape, precision: Precision) -> int:
+def costly(shape: ModelShape, precision: Precision) -> int:
     """Bytes per token of the outputs of a layer's matrix products and attention."""
     return element(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
 
 
-def per_token(shape: Shape, block: Training, checkpointing: Checkpointing) -> float:
+def per_token(shape: ModelShape, block: Training, checkpointing: Checkpointing) -> float:
     """Bytes of activations kept per token until the backward. With checkpointing these are the inputs of the layers;
     if it is selective, the outputs of their products and attention too."""
     around = KEPT_AROUND * shape.hidden
@@ -116,7 +116,7 @@ def element(precision: Precision) -> int:
     return 2 if precision is Precision.bf16 else 4
 
 
-def head(shape: Shape, scored: float, precision: Precision, device: str, backward: bool) -> float:
+def head(shape: ModelShape, scored: float, precision: Precision, device: str, backward: bool) -> float:
     """Bytes of the LM head for `scored` tokens that have a label: a tile of logits and what is computed from it. The
     backward adds the gradients of the hidden states and of the head's weights."""
     size = element(precision)
@@ -138,7 +138,12 @@ def head(shape: Shape, scored: float, precision: Precision, device: str, backwar
 
 
 def training(
-    shape: Shape, block: Training, device: str, tokens: float, checkpointing: Checkpointing, accumulated: bool = True
+    shape: ModelShape,
+    block: Training,
+    device: str,
+    tokens: float,
+    checkpointing: Checkpointing,
+    accumulated: bool = True,
 ) -> float:
     """Bytes at the peak of training with `tokens` in each micro-batch. The peak is where the backward begins: all
     activations are still kept. If gradients are `accumulated`, an earlier micro-batch has left its own by then."""
@@ -155,27 +160,27 @@ def training(
     return max(before + first, state) + embedding
 
 
-def cached(shape: Shape, size: int) -> int:
+def cached(shape: ModelShape, size: int) -> int:
     """Bytes of a token's keys and values, of which each element has `size`."""
     return 2 * size * shape.layers * shape.key
 
 
-def decoded_at_once(shape: Shape, size: int, most: int, length: float, device: str) -> int:
+def decoded_at_once(shape: ModelShape, size: int, most: int, length: float, device: str) -> int:
     """Return how many rows of `length` tokens are decoded at once: `most`, or as many as their cache has room for."""
     return max(1, min(most, int(CACHED * available(device) / (length * cached(shape, size)))))
 
 
-def passing(shape: Shape) -> float:
+def passing(shape: ModelShape) -> float:
     """Bytes of a token on its way through one layer, nothing kept."""
     return 12 * shape.hidden + 10 * shape.active * shape.intermediate
 
 
-def without_head(shape: Shape, block: Training) -> Shape:
+def without_head(shape: ModelShape, block: Training) -> ModelShape:
     """The shape that is trained: a reward model has no LM head of its own."""
     return replace(shape, tied=True) if block.objective.scores else shape
 
 
-def micro_batch(shape: Shape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
+def micro_batch(shape: ModelShape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
     """Tokens of a micro-batch, its gradient checkpointing, and whether a step has several micro-batches."""
     runtime = block.runtime
     fits, checkpointing = (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
@@ -196,7 +201,7 @@ def available(device: str) -> int:
     return found.free_memory if (found := machine.gpu()) else 0
 
 
-def token_budget(shape: Shape, block: Training, device: str) -> tuple[int, Checkpointing]:
+def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, Checkpointing]:
     """Return how many tokens a micro-batch of several rows may have, and its gradient checkpointing: the kind that
     recomputes least among those with which the longest row fits. Ask before the model is loaded: the estimate counts
     its weights."""

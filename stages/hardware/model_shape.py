@@ -41,7 +41,7 @@ MOST_PER_BYTE = 4  # parameters in a byte of weights: nobody stores them in less
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A decoder's widths. `query` and `key` are heads times their width; `intermediate` is an expert's, where there
     are `experts`, of which a token goes through `active`."""
 
@@ -58,7 +58,7 @@ class Shape:
     post_norms: bool = False
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> "Shape | None":
+    def of(cls, config: dict[str, Any]) -> "ModelShape | None":
         """From a model's config.json; None where that is no transformer of the usual names (Mamba, GPT-2)."""
         config = config.get("text_config") or config
         if not all(isinstance(config.get(name), int) for name in REQUIRED):
@@ -118,7 +118,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     file = folder / "config.json"
     config, stored = load_json(file, checked), sum(weights.stat().st_size for weights in folder.glob("*.safetensors"))
-    shape = Shape.of(config)
+    shape = ModelShape.of(config)
     if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
         sizes = ", ".join(f"{name}={(config.get('text_config') or config)[name]}" for name in REQUIRED)
         raise Damaged(

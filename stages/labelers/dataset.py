@@ -8,11 +8,11 @@ from pathlib import Path
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Label
 from stages.formats.column_mapping import Wanted
-from stages.formats.format import Said
-from stages.formats.source_reading import Found, convert
+from stages.formats.format import ParsedRow
+from stages.formats.source_reading import ReadReport, convert
 from stages.labelers.labeler import Labeler, Pool
 from stages.store.records import Candidate, Example, Judgement, Records, prompt_id, save
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 
 
 class Dataset(Labeler):
@@ -20,17 +20,17 @@ class Dataset(Labeler):
 
     name = "dataset"
 
-    def __init__(self, source: Source, key: str, out: Work):
+    def __init__(self, source: Source, key: str, out: StageDir):
         self.source, self.key, self.out, self.given = source, key, out, dict[str, list[Judgement]]()
         self.repeated = 0
 
     @classmethod
-    def of(cls, cfg: Label, out: Work) -> "Dataset":
+    def of(cls, cfg: Label, out: StageDir) -> "Dataset":
         return cls(cfg.source, cfg.key, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """The file's prompts and their candidates, which wait in a table, and the rows that cannot be used."""
-        prompts, found = dict[str, Example](), Found()
+        prompts, found = dict[str, Example](), ReadReport()
         name, scores, known = self.source.path.rsplit("/", 1)[-1], array("d"), set[str]()
 
         def candidates() -> Iterator[Candidate]:
@@ -59,7 +59,7 @@ class Dataset(Labeler):
         unused = {self.source.path: [*found.unused]}
         return Pool([*prompts.values()], Records(file, Candidate), found.bad, unused, found.told, found.rows)
 
-    def judgements(self, said: Said, prompt: str, of: list[Candidate], known: set[str | None]) -> list[Judgement]:
+    def judgements(self, said: ParsedRow, prompt: str, of: list[Candidate], known: set[str | None]) -> list[Judgement]:
         """What a row says: which of two is better, or how good each is but for those `known`, on the file's scale."""
         scores = said.scores or []
         if said.graded:

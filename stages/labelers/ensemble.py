@@ -26,7 +26,7 @@ from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import Question, overlapping, question
 from stages.labelers.people.server import answered
 from stages.store.records import Candidate, Example, Judgement, content_id, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 WORDS = {1: "a", 0: "tie", -1: "b"}
 EVEN = 1e-9  # a weighted mean of votes so near to 0 is a tie
@@ -34,7 +34,7 @@ Two = tuple[str, str]  # candidates, the first of them `a`
 
 
 @dataclass(frozen=True)
-class Joined:
+class JointVote:
     """What the members say of two candidates: 1 for `a`, -1 for `b`, 0 for a tie; a member that says nothing is not
     among `votes`. `preference` is what follows, None where those that vote weigh no more than half of all.
 
@@ -78,7 +78,7 @@ class Member:
 
 def joined(
     voters: Sequence[Voter], said: Mapping[str, Iterable[Judgement]], candidates: Iterable[Candidate]
-) -> Iterator[Joined]:
+) -> Iterator[JointVote]:
     """What members come to, prompt by prompt. Two candidates are compared if every member that compares was asked of
     them; where all give scores, every two. `said`: judgements by member."""
     by_prompt, of = defaultdict[tuple[str, str], list[Judgement]](list), defaultdict[str, list[Candidate]](list)
@@ -98,23 +98,23 @@ def joined(
                 yield joint_verdict(members, a, b)
 
 
-def joint_verdict(members: Sequence[Member], a: Candidate, b: Candidate) -> Joined:
+def joint_verdict(members: Sequence[Member], a: Candidate, b: Candidate) -> JointVote:
     """What follows from the votes on two candidates."""
     of = a.candidate_id, b.candidate_id
     if a.stripped_text == b.stripped_text:
-        return Joined(a.prompt_id, of, {}, "tie")
+        return JointVote(a.prompt_id, of, {}, "tie")
     votes = {m.name: vote for m in members if (vote := m.vote(*of)) is not None}
     bad = [any(m.objects(candidate) for m in members) for candidate in of]
     if any(bad):
-        return Joined(a.prompt_id, of, votes, WORDS[bad[1] - bad[0]], vetoed=True)
+        return JointVote(a.prompt_id, of, votes, WORDS[bad[1] - bad[0]], vetoed=True)
     weights = {m.name: m.weight for m in members}
     given = sum(weights[name] for name in votes)
     if 2 * given <= sum(weights.values()):
-        return Joined(a.prompt_id, of, votes, None)
+        return JointVote(a.prompt_id, of, votes, None)
     mean = sum(weights[name] * vote for name, vote in votes.items()) / given
     square = sum(weights[name] * vote**2 for name, vote in votes.items()) / given
     word = WORDS[(mean > EVEN) - (mean < -EVEN)]
-    return Joined(a.prompt_id, of, votes, word, max(0.0, square - mean**2))
+    return JointVote(a.prompt_id, of, votes, word, max(0.0, square - mean**2))
 
 
 class Ensemble(Labeler):
@@ -122,12 +122,12 @@ class Ensemble(Labeler):
 
     name = "ensemble"
 
-    def __init__(self, cfg: Label, out: Work):
+    def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.told = cfg, out, dict[str, Any]()
         self.said = dict[str, list[Judgement]]()
 
     @classmethod
-    def of(cls, cfg: Label, out: Work) -> "Ensemble":
+    def of(cls, cfg: Label, out: StageDir) -> "Ensemble":
         return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
@@ -157,7 +157,7 @@ class Ensemble(Labeler):
             self.ask(pool, found, judged)
         yield from judged.values()
 
-    def ask(self, pool: Pool, found: Sequence[Joined], judged: dict[Key, Judgement]) -> None:
+    def ask(self, pool: Pool, found: Sequence[JointVote], judged: dict[Key, Judgement]) -> None:
         """Have people judge, first what is audited, then what is in doubt; the latter's judgements become theirs, also
         those of copies. Nobody is asked about the same two texts twice."""
         prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
@@ -198,7 +198,7 @@ class Ensemble(Labeler):
         }
 
 
-def judgement(each: Joined) -> Judgement:
+def judgement(each: JointVote) -> Judgement:
     """The members' own; `raw` says who voted for what."""
     told = json.dumps({name: WORDS[vote] for name, vote in each.votes.items()})
     a, b = each.of
@@ -206,7 +206,7 @@ def judgement(each: Joined) -> Judgement:
     return Judgement(each.prompt_id, Ensemble.name, a=a, b=b, preference=each.preference, raw=told, error=error)
 
 
-def tally(cfg: Label, found: Sequence[Joined], said: Mapping[str, Sequence[Judgement]]) -> dict[str, Any]:
+def tally(cfg: Label, found: Sequence[JointVote], said: Mapping[str, Sequence[Judgement]]) -> dict[str, Any]:
     """How often each member votes, votes with the verdict, and vetoes; how often they disagree or a veto decides."""
     members = dict[str, dict[str, Any]]()
     for voter in cfg.voters:

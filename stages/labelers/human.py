@@ -20,7 +20,7 @@ from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, diffe
 from stages.labelers.people.server import answered
 from stages.labelers.people.session import Answer
 from stages.store.records import Candidate, Example, Judgement
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
 class People(Labeler):
@@ -28,11 +28,11 @@ class People(Labeler):
 
     name = "human"
 
-    def __init__(self, cfg: Label, out: Work):
+    def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out = cfg.human, out
 
     @classmethod
-    def of(cls, cfg: Label, out: Work) -> "People":
+    def of(cls, cfg: Label, out: StageDir) -> "People":
         return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:

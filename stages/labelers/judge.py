@@ -26,7 +26,7 @@ from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, in_json, one_key, verdict
 from stages.store.numbers import numbered
 from stages.store.records import Candidate, Example, Judgement
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 PROBE, WORD = "Say in a sentence what the weather is like at the sea.", "plumb"
 
@@ -45,14 +45,14 @@ class Jury(Labeler):
 
     name = "judge"
 
-    def __init__(self, cfg: Label, out: Work):
+    def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
         self.max_failed, self.differ = cfg.max_failed, 0
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
 
     @classmethod
-    def of(cls, cfg: Label, out: Work) -> "Jury":
+    def of(cls, cfg: Label, out: StageDir) -> "Jury":
         return cls(cfg, out)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:

@@ -13,7 +13,7 @@ from stages.formats.readers.row import Row
 from stages.store import plugins
 from stages.store.judged_pool import by_prompt, column
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 
 class Pool(NamedTuple):
@@ -43,7 +43,7 @@ class Labeler(ABC):
     own = False  # the user's: an error on a prompt costs that prompt, ours are bugs and stop the stage
 
     @classmethod
-    def of(cls, cfg: Label, out: Work) -> "Labeler":
+    def of(cls, cfg: Label, out: StageDir) -> "Labeler":
         """The labeler that a block asks for; `out` is where one that asks others keeps what they say."""
         return cls()
 
@@ -81,7 +81,7 @@ class Labeler(ABC):
                 progress.update()
 
 
-def chosen(cfg: Label, out: Work) -> Labeler:
+def chosen(cfg: Label, out: StageDir) -> Labeler:
     """The labeler that `label` names: a file of this folder, or the user's own.
 
     Raises:

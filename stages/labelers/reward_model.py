@@ -25,7 +25,7 @@ from stages.sandbox.jinja_process import TemplateFault
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import in_shards
 from stages.store.source_files import locate
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 Read = tuple[Candidate, list[int]]
 
@@ -36,14 +36,14 @@ class RewardModel(Labeler):
     name = "reward_model"
     learnt = True
 
-    def __init__(self, cfg: Label, out: Work):
+    def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.folder, self.told = cfg.reward_model, out, Path(), dict[str, Any]()
         if path := self.cfg.path:
             local = locate(path, "label.reward_model.path")
             self.folder = hub.download(path, self.cfg.revision) if local is None else local
 
     @classmethod
-    def of(cls, cfg: Label, out: Work) -> "RewardModel":
+    def of(cls, cfg: Label, out: StageDir) -> "RewardModel":
         return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:

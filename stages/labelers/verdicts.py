@@ -90,7 +90,7 @@ def in_json(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
 
 
 @dataclass(frozen=True)
-class Voice:
+class JudgeVote:
     """One judge's replies on one or two candidates, by the order in which they were shown (`ab`, `ba`; '' of one), and
     what they come to: A (the first shown), B or tie; or a score. None where it said nothing that counts."""
 
@@ -114,13 +114,13 @@ class Voice:
         return bool(self.found["ab"] != SWAPPED[self.found["ba"]])
 
 
-def voices(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, Voice]:
+def voices(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, JudgeVote]:
     """By the judge's name; none where two texts were equal, and nobody was asked."""
     found = {}
     for judge, said in json.loads(j.raw or "{}").items():
         by_order = said if kind is Rubrics.pairwise else {"": said}
         replies = {order: replied(its) for order, its in by_order.items()}
-        found[judge] = Voice(replies, {order: counted(reply, kind, reading) for order, reply in replies.items()})
+        found[judge] = JudgeVote(replies, {order: counted(reply, kind, reading) for order, reply in replies.items()})
     return found
 
 

@@ -28,7 +28,7 @@ from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_order
 from stages.store.sealed_json import having, note, recall
 from stages.store.store import Store
-from stages.store.workspace import CURVES, SCRATCH, Work, read_point
+from stages.store.workspace import CURVES, SCRATCH, StageDir, read_point
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def execute(
     node: Node,
     stage: ModuleType | None,
     inputs: dict[str, Path],
-    work: Work,
+    work: StageDir,
     listen: Callable[..., None],
 ) -> dict[str, Any]:
     """The metrics of a stage: of the module `stage` here, or of workers where it is None. `listen` hears of steps.
@@ -91,7 +91,9 @@ def begin(scratch: Path, job: dict[str, Any]) -> None:
     note(scratch / JOB, job)
 
 
-def run_agent(job: Path, node_rank: int, work: Work | None = None, listen: Callable[..., None] | None = None) -> int:
+def run_agent(
+    job: Path, node_rank: int, work: StageDir | None = None, listen: Callable[..., None] | None = None
+) -> int:
     """Start the agent of this machine, pass on the curves while it runs, and return its exit code."""
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the descriptor of the node's lock is inheritable, and stays locked as long as the agent lives.

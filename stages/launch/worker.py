@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from stages.hardware import allocator, machine, process
 from stages.launch.processes import RESULT, leave
 from stages.store.sealed_json import note, sync
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -29,7 +29,7 @@ def main(job_file: Path) -> None:
     die_with_agent()
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
-    work = Work(Path(job["out"]), lambda metrics, step: None, main=rank == 0)
+    work = StageDir(Path(job["out"]), lambda metrics, step: None, main=rank == 0)
     stage = importlib.import_module(job["stage"])
     kind = get_type_hints(stage.run)["cfg"]
     cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from stages.models.run_attention import Layout, RunAttention, lookback
+from stages.models.run_attention import RunAttention, RunLayout, lookback
 
 ATTENTION = "plumbline_packed"
 # Devices on which every run has an attention call of its own; on others one padded call serves all runs. On a CPU one
@@ -32,7 +32,7 @@ class Pairs:
     the row once: a pair's runs are its chosen sequence, and the rest of its rejected one.
     """
 
-    layout: Layout
+    layout: RunLayout
     width: int
 
     @classmethod
@@ -43,7 +43,7 @@ class Pairs:
         shared = ((input_ids[:half] == input_ids[half:]) & both).cumprod(1).sum(1)
         lengths = torch.stack([ends[:half], ends[half:] - shared], 1).flatten().tolist()
         prefixes = torch.stack([torch.zeros_like(shared), shared], 1).flatten().tolist()
-        return cls(Layout.of(lengths, input_ids.device, prefixes), width)
+        return cls(RunLayout.of(lengths, input_ids.device, prefixes), width)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """(2 pairs, width, …) as (1, tokens, …)."""
@@ -67,7 +67,7 @@ def attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    layout: Layout | None = None,
+    layout: RunLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' SDPA attention over the runs; without a layout, over what it is given (causal, and padded on the
@@ -85,12 +85,12 @@ def attention(
     return attend(module, states, layout, **kwargs), None
 
 
-def run_by_run(module: torch.nn.Module, states: list[torch.Tensor], layout: Layout, **kwargs: Any) -> torch.Tensor:
+def run_by_run(module: torch.nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
     """One kernel call for every run: nothing is padded, and a prefix attends once, not again for what continues it."""
     return RunAttention.apply(*states, layout, kwargs.get("scaling"), kwargs.get("sliding_window"))  # type: ignore[no-any-return,no-untyped-call]
 
 
-def all_at_once(module: torch.nn.Module, states: list[torch.Tensor], layout: Layout, **kwargs: Any) -> torch.Tensor:
+def all_at_once(module: torch.nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
     """One SDPA call over padded sequences, each with its prefix in front. This is plain causal attention, which has
     the fastest kernels, and a single launch however many runs there are."""
     rows, sources = layout.sequences
@@ -130,7 +130,7 @@ def lay_out(model: PreTrainedModel) -> bool:
     if not only_attends(model) or before != "sdpa" or is_deepspeed_zero3_enabled():
         return False
     model.set_attn_implementation(ATTENTION)
-    layout = Layout.of([1], model.device)
+    layout = RunLayout.of([1], model.device)
     model.base_model(input_ids=layout.positions, position_ids=layout.positions, layout=layout, use_cache=False)
     if not layout.seen:
         model.set_attn_implementation(before)
@@ -194,7 +194,7 @@ def pack_segments(model: PreTrainedModel) -> bool:
     dense = backbone.forward
 
     def forward(*args: Any, position_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        layout = Layout.of_segments(position_ids) if position_ids is not None else None
+        layout = RunLayout.of_segments(position_ids) if position_ids is not None else None
         return dense(*args, position_ids=position_ids, layout=layout, **kwargs)
 
     backbone.forward = forward

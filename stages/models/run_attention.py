@@ -27,7 +27,7 @@ FEW, BLOCK = 20_000, 256
 
 
 @dataclass
-class Layout:
+class RunLayout:
     """The runs of a packed row.
 
     lengths: tokens of every run, in order.
@@ -50,14 +50,14 @@ class Layout:
         device: torch.device,
         prefixes: list[int] | None = None,
         continued: list[int] | None = None,
-    ) -> "Layout":
+    ) -> "RunLayout":
         """Of runs with these lengths: whole sequences, unless `prefixes` says what they continue."""
         prefixes = prefixes or [0] * len(lengths)
         positions = [torch.arange(p, p + n) for n, p in zip(lengths, prefixes, strict=True)]
         return cls(lengths, prefixes, torch.cat(positions)[None].to(device), continued)
 
     @classmethod
-    def of_segments(cls, position_ids: torch.Tensor) -> "Layout":
+    def of_segments(cls, position_ids: torch.Tensor) -> "RunLayout":
         """From the positions of a packed row, (1, tokens), which start again at 0 with every example."""
         starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
         lengths = [b - a for a, b in pairwise(starts)]
@@ -129,7 +129,7 @@ class RunAttention(torch.autograd.Function):
         query: torch.Tensor,  # (1, heads, tokens, dim)
         key: torch.Tensor,  # (1, key heads, tokens, dim)
         value: torch.Tensor,
-        layout: Layout,
+        layout: RunLayout,
         scale: float | None,
         window: int | None,
     ) -> torch.Tensor:

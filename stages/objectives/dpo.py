@@ -25,7 +25,7 @@ from stages.models.scoring import agreement, autocast, pair_log_probs, refuse_ot
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import note, recall
-from stages.store.workspace import SCRATCH, Work, last_of, read_curves
+from stages.store.workspace import SCRATCH, StageDir, last_of, read_curves
 from stages.training import adapters
 from stages.training.fit import SplitRows, read_prompts_once
 from stages.training.micro_batches import Batch, MicroBatches, of_row
@@ -144,7 +144,7 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
 
 
 def read_rows(
-    scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract, cfg: DPO, out: Work
+    scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract, cfg: DPO, out: StageDir
 ) -> SplitRows[PreferenceRows]:
     """The pairs whose completions fit whole into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
@@ -163,7 +163,7 @@ def read_rows(
 
 
 def trainable_model(
-    frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: Work
+    frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: StageDir
 ) -> PreTrainedModel | PeftModel:
     """Return the policy as `dpo.adapter` has it trained; it may go on with the SFT's adapter."""
     return adapters.adapted(read_prompts_once(load_model(frozen, cfg.held, device), cfg, out), cfg, before=adapter)

@@ -26,7 +26,7 @@ from stages.models.rendering import ContractError
 from stages.models.scoring import autocast, rounded_once, tokenized
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, PairLogProbs, stream
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.fit import SplitRows, read_prompts_once
 from stages.training.micro_batches import Batch, MicroBatches, of_row
@@ -94,7 +94,7 @@ def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
 
 
 def read_rows(
-    pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: Work, context: int | None = None
+    pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: StageDir, context: int | None = None
 ) -> SplitRows[PreferenceRows]:
     """Tokenise the pairs that fit whole into `max_length` and the model's context, as rows of `trl_row`."""
     longest, reason_too_long = cfg.longest(context)
@@ -119,7 +119,7 @@ def read_rows(
 
 
 def trainable_model(
-    policy: Path, terms: Contract, cfg: Reward, device: torch.device, out: Work
+    policy: Path, terms: Contract, cfg: Reward, device: torch.device, out: StageDir
 ) -> PreTrainedModel | PeftModel:
     """Return the SFT model with a head for the reward, or an adapter over it beside the head."""
     model = begin_reward_model(policy, cfg.held, device, terms.tokenizer.pad_token_id, cfg.seed)

@@ -25,7 +25,7 @@ from stages.models.scoring import agreement, autocast
 from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.records import Example
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, of_row
@@ -50,7 +50,7 @@ class Demonstrations(SplitRows[TokenRows]):
 
 
 def read_rows(
-    examples: Iterable[Example], terms: Contract, cfg: SFT, out: Work, context: int | None = None
+    examples: Iterable[Example], terms: Contract, cfg: SFT, out: StageDir, context: int | None = None
 ) -> Demonstrations:
     """Tokenise what is to be trained and evaluated on. `context` is how many tokens the model reads.
 

@@ -10,9 +10,9 @@ from markupsafe import escape
 
 from stages.evaluation.labelling import Call, Labelling
 from stages.evaluation.reliability import Key, from_checks, key_of, said
-from stages.labelers.verdicts import Voice
+from stages.labelers.verdicts import JudgeVote
 from stages.pages.headline import counted
-from stages.pages.jury import Votes, Words
+from stages.pages.jury import Votes, VotesByMember
 from stages.store.records import Example, Judgement, content_id
 from stages.store.sealed_json import WRONG_SHAPE, Damaged
 
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 def cases(
-    folder: Path, labelling: Labelling, votes: Votes, words: Words, audits: bool
+    folder: Path, labelling: Labelling, votes: Votes, words: VotesByMember, audits: bool
 ) -> Iterator[tuple[str, list[Case]]]:
     """Headings and what is under each. `votes`: the replies of judges; `words`: what judges or members of an ensemble
     come to; `audits`: whether the checks can contradict the labels."""
@@ -82,7 +82,7 @@ def of_judgement(labelling: Labelling, j: Judgement, lines: Iterable[str], known
     return case(labelling.prompts[j.prompt_id], answers, [*told, *lines])
 
 
-def quotes(judges: Mapping[str, Voice]) -> Iterator[str]:
+def quotes(judges: Mapping[str, JudgeVote]) -> Iterator[str]:
     """What each judge replied, in each order."""
     for name, voice in judges.items():
         for order, reply in voice.replies.items():

@@ -22,7 +22,7 @@ SETS = {  # of prompts, by the name of their answers: what those without checks 
 }
 
 
-class Shown(NamedTuple):
+class ShownAnswer(NamedTuple):
     """A prompt, of each model its role, title and answer, and by role what share of the prompt's checks it passes."""
 
     prompt: Example
@@ -30,10 +30,10 @@ class Shown(NamedTuple):
     shares: dict[str, float]
 
 
-def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: int) -> dict[str, list[Shown]]:
+def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: int) -> dict[str, list[ShownAnswer]]:
     """`count` prompts under each heading: by what was judged of them, by what the policy changed in the share of
     checks that were passed before, or as they are; then by content: no choice."""
-    headings, models = dict[str, list[Shown]](), results["models"]
+    headings, models = dict[str, list[ShownAnswer]](), results["models"]
     for against, comparison in results["judged"].items():
         if f"judged_{against}" in inputs:  # else it waits for people, or all answers are alike
             titles = {against: comparison["title"], "policy": models["policy"]}
@@ -53,14 +53,14 @@ def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: 
     return {heading: prompts[:count] for heading, prompts in headings.items() if prompts}
 
 
-def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> Shown:
+def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> ShownAnswer:
     shares = {role: share_passed(prompt.checks, text) for role, text in texts.items() if prompt.checks}
-    return Shown(prompt, [(role, titles[role], text) for role, text in texts.items()], shares)
+    return ShownAnswer(prompt, [(role, titles[role], text) for role, text in texts.items()], shares)
 
 
-def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[Shown]]:
+def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[ShownAnswer]]:
     """Prompts by what was judged of the policy's answer beside the other's. `titles`: of the other, then of it."""
-    comparison, headings = Comparison.read(versus, label), dict[float, list[Shown]]()
+    comparison, headings = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
     examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
     first, second = titles
     for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
@@ -71,7 +71,7 @@ def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[s
     }
 
 
-def by_checks(prompts: list[Shown], results: Mapping[str, Any]) -> dict[str, list[Shown]]:
+def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[str, list[ShownAnswer]]:
     """Prompts with checks by what the policy changed, the most changed first."""
     role, (before, policy) = results["before"], [results["models"][role] for role in (results["before"], "policy")]
     changed = sorted(prompts, key=lambda s: s.shares[role] - s.shares["policy"])

@@ -8,12 +8,12 @@ from typing import Any
 from stages.config.choices import Reading, Rubrics
 from stages.evaluation.labelling import Labelling, Share, share
 from stages.evaluation.reliability import Key, key_of
-from stages.labelers.verdicts import Voice, voices
+from stages.labelers.verdicts import JudgeVote, voices
 from stages.store.manifest import Manifest
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, having
 
-Votes = dict[Key, dict[str, Voice]]  # by what was judged, then by judge
-Words = dict[Key, dict[str, str | int | None]]  # the same, by whoever said it: a, b or tie, or a score
+Votes = dict[Key, dict[str, JudgeVote]]  # by what was judged, then by judge
+VotesByMember = dict[Key, dict[str, str | int | None]]  # the same, by whoever said it: a, b or tie, or a score
 PEOPLE = "people"  # beside the members: their word is the judgement
 
 
@@ -29,12 +29,12 @@ def heard(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
         raise Damaged(folder / "judgements.parquet", error) from error
 
 
-def said(votes: Votes) -> Words:
+def said(votes: Votes) -> VotesByMember:
     """What the judges come to, each by itself."""
     return {key: {name: voice.word for name, voice in its.items()} for key, its in votes.items()}
 
 
-def names(of: Votes | Words) -> list[str]:
+def names(of: Votes | VotesByMember) -> list[str]:
     return list(dict.fromkeys(name for its in of.values() for name in its))
 
 
@@ -58,7 +58,7 @@ def judges(labelling: Labelling, votes: Votes) -> list[dict[str, Any]]:
     return found
 
 
-def together(labelling: Labelling, words: Words) -> list[tuple[str, str, Share]]:
+def together(labelling: Labelling, words: VotesByMember) -> list[tuple[str, str, Share]]:
     """How often two say the same, of what both say something of."""
     found = []
     for one, two in combinations(names(words), 2):
@@ -69,10 +69,10 @@ def together(labelling: Labelling, words: Words) -> list[tuple[str, str, Share]]
     return found
 
 
-def spoken(folder: Path, manifest: Manifest, labelling: Labelling) -> Words:
+def spoken(folder: Path, manifest: Manifest, labelling: Labelling) -> VotesByMember:
     """What every member said, and people where they were asked; of other labelers nothing."""
     names = manifest["metrics"].get("ensemble", {}).get("members", ())
-    found: Words = {}
+    found: VotesByMember = {}
     for j in labelling.judgements if names else ():
         try:
             told = having()(json.loads(j.raw or "{}"))
@@ -84,7 +84,7 @@ def spoken(folder: Path, manifest: Manifest, labelling: Labelling) -> Words:
     return found
 
 
-def members(labelling: Labelling, words: Words, manifest: Manifest) -> dict[str, Any]:
+def members(labelling: Labelling, words: VotesByMember, manifest: Manifest) -> dict[str, Any]:
     """The table of members, and how many comparisons they differ on; {} of other labelers."""
     told = manifest["metrics"].get("ensemble", {})
     rows = []

@@ -82,7 +82,7 @@ def limit_of(strategy: Strategy, cfg: Pairs) -> int:
     return 1 if strategy is Strategy.best_worst else cfg.max_per_prompt
 
 
-class Taking:
+class StrategyResult:
     """What a strategy takes, prompt by prompt: how many pairs of how many prompts, their margins and by how many
     tokens the better ones are longer; how many prompts gave none, by reason, and how many contrasts that might have
     become pairs it left out."""

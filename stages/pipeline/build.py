@@ -14,7 +14,7 @@ from stages.store import locks
 from stages.store.node import Node, in_order
 from stages.store.source_files import Outside
 from stages.store.store import Store
-from stages.store.workspace import Kept, Work
+from stages.store.workspace import OpenResource, StageDir
 from stages.tracking.tracker import track
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -
     """Build what the store lacks, each node under its lock, and point `latest/` at all of it."""
     from stages.store.text_lengths import text_lengths  # with pyarrow, for what builds
 
-    missing, kept = store.missing(targets), Kept()
+    missing, kept = store.missing(targets), OpenResource()
     for node in in_order(targets):
         if node not in missing:
             if store.folder(node).exists():
@@ -52,7 +52,7 @@ def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -
                 kept.clear()
                 machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
-                work = Work(folder, run.log, kept=kept, calls=store.root / "cache" / "calls")
+                work = StageDir(folder, run.log, kept=kept, calls=store.root / "cache" / "calls")
                 attempts = provenance.begin(work, run.id)
                 with outside.still(folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)

@@ -15,7 +15,7 @@ from stages.hardware import machine
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.sealed_json import having, note, recall
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 
 JOB_NODES = "nodes.json"  # in the folder of a sweep's job: the nodes that it is about
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
@@ -37,7 +37,7 @@ def target_of(node: Node) -> str:
     return str(pool.stage if pool and pool.stage == Target.versus else node.stage)
 
 
-def begin(work: Work, run_id: str | None) -> list[dict[str, Any]]:
+def begin(work: StageDir, run_id: str | None) -> list[dict[str, Any]]:
     """Note that an attempt at a node starts now; all attempts so far, this one last. They outlive a kill."""
     file = work / SCRATCH / "attempts.json"
     attempts = recall(file, of_attempts) or []

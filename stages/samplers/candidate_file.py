@@ -7,15 +7,18 @@ from pathlib import Path
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Wanted
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.formats.readers.row import BadRow
-from stages.formats.source_reading import Found, convert, quarantine, tell_unused
+from stages.formats.source_reading import ReadReport, convert, quarantine, tell_unused
 from stages.store.records import Candidate, Example, prompt_id
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
 def read_candidates(
-    cfg: CandidateFile, data: list[Example] | None, of_round: Callable[[Iterable[Example]], list[Example]], out: Work
+    cfg: CandidateFile,
+    data: list[Example] | None,
+    of_round: Callable[[Iterable[Example]], list[Example]],
+    out: StageDir,
 ) -> tuple[list[Example], list[Candidate]]:
     """Return the prompts that this round asks, and their candidates in the file. `data`: the prompts that the file may
     answer; None where it brings its own. Rows of prompts that this round does not ask are left out, and counted.
@@ -24,12 +27,12 @@ def read_candidates(
         UserError: where more rows than `sample.max_failed` cannot be used, or none has a candidate.
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    name, key, report = Path(cfg.file).name, f"{cfg.key}.file", Found()
+    name, key, report = Path(cfg.file).name, f"{cfg.key}.file", ReadReport()
     prompts = {p.id: p for p in data or ()}
     answers = defaultdict[str, Counter[str]](Counter)
     rows = Counter[str]()
 
-    def usable(row: Said) -> Said:
+    def usable(row: ParsedRow) -> ParsedRow:
         if not row.answers:
             raise BadRow("", "has no completion")
         if row.trained:

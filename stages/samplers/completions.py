@@ -18,11 +18,11 @@ from stages.store import plugins
 from stages.store.digests import files_of, signature
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id
-from stages.store.shards import Held, in_shards
-from stages.store.workspace import Work
+from stages.store.shards import StreamedTable, in_shards
+from stages.store.workspace import StageDir
 
 
-def chosen(cfg: Sample, out: Work) -> Open:
+def chosen(cfg: Sample, out: StageDir) -> Open:
     """How the sampler that `sample` names is opened: a file of this folder, or the user's own.
 
     Raises:
@@ -41,11 +41,11 @@ def complete(
     model: Path,
     decoding: Decoding,
     title: str,
-    out: Work,
+    out: StageDir,
     dropped: Dropped,
     opened: Open = HFSampler.open,
     max_failed: float | None = None,
-) -> Held[Candidate]:
+) -> StreamedTable[Candidate]:
     """Return candidates for every prompt, one per temperature, in the order of the prompts; none for a prompt that is
     too long for the model, which goes to `dropped`. The sampler is left open in `out` for a stage after this one that
     asks the same model in the same way.
@@ -118,7 +118,7 @@ def complete(
     return made
 
 
-def sampler_of(model: Path, terms: Contract, decoding: Decoding, opened: Open, out: Work) -> Sampler:
+def sampler_of(model: Path, terms: Contract, decoding: Decoding, opened: Open, out: StageDir) -> Sampler:
     """Return a sampler of the model, left open in `out` for whoever asks for the same one next."""
     # All that `open` is told, and what the model's files are: another process may have replaced them. One's own
     # sampler, a new `partial` each time, equals no other.

@@ -16,10 +16,10 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.hardware import memory
-from stages.hardware.model_shape import Shape
+from stages.hardware.model_shape import ModelShape
 from stages.models.loading import device_of, load_model, sampled_as
 from stages.models.packing import attention_of, lay_out, only_attends, refuse_packed
-from stages.models.run_attention import Layout
+from stages.models.run_attention import RunLayout
 from stages.samplers.drawing import Draw, choose
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
@@ -139,7 +139,7 @@ class HFSampler(Sampler):
 
     def _places(self, length: int) -> int:
         """How many rows of `length` tokens are decoded at once."""
-        shape = Shape.of(self.model.config.to_dict())
+        shape = ModelShape.of(self.model.config.to_dict())
         size, device = self.model.dtype.itemsize, self.device.type
         return memory.decoded_at_once(shape, size, self.rows, length, device) if shape else self.rows
 
@@ -168,7 +168,7 @@ class HFSampler(Sampler):
         if self.packs:
             order, continued, lengths = shared_beginnings(prompts)
             own = [prompts[index][length:] for index, length in zip(order, lengths, strict=True)]
-            layout = Layout.of([len(tokens) for tokens in own], self.device, lengths, continued)
+            layout = RunLayout.of([len(tokens) for tokens in own], self.device, lengths, continued)
             slots.places = layout.sequences[0][torch.tensor(order).argsort()]
             ids = torch.tensor([[token for tokens in own for token in tokens]])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}

@@ -14,7 +14,7 @@ from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
 from stages.endpoints.together import Job, answers
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 SEEDS = 2**31  # what every server takes as a seed is below
 
@@ -27,16 +27,16 @@ class OpenAISampler(Sampler):
     name = "openai"
 
     @classmethod
-    def opener(cls, cfg: Sample, out: Work) -> Open:
+    def opener(cls, cfg: Sample, out: StageDir) -> Open:
         return partial(cls.open, client=Client(cfg.endpoint, f"{cfg.key}.endpoint", out), out=out)
 
     @classmethod
     def open(  # type: ignore[override]  # `opener` binds the rest
-        cls, source: Path, stop_ids: list[int], decoding: Decoding, client: Client, out: Work
+        cls, source: Path, stop_ids: list[int], decoding: Decoding, client: Client, out: StageDir
     ) -> "OpenAISampler":
         return cls(decoding, client, out)
 
-    def __init__(self, decoding: Decoding, client: Client, out: Work):
+    def __init__(self, decoding: Decoding, client: Client, out: StageDir):
         self.decoding, self.client, self.out = decoding, client, out
         self.policy = client.endpoint.model
 

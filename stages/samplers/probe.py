@@ -11,7 +11,7 @@ from stages.models.contract import Contract
 from stages.samplers.sampler import Missing, Request, Sampler
 from stages.store.records import Candidate, Example
 from stages.store.truncation import MOST
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 PROMPTS, EACH = 8, 4  # prompts of a probe, and candidates of each at a temperature
@@ -92,7 +92,7 @@ def watch_endings(
     prompts: Sequence[Example],
     terms: Contract,
     open_sampler: Callable[[], Sampler],
-    out: Work,
+    out: StageDir,
 ) -> dict[str, Any]:
     """Return the endings of candidates by their temperature. Where few end, warn, and probe the policy for a
     temperature at which most do; `open_sampler` opens what drew the candidates. An endpoint is paid, and not probed.

@@ -9,7 +9,7 @@ from typing import Any
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
 from stages.store.records import Message, content_id
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 REASONS = ("stop", "length")
 
@@ -75,7 +75,7 @@ class Sampler(ABC):
     policy: str | None = None  # and who answers, where it is not the policy
 
     @classmethod
-    def opener(cls, cfg: Any, out: Work) -> "Open":
+    def opener(cls, cfg: Any, out: StageDir) -> "Open":
         """How it is opened for a stage that samples, `cfg` being the block `sample`; one that needs more of the block
         than `open` is told binds it."""
         return cls.open

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 
 from stages.config.errors import UserError
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 FILE = "dropped.jsonl"
 USUAL = 0.1  # share that may be left out, where the configuration names none
@@ -16,7 +16,7 @@ class Dropped:
     or its end of turn, and teach the model not to stop; a prompt would lose what was asked. `limit` is the share that
     may be left out (None: the usual one), and `key` the setting that says so."""
 
-    def __init__(self, out: Work, what: str, limit: float | None = 1.0, key: str = ""):
+    def __init__(self, out: StageDir, what: str, limit: float | None = 1.0, key: str = ""):
         self.out, self.what, self.key = out, what, key
         self.limit = USUAL if limit is None else limit
         self.reasons = Counter[str]()

@@ -9,13 +9,13 @@ import pyarrow as pa
 from stages.store.records import Candidate, Judgement, PairLogProbs, Record, load, save
 from stages.store.sealed_json import Damaged, set_aside
 from stages.store.table_schema import records_of, table_of
-from stages.store.workspace import SCRATCH, Progress, Work
+from stages.store.workspace import SCRATCH, Progress, StageDir
 
 Item = TypeVar("Item")
 Made = TypeVar("Made", Candidate, Judgement, PairLogProbs)
 
 
-class Held(Generic[Record]):
+class StreamedTable(Generic[Record]):
     """What was made of items, as columns: lists of Python's numbers take nine times as much. Its records come in the
     order of `items`, as often as they are asked for."""
 
@@ -54,10 +54,10 @@ def in_shards(
     belongs_to: Callable[[Made], str],
     size: int,
     title: str,
-    out: Work,
+    out: StageDir,
     rows: int = 1,
     whole: int = 1,
-) -> Held[Made]:
+) -> StreamedTable[Made]:
     """All that `produce` makes of the items; shards of `size` items survive a kill.
 
     A shard says by its records which items it holds, so that another `size` after a resume does no harm. An item with
@@ -66,7 +66,7 @@ def in_shards(
     """
     folder = out / SCRATCH / "shards"
     folder.mkdir(parents=True, exist_ok=True)
-    made = Held(kind, belongs_to, [*map(identify, items)])
+    made = StreamedTable(kind, belongs_to, [*map(identify, items)])
     for shard in sorted(folder.glob("*.parquet")):
         try:
             made.add(load(shard, kind), whole)

@@ -20,7 +20,7 @@ CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # what a stage tells of itself on its way: no product of it
 
 
-class Kept:
+class OpenResource:
     """What a stage leaves open for the next one in this process: one thing, under all that it was opened with."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Kept:
         self.key = self.value = None
 
 
-class Work(os.PathLike[str]):
+class StageDir(os.PathLike[str]):
     """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings, and what an earlier
     stage left open.
 
@@ -53,11 +53,11 @@ class Work(os.PathLike[str]):
         path: Path,
         listener: Callable[[dict[str, Any], int], None],
         main: bool = True,
-        kept: Kept | None = None,
+        kept: OpenResource | None = None,
         calls: Path | None = None,
     ):
         self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
-        self.kept, self.calls, self.asked = kept or Kept(), calls or path / SCRATCH / "calls", dict[str, Any]()
+        self.kept, self.calls, self.asked = kept or OpenResource(), calls or path / SCRATCH / "calls", dict[str, Any]()
         if main:
             for lines in LOGS:
                 drop_torn(self / lines)

@@ -10,7 +10,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.loading import device_of
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training.saving import checkpoint_folder
 
 # TRL's arguments that shard weights, gradients and optimizer state among the processes.
@@ -29,7 +29,7 @@ DIVIDED: dict[Sharding, dict[str, Any]] = {
 }
 
 
-def arguments(cfg: Training, out: Work, **own: Any) -> TrainingArguments:
+def arguments(cfg: Training, out: StageDir, **own: Any) -> TrainingArguments:
     """TRL's arguments from a block, and `own` of its objective. TRL's batch is all rows of an optimizer step.
 
     Raises:

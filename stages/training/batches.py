@@ -16,7 +16,7 @@ from stages.config.errors import UserError
 Row = TypeVar("Row")
 
 
-class Turns:
+class EpochSchedule:
     """The rows of each epoch, shuffled, in whole batches. Rows that fill no batch are left out in turn, by the hash of
     their id, the highest first: no row is left out of two epochs that follow each other, so that two see them all."""
 
@@ -53,11 +53,11 @@ class Turns:
         )
 
 
-class InTurn(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """The rows of the epoch that `step`, the number of steps done, is in. (A sampler is usually told its epoch; but
     where several processes resume within one, accelerate does not reach a sampler of one's own.)"""
 
-    def __init__(self, turns: Turns, step: Callable[[], int]):
+    def __init__(self, turns: EpochSchedule, step: Callable[[], int]):
         self.turns, self.step = turns, step
 
     def __len__(self) -> int:

@@ -15,9 +15,9 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
 from stages.hardware import memory
-from stages.hardware.model_shape import Shape
+from stages.hardware.model_shape import ModelShape
 from stages.store.sealed_json import having, load_json, note, recall
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 
 Block = TypeVar("Block", bound=Training)
 FILE = "budget.json"
@@ -36,7 +36,7 @@ COSTLY = {
 }
 
 
-def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block:
+def fitted(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> Block:
     """The block with token budget and gradient checkpointing decided where `runtime` leaves them open; `args` are told
     of the checkpointing. The model, in the folder `model`, must not be loaded yet: the decision is made from the
     memory that is free. A resumed run keeps the decision of the run before it, as that lowered it."""
@@ -63,11 +63,11 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: Work) -> Block
 def decide(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
     """The token budget and the gradient checkpointing that memory allows. For a model whose shape is not known: the
     largest budget, which is halved where memory runs out, and no checkpointing."""
-    shape = Shape.of(load_json(model / "config.json", having()))
+    shape = ModelShape.of(load_json(model / "config.json", having()))
     return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
 
 
-def remember(out: Work, tokens: int | None, checkpointing: Checkpointing) -> None:
+def remember(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
     """Write the decision down for a resumed run, which would find another amount of memory free."""
     if out.main:
         (out / SCRATCH).mkdir(exist_ok=True)

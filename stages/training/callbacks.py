@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.store.numbers import signed
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence
 # A training whose last losses are all this many times as high as it began, and this much higher, has diverged too.
@@ -99,7 +99,7 @@ def lower_rate(cfg: Training) -> str:
 class Curves(TrainerCallback):
     """Hand TRL's metrics, under its names, to the node's log."""
 
-    def __init__(self, out: Work):
+    def __init__(self, out: StageDir):
         self.out = out
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:

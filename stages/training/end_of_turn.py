@@ -15,7 +15,7 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter
 from stages.models.contract import Contract
 from stages.models.loading import output_embedding
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 ALIKE = 0.8  # cosine from which on two rows are alike
 # So many rows are warned of. The demo's instruct model has 117, and its candidates end. Random stand-ins for a base,
@@ -24,7 +24,7 @@ MANY = 1000
 ROWS = 8192  # of the embedding that are in memory at once
 
 
-def check_end_of_turn(cfg: SFT, base: Path, published: Path, terms: Contract, out: Work) -> dict[str, Any]:
+def check_end_of_turn(cfg: SFT, base: Path, published: Path, terms: Contract, out: StageDir) -> dict[str, Any]:
     """Return how like others the end of turn's row is, in base and `published` model; warn if the latter is like."""
     token = terms.stop_ids[0]
     before, after = likeness(base, token), likeness(published, token)

@@ -22,10 +22,10 @@ from stages.models.packing import pack_pairs
 from stages.store.dropped import Dropped
 from stages.store.records import Message
 from stages.store.sealed_json import note
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
-from stages.training.batches import Turns, each_alike
+from stages.training.batches import EpochSchedule, each_alike
 from stages.training.callbacks import Bar, Curves, Evaluations, Watch
 from stages.training.micro_batches import MicroBatches
 from stages.training.samples import FirstPrompts, Samples
@@ -41,7 +41,7 @@ class SplitRows(Generic[Rows]):
     """The rows to train and to evaluate on, the first prompts that are held out, and how many rows were left out, by
     reason. They are added in one pass: of rows as lists of tokens only few are in memory."""
 
-    def __init__(self, kind: type[Rows], cfg: Training, out: Work):
+    def __init__(self, kind: type[Rows], cfg: Training, out: StageDir):
         self.train, self.validation = kind(), kind()
         self.prompts = FirstPrompts(cfg.runtime.samples if isinstance(cfg.runtime, SampledRuntime) else 0)
         self.left_out = Dropped(out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped")
@@ -66,9 +66,11 @@ class Fit(Generic[Block, TrainerOf]):
     trainer: TrainerOf
     trained: Path  # the folder with what was trained
 
-    def __init__(self, by: type[TrainerOf], cfg: Block, rows: SplitRows[Any], terms: Contract, start: Path, out: Work):
+    def __init__(
+        self, by: type[TrainerOf], cfg: Block, rows: SplitRows[Any], terms: Contract, start: Path, out: StageDir
+    ):
         self.kind, self.rows, self.terms, self.start, self.out = by, rows, terms, start, out
-        self.turns = Turns(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
+        self.turns = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
         self.args = arguments(cfg, out, **by.arguments)
         self.cfg = budget.fitted(cfg, self.args, start, out)
 
@@ -147,7 +149,7 @@ class Fit(Generic[Block, TrainerOf]):
         return self.turns.seen(self.steps)
 
 
-def train(trainer: Trainer, cfg: Training, out: Work, *callbacks: TrainerCallback) -> None:
+def train(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback) -> None:
     """Train to the last step, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
 
     Raises:
@@ -170,7 +172,7 @@ def train(trainer: Trainer, cfg: Training, out: Work, *callbacks: TrainerCallbac
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 
 
-def read_prompts_once(model: PreTrainedModel, cfg: DPO | Reward, out: Work) -> PreTrainedModel:
+def read_prompts_once(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:
     """Have the model read the prompt of a pair once where `forward` asks for it, or warn that it cannot."""
     if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
         out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
 from stages.models import lm_head
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training.budget import divide, enable, exhausted, remember
 from stages.training.token_rows import Row
 from stages.training.trainer import PlumblineTrainer
@@ -93,7 +93,7 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     arguments: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, *args: Any, cfg: Training, out: Work, **kwargs: Any):
+    def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
         self.cfg, self.out = cfg, out
         self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # set by TRL

@@ -19,7 +19,7 @@ from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Message, prompt_id
 from stages.store.training_samples import Sample, append_samples
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ class Samples(TrainerCallback):
     are sharded lie whole in no process; then nothing is sampled.
     """
 
-    def __init__(self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], terms: Contract, out: Work):
+    def __init__(
+        self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], terms: Contract, out: StageDir
+    ):
         assert isinstance(cfg.runtime, SampledRuntime)
         self.trainer, self.precision, self.terms, self.out = trainer, cfg.precision, terms, out
         self.sample_tokens = cfg.runtime.sample_tokens

@@ -23,7 +23,7 @@ from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import save_model
 from stages.store.sealed_json import SEAL, broken, having, load_json, note, remove, seal, swap
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ TIMES = 20  # the time that saving the last checkpoint took, until the next is s
 NOTE = "best.json"  # beside what was saved: at which step, and with which loss
 
 
-def checkpoint_folder(out: Work) -> Path:
+def checkpoint_folder(out: StageDir) -> Path:
     return out / SCRATCH / "checkpoints"
 
 
@@ -106,7 +106,9 @@ def save_trained(trainer: Trainer, folder: Path, found: dict[str, float] | None 
         swap(draft, folder)
 
 
-def publish(trained: Path, cfg: Training, out: Work, frozen: Path, load: Callable[[Weights], PreTrainedModel]) -> None:
+def publish(
+    trained: Path, cfg: Training, out: StageDir, frozen: Path, load: Callable[[Weights], PreTrainedModel]
+) -> None:
     """Publish what was trained: weights as `model/`; an adapter as `adapter/`, and merged as `model/`.
 
     `frozen` is the folder of the weights below the adapter, and `load` loads them. A QLoRA adapter is merged into

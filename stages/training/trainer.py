@@ -13,8 +13,8 @@ from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.evaluation.intervals import paired
 from stages.models.scoring import rounded_once
-from stages.store.workspace import Work
-from stages.training.batches import InTurn, Turns
+from stages.store.workspace import StageDir
+from stages.training.batches import EpochSampler, EpochSchedule
 from stages.training.callbacks import in_one_line, lower_rate
 
 ROW_LOSSES = "row_losses"  # in the trainer's log, and so in its checkpoints, beside the eval_loss that is their mean
@@ -25,13 +25,13 @@ LEAST = 4  # steps of a warm-up: a share of few steps takes the learning rate fr
 class PlumblineTrainer(Trainer):
     """`turns` has the rows of every epoch, as indices into `train_dataset`."""
 
-    def __init__(self, *args: Any, turns: Turns, **kwargs: Any):
+    def __init__(self, *args: Any, turns: EpochSchedule, **kwargs: Any):
         self.turns, self.row_losses = turns, list[torch.Tensor]()
         self.lr_scheduler: Any  # set by Trainer
         super().__init__(*args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> InTurn:
-        return InTurn(self.turns, lambda: self.state.global_step)
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return EpochSampler(self.turns, lambda: self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         warmup = self.args.warmup_steps
@@ -78,7 +78,7 @@ def without_first(longer: Any, climbing: int) -> Any:
     return torch.optim.lr_scheduler.LambdaLR(longer.optimizer, later)
 
 
-class Course:
+class EvalHistory:
     """The evaluations of a training, the first before its first step."""
 
     def __init__(self, trainer: Trainer):
@@ -93,7 +93,7 @@ class Course:
         return list(self.by_step[step][ROW_LOSSES])
 
 
-def risen(course: Course, rows: int, cfg: Training) -> str:
+def risen(course: EvalHistory, rows: int, cfg: Training) -> str:
     """A warning where held-out pairs' losses ended above those before the first step by more than noise; else ''."""
     if not course.by_step:
         return ""
@@ -106,7 +106,7 @@ def risen(course: Course, rows: int, cfg: Training) -> str:
     )
 
 
-def lowest_losses(course: Course, step: int, rows: int, cfg: Training, out: Work) -> list[float]:
+def lowest_losses(course: EvalHistory, step: int, rows: int, cfg: Training, out: StageDir) -> list[float]:
     """Return the validation rows' losses at the step that is published, compared with those before the first.
 
     Raises:

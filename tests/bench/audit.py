@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stages.commands.auditing.audited_rows import Looked, look
+from stages.commands.auditing.audited_rows import AuditedSource, look
 from stages.commands.auditing.diversity import Diversity
 from stages.config.blocks.data import Source
 from stages.config.choices import AUDIT_CODES
@@ -171,7 +171,7 @@ def evaluation() -> Iterator[str]:
 
 
 def speed() -> str:
-    source = Looked("data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Wanted.answers)
+    source = AuditedSource("data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Wanted.answers)
     began = time.process_time()
     look(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), None, io.StringIO())
     return f"{source.found.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"

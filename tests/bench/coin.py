@@ -19,7 +19,7 @@ from stages.config.schema import Config
 from stages.eval import run as evaluate
 from stages.store.manifest import read_manifest
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import settings
 
 
@@ -42,11 +42,11 @@ def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder:
     """The results of training on such pairs. `inputs`: those of the evaluation of the chain they came from."""
     for name in ("dpo", "answer", "eval"):
         (folder / name).mkdir()
-    dpo.run(cfg.dpo, {"policy": inputs["sft"], **pairs}, Work(folder / "dpo", lambda m, s: None))
+    dpo.run(cfg.dpo, {"policy": inputs["sft"], **pairs}, StageDir(folder / "dpo", lambda m, s: None))
     asked = {"model": folder / "dpo", "data": inputs["data"]}
-    answer.run(cfg.answer, asked, Work(folder / "answer", lambda m, s: None))
+    answer.run(cfg.answer, asked, StageDir(folder / "answer", lambda m, s: None))
     compared = inputs | {"policy": folder / "dpo", "answer_policy": folder / "answer"}
-    evaluate(cfg.eval, compared, Work(folder / "eval", lambda m, s: None))
+    evaluate(cfg.eval, compared, StageDir(folder / "eval", lambda m, s: None))
     return json.loads((folder / "eval" / "results.json").read_text())
 
 

@@ -153,10 +153,10 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
     from stages.config.blocks.data import Source
     from stages.formats.column_mapping import Wanted
-    from stages.formats.source_reading import Found, convert
+    from stages.formats.source_reading import ReadReport, convert
 
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
-    rows = convert(Source(str(file)), "label.path", lambda said: said, Wanted.preferences, Found())
+    rows = convert(Source(str(file)), "label.path", lambda said: said, Wanted.preferences, ReadReport())
     for messages, texts, *_ in rows:
         prompt = ids(messages, add_generation_prompt=True)
         whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
@@ -275,10 +275,10 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
 
     from stages.models.loading import device_of
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
-    from stages.store.workspace import Work
+    from stages.store.workspace import StageDir
     from stages.training import budget
     from stages.training.arguments import arguments
-    from stages.training.batches import Turns
+    from stages.training.batches import EpochSchedule
     from tests.helpers import settings
 
     overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
@@ -290,14 +290,14 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
-    out = Work(folder, lambda metrics, step: None)
+    out = StageDir(folder, lambda metrics, step: None)
     args = arguments(block, out, precompute_ref_log_probs=True)
     block = budget.fitted(block, args, Path(cfg.model), out)
     return StoredReferenceTrainer(
         trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),
         cfg=block,
         out=out,
-        turns=Turns([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
+        turns=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
         args=args,
         train_dataset=dataset.select_columns([*TOKENS, *REFERENCE]),
         processing_class=tokenizer,

@@ -20,7 +20,7 @@ from stages.models.loading import device_of
 from stages.objectives.sft import read_rows
 from stages.store.manifest import read_manifest
 from stages.store.records import Example, Pair, PairLogProbs, load, stream
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 TOKENS = 4096  # in a matrix product that is measured
 REPEATS = 7
@@ -74,7 +74,7 @@ def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
     """Of the conversations that were trained on, packed or not. `at`: the nodes' folders."""
     terms, metrics = contract.load(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
     examples = stream(at["data"] / "examples.parquet", Example)
-    rows = read_rows(examples, terms, cfg, Work(at["sft"], lambda metrics, step: None, main=False)).train
+    rows = read_rows(examples, terms, cfg, StageDir(at["sft"], lambda metrics, step: None, main=False)).train
     runs = [Run(0, *of_row) for of_row in zip(rows.lengths, rows.trained, strict=True)]
     once = sum(run.own for run in runs)
     return work(model, runs, metrics["tokens"] / once, metrics["steps"])

@@ -10,7 +10,7 @@ from stages.labelers.judge import Jury
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.source_files import locate, pin
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import ROOT, settings
 
 FOLDER = ROOT / "outputs" / "bench" / "judge"
@@ -65,7 +65,7 @@ def judged(given: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise) -> list[
     line = f"label.judge.endpoints=[{endpoint}]", f"label.judge.kind={kind}", "label.max_failed=1"
     asked = settings("label=judge", *line).label
     FOLDER.mkdir(parents=True, exist_ok=True)
-    work = Work(FOLDER, lambda metrics, step: None, calls=FOLDER / "calls")
+    work = StageDir(FOLDER, lambda metrics, step: None, calls=FOLDER / "calls")
     found = {j.prompt_id: j for j in Jury.of(pin(asked, FOLDER / "digests.json")[0], work).judge_all(given)}
     return [found[prompt.id] for prompt in given.prompts]
 

@@ -19,7 +19,7 @@ from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import known_constraints
 from stages.tasks.open_requests import example, request
@@ -57,7 +57,7 @@ def main(cfg: Settings) -> None:
     model = ROOT / cfg.model
     with allocator.keeping():
         prompts = [e for _, e in asked.values()]
-        work = Work(FOLDER, lambda metrics, step: None)
+        work = StageDir(FOLDER, lambda metrics, step: None)
         answers = complete(prompts, form_of(model), model, decoding, "kinds", work, Dropped(work, "prompts"))
     found = defaultdict[str, list[tuple[Example, Candidate, bool]]](list)
     for answer in answers:

@@ -16,7 +16,7 @@ from statistics import mean
 from stages.cli.compose import resolve_precision
 from stages.commands.planning.peak import peak
 from stages.hardware import process
-from stages.hardware.model_shape import Shape
+from stages.hardware.model_shape import ModelShape
 from stages.pipeline.graph import graph
 from stages.preflight.model_files import config_of
 from stages.store.node import Node
@@ -75,7 +75,7 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     config = config_of(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None
     gpu = manifest["peak_gpu_memory"]
-    expected = peak(Shape.of(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
+    expected = peak(ModelShape.of(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
     measured = gpu or manifest["peak_memory"]
     megabytes = (expected / 2**20, measured / 2**20)
     logging.info("%-26s %6.0f MiB %6.0f MiB  %+.0f%%", name, *megabytes, 100 * (expected / measured - 1))

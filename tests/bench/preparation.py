@@ -112,12 +112,12 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
     from stages.objectives.sft import read_rows
     from stages.pipeline.build import build
     from stages.store.records import Example, stream
-    from stages.store.workspace import Work
+    from stages.store.workspace import StageDir
 
     overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]
     given, store, nodes = chains.prepared(folder / "outputs", overrides)
     folder.mkdir(exist_ok=True)
-    out, laps = Work(folder, lambda metrics, step: None), Laps()
+    out, laps = StageDir(folder, lambda metrics, step: None), Laps()
     build([nodes["data"]], store, given, overrides)
     examples = store.folder(nodes["data"]) / "examples.parquet"
     laps("load")

@@ -77,7 +77,7 @@ def elsewhere(model: Path, rows: int) -> None:
     from stages.evaluation.agreement import share
     from stages.labelers.reward_model import RewardModel
     from stages.store.records import content_id
-    from stages.store.workspace import Work
+    from stages.store.workspace import StageDir
     from tests.bench import judge
     from tests.bench.agreement import SETS, longer
     from tests.helpers import settings
@@ -88,7 +88,7 @@ def elsewhere(model: Path, rows: int) -> None:
         drawn = sorted(known(), key=content_id)[:rows]
         given = judge.pool(drawn)
         with tempfile.TemporaryDirectory() as folder:
-            work = Work(Path(folder), lambda metrics, step: None)
+            work = StageDir(Path(folder), lambda metrics, step: None)
             scores = {j.candidate_id: j.score for j in RewardModel(label, work).judge_all(given)}
         better, worse = ([scores[c.candidate_id] for c in given.candidates[i::2]] for i in range(2))
         read = [(b > w, row) for b, w, row in zip(better, worse, drawn, strict=True) if None not in (b, w)]
@@ -163,10 +163,10 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from stages.models.loading import begin_reward_model, device_of
     from stages.models.scoring import tokenized
     from stages.objectives.reward import PairwiseRewardTrainer, trainable_model, trl_row
-    from stages.store.workspace import Work
+    from stages.store.workspace import StageDir
     from stages.training import budget
     from stages.training.arguments import arguments
-    from stages.training.batches import Turns
+    from stages.training.batches import EpochSchedule
     from tests.bench.dpo import Clock
     from tests.helpers import settings
 
@@ -179,11 +179,11 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     block = settings(*shlex.split(cfg.run), "stage=reward", f"reward.batch_size={cfg.batch_size}").reward
     block.trainer, block.epochs = {"lr_scheduler_type": "constant", "warmup_steps": 0}, 2.0
     block.precision = native() if block.precision is Precision.auto else block.precision
-    turns = Turns([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
+    turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
     memory = allocator.keeping() if arm == "ours" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
-        out, device = Work(Path(folder), lambda metrics, step: None), device_of("auto")
+        out, device = StageDir(Path(folder), lambda metrics, step: None), device_of("auto")
         args = arguments(block, out)
         given = {"args": args, "processing_class": terms.tokenizer}
         if arm == "ours":

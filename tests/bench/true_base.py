@@ -21,7 +21,7 @@ from stages.hardware import machine
 from stages.models import gguf_file
 from stages.models.loading import load_model, load_tokenizer, save_model
 from stages.models.scoring import autocast
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 from tests.helpers import ROOT, settings
 
 OUTPUTS = ROOT / "outputs" / "true_base"
@@ -44,7 +44,7 @@ def main(texts: list[Path], steps: int, overrides: list[str]) -> None:
 def make(texts: list[Path], steps: int, file: Path) -> None:
     """Write the stand-in."""
     folder = OUTPUTS / "made"
-    stages.base.run(settings("model=embedded").model, {}, Work(folder, lambda m, s: None))
+    stages.base.run(settings("model=embedded").model, {}, StageDir(folder, lambda m, s: None))
     model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
     ids = [i for path in texts for i in tokenizer(read(path)).input_ids]
     train(model, torch.tensor(ids[: len(ids) // TOKENS * TOKENS]).view(-1, TOKENS), steps)

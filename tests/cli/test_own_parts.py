@@ -91,10 +91,10 @@ def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) ->
     text = mine.read_text()
     mine.write_text("raise RuntimeError")  # after the plan was made
     from stages import label
-    from stages.store.workspace import Work
+    from stages.store.workspace import StageDir
 
     (chain.root / "work").mkdir()
-    out = Work(chain.root / "work", lambda metrics, step: None)
+    out = StageDir(chain.root / "work", lambda metrics, step: None)
     assert label.run(node.config, {"pool": chain.folder("sample")}, out)["labeler"] == "mine"
     assert (out / "own.py").read_text() == text
     Path(node.config.own.file).write_text(text + "\n")

@@ -27,7 +27,7 @@ KIND = Kind("sft", "bf16", "none", 1e8, False, True, "2 x this", 1)
 
 def cost_of(root: Path, name: str, *overrides: str, others: tuple[Path, ...] = ()) -> cost.Cost:
     store, planned = Store(root), nodes(root, *overrides)
-    return cost.expected(planned[name], planned, store, cost.Past(store, *map(Store, others)))
+    return cost.expected(planned[name], planned, store, cost.RunHistory(store, *map(Store, others)))
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -224,10 +224,10 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         judge = f"{{base_url: '{server.url}', model: judge, price: {{input: 2, output: 8}}}}"
         line = (f"sample.file={tmp_path / 'mine.jsonl'}", "label=judge", f"label.judge.endpoints=[{judge}]")
 
-        def planned() -> list[expected_calls.Asked]:
+        def planned() -> list[expected_calls.ExpectedCalls]:
             store, found = Store(chain.root), nodes(chain.root, *line)
             plan.show(found, store)
-            return expected_calls.expected(found["label"], store, cost.Past(store))
+            return expected_calls.expected(found["label"], store, cost.RunHistory(store))
 
         [before] = planned()
         assert math.isnan(before.calls), "nobody has read the file"
@@ -253,8 +253,8 @@ def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
     line = ("sample=openai", "sample.endpoint.base_url=http://127.0.0.1:1/v1", "sample.endpoint.model=writer")
     store, found = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
     for name in ("sample", "sample_1"):
-        [asked] = expected_calls.expected(found[name], store, cost.Past(store))
+        [asked] = expected_calls.expected(found[name], store, cost.RunHistory(store))
         block = found[name].config
         assert (asked.key, asked.calls, asked.money) == ("sample.endpoint", 20 * block.candidates_per_prompt, None)
         assert asked.output == block.max_new_tokens * asked.calls
-    assert expected_calls.expected(found["label"], store, cost.Past(store)) == [], "the verifier asks nobody"
+    assert expected_calls.expected(found["label"], store, cost.RunHistory(store)) == [], "the verifier asks nobody"

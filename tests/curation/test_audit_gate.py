@@ -15,7 +15,7 @@ from stages.curation.audit.codes import ALONE, TOLD
 from stages.curation.audit.contamination import FEWEST, HeldOut
 from stages.curation.audit.gate import Auditor, held_out
 from stages.curation.audit.near_duplicates import Seen, sketch
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.tasks.words import NOUNS, VERBS
 
 PLAIN = {
@@ -59,11 +59,11 @@ WRONG = [
 ]
 
 
-def row(request: str, *answers: str, scores: list[float] | None = None) -> Said:
-    return Said([{"role": "user", "content": request}], [*answers], scores)
+def row(request: str, *answers: str, scores: list[float] | None = None) -> ParsedRow:
+    return ParsedRow([{"role": "user", "content": request}], [*answers], scores)
 
 
-def found(*rows: Said, split: str = "sft", against: tuple[str, ...] = ()) -> list[set[str]]:
+def found(*rows: ParsedRow, split: str = "sft", against: tuple[str, ...] = ()) -> list[set[str]]:
     """The codes of every row, each looked at after those before it."""
     prompts = HeldOut()
     for prompt in against:
@@ -161,9 +161,11 @@ def test_a_short_evaluation_prompt_is_found_only_as_it_is() -> None:
     assert [codes & {"contaminated"} for codes in found(*rows, against=(short,))] == [{"contaminated"}] * 2 + [set()]
 
 
-def talk(*turns: str) -> Said:
+def talk(*turns: str) -> ParsedRow:
     """A conversation that the user begins and ends, with an answer."""
-    return Said([{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)], ["So."])
+    return ParsedRow(
+        [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)], ["So."]
+    )
 
 
 def test_one_to_three_words_are_an_evaluation_prompt_only_where_they_are_all_that_was_asked(tmp_path: Path) -> None:

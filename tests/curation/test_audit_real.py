@@ -11,8 +11,8 @@ from stages.config.blocks.data import Audit, Source
 from stages.curation.audit.contamination import HeldOut
 from stages.curation.audit.gate import Auditor, held_out
 from stages.formats.column_mapping import Wanted
-from stages.formats.format import Said
-from stages.formats.source_reading import Found, convert
+from stages.formats.format import ParsedRow
+from stages.formats.source_reading import ReadReport, convert
 from tests.helpers import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
@@ -21,8 +21,8 @@ FILE = "preferences/alpaca_eval_candidates_shared.jsonl.gz"
 EVALUATION = Source(str(DATA / FILE))
 
 
-def rows(name: str, wanted: Wanted) -> list[Said]:
-    return list(convert(Source(str(DATA / name)), "data.sources[0].path", lambda said: said, wanted, Found()))
+def rows(name: str, wanted: Wanted) -> list[ParsedRow]:
+    return list(convert(Source(str(DATA / name)), "data.sources[0].path", lambda said: said, wanted, ReadReport()))
 
 
 def contaminated(name: str, wanted: Wanted, *evaluation: Source) -> set[str]:

@@ -10,11 +10,11 @@ import pytest
 
 from stages.config.blocks.data import Audit, Data, Form, Source
 from stages.curation.audit.answers import damaged
-from stages.curation.harmonize import FIXES, Shape, trimmed, undamaged
-from stages.formats.format import Said
+from stages.curation.harmonize import FIXES, Harmonizer, trimmed, undamaged
+from stages.formats.format import ParsedRow
 from stages.formats.turns import TOOLS
 from stages.store.records import Example, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import refused
 from tests.stages.reading import joined
 
@@ -48,7 +48,7 @@ def test_what_could_mean_several_things_is_not_mended(text: str) -> None:
 
 def test_a_marker_in_place_of_an_input_is_removed_from_the_last_request_alone() -> None:
     first = {"role": "user", "content": "Name a tree.\n\n<noinput>"}
-    said = Said([first, {"role": "assistant", "content": "Oak."}, first], ["Ash."])
+    said = ParsedRow([first, {"role": "assistant", "content": "Oak."}, first], ["Ash."])
     [*before, last] = FIXES["input_marker"](said).messages
     assert before == said.messages[:2]
     assert last == {"role": "user", "content": "Name a tree."}
@@ -62,12 +62,12 @@ def test_white_space_has_one_form_and_code_keeps_its_own() -> None:
 
 
 def test_characters_have_one_normal_form_and_rows_that_change_are_counted() -> None:
-    shape = Shape(Form(unicode="NFC", whitespace="trim"))
+    shape = Harmonizer(Form(unicode="NFC", whitespace="trim"))
     split = unicodedata.normalize("NFD", "Größe")
-    assert shape(Said([USER], [split])).answers == ["Größe"]
-    assert shape(Said([{**USER, "content": "b \n"}], ["x²"])) == Said([{**USER, "content": "b"}], ["x²"])
+    assert shape(ParsedRow([USER], [split])).answers == ["Größe"]
+    assert shape(ParsedRow([{**USER, "content": "b \n"}], ["x²"])) == ParsedRow([{**USER, "content": "b"}], ["x²"])
     assert shape.metrics() == {"normalised": {"unicode": 1, "whitespace": 1}, "shaped": 2}
-    assert Shape(Form(unicode="NFKC"))(Said([USER], ["x²"])).answers == ["x2"]
+    assert Harmonizer(Form(unicode="NFKC"))(ParsedRow([USER], ["x²"])).answers == ["x2"]
 
 
 @pytest.mark.parametrize(
@@ -80,21 +80,21 @@ def test_characters_have_one_normal_form_and_rows_that_change_are_counted() -> N
     ],
 )
 def test_one_policy_says_who_has_a_system_message(policy: str | None, expected: list[str | None]) -> None:
-    shape = Shape(Form(system=policy, system_prompts=["one"]))
+    shape = Harmonizer(Form(system=policy, system_prompts=["one"]))
     rows = [[USER], [SYSTEM, USER], [TOOL, USER]]
-    found = [shape(Said(messages, ["b"])).messages for messages in rows]
+    found = [shape(ParsedRow(messages, ["b"])).messages for messages in rows]
     assert [m[0]["content"] if m[0]["role"] == "system" else None for m in found] == expected
     assert all(m[-1] == USER for m in found)
     counts = {"before": 2, "after": sum(each is not None for each in expected)}
     assert shape.metrics().get("system") == (None if policy in (None, "keep") else counts)
-    assert shape(Said([], ["text"])) == Said([], ["text"]), "running text is no conversation"
+    assert shape(ParsedRow([], ["text"])) == ParsedRow([], ["text"]), "running text is no conversation"
 
 
 def test_system_prompts_vary_by_the_content_of_a_conversation_alone() -> None:
     def drawn(order: range) -> dict[str, str]:
-        shape = Shape(Form(system="vary", system_prompts=["one", "two", "three"]))
+        shape = Harmonizer(Form(system="vary", system_prompts=["one", "two", "three"]))
         rows = ([*([SYSTEM] if i % 2 else []), {**USER, "content": str(i)}] for i in order)
-        return {m[1]["content"]: m[0]["content"] for m in (shape(Said(row, ["b"])).messages for row in rows)}
+        return {m[1]["content"]: m[0]["content"] for m in (shape(ParsedRow(row, ["b"])).messages for row in rows)}
 
     found = drawn(range(300))
     assert found == drawn(range(299, -1, -1))
@@ -107,7 +107,7 @@ def made(rows: list[Any], folder: Path, **settings: Any) -> tuple[list[Example],
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = Source(str(folder / "rows.jsonl"), splits={"sft": 1.0})
-    metrics = joined(Data(None, [source], max_bad=1.0, **settings), Work(folder, lambda metrics, step: None))
+    metrics = joined(Data(None, [source], max_bad=1.0, **settings), StageDir(folder, lambda metrics, step: None))
     return load(folder / "examples.parquet", Example), metrics
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.config.blocks.data import Mixture, Source
-from stages.curation.joining import Taken, draw_counts, gathered, shuffled
+from stages.curation.joining import SplitLedger, draw_counts, gathered, shuffled
 from stages.curation.mixing import amounts
 from stages.store.records import Example, SourceRow, content_id, save
 from tests.helpers import refused
@@ -48,7 +48,7 @@ def test_rows_that_stay_are_those_of_the_rule(seed: int, tmp_path: Path) -> None
     for file, rows in zip(files, sources, strict=True):
         save(file, [SourceRow(**vars(e)) for e in rows], SourceRow)
     rows = gathered(generated, files)
-    taken, found = Taken(rows), []
+    taken, found = SplitLedger(rows), []
     taken.hold(np.arange(len(generated)))
     for number, part in enumerate(rows.parts):
         fresh = taken.fresh(np.arange(part.start, part.stop))
@@ -64,7 +64,7 @@ def test_a_drawn_second_answer_takes_its_prompt(tmp_path: Path) -> None:
     for file, rows in (("a", both), ("b", later)):
         save(tmp_path / file, [SourceRow(**vars(e)) for e in rows], SourceRow)
     rows = gathered([], [tmp_path / "a", tmp_path / "b"])
-    taken = Taken(rows)
+    taken = SplitLedger(rows)
     drawn = taken.drawn(taken.fresh(np.arange(2)), 1)
     taken.hold(drawn)
     assert len(drawn) == 1

@@ -24,7 +24,7 @@ from stages.endpoints.reply import NoReply, Reply, read
 from stages.endpoints.spending import retry_after
 from stages.endpoints.together import Job, answers
 from stages.store import json_log
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.endpoints.servers import FAULTS, Model, Proxy, Request, running
 from tests.helpers import SECRET
 
@@ -37,9 +37,9 @@ def shout(request: Request) -> str:
     return str(request["messages"][-1]["content"]).upper()
 
 
-def work(folder: Path) -> Work:
+def work(folder: Path) -> StageDir:
     folder.mkdir(parents=True, exist_ok=True)
-    return Work(folder, lambda metrics, step: None, calls=folder.parent / "calls")
+    return StageDir(folder, lambda metrics, step: None, calls=folder.parent / "calls")
 
 
 def endpoint(url: str, **options: Any) -> Endpoint:
@@ -51,7 +51,7 @@ def question(i: int, **options: Any) -> Question:
     return Question([{"role": "user", "content": f"question {i}"}], 16, 0.0, 0, **options)
 
 
-def asked(client: Client, questions: Iterable[Question], out: Work) -> dict[str, str]:
+def asked(client: Client, questions: Iterable[Question], out: StageDir) -> dict[str, str]:
     """What is answered to each question; of a missing answer, the reason."""
 
     def job(question: Question) -> Job[tuple[str, str]]:
@@ -66,7 +66,7 @@ def asked(client: Client, questions: Iterable[Question], out: Work) -> dict[str,
     return dict(answers([client], map(job, questions), out))
 
 
-def client(url: str, out: Work, **options: Any) -> Client:
+def client(url: str, out: StageDir, **options: Any) -> Client:
     return Client(endpoint(url, **options), "sample.endpoint", out)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from stages.config.blocks.data import Source
 from stages.formats.column_mapping import Wanted
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.formats.readers.row import Row
-from stages.formats.source_reading import Found, convert
+from stages.formats.source_reading import ReadReport, convert
 
 KEY = "data.sources[0].path"
 
@@ -19,7 +19,7 @@ KEY = "data.sources[0].path"
 class Read:
     """What rows say, and what else there was."""
 
-    made: list[Said]
+    made: list[ParsedRow]
     rows: int
     at: tuple[str, int]
     bad: list[Row]
@@ -32,7 +32,7 @@ class Read:
 
 def read(path: Path, wanted: Wanted = Wanted.answers, **source: Any) -> Read:
     source = {key: value for key, value in source.items() if value is not None}
-    found = Found()
+    found = ReadReport()
     made = list(convert(Source(str(path), **source), KEY, lambda said: said, wanted, found))
     assert found.made == len(made)
     return Read(made, **vars(found))

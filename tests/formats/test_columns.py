@@ -11,7 +11,7 @@ from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Wanted
 from stages.formats.detection import PEEKED
-from stages.formats.source_reading import Found, convert
+from stages.formats.source_reading import ReadReport, convert
 from tests.formats.reading import lines, read, said
 from tests.helpers import refused
 
@@ -142,7 +142,7 @@ def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
         read(tmp_path)
     assert f"label=dataset label.path={tmp_path} trains on them; data.sources[0].{chosen}" in str(raised.value)
     with pytest.raises(UserError) as raised:
-        list(convert(Source(str(file)), "outside[0].path", lambda said: said, Wanted.answers, Found()))
+        list(convert(Source(str(file)), "outside[0].path", lambda said: said, Wanted.answers, ReadReport()))
     assert str(raised.value).endswith(f"wanted: outside[0].{chosen}.")
 
 

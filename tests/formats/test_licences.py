@@ -15,7 +15,7 @@ from stages.models import model_card
 from stages.pairs import run as run_pairs
 from stages.store.licences import UNKNOWN
 from stages.store.records import Candidate, Example, load, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.formats.reading import lines, read
 from tests.helpers import Chain, nodes, settings
 from tests.stages.reading import joined
@@ -30,7 +30,7 @@ COLUMNS = {"licence": "license", "origin": "meta.url"}
 def made(folder: Path, rows: list[Any], **source: Any) -> tuple[list[Example], dict[str, Any]]:
     source = {"splits": {"sft": 1.0}, **source}
     read_from = Source(str(lines(folder, rows)), **source)
-    metrics = joined(Data(None, [read_from], max_bad=0.0), Work(folder, lambda metrics, step: None))
+    metrics = joined(Data(None, [read_from], max_bad=0.0), StageDir(folder, lambda metrics, step: None))
     return load(folder / "examples.parquet", Example), metrics
 
 
@@ -67,7 +67,7 @@ def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
 def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
     rows = [{"prompt": f"ask {i}", "chosen": "b", "rejected": "c", **({"by": "mit"} if i else {})} for i in range(3)]
     source = Source(str(lines(tmp_path, rows)), columns={"licence": "by"})
-    dataset = Dataset(source, "label.path", Work(tmp_path, lambda metrics, step: None))
+    dataset = Dataset(source, "label.path", StageDir(tmp_path, lambda metrics, step: None))
     pool = dataset.pool({})
     save(tmp_path / "prompts.parquet", pool.prompts, Example)
     save(tmp_path / "candidates.parquet", pool.candidates, Candidate)
@@ -75,7 +75,7 @@ def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
     save(tmp_path / "judgements.parquet", judgements, type(judgements[0]))
     cfg = settings("recipe=tiny", "label=dataset", f"label.path={source.path}").pairs
     (tmp_path / "pairs").mkdir()
-    metrics = run_pairs(cfg, {"judged": tmp_path}, Work(tmp_path / "pairs", lambda metrics, step: None))
+    metrics = run_pairs(cfg, {"judged": tmp_path}, StageDir(tmp_path / "pairs", lambda metrics, step: None))
     assert metrics["licences"] == {"mit": 2, UNKNOWN: 1}
 
 

@@ -11,7 +11,7 @@ from stages.config.errors import UserError
 from stages.curation.user_code import reader
 from stages.formats.column_mapping import Wanted
 from stages.store.records import Example, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.formats.reading import lines, read
 from tests.stages.reading import joined
 
@@ -83,7 +83,7 @@ def test_a_function_of_the_users_may_weigh_too() -> None:
 def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
     rows = [TALK, {"messages": [{**ASK, "content": "c"}, {**REPLY, "weight": 0}]}]
     source = Source(str(lines(tmp_path, rows)), splits={"sft": 1.0})
-    metrics = joined(Data(None, [source], max_bad=0.0), Work(tmp_path, lambda metrics, step: None))
+    metrics = joined(Data(None, [source], max_bad=0.0), StageDir(tmp_path, lambda metrics, step: None))
     [example] = load(tmp_path / "examples.parquet", Example)
     assert example.trained == [False, True]
     assert (metrics["left_out"], metrics["quarantined"]) == (1, 0)

@@ -33,7 +33,7 @@ from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import RECIPES
 from stages.hardware import machine, memory
-from stages.hardware.model_shape import Shape
+from stages.hardware.model_shape import ModelShape
 from stages.labelers.reward_model import forward
 from stages.models import lm_head
 from stages.models.loading import load_model
@@ -143,7 +143,7 @@ def test_a_layer_keeps_what_the_formula_says(
 ) -> None:
     block = block_of(stage, f"precision={precision}", f"adapter={adapter}")
     for widths in SHAPES:
-        slopes, shape = [], Shape.of(tiny(kind, widths, 1).config.to_dict())
+        slopes, shape = [], ModelShape.of(tiny(kind, widths, 1).config.to_dict())
         for layers in (1, 2):  # the second layer's alone, and alone what grows with tokens
             model = as_trained(tiny(kind, widths, layers), block, tmp_path)
             slopes.append((kept(model, block, 192) - kept(model, block, 64)) / 128)
@@ -220,7 +220,7 @@ def test_live_bytes_of_a_training_step(
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)  # a buffer wider than the vocabulary is
     block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)
-    shape = Shape.of(model.config.to_dict())
+    shape = ModelShape.of(model.config.to_dict())
     live = step(model, block, 256, kind, micro_batches)
     expected = memory.training(shape, block, "cpu", 256, kind, micro_batches > 1)
     assert live.peak == pytest.approx(expected, rel=0.1)
@@ -236,7 +236,7 @@ def test_live_bytes_of_rewards(precision: str) -> None:
     model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     with Live(model) as live:
         forward(model, [[*range(256)]] * 4, 0, block.precision)
-    expected = rewarding(Shape.of(config.to_dict()), block, 256)
+    expected = rewarding(ModelShape.of(config.to_dict()), block, 256)
     assert expected == pytest.approx(live.peak, rel=0.3)
 
 
@@ -244,7 +244,7 @@ def test_a_shape_counts_the_parameters() -> None:
     for kind, widths in itertools.product(KINDS, SHAPES):
         model = tiny(kind, widths, 2)
         counted = sum(p.numel() for p in model.parameters())
-        shape = Shape.of(model.config.to_dict())
+        shape = ModelShape.of(model.config.to_dict())
         assert shape.parameters == pytest.approx(counted, rel=0.02)
         lora = block_of("sft").lora
         adapted = adapters.attach(model, lora, 0)
@@ -270,7 +270,7 @@ def test_a_gguf_says_its_shape_before_it_is_read(tied: bool, tmp_path: Path) -> 
     writer.close()
     config = config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
     assert config is not None
-    assert Shape.of(config) == Shape(96, 320, 2, 3, query=96, key=24, tied=tied)
+    assert ModelShape.of(config) == ModelShape(96, 320, 2, 3, query=96, key=24, tied=tied)
 
 
 def resident(folder: Path, told: Any) -> None:
@@ -281,7 +281,7 @@ def resident(folder: Path, told: Any) -> None:
     machine.reset_peak_memory()
     before = machine.peak_memory()
     step(model, block, 512, Checkpointing.none, 1)
-    expected = memory.training(Shape.of(model.config.to_dict()), block, "cpu", 512, Checkpointing.none, False)
+    expected = memory.training(ModelShape.of(model.config.to_dict()), block, "cpu", 512, Checkpointing.none, False)
     told.put((held_before + machine.peak_memory() - before, expected))
 
 
@@ -309,7 +309,7 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
 
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
-    shape = Shape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
+    shape = ModelShape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
     needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in block.checkpointings}
 
     def budget(free: float) -> tuple[int, Checkpointing]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, content_id
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 
 def pool(*texts: list[str]) -> Pool:
@@ -21,6 +21,6 @@ def pool(*texts: list[str]) -> Pool:
     return Pool(prompts, candidates)
 
 
-def work(folder: Path) -> Work:
+def work(folder: Path) -> StageDir:
     (folder / "node").mkdir(parents=True, exist_ok=True)
-    return Work(folder / "node", lambda metrics, step: None, calls=folder / "cache" / "calls")
+    return StageDir(folder / "node", lambda metrics, step: None, calls=folder / "cache" / "calls")

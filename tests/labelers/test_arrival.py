@@ -21,7 +21,7 @@ from stages.models import contract
 from stages.models.loading import begin_reward_model, save_model
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.source_files import pin
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import TINY, Chain, settings
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging
@@ -132,11 +132,11 @@ def published(folder: Path) -> dict[str, bytes]:
 
 def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
     """Return what every stage makes of a judged pool."""
-    cfg, works = settings(*TINY), dict[str, Work]()
+    cfg, works = settings(*TINY), dict[str, StageDir]()
 
-    def started(name: str) -> Work:
+    def started(name: str) -> StageDir:
         (root / name).mkdir(parents=True)
-        works[name] = Work(root / name, lambda metrics, step: None)
+        works[name] = StageDir(root / name, lambda metrics, step: None)
         return works[name]
 
     for strategy in Strategy:
@@ -162,7 +162,7 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
     outcomes = list[dict[str, dict[str, bytes]]]()
     for order in (1, 2):
 
-        def arriving(cfg: Label, out: Work, order: int = order) -> Labeler:
+        def arriving(cfg: Label, out: StageDir, order: int = order) -> Labeler:
             labeler = chosen(cfg, out)
             judgements = labeler.judge_all
             labeler.judge_all = lambda pool: mixed([*judgements(pool)], order)  # type: ignore[method-assign]
@@ -173,7 +173,7 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
         if name == "human":
             write_journals(cfg, inputs["pool"], root / "calls", order)
         monkeypatch.setattr(label, "chosen", arriving)
-        label.run(cfg, inputs, Work(root / "label", lambda metrics, step: None, calls=root / "calls"))
+        label.run(cfg, inputs, StageDir(root / "label", lambda metrics, step: None, calls=root / "calls"))
         outcomes.append({"label": published(root / "label"), **followers(root / "label", root / "made")})
     for stage, files in outcomes[0].items():
         assert files == outcomes[1][stage], stage
@@ -183,7 +183,7 @@ def labelled(line: tuple[str, ...], candidates: Path, folder: Path) -> Path:
     """Return the folder of the labels that a command line makes of a pool."""
     folder.mkdir()
     cfg = pin(settings(*TINY, *line).label, folder.with_suffix(".json"))[0]
-    label.run(cfg, {"pool": candidates}, Work(folder, lambda metrics, step: None, calls=folder.with_name("calls")))
+    label.run(cfg, {"pool": candidates}, StageDir(folder, lambda metrics, step: None, calls=folder.with_name("calls")))
     return folder
 
 
@@ -216,7 +216,7 @@ def test_answers_that_overtake_each_other_make_one_file(tmp_path: Path) -> None:
     files = set[bytes]()
     with running(Model(judging(better), late=0.05)) as model:
         for i in range(3):
-            out = Work(tmp_path, lambda metrics, step: None, calls=tmp_path / f"{i}")
+            out = StageDir(tmp_path, lambda metrics, step: None, calls=tmp_path / f"{i}")
             label.run(block(tmp_path, model.url), {"pool": tmp_path / "pool"}, out)
             files.add((tmp_path / "judgements.parquet").read_bytes())
         assert len(model.asked) == 3 * (1 + 5 * 6), "each asked for itself"

@@ -9,9 +9,9 @@ import pytest
 
 from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
-from stages.labelers.ensemble import Ensemble, Joined, joined
+from stages.labelers.ensemble import Ensemble, JointVote, joined
 from stages.store.records import Candidate, Judgement, Pair, load, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, refused, settings
 from tests.labelers.asking import somebody
@@ -35,14 +35,14 @@ def prefers(first: Candidate, second: Candidate, word: str | None) -> Judgement:
     return Judgement(first.prompt_id, "x", **of, preference=word, error=None if word else "none")
 
 
-def of_two(said: dict[str, list[Judgement]], *voters: Voter) -> Joined:
+def of_two(said: dict[str, list[Judgement]], *voters: Voter) -> JointVote:
     """What members come to on the two candidates of TWO, the first of them as `a`."""
     [found] = joined(voters, said, TWO)
     if found.of[0] == TWO[0].candidate_id:
         return found
     turned = {name: -vote for name, vote in found.votes.items()}
     word = {"a": "b", "b": "a"}.get(str(found.preference), found.preference)
-    return Joined(found.prompt_id, found.of[::-1], turned, word, found.disagreement, found.vetoed)
+    return JointVote(found.prompt_id, found.of[::-1], turned, word, found.disagreement, found.vetoed)
 
 
 TWO = pool(["one", "two"]).candidates
@@ -241,4 +241,4 @@ def test_a_veto_goes_by_scores_of_which_a_labeler_of_ones_own_may_give_none(tmp_
         inputs[name].mkdir()
         save(inputs[name] / "judgements.parquet", said, Judgement)
     with pytest.raises(UserError, match=r"members\[1\]\.veto .* own "):
-        Ensemble(label, Work(tmp_path, lambda metrics, step: None)).pool(inputs)
+        Ensemble(label, StageDir(tmp_path, lambda metrics, step: None)).pool(inputs)

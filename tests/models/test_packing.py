@@ -33,7 +33,7 @@ from stages.models import contract, packing
 from stages.models.loading import load_model
 from stages.models.packing import Pairs, pack_pairs, pack_segments
 from stages.objectives.sft import Isolation
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.token_rows import TokenRows
 from tests.equality import AGREEMENT, TOKENS, assert_equal, step
@@ -208,7 +208,7 @@ def test_sft_stops_before_a_step_on_examples_that_see_each_other(
     cfg = replace(settings("recipe=tiny").sft, packing=True, batch_size=1)
     cfg.runtime.micro_batch = 1
     (tmp_path / "out").mkdir()
-    out = Work(tmp_path / "out", lambda metrics, step: None)
+    out = StageDir(tmp_path / "out", lambda metrics, step: None)
     with pytest.raises(UserError, match=r"sft.packing=true: "):
         sft.run(cfg, {"base": base, "data": chain.folder("data")}, out)
 

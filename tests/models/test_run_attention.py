@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from stages.models import packing, run_attention
-from stages.models.run_attention import Layout
+from stages.models.run_attention import RunLayout
 
 HEADS, DIM = 4, 8
 
 
 def of_a_window_within_a_long_prefix(attend: object) -> list[torch.Tensor]:
     """As `attended`, of runs whose window sees little of a prefix that is longer than a block of the kernel's."""
-    layout = Layout.of([1300, 20, 1], torch.device("cpu"), [0, 1200, 20])
+    layout = RunLayout.of([1300, 20, 1], torch.device("cpu"), [0, 1200, 20])
     draw = torch.Generator().manual_seed(0)
     states = [torch.randn(1, heads, 1321, DIM, generator=draw).requires_grad_() for heads in (4, 1, 1)]
     module = SimpleNamespace(num_key_value_groups=4, is_causal=True)
@@ -26,7 +26,7 @@ def of_a_window_within_a_long_prefix(attend: object) -> list[torch.Tensor]:
 def attended(attend: object, dtype: torch.dtype, window: int | None) -> list[torch.Tensor]:
     """Output, and gradients of query, key and value, over a run, one that continues it, one that adds nothing, and
     one of its own."""
-    layout = Layout.of([12, 7, 0, 5], torch.device("cpu"), [0, 9, 3, 0])
+    layout = RunLayout.of([12, 7, 0, 5], torch.device("cpu"), [0, 9, 3, 0])
     draw = torch.Generator().manual_seed(0)
     shapes = [(1, heads, 24, DIM) for heads in (HEADS, HEADS // 2, HEADS // 2)]
     states = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
@@ -71,7 +71,7 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_has_its_own(frozen: int) ->
     def gradients(attend: object) -> list[torch.Tensor | None]:
         draw = torch.Generator().manual_seed(0)
         states = [torch.randn(1, HEADS, 12, DIM, generator=draw).requires_grad_(i != frozen) for i in range(3)]
-        layout = Layout.of([7, 5], torch.device("cpu"), [0, 4])
+        layout = RunLayout.of([7, 5], torch.device("cpu"), [0, 4])
         output = attend(SimpleNamespace(is_causal=True), states, layout)
         (output * torch.randn(output.shape, generator=draw)).sum().backward()
         return [state.grad for state in states]
@@ -83,14 +83,17 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_has_its_own(frozen: int) ->
 
 
 def by_attention(
-    states: list[torch.Tensor], layout: Layout | None, module: object = SimpleNamespace(is_causal=True), **options: Any
+    states: list[torch.Tensor],
+    layout: RunLayout | None,
+    module: object = SimpleNamespace(is_causal=True),
+    **options: Any,
 ) -> torch.Tensor:
     return packing.attention(module, *states, None, layout, **options)[0]
 
 
 def test_heads_whose_elements_are_apart_are_attended_to_as_others() -> None:
     """As of a product that was reshaped: SDPA's kernel for a CPU takes none of these, and so is not called."""
-    layout = Layout.of([7, 5], torch.device("cpu"), [0, 4])
+    layout = RunLayout.of([7, 5], torch.device("cpu"), [0, 4])
     states = [torch.randn(1, HEADS, 12, DIM) for _ in range(3)]
     expected = by_attention(states, layout)
     for i in range(3):
@@ -100,7 +103,7 @@ def test_heads_whose_elements_are_apart_are_attended_to_as_others() -> None:
 
 
 def test_attention_that_drops_out_is_right_on_average() -> None:
-    draws, layout = 2000, Layout.of([5, 3], torch.device("cpu"), [0, 4])
+    draws, layout = 2000, RunLayout.of([5, 3], torch.device("cpu"), [0, 4])
     torch.manual_seed(0)
     states = [torch.randn(1, HEADS, 8, DIM).requires_grad_() for _ in range(3)]
     found = torch.stack([by_attention(states, layout, dropout=0.2) for _ in range(draws)])

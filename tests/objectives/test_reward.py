@@ -19,10 +19,10 @@ from stages.models.packing import pack_pairs
 from stages.models.scoring import tokenized
 from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, shared, trl_row
 from stages.store.records import Pair, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.arguments import arguments
-from stages.training.batches import Turns
+from stages.training.batches import EpochSchedule
 from tests.equality import AGREEMENT, assert_equal, step
 from tests.helpers import Chain, settings
 from tests.objectives.test_pair_forward import FAMILIES
@@ -119,8 +119,8 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     cfg = settings("recipe=tiny").reward
     cfg = replace(cfg, epochs=3.0, trainer={"lr_scheduler_type": "constant", "warmup_steps": 0})
     cfg = replace(cfg, runtime=replace(cfg.runtime, token_budget=90, gradient_checkpointing=Checkpointing.none))
-    out = Work(tmp_path, lambda metrics, at: None)
-    turns = Turns([p.id for p in pairs], cfg.batch_size, cfg.seed, "reward")
+    out = StageDir(tmp_path, lambda metrics, at: None)
+    turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "reward")
 
     def made(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
         args = arguments(cfg, out)

@@ -222,7 +222,7 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
 
     def peak(*overrides: str) -> float:
         planned = nodes(chain.root, *overrides)
-        return cost.expected(planned["dpo"], planned, store, cost.Past(store)).memory
+        return cost.expected(planned["dpo"], planned, store, cost.RunHistory(store)).memory
 
     assert peak() == 12345, "its own"
     assert peak("dpo.beta=0.3") == 12345

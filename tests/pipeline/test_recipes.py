@@ -18,7 +18,7 @@ from stages.pipeline.graph import graph
 from stages.preflight import constraints
 from stages.store.source_files import HUB_ID
 from stages.store.store import Store
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import common, composed, settings, slow_but
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -106,7 +106,7 @@ def test_it_runs_to_its_report_at_toy_scale(
 
 def test_the_toy_preferences_can_all_be_used(tmp_path: Path) -> None:
     cfg: Label = settings("recipe=zephyr_7b", "scale=toy").label
-    labeler = Dataset.of(cfg, Work(tmp_path, lambda metrics, step: None))
+    labeler = Dataset.of(cfg, StageDir(tmp_path, lambda metrics, step: None))
     pool = labeler.pool({})
     judgements = list(labeler.judge_all(pool))
     assert (len(pool.prompts), len(judgements), pool.bad) == (64, 64, [])

@@ -11,7 +11,7 @@ from stages.config.errors import UserError
 from stages.samplers.candidate_file import read_candidates
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import nodes, settings
 
 Rows = list[dict[str, Any]]
@@ -22,19 +22,19 @@ def asked(built: Path) -> list[Example]:
     return load(Store(built).folder(nodes(built)["sample"]) / "prompts.parquet", Example)
 
 
-def read(folder: Path, asked: list[Example], rows: Rows, **changes: Any) -> tuple[list[Candidate], Work]:
+def read(folder: Path, asked: list[Example], rows: Rows, **changes: Any) -> tuple[list[Candidate], StageDir]:
     _, candidates, out = read_both(folder, asked, rows, **changes)
     return candidates, out
 
 
 def read_both(
     folder: Path, asked: list[Example], rows: Rows, **changes: Any
-) -> tuple[list[Example], list[Candidate], Work]:
+) -> tuple[list[Example], list[Candidate], StageDir]:
     file = folder / "mine.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     cfg = replace(settings("recipe=tiny").sample, file=str(file), **changes).candidate_file
     assert cfg is not None
-    out = Work(folder, lambda metrics, step: None)
+    out = StageDir(folder, lambda metrics, step: None)
     known, later = (None, None) if cfg.own_prompts else (asked, asked[-1].id)
     prompts, candidates = read_candidates(cfg, known, lambda those: [p for p in those if p.id != later], out)
     assert {c.prompt_id for c in candidates} <= {p.id for p in prompts}

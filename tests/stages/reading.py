@@ -9,14 +9,14 @@ from stages.config.blocks.data import Data
 from stages.pipeline.subgraphs import with_sources
 from stages.store.node import Node
 from stages.store.source_files import pin
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 SUMS = ("quarantined", "left_out", "unwanted")
 
 
-def work(folder: Path) -> Work:
+def work(folder: Path) -> StageDir:
     folder.mkdir(exist_ok=True)
-    return Work(folder, lambda metrics, step: None)
+    return StageDir(folder, lambda metrics, step: None)
 
 
 def wired(cfg: Data, cache: Path) -> list[Node]:
@@ -29,12 +29,12 @@ def wired(cfg: Data, cache: Path) -> list[Node]:
     return [*with_sources("data", cfg, node).values()]
 
 
-def joined(cfg: Data, out: Work) -> dict[str, Any]:
+def joined(cfg: Data, out: StageDir) -> dict[str, Any]:
     """As `ran`, of a configuration."""
     return ran(wired(cfg, out.path / "cache"), out)
 
 
-def ran(nodes: list[Node], out: Work) -> dict[str, Any]:
+def ran(nodes: list[Node], out: StageDir) -> dict[str, Any]:
     """What all these stages tell together; `out` has the examples, all warnings, and everything in quarantine."""
     *read, last = nodes
     sums, lines, summaries, others = Counter[str](), list[str](), list[str](), dict[str, Any]()
@@ -58,7 +58,7 @@ def ran(nodes: list[Node], out: Work) -> dict[str, Any]:
     return others | metrics | {name: sums[name] for name in SUMS} | told
 
 
-def gather(own: Work, out: Work) -> None:
+def gather(own: StageDir, out: StageDir) -> None:
     out.warnings += own.warnings
     if (own / "quarantine.jsonl").exists():
         with open(out / "quarantine.jsonl", "a") as apart:

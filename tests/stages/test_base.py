@@ -11,13 +11,13 @@ from stages.config.blocks.models import Model
 from stages.config.errors import UserError
 from stages.models.loading import load_model, load_tokenizer
 from stages.store import source_files
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import settings
 
 
 def made(cfg: Model, folder: Path) -> Path:
     folder.mkdir()
-    base.run(cfg, {}, Work(folder, lambda m, s: None))
+    base.run(cfg, {}, StageDir(folder, lambda m, s: None))
     return folder / "model"
 
 

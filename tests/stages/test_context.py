@@ -17,7 +17,7 @@ from stages.config.errors import UserError
 from stages.models.contract import form_of
 from stages.models.loading import context_of
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, nodes, refused, settings
 from tests.stages.test_eval import evaluation_inputs
@@ -34,9 +34,9 @@ def shortened(folder: Path, copy: Path, most: int) -> Path:
     return copy
 
 
-def work(folder: Path) -> Work:
+def work(folder: Path) -> StageDir:
     folder.mkdir(exist_ok=True)
-    return Work(folder, lambda metrics, step: None)
+    return StageDir(folder, lambda metrics, step: None)
 
 
 def lengths(model: Path, prompts: Sequence[Example]) -> dict[str, int]:
@@ -55,11 +55,11 @@ def limit_beyond(tokens: dict[str, int], too_long: int) -> tuple[int, set[str]]:
     return limit, {name for name, count in tokens.items() if count > limit}
 
 
-def sampled(chain: Chain, policy: Path, out: Work, **changes: Any) -> dict[str, Any]:
+def sampled(chain: Chain, policy: Path, out: StageDir, **changes: Any) -> dict[str, Any]:
     return sample.run(replace(CFG.sample, **changes), {"policy": policy, "data": chain.folder("data")}, out)
 
 
-def named(out: Work) -> set[str]:
+def named(out: StageDir) -> set[str]:
     return {json.loads(line)["id"] for line in (out / "dropped.jsonl").read_text().splitlines()}
 
 

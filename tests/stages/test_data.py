@@ -18,7 +18,7 @@ from stages.config.errors import UNSEEN, UserError
 from stages.formats.readers.files import rows_of
 from stages.store.records import Check, Example, load
 from stages.store.source_files import MEMORY
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
 from stages.tasks.generator import FAMILIES, generate, known_families
 from stages.tasks.words import ALSO, NOUNS
@@ -234,7 +234,7 @@ def test_a_row_that_json_cannot_hold_costs_that_row(reason: str, array: bool, tm
     assert (kept["line"], kept["row"]) == (10, UNUSABLE[reason])
 
 
-def table(tmp_path: Path, name: str, content: bytes) -> tuple[Work, dict]:
+def table(tmp_path: Path, name: str, content: bytes) -> tuple[StageDir, dict]:
     file = tmp_path / name
     file.write_bytes(content)
     out = work(tmp_path / "out")
@@ -323,7 +323,7 @@ def test_json_is_told_by_content_and_only_newlines_end_a_line(tmp_path: Path) ->
             assert [row.value for row in rows_of(file)] == values
 
 
-def source(tmp_path: Path, lines: list[str], *overrides: str) -> tuple[Work, dict]:
+def source(tmp_path: Path, lines: list[str], *overrides: str) -> tuple[StageDir, dict]:
     """Run the data stage on a file of these lines, and nothing else."""
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(lines), encoding="utf-8")

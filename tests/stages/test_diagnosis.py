@@ -17,7 +17,7 @@ from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Norma
 from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.bench.diagnosis import named, plants
 from tests.browser import wrong_with
 from tests.helpers import CHROMIUM, TINY, Chain, browse, build, composed, nodes, settings
@@ -121,7 +121,7 @@ def reported(chain: Chain, folder: Path, low: float, high: float) -> str:
     results["primary"]["policy-sft"] |= {"low": low, "high": high}
     path.write_text(json.dumps(results))
     folder.mkdir()
-    report.run(settings(*TINY).report, inputs, Work(folder, lambda m, s: None))
+    report.run(settings(*TINY).report, inputs, StageDir(folder, lambda m, s: None))
     return (folder / "report.html").read_text()
 
 

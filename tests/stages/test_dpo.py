@@ -20,9 +20,9 @@ from stages.models.loading import load_model
 from stages.models.scoring import AGREEMENT
 from stages.objectives.dpo import StoredReferenceTrainer, starting_loss, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
-from stages.store.workspace import Work, read_curves
+from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import arguments
-from stages.training.batches import Turns
+from stages.training.batches import EpochSchedule
 from tests.helpers import Chain, conversational, settings
 
 
@@ -40,7 +40,7 @@ def block(**changes: Any) -> DPO:
 
 def train(cfg: DPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     folder.mkdir()
-    metrics = run(cfg, inputs, Work(folder, lambda m, s: None))
+    metrics = run(cfg, inputs, StageDir(folder, lambda m, s: None))
     return load_file(folder / "model" / "model.safetensors"), metrics
 
 
@@ -53,7 +53,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
     terms = contract.load(inputs["policy"] / "model")
     pairs = [p for p in load(inputs["pairs"] / "pairs.parquet", Pair) if p.split == "train"][:8]
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    out = Work(folder, lambda m, s: None)
+    out = StageDir(folder, lambda m, s: None)
 
     def made(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
@@ -62,7 +62,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
         return kind(model, args=args, processing_class=terms.tokenizer, **own)
 
     rows = Dataset.from_list([trl_row(reference[p.id], cfg.trainer.get("ld_alpha")) for p in pairs])
-    turns = Turns([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
+    turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
     theirs = made(DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model"))
     return theirs, made(StoredReferenceTrainer, stored=True, train_dataset=rows, turns=turns, cfg=cfg, out=out)
 
@@ -227,7 +227,7 @@ def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_p
     save(scored, [*log_probs, *theirs], PairLogProbs)
     for rate, rises in ((1e-2, True), (1e-12, False)):
         (tmp_path / f"{rate}").mkdir()
-        out = Work(tmp_path / f"{rate}", lambda m, s: None)
+        out = StageDir(tmp_path / f"{rate}", lambda m, s: None)
         run(block(learning_rate=rate, epochs=2.0), inputs, out)
         assert any("held-out loss 0.693 → " in warning for warning in out.warnings) is rises
 

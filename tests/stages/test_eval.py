@@ -28,7 +28,7 @@ from stages.models import contract
 from stages.models.loading import load_model
 from stages.store.records import Candidate, Check, Example, Outcome, Pair, load, save
 from stages.store.store import Store
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
 from tests.bench.coin import tossed, turned
 from tests.helpers import Chain, build, nodes, settings
@@ -43,7 +43,7 @@ def evaluated(chain: Chain, policy: Path, answers: Path, folder: Path) -> dict[s
     """The results of an evaluation in which `policy` stands where DPO's model does."""
     folder.mkdir()
     inputs = evaluation_inputs(chain) | {"policy": policy, "answer_policy": answers}
-    run(nodes(chain.root)["eval"].config, inputs, Work(folder, lambda m, s: None))
+    run(nodes(chain.root)["eval"].config, inputs, StageDir(folder, lambda m, s: None))
     return json.loads((folder / "results.json").read_text())
 
 
@@ -83,7 +83,7 @@ def test_where_all_test_prompts_are_in_the_pairs_it_is_told(chain: Chain, tmp_pa
     [some, *_] = load(chain.folder("pairs") / "pairs.parquet", Pair)
     (tmp_path / "pairs").mkdir()
     save(tmp_path / "pairs" / "pairs.parquet", [replace(some, prompt_id=i, split="train") for i in asked], Pair)
-    work = Work(tmp_path, lambda metrics, step: None)
+    work = StageDir(tmp_path, lambda metrics, step: None)
     told = f"of {len(asked)} prompts none can say whether it helped: {len(asked)} are in the pairs as well"
     with pytest.raises(UserError, match=told):
         run(nodes(chain.root)["eval"].config, given | {"pairs": tmp_path / "pairs"}, work)
@@ -139,7 +139,7 @@ def test_a_policy_that_stops_less_often_than_sft_is_told_where_it_is_no_noise(ch
         for i, answer in enumerate(sorted(answers, key=lambda a: a.prompt_id)):
             answer.finish_reason = "length" if i % every == 1 else "stop"
         save(tmp_path / "answers.parquet", answers, Candidate)
-        out = Work(tmp_path, lambda m, s: None)
+        out = StageDir(tmp_path, lambda m, s: None)
         inputs = evaluation_inputs(chain) | {"answer_policy": tmp_path}
         run(nodes(chain.root)["eval"].config, inputs, out)
         warnings[every] = [w for w in out.warnings if "ends fewer of its answers by itself than SFT" in w]

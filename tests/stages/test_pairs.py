@@ -14,13 +14,13 @@ from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import DATA, settings
 
 
-def work(folder: Path) -> Work:
+def work(folder: Path) -> StageDir:
     folder.mkdir(exist_ok=True)
-    return Work(folder, lambda m, s: None)
+    return StageDir(folder, lambda m, s: None)
 
 
 def candidate(prompt: str, text: str, tokens: int = 3, finished: bool = True) -> Candidate:
@@ -273,7 +273,7 @@ def test_too_many_failed_judgements_stop_the_stage(tmp_path: Path) -> None:
         label.run(settings("recipe=tiny").label, {"pool": folder}, work(tmp_path / "out"))
 
 
-def dataset(tmp_path: Path, rows: list[dict]) -> tuple[Work, dict[str, Any]]:
+def dataset(tmp_path: Path, rows: list[dict]) -> tuple[StageDir, dict[str, Any]]:
     file = tmp_path / "preferences.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     out = work(tmp_path / "out")

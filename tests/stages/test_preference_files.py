@@ -13,7 +13,7 @@ from stages.config.errors import UserError
 from stages.formats.readers import files
 from stages.pairing.admission import COPY
 from stages.store.records import Pair, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import DATA, settings
 
 TIE = "without a better answer"
@@ -32,7 +32,7 @@ class Read(NamedTuple):
 def used(file: Path, folder: Path, *settings_: str) -> Read:
     """A file through `label` and `pairs`, by the settings of `label=dataset` under the default recipe."""
     cfg = settings("label=dataset", f"label.path={file}", *settings_)
-    outs = [Work(folder / stage, lambda metrics, step: None) for stage in ("label", "pairs")]
+    outs = [StageDir(folder / stage, lambda metrics, step: None) for stage in ("label", "pairs")]
     for out in outs:
         out.path.mkdir()
     labelled = label.run(cfg.label, {}, outs[0])

@@ -14,7 +14,7 @@ from stages.pages.example_answers import side_by_side
 from stages.pages.settings_table import settings as settings_of
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.browser import browser, wrong_with
 from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
 
@@ -36,7 +36,7 @@ def page(chain: Chain, tmp_path: Path) -> Path:
     save(table, answers, Candidate)
     folder = tmp_path / "report"
     folder.mkdir()
-    report.run(settings("recipe=tiny").report, inputs, Work(folder, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, StageDir(folder, lambda m, s: None))
     return folder / "report.html"
 
 
@@ -91,7 +91,7 @@ def test_warnings_that_do_not_change_the_reading_are_folded_where_they_belong(ch
     warn("eval", "its answers drift", "3 test prompts are in the pairs as well and do not count.")
     warn("dpo", "steps leave pairs out")
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    report.run(settings("recipe=tiny").report, inputs, Work(tmp_path, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, StageDir(tmp_path, lambda m, s: None))
     top, *parts = (tmp_path / "report.html").read_text().split('<section id="')
     assert top.count('<p class="warning">') == 1 and "its answers drift" in top
     sections = {part.partition('"')[0]: part for part in parts}

@@ -12,7 +12,7 @@ import pytest
 from stages import report
 from stages.pages.glossary import NOT_ASKED_FOR
 from stages.store.store import Store
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.browser import wrong_with
 from tests.endpoints.servers import Model, running
 from tests.helpers import TINY, Chain, build, nodes, settings
@@ -140,7 +140,7 @@ def test_seeds_of_preferences_show_each_share(brought: tuple[Chain, tuple[str, .
     folder = Store(chain.root).folder
     inputs = {role: folder(node) for role, node in nodes(chain.root, *line)["report"].inputs.items()}
     inputs["eval_seed_7"] = inputs["eval"]
-    report.run(settings(*TINY).report, inputs, Work(tmp_path, lambda m, s: None))
+    report.run(settings(*TINY).report, inputs, StageDir(tmp_path, lambda m, s: None))
     page, results = sections(tmp_path / "report.html"), json.loads((inputs["eval"] / "results.json").read_text())
     assert f"(other seeds: {results['learnt']['ratio']['policy']['mean']:.1%})" in page["learnt"]
     assert "Seed 0: " in page[""] and "One seed" not in page[""] and "seeds" not in page

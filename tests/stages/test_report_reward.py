@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.commands.planning import cost
-from stages.commands.planning.cost import Past
+from stages.commands.planning.cost import RunHistory
 from stages.report import of_reward
 from stages.store.manifest import manifest_of
 from stages.store.store import Store
@@ -41,7 +41,7 @@ def test_a_chain_without_one_has_no_section(chain: Chain) -> None:
 def test_the_plan_expects_of_a_model_that_labels_what_it_took(chain: Chain) -> None:
     def seconds(*line: str) -> float:
         planned, store = nodes(chain.root, *LABELS, *line), Store(chain.root)
-        return cost.expected(planned["label"], planned, store, Past(store)).seconds
+        return cost.expected(planned["label"], planned, store, RunHistory(store)).seconds
 
     assert math.isnan(seconds()), "a verifier labelled here, no model"
     build(chain.root, "stage=label", *LABELS)
@@ -57,7 +57,7 @@ def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None
 
     def memory(*line: str) -> float:
         planned = nodes(chain.root, *line)
-        return cost.expected(planned["label"], planned, store, Past(store)).memory
+        return cost.expected(planned["label"], planned, store, RunHistory(store)).memory
 
     wide = ("model.random_init.hidden_size=2048", "model.random_init.vocab_size=20000")
     assert memory(*LINE, "label.reward_model.runtime.batch_size=512") > memory(*LINE)

@@ -10,7 +10,7 @@ from stages import report
 from stages.pages.example_answers import start, strip, strips
 from stages.store.manifest import manifest_of
 from stages.store.training_samples import Sample, append_samples, read_samples
-from stages.store.workspace import SAMPLES, Work
+from stages.store.workspace import SAMPLES, StageDir
 from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
 
 HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" * 200
@@ -64,7 +64,7 @@ def page(chain: Chain, tmp_path: Path) -> Path:
     as_published(inputs["dpo"], SAMPLES)
     folder = tmp_path / "report"
     folder.mkdir()
-    report.run(settings("recipe=tiny").report, inputs, Work(folder, lambda m, s: None))
+    report.run(settings("recipe=tiny").report, inputs, StageDir(folder, lambda m, s: None))
     return folder / "report.html"
 
 

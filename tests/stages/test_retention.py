@@ -14,7 +14,7 @@ from stages.config.errors import UserError
 from stages.evaluation.outcomes import tabulate
 from stages.evaluation.retention import Claim, claims, corrected, of_measure, sentence, variety, within_length
 from stages.store.records import Candidate, Check, Example, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import TINY, Chain, build, settings
 
 SIMULATED = 300
@@ -88,7 +88,7 @@ def test_a_text_of_one_token_does_not_make_every_claim_hold(built: Path, tmp_pat
     save(file, [Example(str(i), [], text, "t", "t", "sft") for i, text in enumerate(texts)], Example)
     inputs = {role: Chain(built).folder("sft") for role in roles} | {"retained": file.parent}
     none: dict[str, dict[str, Candidate]] = {role: {} for role in roles}
-    nothing, out = tabulate([], none), Work(tmp_path, lambda metrics, step: None)
+    nothing, out = tabulate([], none), StageDir(tmp_path, lambda metrics, step: None)
     found = claims(cfg, inputs, nothing, none, out)
     assert all(np.isfinite([c["policy"], c["other"]]).all() for c in found["claims"])
     assert "1 of 3 texts" in out.warnings[0]

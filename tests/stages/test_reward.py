@@ -20,7 +20,7 @@ from stages.objectives.reward import doubts
 from stages.reward import run
 from stages.store.records import Example, Judgement, Pair, load, save
 from stages.store.store import Store
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import Chain, build, nodes, refused, settings
 
 TOY = "reward.source.path=package:stages/tasks/toy_preferences.jsonl"
@@ -38,9 +38,11 @@ def block(**changes: Any) -> Reward:
     return replace(cfg, runtime=replace(cfg.runtime, **runtime))
 
 
-def train(cfg: Reward, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Work]:
+def train(
+    cfg: Reward, inputs: dict[str, Path], folder: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
     folder.mkdir()
-    out = Work(folder, lambda m, s: None)
+    out = StageDir(folder, lambda m, s: None)
     metrics = run(cfg, inputs, out)
     return load_file(folder / "model" / "model.safetensors"), metrics, out
 

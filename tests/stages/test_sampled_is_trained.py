@@ -23,7 +23,7 @@ from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import fit
 from tests.helpers import Chain, build, settings
 from tests.stages.test_dpo import block, distance, train
@@ -70,7 +70,7 @@ def rescored(
     for pair in pairs:
         change(pair)
     save(made["pairs"] / "pairs.parquet", pairs, Pair)
-    out = Work(made["reference"], lambda metrics, step: None)
+    out = StageDir(made["reference"], lambda metrics, step: None)
     cfg = settings("recipe=tiny", "precision=fp32").reference
     figures = reference.run(cfg, {"reference": inputs["policy"], "pairs": made["pairs"]}, out)
     return {**inputs, **made}, figures, out.warnings
@@ -178,7 +178,7 @@ def test_what_fits_is_measured_without_an_end_that_is_not_there(
     )
     cfg: DPO = block(max_length=length[longest], max_dropped=1.0)
     pairs = ((pair, scored.get(pair.id)) for pair in pairs_of(inputs))
-    found = read_rows(pairs, terms, cfg, Work(tmp_path, lambda m, s: None))
+    found = read_rows(pairs, terms, cfg, StageDir(tmp_path, lambda m, s: None))
     assert longest in {*found.train.ids, *found.validation.ids}
 
 
@@ -244,7 +244,7 @@ def test_a_completion_that_text_would_cut_up_otherwise_keeps_its_tokens(terms: C
         tokenized(silent, terms)
 
 
-class Given(Sampler):
+class FixedSampler(Sampler):
     """Draws what it is told."""
 
     name = "given"
@@ -252,7 +252,7 @@ class Given(Sampler):
     completion: Completion
 
     @classmethod
-    def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "Given":
+    def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "FixedSampler":
         return cls()
 
     def complete(self, requests: Any) -> Any:
@@ -276,12 +276,12 @@ def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
 ) -> None:
     """Its ids are trained as they are, so they must end a turn where it says that they do, and nowhere else."""
     drawn = Completion([terms.stop_ids[0] if i == "end" else i for i in ids], reason)
-    told_so = type("Told", (Given,), {"completion": drawn})
+    told_so = type("Told", (FixedSampler,), {"completion": drawn})
     cfg = settings("recipe=tiny").sample
     prompts = load(sampled.folder("sample", *CUT) / "prompts.parquet", Example)[:1]
 
     def completed() -> list[Candidate]:
-        out = Work(tmp_path, lambda m, s: None)
+        out = StageDir(tmp_path, lambda m, s: None)
         decoding = Decoding([1.0], 4, cfg.precision, cfg.runtime)
         model = sampled.folder("sft") / "model"
         return complete(prompts, terms, model, decoding, "sample", out, Dropped(out, "prompts"), told_so.open)

@@ -18,8 +18,8 @@ from stages.pipeline.graph import targets
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.store import Store
-from stages.store.workspace import Work
-from stages.training.batches import Turns
+from stages.store.workspace import StageDir
+from stages.training.batches import EpochSchedule
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
 
 CONTROL = "control=true"
@@ -55,7 +55,7 @@ def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) ->
 def made(folder: Path, inputs: dict[str, Path], **changes: Any) -> tuple[dict[str, Example], dict[str, Any]]:
     cfg: Select = replace(settings(*TINY).select, validation_fraction=0.0, **changes)
     folder.mkdir()
-    metrics = select.run(cfg, inputs, Work(folder, lambda m, s: None))
+    metrics = select.run(cfg, inputs, StageDir(folder, lambda m, s: None))
     return {e.id: e for e in load(folder / "examples.parquet", Example)}, metrics
 
 
@@ -91,7 +91,7 @@ def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(given: int,
     save(inputs["data"] / "examples.parquet", [*prompts, *aside, *told], Example)
     cfg = replace(settings(*TINY).select, validation_fraction=0.25)
     (tmp_path / "node").mkdir()
-    metrics = select.run(cfg, inputs, Work(tmp_path / "node", lambda m, s: None))
+    metrics = select.run(cfg, inputs, StageDir(tmp_path / "node", lambda m, s: None))
     trained = [e for e in load(tmp_path / "node" / "examples.parquet", Example) if e.split == "sft" and e.reference]
     own = sum(e.source == "selected" for e in trained)
     assert own < len(prompts) and len(trained) == own + given
@@ -194,7 +194,7 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
     assert control["metrics"]["steps"] == dpo["metrics"]["steps"]
     assert control["inputs"]["base"]["fingerprint"] == dpo["inputs"]["policy"]["fingerprint"]
     blocks = [m["config"] for m in (control, dpo)]
-    orders = [Turns([p.id for p in pairs], b["batch_size"], b["seed"], "rows").epoch(0) for b in blocks]
+    orders = [EpochSchedule([p.id for p in pairs], b["batch_size"], b["seed"], "rows").epoch(0) for b in blocks]
     assert orders[0] == orders[1]
 
 

@@ -20,7 +20,7 @@ from stages.models.loading import load_model
 from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
-from stages.store.workspace import SCRATCH, Work, read_curves
+from stages.store.workspace import SCRATCH, StageDir, read_curves
 from stages.training import callbacks, saving
 from stages.training.saving import link
 from stages.training.token_rows import IGNORED
@@ -41,9 +41,9 @@ def micro(cfg: SFT, size: int) -> SFT:
     return replace(cfg, runtime=replace(cfg.runtime, micro_batch=size))
 
 
-def train(cfg: SFT, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Work]:
+def train(cfg: SFT, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
     folder.mkdir()
-    out = Work(folder, lambda metrics, step: None)
+    out = StageDir(folder, lambda metrics, step: None)
     metrics = run(cfg, inputs, out)
     return load_file(folder / "model" / "model.safetensors"), metrics, out
 
@@ -63,7 +63,7 @@ def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
 def test_only_the_answer_and_its_end_are_trained(inputs: dict[str, Path], built: Path, tmp_path: Path) -> None:
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    found = read_rows(examples, terms, block(), Work(tmp_path, lambda m, s: None))
+    found = read_rows(examples, terms, block(), StageDir(tmp_path, lambda m, s: None))
     assert not found.dropped
     for row, example in zip(found.train.dataset, examples, strict=True):
         trained = [i for i in row["labels"] if i != IGNORED]
@@ -88,7 +88,7 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
     """The loss of a packed row is that of its examples alone."""
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
-    tokenised = read_rows(examples, terms, block(), Work(Path("."), lambda m, s: None, main=False)).train
+    tokenised = read_rows(examples, terms, block(), StageDir(Path("."), lambda m, s: None, main=False)).train
     rows = list(tokenised.dataset)
     tokenised.pack(128, 1)
     bins = list(tokenised.dataset)
@@ -184,7 +184,7 @@ def test_a_training_that_made_the_model_worse_publishes_nothing(
     for _ in range(2):  # the same command again says the same again
         (tmp_path / "sft").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=told):
-            run(cfg, trained, Work(tmp_path / "sft", lambda metrics, step: None))
+            run(cfg, trained, StageDir(tmp_path / "sft", lambda metrics, step: None))
     assert not (tmp_path / "sft" / "model").exists()
 
 

@@ -16,7 +16,7 @@ from stages.models.contract import Contract
 from stages.models.rendering import ContractError
 from stages.objectives.sft import Demonstrations, masked, read_rows, show_tokens
 from stages.store.records import Example
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings
 from tests.models.test_contract import CHATML, byte_level, establish, with_bos
@@ -50,7 +50,7 @@ ONLY_LAST = [["three ✓"], [], ["eight"], ["nine"]]  # the last of b has weight
 
 
 def prepared(examples: list[Example], terms: Contract, cfg: SFT, folder: Path) -> Demonstrations:
-    return read_rows(examples, terms, cfg, Work(folder, lambda metrics, step: None))
+    return read_rows(examples, terms, cfg, StageDir(folder, lambda metrics, step: None))
 
 
 def trained_text(terms: Contract, rows: TokenRows, packing: bool) -> list[str]:

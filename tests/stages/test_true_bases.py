@@ -34,7 +34,7 @@ from stages.config.errors import UserError
 from stages.models import chat_templates, contract
 from stages.models.contract import form_of
 from stages.models.rendering import GOLDEN
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
 from tests.helpers import QLORA, build, settings, slow_but
 
@@ -321,7 +321,7 @@ def test_a_template_of_tokens_that_the_vocabulary_lacks_is_refused(tmp_path: Pat
 @pytest.mark.slow
 def test_real_weights_stripped_to_a_true_base_learn_to_stop(tmp_path: Path) -> None:
     """SmolLM2 as its base is published: no chat template, and <|endoftext|> for BOS, EOS and padding alike."""
-    stages.base.run(settings("model=embedded").model, {}, Work(tmp_path, lambda m, s: None))
+    stages.base.run(settings("model=embedded").model, {}, StageDir(tmp_path, lambda m, s: None))
     base, root = tmp_path / "model", tmp_path / "outputs"
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = None
@@ -337,7 +337,7 @@ def test_real_weights_stripped_to_a_true_base_learn_to_stop(tmp_path: Path) -> N
     built_from(base, root, "stage=sft", "template=plain", "data.tasks.sft=64", "data.tasks.test=8", *sizes)
     rates = {}
     for stage in ("base", "sft"):
-        out = Work(tmp_path / stage, lambda m, s: None)
+        out = StageDir(tmp_path / stage, lambda m, s: None)
         out.path.mkdir()
         inputs = {"data": only(root, "data"), "model": only(root, stage)}
         rates[stage] = answer.run(settings("answer.max_new_tokens=24").answer, inputs, out)["stop_rate"]

@@ -14,7 +14,7 @@ from stages.models.loading import load_model, load_tokenizer
 from stages.samplers.probe import EACH, PROMPTS, TEMPERATURES, Draw, Endings, best, endings
 from stages.store.records import Pair, load
 from stages.store.truncation import MOST, ending_advice, resolve_unfinished
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import end_of_turn
 from stages.training.end_of_turn import MANY, likeness
 from tests.helpers import Chain, build, settings
@@ -33,7 +33,7 @@ COOL, HOT = "sample.temperatures=[0.4]", "sample.temperatures=[0.9]"
 def base_that_never_chatted(folder: Path) -> Path:
     """The tiny base with unused tokens. In its embedding, which is the output's too, rows of these and of the turns'
     tokens share a direction."""
-    stages.base.run(settings("recipe=tiny").model, {}, Work(folder, lambda metrics, step: None))
+    stages.base.run(settings("recipe=tiny").model, {}, StageDir(folder, lambda metrics, step: None))
     tokenizer, model = load_tokenizer(folder / "model"), load_model(folder / "model")
     used = len(tokenizer)
     tokenizer.add_tokens([AddedToken(f"<unused{i}>", special=True) for i in range(UNUSED)])

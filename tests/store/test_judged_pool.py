@@ -9,7 +9,7 @@ import pytest
 
 from stages.store.judged_pool import by_prompt
 from stages.store.records import Candidate, PairLogProbs, Records, save
-from stages.store.shards import Held
+from stages.store.shards import StreamedTable
 
 PROMPTS = [f"p{i}" for i in range(40)]
 OF = [prompt for i, prompt in enumerate(PROMPTS) for _ in range(i % 4)]  # every fourth prompt has nothing
@@ -36,7 +36,7 @@ def test_every_prompt_has_its_records_in_their_order(swaps: int, tmp_path: Path)
 def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path) -> None:
     """Token ids and log-probs take 4 bytes each there; as Python's numbers they take some 30."""
     names = [f"{i}" for i in range(400)]
-    held, tokens = Held(PairLogProbs, lambda p: p.id, names), 300
+    held, tokens = StreamedTable(PairLogProbs, lambda p: p.id, names), 300
 
     def pair(name: str) -> PairLogProbs:
         first = 1000 * (1 + int(name))

@@ -13,7 +13,7 @@ from stages.endpoints.spending import Spending
 from stages.store import locks
 from stages.store.call_cache import Calls
 from stages.store.safe_files import open_regular
-from stages.store.workspace import CURVES, Work
+from stages.store.workspace import CURVES, StageDir
 
 ODD: dict[str, Callable[[Path], object]] = {
     "a FIFO": os.mkfifo,
@@ -37,7 +37,7 @@ OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "calls' lock": (lambda folder: asked(folder).with_suffix(".lock"), keep_calls),
     "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.opened(folder / "x.lock")),
     "spending": (lambda folder: folder / "s.jsonl", lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key")),
-    "curves": (lambda folder: folder / CURVES, lambda folder: Work(folder, lambda metrics, step: None)),
+    "curves": (lambda folder: folder / CURVES, lambda folder: StageDir(folder, lambda metrics, step: None)),
     "reading": (lambda folder: folder / "f", lambda folder: open_regular(folder / "f")),
     "appending": (
         lambda folder: folder / "f",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.store.records import Candidate, save
 from stages.store.shards import in_shards
-from stages.store.workspace import SCRATCH, Work
+from stages.store.workspace import SCRATCH, StageDir
 
 PROMPTS = [f"{i:016x}" for i in range(3)]
 
@@ -26,7 +26,7 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(t
             yield prompt, made(prompt, 2)
 
     def all_of_them() -> list[Candidate]:
-        work = Work(tmp_path, lambda metrics, step: None)
+        work = StageDir(tmp_path, lambda metrics, step: None)
         return [*in_shards(PROMPTS, str, produce, Candidate, lambda c: c.prompt_id, 1, "test", work, whole=2)]
 
     for _ in range(2):

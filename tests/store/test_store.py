@@ -18,7 +18,7 @@ from stages.pipeline.graph import VERSIONS
 from stages.store import safe_files, source_files
 from stages.store.node import Node
 from stages.store.store import Store
-from stages.store.workspace import SCRATCH, Work, read_curves
+from stages.store.workspace import SCRATCH, StageDir, read_curves
 from tests.helpers import nodes, settings
 
 
@@ -203,16 +203,16 @@ def test_curves_are_strict_json_lines_also_after_a_kill_within_one(tmp_path: Pat
         raise AssertionError(f"{constant} is no JSON")
 
     told = []
-    work = Work(tmp_path, lambda metrics, step: told.append(metrics))
+    work = StageDir(tmp_path, lambda metrics, step: told.append(metrics))
     work.log({"loss": 1.0, "entropy": math.nan}, 1)
     work.log({"loss": 0.5}, 2)
     file = tmp_path / "curves.jsonl"
     whole = file.read_bytes()
     for torn in (whole[:-1], whole[:-9], whole[: whole.index(b"\n") + 2]):
         file.write_bytes(torn)
-        Work(tmp_path, lambda *_: None, main=False)  # another process of the same training
+        StageDir(tmp_path, lambda *_: None, main=False)  # another process of the same training
         assert file.read_bytes() == torn
-        Work(tmp_path, lambda *_: None).log({"loss": 0.25}, 2)
+        StageDir(tmp_path, lambda *_: None).log({"loss": 0.25}, 2)
         first, second, rest = file.read_bytes().split(b"\n")
         points = [json.loads(line, parse_constant=strict) for line in (first, second)]
         assert points == [{"step": 1, "loss": 1.0, "entropy": None}, {"step": 2, "loss": 0.25}] and not rest
@@ -226,7 +226,7 @@ def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         with store.claim(node) as folder:
             assert folder is not None
-            Work(folder, lambda metrics, step: None).log({"loss": value}, 1)
+            StageDir(folder, lambda metrics, step: None).log({"loss": value}, 1)
             digests.append(store.publish(node, {"ended": time.time(), "metrics": {}})["digest"])
         store.folder(node).rename(tmp_path / f"aside-{value}")
     assert digests[0] == digests[1]

@@ -12,7 +12,7 @@ from stages import dpo
 from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_model
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import QLORA, Chain, build, settings
 
 IDS = torch.arange(20, 52)[None]
@@ -82,7 +82,7 @@ def test_the_reference_is_the_sft_model_and_the_raw_base_is_refused(
         shutil.copytree(chain.folder("dpo", *overrides(kind)) / "adapter", raw / "adapter")
         inputs["frozen"] = base.parent
     with pytest.raises(UserError, match=r"differ by .* nats"):
-        dpo.run(cfg, {**inputs, "policy": raw}, Work(out, lambda m, s: None))
+        dpo.run(cfg, {**inputs, "policy": raw}, StageDir(out, lambda m, s: None))
 
 
 def test_full_training_and_lora_share_the_reference_in_fp32(built: Path) -> None:

@@ -20,8 +20,8 @@ from stages.config.errors import UserError
 from stages.models import contract
 from stages.objectives.sft import read_rows
 from stages.store.records import Example, Pair, load
-from stages.store.workspace import SCRATCH, Work, read_curves
-from stages.training.batches import Turns, fill
+from stages.store.workspace import SCRATCH, StageDir, read_curves
+from stages.training.batches import EpochSchedule, fill
 from stages.training.saving import Checkpoints
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings, slow_but
@@ -40,9 +40,9 @@ def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: 
     ids = [f"row {i}" for i in range(rows)]
     if rows < batch_size:
         with pytest.raises(UserError, match="fewer than one batch"):
-            Turns(ids, batch_size, seed, "sft")
+            EpochSchedule(ids, batch_size, seed, "sft")
         return
-    turns = Turns(ids, batch_size, seed, "sft")
+    turns = EpochSchedule(ids, batch_size, seed, "sft")
     first, second = turns.epoch(epoch), turns.epoch(epoch + 1)
     for seen in (first, second):
         assert len(seen) == len(set(seen)) == rows - rows % batch_size
@@ -52,7 +52,7 @@ def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: 
 
 def test_what_an_epoch_leaves_out_is_chosen_by_content() -> None:
     ids = [str(i) for i in range(21)]
-    turns, reverse = Turns(ids, 8, 0, "sft"), Turns(ids[::-1], 8, 0, "sft")
+    turns, reverse = EpochSchedule(ids, 8, 0, "sft"), EpochSchedule(ids[::-1], 8, 0, "sft")
     for epoch in range(3):
         assert {ids[i] for i in turns.epoch(epoch)} == {ids[::-1][i] for i in reverse.epoch(epoch)}
         assert turns.epoch(epoch) != [*range(21)], "shuffled"
@@ -60,7 +60,7 @@ def test_what_an_epoch_leaves_out_is_chosen_by_content() -> None:
 
 @given(st.integers(2, 60), st.integers(1, 9), st.integers(0, 40))
 def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps: int) -> None:
-    turns = Turns([str(i) for i in range(max(rows, batch_size))], batch_size, 0, "sft")
+    turns = EpochSchedule([str(i) for i in range(max(rows, batch_size))], batch_size, 0, "sft")
     seen = turns.seen(steps)
     assert seen.total() == steps * batch_size
     assert len(seen) == turns.rows or steps < 2 * turns.steps
@@ -101,7 +101,7 @@ def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path, count: int |
     """The rows of the first examples for sft."""
     terms = contract.load(next((built / "sft").glob("*/model")))
     examples = (e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft")
-    return read_rows(islice(examples, count), terms, block(), Work(tmp_path, lambda metrics, step: None)).train
+    return read_rows(islice(examples, count), terms, block(), StageDir(tmp_path, lambda metrics, step: None)).train
 
 
 @pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
@@ -172,9 +172,9 @@ def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
     cfg, inputs = given_to(name, built, tmp_path)
     cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=7))
 
-    def run(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Work]:
+    def run(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], StageDir]:
         folder.mkdir(exist_ok=True)
-        out = Work(folder, lambda metrics, step: None)
+        out = StageDir(folder, lambda metrics, step: None)
         metrics = STAGES[name].run(cfg, inputs, out)
         return load_file(folder / "model" / "model.safetensors"), metrics, out
 

@@ -13,7 +13,7 @@ from stages.config.choices import Adapter, Forward, Precision
 from stages.config.errors import UserError
 from stages.objectives.dpo import margins
 from stages.store.records import PairLogProbs, load
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import fit
 from stages.training.micro_batches import MicroBatches
 from tests.helpers import Chain, settings
@@ -41,7 +41,7 @@ def ready(name: str, changes: dict[str, Any], micro: int | str, chain: Chain, fo
     cfg = vars(settings("recipe=tiny"))[name]
     cfg = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, micro_batch=micro), **changes)
     with pytest.raises(UserError, match="ready"):
-        STAGES[name].run(cfg, inputs_of(name, chain), Work(folder, lambda metrics, step: None))
+        STAGES[name].run(cfg, inputs_of(name, chain), StageDir(folder, lambda metrics, step: None))
     [trainer] = trainers
     torch.manual_seed(0)
     with torch.no_grad():

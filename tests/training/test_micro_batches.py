@@ -24,7 +24,7 @@ from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
-from stages.store.workspace import Work, read_curves
+from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import arguments
 from stages.training.budget import divide, exhausted, fitted, remember
 from stages.training.micro_batches import MicroBatches
@@ -51,9 +51,11 @@ def block(name: str, **runtime: Any) -> SFT | DPO:
     return replace(cfg, runtime=replace(cfg.runtime, **runtime))
 
 
-def train(cfg: SFT | DPO, inputs: dict[str, dict[str, Path]], folder: Path) -> tuple[dict[str, torch.Tensor], Work]:
+def train(
+    cfg: SFT | DPO, inputs: dict[str, dict[str, Path]], folder: Path
+) -> tuple[dict[str, torch.Tensor], StageDir]:
     folder.mkdir()
-    out, name = Work(folder, lambda metrics, step: None), "dpo" if isinstance(cfg, DPO) else "sft"
+    out, name = StageDir(folder, lambda metrics, step: None), "dpo" if isinstance(cfg, DPO) else "sft"
     STAGES[name].run(cfg, inputs[name], out)
     return load_file(folder / "model" / "model.safetensors"), out
 
@@ -228,7 +230,7 @@ def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, told:
 
 @pytest.mark.slow
 def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) -> None:
-    out, model = Work(tmp_path, lambda metrics, step: None), inputs["sft"]["base"] / "model"
+    out, model = StageDir(tmp_path, lambda metrics, step: None), inputs["sft"]["base"] / "model"
 
     def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)

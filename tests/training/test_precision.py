@@ -21,7 +21,7 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.loading import load_model
 from stages.models.scoring import add_scoring, autocast
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import ROOT, Chain, settings
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
@@ -89,7 +89,7 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     }
     cfg = vars(settings("recipe=tiny", "precision=bf16"))[name]
     with pytest.raises(UserError, match="enough"):
-        module.run(cfg, inputs[name], Work(tmp_path, lambda metrics, step: None))
+        module.run(cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None))
     [(times, once, each)] = found
     assert times == 1
     assert len(once["row_losses"]) > 1
@@ -123,7 +123,7 @@ def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeyp
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
         "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
     }
-    {"sft": sft, "dpo": dpo}[name].run(cfg, inputs[name], Work(tmp_path, lambda metrics, step: None))
+    {"sft": sft, "dpo": dpo}[name].run(cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None))
     [optimizer] = optimizers
     assert all(group["fused"] for group in optimizer.param_groups)
 

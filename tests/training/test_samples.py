@@ -22,7 +22,7 @@ from stages.store.manifest import digest_of
 from stages.store.records import prompt_id
 from stages.store.store import Store
 from stages.store.training_samples import Sample, append_samples, read_samples
-from stages.store.workspace import SAMPLES, Work
+from stages.store.workspace import SAMPLES, StageDir
 from stages.training.samples import FirstPrompts, Samples, inference_copy
 from tests.helpers import Chain, nodes, settings
 
@@ -45,7 +45,7 @@ def trained(name: str, folder: Path, inputs: dict[str, Path], samples: int, **ch
     cfg = replace(vars(settings("recipe=tiny"))[name], precision=Precision.fp32, epochs=1.0)
     runtime = changes.pop("runtime", {})
     cfg = replace(cfg, **changes, runtime=replace(cfg.runtime, samples=samples, sample_tokens=6, **runtime))
-    STAGES[name].run(cfg, inputs, Work(folder, lambda metrics, step: None))
+    STAGES[name].run(cfg, inputs, StageDir(folder, lambda metrics, step: None))
     return folder
 
 
@@ -130,7 +130,7 @@ def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
     folder = Chain(built).folder("sft") / "model"
     terms, trainer = contract.load(folder), SimpleNamespace(model=load_model(folder))
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    samples = Samples(trainer, cfg, rows, terms, Work(tmp_path, lambda metrics, step: None, main=main))
+    samples = Samples(trainer, cfg, rows, terms, StageDir(tmp_path, lambda metrics, step: None, main=main))
     assert len(samples.requests) == asked
     assert ("no samples while this trains" in caplog.text) is (sharding == "fsdp")
 
@@ -204,6 +204,6 @@ def test_a_step_that_is_answered_again_counts_once_and_a_torn_line_never(tmp_pat
     with open(tmp_path / SAMPLES, "a") as file:
         file.write('{"step": 8, "id": "a", "pro')
     assert read_samples(tmp_path) == [other, first]
-    Work(tmp_path, lambda metrics, step: None)  # a resume begins
+    StageDir(tmp_path, lambda metrics, step: None)  # a resume begins
     append_samples(tmp_path, [later])
     assert read_samples(tmp_path) == [other, later]

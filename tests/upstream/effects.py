@@ -82,11 +82,11 @@ from stages.samplers.hf import Prepacked
 from stages.samplers.sampler import Request
 from stages.tracking import wandb as tracking
 from stages.training import budget, micro_batches
-from stages.training.batches import Turns
+from stages.training.batches import EpochSchedule
 from stages.training.micro_batches import MicroBatches, Rows
 from stages.training.saving import Checkpoints, newest_complete
 from stages.training.token_rows import IGNORED
-from stages.training.trainer import ROW_LOSSES, Course, PlumblineTrainer
+from stages.training.trainer import ROW_LOSSES, EvalHistory, PlumblineTrainer
 from tests.helpers import composed, composed_by_hydra
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
@@ -389,7 +389,7 @@ def steps_come_as_rows(parts: Parts) -> None:
 @effect("transformers:Trainer._get_train_sampler", gone(PlumblineTrainer, "_get_train_sampler"))
 def rows_come_in_turn(parts: Parts) -> None:
     trainer = parts.ours()
-    trainer.turns = Turns([p.id for p in parts.pairs], 3, 0, "dpo")
+    trainer.turns = EpochSchedule([p.id for p in parts.pairs], 3, 0, "dpo")
     assert [*trainer.get_train_dataloader().batch_sampler.sampler] == trainer.turns.epoch(0)
 
 
@@ -407,7 +407,7 @@ def a_short_training_begins_above_0(parts: Parts) -> None:
 def every_rows_loss_is_in_the_log(parts: Parts) -> None:
     trainer = parts.ours()
     found = trainer.evaluate()
-    (logged,) = Course(trainer).by_step.values()
+    (logged,) = EvalHistory(trainer).by_step.values()
     assert len(logged[ROW_LOSSES]) == len(trainer.eval_dataset)
     assert abs(sum(logged[ROW_LOSSES]) / len(logged[ROW_LOSSES]) - found["eval_loss"]) < 1e-5
 
@@ -713,7 +713,7 @@ def weights_are_rounded_once(parts: Parts) -> None:
 
 def over_runs(attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
     """Attention over six tokens, and three that continue the first four: output, gradients of query, key and value."""
-    layout = run_attention.Layout.of([6, 3], torch.device("cpu"), [0, 4])
+    layout = run_attention.RunLayout.of([6, 3], torch.device("cpu"), [0, 4])
     draw = torch.Generator().manual_seed(0)
     states = [torch.randn(1, heads, 9, 8, generator=draw).requires_grad_() for heads in (4, 2, 2)]
     output = attend(SimpleNamespace(num_key_value_groups=2, is_causal=True), states, layout)
@@ -753,7 +753,7 @@ def gradients_of_runs_are_sdpas(parts: Parts) -> None:
 def gradients_by_products_are_sdpas(parts: Parts) -> None:
     draw = torch.Generator().manual_seed(0)
     grad, *states = (torch.randn(1, heads, 9, 8, generator=draw) for heads in (4, 4, 2, 2))
-    mask = run_attention.Layout.of([9], torch.device("cpu")).mask(0, None, torch.float32)
+    mask = run_attention.RunLayout.of([9], torch.device("cpu")).mask(0, None, torch.float32)
     found = run_attention.by_products(grad, *states, mask, 0.3)
     needing = [state.clone().requires_grad_() for state in states]
     output = torch.nn.functional.scaled_dot_product_attention(*needing, is_causal=True, scale=0.3, enable_gqa=True)

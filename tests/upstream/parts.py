@@ -26,10 +26,10 @@ from stages.models.scoring import tokenized
 from stages.objectives.dpo import StoredReferenceTrainer, trl_row
 from stages.objectives.sft import SupervisedTrainer, under_contract
 from stages.store.records import Pair, PairLogProbs
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.arguments import arguments
-from stages.training.batches import Turns
+from stages.training.batches import EpochSchedule
 from stages.training.fit import train
 from stages.training.saving import checkpoint_folder
 from stages.training.token_rows import IGNORED
@@ -107,12 +107,12 @@ class Parts:
         rows = [trl_row(p, None) for p in self.scored]
         for row in rows:
             row["ref_chosen_logps"] += shift
-        out = Work(self.new_folder(), lambda metrics, step: None)
+        out = StageDir(self.new_folder(), lambda metrics, step: None)
         return StoredReferenceTrainer(
             adapters.attach(model, cfg.lora, 0) if adapter else model,
             cfg=cfg,
             out=out,
-            turns=Turns([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
+            turns=EpochSchedule([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
             args=arguments(cfg, out, **StoredReferenceTrainer.arguments),
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(rows[:1]),
@@ -124,14 +124,14 @@ class Parts:
         trainer = self.settings.sft.trainer | arguments_of_trl
         cfg = replace(self.settings.sft, batch_size=4, epochs=1.0, trainer=trainer)
         cfg = replace(cfg, runtime=replace(cfg.runtime, device="cpu", micro_batch=micro))
-        out = Work(self.new_folder(), lambda metrics, step: None)
+        out = StageDir(self.new_folder(), lambda metrics, step: None)
         rows = [p.prompt_ids + p.chosen_ids for p in self.scored]
         labels = [[IGNORED] * (i % 2 * 9) + ids[i % 2 * 9 :] for i, ids in enumerate(rows)]
         return SupervisedTrainer(
             self.model(),
             cfg=cfg,
             out=out,
-            turns=Turns([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
+            turns=EpochSchedule([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
             args=arguments(cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
             processing_class=self.terms.tokenizer,

@@ -22,7 +22,7 @@ from stages.config.choices import LOSS_TYPES, Checkpointing
 from stages.config.errors import UserError
 from stages.config.unread_arguments import OPTIMIZER_OPTIONS, RULES, SCHEDULE_OPTIONS
 from stages.store.sealed_json import file_digest
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 from tests.helpers import TINY, Chain, settings, slow_but
 from tests.upstream.parts import Parts, loss_of
 
@@ -234,7 +234,7 @@ def trained(name: str, cfg: Any, chain: Chain, folder: Path) -> tuple[str, list[
     curves, folders = list[Any](), {role: chain.folder(node) for role, node in INPUTS[name].items()}
     folder.mkdir()
     log = lambda metrics, step: curves.append({k: v for k, v in metrics.items() if not re.search("time|second", k)})
-    STAGES[name][0].run(cfg, folders, Work(folder, log))
+    STAGES[name][0].run(cfg, folders, StageDir(folder, log))
     return file_digest(folder / "model" / "model.safetensors"), curves
 
 

@@ -17,10 +17,10 @@ from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.curation.audit.gate import Auditor, ends_of, fixed, request_of
-from stages.curation.harmonize import Shape
+from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Wanted, wanted_of
-from stages.formats.format import Said
-from stages.formats.source_reading import Found, as_json, convert
+from stages.formats.format import ParsedRow
+from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store.node import Node
 from stages.store.records import Message
 from stages.store.splits import prompt_of, split_of
@@ -47,15 +47,15 @@ class Case:
 
 
 @dataclass
-class Looked:
+class AuditedSource:
     """What there was in a source, and what was found in it. `lengths`: in words, of requests and of answers."""
 
     key: str
     source: Source
     wanted: Wanted
-    shape: Shape = field(default_factory=lambda: Shape(Form()))
-    own: Callable[[Any], Said] | None = None  # what reads its rows in place of a format
-    found: Found = field(default_factory=Found)
+    shape: Harmonizer = field(default_factory=lambda: Harmonizer(Form()))
+    own: Callable[[Any], ParsedRow] | None = None  # what reads its rows in place of a format
+    found: ReadReport = field(default_factory=ReadReport)
     codes: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
     examples: dict[str, list[Case]] = field(default_factory=dict)
@@ -72,16 +72,18 @@ class Looked:
             del shown[EXAMPLES:]
 
 
-def sources_of(nodes: dict[str, Node], own: Callable[[Any], Said] | None) -> list[Looked]:
+def sources_of(nodes: dict[str, Node], own: Callable[[Any], ParsedRow] | None) -> list[AuditedSource]:
     """What stage=data reads, and the preference set that stage=label does."""
     data: Data = nodes["data"].config
-    shape, read = Shape(data.form, fixed(data.audit)), [source.config for source in nodes["data"].inputs.values()]
-    looked = [Looked(each.key, each.source, wanted_of(each.source), shape, own) for each in read]
+    shape, read = Harmonizer(data.form, fixed(data.audit)), [source.config for source in nodes["data"].inputs.values()]
+    looked = [AuditedSource(each.key, each.source, wanted_of(each.source), shape, own) for each in read]
     label = nodes["label"].config if "label" in nodes else None
-    return looked + ([Looked("label.path", label.source, Wanted.preferences)] if label and label.brings_pool else [])
+    return looked + (
+        [AuditedSource("label.path", label.source, Wanted.preferences)] if label and label.brings_pool else []
+    )
 
 
-def look(into: Looked, auditor: Auditor, diversity: Diversity, measure: Measure | None, file: IO[str]) -> None:
+def look(into: AuditedSource, auditor: Auditor, diversity: Diversity, measure: Measure | None, file: IO[str]) -> None:
     """Audit a source; `measure` tells which rows are too long. Rows in which something was found, and those that
     cannot be used, are written to `file`.
 
@@ -110,10 +112,10 @@ def look(into: Looked, auditor: Auditor, diversity: Diversity, measure: Measure 
         write(file, into, place, codes, {"row": as_json(row.value)})
 
 
-def rows(of: Looked) -> Iterator[tuple[Said, str]]:
+def rows(of: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
     """What a source's rows say, with the split of each; those that its splits leave out are passed over."""
 
-    def placed(said: Said) -> tuple[Said, str] | None:
+    def placed(said: ParsedRow) -> tuple[ParsedRow, str] | None:
         if of.wanted is Wanted.preferences:
             return said, Split.preference
         said = of.shape(said)
@@ -124,7 +126,7 @@ def rows(of: Looked) -> Iterator[tuple[Said, str]]:
     return convert(of.source, of.key, placed, of.wanted, of.found, of.own)
 
 
-def write(file: IO[str], of: Looked, place: str, codes: dict[str, str], row: dict[str, object]) -> None:
+def write(file: IO[str], of: AuditedSource, place: str, codes: dict[str, str], row: dict[str, object]) -> None:
     file.write(json.dumps({"source": of.key, "place": place, "codes": codes, **row}, ensure_ascii=False) + "\n")
 
 

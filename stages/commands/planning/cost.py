@@ -50,7 +50,7 @@ class Cost:
     seconds: float  # nan where they are not measured yet
 
 
-class Past:
+class RunHistory:
     """The finished nodes of a store, and of other stores on this machine."""
 
     def __init__(self, store: Store, *others: Store):
@@ -113,7 +113,7 @@ class Past:
         return round(tokens), seconds_of(tokens, ran)
 
 
-def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Cost:
+def expected(node: Node, nodes: dict[str, Node], store: Store, past: RunHistory) -> Cost:
     """Return what a node took, or what is to be expected."""
     if own := store.find(node) or past.earlier.of(node):
         disk = sum(entry["bytes"] for entry in own["files"].values())
@@ -130,7 +130,7 @@ def expected(node: Node, nodes: dict[str, Node], store: Store, past: Past) -> Co
     return Cost(tokens, peak, disk, seconds)
 
 
-def time_of(node: Node, size: float, store: Store, past: Past) -> tuple[int | None, float]:
+def time_of(node: Node, size: float, store: Store, past: RunHistory) -> tuple[int | None, float]:
     """Return the tokens and the seconds of a node that is to be built; None and nan where they are not known."""
     stage, settings, config, tokens = node.stage, node.settings, asdict(node.config), 0.0
     from_base = answered_by_base(settings, {role: given.stage for role, given in node.inputs.items()})
@@ -144,7 +144,7 @@ def time_of(node: Node, size: float, store: Store, past: Past) -> tuple[int | No
     return past.time_of(kind, tokens)
 
 
-def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
+def sizes_to_be(node: Node, store: Store, past: RunHistory) -> Sizes:
     """Return the sizes of a node that is to be built: counted in its inputs, or as their settings ask for rows."""
     if node.stage == "label":
         return pool_to_be(node.inputs["pool"], store, past)
@@ -179,7 +179,7 @@ def sizes_to_be(node: Node, store: Store, past: Past) -> Sizes:
     return Sizes(trained * count, *lengths)
 
 
-def pool_to_be(pool: Node, store: Store, past: Past) -> Sizes:
+def pool_to_be(pool: Node, store: Store, past: RunHistory) -> Sizes:
     """Return the sizes of a pool: its candidates, or those that each of its sources is to give for every prompt."""
     if made := store.find(pool) or past.earlier.of(pool):
         return Sizes(made["metrics"]["candidates"], *length_of_pool(made, past.folder(made)))

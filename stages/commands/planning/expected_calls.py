@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.commands.planning.cost import Past, pool_to_be, sizes_to_be
+from stages.commands.planning.cost import RunHistory, pool_to_be, sizes_to_be
 from stages.commands.planning.tokens import CHARACTERS, length_of_pool, lengths_of, per_prompt, sources_of
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
@@ -22,7 +22,7 @@ FRAME = 500  # characters that stages/labelers/rubric.py puts around a rubric's 
 
 
 @dataclass
-class Asked:
+class ExpectedCalls:
     """Of one endpoint by one node. Calls and tokens are nan where nobody knows yet how many candidates there are."""
 
     key: str
@@ -40,7 +40,7 @@ class Asked:
         return (self.input * price.input + self.output * price.output) / MILLION
 
 
-def expected(node: Node, store: Store, past: Past) -> list[Asked]:
+def expected(node: Node, store: Store, past: RunHistory) -> list[ExpectedCalls]:
     """What a node that is still to be built would ask, by endpoint."""
     block = node.config
     if store.find(node) or getattr(block, "own", None):
@@ -49,7 +49,7 @@ def expected(node: Node, store: Store, past: Past) -> list[Asked]:
         sizes = sizes_to_be(node, store, past)
         calls = (sizes.rows or math.nan) * block.candidates_per_prompt
         key = f"{block.key}.endpoint"
-        return [Asked(key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens)]
+        return [ExpectedCalls(key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens)]
     if isinstance(block, Label) and block.labeler == "judge":
         return judged(block, node.inputs["pool"], store, past)
     return []
@@ -60,7 +60,7 @@ def of_people(node: Node) -> bool:
     return isinstance(node.config, Label) and "human" in node.config.labelers and not node.config.human.answered
 
 
-def judged(block: Label, pool: Node, store: Store, past: Past) -> list[Asked]:
+def judged(block: Label, pool: Node, store: Store, past: RunHistory) -> list[ExpectedCalls]:
     """What a judge would be asked about a pool: of two different texts in both orders, or of each; and the probe."""
     judge = block.judge
     manifest = store.find(pool)
@@ -74,7 +74,7 @@ def judged(block: Label, pool: Node, store: Store, past: Past) -> list[Asked]:
     calls += judge.reading is Reading.json  # the probe
     asked, told = calls * length(block, *texts), calls * (judge.max_tokens or 0)
     keys = {f"{block.name}.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
-    return [Asked(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
+    return [ExpectedCalls(key, endpoint, calls, asked, told) for key, endpoint in keys.items()]
 
 
 def candidates_of(pool: Node) -> float:

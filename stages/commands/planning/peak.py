@@ -11,7 +11,7 @@ from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import OBJECTIVES, SFT, Reference, Training
 from stages.config.choices import Adapter, Precision, Weights
 from stages.hardware import machine, memory
-from stages.hardware.model_shape import Shape
+from stages.hardware.model_shape import ModelShape
 from stages.preflight.model_files import config_of
 from stages.store.manifest import Manifest
 from stages.store.node import Node
@@ -39,7 +39,7 @@ def peak_of(manifest: Manifest) -> float:
     return float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
 
 
-def expected_peak(node: Node, nodes: dict[str, Node], shape: Shape | None) -> float:
+def expected_peak(node: Node, nodes: dict[str, Node], shape: ModelShape | None) -> float:
     """Bytes, by the shape of the node's model; nan where that is not known."""
     if shape is None:
         return math.nan
@@ -63,29 +63,29 @@ def on_gpu(node: Node) -> bool:
     return runtime.device == "cuda" or machine.gpu() is not None
 
 
-def shape_of(node: Node, base: Node, store: Store) -> Shape | None:
+def shape_of(node: Node, base: Node, store: Store) -> ModelShape | None:
     """Of a node's model: the base, but for another's reward model. None where the hub does not give its config."""
     if isinstance(node.config, Label) and (path := node.config.reward_model.path):
         config = config_of(Model(path, node.config.reward_model.revision))
     else:
         config = config_of(base.config, store.folder(base) / "model")
-    return Shape.of(config) if config else None
+    return ModelShape.of(config) if config else None
 
 
-def scoring(shape: Shape, block: Reference, tokens: float, device: str) -> float:
+def scoring(shape: ModelShape, block: Reference, tokens: float, device: str) -> float:
     """Bytes at the peak of log-probs without gradients."""
     total = memory.weights(shape, block.weights) + memory.copies(shape, block.weights, block.precision)
     head = memory.head(shape, LABELLED * tokens, block.precision, device, False)
     return total + tokens * memory.passing(shape) + head
 
 
-def rewarding(shape: Shape, block: RewardModel, row: float) -> float:
+def rewarding(shape: ModelShape, block: RewardModel, row: float) -> float:
     """Bytes at the peak of rewards: the weights in the precision itself, without an LM head, and a batch of rows."""
     size = memory.element(block.precision or Precision.fp32)
     return replace(shape, tied=True).parameters * size + block.runtime.batch_size * row * memory.passing(shape)
 
 
-def sampling(shape: Shape, block: Sample | Answer, length: float, device: str) -> float:
+def sampling(shape: ModelShape, block: Sample | Answer, length: float, device: str) -> float:
     """Bytes at the peak of generation: the weights in the precision itself; keys and values of all rows, `length`
     tokens each; and the larger of a step's logits and the prompts that are read at once."""
     size = memory.element(block.precision)
@@ -95,7 +95,7 @@ def sampling(shape: Shape, block: Sample | Answer, length: float, device: str) -
     return shape.parameters * size + rows * length * cached + max(prompts, rows * shape.vocabulary * size)
 
 
-def peak(shape: Shape, block: Any, row: float, device: str) -> float:
+def peak(shape: ModelShape, block: Any, row: float, device: str) -> float:
     """Bytes at the peak of a node whose rows have `row` tokens; a pair's are those of prompt and both completions."""
     total = memory.LIBRARIES if device == "cpu" else 0.0
     match block:

@@ -13,11 +13,11 @@ from stages.curation.audit.answers import repeats
 from stages.curation.audit.codes import ALONE, ANSWER, THRESHOLDS
 from stages.curation.audit.contamination import RUN, HeldOut
 from stages.curation.audit.near_duplicates import Seen, jaccard, sketch, word_pairs
-from stages.curation.harmonize import Shape
+from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Wanted
-from stages.formats.format import Said
+from stages.formats.format import ParsedRow
 from stages.formats.readers.row import Unwanted
-from stages.formats.source_reading import Found, convert
+from stages.formats.source_reading import ReadReport, convert
 from stages.store.records import content_id, prompt_id
 from stages.store.text_units import plain_words, words
 
@@ -38,7 +38,7 @@ class Auditor:
         self.preferred = dict[tuple[str, str, str], str]()
         self.sketch = lru_cache(maxsize=2)(sketch)  # of a row, which is looked up and then remembered
 
-    def findings(self, said: Said, split: str) -> dict[str, str]:
+    def findings(self, said: ParsedRow, split: str) -> dict[str, str]:
         """What was found in a row, by code."""
         request, best, worst = request_of(said), *ends_of(said)
         found = {}
@@ -49,7 +49,7 @@ class Auditor:
                 found[name] = evidence
         return found | self.among_others(said, split, best) | self.compared(said, best, worst)
 
-    def among_others(self, said: Said, split: str, best: str | None) -> dict[str, str]:
+    def among_others(self, said: ParsedRow, split: str, best: str | None) -> dict[str, str]:
         found = {}
         row, prompt = row_id(said), prompt_id(said.messages)
         if row in self.rows:
@@ -68,7 +68,7 @@ class Auditor:
                 found["contaminated"] = f"{match.share:.0%} of {match.name}: {match.prompt}"
         return {name: evidence for name, evidence in found.items() if name in self.codes}
 
-    def compared(self, said: Said, best: str | None, worst: str | None) -> dict[str, str]:
+    def compared(self, said: ParsedRow, best: str | None, worst: str | None) -> dict[str, str]:
         """What is wrong with a preference."""
         if best is None or worst is None:
             return {}
@@ -84,7 +84,7 @@ class Auditor:
             found["contradicted"] = f"by {self.preferred[reverse]}"
         return {name: evidence for name, evidence in found.items() if name in self.codes}
 
-    def remember(self, said: Said, split: str, place: str) -> None:
+    def remember(self, said: ParsedRow, split: str, place: str) -> None:
         """Keep what later rows are compared with. `place` names the row."""
         best, worst = ends_of(said)
         prompt = prompt_id(said.messages)
@@ -107,7 +107,7 @@ def held_out(cfg: Audit) -> HeldOut:
     """
     prompts, key = HeldOut(cfg.thresholds.get("contaminated", THRESHOLDS["contaminated"])), "data.audit.against"
     for i, source in enumerate(cfg.against or []):
-        found = Found()
+        found = ReadReport()
         for said in convert(source, f"{key}[{i}].path", lambda said: said, Wanted.prompts, found):
             request = request_of(said)
             if len(plain_words(request)) <= RUN:  # too little to find a conversation by
@@ -120,15 +120,15 @@ def held_out(cfg: Audit) -> HeldOut:
     return prompts
 
 
-class Gate:
+class RowFilter:
     """What a row goes through before it is an example. `shape` brings it into form first, and mends what is to be."""
 
     def __init__(self, audit: Audit, form: Form):
         self.actions = {code: action for code, action in audit.actions.items() if action != "keep"}
         self.auditor = Auditor(self.actions, held_out(audit), audit.thresholds)
-        self.shape = Shape(form, fixed(audit))
+        self.shape = Harmonizer(form, fixed(audit))
 
-    def __call__(self, said: Said, split: str, file: str, line: int) -> None:
+    def __call__(self, said: ParsedRow, split: str, file: str, line: int) -> None:
         """Let a row pass, of which split and place are told too, and remember it.
 
         Raises:
@@ -146,17 +146,17 @@ def fixed(audit: Audit) -> list[str]:
     return [code for code, action in audit.actions.items() if action == "fix"]
 
 
-def request_of(said: Said) -> str:
+def request_of(said: ParsedRow) -> str:
     """What the user asked last; of running text nothing."""
     return next(reversed(requests_of(said)), "")
 
 
-def requests_of(said: Said) -> list[str]:
+def requests_of(said: ParsedRow) -> list[str]:
     """The user's turns."""
     return [turn["content"] for turn in said.messages if turn["role"] == "user"]
 
 
-def ends_of(said: Said) -> tuple[str | None, str | None]:
+def ends_of(said: ParsedRow) -> tuple[str | None, str | None]:
     """The answer that is learnt from, and the worst of several."""
     if not said.answers:
         return None, None
@@ -167,9 +167,9 @@ def ends_of(said: Said) -> tuple[str | None, str | None]:
     return said.answers[order[-1]], worst
 
 
-def text_of(said: Said, answer: str | None = None) -> str:
+def text_of(said: ParsedRow, answer: str | None = None) -> str:
     return "\n\n".join([*(turn["content"] for turn in said.messages), *([answer] if answer else [])])
 
 
-def row_id(said: Said) -> str:
+def row_id(said: ParsedRow) -> str:
     return content_id(said.messages, said.answers, said.scores)

@@ -16,7 +16,7 @@ from stages.labelers.people.questions import Question
 from stages.labelers.people.session import Answer, Refused, Session, answer_in
 from stages.store import safe_files
 from stages.store.sealed_json import WRONG_SHAPE, having
-from stages.store.workspace import Work
+from stages.store.workspace import StageDir
 
 PLAIN, ARGILLA = "answers.jsonl", "argilla.json"
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ SAID = ("verdict", "reasons", "comment")  # questions of the Argilla dataset
 SUBMITTED = (None, "submitted")  # a flat row also has what is drafted or discarded, a record does not tell them apart
 
 
-def write(session: Session, out: Work) -> None:
+def write(session: Session, out: StageDir) -> None:
     """What was asked and said: plain, a row for each answer, or a blank one for a question without; Argilla's, a list
     of records: the questions that wait for answers, and those that Argilla's users answered."""
     asked = [(question, answers_to(question, session)) for question in session.questions.values()]

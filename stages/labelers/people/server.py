@@ -35,7 +35,7 @@ from stages.labelers.people.questions import Question
 from stages.labelers.people.session import NAME, Answer, Refused, Session
 from stages.store import locks, plugins
 from stages.store.sealed_json import WRONG_SHAPE, having
-from stages.store.workspace import Progress, Work
+from stages.store.workspace import Progress, StageDir
 
 HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 LARGEST = 1 << 16  # bytes of a request's body
@@ -44,7 +44,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Re
 Body = Mapping[str, Any]
 
 
-def answered(questions: Sequence[Question], cfg: Human, out: Work) -> Session:
+def answered(questions: Sequence[Question], cfg: Human, out: StageDir) -> Session:
     """The session of these questions when all is answered, by people here or in a file; its figures go to the node.
 
     Raises:
@@ -68,7 +68,7 @@ def answered(questions: Sequence[Question], cfg: Human, out: Work) -> Session:
     return session
 
 
-def serve(session: Session, cfg: Human, out: Work) -> None:
+def serve(session: Session, cfg: Human, out: StageDir) -> None:
     """Ask until every question has its answers.
 
     Raises:
