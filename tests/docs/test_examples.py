@@ -1,0 +1,48 @@
+"""Read every file of docs/examples with the project's own readers, and run the command that the pages begin with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.config.installation import ROOT
+from stages.formats.column_mapping import Wanted
+from tests.formats.reading import read
+from tests.helpers import TINY, inside
+
+EXAMPLES = ROOT / "docs" / "examples"
+ROWS = 20
+PURPOSES = {
+    "candidates": Wanted.candidates,
+    "comparisons": Wanted.preferences,
+    "completions": Wanted.preferences,
+    "demonstrations": Wanted.answers,
+    "documents": Wanted.answers,
+    "instructions": Wanted.answers,
+    "preferences": Wanted.preferences,
+    "prompts": Wanted.prompts,
+    "ratings": Wanted.preferences,
+    "reviews": Wanted.answers,
+}
+SETTINGS: dict[str, dict[str, Any]] = {"reviews": {"task": "sentiment", "labels": {0: "negative", 1: "positive"}}}
+
+
+def test_every_example_has_a_purpose() -> None:
+    assert {path.stem for path in EXAMPLES.iterdir()} == PURPOSES.keys()
+
+
+@pytest.mark.parametrize("name", PURPOSES)
+def test_every_row_of_an_example_is_usable(name: str) -> None:
+    report = read(EXAMPLES / f"{name}.jsonl", PURPOSES[name], **SETTINGS.get(name, {}))
+    assert (report.rows, len(report.made), report.bad, report.left_out) == (ROWS, ROWS, [], 0)
+    assert not report.unused
+
+
+def test_the_preferences_become_pairs(tmp_path: Path) -> None:
+    path = "docs/examples/preferences.jsonl"
+    outcome = inside(*TINY, "label=dataset", f"label.path={path}", "stage=pairs", f"outputs={tmp_path / 'outputs'}")
+    assert outcome.returncode == 0, outcome.stderr
+    (manifest,) = (tmp_path / "outputs" / "pairs").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["metrics"]["pairs"] == ROWS
+    assert not [*(tmp_path / "outputs").rglob("quarantine.jsonl")]
