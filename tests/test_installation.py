@@ -51,7 +51,7 @@ def test_the_search_knows_the_foreign_package(text: str, foreign: bool) -> None:
 
 def test_no_text_names_the_foreign_package_as_something_to_install() -> None:
     files = {name: text for name, text in texts().items() if name != str(Path(__file__).relative_to(ROOT))}
-    assert {"pyproject.toml", "docs/guide.md", "conf/label/human.yaml", "Makefile"} <= files.keys()
+    assert {"pyproject.toml", "docs/index.md", "conf/label/human.yaml", "Makefile"} <= files.keys()
     assert {name: found[0] for name, text in files.items() if (found := NAMED.search(text))} == {}
 
 

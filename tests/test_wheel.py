@@ -61,7 +61,7 @@ def test_it_holds_one_package_with_all_that_a_checkout_has(wheel: Path) -> None:
     files = [str(path.relative_to(ROOT)) for path in files]
     settings = [path for folder in (CONF, RECIPES) for path in folder.rglob("*.yaml")]
     files += [f"stages/{path.relative_to(ROOT)}" for path in settings]
-    assert names == {*files, "stages/docs/configuration.md"}
+    assert names == {*files, "stages/docs/reference/configuration.md"}
 
 
 def test_the_whole_chain_runs_from_an_empty_folder_and_is_there_the_second_time(repository: Path) -> None:

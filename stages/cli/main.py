@@ -29,7 +29,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-# The parts of docs/configuration.md.
+# The parts of docs/reference/configuration.md.
 SECTION = re.compile(r"^### (\S+?)=?$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| (`.*) \|$", re.MULTILINE)
 LINK, MARKUP = re.compile(r"\[([^]]*)\]\([^)]*\)"), re.compile(r"`|\\(?=\|)")
@@ -67,7 +67,7 @@ def block_help(name: str) -> str:
         UserError: for a name that no group, block or key has.
     """
     blocks, titles, lines = (name, *BLOCKS.get(name, ())), set[str](), []
-    for title, section in SECTION.findall((DOCS / "configuration.md").read_text(encoding="utf-8")):
+    for title, section in SECTION.findall((DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")):
         for row in ROW.findall(section):
             key, *cells = unescape(MARKUP.sub("", LINK.sub(r"\1", row))).split(" | ")
             titles |= {title, key}

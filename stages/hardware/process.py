@@ -88,7 +88,7 @@ def typed() -> list[str]:
 def warn_of_versions() -> None:
     """Say once in a process which libraries lie outside the ranges of pyproject.toml, in one line."""
     if found := outside_their_ranges():
-        log.warning("warning: Plumbline was not tried with %s. What to do: docs/upgrading.md", ", ".join(found))
+        log.warning("warning: Plumbline was not tried with %s. What to do: docs/reference/upgrading.md", ", ".join(found))
 
 
 def outside_their_ranges() -> list[str]:

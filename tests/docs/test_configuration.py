@@ -1,4 +1,4 @@
-"""`docs/configuration.md` is made from the schema and from the comments in `conf/` and `recipes/`, and must stay true.
+"""Keep `docs/reference/configuration.md` equal to the schema and to the comments in `conf/` and `recipes/`.
 
 `python -m tests.docs.test_configuration` writes it again: run it after changing a key, a default or a comment.
 """
@@ -26,7 +26,7 @@ from stages.config.schema import RECIPES, Config, Target
 from stages.store import plugins
 from tests.helpers import composed
 
-PAGE = ROOT / "docs" / "configuration.md"
+PAGE = ROOT / "docs" / "reference" / "configuration.md"
 CONF = ROOT / "conf"
 HEAD = """# Configuration
 
@@ -38,7 +38,8 @@ keys of the command line.
 
 A default below is what the groups set. Where `recipe=demo`, which runs unless another recipe is named, sets another
 value, that stands beside it. `${precision}` is the value of the key `precision`. Keys under `runtime` do not enter a
-fingerprint ([guarantees](guarantees.md)); `trainer` takes every argument of TRL's trainer that no other key sets.
+fingerprint ([guarantees](../explanation/guarantees.md)). `trainer` takes every argument of TRL's trainer that no other
+key sets.
 """
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
 WORDS = {
@@ -288,7 +289,7 @@ def render() -> str:
     recipes = []
     for path in sorted(RECIPES.glob("*.yaml")):
         hardware = re.search(r"^#   hardware: *(.*)$", path.read_text(), flags=re.MULTILINE)
-        name = f"[`recipe={path.stem}`](../recipes/{path.name}){mark('recipe', path.stem)}"
+        name = f"[`recipe={path.stem}`](../../recipes/{path.name}){mark('recipe', path.stem)}"
         recipes.append((name, prose(path), hardware[1] if hardware else ""))
     lines += ["## Recipes", "", *table(("recipe", "what it is", "hardware"), *recipes)]
     rows = list(keys(Config, "", values("~recipe"), values()))
@@ -311,7 +312,7 @@ def line_of(key: str) -> str:
 
 def test_the_page_is_true() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(), (
-        "docs/configuration.md is not what the schema, conf/ and recipes/ say: run "
+        "docs/reference/configuration.md is not what the schema, conf/ and recipes/ say: run "
         "python -m tests.docs.test_configuration"
     )
 

@@ -1,6 +1,6 @@
 """Every private or undocumented place of a library that this code leans on: where, for what, and what breaks.
 
-`python -m tests.upstream.seams` writes the table into docs/upgrading.md.
+`python -m tests.upstream.seams` writes the table into docs/reference/private-apis.md.
 """
 
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stages.config.installation import ROOT
 
-PAGE = ROOT / "docs" / "upgrading.md"
+PAGE = ROOT / "docs" / "reference" / "private-apis.md"
 TABLE = re.compile(r"(?<=<!-- seams -->\n).*(?=<!-- end of seams -->)", re.DOTALL)
 ATTENTION_OPS = (
     "_scaled_dot_product_flash_attention_for_cpu",

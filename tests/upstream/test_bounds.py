@@ -55,7 +55,7 @@ def test_every_library_outside_its_range_is_named_in_one_line_once(
     assert "trl" in ranges and "\n" not in line
     assert "trl 9.9.9 (known: >=" in line
     assert "peft 0.1 (known: >=" in line
-    assert "docs/upgrading.md" in line
+    assert "docs/reference/upgrading.md" in line
     for bound in ranges["trl"].removeprefix("trl").split(","):
         assert bound in line, "the range is that of pyproject.toml"
 

@@ -1,8 +1,8 @@
 """What was given to DPO: the model it starts from, labels, pairs, settings, and how much of each. In the order of the
 pipeline, so that of two that are as far out the earlier comes first: it may have caused the later.
 
-"The demo" are this project's own runs of 22 November 2026, as the page says: three seeds in bf16 (docs/results.md,
-"The demo over three seeds"), and what was tried on the way to its settings (docs/tuning.md).
+"The demo" are this project's own runs of 22 November 2026, as the page says: three seeds in bf16 (docs/explanation/results.md,
+"The demo over three seeds"), and what was tried on the way to its settings (docs/explanation/tuning.md).
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from math import sqrt
 from stages.config.choices import Strategy
 from stages.config.unread_arguments import with_loss
 from stages.evaluation.diagnosis.evidence import Evidence
-from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, written
+from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, write_number
 from stages.store.numbers import signed
 from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
@@ -20,19 +20,19 @@ ENOUGH = 8  # pairs to tell a share from a coin's
 NEAR = 0.1  # a difference of scores: less than one check of ten
 
 # The learning rate times optimizer steps, for all weights; an adapter takes ten times as much (Schulman et al., "LoRA
-# Without Regret", 2025). The demo has 7e-4, the highest of docs/tuning.md 3e-3; published runs of 0.4 to 8 billion
+# Without Regret", 2025). The demo has 7e-4, the highest of docs/explanation/tuning.md 3e-3; published runs of 0.4 to 8 billion
 # parameters 2e-4 to 1e-3 (recipes zephyr_7b, smollm2_360m, tulu3_8b), with QLoRA 1e-2 (llama32_1b_qlora).
 REACH = 1e-4, 6e-3
 ADAPTERS = 10
 
 
-def sft_gain(run: Evidence) -> Finding | None:
+def sft_gain(evidence: Evidence) -> Finding | None:
     """None where SFT came as it is, and where the verdict is not by checks: it may be of other prompts then."""
-    if not run.sft_trained or "checks" not in run.results["gives_verdict"]:
+    if not evidence.sft_trained or "checks" not in evidence.results["gives_verdict"]:
         return None
     return Finding(
         "SFT − base",
-        100 * run.results["primary"]["sft-base"]["mean"],
+        100 * evidence.results["primary"]["sft-base"]["mean"],
         Normal(low=0, floor=-5),
         "{:z.1f} points",
         "the demo: 44 to 49",
@@ -47,7 +47,7 @@ def cut_off(run: Evidence) -> Finding | None:
     """None of somebody's own completions: nobody knows how they ended."""
     if not run.drawn:
         return None
-    refused = run.made["unfinished"]["refused as chosen"]
+    refused = run.pair_metrics["unfinished"]["refused as chosen"]
     return Finding(
         "rejected completions that were cut off",
         sum(p.rejected_finish_reason == "length" for p in run.pairs) / len(run.pairs),
@@ -66,22 +66,22 @@ def longer(run: Evidence) -> Finding | None:
     unequal = [chosen > rejected for chosen, rejected in run.lengths if chosen != rejected]
     if len(unequal) < ENOUGH:
         return None
-    follows = run.label.get("length_correlation")
-    more = sum(chosen - rejected for chosen, rejected in run.lengths) / len(run.lengths)
-    detail = f"by {signed(more, '{:+z.1f}')} tokens on average"
-    if follows is not None:
-        detail += f"; score and length of candidates correlate by {signed(follows, '{:+z.2f}')}"
-    other = f"pairs.max_length_ratio=1.2, or {'a labeler' if run.drawn else 'preferences'} blind to length"
+    correlation = run.label_metrics.get("length_correlation")
+    mean_difference = sum(chosen - rejected for chosen, rejected in run.lengths) / len(run.lengths)
+    detail = f"by {signed(mean_difference, '{:+z.1f}')} tokens on average"
+    if correlation is not None:
+        detail += f"; score and length of candidates correlate by {signed(correlation, '{:+z.2f}')}"
+    advice = f"pairs.max_length_ratio=1.2, or {'a labeler' if run.drawn else 'preferences'} blind to length"
     return Finding(
         "chosen longer than rejected",
         sum(unequal) / len(unequal),
         Normal(0.25, 0.75, 0.1, 0.9),
         SHARE,
         "the demo: 38% to 45%; length bias: arXiv:2403.19159",
-        below=Cause("the shorter completion is nearly always chosen, so that DPO learns to be brief", other),
+        below=Cause("the shorter completion is nearly always chosen, so that DPO learns to be brief", advice),
         above=Cause(
             "the longer completion is nearly always chosen, so that DPO learns length",
-            f"{other}; {with_loss(run.settings['loss_type'], 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5",
+            f"{advice}; {with_loss(run.settings['loss_type'], 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5",
         ),
         detail=detail,
     )
@@ -112,11 +112,11 @@ def agreement(run: Evidence) -> Finding | None:
 
 def contradictory(run: Evidence) -> Finding:
     advice = "a labeler that says the same twice; " if run.drawn else ""
-    told = {(p.prompt_id, p.chosen[0]["content"], p.rejected[0]["content"]) for p in run.pairs}
-    against = sum((p.prompt_id, p.rejected[0]["content"], p.chosen[0]["content"]) in told for p in run.pairs)
+    directed_pairs = {(p.prompt_id, p.chosen[0]["content"], p.rejected[0]["content"]) for p in run.pairs}
+    contradicted = sum((p.prompt_id, p.rejected[0]["content"], p.chosen[0]["content"]) in directed_pairs for p in run.pairs)
     return Finding(
         "pairs that another one contradicts",
-        against / len(run.pairs),
+        contradicted / len(run.pairs),
         Normal(high=0.05, ceiling=0.25),
         SHARE,
         "the demo: none",
@@ -154,9 +154,9 @@ def near_the_line(run: Evidence) -> Finding | None:
 
 
 def learning_rate(run: Evidence) -> Finding:
-    steps, times = run.dpo["steps"], 1 if run.settings["adapter"] == "none" else ADAPTERS
-    low, high = (times * reach / steps for reach in REACH)
-    usual = f"dpo.learning_rate={written('{:.0e}', sqrt(low * high))} for {steps} steps"
+    steps, factor = run.dpo_metrics["steps"], 1 if run.settings["adapter"] == "none" else ADAPTERS
+    low, high = (factor * reach / steps for reach in REACH)
+    advice = f"dpo.learning_rate={write_number('{:.0e}', sqrt(low * high))} for {steps} steps"
     return Finding(
         "learning rate",
         run.settings["learning_rate"],
@@ -166,29 +166,29 @@ def learning_rate(run: Evidence) -> Finding:
         "parameters, ten times that for adapters; half and twice that are normal",
         below=Cause(
             "the learning rate is too low for its steps, so that the policy never left the reference",
-            f"{usual}; more pairs, more dpo.epochs",
+            f"{advice}; more pairs, more dpo.epochs",
         ),
         above=Cause(
-            "the learning rate is too high, which tears the policy off the reference", f"{usual}; fewer dpo.epochs"
+            "the learning rate is too high, which tears the policy off the reference", f"{advice}; fewer dpo.epochs"
         ),
         detail=f"over {steps} steps of {run.settings['batch_size']} pairs",
     )
 
 
 def beta(run: Evidence) -> Finding:
-    of_means = "sigmoid_norm" in run.settings["loss_type"]  # of a mean over tokens, no sum
-    low, high = (1.0, 10.0) if of_means else (0.01, 0.5)
-    source = "arXiv:2411.15124: 5" if of_means else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
-    usual = f"dpo.beta={5 if of_means else 0.1}"
+    per_token = "sigmoid_norm" in run.settings["loss_type"]  # of a mean over tokens, no sum
+    low, high = (1.0, 10.0) if per_token else (0.01, 0.5)
+    source = "arXiv:2411.15124: 5" if per_token else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
+    advice = f"dpo.beta={5 if per_token else 0.1}"
     return Finding(
         "beta",
         run.settings["beta"],
         Normal.times(low, high),
         NUMBER,
         source,
-        below=Cause("beta is too low, and nothing holds the policy near the reference", usual),
+        below=Cause("beta is too low, and nothing holds the policy near the reference", advice),
         above=Cause(
-            "beta is too high, which holds the policy at the reference and counts pairs as learnt at once", usual
+            "beta is too high, which holds the policy at the reference and counts pairs as learnt at once", advice
         ),
     )
 
@@ -196,7 +196,7 @@ def beta(run: Evidence) -> Finding:
 def steps(run: Evidence) -> Finding:
     return Finding(
         "optimizer steps",
-        run.dpo["steps"],
+        run.dpo_metrics["steps"],
         Normal(low=20, floor=8),
         COUNT,
         "the demo: 22 to 24",
@@ -205,33 +205,33 @@ def steps(run: Evidence) -> Finding:
 
 
 def trained_pairs(run: Evidence) -> Finding:
-    ours = f"{run.more_prompts}, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
-    given = run.more_prompts
+    advice_if_drawn = f"{run.more_prompts}, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
+    advice = run.more_prompts
     if run.pairs[0].strategy != Strategy.all:
-        given += "; pairs=all with pairs.max_per_prompt=4"
+        advice += "; pairs=all with pairs.max_per_prompt=4"
     return Finding(
         "pairs trained on",
-        run.dpo["pairs"],
+        run.dpo_metrics["pairs"],
         Normal(low=300, floor=50),
         COUNT,
-        "the demo: 354 to 388; 176 showed no change (docs/tuning.md)",
-        below=Cause("there are too few pairs", ours if run.drawn else given),
+        "the demo: 354 to 388; 176 showed no change (docs/explanation/tuning.md)",
+        below=Cause("there are too few pairs", advice_if_drawn if run.drawn else advice),
     )
 
 
 def without_pair(run: Evidence) -> Finding:
-    reasons = Counter(run.made["prompts_without_pair"])
+    reasons = Counter(run.pair_metrics["prompts_without_pair"])
     advice = "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name"
     if not run.drawn:
         advice = "what the reasons name"
-    elif run.made.get("candidates_ended", 1.0) <= MOST:
+    elif run.pair_metrics.get("candidates_ended", 1.0) <= MOST:
         advice = (
-            f"lower sample.temperatures or a higher sample.max_new_tokens, as only {run.made['candidates_ended']:.0%} "
+            f"lower sample.temperatures or a higher sample.max_new_tokens, as only {run.pair_metrics['candidates_ended']:.0%} "
             "of the candidates end by themselves"
         )
     return Finding(
         "prompts that gave no pair",
-        reasons.total() / max(1, run.made["prompts"]),
+        reasons.total() / max(1, run.pair_metrics["prompts"]),
         Normal(high=0.75, ceiling=0.95),
         SHARE,
         "the demo: 64% to 67%",
