@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from stages.config.installation import ROOT
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from tests.formats.reading import read
 from tests.helpers import TINY, inside
 
 EXAMPLES = ROOT / "docs" / "examples"
 ROWS = 20
 PURPOSES = {
-    "candidates": Wanted.candidates,
-    "comparisons": Wanted.preferences,
-    "completions": Wanted.preferences,
-    "demonstrations": Wanted.answers,
-    "documents": Wanted.answers,
-    "instructions": Wanted.answers,
-    "preferences": Wanted.preferences,
-    "prompts": Wanted.prompts,
-    "ratings": Wanted.preferences,
-    "reviews": Wanted.answers,
+    "candidates": Purpose.candidates,
+    "comparisons": Purpose.preferences,
+    "completions": Purpose.preferences,
+    "demonstrations": Purpose.answers,
+    "documents": Purpose.answers,
+    "instructions": Purpose.answers,
+    "preferences": Purpose.preferences,
+    "prompts": Purpose.prompts,
+    "ratings": Purpose.preferences,
+    "reviews": Purpose.answers,
 }
 SETTINGS: dict[str, dict[str, Any]] = {"reviews": {"task": "sentiment", "labels": {0: "negative", 1: "positive"}}}
 
