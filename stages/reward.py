@@ -8,13 +8,19 @@ import torch
 
 from stages.config.blocks.training import Reward
 from stages.evaluation import pairwise
-from stages.models import contract
-from stages.models.loading import begin_reward_model, context_of
-from stages.objectives.reward import PairwiseRewardTrainer, doubts, read_rows, scored, trainable_model
+from stages.models.contract import load_contract
+from stages.models.loading import create_reward_model, read_context_length
+from stages.objectives.reward import (
+    PairwiseRewardTrainer,
+    held_out_warnings,
+    read_rows,
+    score_held_out,
+    trainable_model,
+)
 from stages.store.records import Pair, stream
 from stages.store.workspace import StageDir, last_of, read_curves
 from stages.training.fit import Fit
-from stages.training.trainer import EvalHistory, risen
+from stages.training.trainer import EvalHistory, risen_loss_message
 
 
 def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -25,28 +31,28 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         UserError: where too many pairs were dropped, a margin is asked for and a pair has none, or training diverged.
     """
     policy = inputs["policy"] / "model"
-    terms = contract.load(policy)
-    rows = read_rows(stream(inputs["pairs"] / "pairs.parquet", Pair), terms, cfg, out, context_of(policy))
+    contract = load_contract(policy)
+    rows = read_rows(stream(inputs["pairs"] / "pairs.parquet", Pair), contract, cfg, out, read_context_length(policy))
 
-    fit = Fit(PairwiseRewardTrainer, cfg, rows, terms, policy, out)
-    trainer = fit.trainer_of(trainable_model(policy, terms, fit.cfg, fit.args.device, out))
+    fit = Fit(PairwiseRewardTrainer, cfg, rows, contract, policy, out)
+    trainer = fit.build_trainer(trainable_model(policy, contract, fit.cfg, fit.args.device, out))
     fit.train()
     rewards = trainer.rewards(rows.validation.rows)
     if not out.main:
         return {}
-    pad, cpu = terms.tokenizer.pad_token_id, torch.device("cpu")
-    held_out = scored(inputs, rows.validation, rewards)
+    pad, cpu = contract.tokenizer.pad_token_id, torch.device("cpu")
+    held_out = score_held_out(inputs, rows.validation, rewards)
     by_pair = [asdict(pair) for pair in held_out]
-    fit.publish(lambda weights: begin_reward_model(policy, weights, cpu, pad, cfg.seed), by_pair)
+    fit.publish(lambda weights: create_reward_model(policy, weights, cpu, pad, cfg.seed), by_pair)
 
-    measured = pairwise.figures(held_out) if held_out else {}
+    metrics = pairwise.figures(held_out) if held_out else {}
     figures = last_of(read_curves(out.path), "loss", "eval_loss", "eval_margin")
-    doubted = doubts(measured, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
-    accuracy = {"held-out accuracy": measured["accuracy"]["mean"]} if measured else {}
-    fit.describe(inputs, figures | accuracy, *doubted, risen(EvalHistory(trainer), len(held_out), cfg))
+    warnings = held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
+    accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}
+    fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(EvalHistory(trainer), len(held_out), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
-    if measured:
-        mean, low, high = measured["accuracy"].values()
+    if metrics:
+        mean, low, high = metrics["accuracy"].values()
         summary += f"; right in {mean:.1%} ({low:.1%} to {high:.1%}) of {len(held_out)} held-out pairs"
     tokens = rows.train.tokens("chosen_ids", "rejected_ids")
-    return fit.metrics(tokens) | {"held_out": len(held_out), **figures, **measured, "summary": summary}
+    return fit.metrics(tokens) | {"held_out": len(held_out), **figures, **metrics, "summary": summary}

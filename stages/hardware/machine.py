@@ -25,10 +25,10 @@ def gpu() -> GPU | None:
     if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return None
     query = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.free", "--format=csv,noheader,nounits"]
-    asked = subprocess.run(query, capture_output=True, text=True, check=False)
-    if asked.returncode != 0 or not asked.stdout.strip():
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    if answer.returncode != 0 or not answer.stdout.strip():
         return None
-    name, capability, free = asked.stdout.splitlines()[0].rsplit(",", 2)
+    name, capability, free = answer.stdout.splitlines()[0].rsplit(",", 2)
     return GPU(name.strip(), float(capability), int(free) * 2**20)
 
 
@@ -42,17 +42,17 @@ def may_have_gpu() -> bool:
 
 
 @cache
-def processor(on_gpu: bool) -> str:
+def processor_name(on_gpu: bool) -> str:
     """What computes here, by a name under which a speed may be remembered: `NVIDIA H200`, or `2 x Intel(R) Xeon(R)
     Processor 6/167/1` with the cores, and the family, model and stepping that a hypervisor's name leaves out."""
     if on_gpu:
-        return found.name if (found := gpu()) else "GPU"
-    told = dict[str, str]()
+        return first_gpu.name if (first_gpu := gpu()) else "GPU"
+    fields = dict[str, str]()
     if (cpuinfo := Path("/proc/cpuinfo")).exists():
         first, *_ = cpuinfo.read_text(encoding="utf-8").split("\n\n")
-        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    kind = "/".join(told[key] for key in ("cpu family", "model", "stepping") if key in told)
-    name = told.get("model name") or platform.processor() or platform.machine()
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    kind = "/".join(fields[key] for key in ("cpu family", "model", "stepping") if key in fields)
+    name = fields.get("model name") or platform.processor() or platform.machine()
     return f"{os.cpu_count()} x {name} {kind}".strip()
 
 
@@ -61,8 +61,8 @@ def computes_bf16() -> bool:
 
     `precision=auto` asks this. Where it is emulated, bf16 is several times slower than fp32.
     """
-    if found := gpu():
-        return found.compute_capability >= 8.0
+    if first_gpu := gpu():
+        return first_gpu.compute_capability >= 8.0
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     cpuinfo = Path("/proc/cpuinfo")
@@ -79,11 +79,11 @@ def free_memory() -> int:
     for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers in ("", "memory"):
-            free += group_memory(Path("/sys/fs/cgroup") / controllers, group.strip("/"))
+            free += free_group_memory(Path("/sys/fs/cgroup") / controllers, group.strip("/"))
     return max(0, min(free))
 
 
-def group_memory(root: Path, group: str) -> Iterator[int]:
+def free_group_memory(root: Path, group: str) -> Iterator[int]:
     """What each control group from this one up leaves of its limit, in bytes. Inactive page cache does not count as
     used: the kernel gives it back when asked. Control groups of version 2, and of version 1 under `memory/`."""
     names = (
@@ -95,10 +95,10 @@ def group_memory(root: Path, group: str) -> Iterator[int]:
         if not folder.is_relative_to(root):
             return
         limit, used = (folder / name for name in names)
-        if limit.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
+        if limit.exists() and (limit_bytes := limit.read_text(encoding="utf-8").strip()) != "max":
             stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
             idle = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-            yield int(most) - int(used.read_text(encoding="utf-8")) + idle
+            yield int(limit_bytes) - int(used.read_text(encoding="utf-8")) + idle
 
 
 def reset_peak_memory() -> None:

@@ -12,16 +12,16 @@ from dataclasses import replace
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.hardware import machine
-from stages.hardware.model_shape import ModelShape, adapted
+from stages.hardware.model_shape import ModelShape, adapted_layers
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
-HEAP = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
+HEAP_FACTOR = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
 BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # a weight; of nf4 with its scales
 
 # Activations that a layer keeps for its backward, in bytes per token and per feature of its widths (hidden,
 # intermediate, query, key): by whether only an adapter is trained, and by precision. Norms and linear layers that are
 # trained keep their inputs too.
-KEPT = {
+KEPT_BYTES = {
     (False, Precision.fp32): (24, 16, 12, 8),
     (False, Precision.bf16): (26, 8, 6, 4),
     (True, Precision.fp32): (16, 16, 12, 8),
@@ -42,102 +42,109 @@ KEPT_BY_POST_NORMS = {False: 16, True: 8}  # bytes more per hidden feature, for 
 # logit of 32 tokens.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_PRODUCT, HEAD_CACHED, HEAD_KEPT = 1024, 32, 2048
-FOLDED = 12
+STATISTICS_BYTES = 12
 KEPT_AROUND = 12  # bytes kept per token and hidden feature before the layers and after them: embedding, last norm
-RECOMPUTED = 1.3  # bytes of a layer that the backward recomputes, gradients included, per byte it would have kept
+RECOMPUTED_FACTOR = (
+    1.3  # bytes of a layer that the backward recomputes, gradients included, per byte it would have kept
+)
 
-SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory, for a token budget; the rest is for errors and other programs
-CACHED = 0.5  # of the free memory, for keys and values
+BUDGET_SHARE = {
+    "cpu": 0.7,
+    "cuda": 0.85,
+}  # of the free memory, for a token budget; the rest is for errors and other programs
+CACHE_SHARE = 0.5  # of the free memory, for keys and values
 # Tokens in a micro-batch at most: more are no faster. SFT of SmolLM2-135M, fp32, one core of an AMD EPYC, 85 tokens a
 # row: 74 tokens per CPU-second and 3.3 GiB with 256 tokens at once, 76 and 3.9 with 512, 80 and 4.8 with 1,024, 78 and
 # 6.1 with 2,048.
 MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
-STEP = 256  # a token budget is a multiple of it
+BUDGET_STEP = 256  # a token budget is a multiple of it
 
 
-def weights(shape: ModelShape, kind: Weights) -> float:
+def weight_bytes(shape: ModelShape, kind: Weights) -> float:
     """Bytes of a model in memory; 4-bit are its layers alone."""
     rest = shape.parameters - shape.linear
     return shape.linear * BYTES[kind] + rest * (BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind])
 
 
-def copies(shape: ModelShape, kind: Weights, precision: Precision) -> float:
+def cast_copy_bytes(shape: ModelShape, kind: Weights, precision: Precision) -> float:
     """Bytes of the bf16 copies that autocast makes of the layers' fp32 weights and keeps for the backward."""
     return 2.0 * shape.linear if kind is Weights.fp32 and precision is Precision.bf16 else 0.0
 
 
-def trained(shape: ModelShape, block: Training) -> int:
+def count_trained(shape: ModelShape, block: Training) -> int:
     """The number of parameters that training changes."""
-    return shape.parameters if block.adapter is Adapter.none else shape.adapter(block.lora)
+    return shape.parameters if block.adapter is Adapter.none else shape.count_adapter(block.lora)
 
 
-def fixed(shape: ModelShape, block: Training) -> float:
+def state_bytes(shape: ModelShape, block: Training) -> float:
     """Bytes that training holds throughout in each process: weights, their gradients, and Adam's two moments."""
-    total = weights(shape, block.held) + (4 + 8) * trained(shape, block)
+    total = weight_bytes(shape, block.held) + (4 + 8) * count_trained(shape, block)
     if block.adapter is not Adapter.none:
-        total += 4 * trained(shape, block)  # the adapter itself
+        total += 4 * count_trained(shape, block)  # the adapter itself
     return total / (1 if block.runtime.sharding is Sharding.none else block.runtime.world_size)
 
 
-def layer(shape: ModelShape, block: Training) -> float:
+def layer_bytes(shape: ModelShape, block: Training) -> float:
     """Bytes that one layer keeps of a token for its backward."""
     kind = block.adapter is not Adapter.none, block.precision
-    hidden, intermediate, query, key = KEPT[kind]
+    hidden, intermediate, query, key = KEPT_BYTES[kind]
     if block.held is Weights.nf4 and block.precision is Precision.bf16:
         intermediate += KEPT_NF4
     if shape.qk_norm:
         query, key = (width + KEPT_BY_QK_NORM[kind] for width in (query, key))
     if shape.post_norms:
         hidden += KEPT_BY_POST_NORMS[kind[0]]
-    kept = hidden * shape.hidden + intermediate * shape.active * shape.intermediate
-    kept += query * shape.query + key * shape.key
+    token_bytes = hidden * shape.hidden + intermediate * shape.active * shape.intermediate
+    token_bytes += query * shape.query + key * shape.key
     if kind[0]:  # what stands between an adapter's two factors
-        kept += len(adapted(block.lora)) * block.lora.rank * element(block.precision)
-    return float(kept)
+        token_bytes += len(adapted_layers(block.lora)) * block.lora.rank * element_bytes(block.precision)
+    return float(token_bytes)
 
 
-def costly(shape: ModelShape, precision: Precision) -> int:
+def costly_output_bytes(shape: ModelShape, precision: Precision) -> int:
     """Bytes per token of the outputs of a layer's matrix products and attention."""
-    return element(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
+    return element_bytes(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
 
 
-def per_token(shape: ModelShape, block: Training, checkpointing: Checkpointing) -> float:
+def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpointing) -> float:
     """Bytes of activations kept per token until the backward. With checkpointing these are the inputs of the layers;
     if it is selective, the outputs of their products and attention too."""
     around = KEPT_AROUND * shape.hidden
     if checkpointing is Checkpointing.none:
-        return shape.layers * layer(shape, block) + around
+        return shape.layers * layer_bytes(shape, block) + around
     stream = BYTES[Weights.bf16 if block.held is Weights.bf16 else Weights.fp32]
-    outputs = costly(shape, block.precision) if checkpointing is Checkpointing.selective else 0
+    outputs = costly_output_bytes(shape, block.precision) if checkpointing is Checkpointing.selective else 0
     return shape.layers * (stream * shape.hidden + outputs) + around
 
 
-def element(precision: Precision) -> int:
+def element_bytes(precision: Precision) -> int:
     return 2 if precision is Precision.bf16 else 4
 
 
-def head(shape: ModelShape, scored: float, precision: Precision, device: str, backward: bool) -> float:
+def head_bytes(shape: ModelShape, labelled: float, precision: Precision, device: str, backward: bool) -> float:
     """Bytes of the LM head for `scored` tokens that have a label: a tile of logits and what is computed from it. The
     backward adds the gradients of the hidden states and of the head's weights."""
-    size = element(precision)
-    if not scored:
+    size = element_bytes(precision)
+    if not labelled:
         return 0.0
     if device == "cpu":
-        total = min(scored, HEAD_PRODUCT) * shape.vocabulary * size
-        total += min(scored, HEAD_CACHED) * shape.vocabulary * FOLDED
+        total = min(labelled, HEAD_PRODUCT) * shape.vocabulary * size
+        total += min(labelled, HEAD_CACHED) * shape.vocabulary * STATISTICS_BYTES
         if backward:
-            kept = scored if scored <= HEAD_KEPT else 2 * HEAD_PRODUCT  # computed again, logits and probabilities
-            total = kept * shape.vocabulary * size + shape.vocabulary * shape.hidden * size
-        wide = shape.vocabulary
+            kept_tokens = (
+                labelled if labelled <= HEAD_KEPT else 2 * HEAD_PRODUCT
+            )  # computed again, logits and probabilities
+            total = kept_tokens * shape.vocabulary * size + shape.vocabulary * shape.hidden * size
+        tile_vocabulary = shape.vocabulary
     else:
-        total = min(scored, TILE_TOKENS) * TILE_VOCABULARY * size
-        wide = min(shape.vocabulary, TILE_VOCABULARY)
+        total = min(labelled, TILE_TOKENS) * TILE_VOCABULARY * size
+        tile_vocabulary = min(shape.vocabulary, TILE_VOCABULARY)
     if precision is Precision.bf16:
-        total += wide * shape.hidden * size  # its weights, rounded
-    return total + (scored * shape.hidden * 4 if backward else 0)
+        total += tile_vocabulary * shape.hidden * size  # its weights, rounded
+    return total + (labelled * shape.hidden * 4 if backward else 0)
 
 
-def training(
+def training_bytes(
     shape: ModelShape,
     block: Training,
     device: str,
@@ -147,35 +154,37 @@ def training(
 ) -> float:
     """Bytes at the peak of training with `tokens` in each micro-batch. The peak is where the backward begins: all
     activations are still kept. If gradients are `accumulated`, an earlier micro-batch has left its own by then."""
-    state = fixed(shape, block)
-    before = state + tokens * per_token(shape, block, checkpointing) * (HEAP if device == "cpu" else 1)
+    state = state_bytes(shape, block)
+    at_backward = state + tokens * activation_bytes(shape, block, checkpointing) * (
+        HEAP_FACTOR if device == "cpu" else 1
+    )
     if not accumulated:
-        before -= 4 * trained(shape, block)
-    first = head(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
+        at_backward -= 4 * count_trained(shape, block)
+    first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
     if checkpointing is not Checkpointing.none:
-        first = max(first, RECOMPUTED * tokens * layer(shape, block))
+        first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
     if checkpointing is not Checkpointing.full:
-        first += copies(shape, block.held, block.precision)
+        first_work += cast_copy_bytes(shape, block.held, block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
-    return max(before + first, state) + embedding
+    return max(at_backward + first_work, state) + embedding
 
 
-def cached(shape: ModelShape, size: int) -> int:
+def cache_bytes(shape: ModelShape, size: int) -> int:
     """Bytes of a token's keys and values, of which each element has `size`."""
     return 2 * size * shape.layers * shape.key
 
 
 def decoded_at_once(shape: ModelShape, size: int, most: int, length: float, device: str) -> int:
     """Return how many rows of `length` tokens are decoded at once: `most`, or as many as their cache has room for."""
-    return max(1, min(most, int(CACHED * available(device) / (length * cached(shape, size)))))
+    return max(1, min(most, int(CACHE_SHARE * available_bytes(device) / (length * cache_bytes(shape, size)))))
 
 
-def passing(shape: ModelShape) -> float:
+def passing_bytes(shape: ModelShape) -> float:
     """Bytes of a token on its way through one layer, nothing kept."""
     return 12 * shape.hidden + 10 * shape.active * shape.intermediate
 
 
-def without_head(shape: ModelShape, block: Training) -> ModelShape:
+def trained_shape(shape: ModelShape, block: Training) -> ModelShape:
     """The shape that is trained: a reward model has no LM head of its own."""
     return replace(shape, tied=True) if block.objective.scores else shape
 
@@ -191,28 +200,30 @@ def micro_batch(shape: ModelShape, block: Training, row: float, device: str) -> 
     return min(tokens, step), checkpointing, tokens < step
 
 
-def available(device: str) -> int:
+def available_bytes(device: str) -> int:
     """Bytes that are free now. On a GPU: on this process's own, or on the first one where torch is not loaded. On the
     CPU: what the machine and the control groups leave to this process."""
     if device == "cpu":
         return machine.free_memory()
     if torch := sys.modules.get("torch"):
         return int(torch.cuda.mem_get_info()[0])
-    return found.free_memory if (found := machine.gpu()) else 0
+    return first_gpu.free_memory if (first_gpu := machine.gpu()) else 0
 
 
 def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, Checkpointing]:
     """Return how many tokens a micro-batch of several rows may have, and its gradient checkpointing: the kind that
     recomputes least among those with which the longest row fits. Ask before the model is loaded: the estimate counts
     its weights."""
-    shape = without_head(shape, block)
+    shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
-    share = SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
-    room = share * available(device)
-    choices = range(STEP, MOST_TOKENS[device] + 1, STEP)
-    asked = block.runtime.gradient_checkpointing
-    for checkpointing in block.checkpointings if asked is Checkpointing.auto else (asked,):
-        fits = bisect_right(choices, room, key=lambda n: training(shape, block, device, n, checkpointing))
-        if training(shape, block, device, longest, checkpointing) <= room:
+    share = BUDGET_SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
+    room = share * available_bytes(device)
+    choices = range(BUDGET_STEP, MOST_TOKENS[device] + 1, BUDGET_STEP)
+    checkpointing_setting = block.runtime.gradient_checkpointing
+    for checkpointing in (
+        block.checkpointings if checkpointing_setting is Checkpointing.auto else (checkpointing_setting,)
+    ):
+        fits = bisect_right(choices, room, key=lambda n: training_bytes(shape, block, device, n, checkpointing))
+        if training_bytes(shape, block, device, longest, checkpointing) <= room:
             break
-    return STEP * max(1, fits), checkpointing
+    return BUDGET_STEP * max(1, fits), checkpointing

@@ -12,21 +12,21 @@ from typing import Any
 from stages.config.blocks.training import LoRA
 from stages.store.sealed_json import Damaged, load_json
 
-WIDTH = 1 << 22  # the widest layers have some hundred thousand features
-HEADS = 1 << 16
+MOST_WIDTH = 1 << 22  # the widest layers have some hundred thousand features
+MOST_HEADS = 1 << 16
 # Integers, from where to where.
-AMOUNTS = {
-    **dict.fromkeys(("hidden_size", "intermediate_size", "n_embd"), (1, WIDTH)),
+INTEGER_RANGES = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "n_embd"), (1, MOST_WIDTH)),
     **dict.fromkeys(("num_hidden_layers", "n_layer"), (1, 1 << 12)),
-    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "head_dim"), (1, HEADS)),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "head_dim"), (1, MOST_HEADS)),
     "vocab_size": (1, 1 << 24),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), (1, 1 << 40)),
-    "moe_intermediate_size": (0, WIDTH),
-    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), (0, HEADS)),
+    "moe_intermediate_size": (0, MOST_WIDTH),
+    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), (0, MOST_HEADS)),
 }
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  # which some list for each layer
-SHARES = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "attention_dropout", "initializer_range")
+FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "attention_dropout", "initializer_range")
 POSITIVE = ("rope_theta", "factor")  # wherever they stand
 OBJECTS = ("text_config", "rope_parameters", "rope_scaling", "quantization_config")
 WORDS = ("model_type", "hidden_act", "hidden_activation")
@@ -58,7 +58,7 @@ class ModelShape:
     post_norms: bool = False
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> "ModelShape | None":
+    def from_config(cls, config: dict[str, Any]) -> "ModelShape | None":
         """From a model's config.json; None where that is no transformer of the usual names (Mamba, GPT-2)."""
         config = config.get("text_config") or config
         if not all(isinstance(config.get(name), int) for name in REQUIRED):
@@ -96,20 +96,20 @@ class ModelShape:
         """All but the norms' and routers', which are few."""
         return self.linear + self.embedding * (1 if self.tied else 2)
 
-    def adapter(self, lora: LoRA) -> int:
+    def count_adapter(self, lora: LoRA) -> int:
         """Parameters of a low-rank adapter."""
         wide = self.experts * (self.hidden + self.intermediate)
         ends = [self.hidden + self.query] * 2 + [self.hidden + self.key] * 2 + [wide] * 3
         sizes = dict(zip(LINEAR, ends, strict=True))
-        return self.layers * lora.rank * sum(sizes[name] for name in adapted(lora))
+        return self.layers * lora.rank * sum(sizes[name] for name in adapted_layers(lora))
 
 
-def adapted(lora: LoRA) -> list[str]:
+def adapted_layers(lora: LoRA) -> list[str]:
     """Which of a layer's linear maps have an adapter."""
     return [name for name in LINEAR if lora.target_modules == ["all-linear"] or name in lora.target_modules]
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a model folder.
 
     Raises:
@@ -117,8 +117,11 @@ def read(folder: Path) -> dict[str, Any]:
         FileNotFoundError: where the folder has no config.json.
     """
     file = folder / "config.json"
-    config, stored = load_json(file, checked), sum(weights.stat().st_size for weights in folder.glob("*.safetensors"))
-    shape = ModelShape.of(config)
+    config, stored = (
+        load_json(file, validate_config),
+        sum(weights.stat().st_size for weights in folder.glob("*.safetensors")),
+    )
+    shape = ModelShape.from_config(config)
     if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
         sizes = ", ".join(f"{name}={(config.get('text_config') or config)[name]}" for name in REQUIRED)
         raise Damaged(
@@ -127,7 +130,7 @@ def read(folder: Path) -> dict[str, Any]:
     return config
 
 
-def checked(config: Any) -> dict[str, Any]:
+def validate_config(config: Any) -> dict[str, Any]:
     """Return a config as it was read. Raises ValueError for the first value that no model can have."""
     if not isinstance(config, dict):
         raise ValueError("it is not a JSON object")
@@ -135,9 +138,9 @@ def checked(config: Any) -> dict[str, Any]:
         raise ValueError("model_type is missing: it says which architecture this is")
     for part in (config, config.get("text_config") or {}):
         for key, value in part.items():
-            if told := wrong(key, value):
-                raise ValueError(f"{key}={value!r:.60}: it must be {told}")
-    for key, value in numbers(config):
+            if requirement := broken_requirement(key, value):
+                raise ValueError(f"{key}={value!r:.60}: it must be {requirement}")
+    for key, value in numbers_at_any_depth(config):
         if not math.isfinite(value) or abs(value) >= 1 << 63:
             raise ValueError(f"{key}={value!r:.60}: it must be a finite number of 64 bits")
         if key in POSITIVE and value <= 0:
@@ -145,16 +148,16 @@ def checked(config: Any) -> dict[str, Any]:
     return config
 
 
-def wrong(key: str, value: Any) -> str:
+def broken_requirement(key: str, value: Any) -> str:
     """Return what a key's value must be; '' where it is that, or nothing is known of the key."""
     if value is None and key not in REQUIRED:
         return ""
-    if key in AMOUNTS:
-        least, most = AMOUNTS[key]
-        each = value if isinstance(value, list) and value and key in BY_LAYER else [value]
-        fits = all(type(n) is int and least <= n <= most for n in each)
+    if key in INTEGER_RANGES:
+        least, most = INTEGER_RANGES[key]
+        integers = value if isinstance(value, list) and value and key in BY_LAYER else [value]
+        fits = all(type(n) is int and least <= n <= most for n in integers)
         return "" if fits else f"an integer from {least:,} to {most:,}"
-    if key in SHARES:
+    if key in FRACTIONS:
         fits = isinstance(value, int | float) and type(value) is not bool and 0 <= value <= 1
         return "" if fits else "a number from 0 to 1"
     if key in OBJECTS:
@@ -169,7 +172,7 @@ def wrong(key: str, value: Any) -> str:
     return ""
 
 
-def numbers(config: Any) -> Iterator[tuple[str, int | float]]:
+def numbers_at_any_depth(config: Any) -> Iterator[tuple[str, int | float]]:
     """Yield every number of a config with its key, at any depth."""
     waiting = [("", config)]
     while waiting:

@@ -23,7 +23,7 @@ ALWAYS = {
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
     "MPLBACKEND": "svg",  # a notebook's shell has one that draws into the notebook
 }
-UNLESS_ASKED_FOR = {
+DEFAULTS = {
     # Threads that spin starve whatever runs beside them; threads that sleep at once wake up 80 µs late for each of the
     # thousands of small operations of a step. So they spin for about as long, and then sleep.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -34,7 +34,7 @@ UNLESS_ASKED_FOR = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' too
     "TRANSFORMERS_VERBOSITY": "error",
 }
-QUIETER = {
+LOG_LEVELS = {
     "bitsandbytes": logging.ERROR,  # warns, wherever it is installed, of kernels on the hub
     # They log headers of servers, also with hydra.verbose=true: a server may send a key back in one.
     **dict.fromkeys(("httpcore", "httpcore2", "httpx", "httpx2", "openai"), logging.WARNING),
@@ -49,37 +49,37 @@ REQUIRES = re.compile(r"^Requires-Dist: (.*)$", re.MULTILINE)
 VERSION = re.compile(r"^Version: (\S+)$", re.MULTILINE)
 
 
-class Record(logging.LogRecord):
+class VisibleRecord(logging.LogRecord):
     """What is logged, as a terminal may show it: much of it comes from files of others."""
 
     def getMessage(self) -> str:
         return visible(super().getMessage(), keep="\n\t")
 
 
-def prepare(typed: list[str] | None = None) -> None:
+def prepare(typed_arguments: list[str] | None = None) -> None:
     """Set the environment, which child processes inherit, and quieten loggers and warnings in this process. `typed`:
     the arguments of the command that starts here."""
     os.environ |= ALWAYS
-    for variable, value in UNLESS_ASKED_FOR.items():
+    for variable, value in DEFAULTS.items():
         os.environ.setdefault(variable, value)
-    if typed is not None:  # for the jobs of a sweep too, which start later, with other arguments
-        os.environ["PLUMBLINE_TYPED"] = json.dumps(typed)
+    if typed_arguments is not None:  # for the jobs of a sweep too, which start later, with other arguments
+        os.environ["PLUMBLINE_TYPED"] = json.dumps(typed_arguments)
         os.environ[PROGRAM] = "plumbline" if os.path.basename(sys.argv[0]) == "plumbline" else "python run.py"
         os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex  # `rebuild=` rebuilds once per command, not per job
     logging.raiseExceptions = False  # a log file on a full disk is no reason for a traceback per line
-    logging.setLogRecordFactory(Record)
+    logging.setLogRecordFactory(VisibleRecord)
     if isinstance(sys.stdout, io.TextIOWrapper):  # what the locale has no sign for; stderr does so by itself
         sys.stdout.reconfigure(errors="backslashreplace")
     if "WANDB_MODE" in os.environ:  # transformers tells stdout of it as it is imported, whatever the tracker
         os.environ["PLUMBLINE_WANDB_MODE"] = os.environ.pop("WANDB_MODE")
-    for name, level in QUIETER.items():
+    for name, level in LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
     # peft looks for the model below an adapter by its name, which says a place in the store.
     warnings.filterwarnings("ignore", message="Could not find a config file", module="peft")
 
 
-def typed() -> list[str]:
+def read_typed_arguments() -> list[str]:
     """The command line's arguments, also in a process that a sweep has started."""
     return list(json.loads(os.environ.get("PLUMBLINE_TYPED", "[]")))
 
@@ -87,11 +87,13 @@ def typed() -> list[str]:
 @cache
 def warn_of_versions() -> None:
     """Say once in a process which libraries lie outside the ranges of pyproject.toml, in one line."""
-    if found := outside_their_ranges():
-        log.warning("warning: Plumbline was not tried with %s. What to do: docs/reference/upgrading.md", ", ".join(found))
+    if libraries := untested_libraries():
+        log.warning(
+            "warning: Plumbline was not tried with %s. What to do: docs/reference/upgrading.md", ", ".join(libraries)
+        )
 
 
-def outside_their_ranges() -> list[str]:
+def untested_libraries() -> list[str]:
     """`trl 1.17.0 (known: >=1.16,<1.17)` for every library outside its range; what is not installed says so itself.
 
     The ranges are those of the checkout's pyproject.toml, or of the installed distribution's metadata. This reads
@@ -99,19 +101,21 @@ def outside_their_ranges() -> list[str]:
     """
     from packaging.specifiers import SpecifierSet  # most of what all this takes, and nothing for `--help` or a plan
 
-    found = []
-    requirements = checkout_project().get("dependencies") or REQUIRES.findall(described(DISTRIBUTION))
+    libraries = []
+    requirements = checkout_project().get("dependencies") or REQUIRES.findall(read_metadata(DISTRIBUTION))
     for name, bounds in (match.groups() for match in map(REQUIREMENT.fullmatch, requirements) if match):
-        installed = VERSION.search(described(name))
+        installed = VERSION.search(read_metadata(name))
         if installed and not SpecifierSet(bounds).contains(installed[1], prereleases=True):
-            found.append(f"{name} {installed[1]} (known: {','.join(sorted(bounds.strip().split(','), reverse=True))})")
-    return found
+            libraries.append(
+                f"{name} {installed[1]} (known: {','.join(sorted(bounds.strip().split(','), reverse=True))})"
+            )
+    return libraries
 
 
-def described(distribution: str) -> str:
+def read_metadata(distribution: str) -> str:
     """A distribution's metadata, '' where it is not installed."""
     try:
-        found = metadata.distribution(distribution)
-        return found.read_text("METADATA") or found.read_text("PKG-INFO") or ""  # an egg-info has the latter
+        installed = metadata.distribution(distribution)
+        return installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""  # an egg-info has the latter
     except metadata.PackageNotFoundError:
         return ""

@@ -9,20 +9,20 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template
 from stages.models.contract import WAY_OUT, Contract
-from stages.models.rendering import GOLDEN, ContractError, Conversation, tokens_of
+from stages.models.rendering import GOLDEN, ContractError, Conversation, tokenize_conversations
 from stages.sandbox.jinja_process import TemplateFault, Unbounded
 from stages.store.source_files import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Templates made of special tokens, and those that a vocabulary must have for them. The first that fits is taken.
-TURNS = {
+TURN_TOKENS = {
     "chatml": {"<|im_start|>", "<|im_end|>"},
     "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
     "gemma": {"<start_of_turn>", "<end_of_turn>"},
 }
 
 
-def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
+def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
     """Fix template, end of turn and padding on a base model's tokenizer; `rows` is the size of its embedding.
     Without `train` the model has had its SFT elsewhere: the tokenizer's own template is kept as it is.
 
@@ -33,10 +33,10 @@ def establish(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, ro
     """
     from trl.chat_template_utils import has_generation_markers  # takes seconds; who only asks a model needs none of it
 
-    tokenizer.chat_template = chat_template(tokenizer, cfg, train)
+    tokenizer.chat_template = choose_template(tokenizer, cfg, train)
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
-        [(ids, trained)] = tokens_of(tokenizer, [Conversation(GOLDEN[1])])
+        [(ids, trained)] = tokenize_conversations(tokenizer, [Conversation(GOLDEN[1])])
     except (TemplateFault, Unbounded, ValueError) as error:  # the last of a tokenizer that knows no places
         what = f"it cannot render system, user and assistant: {error}"
         raise ContractError(f"template={cfg.kind}: {what}. {WAY_OUT}.") from error
@@ -82,7 +82,7 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: i
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
-    used |= {i for ids, _ in tokens_of(tokenizer, [*map(Conversation, GOLDEN)]) for i in ids}
+    used |= {i for ids, _ in tokenize_conversations(tokenizer, [*map(Conversation, GOLDEN)]) for i in ids}
     special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
     if special:
         names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))
@@ -96,7 +96,7 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: i
         )
 
 
-def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
+def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
     """The Jinja source that `template=` asks for."""
     vocabulary, kind = set(tokenizer.get_vocab()), cfg.kind
     if kind in ("auto", "own"):
@@ -113,13 +113,13 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool
                 + (", and TRL has no training version of it." if tokenizer.chat_template else ": it has none.")
                 + " Use template=auto, or a file with {% generation %} markers (template=file sft.template.path=…)."
             )
-        kind = next((name for name, tokens in TURNS.items() if tokens <= vocabulary), "plain")
+        kind = next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
     if kind == "file":
         assert cfg.path is not None
         return read_template(Path(cfg.path))
-    if lacking := " and ".join(sorted(TURNS.get(kind, set()) - vocabulary)):
+    if lacking := " and ".join(sorted(TURN_TOKENS.get(kind, set()) - vocabulary)):
         raise ContractError(f"template={kind}: the vocabulary lacks {lacking}. Use template=plain.")
-    if kind not in TURNS and tokenizer.eos_token is None:
+    if kind not in TURN_TOKENS and tokenizer.eos_token is None:
         raise ContractError(f"template={kind}: the tokenizer has no EOS token to end a turn with.")
     bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
     return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")

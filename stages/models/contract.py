@@ -16,13 +16,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens, tokens_of
+from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens, tokenize_conversations
 from stages.sandbox.jinja_process import TemplateFault, Unbounded
 from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import having, load_json
 
-TOGETHER = 16  # conversations that are rendered at once
+RENDERED_AT_ONCE = 16  # conversations that are rendered at once
 WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
 
 
@@ -51,41 +51,43 @@ class Contract:
             ContractError: where nothing is trained, a message holds the end-of-turn token as text, or the prompt's
                 tokens are no prefix of the conversation's.
         """
-        (found,) = self._together([messages])
-        return found
+        (tokens,) = self._examples_at_once([messages])
+        return tokens
 
     def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
         """As `example` of each, or why it has none. A call of the tokenizer is dear: TOGETHER of them share one."""
-        waiting = iter(conversations)
-        while some := list(islice(waiting, TOGETHER)):
+        remaining = iter(conversations)
+        while batch := list(islice(remaining, RENDERED_AT_ONCE)):
             try:
-                yield from self._together(some)
+                yield from self._examples_at_once(batch)
             except (ContractError, Unbounded):  # of which of them?
-                yield from map(self._tried, some)
+                yield from map(self._example_or_error, batch)
 
-    def _tried(self, messages: list[Message]) -> Tokens | ContractError:
+    def _example_or_error(self, messages: list[Message]) -> Tokens | ContractError:
         try:
             return self.example(messages)
-        except ContractError as reason:
-            return reason
+        except ContractError as error:
+            return error
 
-    def _together(self, conversations: list[list[Message]]) -> list[Tokens]:
+    def _examples_at_once(self, conversations: list[list[Message]]) -> list[Tokens]:
         end_of_turn = str(self.tokenizer.eos_token)
         if any(end_of_turn in message["content"] for message in chain.from_iterable(conversations)):
             raise ContractError(f"a message holds {end_of_turn}, which ends a turn")
-        asked = [Conversation(messages[:-1], to_answer=True) for messages in conversations if len(messages) > 1]
-        rendered = self._render([*asked, *map(Conversation, conversations)])
-        prompts, wholes = iter(rendered[: len(asked)]), rendered[len(asked) :]
+        prompts_to_render = [
+            Conversation(messages[:-1], to_answer=True) for messages in conversations if len(messages) > 1
+        ]
+        rendered = self._render([*prompts_to_render, *map(Conversation, conversations)])
+        prompts, wholes = iter(rendered[: len(prompts_to_render)]), rendered[len(prompts_to_render) :]
         return [
-            self._checked(next(prompts)[0] if len(messages) > 1 else [], ids, marked)
+            self._validated_example(next(prompts)[0] if len(messages) > 1 else [], ids, marked)
             for messages, (ids, marked) in zip(conversations, wholes, strict=True)
         ]
 
-    def _checked(self, prompt: list[int], ids: list[int], mask: list[bool]) -> Tokens:
+    def _validated_example(self, prompt: list[int], ids: list[int], mask: list[bool]) -> Tokens:
         """A conversation's token ids up to its last end of turn, and which are trained, given its prompt's and the
         template's mask; where it marks none, all tokens from the prompt to that end are."""
         if self.marked:
-            trained = self._to_the_end_of_turn(ids, mask)
+            trained = self._without_tail(ids, mask)
         else:
             last = max((i for i, token in enumerate(ids) if token == self.stop_ids[0]), default=-1)
             trained = [len(prompt) <= i <= last for i in range(len(ids))]
@@ -105,7 +107,7 @@ class Contract:
             raise ContractError(f"the last trained token is {self.token(ids[end - 1])}, not the end of turn")
         return ids[:end], trained[:end]
 
-    def _to_the_end_of_turn(self, ids: list[int], mask: list[bool]) -> list[bool]:
+    def _without_tail(self, ids: list[int], mask: list[bool]) -> list[bool]:
         """The template's mask, without what it marks after an end of turn: Gemma's marks a line feed there."""
         trained, ended = list[bool](), False
         for token, marked in zip(ids, mask, strict=True):
@@ -140,7 +142,7 @@ class Contract:
 
     def _render(self, conversations: list[Conversation]) -> list[Tokens]:
         try:
-            return tokens_of(self.tokenizer, conversations)
+            return tokenize_conversations(self.tokenizer, conversations)
         except TemplateFault as error:
             raise ContractError(f"the chat template refuses a conversation: {error}") from error
         except Unbounded as error:
@@ -168,28 +170,28 @@ class Contract:
     def save(self, model: Path) -> None:
         """Write tokenizer and contract beside the weights."""
         self.tokenizer.save_pretrained(model)
-        promise = {**self.facts(), "golden": self.golden()}
-        safe_files.write(model / "contract.json", json.dumps(promise, indent=1, ensure_ascii=False))
-        load(model)  # what was written is what will be read
+        content = {**self.facts(), "golden": self.golden()}
+        safe_files.write(model / "contract.json", json.dumps(content, indent=1, ensure_ascii=False))
+        load_contract(model)  # what was written is what will be read
 
 
-def load(model: Path) -> Contract:
+def load_contract(model: Path) -> Contract:
     """The contract of a model folder, checked against its golden renderings.
 
     Raises:
         ContractError: where the tokenizer in the folder renders anything differently from when SFT fixed it.
     """
-    promised = load_json(model / "contract.json", having("stop_ids", "marked", "golden"))
-    contract = Contract(load_tokenizer(model), promised["stop_ids"], promised["marked"])
-    for key, found in contract.facts().items():
-        if found != promised[key]:
-            raise ContractError(f"{model}: the contract says {key} = {promised[key]}, the tokenizer {found}.")
-    for ours, theirs in zip(contract.golden(), promised["golden"], strict=True):
-        if ours != theirs:
+    stored = load_json(model / "contract.json", having("stop_ids", "marked", "golden"))
+    contract = Contract(load_tokenizer(model), stored["stop_ids"], stored["marked"])
+    for key, value in contract.facts().items():
+        if value != stored[key]:
+            raise ContractError(f"{model}: the contract says {key} = {stored[key]}, the tokenizer {value}.")
+    for rendered, golden in zip(contract.golden(), stored["golden"], strict=True):
+        if rendered != golden:
             decode = contract.tokenizer.decode
             raise ContractError(
-                f"{model}: SFT rendered {decode(theirs['ids'])!r} ({len(theirs['ids'])} tokens), "
-                f"this tokenizer renders {decode(ours['ids'])!r} ({len(ours['ids'])} tokens)."
+                f"{model}: SFT rendered {decode(golden['ids'])!r} ({len(golden['ids'])} tokens), "
+                f"this tokenizer renders {decode(rendered['ids'])!r} ({len(rendered['ids'])} tokens)."
             )
     return contract
 
@@ -206,14 +208,14 @@ class Continuation(Contract):
         return super().text(ids).split("\n\n")[0]
 
 
-def form_of(model: Path) -> Contract:
+def load_or_derive_contract(model: Path) -> Contract:
     """The contract of a model folder. A base has none: it is asked in its own form, not with chat tokens it never saw.
 
     Raises:
         ContractError: where the tokenizer no longer keeps the contract beside it.
     """
     if (model / "contract.json").exists():
-        return load(model)
+        return load_contract(model)
     tokenizer = load_tokenizer(model)
     generation = model / "generation_config.json"
     stops = load_json(generation, having()).get("eos_token_id") if generation.exists() else None

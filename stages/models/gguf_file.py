@@ -20,7 +20,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
-from stages.models.rendering import GOLDEN, Conversation, tokens_of
+from stages.models.rendering import GOLDEN, Conversation, tokenize_conversations
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 TYPES = {
@@ -35,7 +35,7 @@ SHAPE = (
 ).split()
 
 
-def write(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
+def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     """Write `file`, whole or not at all.
 
     Raises:
@@ -89,25 +89,27 @@ def head_dim(config: PretrainedConfig) -> int:
     return config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
 
 
-def add_weights(writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, to: gguf.GGMLQuantizationType) -> None:
+def add_weights(
+    writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, matrix_type: gguf.GGMLQuantizationType
+) -> None:
     """Every tensor under its name in GGUF. Matrices are stored as `to`, or as f16 where its blocks do not fit."""
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    for theirs, tensor in load_model(model).state_dict().items():
-        if theirs == "lm_head.weight" and config.tie_word_embeddings:
+    for weight_name, tensor in load_model(model).state_dict().items():
+        if weight_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        name = names.get_name(theirs, (".weight", ".bias"))
+        name = names.get_name(weight_name, (".weight", ".bias"))
         if name is None:
-            raise UserError(f"GGUF has no name for {theirs}: this is no plain {config.model_type} model.")
+            raise UserError(f"GGUF has no name for {weight_name}: this is no plain {config.model_type} model.")
         values = tensor.numpy()
         if config.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
             values = interleave(values, head_dim(config))
-        stored = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else to
+        block_type = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else matrix_type
         try:
-            data = quantize(values, stored)
+            data = quantize(values, block_type)
         except QuantError:
-            stored = gguf.GGMLQuantizationType.F16
-            data = quantize(values, stored)
-        writer.add_tensor(name, data, raw_dtype=stored)
+            block_type = gguf.GGMLQuantizationType.F16
+            data = quantize(values, block_type)
+        writer.add_tensor(name, data, raw_dtype=block_type)
 
 
 def interleave(values: NDArray[Any], head: int) -> NDArray[Any]:
@@ -129,36 +131,36 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
             tokens.append(str(added[i]))
             types.append(gguf.TokenType.CONTROL if added[i].special else gguf.TokenType.USER_DEFINED)
         else:
-            known = i < len(tokenizer)
-            tokens.append(tokenizer.convert_ids_to_tokens(i) if known else f"[PAD{i}]")
-            types.append(gguf.TokenType.NORMAL if known else gguf.TokenType.UNUSED)
+            in_vocabulary = i < len(tokenizer)
+            tokens.append(tokenizer.convert_ids_to_tokens(i) if in_vocabulary else f"[PAD{i}]")
+            types.append(gguf.TokenType.NORMAL if in_vocabulary else gguf.TokenType.UNUSED)
     merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(backend["pre_tokenizer"]))
+    writer.add_tokenizer_pre(pre_tokenizer_name(backend["pre_tokenizer"]))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
     writer.add_add_space_prefix(False)
     writer.add_add_bos_token(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
-    for add, token in (
+    for add_token_id, token in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),
         (writer.add_eos_token_id, tokenizer.eos_token_id),
         (writer.add_unk_token_id, tokenizer.unk_token_id),
         (writer.add_pad_token_id, tokenizer.pad_token_id),
     ):
         if token is not None:
-            add(token)
+            add_token_id(token)
     if tokenizer.chat_template:
         writer.add_chat_template(without_markers(tokenizer.chat_template))
 
 
-def pre_tokenizer(found: dict[str, Any]) -> str:
+def pre_tokenizer_name(definition: dict[str, Any]) -> str:
     """The name under which llama.cpp knows how text is split before BPE.
 
     Raises:
         UserError: for a way of splitting that has no name here.
     """
-    parts = found["pretokenizers"] if found["type"] == "Sequence" else [found]
+    parts = definition["pretokenizers"] if definition["type"] == "Sequence" else [definition]
     kinds = [part["type"] for part in parts]
     if not parts[-1].get("add_prefix_space"):
         if kinds == ["ByteLevel"]:
@@ -179,19 +181,19 @@ def without_markers(template: str) -> str:
 
 def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Read the file with transformers and refuse it unless its shape and its tokens are those of the folder."""
-    found, read = describe_gguf(file)
-    ours, theirs = config.to_dict(), found.to_dict()
+    file_config, file_tokenizer = describe_gguf(file)
+    folder_shape, file_shape = config.to_dict(), file_config.to_dict()
     for key in SHAPE:
-        if ours.get(key) != theirs.get(key):
-            shapes = f"the model has {ours.get(key)}, the file is read as {theirs.get(key)}"
+        if folder_shape.get(key) != file_shape.get(key):
+            shapes = f"the model has {folder_shape.get(key)}, the file is read as {file_shape.get(key)}"
             raise UserError(f"GGUF would lose {key}: {shapes}.")
-    if tokenized(read) != tokenized(tokenizer):
+    if golden_token_ids(file_tokenizer) != golden_token_ids(tokenizer):
         raise UserError("GGUF would change the tokenizer: what is read from the file gives other tokens.")
 
 
-def tokenized(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def golden_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of the golden conversations: of their text, and as rendered where there is a template."""
-    found = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
+    token_ids = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
     if tokenizer.chat_template:
-        found += [ids for ids, _ in tokens_of(tokenizer, [*map(Conversation, GOLDEN)])]
-    return found
+        token_ids += [ids for ids, _ in tokenize_conversations(tokenizer, [*map(Conversation, GOLDEN)])]
+    return token_ids

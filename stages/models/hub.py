@@ -9,16 +9,16 @@ from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from stages.config.errors import UserError
 from stages.store.digests import files_of
 
-WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
-OTHER = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
+DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
+NOT_DOWNLOADED = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
 
 
-def download(repo: str, revision: str | None) -> Path:
+def download_model(repo: str, revision: str | None) -> Path:
     """The hub's files of one commit, in its shared cache."""
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=WANTED, ignore_patterns=OTHER))
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
 
 
-def push(
+def push_folder(
     folder: Path,
     repo: str,
     private: bool,

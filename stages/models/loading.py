@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 LAYER = re.compile(r"(.*?)\.\d+\.")  # how the name of a layer's weight begins
 # Without the second, transformers asks on the terminal whether to run a folder's code.
-AS_IT_IS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+LOCAL_WITHOUT_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,35 +42,35 @@ def device_of(name: str) -> torch.device:
 
 
 @contextmanager
-def of_folder(folder: Path, what: str) -> Iterator[None]:
+def name_folder_in_errors(folder: Path, part: str) -> Iterator[None]:
     """Around a library that reads a model folder: whatever the folder makes it raise is an error of the folder, in one
     line. Running out of memory is not."""
-    safe_folder.check(folder)
+    safe_folder.validate_folder(folder)
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{folder}: {what} cannot be loaded. {reason[:400]}") from error
+        raise UserError(f"{folder}: {part} cannot be loaded. {reason[:400]}") from error
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    with of_folder(folder, "config.json"):
-        return AutoConfig.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
+    with name_folder_in_errors(folder, "config.json"):
+        return AutoConfig.from_pretrained(folder, **LOCAL_WITHOUT_CODE)  # type: ignore[no-any-return]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    with of_folder(folder, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(folder, **AS_IT_IS)  # type: ignore[no-any-return]
+    with name_folder_in_errors(folder, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(folder, **LOCAL_WITHOUT_CODE)  # type: ignore[no-any-return]
 
 
-def embedding_rows(folder: Path) -> int:
+def count_embedding_rows(folder: Path) -> int:
     """How many tokens the embedding of a model folder has rows for."""
     return int(load_config(folder).get_text_config().vocab_size)
 
 
-def output_embedding(folder: Path) -> tuple[Path, str] | None:
+def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
     """The file of safetensors in a model folder that holds the output embedding, and the name of the tensor in it."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(folder), trust_remote_code=False)
@@ -85,15 +85,15 @@ def output_embedding(folder: Path) -> tuple[Path, str] | None:
     return None
 
 
-def context(config: PretrainedConfig) -> int | None:
+def context_length(config: PretrainedConfig) -> int | None:
     """The most tokens that a model reads at once, prompt and answer together; None where its config names no limit."""
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(most) if most and most > 0 else None
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit and limit > 0 else None
 
 
-def context_of(folder: Path) -> int | None:
+def read_context_length(folder: Path) -> int | None:
     """As `context`, of the model in a folder."""
-    return context(load_config(folder))
+    return context_length(load_config(folder))
 
 
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
@@ -102,11 +102,11 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
     nf4 holds the linear layers but the head in 4 bits with double quantisation (arXiv:2305.14314), the rest in fp32.
     """
     device = device or torch.device("cpu")
-    options: dict[str, Any] = {"dtype": dtype_of(weights)}
+    options: dict[str, Any] = {"dtype": torch_dtype(weights)}
     if weights is Weights.nf4:
-        options["quantization_config"] = four_bits()
+        options["quantization_config"] = nf4_config()
         options["device_map"] = {"": device}
-    model, missing = read(AutoModelForCausalLM, folder, **options)
+    model, missing = load_weights(AutoModelForCausalLM, folder, **options)
     if missing:
         raise UserError(f"{folder}: config.json describes weights that no file holds: {', '.join(missing[:3])}.")
     if weights is not Weights.nf4:
@@ -120,7 +120,7 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
     return model.eval()  # type: ignore[no-any-return]
 
 
-def read(kind: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
+def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
     """Return what a class of transformers' makes of a folder of safetensors, and the names of weights that the folder
     lacks: transformers draws those at random.
 
@@ -130,9 +130,9 @@ def read(kind: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
     config = load_config(folder)  # transformers reads it again, and then says less of what is wrong with it
     if getattr(config, "quantization_config", None):  # which some machines would follow, and others not
         raise UserError(f"{folder}: config.json names a quantization_config. Save the weights in full precision.")
-    options |= AS_IT_IS | {"ignore_mismatched_sizes": True, "output_loading_info": True}
-    with of_folder(folder, "the model"):
-        model, report = kind.from_pretrained(folder, use_safetensors=True, **options)
+    options |= LOCAL_WITHOUT_CODE | {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    with name_folder_in_errors(folder, "the model"):
+        model, report = model_class.from_pretrained(folder, use_safetensors=True, **options)
     for name, stored, described in sorted(report["mismatched_keys"]):
         shapes = f"{[*stored]} in the weights, {[*described]} by config.json"
         raise UserError(f"{folder}: {name} has two shapes: {shapes}. Take both from one model.")
@@ -143,15 +143,15 @@ def read(kind: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
     return model, sorted(report["missing_keys"])
 
 
-def dtype_of(weights: Weights) -> torch.dtype:
+def torch_dtype(weights: Weights) -> torch.dtype:
     return torch.bfloat16 if weights is Weights.bf16 else torch.float32
 
 
-def begin_reward_model(folder: Path, weights: Weights, device: torch.device, pad: int, seed: int) -> PreTrainedModel:
+def create_reward_model(folder: Path, weights: Weights, device: torch.device, pad: int, seed: int) -> PreTrainedModel:
     """A language model of safetensors with a head for a reward in the place of its own, drawn from the seed. The head
     reads the last token that is no padding."""
     torch.manual_seed(seed)
-    model, _ = read(AutoModelForSequenceClassification, folder, dtype=dtype_of(weights), num_labels=1)
+    model, _ = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights), num_labels=1)
     model.config.get_text_config().pad_token_id = pad
     return model.to(device).eval()  # type: ignore[no-any-return]
 
@@ -162,7 +162,7 @@ def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> P
     Raises:
         UserError: where its outputs are several, or weights are missing: a head would be drawn at random.
     """
-    model, missing = read(AutoModelForSequenceClassification, folder, dtype=dtype_of(weights))
+    model, missing = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights))
     if missing:
         raise UserError(f"{folder} is no reward model: it has no weights for {', '.join(missing)}.")
     if model.config.num_labels != 1:
@@ -174,7 +174,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     """The model with an adapter from a folder of safetensors over it."""
     from peft import PeftModel  # takes a second; who only asks a model needs none of it
 
-    safe_folder.check(folder, adapter=True)
+    safe_folder.validate_folder(folder, adapter=True)
     if not (folder / "adapter_model.safetensors").exists():
         raise UserError(f"{folder} holds no adapter_model.safetensors. Convert the adapter to safetensors.")
     return PeftModel.from_pretrained(  # type: ignore[no-any-return]
@@ -183,35 +183,35 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[dict[str, Any]]:
+def isolated_gguf(file: Path) -> Iterator[dict[str, Any]]:
     """What a GGUF file is loaded with: from a folder that holds nothing else. transformers would also read a config, a
     template or an adapter that lies beside the file, and no fingerprint knows of those."""
     with TemporaryDirectory() as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
-        yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name, **AS_IT_IS}
+        yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name, **LOCAL_WITHOUT_CODE}
 
 
 def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Weights, dequantised to fp32, and tokenizer of a GGUF file. A broken one makes its readers raise anything."""
-    with alone(file) as place:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        model = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **place)
+    with isolated_gguf(file) as options:
+        tokenizer = AutoTokenizer.from_pretrained(**options)
+        model = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **options)
     model.config.name_or_path = ""
     return model, tokenizer
 
 
 def describe_gguf(file: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """Config and tokenizer as they are read from a GGUF file."""
-    with alone(file) as place:
-        return AutoConfig.from_pretrained(**place), AutoTokenizer.from_pretrained(**place)
+    with isolated_gguf(file) as options:
+        return AutoConfig.from_pretrained(**options), AutoTokenizer.from_pretrained(**options)
 
 
-def sampled_as(precision: Precision) -> Weights:
+def sampling_weights(precision: Precision) -> Weights:
     """The dtype of a model's weights while it generates: the precision itself, without autocast."""
     return Weights.bf16 if precision is Precision.bf16 else Weights.fp32
 
 
-def four_bits() -> BitsAndBytesConfig:
+def nf4_config() -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -78,15 +78,15 @@ a reward says nothing.
 """
 
 
-def write(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
+def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
     """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
     objective, trained = cfg.objective, not isinstance(cfg, SFT) or cfg.train
     # Data is an input of an SFT model that is not trained, and of nothing that is said of it.
     manifests = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
-    header, steps = before(manifests, inputs)
+    header, steps = read_earlier_steps(manifests, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
-    lesson = trained_on(manifests, inputs) if trained else "not trained here"
-    steps.append(f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {lesson}")
+    data_line = data_message(manifests, inputs) if trained else "not trained here"
+    steps.append(f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {data_line}")
     header |= {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if objective.scores else "text-generation",
@@ -97,7 +97,7 @@ def write(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str
         title=f"Plumbline {objective.name} {model.parent.stem}",
         origin=origin.format(base=header.get("base_model", "the base below")),
         steps="\n".join(steps),
-        last_step=last_step(cfg, figures) if trained else "",
+        last_step=last_step_text(cfg, figures) if trained else "",
         use=SCORE if objective.scores else CHAT,
         end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
     )
@@ -105,7 +105,7 @@ def write(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str
     (model / "README.md").write_text(content, encoding="utf-8")
 
 
-def last_step(cfg: Training, figures: dict[str, Any]) -> str:
+def last_step_text(cfg: Training, figures: dict[str, Any]) -> str:
     """Return the part of a card about the last training: its settings, and its figures."""
     settings = {key: vars(cfg)[key] for key in SETTINGS.split() if vars(cfg).get(key) is not None}
     if cfg.adapter in (Adapter.lora, Adapter.qlora):
@@ -117,14 +117,16 @@ def last_step(cfg: Training, figures: dict[str, Any]) -> str:
     )
 
 
-def before(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
+def read_earlier_steps(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
     """Header and steps so far: of the policy's card, or of the base."""
     base = manifests.get("base")
     if base and base["stage"] == "base":
-        hub = {"base_model": base["config"]["path"]} if on_hub(base["config"]) else {}
-        if sets := [source["path"] for source in learnt_from(manifests) if on_hub(source)]:
-            hub["datasets"] = sets
-        return hub, [f"{STEP}`base {base['fingerprint']}`: {name_of(base['config'])}, {base['metrics']['summary']}"]
+        header = {"base_model": base["config"]["path"]} if is_pinned(base["config"]) else {}
+        if datasets := [source["path"] for source in sft_sources(manifests) if is_pinned(source)]:
+            header["datasets"] = datasets
+        return header, [
+            f"{STEP}`base {base['fingerprint']}`: {source_name(base['config'])}, {base['metrics']['summary']}"
+        ]
     card = inputs["base" if base else "policy"] / "model" / "README.md"
     if not card.exists():  # an SFT checkpoint of the user's, not trained here
         return {}, []
@@ -132,36 +134,40 @@ def before(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dic
     return metadata_load(card) or {}, [line for line in lines if line.startswith(STEP)]
 
 
-def trained_on(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str:
+def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str:
     """The training data in one line."""
     if "pairs" in manifests:
-        pairs, first = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
-        source = f" of {first.chosen_policy}" if first.labeler == "dataset" else ""  # the file that they are from
+        pairs, first_pair = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
+        source = (
+            f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""
+        )  # the file that they are from
         return f"preference pairs{source}, {pairs['summary']}{licences.told(pairs)}"
     data, stated = manifests["data"], licences.told(manifests["data"]["metrics"])
     rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
-    counted = f"{rows:,} examples, {held_out:,} more held out{stated}"
+    counts = f"{rows:,} examples, {held_out:,} more held out{stated}"
     if data["stage"] == "select":
-        own = f"{data['metrics']['selected']:,} of a model's own answers, {data['metrics']['mended']:,} of them mended"
-        return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else own} ({counted})"
+        answers = (
+            f"{data['metrics']['selected']:,} of a model's own answers, {data['metrics']['mended']:,} of them mended"
+        )
+        return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
     sources = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
-    return f"{', '.join([*sources, *map(name_of, learnt_from(manifests))])} ({counted})"
+    return f"{', '.join([*sources, *map(source_name, sft_sources(manifests))])} ({counts})"
 
 
-def learnt_from(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
+def sft_sources(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
     """Return the sources that bring rows for SFT."""
     data: Manifest = inputs.get("data", {"config": {}, "metrics": {}})
-    brought = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
-    return [source for source, counted in brought if counted["examples"].get(Split.sft)]
+    counted_sources = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
+    return [source for source, counts in counted_sources if counts["examples"].get(Split.sft)]
 
 
-def on_hub(named: dict[str, Any]) -> bool:
+def is_pinned(source: dict[str, Any]) -> bool:
     """A hub repository is pinned to a commit; a local path is not."""
-    return bool(COMMIT.fullmatch(named["revision"] or ""))
+    return bool(COMMIT.fullmatch(source["revision"] or ""))
 
 
-def name_of(named: dict[str, Any]) -> str:
+def source_name(source: dict[str, Any]) -> str:
     """A hub id as it is, the name of a local file or folder without where it lies, or that weights are random."""
-    if named["path"] is None:
+    if source["path"] is None:
         return "random weights"
-    return str(named["path"]) if on_hub(named) else Path(named["path"]).name
+    return str(source["path"]) if is_pinned(source) else Path(source["path"]).name

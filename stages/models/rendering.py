@@ -35,16 +35,16 @@ class Conversation(NamedTuple):
     to_answer: bool = False
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Tokens]:
+def tokenize_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Tokens]:
     """Return the token ids of conversations, and which of them the template marks as the assistant's.
 
     Raises:
         TemplateFault: where the template cannot render one.
         Unbounded: where it takes too much time or memory, or makes too much text.
     """
-    texts = rendered(tokenizer, conversations)
+    texts = render_conversations(tokenizer, conversations)
     encoding = tokenizer([each.text for each in texts], add_special_tokens=False, return_attention_mask=False)
-    found = list[Tokens]()
+    tokens = list[Tokens]()
     for row, (ids, (_, spans)) in enumerate(zip(encoding["input_ids"], texts, strict=True)):
         marked = [False] * len(ids)
         for start, end in spans:
@@ -54,29 +54,31 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conver
                 break
             after = last + 1 if last else len(ids)
             marked[first:after] = [True] * len(marked[first:after])
-        found.append((ids, marked))
-    return found
+        tokens.append((ids, marked))
+    return tokens
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
+def render_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
     """Return the text of conversations, with the same variables that transformers gives a template."""
-    common = {**tokenizer.special_tokens_map, "tools": None, "documents": None}
-    values = [{**common, "messages": each.messages, "add_generation_prompt": each.to_answer} for each in conversations]
-    return render(template_of(tokenizer), values, chat=True)
+    variables = {**tokenizer.special_tokens_map, "tools": None, "documents": None}
+    values = [
+        {**variables, "messages": each.messages, "add_generation_prompt": each.to_answer} for each in conversations
+    ]
+    return render(read_chat_template(tokenizer), values, chat=True)
 
 
-def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise ContractError(f"the tokenizer has several chat templates and none called default: {error}") from error
 
 
-def try_out(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
+def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
     """Raise UserError for a chat template, where a tokenizer has one, that is not Jinja or has no bounds. One that
     refuses a conversation may be right to: it says so when it is used."""
     if tokenizer.chat_template:
         with blaming(f"{key}, chat_template", "Mend it in tokenizer_config.json or chat_template.jinja"):
-            facts_of(template_of(tokenizer), chat=True)
+            facts_of(read_chat_template(tokenizer), chat=True)
             with suppress(TemplateFault):
-                rendered(tokenizer, [Conversation(messages) for messages in GOLDEN])
+                render_conversations(tokenizer, [Conversation(messages) for messages in GOLDEN])

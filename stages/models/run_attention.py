@@ -23,7 +23,7 @@ softmax_backward = torch.ops.aten._softmax_backward_data
 # products in bf16, and queries of a product (two cores with AMX, 9 heads of 64; ms of a layer for the kernel in bf16,
 # in fp32, and products: 39, 14 and 18 for 16 pairs of 70 + 8 + 8 tokens; 60, 25 and 25 for 21 runs of 130; 43, 29 and
 # 26 for 15 of 200; 74, 80 and 56 for 8 of 75 to 939).
-FEW, BLOCK = 20_000, 256
+MOST_KERNEL_SCORES, PRODUCT_QUERIES = 20_000, 256
 
 
 @dataclass
@@ -40,11 +40,11 @@ class RunLayout:
     prefixes: list[int]
     positions: torch.Tensor
     continued: list[int] | None = None
-    seen: bool = False  # a layer's attention was given this layout
+    used: bool = False  # a layer's attention was given this layout
     masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(
+    def from_lengths(
         cls,
         lengths: list[int],
         device: torch.device,
@@ -57,7 +57,7 @@ class RunLayout:
         return cls(lengths, prefixes, torch.cat(positions)[None].to(device), continued)
 
     @classmethod
-    def of_segments(cls, position_ids: torch.Tensor) -> "RunLayout":
+    def from_positions(cls, position_ids: torch.Tensor) -> "RunLayout":
         """From the positions of a packed row, (1, tokens), which start again at 0 with every example."""
         starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
         lengths = [b - a for a, b in pairwise(starts)]
@@ -68,8 +68,8 @@ class RunLayout:
         """For every run, the places in the row of what it continues, and its own."""
         starts = [0, *accumulate(self.lengths)]
         continued = self.continued or [max(0, run - 1) for run in range(len(self.lengths))]
-        begun = [slice(starts[run], starts[run] + n) for run, n in zip(continued, self.prefixes, strict=True)]
-        return [*zip(begun, (slice(start, end) for start, end in pairwise(starts)), strict=True)]
+        prefix_slices = [slice(starts[run], starts[run] + n) for run, n in zip(continued, self.prefixes, strict=True)]
+        return [*zip(prefix_slices, (slice(start, end) for start, end in pairwise(starts)), strict=True)]
 
     @cached_property
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,46 +78,46 @@ class RunLayout:
         the row its place in the first, flattened."""
         rows = [torch.cat([torch.arange(s.start, s.stop) for s in both]) for both in self.slices]
         width = max(map(len, rows))
-        own = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
-        sources = torch.cat([i * width + places for i, places in enumerate(own)])
+        own_places = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
+        sources = torch.cat([i * width + places for i, places in enumerate(own_places)])
         return pad_sequence(rows, batch_first=True).to(self.positions.device), sources.to(self.positions.device)
 
     @cached_property
-    def places(self) -> list[tuple[list[slice], slice]]:
+    def attended_places(self) -> list[tuple[list[slice], slice]]:
         """For every run that has tokens of its own, the places in the row of all that it attends to, and its own."""
-        having = [(prefix, own) for prefix, own in self.slices if own.stop > own.start]
-        return [([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in having]
+        runs = [(prefix, own) for prefix, own in self.slices if own.stop > own.start]
+        return [([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in runs]
 
-    def causal(self, run: int, window: int | None) -> bool:
+    def is_causal(self, run: int, window: int | None) -> bool:
         """Whether the tokens of one of `places` see all that it attends to, up to themselves."""
-        return len(self.places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
+        return len(self.attended_places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
 
     def mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         """What the tokens of one of `places` see of what it attends to, (own, attended): 0, or -inf. All runs and
         layers share what this is a part of."""
         attended = self.lengths_attended
         if (window, dtype) not in self.masks:
-            seen = sight(max(attended), window, self.positions.device)
-            self.masks[window, dtype] = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -math.inf)
-        own = self.places[run][1]
+            visible = visible_tokens(max(attended), window, self.positions.device)
+            self.masks[window, dtype] = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -math.inf)
+        own = self.attended_places[run][1]
         return self.masks[window, dtype][attended[run] - (own.stop - own.start) : attended[run], : attended[run]]
 
     @cached_property
     def lengths_attended(self) -> list[int]:
         """How many tokens each of `places` attends to."""
-        return [sum(place.stop - place.start for place in places) for places, _ in self.places]
+        return [sum(place.stop - place.start for place in places) for places, _ in self.attended_places]
 
 
-def sight(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+def visible_tokens(length: int, window: int | None, device: torch.device) -> torch.Tensor:
     """What each of `length` tokens sees, (length, length): itself and those before it, `window` in all at most."""
     places = torch.arange(length, device=device)
     distance = places[:, None] - places
     return (distance >= 0) & (distance < (window or math.inf))
 
 
-def lookback(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+def causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
     """The attention mask, (1, 1, length, length), or None where causal attention needs none."""
-    return None if window is None or window >= length else sight(length, window, device)[None, None]
+    return None if window is None or window >= length else visible_tokens(length, window, device)[None, None]
 
 
 class RunAttention(torch.autograd.Function):
@@ -137,41 +137,41 @@ class RunAttention(torch.autograd.Function):
         ctx.dtypes = query.dtype, key.dtype, value.dtype
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
         query, key, value = (t.to(dtype) for t in (query, key, value))
-        output, sums = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format), []
-        for run, (places, own) in enumerate(layout.places):
-            causal = layout.causal(run, window)
+        output, log_sums = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format), []
+        for run, (places, own) in enumerate(layout.attended_places):
+            causal = layout.is_causal(run, window)
             mask = None if causal else layout.mask(run, window, dtype)[None, None]
-            found, log_sum = forward_kernel(
+            run_output, log_sum = forward_kernel(
                 query[:, :, own], pick(key, places), pick(value, places), 0.0, causal, attn_mask=mask, scale=scale
             )
-            output[:, own] = found.transpose(1, 2)
-            sums.append(log_sum)
+            output[:, own] = run_output.transpose(1, 2)
+            log_sums.append(log_sum)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
-        ctx.save_for_backward(query, key, value, output, *sums)
+        ctx.save_for_backward(query, key, value, output, *log_sums)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, output, *sums = ctx.saved_tensors
+        query, key, value, output, *log_sums = ctx.saved_tensors
         grads = [torch.zeros_like(t, dtype=d) for t, d in zip((query, key, value), ctx.dtypes, strict=True)]
         layout, window, dtype = ctx.layout, ctx.window, torch.promote_types(query.dtype, torch.float32)
         rounded = [t.to(query.dtype) for t in (grad.transpose(1, 2), query, key, value, output.transpose(1, 2))]
         exact = [t.to(dtype) for t in rounded]
         for run, (places, own) in enumerate(layout.places):
             scores = (own.stop - own.start) * layout.lengths_attended[run]
-            by_kernel = dtype is query.dtype or scores <= FEW
+            by_kernel = dtype is query.dtype or scores <= MOST_KERNEL_SCORES
             g, q, k, v, o = exact if by_kernel else rounded
             states = g[:, :, own], q[:, :, own], pick(k, places), pick(v, places)
             if by_kernel:
                 causal = layout.causal(run, window)
                 mask = None if causal else layout.mask(run, window, dtype)[None, None]
                 options = {"attn_mask": mask, "scale": ctx.scale}
-                found = backward_kernel(*states, o[:, :, own], sums[run], 0.0, causal, **options)
+                run_grads = backward_kernel(*states, o[:, :, own], log_sums[run], 0.0, causal, **options)
             else:
                 scale = ctx.scale or query.shape[-1] ** -0.5
-                found = by_products(*states, layout.mask(run, window, query.dtype), scale)
-            grads[0][:, :, own] = found[0]
-            for whole, part in zip(grads[1:], found[1:], strict=True):
+                run_grads = by_products(*states, layout.mask(run, window, query.dtype), scale)
+            grads[0][:, :, own] = run_grads[0]
+            for whole, part in zip(grads[1:], run_grads[1:], strict=True):
                 start = 0
                 for place in places:
                     length = place.stop - place.start
@@ -191,8 +191,8 @@ def by_products(
     attended = keys.shape[1]
     by_query = query.new_empty(heads, own, dim, dtype=torch.float32)
     by_key, by_value = query.new_zeros(2, heads, attended, dim, dtype=torch.float32)
-    for start in range(0, own, BLOCK):
-        rows = slice(start, min(start + BLOCK, own))
+    for start in range(0, own, PRODUCT_QUERIES):
+        rows = slice(start, min(start + PRODUCT_QUERIES, own))
         end = attended - own + rows.stop  # nothing sees further
         q, g, k, v = query[:, rows], grad[:, rows], keys[:, :end], values[:, :end]
         weights = torch.baddbmm(mask[rows, :end], q, k.transpose(1, 2), alpha=scale).softmax(-1)

@@ -22,13 +22,13 @@ from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
 
 # Mean difference of log-probs per token, in nats, that rounding explains. In bf16, 0.021 was seen over 62 short pairs.
-AGREEMENT = {Precision.fp32: 1e-5, Precision.bf16: 0.03}
+ROUNDING_GAP = {Precision.fp32: 1e-5, Precision.bf16: 0.03}
 
 
-def agreement(precision: Precision, nats: float) -> float:
+def allowed_gap(precision: Precision, nats: float) -> float:
     """Return how far apart two scorings of one model may be, in nats per token. `nats` is the mean |log-prob|:
     rounding errors grow with it, and from 1 nat on so does what is allowed."""
-    return AGREEMENT[precision] * max(1.0, nats)
+    return ROUNDING_GAP[precision] * max(1.0, nats)
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -38,68 +38,70 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
     return contextlib.nullcontext()
 
 
-def rounded_once(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def round_weights_once(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Inside, autocast rounds a weight in the first forward and not again: torch keeps the copies until the outermost
     autocast ends, which is this one. It casts nothing itself. For many forwards of weights that do not change."""
     return torch.autocast(device.type, enabled=False)
 
 
-def add_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
+def install_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
     """Give the model TRL's fused LM head and a trainer's forward: policy and reference score by one arithmetic."""
     if forward is Forward.shared_prefix:
         pack_pairs(model)
-    lm_head.install()
+    lm_head.install_cpu_head()
     add_fused_lm_head(model)
     return model
 
 
-def drawn(pair: Pair, terms: Contract) -> list[list[int] | None]:
+def sampled_ids(pair: Pair, contract: Contract) -> list[list[int] | None]:
     """The ids that were drawn as chosen and as rejected. None where there are none, where they were drawn under
     another contract, and where the text has been changed since."""
     sides = (
         (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
         (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
     )
-    return [own(ids, of, messages[0]["content"], terms) for messages, ids, of in sides]
+    return [ids_if_unchanged(ids, of, messages[0]["content"], contract) for messages, ids, of in sides]
 
 
-def own(ids: list[int] | None, of: str | None, text: str, terms: Contract) -> list[int] | None:
+def ids_if_unchanged(ids: list[int] | None, digest: str | None, text: str, contract: Contract) -> list[int] | None:
     """Ids drawn under the contract of digest `of`, where that is this one and they still say the text."""
-    return ids if ids is not None and of == terms.digest and terms.text(ids) == text else None
+    return ids if ids is not None and digest == contract.digest and contract.text(ids) == text else None
 
 
-def readable(
-    pairs: Iterable[Pair], terms: Contract, most: int | None, dropped: Dropped
+def tokenize_pairs(
+    pairs: Iterable[Pair], contract: Contract, context: int | None, dropped: Dropped
 ) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None], int]]:
     """Yield pairs as token ids, with what `drawn` gave and the tokens of the longer side with its prompt. Those that
     the contract cannot render, or a model that reads `most` tokens cannot hold, go to `dropped`."""
     for pair in pairs:
-        drawn_ids = drawn(pair, terms)
+        completion_ids = sampled_ids(pair, contract)
         try:
-            ids = tokenized(pair, terms, drawn_ids)
+            ids = tokenize_pair(pair, contract, completion_ids)
         except ContractError as reason:
             dropped.add(pair.id, reason)
             continue
         tokens = len(ids.prompt_ids) + max(len(ids.chosen_ids), len(ids.rejected_ids))
-        if most and tokens > most:
-            dropped.add(pair.id, f"longer than the {most:,} tokens that the model reads", tokens)
+        if context and tokens > context:
+            dropped.add(pair.id, f"longer than the {context:,} tokens that the model reads", tokens)
         else:
-            yield pair, ids, drawn_ids, tokens
+            yield pair, ids, completion_ids, tokens
 
 
-def tokenized(pair: Pair, terms: Contract, ids: list[list[int] | None] | None = None) -> PairLogProbs:
+def tokenize_pair(
+    pair: Pair, contract: Contract, completion_ids: list[list[int] | None] | None = None
+) -> PairLogProbs:
     """The pair as token ids, without log-probs: what was drawn, else its text under the contract. `found` is what
     `drawn` gave, where it was asked before.
 
     Raises:
         ContractError: where the text cannot be rendered, or a completion has no token.
     """
-    prompt = terms.prompt(pair.prompt)
-    chosen, rejected = drawn(pair, terms) if ids is None else ids
+    prompt = contract.prompt(pair.prompt)
+    chosen, rejected = sampled_ids(pair, contract) if completion_ids is None else completion_ids
     if chosen is None:
-        _, chosen = terms.completion(pair.prompt, pair.chosen)
+        _, chosen = contract.completion(pair.prompt, pair.chosen)
     if rejected is None:
-        _, rejected = terms.completion(pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop")
+        _, rejected = contract.completion(pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop")
     if not (chosen and rejected):
         raise ContractError("an unfinished completion holds no token")
     return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
@@ -122,32 +124,34 @@ def pair_log_probs(
         ids[i, :end] = torch.tensor(prompt + completion)
         attention[i, :end] = 1
         labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
-    read = {"input_ids": ids, "attention_mask": attention, "labels": labels}
-    read = {name: values.to(model.device) for name, values in read.items()}
+    batch = {"input_ids": ids, "attention_mask": attention, "labels": labels}
+    batch = {name: values.to(model.device) for name, values in batch.items()}
     with autocast(precision, model.device):
-        output = model(**read, use_cache=False, fused_lm_head=True)
+        output = model(**batch, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
     log_probs = [scored[i, len(p) - 1 : len(p) + len(c) - 1].tolist() for i, (p, c) in enumerate(sequences)]
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 
-def beside(pairs: Iterable[Pair], reference: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:
+def join_reference(
+    pairs: Iterable[Pair], reference: Iterable[PairLogProbs]
+) -> Iterator[tuple[Pair, PairLogProbs | None]]:
     """Every pair with the reference's log-probs, which come in the order of the pairs; None where it has none."""
     scored = iter(reference)
-    waiting = next(scored, None)
+    log_probs = next(scored, None)
     for pair in pairs:
-        if waiting and waiting.id == pair.id:
-            yield pair, waiting
-            waiting = next(scored, None)
+        if log_probs and log_probs.id == pair.id:
+            yield pair, log_probs
+            log_probs = next(scored, None)
         else:
             yield pair, None
 
 
-def refuse_other_tokens(pair: Pair, scored: PairLogProbs, terms: Contract) -> None:
+def require_same_tokens(pair: Pair, scored: PairLogProbs, contract: Contract) -> None:
     """Raise UserError where the reference scored other token ids than those of the pair."""
-    ours = tokenized(pair, terms)
+    tokens = tokenize_pair(pair, contract)
     for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
-        if getattr(scored, column) != getattr(ours, column):
+        if getattr(scored, column) != getattr(tokens, column):
             raise UserError(
                 f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
                 "again: rebuild=reference."

@@ -20,21 +20,21 @@ from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
-from stages.models.packing import ATTENTION, attention_of
-from stages.models.scoring import agreement, autocast, pair_log_probs, refuse_other_tokens, rounded_once
+from stages.models.packing import ATTENTION, attention_name
+from stages.models.scoring import allowed_gap, autocast, pair_log_probs, require_same_tokens, round_weights_once
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import note, recall
 from stages.store.workspace import SCRATCH, StageDir, last_of, read_curves
 from stages.training import adapters
-from stages.training.fit import SplitRows, read_prompts_once
-from stages.training.micro_batches import Batch, MicroBatches, of_row
-from stages.training.saving import checkpoint_folder, saved
+from stages.training.fit import SplitRows, pack_if_possible
+from stages.training.micro_batches import Batch, MicroBatches, select_row
+from stages.training.saving import checkpoint_folder, list_checkpoints
 from stages.training.token_rows import PreferenceRows, Row
 
-PAIRS = 64
+CHECKED_PAIRS = 64
 # How far the loss may start from its value at log-ratio 0, relative to that: rounding, and no mistake.
-LOSS_AGREEMENT = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
+LOSS_TOLERANCE = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
@@ -58,32 +58,32 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return dataset
 
     @property
-    def padded(self) -> bool:
-        return attention_of(self.model) != ATTENTION
+    def is_padded(self) -> bool:
+        return attention_name(self.model) != ATTENTION
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         prompt, chosen, rejected = (len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
-        return 2 * (prompt + max(chosen, rejected)) if self.padded else prompt + chosen + rejected
+        return 2 * (prompt + max(chosen, rejected)) if self.is_padded else prompt + chosen + rejected
 
-    def weight(self, metric: str, batch: Batch) -> int:
+    def count_items(self, metric: str, batch: Batch) -> int:
         chosen, rejected = completion_tokens(batch)
-        scored = {"entropy": chosen + rejected, "logits/chosen": chosen, "mean_token_accuracy": chosen}
-        scored |= {"logits/rejected": rejected}
-        return scored.get(metric, len(batch["ref_chosen_logps"]))
+        items_by_metric = {"entropy": chosen + rejected, "logits/chosen": chosen, "mean_token_accuracy": chosen}
+        items_by_metric |= {"logits/rejected": rejected}
+        return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
 
-    def scored(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
         batch = self._prepare_inputs(self.data_collator(rows))
         ids = batch["input_ids"]
         labels = ids.masked_fill(batch["completion_mask"] == 0, -100)
-        read = {"input_ids": ids, "attention_mask": batch["attention_mask"], "labels": labels}
-        output = model(**read, use_cache=False, fused_lm_head=True)
+        model_inputs = {"input_ids": ids, "attention_mask": batch["attention_mask"], "labels": labels}
+        output = model(**model_inputs, use_cache=False, fused_lm_head=True)
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
-        return [of_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
+        return [select_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
         """`pair_log_probs` of every pair under the policy, many to a forward."""
         by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
-        for rows in self.evaluated_together([vars(p) for p in pairs]):
+        for rows in self.evaluation_batches([vars(p) for p in pairs]):
             batch = [by_id[row["id"]] for row in rows]
             scores = pair_log_probs(self.model, batch, self.processing_class.pad_token_id, self.cfg.precision)
             scores_by_id |= zip([p.id for p in batch], scores, strict=True)
@@ -93,8 +93,8 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         """Count the chosen completions' tokens per pair over the whole step, for the weight of the `sft` loss."""
         (step,), items = super().get_batch_samples(*args, **kwargs)
         if "sft" in self.loss_types:
-            here = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
-            self._chosen_per_pair = float(self.accelerator.gather(here).mean())
+            ratio_here = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
+            self._chosen_per_pair = float(self.accelerator.gather(ratio_here).mean())
         return [step], items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -122,29 +122,29 @@ def chosen_per_pair(batch: Batch) -> float:
     return completion_tokens(batch)[0] / len(batch["ref_chosen_logps"])
 
 
-def reference_of(inputs: dict[str, Path], names: Collection[str]) -> list[PairLogProbs]:
+def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:
     """The reference's log-probs of these pairs, in the order of the table, which is read as far as the last."""
-    ids = {*names}
-    scored = (p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in ids)
-    return list(islice(scored, len(ids)))
+    wanted_ids = {*pair_ids}
+    scored = (p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in wanted_ids)
+    return list(islice(scored, len(wanted_ids)))
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     """Token ids and the sums that TRL's loss wants. LD-DPO (arXiv:2409.06411) weighs tokens beyond the shorter
     completion's length by `ld_alpha`."""
-    shared = min(len(scored.chosen_ids), len(scored.rejected_ids))
+    shorter = min(len(scored.chosen_ids), len(scored.rejected_ids))
     alpha = 1.0 if ld_alpha is None else ld_alpha
     return {
         "prompt_ids": scored.prompt_ids,
         "chosen_ids": scored.chosen_ids,
         "rejected_ids": scored.rejected_ids,
-        "ref_chosen_logps": sum(scored.chosen_logps[:shared]) + alpha * sum(scored.chosen_logps[shared:]),
-        "ref_rejected_logps": sum(scored.rejected_logps[:shared]) + alpha * sum(scored.rejected_logps[shared:]),
+        "ref_chosen_logps": sum(scored.chosen_logps[:shorter]) + alpha * sum(scored.chosen_logps[shorter:]),
+        "ref_rejected_logps": sum(scored.rejected_logps[:shorter]) + alpha * sum(scored.rejected_logps[shorter:]),
     }
 
 
 def read_rows(
-    scored: Iterable[tuple[Pair, PairLogProbs | None]], terms: Contract, cfg: DPO, out: StageDir
+    scored: Iterable[tuple[Pair, PairLogProbs | None]], contract: Contract, cfg: DPO, out: StageDir
 ) -> SplitRows[PreferenceRows]:
     """The pairs whose completions fit whole into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
@@ -156,7 +156,7 @@ def read_rows(
         if tokens > cfg.max_length:
             rows.left_out.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
             continue
-        refuse_other_tokens(pair, reference, terms)
+        require_same_tokens(pair, reference, contract)
         rows.add(pair.split, pair.id, trl_row(reference, cfg.trainer.get("ld_alpha")), pair.prompt)
     rows.settle()
     return rows
@@ -166,20 +166,26 @@ def trainable_model(
     frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: StageDir
 ) -> PreTrainedModel | PeftModel:
     """Return the policy as `dpo.adapter` has it trained; it may go on with the SFT's adapter."""
-    return adapters.adapted(read_prompts_once(load_model(frozen, cfg.held, device), cfg, out), cfg, before=adapter)
+    return adapters.apply_adapter(
+        pack_if_possible(load_model(frozen, cfg.held, device), cfg, out), cfg, before=adapter
+    )
 
 
-class FirstStep(TrainerCallback):
+class FirstStepCheck(TrainerCallback):
     """Before the first step the policy must give the stored reference's log-probs, and the loss its known start. The
     policy is measured when it is ready to train, sharded if it will train so. The figures are kept in scratch: a
     resumed run, whose policy has moved on, reads them there."""
 
-    def __init__(self, trainer: StoredReferenceTrainer, inputs: dict[str, Path], names: list[str]):
+    def __init__(self, trainer: StoredReferenceTrainer, inputs: dict[str, Path], pair_ids: list[str]):
         self.trainer, self.inputs = trainer, inputs
-        self.scored = reference_of(inputs, names[:PAIRS])
+        self.scored = read_reference(inputs, pair_ids[:CHECKED_PAIRS])
         self.file = trainer.out / SCRATCH / "first_step.json"
-        started = saved(checkpoint_folder(trainer.out))
-        if started and trainer.cfg.runtime.sharding is Sharding.none and recall(self.file, first_figures) is None:
+        checkpoints = list_checkpoints(checkpoint_folder(trainer.out))
+        if (
+            checkpoints
+            and trainer.cfg.runtime.sharding is Sharding.none
+            and recall(self.file, parse_first_figures) is None
+        ):
             self.measure()  # the note was lost; the policy is still as it was loaded
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -188,7 +194,7 @@ class FirstStep(TrainerCallback):
 
     @property
     def figures(self) -> dict[str, float]:
-        return recall(self.file, first_figures) or {}
+        return recall(self.file, parse_first_figures) or {}
 
     def measure(self) -> None:
         """Note the mean gap in nats per token, and the loss; nothing in a later round of `dpo.reference=sft`, whose
@@ -198,23 +204,23 @@ class FirstStep(TrainerCallback):
             UserError: naming both, where they are not the same model, or the loss is not that of log-ratio 0.
         """
         policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
-        anchor, cfg = reference["inputs"]["reference"], self.trainer.cfg
-        names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({anchor['fingerprint']})"
-        same = policy["digest"] == anchor["digest"]
-        if not same and cfg.reference is not DPOReference.sft:
+        reference_model, cfg = reference["inputs"]["reference"], self.trainer.cfg
+        names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({reference_model['fingerprint']})"
+        same_weights = policy["digest"] == reference_model["digest"]
+        if not same_weights and cfg.reference is not DPOReference.sft:
             raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
-        figures = self.compared(names) if same else {}
+        figures = self.compare_first_pairs(names) if same_weights else {}
         if self.trainer.out.main:
             note(self.file, figures)
 
-    def compared(self, names: str) -> dict[str, float]:
+    def compare_first_pairs(self, names: str) -> dict[str, float]:
         """Score the first 64 pairs with the policy as it was loaded for training, beside the stored log-probs."""
         trainer, cfg, scored = self.trainer, self.trainer.cfg, self.scored
-        training = trainer.model.training
+        was_training = trainer.model.training
         trainer.model.eval()
         gap, loss = mean_gap(trainer, scored), mean_loss(trainer, len(scored))
-        trainer.model.train(training)
-        allowed = agreement(cfg.precision, mean_nats(scored))
+        trainer.model.train(was_training)
+        allowed = allowed_gap(cfg.precision, mean_nats(scored))
         if not gap <= allowed:
             raise UserError(
                 f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
@@ -222,12 +228,12 @@ class FirstStep(TrainerCallback):
                 "rebuild=reference."
             )
         start = starting_loss(cfg)
-        if start is not None and not abs(loss - start) <= LOSS_AGREEMENT[cfg.precision] * max(1.0, abs(start)):
+        if start is not None and not abs(loss - start) <= LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start)):
             raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}.")
         return {"step_0_gap": gap, "step_0_loss": loss}
 
 
-def first_figures(value: Any) -> dict[str, float]:
+def parse_first_figures(value: Any) -> dict[str, float]:
     """Return the note of a first step. Raises ValueError where it is none."""
     if not isinstance(value, dict) or not value.keys() <= {"step_0_gap", "step_0_loss"}:
         raise ValueError("no figures of a first step")
@@ -274,11 +280,11 @@ def starting_loss(cfg: DPO) -> float | None:
     return sum(w * values[t] for t, w in zip(cfg.loss_type, weights, strict=True))
 
 
-def margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
+def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
     """Return the trained policy's reward margin of every pair, in nats: beta times how much further the log-ratio of
     chosen is above the reference than that of rejected (TRL's rewards/margins, pair by pair)."""
     trainer.model.eval()
-    with rounded_once(trainer.args.device):
+    with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)
     ratios = [
         (sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps))
@@ -287,7 +293,7 @@ def margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[
     return [{"id": p.id, "margin": trainer.cfg.beta * (a - b)} for p, (a, b) in zip(pairs, ratios, strict=True)]
 
 
-def last_figures(node: Path) -> dict[str, float]:
+def read_last_figures(node: Path) -> dict[str, float]:
     """Return the last of TRL's figures in the curves of a node, of training and of held-out pairs."""
     names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
     curve = read_curves(node)

@@ -20,20 +20,20 @@ from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.evaluation.pairwise import Scored
 from stages.models.contract import Contract
-from stages.models.loading import begin_reward_model
-from stages.models.packing import ATTENTION, attention_of
+from stages.models.loading import create_reward_model
+from stages.models.packing import ATTENTION, attention_name
 from stages.models.rendering import ContractError
-from stages.models.scoring import autocast, rounded_once, tokenized
+from stages.models.scoring import autocast, round_weights_once, tokenize_pair
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, PairLogProbs, stream
 from stages.store.workspace import StageDir
 from stages.training import adapters
-from stages.training.fit import SplitRows, read_prompts_once
-from stages.training.micro_batches import Batch, MicroBatches, of_row
+from stages.training.fit import SplitRows, pack_if_possible
+from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import PreferenceRows, Row
 
 EXTREMES = ("min_reward", "max_reward")
-BY_LENGTH = 0.5  # the correlation of reward and length from which on it is said
+LENGTH_CORRELATION = 0.5  # the correlation of reward and length from which on it is said
 
 
 class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
@@ -44,22 +44,22 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         return dataset
 
     @property
-    def padded(self) -> bool:
-        return attention_of(self.model) != ATTENTION
+    def is_padded(self) -> bool:
+        return attention_name(self.model) != ATTENTION
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         chosen, rejected = row["chosen_ids"], row["rejected_ids"]
-        if self.padded:
+        if self.is_padded:
             return 2 * max(len(chosen), len(rejected))
-        return len(chosen) + len(rejected) - shared(chosen, rejected)
+        return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
 
-    def weight(self, metric: str, batch: Batch) -> int:
+    def count_items(self, metric: str, batch: Batch) -> int:
         return len(batch["input_ids"]) // 2
 
-    def scored(self, model: torch.nn.Module, rows: list[Row]) -> list[SequenceClassifierOutputWithPast]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[SequenceClassifierOutputWithPast]:
         batch = self._prepare_inputs(self.data_collator(rows))
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-        return [of_row(output, ([i, len(rows) + i],)) for i in range(len(rows))]
+        return [select_row(output, ([i, len(rows) + i],)) for i in range(len(rows))]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's, without the extremes of the rewards: their mean over micro-batches would depend on the division."""
@@ -73,17 +73,20 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         """The rewards of chosen and of rejected for every row, many to a forward."""
         by_row, device = dict[int, tuple[float, float]](), self.args.device
         self.model.eval()
-        with rounded_once(device), autocast(self.cfg.precision, device):
-            for part in self.evaluated_together([*rows]):
-                for row, output in zip(part, self.scored(self.model, part), strict=True):
+        with round_weights_once(device), autocast(self.cfg.precision, device):
+            for part in self.evaluation_batches([*rows]):
+                for row, output in zip(part, self.row_outputs(self.model, part), strict=True):
                     chosen, rejected = output.logits[:, 0].tolist()
                     by_row[id(row)] = chosen, rejected
         return [by_row[id(row)] for row in rows]
 
 
-def shared(a: list[int], b: list[int]) -> int:
+def count_shared_prefix(chosen_ids: list[int], rejected_ids: list[int]) -> int:
     """Return the number of tokens that two sequences begin with alike: what `models/packing.py` reads once."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(chosen_ids, rejected_ids, strict=False)) if x != y),
+        min(len(chosen_ids), len(rejected_ids)),
+    )
 
 
 def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
@@ -94,7 +97,7 @@ def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
 
 
 def read_rows(
-    pairs: Iterable[Pair], terms: Contract, cfg: Reward, out: StageDir, context: int | None = None
+    pairs: Iterable[Pair], contract: Contract, cfg: Reward, out: StageDir, context: int | None = None
 ) -> SplitRows[PreferenceRows]:
     """Tokenise the pairs that fit whole into `max_length` and the model's context, as rows of `trl_row`."""
     longest, reason_too_long = cfg.longest(context)
@@ -106,7 +109,7 @@ def read_rows(
                 "not by how much. Set it to false."
             )
         try:
-            row = trl_row(tokenized(pair, terms), pair.margin if cfg.margin else None)
+            row = trl_row(tokenize_pair(pair, contract), pair.margin if cfg.margin else None)
         except ContractError as reason:
             rows.left_out.add(pair.id, reason)
             continue
@@ -119,40 +122,44 @@ def read_rows(
 
 
 def trainable_model(
-    policy: Path, terms: Contract, cfg: Reward, device: torch.device, out: StageDir
+    policy: Path, contract: Contract, cfg: Reward, device: torch.device, out: StageDir
 ) -> PreTrainedModel | PeftModel:
     """Return the SFT model with a head for the reward, or an adapter over it beside the head."""
-    model = begin_reward_model(policy, cfg.held, device, terms.tokenizer.pad_token_id, cfg.seed)
-    return adapters.adapted(read_prompts_once(model, cfg, out), cfg, "SEQ_CLS")
+    model = create_reward_model(policy, cfg.held, device, contract.tokenizer.pad_token_id, cfg.seed)
+    return adapters.apply_adapter(pack_if_possible(model, cfg, out), cfg, "SEQ_CLS")
 
 
-def scored(inputs: dict[str, Path], held_out: PreferenceRows, rewards: Iterable[tuple[float, float]]) -> list[Scored]:
+def score_held_out(
+    inputs: dict[str, Path], held_out: PreferenceRows, rewards: Iterable[tuple[float, float]]
+) -> list[Scored]:
     """Return the held-out pairs with their rewards, lengths, and the source of their prompts."""
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     prompts = {pair.id: pair.prompt_id for pair in pairs if pair.split == Split.validation}
     sources = {e.id: e.source for e in stream(inputs["judged"] / "prompts.parquet", Example)}
     lengths = zip(held_out.tokens("chosen_ids"), held_out.tokens("rejected_ids"), strict=True)
-    each = zip(held_out.ids, rewards, lengths, strict=True)
-    return [Scored(pair, sources[prompts[pair]], *both, *tokens) for pair, both, tokens in each]
+    rows = zip(held_out.ids, rewards, lengths, strict=True)
+    return [Scored(pair, sources[prompts[pair]], *both, *tokens) for pair, both, tokens in rows]
 
 
-def doubts(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
+def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
     """Warnings of what the held-out pairs do not show, or show that the model goes by. `key`: the pairs' block."""
     if not figures:
-        lacking = "no pair is held out: nothing says whether the reward model is right."
-        return [f"{lacking} Raise {key}.validation_fraction."]
+        problem = "no pair is held out: nothing says whether the reward model is right."
+        return [f"{problem} Raise {key}.validation_fraction."]
     warnings, (mean, low, high) = [], figures["accuracy"].values()
     if low <= 0.5:
         warnings.append(
             f"right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs: no better than a coin, as far "
             "as they tell. More pairs, or a higher reward.learning_rate."
         )
-    if abs(figures["length_correlation"] or 0.0) >= BY_LENGTH:
-        matched, along = "no held-out pair tells whether by more than that", figures["length_correlation"]
-        if both := figures.get("length_matched"):
-            matched = f"as if chosen were as often longer as shorter, it is right in {both['mean']:.1%}"
+    if abs(figures["length_correlation"] or 0.0) >= LENGTH_CORRELATION:
+        length_matched, correlation = "no held-out pair tells whether by more than that", figures["length_correlation"]
+        if matched_accuracy := figures.get("length_matched"):
+            length_matched = (
+                f"as if chosen were as often longer as shorter, it is right in {matched_accuracy['mean']:.1%}"
+            )
         warnings.append(
-            f"the reward goes with the length of an answer (correlation {signed(along, '{:+z.2f}')}); "
-            f"{matched}. {key}.max_length_ratio=1.2 takes pairs of about equal length."
+            f"the reward goes with the length of an answer (correlation {signed(correlation, '{:+z.2f}')}); "
+            f"{length_matched}. {key}.max_length_ratio=1.2 takes pairs of about equal length."
         )
     return warnings

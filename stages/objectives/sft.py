@@ -19,19 +19,19 @@ from stages.config.choices import Split, TrainedTurns
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
-from stages.models.packing import attention_of, pack_segments
+from stages.models.packing import attention_name, pack_segments
 from stages.models.rendering import ContractError
-from stages.models.scoring import agreement, autocast
+from stages.models.scoring import allowed_gap, autocast
 from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.records import Example
 from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.fit import SplitRows
-from stages.training.micro_batches import Batch, MicroBatches, of_row
+from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
 
-TOKENS = 32  # of an example that is packed with its copy
+CHECKED_TOKENS = 32  # of an example that is packed with its copy
 
 
 class Demonstration(NamedTuple):
@@ -46,51 +46,53 @@ class Demonstration(NamedTuple):
 class Demonstrations(SplitRows[TokenRows]):
     """`shown` is the row that the report shows: the first, or the first with a turn that is not trained."""
 
-    shown: Demonstration
+    report_row: Demonstration
 
 
 def read_rows(
-    examples: Iterable[Example], terms: Contract, cfg: SFT, out: StageDir, context: int | None = None
+    examples: Iterable[Example], contract: Contract, cfg: SFT, out: StageDir, context: int | None = None
 ) -> Demonstrations:
     """Tokenise what is to be trained and evaluated on. `context` is how many tokens the model reads.
 
     Raises:
         UserError: where there is nothing to train on, or too much of it had to be dropped.
     """
-    rows, examples_shown = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
+    rows, report_rows = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
-    for row in tokenized(answered, terms, cfg, rows.left_out, context):
+    for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
         rows.add(row.example.split, row.example.id, (row.ids, row.trained), row.example.messages)
-        if row.example.split == Split.sft and (not examples_shown or (row.masked and not examples_shown[-1].masked)):
-            examples_shown.append(row)
+        if row.example.split == Split.sft and (not report_rows or (row.masked and not report_rows[-1].masked)):
+            report_rows.append(row)
     rows.settle()
-    if not examples_shown:
+    if not report_rows:
         raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
-    rows.shown = examples_shown[-1]
+    rows.report_row = report_rows[-1]
     return rows
 
 
-def tokenized(
-    examples: Iterable[Example], terms: Contract, cfg: SFT, dropped: Dropped, context: int | None = None
+def tokenize_examples(
+    examples: Iterable[Example], contract: Contract, cfg: SFT, dropped: Dropped, context: int | None = None
 ) -> Iterator[Demonstration]:
     """Every example that the template can render and that fits whole."""
-    some, same = tee(examples)
+    examples_to_yield, examples_to_render = tee(examples)
     longest, reason_too_long = cfg.longest(context)
-    for example, tokens in zip(some, terms.examples(e.conversation for e in same), strict=True):
+    for example, tokens in zip(
+        examples_to_yield, contract.examples(e.conversation for e in examples_to_render), strict=True
+    ):
         try:
             if isinstance(tokens, ContractError):
                 raise tokens
             ids, trained = tokens
-            if masks := has_masked_turn(example, cfg):
+            if has_mask := has_masked_turn(example, cfg):
                 last = cfg.trained_turns is TrainedTurns.last
-                trained = masked(ids, trained, terms.stop_ids[0], example.trained, last)
+                trained = mask_turns(ids, trained, contract.stop_ids[0], example.trained, last)
         except ContractError as reason:
             dropped.add(example.id, reason)
             continue
         if len(ids) > longest:
             dropped.add(example.id, reason_too_long, len(ids))
             continue
-        yield Demonstration(example, ids, trained, masks)
+        yield Demonstration(example, ids, trained, has_mask)
 
 
 def has_masked_turn(example: Example, cfg: SFT) -> bool:
@@ -99,7 +101,9 @@ def has_masked_turn(example: Example, cfg: SFT) -> bool:
     return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
 
 
-def masked(ids: list[int], trained: list[bool], end_of_turn: int, turns: list[bool] | None, last: bool) -> list[bool]:
+def mask_turns(
+    ids: list[int], trained: list[bool], end_of_turn: int, turns: list[bool] | None, last: bool
+) -> list[bool]:
     """Return which tokens of a conversation are trained: those of the assistant turns that `turns` names (None: all),
     or of its `last` one alone. `trained` are those of all turns; each ends with a trained end of turn.
 
@@ -128,25 +132,25 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     arguments: ClassVar = {"eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
 
     @property
-    def padded(self) -> bool:
+    def is_padded(self) -> bool:
         return not self.data_collator.padding_free
 
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         return len(row["input_ids"])
 
-    def weight(self, metric: str, batch: Batch) -> int:
+    def count_items(self, metric: str, batch: Batch) -> int:
         return int((batch["labels"][:, 1:] != -100).sum())
 
-    def scored(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
         output = model(**self._prepare_inputs(self.data_collator(rows)), use_cache=False, fused_lm_head=True)
         lengths = [len(row["input_ids"]) for row in rows]
-        if self.padded:
-            return [of_row(output, ([i], slice(n - 1))) for i, n in enumerate(lengths)]
+        if self.is_padded:
+            return [select_row(output, ([i], slice(n - 1))) for i, n in enumerate(lengths)]
         ends = zip(lengths, accumulate(lengths), strict=True)
-        return [of_row(output, ([0], slice(end - n, end - 1))) for n, end in ends]
+        return [select_row(output, ([0], slice(end - n, end - 1))) for n, end in ends]
 
 
-class Isolation(TrainerCallback):
+class IsolationCheck(TrainerCallback):
     """Before the first step on packed rows: an example must not attend to the one before it. Packs the first 32 tokens
     of an example with a copy of themselves, and has the model score both.
 
@@ -154,14 +158,14 @@ class Isolation(TrainerCallback):
     ignore any of these and say nothing. So no list of implementations is trusted, but the model itself measured."""
 
     def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
-        self.trainer, self.cfg, self.ids = trainer, cfg, example[:TOKENS]
+        self.trainer, self.cfg, self.ids = trainer, cfg, example[:CHECKED_TOKENS]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         gap, nats = self.measure()
         # A model that attends to the first copy predicts the second from it. The log-probs of a trained model then
         # rise by nats; `agreement` allows 1e-5 in fp32 and 0.03 in bf16.
-        if not gap <= agreement(self.cfg.precision, nats):
-            attention = attention_of(self.trainer.model)
+        if not gap <= allowed_gap(self.cfg.precision, nats):
+            attention = attention_name(self.trainer.model)
             raise UserError(
                 f"sft.packing=true: with this model ({attention} attention) an example would see the one packed "
                 f"before it: behind a copy of itself its log-probs move by {gap:.2g} nats per token. Set it to false."
@@ -179,31 +183,31 @@ class Isolation(TrainerCallback):
         return float((copy - first).abs().mean()), float(first.abs().mean())
 
 
-def trainable_model(base: Path, terms: Contract, cfg: SFT, device: torch.device) -> PreTrainedModel | PeftModel:
+def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.device) -> PreTrainedModel | PeftModel:
     """Return the base model, or a fresh adapter over it, as it is trained."""
-    model = under_contract(load_model(base, cfg.held, device), terms, cfg.seed)
+    model = apply_contract(load_model(base, cfg.held, device), contract, cfg.seed)
     if cfg.packing:
         pack_segments(model)
     disable_dropout_in_model(model)  # dropout draws a mask per micro-batch: the division of a step would change it
-    return adapters.adapted(model, cfg)
+    return adapters.apply_adapter(model, cfg)
 
 
-def under_contract(model: PreTrainedModel, terms: Contract, seed: int) -> PreTrainedModel:
+def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> PreTrainedModel:
     """Return the model with a row for every token of the contract, whose tokens its generation config has."""
-    if len(terms.tokenizer) > model.get_input_embeddings().num_embeddings:
+    if len(contract.tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)
-        model.resize_token_embeddings(len(terms.tokenizer))  # asked for by template.resize
-    model.generation_config.eos_token_id = terms.stop_ids
-    model.generation_config.pad_token_id = terms.tokenizer.pad_token_id
+        model.resize_token_embeddings(len(contract.tokenizer))  # asked for by template.resize
+    model.generation_config.eos_token_id = contract.stop_ids
+    model.generation_config.pad_token_id = contract.tokenizer.pad_token_id
     return model
 
 
-def show_tokens(row: Demonstration, terms: Contract, path: Path) -> None:
+def write_token_example(row: Demonstration, contract: Contract, path: Path) -> None:
     """One training example token by token: its text, whether it is trained or ends the turn, and whether it is of an
     assistant turn that is masked."""
-    _, answers = terms.example(row.example.conversation)
+    _, answers = contract.example(row.example.conversation)
     tokens = [
-        {"text": terms.tokenizer.decode([i]), "trained": trained, "end_of_turn": i == terms.stop_ids[0]}
+        {"text": contract.tokenizer.decode([i]), "trained": trained, "end_of_turn": i == contract.stop_ids[0]}
         | ({"masked": True} if answer and not trained else {})
         for i, trained, answer in zip(row.ids, row.trained, answers, strict=True)
     ]

@@ -20,7 +20,7 @@ from stages.store import safe_files
 ALL_LINEAR = "all-linear"
 
 
-def adapted(
+def apply_adapter(
     model: PreTrainedModel, cfg: Training, task: str = "CAUSAL_LM", before: Path | None = None
 ) -> PreTrainedModel | PeftModel:
     """Return the model as `adapter` has it trained: all its weights, a fresh adapter over them, or the adapter in the
@@ -29,10 +29,10 @@ def adapted(
         return model
     if cfg.adapter is Adapter.continued and before:
         return load_adapter(model, before, trainable=True)
-    return attach(model, cfg.lora, cfg.seed, task)
+    return attach_new_adapter(model, cfg.lora, cfg.seed, task)
 
 
-def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
+def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
     """Put a fresh adapter over the model. It changes no output yet, because its second factor starts at zero. By the
     task SEQ_CLS, the head is trained whole beside it.
 
@@ -48,21 +48,21 @@ def attach(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM"
         raise UserError(f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}") from error
 
 
-def keep_fp32(model: PeftModel) -> None:
+def cast_trained_to_fp32(model: PeftModel) -> None:
     """Put what is trained back into fp32: TRL casts an adapter over 4-bit weights to bf16: updates would vanish."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
-def merge(model: PreTrainedModel, held: Weights, adapter: Path) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel, weights: Weights, adapter: Path) -> PreTrainedModel:
     """The model with the adapter added to its weights; 4-bit weights are dequantised to fp32 before that."""
-    if held is Weights.nf4:
+    if weights is Weights.nf4:
         model = model.dequantize(torch.float32)
     return load_adapter(model, adapter).merge_and_unload(safe_merge=True)
 
 
-def name_lower(adapter: Path, frozen: Path) -> None:
+def normalize_adapter_config(adapter: Path, frozen: Path) -> None:
     """Have adapter_config.json say the same on every machine: the model below the adapter is named by its place in the
     store, STAGE/FINGERPRINT/model, where peft wrote a path, and the modules stand in order."""
     file = adapter / "adapter_config.json"

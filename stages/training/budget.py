@@ -36,7 +36,7 @@ COSTLY = {
 }
 
 
-def fitted(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> Block:
+def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> Block:
     """The block with token budget and gradient checkpointing decided where `runtime` leaves them open; `args` are told
     of the checkpointing. The model, in the folder `model`, must not be loaded yet: the decision is made from the
     memory that is free. A resumed run keeps the decision of the run before it, as that lowered it."""
@@ -44,11 +44,11 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> B
     tokens: int | None
     if runtime.rows:
         tokens, checkpointing = None, Checkpointing.none
-    elif decided := recall(file, decision):
+    elif decided := recall(file, parse_decision):
         tokens, checkpointing = decided
     else:
-        tokens, checkpointing = decide(cfg, args.device.type, model)
-        remember(out, tokens, checkpointing)
+        tokens, checkpointing = decide_from_memory(cfg, args.device.type, model)
+        write_decision(out, tokens, checkpointing)
     if runtime.token_budget is not None:
         tokens = runtime.token_budget
     if runtime.gradient_checkpointing is not Checkpointing.auto:
@@ -60,27 +60,27 @@ def fitted(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> B
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
 
 
-def decide(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
+def decide_from_memory(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
     """The token budget and the gradient checkpointing that memory allows. For a model whose shape is not known: the
     largest budget, which is halved where memory runs out, and no checkpointing."""
-    shape = ModelShape.of(load_json(model / "config.json", having()))
+    shape = ModelShape.from_config(load_json(model / "config.json", having()))
     return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
 
 
-def remember(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
+def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
     """Write the decision down for a resumed run, which would find another amount of memory free."""
     if out.main:
         (out / SCRATCH).mkdir(exist_ok=True)
         note(out / SCRATCH / FILE, [tokens, checkpointing])
 
 
-def decision(value: Any) -> tuple[int | None, Checkpointing]:
+def parse_decision(value: Any) -> tuple[int | None, Checkpointing]:
     """The shape of what is remembered."""
     tokens, checkpointing = value
     return None if tokens is None else int(tokens), Checkpointing(checkpointing)
 
 
-def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[list[int]]:
+def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int = 1) -> list[list[int]]:
     """Micro-batches as lists of indices into `costs`, in the order of the rows; at least `least` of them. Each costs
     at most `budget` tokens, or is a single row. If `padded`, a row costs as much as the first of its micro-batch."""
     groups: list[list[int]] = []
@@ -93,14 +93,14 @@ def divide(costs: list[int], budget: int, padded: bool, least: int = 1) -> list[
             cost, room = costs[i], budget
         groups[-1].append(i)
         room -= cost
-    while len(groups) < least:
+    while len(groups) < least_groups:
         largest = max(groups, key=len)
         i, half = groups.index(largest), len(largest) // 2
         groups[i : i + 1] = [largest[:half], largest[half:]]
     return groups
 
 
-def exhausted(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
+def out_of_memory_error(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
     """The error for a micro-batch that does not fit and that training cannot make smaller; it names the key to set."""
     name, runtime = cfg.block, cfg.runtime
     if runtime.rows and rows > 1:
@@ -111,23 +111,23 @@ def exhausted(cfg: Training, step: int, rows: int, tokens: int, checkpointing: C
         way_out = f"set {name}.runtime.gradient_checkpointing=full"
     else:
         way_out = f"lower {name}.max_length (now {cfg.max_length}), or train fewer weights with {name}.adapter=lora"
-    again = "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
+    recomputation = "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
     return UserError(
-        f"out of memory at step {step} with {tokens} tokens of {rows} rows at once{again}: {way_out}. "
+        f"out of memory at step {step} with {tokens} tokens of {rows} rows at once{recomputation}: {way_out}. "
         "The same command then resumes from its last checkpoint."
     )
 
 
-def enable(model: PreTrainedModel, checkpointing: Checkpointing) -> None:
+def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -> None:
     """Have every layer keep its inputs and, if `selective`, the outputs of COSTLY operations; the backward recomputes
     the rest. Gradients are the same to the bit. (TRL's own selective checkpointing keeps those of attention alone.)"""
-    how: dict[str, Any] = {"use_reentrant": False}
+    options: dict[str, Any] = {"use_reentrant": False}
     if checkpointing is Checkpointing.selective:
-        how["context_fn"] = partial(create_selective_checkpoint_contexts, keep)
-    model.activation_checkpointing_enable(how)
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, save_costly_outputs)
+    model.activation_checkpointing_enable(options)
 
 
-def keep(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
+def save_costly_outputs(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
     """Keep the outputs of COSTLY operations, and autocast's copies of weights: one for any number of tokens."""
     cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
     return CheckpointPolicy.MUST_SAVE if cast or operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE

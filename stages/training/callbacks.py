@@ -18,7 +18,7 @@ RISE, NATS = 1.5, 1.0
 BEGINNING, RECENT = 2, 8  # steps; of a short training, the recent ones are half of all
 
 
-class Evaluations(TrainerCallback):
+class EvaluationTimes(TrainerCallback):
     """Evaluate before the first step, and then `times` times, evenly spaced, the last at the end; 0: never."""
 
     def __init__(self, trainer: Trainer, times: int):
@@ -33,7 +33,7 @@ class Evaluations(TrainerCallback):
         control.should_evaluate = state.global_step in due
 
 
-class Watch(TrainerCallback):
+class DivergenceCheck(TrainerCallback):
     """Stop at the step where training diverges, before a checkpoint can be saved from it: where loss or gradient are
     no number, where the gradient explodes, and where the loss has climbed well above where it began.
 
@@ -42,19 +42,19 @@ class Watch(TrainerCallback):
     """
 
     def __init__(self, cfg: Training):
-        self.cfg, self.norms, self.losses, self.start = cfg, list[float](), list[float](), -math.inf
+        self.cfg, self.norms, self.losses, self.start_loss = cfg, list[float](), list[float](), -math.inf
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         for logs in state.log_history:  # a resumed training's
-            self.note(logs)
+            self.record(logs)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
         if not math.isfinite(logs.get("eval_loss", 0.0)):
             raise UserError(
                 f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}. "
-                f"{lower_rate(self.cfg)}."
+                f"{lower_rate_advice(self.cfg)}."
             )
-        self.note(logs)
+        self.record(logs)
         if "grad_norm" not in logs:
             return
         loss, norm = logs["loss"], logs["grad_norm"]
@@ -62,41 +62,41 @@ class Watch(TrainerCallback):
         if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
             raise UserError(
                 f"training diverged at step {state.global_step}: loss {loss:.3g}, gradient norm {norm:.3g}. "
-                f"{lower_rate(self.cfg)}, or lengthen the warm-up."
+                f"{lower_rate_advice(self.cfg)}, or lengthen the warm-up."
             )
-        if self.climbed(state.max_steps):
+        if self.has_climbed(state.max_steps):
             raise UserError(
-                f"training diverged by step {state.global_step}: the loss climbed, {in_one_line(self.losses)}. "
-                f"{lower_rate(self.cfg)}."
+                f"training diverged by step {state.global_step}: the loss climbed, {format_losses(self.losses)}. "
+                f"{lower_rate_advice(self.cfg)}."
             )
 
-    def note(self, logs: dict[str, Any]) -> None:
+    def record(self, logs: dict[str, Any]) -> None:
         if "grad_norm" in logs:
             self.losses.append(logs["loss"])
             self.norms.append(logs["grad_norm"])
         elif not self.losses:
-            self.start = logs.get("eval_loss", self.start)
+            self.start_loss = logs.get("eval_loss", self.start_loss)
 
-    def climbed(self, steps: int) -> bool:
+    def has_climbed(self, steps: int) -> bool:
         recent = max(2, min(RECENT, steps // 2))
         if len(self.losses) < BEGINNING + recent:
             return False
-        began = max(self.start, *self.losses[:BEGINNING])
+        began = max(self.start_loss, *self.losses[:BEGINNING])
         return min(self.losses[-recent:]) > max(RISE * began, began + NATS)
 
 
-def in_one_line(losses: Sequence[float], most: int = 8) -> str:
+def format_losses(losses: Sequence[float], most: int = 8) -> str:
     """`4.57 → 5.78 → 12.4`: the first, the last, and what lies evenly between them."""
-    shown = min(most, len(losses))
-    places = [round(i * (len(losses) - 1) / max(1, shown - 1)) for i in range(shown)]
-    return " → ".join(signed(losses[place], "{:z.3g}") for place in places)
+    count = min(most, len(losses))
+    steps = [round(i * (len(losses) - 1) / max(1, count - 1)) for i in range(count)]
+    return " → ".join(signed(losses[place], "{:z.3g}") for place in steps)
 
 
-def lower_rate(cfg: Training) -> str:
+def lower_rate_advice(cfg: Training) -> str:
     return f"Lower {cfg.rate_key} (now {cfg.learning_rate:g})"
 
 
-class Curves(TrainerCallback):
+class CurveLog(TrainerCallback):
     """Hand TRL's metrics, under its names, to the node's log."""
 
     def __init__(self, out: StageDir):
@@ -107,7 +107,7 @@ class Curves(TrainerCallback):
             self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
 
 
-class Bar(TrainerCallback):
+class TrainingProgress(TrainerCallback):
     """Progress with rate, time remaining and the last losses."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -25,14 +25,14 @@ from stages.store.sealed_json import note
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget
 from stages.training.arguments import arguments
-from stages.training.batches import EpochSchedule, each_alike
-from stages.training.callbacks import Bar, Curves, Evaluations, Watch
+from stages.training.batches import EpochSchedule, repeat_evenly
+from stages.training.callbacks import CurveLog, DivergenceCheck, EvaluationTimes, TrainingProgress
 from stages.training.micro_batches import MicroBatches
-from stages.training.samples import FirstPrompts, Samples
-from stages.training.saving import Best, Checkpoints, checkpoint_folder, newest_complete, publish, save_trained
-from stages.training.token_rows import HeldRows
+from stages.training.samples import FirstPrompts, SampleWriter
+from stages.training.saving import BestModel, Checkpoints, checkpoint_folder, newest_complete, publish, save_trained
+from stages.training.token_rows import ColumnRows
 
-Rows = TypeVar("Rows", bound=HeldRows[Any])
+Rows = TypeVar("Rows", bound=ColumnRows[Any])
 Block = TypeVar("Block", bound=Training)
 TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
 
@@ -41,8 +41,8 @@ class SplitRows(Generic[Rows]):
     """The rows to train and to evaluate on, the first prompts that are held out, and how many rows were left out, by
     reason. They are added in one pass: of rows as lists of tokens only few are in memory."""
 
-    def __init__(self, kind: type[Rows], cfg: Training, out: StageDir):
-        self.train, self.validation = kind(), kind()
+    def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
+        self.train, self.validation = rows_class(), rows_class()
         self.prompts = FirstPrompts(cfg.runtime.samples if isinstance(cfg.runtime, SampledRuntime) else 0)
         self.left_out = Dropped(out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped")
         self.dropped = dict[str, int]()
@@ -67,26 +67,32 @@ class Fit(Generic[Block, TrainerOf]):
     trained: Path  # the folder with what was trained
 
     def __init__(
-        self, by: type[TrainerOf], cfg: Block, rows: SplitRows[Any], terms: Contract, start: Path, out: StageDir
+        self,
+        trainer_class: type[TrainerOf],
+        cfg: Block,
+        rows: SplitRows[Any],
+        contract: Contract,
+        start: Path,
+        out: StageDir,
     ):
-        self.kind, self.rows, self.terms, self.start, self.out = by, rows, terms, start, out
-        self.turns = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
-        self.args = arguments(cfg, out, **by.arguments)
-        self.cfg = budget.fitted(cfg, self.args, start, out)
+        self.trainer_class, self.rows, self.contract, self.start, self.out = trainer_class, rows, contract, start, out
+        self.schedule = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
+        self.args = arguments(cfg, out, **trainer_class.arguments)
+        self.cfg = budget.decide_open_settings(cfg, self.args, start, out)
 
-    def trainer_of(self, model: Any) -> TrainerOf:
+    def build_trainer(self, model: Any) -> TrainerOf:
         """Return the trainer of this model. In several processes each evaluates as many rows."""
         validation = self.rows.validation
-        evaluated = each_alike([*range(len(validation))], self.args.world_size)
-        self.trainer = self.kind(
+        evaluated = repeat_evenly([*range(len(validation))], self.args.world_size)
+        self.trainer = self.trainer_class(
             model,
             cfg=self.cfg,
             out=self.out,
-            turns=self.turns,
+            turns=self.schedule,
             args=self.args,
             train_dataset=self.rows.train.dataset,
             eval_dataset=validation.dataset.select(evaluated) if evaluated else None,
-            processing_class=self.terms.tokenizer,
+            processing_class=self.contract.tokenizer,
         )
         return self.trainer
 
@@ -99,30 +105,30 @@ class Fit(Generic[Block, TrainerOf]):
     def train_to_best(self, *callbacks: TrainerCallback) -> dict[str, float]:
         """Train, save what has the lowest validation loss, and return that loss and its step. Where nothing is
         evaluated, save what the last step leaves, and return nothing."""
-        best = Best(self.trainer, self.out / SCRATCH / "best")
+        best = BestModel(self.trainer, self.out / SCRATCH / "best")
         self._train(best, *callbacks)
         self.trained = best.folder
-        if not best.found:
+        if not best.best:
             save_trained(self.trainer, self.trained)
-        return best.found
+        return best.best
 
     def _train(self, *callbacks: TrainerCallback) -> None:
         sampled = isinstance(self.cfg.runtime, SampledRuntime)
-        samples = [Samples(self.trainer, self.cfg, self.rows.prompts, self.terms, self.out)] if sampled else []
-        train(self.trainer, self.cfg, self.out, *callbacks, *samples)
+        samples = [SampleWriter(self.trainer, self.cfg, self.rows.prompts, self.contract, self.out)] if sampled else []
+        train_with_callbacks(self.trainer, self.cfg, self.out, *callbacks, *samples)
 
-    def publish(self, loaded: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]) -> None:
+    def publish(self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]) -> None:
         """Publish model, contract, any adapter, and each held-out row's figures. `loaded` loads an adapter's base."""
-        publish(self.trained, self.cfg, self.out, self.start, loaded)
-        self.terms.save(self.out / "model")
+        publish(self.trained, self.cfg, self.out, self.start, load)
+        self.contract.save(self.out / "model")
         note(self.out / "held_out.json", held_out)
 
     def describe(self, inputs: dict[str, Path], figures: dict[str, Any], *warnings: str) -> None:
         """Write the model card with these figures; warn, also of rows that were in no step."""
-        for warning in (*warnings, self.turns.told(self.steps, self.rows.train.noun)):
+        for warning in (*warnings, self.schedule.unseen_message(self.steps, self.rows.train.noun)):
             if warning:
                 self.out.warn(warning)
-        model_card.write(self.out / "model", self.cfg, inputs, figures)
+        model_card.write_card(self.out / "model", self.cfg, inputs, figures)
 
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
         """Return where and in how many steps it trained, on how many rows and tokens, and how many rows it did not
@@ -131,12 +137,12 @@ class Fit(Generic[Block, TrainerOf]):
         return {
             "device": str(self.args.device),
             "processes": self.args.world_size,
-            unit: self.turns.rows,
-            f"{unit}_cut": self.turns.left_out,
-            f"{unit}_unseen": self.turns.rows - len(self.seen),
+            unit: self.schedule.row_count,
+            f"{unit}_cut": self.schedule.left_out,
+            f"{unit}_unseen": self.schedule.row_count - len(self.times_seen),
             f"{unit}_dropped": self.rows.dropped,
             "steps": self.steps,
-            "tokens": sum(times * tokens[i] for i, times in self.seen.items()),
+            "tokens": sum(times * tokens[i] for i, times in self.times_seen.items()),
         }
 
     @property
@@ -144,12 +150,12 @@ class Fit(Generic[Block, TrainerOf]):
         return self.trainer.state.global_step
 
     @cached_property
-    def seen(self) -> Counter[int]:
+    def times_seen(self) -> Counter[int]:
         """The number of steps that had each row."""
-        return self.turns.seen(self.steps)
+        return self.schedule.times_seen(self.steps)
 
 
-def train(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback) -> None:
+def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback) -> None:
     """Train to the last step, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
 
     Raises:
@@ -158,21 +164,25 @@ def train(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCal
     if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
         raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
     if cfg.adapter is not Adapter.none:
-        adapters.keep_fp32(trainer.model)
+        adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
-    own: list[TrainerCallback] = [Watch(cfg), Curves(out), Checkpoints(60 * cfg.runtime.save_minutes)] + (
-        [Bar()] if out.main else []
-    )
-    own.append(Evaluations(trainer, cfg.evaluations))  # it evaluates as training begins: the others are ready by then
-    for callback in (*callbacks, *own):
+    shared_callbacks: list[TrainerCallback] = [
+        DivergenceCheck(cfg),
+        CurveLog(out),
+        Checkpoints(60 * cfg.runtime.save_minutes),
+    ] + ([TrainingProgress()] if out.main else [])
+    shared_callbacks.append(
+        EvaluationTimes(trainer, cfg.evaluations)
+    )  # it evaluates as training begins: the others are ready by then
+    for callback in (*callbacks, *shared_callbacks):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # the main process removes torn checkpoints, once
         resumed = newest_complete(checkpoint_folder(out))
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 
 
-def read_prompts_once(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:
+def pack_if_possible(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:
     """Have the model read the prompt of a pair once where `forward` asks for it, or warn that it cannot."""
     if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
         out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")

@@ -24,7 +24,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing
 from stages.models import lm_head
 from stages.store.workspace import StageDir
-from stages.training.budget import divide, enable, exhausted, remember
+from stages.training.budget import divide_rows, enable_checkpointing, out_of_memory_error, write_decision
 from stages.training.token_rows import Row
 from stages.training.trainer import PlumblineTrainer
 
@@ -33,7 +33,7 @@ Output = TypeVar("Output", bound=ModelOutput)
 
 
 @dataclass
-class Rows:
+class StepRows:
     """The rows of a step in this process, as the dataset holds them. Neither sequence nor mapping: Trainer and
     accelerate would look into those for tensors to move or to count."""
 
@@ -48,39 +48,41 @@ class OutOfMemory(Exception):
         self.rows = rows
 
 
-def of_row(output: Output, index: tuple[Any, ...]) -> Output:
+def select_row(output: Output, index: tuple[Any, ...]) -> Output:
     """The output of one row among others: every figure of tokens or sequences, (sequences, …), at this index."""
     return type(output)(**{name: figures[index] for name, figures in output.items() if figures.dim()})
 
 
 @contextlib.contextmanager
-def of_step(trainer: Trainer, batches: list[Batch], weight: Callable[[str, Batch], int]) -> Iterator[None]:
+def average_over_step(trainer: Trainer, batches: list[Batch], weight: Callable[[str, Batch], int]) -> Iterator[None]:
     """Wrap the micro-batches `batches` of a step, and replace the means that TRL appended for them by those over the
     step in all processes. `weight(name, batch)` is how many items of a batch the metric `name` is a mean over.
 
     TRL gathers each micro-batch's mean from all processes and logs the plain mean of those means, whatever their
     sizes. Here no process gathers anything before its micro-batches are done. Then every mean is weighted by the
     number of pairs or tokens that it is over, and one reduction over the processes gives the mean of the step."""
-    accelerator, found = trainer.accelerator, trainer._metrics["train"]
-    seen = trainer._total_train_tokens
-    found.clear()
+    accelerator, metrics = trainer.accelerator, trainer._metrics["train"]
+    tokens_before = trainer._total_train_tokens
+    metrics.clear()
     vars(accelerator).update(gather=unchanged, gather_for_metrics=unchanged)
     try:
         yield
     except BaseException:
-        trainer._total_train_tokens = seen
+        trainer._total_train_tokens = tokens_before
         raise
     finally:
         del accelerator.gather, accelerator.gather_for_metrics
-    names = [name for name in found if name != "num_tokens"]
+    names = [name for name in metrics if name != "num_tokens"]
     weights = [[weight(name, batch) for batch in batches] for name in names]
-    sums = [sum(v * w for v, w in zip(found[name], ws, strict=True)) for name, ws in zip(names, weights, strict=True)]
-    mine = [*zip(sums, map(sum, weights), strict=True), (trainer._total_train_tokens - seen, 1)]
-    table = torch.tensor(mine, dtype=torch.float64, device=accelerator.device)
+    sums = [
+        sum(v * w for v, w in zip(metrics[name], ws, strict=True)) for name, ws in zip(names, weights, strict=True)
+    ]
+    sums_here = [*zip(sums, map(sum, weights), strict=True), (trainer._total_train_tokens - tokens_before, 1)]
+    table = torch.tensor(sums_here, dtype=torch.float64, device=accelerator.device)
     *means, (tokens, _) = accelerator.reduce(table, "sum").tolist()
-    found |= {name: [value / max(1, count)] for name, (value, count) in zip(names, means, strict=True)}
-    trainer._total_train_tokens = seen + int(tokens)
-    found["num_tokens"] = [trainer._total_train_tokens]
+    metrics |= {name: [value / max(1, count)] for name, (value, count) in zip(names, means, strict=True)}
+    trainer._total_train_tokens = tokens_before + int(tokens)
+    metrics["num_tokens"] = [trainer._total_train_tokens]
 
 
 def unchanged(tensor: Any) -> Any:
@@ -98,39 +100,39 @@ class MicroBatches(PlumblineTrainer, ABC):
         self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
         self.data_collator: Any  # set by TRL
         self.aux_loss_enabled = False  # likewise, where it knows such a loss
-        self.waiting, self.outputs = list[Row](), deque[ModelOutput]()  # of an evaluation
-        lm_head.install()
+        self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # of an evaluation
+        lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
         if self.checkpointing is Checkpointing.selective:  # none and full are TRL's own, told by the arguments
-            enable(self.model, self.checkpointing)
+            enable_checkpointing(self.model, self.checkpointing)
 
     @property
     @abstractmethod
-    def padded(self) -> bool:
+    def is_padded(self) -> bool:
         """True where the rows of a micro-batch are padded to its longest."""
 
     @abstractmethod
-    def tokens(self, row: Row) -> int:
+    def count_tokens(self, row: Row) -> int:
         """Return the number of tokens of a row that go through the model."""
 
     @abstractmethod
-    def weight(self, metric: str, batch: Batch) -> int:
+    def count_items(self, metric: str, batch: Batch) -> int:
         """Return how many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
 
     @abstractmethod
-    def scored(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
         """For every row, what the model would return for it alone, from one forward of them all."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        collator, self.data_collator = self.data_collator, Rows
+        collator, self.data_collator = self.data_collator, StepRows
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = collator
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Rows], num_batches: int, device: torch.device
-    ) -> tuple[list[Rows], Any]:
+        self, epoch_iterator: Iterator[StepRows], num_batches: int, device: torch.device
+    ) -> tuple[list[StepRows], Any]:
         """The rows of a step, and the normaliser of its loss where TRL has one: trained tokens, of all processes."""
         steps = list(islice(epoch_iterator, num_batches))
         _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, device)
@@ -140,51 +142,53 @@ class MicroBatches(PlumblineTrainer, ABC):
         """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
         The longest rows come first, to pad little; where a loss depends on what shares one, they stay in order."""
         if not self.cfg.by_micro_batch:
-            rows = sorted(rows, key=self.tokens, reverse=True)
+            rows = sorted(rows, key=self.count_tokens, reverse=True)
         if n := self.cfg.runtime.rows:
             return [rows[i : i + n] for i in range(0, len(rows), n)]
         assert self.token_budget is not None
-        return self.divided(rows, self.token_budget)
+        return self.divide_alike(rows, self.token_budget)
 
-    def evaluated_together(self, rows: list[Row]) -> list[list[Row]]:
+    def evaluation_batches(self, rows: list[Row]) -> list[list[Row]]:
         """The rows for forwards without gradients, the longest first. A forward has as many tokens at most as a
         micro-batch may have, however many rows that is."""
         if not rows:
             return []
         budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
-        return self.divided(sorted(rows, key=self.tokens, reverse=True), budget)
+        return self.divide_alike(sorted(rows, key=self.count_tokens, reverse=True), budget)
 
-    def divided(self, rows: list[Row], budget: int) -> list[list[Row]]:
+    def divide_alike(self, rows: list[Row], budget: int) -> list[list[Row]]:
         """The rows in micro-batches of at most so many tokens; every process has as many."""
         device = self.accelerator.device
-        costs = [self.tokens(row) for row in rows]
-        mine = torch.tensor([len(divide(costs, budget, self.padded))], device=device)
-        groups = divide(costs, budget, self.padded, least=int(self.accelerator.gather(mine).max()))
+        costs = [self.count_tokens(row) for row in rows]
+        count_here = torch.tensor([len(divide_rows(costs, budget, self.is_padded))], device=device)
+        groups = divide_rows(
+            costs, budget, self.is_padded, least_groups=int(self.accelerator.gather(count_here).max())
+        )
         return [[rows[i] for i in group] for group in groups]
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
         # A forward of each row's own, made by TRL: for what needs more than per-token figures; and where there are
         # several processes, which share the rows out as they like, and of which a sharded forward needs all.
-        alone = self.aux_loss_enabled or self.label_smoother is not None or self.args.world_size > 1
+        row_by_row = self.aux_loss_enabled or self.label_smoother is not None or self.args.world_size > 1
         self.outputs.clear()
         rows: Any = dataloader.dataset
-        self.waiting = [] if alone else list(rows)
+        self.rows_to_score = [] if row_by_row else list(rows)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """TRL's, of one row in an evaluation, where the model's output is kept from a forward of many rows: loss and
         metrics are those of rows evaluated one by one."""
-        if self.waiting:
-            rows, self.waiting = self.waiting, []
-            found = dict[int, ModelOutput]()
+        if self.rows_to_score:
+            rows, self.rows_to_score = self.rows_to_score, []
+            outputs = dict[int, ModelOutput]()
             with torch.no_grad(), self.compute_loss_context_manager():
-                for part in self.evaluated_together(rows):
-                    found |= zip(map(id, part), self.scored(model, part), strict=True)
-            self.outputs.extend(found[id(row)] for row in rows)
-        answers = (lambda output: lambda **_: output)(self.outputs.popleft()) if self.outputs else model
-        return super().prediction_step(answers, *args, **kwargs)
+                for part in self.evaluation_batches(rows):
+                    outputs |= zip(map(id, part), self.row_outputs(model, part), strict=True)
+            self.outputs.extend(outputs[id(row)] for row in rows)
+        stored_or_model = (lambda output: lambda **_: output)(self.outputs.popleft()) if self.outputs else model
+        return super().prediction_step(stored_or_model, *args, **kwargs)
 
-    def training_step(self, model: torch.nn.Module, inputs: Rows, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None) -> torch.Tensor:
         """Compute the gradients of a step and return its loss; where memory runs out, again in smaller parts."""
         before = self.token_budget, self.checkpointing
         while True:
@@ -192,15 +196,15 @@ class MicroBatches(PlumblineTrainer, ABC):
                 loss = self.accumulate(model, inputs.rows, num_items_in_batch)
                 break
             except OutOfMemory as error:
-                full = error.rows
-            self.make_room(model, full)  # after the except: until then the error keeps the micro-batch's tensors
-        found = self.token_budget, self.checkpointing
-        if found != before:
+                too_large = error.rows
+            self.make_room(model, too_large)  # after the except: until then the error keeps the micro-batch's tensors
+        settings = self.token_budget, self.checkpointing
+        if settings != before:
             self.out.warn(
                 f"out of memory at step {self.state.global_step + 1}, which was done again. From there on, at most "
-                f"{found[0]} tokens at once, gradient checkpointing: {found[1]}."
+                f"{settings[0]} tokens at once, gradient checkpointing: {settings[1]}."
             )
-            remember(self.out, *found)
+            write_decision(self.out, *settings)
         return loss
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
@@ -212,7 +216,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         parts = self.micro_batches(rows)
         batches = [self.data_collator(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)
-        with of_step(self, batches, self.weight):
+        with average_over_step(self, batches, self.count_items):
             for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
                 # Trainer divides the loss by this: a mean over a micro-batch then counts by its share of the rows.
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
@@ -227,7 +231,7 @@ class MicroBatches(PlumblineTrainer, ABC):
                     raise
         return loss
 
-    def make_room(self, model: torch.nn.Module, full: list[Row]) -> None:
+    def make_room(self, model: torch.nn.Module, too_large: list[Row]) -> None:
         """Drop the step's gradients, and lower the budget to half of micro-batch `full`, which did not fit. If that is
         a single row, recompute more activations instead.
 
@@ -237,14 +241,14 @@ class MicroBatches(PlumblineTrainer, ABC):
         """
         model.zero_grad()
         release_memory()
-        lengths = [self.tokens(row) for row in full]
-        tokens = len(full) * max(lengths) if self.padded else sum(lengths)
-        most = self.checkpointing is Checkpointing.full
-        if self.cfg.runtime.rows or self.args.world_size > 1 or (len(full) == 1 and most):
-            raise exhausted(self.cfg, self.state.global_step + 1, len(full), tokens, self.checkpointing)
-        if len(full) > 1:
+        lengths = [self.count_tokens(row) for row in too_large]
+        tokens = len(too_large) * max(lengths) if self.is_padded else sum(lengths)
+        recomputes_all = self.checkpointing is Checkpointing.full
+        if self.cfg.runtime.rows or self.args.world_size > 1 or (len(too_large) == 1 and recomputes_all):
+            raise out_of_memory_error(self.cfg, self.state.global_step + 1, len(too_large), tokens, self.checkpointing)
+        if len(too_large) > 1:
             self.token_budget = tokens // 2
         else:
             kinds = self.cfg.checkpointings
             self.checkpointing = kinds[kinds.index(self.checkpointing) + 1]
-            enable(self.model, self.checkpointing)
+            enable_checkpointing(self.model, self.checkpointing)

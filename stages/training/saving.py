@@ -29,8 +29,10 @@ from stages.training import adapters
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-TIMES = 20  # the time that saving the last checkpoint took, until the next is saved by time: 5% of a training at most
-NOTE = "best.json"  # beside what was saved: at which step, and with which loss
+SAVE_TIME_FACTOR = (
+    20  # the time that saving the last checkpoint took, until the next is saved by time: 5% of a training at most
+)
+BEST_STEP = "best.json"  # beside what was saved: at which step, and with which loss
 
 
 def checkpoint_folder(out: StageDir) -> Path:
@@ -43,22 +45,22 @@ class Checkpoints(TrainerCallback):
     checkpoint: nothing is trained after it."""
 
     def __init__(self, interval: float):
-        self.interval, self.took = interval, 0.0
-        self.last_save = self.begin = time.monotonic()
+        self.interval, self.save_seconds = interval, 0.0
+        self.last_save = self.save_start = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.last_save = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         args.save_only_model = state.global_step >= state.max_steps
-        self.begin = time.monotonic()
-        due = self.begin - self.last_save >= max(self.interval, TIMES * self.took)
+        self.save_start = time.monotonic()
+        due = self.save_start - self.last_save >= max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
         # Every process takes part in saving, so all do what the first one's clock says.
         by_time = bool(broadcast(torch.tensor(int(due), device=args.device)))
         control.should_save = control.should_save or by_time
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.begin = time.monotonic()  # a step is saved after it is evaluated
+        self.save_start = time.monotonic()  # a step is saved after it is evaluated
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         processes = PartialState()
@@ -66,42 +68,44 @@ class Checkpoints(TrainerCallback):
         if processes.is_main_process:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             seal(folder)
-            for other in saved(folder.parent):
+            for other in list_checkpoints(folder.parent):
                 if other != folder:
                     remove(other)
         self.last_save = time.monotonic()
-        self.took = self.last_save - self.begin
+        self.save_seconds = self.last_save - self.save_start
 
 
-def saved(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Every checkpoint, whole or not, the last first. What is named otherwise is none of ours."""
-    steps = {path: found[1] for path in folder.glob("*/") if (found := CHECKPOINT.fullmatch(path.name))}
+    steps = {path: match[1] for path in folder.glob("*/") if (match := CHECKPOINT.fullmatch(path.name))}
     return sorted(steps, key=lambda path: int(steps[path]), reverse=True)
 
 
 def newest_complete(folder: Path) -> Path | None:
     """The last checkpoint whose files have the digests in its marker. Later ones, which are torn, are removed."""
-    for checkpoint in saved(folder):
-        if not (wrong := broken(checkpoint)):
+    for checkpoint in list_checkpoints(folder):
+        if not (damage := broken(checkpoint)):
             return checkpoint
-        log.warning("warning: %s is not whole (%s): it is removed, and training resumes before it.", checkpoint, wrong)
+        log.warning(
+            "warning: %s is not whole (%s): it is removed, and training resumes before it.", checkpoint, damage
+        )
         remove(checkpoint)
     return None
 
 
-def save_trained(trainer: Trainer, folder: Path, found: dict[str, float] | None = None) -> None:
+def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None = None) -> None:
     """Save what was trained, whole and sealed, or not at all: all weights, or the adapter. Every process has to call
     this: sharded weights are gathered from all of them."""
     draft = folder.with_suffix(".draft")
     if trainer.is_world_process_zero():
         remove(draft)
-    divided = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided else None
+    is_sharded = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if trainer.is_world_process_zero():
         if state:  # gathering copies tied weights, which would be saved twice
             state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
         save_model(trainer.model, draft, state)
-        note(draft / NOTE, found or {})
+        note(draft / BEST_STEP, best or {})
         seal(draft)
         swap(draft, folder)
 
@@ -117,20 +121,20 @@ def publish(
     Raises:
         UserError: where the files are not those that were saved.
     """
-    if wrong := broken(trained):
-        raise UserError(f"{trained}: {wrong}. Nothing is published; the same command trains what is lost again.")
+    if damage := broken(trained):
+        raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains what is lost again.")
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
         shutil.rmtree(stale, ignore_errors=True)
-    ignored = shutil.ignore_patterns(NOTE, SEAL, "README.md")  # peft's card says nothing that ours does not
-    shutil.copytree(trained, place, ignore=ignored, copy_function=link)
+    ignored = shutil.ignore_patterns(BEST_STEP, SEAL, "README.md")  # peft's card says nothing that ours does not
+    shutil.copytree(trained, place, ignore=ignored, copy_function=link_or_copy)
     if cfg.adapter is not Adapter.none:
-        adapters.name_lower(place, frozen)
-        held = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
-        save_model(adapters.merge(load(held), held, place), out / "model")
+        adapters.normalize_adapter_config(place, frozen)
+        weights = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
+        save_model(adapters.merge_adapter(load(weights), weights, place), out / "model")
 
 
-def link(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
     """Have the weights on the disk once, or copy them where the file system knows no hard links."""
     try:
         os.link(source, target)
@@ -138,37 +142,37 @@ def link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-class Best(TrainerCallback):
+class BestModel(TrainerCallback):
     """Save what was trained whenever the validation loss is the lowest so far; `found` has that loss and its step.
     What has not been trained yet, at step 0, is never the best: it is there to compare with."""
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer, self.folder = trainer, folder
         with trainer.accelerator.main_process_first():
-            self.found = self.resumed()
+            self.best = self.read_earlier_best()
 
-    def resumed(self) -> dict[str, float]:
+    def read_earlier_best(self) -> dict[str, float]:
         """Return what an earlier attempt noted. Where that is not whole, so are no checkpoints that came after it:
         trained on from them, a later step would pass for the best."""
         draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
         if not self.folder.exists() and not broken(draft):
             swap(draft, self.folder)  # all that a kill left to do
-        if not (wrong := broken(self.folder)):
-            return load_json(self.folder / NOTE, having())
-        later = [checkpoint for checkpoint in saved(checkpoints) if (checkpoint / NOTE).exists()]
+        if not (damage := broken(self.folder)):
+            return load_json(self.folder / BEST_STEP, having())
+        later = [checkpoint for checkpoint in list_checkpoints(checkpoints) if (checkpoint / BEST_STEP).exists()]
         if later or self.folder.exists():
-            log.warning("warning: %s: %s. It is removed, and trained again.", self.folder, wrong)
+            log.warning("warning: %s: %s. It is removed, and trained again.", self.folder, damage)
         for path in (self.folder, *later):
             remove(path)
         return {}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.found and state.is_world_process_zero:  # the checkpoint is no good without
-            note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / NOTE, self.found)
+        if self.best and state.is_world_process_zero:  # the checkpoint is no good without
+            note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.best)
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, float], **_: Any
     ) -> None:
-        if state.global_step > 0 and metrics["eval_loss"] < self.found.get("eval_loss", math.inf):
-            self.found = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
-            save_trained(self.trainer, self.folder, self.found)
+        if state.global_step > 0 and metrics["eval_loss"] < self.best.get("eval_loss", math.inf):
+            self.best = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
+            save_trained(self.trainer, self.folder, self.best)

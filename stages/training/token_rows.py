@@ -12,44 +12,44 @@ from datasets import Dataset
 from trl import pack_dataset
 
 from stages.store.records import content_id
-from stages.training.batches import fill
+from stages.training.batches import fill_batches
 
-GROUP = 250  # rows that wait as lists until they become columns
+ROWS_PER_TABLE = 250  # rows that wait as lists until they become columns
 IGNORED = -100  # the label of a token that is not trained
 TOKENS = pa.list_(pa.int32())
 Row = dict[str, Any]
-Each = TypeVar("Each")
+RowValue = TypeVar("RowValue")
 
 
-class HeldRows(ABC, Generic[Each]):
+class ColumnRows(ABC, Generic[RowValue]):
     """Rows to score, to train or to evaluate on, in the order in which they were added. `ids` are their names."""
 
     noun: str  # what a warning calls them
 
     def __init__(self) -> None:
         self.ids = list[str]()
-        self._waiting, self._tables = list[Each](), list[pa.Table]()
+        self._pending, self._tables = list[RowValue](), list[pa.Table]()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add(self, name: str, row: Each) -> None:
+    def add(self, name: str, row: RowValue) -> None:
         self.ids.append(name)
-        self._waiting.append(row)
-        if len(self._waiting) == GROUP:
+        self._pending.append(row)
+        if len(self._pending) == ROWS_PER_TABLE:
             self._settle()
 
     def _settle(self) -> None:
-        self._tables.append(self.table(self._waiting))
-        self._waiting.clear()
+        self._tables.append(self.table(self._pending))
+        self._pending.clear()
 
     @abstractmethod
-    def table(self, rows: list[Each]) -> pa.Table:
+    def table(self, rows: list[RowValue]) -> pa.Table:
         """Some rows as columns."""
 
     @property
     def tables(self) -> list[pa.Table]:
-        if self._waiting:
+        if self._pending:
             self._settle()
         return self._tables
 
@@ -60,7 +60,7 @@ class HeldRows(ABC, Generic[Each]):
         return Dataset(pa.concat_tables(self.tables), fingerprint="rows")
 
 
-class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
+class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
     """Demonstrations, each by its token ids and by which of them are trained. The columns `input_ids`, `labels` and,
     of packed rows, `seq_lengths` are TRL's."""
 
@@ -70,7 +70,7 @@ class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
         tokens, trained = zip(*rows, strict=True)
         ids = pa.array([*chain.from_iterable(tokens)], pa.int32())
         labels = pc.if_else(pa.array([*chain.from_iterable(trained)]), ids, pa.scalar(IGNORED, pa.int32()))
-        return cut(np.cumsum([0, *map(len, tokens)]), ids, labels)
+        return split_into_rows(np.cumsum([0, *map(len, tokens)]), ids, labels)
 
     @property
     def columns(self) -> pa.Table:
@@ -82,7 +82,7 @@ class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
         return pc.list_value_length(self.columns["input_ids"]).to_pylist()  # type: ignore[no-any-return]
 
     @property
-    def trained(self) -> list[int]:
+    def trained_counts(self) -> list[int]:
         """Trained tokens of every row."""
         counts = list[int]()
         for labels in self.columns["labels"].chunks:
@@ -95,19 +95,19 @@ class TokenRows(HeldRows[tuple[list[int], list[bool]]]):
         that fill whole batches. In place: every step lets go of the columns before it."""
         order = sorted(range(len(self)), key=self.ids.__getitem__)
         self._tables = [self.columns.combine_chunks()]
-        self._tables = [self.columns.take(order[i : i + GROUP]) for i in range(0, len(order), GROUP)]
+        self._tables = [self.columns.take(order[i : i + ROWS_PER_TABLE]) for i in range(0, len(order), ROWS_PER_TABLE)]
         self._tables = [pack_dataset(self.dataset, length, "bfd").data.table]
         self._tables = [self.columns.combine_chunks()]
-        bins = fill(self.columns["seq_lengths"].to_pylist(), batch_size)
+        bins = fill_batches(self.columns["seq_lengths"].to_pylist(), batch_size)
         tokens = [self.columns[name].chunk(0).values for name in ("input_ids", "labels")]
-        whole = cut(np.cumsum([0, *map(sum, bins)]), *tokens)
-        self._tables = [whole.append_column("seq_lengths", [bins])]
+        table = split_into_rows(np.cumsum([0, *map(sum, bins)]), *tokens)
+        self._tables = [table.append_column("seq_lengths", [bins])]
         self.ids = [content_id(ids.as_py()) for ids in self.columns["input_ids"]]
         self.noun = "packed rows"
         pa.default_memory_pool().release_unused()  # Arrow would keep what it needed on the way
 
 
-class PreferenceRows(HeldRows[Row]):
+class PreferenceRows(ColumnRows[Row]):
     """Pairs. What is called `…_ids` in a row are token ids, all else figures."""
 
     noun = "pairs"
@@ -130,7 +130,7 @@ class PreferenceRows(HeldRows[Row]):
         return counts
 
 
-def cut(ends: np.ndarray, ids: Any, labels: Any) -> pa.Table:
+def split_into_rows(ends: np.ndarray, ids: Any, labels: Any) -> pa.Table:
     """Rows that begin and end at these places of all their tokens."""
     columns = {"input_ids": ids, "labels": labels}
     # 64-bit offsets: those of 32 bits would end at 2^31 tokens of all rows.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from stages.evaluation.agreement import share as independent
 from stages.evaluation.labelling import share
-from stages.formats.transcripts import transcript
+from stages.formats.transcripts import parse_transcript
 from stages.store.records import Message, content_id
 from tests.bench import judge
 from tests.helpers import DATA
@@ -57,7 +57,10 @@ def llmbar(subset: str) -> list[Known]:
 
 def hh() -> list[Known]:
     """Conversations whose last answer differs; the few that part earlier are left out."""
-    rows = [(transcript(r["chosen"]) or [], transcript(r["rejected"]) or []) for r in lines("hh_helpful_base_test")]
+    rows = [
+        (parse_transcript(r["chosen"]) or [], parse_transcript(r["rejected"]) or [])
+        for r in lines("hh_helpful_base_test")
+    ]
     return [
         Known(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"])
         for chosen, rejected in rows

@@ -32,7 +32,7 @@ from stages.curation.audit.codes import ALONE
 from stages.curation.audit.contamination import HeldOut
 from stages.curation.audit.gate import Auditor
 from stages.curation.audit.near_duplicates import Seen, sketch
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from tests.helpers import DATA
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def evaluation() -> Iterator[str]:
 
 
 def speed() -> str:
-    source = AuditedSource("data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Wanted.answers)
+    source = AuditedSource("data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Purpose.answers)
     began = time.process_time()
     look(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), None, io.StringIO())
     return f"{source.found.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"

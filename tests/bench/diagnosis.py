@@ -13,7 +13,7 @@ from pathlib import Path
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.evaluation.diagnosis.diagnose import diagnose
-from stages.evaluation.diagnosis.evidence import gather
+from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.pipeline.build import build
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
@@ -66,7 +66,10 @@ def named(outputs: Path, overrides: list[str]) -> list[str]:
     logging.info("%s", results["verdict"])
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     manifests = {role: manifest_of(folder) for role, folder in inputs.items()}
-    return [finding.what for finding in diagnose(gather(inputs, manifests, results, pairs), "DPO").found]
+    return [
+        finding.quantity
+        for finding in diagnose(gather_evidence(inputs, manifests, results, pairs), "DPO").out_of_range
+    ]
 
 
 def main(outputs: Path, overrides: list[str]) -> None:

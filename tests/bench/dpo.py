@@ -109,14 +109,14 @@ def embedded() -> str:
 def prepare(cfg: Settings) -> list[dict[str, Any]]:
     """Token ids of the pairs, and their log-probs under the reference."""
     from stages.config.choices import Precision
-    from stages.models.loading import device_of, load_model, load_tokenizer
-    from stages.models.scoring import add_scoring, pair_log_probs
+    from stages.models.loading import load_model, load_tokenizer, resolve_device
+    from stages.models.scoring import install_scoring, pair_log_probs
     from stages.store.records import PairLogProbs
 
     tokenizer = load_tokenizer(Path(cfg.model))
     scored = [PairLogProbs(str(i), *ids, [], []) for i, ids in enumerate(lengths(cfg, tokenizer))]
-    device = device_of("auto")
-    model = add_scoring(load_model(Path(cfg.model), device=device))
+    device = resolve_device("auto")
+    model = install_scoring(load_model(Path(cfg.model), device=device))
     rows = []
     for pair in scored:
         [(chosen, rejected)] = pair_log_probs(model, [pair], tokenizer.pad_token_id, Precision(cfg.precision))
@@ -152,11 +152,11 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
 def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     """Pairs of a preference file that fit whole."""
     from stages.config.blocks.data import Source
-    from stages.formats.column_mapping import Wanted
+    from stages.formats.column_mapping import Purpose
     from stages.formats.source_reading import ReadReport, convert
 
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
-    rows = convert(Source(str(file)), "label.path", lambda said: said, Wanted.preferences, ReadReport())
+    rows = convert(Source(str(file)), "label.path", lambda said: said, Purpose.preferences, ReadReport())
     for messages, texts, *_ in rows:
         prompt = ids(messages, add_generation_prompt=True)
         whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
@@ -194,7 +194,7 @@ def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
     from stages.hardware import allocator, machine
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
-    memory = allocator.keeping() if arm == "ours" else contextlib.nullcontext()  # as every stage is run
+    memory = allocator.keep_freed_memory() if arm == "ours" else contextlib.nullcontext()  # as every stage is run
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         trainer = made(arm, cfg, rows, tokenizer, Path(folder))
@@ -273,7 +273,7 @@ def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder
 def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """As stage=dpo makes it."""
 
-    from stages.models.loading import device_of
+    from stages.models.loading import resolve_device
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
     from stages.store.workspace import StageDir
     from stages.training import budget
@@ -292,9 +292,9 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
     out = StageDir(folder, lambda metrics, step: None)
     args = arguments(block, out, precompute_ref_log_probs=True)
-    block = budget.fitted(block, args, Path(cfg.model), out)
+    block = budget.decide_open_settings(block, args, Path(cfg.model), out)
     return StoredReferenceTrainer(
-        trainable_model(Path(cfg.model), Path(), block, device_of("auto"), out),
+        trainable_model(Path(cfg.model), Path(), block, resolve_device("auto"), out),
         cfg=block,
         out=out,
         turns=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),

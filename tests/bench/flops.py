@@ -15,8 +15,8 @@ from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from stages.config.blocks.training import DPO, SFT
-from stages.models import contract
-from stages.models.loading import device_of
+from stages.models.contract import load_contract
+from stages.models.loading import resolve_device
 from stages.objectives.sft import read_rows
 from stages.store.manifest import read_manifest
 from stages.store.records import Example, Pair, PairLogProbs, load, stream
@@ -72,10 +72,10 @@ def forward(model: PreTrainedModel, runs: Iterable[Run]) -> float:
 
 def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
     """Of the conversations that were trained on, packed or not. `at`: the nodes' folders."""
-    terms, metrics = contract.load(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
+    contract, metrics = load_contract(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
     examples = stream(at["data"] / "examples.parquet", Example)
-    rows = read_rows(examples, terms, cfg, StageDir(at["sft"], lambda metrics, step: None, main=False)).train
-    runs = [Run(0, *of_row) for of_row in zip(rows.lengths, rows.trained, strict=True)]
+    rows = read_rows(examples, contract, cfg, StageDir(at["sft"], lambda metrics, step: None, main=False)).train
+    runs = [Run(0, *of_row) for of_row in zip(rows.lengths, rows.trained_counts, strict=True)]
     once = sum(run.own for run in runs)
     return work(model, runs, metrics["tokens"] / once, metrics["steps"])
 
@@ -111,7 +111,7 @@ def work(model: PreTrainedModel, runs: list[Run], times: float, steps: int) -> C
 def peaks(model: PreTrainedModel) -> dict[str, list[float]]:
     """Operations per second, by precision, of the linear layers' matrix products alone: the shapes of one decoder
     layer, one after the other."""
-    device = device_of("auto")
+    device = resolve_device("auto")
     linears = products(model)
     shapes = [m.weight.shape for m in linears[: len(linears) // model.config.num_hidden_layers]]
     found: dict[str, list[float]] = {}

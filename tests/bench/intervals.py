@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.best_model import compared
+from stages.evaluation.best_model import compare_models
 from stages.evaluation.intervals import Interval, Means, student_quantile
 from stages.evaluation.retention import p_of_shares
 
@@ -180,8 +180,8 @@ def of_settings(tables: int) -> None:
         rng, any_one, first = np.random.default_rng(0), 0, 0
         families = [str(i) for i in range(sweep.families) for _ in range(sweep.prompts)]
         for _ in range(tables):
-            comparison = compared(sweep.table(rng), families)
-            better = [comparison.better(i, 0) for i in range(1, len(sweep.gains) + 1)]
+            comparison = compare_models(sweep.table(rng), families)
+            better = [comparison.is_better(i, 0) for i in range(1, len(sweep.gains) + 1)]
             any_one, first = any_one + any(better), first + better[0]
         logging.info("%-44s %5.1f%% %13.1f%%", sweep.name, 100 * any_one / tables, 100 * first / tables)
 

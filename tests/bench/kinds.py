@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
 from stages.hardware import allocator
-from stages.models.contract import form_of
+from stages.models.contract import load_or_derive_contract
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.dropped import Dropped
@@ -55,10 +55,12 @@ def main(cfg: Settings) -> None:
     runtime = InferenceRuntime("auto", 512, 100_000)
     decoding = Decoding([cfg.temperature], cfg.max_new_tokens, Precision(cfg.precision), runtime, seed=cfg.seed)
     model = ROOT / cfg.model
-    with allocator.keeping():
+    with allocator.keep_freed_memory():
         prompts = [e for _, e in asked.values()]
         work = StageDir(FOLDER, lambda metrics, step: None)
-        answers = complete(prompts, form_of(model), model, decoding, "kinds", work, Dropped(work, "prompts"))
+        answers = complete(
+            prompts, load_or_derive_contract(model), model, decoding, "kinds", work, Dropped(work, "prompts")
+        )
     found = defaultdict[str, list[tuple[Example, Candidate, bool]]](list)
     for answer in answers:
         name, e = asked[answer.prompt_id]

@@ -18,7 +18,7 @@ from stages.commands.planning.peak import peak
 from stages.hardware import process
 from stages.hardware.model_shape import ModelShape
 from stages.pipeline.graph import graph
-from stages.preflight.model_files import config_of
+from stages.preflight.model_files import model_config
 from stages.store.node import Node
 from stages.store.records import PairLogProbs, load
 from stages.store.store import Store
@@ -72,10 +72,10 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
         command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *again]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     manifest = store.find(node)
-    config = config_of(cfg.model, store.folder(nodes["base"]) / "model")
+    config = model_config(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None
     gpu = manifest["peak_gpu_memory"]
-    expected = peak(ModelShape.of(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
+    expected = peak(ModelShape.from_config(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
     measured = gpu or manifest["peak_memory"]
     megabytes = (expected / 2**20, measured / 2**20)
     logging.info("%-26s %6.0f MiB %6.0f MiB  %+.0f%%", name, *megabytes, 100 * (expected / measured - 1))

@@ -103,29 +103,33 @@ def policy(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from stages.models import chat_templates
-    from stages.models.loading import embedding_rows, load_tokenizer
+    from stages.models.loading import count_embedding_rows, load_tokenizer
     from stages.pipeline.build import build
 
     given, store, nodes = chains.prepared(ROOT / "outputs" / "bench" / "preferences", ["tracker=none"])
     build([nodes["base"]], store, given, [])
     base = store.folder(nodes["base"]) / "model"
-    terms = chat_templates.establish(load_tokenizer(base), settings().sft.template, True, embedding_rows(base))
+    contract = chat_templates.establish_contract(
+        load_tokenizer(base), settings().sft.template, True, count_embedding_rows(base)
+    )
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    ends = {"eos_token_id": terms.stop_ids[0], "pad_token_id": terms.tokenizer.pad_token_id}
-    LlamaForCausalLM(LlamaConfig(vocab_size=embedding_rows(base), **size, **ends)).save_pretrained(folder / "model")
-    terms.save(folder / "model")
+    ends = {"eos_token_id": contract.stop_ids[0], "pad_token_id": contract.tokenizer.pad_token_id}
+    LlamaForCausalLM(LlamaConfig(vocab_size=count_embedding_rows(base), **size, **ends)).save_pretrained(
+        folder / "model"
+    )
+    contract.save(folder / "model")
 
 
 def reference(folder: Path, pairs: Path, model: Path) -> None:
     """What `reference` publishes of these pairs, but for its arithmetic."""
     from stages.models import contract
-    from stages.models.scoring import tokenized
+    from stages.models.scoring import tokenize_pair
 
-    terms = contract.load(model / "model")
+    contract = contract.load_contract(model / "model")
 
     def scored() -> Iterator[PairLogProbs]:
         for pair in stream(pairs / "pairs.parquet", Pair):
-            p = tokenized(pair, terms)
+            p = tokenize_pair(pair, contract)
             chosen, rejected = ([-1.0] * len(ids) for ids in (p.chosen_ids, p.rejected_ids))
             yield replace(p, chosen_logps=chosen, rejected_logps=rejected)
 
@@ -154,7 +158,11 @@ def cost(stage: str, folder: Path) -> Cost:
     block, module = getattr(settings(*OPTIONS, *files), name), import_module(f"stages.{name}")
     training = import_module("stages.training.fit")
     inputs, out = inputs_of(stage, folder), work(folder / stage)
-    until = {"reference": (module, "load_model"), "dpo": (training, "train"), "reward": (training, "train")}.get(name)
+    until = {
+        "reference": (module, "load_model"),
+        "dpo": (training, "train_with_callbacks"),
+        "reward": (training, "train_with_callbacks"),
+    }.get(name)
     with mock.patch.object(*until, begun) if until else nullcontext():
         started = time.process_time()
         with suppress(Begun):

@@ -92,21 +92,23 @@ def kept(cfg: Settings, arm: str) -> Path:
 def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     """Seconds of every part, with the rows as they are before packing left in a file."""
     from stages.models import chat_templates
-    from stages.models.loading import embedding_rows, load_tokenizer
+    from stages.models.loading import count_embedding_rows, load_tokenizer
     from tests.helpers import settings
 
     block = settings(*shlex.split(cfg.run), "sft.packing=true", f"sft.max_length={cfg.max_length}").sft
     base = (ROOT / cfg.outputs / "latest" / "base").resolve() / "model"
-    terms = chat_templates.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
+    contract = chat_templates.establish_contract(
+        load_tokenizer(base), block.template, True, count_embedding_rows(base)
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = chains.first_rows(Path(cfg.file), cfg.rows, Path(folder)) if cfg.rows else Path(cfg.file)
-        laps, rows = PREPARE[arm](file, block, terms, Path(folder))
+        laps, rows = PREPARE[arm](file, block, contract, Path(folder))
     kept(cfg, arm).write_text(json.dumps([vars(row) for row in rows]))
     whole = {unit: sum(part[unit] for part in laps.values()) for unit in ("seconds", "cpu_seconds")}
     return {**laps, "all": whole}
 
 
-def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
+def ours(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
     """What our stages make of a file: seconds by part, and the rows before they are packed."""
     from stages import data, source  # noqa: F401  the pipeline imports them by name
     from stages.objectives.sft import read_rows
@@ -121,7 +123,7 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
     build([nodes["data"]], store, given, overrides)
     examples = store.folder(nodes["data"]) / "examples.parquet"
     laps("load")
-    rows = read_rows(stream(examples, Example), terms, block, out).train
+    rows = read_rows(stream(examples, Example), contract, block, out).train
     laps("tokenise")
     alone = zip(rows.ids, rows.dataset, strict=True)
     rows.pack(block.max_length, block.batch_size)
@@ -130,14 +132,14 @@ def ours(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, An
     return laps.parts, [Row(conversations[name], row["input_ids"], row["labels"]) for name, row in alone]
 
 
-def trl(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
+def trl(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
     """What `datasets` and SFTTrainer make of it."""
     from datasets import load_dataset
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(terms.tokenizer), **size))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(contract.tokenizer), **size))
     args = SFTConfig(
         str(folder / "trainer"),
         packing=True,
@@ -152,7 +154,7 @@ def trl(file: Path, block: Any, terms: Any, folder: Path) -> tuple[dict[str, Any
     rows = rows.map(as_messages, remove_columns=[name for name in rows.column_names if name != "messages"])
     laps("load")
     with laps_of_trl(laps) as packed:
-        SFTTrainer(model, args, train_dataset=rows, processing_class=terms.tokenizer)
+        SFTTrainer(model, args, train_dataset=rows, processing_class=contract.tokenizer)
     read = zip(rows["messages"], packed[0]["input_ids"], packed[0]["labels"], strict=True)
     return laps.parts, [Row(messages, ids, labels) for messages, ids, labels in read]
 

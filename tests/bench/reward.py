@@ -159,9 +159,9 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
 
     from stages.config.choices import Precision
     from stages.hardware import allocator, machine
-    from stages.models import contract
-    from stages.models.loading import begin_reward_model, device_of
-    from stages.models.scoring import tokenized
+    from stages.models.contract import load_contract
+    from stages.models.loading import create_reward_model, resolve_device
+    from stages.models.scoring import tokenize_pair
     from stages.objectives.reward import PairwiseRewardTrainer, trainable_model, trl_row
     from stages.store.workspace import StageDir
     from stages.training import budget
@@ -173,22 +173,22 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     node, pairs = made(cfg)
     of = json.loads((node / "manifest.json").read_text())["inputs"]["policy"]["fingerprint"]
     policy = ROOT / cfg.outputs / "sft" / of / "model"
-    terms = contract.load(policy)
+    contract = load_contract(policy)
     pairs = [p for p in pairs if p.split == "train"][: cfg.pairs]
-    rows = [trl_row(tokenized(p, terms), None) for p in pairs]
+    rows = [trl_row(tokenize_pair(p, contract), None) for p in pairs]
     block = settings(*shlex.split(cfg.run), "stage=reward", f"reward.batch_size={cfg.batch_size}").reward
     block.trainer, block.epochs = {"lr_scheduler_type": "constant", "warmup_steps": 0}, 2.0
     block.precision = native() if block.precision is Precision.auto else block.precision
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
-    memory = allocator.keeping() if arm == "ours" else contextlib.nullcontext()
+    memory = allocator.keep_freed_memory() if arm == "ours" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
-        out, device = StageDir(Path(folder), lambda metrics, step: None), device_of("auto")
+        out, device = StageDir(Path(folder), lambda metrics, step: None), resolve_device("auto")
         args = arguments(block, out)
-        given = {"args": args, "processing_class": terms.tokenizer}
+        given = {"args": args, "processing_class": contract.tokenizer}
         if arm == "ours":
-            block = budget.fitted(block, args, policy, out)
-            model = trainable_model(policy, terms, block, device, out)
+            block = budget.decide_open_settings(block, args, policy, out)
+            model = trainable_model(policy, contract, block, device, out)
             own = {"cfg": block, "out": out, "turns": turns}
             trainer = PairwiseRewardTrainer(model, train_dataset=Dataset.from_list(rows), **own, **given)
         else:
@@ -196,7 +196,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
             args.per_device_train_batch_size = cfg.micro_batch
             args.gradient_accumulation_steps = cfg.batch_size // cfg.micro_batch
             args.num_train_epochs = 2
-            model = begin_reward_model(policy, block.held, device, terms.tokenizer.pad_token_id, block.seed)
+            model = create_reward_model(policy, block.held, device, contract.tokenizer.pad_token_id, block.seed)
             trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **given)
             in_order = InOrder(turns)
             trainer._get_train_sampler = lambda *_: in_order

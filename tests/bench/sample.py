@@ -68,25 +68,28 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     from stages.config.blocks.runtimes import InferenceRuntime
     from stages.config.choices import Precision
     from stages.hardware import allocator, machine
-    from stages.models.contract import form_of
+    from stages.models.contract import load_or_derive_contract
     from stages.samplers.sampler import Decoding, Request
     from stages.store.records import Example, load
     from stages.tasks.open_requests import request
 
     draw, latest = random.Random(cfg.seed), ROOT / cfg.outputs / "latest"
     model = latest / ("sft" if cfg.length else "base") / "model"
-    terms = form_of(model)
+    contract = load_or_derive_contract(model)
     if cfg.length:
         examples = [e for e in load(latest / "data" / "examples.parquet", Example) if e.split == "preference"]
         asked, stops = [e.messages for e in draw.sample(examples, cfg.prompts)], list[int]()
     else:
-        asked, stops = [[{"role": "user", "content": request(draw).text}] for _ in range(cfg.prompts)], terms.stop_ids
-    prompts = [terms.prompt(messages) for messages in asked]
+        asked, stops = (
+            [[{"role": "user", "content": request(draw).text}] for _ in range(cfg.prompts)],
+            contract.stop_ids,
+        )
+    prompts = [contract.prompt(messages) for messages in asked]
     temperatures = [TEMPERATURE] * CANDIDATES
     runtime = InferenceRuntime("auto", cfg.rows, 64)
     decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
     requests = [Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)]
-    with allocator.keeping():
+    with allocator.keep_freed_memory():
         complete = opened(arm, model, stops, decoding)
         complete(requests[:4])
         machine.reset_peak_memory()
@@ -99,12 +102,12 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
 
 def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
     """A function of requests that returns how many tokens it drew."""
-    from stages.models.loading import device_of, load_model, sampled_as
+    from stages.models.loading import load_model, resolve_device, sampling_weights
     from stages.samplers.hf import HFSampler
     from stages.samplers.openvino import OpenVINOSampler
 
     if arm == "generate":
-        plain = load_model(model, sampled_as(decoding.precision), device_of("auto"))
+        plain = load_model(model, sampling_weights(decoding.precision), resolve_device("auto"))
         return lambda requests: generated(plain, requests, stops, decoding.max_new_tokens)
     sampler = {"hf": HFSampler, "openvino": OpenVINOSampler}[arm].open(model, stops, decoding)  # type: ignore[attr-defined]
     return lambda requests: sum(len(c.token_ids) for _, found in sampler.complete(requests) for c in found)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from stages.models import packing
 from stages.models.loading import load_model
-from stages.models.scoring import add_scoring
+from stages.models.scoring import install_scoring
 from stages.store.manifest import read_manifest
 from tests.bench import flops, profiling
 from tests.bench.chain import PROFILED, Clock
@@ -34,11 +34,13 @@ def scored_pair(folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
     ids = torch.arange(20, 20 + LENGTH)[None].repeat(2, 1)
     labels = torch.where(torch.arange(LENGTH) < PROMPT, -100, ids)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "fused_lm_head": True}
-    return add_scoring(load_model(folder)), batch
+    return install_scoring(load_model(folder)), batch
 
 
 def test_operations_are_those_that_torch_counts(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "RUN_BY_RUN", ())  # the kernel for runs has no products that torch could count
+    monkeypatch.setattr(
+        packing, "RUN_BY_RUN_DEVICES", ()
+    )  # the kernel for runs has no products that torch could count
     folder = chain.folder("sft") / "model"
     model, batch = scored_pair(folder)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

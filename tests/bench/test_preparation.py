@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages.models import chat_templates
-from stages.models.loading import embedding_rows, load_tokenizer
+from stages.models.loading import count_embedding_rows, load_tokenizer
 from tests.bench.preparation import compared, ours, trl
 from tests.formats.reading import lines
 from tests.helpers import settings
@@ -35,10 +35,12 @@ def test_token_ids_and_labels_are_those_of_trls_trainer(
     """But for the line feed behind the last end of turn, which TRL keeps, untrained, and which says nothing."""
     base = next((built / "base").glob("*")) / "model"
     block = settings("recipe=tiny", "sft.packing=true", "sft.max_length=256").sft
-    terms = chat_templates.establish(load_tokenizer(base), block.template, True, embedding_rows(base))
+    contract = chat_templates.establish_contract(
+        load_tokenizer(base), block.template, True, count_embedding_rows(base)
+    )
     file = lines(tmp_path, rows)
-    (_, mine), (_, theirs) = (way(file, block, terms, tmp_path / way.__name__) for way in (ours, trl))
+    (_, mine), (_, theirs) = (way(file, block, contract, tmp_path / way.__name__) for way in (ours, trl))
     assert compared(mine, theirs) == {"equal up to the last end of turn": len(rows)}
-    assert {terms.tokenizer.decode(row.input_ids[-1:]) for row in theirs} == {"\n"}
+    assert {contract.tokenizer.decode(row.input_ids[-1:]) for row in theirs} == {"\n"}
     untrained = [replace(row, labels=[-100] * len(row.labels)) for row in mine[:1]]
     assert compared([*mine[1:], *untrained], theirs)["other labels"] == 1, json.dumps(rows[0])

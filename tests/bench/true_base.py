@@ -57,7 +57,7 @@ def make(texts: list[Path], steps: int, file: Path) -> None:
         stale.unlink()
     save_model(model, folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    gguf_file.write(folder / "model", file, GGUFType.f16, "stand-in for a true base")
+    gguf_file.write_gguf(folder / "model", file, GGUFType.f16, "stand-in for a true base")
 
 
 def read(path: Path) -> str:

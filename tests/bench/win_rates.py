@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.intervals import Interval
-from stages.evaluation.win_rates import Comparisons, compared, detectable, people_rate, side_of, win_rate
+from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, people_rate, side_of, win_rate
 from tests.helpers import DATA
 
 Array = NDArray[np.float64]
@@ -75,7 +75,9 @@ GAIN = float(np.log(0.6 / 0.4))  # of two answers of equal length the policy's w
 
 def verdicts(judge: Judge, tables: int, prompts: int, drift: float, alike: float = 0.0, seed: int = 0) -> Counter[str]:
     rng = np.random.default_rng(seed)
-    return Counter(compared(judge.table(rng, prompts, drift, alike), 0.95, 0.9)["effect"] for _ in range(tables))
+    return Counter(
+        comparison_results(judge.table(rng, prompts, drift, alike), 0.95, 0.9)["effect"] for _ in range(tables)
+    )
 
 
 def claims(effects: Counter[str]) -> float:
@@ -169,7 +171,7 @@ def ordered(judge: str) -> Ordered:
 def of_people() -> None:
     logging.info("\nPandaLM's pairs of systems: majority of people, longer wins, length-controlled, verdict")
     for pair, c in systems("majority").items():
-        figures = compared(replace(c, people=c.people * np.nan), 0.95, 0.9)
+        figures = comparison_results(replace(c, people=c.people * np.nan), 0.95, 0.9)
         matched = figures["matched"] and figures["matched"]["win_rate"]
         rates = figures["win_rate"], figures["nulls"]["longer wins"], matched
         texts = ["{mean:.3f} ({low:.3f} to {high:.3f})".format(**rate) if rate else "none" for rate in rates]

@@ -39,7 +39,7 @@ def take() -> int:
 
 def watch() -> None:
     whole = take()
-    with allocator.keeping():
+    with allocator.keep_freed_memory():
         first, second, held = take(), take(), resident()
     assert whole >= BYTES / resource.getpagesize(), "glibc gives it back: each tensor takes all its pages anew"
     assert first < whole / 8 or "[never]" in HUGE_PAGES.read_text()
@@ -55,7 +55,7 @@ def reserve(overcommit: str) -> None:
     """Writes how many addresses are taken."""
     allocator.OVERCOMMIT = Path(overcommit)
     before = addresses()
-    with allocator.keeping():
+    with allocator.keep_freed_memory():
         sys.stdout.write(str(addresses() - before))
 
 
@@ -106,16 +106,16 @@ def seconds_of_tensors(count: int = 1000) -> float:
 
 def after_another() -> None:
     allocator.MADV_HUGEPAGE = allocator.MADV_NOHUGEPAGE  # pages that are quickly made
-    with allocator.keeping():
+    with allocator.keep_freed_memory():
         seconds_of_tensors()
         fragment(4000)
         slow = seconds_of_tensors()
     before = resident()
-    with allocator.keeping():
+    with allocator.keep_freed_memory():
         seconds_of_tensors(50)
         assert seconds_of_tensors() < slow / 4, "blocks that the first left are not searched by the second"
         assert resident() < before + BYTES, "nor do they take memory again"
-        with allocator.keeping():  # of a stage within a stage, nobody takes what the outer one holds
+        with allocator.keep_freed_memory():  # of a stage within a stage, nobody takes what the outer one holds
             assert seconds_of_tensors() < slow / 4
 
 

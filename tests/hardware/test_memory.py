@@ -34,16 +34,16 @@ from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import RECIPES
 from stages.hardware import machine, memory
 from stages.hardware.model_shape import ModelShape
-from stages.labelers.reward_model import forward
+from stages.labelers.reward_model import predict_rewards
 from stages.models import lm_head
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
 from stages.models.scoring import autocast
 from stages.pipeline.graph import graph
-from stages.preflight.model_files import config_of
+from stages.preflight.model_files import model_config
 from stages.store.store import Store
 from stages.training import adapters
-from stages.training.budget import enable
+from stages.training.budget import enable_checkpointing
 from tests.helpers import NEEDS_4_BIT, TINY, settings, slow_but
 
 KINDS = {
@@ -90,11 +90,11 @@ def as_trained(model: PreTrainedModel, block: SFT | DPO, folder: Path) -> Any:
     elif block.held is Weights.bf16:
         model = model.to(torch.bfloat16)
     assert (pack_pairs if isinstance(block, DPO) else pack_segments)(model)
-    lm_head.install()
+    lm_head.install_cpu_head()
     trl_utils.add_fused_lm_head(model)
     if block.adapter is not Adapter.none:
-        model = adapters.attach(model, block.lora, 0)
-        adapters.keep_fp32(model)
+        model = adapters.attach_new_adapter(model, block.lora, 0)
+        adapters.cast_trained_to_fp32(model)
     return model.train()
 
 
@@ -143,12 +143,12 @@ def test_a_layer_keeps_what_the_formula_says(
 ) -> None:
     block = block_of(stage, f"precision={precision}", f"adapter={adapter}")
     for widths in SHAPES:
-        slopes, shape = [], ModelShape.of(tiny(kind, widths, 1).config.to_dict())
+        slopes, shape = [], ModelShape.from_config(tiny(kind, widths, 1).config.to_dict())
         for layers in (1, 2):  # the second layer's alone, and alone what grows with tokens
             model = as_trained(tiny(kind, widths, layers), block, tmp_path)
             slopes.append((kept(model, block, 192) - kept(model, block, 64)) / 128)
         # Within 4% of SDPA's, as on a GPU; over runs, as on a CPU, attention's output is kept once, not twice.
-        assert memory.layer(shape, block) == pytest.approx(slopes[1] - slopes[0], rel=0.06)
+        assert memory.layer_bytes(shape, block) == pytest.approx(slopes[1] - slopes[0], rel=0.06)
 
 
 class Live(TorchDispatchMode):
@@ -185,7 +185,7 @@ class Live(TorchDispatchMode):
 def step(model: Any, block: SFT | DPO, tokens: int, checkpointing: Checkpointing, micro_batches: int) -> Live:
     """Two optimizer steps, the second of which has Adam's moments from the first."""
     if checkpointing is not Checkpointing.none:
-        enable(model, checkpointing)
+        enable_checkpointing(model, checkpointing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     batch = batch_of(block, tokens)
     with Live(model) as live:
@@ -216,13 +216,13 @@ def test_live_bytes_of_a_training_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "HEAP", 1.0)  # gaps between tensors are none of this count
+    monkeypatch.setattr(memory, "HEAP_FACTOR", 1.0)  # gaps between tensors are none of this count
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)  # a buffer wider than the vocabulary is
     block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)
-    shape = ModelShape.of(model.config.to_dict())
+    shape = ModelShape.from_config(model.config.to_dict())
     live = step(model, block, 256, kind, micro_batches)
-    expected = memory.training(shape, block, "cpu", 256, kind, micro_batches > 1)
+    expected = memory.training_bytes(shape, block, "cpu", 256, kind, micro_batches > 1)
     assert live.peak == pytest.approx(expected, rel=0.1)
 
 
@@ -235,8 +235,8 @@ def test_live_bytes_of_rewards(precision: str) -> None:
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     with Live(model) as live:
-        forward(model, [[*range(256)]] * 4, 0, block.precision)
-    expected = rewarding(ModelShape.of(config.to_dict()), block, 256)
+        predict_rewards(model, [[*range(256)]] * 4, 0, block.precision)
+    expected = rewarding(ModelShape.from_config(config.to_dict()), block, 256)
     assert expected == pytest.approx(live.peak, rel=0.3)
 
 
@@ -244,11 +244,11 @@ def test_a_shape_counts_the_parameters() -> None:
     for kind, widths in itertools.product(KINDS, SHAPES):
         model = tiny(kind, widths, 2)
         counted = sum(p.numel() for p in model.parameters())
-        shape = ModelShape.of(model.config.to_dict())
+        shape = ModelShape.from_config(model.config.to_dict())
         assert shape.parameters == pytest.approx(counted, rel=0.02)
         lora = block_of("sft").lora
-        adapted = adapters.attach(model, lora, 0)
-        assert shape.adapter(lora) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        adapted = adapters.attach_new_adapter(model, lora, 0)
+        assert shape.count_adapter(lora) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -268,9 +268,9 @@ def test_a_gguf_says_its_shape_before_it_is_read(tied: bool, tmp_path: Path) -> 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = config_of(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
+    config = model_config(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
     assert config is not None
-    assert ModelShape.of(config) == ModelShape(96, 320, 2, 3, query=96, key=24, tied=tied)
+    assert ModelShape.from_config(config) == ModelShape(96, 320, 2, 3, query=96, key=24, tied=tied)
 
 
 def resident(folder: Path, told: Any) -> None:
@@ -281,7 +281,9 @@ def resident(folder: Path, told: Any) -> None:
     machine.reset_peak_memory()
     before = machine.peak_memory()
     step(model, block, 512, Checkpointing.none, 1)
-    expected = memory.training(ModelShape.of(model.config.to_dict()), block, "cpu", 512, Checkpointing.none, False)
+    expected = memory.training_bytes(
+        ModelShape.from_config(model.config.to_dict()), block, "cpu", 512, Checkpointing.none, False
+    )
     told.put((held_before + machine.peak_memory() - before, expected))
 
 
@@ -303,14 +305,17 @@ def test_a_control_group_limits_what_is_free(tmp_path: Path) -> None:
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text("700\n")
         (folder / "memory.stat").write_text("anon 600\ninactive_file 100\n")
-    assert sorted(machine.group_memory(tmp_path, "job/step")) == [400, 4400]
+    assert sorted(machine.free_group_memory(tmp_path, "job/step")) == [400, 4400]
     assert 0 < machine.free_memory() < 2**50
 
 
 def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = ModelShape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
-    needs = {c: memory.training(shape, block, "cpu", 2048, c) / memory.SHARE["cpu"] for c in block.checkpointings}
+    needs = {
+        c: memory.training_bytes(shape, block, "cpu", 2048, c) / memory.BUDGET_SHARE["cpu"]
+        for c in block.checkpointings
+    }
 
     def budget(free: float) -> tuple[int, Checkpointing]:
         monkeypatch.setattr(machine, "free_memory", lambda: int(free))

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
-from stages.models import chat_templates, contract
-from stages.models.contract import TOGETHER, Contract
+from stages.models import chat_templates
+from stages.models.contract import RENDERED_AT_ONCE, Contract, load_contract
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Conversation, rendered
+from stages.models.rendering import GOLDEN, ContractError, Conversation, render_conversations
 from stages.sandbox.jinja_process import Unbounded
 from tests.helpers import refused
 
@@ -43,7 +43,9 @@ def with_bos() -> PreTrainedTokenizerFast:
 
 def establish(tokenizer: PreTrainedTokenizerBase, kind: str, path: Path | None = None, train: bool = True) -> Contract:
     """The contract for a model whose embedding has a row to spare."""
-    return chat_templates.establish(tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1)
+    return chat_templates.establish_contract(
+        tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1
+    )
 
 
 @pytest.fixture
@@ -64,18 +66,18 @@ def model(built: Path, tmp_path: Path) -> Path:
 def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
     tokenizer: PreTrainedTokenizerBase, kind: str, end: str, tmp_path: Path
 ) -> None:
-    terms = establish(tokenizer, kind)
+    contract = establish(tokenizer, kind)
     for messages in GOLDEN:
-        ids, trained = terms.example(messages)
+        ids, trained = contract.example(messages)
         words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
         said = "".join(m["content"] + end for m in messages if m["role"] == "assistant")
         assert words == said, "exactly the assistant's words and its end of turn are trained"
-        assert ids[: len(terms.prompt(messages[:-1]))] == terms.prompt(messages[:-1])
-    assert tokenizer.pad_token_id not in terms.stop_ids
+        assert ids[: len(contract.prompt(messages[:-1]))] == contract.prompt(messages[:-1])
+    assert tokenizer.pad_token_id not in contract.stop_ids
     assert tokenizer.eos_token == end
-    terms.save(tmp_path)
-    loaded = contract.load(tmp_path)
-    assert (loaded.facts(), loaded.golden()) == (terms.facts(), terms.golden())
+    contract.save(tmp_path)
+    loaded = load_contract(tmp_path)
+    assert (loaded.facts(), loaded.golden()) == (contract.facts(), contract.golden())
 
 
 @pytest.mark.parametrize(
@@ -86,23 +88,23 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
     ],
 )
 def test_published_templates_are_rendered_as_published(kind: str, text: str) -> None:
-    terms = establish(with_bos(), kind)
-    assert terms.tokenizer.decode(terms.prompt(GOLDEN[1][:4])).startswith(text)
-    assert terms.tokenizer.decode(terms.prompt(GOLDEN[0][:1])).endswith("\n<|assistant|>\n")
+    contract = establish(with_bos(), kind)
+    assert contract.tokenizer.decode(contract.prompt(GOLDEN[1][:4])).startswith(text)
+    assert contract.tokenizer.decode(contract.prompt(GOLDEN[0][:1])).endswith("\n<|assistant|>\n")
 
 
 def test_bos_is_rendered_once_where_the_tokenizer_adds_it() -> None:
-    terms = establish(with_bos(), "plain")
-    ids = terms.prompt(GOLDEN[0][:1])
-    assert ids.count(terms.tokenizer.bos_token_id) == 1
-    assert ids[0] == terms.tokenizer.bos_token_id
+    contract = establish(with_bos(), "plain")
+    ids = contract.prompt(GOLDEN[0][:1])
+    assert ids.count(contract.tokenizer.bos_token_id) == 1
+    assert ids[0] == contract.tokenizer.bos_token_id
 
 
 @pytest.mark.parametrize(("spare", "resize"), [(1, False), (0, True)])
 def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, resize: bool) -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     before = len(tokenizer)
-    chat_templates.establish(tokenizer, Template("plain", None, resize), True, before + spare)
+    chat_templates.establish_contract(tokenizer, Template("plain", None, resize), True, before + spare)
     assert len(tokenizer) == before + 1
     assert tokenizer.pad_token_id == before
 
@@ -110,14 +112,14 @@ def test_a_tokenizer_without_a_free_special_token_gets_a_new_one(spare: int, res
 def test_an_embedding_without_a_row_to_spare_is_resized_on_request_only() -> None:
     tokenizer = byte_level(["</s>"], eos_token="</s>")
     with pytest.raises(ContractError, match=r"sft.template.resize=true"):
-        chat_templates.establish(tokenizer, Template("plain", None, False), True, len(tokenizer))
+        chat_templates.establish_contract(tokenizer, Template("plain", None, False), True, len(tokenizer))
 
 
 def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
-    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
+    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
     prompt = [{"role": "user", "content": "x"}]
-    plain = terms.completion(prompt, [{"role": "assistant", "content": "yes"}])
-    assert terms.completion(prompt, [{"role": "assistant", "content": " \n yes \n"}]) == plain
+    plain = contract.completion(prompt, [{"role": "assistant", "content": "yes"}])
+    assert contract.completion(prompt, [{"role": "assistant", "content": " \n yes \n"}]) == plain
 
 
 @pytest.mark.parametrize(
@@ -176,22 +178,22 @@ def test_a_template_that_grows_on_a_word_is_refused_when_the_word_comes(growth: 
     """The golden conversations do not hold the word, so the template is accepted with them."""
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = f"{{% if 'plumbline' in messages[0]['content'] %}}\n{growth}{{% endif %}}{OWN}"
-    terms = establish(tokenizer, "auto", train=False)
+    contract = establish(tokenizer, "auto", train=False)
     said = [{"role": "user", "content": "A plumbline?"}, *GOLDEN[0][1:]]
-    found = terms.examples([*[GOLDEN[0]] * (TOGETHER - 1), said])
-    assert [next(found) for _ in range(TOGETHER - 1)] == [terms.example(GOLDEN[0])] * (TOGETHER - 1)
+    found = contract.examples([*[GOLDEN[0]] * (RENDERED_AT_ONCE - 1), said])
+    assert [next(found) for _ in range(RENDERED_AT_ONCE - 1)] == [contract.example(GOLDEN[0])] * (RENDERED_AT_ONCE - 1)
     with pytest.raises(Unbounded) as told:
         next(found)
     assert reason in str(told.value)
     assert "'A plumbline?'" in str(told.value)
     assert "template=chatml" in str(told.value)
-    assert terms.example(GOLDEN[0]), "the next process renders on"
+    assert contract.example(GOLDEN[0]), "the next process renders on"
 
 
 def test_long_conversations_are_rendered_within_the_bounds() -> None:
-    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
+    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
     said = [{"role": "user", "content": "long " * 4_000_000}, *GOLDEN[0][1:]]
-    [(text, [(start, end)])] = rendered(terms.tokenizer, [Conversation(said)])
+    [(text, [(start, end)])] = render_conversations(contract.tokenizer, [Conversation(said)])
     assert len(text) > 20_000_000
     assert text[start:end] == "Blue.<|im_end|>"
 
@@ -228,12 +230,12 @@ def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: 
     """It marks nothing and TRL does not know it: SFT would need another, what follows an SFT must keep it."""
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = OWN
-    terms = establish(tokenizer, "auto", train=False)
-    assert terms.tokenizer.chat_template == OWN
-    ids, trained = terms.example(GOLDEN[1])
+    contract = establish(tokenizer, "auto", train=False)
+    assert contract.tokenizer.chat_template == OWN
+    ids, trained = contract.example(GOLDEN[1])
     assert tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t]) == "- ja, 日本<|im_end|>"
-    terms.save(tmp_path)
-    assert contract.load(tmp_path).prompt(GOLDEN[0][:1]) == terms.prompt(GOLDEN[0][:1])
+    contract.save(tmp_path)
+    assert load_contract(tmp_path).prompt(GOLDEN[0][:1]) == contract.prompt(GOLDEN[0][:1])
     assert establish(tokenizer, "auto").tokenizer.chat_template != OWN
 
 
@@ -256,10 +258,10 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     users = "{% if m['role'] == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
     tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{users}<|im_start|>{{{{ m", 1)
-    terms = establish(tokenizer, "auto", train=False)
+    contract = establish(tokenizer, "auto", train=False)
     called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
     with pytest.raises(ContractError, match="line 1: no tools here"):
-        terms.example(called)
+        contract.example(called)
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])
@@ -267,29 +269,32 @@ def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_to
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     if not train:
         tokenizer.chat_template = OWN
-    terms = establish(tokenizer, "auto", train=train)
-    said = [[*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}] for i in range(TOGETHER)]
+    contract = establish(tokenizer, "auto", train=train)
+    said = [
+        [*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}] for i in range(RENDERED_AT_ONCE)
+    ]
     said.append([{"role": "assistant", "content": "Nobody asked."}])
     broken = {
-        i: [{"role": who, "content": "a<|im_end|>b"}, *GOLDEN[0]] for i, who in ((2, "system"), (TOGETHER, "user"))
+        i: [{"role": who, "content": "a<|im_end|>b"}, *GOLDEN[0]]
+        for i, who in ((2, "system"), (RENDERED_AT_ONCE, "user"))
     }
     for place, messages in broken.items():
         said.insert(place, messages)
-    found = list(terms.examples(said))
+    found = list(contract.examples(said))
     assert {i for i, each in enumerate(found) if isinstance(each, ContractError)} == {*broken}
     assert [found[i] for i in range(len(said)) if i not in broken] == [
-        terms.example(messages) for i, messages in enumerate(said) if i not in broken
+        contract.example(messages) for i, messages in enumerate(said) if i not in broken
     ]
     for place, messages in broken.items():
         with pytest.raises(ContractError) as alone:
-            terms.example(messages)
+            contract.example(messages)
         assert str(found[place]) == str(alone.value)
 
 
 def test_text_that_would_end_a_turn_is_refused() -> None:
-    terms = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
+    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
     with pytest.raises(ContractError, match=r"a message holds <\|im_end\|>"):
-        terms.example([{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c"}])
+        contract.example([{"role": "user", "content": "a<|im_end|>b"}, {"role": "assistant", "content": "c"}])
 
 
 def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
@@ -297,7 +302,7 @@ def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\\n", "assistant:\\n")
     tokenizer.save_pretrained(model)
     with pytest.raises(ContractError, match=r"chat_template_sha256 = .*, the tokenizer "):
-        contract.load(model)
+        load_contract(model)
 
 
 def test_changed_merges_are_refused_naming_both_sides(model: Path) -> None:
@@ -307,4 +312,4 @@ def test_changed_merges_are_refused_naming_both_sides(model: Path) -> None:
     content["model"]["merges"] = content["model"]["merges"][:5]
     file.write_text(json.dumps(content))
     with pytest.raises(ContractError, match=r"SFT rendered .* tokens\), this tokenizer renders"):
-        contract.load(model)
+        load_contract(model)

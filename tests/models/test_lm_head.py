@@ -5,7 +5,7 @@ import torch
 from trl.kernels import ChunkedLogProbFunction
 
 from stages.models import lm_head
-from stages.models.lm_head import OnCPU
+from stages.models.lm_head import CPULogProbFunction
 
 VOCABULARY, WIDTH, COUNT = 97, 12, 50
 
@@ -29,10 +29,10 @@ def scored(function: type, dtype: torch.dtype, biased: bool, cap: float | None, 
 @pytest.mark.parametrize(("cap", "scale"), [(None, 1.3), (None, 0.5), (4.0, 0.7)])
 def test_it_is_trls(biased: bool, cap: float | None, scale: float, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = scored(ChunkedLogProbFunction, torch.float32, biased, cap, scale)
-    monkeypatch.setattr(lm_head, "PRODUCT", 24)
-    monkeypatch.setattr(lm_head, "CACHED", 10)
-    monkeypatch.setattr(lm_head, "KEPT", kept)
-    for ours, other in zip(scored(OnCPU, torch.float32, biased, cap, scale), theirs, strict=True):
+    monkeypatch.setattr(lm_head, "PRODUCT_TOKENS", 24)
+    monkeypatch.setattr(lm_head, "READ_TOKENS", 10)
+    monkeypatch.setattr(lm_head, "MOST_KEPT_TOKENS", kept)
+    for ours, other in zip(scored(CPULogProbFunction, torch.float32, biased, cap, scale), theirs, strict=True):
         assert torch.allclose(ours.float(), other.float(), rtol=1e-5, atol=1e-5)
 
 
@@ -43,15 +43,15 @@ def test_its_gradients_are_those_of_its_values(cap: float | None, scale: float) 
     targets = torch.arange(5)
 
     def log_probs(*given: torch.Tensor) -> torch.Tensor:
-        return OnCPU.apply(*given, targets, 1.3, 32, cap, scale, ())[0]
+        return CPULogProbFunction.apply(*given, targets, 1.3, 32, cap, scale, ())[0]
 
     assert torch.autograd.gradcheck(log_probs, (hidden, weight, bias))
 
 
 def test_in_bf16_it_is_as_near_to_exact_as_trls() -> None:
-    exact = scored(OnCPU, torch.float32, False, None, 1.0)
+    exact = scored(CPULogProbFunction, torch.float32, False, None, 1.0)
     for ours, theirs, truth in zip(
-        scored(OnCPU, torch.bfloat16, False, None, 1.0),
+        scored(CPULogProbFunction, torch.bfloat16, False, None, 1.0),
         scored(ChunkedLogProbFunction, torch.bfloat16, False, None, 1.0),
         exact,
         strict=True,
@@ -62,7 +62,7 @@ def test_in_bf16_it_is_as_near_to_exact_as_trls() -> None:
 
 def test_no_token_to_score_is_no_error() -> None:
     hidden, weight = torch.zeros(0, WIDTH, requires_grad=True), torch.zeros(VOCABULARY, WIDTH, requires_grad=True)
-    found = OnCPU.apply(hidden, weight, None, torch.zeros(0, dtype=torch.long), 1.0, 32)
+    found = CPULogProbFunction.apply(hidden, weight, None, torch.zeros(0, dtype=torch.long), 1.0, 32)
     found[0].sum().backward()
     assert [len(f) for f in found] == [0] * 5
     assert float(weight.grad.abs().sum()) == 0

@@ -8,7 +8,7 @@ from huggingface_hub import metadata_load
 
 from stages.config.errors import UNSEEN
 from stages.models import model_card
-from stages.models.contract import load
+from stages.models.contract import load_contract
 from tests.helpers import Chain, build, nodes, settings
 
 
@@ -31,8 +31,8 @@ def test_a_card_tells_every_step_since_the_base(chain: Chain) -> None:
     assert chain.manifest("pairs")["metrics"]["summary"] in steps[2]
     assert f"| eval_loss | {metrics['eval_loss']:.4g} |" in text
     assert f"beta={chain.manifest('dpo')['config']['beta']}" in text
-    terms = load(path.parent)
-    assert f"`{terms.tokenizer.eos_token}`" in text
+    contract = load_contract(path.parent)
+    assert f"`{contract.tokenizer.eos_token}`" in text
 
 
 def with_config(node: Path, manifest: dict[str, object], changes: dict[str, object]) -> Path:
@@ -60,7 +60,7 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
     manifest["metrics"]["sources"] = brought
     (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
-    model_card.write(model, settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
+    model_card.write_card(model, settings("recipe=tiny").sft, inputs, {"eval_loss": 0.5})
     header, text = metadata_load(model / "README.md"), (model / "README.md").read_text(encoding="utf-8")
     assert (header["base_model"], header["datasets"]) == ("someone/model", ["someone/dialogues"])
     assert r"letters\x1b\u202e.jsonl" in text and not UNSEEN.search(text.replace("\n", ""))
@@ -69,7 +69,7 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
 
     aligned = chain.folder("dpo") / "model"
     given = {role: chain.folder(role) for role in ("pairs", "reference")} | {"policy": chain.folder("sft")}
-    model_card.write(aligned, settings("recipe=tiny").dpo, given, {})
+    model_card.write_card(aligned, settings("recipe=tiny").dpo, given, {})
     after = metadata_load(aligned / "README.md")
     assert (after["base_model"], after["tags"]) == ("someone/model", ["plumbline", "trl", "dpo"])
 

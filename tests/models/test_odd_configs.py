@@ -90,7 +90,7 @@ def test_a_value_that_no_model_has_is_refused_by_file_and_key(folder: tuple[Path
     for key, value in ((key, value) for key, values in REFUSED.items() for value in values):
         write(model, copy, key, value)
         try:
-            model_shape.read(copy)
+            model_shape.read_config(copy)
         except Damaged as error:
             line = str(error)
             assert line.startswith(f"{copy / 'config.json'} is damaged: ") and "\n" not in line

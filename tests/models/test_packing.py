@@ -29,10 +29,11 @@ from stages import sft
 from stages.config.blocks.training import LoRA
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.models import contract, packing
+from stages.models import packing
+from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.models.packing import Pairs, pack_pairs, pack_segments
-from stages.objectives.sft import Isolation
+from stages.models.packing import PackedPairs, pack_pairs, pack_segments
+from stages.objectives.sft import IsolationCheck
 from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.token_rows import TokenRows
@@ -77,7 +78,7 @@ def sft_trainer(model: Any, built: Path, folder: Path, packed: bool) -> SFTTrain
         model,
         args=args,
         train_dataset=rows().dataset,
-        processing_class=contract.load(next((built / "sft").glob("*/model"))).tokenizer,
+        processing_class=load_contract(next((built / "sft").glob("*/model"))).tokenizer,
     )
 
 
@@ -95,7 +96,7 @@ def test_examples_teach_the_same_packed_and_alone(
             assert pack_segments(model)
         return sft_trainer(model, built, tmp_path, packed)
 
-    trained, bins = torch.tensor(sum(rows().trained)), rows()
+    trained, bins = torch.tensor(sum(rows().trained_counts)), rows()
     bins.pack(2 * WIDTH, batch_size=1)
     assert 1 < len(bins) < len(rows())
     together = step(made(packed=True), list(bins.dataset), num_items_in_batch=trained)
@@ -103,9 +104,9 @@ def test_examples_teach_the_same_packed_and_alone(
     assert_equal(*({k: v for k, v in each.items() if not k.startswith(TOKENS)} for each in (alone, together)))
 
 
-def isolation(model: Any, built: Path, folder: Path, precision: Precision = Precision.fp32) -> Isolation:
+def isolation(model: Any, built: Path, folder: Path, precision: Precision = Precision.fp32) -> IsolationCheck:
     trainer = sft_trainer(model, built, folder, packed=True)
-    return Isolation(
+    return IsolationCheck(
         trainer, replace(settings("recipe=tiny").sft, precision=precision), rows().dataset[0]["input_ids"]
     )
 
@@ -131,7 +132,7 @@ def test_a_copy_is_scored_alike_in_bf16_too(attention: str, adapter: bool, built
         assert pack_segments(model)
     if adapter:
         lora = LoRA(rank=2, alpha=4, target_modules=["all-linear"])
-        model = adapters.attach(model.to(torch.bfloat16), lora, seed=0)
+        model = adapters.attach_new_adapter(model.to(torch.bfloat16), lora, seed=0)
     isolation(model, built, tmp_path, Precision.bf16).on_train_begin(None, None, None)
 
 
@@ -215,7 +216,7 @@ def test_sft_stops_before_a_step_on_examples_that_see_each_other(
 
 def test_a_layout_goes_there_and_back() -> None:
     ids, mask = pairs()
-    pairs_ = Pairs.of(ids, mask)
+    pairs_ = PackedPairs.from_batch(ids, mask)
     assert torch.equal(pairs_.spread(pairs_.pack(ids)), ids)
     assert pairs_.layout.positions.max() == max(LENGTHS) - 1
 

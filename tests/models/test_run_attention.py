@@ -14,7 +14,7 @@ HEADS, DIM = 4, 8
 
 def of_a_window_within_a_long_prefix(attend: object) -> list[torch.Tensor]:
     """As `attended`, of runs whose window sees little of a prefix that is longer than a block of the kernel's."""
-    layout = RunLayout.of([1300, 20, 1], torch.device("cpu"), [0, 1200, 20])
+    layout = RunLayout.from_lengths([1300, 20, 1], torch.device("cpu"), [0, 1200, 20])
     draw = torch.Generator().manual_seed(0)
     states = [torch.randn(1, heads, 1321, DIM, generator=draw).requires_grad_() for heads in (4, 1, 1)]
     module = SimpleNamespace(num_key_value_groups=4, is_causal=True)
@@ -26,7 +26,7 @@ def of_a_window_within_a_long_prefix(attend: object) -> list[torch.Tensor]:
 def attended(attend: object, dtype: torch.dtype, window: int | None) -> list[torch.Tensor]:
     """Output, and gradients of query, key and value, over a run, one that continues it, one that adds nothing, and
     one of its own."""
-    layout = RunLayout.of([12, 7, 0, 5], torch.device("cpu"), [0, 9, 3, 0])
+    layout = RunLayout.from_lengths([12, 7, 0, 5], torch.device("cpu"), [0, 9, 3, 0])
     draw = torch.Generator().manual_seed(0)
     shapes = [(1, heads, 24, DIM) for heads in (HEADS, HEADS // 2, HEADS // 2)]
     states = [torch.randn(shape, generator=draw).requires_grad_() for shape in shapes]
@@ -39,8 +39,8 @@ def attended(attend: object, dtype: torch.dtype, window: int | None) -> list[tor
 
 @pytest.mark.parametrize("window", [None, 4])
 def test_in_fp32_it_is_sdpas(window: int | None) -> None:
-    theirs = attended(packing.all_at_once, torch.float32, window)
-    for ours, other in zip(attended(packing.run_by_run, torch.float32, window), theirs, strict=True):
+    theirs = attended(packing.attend_all_at_once, torch.float32, window)
+    for ours, other in zip(attended(packing.attend_run_by_run, torch.float32, window), theirs, strict=True):
         assert torch.allclose(ours, other, rtol=1e-5, atol=1e-5)
 
 
@@ -49,20 +49,20 @@ def test_in_fp32_it_is_sdpas(window: int | None) -> None:
 def test_in_bf16_it_is_as_near_to_exact_as_sdpas(
     window: int | None, few: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_attention, "FEW", few)
-    monkeypatch.setattr(run_attention, "BLOCK", block)
+    monkeypatch.setattr(run_attention, "MOST_KERNEL_SCORES", few)
+    monkeypatch.setattr(run_attention, "PRODUCT_QUERIES", block)
     for ours, theirs, truth in zip(
-        attended(packing.run_by_run, torch.bfloat16, window),
-        attended(packing.all_at_once, torch.bfloat16, window),
-        attended(packing.all_at_once, torch.float32, window),
+        attended(packing.attend_run_by_run, torch.bfloat16, window),
+        attended(packing.attend_all_at_once, torch.bfloat16, window),
+        attended(packing.attend_all_at_once, torch.float32, window),
         strict=True,
     ):
         assert float((ours - truth).norm()) <= 1.5 * float((theirs - truth).norm())
 
 
 def test_a_window_within_a_long_prefix_is_sdpas() -> None:
-    theirs = of_a_window_within_a_long_prefix(packing.all_at_once)
-    for ours, other in zip(of_a_window_within_a_long_prefix(packing.run_by_run), theirs, strict=True):
+    theirs = of_a_window_within_a_long_prefix(packing.attend_all_at_once)
+    for ours, other in zip(of_a_window_within_a_long_prefix(packing.attend_run_by_run), theirs, strict=True):
         assert torch.allclose(ours, other, rtol=1e-5, atol=1e-5)
 
 
@@ -71,12 +71,12 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_has_its_own(frozen: int) ->
     def gradients(attend: object) -> list[torch.Tensor | None]:
         draw = torch.Generator().manual_seed(0)
         states = [torch.randn(1, HEADS, 12, DIM, generator=draw).requires_grad_(i != frozen) for i in range(3)]
-        layout = RunLayout.of([7, 5], torch.device("cpu"), [0, 4])
+        layout = RunLayout.from_lengths([7, 5], torch.device("cpu"), [0, 4])
         output = attend(SimpleNamespace(is_causal=True), states, layout)
         (output * torch.randn(output.shape, generator=draw)).sum().backward()
         return [state.grad for state in states]
 
-    pairs = zip(gradients(packing.run_by_run), gradients(packing.all_at_once), strict=True)
+    pairs = zip(gradients(packing.attend_run_by_run), gradients(packing.attend_all_at_once), strict=True)
     for i, (ours, theirs) in enumerate(pairs):
         assert (ours is None) == (theirs is None) == (i == frozen)
         assert ours is None or torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -93,7 +93,7 @@ def by_attention(
 
 def test_heads_whose_elements_are_apart_are_attended_to_as_others() -> None:
     """As of a product that was reshaped: SDPA's kernel for a CPU takes none of these, and so is not called."""
-    layout = RunLayout.of([7, 5], torch.device("cpu"), [0, 4])
+    layout = RunLayout.from_lengths([7, 5], torch.device("cpu"), [0, 4])
     states = [torch.randn(1, HEADS, 12, DIM) for _ in range(3)]
     expected = by_attention(states, layout)
     for i in range(3):
@@ -103,7 +103,7 @@ def test_heads_whose_elements_are_apart_are_attended_to_as_others() -> None:
 
 
 def test_attention_that_drops_out_is_right_on_average() -> None:
-    draws, layout = 2000, RunLayout.of([5, 3], torch.device("cpu"), [0, 4])
+    draws, layout = 2000, RunLayout.from_lengths([5, 3], torch.device("cpu"), [0, 4])
     torch.manual_seed(0)
     states = [torch.randn(1, HEADS, 8, DIM).requires_grad_() for _ in range(3)]
     found = torch.stack([by_attention(states, layout, dropout=0.2) for _ in range(draws)])

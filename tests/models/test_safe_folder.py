@@ -162,7 +162,7 @@ def test_an_adapter_is_read_from_safetensors_alone(chain: Chain) -> None:
 def test_what_lies_beside_a_gguf_file_is_not_read(built: Path, tmp_path: Path) -> None:
     """transformers would: another template, say. The file's fingerprint does not know of it."""
     file = tmp_path / "model.gguf"
-    gguf_file.write(next((built / "sft").glob("*/model")), file, GGUFType.f32, "a model")
+    gguf_file.write_gguf(next((built / "sft").glob("*/model")), file, GGUFType.f32, "a model")
     _, before = load_gguf(file)
     (tmp_path / "chat_template.jinja").write_text("something else")
     (tmp_path / "hostile.py").write_text(HOSTILE.format(marker=str(tmp_path / "ran")))
@@ -177,5 +177,5 @@ def test_what_is_published_asks_for_no_code(built: Path) -> None:
     folders = list(built.glob("*/*/model"))
     assert {folder.parent.parent.name for folder in folders} >= {"base", "sft", "dpo"}
     for folder in folders:
-        safe_folder.check(folder)
+        safe_folder.validate_folder(folder)
         assert not list(folder.rglob("*.py"))

@@ -8,8 +8,8 @@ from trl.trainer import utils as trl_utils
 
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.models.loading import device_of, load_model, save_model
-from stages.models.scoring import add_scoring, pair_log_probs
+from stages.models.loading import load_model, resolve_device, save_model
+from stages.models.scoring import install_scoring, pair_log_probs
 from stages.store.records import PairLogProbs
 
 
@@ -19,7 +19,7 @@ def folder(built: Path) -> Path:
 
 
 def test_log_probs_are_the_models_own_whatever_the_company(folder: Path) -> None:
-    plain, scoring = load_model(folder), add_scoring(load_model(folder))
+    plain, scoring = load_model(folder), install_scoring(load_model(folder))
     ids = [([5, 6, 7], [8, 9], [8, 10, 11]), ([10], [11, 12, 13, 14], [2]), ([15, 16, 17, 18, 19, 20], [21], [22])]
     pairs = [PairLogProbs(str(i), *given, [], []) for i, given in enumerate(ids)]
     together = pair_log_probs(scoring, pairs, 3, Precision.fp32)
@@ -40,7 +40,7 @@ def test_the_fused_head_projects_what_is_trained_and_trains_the_same(
     ids = torch.arange(20, 52).view(2, 16)
     labels = ids.clone()
     labels[:, :12] = -100
-    plain, fused = load_model(folder), add_scoring(load_model(folder))
+    plain, fused = load_model(folder), install_scoring(load_model(folder))
     logits = plain(ids).logits[:, :-1].flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten()).backward()
 
@@ -68,8 +68,8 @@ def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path)
 
 def test_a_device_that_is_not_there_is_told() -> None:
     if torch.cuda.is_available():
-        assert device_of("auto").type == "cuda"
+        assert resolve_device("auto").type == "cuda"
     else:
-        assert device_of("auto").type == "cpu"
+        assert resolve_device("auto").type == "cpu"
         with pytest.raises(UserError, match="sees no CUDA device"):
-            device_of("cuda")
+            resolve_device("cuda")

@@ -23,11 +23,12 @@ from trl import DPOConfig, DPOTrainer
 
 from stages.config.blocks.training import LoRA
 from stages.config.choices import LOSS_TYPES, Checkpointing
-from stages.models import contract, packing
+from stages.models import packing
+from stages.models.contract import load_contract
 from stages.models.packing import pack_pairs
 from stages.models.run_attention import RunAttention
 from stages.training import adapters
-from stages.training.budget import enable
+from stages.training.budget import enable_checkpointing
 from tests.equality import AGREEMENT, assert_equal, step
 from tests.helpers import Chain
 from tests.samplers.test_samplers import ARCHITECTURES, SHAPE
@@ -66,7 +67,7 @@ Row = dict[str, list[int]]
 
 @pytest.fixture(scope="module")
 def tokenizer(built: Path) -> PreTrainedTokenizerBase:
-    return contract.load(next((built / "sft").glob("*/model"))).tokenizer
+    return load_contract(next((built / "sft").glob("*/model"))).tokenizer
 
 
 def policy(family: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -84,7 +85,7 @@ def policy(family: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTra
 def adapted(model: PreTrainedModel) -> Any:
     """The model under an adapter that has learnt something."""
     torch.manual_seed(2)
-    under = adapters.attach(model, LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0)
+    under = adapters.attach_new_adapter(model, LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0)
     for name, parameter in under.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -170,7 +171,7 @@ def test_every_family_of_models_reads_each_token_once_and_learns_the_same(
 ) -> None:
     """Under a mixture of losses; with experts, their router's loss too. Windows are shorter than the sequences. In
     the way of a CPU and in that of other devices."""
-    monkeypatch.setattr(packing, "RUN_BY_RUN", devices)
+    monkeypatch.setattr(packing, "RUN_BY_RUN_DEVICES", devices)
     padded, packed = trainers(tokenizer, tmp_path, family, dtype, **MIXTURE)
     read: list[int] = []
     for each in (padded, packed):
@@ -271,7 +272,7 @@ def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
     if kind == "reentrant":  # which TRL asks for under ZeRO-3 with an adapter
         packed.model.activation_checkpointing_enable({"use_reentrant": True})
     else:
-        enable(packed.model, Checkpointing(kind))
+        enable_checkpointing(packed.model, Checkpointing(kind))
     again = step(packed, rows)
     assert len(runs) == 3
     assert all(torch.equal(value, again[name]) for name, value in once.items() if name != "num_tokens")

@@ -13,11 +13,12 @@ from trl import RewardConfig, RewardTrainer
 
 from stages.config.blocks.training import LoRA
 from stages.config.choices import Checkpointing
-from stages.models import contract, packing
-from stages.models.loading import begin_reward_model
+from stages.models import packing
+from stages.models.contract import load_contract
+from stages.models.loading import create_reward_model
 from stages.models.packing import pack_pairs
-from stages.models.scoring import tokenized
-from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, shared, trl_row
+from stages.models.scoring import tokenize_pair
+from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, count_shared_prefix, trl_row
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from stages.training import adapters
@@ -40,7 +41,7 @@ WITH_MARGIN = [{**row, "margin": 0.3 * i} for i, row in enumerate(ROWS)]
 
 @pytest.fixture(scope="module")
 def tokenizer(built: Path) -> PreTrainedTokenizerBase:
-    return contract.load(next((built / "sft").glob("*/model"))).tokenizer
+    return load_contract(next((built / "sft").glob("*/model"))).tokenizer
 
 
 def scorer(family: str, vocabulary: int) -> PreTrainedModel:
@@ -66,7 +67,7 @@ def trainers(
         assert not packed or pack_pairs(model)
         if adapted:
             lora = LoRA(rank=4, alpha=8, target_modules=["all-linear"])
-            model = adapters.attach(model, lora, 0, "SEQ_CLS")
+            model = adapters.attach_new_adapter(model, lora, 0, "SEQ_CLS")
         args = RewardConfig(
             str(folder), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
             center_rewards_coefficient=0.01,
@@ -88,7 +89,7 @@ def test_pairs_read_once_are_rewarded_and_learnt_as_trls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With margins and a coefficient that centres rewards; gemma3's windows are shorter than the sequences."""
-    monkeypatch.setattr(packing, "RUN_BY_RUN", devices)
+    monkeypatch.setattr(packing, "RUN_BY_RUN_DEVICES", devices)
     padded, packed = trainers(tokenizer, tmp_path, family, dtype)
     read: list[int] = []
     for each in (padded, packed):
@@ -97,7 +98,7 @@ def test_pairs_read_once_are_rewarded_and_learnt_as_trls(
     theirs, ours = step(padded, WITH_MARGIN), step(packed, WITH_MARGIN)
     assert_equal(theirs, ours)
     assert {"token/logits", "score.weight", "accuracy", "margin", "mean_reward"} <= ours.keys()
-    once = sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) - shared(*r.values()) for r in ROWS)
+    once = sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) - count_shared_prefix(*r.values()) for r in ROWS)
     assert read == [2 * len(ROWS) * max(len(ids) for r in ROWS for ids in r.values()), once]
     assert step(packed, ROWS)["loss"] != ours["loss"], "TRL takes the margin where it stands in a row"
 
@@ -113,9 +114,9 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     """Our trainer, packed, in micro-batches by tokens; TRL's, padded, a whole batch at once. The same pairs in one
     order: loss, accuracy and margin of every step, and of an evaluation after the last."""
     policy = chain.folder("sft") / "model"
-    terms = contract.load(policy)
+    contract = load_contract(policy)
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)[:12]
-    rows = Dataset.from_list([trl_row(tokenized(p, terms), None) for p in pairs])
+    rows = Dataset.from_list([trl_row(tokenize_pair(p, contract), None) for p in pairs])
     cfg = settings("recipe=tiny").reward
     cfg = replace(cfg, epochs=3.0, trainer={"lr_scheduler_type": "constant", "warmup_steps": 0})
     cfg = replace(cfg, runtime=replace(cfg.runtime, token_budget=90, gradient_checkpointing=Checkpointing.none))
@@ -124,8 +125,8 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
 
     def made(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
         args = arguments(cfg, out)
-        model = begin_reward_model(policy, cfg.held, CPU, terms.tokenizer.pad_token_id, cfg.seed)
-        data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": terms.tokenizer}
+        model = create_reward_model(policy, cfg.held, CPU, contract.tokenizer.pad_token_id, cfg.seed)
+        data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": contract.tokenizer}
         return kind(model, args=args, **data, **own)
 
     theirs, ours = made(RewardTrainer), made(PairwiseRewardTrainer, cfg=cfg, out=out, turns=turns)

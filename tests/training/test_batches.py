@@ -17,11 +17,11 @@ from trl import SFTTrainer
 from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
 from stages.config.errors import UserError
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.objectives.sft import read_rows
 from stages.store.records import Example, Pair, load
 from stages.store.workspace import SCRATCH, StageDir, read_curves
-from stages.training.batches import EpochSchedule, fill
+from stages.training.batches import EpochSchedule, fill_batches
 from stages.training.saving import Checkpoints
 from stages.training.token_rows import IGNORED, TokenRows
 from tests.helpers import settings, slow_but
@@ -61,15 +61,15 @@ def test_what_an_epoch_leaves_out_is_chosen_by_content() -> None:
 @given(st.integers(2, 60), st.integers(1, 9), st.integers(0, 40))
 def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps: int) -> None:
     turns = EpochSchedule([str(i) for i in range(max(rows, batch_size))], batch_size, 0, "sft")
-    seen = turns.seen(steps)
+    seen = turns.times_seen(steps)
     assert seen.total() == steps * batch_size
-    assert len(seen) == turns.rows or steps < 2 * turns.steps
-    assert (turns.told(steps, "rows") == "") == (len(seen) == turns.rows)
+    assert len(seen) == turns.row_count or steps < 2 * turns.steps
+    assert (turns.unseen_message(steps, "rows") == "") == (len(seen) == turns.row_count)
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=12), st.integers(1, 20))
 def test_packed_rows_are_split_between_conversations(bins: list[list[int]], batch_size: int) -> None:
-    rows = fill(bins, batch_size)
+    rows = fill_batches(bins, batch_size)
     assert [*chain.from_iterable(rows)] == [*chain.from_iterable(bins)], "all of them, in their order"
     assert all(rows)
     enough = sum(map(len, bins)) >= math.ceil(len(bins) / batch_size) * batch_size
@@ -77,7 +77,7 @@ def test_packed_rows_are_split_between_conversations(bins: list[list[int]], batc
 
 
 def test_the_fullest_packed_rows_are_split_the_first_of_them_first() -> None:
-    assert fill([[9], [3, 3], [2, 2, 2], [1]], 3) == [[9], [3], [3], [2], [2, 2], [1]]
+    assert fill_batches([[9], [3, 3], [2, 2, 2], [1]], 3) == [[9], [3], [3], [2], [2, 2], [1]]
 
 
 class Reached:
@@ -99,9 +99,9 @@ class Reached:
 
 def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path, count: int | None = None) -> TokenRows:
     """The rows of the first examples for sft."""
-    terms = contract.load(next((built / "sft").glob("*/model")))
+    contract = load_contract(next((built / "sft").glob("*/model")))
     examples = (e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft")
-    return read_rows(islice(examples, count), terms, block(), StageDir(tmp_path, lambda metrics, step: None)).train
+    return read_rows(islice(examples, count), contract, block(), StageDir(tmp_path, lambda metrics, step: None)).train
 
 
 @pytest.mark.parametrize(("bins", "batch_size", "length"), [(3, 2, 256), (31, 16, 64)])
@@ -113,7 +113,7 @@ def test_packing_loses_no_conversation_to_the_batch(
     count, packed = bins, 0
     while packed != bins:
         rows = tokenized(inputs, built, tmp_path, count)
-        tokens, trained = sum(rows.lengths), sum(rows.trained)
+        tokens, trained = sum(rows.lengths), sum(rows.trained_counts)
         rows.pack(length, 1)
         packed, count = len(rows), count + 1
     given = some_rows(inputs, count - 1, tmp_path / "data")

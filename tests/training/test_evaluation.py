@@ -11,7 +11,7 @@ from transformers import Trainer
 from stages import dpo, sft
 from stages.config.choices import Adapter, Forward, Precision
 from stages.config.errors import UserError
-from stages.objectives.dpo import margins
+from stages.objectives.dpo import reward_margins
 from stages.store.records import PairLogProbs, load
 from stages.store.workspace import StageDir
 from stages.training import fit
@@ -37,7 +37,7 @@ def ready(name: str, changes: dict[str, Any], micro: int | str, chain: Chain, fo
         trainers.append(trainer)
         raise UserError("ready")
 
-    patch.setattr(fit, "train", caught)
+    patch.setattr(fit, "train_with_callbacks", caught)
     cfg = vars(settings("recipe=tiny"))[name]
     cfg = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, micro_batch=micro), **changes)
     with pytest.raises(UserError, match="ready"):
@@ -105,8 +105,8 @@ def test_margins_come_from_forwards_of_many_pairs(
     pairs = load(chain.folder("reference") / "logprobs.parquet", PairLogProbs)[:12]
     forwards: list[None] = []
     trainer.model.register_forward_hook(lambda *_: forwards.append(None))
-    together = margins(trainer, pairs)
+    together = reward_margins(trainer, pairs)
     assert len(forwards) < len(pairs)
-    alone = [margin for pair in pairs for margin in margins(trainer, [pair])]
+    alone = [margin for pair in pairs for margin in reward_margins(trainer, [pair])]
     assert [m["id"] for m in together] == [p.id for p in pairs]
     assert [m["margin"] for m in together] == pytest.approx([m["margin"] for m in alone], abs=1e-5)

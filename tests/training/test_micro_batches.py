@@ -26,7 +26,7 @@ from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
 from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import arguments
-from stages.training.budget import divide, exhausted, fitted, remember
+from stages.training.budget import decide_open_settings, divide_rows, out_of_memory_error, write_decision
 from stages.training.micro_batches import MicroBatches
 from tests.helpers import settings
 from tests.stages.test_sft import some_rows
@@ -74,7 +74,7 @@ def alike(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(1, 200), st.booleans(), st.integers(1, 40))
 def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int, padded: bool, least: int) -> None:
     costs, least = sorted(lengths, reverse=True), min(least, len(lengths))
-    groups = divide(costs, budget, padded, least)
+    groups = divide_rows(costs, budget, padded, least)
     assert [i for group in groups for i in group] == [*range(len(costs))]
     assert len(groups) >= least
     for group in groups:
@@ -225,7 +225,7 @@ def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Pat
     ],
 )
 def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, told: str) -> None:
-    assert told in str(exhausted(block("dpo", **runtime), 3, rows, 900, Checkpointing.none))
+    assert told in str(out_of_memory_error(block("dpo", **runtime), 3, rows, 900, Checkpointing.none))
 
 
 @pytest.mark.slow
@@ -235,13 +235,13 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
     def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)
         args = arguments(cfg, out)
-        found = fitted(cfg, args, model, out).runtime
+        found = decide_open_settings(cfg, args, model, out).runtime
         assert args.gradient_checkpointing == (found.gradient_checkpointing is Checkpointing.full)
         return found.token_budget, found.gradient_checkpointing
 
     first = decided()
     assert json.loads((tmp_path / "scratch" / "budget.json").read_text()) == [*first]
-    remember(out, 300, Checkpointing.full)
+    write_decision(out, 300, Checkpointing.full)
     assert decided() == (300, Checkpointing.full)
     assert decided(token_budget=200, gradient_checkpointing=Checkpointing.none) == (200, Checkpointing.none)
     assert decided(micro_batch=2) == (None, Checkpointing.none)

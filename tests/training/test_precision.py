@@ -20,7 +20,7 @@ from stages.config import trl_arguments
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.loading import load_model
-from stages.models.scoring import add_scoring, autocast
+from stages.models.scoring import autocast, install_scoring
 from stages.store.workspace import StageDir
 from tests.helpers import ROOT, Chain, settings
 
@@ -42,7 +42,7 @@ class Products(TorchDispatchMode):
 
 @pytest.mark.parametrize(("precision", "dtype"), [(Precision.bf16, torch.bfloat16), (Precision.fp32, torch.float32)])
 def test_bf16_leaves_no_product_in_fp32(chain: Chain, precision: Precision, dtype: torch.dtype) -> None:
-    model = add_scoring(load_model(chain.folder("sft") / "model")).train()
+    model = install_scoring(load_model(chain.folder("sft") / "model")).train()
     torch.manual_seed(0)
     ids = torch.randint(5, model.config.vocab_size, (4, 20))
     with Products() as products:
@@ -77,12 +77,12 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     def evaluated(trainer: Trainer, *_: Any) -> None:
         with Rounded(trainer.model) as rounded:
             once = trainer.evaluate()
-        monkeypatch.setattr(stages.training.trainer, "rounded_once", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(stages.training.trainer, "round_weights_once", lambda device: contextlib.nullcontext())
         found.append((max(rounded.times.values()), once, trainer.evaluate()))
         raise UserError("enough")
 
     module = {"sft": sft, "dpo": dpo}[name]
-    monkeypatch.setattr(stages.training.fit, "train", evaluated)
+    monkeypatch.setattr(stages.training.fit, "train_with_callbacks", evaluated)
     inputs = {
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
         "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
@@ -111,13 +111,13 @@ def test_no_tf32_whatever_the_environment_says() -> None:
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, optimizers = stages.training.fit.train, []
+    train, optimizers = stages.training.fit.train_with_callbacks, []
 
     def watched(trainer: Trainer, *rest: Any) -> None:
         train(trainer, *rest)
         optimizers.append(trainer.optimizer)
 
-    monkeypatch.setattr(stages.training.fit, "train", watched)
+    monkeypatch.setattr(stages.training.fit, "train_with_callbacks", watched)
     cfg = vars(settings("recipe=tiny"))[name]
     inputs = {
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},

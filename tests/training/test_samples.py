@@ -13,9 +13,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from stages import dpo, sft
 from stages.config.choices import Adapter, Checkpointing, Forward, Precision, Sharding
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.models.packing import attention_of, pack_pairs
+from stages.models.packing import attention_name, pack_pairs
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.manifest import digest_of
@@ -23,7 +23,7 @@ from stages.store.records import prompt_id
 from stages.store.store import Store
 from stages.store.training_samples import Sample, append_samples, read_samples
 from stages.store.workspace import SAMPLES, StageDir
-from stages.training.samples import FirstPrompts, Samples, inference_copy
+from stages.training.samples import FirstPrompts, SampleWriter, inference_copy
 from tests.helpers import Chain, nodes, settings
 
 STAGES = {"sft": sft, "dpo": dpo}
@@ -95,18 +95,18 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name
     chain = Chain(built)
     node = nodes(built)[name]
     folder, limit = chain.folder(name), node.config.runtime.sample_tokens
-    terms, samples = contract.load(folder / "model"), read_samples(folder)
+    contract, samples = load_contract(folder / "model"), read_samples(folder)
     start = chain.folder("base" if name == "sft" else "sft") / "model"
     metrics = chain.manifest(name)["metrics"]
     published = metrics["step"] if name == "sft" else metrics["steps"]  # SFT's is its best
     for step, model in ((0, start), (published, folder / "model")):
         shown = [sample for sample in samples if sample.step == step]
         assert shown
-        sampler = HFSampler(load_model(model), terms.stop_ids, limit, 1.0, 4)
-        requests = [Request(s.id, s.prompt, terms.prompt(s.prompt), [0.0], 0) for s in shown]
+        sampler = HFSampler(load_model(model), contract.stop_ids, limit, 1.0, 4)
+        requests = [Request(s.id, s.prompt, contract.prompt(s.prompt), [0.0], 0) for s in shown]
         said = {request.id: made for request, [made] in sampler.complete(requests)}
         assert {s.id: (s.answer, s.finish_reason) for s in shown} == {
-            name: (terms.text(made.token_ids or []), made.finish_reason) for name, made in said.items()
+            name: (contract.text(made.token_ids or []), made.finish_reason) for name, made in said.items()
         }
     assert len({sample.id for sample in samples}) == (5 if name == "sft" else 2), "tiny holds two pairs out"
 
@@ -128,9 +128,9 @@ def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
     cfg = settings("recipe=tiny").dpo
     cfg = replace(cfg, runtime=replace(cfg.runtime, sharding=Sharding(sharding)))
     folder = Chain(built).folder("sft") / "model"
-    terms, trainer = contract.load(folder), SimpleNamespace(model=load_model(folder))
+    contract, trainer = load_contract(folder), SimpleNamespace(model=load_model(folder))
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    samples = Samples(trainer, cfg, rows, terms, StageDir(tmp_path, lambda metrics, step: None, main=main))
+    samples = SampleWriter(trainer, cfg, rows, contract, StageDir(tmp_path, lambda metrics, step: None, main=main))
     assert len(samples.requests) == asked
     assert ("no samples while this trains" in caplog.text) is (sharding == "fsdp")
 
@@ -138,7 +138,7 @@ def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
 def state(model: LlamaForCausalLM) -> dict[str, Any]:
     """What of a model a sampler might touch."""
     return {
-        "attention": attention_of(model),
+        "attention": attention_name(model),
         "forwards": [vars(module).get("forward") for module in model.modules()],
         "modes": [module.training for module in model.modules()],
         "modules": [*map(id, model.modules())],

@@ -12,7 +12,7 @@ from trl import pack_dataset
 
 from stages.config.installation import ROOT
 from stages.store.records import content_id
-from stages.training.token_rows import GROUP, IGNORED, TokenRows
+from stages.training.token_rows import IGNORED, ROWS_PER_TABLE, TokenRows
 from tests.helpers import Chain
 
 LENGTH, BIN = 64, 256  # tokens of a row, at most, and of a packed one
@@ -31,10 +31,10 @@ def added(count: int) -> tuple[TokenRows, list[dict[str, object]]]:
 
 
 def test_rows_come_back_as_they_were_added() -> None:
-    rows, lists = added(2 * GROUP + 7)
+    rows, lists = added(2 * ROWS_PER_TABLE + 7)
     assert [{"id": name, **row} for name, row in zip(rows.ids, rows.dataset, strict=True)] == lists
     assert rows.lengths == [len(row["labels"]) for row in lists]
-    assert rows.trained == [sum(label != IGNORED for label in row["labels"]) for row in lists]
+    assert rows.trained_counts == [sum(label != IGNORED for label in row["labels"]) for row in lists]
     assert len(rows) == len(lists)
 
 
@@ -46,7 +46,7 @@ def test_columns_are_packed_as_trl_packs_lists() -> None:
     rows.pack(BIN, batch_size=1)
     assert list(rows.dataset) == expected
     assert rows.ids == [content_id(row["input_ids"]) for row in expected]
-    assert rows.trained == [sum(label != IGNORED for label in row["labels"]) for row in expected]
+    assert rows.trained_counts == [sum(label != IGNORED for label in row["labels"]) for row in expected]
     again, _ = added(1_500)
     again.pack(BIN, batch_size=len(expected) - 1)
     assert len(again) == 2 * (len(expected) - 1)
@@ -58,19 +58,19 @@ import json, sys
 from pathlib import Path
 import datasets
 from stages.hardware import machine
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.store.records import Example
 from stages.store.workspace import Work
 from stages.objectives.sft import read_rows
 from tests.helpers import settings
-terms, text = contract.load(Path(sys.argv[1])), "many words and some more " * 100
+contract, text = load_contract(Path(sys.argv[1])), "many words and some more " * 100
 out, cfg = Work(Path(sys.argv[2]), lambda metrics, step: None), settings("recipe=tiny").sft
 datasets.disable_progress_bars()
 def examples(count):
     for i in range(count):
         yield Example(f"{i:016x}", [{"role": "user", "content": f"Tell me of {i}."}], f"{i}: {text}", "s", "t", "sft")
 def peaks(count):
-    rows = read_rows(examples(count), terms, cfg, out).train
+    rows = read_rows(examples(count), contract, cfg, out).train
     tokens, before = sum(rows.lengths), machine.peak_memory()
     rows.pack(cfg.max_length, 1)
     return tokens, before, machine.peak_memory()

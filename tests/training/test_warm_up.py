@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from stages.training.trainer import LEAST, climb
+from stages.training.trainer import LEAST_WARMUP, count_warmup_steps
 from tests.upstream.parts import Parts
 
 
@@ -45,7 +45,7 @@ def theirs(steps: int, warm_up: int, kind: str = "cosine") -> list[float]:
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 30])
 def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts) -> None:
     found = rates(parts, steps, lr_scheduler_type=kind)
-    climbing = min(LEAST, math.ceil(steps / 2))
+    climbing = min(LEAST_WARMUP, math.ceil(steps / 2))
     assert found[:climbing] == pytest.approx([(k / (climbing + 1)) ** 2 for k in range(1, climbing + 1)])
     assert min(found) > 0
     if steps > climbing:
@@ -64,7 +64,7 @@ def test_longer_trainings_and_numbers_of_steps_are_as_transformers_has_them(
 
 def test_a_schedule_without_warm_up_has_none(parts: Parts) -> None:
     assert rates(parts, 4, lr_scheduler_type="constant") == [1.0] * 4
-    assert climb(0.1, 4) > 0
+    assert count_warmup_steps(0.1, 4) > 0
 
 
 def test_a_schedule_that_looks_at_the_loss_is_left_alone(parts: Parts) -> None:

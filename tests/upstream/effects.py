@@ -83,7 +83,7 @@ from stages.samplers.sampler import Request
 from stages.tracking import wandb as tracking
 from stages.training import budget, micro_batches
 from stages.training.batches import EpochSchedule
-from stages.training.micro_batches import MicroBatches, Rows
+from stages.training.micro_batches import MicroBatches, StepRows
 from stages.training.saving import Checkpoints, newest_complete
 from stages.training.token_rows import IGNORED
 from stages.training.trainer import ROW_LOSSES, EvalHistory, PlumblineTrainer
@@ -134,9 +134,9 @@ nothing = lambda *args, **options: None
 
 @effect("trl.trainer.utils:FusedCausalLMOutput", put(trl_utils.FusedCausalLMOutput, "items", {}.items))
 def an_output_of_many_rows_is_cut_into_those_of_each(parts: Parts) -> None:
-    model, ids = scoring.add_scoring(parts.model(), Forward.padded), torch.arange(20, 40).view(2, 10)
+    model, ids = scoring.install_scoring(parts.model(), Forward.padded), torch.arange(20, 40).view(2, 10)
     score = lambda rows: model(input_ids=rows, labels=rows, use_cache=False, fused_lm_head=True)
-    row, alone = micro_batches.of_row(score(ids), (slice(1, 2),)), score(ids[1:])
+    row, alone = micro_batches.select_row(score(ids), (slice(1, 2),)), score(ids[1:])
     assert torch.allclose(row.log_probs, alone.log_probs, atol=1e-5)
 
 
@@ -161,7 +161,7 @@ def the_store_decides_the_loss(parts: Parts) -> None:
 def logged(trainer: StoredReferenceTrainer, steps: int = 1) -> dict[str, float]:
     """What TRL logs after so many steps over the training rows."""
     for _ in range(steps):
-        gradients(trainer, Rows(list(trainer.train_dataset)))
+        gradients(trainer, StepRows(list(trainer.train_dataset)))
     trainer.log({})
     return trainer.state.log_history[-1]
 
@@ -177,7 +177,7 @@ def a_steps_metrics_are_its_means(parts: Parts) -> None:
 def a_step_that_failed_counts_no_tokens(parts: Parts) -> None:
     once = logged(parts.ours())["num_tokens"]
     trainer = parts.ours()
-    with pytest.raises(MemoryError), micro_batches.of_step(trainer, [], trainer.weight):
+    with pytest.raises(MemoryError), micro_batches.average_over_step(trainer, [], trainer.count_items):
         trainer._total_train_tokens += 1000
         raise MemoryError
     assert logged(trainer)["num_tokens"] == once > 0
@@ -249,9 +249,11 @@ def scored_tokens(parts: Parts) -> list[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trl_utils, "_ChunkedLogProbFunction", ChunkedLogProbFunction)
         patch.setattr(trl_utils, "_use_triton", chunked_logprob._use_triton)
-        apply, seen = lm_head.OnCPU.apply, list[int]()
-        patch.setattr(lm_head.OnCPU, "apply", lambda *given: (seen.append(len(given[0])), apply(*given))[1])
-        model = scoring.add_scoring(parts.model(), Forward.padded)
+        apply, seen = lm_head.CPULogProbFunction.apply, list[int]()
+        patch.setattr(
+            lm_head.CPULogProbFunction, "apply", lambda *given: (seen.append(len(given[0])), apply(*given))[1]
+        )
+        model = scoring.install_scoring(parts.model(), Forward.padded)
         ids = torch.arange(20, 30)[None]
         model(input_ids=ids, labels=ids.masked_fill(ids < 25, -100), fused_lm_head=True)
     return seen
@@ -275,7 +277,9 @@ def reversed_outputs(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 @effect("trl.kernels:ChunkedLogProbFunction.forward", reversed_outputs)
 def trls_head_is_ours_but_for_rounding(parts: Parts) -> None:
     given = (torch.randn(6, 8), torch.randn(30, 8), None, torch.arange(6), 1.3, 32, None, 0.5, lm_head.STATISTICS)
-    for ours, theirs in zip(lm_head.OnCPU.apply(*given), ChunkedLogProbFunction.apply(*given), strict=True):
+    for ours, theirs in zip(
+        lm_head.CPULogProbFunction.apply(*given), ChunkedLogProbFunction.apply(*given), strict=True
+    ):
         assert torch.allclose(ours.float(), theirs.float(), atol=1e-4)
 
 
@@ -283,7 +287,7 @@ def trls_head_is_ours_but_for_rounding(parts: Parts) -> None:
 def the_heads_log_probs_are_those_of_the_logits(parts: Parts) -> None:
     ids = torch.arange(20, 30)[None]
     plain = parts.model()(input_ids=ids).logits.log_softmax(-1)
-    model = scoring.add_scoring(parts.model(), Forward.padded)
+    model = scoring.install_scoring(parts.model(), Forward.padded)
     scored = model(input_ids=ids, labels=ids.masked_fill(ids < 25, -100), fused_lm_head=True).log_probs
     expected = plain[:, :-1].gather(-1, ids[:, 1:, None])[..., 0] * (ids[:, 1:] >= 25)
     assert torch.allclose(scored, expected, atol=1e-5)
@@ -308,7 +312,7 @@ def bound_early(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 
 @effect("trl.trainer:add_fused_lm_head looks up model.base_model at every call", bound_early)
 def the_head_runs_the_backbone_that_stands_there(parts: Parts) -> None:
-    model = scoring.add_scoring(parts.model(), Forward.padded)
+    model = scoring.install_scoring(parts.model(), Forward.padded)
     forward, calls = model.base_model.forward, list[int]()
     model.base_model.forward = lambda **given: (calls.append(1), forward(**given))[1]
     ids = torch.arange(20, 30)[None]
@@ -361,7 +365,7 @@ def arguments_are_read_from_source(parts: Parts) -> None:
 )
 def gradients_of_micro_batches_add_up_to_the_steps(parts: Parts) -> None:
     whole, divided = parts.ours(), parts.ours(micro=1)
-    rows = Rows(list(whole.train_dataset))
+    rows = StepRows(list(whole.train_dataset))
     assert apart(gradients(whole, rows), gradients(divided, rows)) < 1e-5
 
 
@@ -382,7 +386,7 @@ def the_tokens_of_a_step_are_counted_before_it_is_divided(parts: Parts) -> None:
 def steps_come_as_rows(parts: Parts) -> None:
     trainer = parts.ours()
     step = next(iter(trainer.get_train_dataloader()))
-    assert isinstance(step, Rows)
+    assert isinstance(step, StepRows)
     assert [row.keys() for row in step.rows] == [row.keys() for row in trainer.train_dataset]
 
 
@@ -448,9 +452,9 @@ def the_last_checkpoint_has_no_optimizer_state(parts: Parts) -> None:
 )
 def the_attention_that_is_set_is_read(parts: Parts) -> None:
     model = parts.model()
-    assert packing.attention_of(model) == "sdpa"
+    assert packing.attention_name(model) == "sdpa"
     model.set_attn_implementation("eager")
-    assert packing.attention_of(model) == "eager"
+    assert packing.attention_name(model) == "eager"
 
 
 @effect("transformers:PreTrainedModel._is_stateful", put(RecurrentGemmaForCausalLM, "_is_stateful", False))
@@ -458,8 +462,8 @@ def a_recurrent_model_does_not_only_attend(parts: Parts) -> None:
     config = RecurrentGemmaConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=20)
     model = RecurrentGemmaForCausalLM(config)
     assert model.is_backend_compatible(), "else another model has to stand here"
-    assert not packing.only_attends(model)
-    assert packing.only_attends(parts.model())
+    assert not packing.has_only_attention(model)
+    assert packing.has_only_attention(parts.model())
 
 
 def without(name: str) -> Change:
@@ -477,7 +481,7 @@ def without(name: str) -> Change:
 
 @effect("transformers:LlamaModel hands keyword arguments on to its attention", without("layout"))
 def a_layout_reaches_attention(parts: Parts) -> None:
-    assert packing.lay_out(parts.model())
+    assert packing.install_run_attention(parts.model())
 
 
 @effect("transformers:MistralModel tells its attention the sliding_window", without("sliding_window"))
@@ -555,10 +559,10 @@ def a_tied_head_is_known(parts: Parts) -> None:
 def a_model_from_a_gguf_file_can_be_saved(parts: Parts) -> None:
     folder = parts.new_folder()
     parts.stored[0].save_pretrained(folder)
-    parts.terms.tokenizer.save_pretrained(folder)
+    parts.contract.tokenizer.save_pretrained(folder)
     file = folder / "gguf" / "model.gguf"
-    gguf_file.write(folder, file, GGUFType.f32, "tiny")
-    model, _ = base.from_gguf(file, Model(str(file), None, None))
+    gguf_file.write_gguf(folder, file, GGUFType.f32, "tiny")
+    model, _ = base.read_gguf(file, Model(str(file), None, None))
     model.save_pretrained(folder / "again")
     assert "quantization_config" not in json.loads((folder / "again" / "config.json").read_text())
 
@@ -570,7 +574,9 @@ def a_model_from_a_gguf_file_can_be_saved(parts: Parts) -> None:
 def llama_cpps_names_are_known(parts: Parts) -> None:
     for name in ("llama3", "qwen2"):
         split = {"type": "Split", "pattern": {"Regex": gguf_file.GGUF_PRE_TOKENIZER_SPLITS[name]}}
-        assert gguf_file.pre_tokenizer({"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}) == name
+        assert (
+            gguf_file.pre_tokenizer_name({"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}) == name
+        )
 
 
 # accelerate
@@ -586,7 +592,7 @@ def gathers(name: str) -> Check:
             patch.setattr(Accelerator, name, lambda self, tensor: (calls.append(name), original(self, tensor))[1])
             trainer.compute_loss(trainer.model.train(), batch)
             outside = len(calls)
-            with micro_batches.of_step(trainer, [batch], trainer.weight):
+            with micro_batches.average_over_step(trainer, [batch], trainer.count_items):
                 trainer.compute_loss(trainer.model, batch)
         assert outside > 0
         assert len(calls) == outside
@@ -685,7 +691,7 @@ class Counted(TorchDispatchMode):
 def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int, int]:
     """How often an operation is computed there, under selective checkpointing and bf16."""
     model = parts.model().train()
-    budget.enable(model, Checkpointing.selective)
+    budget.enable_checkpointing(model, Checkpointing.selective)
     ids = torch.arange(20, 30)[None]
     with Counted() as forward, scoring.autocast(Precision.bf16, model.device):
         loss = model(input_ids=ids, labels=ids).loss
@@ -713,7 +719,7 @@ def weights_are_rounded_once(parts: Parts) -> None:
 
 def over_runs(attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
     """Attention over six tokens, and three that continue the first four: output, gradients of query, key and value."""
-    layout = run_attention.RunLayout.of([6, 3], torch.device("cpu"), [0, 4])
+    layout = run_attention.RunLayout.from_lengths([6, 3], torch.device("cpu"), [0, 4])
     draw = torch.Generator().manual_seed(0)
     states = [torch.randn(1, heads, 9, 8, generator=draw).requires_grad_() for heads in (4, 2, 2)]
     output = attend(SimpleNamespace(num_key_value_groups=2, is_causal=True), states, layout)
@@ -730,7 +736,7 @@ def unmasked(query: Any, key: Any, value: Any, dropout: float, causal: bool, att
     put(run_attention, "forward_kernel", unmasked),
 )
 def runs_attend_as_sdpa_does(parts: Parts) -> None:
-    assert torch.allclose(over_runs(packing.run_by_run)[0], over_runs(packing.all_at_once)[0], atol=1e-5)
+    assert torch.allclose(over_runs(packing.attend_run_by_run)[0], over_runs(packing.attend_all_at_once)[0], atol=1e-5)
 
 
 def keys_and_values_exchanged(parts: Parts, patch: pytest.MonkeyPatch) -> None:
@@ -744,8 +750,8 @@ def keys_and_values_exchanged(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 
 @effect("torch:ops.aten._scaled_dot_product_flash_attention_for_cpu_backward", keys_and_values_exchanged)
 def gradients_of_runs_are_sdpas(parts: Parts) -> None:
-    theirs = over_runs(packing.all_at_once)
-    for ours, other in zip(over_runs(packing.run_by_run)[1:], theirs[1:], strict=True):
+    theirs = over_runs(packing.attend_all_at_once)
+    for ours, other in zip(over_runs(packing.attend_run_by_run)[1:], theirs[1:], strict=True):
         assert torch.allclose(ours, other, atol=1e-5)
 
 
@@ -753,7 +759,7 @@ def gradients_of_runs_are_sdpas(parts: Parts) -> None:
 def gradients_by_products_are_sdpas(parts: Parts) -> None:
     draw = torch.Generator().manual_seed(0)
     grad, *states = (torch.randn(1, heads, 9, 8, generator=draw) for heads in (4, 4, 2, 2))
-    mask = run_attention.RunLayout.of([9], torch.device("cpu")).mask(0, None, torch.float32)
+    mask = run_attention.RunLayout.from_lengths([9], torch.device("cpu")).mask(0, None, torch.float32)
     found = run_attention.by_products(grad, *states, mask, 0.3)
     needing = [state.clone().requires_grad_() for state in states]
     output = torch.nn.functional.scaled_dot_product_attention(*needing, is_causal=True, scale=0.3, enable_gqa=True)

@@ -22,15 +22,15 @@ from stages.config.schema import Config
 from stages.models import chat_templates, scoring
 from stages.models.contract import Contract
 from stages.models.loading import load_tokenizer
-from stages.models.scoring import tokenized
+from stages.models.scoring import tokenize_pair
 from stages.objectives.dpo import StoredReferenceTrainer, trl_row
-from stages.objectives.sft import SupervisedTrainer, under_contract
+from stages.objectives.sft import SupervisedTrainer, apply_contract
 from stages.store.records import Pair, PairLogProbs
 from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.arguments import arguments
 from stages.training.batches import EpochSchedule
-from stages.training.fit import train
+from stages.training.fit import train_with_callbacks
 from stages.training.saving import checkpoint_folder
 from stages.training.token_rows import IGNORED
 from tests.helpers import conversational, settings
@@ -61,18 +61,18 @@ class Parts:
         """A tiny Llama, and the contract of its tokenizer. To be copied."""
         init = self.settings.model.random_init
         assert init is not None
-        model, tokenizer = base.random_model(init)
+        model, tokenizer = base.build_random_model(init)
         folder = self.new_folder()
         tokenizer.save_pretrained(folder)
         rows = model.get_input_embeddings().num_embeddings
-        terms = chat_templates.establish(load_tokenizer(folder), self.settings.sft.template, True, rows)
-        return under_contract(model, terms, 0).eval(), terms
+        contract = chat_templates.establish_contract(load_tokenizer(folder), self.settings.sft.template, True, rows)
+        return apply_contract(model, contract, 0).eval(), contract
 
     def model(self) -> Any:
         return copy.deepcopy(self.stored[0])
 
     @cached_property
-    def terms(self) -> Contract:
+    def contract(self) -> Contract:
         return self.stored[1]
 
     @cached_property
@@ -87,9 +87,9 @@ class Parts:
     @cached_property
     def scored(self) -> list[PairLogProbs]:
         """The pairs as the model itself scores them."""
-        tokens = [tokenized(pair, self.terms) for pair in self.pairs]
-        model = scoring.add_scoring(self.model())
-        pad = self.terms.tokenizer.pad_token_id
+        tokens = [tokenize_pair(pair, self.contract) for pair in self.pairs]
+        model = scoring.install_scoring(self.model())
+        pad = self.contract.tokenizer.pad_token_id
         for row, (chosen_logps, rejected_logps) in zip(
             tokens, scoring.pair_log_probs(model, tokens, pad, Precision.fp32), strict=True
         ):
@@ -109,14 +109,14 @@ class Parts:
             row["ref_chosen_logps"] += shift
         out = StageDir(self.new_folder(), lambda metrics, step: None)
         return StoredReferenceTrainer(
-            adapters.attach(model, cfg.lora, 0) if adapter else model,
+            adapters.attach_new_adapter(model, cfg.lora, 0) if adapter else model,
             cfg=cfg,
             out=out,
             turns=EpochSchedule([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
             args=arguments(cfg, out, **StoredReferenceTrainer.arguments),
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(rows[:1]),
-            processing_class=self.terms.tokenizer,
+            processing_class=self.contract.tokenizer,
         )
 
     def supervised(self, micro: int, **arguments_of_trl: Any) -> SupervisedTrainer:
@@ -134,14 +134,14 @@ class Parts:
             turns=EpochSchedule([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
             args=arguments(cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
-            processing_class=self.terms.tokenizer,
+            processing_class=self.contract.tokenizer,
         )
 
     @cached_property
     def run(self) -> StoredReferenceTrainer:
         """A training of one step from beginning to end, with an evaluation and a checkpoint. To be looked at only."""
         trainer = self.ours()
-        train(trainer, replace(trainer.cfg, epochs=1.0, evaluations=1), trainer.out)
+        train_with_callbacks(trainer, replace(trainer.cfg, epochs=1.0, evaluations=1), trainer.out)
         return trainer
 
     @property
@@ -157,7 +157,7 @@ class Parts:
             ref_model=self.model(),
             args=args,
             train_dataset=conversational(self.pairs),
-            processing_class=self.terms.tokenizer,
+            processing_class=self.contract.tokenizer,
         )
         theirs.train()
         trainers = {"DPOTrainer": theirs, "Trainer": theirs, "PreTrainedModel": theirs.model}

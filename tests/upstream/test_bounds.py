@@ -64,7 +64,7 @@ def test_a_checkout_goes_by_its_own_ranges_whatever_is_installed(site: Path) -> 
     installed(site, "trl", "9.9.9")
     for name in (DISTRIBUTION, DISTRIBUTION.split("-")[0]):  # an installation of before, and another project's
         installed(site, name, "0.1.0", "trl>=9")
-    assert "trl 9.9.9" in " ".join(process.outside_their_ranges())
+    assert "trl 9.9.9" in " ".join(process.untested_libraries())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_version_counts_as_pip_counts_it(version: str, known: bool, wheel_site
     installed(wheel_site, DISTRIBUTION, "0.1.0", "trl<1.17,>=1.16", "absent<2", 'ray<2.61,>=2.60; extra == "ray"')
     installed(wheel_site, "trl", version)
     installed(wheel_site, "ray", "1.0")  # of an extra that nobody asked for
-    assert process.outside_their_ranges() == ([] if known else [f"trl {version} (known: >=1.16,<1.17)"])
+    assert process.untested_libraries() == ([] if known else [f"trl {version} (known: >=1.16,<1.17)"])
 
 
 def test_without_metadata_of_its_own_a_wheel_says_nothing(wheel_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_without_metadata_of_its_own_a_wheel_says_nothing(wheel_site: Path, monk
     installed(wheel_site, "trl", "9.9.9")
     installed(wheel_site, DISTRIBUTION.split("-")[0], "0.0.6", "trl<1")  # another project's
     (wheel_site / "pyproject.toml").write_text('[project]\nname = "another"\ndependencies = ["trl<1"]\n')
-    assert process.outside_their_ranges() == []
+    assert process.untested_libraries() == []
 
 
 def test_a_command_that_builds_says_it_and_one_that_does_not_stays_silent(site: Path, tmp_path: Path) -> None:
