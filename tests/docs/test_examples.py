@@ -35,8 +35,8 @@ def test_every_example_has_a_purpose() -> None:
 @pytest.mark.parametrize("name", PURPOSES)
 def test_every_row_of_an_example_is_usable(name: str) -> None:
     report = read(EXAMPLES / f"{name}.jsonl", PURPOSES[name], **SETTINGS.get(name, {}))
-    assert (report.rows, len(report.made), report.bad, report.left_out) == (ROWS, ROWS, [], 0)
-    assert not report.unused
+    assert (report.rows, len(report.parsed), report.bad_rows, report.left_out) == (ROWS, ROWS, [], 0)
+    assert not report.unused_columns
 
 
 def test_the_preferences_become_pairs(tmp_path: Path) -> None:
