@@ -4,18 +4,20 @@ of the tools that the row offers."""
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, WEIGHT, Format, ParsedRow, calls, roles_of
+from stages.formats.format import COMPLETION, CONTEXT, PROMPT, THOUGHT, WEIGHT, Format, ParsedRow, calls_text, roles_of
 
 
 class Answered(Format):
-    roles = roles_of(ASKED, BEFORE, THOUGHT, WEIGHT, completion=COMPLETION)
+    roles = roles_of(PROMPT, CONTEXT, THOUGHT, WEIGHT, completion=COMPLETION)
     needs: tuple[str, ...] = ("prompt", "completion")
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         return isinstance(row["prompt"], str | list)
 
-    def said(self, row: Mapping[str, Any]) -> ParsedRow:
-        messages, completion = self.request(row), row["completion"]
+    def parse(self, row: Mapping[str, Any]) -> ParsedRow:
+        messages, completion = self.read_prompt(row), row["completion"]
         if "tools" in row:
-            completion = calls(completion) or completion
-        return self.learnt(row, messages, self.answer(completion, "completion", messages, row.get("reasoning")))
+            completion = calls_text(completion) or completion
+        return self.weighted_row(
+            row, messages, self.read_answer(completion, "completion", messages, row.get("reasoning"))
+        )

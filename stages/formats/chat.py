@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import BEFORE, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
-from stages.formats.turns import ROLES, WHO, said, split_off_answer
+from stages.formats.format import CONTEXT, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
+from stages.formats.turns import ROLE_KEYS, ROLES, first_value, split_off_answer
 
 
 def ends_with_answer(value: Any) -> bool:
     """Whether the last turn is not the user's: requests alone are for `prompts`."""
     last = value[-1] if isinstance(value, list) else {}
-    return ROLES.get(str(said(last, WHO)).lower()) != "user"
+    return ROLES.get(str(first_value(last, ROLE_KEYS)).lower()) != "user"
 
 
 class Chat(Format):
-    roles = roles_of(BEFORE, WEIGHT, messages=f"{TURNS['messages']} text")
+    roles = roles_of(CONTEXT, WEIGHT, messages=f"{TURNS['messages']} text")
     needs = ("messages",)
-    weighed = ("messages",)
+    weighted_roles = ("messages",)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         value = row["messages"]
@@ -24,5 +24,5 @@ class Chat(Format):
             return len(value) % 2 == 0  # LIMA's: they take turns
         return is_turns(value) and ends_with_answer(value)
 
-    def said(self, row: Mapping[str, Any]) -> ParsedRow:
-        return self.learnt(row, *split_off_answer(self.asked(row)))
+    def parse(self, row: Mapping[str, Any]) -> ParsedRow:
+        return self.weighted_row(row, *split_off_answer(self.read_conversation(row)))

@@ -3,44 +3,46 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import ASKED, BEFORE, TURNS, Format, ParsedRow, is_turns, roles_of
+from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, is_turns, roles_of
 from stages.formats.readers.row import BadRow
 from stages.store.records import Message
 
-KINDS = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"
+NAMES = "{0} {0}_response {0}_messages {0}_answer {0}_completion response_{0} answer_{0}"
 
 
 class ChosenRejected(Format):
-    roles = roles_of(TURNS, ASKED, BEFORE, chosen=KINDS.format("chosen"), rejected=KINDS.format("rejected"))
+    roles = roles_of(TURNS, PROMPT, CONTEXT, chosen=NAMES.format("chosen"), rejected=NAMES.format("rejected"))
     needs = ("chosen", "rejected")
     compares = True
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         return "prompt" in row or "messages" in row or is_turns(row["chosen"])
 
-    def said(self, row: Mapping[str, Any]) -> ParsedRow:
+    def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         if is_whole(row["chosen"]) and is_whole(row["rejected"]):
-            (prompt, chosen), (other, rejected) = (self.whole(row, side) for side in self.needs)
-            if prompt != other:
+            (prompt, chosen), (other_prompt, rejected) = (self.read_whole(row, side) for side in self.needs)
+            if prompt != other_prompt:
                 raise BadRow("rejected", "answers another prompt than chosen")
-            self.repeated(row, prompt)
+            self.validate_repeated_prompt(row, prompt)
         else:
             # Beside a prompt, `messages` repeats it with the chosen answer.
-            asked = {role: value for role, value in row.items() if role != "messages" or "prompt" not in row}
-            if not {"prompt", "messages"} & asked.keys():
+            prompt_row = {role: value for role, value in row.items() if role != "messages" or "prompt" not in row}
+            if not {"prompt", "messages"} & prompt_row.keys():
                 raise BadRow("", "no prompt, and chosen and rejected are no whole conversations")
-            prompt = self.request(asked)
-            chosen, rejected = (self.answer(row[side], side, prompt) for side in self.needs)
+            prompt = self.read_prompt(prompt_row)
+            chosen, rejected = (self.read_answer(row[side], side, prompt) for side in self.needs)
         if chosen == rejected:
             raise BadRow("rejected", "is the same as chosen")
         return ParsedRow(prompt, [chosen, rejected], [1.0, 0.0])
 
-    def repeated(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
+    def validate_repeated_prompt(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
         """A prompt beside whole conversations repeats a turn of theirs, and what belongs to it stands there too."""
-        asked, told = row.get("prompt"), [turn["content"].strip() for turn in prompt]
-        if isinstance(asked, str) and asked.strip() not in told:
+        prompt_text, contents = row.get("prompt"), [turn["content"].strip() for turn in prompt]
+        if isinstance(prompt_text, str) and prompt_text.strip() not in contents:
             raise BadRow("prompt", "is none of the turns of chosen")
-        if isinstance(more := row.get("input"), str) and not any(more.strip() in each for each in told):
+        if isinstance(input_text := row.get("input"), str) and not any(
+            input_text.strip() in content for content in contents
+        ):
             raise BadRow("input", "is in none of the turns of chosen: `columns: {COLUMN: null}` leaves it out")
 
 

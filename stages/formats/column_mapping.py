@@ -12,10 +12,21 @@ from stages.config.blocks.data import Source
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected
-from stages.formats.columns import Beside, ChangesMeaning, Path, at, has, inside, normal, resolved, tops, unread
+from stages.formats.columns import (
+    ChangesMeaning,
+    Path,
+    UnreadColumns,
+    has_path,
+    list_unread,
+    nested_keys,
+    normal_name,
+    resolve_columns,
+    top_columns,
+    value_at,
+)
 from stages.formats.compared import Compared
 from stages.formats.continued import Continued
-from stages.formats.format import STATED, Format, ParsedRow
+from stages.formats.format import PROVENANCE, Format, ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
@@ -24,7 +35,7 @@ from stages.formats.scored import Scored
 from stages.formats.several import Several
 from stages.formats.texts import Texts
 from stages.formats.transcribed import Transcribed
-from stages.formats.turns import empty
+from stages.formats.turns import is_empty
 from stages.store.splits import NEED_AN_ANSWER
 
 # In this order: a file has the first of these formats that most of its first rows are of.
@@ -35,7 +46,7 @@ PREFERENCES: list[type[Format]] = [ChosenRejected, Compared, Scored, KTO]
 CANDIDATES: list[type[Format]] = [Several, Chat, Answered]
 
 
-class Wanted(StrEnum):
+class Purpose(StrEnum):
     """What a source is read for."""
 
     answers = "messages, a prompt with its completion, or text"
@@ -45,25 +56,25 @@ class Wanted(StrEnum):
 
 
 FORMATS = {
-    Wanted.answers: EXAMPLES,
-    Wanted.prompts: EXAMPLES,
-    Wanted.preferences: PREFERENCES,
-    Wanted.candidates: CANDIDATES,
+    Purpose.answers: EXAMPLES,
+    Purpose.prompts: EXAMPLES,
+    Purpose.preferences: PREFERENCES,
+    Purpose.candidates: CANDIDATES,
 }
 Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # a role, and what gets its value from a row
-SHOWN = 9  # keys, in an error
+MAX_SHOWN = 9  # keys, in an error
 MEDIA = ("image", "video", "audio")  # a sign in a text stands for one, and says nothing without its column
 
 
 @dataclass(frozen=True)
-class Columns:
+class RowColumns:
     """Of rows that have the same ones: the column of every role and what gets it, which roles are `stated`, and
     what stands beside."""
 
     paths: dict[str, Path]
     getters: Getters
-    stated: list[str]
-    beside: Beside
+    provenance: list[str]
+    unread: UnreadColumns
 
 
 class Placeholders:
@@ -71,25 +82,25 @@ class Placeholders:
     `<|image|>`, `<image 1>`. `rows` counts the rows that had some."""
 
     def __init__(self, dropped: Collection[str]):
-        self.kinds = sorted({name for column in dropped if (name := normal(column).removesuffix("s")) in MEDIA})
-        self.sign = re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
+        self.kinds = sorted({name for column in dropped if (name := normal_name(column).removesuffix("s")) in MEDIA})
+        self.pattern = re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
         self.rows = 0
 
-    def taken_out(self, said: ParsedRow) -> ParsedRow:
+    def remove(self, row: ParsedRow) -> ParsedRow:
         """Return a row without these placeholders. Raises BadRow where a turn was nothing else."""
-        sign = self.sign
-        if sign is None or not any(sign.search(turn["content"]) for turn in said.messages):
-            return said
+        pattern = self.pattern
+        if pattern is None or not any(pattern.search(turn["content"]) for turn in row.messages):
+            return row
         self.rows += 1
 
         def cleaned(text: str, role: str) -> str:
-            if role == "answer" or not sign.search(text):
+            if role == "answer" or not pattern.search(text):
                 return text
-            if not (rest := sign.sub("", text).strip()):
+            if not (remaining := pattern.sub("", text).strip()):
                 raise BadRow("", f"a turn is {text.strip():.40}, and nothing else: its column is left out")
-            return rest
+            return remaining
 
-        return said.rewritten(cleaned)
+        return row.rewrite_texts(cleaned)
 
     def remarks(self) -> list[str]:
         """Return what a user should know of this."""
@@ -102,30 +113,34 @@ class ColumnMapping:
     """A file's format, and the column of every role in it."""
 
     format: Format
-    first: dict[str, Path]  # of the roles that the first rows have
-    given: Mapping[str, Path | None]
-    asks: bool = False  # only for what was asked
-    known: dict[tuple[str, ...], Columns] = field(default_factory=dict)
-    unfound: set[tuple[str, str]] = field(default_factory=set)  # roles with paths that lead into no row so far
+    first_paths: dict[str, Path]  # of the roles that the first rows have
+    user_columns: Mapping[str, Path | None]
+    prompts_only: bool = False  # only for what was asked
+    columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
+    missing_paths: set[tuple[str, str]] = field(default_factory=set)  # roles with paths that lead into no row so far
     placeholders: Placeholders = field(init=False)
 
     def __post_init__(self) -> None:
         self.placeholders = Placeholders(self.format.dropped)
 
-    def columns(self, row: dict[str, Any]) -> Columns:
+    def find_columns(self, row: dict[str, Any]) -> RowColumns:
         """The columns of a row: those of the first rows, and others that only some rows have."""
-        if (found := self.known.get(tuple(row))) is None:
-            known = dict.fromkeys([column for path in self.first.values() for column in tops(path)])
-            named = {**self.format.named(row), **STATED}
-            more = {role: names for role, names in named.items() if role not in self.first}
-            paths = self.first | resolved(row, more, {**self.given, **known})
-            decided = {name for role in self.given for name in self.format.roles.get(role, "").split()}
+        if (columns := self.columns_by_keys.get(tuple(row))) is None:
+            read_columns = dict.fromkeys(
+                [column for path in self.first_paths.values() for column in top_columns(path)]
+            )
+            names_by_role = {**self.format.role_names(row), **PROVENANCE}
+            other_roles = {role: names for role, names in names_by_role.items() if role not in self.first_paths}
+            paths = self.first_paths | resolve_columns(row, other_roles, {**self.user_columns, **read_columns})
+            decided_names = {name for role in self.user_columns for name in self.format.roles.get(role, "").split()}
             form, texts = self.format, isinstance(self.format, Texts)
-            texts &= "text" not in self.given  # of which somebody says that it is running text
+            texts &= "text" not in self.user_columns  # of which somebody says that it is running text
             judged = form.compares or isinstance(form, KTO)
-            beside = Beside.of(row, paths, form.dropped, decided, texts, form.weighed, judged)
-            found = self.known[tuple(row)] = Columns(paths, getters_of(paths, row), [*STATED.keys() & paths], beside)
-        return found
+            unread = UnreadColumns.build(row, paths, form.dropped, decided_names, texts, form.weighted_roles, judged)
+            columns = self.columns_by_keys[tuple(row)] = RowColumns(
+                paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread
+            )
+        return columns
 
     def read(self, row: Any) -> tuple[ParsedRow, list[str]]:
         """What a row says, and those of its columns that are not read.
@@ -136,77 +151,88 @@ class ColumnMapping:
         """
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
-        if self.unfound:
-            self.unfound = {(role, path) for role, path in self.unfound if not has(row, path)}
-        columns = self.columns(row)
-        values = values_of(row, columns.getters)
-        stated: dict[str, Any] = {role: in_words(values.pop(role)) for role in columns.stated if role in values}
-        said = self.placeholders.taken_out(self.said(row, values, columns.paths))
-        return (said._replace(**stated) if stated else said), unread(row, values, columns.beside)
+        if self.missing_paths:
+            self.missing_paths = {(role, path) for role, path in self.missing_paths if not has_path(row, path)}
+        columns = self.find_columns(row)
+        values = role_values(row, columns.getters)
+        provenance: dict[str, Any] = {
+            role: join_values(values.pop(role)) for role in columns.provenance if role in values
+        }
+        parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
+        return (parsed._replace(**provenance) if provenance else parsed), list_unread(row, values, columns.unread)
 
-    def said(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> ParsedRow:
+    def parse(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> ParsedRow:
         """As `read`, by the values of a row's roles."""
         for role in self.format.needs:
             if role not in values:
-                column = str(self.first.get(role, role))
+                column = str(self.first_paths.get(role, role))
                 raise BadRow(column, "is empty" if column in row else "the column is missing")
         try:
-            return ParsedRow(self.format.request(values), []) if self.asks else self.format.said(values)
+            return ParsedRow(self.format.read_prompt(values), []) if self.prompts_only else self.format.parse(values)
         except BadRow as bad:
             if not isinstance(path := paths.get(bad.field), str):
                 raise
-            raise BadRow(path, bad.reason.replace("COLUMN", path) + within(bad.field, path, at(row, path))) from None
+            raise BadRow(
+                path, bad.reason.replace("COLUMN", path) + nested_key_hint(bad.field, path, value_at(row, path))
+            ) from None
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """`{prompt: instruction, completion: output}`: what `columns` would say."""
-        asked = ("system", "history", "messages", "prompt", "input")
-        roles = sorted(self.first, key=lambda role: role not in asked)
-        paths = {role: path if isinstance(path := self.first[role], str) else f"[{', '.join(path)}]" for role in roles}
+        prompt_roles = ("system", "history", "messages", "prompt", "input")
+        roles = sorted(self.first_paths, key=lambda role: role not in prompt_roles)
+        paths = {
+            role: path if isinstance(path := self.first_paths[role], str) else f"[{', '.join(path)}]" for role in roles
+        }
         return f"{{{', '.join(f'{role}: {path}' for role, path in paths.items())}}}"
 
 
-def wanted_of(source: Source) -> Wanted:
+def source_purpose(source: Source) -> Purpose:
     """Answers where a split that rows fall into learns from them, or a check compares with them; else prompts."""
-    answered = source.check or any(source.shares.get(split) for split in NEED_AN_ANSWER)
-    return Wanted.answers if answered else Wanted.prompts
+    needs_answers = source.check or any(source.shares.get(split) for split in NEED_AN_ANSWER)
+    return Purpose.answers if needs_answers else Purpose.prompts
 
 
-def kinds(source: Source, wanted: Wanted) -> list[type[Format]]:
+def allowed_formats(source: Source, purpose: Purpose) -> list[type[Format]]:
     """The formats that a source may have."""
     if source.task:
         return [Phrased]
-    return [kind for kind in FORMATS[wanted] if source.format in (None, name_of(kind))]
+    return [kind for kind in FORMATS[purpose] if source.format in (None, format_name(kind))]
 
 
-def name_of(kind: type[Format]) -> str:
+def format_name(kind: type[Format]) -> str:
     """The word by which `format` of a source names a format."""
     return kind.__module__.rpartition(".")[2]
 
 
-def laid_out(format: Format, columns: list[str], given: Mapping[str, Path | None]) -> ColumnMapping:
-    return ColumnMapping(format, resolved(columns, {**format.named(columns), **STATED}, given), given)
+def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
+    return ColumnMapping(
+        format, resolve_columns(columns, {**format.role_names(columns), **PROVENANCE}, user_columns), user_columns
+    )
 
 
-def getters_of(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
+def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
     """What gets the value of every role from a row that has these columns."""
-    whole = [*columns]
-    return [(role, itemgetter(path) if path in whole else partial(at, path=path)) for role, path in paths.items()]
+    whole_columns = [*columns]
+    return [
+        (role, itemgetter(path) if path in whole_columns else partial(value_at, path=path))
+        for role, path in paths.items()
+    ]
 
 
-def values_of(row: dict[str, Any], getters: Getters) -> dict[str, Any]:
+def role_values(row: dict[str, Any], getters: Getters) -> dict[str, Any]:
     """What a row says by role, where it says something."""
-    return {role: value for role, get in getters if not empty(value := get(row))}
+    return {role: value for role, get in getters if not is_empty(value := get(row))}
 
 
-def in_words(value: Any) -> str:
+def join_values(value: Any) -> str:
     """A licence or an origin, of which a row may have several."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
 
 
-def within(role: str, path: str, value: Any) -> str:
+def nested_key_hint(role: str, path: str, value: Any) -> str:
     """How a role is given what stands inside of an object."""
-    keys = inside(value) if isinstance(value, dict) else []
-    return f"; `columns: {{{role}: {path}.KEY}}` reads one of {', '.join(keys[:SHOWN])} in it" if keys else ""
+    keys = nested_keys(value) if isinstance(value, dict) else []
+    return f"; `columns: {{{role}: {path}.KEY}}` reads one of {', '.join(keys[:MAX_SHOWN])} in it" if keys else ""

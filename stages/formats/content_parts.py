@@ -13,8 +13,8 @@ KINDS = {
     "tool_call": "call", "tool_use": "call", "toolUse": "call", "functionCall": "call",
     "tool_result": "result", "toolResult": "result", "functionResponse": "result",
 }  # fmt: skip
-SAID = ("text", "value", "thinking", "reasoning")
-ARGUMENTS = ("arguments", "input", "args")
+VALUE_KEYS = ("text", "value", "thinking", "reasoning")
+ARGUMENT_KEYS = ("arguments", "input", "args")
 
 
 def is_parts(value: Any) -> bool:
@@ -30,38 +30,40 @@ def kind_of(part: Mapping[str, Any]) -> str | None:
     return "thought" if part.get("thought") is True else next((KINDS[key] for key in part if key in KINDS), None)
 
 
-def divided(content: list[Any], field: str) -> dict[str, list[Any]]:
+def split_parts(content: list[Any], field: str) -> dict[str, list[Any]]:
     """What parts say, by their kind.
 
     Raises:
         BadRow: for a part that is no text and cannot be written as one.
     """
-    found: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
+    values_by_kind: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
     for part in content:
         kind = kind_of(part) if isinstance(part, dict) else None
-        if kind not in found:
+        if kind not in values_by_kind:
             raise BadRow(field, f"a part of type {kind!r}; known: {', '.join(KINDS)}")
         nested = (value for key, value in part.items() if key in KINDS and isinstance(value, dict))
-        found[kind].append(READ[kind](part if "type" in part else next(nested, part)))
-    return found
+        values_by_kind[kind].append(READERS[kind](part if "type" in part else next(nested, part)))
+    return values_by_kind
 
 
-def said(part: Mapping[str, Any]) -> Any:
-    return next((part[key] for key in SAID if key in part), None)
+def part_value(part: Mapping[str, Any]) -> Any:
+    return next((part[key] for key in VALUE_KEYS if key in part), None)
 
 
-def call(part: Mapping[str, Any]) -> Any:
+def parse_call(part: Mapping[str, Any]) -> Any:
     """A call with its name and arguments, or the JSON of one."""
-    arguments: Any = next((part[key] for key in ARGUMENTS if key in part), {})
-    return {"name": part["name"], "arguments": arguments} if "name" in part else said(part)
+    arguments: Any = next((part[key] for key in ARGUMENT_KEYS if key in part), {})
+    return {"name": part["name"], "arguments": arguments} if "name" in part else part_value(part)
 
 
-def result(part: Mapping[str, Any]) -> str:
+def result_text(part: Mapping[str, Any]) -> str:
     """What a tool gave back, as text."""
-    given = part.get("content", part.get("response", ""))
-    if isinstance(given, list) and all(isinstance(each, dict) and isinstance(each.get("text"), str) for each in given):
-        return "\n".join(each["text"] for each in given)
-    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    content = part.get("content", part.get("response", ""))
+    if isinstance(content, list) and all(
+        isinstance(item, dict) and isinstance(item.get("text"), str) for item in content
+    ):
+        return "\n".join(item["text"] for item in content)
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
-READ = {"text": said, "thought": said, "call": call, "result": result}
+READERS = {"text": part_value, "thought": part_value, "call": parse_call, "result": result_text}

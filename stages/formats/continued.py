@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.formats.answered import Answered
 from stages.formats.chat import ends_with_answer
-from stages.formats.format import BEFORE, COMPLETION, THOUGHT, TURNS, WEIGHT, is_turns, roles_of
+from stages.formats.format import COMPLETION, CONTEXT, THOUGHT, TURNS, WEIGHT, is_turns, roles_of
 
 # Of these a checker compares answers with what they hold, which need be none.
 CHECKED = {"target", "targets", "ground_truth"}
@@ -13,7 +13,7 @@ CHECKED = {"target", "targets", "ground_truth"}
 
 class Continued(Answered):
     answers = " ".join(name for name in COMPLETION.split() if name not in CHECKED)
-    roles = roles_of(TURNS, BEFORE, THOUGHT, WEIGHT, completion=answers)
+    roles = roles_of(TURNS, CONTEXT, THOUGHT, WEIGHT, completion=answers)
     needs = ("messages", "completion")
 
     def fits(self, row: Mapping[str, Any]) -> bool:

@@ -18,46 +18,46 @@ from stages.config.errors import UserError
 from stages.formats.column_mapping import (
     FORMATS,
     ColumnMapping,
-    Wanted,
-    getters_of,
-    kinds,
-    laid_out,
-    name_of,
-    values_of,
+    Purpose,
+    allowed_formats,
+    build_mapping,
+    format_name,
+    role_getters,
+    role_values,
 )
-from stages.formats.columns import ChangesMeaning, unread
+from stages.formats.columns import ChangesMeaning, list_unread
 from stages.formats.readers.files import Table
 from stages.formats.readers.row import validate_columns
 from stages.formats.refusal_messages import (
-    dotted,
+    nested_user_paths,
     refuse_judged,
     refuse_options,
     refuse_rivals,
     refuse_unanswered,
-    unknown,
+    unknown_format_error,
 )
 from stages.formats.texts import Texts
-from stages.formats.turns import empty
+from stages.formats.turns import is_empty
 
-FILE = Path(__file__).with_name("known.yaml")
+KNOWN_FILE = Path(__file__).with_name("known.yaml")
 PEEKED = 200  # rows
 
 
-def layout_of(table: Table, source: Source, key: str, wanted: Wanted) -> ColumnMapping | None:
+def detect_mapping(table: Table, source: Source, key: str, purpose: Purpose) -> ColumnMapping | None:
     """The layout of a file, for preferences or for examples, whose format has looked at the rows that it learns from;
     None where the file has no row that can be read.
 
     Raises:
         UserError: as `recognised`, and where the rows do not go together.
     """
-    rows = peeked(table)
-    layout = recognised(table, rows, source, key, wanted)
-    if layout and not layout.asks:
-        learn(table, layout, rows, f"{key.rpartition('.')[0]}.labels")
-    return layout
+    rows = first_rows(table)
+    mapping = recognise_format(table, rows, source, key, purpose)
+    if mapping and not mapping.prompts_only:
+        learn_from_rows(table, mapping, rows, f"{key.rpartition('.')[0]}.labels")
+    return mapping
 
 
-def peeked(table: Table) -> list[dict[str, Any]]:
+def first_rows(table: Table) -> list[dict[str, Any]]:
     """The first rows of a file, without those that cannot be read."""
     rows = list[dict[str, Any]]()
     for row in islice(table.rows(), PEEKED):
@@ -67,8 +67,8 @@ def peeked(table: Table) -> list[dict[str, Any]]:
     return rows
 
 
-def recognised(
-    table: Table, rows: list[dict[str, Any]], source: Source, key: str, wanted: Wanted
+def recognise_format(
+    table: Table, rows: list[dict[str, Any]], source: Source, key: str, purpose: Purpose
 ) -> ColumnMapping | None:
     """The layout of a file by its first rows alone; None where there are none.
 
@@ -77,72 +77,78 @@ def recognised(
             where it may be read in several ways.
     """
     block, _, _ = key.rpartition(".")
-    if not kinds(source, wanted):
-        known = ", ".join(map(name_of, FORMATS[wanted]))
-        raise UserError(f"{block}.format={source.format}: here are read {wanted}; the formats of that are {known}.")
+    if not allowed_formats(source, purpose):
+        format_names = ", ".join(map(format_name, FORMATS[purpose]))
+        raise UserError(
+            f"{block}.format={source.format}: here are read {purpose}; the formats of that are {format_names}."
+        )
     if not rows:
         return None
-    columns = list(dict.fromkeys(column for row in rows for column in row if not empty(row[column])))
-    layout = best(source, wanted, columns, rows)
-    if wanted in (Wanted.answers, Wanted.prompts):
+    columns = list(dict.fromkeys(column for row in rows for column in row if not is_empty(row[column])))
+    mapping = best_mapping(source, purpose, columns, rows)
+    if purpose in (Purpose.answers, Purpose.prompts):
         refuse_options(table, source, block, columns, rows)
-    if layout is None:
-        raise unknown(table, source, block, columns, rows, wanted)
-    if wanted is Wanted.answers:
-        refuse_unanswered(table, layout, source, block, columns, rows[0])
-        refuse_judged(table, layout, source, block, columns, rows)
-    refuse_rivals(table, layout, block, columns, rows)
-    layout.asks = (
-        wanted is Wanted.prompts and layout.format.compares and bool({"prompt", "messages"} & {*layout.first})
+    if mapping is None:
+        raise unknown_format_error(table, source, block, columns, rows, purpose)
+    if purpose is Purpose.answers:
+        refuse_unanswered(table, mapping, source, block, columns, rows[0])
+        refuse_judged(table, mapping, source, block, columns, rows)
+    refuse_rivals(table, mapping, block, columns, rows)
+    mapping.prompts_only = (
+        purpose is Purpose.prompts
+        and mapping.format.compares
+        and bool({"prompt", "messages"} & {*mapping.first_paths})
     )
-    return layout
+    return mapping
 
 
-def best(source: Source, wanted: Wanted, columns: list[str], rows: list[dict[str, Any]]) -> ColumnMapping | None:
+def best_mapping(
+    source: Source, purpose: Purpose, columns: list[str], rows: list[dict[str, Any]]
+) -> ColumnMapping | None:
     """The layout of the first format that most of these rows are of, or else of the one that the most are of; by what
     is known of the set, or else by the names of its columns."""
-    most, found = 0, None
-    known = with_known(source, {column for row in rows for column in row})
-    for told, kind in [(known, kind) for kind in kinds(known, wanted)] + [
-        (source, kind) for kind in kinds(source, wanted)
+    most_rows, best = 0, None
+    known_source = with_known_columns(source, {column for row in rows for column in row})
+    for candidate, kind in [(known_source, kind) for kind in allowed_formats(known_source, purpose)] + [
+        (source, kind) for kind in allowed_formats(source, purpose)
     ]:
-        layout = laid_out(kind(told), columns, told.columns)
-        usable = sum(fits(layout, row) for row in rows)
-        if usable > most:
-            most, found = usable, layout
+        mapping = build_mapping(kind(candidate), columns, candidate.columns)
+        usable = sum(fits_row(mapping, row) for row in rows)
+        if usable > most_rows:
+            most_rows, best = usable, mapping
         if 2 * usable >= len(rows):
             break
-    if found:
-        found.unfound = dotted(source)
-    return found
+    if best:
+        best.missing_paths = nested_user_paths(source)
+    return best
 
 
-def fits(layout: ColumnMapping, row: dict[str, Any]) -> bool:
+def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     """Whether a row is of this format: it has what is needed, and no column that would mean something else."""
-    unknown = {role for role, path in layout.given.items() if path is not None} - layout.first.keys()
-    values = values_of(row, getters_of(layout.first, row))
-    if unknown or not values.keys() >= {*layout.format.needs} or not layout.format.fits(values):
+    unresolved = {role for role, path in mapping.user_columns.items() if path is not None} - mapping.first_paths.keys()
+    values = role_values(row, role_getters(mapping.first_paths, row))
+    if unresolved or not values.keys() >= {*mapping.format.needs} or not mapping.format.fits(values):
         return False
-    columns = layout.columns(row)
+    columns = mapping.find_columns(row)
     try:
-        unread(row, values_of(row, columns.getters), columns.beside)
+        list_unread(row, role_values(row, columns.getters), columns.unread)
     except ChangesMeaning:
-        return not isinstance(layout.format, Texts)  # else it is told by name
+        return not isinstance(mapping.format, Texts)  # else it is told by name
     return True
 
 
-def learn(table: Table, layout: ColumnMapping, rows: list[dict[str, Any]], labels: str) -> None:
+def learn_from_rows(table: Table, mapping: ColumnMapping, rows: list[dict[str, Any]], labels: str) -> None:
     """Have a format look at a file's rows before it reads them."""
-    seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if layout.format.learns_all else rows
-    values = (values_of(row, layout.columns(row).getters) for row in seen)
+    seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if mapping.format.learns_all else rows
+    values = (role_values(row, mapping.find_columns(row).getters) for row in seen)
     try:
-        layout.format.learn((v for v in values if v.keys() >= {*layout.format.needs}), layout.first, labels)
+        mapping.format.learn((v for v in values if v.keys() >= {*mapping.format.needs}), mapping.first_paths, labels)
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from error
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownDataset:
     """A set: columns that it has, or with `alone` all of them; the columns of its roles, and words for its labels."""
 
     name: str
@@ -153,17 +159,17 @@ class Known:
 
 
 @cache
-def known_sets() -> list[Known]:
-    return [Known(**each) for each in yaml.safe_load(FILE.read_text(encoding="utf-8"))]
+def known_datasets() -> list[KnownDataset]:
+    return [KnownDataset(**entry) for entry in yaml.safe_load(KNOWN_FILE.read_text(encoding="utf-8"))]
 
 
-def with_known(source: Source, columns: Collection[str]) -> Source:
+def with_known_columns(source: Source, columns: Collection[str]) -> Source:
     """A source with what its columns tell of it, but for one of which the user says it: its roles, or its task."""
     dropped = {column for column, path in source.columns.items() if path is None}
     if source.task or {*source.columns} - dropped:
         return source
-    for each in known_sets():
-        if {*each.of} <= {*columns} - dropped and not (each.alone and {*columns} - {*each.of}):
-            given = {**each.columns, **source.columns}
-            return replace(source, columns=given, labels={**each.labels, **source.labels})
+    for dataset in known_datasets():
+        if {*dataset.of} <= {*columns} - dropped and not (dataset.alone and {*columns} - {*dataset.of}):
+            merged = {**dataset.columns, **source.columns}
+            return replace(source, columns=merged, labels={**dataset.labels, **source.labels})
     return source

@@ -4,47 +4,47 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stages.formats.columns import Path, plain
-from stages.formats.format import ASKED, BEFORE, COMPLETION, THOUGHT, TURNS, Format, ParsedRow, roles_of
+from stages.formats.columns import Path, label_word
+from stages.formats.format import COMPLETION, CONTEXT, PROMPT, THOUGHT, TURNS, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import split_off_answer
 
-FLAGS = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}
+SCORES = {"true": 1.0, "good": 1.0, "false": 0.0, "bad": 0.0}
 
 
 class KTO(Format):
-    roles = roles_of(TURNS, ASKED, BEFORE, THOUGHT, label="label kto_tag", completion=COMPLETION)
+    roles = roles_of(TURNS, PROMPT, CONTEXT, THOUGHT, label="label kto_tag", completion=COMPLETION)
     needs = ("label",)
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        return self.flag(row["label"]) is not None and ("messages" in row or {"prompt", "completion"} <= {*row})
+        return self.label_score(row["label"]) is not None and ("messages" in row or {"prompt", "completion"} <= {*row})
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         self.column, self.values = names["label"], Counter[tuple[str, float]]()
 
     def remarks(self) -> list[str]:
         """Which answers every label was read as."""
-        read = [
+        readings = [
             f"{value} was read as {'a good' if score else 'a bad'} answer ({rows:,} rows)"
-            for (value, score), rows in sorted(self.values.items(), key=lambda each: -each[0][1])
+            for (value, score), rows in sorted(self.values.items(), key=lambda item: -item[0][1])
         ]
-        return [*super().remarks(), f"{self.column}: {', '.join(read)}"]
+        return [*super().remarks(), f"{self.column}: {', '.join(readings)}"]
 
-    def flag(self, value: Any) -> float | None:
+    def label_score(self, value: Any) -> float | None:
         """1 of a good answer, 0 of a bad one; None of what says neither. Numbers need `labels: {1: true, 0: false}`:
         elsewhere they are classes."""
-        word = plain(value)
-        return FLAGS.get(self.labels.get(word, word).lower())
+        word = label_word(value)
+        return SCORES.get(self.labels.get(word, word).lower())
 
-    def said(self, row: Mapping[str, Any]) -> ParsedRow:
-        if (score := self.flag(row["label"])) is None:
+    def parse(self, row: Mapping[str, Any]) -> ParsedRow:
+        if (score := self.label_score(row["label"])) is None:
             raise BadRow("label", f"must be true or false, good or bad, is {row['label']!r:.40}")
         if "completion" in row and "messages" not in row:
-            messages = self.request(row)
-            answer: str | None = self.answer(row["completion"], "completion", messages, row.get("reasoning"))
+            messages = self.read_prompt(row)
+            answer: str | None = self.read_answer(row["completion"], "completion", messages, row.get("reasoning"))
         else:
-            messages, answer = split_off_answer(self.asked(row))
+            messages, answer = split_off_answer(self.read_conversation(row))
         if answer is None:
             raise BadRow("", "no assistant turn that the label could be of")
-        self.values[plain(row["label"]), score] += 1
+        self.values[label_word(row["label"]), score] += 1
         return ParsedRow(messages, [answer], [score], graded=True)

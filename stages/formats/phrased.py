@@ -22,19 +22,19 @@ from stages.config.errors import UserError, nearest
 from stages.formats.columns import Path
 from stages.formats.format import Format, ParsedRow
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import listed, text
+from stages.formats.turns import require_list, require_text
 from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, facts_of, load_yaml, render
 from stages.store import plugins
 from stages.store.records import content_id
 from stages.store.source_files import read_template
 
 FOLDER = pathlib.Path(__file__).with_name("tasks")
-SHOWN = 200  # characters of labels, in a remark
-MOST = 8  # options that a phrasing lists
-OF_LABELS = {"label", "options", "choices"}
-NONE = "-1"  # the label of rows that have none, as `datasets` has it
+MAX_SHOWN = 200  # characters of labels, in a remark
+MAX_OPTIONS = 8  # options that a phrasing lists
+LABEL_VARIABLES = {"label", "options", "choices"}
+NO_LABEL = "-1"  # the label of rows that have none, as `datasets` has it
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-MARK = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")  # before an option: A)
+OPTION_MARK = re.compile(r"\s*\(?([A-Z])\s*[).:]\s*")  # before an option: A)
 
 
 class Phrased(Format):
@@ -45,40 +45,44 @@ class Phrased(Format):
         task = read_task(str(source.task))
         self.roles, self.needs = task["columns"], task["needs"]
         self.words = {key.lower(): word for key, word in task["labels"].items()} | self.labels
-        pairs = asked_and_answered(task)
+        pairs = phrasing_pairs(task)
         # The answer to an inverted phrasing is no label that a check could compare.
-        asked = [pair for pair in pairs if not source.check or pair[1] == task["answer"]]
-        self.phrasings = [(*pair, variables_of(*pair)) for pair in asked]
-        self.known = list[str]()
-        self.low: int | None = None  # the number of the first option, where labels are numbers
+        usable_pairs = [pair for pair in pairs if not source.check or pair[1] == task["answer"]]
+        self.phrasings = [(*pair, variables_of(*pair)) for pair in usable_pairs]
+        self.label_words = list[str]()
+        self.first_number: int | None = None  # the number of the first option, where labels are numbers
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Take in the labels of all rows, and say which begin with the same word."""
-        found = dict[str, None]()
+        distinct_words = dict[str, None]()
         if "options" in self.roles:
-            self.low = lowest((str(row["label"]), row["options"]) for row in rows)
+            self.first_number = first_option_number((str(row["label"]), row["options"]) for row in rows)
             return
         for row in rows if "label" in self.roles else ():
-            if "label" in row and str(row["label"]) != NONE:
+            if "label" in row and str(row["label"]) != NO_LABEL:
                 try:
-                    found[self.word(row["label"])] = None
-                except BadRow as reason:
-                    told = reason.reason.replace("COLUMN", str(names["label"]))
+                    distinct_words[self.label_word(row["label"])] = None
+                except BadRow as error:
+                    problem = error.reason.replace("COLUMN", str(names["label"]))
                     raise UserError(
-                        f"{names['label']}: {told}. {labels}={{VALUE: WORD, …}} says what a label means."
-                    ) from reason
-        self.known = sorted(found)
+                        f"{names['label']}: {problem}. {labels}={{VALUE: WORD, …}} says what a label means."
+                    ) from error
+        self.label_words = sorted(distinct_words)
 
     def remarks(self) -> list[str]:
         """The labels, and those that begin with the same word: their first token does not tell them apart."""
-        first = Counter(word.split()[0].lower() for word in self.known)
-        alike = [word for word in self.known if first[word.split()[0].lower()] > 1]
-        told = [f"{len(self.known)} labels: {shorten(', '.join(self.known), SHOWN)}"] if self.known else []
-        return told + (
-            [f"{len(alike)} labels share their first word: {shorten(', '.join(alike), SHOWN)}"] if alike else []
+        first_words = Counter(word.split()[0].lower() for word in self.label_words)
+        alike = [word for word in self.label_words if first_words[word.split()[0].lower()] > 1]
+        remarks = (
+            [f"{len(self.label_words)} labels: {shorten(', '.join(self.label_words), MAX_SHOWN)}"]
+            if self.label_words
+            else []
+        )
+        return remarks + (
+            [f"{len(alike)} labels share their first word: {shorten(', '.join(alike), MAX_SHOWN)}"] if alike else []
         )
 
-    def given(self, label: Any) -> str:
+    def label_text(self, label: Any) -> str:
         """A label as a set has it, or as `labels` calls it; of a list, its only one."""
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
@@ -86,57 +90,61 @@ class Phrased(Format):
             raise BadRow(
                 "label", f"must be one label, is {label!r:.40}: `columns: {{label: COLUMN.0}}` takes the first"
             )
-        given = str(label).strip()
-        return self.words.get(given.lower(), given)
+        name = str(label).strip()
+        return self.words.get(name.lower(), name)
 
-    def word(self, label: Any) -> str:
+    def label_word(self, label: Any) -> str:
         """A label in words: banking's `card_arrival` is card arrival."""
-        given = self.given(label)
-        if given == NONE:
-            raise BadRow("label", f"is {NONE}: nobody has labelled the row")
-        word = given.replace("_", " ").strip()
+        name = self.label_text(label)
+        if name == NO_LABEL:
+            raise BadRow("label", f"is {NO_LABEL}: nobody has labelled the row")
+        word = name.replace("_", " ").strip()
         if not any(letter.isalpha() for letter in word):
-            raise BadRow("label", f"{given!r} is no word")
+            raise BadRow("label", f"{name!r} is no word")
         return word
 
-    def said(self, row: Mapping[str, Any]) -> ParsedRow:
-        values = {role: text(first(value), role) for role, value in row.items() if role not in OF_LABELS}
-        drawn = random.Random(content_id(sorted(values.items())))
+    def parse(self, row: Mapping[str, Any]) -> ParsedRow:
+        values = {
+            role: require_text(first_answer(value), role) for role, value in row.items() if role not in LABEL_VARIABLES
+        }
+        rng = random.Random(content_id(sorted(values.items())))
         if "options" in row:
-            names, texts = options_of(row["options"])
-            label = self.given(row["label"])
+            names, texts = parse_options(row["options"])
+            label = self.label_text(row["label"])
             if label in texts:  # which may stand at the same place in every row
-                drawn.shuffle(texts)
-            values |= in_words(chosen(label, names, texts, self.low), texts)
+                rng.shuffle(texts)
+            values |= option_values(chosen_option(label, names, texts, self.first_number), texts)
             if {"context", "question"} <= values.keys():  # which is about it, whatever the phrasing
                 values["question"] = f"{values['context']}\n\n{values['question']}"
         elif "label" in row:
-            values |= self.labelled(self.word(row["label"]), drawn)
+            values |= self.label_values(self.label_word(row["label"]), rng)
         usable = [phrasing for phrasing in self.phrasings if phrasing[2] <= values.keys()]
         if not usable:
             raise BadRow("", f"no phrasing speaks of {', '.join(row)} alone")
-        ask, answer, _ = drawn.choice(usable)
+        ask, answer, _ = rng.choice(usable)
         try:
-            request, reply = (text(render(each, [values])[0].text.strip(), "") for each in (ask, answer))
+            request, reply = (
+                require_text(render(template, [values])[0].text.strip(), "") for template in (ask, answer)
+            )
         except TemplateFault as error:
             raise BadRow("", f"the phrasing cannot be rendered with it: {error}") from error
         return ParsedRow([{"role": "user", "content": request}], [reply])
 
-    def labelled(self, label: str, drawn: random.Random) -> dict[str, str]:
+    def label_values(self, label: str, rng: random.Random) -> dict[str, str]:
         """A label, and it among others of its set."""
-        others = [word for word in self.known if word != label]
-        options = [label, *drawn.sample(others, min(len(others), MOST - 1))]
-        drawn.shuffle(options)
-        return in_words(label, options)
+        other_words = [word for word in self.label_words if word != label]
+        options = [label, *rng.sample(other_words, min(len(other_words), MAX_OPTIONS - 1))]
+        rng.shuffle(options)
+        return option_values(label, options)
 
 
-def in_words(label: str, options: list[str]) -> dict[str, str]:
+def option_values(label: str, options: list[str]) -> dict[str, str]:
     """A label, and the options that it is one of, a line each and in a sentence."""
     sentence = " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
     return {"label": label, "options": "\n".join(f"- {word}" for word in options), "choices": sentence}
 
 
-def first(value: Any) -> Any:
+def first_answer(value: Any) -> Any:
     """The first of several answers, as SQuAD has them, too."""
     value = value.get("text") if isinstance(value, dict) else value
     return value[0] if isinstance(value, list) and value else value
@@ -156,11 +164,11 @@ def read_task(name: str) -> dict[str, Any]:
     path = FOLDER / f"{name}.yaml" if name in plugins.labelled() else plugins.user_path(name)
     if not path.is_file():
         raise UserError(f"task={name} is neither a file nor ready-made.{nearest(name, plugins.labelled())}")
-    return task_of(read_template(path, "task"), str(path))
+    return parse_task(read_template(path, "task"), str(path))
 
 
 @cache
-def task_of(content: str, path: str) -> dict[str, Any]:
+def parse_task(content: str, path: str) -> dict[str, Any]:
     """The task that a file's content makes.
 
     Raises:
@@ -171,7 +179,7 @@ def task_of(content: str, path: str) -> dict[str, Any]:
         columns = {str(role): str(names) for role, names in task["columns"].items()}
         labels = {str(key): str(word) for key, word in task.get("labels", {}).items()}
         needs = tuple(map(str, task.get("needs", columns)))
-        pairs = asked_and_answered(task)
+        pairs = phrasing_pairs(task)
     except (TemplateFault, Unbounded, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: columns, phrasings and answer make a task ({' '.join(str(error).split())})."
@@ -179,60 +187,63 @@ def task_of(content: str, path: str) -> dict[str, Any]:
     for pair in pairs:
         try:
             variables = variables_of(*pair)
-            for each in pair:
+            for template in pair:
                 with suppress(Refusal):  # a part of a column that the example does not have
-                    render(each, [{variable: f"({variable})" for variable in variables}])
+                    render(template, [{variable: f"({variable})" for variable in variables}])
         except (TemplateFault, Unbounded) as error:
             raise UserError(f"{path}: a phrasing cannot be used: {error}: {pair[0]!r:.80}") from error
-        if unknown := variables - columns.keys() - OF_LABELS:
+        if unknown := variables - columns.keys() - LABEL_VARIABLES:
             raise UserError(f"{path}: a phrasing speaks of {min(unknown)!r}.{nearest(min(unknown), columns)}")
     return {**task, "columns": columns, "labels": labels, "needs": needs}
 
 
-def asked_and_answered(task: dict[str, Any]) -> list[tuple[str, str]]:
+def phrasing_pairs(task: dict[str, Any]) -> list[tuple[str, str]]:
     """What the phrasings of a task ask, and the answer to each."""
     pairs = [(p, task["answer"]) if isinstance(p, str) else (p["ask"], p["answer"]) for p in task["phrasings"]]
-    if any(not isinstance(each, str) for pair in pairs for each in pair):
+    if any(not isinstance(template, str) for pair in pairs for template in pair):
         raise TypeError("phrasings and answers are text")
     return pairs
 
 
-def options_of(value: Any) -> tuple[list[str], list[str]]:
+def parse_options(value: Any) -> tuple[list[str], list[str]]:
     """The names of options (letters, where they have none) and their texts: of a list of texts, of objects with a
     label and a text each, of an object with a list of each (ARC), or with a text by each name."""
-    if isinstance(value, dict) and value and all(isinstance(each, str) for each in value.values()):
+    if isinstance(value, dict) and value and all(isinstance(item, str) for item in value.values()):
         value = {"label": [*value], "text": [*value.values()]}
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        value = {key: [each.get(key) for each in value] for key in ("label", "text")}
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = {key: [item.get(key) for item in value] for key in ("label", "text")}
     names = value.get("label") if isinstance(value, dict) else None
     texts = [
-        text(each, "options") for each in listed(value.get("text") if isinstance(value, dict) else value, "options")
+        require_text(item, "options")
+        for item in require_list(value.get("text") if isinstance(value, dict) else value, "options")
     ]
-    marks = [MARK.match(each) for each in texts]
+    marks = [OPTION_MARK.match(option) for option in texts]
     if [mark and mark[1] for mark in marks] == [*LETTERS[: len(texts)]]:
-        texts = [each[mark.end() :] for each, mark in zip(texts, marks, strict=True) if mark]
+        texts = [option[mark.end() :] for option, mark in zip(texts, marks, strict=True) if mark]
     return [str(name) for name in names or LETTERS[: len(texts)]], texts
 
 
-def lowest(labels: Iterable[tuple[str, Any]]) -> int | None:
+def first_option_number(labels: Iterable[tuple[str, Any]]) -> int | None:
     """What number the first option has, in rows of a label and options: 0 or 1. None where they do not tell."""
-    ends = set[int]()
+    numbers = set[int]()
     for label, options in labels:
         if label.isdecimal() and isinstance(options, list):
-            ends |= {0} if int(label) == 0 else {1} if int(label) == len(options) else set()
-    return min(ends, default=None)
+            numbers |= {0} if int(label) == 0 else {1} if int(label) == len(options) else set()
+    return min(numbers, default=None)
 
 
-def chosen(label: Any, names: list[str], texts: list[str], low: int | None) -> str:
+def chosen_option(label: Any, names: list[str], texts: list[str], first_number: int | None) -> str:
     """The option that a label means: by its name, its letter, its number from `low`, or its text."""
-    given = str(label).strip()
-    if given in names:
-        return texts[names.index(given)]
-    if given in texts:
-        return given
-    if given.isdecimal() and low is None:
-        raise BadRow("label", f"{given!r}: no row tells whether the first option is 0 or 1")
-    place = int(given) - (low or 0) if given.isdecimal() else LETTERS.find(given.upper()) if len(given) == 1 else -1
+    name = str(label).strip()
+    if name in names:
+        return texts[names.index(name)]
+    if name in texts:
+        return name
+    if name.isdecimal() and first_number is None:
+        raise BadRow("label", f"{name!r}: no row tells whether the first option is 0 or 1")
+    place = (
+        int(name) - (first_number or 0) if name.isdecimal() else LETTERS.find(name.upper()) if len(name) == 1 else -1
+    )
     if not 0 <= place < len(texts):
-        raise BadRow("label", f"{given!r:.40} names none of {len(texts)} options")
+        raise BadRow("label", f"{name!r:.40} names none of {len(texts)} options")
     return texts[place]

@@ -4,28 +4,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stages.formats.columns import Path
-from stages.formats.format import ASKED, BEFORE, TURNS, ParsedRow, roles_of
+from stages.formats.format import CONTEXT, PROMPT, TURNS, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.scored import Scored
-from stages.formats.turns import listed
+from stages.formats.turns import require_list
 
 
 class Several(Scored):
-    roles = roles_of(TURNS, ASKED, BEFORE, completions=Scored.roles["completions"])
+    roles = roles_of(TURNS, PROMPT, CONTEXT, completions=Scored.roles["completions"])
     needs = ("completions",)
     compares = False
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        given = row["completions"]
-        texts = isinstance(given, list) and all(isinstance(each, str) for each in given)
-        return texts or (isinstance(given, list) and "completions" in self.parts(given))
+        answers = row["completions"]
+        texts = isinstance(answers, list) and all(isinstance(item, str) for item in answers)
+        return texts or (isinstance(answers, list) and "completions" in self.split_objects(answers))
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Nothing: there are no scores to be understood."""
 
-    def said(self, row: Mapping[str, Any]) -> ParsedRow:
-        parts = self.parts(listed(row["completions"], "completions"))
-        if "completions" not in parts:
+    def parse(self, row: Mapping[str, Any]) -> ParsedRow:
+        lists = self.split_objects(require_list(row["completions"], "completions"))
+        if "completions" not in lists:
             raise BadRow("completions", "holds objects without a text: `columns: {completions: COLUMN.KEY}` names it")
-        messages = self.request(row)
-        return ParsedRow(messages, [self.answer(each, "completions", messages) for each in parts["completions"]])
+        messages = self.read_prompt(row)
+        return ParsedRow(
+            messages, [self.read_answer(completion, "completions", messages) for completion in lists["completions"]]
+        )

@@ -10,20 +10,20 @@ from typing import Any, TypeVar
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.column_mapping import ColumnMapping, Wanted
+from stages.formats.column_mapping import ColumnMapping, Purpose
 from stages.formats.columns import ChangesMeaning
-from stages.formats.detection import PEEKED, layout_of
+from stages.formats.detection import PEEKED, detect_mapping
 from stages.formats.format import ParsedRow
 from stages.formats.kto import KTO
-from stages.formats.readers.files import Table, tables
+from stages.formats.readers.files import Table, source_tables
 from stages.formats.readers.row import BadRow, Row, Unwanted
-from stages.formats.refusal_messages import dotted, no_such_column, no_such_key
+from stages.formats.refusal_messages import missing_column_error, missing_key_error, nested_user_paths
 from stages.store.workspace import Progress, StageDir
 
-Made = TypeVar("Made")
-TOLD_EVERY = 1000  # rows
-NAMED = 20  # columns, in a warning
-SHOWN = 100  # characters of a turn
+Record = TypeVar("Record")
+PROGRESS_EVERY = 1000  # rows
+MAX_NAMED = 20  # columns, in a warning
+MAX_SHOWN = 100  # characters of a turn
 
 
 @dataclass
@@ -33,33 +33,33 @@ class ReadReport:
     file lines of what was read as what."""
 
     rows: int = 0
-    at: tuple[str, int] = ("", 0)
-    bad: list[Row] = field(default_factory=list)
+    position: tuple[str, int] = ("", 0)
+    bad_rows: list[Row] = field(default_factory=list)
     left_out: int = 0
     unwanted: Counter[str] = field(default_factory=Counter)
-    apart: list[Row] = field(default_factory=list)
-    unused: dict[str, None] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    flagged_rows: list[Row] = field(default_factory=list)
+    unused_columns: dict[str, None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def place(self) -> str:
         """Where the last row lies."""
-        file, line = self.at
+        file, line = self.position
         return f"{file}:{line}"
 
     @property
-    def made(self) -> int:
-        return self.rows - len(self.bad) - self.left_out - self.unwanted.total()
+    def usable(self) -> int:
+        return self.rows - len(self.bad_rows) - self.left_out - self.unwanted.total()
 
 
 def convert(
     source: Source,
     key: str,
-    made_of: Callable[[ParsedRow], Made | None],
-    wanted: Wanted,
-    found: ReadReport,
-    own: Callable[[Any], ParsedRow] | None = None,
-) -> Iterator[Made]:
+    convert_row: Callable[[ParsedRow], Record | None],
+    purpose: Purpose,
+    report: ReadReport,
+    user_reader: Callable[[Any], ParsedRow] | None = None,
+) -> Iterator[Record]:
     """What `made_of` makes of each row of a source; None leaves a row out, BadRow says why it cannot be used. What a
     row says is read by the format of its file, or by a function of the user's `own`. `found` is filled meanwhile.
 
@@ -67,87 +67,89 @@ def convert(
         UserError: for a source without rows, a file that does not hold what is wanted, a column that changes what a
             row means, and one that `columns` names and no row has.
     """
-    files, before, columns, unfound = (
-        [*tables(source, key, wanted is Wanted.preferences)],
+    files, before, columns, missing_paths = (
+        [*source_tables(source, key, purpose is Purpose.preferences)],
         0,
         dict[str, None](),
-        dotted(source),
+        nested_user_paths(source),
     )
     size = sum(table.size for table in files)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:
-            layout = layout_of(table, source, key, wanted) if own is None else None
-            for made in of_table(table, layout, own, made_of, found, key):
-                if found.rows - progress.done >= TOLD_EVERY:
+            mapping = detect_mapping(table, source, key, purpose) if user_reader is None else None
+            for record in convert_table(table, mapping, user_reader, convert_row, report, key):
+                if report.rows - progress.done >= PROGRESS_EVERY:
                     if read := table.read():
-                        progress.expect(round(found.rows * size / (before + read)))
-                    progress.update(found.rows - progress.done)
-                yield made
+                        progress.expect(round(report.rows * size / (before + read)))
+                    progress.update(report.rows - progress.done)
+                yield record
             before += table.size
-            if layout:
-                columns.update(dict.fromkeys(chain.from_iterable(layout.known)))
-                unfound &= layout.unfound
-    if not found.rows:
+            if mapping:
+                columns.update(dict.fromkeys(chain.from_iterable(mapping.columns_by_keys)))
+                missing_paths &= mapping.missing_paths
+    if not report.rows:
         raise UserError(f"{key}={source.path}: holds no rows.")
     # Only now: a column of JSON lines may first come in any row.
     block = key.rpartition(".")[0]
-    if columns and (error := no_such_column(source, block, source.path, [*columns])):
+    if columns and (error := missing_column_error(source, block, source.path, [*columns])):
         raise error
-    if columns and unfound:
+    if columns and missing_paths:
         first = [row.value for row in islice(files[0].rows(), PEEKED) if isinstance(row.value, dict)]
-        raise no_such_key(unfound, block, source.path, first)
+        raise missing_key_error(missing_paths, block, source.path, first)
 
 
-def refused(row: Any) -> ParsedRow:
+def refuse_row(row: Any) -> ParsedRow:
     """What a row says in a file of which no row can be read."""
     raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
 
 
-def of_table(
+def convert_table(
     table: Table,
-    layout: ColumnMapping | None,
-    own: Callable[[Any], ParsedRow] | None,
-    made_of: Callable[[ParsedRow], Made | None],
-    found: ReadReport,
+    mapping: ColumnMapping | None,
+    user_reader: Callable[[Any], ParsedRow] | None,
+    convert_row: Callable[[ParsedRow], Record | None],
+    report: ReadReport,
     key: str,
-) -> Iterator[Made]:
+) -> Iterator[Record]:
     """What comes of a file's rows."""
-    before, first = found.rows, None
+    rows_before, example = report.rows, None
     for row in table.rows():
-        found.rows += 1
-        found.at = row.file, row.line
+        report.rows += 1
+        report.position = row.file, row.line
         try:
             if row.error:
                 raise row.error
-            said, columns = layout.read(row.value) if layout else ((own or refused)(row.value), [])
+            parsed, columns = mapping.read(row.value) if mapping else ((user_reader or refuse_row)(row.value), [])
             if columns:
-                found.unused.update(dict.fromkeys(columns))
-            made = made_of(said)
+                report.unused_columns.update(dict.fromkeys(columns))
+            record = convert_row(parsed)
         except UserError as error:
-            more = f". {way_out(key, error)}" if isinstance(error, ChangesMeaning) else ""
-            raise UserError(f"{row.file}: line {row.line}: {error}{more}") from error
+            hint = f". {column_hint(key, error)}" if isinstance(error, ChangesMeaning) else ""
+            raise UserError(f"{row.file}: line {row.line}: {error}{hint}") from error
         except Unwanted as reason:
             row.error = reason
-            found.unwanted[reason.field] += 1
-            found.apart += [row] if reason.kept else []
+            report.unwanted[reason.field] += 1
+            report.flagged_rows += [row] if reason.quarantined else []
             continue
         except BadRow as reason:
             row.error = reason
-            found.bad.append(row)
+            report.bad_rows.append(row)
             continue
-        if first is None or (undecided(first) and not undecided(said)):
-            first = said
-        if made is None:
-            found.left_out += 1
+        if example is None or (is_tie(example) and not is_tie(parsed)):
+            example = parsed
+        if record is None:
+            report.left_out += 1
         else:
-            yield made
-    if layout and first:
-        found.told.append(f"{table.name}: {found.rows - before:,} rows, read as {layout.told()}. {shown(first)}")
-        remarks = layout.placeholders.remarks() + ([] if layout.asks else layout.format.remarks())
-        found.told += [f"{table.name}: {remark}" for remark in remarks]
+            yield record
+    if mapping and example:
+        report.notes.append(
+            f"{table.name}: {report.rows - rows_before:,} rows, read as {mapping.describe()}. {example_line(example)}"
+        )
+        remarks = mapping.placeholders.remarks() + ([] if mapping.prompts_only else mapping.format.remarks())
+        report.notes += [f"{table.name}: {remark}" for remark in remarks]
 
 
-def way_out(key: str, error: ChangesMeaning) -> str:
+def column_hint(key: str, error: ChangesMeaning) -> str:
     block, name = key.rpartition(".")[0], error.column.rpartition(".")[2]
     has_it_read = f"; {block}.columns={{{error.role}: {error.column}}} has it read" * bool(error.role)
     judged = f"; {block}.labels={{VALUE: true, VALUE: false}} says which answers are good" * (
@@ -156,59 +158,59 @@ def way_out(key: str, error: ChangesMeaning) -> str:
     return f"{block}.columns={{{name}: null}} leaves it out{has_it_read}{judged}."
 
 
-def undecided(said: ParsedRow) -> bool:
+def is_tie(row: ParsedRow) -> bool:
     """Whether a row compares answers, and calls none of them better."""
-    return len(said.answers) > 1 and len({*(said.scores or [])}) == 1
+    return len(row.answers) > 1 and len({*(row.scores or [])}) == 1
 
 
-def shown(said: ParsedRow) -> str:
+def example_line(row: ParsedRow) -> str:
     """A row of a file as it is understood. Of answers that are compared it shows the best and the worst, so that a
     reader sees whether they are the right way round."""
-    turns = [(turn["role"], turn["content"]) for turn in said.messages]
-    scored = [f" ({score:g})" for score in said.scores or []] or [""] * len(said.answers)
-    compares = bool(said.scores) and len(said.answers) > 1
+    turns = [(turn["role"], turn["content"]) for turn in row.messages]
+    scored = [f" ({score:g})" for score in row.scores or []] or [""] * len(row.answers)
+    compares = bool(row.scores) and len(row.answers) > 1
     if compares:
-        ranking = sorted(zip(said.scores or [], said.answers, scored, strict=True), key=lambda each: -each[0])
-        names = ("as good", "as good") if undecided(said) else ("better", "worse")
+        ranking = sorted(zip(row.scores or [], row.answers, scored, strict=True), key=lambda entry: -entry[0])
+        names = ("as good", "as good") if is_tie(row) else ("better", "worse")
         ends = zip(names, (ranking[0], ranking[-1]), strict=True)
-        turns += [(name + score * said.graded, answer) for name, (_, answer, score) in ends]
+        turns += [(name + score * row.graded, answer) for name, (_, answer, score) in ends]
     else:
         name = "answer" if turns else "text"
-        turns += [(name + score, answer) for score, answer in zip(scored, said.answers, strict=True)]
-    told = [f"{who}: {textwrap.shorten(what, SHOWN, placeholder=' …')}" for who, what in turns]
-    return f"{'For example' if compares else 'First row'}: {' | '.join(told)}"
+        turns += [(name + score, answer) for score, answer in zip(scored, row.answers, strict=True)]
+    texts = [f"{who}: {textwrap.shorten(what, MAX_SHOWN, placeholder=' …')}" for who, what in turns]
+    return f"{'For example' if compares else 'First row'}: {' | '.join(texts)}"
 
 
-def tell_unused(path: str, columns: list[str], out: StageDir) -> None:
+def warn_unused_columns(path: str, columns: list[str], out: StageDir) -> None:
     """Name the columns of a source that nothing reads."""
     if columns:
-        more = f" and {len(columns) - NAMED} more" if len(columns) > NAMED else ""
-        out.warn(f"{path}: columns {', '.join(columns[:NAMED])}{more} are not used")
+        more = f" and {len(columns) - MAX_NAMED} more" if len(columns) > MAX_NAMED else ""
+        out.warn(f"{path}: columns {', '.join(columns[:MAX_NAMED])}{more} are not used")
 
 
 def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str = "data.max_bad") -> None:
     """Keep unusable rows with their reasons; stop where they are too many. `key` names the limit's setting."""
     if not bad:
         return
-    keep_apart(bad, out)
+    write_quarantine(bad, out)
     first = bad[0]
-    told = f"{first.file}: line {first.line}: {first.error}"
+    first_error = f"{first.file}: line {first.line}: {first.error}"
     if len(bad) > limit * total:
         raise UserError(
-            f"{told}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
+            f"{first_error}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
             f"all are in {out / 'quarantine.jsonl'} with their reasons."
         )
-    reasons = ", ".join(f"{rows} ({reason})" for reason, rows in by_reason(bad).most_common())
-    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl: {reasons}; the first: {told}")
+    reasons = ", ".join(f"{rows} ({reason})" for reason, rows in count_reasons(bad).most_common())
+    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl: {reasons}; the first: {first_error}")
 
 
-def by_reason(rows: Iterable[Row]) -> Counter[str]:
+def count_reasons(rows: Iterable[Row]) -> Counter[str]:
     """How many rows cannot be used, by their reasons without what is particular to a row."""
     errors = (row.error for row in rows if row.error)
     return Counter(str(BadRow(error.field, error.reason.partition(": ")[0])) for error in errors)
 
 
-def keep_apart(rows: list[Row], out: StageDir) -> None:
+def write_quarantine(rows: list[Row], out: StageDir) -> None:
     """Write rows to `quarantine.jsonl`, with their reasons."""
     with open(out / "quarantine.jsonl", "a", encoding="utf-8") as file:
         for row in rows:

@@ -6,15 +6,15 @@ from typing import Any
 from stages.formats.format import Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import RENDERED
-from stages.formats.turns import text
+from stages.formats.turns import require_text
 
 
 class Texts(Format):
     roles = roles_of(text="text")
     needs = ("text",)
 
-    def said(self, row: Mapping[str, Any]) -> ParsedRow:
-        found = text(row["text"], "text")
-        if mark := RENDERED.search(found):
+    def parse(self, row: Mapping[str, Any]) -> ParsedRow:
+        content = require_text(row["text"], "text")
+        if mark := RENDERED.search(content):
             raise BadRow("text", f"holds {mark[0]!r}, a mark of some chat template: that is no running text")
-        return ParsedRow([], [found])
+        return ParsedRow([], [content])

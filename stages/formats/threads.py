@@ -14,82 +14,86 @@ FLAT = {"message_id", "parent_id", "text", "role"}
 TREE = {"message_tree_id", "prompt"}
 
 
-def threaded(rows: Iterator[Row], compared: bool) -> Iterator[Row]:
+def thread_rows(rows: Iterator[Row], compared: bool) -> Iterator[Row]:
     """The conversations in a file's rows, where these are messages or trees; else the rows as they are."""
     if (first := next(rows, None)) is None:
         return
     keys = first.value.keys() if isinstance(first.value, dict) else set()
     rows = chain([first], rows)
     if keys >= FLAT:
-        yield from talks(planted(rows), compared)
+        yield from conversations(build_trees(rows), compared)
     elif keys >= TREE and isinstance(first.value["prompt"], dict):
-        yield from talks((as_node(row) for row in rows), compared)
+        yield from conversations((tree_root(row) for row in rows), compared)
     else:
         yield from rows
 
 
-def as_node(row: Row) -> Row:
+def tree_root(row: Row) -> Row:
     """A tree's row, with its first message as its value."""
     root = row.value.get("prompt") if isinstance(row.value, dict) else None
     return Row(row.file, row.line, root, row.error) if isinstance(root, dict) else row
 
 
-def planted(rows: Iterable[Row]) -> Iterator[Row]:
+def build_trees(rows: Iterable[Row]) -> Iterator[Row]:
     """The trees that messages make, each with its first message as its value and what answers it in `replies`; rows
     that are none, and messages whose parent is not here, as they are."""
-    nodes, others = dict[str, Row](), list[Row]()
+    nodes, other_rows = dict[str, Row](), list[Row]()
     for row in rows:
         if row.error or not isinstance(row.value, dict) or not row.value.keys() >= FLAT:
-            others.append(row)
+            other_rows.append(row)
         else:
             nodes[str(row.value["message_id"])] = Row(row.file, row.line, {**row.value, "replies": []})
     for row in nodes.values():
         if (parent := nodes.get(str(row.value["parent_id"]))) is not None:
             parent.value["replies"].append(row.value)
         else:
-            others.append(row)
-    yield from others
+            other_rows.append(row)
+    yield from other_rows
 
 
-def talks(roots: Iterable[Row], compared: bool) -> Iterator[Row]:
+def conversations(roots: Iterable[Row], compared: bool) -> Iterator[Row]:
     for row in roots:
         if row.error or not isinstance(row.value, dict):
             yield row
             continue
-        made = compared_in(row.value) if compared else [best_of(row.value)]
-        yield from (Row(row.file, row.line, value) for value in made)
+        values = ranked_requests(row.value) if compared else [best_conversation(row.value)]
+        yield from (Row(row.file, row.line, value) for value in values)
 
 
-def best_of(node: dict[str, Any]) -> dict[str, Any]:
+def best_conversation(node: dict[str, Any]) -> dict[str, Any]:
     """A conversation with the best reply at every turn; how many other replies there were to its turns."""
-    turns, others = [turn(node)], 0
-    while replies := kept(node):
-        node, others = replies[0], others + len(replies) - 1
-        turns.append(turn(node))
+    turns, other_replies = [as_turn(node)], 0
+    while replies := sorted_replies(node):
+        node, other_replies = replies[0], other_replies + len(replies) - 1
+        turns.append(as_turn(node))
     while len(turns) > 1 and turns[-1]["role"] == "prompter":  # which nobody answered
         turns.pop()
-    return {"messages": turns, "other_replies": others or None}
+    return {"messages": turns, "other_replies": other_replies or None}
 
 
-def compared_in(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def ranked_requests(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The requests of a tree that have several ranked replies."""
-    ahead: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [([], root)]
-    while ahead:
-        before, node = ahead.pop()
-        turns, replies = [*before, turn(node)], kept(node)
-        ahead += [(turns, each) for each in reversed(replies)]
-        ranked = [each for each in replies if isinstance(each.get("rank"), int)]
+    pending: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [([], root)]
+    while pending:
+        before, node = pending.pop()
+        turns, replies = [*before, as_turn(node)], sorted_replies(node)
+        pending += [(turns, reply) for reply in reversed(replies)]
+        ranked = [reply for reply in replies if isinstance(reply.get("rank"), int)]
         if node.get("role") == "prompter" and len(ranked) > 1:
-            texts, ranks = ([each.get(key) for each in ranked] for key in ("text", "rank"))
-            others = len(replies) - len(ranked) or None
-            yield {"prompt": turns, "completions": texts, "ranks": ranks, "other_replies": others}
+            texts, ranks = ([reply.get(key) for reply in ranked] for key in ("text", "rank"))
+            other_replies = len(replies) - len(ranked) or None
+            yield {"prompt": turns, "completions": texts, "ranks": ranks, "other_replies": other_replies}
 
 
-def kept(node: dict[str, Any]) -> list[dict[str, Any]]:
+def sorted_replies(node: dict[str, Any]) -> list[dict[str, Any]]:
     """The replies to a message that nobody took back, the best first; those without a rank last."""
-    replies = [each for each in node.get("replies") or [] if isinstance(each, dict) and not each.get("deleted")]
+    replies = [
+        node_reply
+        for node_reply in node.get("replies") or []
+        if isinstance(node_reply, dict) and not node_reply.get("deleted")
+    ]
     return sorted(replies, key=lambda reply: rank if isinstance(rank := reply.get("rank"), int) else len(replies))
 
 
-def turn(node: dict[str, Any]) -> dict[str, Any]:
+def as_turn(node: dict[str, Any]) -> dict[str, Any]:
     return {"role": node.get("role"), "content": node.get("text")}

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.chat import Chat
-from stages.formats.transcripts import transcript
+from stages.formats.transcripts import parse_transcript
 
 
 class Transcribed(Chat):
     def fits(self, row: Mapping[str, Any]) -> bool:
-        roles = [turn["role"] for turn in transcript(row["messages"], plain=True) or []]
+        roles = [turn["role"] for turn in parse_transcript(row["messages"], plain=True) or []]
         return "user" in roles and roles[-1] == "assistant"

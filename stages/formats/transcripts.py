@@ -9,10 +9,10 @@ from stages.formats.readers.row import BadRow
 from stages.formats.turns import ROLES, call_text
 from stages.store.records import Message
 
-MORE = "more"  # of the request before it, as Alpaca's input
+ADDITION = "more"  # of the request before it, as Alpaca's input
 SPEAKERS = ROLES | {
     "[inst]": "user", "[/inst]": "assistant", "question": "user", "answer": "assistant",
-    "instruction": "user", "input": MORE, "context": MORE, "response": "assistant", "output": "assistant",
+    "instruction": "user", "input": ADDITION, "context": ADDITION, "response": "assistant", "output": "assistant",
     "function response": "tool",
 }  # fmt: skip
 # A mark with the speaker's name in it, and what ends a turn. These are no words that a text holds by chance.
@@ -27,13 +27,13 @@ MARKS = {
     re.compile(r"\s*(?:<s>)?\s*(\[/?INST\])[ \n]?"): "</s>",
 }  # fmt: skip
 # These are, so they count only where a whole text, or a column of conversations, is made of them.
-PLAIN = {
+PLAIN_MARKS = {
     re.compile(r"\s*### (Human|Assistant|System|User|Question|Answer|Instruction|Input|Context|Response|Output):"): "",
     re.compile(r"(?:\A\s*|\n\s*)(User|Human|Assistant|AI|Bot|System): ?"): "",
     re.compile(r"(?:\A\s*|\s+)(USER|ASSISTANT|SYSTEM|FUNCTION RESPONSE): ?"): "",
     re.compile(r"(?:\A\s*|\n\s*)<(human|bot|user|assistant)>: ?"): "",
 }  # fmt: skip
-ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
+END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
 # What stands before the first mark, and is then the system message.
 PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # Llama 2 has it in the first request
@@ -51,69 +51,69 @@ RENDERED = re.compile(
 )
 
 
-def transcript(value: object, plain: bool = False) -> list[Message] | None:
+def parse_transcript(value: object, plain: bool = False) -> list[Message] | None:
     """The turns in a string; None where it is no transcript. The content of a turn may be empty. `plain`: words before
     turns may be marks."""
     if not isinstance(value, str):
         return None
     if not plain:
-        return best(value, MARKS) if SPOKEN.match(value) else None
+        return best_split(value, MARKS) if SPOKEN.match(value) else None
     preamble = PREAMBLE.match(value)
-    turns = best(value[preamble.end() :] if preamble else value, MARKS | PLAIN)
+    turns = best_split(value[preamble.end() :] if preamble else value, MARKS | PLAIN_MARKS)
     return [{"role": "system", "content": preamble[1]}, *turns] if turns and preamble else turns
 
 
-def best(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message] | None:
+def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message] | None:
     """The turns by the first of these marks that divides a text among two who speak, or else among fewer."""
-    found: list[list[Message]] = []
+    candidates: list[list[Message]] = []
     for mark, end in marks.items():
         if mark.match(value):
             pieces = mark.split(value)[1:]
-            turns = [turn_of(who, content, end) for who, content in zip(pieces[::2], pieces[1::2], strict=True)]
-            found.append(joined(turns))
-    return max(found, key=lambda turns: len({turn["role"] for turn in turns} - {"system"}), default=None)
+            turns = [as_turn(who, content, end) for who, content in zip(pieces[::2], pieces[1::2], strict=True)]
+            candidates.append(merge_turns(turns))
+    return max(candidates, key=lambda turns: len({turn["role"] for turn in turns} - {"system"}), default=None)
 
 
-def turn_of(who: str, content: str, end: str) -> Message:
+def as_turn(who: str, content: str, end: str) -> Message:
     content = content.strip()
-    for each in (end, *ENDS):
-        content = content.removesuffix(each).rstrip()
+    for mark in (end, *END_MARKS):
+        content = content.removesuffix(mark).rstrip()
     return {"role": SPEAKERS[who.lower()], "content": content}
 
 
-def joined(turns: list[Message]) -> list[Message]:
+def merge_turns(turns: list[Message]) -> list[Message]:
     """The turns, with what belongs to a request in it, and what Llama 2 has there of the system before it; calls in
     the form that all calls have."""
-    found: list[Message] = []
+    merged: list[Message] = []
     for turn in turns:
         role, content = turn["role"], turn["content"]
-        if role == "user" and not found and (system := SYSTEM.match(content)):
-            found.append({"role": "system", "content": system[1]})
+        if role == "user" and not merged and (system := SYSTEM.match(content)):
+            merged.append({"role": "system", "content": system[1]})
             content = content[system.end() :]
-        if role == MORE and found and found[-1]["role"] == "user":
-            found[-1]["content"] = "\n\n".join(filter(None, (found[-1]["content"], content)))
+        if role == ADDITION and merged and merged[-1]["role"] == "user":
+            merged[-1]["content"] = "\n\n".join(filter(None, (merged[-1]["content"], content)))
             continue
         if role == "assistant" and (call := CALL.search(content)):
-            content = content[: call.start()] + called(call[1])
-        found.append({"role": "user" if role == MORE else role, "content": content})
-    return found
+            content = content[: call.start()] + glaive_call(call[1])
+        merged.append({"role": "user" if role == ADDITION else role, "content": content})
+    return merged
 
 
-def called(written: str) -> str:
+def glaive_call(source: str) -> str:
     """Glaive's call as any other: its arguments are JSON in single quotes, which are no JSON."""
-    outer = QUOTED.sub(lambda quoted: quoted[1] + json.dumps(quoted[2]) + quoted[3], written)
+    outer = QUOTED.sub(lambda quoted: quoted[1] + json.dumps(quoted[2]) + quoted[3], source)
     try:
         return call_text(json.loads(outer), "chat")
     except ValueError:
         raise BadRow("messages", "a <functioncall> that is no JSON") from None
 
 
-def open_transcript(value: object) -> list[Message] | None:
+def parse_open_transcript(value: object) -> list[Message] | None:
     """The turns in a string that ends where the assistant is to speak, with or without its mark; a mark in plain words
     has to be there."""
-    turns = transcript(value)
+    turns = parse_transcript(value)
     if turns is None and isinstance(value, str) and OPEN.search(value):
-        turns = transcript(value, plain=True)
+        turns = parse_transcript(value, plain=True)
     if turns and turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()
     return turns

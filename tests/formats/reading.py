@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Source
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.readers.row import Row
 from stages.formats.source_reading import ReadReport, convert
@@ -16,26 +16,26 @@ KEY = "data.sources[0].path"
 
 
 @dataclass
-class Read:
+class ReadResult:
     """What rows say, and what else there was."""
 
-    made: list[ParsedRow]
+    parsed: list[ParsedRow]
     rows: int
-    at: tuple[str, int]
-    bad: list[Row]
+    position: tuple[str, int]
+    bad_rows: list[Row]
     left_out: int
     unwanted: Counter[str]
-    apart: list[Row]
-    unused: dict[str, None]
-    told: list[str]
+    flagged_rows: list[Row]
+    unused_columns: dict[str, None]
+    notes: list[str]
 
 
-def read(path: Path, wanted: Wanted = Wanted.answers, **source: Any) -> Read:
+def read(path: Path, purpose: Purpose = Purpose.answers, **source: Any) -> ReadResult:
     source = {key: value for key, value in source.items() if value is not None}
-    found = ReadReport()
-    made = list(convert(Source(str(path), **source), KEY, lambda said: said, wanted, found))
-    assert found.made == len(made)
-    return Read(made, **vars(found))
+    report = ReadReport()
+    parsed = list(convert(Source(str(path), **source), KEY, lambda row: row, purpose, report))
+    assert report.usable == len(parsed)
+    return ReadResult(parsed, **vars(report))
 
 
 def lines(folder: Path, rows: list[Any]) -> Path:
@@ -45,6 +45,6 @@ def lines(folder: Path, rows: list[Any]) -> Path:
     return file
 
 
-def said(found: Read) -> list[tuple[list[str], list[str], list[float] | None]]:
+def summarize(result: ReadResult) -> list[tuple[list[str], list[str], list[float] | None]]:
     """What every row says: contents of its messages, answers, scores."""
-    return [([turn["content"] for turn in each.messages], each.answers, each.scores) for each in found.made]
+    return [([turn["content"] for turn in row.messages], row.answers, row.scores) for row in result.parsed]

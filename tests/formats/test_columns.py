@@ -9,10 +9,10 @@ import pytest
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
 from stages.formats.source_reading import ReadReport, convert
-from tests.formats.reading import lines, read, said
+from tests.formats.reading import lines, read, summarize
 from tests.helpers import refused
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -38,7 +38,7 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
     assert f"data.sources[0].columns={{{name}: null}} leaves it out" in str(raised.value)
-    assert said(read(lines(tmp_path, [row]), columns={name: None})) == [(["a"], ["b"], None)]
+    assert summarize(read(lines(tmp_path, [row]), columns={name: None})) == [(["a"], ["b"], None)]
 
 
 @pytest.mark.parametrize(
@@ -59,24 +59,24 @@ def test_a_labelled_set_is_refused_with_the_tasks_that_fit(row: dict, task: str,
         read(lines(tmp_path, [row]))
 
 
-@pytest.mark.parametrize("beside", [{"code": "x"}, {"stars": 5}, {"parent_id": "1", "role": "prompter"}])
-def test_text_of_some_task_is_no_running_text(beside: dict, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"no known columns among text, {', '.join(beside)}"):
-        read(lines(tmp_path, [{"text": "a", **beside}]))
-    assert read(lines(tmp_path, [{"text": "a", "url": "u", "token_count": 3, "meta": {"x": 1}}])).made
+@pytest.mark.parametrize("other_columns", [{"code": "x"}, {"stars": 5}, {"parent_id": "1", "role": "prompter"}])
+def test_text_of_some_task_is_no_running_text(other_columns: dict, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no known columns among text, {', '.join(other_columns)}"):
+        read(lines(tmp_path, [{"text": "a", **other_columns}]))
+    assert read(lines(tmp_path, [{"text": "a", "url": "u", "token_count": 3, "meta": {"x": 1}}])).parsed
 
 
 def test_a_set_with_questions_about_texts_may_be_phrased(tmp_path: Path) -> None:
     row = {"title": "t", "context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
     with pytest.raises(UserError, match=r"requests without answers.*data.sources\[0\].task=question_answering"):
         read(lines(tmp_path, [row]))
-    assert read(lines(tmp_path, [row]), task="question_answering").made
+    assert read(lines(tmp_path, [row]), task="question_answering").parsed
 
 
 def test_a_column_of_later_rows_is_read_or_refused_too(tmp_path: Path) -> None:
-    found = read(lines(tmp_path, [ALPACA, {**ALPACA, "system": "s", "id": 3}]))
-    assert said(found) == [(["a"], ["b"], None), (["s", "a"], ["b"], None)]
-    assert [*found.unused] == ["id"]
+    result = read(lines(tmp_path, [ALPACA, {**ALPACA, "system": "s", "id": 3}]))
+    assert summarize(result) == [(["a"], ["b"], None), (["s", "a"], ["b"], None)]
+    assert [*result.unused_columns] == ["id"]
     with pytest.raises(UserError, match="line 301: the column 'image'"):
         read(lines(tmp_path, [*[ALPACA] * 300, {**ALPACA, "image": "c"}]))
 
@@ -85,23 +85,23 @@ def test_any_column_can_be_given_a_role(tmp_path: Path) -> None:
     rows = [{"frage": "a", "antworten": [{"text": "b"}, {"text": "c"}], "gut": {"x": [2, 1]}, "input": "not this"}]
     file = lines(tmp_path, rows)
     answer = {"prompt": "frage", "completion": "antworten.0.text", "input": None}
-    assert said(read(file, columns=answer)) == [(["a"], ["b"], None)]
+    assert summarize(read(file, columns=answer)) == [(["a"], ["b"], None)]
     several = {"prompt": "frage", "completions": "antworten.text", "scores": "gut.x", "input": None}
-    assert said(read(file, Wanted.preferences, columns=several)) == [(["a"], ["b", "c"], [2, 1])]
+    assert summarize(read(file, Purpose.preferences, columns=several)) == [(["a"], ["b", "c"], [2, 1])]
     listed = {**several, "scores": ["gut.x.1", "gut.x.0"]}
-    assert said(read(file, Wanted.preferences, columns=listed)) == [(["a"], ["b", "c"], [1, 2])]
+    assert summarize(read(file, Purpose.preferences, columns=listed)) == [(["a"], ["b", "c"], [1, 2])]
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"promt": "frage"}, "'promt' is no role here. Did you mean 'prompt'"),
         ({"prompt": "fragen"}, r"prompt: fragen.*rows.jsonl has no such column. There are: frage, antwort"),
         (None, r"no known columns among frage, antwort.*columns={prompt: COLUMN, completion: COLUMN} names them"),
     ],
 )
-def test_unknown_columns_are_told_with_those_that_there_are(columns: Any, told: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=told):
+def test_unknown_columns_are_told_with_those_that_there_are(columns: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
         read(lines(tmp_path, [{"frage": "a", "antwort": "b"}]), columns=columns)
 
 
@@ -111,10 +111,10 @@ def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is
     with pytest.raises(UserError, match=r"sources\[0\].columns={input: kontext}: .*: instruction, output"):
         read(lines(tmp_path, rows), columns=named)
     last = (["a\n\nc"], ["b"], None)
-    assert said(read(lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}]), columns=named))[-1] == last
+    assert summarize(read(lines(tmp_path, [*rows, {**ALPACA, "kontext": "c"}]), columns=named))[-1] == last
     (tmp_path / "rows.jsonl").rename(tmp_path / "other.jsonl")
     lines(tmp_path, rows)
-    assert last in said(read(tmp_path, columns=named))
+    assert last in summarize(read(tmp_path, columns=named))
 
 
 def test_requests_without_answers_are_refused_where_answers_are_needed(tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ def test_requests_without_answers_are_refused_where_answers_are_needed(tmp_path:
         read(file)
     assert "columns={completion: COLUMN}" in str(raised.value)
     assert "splits={preference: 1.0}" in str(raised.value)
-    assert said(read(file, Wanted.prompts)) == [(["a"], [], None)]
-    assert said(read(file, columns={"completion": "reply"})) == [(["a"], ["b"], None)]
+    assert summarize(read(file, Purpose.prompts)) == [(["a"], [], None)]
+    assert summarize(read(file, columns={"completion": "reply"})) == [(["a"], ["b"], None)]
 
 
 def test_a_format_can_be_chosen(tmp_path: Path) -> None:
     file = lines(tmp_path, [{**ALPACA, "chosen": "b", "rejected": "c"}])
-    assert said(read(file)) == [(["a"], ["b"], None)]
+    assert summarize(read(file)) == [(["a"], ["b"], None)]
     with pytest.raises(UserError, match="are preferences"):
         read(file, format="chosen_rejected")
 
@@ -142,7 +142,7 @@ def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
         read(tmp_path)
     assert f"label=dataset label.path={tmp_path} trains on them; data.sources[0].{chosen}" in str(raised.value)
     with pytest.raises(UserError) as raised:
-        list(convert(Source(str(file)), "outside[0].path", lambda said: said, Wanted.answers, ReadReport()))
+        list(convert(Source(str(file)), "outside[0].path", lambda row: row, Purpose.answers, ReadReport()))
     assert str(raised.value).endswith(f"wanted: outside[0].{chosen}.")
 
 
@@ -150,14 +150,14 @@ def test_a_format_that_cannot_be_is_refused_with_those_that_can(tmp_path: Path) 
     file = lines(tmp_path, [ALPACA])
     with pytest.raises(UserError, match=r"sources\[0\].format=several: .* kto, chat, answered"):
         read(file, format="several")
-    told = refused("stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}")
-    assert "data.sources[0].task=TASK" in told
-    assert "sentiment" in told
+    message = refused("stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}")
+    assert "data.sources[0].task=TASK" in message
+    assert "sentiment" in message
 
 
 def test_the_door_says_what_was_read_as_what(tmp_path: Path) -> None:
-    found = read(lines(tmp_path, [{**ALPACA, "input": "c"}, ALPACA]))
-    assert found.told == [
+    result = read(lines(tmp_path, [{**ALPACA, "input": "c"}, ALPACA]))
+    assert result.notes == [
         f"{tmp_path / 'rows.jsonl'}: 2 rows, read as {{prompt: instruction, input: input, completion: output}}. "
         "First row: user: a c | answer: b"
     ]
@@ -168,8 +168,8 @@ def test_rows_of_every_file_have_a_layout_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "two.jsonl").write_text(json.dumps({"messages": [ASK, REPLY]}))
     (tmp_path / "README.md").write_text("# What stands beside data is none")
     (tmp_path / "dataset_info.json").write_text("{}")
-    assert said(read(tmp_path)) == [(["a"], ["b"], None)] * 2
-    assert said(read(tmp_path / "t*.jsonl")) == [(["a"], ["b"], None)]
+    assert summarize(read(tmp_path)) == [(["a"], ["b"], None)] * 2
+    assert summarize(read(tmp_path / "t*.jsonl")) == [(["a"], ["b"], None)]
 
 
 JUDGED: list[tuple[str, list[Any], str]] = [
@@ -191,22 +191,22 @@ def test_what_says_how_good_an_answer_is_is_asked_about(
     )
     with pytest.raises(UserError) as raised:
         read(file)
-    told = str(raised.value)
-    assert f".columns={{{column}: null}}" in told and f".columns={{label: {path}}}" in told
-    words = re.search(r"\.labels={(.*?)}", told)
+    message = str(raised.value)
+    assert f".columns={{{column}: null}}" in message and f".columns={{label: {path}}}" in message
+    words = re.search(r"\.labels={(.*?)}", message)
     assert words is not None
     first, second = (pair.removesuffix(": WORD") for pair in sorted(words[1].split(", ")))
     bad, good = (first, second)  # 1 and 4, or bad and good
-    assert [each.answers for each in read(file, columns={column: None}).made] == [["b"], ["c"]]
-    found = read(file, columns={"label": path}, labels={good: "true", bad: "false"})
-    assert [each.scores for each in found.made] == [[1], [0]]
+    assert [each.answers for each in read(file, columns={column: None}).parsed] == [["b"], ["c"]]
+    result = read(file, columns={"label": path}, labels={good: "true", bad: "false"})
+    assert [each.scores for each in result.parsed] == [[1], [0]]
 
 
 def test_a_score_that_never_varies_says_nothing(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "response": "b", "score": 5}] * 2)
-    assert [*read(file).unused] == ["score"]
-    assert read(lines(tmp_path, [{"text": t, "score": n} for n, t in enumerate("ab")])).made, "of running text"
-    assert read(lines(tmp_path, [{"prompt": t, "score": n} for n, t in enumerate("ab")]), Wanted.prompts).made
+    assert [*read(file).unused_columns] == ["score"]
+    assert read(lines(tmp_path, [{"text": t, "score": n} for n, t in enumerate("ab")])).parsed, "of running text"
+    assert read(lines(tmp_path, [{"prompt": t, "score": n} for n, t in enumerate("ab")]), Purpose.prompts).parsed
 
 
 def test_a_bad_answer_that_comes_late_is_found(tmp_path: Path) -> None:
@@ -222,9 +222,9 @@ def test_labels_of_single_answers_that_nobody_knows_are_asked_for(values: list[A
     file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": value} for value in values])
     bad, good = map(str, values)
     with pytest.raises(UserError, match=rf"label holds {bad}, {good}, .*\.labels={{{bad}: WORD, {good}: WORD}}"):
-        read(file, Wanted.preferences)
-    found = read(file, Wanted.preferences, labels={good: "true", bad: "false"})
-    assert [each.scores for each in found.made] == [[0], [1]]
+        read(file, Purpose.preferences)
+    result = read(file, Purpose.preferences, labels={good: "true", bad: "false"})
+    assert [each.scores for each in result.parsed] == [[0], [1]]
 
 
 BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
@@ -242,12 +242,12 @@ def test_a_column_that_calls_an_answer_a_bad_one_is_refused(row: dict, column: s
     with pytest.raises(UserError, match=rf"line 2: the column '{column}' is .*a bad one") as raised:
         read(file)
     assert f"columns={{{column}: null}} leaves it out" in str(raised.value)
-    assert len(read(file, columns={column: None}).made) == 2
+    assert len(read(file, columns={column: None}).parsed) == 2
     if column != "is_harmful":
         assert f"columns={{label: {column}}} has it read" in str(raised.value)
         labels = {1: "true", 0: "false"} if isinstance(row[column], int) else {}
-        found = read(file, columns={"label": column}, labels=labels)
-        assert [each.scores for each in found.made] == [[1], [0]]
+        result = read(file, columns={"label": column}, labels=labels)
+        assert [each.scores for each in result.parsed] == [[1], [0]]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_switch_thoughts_of_another_name_and_speakers_are_refused(row: dict, c
     file = lines(tmp_path, [row])
     with pytest.raises(UserError, match=rf"the column '{column}' .*columns={{{column}: null}} leaves it out"):
         read(file)
-    assert said(read(file, columns={column: None})) == [(["a"], ["b"], None)]
+    assert summarize(read(file, columns={column: None})) == [(["a"], ["b"], None)]
 
 
 RIVALS: list[tuple[dict[str, Any], str, str]] = [
@@ -279,13 +279,13 @@ def test_two_columns_that_may_be_the_same_are_refused(row: dict, one: str, other
         read(file)
     for column in (one, other):
         assert f"data.sources[0].columns={{{role}: {column}}}" in str(raised.value)
-        [(messages, answers, _)] = said(read(file, columns={role: column}))
+        [(messages, answers, _)] = summarize(read(file, columns={role: column}))
         assert row[column] == (answers if role == "completion" else messages)[0]
-    assert read(lines(tmp_path, [{**row, other: row[one]}])).made
+    assert read(lines(tmp_path, [{**row, other: row[one]}])).parsed
 
 
 @pytest.mark.parametrize(
-    ("role", "path", "told"),
+    ("role", "path", "message"),
     [
         ("completion", "answer.vlaue", r"has no 'vlaue' in answer. Did you mean 'value'"),
         ("system", "meta.sytem", r"has no 'sytem' in meta. Did you mean 'system'"),
@@ -294,31 +294,31 @@ def test_two_columns_that_may_be_the_same_are_refused(row: dict, one: str, other
     ],
 )
 def test_a_typo_inside_of_a_path_is_refused_with_the_nearest_name(
-    role: str, path: str, told: str, tmp_path: Path
+    role: str, path: str, message: str, tmp_path: Path
 ) -> None:
     row = {"frage": "a", "answer": {"value": "b"}, "meta": {"system": None}, "notes": [{"text": "c"}]}
     columns = {"prompt": "frage", "completion": "answer.value"} | {role: path}
-    with pytest.raises(UserError, match=rf"sources\[0\].columns={{{role}: {path}}}: .*{told}"):
+    with pytest.raises(UserError, match=rf"sources\[0\].columns={{{role}: {path}}}: .*{message}"):
         read(lines(tmp_path, [row]), columns=columns)
     # What is empty is there all the same, and what only some row has is found.
     good = {"prompt": "frage", "completion": "answer.value", "system": "meta.system", "input": "late.text"}
     rows = [*[row] * (PEEKED + 1), {**row, "late": {"text": "d"}}]
-    assert said(read(lines(tmp_path, rows), columns=good))[-1] == (["a\n\nd"], ["b"], None)
+    assert summarize(read(lines(tmp_path, rows), columns=good))[-1] == (["a\n\nd"], ["b"], None)
 
 
 def test_two_of_several_answers_are_no_preference(tmp_path: Path) -> None:
     row = {"prompt": "a", "answer_1": "b", "answer_2": "c", "preference": 2}
-    assert said(read(lines(tmp_path, [row]), Wanted.preferences)) == [(["a"], ["b", "c"], [0, 1])]
+    assert summarize(read(lines(tmp_path, [row]), Purpose.preferences)) == [(["a"], ["b", "c"], [0, 1])]
     with pytest.raises(UserError, match="no known columns"):
-        read(lines(tmp_path, [{**row, "answer_3": "d"}]), Wanted.preferences)
+        read(lines(tmp_path, [{**row, "answer_3": "d"}]), Purpose.preferences)
 
 
 def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "response_1": "b", "response_2": "c", "preference": n} for n in (-1, 1)])
     with pytest.raises(UserError, match=r" -1, 1, .*\.labels={-1: WORD, 1: WORD}"):
-        read(file, Wanted.preferences)
-    found = read(file, Wanted.preferences, labels={-1: "response_1", 1: "response_2"})
-    assert [each.scores for each in found.made] == [[1, 0], [0, 1]]
+        read(file, Purpose.preferences)
+    result = read(file, Purpose.preferences, labels={-1: "response_1", 1: "response_2"})
+    assert [each.scores for each in result.parsed] == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -331,11 +331,11 @@ def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
     ],
 )
 def test_a_row_says_what_would_have_it_read(row: dict, reason: str, tmp_path: Path) -> None:
-    [bad] = read(lines(tmp_path, [row])).bad
+    [bad] = read(lines(tmp_path, [row])).bad_rows
     assert reason in str(bad.error)
 
 
 def test_an_answer_that_is_a_flag_has_a_word(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"question": "a", "answer": value} for value in (True, False)])
-    found = read(file, labels={True: "yes", "false": "no"})
-    assert [each.answers for each in found.made] == [["yes"], ["no"]]
+    result = read(file, labels={True: "yes", "false": "no"})
+    assert [each.answers for each in result.parsed] == [["yes"], ["no"]]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.readers.row import Row
 from tests.formats.reading import read
 
@@ -55,19 +55,19 @@ def damaged(draw: st.DrawFn, kinds: dict[str, dict[str, Any]]) -> bytes:
     return b"\n".join(draw(st.permutations(written)))
 
 
-def check(content: bytes, wanted: Wanted) -> None:
+def check(content: bytes, purpose: Purpose) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         path.write_bytes(content)
         try:
-            found = read(path, wanted)
+            result = read(path, purpose)
         except UserError as error:  # a column that changes the meaning, or a file of another kind: by name
             assert "rows.jsonl" in str(error)
             return
-        given = [line for line in content.split(b"\n") if line.strip(b" \t\r\n\xef\xbb\xbf")]
-        assert found.rows == len(given) == len(found.made) + len(found.bad) + found.left_out
-        assert all(isinstance(row, Row) and row.error and str(row.error) for row in found.bad)
-        for each in found.made:
+        lines_written = [line for line in content.split(b"\n") if line.strip(b" \t\r\n\xef\xbb\xbf")]
+        assert result.rows == len(lines_written) == len(result.parsed) + len(result.bad_rows) + result.left_out
+        assert all(isinstance(row, Row) and row.error and str(row.error) for row in result.bad_rows)
+        for each in result.parsed:
             assert all(turn["content"].strip() for turn in each.messages)
             assert all(answer.strip() for answer in each.answers)
 
@@ -75,10 +75,10 @@ def check(content: bytes, wanted: Wanted) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(damaged(KINDS))
 def test_rows_in_are_rows_out_and_quarantined(content: bytes) -> None:
-    check(content, Wanted.answers)
+    check(content, Purpose.answers)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(damaged(COMPARED))
 def test_preferences_in_are_preferences_out_and_quarantined(content: bytes) -> None:
-    check(content, Wanted.preferences)
+    check(content, Purpose.preferences)

@@ -16,7 +16,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.readers.files import rows_of
-from tests.formats.reading import read, said
+from tests.formats.reading import read, summarize
 
 ROWS = [{"instruction": "a\u2028b, c", "output": 'd "e"\nf'}, {"instruction": "ä", "output": "g"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -90,7 +90,7 @@ def test_a_file_is_told_by_what_it_holds(name: str, packed: str, tmp_path: Path)
     path = tmp_path / (name + packed)
     path.write_bytes(PACKED[packed](CONTENTS[name]))
     assert [row.value for row in rows_of(path)] == ROWS
-    assert said(read(path))[1] == (["ä"], ["g"], None)
+    assert summarize(read(path))[1] == (["ä"], ["g"], None)
 
 
 @pytest.mark.parametrize("packed", [name for name in PACKED if name])
@@ -103,7 +103,7 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("rows.json", json.dumps({"a": ROWS, "b": ROWS[:1]}, indent=1), r"one JSON object .* jq -c '\.a\[\]'"),
         (
@@ -123,10 +123,10 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
     ],
 )
 def test_what_has_no_rows_is_refused_with_a_way_out(
-    name: str, content: str | bytes, told: str, tmp_path: Path
+    name: str, content: str | bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read(tmp_path / name)
 
 
@@ -137,11 +137,11 @@ def test_a_broken_line_is_told_as_the_decoder_tells_it(line: str, tmp_path: Path
     """Also where its end, which is no part of JSON, is in a string that was not closed."""
     file = tmp_path / "rows.jsonl"
     file.write_bytes(f"{json.dumps(ROWS[0])}\r\n {line}\r\n".encode())
-    with pytest.raises(json.JSONDecodeError) as told:
+    with pytest.raises(json.JSONDecodeError) as raised:
         json.loads(f" {line}\r")
     first, row = rows_of(file)
     assert (first.value, row.line, row.value) == (ROWS[0], 2, f" {line}\r")
-    assert str(row.error) == f"broken JSON: {told.value.msg}"
+    assert str(row.error) == f"broken JSON: {raised.value.msg}"
 
 
 def test_plain_text_is_divided_as_it_is_told(tmp_path: Path) -> None:
@@ -149,19 +149,19 @@ def test_plain_text_is_divided_as_it_is_told(tmp_path: Path) -> None:
     path.write_text("a\r\nb\r\n\r\nc\r\n\r\n\r\nd\r\n", newline="")
     divided = {"file": ["a\nb\n\nc\n\n\nd"], "sections": ["a\nb\n\nc", "d"], "paragraphs": ["a\nb", "c", "d"]}
     for documents, texts in {**divided, "lines": list("abcd")}.items():
-        assert [each.answers[0] for each in read(path, documents=documents).made] == texts
+        assert [each.answers[0] for each in read(path, documents=documents).parsed] == texts
 
 
 def test_labels_that_datasets_wrote_as_numbers_have_their_names(tmp_path: Path) -> None:
     from datasets import ClassLabel, Dataset, Features, Value
 
     features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
-    made = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features)
-    made.to_parquet(tmp_path / "rows.parquet")
-    made.save_to_disk(tmp_path / "saved")
+    dataset = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features)
+    dataset.to_parquet(tmp_path / "rows.parquet")
+    dataset.save_to_disk(tmp_path / "saved")
     for path in (tmp_path / "rows.parquet", tmp_path / "saved"):
-        found = read(path, columns={"prompt": "text", "completion": "label"})
-        assert said(found) == [(["a"], ["pos"], None), (["b"], ["neg"], None)]
+        result = read(path, columns={"prompt": "text", "completion": "label"})
+        assert summarize(result) == [(["a"], ["pos"], None), (["b"], ["neg"], None)]
 
 
 def test_a_table_is_read_in_groups_of_rows(tmp_path: Path) -> None:
@@ -178,12 +178,12 @@ def test_a_file_in_windows_1252_is_told_with_the_command_that_converts_it(name: 
     file.write_bytes(text.get(file.suffix, "instruction,output\nGröße?,5 €\n").encode("cp1252"))
     command = f"iconv -f CP1252 -t UTF-8 {name} > rows.utf8{file.suffix}"
     try:
-        told = [str(row.error) for row in rows_of(file, "file") if row.error]
+        messages = [str(row.error) for row in rows_of(file, "file") if row.error]
     except UserError as error:
-        told = [str(error)]
-    [line] = told
-    assert "not UTF-8, but maybe Windows-1252: " in line
-    assert command in line
+        messages = [str(error)]
+    [message] = messages
+    assert "not UTF-8, but maybe Windows-1252: " in message
+    assert command in message
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     [converted] = rows_of(tmp_path / f"rows.utf8{file.suffix}", "file")
     assert not converted.error
@@ -219,7 +219,7 @@ def test_a_list_in_a_cell_may_be_as_python_shows_it(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "it's"}, {"role": "assistant", "content": "b"}]
     with open(tmp_path / "rows.csv", "w", newline="") as sink:
         csv.writer(sink).writerows([["messages"], [str(turns)]])
-    assert said(read(tmp_path / "rows.csv")) == [(["it's"], ["b"], None)]
+    assert summarize(read(tmp_path / "rows.csv")) == [(["it's"], ["b"], None)]
 
 
 @pytest.mark.parametrize(
@@ -238,4 +238,4 @@ def test_a_folder_with_a_split_that_is_held_out_is_refused(names: list[str], tra
     with pytest.raises(UserError, match="holds the splits") as raised:
         read(tmp_path)
     assert f"data.sources[0].path='{tmp_path / train}'" in str(raised.value)
-    assert len(read(tmp_path / train).made) == 2 * sum("train" in name for name in names)
+    assert len(read(tmp_path / train).parsed) == 2 * sum("train" in name for name in names)

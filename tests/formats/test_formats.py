@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.readers.row import BadRow
-from stages.formats.turns import TOOLS, message
-from tests.formats.reading import lines, read, said
+from stages.formats.turns import TOOLS, parse_turn
+from tests.formats.reading import lines, read, summarize
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
@@ -86,9 +86,9 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
 
 @pytest.mark.parametrize(("row", "messages", "answer"), EXAMPLES)
 def test_a_row_is_told_by_its_columns(row: dict, messages: list[str], answer: str, tmp_path: Path) -> None:
-    found = read(lines(tmp_path, [row]))
-    assert said(found) == [(messages, [answer], None)]
-    assert not found.unused
+    result = read(lines(tmp_path, [row]))
+    assert summarize(result) == [(messages, [answer], None)]
+    assert not result.unused_columns
 
 
 WHOLE = [[ASK, REPLY], [ASK, {"role": "assistant", "content": "c"}]]
@@ -125,8 +125,8 @@ PREFERENCES: list[tuple[dict[str, Any], list[float]]] = [
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
 def test_a_preference_is_told_by_its_columns(row: dict, scores: list[float], tmp_path: Path) -> None:
     file = lines(tmp_path, [row])
-    assert said(read(file, Wanted.preferences))[0] == (["a"], ["b", "c"], scores)
-    assert said(read(file, Wanted.prompts))[0][0] == ["a"]
+    assert summarize(read(file, Purpose.preferences))[0] == (["a"], ["b", "c"], scores)
+    assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
 
 
 @pytest.mark.parametrize(("row", "scores"), PREFERENCES)
@@ -148,21 +148,21 @@ def test_preferences_are_no_examples(row: dict, scores: list[float], tmp_path: P
 )
 def test_an_answer_may_be_called_good_or_bad(row: dict, tmp_path: Path) -> None:
     bad = {k: False if v in (True, "True") else v for k, v in row.items()}
-    for wanted in set(Wanted) - {Wanted.candidates}:  # which nobody judged
-        assert said(read(lines(tmp_path, [row, bad]), wanted)) == [(["a"], ["b"], [1]), (["a"], ["b"], [0])]
+    for purpose in set(Purpose) - {Purpose.candidates}:  # which nobody judged
+        assert summarize(read(lines(tmp_path, [row, bad]), purpose)) == [(["a"], ["b"], [1]), (["a"], ["b"], [0])]
 
 
 def test_numbers_are_classes_unless_they_are_said_to_be_flags(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"prompt": "a", "completion": "b", "label": n} for n in (0, 1)])
     with pytest.raises(UserError, match="the column 'label' changes"):
         read(file)
-    assert [each.scores for each in read(file, labels={0: "false", 1: "true"}).made] == [[0], [1]]
+    assert [each.scores for each in read(file, labels={0: "false", 1: "true"}).parsed] == [[0], [1]]
 
 
 def test_words_for_preferences_may_name_the_columns(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "output_1": "b", "output_2": "c", "label": n} for n in (0, 1)]
-    found = read(lines(tmp_path, rows), Wanted.preferences, labels={0: "output_1", 1: "output_2"})
-    assert [each.scores for each in found.made] == [[1, 0], [0, 1]]
+    result = read(lines(tmp_path, rows), Purpose.preferences, labels={0: "output_1", 1: "output_2"})
+    assert [each.scores for each in result.parsed] == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_words_for_preferences_may_name_the_columns(tmp_path: Path) -> None:
     ],
 )
 def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Path) -> None:
-    found = read(lines(tmp_path, [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b"}, row]))
-    assert reason in str(found.bad[0].error)
+    result = read(lines(tmp_path, [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b"}, row]))
+    assert reason in str(result.bad_rows[0].error)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Pa
 )
 def test_turns_that_are_no_conversation_say_why(turns: list[Any], reason: str, tmp_path: Path) -> None:
     good = {"messages": [ASK, REPLY]}
-    found = read(lines(tmp_path, [good, good, {"messages": turns}]))
-    assert reason in str(found.bad[0].error)
+    result = read(lines(tmp_path, [good, good, {"messages": turns}]))
+    assert reason in str(result.bad_rows[0].error)
 
 
 def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
@@ -208,16 +208,16 @@ def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
         {"messages": [ASK, {**REPLY, "reasoning_content": "so"}]},
         {"messages": [ASK, {**REPLY, "content": "<think>\nso\n</think>\n\nb"}]},
     ]
-    assert [each.answers[0] for each in read(lines(tmp_path, rows)).made] == ["<think>\nso\n</think>\n\nb"] * 2
-    assert [each.answers[0] for each in read(lines(tmp_path, rows), reasoning="strip").made] == ["b", "b"]
+    assert [each.answers[0] for each in read(lines(tmp_path, rows)).parsed] == ["<think>\nso\n</think>\n\nb"] * 2
+    assert [each.answers[0] for each in read(lines(tmp_path, rows), reasoning="strip").parsed] == ["b", "b"]
 
 
 def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:
-    found = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
-    assert "a mark of" in str(found.bad[0].error)
+    result = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
+    assert "a mark of" in str(result.bad_rows[0].error)
 
 
 def test_a_call_whose_arguments_are_no_json_is_told() -> None:
     broken = {**CALL, "function": {"name": "f", "arguments": "{x"}}
     with pytest.raises(BadRow, match="no JSON"):
-        message({"role": "assistant", "tool_calls": [broken]}, "messages")
+        parse_turn({"role": "assistant", "tool_calls": [broken]}, "messages")

@@ -21,7 +21,7 @@ from stages.config.blocks.data import ReadLimits
 from stages.config.errors import UserError
 from stages.formats.readers.files import rows_of
 from stages.formats.readers.row import MOST_COLUMNS
-from tests.formats.reading import lines, read, said
+from tests.formats.reading import lines, read, summarize
 from tests.helpers import TINY, nodes, refused
 
 ROW = {"instruction": "Say a.", "output": "a"}
@@ -37,9 +37,9 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 def refusal(file: Path, limits: ReadLimits = LIMITS) -> str:
     """The error that reading a file ends in."""
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         list(rows_of(file, "lines", limits=limits))
-    return str(told.value)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize("kind", PACKERS)
@@ -76,8 +76,8 @@ def test_a_field_that_never_closes_is_held_no_longer_than_a_line(tmp_path: Path)
 
 def test_a_line_of_gigabytes_takes_no_more_memory_than_the_key_allows(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    with open(file, "wb") as made:
-        made.truncate(3 << 30)
+    with open(file, "wb") as sink:
+        sink.truncate(3 << 30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "data.max_line" in refusal(file, ReadLimits())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
@@ -130,10 +130,10 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
     for link, target in (("more.jsonl", secret), ("below", secret.parent)):
         (folder / link).symlink_to(target)
         for path in (folder, folder / "**" / "*.jsonl"):
-            with pytest.raises(UserError) as told:
+            with pytest.raises(UserError) as raised:
                 read(path)
-            assert f"{folder / link}" in str(told.value) and f"is a link to {target}" in str(told.value)
-            assert f"outside of {path}" in str(told.value)
+            assert f"{folder / link}" in str(raised.value) and f"is a link to {target}" in str(raised.value)
+            assert f"outside of {path}" in str(raised.value)
         (folder / link).unlink()
     (tmp_path / "link.jsonl").symlink_to(secret)
     assert read(tmp_path / "link.jsonl").rows == 1, "it is what the user named"
@@ -155,8 +155,10 @@ def test_another_encoding_is_refused_by_its_name(encoding: str, name: str, tmp_p
     content = {"rows.jsonl": json.dumps(ROW), "rows.json": json.dumps([ROW])}.get(name, "instruction,output\na,b\n")
     for begin in (b"", mark):
         file.write_bytes(begin + content.encode(encoding))
-        told = refusal(file)
-        assert told.startswith(f"{file}: is {encoding[:6].upper()}. Save it as UTF-8: iconv -f {encoding[:6].upper()}")
+        message = refusal(file)
+        assert message.startswith(
+            f"{file}: is {encoding[:6].upper()}. Save it as UTF-8: iconv -f {encoding[:6].upper()}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -173,16 +175,16 @@ def test_a_comment_in_json_is_called_one(name: str, content: str, tmp_path: Path
     file = tmp_path / name
     file.write_text(content)
     try:
-        told = " ".join(str(row.error) for row in rows_of(file))
+        message = " ".join(str(row.error) for row in rows_of(file))
     except UserError as error:
-        told = str(error)
-    assert "a comment" in told
-    assert "sed -E" in told
+        message = str(error)
+    assert "a comment" in message
+    assert "sed -E" in message
 
 
 SEEN = [
-    {"image": image, "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]}
-    for image, asked, answer in (
+    {"image": image, "conversations": [{"from": "human", "value": request}, {"from": "gpt", "value": answer}]}
+    for image, request, answer in (
         ("1.png", "<image>\nWhat is it?", "A."),
         ("2.png", "And\n<image>", "<image>"),
         (None, "Say a.", "a"),
@@ -192,13 +194,13 @@ SEEN = [
 
 
 def test_a_placeholder_goes_with_its_column(tmp_path: Path) -> None:
-    found = read(lines(tmp_path, SEEN), columns={"image": None})
-    assert [asked + answers for asked, answers, _ in said(found)] == [
+    result = read(lines(tmp_path, SEEN), columns={"image": None})
+    assert [request + answers for request, answers, _ in summarize(result)] == [
         ["What is it?", "A."],
         ["And", "<image>"],
         ["Say a.", "a"],
     ]
-    assert ["<image>" in str(row.error) for row in found.bad] == [True]
-    assert any("3 rows had <image>" in line for line in found.told)
-    asked: list[Any] = [{**row, "image": None} for row in SEEN]
-    assert "<image>" in str(said(read(lines(tmp_path, asked)))), "nobody said that it be left out"
+    assert ["<image>" in str(row.error) for row in result.bad_rows] == [True]
+    assert any("3 rows had <image>" in line for line in result.notes)
+    without_image: list[Any] = [{**row, "image": None} for row in SEEN]
+    assert "<image>" in str(summarize(read(lines(tmp_path, without_image)))), "nobody said that it be left out"

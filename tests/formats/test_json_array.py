@@ -19,15 +19,15 @@ FILE = Path("rows.json")
 CHARACTERS = 'ab "\\\n,:[]{}é😀\u2028'
 
 
-def value(drawn: random.Random, depth: int = 0) -> Any:
+def value(rng: random.Random, depth: int = 0) -> Any:
     """Any JSON: numbers that are numbers when they are cut off too, and texts with marks in them."""
-    kind = drawn.choice(["number", "word", "text", "text", "list", "object"][: 6 if depth < 3 else 4])
+    kind = rng.choice(["number", "word", "text", "text", "list", "object"][: 6 if depth < 3 else 4])
     if kind == "list":
-        return [value(drawn, depth + 1) for _ in range(drawn.randrange(4))]
+        return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
     if kind == "object":
-        return {f"{i}{drawn.choice(CHARACTERS)}": value(drawn, depth + 1) for i in range(drawn.randrange(4))}
-    text = "".join(drawn.choices(CHARACTERS, k=drawn.randrange(9)))
-    return {"number": drawn.choice([0, -12, 1.5e-7, 10**30]), "word": drawn.choice([None, True]), "text": text}[kind]
+        return {f"{i}{rng.choice(CHARACTERS)}": value(rng, depth + 1) for i in range(rng.randrange(4))}
+    text = "".join(rng.choices(CHARACTERS, k=rng.randrange(9)))
+    return {"number": rng.choice([0, -12, 1.5e-7, 10**30]), "word": rng.choice([None, True]), "text": text}[kind]
 
 
 def read(content: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> list[Row]:
@@ -37,12 +37,14 @@ def read(content: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> list[Ro
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 40, 1 << 20])
 def test_rows_are_those_of_the_whole_array_wherever_pieces_end(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = random.Random(piece)
+    rng = random.Random(piece)
     for _ in range(150):
-        rows = [value(drawn) for _ in range(drawn.randrange(5))]
-        text = json.dumps(rows, indent=drawn.choice([None, 1]), ensure_ascii=drawn.random() < 0.5)
-        found = read(drawn.choice(["", "\ufeff"]).encode() + text.encode(), piece, monkeypatch)
-        assert [(row.line, row.value, row.error) for row in found] == [(i, row, None) for i, row in enumerate(rows, 1)]
+        rows = [value(rng) for _ in range(rng.randrange(5))]
+        text = json.dumps(rows, indent=rng.choice([None, 1]), ensure_ascii=rng.random() < 0.5)
+        result = read(rng.choice(["", "\ufeff"]).encode() + text.encode(), piece, monkeypatch)
+        assert [(row.line, row.value, row.error) for row in result] == [
+            (i, row, None) for i, row in enumerate(rows, 1)
+        ]
 
 
 @pytest.mark.parametrize("piece", [1, 5, 1 << 20])
@@ -56,9 +58,9 @@ def test_a_broken_array_is_told_as_one_that_is_read_at_once(
         try:
             json.loads(text)
         except json.JSONDecodeError as error:
-            with pytest.raises(UserError) as told:
+            with pytest.raises(UserError) as raised:
                 read(text.encode(), piece, monkeypatch)
-            assert str(told.value).startswith(f"{FILE}: line {error.lineno}: {error.msg}. Mend the array"), text
+            assert str(raised.value).startswith(f"{FILE}: line {error.lineno}: {error.msg}. Mend the array"), text
         else:
             read(text.encode(), piece, monkeypatch)
 

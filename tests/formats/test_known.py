@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Wanted
-from stages.formats.detection import known_sets
-from tests.formats.reading import lines, read, said
+from stages.formats.column_mapping import Purpose
+from stages.formats.detection import known_datasets
+from tests.formats.reading import lines, read, summarize
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 PARTS = [{"type": "text", "text": "b"}]
@@ -110,38 +110,40 @@ EXAMPLES: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 def test_every_known_set_is_tried() -> None:
-    assert {each.name for each in known_sets()} == {*PREFERENCES, *EXAMPLES, "OpenAI's batches, requests"}
+    assert {each.name for each in known_datasets()} == {*PREFERENCES, *EXAMPLES, "OpenAI's batches, requests"}
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_a_known_set_of_preferences_is_read(name: str, tmp_path: Path) -> None:
     rows, scores = PREFERENCES[name]
     file = lines(tmp_path, rows)
-    assert said(read(file, Wanted.preferences)) == [(["a"], ["b", "c"], each) for each in scores]
+    assert summarize(read(file, Purpose.preferences)) == [(["a"], ["b", "c"], each) for each in scores]
     with pytest.raises(UserError, match=r"are preferences.*label=dataset label.path"):
         read(file)
-    assert {each.messages[-1]["content"] for each in read(file, Wanted.prompts).made} == {"a"}
+    assert {each.messages[-1]["content"] for each in read(file, Purpose.prompts).parsed} == {"a"}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_another_known_set_is_read(name: str, tmp_path: Path) -> None:
     row, messages, answer = EXAMPLES[name]
-    [(found, [reply], _)] = said(read(lines(tmp_path, [row])))
-    assert [f if m != "{tools}" else m for f, m in zip(found, messages, strict=True)] == messages
+    [(contents, [reply], _)] = summarize(read(lines(tmp_path, [row])))
+    assert [
+        content if message != "{tools}" else message for content, message in zip(contents, messages, strict=True)
+    ] == messages
     assert reply == answer
 
 
 def test_requests_of_a_batch_are_prompts(tmp_path: Path) -> None:
     row = {"custom_id": "1", "method": "POST", "url": "/v1", "body": {"model": "m", "messages": [ASK]}}
     file = lines(tmp_path, [row])
-    assert said(read(file, Wanted.prompts)) == [(["a"], [], None)]
+    assert summarize(read(file, Purpose.prompts)) == [(["a"], [], None)]
     with pytest.raises(UserError, match="requests without answers"):
         read(file)
 
 
 def test_what_a_user_says_of_a_known_set_counts(tmp_path: Path) -> None:
     row = {"query": "a", "answers": '[{"name": "f", "arguments": {}}]', "tools": "[]", "other": "d"}
-    assert said(read(lines(tmp_path, [row]), columns={"completion": "other"})) == [(["a"], ["d"], None)]
+    assert summarize(read(lines(tmp_path, [row]), columns={"completion": "other"})) == [(["a"], ["d"], None)]
 
 
 MESSAGES: list[tuple[dict[str, Any], list[str], str]] = [
@@ -200,9 +202,9 @@ MESSAGES: list[tuple[dict[str, Any], list[str], str]] = [
 
 @pytest.mark.parametrize(("row", "messages", "answer"), MESSAGES)
 def test_what_others_call_turns_and_parts_is_read(row: dict, messages: list[str], answer: str, tmp_path: Path) -> None:
-    found = read(lines(tmp_path, [row]))
-    assert said(found) == [(messages, [answer], None)]
-    assert not found.unused
+    result = read(lines(tmp_path, [row]))
+    assert summarize(result) == [(messages, [answer], None)]
+    assert not result.unused_columns
 
 
 TEXTS = {
@@ -223,33 +225,33 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_conversation_in_a_text_is_read_by_its_marks(text: str, tmp_path: Path) -> None:
-    assert said(read(lines(tmp_path, [{"text": text}]))) == [(TEXTS[text], ["b"], None)]
+    assert summarize(read(lines(tmp_path, [{"text": text}]))) == [(TEXTS[text], ["b"], None)]
 
 
 def test_a_rendering_beside_the_columns_that_it_is_of_is_not_read(tmp_path: Path) -> None:
     row = {"instruction": "a", "input": "", "output": "b", "text": "### Instruction:\na\n\n### Response:\nb"}
-    found = read(lines(tmp_path, [row]))
-    assert (said(found), [*found.unused]) == ([(["a"], ["b"], None)], ["text"])
+    result = read(lines(tmp_path, [row]))
+    assert (summarize(result), [*result.unused_columns]) == ([(["a"], ["b"], None)], ["text"])
 
 
 def test_requests_and_answers_in_lists_of_json_are_turns(tmp_path: Path) -> None:
     """LMSYS's table: one column for each who may have won."""
     row = {"prompt": '["a"]', "response_a": '["b"]', "response_b": '["c"]', "winner_model_a": 0, "winner_model_b": 1}
     file = lines(tmp_path, [row, {**row, "winner_model_b": 0}])
-    assert said(read(file, Wanted.preferences)) == [(["a"], ["b", "c"], [0, 1]), (["a"], ["b", "c"], [0.5, 0.5])]
-    assert said(read(file, Wanted.prompts))[0][0] == ["a"]
+    assert summarize(read(file, Purpose.preferences)) == [(["a"], ["b", "c"], [0, 1]), (["a"], ["b", "c"], [0.5, 0.5])]
+    assert summarize(read(file, Purpose.prompts))[0][0] == ["a"]
 
 
 def test_judges_of_a_first_turn_compare_first_answers(tmp_path: Path) -> None:
     a = [ASK, REPLY, ASK, REPLY]
     row = {"conversation_a": a, "conversation_b": [ASK, {**REPLY, "content": "c"}, ASK, REPLY], "winner": "model_b"}
-    found = read(lines(tmp_path, [{**row, "turn": 1}, {**row, "turn": 2}]), Wanted.preferences)
-    assert said(found) == [(["a"], ["b", "c"], [0, 1])]
-    assert "what was said before differs" in str(found.bad[0].error)
+    result = read(lines(tmp_path, [{**row, "turn": 1}, {**row, "turn": 2}]), Purpose.preferences)
+    assert summarize(result) == [(["a"], ["b", "c"], [0, 1])]
+    assert "what was said before differs" in str(result.bad_rows[0].error)
 
 
 def test_answers_with_a_score_may_have_a_row_each(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "response": text, "helpfulness": n} for text, n in (("b", 4), ("c", 1))]
     columns = {"prompt": "prompt", "completions": "response", "scores": "helpfulness"}
-    found = said(read(lines(tmp_path, rows), Wanted.preferences, columns=columns))
-    assert found == [(["a"], ["b"], [4]), (["a"], ["c"], [1])]
+    result = summarize(read(lines(tmp_path, rows), Purpose.preferences, columns=columns))
+    assert result == [(["a"], ["b"], [4]), (["a"], ["c"], [1])]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.labels import Label
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.labelers.dataset import Dataset
 from stages.models import model_card
 from stages.pairs import run as run_pairs
@@ -27,7 +27,7 @@ ROWS = [
 COLUMNS = {"licence": "license", "origin": "meta.url"}
 
 
-def made(folder: Path, rows: list[Any], **source: Any) -> tuple[list[Example], dict[str, Any]]:
+def read_examples(folder: Path, rows: list[Any], **source: Any) -> tuple[list[Example], dict[str, Any]]:
     source = {"splits": {"sft": 1.0}, **source}
     read_from = Source(str(lines(folder, rows)), **source)
     metrics = joined(Data(None, [read_from], max_bad=0.0), StageDir(folder, lambda metrics, step: None))
@@ -35,21 +35,22 @@ def made(folder: Path, rows: list[Any], **source: Any) -> tuple[list[Example], d
 
 
 def test_a_row_has_its_own_licence_or_that_of_its_source(tmp_path: Path) -> None:
-    examples, metrics = made(tmp_path, ROWS, columns=COLUMNS, licence="apache-2.0")
+    examples, metrics = read_examples(tmp_path, ROWS, columns=COLUMNS, licence="apache-2.0")
     assert [e.licence for e in examples] == ["mit", "apache-2.0", "cc-by-4.0, odbl", "mit"]
     assert [e.origin for e in examples] == [row["meta"]["url"] for row in ROWS]
     assert metrics["licences"] == {"mit": 2, "apache-2.0": 1, "cc-by-4.0, odbl": 1}
 
 
 def test_nothing_is_said_where_nothing_is_stated(tmp_path: Path) -> None:
-    examples, metrics = made(tmp_path, ROWS)
+    examples, metrics = read_examples(tmp_path, ROWS)
     assert {(e.licence, e.origin) for e in examples} == {(None, None)}
     assert "licences" not in metrics
-    found = read(lines(tmp_path, ROWS))
-    assert {*found.unused} == {"license", "meta"}, "they are named as columns that nothing reads"
-    given = ("data=file", "data.sources=[{path: README.md}]")
+    result = read(lines(tmp_path, ROWS))
+    assert {*result.unused_columns} == {"license", "meta"}, "they are named as columns that nothing reads"
+    options = ("data=file", "data.sources=[{path: README.md}]")
     before, after = (
-        nodes(tmp_path, *given[:1], line)["data"] for line in (given[1], given[1].replace("}", ", licence: mit}"))
+        nodes(tmp_path, *options[:1], line)["data"]
+        for line in (options[1], options[1].replace("}", ", licence: mit}"))
     )
     assert before.fingerprint != after.fingerprint
     assert "licence" not in json.dumps(before.settings)
@@ -80,7 +81,7 @@ def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
 
 
 def test_a_source_of_labels_may_state_one(tmp_path: Path) -> None:
-    assert read(lines(tmp_path, ROWS), Wanted.answers, columns=COLUMNS).made[0].licence == "mit"
+    assert read(lines(tmp_path, ROWS), Purpose.answers, columns=COLUMNS).parsed[0].licence == "mit"
     assert Label(path="x", hub_split="train", labeler="dataset", revision=None, licence="mit").source.licence == "mit"
 
 
@@ -91,8 +92,8 @@ def test_the_card_names_the_licences_of_what_was_trained_on(chain: Chain, tmp_pa
     data.mkdir()
     (data / "manifest.json").write_text(json.dumps(manifest))
     model = chain.folder("sft") / "model"
-    given = {"base": chain.folder("base"), "data": chain.folder("data")}
-    model_card.write(model, settings("recipe=tiny").sft, given, {})
+    inputs = {"base": chain.folder("base"), "data": chain.folder("data")}
+    model_card.write_card(model, settings("recipe=tiny").sft, inputs, {})
     assert "licences" not in (model / "README.md").read_text()
-    model_card.write(model, settings("recipe=tiny").sft, {**given, "data": data}, {})
+    model_card.write_card(model, settings("recipe=tiny").sft, {**inputs, "data": data}, {})
     assert "licences: cc-by-4.0 (1,200 rows), not stated (5 rows)" in (model / "README.md").read_text()

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
-from tests.formats.reading import Read, lines, read, said
+from tests.formats.reading import ReadResult, lines, read, summarize
 
 A, B, TIE = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]
 # Columns of the two answers, what their preferences hold, and how each of these is read: a number names the answer
@@ -41,31 +41,31 @@ ASKED: list[tuple[str, str, list[Any]]] = [
 ]
 
 
-def compared(folder: Path, a: str, b: str, values: list[Any], **source: Any) -> Read:
+def compared(folder: Path, a: str, b: str, values: list[Any], **source: Any) -> ReadResult:
     rows = [{"prompt": f"{i}", a: "b", b: "c c", "label": value} for i, value in enumerate(values)]
-    return read(lines(folder, rows), Wanted.preferences, **source)
+    return read(lines(folder, rows), Purpose.preferences, **source)
 
 
 @pytest.mark.parametrize(("a", "b", "values", "scores"), READ)
 def test_a_preference_names_an_answer_by_its_column(
     a: str, b: str, values: list[Any], scores: list[list[float]], tmp_path: Path
 ) -> None:
-    found = compared(tmp_path, a, b, values)
-    assert [each.scores for each in found.made] == scores
-    assert found.told[0].endswith("For example: user: 0 | better: b | worse: c c")
-    assert f" was read as {a} better (1 rows)" in found.told[1]
+    result = compared(tmp_path, a, b, values)
+    assert [each.scores for each in result.parsed] == scores
+    assert result.notes[0].endswith("For example: user: 0 | better: b | worse: c c")
+    assert f" was read as {a} better (1 rows)" in result.notes[1]
 
 
 @pytest.mark.parametrize(("a", "b", "values"), ASKED)
 def test_numbers_that_name_no_column_are_asked_for(a: str, b: str, values: list[Any], tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         compared(tmp_path, a, b, values)
-    known = sorted({str(value).lower().removesuffix(".0") for value in values})
-    assert f"label holds {', '.join(known)}," in str(raised.value)
-    assert f".labels={{{', '.join(f'{value}: WORD' for value in known)}}}" in str(raised.value)
-    found = compared(tmp_path, a, b, values, labels=dict(zip(known, ("right", "left", "tie"), strict=False)))
-    by_value = dict(zip(known, (B, A, TIE), strict=False))
-    assert [each.scores for each in found.made] == [by_value[str(v).lower().removesuffix(".0")] for v in values]
+    values_shown = sorted({str(value).lower().removesuffix(".0") for value in values})
+    assert f"label holds {', '.join(values_shown)}," in str(raised.value)
+    assert f".labels={{{', '.join(f'{value}: WORD' for value in values_shown)}}}" in str(raised.value)
+    result = compared(tmp_path, a, b, values, labels=dict(zip(values_shown, ("right", "left", "tie"), strict=False)))
+    by_value = dict(zip(values_shown, (B, A, TIE), strict=False))
+    assert [each.scores for each in result.parsed] == [by_value[str(v).lower().removesuffix(".0")] for v in values]
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_numbers_that_name_no_column_are_asked_for(a: str, b: str, values: list[
 def test_the_words_of_a_user_say_what_numbers_mean(
     labels: dict[int, str], scores: list[list[float]], tmp_path: Path
 ) -> None:
-    found = compared(tmp_path, "response 1", "response 2", [0, 1, 2], labels=labels)
-    assert [each.scores for each in found.made] == scores
+    result = compared(tmp_path, "response 1", "response 2", [0, 1, 2], labels=labels)
+    assert [each.scores for each in result.parsed] == scores
 
 
 def test_a_number_that_comes_late_is_asked_for_too(tmp_path: Path) -> None:
@@ -86,16 +86,16 @@ def test_a_number_that_comes_late_is_asked_for_too(tmp_path: Path) -> None:
 
 
 def test_a_word_that_comes_late_costs_its_row(tmp_path: Path) -> None:
-    found = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + ["unsure"])
-    assert [str(row.error) for row in found.bad] == ["label: names neither answer, nor a tie: 'unsure'"]
+    result = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + ["unsure"])
+    assert [str(row.error) for row in result.bad_rows] == ["label: names neither answer, nor a tie: 'unsure'"]
 
 
 def test_the_example_is_one_in_which_an_answer_is_better(tmp_path: Path) -> None:
-    found = compared(tmp_path, "response_a", "response_b", ["tie", "tie", "B"])
-    assert found.told[0].endswith("For example: user: 2 | better: c c | worse: b")
-    assert "label: b was read as response_b better (1 rows), tie was read as a tie (2 rows)" in found.told[1]
+    result = compared(tmp_path, "response_a", "response_b", ["tie", "tie", "B"])
+    assert result.notes[0].endswith("For example: user: 2 | better: c c | worse: b")
+    assert "label: b was read as response_b better (1 rows), tie was read as a tie (2 rows)" in result.notes[1]
     tied = compared(tmp_path, "response_a", "response_b", ["tie"])
-    assert tied.told[0].endswith("For example: user: 0 | as good: b | as good: c c")
+    assert tied.notes[0].endswith("For example: user: 0 | as good: b | as good: c c")
 
 
 def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
@@ -111,14 +111,17 @@ def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
         ({"prompt": "a", "completion": "b", "label": True}, "answer (1): b", "true was read as a good answer"),
     ]
     for row, example, remark in rows:
-        found = read(lines(tmp_path, [row]), Wanted.preferences)
-        assert found.told[0].endswith(example)
-        assert remark in "".join(found.told[1:])
+        result = read(lines(tmp_path, [row]), Purpose.preferences)
+        assert result.notes[0].endswith(example)
+        assert remark in "".join(result.notes[1:])
 
 
 def test_a_column_that_is_named_is_read_by_the_same_rule(tmp_path: Path) -> None:
     rows = [{"q": "a", "first": "b", "second": "c", "who": n} for n in (1, 2)]
     columns = {"prompt": "q", "a": "first", "b": "second", "preference": "who"}
-    assert [scores for *_, scores in said(read(lines(tmp_path, rows), Wanted.preferences, columns=columns))] == [A, B]
+    assert [scores for *_, scores in summarize(read(lines(tmp_path, rows), Purpose.preferences, columns=columns))] == [
+        A,
+        B,
+    ]
     with pytest.raises(UserError, match=r"who holds 0, 1, "):
-        read(lines(tmp_path, [{**rows[0], "who": n} for n in (0, 1)]), Wanted.preferences, columns=columns)
+        read(lines(tmp_path, [{**rows[0], "who": n} for n in (0, 1)]), Purpose.preferences, columns=columns)

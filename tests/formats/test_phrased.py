@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.phrased import MOST, read_task
+from stages.formats.phrased import MAX_OPTIONS, read_task
 from stages.store import plugins
 from tests.formats.reading import lines, read
 
@@ -51,32 +51,32 @@ def test_every_ready_made_task_is_tried() -> None:
 
 @pytest.mark.parametrize("task", ROWS)
 def test_a_labelled_set_becomes_instructions(task: str, tmp_path: Path) -> None:
-    found = read(lines(tmp_path, ROWS[task]), task=task)
-    assert len(found.made) == 40
-    said = [f"{each.messages[0]['content']}\n{each.answers[0]}" for each in found.made]
-    for row, text in zip(ROWS[task], said, strict=True):
+    result = read(lines(tmp_path, ROWS[task]), task=task)
+    assert len(result.parsed) == 40
+    texts = [f"{each.messages[0]['content']}\n{each.answers[0]}" for each in result.parsed]
+    for row, text in zip(ROWS[task], texts, strict=True):
         numbers = {word.strip('".,?') for word in text.split() if word.strip('".,?').isdigit()}
         assert numbers <= {str(value).split()[-1].strip("?") for value in row.values()} | {"1", "2", "0"}
     # Several phrasings are drawn, and no placeholder is left.
-    assert len({text.split()[0] for text in said}) > 2
-    assert not any("{{" in text or "None" in text for text in said)
+    assert len({text.split()[0] for text in texts}) > 2
+    assert not any("{{" in text or "None" in text for text in texts)
 
 
 def test_a_row_gets_the_same_phrasing_wherever_it_stands(tmp_path: Path) -> None:
     rows = ROWS["intent"]
-    once = {str(each) for each in read(lines(tmp_path, rows), task="intent").made}
-    assert {str(each) for each in read(lines(tmp_path, rows[::-1]), task="intent").made} == once
+    once = {str(each) for each in read(lines(tmp_path, rows), task="intent").parsed}
+    assert {str(each) for each in read(lines(tmp_path, rows[::-1]), task="intent").parsed} == once
 
 
 def test_options_hold_the_answer_and_others_of_the_whole_set(tmp_path: Path) -> None:
     # A file that is sorted by label shows the others only at its end.
     rows = sorted(ROWS["intent"] * 10, key=lambda row: row["intent"])
     seen = Counter[str]()
-    for each in read(lines(tmp_path, rows), task="intent").made:
+    for each in read(lines(tmp_path, rows), task="intent").parsed:
         options = [line[2:] for line in each.messages[0]["content"].splitlines() if line.startswith("- ")]
         if options:
             assert each.answers[0] in options
-            assert len(set(options)) == len(options) == MOST
+            assert len(set(options)) == len(options) == MAX_OPTIONS
             seen.update(options)
     assert len(seen) == 12
 
@@ -84,24 +84,24 @@ def test_options_hold_the_answer_and_others_of_the_whole_set(tmp_path: Path) -> 
 def test_a_check_gets_no_inverted_phrasing(tmp_path: Path) -> None:
     file = lines(tmp_path, ROWS["sentiment"])
     plain, checked = (read(file, task="sentiment", check=check) for check in (None, "label"))
-    assert {each.answers[0] for each in checked.made} == {"positive", "negative"}
-    assert len({each.answers[0] for each in plain.made}) > 2
+    assert {each.answers[0] for each in checked.parsed} == {"positive", "negative"}
+    assert len({each.answers[0] for each in plain.parsed}) > 2
 
 
 def test_labels_are_words_and_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"text": f"text {i}", "label": i % 2} for i in range(20)])
     with pytest.raises(UserError, match=r"'[01]' .* data.sources\[0\].labels="):
         read(file, task="sentiment")
-    found = read(file, task="sentiment", labels={0: "very bad", 1: "very good"})
-    assert "2 labels: very bad, very good" in found.told[1]
-    assert "2 labels share their first word: very bad, very good" in found.told[2]
+    result = read(file, task="sentiment", labels={0: "very bad", 1: "very good"})
+    assert "2 labels: very bad, very good" in result.notes[1]
+    assert "2 labels share their first word: very bad, very good" in result.notes[2]
 
 
 def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     task = tmp_path / "capitals.yaml"
     task.write_text('columns: {land: country land, city: capital}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
     file = lines(tmp_path, [{"country": "Norway", "capital": "Oslo"}])
-    [each] = read(file, task=str(task)).made
+    [each] = read(file, task=str(task)).parsed
     assert (each.messages[0]["content"], each.answers) == ("Norway?", ["Oslo"])
     task.write_text('columns: {land: country}\nanswer: "{{ city }}"\nphrasings: ["{{ land }}?"]\n')
     with pytest.raises(UserError, match=r"capitals.yaml: .* 'city'"):
@@ -115,7 +115,7 @@ def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"satz": "a", "label": "pos"}])
     with pytest.raises(UserError, match=r"task=sentiment .*columns={ROLE: COLUMN}"):
         read(file, task="sentiment")
-    assert read(file, task="sentiment", columns={"text": "satz"}).made
+    assert read(file, task="sentiment", columns={"text": "satz"}).parsed
 
 
 CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -151,24 +151,24 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
         label = next(key for key in ("label", "answer", "correct_answer") if key in row)
         question = next(key for key in row if row[key] == "q")
         columns = {"question": question, **columns, "label": label}
-        told = f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
-        assert f"columns={told} phrases them" in str(raised.value)
-    found = read(file, task="multiple_choice", columns=columns).made[0]
-    assert found.answers == ["y"]
+        setting = f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
+        assert f"columns={setting} phrases them" in str(raised.value)
+    result = read(file, task="multiple_choice", columns=columns).parsed[0]
+    assert result.answers == ["y"]
     assert all(
-        word in found.messages[0]["content"] for word in ["q", "x", "y", *["about"] * ("about" in row.values())]
+        word in result.messages[0]["content"] for word in ["q", "x", "y", *["about"] * ("about" in row.values())]
     )
 
 
 def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_path: Path) -> None:
     rows = [{"premise": f"p {i}", "hypothesis": "h", "label": i % 4 - 1} for i in range(12)]
-    found = read(lines(tmp_path, rows), task="nli", labels={0: "yes", 1: "no", 2: "maybe"})
-    assert [str(row.error) for row in found.bad] == ["label: is -1: nobody has labelled the row"] * 3
-    assert "3 labels: maybe, no, yes" in found.told[1]
+    result = read(lines(tmp_path, rows), task="nli", labels={0: "yes", 1: "no", 2: "maybe"})
+    assert [str(row.error) for row in result.bad_rows] == ["label: is -1: nobody has labelled the row"] * 3
+    assert "3 labels: maybe, no, yes" in result.notes[1]
     file = lines(tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}])
     with pytest.raises(UserError, match=r"`columns: {label: label.0}`"):
         read(file, task="sentiment")
-    assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).made[0])
+    assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).parsed[0])
 
 
 def test_what_an_annotator_rejected_is_no_label(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.readers import files
 from tests.formats.reading import read
 from tests.helpers import DATA
@@ -18,7 +18,7 @@ FIRST = 200  # rows of a file
 
 # How the first row is understood: what its columns say, by role, is the last request and the answer.
 ALPACA = "instruction input -> output"
-A, P, Q = Wanted.answers, Wanted.preferences, Wanted.prompts
+A, P, Q = Purpose.answers, Purpose.preferences, Purpose.prompts
 BY_PATH: dict[str, str] = {
     "benchmarks/gsm8k_train.jsonl.gz": "question -> answer",
     "dirty/alpaca_dirty_classes.jsonl.gz": ALPACA,
@@ -61,7 +61,7 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 # One line more, and the last request and the answer of the first row.
-WITH_A_LINE: list[tuple[str, Wanted, dict[str, Any], str, str]] = [
+WITH_A_LINE: list[tuple[str, Purpose, dict[str, Any], str, str]] = [
     ("benchmarks/mt_bench_question.jsonl", Q, {"columns": {"prompt": "turns.0"}}, "Compose an engaging travel", ""),
     (
         "dirty/alpaca_dirty_pairs.jsonl.gz",
@@ -149,7 +149,7 @@ BAD_LINES = {
 def first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every file only the first rows are read."""
     whole = files.rows_of
-    monkeypatch.setattr(files, "rows_of", lambda *given: islice(whole(*given), FIRST))
+    monkeypatch.setattr(files, "rows_of", lambda *args: islice(whole(*args), FIRST))
 
 
 def first(path: Path) -> dict[str, Any]:
@@ -167,44 +167,46 @@ def spoken(value: Any) -> str:
 
 def test_every_file_is_here() -> None:
     listed = {*BY_PATH, *PREFERENCES, *REFUSED, *NO_ROW, *(each[0] for each in WITH_A_LINE)}
-    found = {str(path.relative_to(DATA)) for path in DATA.rglob("*") if path.is_file() and path.name != "MANIFEST.md"}
-    assert found == listed
+    files_here = {
+        str(path.relative_to(DATA)) for path in DATA.rglob("*") if path.is_file() and path.name != "MANIFEST.md"
+    }
+    assert files_here == listed
 
 
 @pytest.mark.parametrize("name", BY_PATH)
 def test_a_file_is_read_rightly_by_its_path_alone(name: str) -> None:
-    found, row = read(DATA / name), first(DATA / name)
-    asked, _, answered = BY_PATH[name].partition("->")
-    each = found.made[0]
+    result, row = read(DATA / name), first(DATA / name)
+    request, _, answered = BY_PATH[name].partition("->")
+    each = result.parsed[0]
     if answered:
         assert each.answers[0].strip() == row[answered.strip()].strip()
-        parts = [row[column] for column in asked.split() if row.get(column)]
+        parts = [row[column] for column in request.split() if row.get(column)]
         assert each.messages[-1:] == ([{"role": "user", "content": "\n\n".join(parts)}] if parts else [])
     else:
-        turns = [turn for turn in row[asked] if turn.get("role") != "system"]
+        turns = [turn for turn in row[request] if turn.get("role") != "system"]
         here = [turn for turn in each.messages if turn["role"] != "system"]
         assert len(here) + 1 == len(turns)
-        assert [spoken(turn)[:20] in said["content"] for turn, said in zip(turns, here, strict=False)]
+        assert [spoken(turn)[:20] in message["content"] for turn, message in zip(turns, here, strict=False)]
         assert spoken(turns) in each.answers[0]
-    assert len(found.bad) <= 0.01 * found.rows or "dirty" in name
-    assert found.told
+    assert len(result.bad_rows) <= 0.01 * result.rows or "dirty" in name
+    assert result.notes
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_preferences_are_read_rightly(name: str) -> None:
     columns, more = PREFERENCES[name]
-    found, row = read(DATA / name, P, **more), first(DATA / name)
-    each = found.made[0]
+    result, row = read(DATA / name, P, **more), first(DATA / name)
+    each = result.parsed[0]
     best_first = sorted(zip(each.scores or [], each.answers, strict=True), reverse=True)
     assert [answer.strip() for _, answer in best_first] == [spoken(row[column]) for column in columns.split()]
-    assert len(found.bad) <= 0.1 * found.rows
+    assert len(result.bad_rows) <= 0.1 * result.rows
 
 
 def test_several_answers_with_scores_are_read_rightly() -> None:
     name = DATA / "preferences/alpaca_eval_candidates_shared.jsonl.gz"
     with pytest.raises(UserError, match=r"`columns: {scores: candidates.KEY}`"):
         read(name, P)
-    each = read(name, P, columns={"scores": "candidates.gpt4turbo_winprob_vs_gpt4"}).made[0]
+    each = read(name, P, columns={"scores": "candidates.gpt4turbo_winprob_vs_gpt4"}).parsed[0]
     row = first(name)["candidates"]
     assert each.answers == [candidate["output"] for candidate in row]
     assert each.scores == [candidate["gpt4turbo_winprob_vs_gpt4"] for candidate in row]
@@ -212,21 +214,26 @@ def test_several_answers_with_scores_are_read_rightly() -> None:
     columns = {
         role: [f"{m}.{key}" for m in models] for role, key in (("completions", "solution"), ("scores", "is_correct"))
     }
-    found = read(DATA / "preferences/gsm8k_model_solutions_200.jsonl.gz", P, columns={"prompt": "question", **columns})
-    assert (found.made[0].scores, len(found.bad)) == ([0, 0, 0, 1], 0)
+    result = read(
+        DATA / "preferences/gsm8k_model_solutions_200.jsonl.gz", P, columns={"prompt": "question", **columns}
+    )
+    assert (result.parsed[0].scores, len(result.bad_rows)) == ([0, 0, 0, 1], 0)
 
 
-@pytest.mark.parametrize(("name", "wanted", "more", "request_", "answer"), WITH_A_LINE)
-def test_one_line_more_is_enough(name: str, wanted: Wanted, more: dict, request_: str, answer: str) -> None:
-    found = read(DATA / name, wanted, **more)
-    asked, reply = " ".join(turn["content"] for turn in found.made[0].messages), [*found.made[0].answers, ""][0]
+@pytest.mark.parametrize(("name", "purpose", "more", "prompt", "answer"), WITH_A_LINE)
+def test_one_line_more_is_enough(name: str, purpose: Purpose, more: dict, prompt: str, answer: str) -> None:
+    result = read(DATA / name, purpose, **more)
+    request, reply = (
+        " ".join(turn["content"] for turn in result.parsed[0].messages),
+        [*result.parsed[0].answers, ""][0],
+    )
     if "task" in more:  # whose phrasing may ask for the text
-        assert request_ in asked + reply
-        assert answer in asked + reply
+        assert prompt in request + reply
+        assert answer in request + reply
     else:
-        assert request_ in asked
+        assert prompt in request
         assert reply.startswith(answer)
-    assert len(found.bad) <= 0.01 * found.rows
+    assert len(result.bad_rows) <= 0.01 * result.rows
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -237,19 +244,19 @@ def test_what_is_not_understood_is_refused_with_a_way_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", NO_ROW)
 def test_a_file_without_a_usable_row_says_why(name: str) -> None:
-    found = read(DATA / name)
-    assert not found.made
-    assert all(re.search(NO_ROW[name], str(row.error)) for row in found.bad)
+    result = read(DATA / name)
+    assert not result.parsed
+    assert all(re.search(NO_ROW[name], str(row.error)) for row in result.bad_rows)
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
 def test_damaged_rows_are_found_and_no_others(name: str) -> None:
-    found = read(DATA / "dirty/malformed" / name)
-    assert [row.line for row in found.bad] == BAD_LINES[name]
-    assert found.rows == len(found.made) + len(found.bad)
+    result = read(DATA / "dirty/malformed" / name)
+    assert [row.line for row in result.bad_rows] == BAD_LINES[name]
+    assert result.rows == len(result.parsed) + len(result.bad_rows)
 
 
 def test_a_bad_answer_is_nothing_to_learn_from() -> None:
-    scores = [each.scores for each in read(DATA / "formats/lf_kto_en_demo.json.gz").made]
+    scores = [each.scores for each in read(DATA / "formats/lf_kto_en_demo.json.gz").parsed]
     labels = [row.value["label"] for row in files.rows_of(DATA / "formats/lf_kto_en_demo.json.gz")]
     assert scores == [[float(label)] for label in labels]

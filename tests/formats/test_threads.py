@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from stages.formats.column_mapping import Wanted
-from tests.formats.reading import lines, read, said
+from stages.formats.column_mapping import Purpose
+from tests.formats.reading import lines, read, summarize
 
 # name, parent, who, rank: a request with two answers, the better of which is asked about and answered again
 MESSAGES = [
@@ -44,20 +44,20 @@ FILES = {
 
 @pytest.mark.parametrize("rows", FILES.values(), ids=FILES)
 def test_a_tree_is_a_conversation_with_the_best_replies(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    found = read(lines(tmp_path, rows))
-    assert said(found) == [(["q", "best", "more?"], ["no"], None)]
-    assert [*found.unused] == ["other_replies"]
+    result = read(lines(tmp_path, rows))
+    assert summarize(result) == [(["q", "best", "more?"], ["no"], None)]
+    assert [*result.unused_columns] == ["other_replies"]
 
 
 @pytest.mark.parametrize("rows", FILES.values(), ids=FILES)
 def test_ranked_replies_are_preferences(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    found = read(lines(tmp_path, rows), Wanted.preferences)
-    assert said(found) == [(["q"], ["best", "worse"], [1, 0])]
+    result = read(lines(tmp_path, rows), Purpose.preferences)
+    assert summarize(result) == [(["q"], ["best", "worse"], [1, 0])]
 
 
 def test_rows_that_are_no_messages_keep_their_reasons(tmp_path: Path) -> None:
     file = lines(tmp_path, FLAT)
     file.write_text(file.read_text() + "{broken\n[1]\n")
-    found = read(file)
-    assert len(found.made) == 1
-    assert [row.line for row in found.bad] == [8, 9]
+    result = read(file)
+    assert len(result.parsed) == 1
+    assert [row.line for row in result.bad_rows] == [8, 9]

@@ -9,7 +9,7 @@ import pytest
 from stages.config.blocks.data import Data, Source
 from stages.config.errors import UserError
 from stages.curation.user_code import reader
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.store.records import Example, load
 from stages.store.workspace import StageDir
 from tests.formats.reading import lines, read
@@ -37,10 +37,10 @@ TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
     ],
 )
 def test_a_weight_says_which_answers_are_trained(row: dict, trained: list[bool] | None, tmp_path: Path) -> None:
-    found = read(lines(tmp_path, [row]))
-    assert [each.trained for each in found.made] == [trained]
+    result = read(lines(tmp_path, [row]))
+    assert [each.trained for each in result.parsed] == [trained]
     left_out = (trained or []).count(False)
-    assert any("weight 0" in line for line in found.told) == bool(left_out)
+    assert any("weight 0" in line for line in result.notes) == bool(left_out)
 
 
 @pytest.mark.parametrize(
@@ -57,20 +57,20 @@ def test_a_weight_in_between_is_refused_with_the_way_out(row: dict, column: str,
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
     assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}} leaves it out.")
-    [said] = read(lines(tmp_path, [row]), columns={name: None}).made
-    assert said.trained is None
+    [parsed] = read(lines(tmp_path, [row]), columns={name: None}).parsed
+    assert parsed.trained is None
 
 
 def test_weights_can_be_left_out_and_columns_be_given_the_role(tmp_path: Path) -> None:
-    assert [each.trained for each in read(lines(tmp_path, [TALK]), columns={"weight": None}).made] == [None]
+    assert [each.trained for each in read(lines(tmp_path, [TALK]), columns={"weight": None}).parsed] == [None]
     row = {"instruction": "a", "output": "b", "keep": 0}
-    assert [each.trained for each in read(lines(tmp_path, [row]), columns={"weight": "keep"}).made] == [[False]]
+    assert [each.trained for each in read(lines(tmp_path, [row]), columns={"weight": "keep"}).parsed] == [[False]]
 
 
 def test_candidates_and_preferences_have_no_weights(tmp_path: Path) -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "weight": 0}
     with pytest.raises(UserError, match="'weight' changes "):
-        read(lines(tmp_path, [row]), Wanted.preferences)
+        read(lines(tmp_path, [row]), Purpose.preferences)
 
 
 def test_a_function_of_the_users_may_weigh_too() -> None:

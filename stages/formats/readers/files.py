@@ -23,14 +23,14 @@ from stages.config.blocks.data import ReadLimits, Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
 from stages.formats.readers.json_array import array_rows
-from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decoded, line_rows
+from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decode_text, line_rows
 from stages.formats.readers.json_object import object_rows
 from stages.formats.readers.row import BadRow, Row
-from stages.formats.readers.tabular import arrow_rows, csv_rows, parquet_rows, with_names
-from stages.formats.threads import threaded
+from stages.formats.readers.tabular import arrow_rows, csv_rows, parquet_rows, with_class_names
+from stages.formats.threads import thread_rows
 from stages.store.source_files import locate, readable
 
-__all__ = ["BadRow", "Row", "Table", "rows_of", "tables"]
+__all__ = ["BadRow", "Row", "Table", "rows_of", "source_tables"]
 
 PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -38,8 +38,8 @@ PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\xfd7zXZ\0": lzma.open,
     b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(pa.PythonFile(file), compression="zstd"),
 }
-USUAL = ReadLimits()
-BEGINNING = 1 << 16  # bytes that tell what a file is
+DEFAULT_LIMITS = ReadLimits()
+PEEK_BYTES = 1 << 16  # bytes that tell what a file is
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 # Files and folders of a split, as the hub names them, and the parts of one: train-00000-of-00002.parquet
@@ -54,7 +54,7 @@ PICKLE = (
     "a pickle, which may run code and is never read. Where you trust it: "
     "pandas.DataFrame(pandas.read_pickle('{name}')).to_parquet('{stem}.parquet')"
 )
-FOREIGN = {
+UNSUPPORTED = {
     b"PK\x03\x04": "a zip archive or a workbook. Unpack it, or save its table as CSV",
     b"SQLite format 3\0": "an SQLite database. Write a table of it as CSV: "
     "sqlite3 -header -csv {name} 'select * from TABLE' > {stem}.csv",
@@ -72,17 +72,17 @@ YAML = (
     "[print(json.dumps(row, default=str)) for row in yaml.safe_load(open('{name}'))]\" > {stem}.jsonl"
 )
 PAGE = "a page. Write what it says as text or JSON lines"
-LANGUAGES = {".yaml": YAML, ".yml": YAML, ".html": PAGE, ".htm": PAGE, ".xml": PAGE}
-MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}  # one begins as that of UTF-16 does
-MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+UNSUPPORTED_TEXT = {".yaml": YAML, ".yml": YAML, ".html": PAGE, ".htm": PAGE, ".xml": PAGE}
+BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}  # one begins as that of UTF-16 does
+BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 # Without a mark, two ASCII characters at the beginning tell: which of their bytes are zero (RFC 4627, section 3).
-ZEROS: dict[tuple[int, ...], str] = {
+ZERO_PATTERNS: dict[tuple[int, ...], str] = {
     (0, 1, 1, 1): "UTF-32LE",
     (1, 1, 1, 0): "UTF-32BE",
     (0, 1, 0, 1): "UTF-16LE",
     (1, 0, 1, 0): "UTF-16BE",
 }
-TAR = slice(257, 262)  # where a tar archive says that it is one
+TAR_MAGIC = slice(257, 262)  # where a tar archive says that it is one
 
 
 class Table:
@@ -100,38 +100,42 @@ class Table:
         self.read = read
 
 
-def tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
+def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
     """The files of a source, in order; a hub dataset is one. `compared`: of trees of messages, the replies are."""
     local = locate(source.path, key)
     if local is None:
-        found = hub_dataset(source, key)
-        yield Table(source.path, len(found), lambda watch: threaded(hub_rows(source.path, found, watch), compared))
+        dataset = load_hub_dataset(source, key)
+        yield Table(
+            source.path, len(dataset), lambda watch: thread_rows(hub_rows(source.path, dataset, watch), compared)
+        )
         return
     files = readable(local, key)
     if local.is_dir():
         refuse_splits(local, files, key)
     for file in files:
-        yield Table(str(file), file.stat().st_size, partial(talks_of, file, source, compared))
+        yield Table(str(file), file.stat().st_size, partial(threaded_rows, file, source, compared))
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
     """Raise UserError for a folder with the splits of a set, some of them to be held out: a path names one of them."""
-    found = dict[str, str]()
+    path_by_split = dict[str, str]()
     for file in files:
         for part in (below := file.relative_to(folder)).parts:
             if named := SPLIT.match(part):
                 place = folder / Path(*below.parts[: below.parts.index(part)])
                 shards = f"{SHARD.split(part)[0]}*" if part == below.name else part
-                found.setdefault(HELD_OUT.get(named[1], named[1]), str(place / shards))
+                path_by_split.setdefault(HELD_OUT.get(named[1], named[1]), str(place / shards))
                 break
-    if len(found) > 1:
-        ways = ", ".join(f"{key}='{found[name]}'" for name in sorted(found, key=lambda name: name != "train"))
+    if len(path_by_split) > 1:
+        ways = ", ".join(
+            f"{key}='{path_by_split[name]}'" for name in sorted(path_by_split, key=lambda name: name != "train")
+        )
         raise UserError(
-            f"{key}={folder}: holds the splits {', '.join(sorted(found))}. A path names one of them: {ways}."
+            f"{key}={folder}: holds the splits {', '.join(sorted(path_by_split))}. A path names one of them: {ways}."
         )
 
 
-def hub_dataset(source: Source, key: str) -> Any:
+def load_hub_dataset(source: Source, key: str) -> Any:
     from datasets import load_dataset
 
     try:
@@ -140,23 +144,23 @@ def hub_dataset(source: Source, key: str) -> Any:
         raise UserError(f"{key}={source.path}: {' '.join(str(error).split())[:300]}") from error
 
 
-def hub_rows(name: str, found: Any, watch: Watch) -> Iterator[Row]:
+def hub_rows(name: str, dataset: Any, watch: Watch) -> Iterator[Row]:
     from datasets import ClassLabel
 
-    classes = {name: its.names for name, its in found.features.items() if isinstance(its, ClassLabel)}
-    place = 0
-    watch(lambda: place)
-    for value in found:
-        place += 1
-        yield Row(name, place, with_names(value, classes))
+    classes = {name: feature.names for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    number = 0
+    watch(lambda: number)
+    for value in dataset:
+        number += 1
+        yield Row(name, number, with_class_names(value, classes))
 
 
-def talks_of(file: Path, source: Source, compared: bool, watch: Watch) -> Iterator[Row]:
-    return threaded(rows_of(file, source.documents, watch, source.limits or USUAL), compared)
+def threaded_rows(file: Path, source: Source, compared: bool, watch: Watch) -> Iterator[Row]:
+    return thread_rows(rows_of(file, source.documents, watch, source.limits or DEFAULT_LIMITS), compared)
 
 
 def rows_of(
-    file: Path, documents: str | None = None, watch: Watch = lambda read: None, limits: ReadLimits = USUAL
+    file: Path, documents: str | None = None, watch: Watch = lambda read: None, limits: ReadLimits = DEFAULT_LIMITS
 ) -> Iterator[Row]:
     """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
     try:
@@ -177,14 +181,14 @@ def content_rows(file: Path, documents: str | None, watch: Watch, limits: ReadLi
         if magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
             yield from arrow_rows(file)
             return
-        with opened(file, plain, magic, limits) as stream:
+        with open_bounded(file, plain, magic, limits) as stream:
             yield from stream_rows(file, stream, documents, partial(watch, plain.tell))
 
 
 def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched: Callable[[], None]) -> Iterator[Row]:
     """The rows of a file that is text. Those that are read a row at a time are `watched`."""
-    start = stream.peek(BEGINNING)
-    refuse_foreign(file, start)
+    start = stream.peek(PEEK_BYTES)
+    refuse_unsupported(file, start)
     refuse_encoding(file, start)
     kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(BLANK)[:1]
     if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
@@ -195,35 +199,35 @@ def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched
     return {b"[": array_rows, b"{": object_rows}.get(first, line_rows)(file, stream)
 
 
-def refuse_foreign(file: Path, start: bytes) -> None:
+def refuse_unsupported(file: Path, start: bytes) -> None:
     """Raise UserError for a file that is not read here, by what it begins with."""
-    told = next((told for magic, told in FOREIGN.items() if start.startswith(magic)), None)
-    if start[TAR] == b"ustar":
-        told = "a tar archive. Unpack it: tar -xf {name}"
-    if told is None and start.lstrip()[:1] not in (b"{", b"["):
-        told = next((told for suffix, told in LANGUAGES.items() if suffix in file.suffixes), None)
-    if told:
-        raise UserError(f"{file}: is {told.format(name=file.name, stem=file.stem)}.")
+    kind = next((kind for magic, kind in UNSUPPORTED.items() if start.startswith(magic)), None)
+    if start[TAR_MAGIC] == b"ustar":
+        kind = "a tar archive. Unpack it: tar -xf {name}"
+    if kind is None and start.lstrip()[:1] not in (b"{", b"["):
+        kind = next((kind for suffix, kind in UNSUPPORTED_TEXT.items() if suffix in file.suffixes), None)
+    if kind:
+        raise UserError(f"{file}: is {kind.format(name=file.name, stem=file.stem)}.")
 
 
 def refuse_encoding(file: Path, start: bytes) -> None:
     """Raise UserError for a text in another encoding than UTF-8, of which every character has two or four bytes."""
-    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), None)
-    if name := marked or ZEROS.get(tuple(int(byte == 0) for byte in start[:4])):
+    marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
+    if name := marked or ZERO_PATTERNS.get(tuple(int(byte == 0) for byte in start[:4])):
         converted = f"{file.stem}.utf8{file.suffix}"
         raise UserError(
             f"{file}: is {name.rstrip('LBE')}. Save it as UTF-8: iconv -f {name} -t UTF-8 {file.name} > {converted}"
         )
 
 
-def opened(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:
+def open_bounded(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:
     """A file's content, unpacked, within limits: a few bytes may be endless."""
     unpack = next((unpack for head, unpack in PACKED.items() if magic.startswith(head)), None)
-    raw = Unpacked(file, unpack(plain), limits.unpacked) if unpack else plain
-    return BoundedLines(raw, BEGINNING, file, limits.line)
+    raw = UnpackedFile(file, unpack(plain), limits.unpacked) if unpack else plain
+    return BoundedLines(raw, PEEK_BYTES, file, limits.line)
 
 
-class Unpacked(io.RawIOBase):
+class UnpackedFile(io.RawIOBase):
     """What a packed file unpacks to: more than `most` megabytes are a UserError."""
 
     def __init__(self, file: Path, stream: BinaryIO, most: int):
@@ -247,7 +251,7 @@ class Unpacked(io.RawIOBase):
 
 def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row]:
     """The documents of plain text, each as a row with `text`."""
-    text = decoded(file, content).replace("\r\n", "\n")
+    text = decode_text(file, content).replace("\r\n", "\n")
     if not text.strip():
         return
     divided = {name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.formats.readers.row import BadRow, Row, repeated
+from stages.formats.readers.row import BadRow, Row, first_repeated
 
 MEGABYTE = 1_000_000
 SPACE = " \t\r\n"
@@ -54,10 +54,10 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         try:
             text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
         except UnicodeDecodeError:
-            yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8(file, line))
+            yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8_error(file, line))
             continue
         try:
-            yield Row(name, i, value_of(text))
+            yield Row(name, i, parse_value(text))
         except json.JSONDecodeError as error:
             yield broken_row(file, i, text, error)
         except BadRow as reason:
@@ -67,7 +67,7 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
 def broken_row(file: Path, line: int, text: str, error: json.JSONDecodeError) -> Row:
     """A line that is no JSON, but for a comma after it: of an array without its brackets."""
     if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
-        return Row(str(file), line, value_of(error.doc[: error.pos]))
+        return Row(str(file), line, parse_value(error.doc[: error.pos]))
     return Row(str(file), line, text, BadRow("", f"broken JSON: {json_message(error)}"))
 
 
@@ -78,15 +78,15 @@ def json_message(error: json.JSONDecodeError) -> str:
     return "a comment, which JSON does not have. Take comments out: sed -E 's,^ *(//|#).*,,' removes lines of them"
 
 
-def decoded(file: Path, content: bytes) -> str:
+def decode_text(file: Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}: line {line}: {not_utf8(file, content)}.") from error
+        raise UserError(f"{file}: line {line}: {not_utf8_error(file, content)}.") from error
 
 
-def not_utf8(file: Path, content: bytes) -> BadRow:
+def not_utf8_error(file: Path, content: bytes) -> BadRow:
     """That bytes are no UTF-8, and the way to make them so where they are likely Windows-1252: no control character
     stands among its letters."""
     try:
@@ -97,21 +97,21 @@ def not_utf8(file: Path, content: bytes) -> BadRow:
     return BadRow("", f"not UTF-8{way_out if likely else ''}")
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise BadRow(str(repeated([key for key, _ in pairs])), "broken JSON: the key stands there twice")
-    return found
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        raise BadRow(str(first_repeated([key for key, _ in pairs])), "broken JSON: the key stands there twice")
+    return items
 
 
-def no_number(name: str) -> None:
+def refuse_constant(name: str) -> None:
     raise BadRow("", f"broken JSON: {name} is no number: sed 's/: *{name}\\b/: null/g' writes null for it")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number)
+DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)
 
 
-def whole(text: str) -> Any:
+def decode_whole(text: str) -> Any:
     """As the decoder's `decode`, which looks for white space with a regular expression, before and after."""
     value, end = DECODER.raw_decode(text := text.lstrip(SPACE))
     if text[end:].strip(SPACE):
@@ -119,7 +119,7 @@ def whole(text: str) -> Any:
     return value
 
 
-def value_of(text: str, decode: Callable[[str], Any] = whole) -> Any:
+def parse_value(text: str, decode: Callable[[str], Any] = decode_whole) -> Any:
     """The value of a JSON text, or what `decode` makes of it.
 
     Raises:

@@ -21,9 +21,9 @@ class BadRow(Exception):
 class Unwanted(BadRow):
     """Why a row that can be used is taken out all the same. `kept`: it goes to the quarantine, to be looked at."""
 
-    def __init__(self, code: str, found: str, kept: bool):
-        super().__init__(code, found)
-        self.kept = kept
+    def __init__(self, code: str, evidence: str, quarantined: bool):
+        super().__init__(code, evidence)
+        self.quarantined = quarantined
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Row:
     error: BadRow | None = None
 
 
-def repeated(names: Collection[str]) -> str | None:
+def first_repeated(names: Collection[str]) -> str | None:
     """Return the first name that occurs twice."""
     counts = Counter(iter(names))
     return next((name for name in names if counts[name] > 1), None)
@@ -49,5 +49,5 @@ def validate_columns(file: str, names: Collection[str]) -> None:
             f"{file}: {len(names):,} columns, and a table of texts has {MOST_COLUMNS:,} at most. Write a row for each "
             "text: rows may stand as columns here."
         )
-    if twice := repeated(names):
+    if twice := first_repeated(names):
         raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.config.errors import UserError
-from stages.formats.readers.json_lines import BoundedLines, not_utf8
+from stages.formats.readers.json_lines import BoundedLines, not_utf8_error
 from stages.formats.readers.row import BadRow, Row, validate_columns
 
 GROUP = 1024  # rows
@@ -26,8 +26,8 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
     csv.field_size_limit(stream.longest)  # 131,072 characters by default: a document in a field may have more
     start = next(text, "")
     delimiter = "\t" if ".tsv" in file.suffixes and "\t" in start else max(",\t;|", key=start.count)
-    if told := SEPARATOR.fullmatch(start):
-        delimiter, start = told[1], ""
+    if separator := SEPARATOR.fullmatch(start):
+        delimiter, start = separator[1], ""
     lines = csv.reader((line for part in ([start], text) for line in part), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     while True:
@@ -47,10 +47,10 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
             header = fields
             validate_columns(str(file), header)
             continue
-        read = [field.encode("utf-8", "surrogateescape") for field in fields]
-        shown = [content.decode("utf-8", "replace") for content in read]
-        if shown != fields:
-            yield Row(str(file), line, shown, not_utf8(file, b"\n".join(read)))
+        raw_fields = [field.encode("utf-8", "surrogateescape") for field in fields]
+        decoded = [content.decode("utf-8", "replace") for content in raw_fields]
+        if decoded != fields:
+            yield Row(str(file), line, decoded, not_utf8_error(file, b"\n".join(raw_fields)))
         elif len(fields) != len(header):
             yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, the header has {len(header)}"))
         else:
@@ -86,18 +86,18 @@ def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch])
     place = 0
     for batch in batches:
         try:
-            values = [with_names(texts(value), classes) for value in batch.to_pylist()]
+            values = [with_class_names(decode_bytes(value), classes) for value in batch.to_pylist()]
         except (ValueError, OverflowError):
-            values = [one(batch, i, classes) for i in range(batch.num_rows)]
+            values = [read_row(batch, i, classes) for i in range(batch.num_rows)]
         for value in values:
             place += 1
             bad = value if isinstance(value, BadRow) else None
             yield Row(str(file), place, None if bad else value, bad)
 
 
-def one(batch: pa.RecordBatch, i: int, classes: dict[str, list[str]]) -> Any:
+def read_row(batch: pa.RecordBatch, i: int, classes: dict[str, list[str]]) -> Any:
     try:
-        return with_names(texts(batch.slice(i, 1).to_pylist()[0]), classes)
+        return with_class_names(decode_bytes(batch.slice(i, 1).to_pylist()[0]), classes)
     except (ValueError, OverflowError) as error:
         return BadRow("", f"cannot be read: {error}")
 
@@ -106,19 +106,19 @@ def named_classes(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of the classes that `datasets` notes beside a table whose labels are numbers."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: its["names"] for name, its in features.items() if its.get("_type") == "ClassLabel"}
+        return {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
     except (LookupError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def with_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
+def with_class_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
     for column, names in classes.items():
         if isinstance(row[column], int) and 0 <= row[column] < len(names):
             row[column] = names[row[column]]
     return row
 
 
-def texts(row: dict[str, Any]) -> dict[str, Any]:
+def decode_bytes(row: dict[str, Any]) -> dict[str, Any]:
     """A row with its texts as text where they are kept as bytes."""
     for column, value in row.items():
         if isinstance(value, bytes):
