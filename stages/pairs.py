@@ -11,22 +11,22 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.curation.answer_rules import band, broken, within
-from stages.evaluation.pair_accuracy import PairAudit, in_words
+from stages.evaluation.pair_accuracy import PairAudit, accuracy_clause
 from stages.pairing.admission import (
     BETTER_UNFINISHED,
-    COPY,
+    COPIES,
     DRAW,
     GIVE,
     TIES,
     WORSE_UNFINISHED,
     Admission,
     WaysOut,
-    between,
-    by_order,
+    order_message,
+    quantile_margins,
 )
 from stages.pairing.contrasts import Contrast, comparisons
-from stages.pairing.plackett_luce import ranked
-from stages.pairing.strategies import BY_STRENGTH, StrategyResult, limit_of, table
+from stages.pairing.plackett_luce import rank_contrasts
+from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, table
 from stages.store.judged_pool import judged
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
@@ -44,67 +44,74 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     pool = inputs["judged"]
     ended = share_ended(pool)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
-    admissions = admitting(cfg, pool, ended)
-    takings, made = [StrategyResult(strategy, cfg) for strategy in Strategy], PairStats()
+    admissions = make_admissions(cfg, pool, ended)
+    results, stats = [StrategyResult(strategy, cfg) for strategy in Strategy], PairStats()
     audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
-    save(out / "pairs.parquet", pairs_of(cfg, pool, admissions, takings, made, audit), Pair)
-    taken = next(each for each in takings if each.strategy is cfg.strategy)
+    save(out / "pairs.parquet", generate_pairs(cfg, pool, admissions, results, stats, audit), Pair)
+    result = next(each for each in results if each.strategy is cfg.strategy)
     admission = admissions[cfg.strategy in BY_STRENGTH]
-    if not taken.pairs:
-        told = "; ".join(f"{count} prompts: {reason}" for reason, count in taken.without.most_common())
-        reason = next((reason for reason, _ in taken.without.most_common(1)), "")
-        turned = by_order(stream(pool / "judgements.parquet", Judgement)) if reason == TIES else ""
-        way_out = f" {turned or admission.ways[reason]}." if reason else ""
-        raise UserError(f"no pair could be made of {made.prompts} prompts ({told}).{way_out}")
-    left_out = +(admission.by_name() + taken.left_out)
-    copies, passed_over = (admission.refused[COPY], made.passed_over) if made.preferred else (0, 0)
+    if not result.pairs:
+        reasons_note = "; ".join(
+            f"{count} prompts: {reason}" for reason, count in result.prompts_without_pair.most_common()
+        )
+        reason = next((reason for reason, _ in result.prompts_without_pair.most_common(1)), "")
+        order_note = order_message(stream(pool / "judgements.parquet", Judgement)) if reason == TIES else ""
+        way_out = f" {order_note or admission.ways_out_by_reason[reason]}." if reason else ""
+        raise UserError(f"no pair could be made of {stats.prompts} prompts ({reasons_note}).{way_out}")
+    left_out = +(admission.refused_by_name() + result.left_out)
+    copies, passed_over = (admission.refused[COPIES], stats.passed_over) if stats.preferred else (0, 0)
     if copies:
         out.warn(f"{copies} preferences are copies of others and left out")
     if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
-        limit = limit_of(cfg.strategy, cfg)
-        one = cfg.strategy is Strategy.best_worst
-        more = f"{cfg.key}.strategy=all takes more" if one else f"Raise {cfg.key}.max_per_prompt"
+        limit = pairs_per_prompt(cfg.strategy, cfg)
+        takes_one = cfg.strategy is Strategy.best_worst
+        more = f"{cfg.key}.strategy=all takes more" if takes_one else f"Raise {cfg.key}.max_per_prompt"
         takes = f"{cfg.key}.strategy={cfg.strategy} takes {limit} of a prompt"
         out.warn(f"{passed_over} preferences are left out: {takes}. {more}")
     if admission.ways_out.texts in GIVE.values():  # candidates of a file, all of whose judgements somebody meant
-        for line in admission.filtered():
+        for line in admission.filter_messages():
             out.warn(line)
         lost = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
-        comparisons = taken.pairs + left_out.total()
-        out.say(f"Of {comparisons} comparisons {taken.pairs} became pairs; left out: {lost or 'none'}")
+        comparisons = result.pairs + left_out.total()
+        out.say(f"Of {comparisons} comparisons {result.pairs} became pairs; left out: {lost or 'none'}")
     unfinished = {  # pairs that have one, and contrasts that became none for it
-        "kept as rejected": made.unfinished,
+        "kept as rejected": stats.unfinished,
         "dropped as rejected": admission.refused[WORSE_UNFINISHED],
         "refused as chosen": admission.refused[BETTER_UNFINISHED],
     }
-    reasons = "; ".join(f"{count}: {reason}" for reason, count in taken.without.most_common())
-    told = f" ({reasons})" * bool(reasons)
-    told += "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
-    others = {str(each.strategy): each.figures() for each in takings}
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in result.prompts_without_pair.most_common())
+    reasons_note = f" ({reasons})" * bool(reasons)
+    reasons_note += "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
+    figures_by_strategy = {str(each.strategy): each.figures() for each in results}
     if audit:
-        others = {name: {**found, "accuracy": audit.figures(Strategy(name))} for name, found in others.items()}
-    accuracy = others[cfg.strategy].get("accuracy")
-    out.say(f"What each strategy would give of these judgements, all else as it is:\n{table(others, cfg.strategy)}")
+        figures_by_strategy = {
+            name: {**figures, "accuracy": audit.figures(Strategy(name))}
+            for name, figures in figures_by_strategy.items()
+        }
+    accuracy = figures_by_strategy[cfg.strategy].get("accuracy")
+    out.say(
+        f"What each strategy would give of these judgements, all else as it is:\n{table(figures_by_strategy, cfg.strategy)}"
+    )
     return {
-        "pairs": taken.pairs,
-        "held_out": made.held_out,
-        "prompts": made.prompts,
-        "prompts_without_pair": dict(taken.without),
+        "pairs": result.pairs,
+        "held_out": stats.held_out,
+        "prompts": stats.prompts,
+        "prompts_without_pair": dict(result.prompts_without_pair),
         "unfinished": unfinished,
         "unfinished_rule": str(cfg.unfinished),
         "candidates_ended": ended,
-        "comparisons": taken.pairs + left_out.total(),
+        "comparisons": result.pairs + left_out.total(),
         "left_out": dict(left_out),
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
-        "chosen_longer_by": others[cfg.strategy]["chosen_longer_by"],
-        "strategies": others,
-        **won(made, pool),
+        "chosen_longer_by": figures_by_strategy[cfg.strategy]["chosen_longer_by"],
+        "strategies": figures_by_strategy,
+        **policy_counts(stats, pool),
         **({"expected_accuracy": accuracy} if accuracy else {}),
-        **made.licences.metrics(),
-        "summary": f"{taken.pairs} pairs ({made.held_out} held out) from {made.prompts} prompts; "
-        f"{taken.without.total()} prompts gave none{told}"
-        + (f"; {in_words(accuracy)}" if accuracy else "")
+        **stats.licences.metrics(),
+        "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts; "
+        f"{result.prompts_without_pair.total()} prompts gave none{reasons_note}"
+        + (f"; {accuracy_clause(accuracy)}" if accuracy else "")
         + (f"; {copies} copies left out" if copies else "")
         + (f"; {passed_over} further preferences left out" if passed_over else ""),
     }
@@ -125,44 +132,53 @@ class PairStats:
     rejected: Counter[str | None] = field(default_factory=Counter)
     licences: Licences = field(default_factory=Licences)
 
-    def count(self, made: Pair) -> None:
-        self.held_out += made.split == "validation"
-        self.unfinished += made.rejected_finish_reason == "length"
-        self.chosen[made.chosen_policy] += 1
-        self.rejected[made.rejected_policy] += 1
+    def count(self, pair: Pair) -> None:
+        self.held_out += pair.split == "validation"
+        self.unfinished += pair.rejected_finish_reason == "length"
+        self.chosen[pair.chosen_policy] += 1
+        self.rejected[pair.rejected_policy] += 1
 
 
-def pairs_of(
+def generate_pairs(
     cfg: Pairs,
     pool: Path,
     admissions: Sequence[Admission],
-    takings: Sequence[StrategyResult],
-    made: PairStats,
+    results: Sequence[StrategyResult],
+    stats: PairStats,
     audit: PairAudit | None,
 ) -> Iterator[Pair]:
     """Yield the pairs of the strategy that is asked for, prompt by prompt. Every strategy takes of each prompt what it
     would: contrasts as they were judged, or, for those BY_STRENGTH, as their ranking has them."""
     labeler = next((j.labeler for j in stream(pool / "judgements.parquet", Judgement)), "")
-    for prompt, judgements, contrasts, unsound in compared(cfg, pool):
-        made.prompts += 1
-        both = zip(admissions, (contrasts, ranked(contrasts)), strict=True)
-        usable = [admission.admit(its, unsound) for admission, its in both]
-        taken = {each.strategy: each.take(prompt, *usable[each.strategy in BY_STRENGTH]) for each in takings}
+    for prompt, judgements, contrasts, unsound in judged_prompts(cfg, pool):
+        stats.prompts += 1
+        contrasts_by_admission = zip(admissions, (contrasts, rank_contrasts(contrasts)), strict=True)
+        usable = [
+            admission.admit(candidates_contrasts, unsound)
+            for admission, candidates_contrasts in contrasts_by_admission
+        ]
+        taken_by_strategy = {
+            each.strategy: each.take(prompt, *usable[each.strategy in BY_STRENGTH]) for each in results
+        }
         if audit:
             sides = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}
-            by_strategy = {name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in taken.items()}
+            by_strategy = {
+                name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in taken_by_strategy.items()
+            }
             audit.look_up(prompt, sides.values(), by_strategy)
-        chosen, left = taken[cfg.strategy]
-        made.preferred |= any(j.preference in ("a", "b") for j in judgements)
-        made.passed_over += left if cfg.strategy is not Strategy.ranked else 0  # there every preference has its part
+        chosen, passed_over = taken_by_strategy[cfg.strategy]
+        stats.preferred |= any(j.preference in ("a", "b") for j in judgements)
+        stats.passed_over += (
+            passed_over if cfg.strategy is not Strategy.ranked else 0
+        )  # there every preference has its part
         for contrast in chosen:
-            found = pair(prompt, contrast, labeler, cfg)
-            made.licences.count(prompt)
-            made.count(found)
-            yield found
+            new_pair = make_pair(prompt, contrast, labeler, cfg)
+            stats.licences.count(prompt)
+            stats.count(new_pair)
+            yield new_pair
 
 
-def compared(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
+def judged_prompts(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
     """Every prompt with its judgements, the contrasts that they tell, and the candidates that must not be chosen."""
     limits = band(stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
     for prompt, candidates, judgements in judged(pool):
@@ -170,36 +186,36 @@ def compared(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement],
         yield prompt, judgements, comparisons(judgements, {c.candidate_id: c for c in candidates}), unsound
 
 
-def admitting(cfg: Pairs, pool: Path, ended: float) -> list[Admission]:
+def make_admissions(cfg: Pairs, pool: Path, ended: float) -> list[Admission]:
     """Which contrasts may become pairs, as they were judged and as their ranking has them. Where margins must lie
     between quantiles, these are of the margins of all prompts. `ended`: the share of candidates that did."""
     samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
-    others = GIVE.get(samplers.pop(), DRAW) if len(samplers) == 1 else DRAW
-    ways = WaysOut(others, others)
-    if others == DRAW and (advice := ending_advice(ended)):
-        ways = WaysOut(DRAW, advice, advice, advice)
+    way_out = GIVE.get(samplers.pop(), DRAW) if len(samplers) == 1 else DRAW
+    ways_out = WaysOut(way_out, way_out)
+    if way_out == DRAW and (advice := ending_advice(ended)):
+        ways_out = WaysOut(DRAW, advice, advice, advice)
     if not cfg.margin_quantiles:
-        return [Admission(cfg, ways), Admission(cfg, ways)]
+        return [Admission(cfg, ways_out), Admission(cfg, ways_out)]
     distances = array("d"), array("d")
-    for _, _, contrasts, unsound in compared(cfg, pool):
-        for found, its in zip(distances, (contrasts, ranked(contrasts)), strict=True):
-            found.extend(c.distance for c in Admission(cfg, ways).admit(its, unsound)[0])
-    return [Admission(cfg, ways, between(found, cfg.margin_quantiles)) for found in distances]
+    for _, _, contrasts, unsound in judged_prompts(cfg, pool):
+        for margins, contrast_list in zip(distances, (contrasts, rank_contrasts(contrasts)), strict=True):
+            margins.extend(c.distance for c in Admission(cfg, ways_out).admit(contrast_list, unsound)[0])
+    return [Admission(cfg, ways_out, quantile_margins(found, cfg.margin_quantiles)) for found in distances]
 
 
-def won(made: PairStats, pool: Path) -> dict[str, Any]:
+def policy_counts(stats: PairStats, pool: Path) -> dict[str, Any]:
     """Of candidates of several policies, how many of each there were, and how many were chosen and rejected."""
     drawn = Counter(Records(pool / "candidates.parquet", Candidate).column("policy"))
     if len(drawn) < 2:
         return {}
     counts = {
-        name: {"candidates": n, "chosen": made.chosen[name], "rejected": made.rejected[name]}
+        name: {"candidates": n, "chosen": stats.chosen[name], "rejected": stats.rejected[name]}
         for name, n in drawn.items()
     }
     return {"policies": counts}
 
 
-def pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
+def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
     better, worse = contrast.better, contrast.worse
     return Pair(
         id=content_id(prompt.id, better.text, worse.text),

@@ -15,7 +15,7 @@ from typing import Any
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
-from stages.pairing.admission import by_order
+from stages.pairing.admission import order_message
 from stages.store.records import Candidate, Example, Judgement, Message, Records, content_id, load, save, stream
 from stages.store.splits import side
 from stages.store.table_schema import Int32
@@ -50,41 +50,45 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     scores = {j.candidate_id: j.score for j in judgements if j.score is not None}
     ended = share_ended(judged)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
-    found, without = labels(judgements, candidates, cfg)
-    desirable = sum(found.values())
-    told = "".join(f"; {count} left out: {reason}" for reason, count in without.most_common())
-    if desirable in (0, len(found)):
-        every = f"all of {len(found)} completions are {'desirable' if desirable else 'undesirable'}"
-        said = every if found else "no completion has a label"
-        whole = (c.candidate_id for c in candidates if c.candidate_id in found and c.finish_reason == "stop")
-        of = [scores[name] for name in whole if name in scores]
-        if of:
-            said = f"unpaired.threshold={cfg.threshold:g}: {said}"
-        reason = next((why for why, _ in without.most_common(1)), "")
-        turned = by_order(judgements) if reason == TIED else ""
-        way_out = threshold(of, bool(desirable)) if of else turned or ways_out(ended).get(reason, "")
-        parts = [f"{said}{told}", "KTO learns from desirable and undesirable ones", way_out]
+    label_by_id, left_out = label_candidates(judgements, candidates, cfg)
+    desirable = sum(label_by_id.values())
+    left_out_note = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
+    if desirable in (0, len(label_by_id)):
+        all_alike = f"all of {len(label_by_id)} completions are {'desirable' if desirable else 'undesirable'}"
+        finding = all_alike if label_by_id else "no completion has a label"
+        ended_ids = (c.candidate_id for c in candidates if c.candidate_id in label_by_id and c.finish_reason == "stop")
+        labelled_scores = [scores[name] for name in ended_ids if name in scores]
+        if labelled_scores:
+            finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
+        reason = next((why for why, _ in left_out.most_common(1)), "")
+        order_note = order_message(judgements) if reason == TIED else ""
+        way_out = (
+            threshold_advice(labelled_scores, bool(desirable))
+            if labelled_scores
+            else order_note or label_advice(ended).get(reason, "")
+        )
+        parts = [f"{finding}{left_out_note}", "KTO learns from desirable and undesirable ones", way_out]
         raise UserError(". ".join(filter(None, parts)) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
-    aside = 0
+    held_out = 0
 
     def rows() -> Iterator[UnpairedPreference]:
-        nonlocal aside
+        nonlocal held_out
         for c in candidates:
-            if (label := found.get(c.candidate_id)) is not None:
-                made = row(prompts[c.prompt_id], c, label, scores.get(c.candidate_id), labeler, cfg)
-                aside += made.split == "validation"
-                yield made
+            if (label := label_by_id.get(c.candidate_id)) is not None:
+                record = row(prompts[c.prompt_id], c, label, scores.get(c.candidate_id), labeler, cfg)
+                held_out += record.split == "validation"
+                yield record
 
     save(out / "unpaired.parquet", rows(), UnpairedPreference)
     return {
-        "completions": len(found),
+        "completions": len(label_by_id),
         "desirable": desirable,
-        "undesirable": len(found) - desirable,
-        "held_out": aside,
-        "left_out": dict(without),
-        "summary": f"{desirable} desirable and {len(found) - desirable} undesirable completions ({aside} held out) of "
-        f"{len(candidates)}{told}",
+        "undesirable": len(label_by_id) - desirable,
+        "held_out": held_out,
+        "left_out": dict(left_out),
+        "summary": f"{desirable} desirable and {len(label_by_id) - desirable} undesirable completions ({held_out} held out) of "
+        f"{len(candidates)}{left_out_note}",
     }
 
 
@@ -129,7 +133,7 @@ def row(
     )
 
 
-def labels(
+def label_candidates(
     judgements: Iterable[Judgement], candidates: Iterable[Candidate], cfg: Unpaired
 ) -> tuple[dict[str, bool], Counter[str]]:
     """Whether each candidate is desirable, by id; how many have no label, by reason. A candidate that was cut off is
@@ -142,35 +146,35 @@ def labels(
             sign = {"a": 1, "b": -1}.get(j.preference, 0)
             balance.update({str(j.a): sign})
             balance.update({str(j.b): -sign})
-    found, out, texts = dict[str, bool](), Counter[str](), set[str]()
+    label_by_id, left_out, texts = dict[str, bool](), Counter[str](), set[str]()
     for candidate in candidates:
         name = candidate.candidate_id
         label = scores[name] >= cfg.threshold if name in scores else balance[name] > 0
         text = content_id(candidate.prompt_id, candidate.stripped_text)
         unfinished = candidate.finish_reason != "stop"
         if name not in scores and name not in balance:
-            out[UNJUDGED] += 1
+            left_out[UNJUDGED] += 1
         elif name not in scores and not balance[name]:
-            out[TIED] += 1
+            left_out[TIED] += 1
         elif unfinished and label:
-            out[UNFINISHED_GOOD] += 1
+            left_out[UNFINISHED_GOOD] += 1
         elif unfinished and cfg.unfinished is Unfinished.drop:
-            out[UNFINISHED_BAD] += 1
+            left_out[UNFINISHED_BAD] += 1
         elif text in texts:
-            out[COPY] += 1
+            left_out[COPY] += 1
         else:
-            found[name] = label
+            label_by_id[name] = label
             texts.add(text)
-    return found, out
+    return label_by_id, left_out
 
 
-def ways_out(ended: float) -> dict[str, str]:
+def label_advice(ended: float) -> dict[str, str]:
     """Return what would give a label to what has none, by reason, where this share of the candidates ended."""
     advice = ending_advice(ended)
     return WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
 
 
-def threshold(scores: Sequence[float], desirable: bool) -> str:
+def threshold_advice(scores: Sequence[float], desirable: bool) -> str:
     """Which threshold tells apart completions with these scores, all of them desirable or all undesirable."""
     low, high = min(scores), max(scores)
     if low == high:

@@ -19,18 +19,18 @@ from typing import Any
 
 from stages.config.blocks.labels import Label, Voter
 from stages.config.errors import UserError
-from stages.evaluation.reliability import Key, decided, key_of, set_aside
-from stages.labelers.human import judgements as of_people
+from stages.evaluation.reliability import Key, countable, draw_audit, key_of
+from stages.labelers.human import question_judgements as of_people
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import answer_rows
-from stages.labelers.people.questions import Question, overlapping, question
-from stages.labelers.people.server import answered
+from stages.labelers.people.questions import Question, mark_shared, question
+from stages.labelers.people.server import collect_answers
 from stages.store.records import Candidate, Example, Judgement, content_id, load
 from stages.store.workspace import StageDir
 
-WORDS = {1: "a", 0: "tie", -1: "b"}
-EVEN = 1e-9  # a weighted mean of votes so near to 0 is a tie
-Two = tuple[str, str]  # candidates, the first of them `a`
+VERDICTS = {1: "a", 0: "tie", -1: "b"}
+TIE_MARGIN = 1e-9  # a weighted mean of votes so near to 0 is a tie
+CandidateIds = tuple[str, str]  # candidates, the first of them `a`
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class JointVote:
     """
 
     prompt_id: str
-    of: Two
+    ids: CandidateIds
     votes: Mapping[str, int]
     preference: str | None
     disagreement: float = 0.0
@@ -55,14 +55,14 @@ class Member:
 
     def __init__(self, voter: Voter, judgements: Iterable[Judgement]):
         self.name, self.weight, self.veto = voter.labeler, voter.weight, voter.veto
-        self.scores, self.preferred = dict[str, float](), dict[Two, int | None]()
+        self.scores, self.preferred = dict[str, float](), dict[CandidateIds, int | None]()
         for j in judgements:
             if j.score is not None:
                 self.scores[str(j.candidate_id)] = j.score
             if j.a is not None:
-                said = {"a": 1, "b": -1, "tie": 0}.get(str(j.preference))
+                vote = {"a": 1, "b": -1, "tie": 0}.get(str(j.preference))
                 a, b = str(j.a), str(j.b)
-                self.preferred |= {(a, b): said, (b, a): None if said is None else -said}
+                self.preferred |= {(a, b): vote, (b, a): None if vote is None else -vote}
 
     def vote(self, a: str, b: str) -> int | None:
         if (a, b) in self.preferred:
@@ -71,50 +71,53 @@ class Member:
             return (self.scores[a] > self.scores[b]) - (self.scores[a] < self.scores[b])
         return None
 
-    def objects(self, candidate: str) -> bool:
+    def vetoes(self, candidate: str) -> bool:
         """Whether it vetoes a candidate; one that it could not judge it does not."""
         return self.veto is not None and self.scores.get(candidate, self.veto) < self.veto
 
 
-def joined(
-    voters: Sequence[Voter], said: Mapping[str, Iterable[Judgement]], candidates: Iterable[Candidate]
+def joint_votes(
+    voters: Sequence[Voter], judgements_by_labeler: Mapping[str, Iterable[Judgement]], candidates: Iterable[Candidate]
 ) -> Iterator[JointVote]:
     """What members come to, prompt by prompt. Two candidates are compared if every member that compares was asked of
     them; where all give scores, every two. `said`: judgements by member."""
-    by_prompt, of = defaultdict[tuple[str, str], list[Judgement]](list), defaultdict[str, list[Candidate]](list)
-    for name, judgements in said.items():
+    by_prompt, candidates_by_prompt = (
+        defaultdict[tuple[str, str], list[Judgement]](list),
+        defaultdict[str, list[Candidate]](list),
+    )
+    for name, judgements in judgements_by_labeler.items():
         for j in judgements:
             by_prompt[j.prompt_id, name].append(j)
     for candidate in candidates:
-        of[candidate.prompt_id].append(candidate)
-    comparing = {name for name, its in said.items() if any(j.a is not None for j in its)}
-    for prompt_id, those in of.items():
+        candidates_by_prompt[candidate.prompt_id].append(candidate)
+    comparing = {name for name, labelled in judgements_by_labeler.items() if any(j.a is not None for j in labelled)}
+    for prompt_id, prompt_candidates in candidates_by_prompt.items():
         members = [Member(voter, by_prompt[prompt_id, voter.labeler]) for voter in voters]
-        asked = [m.preferred for m in members if m.name in comparing]
+        compared_pairs = [m.preferred for m in members if m.name in comparing]
         # Which is `a` is random: an audit counts how often it is the better one.
-        ordered = sorted(those, key=lambda c: content_id("ensemble", c.candidate_id))
+        ordered = sorted(prompt_candidates, key=lambda c: content_id("ensemble", c.candidate_id))
         for a, b in combinations(ordered, 2):
-            if all((a.candidate_id, b.candidate_id) in its for its in asked):
-                yield joint_verdict(members, a, b)
+            if all((a.candidate_id, b.candidate_id) in pairs for pairs in compared_pairs):
+                yield join_votes(members, a, b)
 
 
-def joint_verdict(members: Sequence[Member], a: Candidate, b: Candidate) -> JointVote:
+def join_votes(members: Sequence[Member], a: Candidate, b: Candidate) -> JointVote:
     """What follows from the votes on two candidates."""
-    of = a.candidate_id, b.candidate_id
+    ids = a.candidate_id, b.candidate_id
     if a.stripped_text == b.stripped_text:
-        return JointVote(a.prompt_id, of, {}, "tie")
-    votes = {m.name: vote for m in members if (vote := m.vote(*of)) is not None}
-    bad = [any(m.objects(candidate) for m in members) for candidate in of]
-    if any(bad):
-        return JointVote(a.prompt_id, of, votes, WORDS[bad[1] - bad[0]], vetoed=True)
+        return JointVote(a.prompt_id, ids, {}, "tie")
+    votes = {m.name: vote for m in members if (vote := m.vote(*ids)) is not None}
+    vetoed = [any(m.vetoes(candidate) for m in members) for candidate in ids]
+    if any(vetoed):
+        return JointVote(a.prompt_id, ids, votes, VERDICTS[vetoed[1] - vetoed[0]], vetoed=True)
     weights = {m.name: m.weight for m in members}
-    given = sum(weights[name] for name in votes)
-    if 2 * given <= sum(weights.values()):
-        return JointVote(a.prompt_id, of, votes, None)
-    mean = sum(weights[name] * vote for name, vote in votes.items()) / given
-    square = sum(weights[name] * vote**2 for name, vote in votes.items()) / given
-    word = WORDS[(mean > EVEN) - (mean < -EVEN)]
-    return JointVote(a.prompt_id, of, votes, word, max(0.0, square - mean**2))
+    voting = sum(weights[name] for name in votes)
+    if 2 * voting <= sum(weights.values()):
+        return JointVote(a.prompt_id, ids, votes, None)
+    mean = sum(weights[name] * vote for name, vote in votes.items()) / voting
+    mean_square = sum(weights[name] * vote**2 for name, vote in votes.items()) / voting
+    preference = VERDICTS[(mean > TIE_MARGIN) - (mean < -TIE_MARGIN)]
+    return JointVote(a.prompt_id, ids, votes, preference, max(0.0, mean_square - mean**2))
 
 
 class Ensemble(Labeler):
@@ -123,8 +126,8 @@ class Ensemble(Labeler):
     name = "ensemble"
 
     def __init__(self, cfg: Label, out: StageDir):
-        self.cfg, self.out, self.told = cfg, out, dict[str, Any]()
-        self.said = dict[str, list[Judgement]]()
+        self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
+        self.judgements_by_labeler = dict[str, list[Judgement]]()
 
     @classmethod
     def of(cls, cfg: Label, out: StageDir) -> "Ensemble":
@@ -137,8 +140,10 @@ class Ensemble(Labeler):
             UserError: for a veto of a member that gives no scores.
         """
         for i, voter in enumerate(self.cfg.voters):
-            self.said[voter.labeler] = its = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
-            if voter.veto is not None and any(j.preference for j in its):
+            self.judgements_by_labeler[voter.labeler] = judgements = load(
+                inputs[voter.labeler] / "judgements.parquet", Judgement
+            )
+            if voter.veto is not None and any(j.preference for j in judgements):
                 raise UserError(f"label.ensemble.members[{i}].veto goes by a score, and {voter.labeler} gives none.")
         return super().pool(inputs)
 
@@ -146,82 +151,98 @@ class Ensemble(Labeler):
         return self.judge_all(Pool([prompt], candidates))
 
     def figures(self) -> dict[str, Any]:
-        return {"ensemble": self.told}
+        return {"ensemble": self.tallies}
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """What the members come to, and people where they were asked."""
-        found = [*joined(self.cfg.voters, self.said, pool.candidates)]
-        judged: dict[Key, Judgement] = {each.of: judgement(each) for each in found}
-        self.told = tally(self.cfg, found, self.said)
+        votes = [*joint_votes(self.cfg.voters, self.judgements_by_labeler, pool.candidates)]
+        judged: dict[Key, Judgement] = {each.ids: judgement_of(each) for each in votes}
+        self.tallies = count_votes(self.cfg, votes, self.judgements_by_labeler)
         if self.cfg.ensemble.people:
-            self.ask(pool, found, judged)
+            self.ask_people(pool, votes, judged)
         yield from judged.values()
 
-    def ask(self, pool: Pool, found: Sequence[JointVote], judged: dict[Key, Judgement]) -> None:
+    def ask_people(self, pool: Pool, votes: Sequence[JointVote], judged: dict[Key, Judgement]) -> None:
         """Have people judge, first what is audited, then what is in doubt; the latter's judgements become theirs, also
         those of copies. Nobody is asked about the same two texts twice."""
         prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
 
         def question_of(key: Key) -> Question:
-            shown_candidates = [candidates[name] for name in key]
-            return question(prompts[judged[key].prompt_id], shown_candidates, self.cfg.human.instructions or "")
+            pair = [candidates[name] for name in key]
+            return question(prompts[judged[key].prompt_id], pair, self.cfg.human.instructions or "")
 
         count = 0 if self.cfg.known else self.cfg.audit or 0
-        audited = {key_of(j): question_of(key_of(j)) for j in set_aside(decided(judged.values(), candidates), count)}
+        audited = {
+            key_of(j): question_of(key_of(j)) for j in draw_audit(countable(judged.values(), candidates), count)
+        }
         audited_ids = {each.id for each in audited.values()}
-        in_doubt = [each for each in found if each.disagreement > 0]
-        in_doubt.sort(key=lambda each: (-each.disagreement, content_id("doubt", each.of)))
-        doubtful = {each.of: question_of(each.of) for each in in_doubt}
-        doubtful_ids = [*dict.fromkeys(q.id for q in doubtful.values() if q.id not in audited_ids)]
-        asked_ids = {*doubtful_ids[: self.cfg.ensemble.people]}
-        questions = audited | {key: q for key, q in doubtful.items() if q.id in asked_ids}
+        disputed = [each for each in votes if each.disagreement > 0]
+        disputed.sort(key=lambda each: (-each.disagreement, content_id("doubt", each.ids)))
+        disputed_questions = {each.ids: question_of(each.ids) for each in disputed}
+        disputed_ids = [*dict.fromkeys(q.id for q in disputed_questions.values() if q.id not in audited_ids)]
+        chosen_ids = {*disputed_ids[: self.cfg.ensemble.people]}
+        questions = audited | {key: q for key, q in disputed_questions.items() if q.id in chosen_ids}
         by_id = {q.id: q for q in questions.values()}
-        session = answered(overlapping([*by_id.values()], self.cfg.human), self.cfg.human, self.out)
-        known, changed = dict[Key, str](), 0
-        for of, asked in questions.items():
-            [theirs] = of_people(asked, answer_rows.answers_to(asked, session))
-            if theirs.preference is None:  # everybody skipped it
+        session = collect_answers(mark_shared([*by_id.values()], self.cfg.human), self.cfg.human, self.out)
+        people_verdicts, changed = dict[Key, str](), 0
+        for ids, question_asked in questions.items():
+            [people_judgement] = of_people(question_asked, answer_rows.answers_of_question(question_asked, session))
+            if people_judgement.preference is None:  # everybody skipped it
                 continue
-            word = theirs.preference if theirs.a == of[0] else {"a": "b", "b": "a"}.get(theirs.preference, "tie")
-            if of in audited:
-                known[of] = word
+            preference = (
+                people_judgement.preference
+                if people_judgement.a == ids[0]
+                else {"a": "b", "b": "a"}.get(people_judgement.preference, "tie")
+            )
+            if ids in audited:
+                people_verdicts[ids] = preference
                 continue
-            changed += judged[of].preference != word
-            raw = json.dumps({**json.loads(judged[of].raw or "{}"), "human": json.loads(theirs.raw or "{}")})
-            judged[of] = Judgement(judged[of].prompt_id, self.name, a=of[0], b=of[1], preference=word, raw=raw)
-        self.known = known
-        self.told["people"] = {
+            changed += judged[ids].preference != preference
+            raw = json.dumps(
+                {**json.loads(judged[ids].raw or "{}"), "human": json.loads(people_judgement.raw or "{}")}
+            )
+            judged[ids] = Judgement(
+                judged[ids].prompt_id, self.name, a=ids[0], b=ids[1], preference=preference, raw=raw
+            )
+        self.people_verdicts = people_verdicts
+        self.tallies["people"] = {
             "audited": len(audited),
-            "asked": len(asked_ids),
-            "in_doubt": len(doubtful_ids),
+            "asked": len(chosen_ids),
+            "in_doubt": len(disputed_ids),
             "changed": changed,
         }
 
 
-def judgement(each: JointVote) -> Judgement:
+def judgement_of(joint: JointVote) -> Judgement:
     """The members' own; `raw` says who voted for what."""
-    told = json.dumps({name: WORDS[vote] for name, vote in each.votes.items()})
-    a, b = each.of
-    error = None if each.preference else "members that say nothing of it weigh half or more"
-    return Judgement(each.prompt_id, Ensemble.name, a=a, b=b, preference=each.preference, raw=told, error=error)
+    votes_json = json.dumps({name: VERDICTS[vote] for name, vote in joint.votes.items()})
+    a, b = joint.ids
+    error = None if joint.preference else "members that say nothing of it weigh half or more"
+    return Judgement(
+        joint.prompt_id, Ensemble.name, a=a, b=b, preference=joint.preference, raw=votes_json, error=error
+    )
 
 
-def tally(cfg: Label, found: Sequence[JointVote], said: Mapping[str, Sequence[Judgement]]) -> dict[str, Any]:
+def count_votes(
+    cfg: Label, joint: Sequence[JointVote], judgements_by_labeler: Mapping[str, Sequence[Judgement]]
+) -> dict[str, Any]:
     """How often each member votes, votes with the verdict, and vetoes; how often they disagree or a veto decides."""
     members = dict[str, dict[str, Any]]()
     for voter in cfg.voters:
-        votes = [(WORDS[each.votes[voter.labeler]], each.preference) for each in found if voter.labeler in each.votes]
+        votes = [
+            (VERDICTS[each.votes[voter.labeler]], each.preference) for each in joint if voter.labeler in each.votes
+        ]
         members[voter.labeler] = {
             "weight": voter.weight,
             "votes": len(votes),
             "with_the_verdict": sum(vote == verdict for vote, verdict in votes) / len(votes) if votes else None,
         }
         if (veto := voter.veto) is not None:
-            vetoes = sum(j.score is not None and j.score < veto for j in said[voter.labeler])
+            vetoes = sum(j.score is not None and j.score < veto for j in judgements_by_labeler[voter.labeler])
             members[voter.labeler] |= {"veto": veto, "vetoes": vetoes}
     return {
         "members": members,
-        "comparisons": len(found),
-        "disagreements": sum(each.disagreement > 0 for each in found),
-        "vetoed": sum(each.vetoed for each in found),
+        "comparisons": len(joint),
+        "disagreements": sum(each.disagreement > 0 for each in joint),
+        "vetoed": sum(each.vetoed for each in joint),
     }

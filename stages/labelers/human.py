@@ -16,8 +16,8 @@ from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import answer_rows
-from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, different, drawn
-from stages.labelers.people.server import answered
+from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, distinct, draw_questions
+from stages.labelers.people.server import collect_answers
 from stages.labelers.people.session import Answer
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import StageDir
@@ -41,53 +41,55 @@ class People(Labeler):
         Raises:
             UserError: where no prompt has two different answers.
         """
-        given = super().pool(inputs)
-        questions = drawn(given, self.cfg)
-        alike = sum(len(different(candidates)) < 2 for _, candidates in given.by_prompt())
+        pool = super().pool(inputs)
+        questions = draw_questions(pool, self.cfg)
+        without_choice = sum(len(distinct(candidates)) < 2 for _, candidates in pool.by_prompt())
         if not questions:
             raise UserError(
-                f"label=human: none of {len(given.prompts)} prompts has two different answers. Raise "
+                f"label=human: none of {len(pool.prompts)} prompts has two different answers. Raise "
                 "sample.temperatures or sample.candidates_per_prompt."
             )
-        asked = {q.prompt.id for q in questions}
-        shown = {c.candidate_id for q in questions for c in q.candidates}
-        told = (
-            f"{len(questions)} questions for people, about {len(asked)} of {len(given.prompts)} prompts ({alike} have "
-            f"no two different answers) and {len(shown)} of {len(given.candidates)} candidates"
+        prompt_ids = {q.prompt.id for q in questions}
+        shown_ids = {c.candidate_id for q in questions for c in q.candidates}
+        note = (
+            f"{len(questions)} questions for people, about {len(prompt_ids)} of {len(pool.prompts)} prompts ({without_choice} have "
+            f"no two different answers) and {len(shown_ids)} of {len(pool.candidates)} candidates"
         )
-        prompts = [prompt for prompt in given.prompts if prompt.id in asked]
-        return Pool(prompts, [c for c in given.candidates if c.candidate_id in shown], told=[told])
+        prompts = [prompt for prompt in pool.prompts if prompt.id in prompt_ids]
+        return Pool(prompts, [c for c in pool.candidates if c.candidate_id in shown_ids], notes=[note])
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Judgements when everything is answered, by people here or in a file."""
-        session = answered(drawn(pool, self.cfg), self.cfg, self.out)
+        session = collect_answers(draw_questions(pool, self.cfg), self.cfg, self.out)
         for question in session.questions.values():
-            yield from judgements(question, answer_rows.answers_to(question, session))
+            yield from question_judgements(question, answer_rows.answers_of_question(question, session))
 
 
-def judgements(question: Question, answers: list[Answer]) -> list[Judgement]:
+def question_judgements(question: Question, answers: list[Answer]) -> list[Judgement]:
     """What people say of a question, two candidates at a time: the best of them against each of the others, or, of a
     tie, the first against each. Two bad answers are a tie; `raw` says who said what."""
-    said = {a.annotator: {"verdict": a.verdict, "reasons": a.reasons, "comment": a.comment} for a in answers}
+    verdicts_by_person = {
+        a.annotator: {"verdict": a.verdict, "reasons": a.reasons, "comment": a.comment} for a in answers
+    }
     best, error = majority(answers)
-    found = []
+    judgements = []
     for a, b in combinations(question.letters, 2):
         if (best or LETTERS[0]) in (a, b):
             first, second = (question.candidates[LETTERS.index(letter)].candidate_id for letter in (a, b))
             preference = None if error else TIE if best is None else "ab"[best == b]
-            judged = Judgement(question.prompt.id, People.name, a=first, b=second, preference=preference)
-            judged.raw, judged.error = json.dumps(said), error
-            found.append(judged)
-    return found
+            judgement = Judgement(question.prompt.id, People.name, a=first, b=second, preference=preference)
+            judgement.raw, judgement.error = json.dumps(verdicts_by_person), error
+            judgements.append(judgement)
+    return judgements
 
 
 def majority(answers: list[Answer]) -> tuple[str | None, str | None]:
     """The letter that more than half prefer, None where none is; and why nothing was said, where everybody skipped."""
-    given = [str(a.verdict) for a in answers if a.verdict != SKIP]
-    if not given:
+    verdicts = [str(a.verdict) for a in answers if a.verdict != SKIP]
+    if not verdicts:
         return None, "everybody who was asked skipped it"
-    word, count = Counter(given).most_common(1)[0]
-    return (word if 2 * count > len(given) and word in [*LETTERS] else None), None
+    word, count = Counter(verdicts).most_common(1)[0]
+    return (word if 2 * count > len(verdicts) and word in [*LETTERS] else None), None

@@ -24,7 +24,7 @@ class Pool(NamedTuple):
     candidates: Sequence[Candidate] | Records[Candidate]
     bad: Sequence[Row] = ()
     unused: Mapping[str, list[str]] = {}
-    told: Sequence[str] = ()
+    notes: Sequence[str] = ()
     rows: int = 0
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
@@ -39,7 +39,7 @@ class Labeler(ABC):
 
     name: str  # stands in every judgement
     learnt = False  # its scores were learnt, and may be won without a better answer: they are watched
-    known: Mapping[Key, str] = {}  # what people said of the judgements that are set aside by `label.audit`
+    people_verdicts: Mapping[Key, str] = {}  # what people said of the judgements that are set aside by `label.audit`
     own = False  # the user's: an error on a prompt costs that prompt, ours are bugs and stop the stage
 
     @classmethod
@@ -69,9 +69,9 @@ class Labeler(ABC):
         with Progress(len(pool.prompts), f"label {self.name}", "prompt") as progress:
             for prompt, candidates in pool.by_prompt():
                 # The user's code gets copies: what it changes in them is not what was sampled.
-                given = deepcopy((prompt, candidates)) if self.own else (prompt, candidates)
+                arguments = deepcopy((prompt, candidates)) if self.own else (prompt, candidates)
                 try:
-                    judgements = list(self.judge(*given))
+                    judgements = list(self.judge(*arguments))
                 except (Exception, SystemExit) as error:
                     if not self.own or isinstance(error, UserError | MemoryError):
                         raise
@@ -81,7 +81,7 @@ class Labeler(ABC):
                 progress.update()
 
 
-def chosen(cfg: Label, out: StageDir) -> Labeler:
+def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     """The labeler that `label` names: a file of this folder, or the user's own.
 
     Raises:
@@ -94,30 +94,30 @@ def chosen(cfg: Label, out: StageDir) -> Labeler:
     return labeler
 
 
-def in_circle(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+def hash_order(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
     """The candidates in an order drawn by a hash: a subset of them comes in the same order."""
     return sorted(candidates, key=lambda c: content_id(seed, c.candidate_id))
 
 
-def compared(candidates: Sequence[Candidate], most: int | None, seed: int) -> list[tuple[Candidate, Candidate]]:
+def pair_up(candidates: Sequence[Candidate], limit: int | None, seed: int) -> list[tuple[Candidate, Candidate]]:
     """Two candidates of a prompt at a time: all such pairs, or the first `most` of an order in which every candidate
     comes before any comes much more often: neighbours in a circle, then those two apart, and so on."""
-    circle = in_circle(candidates, seed)
-    n, pairs = len(circle), list[tuple[Candidate, Candidate]]()
-    for apart in range(1, n // 2 + 1):
-        starts = range(apart) if 2 * apart == n else [*range(0, n, 2), *range(1, n, 2)]
-        pairs += [(circle[i], circle[(i + apart) % n]) for i in starts]
-    return pairs[:most]
+    circle = hash_order(candidates, seed)
+    count, pairs = len(circle), list[tuple[Candidate, Candidate]]()
+    for gap in range(1, count // 2 + 1):
+        starts = range(gap) if 2 * gap == count else [*range(0, count, 2), *range(1, count, 2)]
+        pairs += [(circle[i], circle[(i + gap) % count]) for i in starts]
+    return pairs[:limit]
 
 
-def grouped(
-    candidates: Sequence[Candidate], size: int, most: int | None, seed: int
+def group_up(
+    candidates: Sequence[Candidate], size: int, limit: int | None, seed: int
 ) -> Sequence[tuple[Candidate, ...]]:
     """Return `size` candidates at a time: of two, as `compared`; of more, neighbours in the circle. What fills up the
     last group is one candidate of each group before it, so that no two candidates are shown together twice."""
     if size == 2:
-        return compared(candidates, most, seed)
-    circle = in_circle(candidates, seed)
-    *whole, last = [circle[start : start + size] for start in range(0, len(circle), size)]
-    last += [group[0] for group in whole][: size - len(last)]
-    return [tuple(group) for group in (*whole, last)][:most]
+        return pair_up(candidates, limit, seed)
+    circle = hash_order(candidates, seed)
+    *full_groups, last_group = [circle[start : start + size] for start in range(0, len(circle), size)]
+    last_group += [group[0] for group in full_groups][: size - len(last_group)]
+    return [tuple(group) for group in (*full_groups, last_group)][:limit]

@@ -14,7 +14,7 @@ from pathlib import Path
 from stages.config.blocks.labels import Judge
 from stages.config.choices import RUBRIC_TEXTS, Reading, Rubrics
 from stages.endpoints.client import Question
-from stages.labelers.verdicts import schema_of, told_to
+from stages.labelers.verdicts import reply_instruction, schema_of
 from stages.sandbox.jinja_process import blaming, render
 from stages.store.records import Message, content_id
 
@@ -39,13 +39,13 @@ class Rubric:
     def messages(self, request: Sequence[Message], texts: Sequence[str]) -> list[Message]:
         """The chat that asks for a verdict on these texts, in this order."""
         turns = [f"{m['role']}: {m['content']}" for m in request]
-        asked = "\n\n".join(turns) if len(turns) > 1 else request[0]["content"]
-        given = dict(zip(RUBRIC_TEXTS[self.kind], (asked, *texts), strict=True))
-        mark = content_id(given)[:8]
-        parts = {name: fenced(name, text, mark) for name, text in given.items()}
-        reply = REMINDER.format(mark=mark, reply=told_to(self.kind, self.reading))
+        request_text = "\n\n".join(turns) if len(turns) > 1 else request[0]["content"]
+        texts_by_name = dict(zip(RUBRIC_TEXTS[self.kind], (request_text, *texts), strict=True))
+        mark = content_id(texts_by_name)[:8]
+        fenced_texts = {name: fence_text(name, text, mark) for name, text in texts_by_name.items()}
+        reply = REMINDER.format(mark=mark, reply=reply_instruction(self.kind, self.reading))
         with blaming("label.judge.rubric", "Mend the file, or leave the key out"):
-            [(rendered, _)] = render(self.source, [parts | {"reply": reply}])
+            [(rendered, _)] = render(self.source, [fenced_texts | {"reply": reply}])
         return [{"role": "system", "content": SYSTEM.format(mark=mark)}, {"role": "user", "content": rendered}]
 
     def question(self, request: Sequence[Message], texts: Sequence[str], attempt: int) -> Question:
@@ -59,17 +59,17 @@ class Rubric:
         )
 
 
-def fenced(name: str, text: str, mark: str) -> str:
+def fence_text(name: str, text: str, mark: str) -> str:
     """A text between lines that it cannot hold itself."""
-    return f"<<{name.upper()} {mark}>>\n{held_down(text)}\n<<END {mark}>>"
+    return f"<<{name.upper()} {mark}>>\n{neutralize(text)}\n<<END {mark}>>"
 
 
-def held_down(text: str) -> str:
+def neutralize(text: str) -> str:
     """A text in which everything is seen, and nothing is a token of a chat template."""
-    return TOKENS.sub(r"\g<0> ", "".join(map(seen, text)))
+    return TOKENS.sub(r"\g<0> ", "".join(map(visible_character, text)))
 
 
-def seen(character: str) -> str:
+def visible_character(character: str) -> str:
     if character in "\n\t" or (unicodedata.category(character) not in UNSEEN and ord(character) not in SELECTORS):
         return character
     return f"\\u{{{ord(character):x}}}"

@@ -31,26 +31,26 @@ class NoVerdict(Exception):
         self.reason = reason
 
 
-def told_to(kind: Rubrics, reading: Reading) -> str:
+def reply_instruction(kind: Rubrics, reading: Reading) -> str:
     """How a judge is told to reply."""
     if reading is Reading.json:
         score, choice = '{"score": N}', '{"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"}'
-        how = "Reply with JSON alone"
+        opening = "Reply with JSON alone"
     else:
         score, choice = "Score: N", "Verdict: A or Verdict: B, or Verdict: tie"
-        how = "End with a line of its own"
+        opening = "End with a line of its own"
     if kind is Rubrics.pairwise:
-        return f"{how}: {choice} if neither is better."
-    return f"{how}: {score}, N a whole number from 1 to 10."
+        return f"{opening}: {choice} if neither is better."
+    return f"{opening}: {score}, N a whole number from 1 to 10."
 
 
 def schema_of(kind: Rubrics) -> dict[str, Any]:
     """The `response_format` of a verdict."""
     numbers = kind is Rubrics.pointwise
-    return one_key(KEY[kind], {"type": "integer" if numbers else "string", "enum": [*ALLOWED[kind]]})
+    return one_key_schema(KEY[kind], {"type": "integer" if numbers else "string", "enum": [*ALLOWED[kind]]})
 
 
-def one_key(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
+def one_key_schema(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """The `response_format` of an object with one key."""
     schema = {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": key, "strict": True, "schema": schema}}
@@ -63,19 +63,19 @@ def verdict(reply: Reply, kind: Rubrics, reading: Reading) -> Any:
         NoVerdict: with the reason why it is neither.
     """
     if reply.finish_reason != "stop":
-        told = {"length": "cut off", "refusal": "refused", "content_filter": "filtered by the server"}
-        raise NoVerdict(told.get(reply.finish_reason, "ended in another way"))
+        reasons = {"length": "cut off", "refusal": "refused", "content_filter": "filtered by the server"}
+        raise NoVerdict(reasons.get(reply.finish_reason, "ended in another way"))
     if not reply.text.strip():
         raise NoVerdict("empty")
     if reading is Reading.text:
-        found = LINE[kind].fullmatch(reply.text.strip().splitlines()[-1].strip(" *_`"))
-        if not found:
+        match = LINE[kind].fullmatch(reply.text.strip().splitlines()[-1].strip(" *_`"))
+        if not match:
             raise NoVerdict("no verdict in its last line")
-        return int(found[1]) if kind is Rubrics.pointwise else found[1]
-    return in_json(reply.text, KEY[kind], ALLOWED[kind])
+        return int(match[1]) if kind is Rubrics.pointwise else match[1]
+    return json_value(reply.text, KEY[kind], ALLOWED[kind])
 
 
-def in_json(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
+def json_value(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
     """The value of the one key of a JSON object, if it is allowed."""
     try:
         pairs = json.loads(text, object_pairs_hook=tuple)  # an object as its pairs: a dict would hide repeated keys
@@ -95,43 +95,47 @@ class JudgeVote:
     what they come to: A (the first shown), B or tie; or a score. None where it said nothing that counts."""
 
     replies: Mapping[str, Reply | None]
-    found: Mapping[str, Any]
+    verdicts: Mapping[str, Any]
 
     @property
     def word(self) -> str | int | None:
         """a, b or tie, or a score: where the orders differ, a tie, as in the judgement."""
-        if None in self.found.values():
+        if None in self.verdicts.values():
             return None
-        if "" in self.found:
-            return int(self.found[""])
-        return str(self.found["ab"]).lower() if self.turned is False else "tie"
+        if "" in self.verdicts:
+            return int(self.verdicts[""])
+        return str(self.verdicts["ab"]).lower() if self.order_decided is False else "tie"
 
     @property
-    def turned(self) -> bool | None:
+    def order_decided(self) -> bool | None:
         """Whether the order changed its choice; None where there was but one order, or no verdict."""
-        if len(self.found) < 2 or None in self.found.values():
+        if len(self.verdicts) < 2 or None in self.verdicts.values():
             return None
-        return bool(self.found["ab"] != SWAPPED[self.found["ba"]])
+        return bool(self.verdicts["ab"] != SWAPPED[self.verdicts["ba"]])
 
 
-def voices(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, JudgeVote]:
+def judge_votes(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, JudgeVote]:
     """By the judge's name; none where two texts were equal, and nobody was asked."""
-    found = {}
-    for judge, said in json.loads(j.raw or "{}").items():
-        by_order = said if kind is Rubrics.pairwise else {"": said}
-        replies = {order: replied(its) for order, its in by_order.items()}
-        found[judge] = JudgeVote(replies, {order: counted(reply, kind, reading) for order, reply in replies.items()})
-    return found
+    votes = {}
+    for judge, stored in json.loads(j.raw or "{}").items():
+        by_order = stored if kind is Rubrics.pairwise else {"": stored}
+        replies = {order: stored_reply(stored_replies) for order, stored_replies in by_order.items()}
+        votes[judge] = JudgeVote(
+            replies, {order: verdict_or_none(reply, kind, reading) for order, reply in replies.items()}
+        )
+    return votes
 
 
-def replied(said: Any) -> Reply | None:
+def stored_reply(stored: Any) -> Reply | None:
     """A reply as `raw` holds it; of nodes from before it had a finish reason, the text alone."""
-    if said is None:
+    if stored is None:
         return None
-    return Reply(said, "stop") if isinstance(said, str) else Reply(str(said["text"]), str(said["finish_reason"]))
+    return (
+        Reply(stored, "stop") if isinstance(stored, str) else Reply(str(stored["text"]), str(stored["finish_reason"]))
+    )
 
 
-def counted(reply: Reply | None, kind: Rubrics, reading: Reading) -> Any:
+def verdict_or_none(reply: Reply | None, kind: Rubrics, reading: Reading) -> Any:
     """What a reply says, if it is a verdict."""
     try:
         return verdict(reply, kind, reading) if reply else None

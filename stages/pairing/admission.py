@@ -13,9 +13,9 @@ from stages.store.records import Candidate, Judgement
 
 FEWER = "fewer than two judged candidates"
 TIES = "no candidate is preferred to another"
-COPY = "that repeat another one"
-AGAINST = "no comparison that the ranking agrees with"
-FULL = "its task has pairs.max_per_task pairs"
+COPIES = "that repeat another one"
+AGAINST_RANKING = "no comparison that the ranking agrees with"
+TASK_FULL = "its task has pairs.max_per_task pairs"
 OUTSIDE_QUANTILES = "no margin within pairs.margin_quantiles"
 BETTER_UNFINISHED = "only an unfinished candidate was better"
 WORSE_UNFINISHED = "only an unfinished candidate was worse"
@@ -42,8 +42,8 @@ class Rule(NamedTuple):
     called that it refuses, and what would let them through."""
 
     reason: str
-    refuses: str
-    keeps: Callable[[Contrast], bool]
+    refused_name: str
+    accepts: Callable[[Contrast], bool]
     way_out: str
 
 
@@ -53,63 +53,69 @@ class Admission:
 
     def __init__(self, cfg: Pairs, ways_out: WaysOut, margins: tuple[float, float] | None = None):
         self.cfg, self.ways_out, self.margins = cfg, ways_out, margins
-        self.unsound: Container[str] = ()
-        self.rules = rules(cfg, lambda candidate: candidate.candidate_id not in self.unsound, ways_out)
-        self.ways = {rule.reason: rule.way_out for rule in self.rules}
-        self.ways |= {FEWER: ways_out.texts, COPY: ways_out.texts}
-        self.ways |= {OUTSIDE_QUANTILES: f"Widen {cfg.key}.margin_quantiles (null: all)"}
-        self.ways |= {AGAINST: "pairs=ranked takes what the ranking says", FULL: f"Raise {cfg.key}.max_per_task"}
-        self.names = {rule.reason: rule.refuses for rule in self.rules}
-        self.names |= {OUTSIDE_QUANTILES: f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}", COPY: COPY}
+        self.unsound_ids: Container[str] = ()
+        self.build_rules = rules(cfg, lambda candidate: candidate.candidate_id not in self.unsound_ids, ways_out)
+        self.ways_out_by_reason = {rule.reason: rule.way_out for rule in self.build_rules}
+        self.ways_out_by_reason |= {FEWER: ways_out.texts, COPIES: ways_out.texts}
+        self.ways_out_by_reason |= {OUTSIDE_QUANTILES: f"Widen {cfg.key}.margin_quantiles (null: all)"}
+        self.ways_out_by_reason |= {
+            AGAINST_RANKING: "pairs=ranked takes what the ranking says",
+            TASK_FULL: f"Raise {cfg.key}.max_per_task",
+        }
+        self.names_by_reason = {rule.reason: rule.refused_name for rule in self.build_rules}
+        self.names_by_reason |= {
+            OUTSIDE_QUANTILES: f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}",
+            COPIES: COPIES,
+        }
         self.refused = Counter[str]()
 
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
         """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
         ids of candidates that must not be learnt from, whatever their score."""
-        reason, self.unsound = "" if contrasts else FEWER, unsound
-        for rule in self.rules:
-            contrasts, reason = self.kept(contrasts, rule.keeps, rule.reason, reason)
+        reason, self.unsound_ids = "" if contrasts else FEWER, unsound
+        for rule in self.build_rules:
+            contrasts, reason = self.apply_rule(contrasts, rule.accepts, rule.reason, reason)
         different = [*{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()]
-        self.refused[COPY] += len(contrasts) - len(different)
+        self.refused[COPIES] += len(contrasts) - len(different)
         if not self.margins:
             return different, reason
         low, high = self.margins
-        return self.kept(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
+        return self.apply_rule(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
 
-    def by_name(self) -> Counter[str]:
+    def refused_by_name(self) -> Counter[str]:
         """How many contrasts were refused, by what they are called."""
-        return Counter({self.names[reason]: count for reason, count in self.refused.items()})
+        return Counter({self.names_by_reason[reason]: count for reason, count in self.refused.items()})
 
-    def filtered(self) -> list[str]:
+    def filter_messages(self) -> list[str]:
         """What each setting refused of contrasts that might have become pairs, and how to switch it off."""
-        settings = {reason: way for reason, way in self.ways.items() if way not in self.ways_out}
+        settings = {reason: way for reason, way in self.ways_out_by_reason.items() if way not in self.ways_out}
         return [
-            f"{self.refused[reason]} comparisons {self.names[reason]} are left out. {way}"
+            f"{self.refused[reason]} comparisons {self.names_by_reason[reason]} are left out. {way}"
             for reason, way in settings.items()
             if self.refused[reason]
         ]
 
-    def kept(
+    def apply_rule(
         self, contrasts: list[Contrast], keeps: Callable[[Contrast], bool], name: str, reason: str
     ) -> tuple[list[Contrast], str]:
         """What a rule leaves of contrasts, and the reason for there being none, which may be an earlier one."""
-        found = [contrast for contrast in contrasts if keeps(contrast)]
-        self.refused[name] += len(contrasts) - len(found)
-        return found, name if contrasts and not found else reason
+        remaining = [contrast for contrast in contrasts if keeps(contrast)]
+        self.refused[name] += len(contrasts) - len(remaining)
+        return remaining, name if contrasts and not remaining else reason
 
 
-def by_order(judgements: Iterable[Judgement]) -> str:
+def order_message(judgements: Iterable[Judgement]) -> str:
     """Return how often the order of two answers decided a comparison, a tie then, and the way out; '' if never."""
-    agrees = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
-    if all(agrees):
+    agreements = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
+    if all(agreements):
         return ""
     return (
-        f"The order of the two answers decided {agrees.count(False)} of {len(agrees)} comparisons, which are ties. "
+        f"The order of the two answers decided {agreements.count(False)} of {len(agreements)} comparisons, which are ties. "
         "Name another judge in label.judge.endpoints, or set label.judge.kind=pointwise"
     )
 
 
-def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[float, float]:
+def quantile_margins(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[float, float]:
     """The margins at these quantiles: of those that occur the nearest inside."""
     if not distances:
         return 0.0, 0.0
@@ -117,7 +123,7 @@ def between(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[flo
     return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
 
 
-def rules(cfg: Pairs, sound: Callable[[Candidate], bool], ways: WaysOut) -> list[Rule]:
+def rules(cfg: Pairs, is_sound: Callable[[Candidate], bool], ways_out: WaysOut) -> list[Rule]:
     """The rules in their order. `sound`: whether a candidate may be learnt from, whatever its score."""
     key = cfg.key
     return [
@@ -125,32 +131,32 @@ def rules(cfg: Pairs, sound: Callable[[Candidate], bool], ways: WaysOut) -> list
             "every candidate got the same score",
             "of equal scores",
             lambda c: c.score is None or c.distance > 0,
-            ways.scores,
+            ways_out.scores,
         ),
-        Rule(TIES, "without a better answer", lambda c: c.margin is None or c.margin > 0, ways.scores),
+        Rule(TIES, "without a better answer", lambda c: c.margin is None or c.margin > 0, ways_out.scores),
         Rule(
             "no two candidates differ in text",
             "of the same text twice",
             lambda c: c.better.stripped_text != c.worse.stripped_text,
-            ways.texts,
+            ways_out.texts,
         ),
         # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
         Rule(
             BETTER_UNFINISHED,
             "with an unfinished better answer",
             lambda c: c.better.finish_reason == "stop",
-            ways.ended,
+            ways_out.ended,
         ),
         Rule(
             WORSE_UNFINISHED,
             f"with an unfinished worse answer ({key}.unfinished=drop)",
             lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
-            ways.worse_ended or f"{LONGER}, or set {key}.unfinished=keep",
+            ways_out.worse_ended or f"{LONGER}, or set {key}.unfinished=keep",
         ),
         Rule(
             f"no better candidate keeps the rules of {key}.quality",
             f"with a better answer against the rules of {key}.quality",
-            lambda c: sound(c.better),
+            lambda c: is_sound(c.better),
             f"Set {key}.quality=false",
         ),
         Rule(

@@ -45,15 +45,15 @@ def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -
     stands as high as it was preferred more often than not (Copeland)."""
     contrasts: list[Contrast] = []
     preferred = [(j, str(j.a), str(j.b)) for j in judgements if j.preference is not None]
-    stands = Counter[str]()
+    copeland = Counter[str]()
     for judgement, a_id, b_id in preferred:
         sign = {"a": 1, "b": -1}.get(str(judgement.preference), 0)
-        stands.update({a_id: sign, b_id: -sign})
+        copeland.update({a_id: sign, b_id: -sign})
     for judgement, a_id, b_id in preferred:
         above, below = (b_id, a_id) if judgement.preference == "b" else (a_id, b_id)
-        margin, high = 0.0 if judgement.preference == "tie" else None, stands[above]
-        lead = high - stands[below]
-        contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead, standing=high))
+        margin, standing = 0.0 if judgement.preference == "tie" else None, copeland[above]
+        lead = standing - copeland[below]
+        contrasts.append(Contrast(candidates[above], candidates[below], margin, lead=lead, standing=standing))
     scored = [(candidates[str(j.candidate_id)], j.score) for j in judgements if j.score is not None]
     scored.sort(key=lambda each: each[0].candidate_id)
     for (a, a_score), (b, b_score) in combinations(scored, 2):

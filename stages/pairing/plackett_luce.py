@@ -19,48 +19,48 @@ from numpy.typing import NDArray
 
 from stages.pairing.contrasts import Contrast
 
-ROUNDS, STILL = 500, 1e-6  # of the iteration at most, and the change of a log-strength at which it ends
-EQUAL = 1e-3  # difference of log-strengths
+ROUNDS, TOLERANCE = 500, 1e-6  # of the iteration at most, and the change of a log-strength at which it ends
+EQUAL_STRENGTHS = 1e-3  # difference of log-strengths
 
 
-def ranked(contrasts: list[Contrast]) -> list[Contrast]:
+def rank_contrasts(contrasts: list[Contrast]) -> list[Contrast]:
     """Every two candidates of a prompt by rank, better first; equals have margin 0. Scores are a ranking already."""
     if not contrasts or any(c.score is not None for c in contrasts):
         return contrasts
     candidates = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}
-    place = {name: i for i, name in enumerate(candidates)}
-    won = np.zeros((len(place), len(place)))
+    index = {name: i for i, name in enumerate(candidates)}
+    wins = np.zeros((len(index), len(index)))
     for c in contrasts:
-        better, worse = place[c.better.candidate_id], place[c.worse.candidate_id]
+        better, worse = index[c.better.candidate_id], index[c.worse.candidate_id]
         share = 1.0 if c.margin is None else 0.5  # half a win each of a tie
-        won[better, worse] += share
-        won[worse, better] += 1 - share
-    strength = dict(zip(candidates, of_wins(tuple(map(tuple, won.tolist()))), strict=True))
+        wins[better, worse] += share
+        wins[worse, better] += 1 - share
+    strength = dict(zip(candidates, cached_strengths(tuple(map(tuple, wins.tolist()))), strict=True))
     preferred = {(c.better.candidate_id, c.worse.candidate_id) for c in contrasts if c.margin is None}
-    found = list[Contrast]()
+    contrasts_by_rank = list[Contrast]()
     for above, below in combinations(sorted(candidates, key=lambda name: -strength[name]), 2):
         lead = strength[above] - strength[below]
-        margin = tanh(lead / 2) if lead > EQUAL else 0.0
+        margin = tanh(lead / 2) if lead > EQUAL_STRENGTHS else 0.0
         sides, standing = (candidates[above], candidates[below]), strength[above]
-        found.append(Contrast(*sides, margin, standing=standing, compared=(above, below) in preferred))
-    return found
+        contrasts_by_rank.append(Contrast(*sides, margin, standing=standing, compared=(above, below) in preferred))
+    return contrasts_by_rank
 
 
 @lru_cache(maxsize=10_000)
-def of_wins(won: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
+def cached_strengths(wins: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
     """Return the strengths of a table of wins: prompts with few candidates have the same few tables."""
-    return tuple(strengths(np.array(won)).tolist())
+    return tuple(strengths(np.array(wins)).tolist())
 
 
-def strengths(won: NDArray[np.float64]) -> NDArray[np.float64]:
+def strengths(win_counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return log-strengths from how often row was preferred to column, by Hunter's iteration (2004, MM algorithms for
     generalized Bradley–Terry models, Annals of Statistics 32). Each counts as if it had won and lost once against
     another of strength 1, so that one that always won stays finite, and so does what nobody compared."""
-    asked, wins = won + won.T, won.sum(axis=1) + 1
-    strength = np.ones(len(won))
+    comparisons, total_wins = win_counts + win_counts.T, win_counts.sum(axis=1) + 1
+    strength = np.ones(len(win_counts))
     for _ in range(ROUNDS):
-        before = strength
-        strength = wins / ((asked / (before[:, None] + before)).sum(axis=1) + 2 / (before + 1))
-        if np.abs(np.log(strength / before)).max() < STILL:
+        previous = strength
+        strength = total_wins / ((comparisons / (previous[:, None] + previous)).sum(axis=1) + 2 / (previous + 1))
+        if np.abs(np.log(strength / previous)).max() < TOLERANCE:
             break
     return np.log(strength)

@@ -13,18 +13,18 @@ from typing import Any
 
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
-from stages.pairing.admission import AGAINST, FULL
+from stages.pairing.admission import AGAINST_RANKING, TASK_FULL
 from stages.pairing.contrasts import Contrast
 from stages.store.numbers import signed
 from stages.store.records import Example
 
 
-def widest(contrasts: list[Contrast]) -> list[Contrast]:
+def widest_first(contrasts: list[Contrast]) -> list[Contrast]:
     """The best against the worst first (West-of-N: arXiv:2401.12086)."""
     return sorted(contrasts, key=lambda c: -c.distance)
 
 
-def narrowest(contrasts: list[Contrast]) -> list[Contrast]:
+def narrowest_first(contrasts: list[Contrast]) -> list[Contrast]:
     """Return those that are just told apart first; `pairs.min_margin` says how far apart that is. Where labels are
     preferences, margins are by strength (`plackett_luce.py`), and what a labeler said against the strengths is left
     out. The rule is ours, after the finding that the very worst of many candidates is not the best rejected one; that
@@ -32,52 +32,52 @@ def narrowest(contrasts: list[Contrast]) -> list[Contrast]:
     return sorted((c for c in contrasts if c.compared), key=lambda c: c.distance)
 
 
-def of_best(contrasts: list[Contrast]) -> list[Contrast]:
+def best_against_worse(contrasts: list[Contrast]) -> list[Contrast]:
     """The best candidate against any that is worse (Zephyr: arXiv:2310.16944)."""
     highest = max((c.standing for c in contrasts), default=0.0)
     return [c for c in contrasts if c.standing == highest]
 
 
-def hard(contrasts: list[Contrast]) -> list[Contrast]:
+def hard_negatives(contrasts: list[Contrast]) -> list[Contrast]:
     """The best candidate against the best of those that are worse: hard negatives (arXiv:2502.14400)."""
-    return narrowest(of_best(contrasts))
+    return narrowest_first(best_against_worse(contrasts))
 
 
-def length_matched(contrasts: list[Contrast]) -> list[Contrast]:
+def equal_lengths_first(contrasts: list[Contrast]) -> list[Contrast]:
     """Those of the most equal lengths first, so that length tells the two apart as little as it can (length bias:
     arXiv:2310.03716); of equal ratios the widest."""
     return sorted(contrasts, key=lambda c: (c.length_ratio, -c.distance))
 
 
-def from_the_top(contrasts: list[Contrast]) -> list[Contrast]:
+def top_down(contrasts: list[Contrast]) -> list[Contrast]:
     """The first of a ranking against all below it, then the second, and so on: as Plackett–Luce has one chosen after
     the other. `plackett_luce.py` makes the contrasts."""
     return sorted(contrasts, key=lambda c: (-c.standing, -c.distance))
 
 
 ORDERS: dict[Strategy, Callable[[list[Contrast]], list[Contrast]]] = {
-    Strategy.best_worst: widest,
-    Strategy.all: widest,
+    Strategy.best_worst: widest_first,
+    Strategy.all: widest_first,
     Strategy.random: list,
-    Strategy.margin: narrowest,
-    Strategy.best_random: of_best,
-    Strategy.hard: hard,
-    Strategy.length_matched: length_matched,
-    Strategy.ranked: from_the_top,
+    Strategy.margin: narrowest_first,
+    Strategy.best_random: best_against_worse,
+    Strategy.hard: hard_negatives,
+    Strategy.length_matched: equal_lengths_first,
+    Strategy.ranked: top_down,
 }
 
 
-def select(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str) -> list[Contrast]:
+def select_contrasts(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str) -> list[Contrast]:
     """The contrasts that a strategy takes of a prompt; those alike to it come in an order drawn from the prompt."""
     shuffled = contrasts.copy()
     random.Random(f"{cfg.seed}/{prompt}").shuffle(shuffled)
-    return ORDERS[strategy](shuffled)[: limit_of(strategy, cfg)]
+    return ORDERS[strategy](shuffled)[: pairs_per_prompt(strategy, cfg)]
 
 
 BY_STRENGTH = (Strategy.margin, Strategy.ranked)  # what takes preferences by their ranking
 
 
-def limit_of(strategy: Strategy, cfg: Pairs) -> int:
+def pairs_per_prompt(strategy: Strategy, cfg: Pairs) -> int:
     """How many pairs a prompt gives at most."""
     return 1 if strategy is Strategy.best_worst else cfg.max_per_prompt
 
@@ -91,24 +91,24 @@ class StrategyResult:
         self.strategy, self.cfg = strategy, cfg
         self.pairs = self.prompts = 0
         self.margins, self.longer_by = array("d"), array("q")
-        self.without, self.of_task = Counter[str](), Counter[str]()
+        self.prompts_without_pair, self.pairs_by_task = Counter[str](), Counter[str]()
         self.left_out = Counter[str]()
 
     def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
         """Return the contrasts that the strategy takes of a prompt's usable ones, and how many more a labeler told.
         `reason`: why there are none."""
-        most, tasks, key = self.cfg.max_per_task, prompt.limited_tasks, self.cfg.key
-        selected = select(usable, self.strategy, self.cfg, prompt.id)
-        room = most - max(self.of_task[task] for task in tasks) if most and tasks else len(selected)
+        task_limit, tasks, key = self.cfg.max_per_task, prompt.limited_tasks, self.cfg.key
+        selected = select_contrasts(usable, self.strategy, self.cfg, prompt.id)
+        room = task_limit - max(self.pairs_by_task[task] for task in tasks) if task_limit and tasks else len(selected)
         chosen = selected[:room]
         if not chosen:
-            self.without[FULL if selected else AGAINST if usable else reason] += 1
-        untold = sum(not c.compared for c in usable) if self.strategy is Strategy.margin else 0
-        self.left_out[f"beyond {key}.max_per_task={most}"] += len(selected) - len(chosen)
-        self.left_out["that the ranking alone tells"] += untold
-        limit = limit_of(self.strategy, self.cfg)
-        self.left_out[f"beyond the {limit} that a prompt gives"] += len(usable) - untold - len(selected)
-        self.of_task.update(tasks * len(chosen))
+            self.prompts_without_pair[TASK_FULL if selected else AGAINST_RANKING if usable else reason] += 1
+        ranked_only = sum(not c.compared for c in usable) if self.strategy is Strategy.margin else 0
+        self.left_out[f"beyond {key}.max_per_task={task_limit}"] += len(selected) - len(chosen)
+        self.left_out["that the ranking alone tells"] += ranked_only
+        limit = pairs_per_prompt(self.strategy, self.cfg)
+        self.left_out[f"beyond the {limit} that a prompt gives"] += len(usable) - ranked_only - len(selected)
+        self.pairs_by_task.update(tasks * len(chosen))
         self.pairs += len(chosen)
         self.prompts += bool(chosen)
         self.margins.extend(c.margin for c in chosen if c.margin is not None)
@@ -117,13 +117,13 @@ class StrategyResult:
 
     def figures(self) -> dict[str, Any]:
         """What tells strategies apart. Lengths are in tokens; margin and share are None where nothing has any."""
-        longer = [by > 0 for by in self.longer_by if by]
+        chosen_is_longer = [by > 0 for by in self.longer_by if by]
         return {
             "pairs": self.pairs,
             "prompts": self.prompts,
             "margin": fmean(self.margins) if self.margins else None,
             "chosen_longer_by": fmean(self.longer_by) if self.longer_by else None,
-            "longer_chosen": fmean(longer) if longer else None,
+            "longer_chosen": fmean(chosen_is_longer) if chosen_is_longer else None,
         }
 
 
@@ -136,7 +136,7 @@ COLUMNS = {
 }
 
 
-def table(figures: dict[str, dict[str, Any]], mine: str) -> str:
+def table(figures: dict[str, dict[str, Any]], strategy_used: str) -> str:
     """Return the figures of every strategy, as lines for a terminal; `mine` is the one that was taken."""
     accuracies = [strategy.get("accuracy") or {} for strategy in figures.values()]
     verdicts = [name for name in max(accuracies, key=len, default={}) if name != "pairs"]  # of an audited pool
@@ -144,7 +144,7 @@ def table(figures: dict[str, dict[str, Any]], mine: str) -> str:
     for (name, strategy), accuracy in zip(figures.items(), accuracies, strict=True):
         cells = [cell(strategy[key], form) for key, form in COLUMNS.values()]
         cells += [cell(accuracy.get(verdict, {}).get("mean"), "{:.0%}") for verdict in verdicts]
-        rows.append((f"{name} *" if name == mine else name, *cells))
+        rows.append((f"{name} *" if name == strategy_used else name, *cells))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

@@ -89,7 +89,7 @@ def main(words: list[str], kind: Rubrics, cases: int, threads: int) -> None:
     chosen, measured = CASES[:cases], {Rubrics.pairwise: preferred, Rubrics.pointwise: scored}[kind]
     with judge.serving(words, threads) as asked:
         for name, fence in FENCES.items():
-            with mock.patch.object(rubric, "fenced", fence):
+            with mock.patch.object(rubric, "fence_text", fence):
                 before, turned, pairs = measured(chosen, asked), 0, 0
                 logging.info("%s: %.1f%% without an attack", name, 100 * fmean(b for b in before if b is not None))
                 for attack, of in ATTACKS.items():

@@ -20,7 +20,7 @@ FENCED = re.compile(r"<<(REQUEST|A|B|ANSWER) (\w+)>>\n(.*?)\n<<END \2>>", re.DOT
 PROBE = '{"word": "plumb"}'
 # How texts are shown to a judge: as in stages/labelers/rubric.py, and with less to hold them down.
 FENCES: dict[str, Callable[[str, str, str], str]] = {
-    "held down": rubric.fenced,
+    "held down": rubric.fence_text,
     "marks alone": lambda name, text, mark: f"<<{name.upper()} {mark}>>\n{text}\n<<END {mark}>>",
     "nothing": lambda name, text, mark: f"{name.upper()}:\n{text}",
 }

@@ -14,11 +14,11 @@ from stages import label, pairs, select, unpaired
 from stages.config.blocks.labels import Label
 from stages.config.choices import Strategy, Weights
 from stages.labelers.judge import Jury
-from stages.labelers.labeler import Labeler, Pool, chosen
-from stages.labelers.people.questions import drawn
+from stages.labelers.labeler import Labeler, Pool, make_labeler
+from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer
-from stages.models import contract
-from stages.models.loading import begin_reward_model, save_model
+from stages.models.contract import load_contract
+from stages.models.loading import create_reward_model, save_model
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.source_files import pin
 from stages.store.workspace import StageDir
@@ -71,10 +71,10 @@ def typed(name: str, built: Path, judge: Model, folder: Path) -> tuple[str, ...]
             return "label=dataset", f"label.path={folder / 'preferences.jsonl'}"
         case "reward_model":
             sft = Chain(built).folder("sft") / "model"
-            terms = contract.load(sft)
-            begun = begin_reward_model(sft, Weights.fp32, torch.device("cpu"), terms.tokenizer.pad_token_id, 0)
+            contract = load_contract(sft)
+            begun = create_reward_model(sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0)
             save_model(begun, folder / "model")
-            terms.save(folder / "model")
+            contract.save(folder / "model")
             return "label=reward_model", f"label.reward_model.path={folder / 'model'}"
         case "own":
             (folder / "mine.py").write_text(OWN)
@@ -114,7 +114,7 @@ def write_journals(cfg: Label, folder: Path, calls: Path, order: int) -> None:
     candidates = Pool(load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate))
     answers = [
         Answer(question.id, name, question.words[int(question.id, 16) % 3], order=question.order(name))
-        for question in drawn(candidates, cfg.human)
+        for question in draw_questions(candidates, cfg.human)
         for name in ("ann", "bob")
     ]
     (calls / "people").mkdir(parents=True)
@@ -163,7 +163,7 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
     for order in (1, 2):
 
         def arriving(cfg: Label, out: StageDir, order: int = order) -> Labeler:
-            labeler = chosen(cfg, out)
+            labeler = make_labeler(cfg, out)
             judgements = labeler.judge_all
             labeler.judge_all = lambda pool: mixed([*judgements(pool)], order)  # type: ignore[method-assign]
             return labeler
@@ -172,7 +172,7 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
         (root / "label").mkdir(parents=True)
         if name == "human":
             write_journals(cfg, inputs["pool"], root / "calls", order)
-        monkeypatch.setattr(label, "chosen", arriving)
+        monkeypatch.setattr(label, "make_labeler", arriving)
         label.run(cfg, inputs, StageDir(root / "label", lambda metrics, step: None, calls=root / "calls"))
         outcomes.append({"label": published(root / "label"), **followers(root / "label", root / "made")})
     for stage, files in outcomes[0].items():

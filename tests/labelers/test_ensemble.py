@@ -9,7 +9,7 @@ import pytest
 
 from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
-from stages.labelers.ensemble import Ensemble, JointVote, joined
+from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
 from stages.store.records import Candidate, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
@@ -37,12 +37,12 @@ def prefers(first: Candidate, second: Candidate, word: str | None) -> Judgement:
 
 def of_two(said: dict[str, list[Judgement]], *voters: Voter) -> JointVote:
     """What members come to on the two candidates of TWO, the first of them as `a`."""
-    [found] = joined(voters, said, TWO)
-    if found.of[0] == TWO[0].candidate_id:
+    [found] = joint_votes(voters, said, TWO)
+    if found.ids[0] == TWO[0].candidate_id:
         return found
     turned = {name: -vote for name, vote in found.votes.items()}
     word = {"a": "b", "b": "a"}.get(str(found.preference), found.preference)
-    return JointVote(found.prompt_id, found.of[::-1], turned, word, found.disagreement, found.vetoed)
+    return JointVote(found.prompt_id, found.ids[::-1], turned, word, found.disagreement, found.vetoed)
 
 
 TWO = pool(["one", "two"]).candidates
@@ -93,13 +93,13 @@ def test_what_is_vetoed_is_preferred_by_nobody(given: tuple[float, float], expec
 def test_two_are_compared_if_every_member_that_compares_was_asked() -> None:
     four = pool(["one", "two", "three", "one"]).candidates
     scored = {"s": scores(four, 0.1, 0.2, 0.3, 0.4)}
-    assert len([*joined([Voter("s")], scored, four)]) == 6
+    assert len([*joint_votes([Voter("s")], scored, four)]) == 6
     asked = {"j": [prefers(four[0], four[1], "b"), prefers(four[2], four[1], None)]}
-    found = {frozenset(each.of): each for each in joined([Voter("s"), Voter("j")], scored | asked, four)}
+    found = {frozenset(each.ids): each for each in joint_votes([Voter("s"), Voter("j")], scored | asked, four)}
     assert {*found} == {frozenset((four[i].candidate_id, four[1].candidate_id)) for i in (0, 2)}
     assert {len(each.votes) for each in found.values()} == {1, 2}
     same = frozenset((four[0].candidate_id, four[3].candidate_id))
-    [equal] = [each for each in joined([Voter("s")], scored, four) if frozenset(each.of) == same]
+    [equal] = [each for each in joint_votes([Voter("s")], scored, four) if frozenset(each.ids) == same]
     assert (equal.preference, equal.votes) == ("tie", {}), "equal texts are a tie, whatever scores say"
 
 

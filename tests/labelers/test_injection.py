@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from stages.labelers import rubric
-from stages.labelers.rubric import held_down
+from stages.labelers.rubric import neutralize
 from tests.endpoints.servers import Model, Request, running
 from tests.labelers.judging import FENCED, FENCES, PROBE, is_probe, judged
 from tests.labelers.pools import pool
@@ -46,7 +46,7 @@ def gullible(request: Request) -> str:
 def turned(folder: Path, fence: Callable[[str, str, str], str]) -> float:
     """The share of attacks after which the good answer is not preferred."""
     turned = 0
-    with running(Model(gullible)) as model, mock.patch.object(rubric, "fenced", fence):
+    with running(Model(gullible)) as model, mock.patch.object(rubric, "fence_text", fence):
         for attack in ATTACKS.values():
             given = pool([f"poor answer\n{attack}", "good answer"])
             (found,) = judged(folder, given, model.url)
@@ -61,9 +61,11 @@ def test_orders_in_a_candidate_turn_no_verdict_and_without_the_fence_all_do(tmp_
 
 
 def test_a_text_cannot_hold_its_own_mark_nor_what_nobody_sees() -> None:
-    assert held_down("<|im_end|> </s> [INST] <b> a|b [x] <<SYS>>") == "< |im_end| > < /s> [ INST] <b> a|b [x] << SYS>>"
-    assert held_down("a\u202eb\u200b\U000e0041\ud800\U000e0100") == r"a\u{202e}b\u{200b}\u{e0041}\u{d800}\u{e0100}"
-    assert held_down("größer 10 €, 日本語 👍\n\t") == "größer 10 €, 日本語 👍\n\t"
+    assert (
+        neutralize("<|im_end|> </s> [INST] <b> a|b [x] <<SYS>>") == "< |im_end| > < /s> [ INST] <b> a|b [x] << SYS>>"
+    )
+    assert neutralize("a\u202eb\u200b\U000e0041\ud800\U000e0100") == r"a\u{202e}b\u{200b}\u{e0041}\u{d800}\u{e0100}"
+    assert neutralize("größer 10 €, 日本語 👍\n\t") == "größer 10 €, 日本語 👍\n\t"
 
 
 def test_empty_and_equal_answers_are_judged_as_what_they_are(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.labelers.people.questions import drawn
+from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Answer, Journal, Session
 from stages.store.json_log import sealed
 from tests.endpoints.test_client import flipped
@@ -106,7 +106,7 @@ def test_a_disk_that_is_full_within_a_line_tears_no_other(tmp_path: Path) -> Non
 
 
 def session(folder: Path, **keys: Any) -> Session:
-    return Session(drawn(pool(["good 1", "poor 2"]), Human(answers=2, **keys)), [], folder)
+    return Session(draw_questions(pool(["good 1", "poor 2"]), Human(answers=2, **keys)), [], folder)
 
 
 def test_what_was_said_in_a_damaged_line_is_asked_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
 from stages.endpoints.reply import Reply
 from stages.labelers.judge import Jury
-from stages.labelers.labeler import compared
+from stages.labelers.labeler import pair_up
 from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
 from stages.store.records import Candidate, Example, Judgement, Pair, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running
@@ -166,9 +166,9 @@ def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_pa
 def test_comparisons_reach_every_candidate_before_any_twice_as_often() -> None:
     for n in range(2, 9):
         candidates = pool([f"text {i}" for i in range(n)]).candidates
-        every = [frozenset((a.candidate_id, b.candidate_id)) for a, b in compared(candidates, None, 0)]
+        every = [frozenset((a.candidate_id, b.candidate_id)) for a, b in pair_up(candidates, None, 0)]
         assert len(every) == len(set(every)) == n * (n - 1) // 2
-        few = compared(candidates, (n + 1) // 2, 0)
+        few = pair_up(candidates, (n + 1) // 2, 0)
         assert {c.candidate_id for pair in few for c in pair} == {c.candidate_id for c in candidates}
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.labelers.human import judgements
+from stages.labelers.human import question_judgements
 from stages.labelers.labeler import Pool
 from stages.labelers.people import answer_rows, server
-from stages.labelers.people.questions import Question, drawn
+from stages.labelers.people.questions import Question, draw_questions
 from stages.labelers.people.session import Answer, Session
 from stages.store.records import Pair, load
 from tests.helpers import Chain, build, nodes, refused
@@ -78,7 +78,7 @@ def test_two_people_at_once_repeats_and_a_kill_save_every_answer_once(tmp_path: 
 
 def test_nobody_is_kept_waiting_and_nobody_is_asked_in_vain(tmp_path: Path) -> None:
     """Two people have different questions before them; when one leaves, the other gets what was theirs."""
-    session = Session(drawn(pool(*GIVEN[:3]), Human(answers=2, comparisons=1)), [], tmp_path)
+    session = Session(draw_questions(pool(*GIVEN[:3]), Human(answers=2, comparisons=1)), [], tmp_path)
     first, second = session.next("ann"), session.next("bob")
     assert first and second and first != second and session.next("ann") == first
     for _ in range(3):
@@ -89,7 +89,7 @@ def test_nobody_is_kept_waiting_and_nobody_is_asked_in_vain(tmp_path: Path) -> N
     session.undo("bob", first.id)
     assert not session.complete and session.next("bob") == first
     again = Session([*session.questions.values()], [], tmp_path)
-    assert again.said == session.said and again.judged == 2
+    assert again.answers == session.answers and again.judged == 2
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
@@ -97,7 +97,7 @@ def test_no_two_answers_are_shown_together_twice_and_every_answer_is_shown(size:
     for n in range(2, 14):
         texts = [f"text {i}" for i in range(n)]
         [(_, candidates)] = pool([*texts, "text 1 "]).by_prompt()  # a copy, as far as anybody can see
-        questions = drawn(pool([c.text for c in candidates]), Human(answers=size))
+        questions = draw_questions(pool([c.text for c in candidates]), Human(answers=size))
         two = [frozenset(two) for q in questions for two in combinations((c.text.strip() for c in q.candidates), 2)]
         assert len(two) == len({*two}) and all(len(each) == 2 for each in two)
         assert {text for each in two for text in each} == {*texts}
@@ -178,7 +178,7 @@ def test_the_page_loads_nothing_and_holds_nothing_of_the_session(tmp_path: Path)
     given = pool(*GIVEN[:2])
     for candidate in given.candidates:
         candidate.policy, candidate.sampler = "some-policy", "some-sampler"
-    session = Session(drawn(given, Human()), [], tmp_path)
+    session = Session(draw_questions(given, Human()), [], tmp_path)
     page = server.Page(session, Human(instructions="Which?"), None, server.Progress(2, "", ""))
     told = json.dumps(page.state("ann")) + server.HTML
     hidden = ["some-policy", "some-sampler", *(c.candidate_id for c in given.candidates), "p0", "p1"]
@@ -192,21 +192,21 @@ def test_the_page_loads_nothing_and_holds_nothing_of_the_session(tmp_path: Path)
 def test_what_is_asked_shows_every_candidate_and_is_the_same_of_a_smaller_pool() -> None:
     given = pool(["a", "b", "c", "d", "e"], ["same", "same"], ["x", "y", "x"], ["z"])
     for keys in ({"answers": 2}, {"answers": 3}, {"answers": 6}, {"answers": 2, "comparisons": 2}, {"prompts": 1}):
-        asked = drawn(given, Human(**keys))
+        asked = draw_questions(given, Human(**keys))
         shown = {c.candidate_id for q in asked for c in q.candidates}
         assert {q.prompt.id for q in asked} <= {"p0", "p2"}, "elsewhere nothing differs"
         if "comparisons" not in keys and "prompts" not in keys:
             assert sorted({c.text for q in asked for c in q.candidates}) == [*"abcdexy"]
             assert all(len({c.text for c in q.candidates}) == len(q.candidates) for q in asked)
         smaller = Pool(given.prompts, [c for c in given.candidates if c.candidate_id in shown])
-        assert drawn(smaller, Human(**keys)) == asked
-    every = drawn(given, Human(overlap=0.5, annotators=3))
+        assert draw_questions(smaller, Human(**keys)) == asked
+    every = draw_questions(given, Human(overlap=0.5, annotators=3))
     assert Counter(q.needed for q in every) == {3: round(len(every) / 2), 1: len(every) - round(len(every) / 2)}
-    assert {q.id for q in drawn(given, Human(instructions="other"))}.isdisjoint(q.id for q in every)
+    assert {q.id for q in draw_questions(given, Human(instructions="other"))}.isdisjoint(q.id for q in every)
 
 
 def question() -> Question:
-    [asked] = drawn(pool(["x", "y", "z"]), Human(answers=3))
+    [asked] = draw_questions(pool(["x", "y", "z"]), Human(answers=3))
     return asked
 
 
@@ -224,7 +224,7 @@ def question() -> Question:
 )
 def test_several_people_are_a_majority(said: Any, expected: list[str | None]) -> None:
     asked = question()
-    found = judgements(asked, [Answer(asked.id, f"person-{i}", word) for i, word in enumerate(said)])
+    found = question_judgements(asked, [Answer(asked.id, f"person-{i}", word) for i, word in enumerate(said)])
     assert [j.preference for j in found] == expected
     assert all((j.error is None) == (j.preference is not None) for j in found)
     assert [json.loads(str(j.raw))["person-0"]["verdict"] for j in found] == [said[0]] * 2
@@ -235,7 +235,7 @@ USERS = ("35f4f60d-2941-5f29-bcff-62e51c272c68", "9b0f2c1e-7a3d-4f55-8a6b-0d1c2e
 
 def test_argilla_gets_what_waits_and_what_its_own_users_said(tmp_path: Path) -> None:
     """A response by somebody who is none of its users would have it refuse the whole record."""
-    session, out = Session(drawn(pool(*GIVEN), Human(overlap=0.0)), [], tmp_path / "people"), work(tmp_path)
+    session, out = Session(draw_questions(pool(*GIVEN), Human(overlap=0.0)), [], tmp_path / "people"), work(tmp_path)
     here, there, *waiting = session.questions
     session.save(Answer(here, "ann", "a"))
     session.save(Answer(there, USERS[0], "tie", (), "equal"))
@@ -274,13 +274,13 @@ def of_argilla(session: Session) -> tuple[Any, Any]:
 
 def test_what_argilla_writes_is_read(tmp_path: Path) -> None:
     def read(name: str, content: str) -> dict[str, Any]:
-        session = Session(drawn(pool(*GIVEN), Human()), ["clear"], tmp_path / name)
+        session = Session(draw_questions(pool(*GIVEN), Human()), ["clear"], tmp_path / name)
         (tmp_path / f"{name}.json").write_text(content)
         told = answer_rows.read(tmp_path / f"{name}.json", session)
         assert told.endswith(", 0 known already, 1 blanks, 0 to other questions")
-        return {who: [a.said for a in mine.values()] for who, mine in session.said.items()}
+        return {who: [a.content for a in mine.values()] for who, mine in session.answers.items()}
 
-    nested, flat = of_argilla(Session(drawn(pool(*GIVEN), Human()), [], tmp_path / "asked"))
+    nested, flat = of_argilla(Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "asked"))
     expected = {USERS[0]: [("b", ("clear",), "so")]}
     assert read("nested", json.dumps(nested, indent=1)) == expected | {USERS[1]: [("a", (), "")]}
     assert read("lines", "".join(f"{json.dumps(row)}\n" for row in flat)) == expected, "a draft is no answer"
@@ -294,7 +294,7 @@ def test_what_argilla_writes_is_read(tmp_path: Path) -> None:
 
 def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path: Path) -> None:
     def session(name: str) -> Session:
-        asked = drawn(pool(*GIVEN), Human(overlap=0.5, annotators=2))
+        asked = draw_questions(pool(*GIVEN), Human(overlap=0.5, annotators=2))
         return Session(asked, ["clear", "short"], tmp_path / name)
 
     theirs, out = session("theirs"), work(tmp_path)
@@ -306,8 +306,8 @@ def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path:
     for name in (answer_rows.PLAIN, answer_rows.ARGILLA):
         ours = session(name)
         assert ", 0 known already, 1 blanks, 0 to other" in answer_rows.read(out / name, ours)
-        said = {who: {q: a.said for q, a in mine.items()} for who, mine in theirs.said.items()}
-        assert {who: {q: a.said for q, a in mine.items()} for who, mine in ours.said.items()} == said
+        said = {who: {q: a.content for q, a in mine.items()} for who, mine in theirs.answers.items()}
+        assert {who: {q: a.content for q, a in mine.items()} for who, mine in ours.answers.items()} == said
         before = everything(tmp_path / name)
         assert answer_rows.read(out / name, ours).count(": 0 answers") == 1, "what is known is kept once"
         assert everything(tmp_path / name) == before
@@ -324,7 +324,7 @@ def test_answers_go_out_and_come_in_again_plain_or_as_argillas_records(tmp_path:
         bad.write_text("\n".join([*lines[:2], changed, lines[2]]))
         with pytest.raises(UserError, match=re.escape(reason)):
             answer_rows.read(bad, fresh)
-        assert not fresh.said and not [*(tmp_path / "fresh").glob("*.jsonl")], "nothing of such a file is kept"
+        assert not fresh.answers and not [*(tmp_path / "fresh").glob("*.jsonl")], "nothing of such a file is kept"
 
 
 def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(

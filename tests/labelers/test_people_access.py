@@ -18,8 +18,8 @@ import pytest
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.people import access, server
-from stages.labelers.people.access import TOKEN, token_in
-from stages.labelers.people.questions import drawn
+from stages.labelers.people.access import TOKEN, load_token
+from stages.labelers.people.questions import draw_questions
 from stages.labelers.people.session import Session
 from tests.labelers.asking import Asking, Person, asking
 from tests.labelers.pools import pool
@@ -136,23 +136,23 @@ def test_a_token_file_that_others_could_know_gives_way_to_a_new_token(
 ) -> None:
     path = tmp_path / "token"
     damage(path)
-    token = token_in(tmp_path)
+    token = load_token(tmp_path)
     assert TOKEN.fullmatch(token.encode()) and len({*token}) > 8 and token != GOOD
     status = path.lstat()
     assert path.is_file() and not path.is_symlink() and path.read_text() == token
     assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert token_in(tmp_path) == token and len(caplog.records) == 1, "the second time there is nothing to warn of"
+    assert load_token(tmp_path) == token and len(caplog.records) == 1, "the second time there is nothing to warn of"
     assert not [*tmp_path.glob(".token*")]
 
 
 def test_a_good_token_stays_and_the_first_is_made_without_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = token_in(tmp_path)
-    assert token_in(tmp_path) == made and not caplog.records
+    made = load_token(tmp_path)
+    assert load_token(tmp_path) == made and not caplog.records
     (tmp_path / "token").write_text(f"{GOOD}\n")  # as an editor leaves it
-    assert token_in(tmp_path) == GOOD and not caplog.records
+    assert load_token(tmp_path) == GOOD and not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_journal_that_is_no_file_is_one_line(
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     make(Path("ann.jsonl"))
     with pytest.raises(UserError, match=f"ann.jsonl is {kind}") as refused:
-        Session(drawn(pool(*GIVEN), Human()), [], Path())
+        Session(draw_questions(pool(*GIVEN), Human()), [], Path())
     assert "\n" not in str(refused.value)
     Path("ann.jsonl").rename("aside")
     with served(Path(), monkeypatch, lasts=20) as port:
@@ -184,9 +184,9 @@ def test_a_journal_that_is_no_file_is_one_line(
 @contextmanager
 def served(folder: Path, monkeypatch: pytest.MonkeyPatch, lasts: float, most: int = 128) -> Iterator[int]:
     """The port of a page in this process, whose connections have these bounds."""
-    monkeypatch.setattr(access, "LASTS", lasts)
-    monkeypatch.setattr(access, "MOST", most)
-    session = Session(drawn(pool(*GIVEN), Human()), [], folder)
+    monkeypatch.setattr(access, "CONNECTION_SECONDS", lasts)
+    monkeypatch.setattr(access, "MAX_CONNECTIONS", most)
+    session = Session(draw_questions(pool(*GIVEN), Human()), [], folder)
     page = server.Page(session, Human(), None, server.Progress(3, "", ""))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=page.server.run, args=([listening],))

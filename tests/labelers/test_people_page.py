@@ -130,7 +130,7 @@ def test_anybody_can_use_it_on_a_phone_and_a_desk(tab: Tab, tmp_path: Path) -> N
 
     def examine(width: int, dark: bool, state: str) -> None:
         tab.look(width, dark)
-        wrong = [*([] if tab.evaluate(FITS) else ["sticks out"]), *tab.violations()]
+        wrong = [*([] if tab.evaluate(FITS) else ["sticks out"]), *tab.axe_violations()]
         found.extend(f"{state} {width} {'dark' if dark else 'light'}: {each}" for each in wrong)
 
     with asking(tmp_path, *texts(2), reasons=["correct", "clear"], instructions="Which is better?") as server:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stages.config.errors import visible
-from stages.labelers.people.markup import CODE, ESCAPED, STRONG, shown, spans
+from stages.labelers.people.markup import CODE, ESCAPED, STRONG, shown_text, spans
 from tests.browser import CHROMIUM, browser
 from tests.labelers.asking import asking
 
@@ -64,7 +64,7 @@ UNPAINTED = """[...document.querySelectorAll('#answers .text span')].flatMap(spa
 @given(TEXTS)
 def test_spans_hold_every_character_of_a_text_in_its_place(text: str) -> None:
     pairs = spans(text)
-    assert "".join(characters for _, characters in pairs) == shown(text)
+    assert "".join(characters for _, characters in pairs) == shown_text(text)
     assert {style for style, _ in pairs} <= {"", CODE, STRONG, ESCAPED}
 
 
@@ -106,7 +106,7 @@ def test_a_long_text_takes_no_longer_than_its_length(piece: str) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_every_character_of_both_answers_is_painted(tmp_path: Path) -> None:
     texts = [[f"first {text}", f"second {text}"] for text in HIDING]
-    expected = {shown(text) for pair in texts for text in pair}
+    expected = {shown_text(text) for pair in texts for text in pair}
     with asking(tmp_path, *texts, prompts=len(texts)) as server, browser(tmp_path / "browser") as tab:
         tab.tell("Network.enable")
         seen = set[str]()

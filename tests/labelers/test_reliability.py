@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.errors import UserError
-from stages.evaluation.reliability import decided, from_file, key_of, reliability, said, set_aside
+from stages.evaluation.reliability import countable, draw_audit, key_of, read_known_words, reliability, word_of
 from stages.store.records import Judgement
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes
@@ -35,7 +35,7 @@ def labelled(right: float, ties: float = 0.0) -> tuple[list[Judgement], dict[tup
 
 def test_error_rates_are_found_and_the_rate_is_corrected_by_them() -> None:
     made, known = labelled(0.8)
-    audit = set_aside(made, 400)
+    audit = draw_audit(made, 400)
     found = reliability(made, audit, known, PROMPTS, CANDIDATES)
     for name in ("accuracy", "sensitivity", "specificity", "pair_accuracy"):
         assert found[name]["low"] <= 0.8 <= found[name]["high"], name
@@ -50,7 +50,7 @@ def test_error_rates_are_found_and_the_rate_is_corrected_by_them() -> None:
 
 def test_a_judge_of_coins_has_no_corrected_rate_and_a_tie_is_no_pair() -> None:
     made, known = labelled(0.5, ties=0.3)
-    found = reliability(made, set_aside(made, 1500), known, PROMPTS, CANDIDATES)
+    found = reliability(made, draw_audit(made, 1500), known, PROMPTS, CANDIDATES)
     assert found["positive_rate"]["corrected"] is None
     assert found["kappa"]["low"] < 0.05
     assert found["accuracy"]["mean"] < 0.4 and found["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
@@ -69,9 +69,9 @@ def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() 
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
     made, _ = labelled(0.8)
     turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(made)]
-    assert [key_of(j) for j in set_aside(made, 50)] == [key_of(j) for j in set_aside(turned, 50)]
+    assert [key_of(j) for j in draw_audit(made, 50)] == [key_of(j) for j in draw_audit(turned, 50)]
     failed = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in made[:5]]
-    left = decided([*failed, *made[5:]], CANDIDATES)
+    left = countable([*failed, *made[5:]], CANDIDATES)
     assert len(left) == len(made) - 5 and not {key_of(j) for j in failed} & {key_of(j) for j in left}
     assert reliability(failed + made[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {"no JSON": 5}
 
@@ -81,7 +81,7 @@ def test_a_tie_of_equal_texts_is_no_merit_of_the_judge() -> None:
     texts = {c.candidate_id: c for c in given.candidates}
     first, second, other = texts
     made = [Judgement("p0", "judge", a=first, b=b, preference="tie") for b in (second, other)]
-    assert [key_of(j) for j in decided(made, texts)] == [(first, other)]
+    assert [key_of(j) for j in countable(made, texts)] == [(first, other)]
 
 
 def test_copies_are_audited_once_and_an_audit_of_before_keeps_its_rows() -> None:
@@ -89,12 +89,12 @@ def test_copies_are_audited_once_and_an_audit_of_before_keeps_its_rows() -> None
     candidates = {c.candidate_id: c for c in copies.candidates}
     pairs = [two for _, several in copies.by_prompt() for two in combinations(several, 2)]
     preferred = [Judgement(a.prompt_id, "judge", a=a.candidate_id, b=b.candidate_id, preference="a") for a, b in pairs]
-    audit = set_aside(decided(preferred, candidates), 60)
+    audit = draw_audit(countable(preferred, candidates), 60)
     assert len(audit) == len({j.prompt_id for j in audit}) == 30
-    backwards = decided(preferred[::-1], candidates)
+    backwards = countable(preferred[::-1], candidates)
     assert {key_of(j) for j in backwards} == {key_of(j) for j in audit}, "whatever the order"
     every = [j for j in preferred if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text]
-    first = {j.prompt_id: key_of(j) for j in reversed(set_aside(every, len(every)))}
+    first = {j.prompt_id: key_of(j) for j in reversed(draw_audit(every, len(every)))}
     assert {j.prompt_id: key_of(j) for j in audit} == first
 
 
@@ -102,11 +102,11 @@ def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_
     file = tmp_path / "audit.jsonl"
     rows = [{"judged": ["x", "y"], "known": "a"}, {"judged": ["z"], "known": "bad"}, {"judged": ["w"], "known": None}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert from_file(file) == {("x", "y"): "a", ("y", "x"): "b", ("z",): "bad"}
+    assert read_known_words(file) == {("x", "y"): "a", ("y", "x"): "b", ("z",): "bad"}
     for wrong in ('{"judged": ["z"], "known": "a"}', "no JSON", '{"known": "a"}', '"\ud800"'):
         file.write_bytes(json.dumps(rows[0]).encode() + b"\n" + wrong.encode("utf-8", "surrogatepass") + b"\n")
         with pytest.raises(UserError, match=r"^label\.known=.*line 2 .* audit\.jsonl"):
-            from_file(file)
+            read_known_words(file)
 
 
 def test_a_labelling_goes_by_what_its_known_labels_hold_and_not_by_where_they_lie(tmp_path: Path) -> None:
@@ -146,4 +146,4 @@ def test_an_audit_in_the_chain_by_checks_then_by_a_person_who_asks_no_judge_agai
         assert found["accuracy"]["mean"] == 1
         assert len(model.asked) == before
     assert "audited" in chain.manifest("label", *line)["metrics"]["summary"]
-    assert said(Judgement("p", "judge", "c", score=0.4)) == "bad"
+    assert word_of(Judgement("p", "judge", "c", score=0.4)) == "bad"

@@ -11,8 +11,8 @@ from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
 from stages.labelers.labeler import Pool
 from stages.labelers.reward_model import RewardModel, quantile
-from stages.models import contract
-from stages.models.loading import begin_reward_model, load_tokenizer, save_model
+from stages.models.contract import load_contract
+from stages.models.loading import create_reward_model, load_tokenizer, save_model
 from stages.store.records import Candidate, Example, Judgement, load
 from stages.store.workspace import StageDir
 from tests.helpers import Chain, settings
@@ -22,10 +22,10 @@ from tests.helpers import Chain, settings
 def model(chain: Chain, tmp_path: Path) -> Path:
     """A reward model under the chain's contract, that has learnt nothing."""
     sft, folder = chain.folder("sft") / "model", tmp_path / "model"
-    terms = contract.load(sft)
-    begun = begin_reward_model(sft, Weights.fp32, torch.device("cpu"), terms.tokenizer.pad_token_id, 0)
+    contract = load_contract(sft)
+    begun = create_reward_model(sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0)
     save_model(begun, folder)
-    terms.save(folder)
+    contract.save(folder)
     return folder
 
 

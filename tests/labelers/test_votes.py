@@ -10,7 +10,7 @@ import pytest
 
 from stages.config.choices import Reading, Rubrics
 from stages.labelers.judge import Jury
-from stages.labelers.verdicts import SCALE, voices
+from stages.labelers.verdicts import SCALE, judge_votes
 from stages.store.records import content_id
 from tests.endpoints.servers import Model, Request, running
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, shown
@@ -35,14 +35,14 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
         found = judged(tmp_path, GIVEN, one.url, two.url, prose.url, reading="json", max_failed=1)
     seen = Counter[str]()
     for j in found:
-        heard = voices(j, Rubrics.pairwise, Reading.json)
+        heard = judge_votes(j, Rubrics.pairwise, Reading.json)
         said = [voice for voice in heard.values() if voice.word is not None]
         if j.error is None and j.raw:
             most, count = Counter(voice.word for voice in said).most_common(1)[0]
             assert j.preference == (most if 2 * count > len(said) else "tie")
-            assert j.order_swapped_agrees == (not any(voice.turned for voice in said))
+            assert j.order_swapped_agrees == (not any(voice.order_decided for voice in said))
         assert bool(heard) == (j.raw is not None), "equal texts are a tie without a judge"
-        seen.update(["turned" if any(v.turned for v in said) else "not", f"{len(said)} of {len(heard)}"])
+        seen.update(["turned" if any(v.order_decided for v in said) else "not", f"{len(said)} of {len(heard)}"])
     assert seen["turned"] and seen["not"] and seen["2 of 3"] and seen["0 of 0"] == 1
 
 
@@ -53,7 +53,7 @@ def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
             endpoint.model = "judge"
         given = pool(["poor 1", "good 2"])
         [found] = Jury.of(cfg, work(tmp_path)).judge_all(given)
-    said = {name: voice.word for name, voice in voices(found, Rubrics.pairwise, Reading.json).items()}
+    said = {name: voice.word for name, voice in judge_votes(found, Rubrics.pairwise, Reading.json).items()}
     good = next(c.candidate_id for c in given.candidates if c.text == "good 2")
     assert said == {"judge 1": "tie", "judge 2": "a" if found.a == good else "b"}
 
@@ -66,11 +66,11 @@ def test_a_reply_is_kept_with_how_it_ended_and_read_again_as_it_was_read(tmp_pat
     assert found.error == "refused"
     reply = {"text": "Verdict: A", "finish_reason": "refusal"}
     assert json.loads(found.raw) == {"judge-0": {"ab": reply, "ba": reply}}
-    [voice] = voices(found, Rubrics.pairwise, Reading.text).values()
+    [voice] = judge_votes(found, Rubrics.pairwise, Reading.text).values()
     assert voice.word is None
     found.raw = json.dumps({"judge-0": {"ab": "Verdict: A", "ba": None}})
-    [earlier] = voices(found, Rubrics.pairwise, Reading.text).values()
-    assert earlier.found == {"ab": "A", "ba": None}, "before it was kept how a reply ended"
+    [earlier] = judge_votes(found, Rubrics.pairwise, Reading.text).values()
+    assert earlier.verdicts == {"ab": "A", "ba": None}, "before it was kept how a reply ended"
 
 
 def sentence(request: Request) -> str:
@@ -84,5 +84,5 @@ def test_scores_are_the_mean_of_what_is_read_again(tmp_path: Path) -> None:
     ):
         found = judged(tmp_path, GIVEN, one.url, two.url, kind="pointwise")
     for j in found:
-        words = [voice.word for voice in voices(j, Rubrics.pointwise, Reading.json).values()]
+        words = [voice.word for voice in judge_votes(j, Rubrics.pointwise, Reading.json).values()]
         assert len(words) == 2 and j.score == pytest.approx((fmean(map(int, words)) - 1) / 9)

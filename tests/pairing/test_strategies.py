@@ -13,8 +13,8 @@ import pytest
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.pairing.contrasts import Contrast, comparisons
-from stages.pairing.plackett_luce import ranked, strengths
-from stages.pairing.strategies import ORDERS, select
+from stages.pairing.plackett_luce import rank_contrasts, strengths
+from stages.pairing.strategies import ORDERS, select_contrasts
 from stages.store.records import Candidate, Judgement, Pair, load, save
 from tests.helpers import refused
 from tests.stages.test_pairs import block, candidate, made, pool
@@ -36,7 +36,7 @@ def contrasts_of(answers: list[tuple[Candidate, float]]) -> list[Contrast]:
 
 
 def first(strategy: Strategy, contrasts: list[Contrast], seed: int = 0) -> Contrast:
-    return select(contrasts, strategy, replace(MANY, seed=seed), "p")[0]
+    return select_contrasts(contrasts, strategy, replace(MANY, seed=seed), "p")[0]
 
 
 def test_every_strategy_has_its_order() -> None:
@@ -55,7 +55,7 @@ def test_a_strategy_takes_first_what_it_says(prompt: int) -> None:
     assert first(Strategy.length_matched, contrasts).length_ratio == min(c.length_ratio for c in contrasts)
     drawn = {id(first(Strategy.best_random, contrasts, seed)) for seed in range(40 * len(below))}
     assert drawn == {id(c) for c in below}, "the best against any that is worse, and no other"
-    in_order = [c.standing for c in select(contrasts, Strategy.ranked, MANY, "p")]
+    in_order = [c.standing for c in select_contrasts(contrasts, Strategy.ranked, MANY, "p")]
     assert in_order == sorted(in_order, reverse=True) and len(in_order) == len(contrasts)
 
 
@@ -88,7 +88,7 @@ def preferred(order: str, *told: str) -> list[tuple[str, str, bool]]:
         Judgement("q", "judge", a=known[a].candidate_id, b=known[b].candidate_id, preference=words[sign])
         for a, sign, b in told
     ]
-    found = ranked(comparisons(given, {c.candidate_id: c for c in known.values()}))
+    found = rank_contrasts(comparisons(given, {c.candidate_id: c for c in known.values()}))
     return [(c.better.text, c.worse.text, bool(c.margin)) for c in found]
 
 
@@ -137,7 +137,7 @@ def test_margins_of_preferences_are_differences_of_chances(
     pairs, metrics = made(tmp_path / "out", cfg, judged)
     assert sorted(pairs) == sorted((a, b) for a, b in expected)
     candidates = {c.candidate_id: c for c in load(judged / "candidates.parquet", Candidate)}
-    ranking = ranked(comparisons(load(judged / "judgements.parquet", Judgement), candidates))
+    ranking = rank_contrasts(comparisons(load(judged / "judgements.parquet", Judgement), candidates))
     strength = dict(zip("abcd", strengths(np.triu(np.ones((4, 4)), 1)), strict=True))
     for c in ranking:
         s, t = (np.exp(strength[side.text]) for side in (c.better, c.worse))

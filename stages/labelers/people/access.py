@@ -16,10 +16,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from stages.store.safe_files import NotRegular, open_regular
 from stages.store.sealed_json import set_aside, sync
 
-BYTES = 24  # of a token, which are 32 characters
+TOKEN_BYTES = 24  # of a token, which are 32 characters
 TOKEN = re.compile(rb"[A-Za-z0-9_-]{32,128}")
-LASTS = 30.0  # seconds from the opening of a connection to its end, whatever has come by then
-MOST = 128  # connections at once
+CONNECTION_SECONDS = 30.0  # seconds from the opening of a connection to its end, whatever has come by then
+MAX_CONNECTIONS = 128  # connections at once
 
 
 def is_loopback(host: str) -> bool:
@@ -30,14 +30,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def called(host: str) -> str:
+def link_host(host: str) -> str:
     """What a link calls a server that listens at `host`: by the machine's name, where that is all its addresses."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
 
 
-def name_in(host: str) -> str:
+def host_name(host: str) -> str:
     """The name or address in a Host header, without its port; '' where it holds none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
@@ -45,7 +45,7 @@ def name_in(host: str) -> str:
         return ""
 
 
-def token_in(folder: Path) -> str:
+def load_token(folder: Path) -> str:
     """Return the token of a folder of journals: a link that was handed out still leads here after a restart. A file
     that holds no token that only this user could know is set aside, the user is warned, and a new token is made."""
     path = folder / "token"
@@ -79,7 +79,7 @@ def read_token(path: Path) -> str:
 
 def make_token(path: Path) -> str:
     """Write a new token, whole and on the disk when this returns, into a file that only this user can read."""
-    token = secrets.token_urlsafe(BYTES)
+    token = secrets.token_urlsafe(TOKEN_BYTES)
     descriptor, draft = tempfile.mkstemp(prefix=".token-", suffix=".draft", dir=path.parent)  # has the mode 0600
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(token)
@@ -95,8 +95,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.deadline = self.loop.call_later(LASTS, transport.abort)
-        if len(self.connections) > MOST:
+        self.deadline = self.loop.call_later(CONNECTION_SECONDS, transport.abort)
+        if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -27,24 +27,26 @@ SUBMITTED = (None, "submitted")  # a flat row also has what is drafted or discar
 def write(session: Session, out: StageDir) -> None:
     """What was asked and said: plain, a row for each answer, or a blank one for a question without; Argilla's, a list
     of records: the questions that wait for answers, and those that Argilla's users answered."""
-    asked = [(question, answers_to(question, session)) for question in session.questions.values()]
-    found = [row for question, answers in asked for row in plain(question, answers)]
-    records = [record for question, answers in asked if (record := argilla_record(question, answers))]
-    safe_files.write(out / PLAIN, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found))
+    answered_questions = [
+        (question, answers_of_question(question, session)) for question in session.questions.values()
+    ]
+    rows = [row for question, answers in answered_questions for row in plain_rows(question, answers)]
+    records = [record for question, answers in answered_questions if (record := argilla_record(question, answers))]
+    safe_files.write(out / PLAIN, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     safe_files.write(out / ARGILLA, json.dumps(records, ensure_ascii=False))
 
 
-def answers_to(question: Question, session: Session) -> list[Answer]:
+def answers_of_question(question: Question, session: Session) -> list[Answer]:
     """What was said of a question, by name of who said it."""
-    return [mine[question.id] for _, mine in sorted(session.said.items()) if question.id in mine]
+    return [answers[question.id] for _, answers in sorted(session.answers.items()) if question.id in answers]
 
 
-def plain(question: Question, answers: list[Answer]) -> Iterator[Row]:
+def plain_rows(question: Question, answers: list[Answer]) -> Iterator[Row]:
     texts = {letter: c.text for letter, c in zip(question.letters, question.candidates, strict=True)}
-    asked = {"question": question.id, "prompt": question.prompt.messages, **texts}
-    asked["words"] = ", ".join(question.words)
+    shared_fields = {"question": question.id, "prompt": question.prompt.messages, **texts}
+    shared_fields["words"] = ", ".join(question.words)
     for answer in answers or [Answer(question.id, "", None)]:
-        yield asked | asdict(answer) | {"annotator": answer.annotator or None}
+        yield shared_fields | asdict(answer) | {"annotator": answer.annotator or None}
 
 
 def read(file: Path, session: Session) -> str:
@@ -53,52 +55,52 @@ def read(file: Path, session: Session) -> str:
     Raises:
         UserError: naming the first row that cannot be used, before any answer is kept; where all are of other runs.
     """
-    found, known, blank, others = list[tuple[str, Answer]](), 0, 0, 0
-    for place, answers in answers_of(file):
-        blank += not answers
+    answers_with_places, repeated, blanks, foreign = list[tuple[str, Answer]](), 0, 0, 0
+    for place, answers in parse_answers(file):
+        blanks += not answers
         for answer in answers:
             if answer.question in session.questions:
-                found.append((place, answer))
+                answers_with_places.append((place, answer))
             else:
-                others += 1
-    if others and not found:
-        raise of_other_runs(file, others)
-    given = dict[tuple[str, str], Answer]()
-    for place, answer in found:
-        before = session.said.get(answer.annotator, {}).get(answer.question)
-        first = given.setdefault((answer.annotator, answer.question), before or answer)
+                foreign += 1
+    if foreign and not answers_with_places:
+        raise other_runs_error(file, foreign)
+    first_answers = dict[tuple[str, str], Answer]()
+    for place, answer in answers_with_places:
+        earlier = session.answers.get(answer.annotator, {}).get(answer.question)
+        first = first_answers.setdefault((answer.annotator, answer.question), earlier or answer)
         try:
-            session.admit(answer)
+            session.validate_answer(answer)
         except Refused as refused:
-            raise wrong(file, place, str(refused)) from refused
-        if first.said != answer.said:
-            raise wrong(file, place, f"{answer.annotator} said {first.verdict!r} of the question before this")
-    for _, answer in found:
-        known += not session.save(answer)
-    return f"{file}: {len(found) - known} answers, {known} known already, {blank} blanks, {others} to other questions"
+            raise row_error(file, place, str(refused)) from refused
+        if first.content != answer.content:
+            raise row_error(file, place, f"{answer.annotator} said {first.verdict!r} of the question before this")
+    for _, answer in answers_with_places:
+        repeated += not session.save(answer)
+    return f"{file}: {len(answers_with_places) - repeated} answers, {repeated} known already, {blanks} blanks, {foreign} to other questions"
 
 
-def answers_of(file: Path) -> Iterator[tuple[str, list[Answer]]]:
+def parse_answers(file: Path) -> Iterator[tuple[str, list[Answer]]]:
     """Yield the answers of each row with the row's place; none of a blank one.
 
     Raises:
         UserError: naming the first row that is not of either kind.
     """
-    for place, content in rows_of(file):
+    for place, content in raw_rows(file):
         try:
             row = having()(json.loads(content) if isinstance(content, bytes) else content)
             json.dumps(row, ensure_ascii=False).encode()  # half a character cannot be written again
-            yield place, [answer_in(asdict(answer)) for answer in answers_in(row)]
+            yield place, [answer_in(asdict(answer)) for answer in row_answers(row)]
         except WRONG_SHAPE as error:
             message = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise wrong(file, place, f"no row of {PLAIN} or {ARGILLA}: {message}") from error
+            raise row_error(file, place, f"no row of {PLAIN} or {ARGILLA}: {message}") from error
 
 
-def of_other_runs(file: Path, count: int) -> UserError:
+def other_runs_error(file: Path, count: int) -> UserError:
     return UserError(f"label.human.answered={file}: all of its {count} answers are to questions of other runs.")
 
 
-def rows_of(file: Path) -> Iterator[tuple[str, Any]]:
+def raw_rows(file: Path) -> Iterator[tuple[str, Any]]:
     """The rows of a file and where they stand: lines, which are still to be read, or the records of a list."""
     content = file.read_bytes()
     if not content.lstrip().startswith(b"["):
@@ -109,7 +111,7 @@ def rows_of(file: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"label.human.answered={file}: begins as a list of records, and is none: {error}.") from error
 
 
-def answers_in(row: Row) -> Iterator[Answer]:
+def row_answers(row: Row) -> Iterator[Answer]:
     """The answers in a row of either kind; none in a blank one."""
     if is_argilla(row):
         yield from argilla_answers(row)
@@ -120,7 +122,7 @@ def answers_in(row: Row) -> Iterator[Answer]:
         yield Answer(question, annotator, verdict, reasons, comment, order, seconds, at)
 
 
-def wrong(file: Path, place: str, reason: str) -> UserError:
+def row_error(file: Path, place: str, reason: str) -> UserError:
     return UserError(f"label.human.answered={file}: {place}: {reason}. Mend it, or take it out.")
 
 
@@ -128,10 +130,10 @@ def argilla_record(question: Question, answers: Sequence[Answer]) -> dict[str, A
     """A question with what Argilla's users said of it: a response has the UUID of one, or Argilla refuses it. None
     where all that is needed was said by others: it would be asked again."""
     users = [answer for answer in answers if is_user(answer.annotator)]
-    waits = len(answers) < question.needed
-    if not (users or waits):
+    is_open = len(answers) < question.needed
+    if not (users or is_open):
         return None
-    said = {
+    responses_by_name = {
         name: [
             {"value": list(value) if name == "reasons" else value, "user_id": answer.annotator}
             for answer in users
@@ -145,9 +147,9 @@ def argilla_record(question: Question, answers: Sequence[Answer]) -> dict[str, A
         "fields": {"prompt": "\n\n".join(f"{m['role']}: {m['content']}" for m in question.prompt.messages), **texts},
         "metadata": {},
         "suggestions": {},
-        "responses": {name: values for name, values in said.items() if values},
+        "responses": {name: values for name, values in responses_by_name.items() if values},
         "vectors": {},
-        "status": "pending" if waits else "completed",
+        "status": "pending" if is_open else "completed",
     }
 
 
@@ -165,10 +167,10 @@ def is_argilla(row: Mapping[str, Any]) -> bool:
 
 def argilla_answers(row: Mapping[str, Any]) -> Iterator[Answer]:
     """Everybody's responses; none where nobody gave a verdict."""
-    by = {name: dict(responses(row, name)) for name in SAID}
-    for person, verdict in by["verdict"].items():
+    values_by_name = {name: dict(responses(row, name)) for name in SAID}
+    for person, verdict in values_by_name["verdict"].items():
         if verdict is not None:
-            reasons, comment = by["reasons"].get(person), by["comment"].get(person)
+            reasons, comment = values_by_name["reasons"].get(person), values_by_name["comment"].get(person)
             yield Answer(str(row["id"]), person, str(verdict), tuple(reasons or ()), str(comment or ""))
 
 
@@ -178,8 +180,8 @@ def responses(row: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
         for response in (row["responses"] or {}).get(name) or ():
             yield str(response["user_id"]), response["value"]
         return
-    given, users = (row.get(f"{name}.responses{column}") or () for column in ("", ".users"))
+    values, users = (row.get(f"{name}.responses{column}") or () for column in ("", ".users"))
     status = row.get(f"{name}.responses.status") or [None] * len(users)
-    for value, user, state in zip(given, users, status, strict=True):
+    for value, user, state in zip(values, users, status, strict=True):
         if state in SUBMITTED:
             yield str(user), value

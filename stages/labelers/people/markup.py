@@ -19,14 +19,14 @@ MARKUP = re.compile(
 
 def spans(text: str) -> list[tuple[str, str]]:
     """Return the text from its beginning to its end, in pairs of a style, '' for none, and characters."""
-    found, end = list[tuple[str, str]](), 0
+    pieces, end = list[tuple[str, str]](), 0
     for match in MARKUP.finditer(text):
-        found += [*escaped("", text[end : match.start()]), *escaped(str(match.lastgroup), match[0])]
+        pieces += [*escape_spans("", text[end : match.start()]), *escape_spans(str(match.lastgroup), match[0])]
         end = match.end()
-    return [*found, *escaped("", text[end:])]
+    return [*pieces, *escape_spans("", text[end:])]
 
 
-def escaped(style: str, text: str) -> Iterator[tuple[str, str]]:
+def escape_spans(style: str, text: str) -> Iterator[tuple[str, str]]:
     """The characters of one style, and between them those that are written out, in a style of their own."""
     end = 0
     for match in UNSEEN.finditer(text):
@@ -37,6 +37,6 @@ def escaped(style: str, text: str) -> Iterator[tuple[str, str]]:
     yield style, text[end:]
 
 
-def shown(text: str) -> str:
+def shown_text(text: str) -> str:
     """The text of `spans` in one string."""
     return visible(text, "\n\t")

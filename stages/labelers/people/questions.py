@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stages.config.blocks.labels import Human
-from stages.labelers.labeler import Pool, grouped
+from stages.labelers.labeler import Pool, group_up
 from stages.store.records import Candidate, Example, content_id
 
 LETTERS = "abcdef"  # of the answers, in the order of the question
@@ -39,28 +39,30 @@ class Question:
         return "".join(sorted(self.letters, key=lambda letter: content_id(self.id, annotator, letter)))
 
 
-def drawn(pool: Pool, cfg: Human) -> list[Question]:
+def draw_questions(pool: Pool, cfg: Human) -> list[Question]:
     """The questions about a pool, in the order in which they are asked. A pool of nothing but the candidates that are
     asked about gives the same ones."""
     seed = cfg.seed or 0
-    several = [(p, found) for p, candidates in pool.by_prompt() if len(found := different(candidates)) > 1]
-    several.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
-    asked = [
-        question(prompt, group, cfg.instructions or "")
-        for prompt, candidates in several[: cfg.prompts]
-        for group in grouped(candidates, cfg.answers or 2, cfg.comparisons, seed)
+    prompts_with_choice = [
+        (p, unlike) for p, candidates in pool.by_prompt() if len(unlike := distinct(candidates)) > 1
     ]
-    return sorted(overlapping(asked, cfg), key=lambda q: content_id(seed, "order", q.id))
+    prompts_with_choice.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
+    questions = [
+        question(prompt, group, cfg.instructions or "")
+        for prompt, candidates in prompts_with_choice[: cfg.prompts]
+        for group in group_up(candidates, cfg.answers or 2, cfg.comparisons, seed)
+    ]
+    return sorted(mark_shared(questions, cfg), key=lambda q: content_id(seed, "order", q.id))
 
 
-def overlapping(asked: Sequence[Question], cfg: Human) -> list[Question]:
+def mark_shared(questions: Sequence[Question], cfg: Human) -> list[Question]:
     """The same questions, of which `overlap` are asked of several people."""
-    by_hash = sorted(asked, key=lambda q: content_id(cfg.seed or 0, "shared", q.id))
-    shared = {q.id for q in by_hash[: round((cfg.overlap or 0) * len(asked))]}
-    return [replace(q, needed=cfg.annotators or 2) if q.id in shared else q for q in asked]
+    by_hash = sorted(questions, key=lambda q: content_id(cfg.seed or 0, "shared", q.id))
+    shared = {q.id for q in by_hash[: round((cfg.overlap or 0) * len(questions))]}
+    return [replace(q, needed=cfg.annotators or 2) if q.id in shared else q for q in questions]
 
 
-def different(candidates: Sequence[Candidate]) -> list[Candidate]:
+def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the first candidate with each text: nobody can tell two copies apart."""
     return [*{c.stripped_text: c for c in reversed(candidates)}.values()]
 

@@ -29,8 +29,8 @@ from starlette.types import Receive, Scope, Send
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.people import answer_rows
-from stages.labelers.people.access import Connection, called, is_loopback, name_in, token_in
-from stages.labelers.people.markup import shown, spans
+from stages.labelers.people.access import Connection, host_name, is_loopback, link_host, load_token
+from stages.labelers.people.markup import shown_text, spans
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import NAME, Answer, Refused, Session
 from stages.store import locks, plugins
@@ -44,7 +44,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Re
 Body = Mapping[str, Any]
 
 
-def answered(questions: Sequence[Question], cfg: Human, out: StageDir) -> Session:
+def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) -> Session:
     """The session of these questions when all is answered, by people here or in a file; its figures go to the node.
 
     Raises:
@@ -86,16 +86,16 @@ def serve(session: Session, cfg: Human, out: StageDir) -> None:
     # asyncio does so for sockets that name their protocol alone; without, answers wait 40 ms for an acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Where it listens, and not by what name: a name may lead anywhere.
-    token = None if is_loopback(listening.getsockname()[0]) else token_in(session.folder)
-    address = f"http://{called(host)}:{listening.getsockname()[1]}/"
+    token = None if is_loopback(listening.getsockname()[0]) else load_token(session.folder)
+    address = f"http://{link_host(host)}:{listening.getsockname()[1]}/"
     out.say(f"{len(session.questions) - session.judged} questions for people at {address}; the same command resumes.")
     if token:  # the terminal alone shows it: a log may be read by others
         sys.stderr.write(f"The link for people, with its token: {address}?token={token}\n")
     with listening, Progress(len(session.questions), "label human", "question", session.judged) as progress:
         page = Page(session, cfg, token, progress)
         page.server.run([listening])
-    if page.failed:
-        raise page.failed
+    if page.failure:
+        raise page.failure
     if not session.complete:
         raise KeyboardInterrupt
 
@@ -117,11 +117,11 @@ class Page:
 
     def __init__(self, session: Session, cfg: Human, token: str | None, progress: Progress):
         self.session, self.token, self.progress = session, token, progress
-        self.failed: OSError | UserError | None = None  # why an answer could not be kept
-        self.about = {"instructions": cfg.instructions, "reasons": session.reasons}
+        self.failure: OSError | UserError | None = None  # why an answer could not be kept
+        self.page_texts = {"instructions": cfg.instructions, "reasons": session.reasons}
         self.headers = HEADERS | {"Content-Security-Policy": policy_of(HTML)}
         acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": self.undo}
-        routes = [Route(path, self.acting(act), methods=["POST"]) for path, act in acts.items()]
+        routes = [Route(path, self.handler(act), methods=["POST"]) for path, act in acts.items()]
         self.app = Starlette(routes=[Route("/", self.html), *routes])
         quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False}
         plain: dict[str, Any] = {"interface": "asgi3", "lifespan": "off", "server_header": False, "ws": "none"}
@@ -132,45 +132,45 @@ class Page:
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, of whatever path and method, if it may be answered."""
         try:
-            self.admit(Request(scope))
+            self.require_access(Request(scope))
         except Refused as refused:
-            return await told(refused)(scope, receive, send)
+            return await error_response(refused)(scope, receive, send)
         await self.app(scope, receive, send)
 
     async def html(self, request: Request) -> Response:
         """The page, which holds nothing of the session."""
         return HTMLResponse(HTML, headers=self.headers)
 
-    def acting(self, act: Callable[[Body], None]) -> Callable[[Request], Any]:
+    def handler(self, act: Callable[[Body], None]) -> Callable[[Request], Any]:
         """What answers a request: it acts, and tells what is next."""
 
         async def respond(request: Request) -> Response:
             try:
                 require_json(request)
-                body = read(await received(request))
+                body = parse_body(await read_body(request))
                 act(body)
                 self.progress.update(self.session.judged - self.progress.done)
                 if self.session.complete:
                     asyncio.get_running_loop().call_later(GRACE, self.end)
                 return JSONResponse(self.state(body["annotator"]), headers=HEADERS)
             except Refused as refused:
-                return told(refused)
+                return error_response(refused)
             except ClientDisconnect:
                 return Response()  # which nobody reads
             except (OSError, UserError) as error:  # a full disk, or what is not a file
-                self.failed, self.server.should_exit = error, True
+                self.failure, self.server.should_exit = error, True
                 reason = error.strerror if isinstance(error, OSError) else "the journal is not a file"
-                return told(Refused(507, f"nothing was saved, and the server stops: {reason}"))
+                return error_response(Refused(507, f"nothing was saved, and the server stops: {reason}"))
 
         return respond
 
     def end(self) -> None:
         self.server.should_exit |= self.session.complete  # unless something was taken back
 
-    def admit(self, request: Request) -> None:
+    def require_access(self, request: Request) -> None:
         """Raise Refused for a request of another site, or of somebody without the token."""
         host = request.headers.get("host", "")
-        if self.token is None and not is_loopback(name_in(host)):  # a name that no site can have
+        if self.token is None and not is_loopback(host_name(host)):  # a name that no site can have
             raise Refused(403, "this server is called 127.0.0.1 or localhost")
         if foreign := {*request.headers.getlist("origin")} - {f"http://{host}", f"https://{host}"}:
             raise Refused(403, f"no request of {min(foreign)}")
@@ -179,43 +179,53 @@ class Page:
 
     def answer(self, body: Body) -> None:
         """Keep a verdict. The page knows letters by what stands where; the journal by the question."""
-        annotator, verdict, seconds = body["annotator"], of(body, "verdict", str), of(body, "seconds", int, float)
-        question = self.session.questions.get(of(body, "question", str))
-        reasons = of(body, "reasons", list)
+        annotator, verdict, seconds = (
+            body["annotator"],
+            required_field(body, "verdict", str),
+            required_field(body, "seconds", int, float),
+        )
+        question = self.session.questions.get(required_field(body, "question", str))
+        reasons = required_field(body, "reasons", list)
         if not all(isinstance(reason, str) for reason in reasons) or not (isfinite(seconds) and 0 <= seconds < 1e7):
             raise Refused(400, "reasons are texts, and seconds a number")
         order = question.order(annotator) if question else ""
         if question and verdict in [*question.letters]:
             verdict = order[question.letters.index(verdict)]
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        said = of(body, "question", str), annotator, verdict, tuple(reasons), shown(of(body, "comment", str).strip())
-        self.session.save(Answer(*said, order, round(seconds, 2), at))
+        fields = (
+            required_field(body, "question", str),
+            annotator,
+            verdict,
+            tuple(reasons),
+            shown_text(required_field(body, "comment", str).strip()),
+        )
+        self.session.save(Answer(*fields, order, round(seconds, 2), at))
 
     def undo(self, body: Body) -> None:
-        self.session.undo(body["annotator"], of(body, "question", str))
+        self.session.undo(body["annotator"], required_field(body, "question", str))
 
     def state(self, annotator: str) -> dict[str, Any]:
         """What the page shows: the question, and how far this person and all of them are."""
-        mine = self.session.said.get(annotator, {})
+        answers = self.session.answers.get(annotator, {})
         question = self.session.next(annotator)
         return {
-            **self.about,
-            "question": side_by_side(question, annotator) if question else None,
-            "last": next(reversed(mine), None),
-            "mine": len(mine),
+            **self.page_texts,
+            "question": question_as_shown(question, annotator) if question else None,
+            "last": next(reversed(answers), None),
+            "mine": len(answers),
             "judged": self.session.judged,
             "questions": len(self.session.questions),
-            "people": sum(map(bool, self.session.said.values())),
+            "people": sum(map(bool, self.session.answers.values())),
             "agreement": self.session.agreement(),
         }
 
 
-def side_by_side(question: Question, annotator: str) -> dict[str, Any]:
+def question_as_shown(question: Question, annotator: str) -> dict[str, Any]:
     """The texts of a question as this person sees them, and nothing of where they are from."""
     texts = [question.candidates[question.letters.index(letter)].text for letter in question.order(annotator)]
     return {
         "id": question.id,
-        "messages": [{"role": shown(m["role"]), "spans": spans(m["content"])} for m in question.prompt.messages],
+        "messages": [{"role": shown_text(m["role"]), "spans": spans(m["content"])} for m in question.prompt.messages],
         "answers": [{"spans": spans(text)} for text in texts],
     }
 
@@ -231,7 +241,7 @@ def require_json(request: Request) -> None:
         raise Refused(415, "the content is application/json")
 
 
-async def received(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """The body of a request. Raises Refused as soon as it is too large."""
     content = b""
     async for chunk in request.stream():
@@ -241,23 +251,23 @@ async def received(request: Request) -> bytes:
     return content
 
 
-def read(content: bytes) -> Body:
+def parse_body(content: bytes) -> Body:
     """The body's fields, an annotator's name among them."""
     try:
         body = having()(json.loads(content))
     except WRONG_SHAPE as error:
         raise Refused(400, "no JSON object") from error
-    if not NAME.fullmatch(of(body, "annotator", str)):
+    if not NAME.fullmatch(required_field(body, "annotator", str)):
         raise Refused(400, "a name is up to 40 of a-z, 0-9, _ and -, and begins with a letter or a digit")
     return body
 
 
-def of(body: Body, name: str, *kinds: type) -> Any:
+def required_field(body: Body, name: str, *kinds: type) -> Any:
     """A field of this type. Raises Refused for any other."""
     if type(value := body.get(name)) not in kinds:
         raise Refused(400, f"{name} is no {kinds[0].__name__}")
     return value
 
 
-def told(refused: Refused) -> Response:
+def error_response(refused: Refused) -> Response:
     return JSONResponse({"error": str(refused)}, refused.status, headers=HEADERS)

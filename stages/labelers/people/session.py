@@ -40,7 +40,7 @@ class Answer:
     at: str = ""  # the time, as ISO 8601
 
     @property
-    def said(self) -> tuple[str | None, tuple[str, ...], str]:
+    def content(self) -> tuple[str | None, tuple[str, ...], str]:
         return self.verdict, self.reasons, self.comment
 
 
@@ -101,36 +101,36 @@ class Session:
 
     def __init__(self, questions: list[Question], reasons: list[str], folder: Path):
         self.questions, self.reasons, self.folder = {q.id: q for q in questions}, reasons, folder
-        self.journals, self.said = dict[str, Journal](), dict[str, dict[str, Answer]]()
-        self.asked_of = Counter[str]()  # how many people have judged a question
+        self.journals, self.answers = dict[str, Journal](), dict[str, dict[str, Answer]]()
+        self.answer_counts = Counter[str]()  # how many people have judged a question
         self.showing = dict[str, str]()  # the question that everybody has before them
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.jsonl")):
             if NAME.fullmatch(path.stem):
                 for answer in self.journal(path.stem).read():
-                    self.take(answer)
+                    self.apply_answer(answer)
 
     def journal(self, annotator: str) -> Journal:
         return self.journals.setdefault(annotator, Journal(self.folder / f"{annotator}.jsonl"))
 
-    def take(self, answer: Answer) -> None:
+    def apply_answer(self, answer: Answer) -> None:
         """An answer becomes the latest of its annotator's. One to another run's question, or with a word that the
         question does not know, is none of ours."""
-        asked = self.questions.get(answer.question)
-        if asked and answer.verdict in (None, *asked.words):
-            mine = self.said.setdefault(answer.annotator, {})
-            self.asked_of[answer.question] -= mine.pop(answer.question, None) is not None
+        question = self.questions.get(answer.question)
+        if question and answer.verdict in (None, *question.words):
+            answers = self.answers.setdefault(answer.annotator, {})
+            self.answer_counts[answer.question] -= answers.pop(answer.question, None) is not None
             if answer.verdict is not None:
-                mine[answer.question] = answer
-                self.asked_of[answer.question] += 1
+                answers[answer.question] = answer
+                self.answer_counts[answer.question] += 1
 
-    def lacking(self, question: Question) -> int:
+    def missing_answers(self, question: Question) -> int:
         """How many people are still to judge it; below 0 where more did than had to."""
-        return question.needed - self.asked_of[question.id]
+        return question.needed - self.answer_counts[question.id]
 
     @property
     def judged(self) -> int:
-        return sum(self.lacking(q) <= 0 for q in self.questions.values())
+        return sum(self.missing_answers(q) <= 0 for q in self.questions.values())
 
     @property
     def complete(self) -> bool:
@@ -138,14 +138,16 @@ class Session:
 
     def next(self, annotator: str) -> Question | None:
         """What this person is shown: after a reload the same again; else what nobody is shown, if there is any."""
-        mine = self.said.get(annotator, {})
-        waiting = [q for q in self.questions.values() if q.id not in mine and self.lacking(q) > 0]
-        held = self.showing.pop(annotator, None)
-        others = Counter(self.showing.values())
-        found = min(waiting, key=lambda q: (q.id != held, others[q.id] >= self.lacking(q)), default=None)
-        if found:
-            self.showing[annotator] = found.id
-        return found
+        answered = self.answers.get(annotator, {})
+        waiting = [q for q in self.questions.values() if q.id not in answered and self.missing_answers(q) > 0]
+        current = self.showing.pop(annotator, None)
+        shown_counts = Counter(self.showing.values())
+        question = min(
+            waiting, key=lambda q: (q.id != current, shown_counts[q.id] >= self.missing_answers(q)), default=None
+        )
+        if question:
+            self.showing[annotator] = question.id
+        return question
 
     def save(self, answer: Answer) -> bool:
         """Keep an answer, on the disk when this returns. The same one again is kept once, and False.
@@ -153,16 +155,16 @@ class Session:
         Raises:
             Refused: where it is no answer to a question of ours, or contradicts what this person has said.
         """
-        self.admit(answer)
-        before = self.said.get(answer.annotator, {}).get(answer.question)
-        if before and before.said != answer.said:
-            raise Refused(409, f"{answer.annotator} has said {before.verdict!r} of this question: undo that first")
-        if not before:
+        self.validate_answer(answer)
+        earlier = self.answers.get(answer.annotator, {}).get(answer.question)
+        if earlier and earlier.content != answer.content:
+            raise Refused(409, f"{answer.annotator} has said {earlier.verdict!r} of this question: undo that first")
+        if not earlier:
             self.journal(answer.annotator).append(answer)
-            self.take(answer)
-        return not before
+            self.apply_answer(answer)
+        return not earlier
 
-    def admit(self, answer: Answer) -> None:
+    def validate_answer(self, answer: Answer) -> None:
         """Raise Refused for what is no answer to a question of ours."""
         if not NAME.fullmatch(answer.annotator):
             raise Refused(400, "a name is up to 40 of a-z, 0-9, _ and -, and begins with a letter or a digit")
@@ -180,35 +182,35 @@ class Session:
         """Take back what was said of a question, which is then shown again. The second time there is nothing to do."""
         if question not in self.questions:
             raise Refused(404, "no question of this run")
-        if said := self.said.get(annotator, {}).get(question):
-            gone = replace(said, verdict=None, reasons=(), comment="", seconds=None)
-            self.journal(annotator).append(gone)
-            self.take(gone)
+        if answer := self.answers.get(annotator, {}).get(question):
+            retraction = replace(answer, verdict=None, reasons=(), comment="", seconds=None)
+            self.journal(annotator).append(retraction)
+            self.apply_answer(retraction)
             self.showing[annotator] = question
 
     def agreement(self) -> dict[str, Any]:
         """Krippendorff's α of all who judged the same questions, and the share of pairs that agree; no skips."""
-        labels = list[list[int]]()
+        verdicts = list[list[int]]()
         for question in self.questions:
-            said = [mine[question].verdict for mine in self.said.values() if question in mine]
-            labels.append([VERDICTS.index(str(v)) for v in said if v != SKIP])
-        labels = [each for each in labels if len(each) > 1]
-        if not labels:
+            words = [answers[question].verdict for answers in self.answers.values() if question in answers]
+            verdicts.append([VERDICTS.index(str(v)) for v in words if v != SKIP])
+        verdicts = [each for each in verdicts if len(each) > 1]
+        if not verdicts:
             return {"questions": 0, "alpha": None, "same": None}
-        counts = coincidences(labels, len(VERDICTS))
-        found, same = float(alpha(counts)), float(counts.trace() / counts.sum())
-        told = round(found, 4) if isfinite(found) else None  # all said the same one thing
-        return {"questions": len(labels), "alpha": told, "same": round(same, 4)}
+        counts = coincidences(verdicts, len(VERDICTS))
+        mean_alpha, same = float(alpha(counts)), float(counts.trace() / counts.sum())
+        rounded = round(mean_alpha, 4) if isfinite(mean_alpha) else None  # all said the same one thing
+        return {"questions": len(verdicts), "alpha": rounded, "same": round(same, 4)}
 
     def figures(self) -> dict[str, Any]:
         """What the answers came to: for the node's metrics."""
-        said = [answer for mine in self.said.values() for answer in mine.values()]
-        chosen = [answer for answer in said if len(str(answer.verdict)) == 1 and answer.order]
-        first = sum(answer.order[0] == answer.verdict for answer in chosen)
+        answers = [answer for answers_of_person in self.answers.values() for answer in answers_of_person.values()]
+        preferences = [answer for answer in answers if len(str(answer.verdict)) == 1 and answer.order]
+        first_shown = sum(answer.order[0] == answer.verdict for answer in preferences)
         return {
             "questions": len(self.questions),
-            "answers": {name: len(mine) for name, mine in sorted(self.said.items()) if mine},
-            "verdicts": dict(sorted(Counter(str(answer.verdict) for answer in said).items())),
-            "first_shown_preferred": first / len(chosen) if chosen else None,
+            "answers": {name: len(mine) for name, mine in sorted(self.answers.items()) if mine},
+            "verdicts": dict(sorted(Counter(str(answer.verdict) for answer in answers).items())),
+            "first_shown_preferred": first_shown / len(preferences) if preferences else None,
             "agreement": self.agreement(),
         }
