@@ -6,7 +6,7 @@ CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: help demo test slow lint clean
+.PHONY: help demo test slow lint docs clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -22,6 +22,9 @@ slow: .venv/slow ## the long tests
 
 lint: .venv/dev ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: .venv/dev ## the documentation as a website: site/index.html
+	$(BIN)/zensical build --strict
 
 clean: ## remove the environment (outputs/ stays)
 	rm -rf .venv

@@ -1,4 +1,4 @@
-"""docs/extending.md is followed to the letter: its files, its commands, its changes, outside the checkout."""
+"""Follow the pages of docs/extending to the letter: their files, commands and changes, outside the checkout."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, Judgement, load
 from tests.helpers import TINY, Chain, command, inside
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGES = ["labeler", "sampler", "format", "task", "stage", "objective"]
+PAGE = "\n".join((ROOT / "docs" / "extending" / f"{name}.md").read_text() for name in PAGES)
 FILES = dict(re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()
@@ -28,9 +29,9 @@ TRIVIA = [{"q": f"What is {n} and {n}?", "a": str(2 * n), "category": "sums"} fo
 
 
 def shown(stage: str, part: str) -> list[str]:
-    """The arguments of the page's command for a part."""
-    (found,) = [line for line in COMMANDS if f"stage={stage} " in line and part in line]
-    return shlex.split(found)[2:]
+    """Return the arguments of the page's command for a part."""
+    (line,) = [line for line in COMMANDS if f"stage={stage} " in line and part in line]
+    return shlex.split(line)[2:]
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
-"""What README, CONTRIBUTING and the pages of docs/ name is there: files, links, commands, modules, make's targets."""
+"""Check that what README, CONTRIBUTING and docs/ name exists: files, links, commands, keys, modules, make targets."""
 
 import importlib.util
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -21,7 +24,8 @@ from stages.preflight import constraints
 from tests.helpers import settings
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 LINK = re.compile(r"\[[^]]*\]\((?!https?:)([^)\s]+)\)")
 
@@ -31,15 +35,15 @@ def name_of(path: Path) -> str:
 
 
 def code(page: Path) -> Iterator[str]:
-    """The lines of code blocks, those that a backslash continues as one, and what stands in backticks elsewhere."""
+    """List the lines of code blocks, continued lines joined, and the code in backticks elsewhere."""
     blocks = re.split(r"^```.*\n", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for prose, block in zip(blocks[::2], [*blocks[1::2], ""], strict=True):
-        yield from (" ".join(found.split()) for found in re.findall(r"`([^`]+)`", prose))
+        yield from (" ".join(inline.split()) for inline in re.findall(r"`([^`]+)`", prose))
         yield from block.replace("\\\n", " ").splitlines()
 
 
 def commands(page: Path, program: str) -> Iterator[list[str]]:
-    """The arguments of every command of this program that a page shows in full."""
+    """List the arguments of every command of this program that a page shows in full."""
     for line in code(page):
         words = shlex.split(line, comments=True) if program in line else []
         if " ".join(words[: len(program.split())]) == program and not any("…" in word for word in words):
@@ -47,16 +51,15 @@ def commands(page: Path, program: str) -> Iterator[list[str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name inside a page, made of its headings as GitHub makes it."""
+    """Return the anchors of a page, made of its headings as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def one_of_each(arguments: list[str]) -> list[str]:
-    """The overrides of the first job of a sweep; any others as they are."""
-    given = [word for word in arguments if word != "-m"]
+    """Return the overrides of the first job of a sweep, and the overrides of other commands unchanged."""
     first = []
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create().parse_overrides([word for word in arguments if word != "-m"]):
         if not override.is_sweep_override():
             first.append(override.input_line)
         elif isinstance(sweep := override.value(), IntervalSweep):
@@ -66,10 +69,22 @@ def one_of_each(arguments: list[str]) -> list[str]:
     return [str(line) for line in first]
 
 
-SHOWN = [page for page in PAGES if page.name != "extending.md"]  # whose commands test_extending.py runs
-OF_OTHERS = ("benchmarks.md", "upgrading.md")  # whose keys are the benchmarks' and libraries' own
+SHOWN = [
+    page for page in PAGES if page.parent.name != "extending"
+]  # test_extending.py runs the commands of the others
+# Pages with keys of benchmarks and libraries.
+OTHER_KEYS = ("benchmarks.md", "upgrading.md", "private-apis.md", "coming-from-trl.md")
+HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
+MOST_WORDS = 35_000  # in all pages of docs/
 CONFIGURATION = [*sorted((ROOT / "conf").rglob("*.yaml")), *sorted(RECIPES.glob("*.yaml"))]
-RUNS = sorted({shlex.join(words) for page in SHOWN for words in commands(page, "python run.py")} - {"--help"})
+RUNS = sorted(
+    {
+        shlex.join(words)
+        for page in SHOWN
+        for words in commands(page, "python run.py")
+        if not words[0].startswith("--help")
+    }
+)
 MODULES = sorted({words[0] for page in PAGES for words in commands(page, "python -m") if words[0].startswith("tests")})
 
 
@@ -95,12 +110,47 @@ def test_every_place_that_the_readme_names_is_there() -> None:
     assert [place for place in places if not [*ROOT.glob(place)]] == []
 
 
-def test_what_moved_is_where_its_table_says() -> None:
-    rows = re.findall(
-        r"^\| `(stages/\S+)` \| `(stages/\S+)`", (ROOT / "docs/moved.md").read_text(encoding="utf-8"), re.M
+def test_the_documentation_stays_short() -> None:
+    assert (
+        sum(len(re.findall(r"[^\W_][^\s|]*", page.read_text(encoding="utf-8"))) for page in DOCS.rglob("*.md"))
+        <= MOST_WORDS
     )
-    assert len(rows) > 100
-    assert [old for old, new in rows if (ROOT / old).exists() or not (ROOT / new).exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.parent == DOCS], ids=name_of)
+def test_a_page_begins_with_its_command(page: Path) -> None:
+    if page.parent.name in ("how-to", "tutorials", "extending"):
+        lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line]
+        assert any(line.startswith(("```sh", "```bash")) for line in lines[1:4])
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=name_of)
+def test_a_paragraph_is_short(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[-|#] ?)", text)]
+    assert [part for part in paragraphs if len(part.split()) > 80] == []
+
+
+def test_every_page_has_a_place_in_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = re.findall(r"[\w/-]+\.md", str(site["nav"]))
+    assert sorted(pages) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+
+
+def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    built = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "Your preferences" in (tmp_path / "site" / "tutorials" / "your-preferences.html").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("command", RUNS)
@@ -110,12 +160,12 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}")
     typed = one_of_each(shlex.split(command))
     cfg = settings(*typed)
-    constraints.refuse(cfg)
-    unread.refuse(cfg, typed)
+    constraints.validate_config(cfg)
+    unread.refuse_unread(cfg, typed)
 
 
 def every_key() -> dict[str, set[str]]:
-    """The keys of the configuration, each with its options where it is a group; those of any dict end in a dot."""
+    """Return the keys of the configuration, with the options of groups; the name of a free dict ends in a dot."""
 
     def walk(value: object, prefix: str) -> Iterator[str]:
         for name, inner in vars(value).items() if is_dataclass(value) else ():
@@ -124,14 +174,14 @@ def every_key() -> dict[str, set[str]]:
                 [f"{prefix}{name}."] if name in ("trainer", "options", "extra") else walk(inner, f"{prefix}{name}.")
             )
 
-    found: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
-    found |= {key: set() for block in (Endpoint(), Member()) for key in walk(block, "")}  # of which lists name several
+    keys: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
+    keys |= {key: set() for block in (Endpoint(), Member()) for key in walk(block, "")}  # elements of lists
     groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {"recipe": RECIPES}
-    return found | {name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()}
+    return keys | {name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()}
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in [*SHOWN, *CONFIGURATION] if page.name not in OF_OTHERS], ids=name_of
+    "page", [page for page in [*SHOWN, *CONFIGURATION] if page.name not in OTHER_KEYS], ids=name_of
 )
 def test_every_key_that_is_named_exists(page: Path) -> None:
     """`sft=none`, `dpo.beta=…`, `launch.node_rank`: in prose and in code, in the comments of conf/ and of recipes."""
@@ -142,7 +192,7 @@ def test_every_key_that_is_named_exists(page: Path) -> None:
     wrong = []
     for line in lines:
         for key, equals, value in re.findall(r"(?<![\w./~-])\+*([a-z_]+(?:\.[a-z_0-9]+)*)(=?)([\w]*)", line):
-            free = any(key.startswith(known) for known in keys if known.endswith("."))
+            free = any(key.startswith(prefix) for prefix in keys if prefix.endswith("."))
             named = equals or ("." in key and key.rpartition(".")[2] in ends)
             if not named or free or key.startswith("hydra"):
                 continue
@@ -180,8 +230,8 @@ def test_a_workflow_runs_what_a_developer_runs(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text())
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     ran = [line for step in steps for line in step.get("run", "").splitlines()]
-    asked = {target for line in ran for target in re.findall(r"(?:^|&& )make ([a-z]+)", line)}
-    assert asked and asked <= make_targets()
+    named = {target for line in ran for target in re.findall(r"(?:^|&& )make ([a-z]+)", line)}
+    assert named and named <= make_targets()
     assert all((ROOT / script).exists() for line in ran for script in re.findall(r"\.ci/\w+", line))
 
 
@@ -195,14 +245,14 @@ def jobs(path: Path) -> list[dict[str, dict[str, dict[str, list[str]]]]]:
     return [*yaml.safe_load(path.read_text())["jobs"].values()]
 
 
-HELD = re.compile(r"`(\w+/test_\w+\.py)::(\w+)`")
+PROMISED_TEST = re.compile(r"`(\w+/test_\w+\.py)::(\w+)`")
 
 
 @pytest.mark.parametrize("name", ["guarantees.md", "security.md"])
 def test_every_promise_names_tests_that_are_there(name: str) -> None:
-    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    page = (DOCS / "explanation" / name).read_text(encoding="utf-8")
     promises = re.findall(r"^- .*(?:\n(?!\n|- |#).*)*", page, flags=re.MULTILINE)
     assert promises
-    assert [promise for promise in promises if not HELD.search(promise)] == []
-    for file, test in HELD.findall(page):
+    assert [promise for promise in promises if not PROMISED_TEST.search(promise)] == []
+    for file, test in PROMISED_TEST.findall(page):
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"

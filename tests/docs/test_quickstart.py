@@ -1,0 +1,95 @@
+"""Keep docs/tutorials/quickstart.ipynb equal to the tutorial "First run", with the output of its commands.
+
+`python -m tests.docs.test_quickstart` runs every command of the tutorial and writes the notebook.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.config.installation import ROOT
+
+TUTORIAL = ROOT / "docs" / "tutorials" / "first-run.md"
+NOTEBOOK = TUTORIAL.with_name("quickstart.ipynb")
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def cells() -> Iterator[tuple[str, str]]:
+    """List the cells of the tutorial as (markdown, sh or python; source)."""
+    text = TUTORIAL.read_text(encoding="utf-8")
+    parts = BLOCK.split(text)
+    for prose, language, code in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
+        if prose.strip():
+            yield "markdown", prose.strip()
+        if code:
+            yield language, code.strip()
+
+
+def source_of(language: str, source: str) -> str:
+    """Return a cell's source as a notebook has it: a shell command begins with an exclamation mark."""
+    return f"!{source}" if language == "sh" else source
+
+
+def output_of(language: str, source: str, folder: Path) -> str:
+    """Run a cell in a folder and return what it prints.
+
+    Raises:
+        AssertionError: if a command fails.
+    """
+    if language == "python":
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.chdir(folder):
+            exec(compile(source, TUTORIAL.name, "exec"), {})  # the tutorial's own lines
+        return printed.getvalue()
+    words = shlex.split(source)
+    words[0] = sys.executable
+    if words[1] == "run.py":
+        words[1] = str(ROOT / "run.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "110", "TQDM_DISABLE": "1"}
+    ran = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return (ran.stdout + ran.stderr).replace(str(folder), ".")
+
+
+def notebook(outputs: list[str]) -> dict[str, Any]:
+    """Return the notebook of the tutorial (nbformat 4.5) with the output of each code cell."""
+    made, remaining = [], iter(outputs)
+    for number, (kind, source) in enumerate(cells()):
+        cell: dict[str, Any] = {"id": f"cell-{number}", "metadata": {}, "source": source_of(kind, source)}
+        if kind == "markdown":
+            made.append(cell | {"cell_type": "markdown"})
+            continue
+        stream = {"output_type": "stream", "name": "stdout", "text": next(remaining)}
+        made.append(cell | {"cell_type": "code", "execution_count": None, "outputs": [stream]})
+    return {"cells": made, "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def test_the_notebook_is_the_tutorial_with_its_outputs() -> None:
+    stored = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    outputs = [cell["outputs"][0]["text"] for cell in stored["cells"] if cell["cell_type"] == "code"]
+    assert stored == notebook(outputs)
+    assert all(outputs)
+
+
+def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
+    outputs = [output_of(kind, source, tmp_path) for kind, source in cells() if kind != "markdown"]
+    assert "report.html" in outputs[0]
+    assert json.loads(outputs[1])["verdict"]
+    assert outputs[2].startswith("[{")
+    assert "dpo" in outputs[-1]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        texts = [output_of(kind, source, Path(scratch)) for kind, source in cells() if kind != "markdown"]
+    NOTEBOOK.write_text(json.dumps(notebook(texts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
