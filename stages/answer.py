@@ -1,13 +1,13 @@
-"""Stage `answer`: one model answers the held-out prompts, greedily. A node per model, so sweeps share."""
+"""Stage `answer`: one model answers the held-out prompts greedily. Each model has a node, which sweeps share."""
 
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.errors import UserError
-from stages.evaluation.asked import HELD_OUT, prompts_of
-from stages.models.contract import form_of
-from stages.models.loading import device_of
+from stages.evaluation.asked import HELD_OUT, read_prompts
+from stages.models.contract import load_or_derive_contract
+from stages.models.loading import resolve_device
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Decoding
 from stages.store.dropped import Dropped
@@ -16,37 +16,38 @@ from stages.store.workspace import StageDir
 
 
 def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `answers.parquet`, one per prompt that is asked and that the model can read: of the split, or of
-    held-out pairs. All with checks are asked, and of the others `open`, drawn by their ids.
+    """Publish `answers.parquet`, with one answer per prompt of the split, or of the held-out pairs.
+
+    All prompts with checks are asked, and `open` of the others, drawn by their ids.
 
     Raises:
-        UserError: where there is no such prompt, or too many are too long.
+        UserError: if there is no prompt, or too many are longer than the model's context.
     """
-    every = [*prompts_of(inputs, cfg.split)]
-    without = sorted(e.id for e in every if not e.checks)
+    candidates = [*read_prompts(inputs, cfg.split)]
+    without = sorted(e.id for e in candidates if not e.checks)
     drawn = {*without[: cfg.open]}
-    prompts = [e for e in every if e.checks or e.id in drawn]
+    prompts = [e for e in candidates if e.checks or e.id in drawn]
     if not prompts:
         whose = HELD_OUT if "pairs" in inputs else f"the {cfg.split} split"
-        raise UserError(f"{whose} has no prompt to ask (answer.open={cfg.open} allows so many without checks).")
+        raise UserError(f"answer.open={cfg.open}: {whose} has no prompt with checks. Raise answer.open to ask others.")
     model = inputs["model"] / "model"
-    terms = form_of(model)
+    contract = load_or_derive_contract(model)
     decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
     dropped = Dropped(out, "prompts", cfg.max_dropped, "answer.max_dropped")
-    answers = complete(prompts, terms, model, decoding, "answer", out, dropped)
+    answers = complete(prompts, contract, model, decoding, "answer", out, dropped)
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
-    summary = f"{len(answers)} prompts answered, {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended"
+    summary = f"{len(answers)} prompts answered with {tokens / len(answers):.1f} tokens each, {stopped:.1%} ended"
     if without:
         summary += f"; {len(drawn)} of {len(without)} prompts without checks were asked"
     return {
-        "device": str(device_of(cfg.runtime.device)),
+        "device": str(resolve_device(cfg.runtime.device)),
         "prompts": len(answers),
         "prompts_dropped": dict(dropped.reasons),
         "without_checks": {"asked": len(drawn), "of": len(without)},
         "tokens": tokens,
         "stop_rate": stopped,
-        "form": type(terms).__name__,
+        "form": type(contract).__name__,
         "summary": summary,
     }

@@ -1,9 +1,9 @@
-"""Stage `eval`: did it help? All models on the same held-out prompts and pairs, with intervals.
+"""Stage `eval`: did it help? It compares all models on the same held-out prompts and pairs, with intervals.
 
-A verdict has up to three parts, which never hide each other. By checks: policy minus SFT, the share of prompts that
-pass all of them, on one primary endpoint. Learnt: how often the policy favours the chosen answer of held-out pairs
-more than SFT does. Judged: how often a labeler finds its answers better. Preferences that are somebody's own speak
-first of what they are about; everything else has an interval and no verdict.
+A verdict has up to three parts, all of which are printed. *Checks*: policy minus SFT in the share of prompts that pass
+all checks, on one primary endpoint. *Learnt*: the share of held-out pairs whose chosen answer the policy favours more
+than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own preferences, the parts about them come
+first. All other figures have an interval and no verdict.
 """
 
 import json
@@ -16,7 +16,7 @@ from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import loops
 from stages.evaluation import judged, learnt, likelihood, retention
-from stages.evaluation.asked import ASKED, prompts_behind
+from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import (
     LENGTH_DRIFT,
@@ -25,19 +25,19 @@ from stages.evaluation.outcomes import (
     before,
     differences,
     endings_clause,
-    ends_less,
+    endings_warning,
     main_difference,
     read_answers,
     tabulate,
     verdict,
 )
-from stages.models.loading import device_of
+from stages.models.loading import resolve_device
 from stages.store import safe_files
 from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
 from stages.store.workspace import StageDir
 
-# What those without checks are called; the first that were asked are those that a verdict without checks is about.
-OPEN = {
+# Titles of the sets of prompts without checks. A verdict without checks is about the first set in this order.
+SETS_WITHOUT_CHECKS = {
     "the prompts of held-out pairs": "answer_held_out",
     "your own prompts": "answer_judged",
     "prompts without checks": "answer",
@@ -45,33 +45,32 @@ OPEN = {
 
 
 def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `results.json`: the models in their order, their rates and differences by group, kind and task, what
-    they learnt of held-out pairs, what was judged, and what puts all this in proportion; and `outcomes.parquet`: of
-    every answer to a prompt of ours whether it passes.
+    """Publish `results.json` (models, rates, differences, held-out pairs, judged comparisons, verdict) and
+    `outcomes.parquet` (pass or fail for every answer to a prompt with checks).
 
     Raises:
-        UserError: where nothing is left to tell by.
+        UserError: if no prompt and no held-out pair is left to evaluate.
     """
     titles = cfg.models
-    by_set, left_out = answered_by_all(cfg, inputs, out)
+    by_set, left_out = read_shared_answers(cfg, inputs, out)
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
-    pairs = learnt.learnt(cfg, inputs, before(titles), out) if "pairs" in inputs else {}
-    comparisons = judged.judged(cfg, inputs)
+    pairs = learnt.learnt_results(cfg, inputs, before(titles), out) if "pairs" in inputs else {}
+    comparisons = judged.judged_results(cfg, inputs)
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
-        ids = {e.id for each in prompts.values() for e in each}
+        ids = {e.id for examples in prompts.values() for e in examples}
         raise UserError(
-            f"of {len(ids)} prompts none can say whether it helped: {len(ids & trained_on(inputs))} are in "
-            "the pairs as well, any others have no checks, or are rephrased or plain; and no pair is held out. Raise "
-            "data.tasks.test, or name other data."
+            f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
+            "the training pairs, the others have no checks or are only rephrased, and no pair is held out. Raise "
+            "data.tasks.test or pairs.validation_fraction, or add test prompts to data.sources."
         )
     answers = {role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles}
     by_checks = checked.primary if parts[0] == "checks" else None
-    if by_checks and (fewer := ends_less(checked.groups, titles, cfg)):
-        out.warn(fewer)
-    table = by_checks or next(iter(unchecked.values()), checked.primary)  # what the verdict is about
-    scored = (checked.ours if by_checks else table or checked.ours).prompts
+    if by_checks and (warning := endings_warning(checked.groups, titles, cfg)):
+        out.warn(warning)
+    table = by_checks or next(iter(unchecked.values()), checked.primary)  # the answers that the verdict is about
+    scored = (checked.verdict_table if by_checks else table or checked.verdict_table).prompts
     scored = sorted(scored, key=lambda e: e.id)[: cfg.likelihood_prompts]
     results: dict[str, Any] = {
         "models": titles,
@@ -79,10 +78,10 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "main_difference": main_difference(titles),
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
         **checked.results(answers, cfg),
-        **form_of(table, answers, cfg, out),
+        **measure_form(table, answers, cfg, out),
         "shown_on": next((name for name, each in unchecked.items() if each is table), checked.endpoint),
         "open": {
-            name: {"prompts": len(each.prompts), **of_answers(each, answers)} for name, each in unchecked.items()
+            name: {"prompts": len(each.prompts), **measure_answers(each, answers)} for name, each in unchecked.items()
         },
         "learnt": pairs,
         "judged": comparisons,
@@ -92,12 +91,12 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
-    save(out / "outcomes.parquet", checked.ours.outcomes(), Outcome)
+    save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]
     rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]
     return {
-        "device": str(device_of(cfg.runtime.device)),
+        "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
         "pass_rate": {role: main[role]["mean"] for role in titles} if main else {},
         "unseen_tasks": {role: groups["unseen tasks"][role]["mean"] for role in titles if "unseen tasks" in groups},
@@ -109,98 +108,98 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def parts_of_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:
-    """Return the parts that the verdict has, the most important first. `own`: the preferences are somebody's own, and
-    prompts that were generated here are not about them."""
+    """Return the names of the verdict's parts, the most important first. `own`: the preferences come from the user, so
+    that generated prompts are not about them."""
     parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
     if own:
-        order = ["learnt", "judged"] + ["checks"] * checked.of_files
+        order = ["learnt", "judged"] + ["checks"] * checked.is_from_files
     else:
         order = ["checks", "judged"] if checked.endpoint or comparisons else ["learnt"]
     return [name for name in order if parts[name]]
 
 
 def verdict_of(results: dict[str, Any]) -> str:
-    """Return a sentence for every part of the verdict, the first with what became worse. Of several opponents the
-    first one speaks: the others have their lines in the report."""
+    """Return one sentence per part of the verdict; the first also names what became worse. Only the first of several
+    judged opponents is included; the report has a line for each of them."""
     titles = results["models"]
-    say = {
+    sentence_of = {
         "checks": lambda: verdict(results["primary"], titles, results["endings"]),
         "learnt": lambda: learnt.sentence(results["learnt"], titles, results["cautions"]),
         "judged": lambda: judged.sentence(next(iter(results["judged"].values())), titles["policy"]),
     }
-    return " ".join(say[name]() for name in results["gives_verdict"])
+    return " ".join(sentence_of[name]() for name in results["gives_verdict"])
 
 
-def form_of(table: Table | None, answers: Answers, cfg: Eval, out: StageDir) -> dict[str, Any]:
-    """Return length and endings of the answers that the verdict is about, and warn where lengths drift apart."""
+def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir) -> dict[str, Any]:
+    """Return length and endings of the answers that the verdict is about, and warn if mean lengths differ a lot."""
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
-    titles, form, first = cfg.models, of_answers(table, answers), before(cfg.models)
+    titles, form, first = cfg.models, measure_answers(table, answers), before(cfg.models)
     if abs(drift := form["mean_tokens"]["policy"] / form["mean_tokens"][first] - 1) > LENGTH_DRIFT:
         word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
-        out.warn(f"{titles['policy']}'s answers are {word} than {titles[first]}'s: part of any change may be length.")
+        out.warn(f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length.")
     return form | {"endings": endings_clause(table, titles, cfg)}
 
 
-def of_answers(table: Table, answers: Answers) -> dict[str, Any]:
-    """Return mean tokens, and the shares of answers that end by themselves and that loop, by role."""
+def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
+    """Return by role the mean tokens and the shares of answers that end by themselves and that loop."""
     looping = [[loops(answers[role][e.id].text) for role in table.roles] for e in table.prompts]
     figures = {"mean_tokens": table.tokens, "stop_rate": table.stopped, "loops": np.array(looping, float)}
     return {name: table.mean(values) for name, values in figures.items()}
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
-    """The prompts of preference pairs: where they came from a file, they may be in the test."""
+    """Return the prompt ids of the preference pairs, which may also be test prompts if they came from a file."""
     return {*Records(inputs["pairs"] / "pairs.parquet", Pair).column("prompt_id")} if "pairs" in inputs else set()
 
 
 def with_checks(
     cfg: Eval, inputs: dict[str, Path], prompts: dict[str, list[Example]], by_set: dict[str, Answers], out: StageDir
 ) -> Checked:
-    """The prompts with checks that every model answered, and that nothing was trained on. Of labelled sets a prompt is
-    left out as well that the data holds, in any split."""
-    names, nobody = ("answer", "answer_outside"), {role: dict[str, Candidate]() for role in cfg.models}
+    """Check the answers to prompts with checks that every model answered and nothing was trained on. A prompt of a
+    labelled set is also left out if the data contains it, in any split."""
+    names, no_answers = ("answer", "answer_outside"), {role: dict[str, Candidate]() for role in cfg.models}
     data, outside = ([e for e in prompts.get(name, []) if e.checks] for name in names)
     seen = trained_on(inputs)
-    everything = tabulate(unseen(data, seen, out), by_set.get("answer", nobody))
+    everything = tabulate(unseen(data, seen, out), by_set.get("answer", no_answers))
     if outside:
         seen |= {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
-    return Checked(everything, tabulate(unseen(outside, seen, out), by_set.get("answer_outside", nobody)).by("task"))
+    answers = by_set.get("answer_outside", no_answers)
+    return Checked(everything, tabulate(unseen(outside, seen, out), answers).by("task"))
 
 
 def without_checks(prompts: dict[str, list[Example]], by_set: dict[str, Answers]) -> dict[str, Table]:
-    """The answers to prompts without checks, by what the prompts are: how long they are, and how they end."""
-    plain = {name: [e for e in prompts.get(name, []) if not e.checks] for name in OPEN.values()}
-    return {title: tabulate(plain[name], by_set[name]) for title, name in OPEN.items() if plain[name]}
+    """Tabulate length and endings of the answers to prompts without checks, by the set's title."""
+    plain = {name: [e for e in prompts.get(name, []) if not e.checks] for name in SETS_WITHOUT_CHECKS.values()}
+    return {title: tabulate(plain[name], by_set[name]) for title, name in SETS_WITHOUT_CHECKS.items() if plain[name]}
 
 
 def prompts_in(name: str, inputs: dict[str, Path], answers: dict[str, Candidate]) -> list[Example]:
-    """The prompts of a set that every model answered, in the order of the answers."""
-    by_id = {e.id: e for e in prompts_behind(name, inputs) if e.id in answers}
+    """Read the prompts of a set that every model answered, in the order of the answers."""
+    by_id = {e.id: e for e in prompts_of_set(name, inputs) if e.id in answers}
     return [by_id[prompt_id] for prompt_id in answers]
 
 
-def unseen(prompts: list[Example], seen: set[str], out: StageDir) -> list[Example]:
-    """Return the prompts that nothing was trained on, and warn of the others."""
-    fresh = [e for e in prompts if e.id not in seen]
-    if len(fresh) < len(prompts):
-        out.warn(f"{len(prompts) - len(fresh)} test prompts are in the data or the pairs as well and do not count.")
-    return fresh
+def unseen(prompts: list[Example], trained_ids: set[str], out: StageDir) -> list[Example]:
+    """Return the prompts that nothing was trained on, and warn about the others."""
+    untrained = [e for e in prompts if e.id not in trained_ids]
+    if len(untrained) < len(prompts):
+        out.warn(f"{len(prompts) - len(untrained)} test prompts do not count: they are also in the data or the pairs.")
+    return untrained
 
 
-def answered_by_all(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> tuple[dict[str, Answers], int]:
-    """Return, by the name of each set of prompts, the answers to those that every model answered; and how many prompts
-    that leaves out, with a warning.
+def read_shared_answers(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> tuple[dict[str, Answers], int]:
+    """Read by set the answers to the prompts that every model answered, and count the others, with a warning.
 
     Raises:
-        UserError: where no prompt of a set is left.
+        UserError: if no prompt of a set is left.
     """
     by_set, total = dict[str, Answers](), 0
-    for name in (name for name in ASKED if f"{name}_policy" in inputs):
+    for name in (name for name in PROMPT_SOURCES if f"{name}_policy" in inputs):
         by_set[name], left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
-        message = f"{left_out} prompts are too long for one of the models, so that they count for none"
+        message = f"{left_out} prompts are too long for one of the models and do not count"
         if not by_set[name]["policy"]:
-            raise UserError(f"{message}; no prompt is left. Lower answer.max_new_tokens.")
+            raise UserError(f"{message}, so that no prompt is left. Lower answer.max_new_tokens.")
         if left_out:
             out.warn(f"{message}: all models are compared on the same prompts.")
         total += left_out

@@ -1,7 +1,6 @@
-"""Stage `report`: one self-contained page that says whether it helped, and how it came about, and one of its labels.
+"""Stage `report`: one self-contained page on the result and its causes, and one page on the labels.
 
-It reads the nodes it is given and nothing else; text that a model wrote is escaped. A section that has nothing to say
-is not there.
+It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out.
 """
 
 from collections import defaultdict
@@ -13,7 +12,7 @@ from markupsafe import Markup
 
 from stages.config.schema import Report
 from stages.evaluation.diagnosis.diagnose import diagnose
-from stages.evaluation.diagnosis.evidence import gather
+from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.pages import changes, figures, glossary, label_page, next_steps, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.example_answers import side_by_side, strips
@@ -24,19 +23,19 @@ from stages.store.records import Pair, load
 from stages.store.sealed_json import having, load_json
 from stages.store.workspace import StageDir, read_curves
 
-NOT_COUNTED = ("do not count", "count for none")  # in warnings of the evaluation that are of prompts that it left out
-SHOWN = ("policy-control", "control-sft", "sft-base")  # differences, after the one that the verdict is of
-SCORED_BY = ("label_reward_model", "label")  # whose labeler a reward model may be: in an ensemble, or alone
-# The section that a stage's warnings are folded in; those of the evaluation change how the verdict is read, and stand
-# above all.
+NOT_COUNTED = ("do not count", "count for none")  # in the evaluation's warnings about prompts that it left out
+SHOWN = ("policy-control", "control-sft", "sft-base")  # differences shown after the verdict's own
+SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labeler: in an ensemble, or alone
+# The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
+# they change how the verdict is read.
 WARNED_IN = {"base": "settings", "source": "settings", "data": "settings", "sft": "curves", "dpo": "curves"}
 WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpaired", "reference"), "labels")
 WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "eval": "seeds"}
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `report.html` and, of the last round's labels, `labels.html`."""
-    inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # this seed's first
+    """Publish `report.html` and, for the labels of the last round, `labels.html`."""
+    inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # the report's own seed comes first
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", having("models"))
     models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]
@@ -44,15 +43,15 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     policy = nodes[model_names["policy"]]
     aligned = "pairs" in policy["inputs"]
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair) if aligned else []
-    why = diagnose(gather(inputs, nodes, results, pairs), models["policy"]) if aligned else None
+    why = diagnose(gather_evidence(inputs, nodes, results, pairs), models["policy"]) if aligned else None
     seed = policy["settings"]["seed"] if learns(policy) else None
-    runs = seeds.runs(inputs, nodes, seed)
+    runs = seeds.read_runs(inputs, nodes, seed)
     trained = [run["seed"] for run in runs if run["seed"] is not None]
     over_seeds = seeds.summary(runs, inputs, confidence)
     taught = trained_on_tasks(nodes, models)
-    headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs])
+    headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs], f"{confidence:.0%}")
     answers = side_by_side(inputs, results, cfg.side_by_side)
-    reward, lineage, tokens = of_reward(nodes), rows(nodes), inputs["sft"] / "token_example.json"
+    reward, lineage, tokens = reward_figures(nodes), lineage_rows(nodes), inputs["sft"] / "token_example.json"
     settings = settings_table.settings(nodes, policy, models["policy"], trained)
     summaries = {
         models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
@@ -64,10 +63,10 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "results": headline.checks(),
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results["judged"].values())),
-        "outside": headline.outside(),
+        "outside": headline.outside_sets(),
         "retention": results["retention"].get("sentence"),
         "seeds": over_seeds and over_seeds["sentence"],
-        "kinds": results["kinds"] and f"{changes.conclusion(results)} {changes.single(results)}",
+        "kinds": results["kinds"] and f"{changes.conclusion(results)} {changes.single_tasks(results)}",
         "proportion": headline.behaviour(),
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,
@@ -77,7 +76,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "settings": f"{settings['model']}; {settings['precision']}; {settings['computed on']}.",
         "lineage": f"{env.filters['duration'](seconds)} of work in {len(lineage)} nodes; the longest was "
         f"{longest['role'].replace('_', ' ')}, {env.filters['duration'](longest['seconds'])}.",
-        "words": "What each model is; SFT, DPO, held out, interval, KL and others, in a sentence each.",
+        "words": "Each model, and SFT, DPO, held out, interval, KL and others, in a sentence each.",
     }
     contents = glossary.contents(conclusions, results["gives_verdict"], helped=not why or why.helped)
     html = env.get_template("page.html.jinja").render(
@@ -89,7 +88,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         contents=contents,
         steps=next_steps.next_steps(results, nodes["eval"], trained, why),
         warnings=warnings(nodes, [*contents]),
-        roles={role: glossary.ROLES[kind(role, nodes[name])] for role, name in model_names.items()},
+        roles={role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()},
         glossary=glossary.GLOSSARY,
         settings=settings,
         level=f"{confidence:.0%} interval",
@@ -116,7 +115,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """Nodes and their warnings, by the section that has them; under '' those that change how the verdict is read."""
+    """Group (node, warning) by the section that shows them; '' is the top of the page."""
     by_section = defaultdict[str, list[tuple[str, str]]](list)
     for name, manifest in nodes.items():
         section = "judged" if name.startswith("judged_") else WARNED_IN.get(manifest["stage"], "lineage")
@@ -127,14 +126,13 @@ def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, li
     return by_section
 
 
-def kind(role: str, model: Manifest) -> str:
-    """Return the role that says what a model is: a policy may be SFT itself, and an SFT a model as it came."""
+def model_kind(role: str, model: Manifest) -> str:
+    """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
     return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
 
 
 def curves(inputs: Mapping[str, Path], title: str, policy: Path | None) -> list[Markup]:
-    """Figures of SFT's training, and of the policy's, where pairs trained it: its curve and its margins on held-out
-    pairs."""
+    """Draw the training of SFT and, if pairs trained the policy, its training and its margins on held-out pairs."""
     drawn = figures.sft(read_curves(inputs["sft"]))
     if policy:
         margins = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
@@ -143,27 +141,27 @@ def curves(inputs: Mapping[str, Path], title: str, policy: Path | None) -> list[
 
 
 def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:
-    """Return what learnt from prompts like the test's: `it` (the policy), SFT by its title, or `nothing here`."""
+    """Return the model trained on tasks like the test's: `it` (the policy), SFT's title, or `nothing here`."""
     tasks = nodes["data"]["config"]["tasks"] or {}
     judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint") if "label" in nodes else None
     of_data = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
     if of_data and (tasks.get("preference") or tasks.get("open_preference")):
         return "it"
-    taught = learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft"))
-    return models.get("sft", "it") if taught else "nothing here"
+    trained = learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft"))
+    return models.get("sft", "it") if trained else "nothing here"
 
 
-def of_reward(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Return the figures of the reward model: `trained`, where this run trained it and pairs were held out; `scored`,
-    the best of n by score with the checks passed, where it labelled prompts that have checks; nothing otherwise."""
+def reward_figures(nodes: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Return the figures of the reward model. `trained`: those on held-out pairs, if this run trained it. `scored`:
+    the checks passed by the best of n by score, if it labelled prompts with checks."""
     metrics = {name: nodes[name]["metrics"] for name in ("reward", *SCORED_BY) if name in nodes}
     scored = [each for each in metrics.values() if each.get("labeler") == "reward_model" and "best_of" in each]
     figures = {"scored": scored[0]} if scored else {}
     return figures | ({"trained": metrics["reward"]} if "accuracy" in metrics.get("reward", {}) else {})
 
 
-def rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
-    """The nodes as the lineage table shows them; one that several seeds share once."""
+def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
+    """Return the rows of the lineage table; a node that several seeds share occurs once."""
     names = {manifest["fingerprint"]: name for name, manifest in reversed(nodes.items())}
     return [
         {

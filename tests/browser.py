@@ -1,5 +1,5 @@
-"""A real browser, told what to do over a pipe in the DevTools protocol (chromedevtools.github.io/devtools-protocol): a
-window of any width, light or dark. A window of Chromium's own is never narrower than 500 pixels."""
+"""A real browser, controlled over a pipe in the DevTools protocol (chromedevtools.github.io/devtools-protocol), with a
+window of any width, light or dark. Chromium's own windows are never narrower than 500 pixels."""
 
 import base64
 import json
@@ -19,19 +19,19 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 OPTIONS += ("--disable-sync", "--disable-component-update")
-HEIGHT, TIMEOUT = 900, 300  # pixels; seconds, as a busy machine may take to start it
+HEIGHT, TIMEOUT = 900, 300  # pixels; seconds, because a busy machine starts it slowly
 FITS = "document.documentElement.scrollWidth <= innerWidth"
-# Ids that several elements have, SVGs without a name that are no decoration, heads of tables without a scope.
+# Lists duplicate ids, SVGs without a name that are not decoration, and table heads without a scope.
 NAMELESS = """[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) < i).concat(
     [...document.querySelectorAll('svg:not([role=img], [aria-hidden]), th:not([scope])')].map(
         e => e.outerHTML.slice(0, 80)),
     [...document.querySelectorAll('svg[role=img]')].filter(
         e => e.firstElementChild?.tagName != 'title' && !e.ariaLabel).map(e => 'no title'))"""
-# Cells of the main table that are not wholly inside the window.
+# Lists cells of the main table that are not completely inside the window.
 CUT = """[...document.querySelectorAll('.results tbody th, .results tbody td')].filter(cell => {
     const range = document.createRange(); range.selectNodeContents(cell);
     return [...range.getClientRects()].some(r => r.left < 0 || r.right > innerWidth)}).map(cell => cell.textContent)"""
-# Of every node that breaks a rule: the rule, what is wrong, and where.
+# Lists for every node that breaks a rule: the rule, the node, and the failure.
 AXE = """document.querySelectorAll('details').forEach(d => d.open = true);
     axe.run().then(({violations}) => violations.flatMap(rule =>
         rule.nodes.map(node => `${rule.id}: ${node.target} ${node.failureSummary}`)))"""
@@ -39,19 +39,19 @@ AXE = """document.querySelectorAll('details').forEach(d => d.open = true);
 
 @cache
 def axe() -> str | None:
-    """The source of axe-core, from the package that `make test` installs; None where it is not."""
-    found = find_spec("axe_playwright_python")  # not imported: that would want Playwright
-    script = Path(found.origin).with_name("axe.min.js") if found and found.origin else None
+    """The source of axe-core from the package that `make test` installs; None without the package."""
+    package = find_spec("axe_playwright_python")  # an import would need Playwright
+    script = Path(package.origin).with_name("axe.min.js") if package and package.origin else None
     return script.read_text(encoding="utf-8") if script and script.exists() else None
 
 
 class Pipe:
-    """Messages to the browser and from it, for all of its tabs."""
+    """Messages to and from the browser, for all of its tabs."""
 
     def __init__(self, commands: int, answers: int):
         self.commands, self.answers = os.fdopen(commands, "wb"), os.fdopen(answers, "rb")
         self.sent, self.unread = 0, b""
-        self.requested: list[str] = []  # the address of everything that a watched tab asked for
+        self.requested: list[str] = []  # the address of every request of a watched tab
 
     def message(self) -> dict[str, Any]:
         while b"\0" not in self.unread:
@@ -66,7 +66,7 @@ class Pipe:
         return message
 
     def tell(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
-        """Send a command and wait for what it gives."""
+        """Send a command and return its result."""
         self.sent += 1
         command = {"id": self.sent, "method": method, "params": params} | ({"sessionId": session} if session else {})
         self.commands.write(json.dumps(command).encode() + b"\0")
@@ -94,7 +94,7 @@ class Tab:
         return self.pipe.tell(method, self.session, **params)
 
     def look(self, width: int, dark: bool = False) -> None:
-        """A window this wide, as someone sees it who prefers light or dark."""
+        """Set the window's width and the preference for light or dark."""
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.tell("Emulation.setEmulatedMedia", features=[scheme])
@@ -105,60 +105,70 @@ class Tab:
         self.load("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
 
     def load(self, method: str, **params: Any) -> None:
-        """Send a command that loads a page, and wait until it is there."""
+        """Send a command that loads a page, and wait until the page is loaded."""
         self.tell(method, **params)
         while self.pipe.message().get("method") != "Page.loadEventFired":
             pass
 
     def press(self, key: str) -> None:
-        """A key goes down and up."""
+        """Press and release a key."""
         code = {"windowsVirtualKeyCode": ord(key.upper()), "key": key}
         self.tell("Input.dispatchKeyEvent", type="keyDown", text=key, **code)
         self.tell("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, or of its promise."""
-        found = self.tell("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        """Return the value of a JavaScript expression, or of its promise."""
+        answer = self.tell("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
-    def violations(self) -> list[str]:
-        """What axe finds wrong with the page that is shown."""
+    def axe_violations(self) -> list[str]:
+        """Return axe's violations on the page that is shown."""
         source = axe()
         assert source is not None
         self.evaluate(f"{source}; 0")
         return list(self.evaluate(AXE))
 
     def picture(self, path: Path) -> None:
-        """The whole page as a PNG."""
-        taken = self.tell("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(taken["data"]))
+        """Save the whole page as a PNG."""
+        answer = self.tell("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
 
 
-def wrong_with(page: Path, folder: Path) -> list[str]:
-    """What axe and we find wrong with a page on a phone and on a desk, in light and dark. Skips the test where there
-    is no browser or no axe."""
+def page_faults(page: Path, folder: Path) -> list[str]:
+    """List axe's and our own faults of a page on a phone and on a desktop, in light and dark.
+
+    Skips the test without a browser or without axe.
+    """
     if CHROMIUM is None or axe() is None:
         pytest.skip("needs Chromium, and axe-core as `make test` installs it")
-    found = []
+    faults = []
     with browser(folder) as tab:
         for width in (390, 1440):
             for dark in (False, True):
                 tab.open(page, width, dark)
-                wrong = [*([] if tab.evaluate(FITS) else ["sticks out"]), *tab.evaluate(CUT), *tab.evaluate(NAMELESS)]
-                found += [f"{width} {'dark' if dark else 'light'}: {each}" for each in wrong + tab.violations()]
-    return found
+                layout_faults = [
+                    *([] if tab.evaluate(FITS) else ["sticks out"]),
+                    *tab.evaluate(CUT),
+                    *tab.evaluate(NAMELESS),
+                ]
+                faults += [
+                    f"{width} {'dark' if dark else 'light'}: {fault}" for fault in layout_faults + tab.axe_violations()
+                ]
+    return faults
 
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Tab]:
-    """A browser that keeps what it writes in `folder`."""
-    (theirs, commands), (answers, them) = os.pipe(), os.pipe()  # it reads from 3 and writes to 4
-    command = ["sh", "-c", f'exec "$@" 3</dev/fd/{theirs} 4>/dev/fd/{them}', "sh", str(CHROMIUM), *OPTIONS]
+    """Start a browser that stores its files in `folder`, and yield a tab."""
+    (reads_from, commands), (answers, writes_to) = (os.pipe(), os.pipe())  # the browser has 3 and 4
+    command = ["sh", "-c", f'exec "$@" 3</dev/fd/{reads_from} 4>/dev/fd/{writes_to}', "sh", str(CHROMIUM), *OPTIONS]
     command += ["--remote-debugging-pipe", f"--user-data-dir={folder}"]
-    process = subprocess.Popen(command, pass_fds=(theirs, them), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.close(theirs)
-    os.close(them)
+    process = subprocess.Popen(
+        command, pass_fds=(reads_from, writes_to), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    os.close(reads_from)
+    os.close(writes_to)
     pipe = Pipe(commands, answers)
     try:
         yield Tab(pipe)

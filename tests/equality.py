@@ -1,4 +1,4 @@
-"""One step of a TRL trainer with everything that comes of it, and when two such steps are equal."""
+"""One step of a TRL trainer with all its results, and a test for the equality of two such steps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from transformers import Trainer
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-5}
-TOKENS = "token/"  # what begins the names of values per token
+TOKENS = "token/"  # prefix of the names of values per token
 
 
 class Float64(TorchFunctionMode):
-    """Norms, rotary angles and TRL's head compute in fp32 whatever the weights; in this mode, in float64."""
+    """A mode in which norms, rotary angles and TRL's head compute in float64; otherwise they always use fp32."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.Tensor.float:
@@ -26,7 +26,7 @@ class Float64(TorchFunctionMode):
 
 @contextmanager
 def exact(dtype: torch.dtype) -> Iterator[None]:
-    """For a model in float64, nothing in fp32. Autograd does not know the mode: the head's backward enters it."""
+    """Compute a float64 model without any fp32. Autograd ignores the mode, so the head's backward enters it itself."""
     if dtype is not torch.float64:
         yield
         return
@@ -42,8 +42,10 @@ def exact(dtype: torch.dtype) -> Iterator[None]:
 
 
 def step(trainer: Trainer, rows: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor]:
-    """One micro-batch through TRL's collator and loss, and back: loss, metrics, the head's values per token, and the
-    gradient of every parameter, by name."""
+    """Run one micro-batch forward and backward through TRL's collator and loss.
+
+    Returns by name the loss, the metrics, the head's values per token, and the gradient of every parameter.
+    """
     model = trainer.model.train()
     model.zero_grad()
     trainer._metrics["train"].clear()
@@ -61,15 +63,18 @@ def step(trainer: Trainer, rows: list[dict[str, Any]], **options: Any) -> dict[s
 
 
 def assert_equal(padded: dict[str, torch.Tensor], packed: dict[str, torch.Tensor]) -> None:
-    """Log-probs and metrics relative to the largest of them, at least 1. A gradient in its norm, relative to its own,
-    at least a millionth of the largest of all, as some are 0 but for rounding."""
+    """Assert that two steps agree within AGREEMENT.
+
+    The tolerance of a value is relative to its largest element, at least 1. The tolerance of a gradient is relative to
+    its norm, at least a millionth of the largest norm, because some gradients are 0 except for rounding.
+    """
     assert padded.keys() == packed.keys()
     tolerance = AGREEMENT[padded["loss"].dtype]
     steepest = max(float(v.double().norm()) for name, v in padded.items() if name.endswith("weight"))
     for name, value in padded.items():
-        theirs, ours = value.double(), packed[name].double()
+        padded_value, packed_value = value.double(), packed[name].double()
         if name.endswith("weight"):
-            gap, scale = (ours - theirs).norm(), max(float(theirs.norm()), 1e-6 * steepest)
+            gap, scale = (packed_value - padded_value).norm(), max(float(padded_value.norm()), 1e-6 * steepest)
         else:
-            gap, scale = (ours - theirs).abs().max(), max(float(theirs.abs().max()), 1.0)
+            gap, scale = (packed_value - padded_value).abs().max(), max(float(padded_value.abs().max()), 1.0)
         assert gap <= tolerance * scale, f"{name}: {float(gap) / scale:.2g}"

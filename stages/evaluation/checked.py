@@ -1,4 +1,4 @@
-"""Prompts with checks: pass rates of all models, what a verdict by them is of, and what puts them in proportion."""
+"""Prompts with checks: the pass rates of all models, the primary endpoint, and rates that put them in proportion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,34 +8,33 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.outcomes import GROUPS, SIDES, Answers, Table, consistency, matched, rates, with_intervals
+from stages.evaluation.outcomes import GROUPS, SIDES, Answers, Table, consistency, matched, rate_row, with_intervals
 from stages.store.records import Example
 from stages.store.text_units import lower_words
 from stages.tasks.checks import share_passed
 
-# What a verdict is of: the first that has prompts.
+# The primary endpoint is the first of these groups that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
 OUTSIDE = "outside: "
-UNKNOWN_CONTEXT: dict[str, Any] = {"containing": {}, "constant": None}  # of prompts made without a reference
-GENERATED = ("tasks", "open")  # sources of prompts that the project made
+UNKNOWN_CONTEXT: dict[str, Any] = {"containing": {}, "constant": None}  # for sets that give no reference answers
+GENERATED = ("tasks", "open")  # sources of prompts that this project generates
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Every answer to a prompt with checks: `everything` that was asked of the data, and labelled sets that are not
-    ours (`outside`), by file."""
+    """All answers to prompts with checks: `everything` to the data's prompts, `outside` to labelled sets, by file."""
 
     everything: Table
     outside: dict[str, Table]
 
     @cached_property
-    def ours(self) -> Table:
-        """The prompts that a verdict may be of."""
+    def verdict_table(self) -> Table:
+        """The prompts that a verdict may be based on."""
         return self.everything.group(*GROUPS)
 
     @cached_property
     def groups(self) -> dict[str, Table]:
-        return self.ours.views() | {f"{OUTSIDE}{name}": table for name, table in self.outside.items()}
+        return self.verdict_table.views() | {f"{OUTSIDE}{name}": table for name, table in self.outside.items()}
 
     @property
     def endpoint(self) -> str | None:
@@ -46,74 +45,73 @@ class Checked:
         return self.groups[self.endpoint] if self.endpoint else None
 
     @property
-    def of_files(self) -> bool:
-        """True where prompts of the primary endpoint are somebody's own, and not generated here."""
+    def is_from_files(self) -> bool:
+        """True if some prompts of the primary endpoint come from the user's files, not from generated tasks."""
         return self.primary is not None and any(e.source not in GENERATED for e in self.primary.prompts)
 
     def results(self, answers: Answers, cfg: Eval) -> dict[str, Any]:
-        """Rates and differences by group, kind and task, and what puts them in proportion."""
+        """Return rates and differences by group, kind and task, and the rates that put them in proportion."""
         groups = self.groups
-        by_group = {name: rates(table, cfg) for name, table in groups.items()}
+        by_group = {name: rate_row(table, cfg) for name, table in groups.items()}
         for name, row in by_group.items():
             row |= UNKNOWN_CONTEXT if name.startswith(OUTSIDE) else context_rates(groups[name], answers, cfg)
-        sides = {side: self.ours.group(*names) for side, names in SIDES.items()}
+        sides = {side: self.verdict_table.group(*names) for side, names in SIDES.items()}
         return {
             "endpoint": self.endpoint,
             "primary": by_group[self.endpoint] if self.endpoint else None,
             "groups": by_group,
-            "kinds": divided(sides, "kind", cfg),
-            "tasks": divided(sides, "task", cfg),
+            "kinds": rates_by(sides, "kind", cfg),
+            "tasks": rates_by(sides, "task", cfg),
             "matched": matched(self.primary, cfg) if self.primary else {},
             "rephrased": consistency(self.everything.group("rephrased")),
         }
 
 
-def divided(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
-    """By side, and there by kind or task: rates and differences."""
+def rates_by(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
+    """Return rates and differences by side (seen, unseen, tuning), and in each by `field` (kind or task)."""
     return {
-        side: {name: rates(part, cfg) for name, part in table.by(field).items()}
+        side: {name: rate_row(part, cfg) for name, part in table.by(field).items()}
         for side, table in sides.items()
         if table.prompts
     }
 
 
 def context_rates(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
-    """Return what puts a pass rate in proportion: the rate of answers that hold the reference whatever their form, and
-    what one constant answer per task would score."""
+    """Return the share of answers that contain the reference in any form, and a constant answer's pass rate."""
     return {"containing": containing(table, answers, cfg), "constant": constant(table.prompts)}
 
 
 def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
-    """The share of answers that contain the reference's words in their order, whatever their case, their marks and
-    what stands around them: by role, and paired differences, as of the strict rates; of the prompts that have a
-    reference."""
-    told = table.where(np.array([bool(e.reference) for e in table.prompts], bool))
-    if not told.prompts:
+    """The share of answers that contain the reference's words in order, ignoring case, punctuation and other words. By
+    role, with paired differences as for the strict rates; only prompts that have a reference count."""
+    referenced = table.where(np.array([bool(e.reference) for e in table.prompts], bool))
+    if not referenced.prompts:
         return {}
-    held = [[holds(answers[role][e.id].text, e.reference or "") for role in told.roles] for e in told.prompts]
-    return {"prompts": len(held), **with_intervals(told, np.array(held, float), cfg)}
+    texts = [[(answers[role][e.id].text, e.reference or "") for role in table.roles] for e in referenced.prompts]
+    contained = np.array([[contains_words(*pair) for pair in row] for row in texts], float)
+    return {"prompts": len(contained), **with_intervals(referenced, contained, cfg)}
 
 
-def holds(answer: str, reference: str) -> bool:
-    wanted, found = lower_words(reference), lower_words(answer)
-    if not wanted:  # marks alone
+def contains_words(answer: str, reference: str) -> bool:
+    expected, words = lower_words(reference), lower_words(answer)
+    if not expected:  # the reference is punctuation only
         return reference.strip() in answer
-    return any(found[i : i + len(wanted)] == wanted for i in range(len(found) - len(wanted) + 1))
+    return any(words[i : i + len(expected)] == expected for i in range(len(words) - len(expected) + 1))
 
 
 def constant(prompts: Sequence[Example]) -> float | None:
-    """The pass rate of one answer per task that looks at no prompt: the reference of one prompt that passes most of
-    the task's others, chosen with hindsight. None where a prompt has no reference."""
+    """The pass rate of giving one fixed answer per task: the reference that passes most other prompts of the task. It
+    is chosen with hindsight, and None if any prompt has no reference."""
     if not prompts or not all(e.reference for e in prompts):
         return None
     tasks: dict[str, list[Example]] = {}
     for e in prompts:
         tasks.setdefault(e.task, []).append(e)
-    return sum(len(same) * carried_over(same) for same in tasks.values()) / len(prompts)
+    return sum(len(same) * best_reference_rate(same) for same in tasks.values()) / len(prompts)
 
 
-def carried_over(prompts: list[Example]) -> float:
-    """Of one task's prompts, the share that the best of their references passes, but for the prompt it belongs to."""
+def best_reference_rate(prompts: list[Example]) -> float:
+    """The share of a task's prompts that its best reference passes, not counting the reference's own prompt."""
     if len(prompts) == 1:
         return 0.0
     references = {e.reference or "" for e in prompts}

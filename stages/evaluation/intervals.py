@@ -1,15 +1,15 @@
 """Intervals of means over prompts that come in task families.
 
-Two questions, and two errors. *These tasks*: what would other prompts of the same families give? The families are
-strata, and only the prompts within them vary. *Tasks like these*: what would other families give? The families are a
-draw, and the spread of their means is all the error there is: a family's mean already carries the noise of its
-prompts, so prompts are not drawn a second time. Both are t intervals, for as many degrees of freedom as strata or
-families give (Cochran 1977, Sampling Techniques, ch. 5 and 9; Satterthwaite 1946, Biometrics Bulletin 2:6).
+There are two questions, with different errors. *These tasks*: what would other prompts of the same families give? The
+families are strata, and only the prompts within them vary. *Tasks like these*: what would other families give? The
+families are a random sample, and the spread of their means is the whole error, because a family's mean already
+contains the noise of its prompts. Both are t intervals with the degrees of freedom of the strata or families
+(Cochran 1977, Sampling Techniques, ch. 5 and 9; Satterthwaite 1946, Biometrics Bulletin 2:6).
 
-Near 0 and 1 the spread of a sample says little of its error: 0 of 320 has none. There the bounds are those of the
-score test (Wilson 1927, JASA 22): a bound must be as uncertain as a share of that size is at least.
+Near 0 and 1 a sample's spread underestimates its error: 0 of 320 has no spread at all. There the bounds come from the
+score test (Wilson 1927, JASA 22): a bound is at least as uncertain as a share of that size.
 
-A difference is of the models at hand: training them again from other seeds is another error, and in no interval here.
+An interval is valid for the trained models at hand: no interval here contains the error of training with other seeds.
 
 Student's t distribution is at the end, for any number of degrees of freedom from 1 on, fractions included.
 """
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from stages.store.numbers import bound, points, signed
 
-POINTS = 20_001  # of the integral of Student's t: a quantile is right to 1e-5 of itself
-NORMAL = 10_000.0  # degrees of freedom from which on it is the normal distribution
+POINTS = 20_001  # grid points of the integral of Student's t: quantiles have a relative error of 1e-5
+NORMAL = 10_000.0  # degrees of freedom above which the t distribution is treated as normal
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Interval:
         return f"{mean} per {row} ({low} to {high})"
 
     def bounds(self) -> str:
-        """In points: `−7.1 to +3.4`"""
+        """The bounds in percentage points: `−7.1 to +3.4`."""
         return f"{bound(self.low)} to {bound(self.high)}"
 
 
@@ -57,7 +57,7 @@ class Means:
         outcomes: (prompts, models): shares in [0, 1], or with `shares=False` any measure. A prompt's outcomes stay
             together, so differences are paired.
         families: the task family of each prompt.
-        drawn: the statement is about tasks like these, of which these are a draw; else about these tasks.
+        drawn: True for intervals about tasks like these, of which the families are a sample; else about these tasks.
     """
 
     def __init__(self, outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True):
@@ -71,25 +71,25 @@ class Means:
             self._of_strata(outcomes, family_of)
 
     def _of_families(self, outcomes: NDArray[Any], family_of: NDArray[Any]) -> None:
-        """Residuals (families, models): the covariance of the means is the sum of their products."""
+        """Set the residuals (families, models), whose cross products sum to the covariance of the means."""
         sizes = np.bincount(family_of)
         weights = sizes / sizes.sum()
         means = totals(outcomes, family_of) / sizes[:, None]
         self.residuals = (weights / np.sqrt(1 - weights))[:, None] * (means - self.means)
         self.stratum_of = np.zeros(len(sizes), int)
-        # Unequal families count as so many equal ones.
+        # Families of unequal size are worth fewer degrees of freedom than their number.
         self.freedom = np.array([max(1.0, 1 / (weights**2).sum() - 1)])
 
     def _of_strata(self, outcomes: NDArray[Any], family_of: NDArray[Any]) -> None:
-        """Residuals (prompts, models), of each from its family's mean. Families of one prompt, whose spread nobody
-        knows, are one stratum together, or join the smallest other."""
+        """Set the residuals (prompts, models) from each family's mean. A family of one prompt has no spread: such
+        families form one stratum together, or join the smallest other."""
         sizes = np.bincount(family_of)
         single = sizes[family_of] == 1
         if single.sum() > 1:
             family_of = np.where(single, family_of[single][0], family_of)
         elif single.any() and len(sizes) > 1:
-            others = np.where(sizes > 1, sizes, np.iinfo(int).max)
-            family_of = np.where(single, others.argmin(), family_of)
+            sizes_of_families = np.where(sizes > 1, sizes, np.iinfo(int).max)
+            family_of = np.where(single, sizes_of_families.argmin(), family_of)
         self.stratum_of = np.unique(family_of, return_inverse=True)[1]
         sizes = np.bincount(self.stratum_of)
         means = totals(outcomes, self.stratum_of) / sizes[:, None]
@@ -98,23 +98,23 @@ class Means:
         self.freedom = np.maximum(1.0, sizes - 1)
 
     def error(self, residuals: NDArray[Any]) -> tuple[float, float]:
-        """The standard error of a mean or difference, and its degrees of freedom. residuals: (units,)."""
+        """The standard error of a mean or difference and its degrees of freedom, from `residuals` (units,)."""
         of_strata = np.bincount(self.stratum_of, residuals**2)
         variance = of_strata.sum()
-        if variance < 1e-24:  # nothing varies
+        if variance < 1e-24:
             return 0.0, float(self.freedom.sum())
         return math.sqrt(variance), float(variance**2 / (of_strata**2 / self.freedom).sum())
 
     def share(self, model: int, confidence: float = 0.95) -> Interval:
-        """The share of prompts that a model passes, with its score interval."""
+        """The share of prompts that a model passes, with a score interval."""
         error, freedom = self.error(self.residuals[:, model])
         mean, t = float(self.means[model]), student_quantile((1 + confidence) / 2, freedom)
-        alone = mean * (1 - mean) / self.prompts  # its variance, were prompts a simple random sample
-        low, high = score_bounds(mean, t * t * (error**2 / alone if alone and error else 1) / self.prompts)
+        plain = mean * (1 - mean) / self.prompts  # the variance if prompts were a simple random sample
+        low, high = score_bounds(mean, t * t * (error**2 / plain if plain and error else 1) / self.prompts)
         return Interval(mean, low, high)
 
     def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:
-        """By how much model `a` is above model `b`; of one prompt there are no bounds."""
+        """The mean difference a − b with its interval; with one prompt the bounds are the widest possible."""
         error, freedom = self.error(self.residuals[:, a] - self.residuals[:, b])
         mean, t = float(self.means[a] - self.means[b]), student_quantile((1 + confidence) / 2, freedom)
         margin = t * error if self.prompts > 1 else math.inf
@@ -126,12 +126,12 @@ class Means:
 
 
 def totals(outcomes: NDArray[Any], group_of: NDArray[Any]) -> NDArray[np.float64]:
-    """Sums (groups, models)."""
-    return np.stack([np.bincount(group_of, of_model) for of_model in outcomes.T], 1)
+    """Sum the outcomes of each group: (groups, models)."""
+    return np.stack([np.bincount(group_of, column) for column in outcomes.T], 1)
 
 
 def score_bounds(mean: float, k: float) -> tuple[float, float]:
-    """The shares θ with (θ − mean)² = k·θ(1 − θ), lowest and highest: the mean itself where there is none."""
+    """The two shares θ with (θ − mean)² = k·θ(1 − θ), the lower first; the mean twice if there is no solution."""
     root = k * k + 4 * k * mean * (1 - mean)
     if root < 0:
         return mean, mean
@@ -140,7 +140,7 @@ def score_bounds(mean: float, k: float) -> tuple[float, float]:
 
 
 def paired(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean difference of two measurements of the same rows, with its t interval; of one row it has no bounds."""
+    """The mean difference of two measurements of the same rows, with a t interval; infinite bounds for one row."""
     differences = [b - a for a, b in zip(before, after, strict=True)]
     mean, n = fmean(differences), len(differences)
     margin = math.inf
@@ -151,7 +151,7 @@ def paired(before: Sequence[float], after: Sequence[float], confidence: float = 
 
 @lru_cache(maxsize=256)
 def student_distribution(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Angles and the probability below each: t = √freedom · tan(angle), whose density goes with cos^(freedom − 1)."""
+    """Angles and the probability below each, where t = √freedom · tan(angle) has a density ∝ cos^(freedom − 1)."""
     angles = np.linspace(-math.pi / 2, math.pi / 2, POINTS)
     density = np.cos(angles) ** (freedom - 1)
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
@@ -159,7 +159,7 @@ def student_distribution(freedom: float) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """The t that a draw stays below with this probability."""
+    """The value that a t-distributed draw stays below with this probability."""
     freedom = min(max(1.0, freedom), NORMAL)
     angles, below = student_distribution(round(freedom, 2))
     return math.sqrt(freedom) * math.tan(float(np.interp(probability, below, angles)))

@@ -1,5 +1,5 @@
-"""Judged comparisons: what a labeler said of the policy's answers beside those of another model, as figures and in
-sentences. Who judged, and how, is the labeler's affair."""
+"""Judged comparisons: win rates of the policy's answers against another model's, from the judgements of any labeler,
+as figures and as sentences."""
 
 import math
 from collections import Counter
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Eval
 from stages.evaluation.intervals import Interval
-from stages.evaluation.reliability import KNOWN_WORDS, Key, from_file
-from stages.evaluation.win_rates import Comparisons, compared, detectable, win_rate
+from stages.evaluation.reliability import KNOWN_WORDS, Key, read_known_words
+from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, win_rate
 from stages.store.records import Candidate, Judgement, load
 
-POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of the candidate `a`
-SAYS = {
+POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # what candidate `a` scores for each preference
+SENTENCES = {
     "better": "{who} {finds} {answers} better than {others}",
     "worse": "{who} {finds} {answers} worse than {others}",
     "preferred, perhaps for length": "{who} {prefers} {answers} to {others}, perhaps for length alone",
@@ -31,8 +31,9 @@ SAYS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """The two answers to every prompt, the policy's (or what takes its place) first, and what was said of them: of two
-    at a time by prompt, or of each by its id."""
+    """Two answers to every prompt with their judgements. `sides`: the policy's answer first. `preferences`: by prompt;
+    `scores`: by candidate. `missing`: judgements without a verdict, by reason. `words_of_people`: people's verdicts by
+    the two candidates' ids."""
 
     sides: list[tuple[Candidate, Candidate]]
     preferences: dict[str, Judgement]
@@ -42,20 +43,20 @@ class Comparison:
 
     @classmethod
     def read(cls, versus: Path, label: Path | None) -> "Comparison":
-        """Read a `versus` node and the labels of it: None where all answers are alike, and nobody was asked."""
+        """Read a `versus` node and its `label` node, which is None if all answers are alike and nobody was asked."""
         judgements = load(label / "judgements.parquet", Judgement) if label else []
         words = (label or versus) / KNOWN_WORDS
         return cls(
-            sides_of(versus),
+            read_sides(versus),
             {j.prompt_id: j for j in judgements if j.preference},
             {j.candidate_id: j.score for j in judgements if j.score is not None},
             Counter(j.error for j in judgements if j.error),
-            from_file(words) if words.exists() else {},
+            read_known_words(words) if words.exists() else {},
         )
 
     def won(self, policy: Candidate, other: Candidate) -> float:
-        """1 where the policy's answer is the better one, 0.5 for a tie, 0 where the other is; NaN where nobody said
-        it. Equal texts are a tie, whether or not anybody was asked."""
+        """Return 1 if the policy's answer won, 0.5 for a tie, 0 if it lost, and NaN without a judgement. Equal texts
+        are a tie, with or without a judgement."""
         if policy.stripped_text == other.stripped_text:
             return POINTS["tie"]
         if judgement := self.preferences.get(policy.prompt_id):
@@ -65,8 +66,7 @@ class Comparison:
         return (1 + float(np.sign(gap))) / 2  # NaN stays NaN
 
     def shown_first(self, policy: Candidate) -> float:
-        """1 where the policy's answer was shown first, 0 where the other was; 0.5 where both orders were shown, or the
-        two were never side by side."""
+        """Return 1 if the policy's answer was shown first, 0 if the other was, 0.5 for both orders or neither."""
         judgement = self.preferences.get(policy.prompt_id)
         if judgement is None or judgement.order_swapped_agrees is not None:
             return 0.5
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Counts and lengths, to be told beside rates."""
+        """Counts and mean lengths that are reported with the win rates."""
         won = self.outcomes.won
         swapped = [j.order_swapped_agrees for j in self.preferences.values() if j.order_swapped_agrees is not None]
         return {
@@ -102,10 +102,10 @@ class Comparison:
         }
 
 
-def judged(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """By whom the policy is compared with: how often its answers win, free of length and corrected by people where
-    that can be told, and what a judge that knows nothing would give. Of a comparison that people have not completed,
-    how many questions wait for them."""
+def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the figures of each comparison, by the key of the policy's opponent. They are the win rate, the
+    length-controlled rate, the rate corrected by people and the rates of null judges. A comparison that people have
+    not completed has the number of questions `waiting` instead."""
     results, constant = dict[str, dict[str, Any]](), dict[str, Any]()
     if f"judged_{CONSTANT}" in inputs:
         won = Comparison.read(inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"]).outcomes.won
@@ -119,27 +119,27 @@ def judged(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         if f"judged_{key}" not in inputs and alike < prompts:
             results[key] = row | {"waiting": prompts - alike, "detectable": detectable(prompts)}
             continue
-        rates = compared(outcomes, cfg.confidence, cfg.judged.max_longer)
+        rates = comparison_results(outcomes, cfg.confidence, cfg.judged.max_longer)
         rates["nulls"] |= constant
         results[key] = row | comparison.figures | rates
     return results
 
 
-def sides_of(versus: Path) -> list[tuple[Candidate, Candidate]]:
-    """The two candidates of every prompt, as `versus` wrote them: the policy's first."""
+def read_sides(versus: Path) -> list[tuple[Candidate, Candidate]]:
+    """Read the two candidates of every prompt from a `versus` node, the policy's first."""
     candidates = iter(load(versus / "candidates.parquet", Candidate))
     return list(zip(candidates, candidates, strict=True))
 
 
 def sentence(row: Mapping[str, Any], policy: str) -> str:
-    """Say in a sentence whose answers are better, by whom it was judged, and by how much. `policy`: its title."""
-    usual = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
-    who, answers = usual.get(row["labeler"], f"The labeler {row['labeler']}"), f"{policy}'s answers"
+    """Say in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
+    labeler_titles = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
+    who, answers = labeler_titles.get(row["labeler"], f"The labeler {row['labeler']}"), f"{policy}'s answers"
     opposed = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
     if "waiting" in row:
-        return f"People have not said yet whether {answers} are better than {opposed}: stage=versus asks them."
+        return f"People have not said yet whether {answers} are better than {opposed}. Run stage=versus to ask them."
     verbs = ("find", "prefer") if row["labeler"] == "human" else ("finds", "prefers")
-    says = SAYS[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed)
+    says = SENTENCES[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed)
     rate = Interval(**(row["people"] or row)["win_rate"])
     share = f"{rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%})"
-    return f"{says}: {answers} win {share} of {row['judged']} comparisons, ties half."
+    return f"{says}: {answers} win {share} of {row['judged']} comparisons (a tie counts half)."

@@ -1,5 +1,5 @@
-"""What a labelling looks like, whoever made it: how much it leaves open, whether it goes by length, and where it was
-close. Shares have intervals in which all outcomes of a prompt count as one draw."""
+"""Properties of a labelling from any labeler: ties, order flips, length bias and its closest calls. In the intervals
+of shares, all outcomes of one prompt count as one draw."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,20 +14,20 @@ import numpy as np
 
 from stages.evaluation import agreement
 from stages.evaluation.agreement import Estimate
-from stages.evaluation.reliability import equal
+from stages.evaluation.reliability import is_copy
 from stages.store.records import Candidate, Example, Judgement, load
 
 
 class Share(NamedTuple):
-    """A rate with its interval, and of how many."""
+    """A rate with its interval, and the number of outcomes it is taken over."""
 
-    of: int
+    total: int
     rate: Estimate
 
 
 class Contest(NamedTuple):
-    """Two candidates of a prompt that differ in length, and of which one is better: whether the longer one is, and how
-    many times as long it is."""
+    """Two candidates of a prompt that differ in length, one better than the other. `longer`: the longer one is better;
+    `times`: the ratio of their lengths."""
 
     prompt_id: str
     longer: bool
@@ -35,7 +35,7 @@ class Contest(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Two candidates of a prompt, better first, and by how much; 0 is a tie."""
+    """Two candidates of a prompt and the difference of their scores; a `gap` of 0 is a tie."""
 
     better: Candidate
     worse: Candidate
@@ -44,7 +44,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Labelling:
-    """A judged pool."""
+    """A judged pool: its prompts and candidates by id, and all judgements."""
 
     prompts: dict[str, Example]
     candidates: dict[str, Candidate]
@@ -52,111 +52,109 @@ class Labelling:
 
     @classmethod
     def read(cls, folder: Path) -> "Labelling":
-        """That of a label node."""
+        """Read the labelling of a label node."""
         prompts = {p.id: p for p in load(folder / "prompts.parquet", Example)}
         candidates = {c.candidate_id: c for c in load(folder / "candidates.parquet", Candidate)}
         return cls(prompts, candidates, load(folder / "judgements.parquet", Judgement))
 
     @cached_property
-    def given(self) -> list[Judgement]:
-        """The judgements that are not missing."""
+    def valid(self) -> list[Judgement]:
+        """The judgements without an error."""
         return [j for j in self.judgements if j.error is None]
 
     @cached_property
     def scored(self) -> dict[str, list[tuple[Candidate, float]]]:
-        """Candidates with a score, by prompt."""
-        found = defaultdict[str, list[tuple[Candidate, float]]](list)
-        for j in self.given:
+        """Candidates with their scores, by prompt."""
+        scored = defaultdict[str, list[tuple[Candidate, float]]](list)
+        for j in self.valid:
             if j.score is not None:
-                found[j.prompt_id].append((self.candidates[str(j.candidate_id)], j.score))
-        return found
+                scored[j.prompt_id].append((self.candidates[str(j.candidate_id)], j.score))
+        return scored
 
     @cached_property
     def preferences(self) -> list[Judgement]:
-        """Return preferences and ties between two texts that differ: two copies are a tie that nobody had to see."""
-        return [j for j in self.given if j.preference and not equal(j, self.candidates)]
+        """Preferences and ties between two different texts; two copies are a tie that no labeler had to judge."""
+        return [j for j in self.valid if j.preference and not is_copy(j, self.candidates)]
 
     @cached_property
     def contests(self) -> list[Contest]:
-        found = [
+        contests = [
             contest(j.prompt_id, self.candidates[str(j.a)].n_tokens, self.candidates[str(j.b)].n_tokens, sign)
             for j in self.preferences
             if (sign := {"a": 1, "b": -1}.get(str(j.preference), 0))
             and self.candidates[str(j.a)].n_tokens != self.candidates[str(j.b)].n_tokens
         ]
-        for prompt_id, those in self.scored.items():
-            score = np.array([score for _, score in those])
-            length = np.array([candidate.n_tokens for candidate, _ in those])
-            i, j = np.triu_indices(len(those), 1)
-            apart = (score[i] != score[j]) & (length[i] != length[j])
-            for a, b in zip(i[apart], j[apart], strict=True):
-                found.append(contest(prompt_id, int(length[a]), int(length[b]), float(score[a] - score[b])))
-        return found
+        for prompt_id, candidates in self.scored.items():
+            score = np.array([score for _, score in candidates])
+            length = np.array([candidate.n_tokens for candidate, _ in candidates])
+            i, j = np.triu_indices(len(candidates), 1)
+            differ = (score[i] != score[j]) & (length[i] != length[j])
+            for a, b in zip(i[differ], j[differ], strict=True):
+                contests.append(contest(prompt_id, int(length[a]), int(length[b]), float(score[a] - score[b])))
+        return contests
 
     def mean_score(self) -> float | None:
-        given = [score for those in self.scored.values() for _, score in those]
-        return fmean(given) if given else None
+        scores = [score for candidates in self.scored.values() for _, score in candidates]
+        return fmean(scores) if scores else None
 
     def ties(self) -> Share | None:
         return share([j.preference == "tie" for j in self.preferences], [j.prompt_id for j in self.preferences])
 
     def undecided(self) -> Share | None:
-        """Of prompts with two candidates or more, those of which no candidate is better than another."""
-        decided = {j.prompt_id: False for j in self.given if j.preference}
+        """The share of prompts with two or more candidates in which no candidate is better than another."""
+        decided = {j.prompt_id: False for j in self.valid if j.preference}
         decided |= {j.prompt_id: True for j in self.preferences if j.preference != "tie"}
-        decided |= {p: len({s for _, s in those}) > 1 for p, those in self.scored.items() if len(those) > 1}
-        return share([not told for told in decided.values()], list(decided))
+        decided |= {p: len({s for _, s in rows}) > 1 for p, rows in self.scored.items() if len(rows) > 1}
+        return share([not is_decided for is_decided in decided.values()], list(decided))
 
     def flips(self) -> Share | None:
-        """Of preferences that were asked for in both orders, those that the order changed."""
-        asked = [j for j in self.judgements if j.order_swapped_agrees is not None]
-        return share([not j.order_swapped_agrees for j in asked], [j.prompt_id for j in asked])
+        """The share of preferences asked in both orders that changed with the order."""
+        swapped = [j for j in self.judgements if j.order_swapped_agrees is not None]
+        return share([not j.order_swapped_agrees for j in swapped], [j.prompt_id for j in swapped])
 
     def calls(self) -> list[Call]:
-        """Closest first: of every prompt the two candidates whose scores differ least but differ, and every tie of two
-        texts on which a labeler agreed with itself."""
-        found = []
-        for those in self.scored.values():
-            ranked = sorted(those, key=lambda each: -each[1])
+        """List the closest calls, smallest gap first: per prompt the two unequal scores that differ least, and every
+        tie that does not come from a change with the order."""
+        calls = []
+        for candidates in self.scored.values():
+            ranked = sorted(candidates, key=lambda candidate_score: -candidate_score[1])
             near = [Call(a, b, s - t) for (a, s), (b, t) in pairwise(ranked) if s > t]
-            found += sorted(near, key=lambda call: call.gap)[:1]
+            calls += sorted(near, key=lambda call: call.gap)[:1]
         for j in self.preferences:
             if j.preference == "tie" and j.order_swapped_agrees is not False:
-                found.append(Call(self.candidates[str(j.a)], self.candidates[str(j.b)], 0.0))
-        return sorted(found, key=lambda call: call.gap)
+                calls.append(Call(self.candidates[str(j.a)], self.candidates[str(j.b)], 0.0))
+        return sorted(calls, key=lambda call: call.gap)
 
     def by_task(self) -> dict[str, "Labelling"]:
-        """The same labelling, task by task; an open request counts under every kind of its constraints."""
-        found = defaultdict[str, list[Judgement]](list)
+        """Split the labelling by task; an open request belongs to every kind of constraint it has."""
+        by_task = defaultdict[str, list[Judgement]](list)
         for j in self.judgements:
             for task in self.prompts[j.prompt_id].tasks:
-                found[task].append(j)
-        return {task: Labelling(self.prompts, self.candidates, its) for task, its in sorted(found.items())}
+                by_task[task].append(j)
+        return {task: Labelling(self.prompts, self.candidates, rows) for task, rows in sorted(by_task.items())}
 
 
 def contest(prompt_id: str, a: int, b: int, sign: float) -> Contest:
-    """Of two lengths in tokens, where the first is better (`sign` above 0) or the second."""
+    """Build a Contest from two lengths in tokens; `sign` is above 0 if the first answer is better."""
     short, long = sorted((a, b))
     return Contest(prompt_id, (a > b) == (sign > 0), long / max(1, short))
 
 
 def longer(contests: Sequence[Contest]) -> Share | None:
-    """How often the longer of two is the better one."""
+    """The share of contests in which the longer answer is the better one."""
     return share([c.longer for c in contests], [c.prompt_id for c in contests])
 
 
 def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:
-    """The share of hits; None of none. `prompts`: the prompt of each.
-
-    The interval is Wilson's for as many independent outcomes as these are worth (Korn & Graubard 1998, Survey
-    Methodology 24:2): outcomes of one prompt are alike. Where all outcomes are, for the number of prompts.
-    """
+    """The share of hits, None without any outcome. `prompts`: the prompt of each hit. The interval is Wilson's for the
+    effective number of independent outcomes, because outcomes of one prompt are alike (Korn & Graubard 1998, Survey
+    Methodology 24:2). If all outcomes are equal, that number is the number of prompts."""
     if not hits:
         return None
-    names, of = np.unique([*prompts], return_inverse=True)
-    each, right, p, k = np.bincount(of), np.bincount(of, hits), float(np.mean(hits)), len(names)
-    worth = float(k)
-    if 0 < p < 1 and k > 1:
-        variance = k / (k - 1) * ((right - p * each) ** 2).sum() / len(hits) ** 2
-        worth = min(len(hits), max(1.0, p * (1 - p) / variance)) if variance else len(hits)
-    return Share(len(hits), agreement.share(p * worth, worth))
+    names, prompt_of = np.unique([*prompts], return_inverse=True)
+    sizes, hits_by_prompt, p = np.bincount(prompt_of), np.bincount(prompt_of, hits), float(np.mean(hits))
+    effective = float(count := len(names))
+    if 0 < p < 1 and count > 1:
+        variance = count / (count - 1) * ((hits_by_prompt - p * sizes) ** 2).sum() / len(hits) ** 2
+        effective = min(len(hits), max(1.0, p * (1 - p) / variance)) if variance else len(hits)
+    return Share(len(hits), agreement.share(p * effective, effective))

@@ -1,4 +1,4 @@
-"""Outcomes: whether every model's answer to a prompt passes its checks, and what follows from that, with intervals."""
+"""Outcomes: does each model's answer pass its prompt's checks? With the rates, intervals and verdicts that follow."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +14,15 @@ from stages.store.records import Candidate, Example, Outcome, load
 from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
-# Between which models differences are taken, where both are evaluated.
+# The pairs of models whose difference is reported if both are evaluated.
 DIFFERENCES = (
     *(("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy", "control"), ("policy", "base")),
     ("policy", "other"),
 )
 PRIMARY = "policy-sft"
-# All but a request in all its phrasings, and open requests without constraints.
+# All groups except rephrased requests and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
-# What is looked at by itself, and the groups that are in it.
+# The views that are reported separately, with the groups in each.
 VIEWS = {
     "seen tasks": ("seen", "unseen_phrasings"),
     "trained phrasings": ("seen",),
@@ -34,43 +34,40 @@ VIEWS = {
     "untrained kinds in trained areas": ("unseen_kinds",),
     "untrained areas": ("unseen_areas",),
 }
-# Tasks and kinds that training prompts are made of, those that are kept out, and those that settings are chosen by.
+# Groups of tasks and kinds used for training, kept out of training, and used to choose settings.
 SIDES = {
     "seen": ("seen", "unseen_phrasings", "open_test"),
     "unseen": ("unseen_tasks", "unseen_kinds", "unseen_areas"),
     "tuning": ("open_validation",),
 }
-UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}  # groups whose tasks are a draw from those that nobody trained on
+UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}  # groups whose tasks are a sample of tasks that nothing trained on
 ENOUGH_PROMPTS = 800
-ENOUGH_PAIRS = 100  # held out: of fewer an interval is wider than ±10 points
+ENOUGH_PAIRS = 100  # held-out pairs; with fewer, an interval is wider than ±10 points
 ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
 
-Answers = dict[str, dict[str, Candidate]]  # by role, then by prompt
+Answers = dict[str, dict[str, Candidate]]  # answers by role, then by prompt id
 
 
 def differences(roles: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """The differences that are taken between these models, by name: `{"policy-sft": ("policy", "sft")}`."""
+    """Return the differences reported between these models, by name: `{"policy-sft": ("policy", "sft")}`."""
     return {f"{a}-{b}": (a, b) for a, b in DIFFERENCES if {a, b} <= {*roles}}
 
 
 def before(roles: Iterable[str]) -> str:
-    """The model that the policy is compared with: that from which preferences made it, else the base, or another that
-    the user named."""
+    """Return the role that the policy is compared with: SFT, else the base, else the model that the user named."""
     return next(role for role in ("sft", "base", "other") if role in {*roles})
 
 
 def main_difference(roles: Iterable[str]) -> str:
-    """The difference that a verdict is about: `policy-sft`, where there was an SFT to start from."""
+    """Return the name of the difference that the verdict is about, such as `policy-sft`."""
     return f"policy-{before(roles)}"
 
 
 @dataclass
 class Table:
-    """Prompts, and of each model's answer to them: whether it passes (0 or 1), its tokens, whether it ended itself.
-
-    The three arrays are (prompts, models), models in the order of `roles`.
-    """
+    """Prompts and each model's answers to them: pass (0 or 1), number of tokens, and stopped by itself (0 or 1). The
+    three arrays have the shape (prompts, models), with models in the order of `roles`."""
 
     roles: list[str]
     prompts: list[Example]
@@ -79,8 +76,8 @@ class Table:
     stopped: NDArray[Any]
 
     def where(self, chosen: NDArray[Any]) -> "Table":
-        kept = [e for e, keep in zip(self.prompts, chosen, strict=True) if keep]
-        return Table(self.roles, kept, self.passed[chosen], self.tokens[chosen], self.stopped[chosen])
+        prompts = [e for e, keep in zip(self.prompts, chosen, strict=True) if keep]
+        return Table(self.roles, prompts, self.passed[chosen], self.tokens[chosen], self.stopped[chosen])
 
     def group(self, *names: str) -> "Table":
         return self.where(np.array([e.group in names for e in self.prompts], bool))
@@ -90,20 +87,21 @@ class Table:
         return {str(label): self.where(labels == label) for label in sorted(set(labels))}
 
     def views(self) -> dict[str, "Table"]:
-        """What is looked at by itself, where there are prompts of it; the same prompts once."""
-        found = dict[str, Table]()
+        """Return the sub-tables of VIEWS that have prompts; a view with the same prompts as an earlier one is left
+        out."""
+        tables = dict[str, Table]()
         for name, groups in VIEWS.items():
             table = self.group(*groups)
-            if table.prompts and all(table.prompts != other.prompts for other in found.values()):
-                found[name] = table
-        return found
+            if table.prompts and all(table.prompts != other.prompts for other in tables.values()):
+                tables[name] = table
+        return tables
 
     def mean(self, values: NDArray[Any]) -> dict[str, float]:
-        """The mean over prompts, by role."""
+        """Return the mean over prompts, by role."""
         return dict(zip(self.roles, map(float, values.mean(0)), strict=True))
 
     def outcomes(self) -> list[Outcome]:
-        """A row for each prompt and model."""
+        """Return one row for each prompt and model."""
         return [
             Outcome(e.id, role, bool(self.passed[i, j]), int(self.tokens[i, j]), bool(self.stopped[i, j]))
             for i, e in enumerate(self.prompts)
@@ -112,50 +110,51 @@ class Table:
 
 
 def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:
-    """Return every model's answers to the prompts that all models answered, and how many others some model answered:
-    a prompt that is too long for one model says nothing of any difference."""
+    """Read the answers to the prompts that all models answered, and count the prompts that only some answered. A
+    prompt too long for one model cannot show a difference between models."""
     answers = {m: {a.prompt_id: a for a in load(f / "answers.parquet", Candidate)} for m, f in folders.items()}
-    every, both = set[str]().union(*answers.values()), set.intersection(*map(set, answers.values()))
-    return {m: {i: a for i, a in its.items() if i in both} for m, its in answers.items()}, len(every) - len(both)
+    all_ids, shared_ids = set[str]().union(*answers.values()), set.intersection(*map(set, answers.values()))
+    shared = {m: {i: a for i, a in by_prompt.items() if i in shared_ids} for m, by_prompt in answers.items()}
+    return shared, len(all_ids) - len(shared_ids)
 
 
 def tabulate(prompts: list[Example], answers: Answers) -> Table:
-    """Check every answer; of a prompt without checks nobody knows whether one passes (NaN)."""
-    given = [[of_model[e.id] for of_model in answers.values()] for e in prompts]
+    """Check every answer; NaN if the prompt has no checks."""
+    rows = [[of_model[e.id] for of_model in answers.values()] for e in prompts]
     passed = [
         [share_passed(e.checks, a.text) == 1 if e.checks else np.nan for a in row]
-        for e, row in zip(prompts, given, strict=True)
+        for e, row in zip(prompts, rows, strict=True)
     ]
-    tokens = [[a.n_tokens for a in row] for row in given]
-    stopped = [[a.finish_reason == "stop" for a in row] for row in given]
+    tokens = [[a.n_tokens for a in row] for row in rows]
+    stopped = [[a.finish_reason == "stop" for a in row] for row in rows]
     arrays = (np.array(values, float).reshape(-1, len(answers)) for values in (passed, tokens, stopped))
     return Table([*answers], prompts, *arrays)
 
 
-def averaged(runs: Sequence[Sequence[Outcome]], examples: dict[str, Example]) -> Table:
-    """Evaluations of the same models from other seeds as one table: each prompt's outcomes averaged over the runs that
-    all have it. Intervals over it are of the recipe on other prompts, as far as so few seeds can tell."""
-    found = [{(row.prompt_id, row.role): row for row in run} for run in runs]
+def average_runs(runs: Sequence[Sequence[Outcome]], examples: dict[str, Example]) -> Table:
+    """Average the outcomes of several seeds into one table of the prompts that all runs have. Its intervals cover
+    other prompts but not other seeds."""
+    rows_by_run = [{(row.prompt_id, row.role): row for row in run} for run in runs]
     roles = [*dict.fromkeys(row.role for row in runs[0])]
-    asked = dict.fromkeys(row.prompt_id for row in runs[0])
-    prompts = [examples[i] for i in asked if all((i, role) in run for run in found for role in roles)]
+    prompt_ids = dict.fromkeys(row.prompt_id for row in runs[0])
+    prompts = [examples[i] for i in prompt_ids if all((i, role) in run for run in rows_by_run for role in roles)]
 
     def mean(field: str) -> NDArray[Any]:
-        values = [[[getattr(run[e.id, role], field) for role in roles] for e in prompts] for run in found]
-        return np.asarray(values, float).reshape(len(found), -1, len(roles)).mean(0)
+        values = [[[getattr(run[e.id, role], field) for role in roles] for e in prompts] for run in rows_by_run]
+        return np.asarray(values, float).reshape(len(rows_by_run), -1, len(roles)).mean(0)
 
     return Table(roles, prompts, mean("passed"), mean("n_tokens"), mean("stopped"))
 
 
-def tasks_drawn(prompts: Iterable[Example]) -> bool:
-    """Whether prompts speak for other tasks like theirs, as those of untrained tasks do; else for their own tasks."""
+def speaks_for_other_tasks(prompts: Iterable[Example]) -> bool:
+    """Return True if all prompts are of untrained tasks, so that their tasks are a sample of other tasks."""
     return all(e.group in UNTRAINED for e in prompts)
 
 
-def rates(table: Table, cfg: Eval) -> dict[str, Any]:
-    """Pass rates of the models and paired differences between them, with intervals: over other prompts of these tasks,
-    or over other tasks like these (`tasks_drawn`)."""
-    count, drawn = len({e.task for e in table.prompts}), tasks_drawn(table.prompts)
+def rate_row(table: Table, cfg: Eval) -> dict[str, Any]:
+    """Return pass rates and paired differences with intervals. The intervals are over other tasks like these if
+    `tasks_drawn`, else over other prompts of these tasks."""
+    count, drawn = len({e.task for e in table.prompts}), speaks_for_other_tasks(table.prompts)
     row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
     row |= with_intervals(table, table.passed, cfg)
     row["note"] = "too few tasks to say" if drawn and count < ENOUGH_TASKS else ""
@@ -164,68 +163,65 @@ def rates(table: Table, cfg: Eval) -> dict[str, Any]:
 
 
 def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:
-    """The mean of one of the table's arrays of shares by role, and the paired differences between roles."""
-    means, roles = Means(values, [e.task for e in table.prompts], tasks_drawn(table.prompts)), table.roles
+    """Return the mean of one of the table's arrays by role, and the paired differences, with intervals."""
+    means, roles = Means(values, [e.task for e in table.prompts], speaks_for_other_tasks(table.prompts)), table.roles
     row = {role: asdict(means.share(i, cfg.confidence)) for i, role in enumerate(roles)}
     for name, (a, b) in differences(roles).items():
         row[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
     return row
 
 
-def ends_less(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> str:
-    """A warning where the policy ends fewer of its answers by itself than SFT did, by more than noise; else ''. It is
-    one warning of all groups: the more there are, the surer each must be (Bonferroni)."""
+def endings_warning(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> str:
+    """Return a warning if the policy ends significantly fewer of its answers by itself than SFT, else ''. All groups
+    share one warning, with a Bonferroni correction for their number."""
     first, fallen = before(titles), list[str]()
     cfg = replace(cfg, confidence=1 - (1 - cfg.confidence) / len(groups))
     for name, table in groups.items():
-        found = with_intervals(table, table.stopped, cfg)
-        if (delta := Interval(**found[main_difference(titles)])).high < 0:
-            rates = f"{found[first]['mean']:.1%} to {found['policy']['mean']:.1%}"
+        row = with_intervals(table, table.stopped, cfg)
+        if (delta := Interval(**row[main_difference(titles)])).high < 0:
+            rates = f"{row[first]['mean']:.1%} to {row['policy']['mean']:.1%}"
             fallen.append(f"on {name} from {rates}, {delta.points()}")
     if not fallen:
         return ""
     return (
         f"{titles['policy']} ends fewer of its answers by itself than {titles[first]}: {'; '.join(fallen)}. "
-        "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower "
-        "dpo.learning_rate may keep it ending."
+        "Try pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower "
+        "dpo.learning_rate."
     )
 
 
 def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:
-    """Return what a verdict adds where the policy ends fewer of its answers than SFT, by more than noise, or where it
-    ends few of them; else ''."""
+    """Return the verdict's clause if the policy ends significantly fewer answers than SFT, or only few, else ''."""
     row = with_intervals(table, np.asarray(table.stopped), cfg)
     first = before(titles)
-    was, policy = row[first]["mean"], row["policy"]["mean"]
+    before_rate, policy_rate = row[first]["mean"], row["policy"]["mean"]
     if Interval(**row[main_difference(titles)]).high < 0:
-        return f", and ends fewer of its answers by itself: {was:.1%} → {policy:.1%}"
-    if policy <= MOST:
-        return f", and ends only {policy:.1%} of its answers by itself ({titles[first]} {was:.1%})"
+        return f", and ends fewer of its answers by itself: {before_rate:.1%} → {policy_rate:.1%}"
+    if policy_rate <= MOST:
+        return f", and ends only {policy_rate:.1%} of its answers by itself ({titles[first]} {before_rate:.1%})"
     return ""
 
 
 def matched(table: Table, cfg: Eval) -> dict[str, Any]:
-    """How much of the main difference is form: the comparison where both models' answers end by themselves, where they
-    are of like length, and the points that come from prompts on which only the policy ended its answer.
-
-    What is compared is chosen by what the models did, so these describe and do not test.
-    """
+    """Measure how much of the main difference comes from endings and length. Returns the comparison on prompts where
+    both answers end by themselves, or have similar lengths, and the gain from prompts on which only the policy ended
+    its answer. The subsets depend on the models' answers, so they only describe."""
     first, policy = table.roles.index(before(table.roles)), table.roles.index("policy")
-    both = (table.stopped[:, first] > 0) & (table.stopped[:, policy] > 0)
-    alike = np.abs(table.tokens[:, policy] - table.tokens[:, first]) <= LENGTH_DRIFT * table.tokens[:, first]
-    views = {"both answers end by themselves": both, "answers of like length": alike}
+    both_ended = (table.stopped[:, first] > 0) & (table.stopped[:, policy] > 0)
+    like_length = np.abs(table.tokens[:, policy] - table.tokens[:, first]) <= LENGTH_DRIFT * table.tokens[:, first]
+    views = {"both answers end by themselves": both_ended, "answers of like length": like_length}
     newly = (table.stopped[:, policy] > 0) & (table.stopped[:, first] == 0)
     gain = table.passed[:, policy] - table.passed[:, first]
     return {
-        "views": {name: rates(table.where(chosen), cfg) for name, chosen in views.items() if chosen.any()},
+        "views": {name: rate_row(table.where(chosen), cfg) for name, chosen in views.items() if chosen.any()},
         "gain": float(gain.mean()),
         "gain_from_stopping": float((gain * newly).mean()),
     }
 
 
 def consistency(table: Table) -> dict[str, Any]:
-    """Prompt sensitivity: of requests put in all their phrasings, the share that a model gets right always, sometimes
-    and never, and the standard deviation over phrasings, averaged over requests."""
+    """Return prompt sensitivity over requests in several phrasings. By role: the shares of requests right in all, some
+    or no phrasings, and the mean standard deviation over phrasings."""
     requests = [request.passed for request in table.by("request").values()]
     if not requests:
         return {}
@@ -242,25 +238,25 @@ def consistency(table: Table) -> dict[str, Any]:
     }
 
 
-def effect(delta: Interval) -> str:
-    """What a difference says of the model that made it, in a verdict."""
+def effect_word(delta: Interval) -> str:
+    """Return the verdict's words for a difference between the policy and the model that it was trained from."""
     return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
 
 
-def beside(delta: Interval) -> str:
-    """What a difference says of a model beside another that it was not made from."""
+def comparison_word(delta: Interval) -> str:
+    """Return the verdict's words for a difference between two unrelated models."""
     return "passes more" if delta.low > 0 else "passes less" if delta.high < 0 else "does not measurably differ"
 
 
 def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") -> str:
-    """A plain sentence from the primary endpoint alone: the main difference, and what `endings` says of answers."""
+    """Return the verdict by checks: the main difference on the primary endpoint, and the `endings` clause."""
     delta = Interval(**primary[main_difference(titles)])
     first = before(titles)
-    word = effect(delta) if first != "other" else beside(delta)
+    word = effect_word(delta) if first != "other" else comparison_word(delta)
     sentence = (
         f"{titles['policy']} {word}: {delta.points()} over {titles[first]}, on {primary['prompts']} held-out prompts "
         f"of {primary['tasks']} tasks{endings}."
     )
     if primary["prompts"] < ENOUGH_PROMPTS:
-        sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would go unseen."
+        sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would stay undetected."
     return sentence

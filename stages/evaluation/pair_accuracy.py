@@ -1,4 +1,4 @@
-"""Shares of pairs that are the right way round, the wrong way round, or neither, by what is known of candidates."""
+"""Shares of pairs with the better answer chosen, with the worse one chosen, and with two equally good answers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -7,26 +7,26 @@ from typing import Any
 
 from stages.config.choices import Strategy
 from stages.evaluation.labelling import share
-from stages.evaluation.reliability import KNOWN_WORDS, Key, from_file
+from stages.evaluation.reliability import KNOWN_WORDS, Key, read_known_words
 from stages.store.records import Candidate, Example
 from stages.tasks.checks import share_passed
 
-# The chosen answer is better than the rejected one, worse, or as good.
+# By sign: the chosen answer is truly better than the rejected one, worse, or as good.
 VERDICTS = {1: "right", -1: "wrong", 0: "neither"}
 SIGNS = {"a": 1, "b": -1, "tie": 0}
 
 
 class PairAudit:
-    """Verdicts on the pairs that each strategy takes of an audited pool: by the words of a file or of people on
-    judgements drawn at random, else by the checks of every prompt."""
+    """Verdicts on the pairs that each strategy forms from an audited pool. They come from known labels (of a file, or
+    of people) on judgements drawn at random, else from the prompts' checks."""
 
     def __init__(self, judged: Path):
         path = judged / KNOWN_WORDS
-        self.by_checks, self.words = not path.exists(), from_file(path) if path.exists() else {}
-        self.keys = defaultdict[str, list[Key]](list)  # of words, by the first candidate
+        self.by_checks, self.words = not path.exists(), read_known_words(path) if path.exists() else {}
+        self.keys = defaultdict[str, list[Key]](list)  # keys of `words`, by their first candidate
         for key in self.words:
             self.keys[key[0]].append(key)
-        self.signs = defaultdict[Strategy, list[tuple[str, int]]](list)  # each of a prompt
+        self.signs = defaultdict[Strategy, list[tuple[str, int]]](list)  # (prompt id, sign) of each pair
 
     def look_up(
         self,
@@ -34,7 +34,7 @@ class PairAudit:
         candidates: Iterable[Candidate],
         pairs: Mapping[Strategy, Iterable[tuple[Candidate, Candidate]]],
     ) -> None:
-        """Note what is known of a prompt's pairs, each with the chosen candidate first. Copies are equally good."""
+        """Record the verdicts on a prompt's pairs, each with the chosen candidate first. Copies are equally good."""
         texts = {c.candidate_id: c.stripped_text for c in candidates}
         keys = (key for name in texts for key in self.keys[name] if {*key} <= texts.keys())
         words = {tuple(texts[name] for name in key): self.words[key] for key in keys}
@@ -51,22 +51,20 @@ class PairAudit:
             high, low = grades[better.stripped_text], grades[worse.stripped_text]
             return (high > low) - (high < low)
 
-        for strategy, its_pairs in pairs.items():
-            signs = [sign(*pair) for pair in its_pairs]
+        for strategy, strategy_pairs in pairs.items():
+            signs = [sign(*pair) for pair in strategy_pairs]
             self.signs[strategy] += [(prompt.id, each) for each in signs if each is not None]
 
     def figures(self, strategy: Strategy) -> dict[str, Any] | None:
-        """Return how many pairs something is known of, and the share of each verdict among them; None of none."""
+        """Return the number of pairs with a verdict and the share of each verdict; None without any verdict."""
         signs = self.signs[strategy]
         prompts = [prompt for prompt, _ in signs]
         rates = {name: share([each == sign for _, each in signs], prompts) for sign, name in VERDICTS.items()}
-        return {"pairs": len(signs), **{name: s.rate.told() for name, s in rates.items() if s}} if signs else None
+        return {"pairs": len(signs), **{name: s.rate.as_dict() for name, s in rates.items() if s}} if signs else None
 
 
-def in_words(accuracy: Mapping[str, Any]) -> str:
-    """`of 120 pairs of which it is known, 76.0% are the right way round, 7.0% the wrong way round, 17.0% neither`"""
+def accuracy_clause(accuracy: Mapping[str, Any]) -> str:
+    """Return a clause: `of 120 pairs with a known verdict, 76.0% are right, 7.0% wrong, and 17.0% …`."""
     right, wrong, neither = (f"{accuracy[name]['mean']:.1%}" for name in VERDICTS.values())
-    return (
-        f"of {accuracy['pairs']} pairs of which it is known, {right} are the right way round, {wrong} the wrong way "
-        f"round, {neither} neither"
-    )
+    pairs = f"of {accuracy['pairs']} pairs with a known verdict"
+    return f"{pairs}, {right} are right, {wrong} wrong, and {neither} have equally good answers"

@@ -1,9 +1,8 @@
-"""How wrong a labelling is: random judgements of it against labels that are known, by a program or from people.
+"""Reliability of a labelling: randomly drawn judgements compared with known labels.
 
-`label.audit=N` sets N judgements aside, drawn by a hash: never those that look doubtful, which would say nothing of
-the rest. What is known of them comes from the checks of their prompts, or from `label.known`, a file as `audit.jsonl`
-with its blanks filled in. From the error rates follows what may be expected of pairs, and a rate of all other
-judgements that is corrected for them.
+`label.audit=N` draws N judgements by a hash. Choosing doubtful judgements instead would say nothing about the others.
+Known labels come from the checks of their prompts, or from `label.known`, a copy of `audit.jsonl` with its blanks
+filled in. The error rates give the expected accuracy of pairs, and correct the rate of all other judgements.
 """
 
 import json
@@ -21,10 +20,10 @@ from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.sealed_json import WRONG_SHAPE
 from stages.tasks.checks import share_passed
 
-KNOWN_WORDS = "known.jsonl"  # in a label node: what a file or people said of the judgements that were set aside
-GOOD = 0.5  # a score of so much says that an answer is good
-SAMPLES = 2000  # draws of prompts for the intervals of κ and α
-WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # what is said of two candidates; of one
+KNOWN_WORDS = "known.jsonl"  # file in a label node with the known labels of audited judgements
+GOOD = 0.5  # the lowest score of a good answer
+SAMPLES = 2000  # bootstrap samples of prompts for the intervals of κ and α
+WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # labels of two candidates (False) or of a single one (True)
 Key = tuple[str, ...]
 
 
@@ -32,42 +31,42 @@ def key_of(j: Judgement) -> Key:
     return (j.candidate_id,) if j.candidate_id else (str(j.a), str(j.b))
 
 
-def said(j: Judgement) -> str | None:
-    """What a judgement says, in one of WORDS; None where it is missing."""
+def word_of(j: Judgement) -> str | None:
+    """Return a judgement's label, one of WORDS; None if the judgement is missing."""
     return j.preference if j.score is None else "good" if j.score >= GOOD else "bad"
 
 
-def decided(judgements: Iterable[Judgement], candidates: Mapping[str, Candidate]) -> list[Judgement]:
-    """Return the judgements that are not missing and that somebody had to make: two copies are a tie without a judge.
-    Of several judgements of the same texts one counts, whichever `set_aside` draws first."""
+def countable(judgements: Iterable[Judgement], candidates: Mapping[str, Candidate]) -> list[Judgement]:
+    """List the judgements that are present and needed a judge: two copies are a tie without one. If several judgements
+    are about the same texts, only the one that `draw_audit` draws first counts."""
     of_texts = dict[Key, Judgement]()
     for j in judgements:
-        if j.error is None and (j.candidate_id or not equal(j, candidates)):
+        if j.error is None and (j.candidate_id or not is_copy(j, candidates)):
             texts = j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))
             first = of_texts.setdefault(texts, j)
-            if first is not j and turn(j) < turn(first):
+            if first is not j and draw_key(j) < draw_key(first):
                 of_texts[texts] = j
     return [*of_texts.values()]
 
 
-def equal(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
+def is_copy(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
     return candidates[str(j.a)].stripped_text == candidates[str(j.b)].stripped_text
 
 
-def set_aside(judgements: Iterable[Judgement], count: int) -> list[Judgement]:
-    """So many of the judgements, at random, and the same ones every time."""
-    return sorted(judgements, key=turn)[:count]
+def draw_audit(judgements: Iterable[Judgement], count: int) -> list[Judgement]:
+    """Draw `count` judgements at random, the same ones every time."""
+    return sorted(judgements, key=draw_key)[:count]
 
 
-def turn(j: Judgement) -> str:
-    """Return a judgement's place in the order in which judgements are drawn: a hash that knows no verdict."""
+def draw_key(j: Judgement) -> str:
+    """Return the hash that orders judgements for the draw; it does not depend on the verdict."""
     return content_id("audit", *key_of(j))
 
 
-def blanks(
+def audit_rows(
     audit: Sequence[Judgement], prompts: Mapping[str, Example], candidates: Mapping[str, Candidate]
 ) -> list[Any]:
-    """The rows of `audit.jsonl`: what was judged, without the judge's word, and a blank for a person's."""
+    """Return the rows of `audit.jsonl`: the judged texts without the judge's label, and a blank for the known one."""
     rows = []
     for j in audit:
         texts = {
@@ -81,137 +80,137 @@ def blanks(
     return rows
 
 
-def from_file(path: Path) -> dict[Key, str]:
-    """What a file says of judgements: rows of `audit.jsonl`, with one of its words as `known`; blanks are left out.
+def read_known_words(path: Path) -> dict[Key, str]:
+    """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in.
 
     Raises:
-        UserError: naming the first line that is none.
+        UserError: for the first line that is not such a row.
     """
-    found = dict[Key, str]()
+    words = dict[Key, str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
-            key, known = tuple(map(str, row["judged"])), row["known"]
-            if known is not None and known not in WORDS[len(key) == 1]:
-                raise ValueError(f"known is {known!r}, and not {', '.join(WORDS[len(key) == 1])}")
+            key, word = tuple(map(str, row["judged"])), row["known"]
+            if word is not None and word not in WORDS[len(key) == 1]:
+                raise ValueError(f"known is {word!r}. Use one of {', '.join(WORDS[len(key) == 1])}, or null")
         except WRONG_SHAPE as error:
-            raise UserError(f"label.known={path}: line {number} is no row of audit.jsonl: {error}.") from error
-        found |= {key: known} if known is not None else {}
-        if known is not None and len(key) == 2:
-            found[key[::-1]] = {"a": "b", "b": "a"}.get(known, known)
-    return found
+            raise UserError(f"label.known={path}: line {number} is not a row of audit.jsonl: {error}.") from error
+        words |= {key: word} if word is not None else {}
+        if word is not None and len(key) == 2:
+            words[key[::-1]] = {"a": "b", "b": "a"}.get(word, word)
+    return words
 
 
-def from_checks(
+def known_by_checks(
     audit: Iterable[Judgement], prompts: Mapping[str, Example], candidates: Mapping[str, Candidate]
 ) -> dict[Key, str]:
-    """What the checks of their prompts say of judgements: an answer is good if it passes all, and better than another
+    """Return known labels from the prompts' checks: an answer is good if it passes all checks, and better than another
     if it passes more."""
-    found = dict[Key, str]()
+    words = dict[Key, str]()
     for j in audit:
         if checks := prompts[j.prompt_id].checks:
             passed = [share_passed(checks, candidates[i].text) for i in key_of(j)]
             if len(passed) == 1:
-                found[key_of(j)] = "good" if passed[0] == 1 else "bad"
+                words[key_of(j)] = "good" if passed[0] == 1 else "bad"
             else:
-                found[key_of(j)] = "tie" if passed[0] == passed[1] else "a" if passed[0] > passed[1] else "b"
-    return found
+                words[key_of(j)] = "tie" if passed[0] == passed[1] else "a" if passed[0] > passed[1] else "b"
+    return words
 
 
 def reliability(
     judgements: Sequence[Judgement],
     audit: Sequence[Judgement],
-    known: Mapping[Key, str],
+    known_words: Mapping[Key, str],
     prompts: Mapping[str, Example],
     candidates: Mapping[str, Candidate],
 ) -> dict[str, Any]:
-    """What `reliability.json` holds. A positive is a good answer; of two candidates, that a, whose place is random, is
-    better."""
+    """Return the content of `reliability.json`. A positive is a good answer or, of two candidates, a better `a`, whose
+    place is random."""
     swapped = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
     missing = Counter(j.error for j in judgements if j.error)
-    told: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "judgements": len(judgements),
         "missing": dict(missing),
-        "order_flips": agreement.share(swapped.count(False), len(swapped)).told() if swapped else None,
+        "order_flips": agreement.share(swapped.count(False), len(swapped)).as_dict() if swapped else None,
         "audited": len(audit),
-        "known": sum(key_of(j) in known for j in audit),
+        "known": sum(key_of(j) in known_words for j in audit),
     }
-    sure = [(j, str(said(j)), known[key_of(j)]) for j in audit if key_of(j) in known]
-    if not sure:
-        return told
-    single = bool(sure[0][0].candidate_id)
+    audited = [(j, str(word_of(j)), known_words[key_of(j)]) for j in audit if key_of(j) in known_words]
+    if not audited:
+        return figures
+    single = bool(audited[0][0].candidate_id)
     words = WORDS[single]
-    right = [judge == truth for _, judge, truth in sure]
-    (right1, known1), (right0, known0) = (error_counts(sure, words[0], positive) for positive in (True, False))
-    told |= {
-        "accuracy": agreement.share(sum(right), len(right)).told(),
-        "sensitivity": agreement.share(right1, known1).told() if known1 else None,
-        "specificity": agreement.share(right0, known0).told() if known0 else None,
-        **agreements(sure, words),
-        "length": {who: lengths(sure, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
-        "by_topic": topics(sure, right, prompts),
+    right = [judge == truth for _, judge, truth in audited]
+    (right1, known1), (right0, known0) = (error_counts(audited, words[0], positive) for positive in (True, False))
+    figures |= {
+        "accuracy": agreement.share(sum(right), len(right)).as_dict(),
+        "sensitivity": agreement.share(right1, known1).as_dict() if known1 else None,
+        "specificity": agreement.share(right0, known0).as_dict() if known0 else None,
+        **agreements(audited, words),
+        "length": {who: lengths(audited, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
+        "by_topic": topics(audited, right, prompts),
     }
-    if not single and (preferences := [(judge, truth) for _, judge, truth in sure if judge != "tie"]):
+    if not single and (preferences := [(judge, truth) for _, judge, truth in audited if judge != "tie"]):
         neither = sum(truth == "tie" for _, truth in preferences)
         accurate = sum(judge == truth for judge, truth in preferences)
         counts = {"accuracy": accurate, "wrong": len(preferences) - accurate - neither, "neither": neither}
-        told |= {f"pair_{name}": agreement.share(n, len(preferences)).told() for name, n in counts.items()}
-    aside = {key_of(j) for j in audit}
-    rest = [said(j) == words[0] for j in decided(judgements, candidates) if key_of(j) not in aside]
-    if rest:
-        told["positive_rate"] = {"of": words[0], "judged": agreement.share(sum(rest), len(rest)).told()}
-        clear = agreement.tells_apart(right1, known1, right0, known0)
-        rate = agreement.corrected(sum(rest) / len(rest), len(rest), right1, known1, right0, known0) if clear else None
-        told["positive_rate"]["corrected"] = rate.told() if rate else None
-    return told
+        figures |= {f"pair_{name}": agreement.share(n, len(preferences)).as_dict() for name, n in counts.items()}
+    audited_keys = {key_of(j) for j in audit}
+    positives = [word_of(j) == words[0] for j in countable(judgements, candidates) if key_of(j) not in audited_keys]
+    if positives:
+        count, errors = len(positives), (right1, known1, right0, known0)
+        judged, rate = agreement.share(sum(positives), count), None
+        if agreement.discriminates(*errors):
+            rate = agreement.corrected_rate(sum(positives) / count, count, *errors).as_dict()
+        figures["positive_rate"] = {"of": words[0], "judged": judged.as_dict(), "corrected": rate}
+    return figures
 
 
-def error_counts(sure: Sequence[tuple[Judgement, str, str]], word: str, positive: bool) -> tuple[int, int]:
-    """How often the judge was right of the known positives, or negatives; and how many these are."""
-    of = [(judge == word) == positive for _, judge, truth in sure if (truth == word) == positive]
-    return sum(of), len(of)
+def error_counts(audited: Sequence[tuple[Judgement, str, str]], word: str, positive: bool) -> tuple[int, int]:
+    """Return the number of known positives (or negatives) that the judge got right, and their total."""
+    hits = [(judge == word) == positive for _, judge, truth in audited if (truth == word) == positive]
+    return sum(hits), len(hits)
 
 
-def agreements(sure: Sequence[tuple[Judgement, str, str]], words: Sequence[str]) -> dict[str, Any]:
-    """κ and α, with intervals over prompts."""
+def agreements(audited: Sequence[tuple[Judgement, str, str]], words: Sequence[str]) -> dict[str, Any]:
+    """Return κ and α with bootstrap intervals over prompts."""
     counts = defaultdict[str, Any](lambda: np.zeros((len(words), len(words))))
-    for j, judge, truth in sure:
+    for j, judge, truth in audited:
         counts[j.prompt_id][words.index(judge), words.index(truth)] += 1
-    each = np.array([*counts.values()])
-    drawn = agreement.resampled(each, SAMPLES)
-    told = dict[str, Any]()
+    matrices = np.array([*counts.values()])
+    drawn = agreement.resample(matrices, SAMPLES)
+    figures = dict[str, Any]()
     for name, measure in (("kappa", agreement.kappa), ("alpha", agreement.alpha)):
-        draws, mean = measure(drawn), float(measure(each.sum(0)))
+        draws, mean = measure(drawn), float(measure(matrices.sum(0)))
         draws = draws[np.isfinite(draws)]
         bounds = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
-        told[name] = Estimate(mean, *bounds).told() if np.isfinite(mean) else None
-    return told
+        figures[name] = Estimate(mean, *bounds).as_dict() if np.isfinite(mean) else None
+    return figures
 
 
-def lengths(sure: Sequence[tuple[Any, ...]], place: int, candidates: Mapping[str, Candidate]) -> float | None:
-    """How far length goes with what is said: how often the longer of two is preferred; of single answers, by how many
-    tokens good ones are longer."""
-    if sure[0][0].candidate_id:
-        by = {
-            word: [candidates[row[0].candidate_id].n_tokens for row in sure if row[place] == word]
+def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Mapping[str, Candidate]) -> float | None:
+    """The length bias of labels: the share of pairs with the longer answer preferred or, for single answers, by how
+    many tokens good ones are longer on average."""
+    if audited[0][0].candidate_id:
+        tokens = {
+            word: [candidates[row[0].candidate_id].n_tokens for row in audited if row[place] == word]
             for word in WORDS[True]
         }
-        return float(np.mean(by["good"]) - np.mean(by["bad"])) if all(by.values()) else None
-    gaps = [candidates[row[0].a].n_tokens - candidates[row[0].b].n_tokens for row in sure]
+        return float(np.mean(tokens["good"]) - np.mean(tokens["bad"])) if all(tokens.values()) else None
+    gaps = [candidates[row[0].a].n_tokens - candidates[row[0].b].n_tokens for row in audited]
     longer = [
-        (gap > 0) == (row[place] == "a") for gap, row in zip(gaps, sure, strict=True) if gap and row[place] != "tie"
+        (gap > 0) == (row[place] == "a") for gap, row in zip(gaps, audited, strict=True) if gap and row[place] != "tie"
     ]
     return float(np.mean(longer)) if longer else None
 
 
 def topics(
-    sure: Sequence[tuple[Judgement, str, str]], right: Sequence[bool], prompts: Mapping[str, Example]
+    audited: Sequence[tuple[Judgement, str, str]], right: Sequence[bool], prompts: Mapping[str, Example]
 ) -> dict[str, Any]:
-    """Accuracy for each task."""
-    found = defaultdict[str, list[bool]](list)
-    for (j, _, _), hit in zip(sure, right, strict=True):
+    """Return the accuracy on each task."""
+    by_task = defaultdict[str, list[bool]](list)
+    for (j, _, _), hit in zip(audited, right, strict=True):
         for task in prompts[j.prompt_id].tasks:
-            found[task].append(hit)
-    return {
-        task: {"n": len(hits), **agreement.share(sum(hits), len(hits)).told()} for task, hits in sorted(found.items())
-    }
+            by_task[task].append(hit)
+    rates = {task: agreement.share(sum(hits), len(hits)) for task, hits in sorted(by_task.items())}
+    return {task: {"n": len(by_task[task]), **rate.as_dict()} for task, rate in rates.items()}

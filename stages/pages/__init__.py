@@ -1,1 +1,1 @@
-"""HTML pages: templates and figures as inline SVG."""
+"""HTML pages: templates, the texts that fill them, and figures as inline SVG."""

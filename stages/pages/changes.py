@@ -1,6 +1,6 @@
-"""The main chart: of every kind of task the paired difference of policy and SFT with its interval, one mark a row.
+"""The main chart: for every kind of task the paired difference policy − SFT with its interval, one mark per row.
 
-It is a table whose marks are SVGs without text, placed in percent of their width: on a phone the text keeps its size.
+It is a table with textless SVG marks, placed in percent of their width, so that text keeps its size on a phone.
 """
 
 from typing import Any
@@ -9,18 +9,18 @@ from stages.evaluation.intervals import Interval
 from stages.pages.glossary import in_words
 from stages.pages.headline import counted
 
-NAMED = 3  # tasks in a sentence
+NAMED = 3  # most tasks named in a sentence
 TITLES = {
-    "seen": "Seen: tasks that training prompts are made of",
+    "seen": "Seen: tasks that training prompts come from",
     "unseen": "Unseen: tasks kept out of training",
-    "tuning": "Tuning: tasks that settings are chosen by",
+    "tuning": "Tuning: tasks used to choose settings",
 }
-UNTAUGHT = "Seen: tasks of the kinds that training prompts could be made of; nothing was trained on them here"
+UNTAUGHT = "Seen: tasks available for training; nothing was trained on them here"
 
 
-def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any]:
-    """`by`: kinds or tasks; `taught`: what learnt from tasks like the seen ones, or `nothing here`. Gives the scale's
-    end in points and, by the title of the side, rows from most gained to most lost, placed in percent of the track."""
+def chart(results: dict[str, Any], by: str, trained: str = "it") -> dict[str, Any]:
+    """Return the scale's `end` in points and, by side, the rows from most gained to most lost, in percent of the
+    track. `by`: kinds or tasks. `trained`: the model trained on tasks like the seen ones, or `nothing here`."""
     sides, main = results[by], results["main_difference"]
     rows = [row[main] for kinds in sides.values() for row in kinds.values()]
     widest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
@@ -37,7 +37,7 @@ def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any
     return {
         "end": round(100 * end),
         "sides": {
-            (UNTAUGHT if taught == "nothing here" and side == "seen" else TITLES[side]): sorted(
+            (UNTAUGHT if trained == "nothing here" and side == "seen" else TITLES[side]): sorted(
                 (drawn(*item) for item in kinds.items()), key=lambda row: (-row["delta"]["mean"], row["name"])
             )
             for side, kinds in sides.items()
@@ -46,33 +46,32 @@ def chart(results: dict[str, Any], by: str, taught: str = "it") -> dict[str, Any
 
 
 def conclusion(results: dict[str, Any]) -> str:
-    """Return how many kinds of each side are clear of no change."""
+    """Count for each side the kinds whose intervals exclude 0."""
     sentences, main = [], results["main_difference"]
     for side, kinds in results["kinds"].items():
         better = sum(row[main]["low"] > 0 for row in kinds.values())
         worse = sum(row[main]["high"] < 0 for row in kinds.values())
         sentences.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}.")
-    return f"{' '.join(sentences)} The other intervals hold 0; of so many, some are clear of it by chance."
+    return f"{' '.join(sentences)} The other intervals contain 0; among this many, a few exclude 0 by chance."
 
 
-def single(results: dict[str, Any]) -> str:
-    """The single tasks that are clear of no change, which a mean over a kind hides, and on how many unseen ones no
-    model passes any prompt."""
+def single_tasks(results: dict[str, Any]) -> str:
+    """Name the single tasks whose intervals exclude 0, and count the unseen tasks on which neither model passes."""
     sides, main, before = results["tasks"], results["main_difference"], results["before"]
     rows = [(name, row, Interval(**row[main])) for tasks in sides.values() for name, row in tasks.items()]
-    told = []
+    clauses = []
     for word, clear in (("better", [r for r in rows if r[2].low > 0]), ("worse", [r for r in rows if r[2].high < 0])):
         if clear:
             most = sorted(clear, key=lambda r: -abs(r[2].mean))[:NAMED]
-            those = ", ".join(
+            listed = ", ".join(
                 f"“{in_words(name)}” ({row[before]['mean']:.0%} → {row['policy']['mean']:.0%} of {row['prompts']})"
                 for name, row, _ in most
             )
             more = f" and {len(clear) - NAMED} more" if len(clear) > NAMED else ""
-            told.append(f"{word} on {those}{more}")
-    found = [f"By themselves, of {len(rows)} tasks: {'; '.join(told)}."] if told else []
+            clauses.append(f"{word} on {listed}{more}")
+    sentences = [f"Single tasks, of {len(rows)}: {'; '.join(clauses)}."] if clauses else []
     unseen = list(sides.get("unseen", {}).values())
     never = sum(row[before]["mean"] == row["policy"]["mean"] == 0 for row in unseen)
     if never:
-        found.append(f"On {never} of {counted(len(unseen), 'unseen task')} neither passes any prompt.")
-    return " ".join(found)
+        sentences.append(f"On {never} of {counted(len(unseen), 'unseen task')} neither model passes any prompt.")
+    return " ".join(sentences)

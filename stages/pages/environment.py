@@ -1,7 +1,7 @@
-"""What all pages share: Jinja with everything escaped, filters for figures, and how each model looks.
+"""The Jinja environment of all pages: escaping, filters for figures, and each model's look.
 
-A look is a colour for light and one for dark pages, and a shape. Shapes and lightness tell models apart where hues do
-not; every colour has a contrast of 3:1 or more to the page.
+A look is a shape, a colour on light pages and one on dark pages. Models differ in shape and lightness too, for readers
+who do not see hues. Every colour has a contrast of at least 3:1 to the page.
 """
 
 import re
@@ -20,8 +20,8 @@ from stages.store.numbers import bound, points, signed
 class Look:
     light: str
     dark: str
-    glyph: str  # in text
-    marker: str  # matplotlib's name of the same shape
+    glyph: str  # the shape in text
+    marker: str  # matplotlib's name of that shape
 
 
 LOOKS = {
@@ -33,14 +33,14 @@ LOOKS = {
 
 
 def written_out(value: Any) -> str:
-    """A value as a page shows it, HTML or text: characters that show nothing are written out."""
+    """Return a value, HTML or text, with invisible characters written out as escapes."""
     if isinstance(value, Markup):
         return Markup(visible(value, "\n\t"))
     return visible(str(value), "\n\t")
 
 
 def environment() -> Environment:
-    """Jinja in which every expression is `written_out` and escaped, with filters for figures."""
+    """Return a Jinja environment that escapes every expression and writes out its invisible characters."""
     env = Environment(
         loader=PackageLoader("stages", "pages"),
         autoescape=True,

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.evaluation.asked import prompts_behind
+from stages.evaluation.asked import prompts_of_set
 from stages.evaluation.judged import Comparison
 from stages.evaluation.outcomes import read_answers
 from stages.pages.settings_table import model_nodes
@@ -15,7 +15,7 @@ from stages.store.training_samples import Sample, read_samples
 from stages.tasks.checks import share_passed
 
 WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}
-SETS = {  # of prompts, by the name of their answers: what those without checks are called
+SETS = {  # the words for prompts without checks, by set of answers
     "answer_held_out": "of held-out pairs",
     "answer_judged": "without checks",
     "answer": "without checks",
@@ -23,7 +23,7 @@ SETS = {  # of prompts, by the name of their answers: what those without checks 
 
 
 class ShownAnswer(NamedTuple):
-    """A prompt, of each model its role, title and answer, and by role what share of the prompt's checks it passes."""
+    """A prompt, the (role, title, answer) of each model, and by role the share of checks that its answer passes."""
 
     prompt: Example
     answers: list[tuple[str, str, str]]
@@ -31,18 +31,18 @@ class ShownAnswer(NamedTuple):
 
 
 def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: int) -> dict[str, list[ShownAnswer]]:
-    """`count` prompts under each heading: by what was judged of them, by what the policy changed in the share of
-    checks that were passed before, or as they are; then by content: no choice."""
+    """Return up to `count` prompts under each heading. Headings are judgements, changes in the checks passed, or
+    neither. Within a heading, a hash of the content orders prompts that changed equally."""
     headings, models = dict[str, list[ShownAnswer]](), results["models"]
     for against, comparison in results["judged"].items():
-        if f"judged_{against}" in inputs:  # else it waits for people, or all answers are alike
+        if f"judged_{against}" in inputs:  # otherwise it waits for people, or all answers are alike
             titles = {against: comparison["title"], "policy": models["policy"]}
             headings |= by_judgement(inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles)
     for name, what in SETS.items():
         if f"{name}_policy" not in inputs:
             continue
         answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
-        examples = {e.id: e for e in prompts_behind(name, inputs)}
+        examples = {e.id: e for e in prompts_of_set(name, inputs)}
         prompts = [
             side(examples[i], {role: answers[role][i].text for role in models}, models)
             for i in sorted(answers["policy"], key=content_id)
@@ -59,7 +59,7 @@ def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -
 
 
 def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[ShownAnswer]]:
-    """Prompts by what was judged of the policy's answer beside the other's. `titles`: of the other, then of it."""
+    """Group prompts by the judgement of the policy's answer. `titles`: the opponent's first, then the policy's."""
     comparison, headings = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
     examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
     first, second = titles
@@ -72,7 +72,7 @@ def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[s
 
 
 def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[str, list[ShownAnswer]]:
-    """Prompts with checks by what the policy changed, the most changed first."""
+    """Group prompts with checks by the policy's change, the most changed first."""
     role, (before, policy) = results["before"], [results["models"][role] for role in (results["before"], "policy")]
     changed = sorted(prompts, key=lambda s: s.shares[role] - s.shares["policy"])
     fixed = [s for s in changed if s.shares["policy"] == 1 > s.shares[role]]
@@ -86,27 +86,25 @@ def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[st
 
 
 def strips(inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str, str]) -> list[dict[str, Any]]:
-    """Of every model that answered while it was trained: its title, what it began as, and a strip for each prompt.
-    `models`: role and title."""
-    found = []
+    """Return for every model with samples from its training: its title, its start, and a strip for each prompt.
+    `models`: title by role."""
+    training_samples = []
     for role, name in model_nodes(nodes, models).items():
         if samples := read_samples(inputs[name]):
             by_prompt = groupby(sorted(samples, key=lambda s: (s.id, s.step)), key=lambda s: s.id)
             prompts = [strip([*answers]) for _, answers in by_prompt]
-            found.append({"title": models[role], "start": start(nodes, name), "prompts": prompts})
-    return found
+            training_samples.append({"title": models[role], "start": start(nodes, name), "prompts": prompts})
+    return training_samples
 
 
 def strip(samples: list[Sample]) -> dict[str, Any]:
-    """A prompt with its answers in the order of the steps. An answer that stays is there once, with its first and last
-    step."""
+    """Return a prompt with its answers by step; an unchanged answer occurs once, with its first and last step."""
     stays = [[*same] for _, same in groupby(samples, key=lambda s: (s.answer, s.finish_reason))]
     return {"prompt": samples[0].prompt, "answers": [{"first": same[0], "last": same[-1].step} for same in stays]}
 
 
 def start(nodes: dict[str, Manifest], name: str) -> str:
-    """What the answers of step 0 are. In a later round of `dpo.reference=sft` the policy begins as another model than
-    the reference."""
+    """Return the words for the model at step 0. In a later round with `dpo.reference=sft` it is not the reference."""
     reference, begun = nodes[name]["inputs"].get("reference"), nodes[name]["inputs"].get("policy")
     if not (reference and begun):
         return "the model before training"

@@ -1,4 +1,4 @@
-"""Figures as inline SVG. Ink takes the page's text colour and a model its own, in light and dark."""
+"""Figures as inline SVG, in the page's text colour and the models' colours, on light and dark pages."""
 
 import hashlib
 import io
@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from stages.pages.environment import LOOKS
 from stages.store.numbers import signed
 
-INK = "#010203"  # stands for the page's text colour until the SVG is written
-COLOURS = {role: look.light for role, look in LOOKS.items()}  # until the SVG is written, as INK
-REFERENCE = re.compile(r'(url\(#|href="#)([\w.-]+)')  # to an element of the same SVG
+INK = "#010203"  # placeholder that `svg` replaces by the page's text colour
+COLOURS = {role: look.light for role, look in LOOKS.items()}  # placeholders that `svg` replaces by CSS variables
+REFERENCE = re.compile(r'(url\(#|href="#)([\w.-]+)')  # a reference to an element of the same SVG
 PANEL = (3.6, 2.4)  # inches: as wide as a phone, so that text keeps its size
 STYLE: dict[str, Any] = {
-    # A label says what it says: in names of files, $, ^, _ and \\ are no mathematics.
+    # Labels are shown literally: $, ^, _ and \\ occur in file names and are not mathematics.
     "text.parse_math": False,
     "text.usetex": False,
     "axes.formatter.use_mathtext": False,
@@ -43,8 +43,8 @@ STYLE: dict[str, Any] = {
 
 
 def svg(figure: Figure, title: str, description: str) -> str:
-    """The figure's SVG element, without a date, that scales to its column. It is named and described for those who do
-    not see it, its ids are no other figure's, and its colours are the page's."""
+    """Return the figure's SVG element, which scales to its column and has no date. It has a title and a description
+    for screen readers, ids unique on the page, and the page's colours."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
@@ -56,14 +56,14 @@ def svg(figure: Figure, title: str, description: str) -> str:
     text = REFERENCE.sub(rf"\g<1>{own}-\2", text)
     for role, look in LOOKS.items():
         text = text.replace(look.light, f"var(--{role})")
-    told = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
+    description_tags = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
     start, end = text.split(">", 1)
-    return f'{start} role="img">{told}{end}'.replace(INK, "currentColor")
+    return f'{start} role="img">{description_tags}{end}'.replace(INK, "currentColor")
 
 
 def calibration(title: str, margins: list[float]) -> list[str]:
-    """Held-out pairs by their reward margin: the share preferred rightly against sigma(|margin|), which is what the
-    Bradley-Terry model behind DPO says it should be, in thirds of the pairs."""
+    """Draw held-out pairs by reward margin: a histogram, and in thirds the share right against sigmoid(|margin|). The
+    Bradley-Terry model behind DPO predicts that both are equal."""
     if len(margins) < 6:
         return []
     right = sum(margin > 0 for margin in margins)
@@ -71,29 +71,29 @@ def calibration(title: str, margins: list[float]) -> list[str]:
         spread, axes = plt.subplots(figsize=PANEL)
         axes.hist(margins, bins=15, color=COLOURS["policy"])
         axes.axvline(0, color=INK, linewidth=1)
-        decorate(axes, f"{title}: margins of held-out pairs", "nats; right of 0 is right")
-        told, axes = plt.subplots(figsize=PANEL)
+        decorate(axes, f"{title}: margins of held-out pairs", "nats; above 0, chosen is preferred")
+        calibrated, axes = plt.subplots(figsize=PANEL)
         points = []
         for third in np.array_split(np.array(sorted(margins, key=abs)), 3):
             points.append((float((1 / (1 + np.exp(-np.abs(third)))).mean()), float((third > 0).mean())))
         axes.plot(*zip(*points, strict=True), LOOKS["policy"].marker, color=COLOURS["policy"])
         axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
         axes.set_ylim(0, 1.05)
-        axes.set_ylabel("preferred rightly")
-        decorate(axes, f"{title}: calibration of margins", "said by sigmoid(margin)")
-        thirds = ", ".join(f"{found:.0%} where {said:.0%} was said" for said, found in points)
+        axes.set_ylabel("share that prefers chosen")
+        decorate(axes, f"{title}: calibration of margins", "predicted by sigmoid(|margin|)")
+        thirds = ", ".join(f"{right:.0%} where {predicted:.0%} was predicted" for predicted, right in points)
         return [
-            svg(spread, f"{title}: margins of held-out pairs", f"{right} of {len(margins)} are right of 0."),
-            svg(told, f"{title}: calibration of margins", f"Preferred rightly, by thirds of the pairs: {thirds}."),
+            svg(spread, f"{title}: margins of held-out pairs", f"{right} of {len(margins)} are above 0."),
+            svg(calibrated, f"{title}: calibration of margins", f"Share right in thirds of the pairs: {thirds}."),
         ]
 
 
 def panel(
     title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabel: str = "step", role: str = "policy"
 ) -> str:
-    """One small plot: metrics of a curve over steps, the first in the colour of the model that is trained, others
-    dashed; held-out ones with marks. Its description tells first and last values."""
-    told = []
+    """Draw metrics of a curve over steps: the first in the model's colour, others dashed, held-out ones with marks.
+    The description gives the first and last values."""
+    descriptions = []
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=PANEL)
         styles = chain([(COLOURS[role], "-")], repeat((INK, "--")))
@@ -103,9 +103,9 @@ def panel(
                 marked = "o" if metric.startswith("eval_") else ""
                 axes.plot(*zip(*points, strict=True), marked + line, color=colour, label=label, ms=4)
                 first, last = (signed(points[i][1], "{:z.3g}") for i in (0, -1))
-                told.append(f"{label} from {first} to {last} at step {points[-1][0]}")
+                descriptions.append(f"{label} from {first} to {last} at step {points[-1][0]}")
         decorate(axes, title, xlabel)
-        return svg(figure, title, f"{'; '.join(told) or 'nothing was measured'}.")
+        return svg(figure, title, f"{'; '.join(descriptions) or 'nothing was measured'}.")
 
 
 def decorate(axes: Axes, title: str, xlabel: str) -> None:
@@ -116,13 +116,13 @@ def decorate(axes: Axes, title: str, xlabel: str) -> None:
 
 
 def sft(curve: list[dict[str, Any]]) -> list[str]:
-    """SFT's loss, on training and validation."""
+    """Draw SFT's loss on training and validation data."""
     series = {"loss": "training", "eval_loss": "validation"}
     return [panel("SFT: loss", curve, series, role="sft")] if curve else []
 
 
 def preference(title: str, curve: list[dict[str, Any]]) -> list[str]:
-    """Loss, margins, accuracy and log-probs of a preference objective, under TRL's names."""
+    """Draw loss, margins, accuracy and log-probs of a preference objective, under TRL's names."""
     return [
         panel(f"{title}: loss", curve, {"loss": "training", "eval_loss": "held out"}),
         panel(f"{title}: rewards/margins", curve, {"rewards/margins": "training", "eval_rewards/margins": "held out"}),

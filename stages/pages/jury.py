@@ -1,4 +1,4 @@
-"""What the label page says of judges and of an ensemble's members, one by one and two by two."""
+"""Judges and ensemble members on the label page: the figures of each one, and their agreement in pairs."""
 
 import json
 from itertools import combinations
@@ -8,89 +8,89 @@ from typing import Any
 from stages.config.choices import Reading, Rubrics
 from stages.evaluation.labelling import Labelling, Share, share
 from stages.evaluation.reliability import Key, key_of
-from stages.labelers.verdicts import JudgeVote, voices
+from stages.labelers.verdicts import JudgeVote, judge_votes
 from stages.store.manifest import Manifest
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, having
 
-Votes = dict[Key, dict[str, JudgeVote]]  # by what was judged, then by judge
-VotesByMember = dict[Key, dict[str, str | int | None]]  # the same, by whoever said it: a, b or tie, or a score
-PEOPLE = "people"  # beside the members: their word is the judgement
+Votes = dict[Key, dict[str, JudgeVote]]  # by the judged candidates, then by judge
+VotesByMember = dict[Key, dict[str, str | int | None]]  # label (a, b, tie or a score) by candidates, then by member
+PEOPLE = "people"  # listed with the members; people's label is the judgement
 
 
-def heard(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
-    """What every judge said; of other labelers nothing."""
+def read_votes(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
+    """Read every judge's votes; empty for other labelers."""
     if manifest["metrics"]["labeler"] != "judge":
         return {}
     judge = manifest["config"]["judge"]
     kind, reading = Rubrics(judge["kind"] or Rubrics.pairwise), Reading(judge["reading"] or Reading.json)
     try:
-        return {key_of(j): voices(j, kind, reading) for j in labelling.judgements}
+        return {key_of(j): judge_votes(j, kind, reading) for j in labelling.judgements}
     except WRONG_SHAPE as error:
         raise Damaged(folder / "judgements.parquet", error) from error
 
 
-def said(votes: Votes) -> VotesByMember:
-    """What the judges come to, each by itself."""
-    return {key: {name: voice.word for name, voice in its.items()} for key, its in votes.items()}
+def words_of_judges(votes: Votes) -> VotesByMember:
+    """Return each judge's own label of each judgement."""
+    return {key: {name: voice.word for name, voice in votes_of_one.items()} for key, votes_of_one in votes.items()}
 
 
-def names(of: Votes | VotesByMember) -> list[str]:
-    return list(dict.fromkeys(name for its in of.values() for name in its))
+def names(votes: Votes | VotesByMember) -> list[str]:
+    return list(dict.fromkeys(name for votes_of_one in votes.values() for name in votes_of_one))
 
 
 def judges(labelling: Labelling, votes: Votes) -> list[dict[str, Any]]:
-    """A row for every judge: how often it was asked and said nothing that counts, how often it prefers the answer that
-    is shown first, and how often the order changes its choice. Of scores, only the former."""
-    found = []
+    """Return a row per judge: questions, missing verdicts, and for comparisons the shares that prefer the answer shown
+    first and that change with the order."""
+    rows = []
     for name in names(votes):
-        mine = [(j.prompt_id, votes[key_of(j)][name]) for j in labelling.judgements if name in votes[key_of(j)]]
-        sides = [(prompt, side) for prompt, voice in mine for side in voice.found.values() if side in ("A", "B")]
-        turned = [(prompt, voice.turned) for prompt, voice in mine if voice.turned is not None]
-        found.append(
+        cast = [(j.prompt_id, votes[key_of(j)][name]) for j in labelling.judgements if name in votes[key_of(j)]]
+        sides = [(prompt, side) for prompt, voice in cast for side in voice.verdicts.values() if side in ("A", "B")]
+        turned = [(prompt, voice.order_decided) for prompt, voice in cast if voice.order_decided is not None]
+        rows.append(
             {
                 "name": name,
-                "asked": len(mine),
-                "silent": sum(voice.word is None for _, voice in mine),
+                "asked": len(cast),
+                "silent": sum(voice.word is None for _, voice in cast),
                 "first": share([side == "A" for _, side in sides], [prompt for prompt, _ in sides]),
                 "turned": share([is_so for _, is_so in turned], [prompt for prompt, _ in turned]),
             }
         )
-    return found
+    return rows
 
 
-def together(labelling: Labelling, words: VotesByMember) -> list[tuple[str, str, Share]]:
-    """How often two say the same, of what both say something of."""
-    found = []
+def agreeing(labelling: Labelling, words: VotesByMember) -> list[tuple[str, str, Share]]:
+    """Return for each two judges or members the share of equal labels, where both gave one."""
+    agreements = []
     for one, two in combinations(names(words), 2):
         both = [(j.prompt_id, [words[key_of(j)].get(name) for name in (one, two)]) for j in labelling.judgements]
-        told = [(prompt, theirs) for prompt, theirs in both if None not in theirs]
-        if alike := share([a == b for _, (a, b) in told], [prompt for prompt, _ in told]):
-            found.append((one, two, alike))
-    return found
+        words_of_both = [(prompt, pair) for prompt, pair in both if None not in pair]
+        if alike := share([a == b for _, (a, b) in words_of_both], [prompt for prompt, _ in words_of_both]):
+            agreements.append((one, two, alike))
+    return agreements
 
 
-def spoken(folder: Path, manifest: Manifest, labelling: Labelling) -> VotesByMember:
-    """What every member said, and people where they were asked; of other labelers nothing."""
+def words_of_members(folder: Path, manifest: Manifest, labelling: Labelling) -> VotesByMember:
+    """Read the label of every ensemble member, and of people if they were asked; empty for other labelers."""
     names = manifest["metrics"].get("ensemble", {}).get("members", ())
-    found: VotesByMember = {}
+    words: VotesByMember = {}
     for j in labelling.judgements if names else ():
         try:
-            told = having()(json.loads(j.raw or "{}"))
+            answer = having()(json.loads(j.raw or "{}"))
         except WRONG_SHAPE as error:
             raise Damaged(folder / "judgements.parquet", error) from error
-        found[key_of(j)] = {name: str(told[name]) for name in names if name in told}
-        if "human" in told:
-            found[key_of(j)][PEOPLE] = j.preference
-    return found
+        words[key_of(j)] = {name: str(answer[name]) for name in names if name in answer}
+        if "human" in answer:
+            words[key_of(j)][PEOPLE] = j.preference
+    return words
 
 
 def members(labelling: Labelling, words: VotesByMember, manifest: Manifest) -> dict[str, Any]:
-    """The table of members, and how many comparisons they differ on; {} of other labelers."""
-    told = manifest["metrics"].get("ensemble", {})
+    """Return the table of members and the number of comparisons on which they differ; {} for other labelers."""
+    ensemble = manifest["metrics"].get("ensemble", {})
     rows = []
-    for name, its in told.get("members", {}).items():
-        voted = [(j, words[key_of(j)][name]) for j in labelling.given if name in words[key_of(j)]]
+    for name, figures in ensemble.get("members", {}).items():
+        voted = [(j, words[key_of(j)][name]) for j in labelling.valid if name in words[key_of(j)]]
         agrees = share([word == j.preference for j, word in voted], [j.prompt_id for j, _ in voted])
-        rows.append({"name": name, "veto": None, "vetoes": 0, **its, "agrees": agrees})
-    apart = sum(len({*its.values()}) > 1 for its in words.values())
-    return {**told, "members": rows, "apart": apart} if rows else {}
+        rows.append({"name": name, "veto": None, "vetoes": 0, **figures, "agrees": agrees})
+    differing = sum(len({*words_of_one.values()}) > 1 for words_of_one in words.values())
+    return {**ensemble, "members": rows, "apart": differing} if rows else {}

@@ -1,6 +1,6 @@
-"""The label page: how far a labelling can be trusted, and where it was in doubt.
+"""The label page: how reliable a labelling is, and which judgements were in doubt.
 
-It is made of the label node alone, whoever labelled; a section that has nothing to say is not there.
+It needs only the label node, of any labeler, and leaves out empty sections.
 """
 
 from collections import Counter
@@ -13,17 +13,17 @@ from stages.pages.cases import cases
 from stages.pages.environment import environment
 from stages.pages.glossary import in_words
 from stages.pages.headline import counted
-from stages.pages.jury import heard, judges, members, said, spoken, together
+from stages.pages.jury import agreeing, judges, members, read_votes, words_of_judges, words_of_members
 from stages.store.manifest import manifest_of
 from stages.store.numbers import signed
 from stages.store.sealed_json import having, load_json
 
-PAGE = "labels.html"  # in a report's node, and in the store's root
-TASKS = 60  # rows of the table by task
-TIMES = ((1.0, 1.25), (1.25, 2.0), (2.0, float("inf")))  # how many times as long the longer one is
-BARS = 10  # of the scores, where there are more values
+PAGE = "labels.html"  # file name in a report's node and in the store's root
+TASKS = 60  # most rows of the table by task
+TIMES = ((1.0, 1.25), (1.25, 2.0), (2.0, float("inf")))  # bins of the length ratio, longer to shorter answer
+BARS = 10  # bins of the scores, if there are more distinct values
 CONTENTS = {
-    "known": "Agreement with what is known",
+    "known": "Agreement with known labels",
     "shares": "Ties, order, length",
     "judges": "Judges",
     "ensemble": "The ensemble",
@@ -42,22 +42,22 @@ class Bar(NamedTuple):
 
 
 def page(folder: Path) -> str:
-    """The page of a label node."""
+    """Render the page of a label node."""
     manifest, labelling = manifest_of(folder), Labelling.read(folder)
     metrics, audited = manifest["metrics"], folder / "reliability.json"
-    known = load_json(audited, having("audited", "known")) if audited.exists() else {}
-    audits = metrics["labeler"] != "verifier"  # whose labels are what is known
-    votes = heard(folder, manifest, labelling)
-    words = said(votes) or spoken(folder, manifest, labelling)
+    reliability = load_json(audited, having("audited", "known")) if audited.exists() else {}
+    audits = metrics["labeler"] != "verifier"  # the verifier's labels are the checks themselves
+    votes = read_votes(folder, manifest, labelling)
+    words = words_of_judges(votes) or words_of_members(folder, manifest, labelling)
     sections = {
-        "known": agreements(known, "an answer is good" if labelling.scored else "the first of two is better"),
+        "known": agreement_rows(reliability, "an answer is good" if labelling.scored else "the first is better"),
         "shares": shares(labelling),
         "judges": judges(labelling, votes),
         "ensemble": members(labelling, words, manifest),
         "scores": scores(labelling),
         "missing": Counter(str(j.error) for j in labelling.judgements if j.error).most_common(),
-        "tasks": tasks(labelling, known),
-        "cases": {title: its for title, its in cases(folder, labelling, votes, words, audits) if its},
+        "tasks": tasks(labelling, reliability),
+        "cases": {title: listed for title, listed in cases(folder, labelling, votes, words, audits) if listed},
         "made": manifest,
     }
     html = (
@@ -66,11 +66,11 @@ def page(folder: Path) -> str:
         .render(
             sections,
             contents={name: title for name, title in CONTENTS.items() if sections[name]},
-            headline=headline(labelling, known, metrics),
+            headline=headline(labelling, reliability, metrics),
             audits=audits,
-            reliability=known,
+            reliability=reliability,
             lengths=lengths(labelling),
-            together=together(labelling, words),
+            together=agreeing(labelling, words),
             metrics=metrics,
             unit="words" if metrics["labeler"] == "dataset" else "tokens",
         )
@@ -78,108 +78,108 @@ def page(folder: Path) -> str:
     return str(html)
 
 
-def headline(labelling: Labelling, known: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
-    """What was judged, how often it is right, how often the order decides, and whether length does."""
-    prompts, ties = counted(len(labelling.prompts), "prompt"), sum(j.preference == "tie" for j in labelling.given)
+def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    """Return sentences on the counts, the agreement with known labels, and the effects of order and length."""
+    prompts, ties = counted(len(labelling.prompts), "prompt"), sum(j.preference == "tie" for j in labelling.valid)
     compared = counted(len(labelling.judgements), "comparison")
-    counts = f"{counted(len(labelling.given) - ties, 'preference')}, {counted(ties, 'tie')}"
-    counts = "all ties" if ties and ties == len(labelling.given) else counts
-    told = [f"{compared} on {prompts}, by {metrics['labeler']}: {counts}"]
+    counts = f"{counted(len(labelling.valid) - ties, 'preference')}, {counted(ties, 'tie')}"
+    counts = "all ties" if ties and ties == len(labelling.valid) else counts
+    sentences = [f"{compared} on {prompts}, by {metrics['labeler']}: {counts}"]
     if (average := labelling.mean_score()) is not None:
         answers = counted(sum(map(len, labelling.scored.values())), "answer")
         rates = f"{average:.3f} on average, {metrics['pass_rate']:.1%} at 1"
-        told = [f"{answers} to {prompts}, scored by {metrics['labeler']}: {rates}"]
-    missing = len(labelling.judgements) - len(labelling.given)
-    told[0] += f", {missing:,} missing." if missing else "."
-    if "accuracy" in known:
-        sure = Share(known["known"], Estimate(**known["accuracy"]))
-        told.append(f"What is known agrees in {inline(sure, 'judgement')}, drawn at random.")
+        sentences = [f"{answers} to {prompts}, scored by {metrics['labeler']}: {rates}"]
+    missing = len(labelling.judgements) - len(labelling.valid)
+    sentences[0] += f", {missing:,} missing." if missing else "."
+    if "accuracy" in reliability:
+        agreeing_share = Share(reliability["known"], Estimate(**reliability["accuracy"]))
+        sentences.append(f"The known labels agree with {share_clause(agreeing_share, 'judgement')}, drawn at random.")
     if flips := labelling.flips():
-        told.append(f"The order of two answers changes the choice in {inline(flips, 'comparison')}.")
+        sentences.append(f"The order of two answers changes the choice in {share_clause(flips, 'comparison')}.")
     if length := longer(labelling.contests):
-        told.append(f"The longer answer is the better one in {inline(length, 'pair')} that differ in length.")
-    return told
+        sentences.append(f"The longer answer is the better one in {share_clause(length, 'pair')} of unequal length.")
+    return sentences
 
 
-def inline(its: Share, noun: str) -> str:
-    """`71.0% (62.1% to 78.6%) of 120 judgements`; where none is, `none (up to 3.1%) of 120 judgements`."""
-    mean, low, high = its.rate
-    told = f"none (up to {high:.1%})" if mean == 0 else f"all ({low:.1%} or more)" if mean == 1 else ""
-    return f"{told or f'{mean:.1%} ({low:.1%} to {high:.1%})'} of {counted(its.of, noun)}"
+def share_clause(share: Share, noun: str) -> str:
+    """Return a share as text: `71.0% (62.1% to 78.6%) of 120 judgements`, `none (up to 3.1%) of 120 judgements`."""
+    mean, low, high = share.rate
+    extreme = f"none (up to {high:.1%})" if mean == 0 else f"all ({low:.1%} or more)" if mean == 1 else ""
+    return f"{extreme or f'{mean:.1%} ({low:.1%} to {high:.1%})'} of {counted(share.total, noun)}"
 
 
-def agreements(known: dict[str, Any], positive: str) -> list[tuple[str, str, str]]:
-    """Rows of `reliability.json`: what it is, its figure, its interval. `positive`: what its rates are of."""
-    if "accuracy" not in known:
+def agreement_rows(reliability: dict[str, Any], positive: str) -> list[tuple[str, str, str]]:
+    """Return (title, figure, interval) rows from `reliability.json`. `positive`: the clause for a positive."""
+    if "accuracy" not in reliability:
         return []
-    of = known.get("positive_rate") or {}
+    positive_rate = reliability.get("positive_rate") or {}
     rates = {
-        "right": known["accuracy"],
-        f"… where it is known that {positive}": known.get("sensitivity"),
-        "… where it is known not to be so": known.get("specificity"),
-        "preferences that are the right way round": known.get("pair_accuracy"),
-        "… the wrong way round": known.get("pair_wrong"),
-        "… between two equally good answers": known.get("pair_neither"),
-        f"how often {positive}, of all others, as judged": of.get("judged"),
-        f"how often {positive}, of all others, corrected": of.get("corrected"),
+        "right": reliability["accuracy"],
+        f"… if it is known that {positive}": reliability.get("sensitivity"),
+        "… if the opposite is known": reliability.get("specificity"),
+        "preferences for the better answer": reliability.get("pair_accuracy"),
+        "… for the worse answer": reliability.get("pair_wrong"),
+        "… between two equally good answers": reliability.get("pair_neither"),
+        f"other judgements: {positive}, as judged": positive_rate.get("judged"),
+        f"other judgements: {positive}, corrected": positive_rate.get("corrected"),
     }
-    numbers = {"Cohen's κ": known.get("kappa"), "Krippendorff's α": known.get("alpha")}
-    rows = [(title, told, "{:.1%}") for title, told in rates.items() if told]
-    rows += [(title, told, "{:z.2f}") for title, told in numbers.items() if told]
+    numbers = {"Cohen's κ": reliability.get("kappa"), "Krippendorff's α": reliability.get("alpha")}
+    rows = [(title, estimate, "{:.1%}") for title, estimate in rates.items() if estimate]
+    rows += [(title, estimate, "{:z.2f}") for title, estimate in numbers.items() if estimate]
     return [
-        (title, signed(its["mean"], form), f"{signed(its['low'], form)} to {signed(its['high'], form)}")
-        for title, its, form in rows
+        (title, signed(estimate["mean"], form), f"{signed(estimate['low'], form)} to {signed(estimate['high'], form)}")
+        for title, estimate, form in rows
     ]
 
 
 def shares(labelling: Labelling) -> dict[str, Share]:
-    """What there is to say of ties, order and length."""
-    found = {
+    """Return the shares on ties, order and length that have data."""
+    rates = {
         "the longer of two answers is better": longer(labelling.contests),
         "the order of two answers changes the choice": labelling.flips(),
         "ties between answers that differ": labelling.ties(),
         "prompts in which no answer is better than another": labelling.undecided(),
     }
-    return {title: its for title, its in found.items() if its}
+    return {title: rate for title, rate in rates.items() if rate}
 
 
 def lengths(labelling: Labelling) -> dict[str, Share]:
-    """How often the longer is better, by how many times as long it is."""
-    found = {}
+    """Return the share in which the longer answer is better, by the ratio of lengths."""
+    rates = {}
     for low, high in TIMES:
         title = f"{low:g} to {high:g} times as long" if high < float("inf") else f"more than {low:g} times as long"
-        found[title] = longer([c for c in labelling.contests if low < c.times <= high])
-    return {title: its for title, its in found.items() if its}
+        rates[title] = longer([c for c in labelling.contests if low < c.times <= high])
+    return {title: rate for title, rate in rates.items() if rate}
 
 
 def scores(labelling: Labelling) -> list[Bar]:
-    """How often each score was given, or each tenth where there are many; lowest first."""
-    given = [score for those in labelling.scored.values() for _, score in those]
-    counts = Counter(f"{score:.2f}" for score in given)
+    """Count each score, or each tenth if there are many distinct scores; lowest first."""
+    given_scores = [score for scored in labelling.scored.values() for _, score in scored]
+    counts = Counter(f"{score:.2f}" for score in given_scores)
     if len(counts) > BARS:
-        tenths = [min(int(score * BARS), BARS - 1) for score in given]
+        tenths = [min(int(score * BARS), BARS - 1) for score in given_scores]
         counts = Counter(f"{tenth / BARS:.1f} to {(tenth + 1) / BARS:.1f}" for tenth in tenths)
     most = max(counts.values(), default=1)
     return [Bar(name, count, round(100 * count / most, 1)) for name, count in sorted(counts.items())]
 
 
-def tasks(labelling: Labelling, known: dict[str, Any]) -> dict[str, Any]:
-    """The table by task, those with the most judgements first; {} where all are of one."""
-    by = sorted(labelling.by_task().items(), key=lambda item: -len(item[1].judgements))
-    if len(by) < 2:
+def tasks(labelling: Labelling, reliability: dict[str, Any]) -> dict[str, Any]:
+    """Return the table by task, most judgements first; {} if there is only one task."""
+    by_task = sorted(labelling.by_task().items(), key=lambda item: -len(item[1].judgements))
+    if len(by_task) < 2:
         return {}
     rows = [
         {
             "name": in_words(task),
-            "judged": len(its.given),
-            "missing": len(its.judgements) - len(its.given),
-            "score": its.mean_score(),
-            "ties": its.ties(),
-            "flips": its.flips(),
-            "longer": longer(its.contests),
-            "right": known.get("by_topic", {}).get(task),
+            "judged": len(labelling_of_task.valid),
+            "missing": len(labelling_of_task.judgements) - len(labelling_of_task.valid),
+            "score": labelling_of_task.mean_score(),
+            "ties": labelling_of_task.ties(),
+            "flips": labelling_of_task.flips(),
+            "longer": longer(labelling_of_task.contests),
+            "right": reliability.get("by_topic", {}).get(task),
         }
-        for task, its in by
+        for task, labelling_of_task in by_task
     ]
-    told = {name for row in rows for name, value in row.items() if value is not None and value != 0}
-    return {"rows": rows[:TASKS], "columns": told, "more": len(rows[TASKS:])}
+    columns = {name for row in rows for name, value in row.items() if value is not None and value != 0}
+    return {"rows": rows[:TASKS], "columns": columns, "more": len(rows[TASKS:])}

@@ -1,4 +1,4 @@
-"""The settings that decide what comes out, from the manifests: what two reports that differ should be read by."""
+"""The settings that decide the result, from the manifests: compare them when two reports differ."""
 
 import re
 from collections.abc import Iterable
@@ -11,48 +11,53 @@ COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "answer_policy"
 
 
 def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, str]:
-    """The name of the node of every evaluated model, by role."""
+    """Return the name of every evaluated model's node, by role."""
     names = {manifest["fingerprint"]: name for name, manifest in reversed(nodes.items())}
     return {role: names[nodes["eval"]["inputs"][role]["fingerprint"]] for role in roles}
 
 
 def learns(model: Manifest) -> bool:
-    """Return whether the stage of a model trained it: a base is as it came, and so is an SFT under `sft=none`."""
+    """Return True if the model's stage trained it: False for a base, and for SFT with `sft=none`."""
     return model["stage"] != "base" and bool(model["settings"].get("train", True))
 
 
 def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
-    """Return what was trained on what, in a sentence to read a verdict with. `models`: role and title."""
+    """Return a sentence that says what each model was trained on. `models`: title by role."""
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
     if "other" in models:
-        return f"{models['other']} and {title} are models as they came."
-    start = f"{model(nodes['base'])}, {f'trained on {learnt_from(nodes)}' if learns(nodes['sft']) else 'as it came'}"
+        return f"{models['other']} and {title} are models without training here."
+    before, start = models.get("sft", title), f"the unchanged model {model(nodes['base'])}"
+    if learns(nodes["sft"]):
+        start = f"supervised fine-tuning of {model(nodes['base'])} on {learnt_from(nodes)}"
     if "pairs" not in policy["inputs"]:
         return f"{title} is {start}."
+    full = ", direct preference optimisation," * (title == "DPO")
     learnt = pairs(nodes["pairs"], nodes["label"])
-    return f"{title} is {models['sft']} trained further on pairs ({learnt}); {models['sft']} is {start}."
+    return (
+        f"{title}{full} trains {before} further to prefer chosen to rejected answers ({learnt}). {before} is {start}."
+    )
 
 
 def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: list[int]) -> dict[str, str]:
-    """Names and values in a few words each. `policy`: the manifest of the policy, `title` its name."""
+    """Return short descriptions of settings by name. `policy`: the policy's manifest, `title`: its title."""
     models = " against ".join(model(nodes[role]) for role in ("base", "other") if role in nodes)
-    told = {"model": models, "precision": precision(nodes), "computed on": machines(nodes)}
-    told["SFT"] = sft(nodes["sft"], learnt_from(nodes))
+    values = {"model": models, "precision": precision(nodes), "computed on": machines(nodes)}
+    values["SFT"] = sft(nodes["sft"], learnt_from(nodes))
     if "sample" in nodes:
-        told["candidates"] = candidates(nodes["sample"])
+        values["candidates"] = candidates(nodes["sample"])
     if "pool" in nodes:
-        told["candidates"] = pool(nodes["pool"])
+        values["candidates"] = pool(nodes["pool"])
     if "pairs" in policy["inputs"]:
-        told["pairs"] = pairs(nodes["pairs"], nodes["label"])
-        told[title] = objective(policy)
+        values["pairs"] = pairs(nodes["pairs"], nodes["label"])
+        values[title] = objective(policy)
     earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
     if earlier:
-        told["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are told of the last"
+        values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are those of the last round"
     if "control" in nodes:
-        told["control"] = training(nodes["control"])
+        values["control"] = training(nodes["control"])
     if seeds:
-        told["seeds" if len(seeds) > 1 else "seed"] = ", ".join(map(str, seeds))
-    return told
+        values["seeds" if len(seeds) > 1 else "seed"] = ", ".join(map(str, seeds))
+    return values
 
 
 def model(base: Manifest) -> str:
@@ -63,12 +68,12 @@ def model(base: Manifest) -> str:
 
 
 def precision(nodes: dict[str, Manifest]) -> str:
-    """`bf16`, or which stage computed in which."""
-    found: dict[str, list[str]] = {}
+    """Return the precision, `bf16`, or the stages by precision if they differ."""
+    stages: dict[str, list[str]] = {}
     for role, name in COMPUTING.items():
         if role in nodes and (kind := nodes[role]["settings"].get("precision")):
-            found.setdefault(kind, []).append(name)
-    return next(iter(found)) if len(found) == 1 else "; ".join(f"{kind}: {', '.join(n)}" for kind, n in found.items())
+            stages.setdefault(kind, []).append(name)
+    return next(iter(stages)) if len(stages) == 1 else "; ".join(f"{k}: {', '.join(n)}" for k, n in stages.items())
 
 
 def machines(nodes: dict[str, Manifest]) -> str:
@@ -78,25 +83,25 @@ def machines(nodes: dict[str, Manifest]) -> str:
 
 
 def learnt_from(nodes: dict[str, Manifest]) -> str:
-    """How many demonstrations SFT had, and whose."""
+    """Return the number of SFT's demonstrations and their origin."""
     if "select" not in nodes:
         return f"{nodes['data']['metrics']['examples'].get('sft', 0):,} demonstrations"
     rows, held_out = (nodes["select"]["metrics"]["examples"].get(split, 0) for split in ("sft", "validation"))
     own = nodes["select"]["metrics"]["selected"] - held_out + nodes["data"]["metrics"]["examples"].get("validation", 0)
-    given = f"{rows - own:,} demonstrations, " if rows > own else ""
-    return f"{given}{own:,} answers of the base's own"
+    demonstrations = f"{rows - own:,} demonstrations, " if rows > own else ""
+    return f"{demonstrations}{own:,} answers sampled from the base"
 
 
 def sft(manifest: Manifest, rows: str) -> str:
     if not manifest["settings"].get("train", True):
-        return "none: the model as it came"
+        return "none: the model is unchanged"
     return f"{rows}; {training(manifest)}"
 
 
 def candidates(manifest: Manifest) -> str:
     s = manifest["settings"]
     if s.get("file"):
-        return f"of {PurePath(manifest['config']['file']).name}"
+        return f"from {PurePath(manifest['config']['file']).name}"
     temperatures = ", ".join(map(short, s["temperatures"]))
     return (
         f"{s['candidates_per_prompt']} for each of {manifest['metrics']['prompts']:,} prompts, temperature "
@@ -105,31 +110,31 @@ def candidates(manifest: Manifest) -> str:
 
 
 def pool(manifest: Manifest) -> str:
-    """How many of each source."""
-    made = manifest["metrics"]
-    told = ", ".join(f"{count:,} of {name}" for name, count in made["sources"].items())
-    return f"{told}; for {made['prompts']:,} prompts"
+    """Return the number of candidates of each source."""
+    metrics = manifest["metrics"]
+    counts = ", ".join(f"{count:,} of {name}" for name, count in metrics["sources"].items())
+    return f"{counts}; for {metrics['prompts']:,} prompts"
 
 
 def pairs(manifest: Manifest, label: Manifest) -> str:
-    """How many, and how the two were chosen among candidates, or from which file they came."""
-    made = manifest["metrics"]
-    how = f"labels by {label['metrics']['labeler']}, strategy {manifest['settings']['strategy'].replace('_', ' ')}"
+    """Return the number of pairs, and either their labeler and strategy or their file."""
+    metrics = manifest["metrics"]
+    how = f"labels by {label['metrics']['labeler']}, strategy {manifest['settings']['strategy']}"
     if "pool" not in label["inputs"]:
-        how = f"of {PurePath(label['config']['path']).name}"
-    return f"{made['pairs'] - made['held_out']:,} trained, {made['held_out']:,} held out; {how}"
+        how = f"from {PurePath(label['config']['path']).name}"
+    return f"{metrics['pairs'] - metrics['held_out']:,} training pairs, {metrics['held_out']:,} held out; {how}"
 
 
 def objective(manifest: Manifest) -> str:
-    """Loss and beta, where an objective has them, and its training."""
-    s, told = manifest["settings"], []
+    """Return the loss and beta of an objective, if it has them, and its training settings."""
+    s, parts = manifest["settings"], []
     if losses := s.get("loss_type"):
         weights = s.get("loss_weights") or [1.0] * len(losses)
         parts = [loss if w == 1 else f"{short(w)} × {loss}" for loss, w in zip(losses, weights, strict=True)]
-        told.append(f"loss {' + '.join(parts)}")
+        parts.append(f"loss {' + '.join(parts)}")
     if (beta := s.get("beta")) is not None:
-        told.append(f"beta {short(beta)}")
-    return ", ".join([*told, training(manifest)])
+        parts.append(f"beta {short(beta)}")
+    return ", ".join([*parts, training(manifest)])
 
 
 def training(manifest: Manifest) -> str:
@@ -143,7 +148,7 @@ def training(manifest: Manifest) -> str:
 
 
 def short(number: Any) -> str:
-    """`3e-5`, `0.1`, `2`"""
+    """Return a number in few characters: `3e-5`, `0.1`, `2`."""
     if 0 < number < 0.01:
         digits, _, exponent = f"{number:e}".partition("e")
         return f"{float(digits):g}e{int(exponent)}"

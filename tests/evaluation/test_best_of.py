@@ -1,4 +1,4 @@
-"""The best of n by a learnt score, against all draws counted out, and when its checks are said not to follow."""
+"""Best of n by a learnt score, against an enumeration of all draws, and the warnings if the checks do not rise."""
 
 import random
 from itertools import combinations
@@ -6,16 +6,16 @@ from statistics import fmean
 
 import pytest
 
-from stages.evaluation.best_of import by_length, curve, watched
+from stages.evaluation.best_of import best_of_n, curve, length_warning
 from stages.store.records import Candidate, Check, Example, Judgement
 
 
 def test_the_best_of_n_is_what_all_draws_give() -> None:
     rng = random.Random(0)
     graded = [(score, rng.random()) for score in rng.sample(range(100), 6)]
-    found = curve(graded)
-    assert [*found] == [1, 2, 4, 6]
-    for n, point in found.items():
+    points = curve(graded)
+    assert [*points] == [1, 2, 4, 6]
+    for n, point in points.items():
         best = [max(draw) for draw in combinations(graded, n)]
         assert point == pytest.approx((fmean(s for s, _ in best), fmean(c for _, c in best)))
 
@@ -25,8 +25,10 @@ def test_equal_scores_share_their_checks() -> None:
 
 
 def pool(score: object, prompts: int = 40) -> tuple[list[Judgement], list[Example], list[Candidate]]:
-    """Prompts of eight candidates: `word` said 0 to 7 times, of which a check wants four at least. `score`: a function
-    of how often it is said."""
+    """Build prompts with eight candidates that repeat a word 0 to 7 times; a check demands at least four times.
+
+    `score`: the candidate's score as a function of that number.
+    """
     check = Check("keywords", {})
     examples = [Example(f"p{i}", [], None, "", "", "preference", checks=[check]) for i in range(prompts)]
     answers = [(e.id, k) for e in examples for k in range(8)]
@@ -36,31 +38,31 @@ def pool(score: object, prompts: int = 40) -> tuple[list[Judgement], list[Exampl
 
 
 @pytest.mark.parametrize(
-    ("score", "told"),
+    ("score", "clause"),
     [
-        (lambda k: min(k, 4) / 8, ""),  # rises with the checks, and no further
+        (lambda k: min(k, 4) / 8, ""),  # rises with the checks, then stays level
         (lambda k: (7 - k) / 8, "fewer from 1 on"),
         (lambda k: 0.5, "the score rises and the checks do not"),
     ],
     ids=["right", "wrong", "blind"],
 )
 def test_a_score_that_rises_without_the_checks_is_told(
-    score: object, told: str, monkeypatch: pytest.MonkeyPatch
+    score: object, clause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stages.evaluation.best_of.share_passed", lambda checks, text: float(int(text) >= 4))
-    found, warning = watched(*pool(score))
-    assert [*found["best_of"]] == ["1", "2", "4", "8"] and found["best_of_prompts"] == 40
-    assert found["best_of"]["1"]["checks"] == pytest.approx(0.5)
-    assert told in warning and bool(told) == bool(warning)
+    figures, warning = best_of_n(*pool(score))
+    assert [*figures["best_of"]] == ["1", "2", "4", "8"] and figures["best_of_prompts"] == 40
+    assert figures["best_of"]["1"]["checks"] == pytest.approx(0.5)
+    assert clause in warning and bool(clause) == bool(warning)
 
 
 def test_without_checks_nothing_is_watched() -> None:
     judged, examples, candidates = pool(lambda k: k / 8, prompts=2)
     for example in examples:
         example.checks = []
-    assert watched(judged, examples, candidates) == ({}, "")
+    assert best_of_n(judged, examples, candidates) == ({}, "")
 
 
 def test_scores_that_go_with_length_are_told() -> None:
-    assert by_length(None) == by_length(0.3) == ""
-    assert "shorter answers are preferred" in by_length(-0.6)
+    assert length_warning(None) == length_warning(0.3) == ""
+    assert "shorter answers are preferred" in length_warning(-0.6)

@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, over other prompts of these tasks or over other tasks like these."""
+"""Intervals have their nominal coverage, over other prompts of these tasks or over other tasks like these."""
 
 import math
 
@@ -10,7 +10,7 @@ from stages.evaluation.retention import p_of_means, p_of_shares, prompts_needed
 from tests.bench.intervals import CASES, Case
 
 TABLES = 200
-FEW = 4 * (0.05 * 0.95 / TABLES) ** 0.5  # four standard errors of a coverage of 95%
+FEW = 4 * (0.05 * 0.95 / TABLES) ** 0.5  # four standard errors of a 95% coverage
 
 
 @pytest.mark.parametrize(
@@ -26,20 +26,20 @@ FEW = 4 * (0.05 * 0.95 / TABLES) ** 0.5  # four standard errors of a coverage of
     ],
 )
 def test_an_interval_holds_the_truth_in_95_of_100_tables(name: str, helped: float) -> None:
-    """The two-level bootstrap before it held it in 98 to 100, and found +3 points in half as many tables."""
+    """The earlier two-level bootstrap covered 98 to 100 of 100, and found +3 points in half as many tables."""
     [case] = [case for case in CASES if case.name == name]
     families, rng = case.families(), np.random.default_rng(3)
-    held, found = np.zeros(2), np.zeros(2)
+    covering, detected = np.zeros(2), np.zeros(2)
     for _ in range(TABLES):
         outcomes, truths = case.table(rng)
         for i, question in enumerate(("these", "like")):
             interval = Means(outcomes, families, drawn=question == "like").difference(1, 0)
-            held[i] += interval.low <= truths[question] <= interval.high
-            found[i] += interval.low > 0
-    assert held / TABLES == pytest.approx(0.95, abs=FEW)
-    assert (found / TABLES >= helped).all()
+            covering[i] += interval.low <= truths[question] <= interval.high
+            detected[i] += interval.low > 0
+    assert covering / TABLES == pytest.approx(0.95, abs=FEW)
+    assert (detected / TABLES >= helped).all()
     if not case.gain:
-        assert (found / TABLES <= 0.025 + FEW).all()
+        assert (detected / TABLES <= 0.025 + FEW).all()
 
 
 def test_families_that_differ_widen_what_is_said_of_others_alone() -> None:
@@ -58,11 +58,11 @@ def test_models_that_answer_alike_differ_by_as_little_as_so_many_prompts_tell() 
     for drawn in (False, True):
         same = Means(np.stack([column, column], 1).astype(float), families, drawn).difference(1, 0)
         assert same.mean == 0
-        assert 0 < same.high == -same.low < 0.04, "never [0, 0], and never half a family"
+        assert 0 < same.high == -same.low < 0.04, "neither [0, 0] nor half a family wide"
 
 
 def test_a_family_of_one_prompt_has_a_spread_too() -> None:
-    """Prompts of a task each are a simple random sample; a single one joins the smallest family."""
+    """Prompts of one task each are a simple random sample; a single such prompt joins the smallest family."""
     outcomes = np.random.default_rng(0).integers(0, 2, (40, 2)).astype(float)
     alone = Means(outcomes, [str(i) for i in range(40)]).difference(1, 0)
     assert alone == Means(outcomes, [""] * 40).difference(1, 0)
@@ -72,8 +72,8 @@ def test_a_family_of_one_prompt_has_a_spread_too() -> None:
 
 
 def test_a_table_of_one_prompt_tells_nothing() -> None:
-    found = Means(np.array([[0.0, 1.0]]), ["a"]).difference(1, 0)
-    assert (found.mean, found.low, found.high) == (1, -1, 1)
+    difference = Means(np.array([[0.0, 1.0]]), ["a"]).difference(1, 0)
+    assert (difference.mean, difference.low, difference.high) == (1, -1, 1)
     assert paired([0.0], [1.0]).low == -math.inf
 
 
@@ -83,24 +83,24 @@ def test_a_difference_of_one_family_drawn_is_of_its_prompts() -> None:
 
 
 def test_measures_that_are_no_shares_have_plain_t_intervals() -> None:
-    """Against the formula of a stratified mean, by hand."""
+    """Compared with the formula of a stratified mean, computed by hand."""
     rng, sizes = np.random.default_rng(4), (6, 10, 14)
     families = [str(f) for f, size in enumerate(sizes) for _ in range(size)]
     values = rng.normal(0, 3, (30, 2)) + 5
     change, of = values[:, 1] - values[:, 0], np.array(families)
     parts = [(size / 30) ** 2 * change[of == str(f)].var(ddof=1) / size for f, size in enumerate(sizes)]
     freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
-    found = Means(values, families, shares=False).difference(1, 0)
-    assert found.mean == pytest.approx(change.mean())
-    assert found.high - found.mean == pytest.approx(student_quantile(0.975, freedom) * sum(parts) ** 0.5)
+    difference = Means(values, families, shares=False).difference(1, 0)
+    assert difference.mean == pytest.approx(change.mean())
+    assert difference.high - difference.mean == pytest.approx(student_quantile(0.975, freedom) * sum(parts) ** 0.5)
 
 
 def test_equal_families_drawn_have_the_t_interval_of_their_means() -> None:
     values = np.random.default_rng(5).normal(0, 1, (60, 2))
     means = (values[:, 1] - values[:, 0]).reshape(12, 5).mean(1)
-    found = Means(values, [str(i // 5) for i in range(60)], drawn=True, shares=False).difference(1, 0)
+    difference = Means(values, [str(i // 5) for i in range(60)], drawn=True, shares=False).difference(1, 0)
     half = student_quantile(0.975, 11) * means.std(ddof=1) / 12**0.5
-    assert (found.low, found.high) == pytest.approx((means.mean() - half, means.mean() + half))
+    assert (difference.low, difference.high) == pytest.approx((means.mean() - half, means.mean() + half))
 
 
 def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
@@ -110,7 +110,7 @@ def test_the_quantiles_of_t_are_those_of_the_tables() -> None:
 
 
 def test_that_nothing_got_worse_among_few_proves_little() -> None:
-    """With a policy that loops in 2% of all answers, 64 show no loop one time in four; the claim held each time."""
+    """Among 64 answers of a policy that loops in 2% of all answers, none loops one time in four."""
     for prompts in (32, 64, 200):
         none = np.ones(prompts)
         assert p_of_shares(none, none, 0.02) >= 0.98**prompts - 1e-12
@@ -120,22 +120,22 @@ def test_that_nothing_got_worse_among_few_proves_little() -> None:
 
 @pytest.mark.parametrize(("prompts", "base"), [(64, 0.0), (64, 0.05), (200, 0.0), (200, 0.05)])
 def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(prompts: int, base: float) -> None:
-    rng, held = np.random.default_rng(6), 0
+    rng, holding = np.random.default_rng(6), 0
     for _ in range(TABLES):
         before, policy = ((rng.random(prompts) >= share).astype(float) for share in (base, base + 0.02))
-        held += p_of_shares(policy, before, 0.02) <= 0.05
-    assert held / TABLES <= 0.05 + FEW
+        holding += p_of_shares(policy, before, 0.02) <= 0.05
+    assert holding / TABLES <= 0.05 + FEW
 
 
 def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
-    """At 15 of 100 answers that differ, as many each way: 3,212 prompts for 2 points, 514 for 5."""
+    """With 15 of 100 answers that differ, half of them each way: 3,212 prompts for 2 points, 514 for 5."""
     assert prompts_needed(0.15, 0.02, 0.05) == 3212
     assert (prompts_needed(0.15, 0.05, 0.05), prompts_needed(0.15, 0.05, 0.025)) == (514, 631)
     assert prompts_needed(0.0, 0.02, 0.05, fall=1.0) == prompts_needed(0.02 * 0.98, 0.02, 0.05)
     assert prompts_needed(1.0, 0.0, 0.05) is None
-    rng, held = np.random.default_rng(8), 0
+    rng, holding = np.random.default_rng(8), 0
     for _ in range(100):
         luck = rng.random(514)
         lost, gained = luck < 0.075, (luck >= 0.075) & (luck < 0.15)
-        held += p_of_shares((~lost).astype(float), (~gained).astype(float), 0.05) <= 0.05
-    assert held / 100 == pytest.approx(0.9, abs=0.12)
+        holding += p_of_shares((~lost).astype(float), (~gained).astype(float), 0.05) <= 0.05
+    assert holding / 100 == pytest.approx(0.9, abs=0.12)

@@ -1,4 +1,4 @@
-"""What is measured of a labelling: on labellers whose leanings are known."""
+"""Properties of a labelling, measured on labellers with a known length bias."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -17,25 +17,25 @@ POOL = pool(*([f"{'word ' * (length - 1)}{j}" for j, length in enumerate(each)] 
 
 
 def labelled(score: Callable[[int, random.Random], float], pairwise: bool) -> Labelling:
-    """Scores of every candidate by its length in words, or the preferences that follow from them."""
-    rng, made = random.Random(0), list[Judgement]()
-    for prompt, given in POOL.by_prompt():
-        scores = {c.candidate_id: score(c.n_tokens, rng) for c in given}
+    """Label every candidate with a score of its length in words, or with the preferences that follow from scores."""
+    rng, judgements = random.Random(0), list[Judgement]()
+    for prompt, candidates in POOL.by_prompt():
+        scores = {c.candidate_id: score(c.n_tokens, rng) for c in candidates}
         if pairwise:
             for a, b in [(a, b) for a in scores for b in scores if a < b]:
                 word = "tie" if scores[a] == scores[b] else "a" if scores[a] > scores[b] else "b"
-                made.append(Judgement(prompt.id, "x", a=a, b=b, preference=word))
+                judgements.append(Judgement(prompt.id, "x", a=a, b=b, preference=word))
         else:
-            made += [Judgement(prompt.id, "x", c, score=s) for c, s in scores.items()]
-    return Labelling({p.id: p for p in POOL.prompts}, {c.candidate_id: c for c in POOL.candidates}, made)
+            judgements += [Judgement(prompt.id, "x", c, score=s) for c, s in scores.items()]
+    return Labelling({p.id: p for p in POOL.prompts}, {c.candidate_id: c for c in POOL.candidates}, judgements)
 
 
 @pytest.mark.parametrize("pairwise", [True, False])
 def test_a_leaning_to_length_is_found_and_none_is_where_there_is_none(pairwise: bool) -> None:
     lover, coin = (labelled(f, pairwise) for f in (lambda n, _: n / 40, lambda _, rng: rng.random()))
-    found = longer(lover.contests)
-    assert found and found.rate.mean == 1
-    assert found.of == sum(
+    share_longer = longer(lover.contests)
+    assert share_longer and share_longer.rate.mean == 1
+    assert share_longer.total == sum(
         len({*pair}) == 2 for each in LENGTHS for pair in zip(each, [*each[1:], each[0]], strict=True)
     )
     by_chance = longer(coin.contests)
@@ -44,9 +44,9 @@ def test_a_leaning_to_length_is_found_and_none_is_where_there_is_none(pairwise: 
 
 def test_what_tells_nothing_apart_is_counted_by_prompts() -> None:
     alike = labelled(lambda n, _: float(n > 20), pairwise=False)
-    found = alike.undecided()
-    assert found and found.of == len(LENGTHS)
-    assert found.rate.mean == pytest.approx(np.mean([len({n > 20 for n in each}) == 1 for each in LENGTHS]))
+    undecided = alike.undecided()
+    assert undecided and undecided.total == len(LENGTHS)
+    assert undecided.rate.mean == pytest.approx(np.mean([len({n > 20 for n in each}) == 1 for each in LENGTHS]))
     tied = labelled(lambda n, _: 1.0, pairwise=True)
     assert [s and s.rate.mean for s in (tied.ties(), tied.undecided())] == [1, 1] and longer(tied.contests) is None
 
@@ -64,7 +64,7 @@ def test_missing_judgements_are_part_of_no_share() -> None:
     whole = labelled(lambda n, _: n / 40, pairwise=True)
     lost = [replace(j, preference=None, error="cut off") for j in whole.judgements[:90]]
     partly = Labelling(whole.prompts, whole.candidates, [*lost, *whole.judgements[90:]])
-    assert len(partly.given) == len(whole.judgements) - 90
+    assert len(partly.valid) == len(whole.judgements) - 90
     assert partly.contests == [c for c in whole.contests if c.prompt_id not in {j.prompt_id for j in lost}]
 
 
@@ -80,12 +80,12 @@ def test_outcomes_of_one_prompt_are_one_draw() -> None:
     hits, prompts = [i % 3 == 0 for i in range(100)], [str(i) for i in range(100)]
     once, often = share(hits, prompts), share(hits * 20, prompts * 20)
     assert once and often
-    assert tuple(often.rate) == pytest.approx(tuple(once.rate)) and often.of == 2000
+    assert tuple(often.rate) == pytest.approx(tuple(once.rate)) and often.total == 2000
     assert tuple(once.rate) == pytest.approx(tuple(independent(sum(hits), 100)), abs=0.002)
 
 
 def covered(truth: float, share_of: Callable[[Sequence[bool], Sequence[str]], tuple[float, float]]) -> float:
-    """How often an interval holds the truth, where a prompt's eight outcomes share a leaning (beta-binomial)."""
+    """Return the coverage of an interval if a prompt's eight outcomes share a probability (beta-binomial)."""
     rng, inside, runs = np.random.default_rng(0), 0, 400
     prompts = [str(i) for i in range(60) for _ in range(8)]
     for _ in range(runs):

@@ -1,4 +1,4 @@
-"""Held-out pairs: the shares are those of the training's own margins, and a sentence says what they mean."""
+"""Held-out pairs: their shares equal those of the margins that training measured, and a sentence explains them."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import learnt as scoring
-from stages.evaluation.learnt import cautions, favoured, held_out, learnt, log_probs, sentence
+from stages.evaluation.learnt import cautions, favoured, learnt_results, log_probs, read_held_out, sentence
 from stages.evaluation.outcomes import ENOUGH_PAIRS
 from stages.store.records import Pair, load, save
 from tests.helpers import Chain, build, settings
@@ -33,14 +33,14 @@ def inputs_of(chain: Chain, *overrides: str) -> dict[str, Path]:
 def test_the_shares_are_those_of_the_margins_that_the_training_measured(chain: Chain, tmp_path: Path) -> None:
     inputs, cfg, out = inputs_of(chain), evaluation(), work(tmp_path)
     margins = {row["id"]: row["margin"] for row in json.loads((inputs["policy"] / "held_out.json").read_text())}
-    pairs = held_out(inputs, out)
+    pairs = read_held_out(inputs, out)
     rows = [ids for _, ids in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", rows) for role in ("sft", "policy")}
     ratios = sums["policy"] - sums["sft"]
     beta = chain.manifest("dpo")["config"]["beta"]
     scores = dict(zip([ids.id for ids in rows], beta * (ratios[:, 0] - ratios[:, 1]), strict=True))
     assert scores == pytest.approx(margins, abs=1e-4)
-    figures = learnt(cfg, inputs, "sft", out)
+    figures = learnt_results(cfg, inputs, "sft", out)
     assert figures["ratio"]["policy"]["mean"] == np.mean([margin > 0 for margin in margins.values()])
     assert (figures["pairs"], figures["note"]) == (len(margins), "too few to say")
     assert figures["sum"]["sft"]["mean"] == np.mean(favoured(sums["sft"]))
@@ -56,7 +56,7 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(chain: C
 def test_the_same_weights_twice_have_learnt_nothing(chain: Chain, tmp_path: Path) -> None:
     inputs = inputs_of(chain)
     copied = shutil.copytree(inputs["sft"], tmp_path / "copied")
-    figures = learnt(evaluation(), inputs | {"policy": copied}, "sft", work(tmp_path))
+    figures = learnt_results(evaluation(), inputs | {"policy": copied}, "sft", work(tmp_path))
     assert figures["ratio"]["policy"]["mean"] == 0.5
     assert figures["sum"]["policy-sft"]["mean"] == 0
 
@@ -65,10 +65,10 @@ def test_what_the_template_or_the_context_does_not_hold_is_left_out_and_counted(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs, whole = inputs_of(chain), work(tmp_path / "whole")
-    before = held_out(inputs, whole)
+    before = read_held_out(inputs, whole)
     lengths = [len(i.prompt_ids) + max(len(i.chosen_ids), len(i.rejected_ids)) for _, i in before]
     assert lengths == sorted(lengths)
-    monkeypatch.setattr(scoring, "context_of", lambda model: lengths[-1] - 1)
+    monkeypatch.setattr(scoring, "read_context_length", lambda model: lengths[-1] - 1)
     table = tmp_path / "changed" / "pairs.parquet"
     table.parent.mkdir()
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
@@ -76,24 +76,24 @@ def test_what_the_template_or_the_context_does_not_hold_is_left_out_and_counted(
     shortest.chosen, shortest.chosen_token_ids = [{"role": "assistant", "content": "<|im_end|>"}], None
     save(table, pairs, Pair)
     out = work(tmp_path / "some")
-    after = held_out(inputs | {"pairs": table.parent}, out)
+    after = read_held_out(inputs | {"pairs": table.parent}, out)
     longest = lengths.count(lengths[-1])
     assert len(after) == len(before) - longest - 1
     assert [f"{longest + 1} of {len(before)} held-out pairs" in warning for warning in out.warnings] == [True]
-    monkeypatch.setattr(scoring, "context_of", lambda model: 1)
+    monkeypatch.setattr(scoring, "read_context_length", lambda model: 1)
     none = work(tmp_path / "none")
-    assert learnt(evaluation(), inputs, "sft", none) == {}
+    assert learnt_results(evaluation(), inputs, "sft", none) == {}
     assert len(none.warnings) == 1
 
 
 def test_models_that_share_no_template_are_not_scored(chain: Chain, tmp_path: Path) -> None:
     inputs = inputs_of(chain)
     for before in ("base", "other"):
-        assert learnt(evaluation(**{before: "A", "policy": "SFT"}), inputs, before, work(tmp_path)) == {}
+        assert learnt_results(evaluation(**{before: "A", "policy": "SFT"}), inputs, before, work(tmp_path)) == {}
 
 
 def preferences(file: Path, chosen: Any) -> tuple[str, ...]:
-    """Two words as answers to each of some prompts, in a file; `chosen`: which of both is, by the prompt's number."""
+    """Write prompts with two answers each to a file; `chosen` maps a prompt's number to the chosen index."""
     words = ("alpha beta", "gamma delta")
     rows = [{"prompt": f"Say {i}", "chosen": words[chosen(i)], "rejected": words[1 - chosen(i)]} for i in range(240)]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -106,7 +106,7 @@ def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_
     for name, chosen in {"rule": lambda i: 0, "coin": coin}.items():
         line = preferences(tmp_path / f"{name}.jsonl", chosen)
         build(chain.root, "stage=dpo", *line)
-        figures[name] = learnt(evaluation(), inputs_of(chain, *line), "sft", work(tmp_path / name))
+        figures[name] = learnt_results(evaluation(), inputs_of(chain, *line), "sft", work(tmp_path / name))
         assert figures[name]["pairs"] >= ENOUGH_PAIRS and figures[name]["note"] == ""
     rule, coin = (figures[name]["ratio"]["policy"] for name in ("rule", "coin"))
     assert rule["low"] > 0.9

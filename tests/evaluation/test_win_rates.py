@@ -1,4 +1,4 @@
-"""Win rates of a judged comparison: no verdict for length or chance, and intervals that hold the truth."""
+"""Win rates of a judged comparison: no verdict due to length or chance, and intervals with their nominal coverage."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.evaluation.win_rates import Comparisons, compared, detectable, people_rate, win_rate
+from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, people_rate, win_rate
 from tests.bench.win_rates import (
     CERTAIN,
     GAIN,
@@ -31,7 +31,7 @@ LONGER_WINS = Judge("longer always wins", longer=CERTAIN, ties=0.0)
 
 
 def table(won: Any, longer_by: Any = 0, **columns: Any) -> Comparisons:
-    """Return comparisons with these outcomes and, unless `columns` says otherwise, nobody asked and nothing alike."""
+    """Return comparisons with these outcomes; by default people were not asked and no two answers are alike."""
     won = np.array(won, float)
     nobody, nothing = np.full(len(won), np.nan), np.zeros(len(won))
     filled = {"people": nobody, "shown_first": nothing, "alike": nothing > 0} | columns
@@ -39,7 +39,7 @@ def table(won: Any, longer_by: Any = 0, **columns: Any) -> Comparisons:
 
 
 def results(c: Comparisons) -> dict[str, Any]:
-    return compared(c, 0.95, 0.9)
+    return comparison_results(c, 0.95, 0.9)
 
 
 MANY = pytest.mark.slow
@@ -96,7 +96,7 @@ def test_identical_models_have_a_rate_of_exactly_one_half_and_a_narrow_interval(
 
 
 def test_equal_lengths_keep_their_weight_in_the_length_controlled_rate() -> None:
-    """Three answers in four are alike: the controlled rate is drawn to one half as far as the plain rate is."""
+    """Three answers in four are alike: the controlled rate moves towards one half as much as the plain rate."""
     rng = np.random.default_rng(1)
     judge = Judge("", longer=1.0, gain=1.0)
     some = judge.table(rng, 800, 0.0)
@@ -157,7 +157,7 @@ QUICK = [(0.5, (0.8, 0.8), 50), (0.6, (0.9, 0.6), 300)]
 def test_the_interval_by_people_and_judge_holds_the_truth(
     truth: float, right: tuple[float, float], words: int
 ) -> None:
-    """Four standard errors around 95%: the bench of the same name measures with 10,000 tables each."""
+    """Allow four standard errors around 95%; the benchmark of the same name uses 10,000 tables each."""
     tables = 500
     figures = covered(tables, truth, right, words)
     assert figures.together == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / tables) ** 0.5)

@@ -1,4 +1,4 @@
-"""The label page: of every labeler, with hostile texts in it, in a real browser; and the chain to it from a judge."""
+"""The label page of every labeler, with hostile texts, in a real browser; and the whole chain from a judge to it."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from stages.evaluation.labelling import Labelling
 from stages.pages import label_page
 from stages.pages.cases import ROOM, cut
 from stages.store.records import Candidate, Example, Judgement, load, save
-from tests.browser import wrong_with
+from tests.browser import page_faults
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, as_published, build
 from tests.labelers.asking import somebody
@@ -29,7 +29,7 @@ HOSTILE = (
 
 
 def text_of(html: str, section: str = "") -> str:
-    """What a page, or one of its sections, says, without its tags."""
+    """Return the text of a page, or of one of its sections, without tags."""
     part = html.partition(f'<section id="{section}">')[2].partition("</section>")[0] if section else html
     return " ".join(re.sub(r"<[^>]+>", " ", part).split())
 
@@ -39,10 +39,10 @@ def sections(html: str) -> list[str]:
 
 
 def rows(html: str, section: str) -> dict[str, str]:
-    """The rows of a section's tables, by their heads."""
+    """Return the text of each table row in a section, by its head."""
     part = html.partition(f'<section id="{section}">')[2].partition("</section>")[0]
-    found = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', part, flags=re.DOTALL)
-    return {text_of(head): text_of(rest) for head, rest in found}
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', part, flags=re.DOTALL)
+    return {text_of(head): text_of(rest) for head, rest in rows}
 
 
 def asking(*judges: Model) -> tuple[str, ...]:
@@ -52,8 +52,10 @@ def asking(*judges: Model) -> tuple[str, ...]:
 
 @pytest.fixture
 def judged(chain: Chain) -> tuple[Chain, Path, str]:
-    """A chain that two judges who love length and one who loves the first answer have labelled, to its report: the
-    folder of the label node and the page in the store's root."""
+    """Build a chain to its report, labelled by two judges that prefer longer answers and one that prefers the first.
+
+    Gives the chain, the folder of the label node, and the HTML of the page in the store's root.
+    """
     longest = lambda texts: max("AB", key=lambda side: (len(texts[side]), texts[side]))
     with (
         running(Model(judging(longest))) as one,
@@ -62,12 +64,12 @@ def judged(chain: Chain) -> tuple[Chain, Path, str]:
     ):
         line = asking(one, two, first)
         build(chain.root, *line)
-        asked, page = len(one.asked), chain.root / "labels.html"
-        told = page.read_text()
+        question_count, page = len(one.asked), chain.root / "labels.html"
+        html = page.read_text()
         page.unlink()
         build(chain.root, *line, "stage=label")
-        assert page.read_text() == told and len(one.asked) == asked
-        return chain, chain.folder("label", *line), told
+        assert page.read_text() == html and len(one.asked) == question_count
+        return chain, chain.folder("label", *line), html
 
 
 def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_worth(
@@ -84,14 +86,18 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     words = Counter(j.preference for j in Labelling.read(folder).judgements)
     counts = f"{words['a'] + words['b']} preferences, {words['tie']} ties."
     assert f"{words.total()} comparisons on 48 prompts, by judge: {counts}" in text_of(html) and words["tie"] > 0
-    told = rows(html, "judges")
-    asked = len(Labelling.read(folder).preferences)
-    assert re.match(rf"{asked} 0 50\.0% .* 0 of {asked} ", told["judge-0"]), "no leaning to a place"
-    assert re.match(rf"{asked} 0 all {2 * asked} .* all {asked} ", told["judge-2"]), "its choice always turns"
-    assert re.search(rf"judge-0 and judge-1 say the same of 100\.0% .* of {asked} judgements", text_of(html, "judges"))
-    known = json.loads((folder / "reliability.json").read_text())
-    assert rows(html, "known")["right"].startswith(f"{known['accuracy']['mean']:.1%}")
-    assert f"of {known['known']} judgements" in text_of(html).partition("drawn at random")[0]
+    judge_rows = rows(html, "judges")
+    preferences = len(Labelling.read(folder).preferences)
+    assert re.match(rf"{preferences} 0 50\.0% .* 0 of {preferences} ", judge_rows["judge-0"]), "no position bias"
+    assert re.match(rf"{preferences} 0 all {2 * preferences} .* all {preferences} ", judge_rows["judge-2"]), (
+        "the order decides"
+    )
+    assert re.search(
+        rf"judge-0 and judge-1 say the same of 100\.0% .* of {preferences} judgements", text_of(html, "judges")
+    )
+    reliability = json.loads((folder / "reliability.json").read_text())
+    assert rows(html, "known")["right"].startswith(f"{reliability['accuracy']['mean']:.1%}")
+    assert f"of {reliability['known']} judgements" in text_of(html).partition("drawn at random")[0]
     assert not re.findall(r"""(?:src|href)=["'](?!#)""", html), "self-contained"
     hostile = spoilt(folder, tmp_path / "label" / folder.name)
     spoilt_html = label_page.page(hostile)
@@ -100,7 +106,7 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     assert len(spoilt_html.encode()) <= 400_000
     page = tmp_path / "labels.html"
     page.write_text(spoilt_html)
-    assert wrong_with(page, tmp_path / "browser") == []
+    assert page_faults(page, tmp_path / "browser") == []
 
 
 @pytest.mark.parametrize("stage", ["pairs", "unpaired", "reference", "sft"])
@@ -126,7 +132,7 @@ def test_an_answer_without_a_score_is_none_that_was_scored(chain: Chain, tmp_pat
 
 
 def spoilt(folder: Path, copy: Path) -> Path:
-    """A label node in which every text is hostile, and too long to be shown whole."""
+    """Copy a label node and make every text hostile, and too long to be shown in full."""
     shutil.copytree(folder, copy)
     for name, kind in (("prompts", Example), ("candidates", Candidate), ("judgements", Judgement)):
         records: list[Any] = load(copy / f"{name}.parquet", kind)  # type: ignore[type-var]
@@ -163,25 +169,25 @@ def test_an_ensembles_page_tells_members_vetoes_people_and_where_they_differ(
         with somebody(monkeypatch, lambda question: "a"):
             build(chain.root, "stage=label", *line)
     folder, html = chain.folder("label", *line), (chain.root / "labels.html").read_text()
-    told, labelling = text_of(html, "ensemble"), Labelling.read(folder)
+    ensemble_text, labelling = text_of(html, "ensemble"), Labelling.read(folder)
     votes = [json.loads(j.raw or "{}") for j in labelling.judgements]
     voted = [vote for vote in votes if "judge" in vote]
     differ = sum(vote["verifier"] != vote["judge"] for vote in voted)
-    assert 0 < differ < len(voted) and f"the members differ on {differ}; a veto decides " in told
+    assert 0 < differ < len(voted) and f"the members differ on {differ}; a veto decides " in ensemble_text
     checks = load(chain.folder("label") / "judgements.parquet", Judgement)
     low = sum(j.score is not None and j.score < 0.5 for j in checks)
     table = rows(html, "ensemble")
     assert table["verifier"].startswith(f"1 {len(voted)} ") and table["verifier"].endswith(f" 0.5 {low:,} answers")
     assert table["judge"].startswith(f"2 {len(voted)} ") and table["judge"].endswith("–")
-    assert f"verifier and judge say the same of {1 - differ / len(voted):.1%} (" in told
-    assert re.search(r"People were asked about 4 of the \d+ in doubt, .* About 5 more, drawn at random", told)
+    assert f"verifier and judge say the same of {1 - differ / len(voted):.1%} (" in ensemble_text
+    assert re.search(r"People were asked about 4 of the \d+ in doubt, .* About 5 more, drawn at random", ensemble_text)
     cases = text_of(html, "cases")
     assert f"Members that disagree: {differ} of " in cases
     assert re.search(r"verifier: (A better|B better|a tie) judge: (A better|B better|a tie)", cases)
     assert "<script" not in label_page.page(spoilt(folder, tmp_path / "label" / folder.name))
     monkeypatch.setattr("stages.pages.cases.SHOWN", len(votes))
     assert len(re.findall(r"people: (?:A better|B better|a tie)", text_of(label_page.page(folder), "cases"))) >= 4
-    assert wrong_with(chain.root / "labels.html", tmp_path / "browser") == []
+    assert page_faults(chain.root / "labels.html", tmp_path / "browser") == []
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -193,8 +199,8 @@ def test_a_files_page_says_whether_the_longer_wins(order: int, chain: Chain, tmp
     build(chain.root, "stage=label", "label=dataset", f"label.path={file}")
     html = (chain.root / "labels.html").read_text()
     assert sections(html) == ["shares", "made"]
-    told = "0 of 40" if order > 0 else "all 40"
-    assert rows(html, "shares")["the longer of two answers is better"].startswith(told)
+    beginning = "0 of 40" if order > 0 else "all 40"
+    assert rows(html, "shares")["the longer of two answers is better"].startswith(beginning)
     assert "label.audit=200" in html, "nobody told how often they are wrong"
 
 

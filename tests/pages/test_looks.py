@@ -1,4 +1,4 @@
-"""Colours that can be told apart, and from the page, by eyes of any sort."""
+"""Colours that every eye can distinguish from each other and from the page."""
 
 import re
 from itertools import combinations, pairwise

@@ -1,4 +1,4 @@
-"""Every page is made by one environment, which writes out what shows nothing."""
+"""One environment renders every page and writes out invisible characters."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every sentence of a run is true of it: in its report, on its model cards, in summaries and warnings of its nodes."""
+"""Every sentence about a run is true: in its report, on its model cards, in summaries and warnings of its nodes."""
 
 import json
 import re
@@ -21,7 +21,7 @@ PAGES = ("report.html",)
 
 
 class Text(HTMLParser):
-    """Read what a page says: its text without scripts and styles, a line for each block."""
+    """Read the text of a page without scripts and styles, one line per block."""
 
     INLINE = ("a", "abbr", "b", "code", "em", "i", "small", "span", "strong", "sub", "sup")
 
@@ -48,13 +48,13 @@ def page_text(html: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, each on one line."""
+    """Return the sentences of a text, each on one line."""
     lines = (" ".join(line.split()) for line in text.splitlines())
     return [part for line in lines for part in re.split(r"(?<=[.!?;:]) +", line) if part]
 
 
 def statements_of(root: Path, *line: str) -> list[tuple[str, str]]:
-    """Every sentence of a run that is built, with where it stands."""
+    """Return every sentence of a built run, with its place."""
     store, texts = Store(root), dict[str, str]()
     for name, node in nodes(root, *line).items():
         if (manifest := store.find(node)) is None:
@@ -72,16 +72,16 @@ def statements_of(root: Path, *line: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run, by what is typed; patterns that no sentence of it may have, and patterns that one of a place has."""
+    """A run by its command line, patterns that no sentence may have, and (place, pattern) that some sentence has."""
 
     line: tuple[str, ...]
     forbidden: tuple[str, ...]
     required: tuple[tuple[str, str], ...]
 
 
-# No verdict of preferences alone says that answers are better, and nothing of a file was sampled or checked.
+# A verdict by preferences alone does not claim better answers, and answers from a file were not sampled or checked.
 OF_PAIRS = (r"\b(DPO|policy|it) (helped|hurt)\b", r"made no measurable change", r"\bseen tasks\b", r"sample\.\w+")
-DEMO = r"^(?!.*docs/results\.md)"  # what the page says of the demo, by its name, is no figure of the run
+DEMO = r"^(?!.*docs/explanation/results\.md)"  # sentences about the demo give no figures of the run
 UNTRAINED = (r"\bSFT (was|is) trained\b", r"trained on \d", rf"{DEMO}.*[1-9][\d,]* (sft|demonstrations|preference)\b")
 WITHOUT_TASKS = (r"\bdata\.tasks\b", r"generated (instructions|tasks)", r"test prompts?\b", r"\bpass(es|ed)? \d")
 NAMED = (("dpo: card", r"preference pairs of mine\.jsonl"), ("eval: summary", r"held-out pairs"))
@@ -100,7 +100,7 @@ def preferences(file: Path) -> Path:
 
 
 def as_it_is(chain: Chain, folder: Path) -> tuple[str, ...]:
-    """The chain's SFT model as somebody's own checkpoint."""
+    """Copy the chain's SFT model as a checkpoint of the user, and return the settings that name it."""
     shutil.copytree(chain.folder("sft") / "model", folder)
     for name in ("contract.json", "README.md"):
         (folder / name).unlink()

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, opened in a real browser, with hostile model text in it."""
+"""The report: one self-contained page, opened in a real browser, with hostile model text in it."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from stages.pages.settings_table import settings as settings_of
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.workspace import StageDir
-from tests.browser import browser, wrong_with
+from tests.browser import browser, page_faults
 from tests.helpers import CHROMIUM, Chain, browse, build, nodes, settings
 
 PHONE, SCREENS = 844, 8  # pixels; of a page as it opens
@@ -27,7 +27,7 @@ HOSTILE = (
 
 @pytest.fixture
 def page(chain: Chain, tmp_path: Path) -> Path:
-    """A report in which every answer of DPO's is hostile."""
+    """A report in which every answer of the policy is hostile."""
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
     table = inputs["answer_policy"] / "answers.parquet"
     answers = load(table, Candidate)
@@ -58,21 +58,21 @@ def test_a_label_of_any_figure_says_what_it_says() -> None:
 def test_a_browser_shows_every_section_and_runs_nothing(page: Path, tmp_path: Path) -> None:
     dom = browse(page, tmp_path, "--dump-dom")
     assert "<title>Plumbline report</title>" in dom, "the model's script did not run"
-    told = re.findall(r'<section id="(\w+)">\s*<h2>[^<]+</h2>\s*<p>([^<]+)</p>', dom)
+    conclusions = re.findall(r'<section id="(\w+)">\s*<h2>[^<]+</h2>\s*<p>([^<]+)</p>', dom)
     names = ["results", "why", "kinds", "proportion", "answers", "labels", "curves", "settings", "lineage", "words"]
-    assert [name for name, _ in told if name != "learnt"] == names, "each with a conclusion"
+    assert [name for name, _ in conclusions if name != "learnt"] == names, "each with a conclusion"
     assert "{{ 7 * 7 }}" in dom
     assert dom.count("<svg") >= 7
 
 
 def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(page: Path, tmp_path: Path) -> None:
-    assert wrong_with(page, tmp_path / "browser") == []
+    assert page_faults(page, tmp_path / "browser") == []
 
 
 def test_a_phone_opens_it_on_the_verdict_and_what_to_do_next_and_needs_few_screens(
     built: Path, tmp_path: Path
 ) -> None:
-    """At 390 × 844 pixels, as it opens: all details are folded."""
+    """Measured at 390 × 844 pixels as the page opens, with all details folded."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     with browser(tmp_path / "browser") as tab:
@@ -117,20 +117,22 @@ def test_it_tells_lineage_with_commands_and_times(page: Path, chain: Chain) -> N
 
 def test_it_tells_what_would_explain_another_result(page: Path) -> None:
     section = page.read_text().partition('<section id="settings">')[2].partition("</section>")[0]
-    told = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", section))
-    assert told["precision"] == "fp32"
-    assert told["computed on"].startswith("CPU; ")
-    assert told["SFT"] == "256 demonstrations; learning rate 5e-3, 4 epochs, 64 steps of 16 rows, all weights"
-    assert told["DPO"].startswith("loss sigmoid, beta 0.1, learning rate 1e-3, 1 epoch, ")
-    assert told["candidates"] == "4 for each of 48 prompts, temperature 0.9, 12 tokens at most"
-    assert told["seed"] == "0"
+    values = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", section))
+    assert values["precision"] == "fp32"
+    assert values["computed on"].startswith("CPU; ")
+    assert values["SFT"] == "256 demonstrations; learning rate 5e-3, 4 epochs, 64 steps of 16 rows, all weights"
+    assert values["DPO"].startswith("loss sigmoid, beta 0.1, learning rate 1e-3, 1 epoch, ")
+    assert values["candidates"] == "4 for each of 48 prompts, temperature 0.9, 12 tokens at most"
+    assert values["seed"] == "0"
 
 
 def test_below_zero_stands_a_minus_sign_and_no_brackets_stand_in_a_row(page: Path) -> None:
-    ours = re.sub(r"<(pre|code|style)\b.*?</\1>|<p class=\"tokens\">.*?</p>", "", page.read_text(), flags=re.DOTALL)
-    told = re.sub(r"<[^>]*>", " ", ours)
-    assert re.search(r"−\d", told)
-    assert re.findall(r".{0,20}(?<![\w.])-\d.{0,20}|.{0,20}\)\s*\(.{0,20}", told) == []
+    page_html = re.sub(
+        r"<(pre|code|style)\b.*?</\1>|<p class=\"tokens\">.*?</p>", "", page.read_text(), flags=re.DOTALL
+    )
+    page_text = re.sub(r"<[^>]*>", " ", page_html)
+    assert re.search(r"−\d", page_text)
+    assert re.findall(r".{0,20}(?<![\w.])-\d.{0,20}|.{0,20}\)\s*\(.{0,20}", page_text) == []
 
 
 def test_it_is_one_small_file(page: Path) -> None:
@@ -146,38 +148,38 @@ def test_it_shows_a_training_example_token_by_token(page: Path, chain: Chain) ->
 def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None:
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
     results = json.loads((inputs["eval"] / "results.json").read_text())
-    shown = side_by_side(inputs, results, 2)
+    headings = side_by_side(inputs, results, 2)
     expected = {"Most improved": (False, True), "Most damaged": (True, False)}
-    assert {heading.split(",")[0] for heading in shown} <= {*expected, "Alike"}
-    for heading, prompts in shown.items():
+    assert {heading.split(",")[0] for heading in headings} <= {*expected, "Alike"}
+    for heading, prompts in headings.items():
         assert 1 <= len(prompts) <= 2
         for prompt in prompts:
             passed = tuple(prompt.shares[role] == 1 for role in ("sft", "policy"))
             assert passed == expected.get(heading.split(",")[0], (passed[0], passed[0]))
-    assert shown == side_by_side(inputs, results, 2), "chosen by content"
+    assert headings == side_by_side(inputs, results, 2), "chosen by content"
 
 
 def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path) -> None:
     before = chain.count()
     build(chain.root, "seeds=[1]")
-    made = chain.count() - before
-    assert {stage: made[stage] for stage in ("base", "data", "sft", "dpo", "eval")} == {
+    built = chain.count() - before
+    assert {stage: built[stage] for stage in ("base", "data", "sft", "dpo", "eval")} == {
         "base": 0, "data": 0, "sft": 1, "dpo": 1, "eval": 1,
     }  # fmt: skip
     html = (chain.root / "report.html").read_text()
     manifests = [m for _, m in Store(chain.root).manifests("eval")]
     deltas = [100 * m["metrics"]["delta"]["policy-sft"]["mean"] for m in manifests]
-    told = re.search(r"Over 2 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
-    assert told and told[1].replace("−", "-") == f"{sum(deltas) / 2:+.1f}"
-    assert f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−") in told[0]
+    sentence = re.search(r"Over 2 seeds, each prompt&#39;s outcomes averaged, DPO [a-z ]+: (\S+) points .*\.", html)
+    assert sentence and sentence[1].replace("−", "-") == f"{sum(deltas) / 2:+.1f}"
+    assert f"By seed from {min(deltas):+.1f} to {max(deltas):+.1f}; helped in ".replace("-", "−") in sentence[0]
     assert "One seed" not in html and '<p class="verdict">Seed 0: DPO ' in html, "it is of one, as is the page"
     assert all(m["fingerprint"] in html for m in manifests)
-    assert wrong_with(chain.root / "report.html", tmp_path) == []
+    assert page_faults(chain.root / "report.html", tmp_path) == []
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"
 
 
 def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
-    """Of `sft=none` with preferences of somebody's, in the report and in the card."""
+    """Checked with `sft=none` and the user's own preferences, in the report and in the card."""
     preferences = "label.path=package:stages/tasks/toy_preferences.jsonl"
     model = ("model.random_init=null", f"model.path={chain.folder('sft') / 'model'}")
     line = ("sft=none", *model, "label=dataset", preferences)
@@ -185,8 +187,8 @@ def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
     build(chain.root, *line)
     page = (chain.root / "report.html").read_text()
     of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
-    for told in of_training:
-        assert told in before and told not in page, told
+    for phrase in of_training:
+        assert phrase in before and phrase not in page, phrase
     assert "nothing was trained on them here" in page
     assert "no SFT was done here" in page
     assert "more data.tasks.preference" in before and "more data.tasks.preference" not in page
@@ -195,8 +197,8 @@ def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
 
 
 def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
-    made = {name: chain.manifest(name) for name in nodes(chain.root)}
-    title = {"policy": made["dpo"], "title": "DPO", "seeds": [0]}
-    assert "rounds" not in settings_of(made, **title)
-    told = settings_of(made | {"pairs_1": made["pairs"]}, **title)
-    assert told["rounds"] == "2; candidates, labels, pairs and DPO are told of the last"
+    manifests = {name: chain.manifest(name) for name in nodes(chain.root)}
+    title = {"policy": manifests["dpo"], "title": "DPO", "seeds": [0]}
+    assert "rounds" not in settings_of(manifests, **title)
+    values = settings_of(manifests | {"pairs_1": manifests["pairs"]}, **title)
+    assert values["rounds"].startswith("2; ") and "DPO" in values["rounds"] and "last round" in values["rounds"]

@@ -1,5 +1,5 @@
-"""The report of runs that are not the whole chain: no objective, two folders, answers that were judged, preferences of
-somebody's: what a run has none of has no section, and no sentence of a page is untrue of the run."""
+"""Reports of runs that are not the whole chain: no objective, two folders, judged answers, the user's preferences. A
+part that a run lacks has no section, and no sentence of a page is untrue of the run."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from stages import report
 from stages.pages.glossary import NOT_ASKED_FOR
 from stages.store.store import Store
 from stages.store.workspace import StageDir
-from tests.browser import wrong_with
+from tests.browser import page_faults
 from tests.endpoints.servers import Model, running
 from tests.helpers import TINY, Chain, build, nodes, settings
 from tests.labelers.judging import judging
@@ -26,14 +26,14 @@ WHOLE_CHAIN = {"why", "labels", "curves", "learnt", "judged"}  # sections of par
 
 
 def sections(page: Path) -> dict[str, str]:
-    """Return the text of each section of a page; under '' what stands above them."""
+    """Return the text of each section of a page; '' is the text above them."""
     head, *parts = page.read_text(encoding="utf-8").partition("<body>")[2].split('<section id="')
     named = {part.partition('"')[0]: part.partition(">")[2] for part in parts}
     return {name: " ".join(re.sub(r"<[^>]+>", " ", part).split()) for name, part in {"": head, **named}.items()}
 
 
 def reported(chain: Chain, *line: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """The report of a command line: its sections, and the results that it tells of."""
+    """Build the report of a command line, and return its sections and the results of the evaluation."""
     build(chain.root, *line)
     results = json.loads((chain.root / "latest/eval/results.json").read_text())
     return sections(chain.root / "report.html"), results
@@ -49,7 +49,7 @@ def test_a_run_without_an_objective_has_nothing_of_pairs(chain: Chain, tmp_path:
     assert "stage=chat" in page[""] and "&#39;seeds=[1,2]&#39;" in page[""]
     assert not (chain.root / "labels.html").exists(), "no labels, no page of them"
     assert "Supervised fine-tuning (SFT) of" in page["words"]
-    assert wrong_with(chain.root / "report.html", tmp_path) == []
+    assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
 def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> No
     assert results["models"] == {"other": "two", "policy": "one"} and results["main_difference"] == "policy-other"
     assert not WHOLE_CHAIN & {*page}
     assert "two and one are models" in page[""] and "nothing here was trained on" in page[""]
-    assert page["words"].count("A model as it came") == 2 and "seed" not in page[""]
+    assert page["words"].count("A model without any training here") == 2 and "seed" not in page[""]
     assert "parameters against two, 0.2 M" in page["settings"]
-    assert wrong_with(chain.root / "report.html", tmp_path / "browser") == []
+    assert page_faults(chain.root / "report.html", tmp_path / "browser") == []
 
 
 def test_comparisons_that_wait_for_people_are_counted_beside_the_checks(chain: Chain) -> None:
@@ -71,7 +71,7 @@ def test_comparisons_that_wait_for_people_are_counted_beside_the_checks(chain: C
     waiting = results["judged"]["sft"]["waiting"]
     assert results["gives_verdict"] == ["checks", "judged"] and waiting
     assert f"{waiting} comparisons wait for people." in page["judged"] and "stage=versus" in page["judged"]
-    assert f"{waiting} comparisons wait for people. This" in page[""]
+    assert f"{waiting} comparisons wait for people. To ask them: " in page[""]
     assert "On seen tasks:" in page["results"] and [*page].index("results") < [*page].index("judged")
     assert "%" not in page["judged"].replace("points from 50%", "")
 
@@ -96,12 +96,12 @@ def test_what_was_judged_stands_beside_the_checks_with_answers(chain: Chain, tmp
         and judged["a tie with"] == results["judged"]["sft"]["ties"]
     )
     assert "that DPO gets right" in page["answers"], "checks are not hidden"
-    assert wrong_with(chain.root / "report.html", tmp_path) == []
+    assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
 @pytest.fixture(scope="module")
 def brought(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, tuple[str, ...]]:
-    """A run of preferences that somebody brought, without SFT and without generated tasks."""
+    """A run on the user's own preferences, without SFT and without generated tasks."""
     root = tmp_path_factory.mktemp("brought") / "outputs"
     shutil.copytree(built, root, symlinks=True)
     chain = Chain(root)
@@ -131,11 +131,11 @@ def test_preferences_of_ones_own_are_told_by_held_out_pairs(
     of_others = ("SFT was trained", "demonstrations", "trained to write the answers", "task that", "data.tasks.test")
     text = " ".join(words for name, words in page.items() if name not in ("lineage", "words", "why"))
     assert [words for words in of_others if words in text] == []
-    assert wrong_with(chain.root / "report.html", tmp_path) == []
+    assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
 def test_seeds_of_preferences_show_each_share(brought: tuple[Chain, tuple[str, ...]], tmp_path: Path) -> None:
-    """Another seed is another evaluation with the same keys."""
+    """Use the same evaluation a second time as another seed."""
     chain, line = brought
     folder = Store(chain.root).folder
     inputs = {role: folder(node) for role, node in nodes(chain.root, *line)["report"].inputs.items()}

@@ -1,1 +1,1 @@
-"""Why did it not help? What was measured of a run, against what is normal."""
+"""Diagnosis of a run that did not help: measured values against their normal ranges."""

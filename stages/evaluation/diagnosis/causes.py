@@ -1,8 +1,8 @@
-"""What was given to DPO: the model it starts from, labels, pairs, settings, and how much of each. In the order of the
-pipeline, so that of two that are as far out the earlier comes first: it may have caused the later.
+"""Findings on DPO's inputs: the model it starts from, labels, pairs, settings and amounts, in pipeline order.
 
-"The demo" are this project's own runs of 22 November 2026, as the page says: three seeds in bf16 (docs/explanation/results.md,
-"The demo over three seeds"), and what was tried on the way to its settings (docs/explanation/tuning.md).
+Of two findings equally far out of range the earlier one comes first, because it may have caused the later one. "The
+demo" is this project's own runs of 22 November 2026 with three seeds in bf16 (docs/explanation/results.md, "The demo
+over three seeds"), and the search for their settings (docs/explanation/tuning.md).
 """
 
 from collections import Counter
@@ -16,18 +16,19 @@ from stages.store.numbers import signed
 from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
-ENOUGH = 8  # pairs to tell a share from a coin's
-NEAR = 0.1  # a difference of scores: less than one check of ten
+ENOUGH = 8  # fewest pairs for a share that differs from chance
+NEAR = 0.1  # a difference of scores smaller than one check of ten
 
-# The learning rate times optimizer steps, for all weights; an adapter takes ten times as much (Schulman et al., "LoRA
-# Without Regret", 2025). The demo has 7e-4, the highest of docs/explanation/tuning.md 3e-3; published runs of 0.4 to 8 billion
-# parameters 2e-4 to 1e-3 (recipes zephyr_7b, smollm2_360m, tulu3_8b), with QLoRA 1e-2 (llama32_1b_qlora).
+# The normal range of learning rate × optimizer steps with all weights trained; an adapter takes ten times as much
+# (Schulman et al., "LoRA Without Regret", 2025). The demo has 7e-4, and docs/explanation/tuning.md tried up to 3e-3.
+# Published runs of 0.4 to 8 billion parameters have 2e-4 to 1e-3 (recipes zephyr_7b, smollm2_360m, tulu3_8b); with
+# QLoRA 1e-2 (llama32_1b_qlora).
 REACH = 1e-4, 6e-3
 ADAPTERS = 10
 
 
 def sft_gain(evidence: Evidence) -> Finding | None:
-    """None where SFT came as it is, and where the verdict is not by checks: it may be of other prompts then."""
+    """None if SFT was not trained here, or if the verdict is not by checks and so may concern other prompts."""
     if not evidence.sft_trained or "checks" not in evidence.results["gives_verdict"]:
         return None
     return Finding(
@@ -44,7 +45,7 @@ def sft_gain(evidence: Evidence) -> Finding | None:
 
 
 def cut_off(run: Evidence) -> Finding | None:
-    """None of somebody's own completions: nobody knows how they ended."""
+    """None for completions from the user's file, whose finish reasons are unknown."""
     if not run.drawn:
         return None
     refused = run.pair_metrics["unfinished"]["refused as chosen"]
@@ -55,10 +56,10 @@ def cut_off(run: Evidence) -> Finding | None:
         SHARE,
         "the demo: none",
         above=Cause(
-            "rejected completions are unfinished ones, so that DPO learns what was cut off, not what is wrong",
+            "many rejected completions were cut off, so that DPO learns to avoid truncation, not wrong content",
             "a higher sample.max_new_tokens; pairs.unfinished=drop",
         ),
-        detail=f"{refused} more were better, and refused as chosen" if refused else "",
+        detail=f"{refused} more would have been chosen, but were cut off" if refused else "",
     )
 
 
@@ -71,7 +72,7 @@ def longer(run: Evidence) -> Finding | None:
     detail = f"by {signed(mean_difference, '{:+z.1f}')} tokens on average"
     if correlation is not None:
         detail += f"; score and length of candidates correlate by {signed(correlation, '{:+z.2f}')}"
-    advice = f"pairs.max_length_ratio=1.2, or {'a labeler' if run.drawn else 'preferences'} blind to length"
+    advice = f"pairs.max_length_ratio=1.2, or {'a labeler' if run.drawn else 'preferences'} that ignores length"
     return Finding(
         "chosen longer than rejected",
         sum(unequal) / len(unequal),
@@ -88,7 +89,7 @@ def longer(run: Evidence) -> Finding | None:
 
 
 def agreement(run: Evidence) -> Finding | None:
-    """Of labels with the prompts' own checks: 100% where these are the labeler."""
+    """Agreement of labels with the prompts' checks: 100% if the checks are the labeler."""
     better = worse = 0
     for pair in run.pairs:
         if checks := run.prompts[pair.prompt_id].checks:
@@ -101,19 +102,19 @@ def agreement(run: Evidence) -> Finding | None:
         better / (better + worse),
         Normal(low=0.8, floor=0.6),
         SHARE,
-        "the demo: 100%; a coin: 50%",
+        "the demo: 100%; random labels: 50%",
         below=Cause(
-            "the labels are noise, as chosen completions are hardly better than rejected ones by their checks",
+            "the labels are noisy: chosen completions pass hardly more checks than rejected ones",
             "label=verifier or another labeler; read some of pairs.parquet",
         ),
-        detail=f"of {better + worse} pairs whose completions differ in that",
+        detail=f"of {better + worse} pairs whose completions differ in their checks",
     )
 
 
 def contradictory(run: Evidence) -> Finding:
-    advice = "a labeler that says the same twice; " if run.drawn else ""
-    directed_pairs = {(p.prompt_id, p.chosen[0]["content"], p.rejected[0]["content"]) for p in run.pairs}
-    contradicted = sum((p.prompt_id, p.rejected[0]["content"], p.chosen[0]["content"]) in directed_pairs for p in run.pairs)
+    advice = "a labeler that repeats its own labels; " if run.drawn else ""
+    directed = {(p.prompt_id, p.chosen[0]["content"], p.rejected[0]["content"]) for p in run.pairs}
+    contradicted = sum((p.prompt_id, p.rejected[0]["content"], p.chosen[0]["content"]) in directed for p in run.pairs)
     return Finding(
         "pairs that another one contradicts",
         contradicted / len(run.pairs),
@@ -147,7 +148,7 @@ def near_the_line(run: Evidence) -> Finding | None:
         SHARE,
         "the demo: none, no margin below 0.33",
         above=Cause(
-            "most pairs lie near the line, where chosen is hardly better than rejected", "pairs.min_margin=0.25"
+            "in most pairs the chosen completion scores hardly higher than the rejected one", "pairs.min_margin=0.25"
         ),
         detail=f"mean margin {signed(sum(margins) / len(margins), '{:z.2f}')}",
     )
@@ -162,21 +163,21 @@ def learning_rate(run: Evidence) -> Finding:
         run.settings["learning_rate"],
         Normal.times(low, high),
         NUMBER,
-        "for so many steps; rate × steps is 2e-4 to 3e-3 in the demo and in published runs from 0.4 to 8 billion "
-        "parameters, ten times that for adapters; half and twice that are normal",
+        "for this number of steps; rate × steps is 2e-4 to 3e-3 in the demo and in published runs from 0.4 to 8 "
+        "billion parameters, ten times that for adapters; half and twice that are normal",
         below=Cause(
-            "the learning rate is too low for its steps, so that the policy never left the reference",
+            "the learning rate is too low for this number of steps, so that the policy stays near the reference",
             f"{advice}; more pairs, more dpo.epochs",
         ),
         above=Cause(
-            "the learning rate is too high, which tears the policy off the reference", f"{advice}; fewer dpo.epochs"
+            "the learning rate is too high, which drives the policy off the reference", f"{advice}; fewer dpo.epochs"
         ),
         detail=f"over {steps} steps of {run.settings['batch_size']} pairs",
     )
 
 
 def beta(run: Evidence) -> Finding:
-    per_token = "sigmoid_norm" in run.settings["loss_type"]  # of a mean over tokens, no sum
+    per_token = "sigmoid_norm" in run.settings["loss_type"]  # the loss takes a mean over tokens, not a sum
     low, high = (1.0, 10.0) if per_token else (0.01, 0.5)
     source = "arXiv:2411.15124: 5" if per_token else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
     advice = f"dpo.beta={5 if per_token else 0.1}"
@@ -188,7 +189,7 @@ def beta(run: Evidence) -> Finding:
         source,
         below=Cause("beta is too low, and nothing holds the policy near the reference", advice),
         above=Cause(
-            "beta is too high, which holds the policy at the reference and counts pairs as learnt at once", advice
+            "beta is too high, which holds the policy at the reference and counts pairs as learnt too early", advice
         ),
     )
 
@@ -205,9 +206,10 @@ def steps(run: Evidence) -> Finding:
 
 
 def trained_pairs(run: Evidence) -> Finding:
-    advice_if_drawn = f"{run.more_prompts}, more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
     advice = run.more_prompts
-    if run.pairs[0].strategy != Strategy.all:
+    if run.drawn:
+        advice += ", more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
+    elif run.pairs[0].strategy != Strategy.all:
         advice += "; pairs=all with pairs.max_per_prompt=4"
     return Finding(
         "pairs trained on",
@@ -215,27 +217,25 @@ def trained_pairs(run: Evidence) -> Finding:
         Normal(low=300, floor=50),
         COUNT,
         "the demo: 354 to 388; 176 showed no change (docs/explanation/tuning.md)",
-        below=Cause("there are too few pairs", advice_if_drawn if run.drawn else advice),
+        below=Cause("there are too few pairs", advice),
     )
 
 
 def without_pair(run: Evidence) -> Finding:
     reasons = Counter(run.pair_metrics["prompts_without_pair"])
-    advice = "higher sample.temperatures, more sample.candidates_per_prompt, and what the reasons name"
+    advice = "higher sample.temperatures, more sample.candidates_per_prompt, and the settings that the reasons name"
     if not run.drawn:
-        advice = "what the reasons name"
+        advice = "the settings that the reasons name"
     elif run.pair_metrics.get("candidates_ended", 1.0) <= MOST:
-        advice = (
-            f"lower sample.temperatures or a higher sample.max_new_tokens, as only {run.pair_metrics['candidates_ended']:.0%} "
-            "of the candidates end by themselves"
-        )
+        ended = f"{run.pair_metrics['candidates_ended']:.0%}"
+        advice = f"lower sample.temperatures or a higher sample.max_new_tokens: only {ended} of the candidates end"
     return Finding(
         "prompts that gave no pair",
         reasons.total() / max(1, run.pair_metrics["prompts"]),
         Normal(high=0.75, ceiling=0.95),
         SHARE,
         "the demo: 64% to 67%",
-        above=Cause("nearly no prompt gave a pair, so that they come from few prompts", advice),
+        above=Cause("most prompts gave no pair, so that all pairs come from few prompts", advice),
         detail="; ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)),
     )
 

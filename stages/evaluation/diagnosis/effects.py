@@ -1,6 +1,7 @@
-"""What DPO did to the policy. None of it can be set: it shows in which direction a run went wrong, and where no cause
-is found, it is what there is to say. Last comes whether the evaluation could have seen a change at all. Held-out pairs
-are those that `pairs.validation_fraction` keeps out of training.
+"""Findings on DPO's effects on the policy, and on the sample size of the evaluation.
+
+No setting fixes an effect directly: effects show in which direction a run went wrong. Held-out pairs are the pairs
+that `pairs.validation_fraction` keeps out of training.
 """
 
 from stages.config.unread_arguments import with_loss
@@ -10,59 +11,60 @@ from stages.evaluation.displacement import FELL
 from stages.evaluation.outcomes import ENOUGH_PAIRS, ENOUGH_PROMPTS
 from stages.store.numbers import signed
 
-ENOUGH_HELD_OUT = 20  # pairs: of fewer, accuracy is a coin's with luck
-LEARNT = 0.6  # accuracy on the pairs that it trains on, from which on it has learnt something of them
-FAR_KL = 0.6  # nats per token from the model before; of what helped while tuning, the highest had 0.41
+ENOUGH_HELD_OUT = 20  # fewest held-out pairs for an accuracy that differs from chance
+LEARNT = 0.6  # lowest accuracy on training pairs that counts as having learnt from them
+FAR_KL = 0.6  # nats per token from the model before; the highest KL of a run that helped while tuning was 0.41
 GENTLER = "a lower dpo.learning_rate, a higher dpo.beta, fewer dpo.epochs"
 NATS = "{:+z.1f}"
+TEST_PROMPTS = "test prompts"
 BOLDER = "a higher dpo.learning_rate, more dpo.epochs, a lower dpo.beta"
 
 
 def accuracy(run: Evidence) -> Finding | None:
-    found, learnt = run.held_out("rewards/accuracies"), run.trained("rewards/accuracies")
-    if found is None or learnt is None or learnt < LEARNT or run.dpo["held_out"] < ENOUGH_HELD_OUT:
+    accuracies, learnt = run.held_out("rewards/accuracies"), run.trained("rewards/accuracies")
+    if accuracies is None or learnt is None or learnt < LEARNT or run.dpo_metrics["held_out"] < ENOUGH_HELD_OUT:
         return None
     return Finding(
         "reward accuracy on held-out pairs",
-        found[1],
+        accuracies[1],
         Normal(low=0.6, floor=0.53),
         SHARE,
         "the demo: 68% to 77%",
         below=Cause(
-            "what it learnt of its pairs says nothing of others, as if labels were noise",
+            "what the policy learnt from its pairs does not hold for held-out pairs, as with random labels",
             "read some of pairs.parquet: would you choose the same? Fewer dpo.epochs, or "
             f"{with_loss(run.settings['loss_type'], 'robust')} with dpo.trainer.label_smoothing=0.1",
         ),
-        detail=f"of {run.dpo['held_out']}; {learnt:.0%} where it trained",
+        detail=f"of {run.dpo_metrics['held_out']} pairs; {learnt:.0%} on training pairs",
     )
 
 
 def overfit(run: Evidence) -> Finding | None:
-    found, learnt = run.held_out("rewards/accuracies"), run.trained("rewards/accuracies")
-    if found is None or learnt is None or run.dpo["held_out"] < ENOUGH_HELD_OUT:
+    accuracies, learnt = run.held_out("rewards/accuracies"), run.trained("rewards/accuracies")
+    if accuracies is None or learnt is None or run.dpo_metrics["held_out"] < ENOUGH_HELD_OUT:
         return None
     return Finding(
-        "reward accuracy, training over held out",
-        100 * (learnt - found[1]),
+        "reward accuracy, training − held out",
+        100 * (learnt - accuracies[1]),
         Normal(high=25, ceiling=40),
         "{:+z.0f} points",
         "the demo: −9 to +4",
-        above=Cause("it learnt the training pairs by heart", f"more pairs; {GENTLER}"),
+        above=Cause("the policy memorised the training pairs", f"more pairs; {GENTLER}"),
     )
 
 
 def risen(run: Evidence) -> Finding | None:
-    found = run.held_out("loss")
-    if found is None:
+    losses = run.held_out("loss")
+    if losses is None:
         return None
     return Finding(
         "held-out loss, after over before",
-        found[1] / found[0],
+        losses[1] / losses[0],
         Normal(high=1.05, ceiling=1.5),
         "{:.2f}",
         "the demo: 0.89 to 0.95",
-        above=Cause("the held-out loss rose, so that training went wrong or too far", GENTLER),
-        detail=" → ".join(signed(loss, "{:z.3f}") for loss in found),
+        above=Cause("the held-out loss rose, so that training diverged or overfitted", GENTLER),
+        detail=" → ".join(signed(loss, "{:z.3f}") for loss in losses),
     )
 
 
@@ -74,7 +76,7 @@ def reach(run: Evidence) -> Finding | None:
         kl["per_token"],
         Normal(0.01, FAR_KL, 0.001, 2.0),
         NUMBER,
-        "the demo: 0.04 to 0.06; 0.06 to 0.41 in what helped while tuning, 0.02 in what did not",
+        "the demo: 0.04 to 0.06; while tuning, 0.06 to 0.41 in runs that helped, 0.02 in one that did not",
         below=Cause("the policy stayed at the reference", BOLDER),
         above=Cause("the policy is far from the reference", GENTLER),
         detail=f"on {kl['answers']} of its answers",
@@ -82,17 +84,17 @@ def reach(run: Evidence) -> Finding | None:
 
 
 def margin(run: Evidence) -> Finding | None:
-    found = run.held_out("rewards/margins")
-    if found is None:
+    margins = run.held_out("rewards/margins")
+    if margins is None:
         return None
     return Finding(
         "reward margin on held-out pairs",
-        found[1],
+        margins[1],
         Normal(0.1, 4, 0.01, 10),
         NUMBER,
         "the demo: 0.10 to 0.14; sigmoid of it is the probability that chosen is better (arXiv:2305.18290)",
-        below=Cause("margins are about 0, so that the policy does not tell chosen from rejected", BOLDER),
-        above=Cause("margins are saturated, and nothing is left to learn of these pairs", GENTLER),
+        below=Cause("margins are about 0, so that the policy does not distinguish chosen from rejected", BOLDER),
+        above=Cause("margins are saturated, so that these pairs have nothing left to teach", GENTLER),
         detail="nats",
     )
 
@@ -119,7 +121,7 @@ def displaced(run: Evidence) -> Finding | None:
 def ends(run: Evidence) -> Finding | None:
     if not (rates := run.results["stop_rate"]):
         return None
-    drawn = "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens, "
+    sampling_advice = "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens, "
     return Finding(
         "answers that end by themselves, policy − SFT",
         100 * (rates["policy"] - rates["sft"]),
@@ -128,7 +130,7 @@ def ends(run: Evidence) -> Finding | None:
         "the demo: 0 to +0.1",
         below=Cause(
             "the policy ends fewer of its answers",
-            f"{drawn * run.drawn}a lower dpo.learning_rate; a higher answer.max_new_tokens, if they are only longer",
+            f"{sampling_advice * run.drawn}a lower dpo.learning_rate; for longer answers, more answer.max_new_tokens",
         ),
         detail=f"{rates['sft']:.1%} → {rates['policy']:.1%}, on {run.results['shown_on']}",
     )
@@ -137,7 +139,7 @@ def ends(run: Evidence) -> Finding | None:
 def length(run: Evidence) -> Finding | None:
     if not (tokens := run.results["mean_tokens"]):
         return None
-    advice = "pairs.max_length_ratio=1.2, so that length tells nothing; a lower dpo.learning_rate"
+    advice = "pairs.max_length_ratio=1.2, so that pairs do not teach length; a lower dpo.learning_rate"
     return Finding(
         "length of answers, policy over SFT",
         tokens["policy"] / tokens["sft"],
@@ -155,17 +157,17 @@ def test_prompts(run: Evidence) -> Finding | None:
         return None
     primary = run.results["primary"]
     low, high = (primary[run.results["main_difference"]][bound] for bound in ("low", "high"))
-    if low > 0 or high < 0:  # there were enough to see it
+    if low > 0 or high < 0:  # there were enough prompts to detect the change
         return None
     return Finding(
-        "test prompts",
+        TEST_PROMPTS,
         primary["prompts"],
         Normal(low=ENOUGH_PROMPTS, floor=100),
         COUNT,
         "the demo: 800, which gives ±3 to ±4 points",
         below=Cause(
-            "there are too few test prompts to see a change",
-            "more data.tasks.test and data.tasks.unseen_phrasings, or more rows of data.sources for test",
+            "there are too few test prompts to detect a change",
+            "more data.tasks.test and data.tasks.unseen_phrasings, or more test rows in data.sources",
         ),
         detail=f"of {primary['tasks']} tasks: ±{50 * (high - low):.1f} points",
     )
@@ -182,7 +184,7 @@ def held_out_pairs(run: Evidence) -> Finding | None:
         learnt["pairs"],
         Normal(low=ENOUGH_PAIRS, floor=ENOUGH_HELD_OUT),
         COUNT,
-        f"the share of {ENOUGH_PAIRS} pairs is known to about ±10 points",
+        f"with {ENOUGH_PAIRS} pairs the share is known to about ±10 points",
         below=Cause(
             "there are too few held-out pairs to see what was learnt",
             f"a larger pairs.validation_fraction; {run.more_prompts}",

@@ -1,5 +1,4 @@
-"""What a run left behind of itself, as its diagnosis reads it: manifests, curves, pairs and results. No model is
-loaded."""
+"""Evidence for a diagnosis: the manifests, curves, pairs and results of a run. No model is loaded."""
 
 from dataclasses import dataclass
 from math import nan
@@ -20,18 +19,16 @@ from stages.store.workspace import read_curves
 
 @dataclass(frozen=True)
 class Evidence:
-    """Metrics of `label`, `pairs` and `dpo`, the last with its `settings`; results of the evaluation.
+    """Metrics, settings, pairs, curves and results of one run. `drawn`: candidates were sampled here, not read from a
+    file. `settings`: those of DPO. `curve`: the points of DPO's training. `lengths`: tokens of chosen and rejected, by
+    pair. `held_out_tokens`: the mean length of held-out chosen completions. `prompts`: the judged pool's prompts, by
+    id."""
 
-    `drawn`: whether candidates were drawn here, and are not somebody's. `sft_trained`: whether SFT was trained here.
-    `curve` holds the points of DPO's training, `lengths` tokens of chosen and of rejected by pair, `held_out_tokens`
-    the mean of held-out chosen completions, `prompts` those of the judged pool by id.
-    """
-
-    label: dict[str, Any]
+    label_metrics: dict[str, Any]
     drawn: bool
     sft_trained: bool
-    made: dict[str, Any]
-    dpo: dict[str, Any]
+    pair_metrics: dict[str, Any]
+    dpo_metrics: dict[str, Any]
     settings: dict[str, Any]
     results: dict[str, Any]
     curve: list[dict[str, Any]]
@@ -42,37 +39,37 @@ class Evidence:
 
     @property
     def more_prompts(self) -> str:
-        """Return what more prompts come from."""
+        """Return the advice for more prompts: the setting or file that they come from."""
         if not self.drawn:
             return "more rows in the file of preferences or candidates"
         generated = all(e.source in GENERATED for e in self.prompts.values())
         return "more data.tasks.preference" if generated else "more rows of data.sources for preference"
 
     def trained(self, metric: str) -> float | None:
-        """A metric's mean over the last quarter of the training steps; None where it was not logged."""
-        found = [point[metric] for point in self.curve if metric in point]
-        recent = found[-max(1, len(found) // 4) :]
+        """A metric's mean over the last quarter of the training steps; None if it was not logged."""
+        values = [point[metric] for point in self.curve if metric in point]
+        recent = values[-max(1, len(values) // 4) :]
         return sum(recent) / len(recent) if recent else None
 
     def held_out(self, metric: str) -> tuple[float, float] | None:
-        """A metric on held-out pairs before the first step and after the last; None where it was not evaluated."""
-        found = [point[f"eval_{metric}"] for point in self.curve if f"eval_{metric}" in point]
-        return (found[0], found[-1]) if len(found) > 1 else None
+        """A metric on held-out pairs before the first step and after the last; None if it was not evaluated."""
+        values = [point[f"eval_{metric}"] for point in self.curve if f"eval_{metric}" in point]
+        return (values[0], values[-1]) if len(values) > 1 else None
 
 
-def gather(
+def gather_evidence(
     inputs: dict[str, Path], nodes: dict[str, Manifest], results: dict[str, Any], pairs: list[Pair]
 ) -> Evidence:
-    """The evidence of a report's inputs by role. `pairs`: those of its last round, as they are loaded already."""
+    """Gather the evidence from a report's inputs by role. `pairs`: the pairs of its last round."""
     policy = nodes["eval"]["inputs"]["policy"]["stage"]
     lengths = token_counts(inputs["reference"] / "logprobs.parquet")
     held_out = {row["id"] for row in load_json(inputs[policy] / "held_out.json", list)}
     return Evidence(
-        label=nodes["label"]["metrics"],
+        label_metrics=nodes["label"]["metrics"],
         drawn=not {*Records(inputs["label"] / "candidates.parquet", Candidate).column("sampler")} <= {*GIVEN},
         sft_trained=nodes["sft"]["settings"].get("train", True),
-        made=nodes["pairs"]["metrics"],
-        dpo=nodes[policy]["metrics"],
+        pair_metrics=nodes["pairs"]["metrics"],
+        dpo_metrics=nodes[policy]["metrics"],
         settings=nodes[policy]["config"],
         results=results,
         curve=read_curves(inputs[policy]),
@@ -84,8 +81,9 @@ def gather(
 
 
 def token_counts(path: Path) -> dict[str, tuple[int, int]]:
-    """Tokens of chosen and of rejected by pair, of a table of PairLogProbs, whose lists are not read: there may be
-    millions of numbers in them.
+    """Read the token counts of chosen and rejected by pair id from a table of PairLogProbs.
+
+    Only the lengths of its lists are read, which may hold millions of numbers.
 
     Raises:
         Damaged: for a file that the stage did not write.

@@ -1,4 +1,4 @@
-"""A finding: something measured of a run, where it is normal, and what a value outside of that may mean."""
+"""A finding: a quantity measured on a run, its normal range, and the likely cause of a value outside the range."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.store.numbers import signed
 
-OUT, FAR = 1, 2  # severities; 0: in its range
-SHARE, COUNT, NUMBER = "{:.0%}", "{:.0f}", "{:z.2g}"  # how values are shown
+OUT, FAR = 1, 2  # severities; a value in its range has 0
+SHARE, COUNT, NUMBER = "{:.0%}", "{:.0f}", "{:z.2g}"  # formats of values
 
 
-def written(form: str, number: float) -> str:
-    """The number in its form, for people: `5e-5`, `1,895`, `1e38`; one to type, as is a rate of 5e-5, has no other."""
+def write_number(form: str, number: float) -> str:
+    """Format a number for people: `5e-5`, `1,895`, `1e38`. Numbers below 100 can be typed as they are."""
     if form == NUMBER and 100 <= abs(number) < 1e6:
         form = "{:,.0f}"
     return signed(number, form).replace("e-0", "e-").replace("e+", "e")
@@ -19,8 +19,8 @@ def written(form: str, number: float) -> str:
 
 @dataclass(frozen=True)
 class Normal:
-    """Where a value is normal: from `low` to `high`. Below `floor` or above `ceiling` it is far out: by itself it may
-    be why a run did not help. None: no such limit."""
+    """The normal range of a value, from `low` to `high`; None means no limit. At `floor` and below, or at `ceiling`
+    and above, the value is far out and may by itself explain a failed run."""
 
     low: float | None = None
     high: float | None = None
@@ -29,7 +29,7 @@ class Normal:
 
     @classmethod
     def times(cls, low: float, high: float, factor: float = 3.0) -> "Normal":
-        """Far out is what lies outside by this factor."""
+        """Build a range whose floor and ceiling are outside it by a factor."""
         return cls(low, high, low / factor, high * factor)
 
     def below(self, value: float) -> bool:
@@ -39,7 +39,7 @@ class Normal:
         return self.high is not None and value > self.high
 
     def severity(self, value: float) -> int:
-        """0 in the range, 1 out of it, 2 far out."""
+        """Return 0 in the range, 1 (OUT) outside it, 2 (FAR) far outside."""
         if not (self.below(value) or self.above(value)):
             return 0
         beyond = (self.floor is not None and value <= self.floor) or (
@@ -47,9 +47,9 @@ class Normal:
         )
         return FAR if beyond else OUT
 
-    def told(self, form: str) -> str:
-        """`25% to 75%`, `at least 300`."""
-        low, high = (None if limit is None else written(form, limit) for limit in (self.low, self.high))
+    def in_words(self, form: str) -> str:
+        """Return the range as text: `25% to 75%`, `at least 300`."""
+        low, high = (None if limit is None else write_number(form, limit) for limit in (self.low, self.high))
         if low and high:
             return f"{low} to {high}"
         return f"at least {low}" if low else f"at most {high}"
@@ -57,17 +57,18 @@ class Normal:
 
 @dataclass(frozen=True)
 class Cause:
-    """What a value on one side of its range may mean, as a clause, and what to try, with the keys to type."""
+    """The likely meaning of a value on one side of its range, as a clause, and advice with the keys to type."""
 
-    says: str
+    clause: str
     advice: str
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`form` shows value and limits. `detail` is what else belongs to the value, `source` where the range is from."""
+    """A measured `quantity`. `form` formats its value and limits; `detail` adds to the value; `source` gives the
+    origin of the range; `below` and `above` are the causes on either side of it."""
 
-    what: str
+    quantity: str
     value: float
     normal: Normal
     form: str
@@ -81,19 +82,19 @@ class Finding:
         return self.normal.severity(self.value)
 
     @property
-    def shown(self) -> str:
-        return written(self.form, self.value)
+    def value_text(self) -> str:
+        return write_number(self.form, self.value)
 
     @property
-    def range(self) -> str:
-        return self.normal.told(self.form)
+    def range_text(self) -> str:
+        return self.normal.in_words(self.form)
 
     @property
     def cause(self) -> Cause | None:
-        """What this value may mean; None in its range."""
+        """The likely meaning of this value; None in its range."""
         if self.normal.below(self.value):
             return self.below
         return self.above if self.normal.above(self.value) else None
 
 
-Measure = Callable[[Evidence], Finding | None]  # None: this run has nothing to measure it by
+Measure = Callable[[Evidence], Finding | None]  # None if the run has nothing to measure the quantity by
