@@ -14,7 +14,7 @@ import numpy as np
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
-from stages.curation.answer_rules import loops
+from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import judged, learnt, likelihood, retention
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
@@ -143,7 +143,7 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir
 
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
     """Return by role the mean tokens and the shares of answers that end by themselves and that loop."""
-    looping = [[loops(answers[role][e.id].text) for role in table.roles] for e in table.prompts]
+    looping = [[is_repetitive(answers[role][e.id].text) for role in table.roles] for e in table.prompts]
     figures = {"mean_tokens": table.tokens, "stop_rate": table.stopped, "loops": np.array(looping, float)}
     return {name: table.mean(values) for name, values in figures.items()}
 

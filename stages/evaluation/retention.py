@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
-from stages.curation.answer_rules import loops
+from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import student_exceeding
 from stages.evaluation.outcomes import Answers, Table
 from stages.models.loading import context_length, load_model, load_tokenizer, resolve_device
@@ -123,7 +123,7 @@ def mean_claim(
 def p_of_shares(policy: Array, other: Array, margin: float) -> float:
     """The p-value of the claim that a share of prompts has fallen by less than `margin`. policy, other: (prompts,).
     The larger p of the score test of paired proportions (Tango 1998, Statistics in Medicine 17:8) and of the exact
-    binomial test for a policy that can only lose, which decides if prompts are few."""
+    binomial test for a policy that can only lose, which is larger if prompts are few."""
     n, gained, lost = len(policy), int((policy > other).sum()), int((policy < other).sum())
     a = 2 * n
     b = -gained - lost - (2 * n - gained + lost) * margin
@@ -209,7 +209,7 @@ def variety(prompt: Example, answer: Candidate) -> float:
 
 def loopless(prompt: Example, answer: Candidate) -> float:
     """Return 1 for an answer that does not loop, else 0."""
-    return float(not loops(answer.text))
+    return float(not is_repetitive(answer.text))
 
 
 def asked_length(prompt: Example) -> tuple[float, float]:

@@ -44,7 +44,7 @@ class Headline:
             before, after = (rate(self.primary[role]) for role in (self.results["before"], "policy"))
             prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
             sentences.append(f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}.")
-        sentences.append(f"In brackets: {self.level} intervals.")
+        sentences.append(f"All intervals have {self.level} confidence.")
         if self.seeds == 1:
             sentences.append("One seed tests these two checkpoints, not the recipe.")
         if "checks" in parts and self.primary["tasks"] < ENOUGH_TASKS:

@@ -29,7 +29,7 @@ def next_steps(
     doubt = why is not None and (not why.helped or bool(results["cautions"]))
     for i, finding in enumerate(why.out_of_range if why and doubt else []):
         if (i == 0 or finding.quantity == TEST_PROMPTS) and (cause := finding.cause):
-            steps.append((f"It may be that {cause.clause}. To try: {cause.advice}.", ""))
+            steps.append((f"Perhaps {cause.clause}. Try {cause.advice}.", ""))
     use = [("Chat with the model:", f"{run} stage=chat"), ("Export the model as one file:", f"{run} stage=export")]
     steps += [] if doubt else use[:1]
     if len(seeds) == 1:

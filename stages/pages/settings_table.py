@@ -26,9 +26,9 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
     if "other" in models:
         return f"{models['other']} and {title} are models without training here."
-    before, start = models.get("sft", title), f"the unchanged model {model(nodes['base'])}"
+    before, start = models.get("sft", title), f"a model ({model(nodes['base'])}) without training here"
     if learns(nodes["sft"]):
-        start = f"supervised fine-tuning of {model(nodes['base'])} on {learnt_from(nodes)}"
+        start = f"supervised fine-tuning: a model ({model(nodes['base'])}) trained on {learnt_from(nodes)}"
     if "pairs" not in policy["inputs"]:
         return f"{title} is {start}."
     full = ", direct preference optimisation," * (title == "DPO")

@@ -46,7 +46,7 @@ def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:
     assert about.startswith(
         "Of 800 held-out prompts of 28 tasks that DPO was trained on, SFT passes 31.6%, DPO 40.2%."
     )
-    assert ", DPO 40.2%. " in about and "95% intervals" in about and "One seed " in about
+    assert ", DPO 40.2%. " in about and "95% confidence" in about and "One seed " in about
     assert "On seen tasks: better (+8.6 points, +2.6 to +15.8; 800 prompts). " in checks
     assert "only DPO passes 98, only SFT 70." in checks.replace("Only", "only")
     assert "other prompts of these tasks" in checks
@@ -58,7 +58,7 @@ def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:
 def test_few_tasks_are_too_few_to_say() -> None:
     line = headline({"seen tasks": group(HELPED, 32, 2), "unseen tasks": group((0.0, 0.0, 0.0), 8, 1)})
     assert "training: too few tasks to say (" in line.checks()
-    assert "Fewer than 12 tasks:" in line.about()
+    assert "Fewer than 12 tasks " in line.about()
 
 
 def test_open_requests_alone_are_told_by_kinds_of_constraint() -> None:

@@ -64,11 +64,11 @@ def judged(chain: Chain) -> tuple[Chain, Path, str]:
     ):
         line = asking(one, two, first)
         build(chain.root, *line)
-        question_count, page = len(one.asked), chain.root / "labels.html"
+        question_count, page = len(one.requests), chain.root / "labels.html"
         html = page.read_text()
         page.unlink()
         build(chain.root, *line, "stage=label")
-        assert page.read_text() == html and len(one.asked) == question_count
+        assert page.read_text() == html and len(one.requests) == question_count
         return chain, chain.folder("label", *line), html
 
 

@@ -27,13 +27,13 @@ REACH = 1e-4, 6e-3
 ADAPTERS = 10
 
 
-def sft_gain(evidence: Evidence) -> Finding | None:
+def sft_gain(run: Evidence) -> Finding | None:
     """None if SFT was not trained here, or if the verdict is not by checks and so may concern other prompts."""
-    if not evidence.sft_trained or "checks" not in evidence.results["gives_verdict"]:
+    if not run.sft_trained or "checks" not in run.results["gives_verdict"]:
         return None
     return Finding(
         "SFT − base",
-        100 * evidence.results["primary"]["sft-base"]["mean"],
+        100 * run.results["primary"]["sft-base"]["mean"],
         Normal(low=0, floor=-5),
         "{:z.1f} points",
         "the demo: 44 to 49",
