@@ -1,1 +1,1 @@
-"""What data must be to be trained on."""
+"""Curation of training data: rules, audit, harmonization, joining and mixing of rows."""

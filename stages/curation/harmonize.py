@@ -1,9 +1,6 @@
-"""One form for the rows of all sources: characters and white space have one normal form, and one policy says which
-conversations have a system message.
-
-Before that, findings of an audit are mended that can be mended in one way only: letters that were read in a wrong
-encoding, characters that nobody sees, and a marker in place of an input.
-"""
+"""Normalization of rows from all sources: Unicode, white space, and the policy for system messages. Before that, audit
+findings with only one possible repair are mended: wrongly decoded letters, invisible characters, and a marker instead
+of an input."""
 
 import re
 import unicodedata
@@ -14,143 +11,145 @@ from typing import Any, Literal, cast
 from stages.config.blocks.data import Form
 from stages.curation.audit import answers, requests
 from stages.formats.format import ParsedRow
-from stages.formats.turns import text
+from stages.formats.turns import require_text
 from stages.store.records import Message, content_id
 
-# Every byte from 0x80 as Windows-1252 reads it; five that it has no letter for, as Latin-1 does.
-READ_AS = {bytes([byte]).decode("cp1252", "ignore") or chr(byte): byte for byte in range(0x80, 0x100)}
-OF_BYTE = {byte: letter for letter, byte in READ_AS.items()}
+# Bytes from 0x80 by their letter in Windows-1252; the five undefined bytes by their character in Latin-1.
+BYTE_OF_LETTER = {bytes([byte]).decode("cp1252", "ignore") or chr(byte): byte for byte in range(0x80, 0x100)}
+LETTER_OF_BYTE = {byte: letter for letter, byte in BYTE_OF_LETTER.items()}
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\ufeff]")
-TIMES = 3  # that a text may have been misread, one after the other
-ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")  # of a line, as others write them
-SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")  # as wide as they may be, but for the ideographic one
+TIMES = 3  # wrong decodings, one on top of the other, that are undone
+ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")  # line ends of other systems
+SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")  # spaces of any width except the ideographic space
 TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
-LEADING = re.compile(r"\A(?:[ \t]*\n)+")  # lines; the first line with words keeps its indentation
+LEADING = re.compile(r"\A(?:[ \t]*\n)+")  # blank lines; the first line with words keeps its indentation
 
-NORMALISED = {"unicode": "characters", "whitespace": "white space"}  # by key of the form
-
-
-def letters(low: int, high: int) -> str:
-    """A class of the letters that bytes between these two were read as."""
-    return "[" + re.escape("".join(OF_BYTE[byte] for byte in range(low, high + 1))) + "]"
+NORMALISED = {"unicode": "characters", "whitespace": "white space"}  # words for a summary, by key of `data.form`
 
 
-REST = letters(0x80, 0xBF)
-# One character of UTF-8, of two to four bytes (RFC 3629), each of which was read as a letter.
-MISREAD = re.compile(f"{letters(0xC2, 0xDF)}{REST}|{letters(0xE0, 0xEF)}{REST}{{2}}|{letters(0xF0, 0xF4)}{REST}{{3}}")
+def letter_class(low: int, high: int) -> str:
+    """Return a regular expression for the letters that stand for bytes from `low` to `high`."""
+    return "[" + re.escape("".join(LETTER_OF_BYTE[byte] for byte in range(low, high + 1))) + "]"
 
 
-def reread(found: re.Match[str]) -> str:
-    """The character that some letters stand for; themselves where they stand for none."""
+TAIL = letter_class(0x80, 0xBF)
+# One character of two to four UTF-8 bytes (RFC 3629), each byte decoded as a letter.
+TWO, THREE, FOUR = letter_class(0xC2, 0xDF), letter_class(0xE0, 0xEF), letter_class(0xF0, 0xF4)
+MISREAD = re.compile(f"{TWO}{TAIL}|{THREE}{TAIL}{{2}}|{FOUR}{TAIL}{{3}}")
+
+
+def decode_misread(match: re.Match[str]) -> str:
+    """Return the character whose UTF-8 bytes were decoded as letters, or these letters if they are no valid UTF-8."""
     try:
-        return bytes(READ_AS[letter] for letter in found[0]).decode()
+        return bytes(BYTE_OF_LETTER[letter] for letter in match[0]).decode()
     except UnicodeDecodeError:
-        return found[0]
+        return match[0]
 
 
-def undamaged(given: str) -> str:
-    """A text as it was before it was read in a wrong encoding, and without what nobody sees. What cannot be read any
-    more (U+FFFD), and what may mean something (ESC, private letters), stays. A text without damage is as it was."""
+def repair_encoding(text: str) -> str:
+    """Return a text with wrong decodings undone and invisible characters removed. U+FFFD, ESC and private-use
+    characters stay. A text without damage is returned unchanged."""
     for _ in range(TIMES):
-        if not answers.damaged(given):
+        if not answers.damaged(text):
             break
-        given = MISREAD.sub(reread, given)
-    return UNSEEN.sub("", given) if answers.damaged(given) else given
+        text = MISREAD.sub(decode_misread, text)
+    return UNSEEN.sub("", text) if answers.damaged(text) else text
 
 
-def mend_damage(said: ParsedRow) -> ParsedRow:
-    return said.rewritten(lambda given, where: text(undamaged(given), where))
+def mend_damage(row: ParsedRow) -> ParsedRow:
+    return row.rewrite_texts(lambda text, where: require_text(repair_encoding(text), where))
 
 
-def remove_marker(said: ParsedRow) -> ParsedRow:
-    """Take the marker out of the last request."""
-    messages = list(said.messages)
+def remove_marker(row: ParsedRow) -> ParsedRow:
+    """Remove the marker for a missing input from the last request."""
+    messages = list(row.messages)
     for i in reversed(range(len(messages))):
         if messages[i]["role"] == "user":
             request = messages[i]["content"]
             if marker := requests.says_no_input(request):
                 messages[i] = {**messages[i], "content": request[: request.rindex(marker)].rstrip()}
             break
-    return said._replace(messages=messages)
+    return row._replace(messages=messages)
 
 
-# By code.
+# The repair of each audit code.
 FIXES: dict[str, Callable[[ParsedRow], ParsedRow]] = {"damaged": mend_damage, "input_marker": remove_marker}
 
 
-def trimmed(text: str) -> str:
-    """A text with \\n at the end of its lines and nothing before it, plain spaces, and no empty lines around it."""
+def normalise_whitespace(text: str) -> str:
+    """Return a text with plain spaces, Unix line ends, no trailing spaces, and no blank lines around it."""
     return LEADING.sub("", TRAILING.sub("", SPACES.sub(" ", ENDS.sub("\n", text)))).rstrip()
 
 
 class Harmonizer:
-    """Brings rows into form, and counts what it changed. `fixed`: the codes of an audit whose findings are mended."""
+    """A normalizer of rows that counts its changes. `fixed` lists the audit codes whose findings are mended."""
 
     def __init__(self, form: Form, fixed: Collection[str] = ()):
         self.form, self.fixed = form, [code for code in FIXES if code in fixed]
-        self.rows = self.before = self.after = 0  # before and after: those with a system message
-        self.changed = Counter[str]()  # rows, by code or by key of the form
+        self.rows = self.system_before = self.system_after = 0  # rows, and rows with a system message before and after
+        self.changed = Counter[str]()  # changed rows, by audit code or key of `data.form`
 
-    def __call__(self, said: ParsedRow) -> ParsedRow:
-        """The row in form.
+    def __call__(self, row: ParsedRow) -> ParsedRow:
+        """Return the normalized row.
 
         Raises:
-            BadRow: where mending leaves nothing of a text.
+            BadRow: if a repair leaves an empty text.
         """
         self.rows += 1
         for code in self.fixed:
-            said = self.counted(code, said, FIXES[code](said))
+            row = self.count_change(code, row, FIXES[code](row))
         if kind := self.form.unicode:
             normal = cast(Literal["NFC", "NFKC"], kind)
-            said = self.counted("unicode", said, said.rewritten(lambda text, _: unicodedata.normalize(normal, text)))
+            normalised = row.rewrite_texts(lambda text, _: unicodedata.normalize(normal, text))
+            row = self.count_change("unicode", row, normalised)
         if self.form.whitespace:
-            said = self.counted("whitespace", said, said.rewritten(lambda text, _: trimmed(text)))
+            row = self.count_change("whitespace", row, row.rewrite_texts(lambda text, _: normalise_whitespace(text)))
         if self.form.system in (None, "keep"):
-            return said
-        before = has_system(said.messages)
-        said = said._replace(messages=self.instructed(said.messages))
-        self.before, self.after = self.before + before, self.after + has_system(said.messages)
-        return said
+            return row
+        self.system_before += has_system(row.messages)
+        row = row._replace(messages=self.apply_system_policy(row.messages))
+        self.system_after += has_system(row.messages)
+        return row
 
-    def counted(self, what: str, before: ParsedRow, after: ParsedRow) -> ParsedRow:
-        self.changed[what] += after != before
+    def count_change(self, change: str, before: ParsedRow, after: ParsedRow) -> ParsedRow:
+        self.changed[change] += after != before
         return after
 
-    def instructed(self, messages: list[Message]) -> list[Message]:
-        """A conversation with the system message that the policy gives it. One that tells of tools stays."""
-        policy, had = self.form.system, has_system(messages)
-        if not messages or (had and "<tools>" in messages[0]["content"]):
+    def apply_system_policy(self, messages: list[Message]) -> list[Message]:
+        """Return a conversation with the system message of the policy. A system message that describes tools stays."""
+        policy, has_one = self.form.system, has_system(messages)
+        if not messages or (has_one and "<tools>" in messages[0]["content"]):
             return messages
-        if policy == "insert" and had:
+        if policy == "insert" and has_one:
             return messages
-        rest = messages[had:]
+        turns = messages[has_one:]
         if policy == "drop":
-            return rest
+            return turns
         prompts = self.form.system_prompts or []
-        drawn = prompts[int(content_id("system", rest), 16) % len(prompts)]
-        return [{"role": "system", "content": drawn}, *rest]
+        drawn = prompts[int(content_id("system", turns), 16) % len(prompts)]
+        return [{"role": "system", "content": drawn}, *turns]
 
     def metrics(self) -> dict[str, Any]:
-        """What was changed, for a node's metrics; empty where nothing was to be."""
-        found: dict[str, Any] = {}
+        """Return the counts of changes for a node's metrics; {} if nothing was configured."""
+        metrics: dict[str, Any] = {}
         if self.form.system not in (None, "keep"):
-            found["system"] = {"before": self.before, "after": self.after}
+            metrics["system"] = {"before": self.system_before, "after": self.system_after}
         named = [name for name in NORMALISED if vars(self.form)[name]]
         if named:
-            found["normalised"] = {name: self.changed[name] for name in named}
+            metrics["normalised"] = {name: self.changed[name] for name in named}
         if self.fixed:
-            found["fixed"] = {code: self.changed[code] for code in self.fixed}
-        return {**found, "shaped": self.rows} if found else {}
+            metrics["fixed"] = {code: self.changed[code] for code in self.fixed}
+        return {**metrics, "shaped": self.rows} if metrics else {}
 
-    def told(self) -> str:
-        """The same in words."""
-        found = self.metrics()
-        told = []
-        if counts := found.get("system"):
-            told.append(f"{counts['after']} of {self.rows} rows with a system message, {counts['before']} before")
-        told += [f"{NORMALISED[name]} of {count} normalised" for name, count in found.get("normalised", {}).items()]
-        told += [f"{count} mended ({code})" for code, count in found.get("fixed", {}).items()]
-        return ", ".join(told)
+    def describe(self) -> str:
+        """Return the counts of changes as a phrase for the summary."""
+        metrics = self.metrics()
+        parts = []
+        if counts := metrics.get("system"):
+            parts.append(f"{counts['after']} of {self.rows} rows with a system message, {counts['before']} before")
+        parts += [f"{NORMALISED[name]} of {count} normalised" for name, count in metrics.get("normalised", {}).items()]
+        parts += [f"{count} mended ({code})" for code, count in metrics.get("fixed", {}).items()]
+        return ", ".join(parts)
 
 
 def has_system(messages: list[Message]) -> bool:

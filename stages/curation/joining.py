@@ -1,7 +1,5 @@
-"""The rows that stay where sources come together, as tables: no prompt is in two splits, and no answer to it twice.
-
-A prompt belongs to the split that took it first. Only in `sft` may it come again, with another answer.
-"""
+"""Joining of sources, as tables: no prompt is in two splits, and no answer to a prompt occurs twice. A prompt belongs
+to the first split that claims it. Only in `sft` may a prompt occur again, with another answer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,69 +24,69 @@ SFT = SPLITS.index(Split.sft)
 NOBODY = -1
 NOTHING = Amount(0, 0)
 STEP, *ODD = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64
-RowIndex = NDArray[np.intp]  # of rows among all
+RowIndex = NDArray[np.intp]  # indexes into the rows of all sources
 
 
 @dataclass
 class Rows:
-    """All rows in the order in which they come, generated ones first, as numbers: 17 bytes each. `ids` are those of
-    their prompts; `pairs` of a prompt with its answer, where the prompt comes more than once, else that of the prompt;
-    `splits` are places in SPLITS. `parts`: where the rows of each source begin and end."""
+    """All rows in order, generated rows first, in 17 bytes per row. ids: the ids of the prompts, as numbers. pairs: an
+    id of prompt and answer for prompts that occur more than once, else the prompt's id. splits: indexes into SPLITS.
+    slices: the rows of each source."""
 
     ids: NDArray[np.uint64]
     pairs: NDArray[np.uint64]
     splits: NDArray[np.int8]
-    parts: list[slice]
+    slices: list[slice]
 
 
-def gathered(generated: Sequence[Example], files: Sequence[Path]) -> Rows:
-    """The rows of some examples, and of tables of them."""
-    ids, splits = [numbers([e.id for e in generated])], [places([e.split for e in generated])]
+def gather_rows(generated: Sequence[Example], files: Sequence[Path]) -> Rows:
+    """Return the rows of generated examples, followed by the rows of each file."""
+    ids, splits = [ids_to_numbers([e.id for e in generated])], [split_indexes([e.split for e in generated])]
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=["id", "split"]):
-            ids.append(numbers(batch["id"].to_pylist()))
-            splits.append(places(batch["split"].to_pylist()))
-    found = np.concatenate(ids)
+            ids.append(ids_to_numbers(batch["id"].to_pylist()))
+            splits.append(split_indexes(batch["split"].to_pylist()))
+    all_ids = np.concatenate(ids)
     ends = np.cumsum([len(generated), *(pq.read_metadata(file).num_rows for file in files)]).tolist()
-    parts = [slice(*ends[i : i + 2]) for i in range(len(files))]
-    _, number, times = np.unique(found, return_inverse=True, return_counts=True)
-    again, pairs = times[number] > 1, found.copy()
-    for i in np.flatnonzero(again[: len(generated)]).tolist():
+    slices = [slice(*ends[i : i + 2]) for i in range(len(files))]
+    _, number, times = np.unique(all_ids, return_inverse=True, return_counts=True)
+    repeated, pairs = times[number] > 1, all_ids.copy()
+    for i in np.flatnonzero(repeated[: len(generated)]).tolist():
         pairs[i] = int(content_id(generated[i].id, generated[i].reference), 16)
-    for file, part in zip(files, parts, strict=True):
-        add_pairs(pairs[part], again[part], file)
-    return Rows(found, pairs, np.concatenate(splits), parts)
+    for file, part in zip(files, slices, strict=True):
+        add_pairs(pairs[part], repeated[part], file)
+    return Rows(all_ids, pairs, np.concatenate(splits), slices)
 
 
-def add_pairs(pairs: NDArray[np.uint64], again: NDArray[np.bool_], file: Path) -> None:
-    """Write the ids of prompts with their answers where these prompts come again."""
-    if not again.any():
+def add_pairs(pairs: NDArray[np.uint64], repeated: NDArray[np.bool_], file: Path) -> None:
+    """Write the ids of prompt and answer into `pairs`, for prompts that occur more than once."""
+    if not repeated.any():
         return
     start = 0
     for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=["id", "reference"]):
-        here = np.flatnonzero(again[start : start + len(batch)])
+        here = np.flatnonzero(repeated[start : start + len(batch)])
         for i, row in zip(here, batch.take(here).to_pylist(), strict=True):
             pairs[start + i] = int(content_id(row["id"], row["reference"]), 16)
         start += len(batch)
 
 
-def numbers(ids: Sequence[str]) -> NDArray[np.uint64]:
-    """Ids, of 16 hex digits each, as numbers."""
+def ids_to_numbers(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """Return ids of 16 hexadecimal digits as numbers."""
     return np.frombuffer(bytes.fromhex("".join(ids)), ">u8").astype(np.uint64)
 
 
-def ids_of(numbers: NDArray[np.uint64]) -> list[str]:
-    """The ids that these numbers stand for."""
+def numbers_to_ids(numbers: NDArray[np.uint64]) -> list[str]:
     return numbers.astype(">u8").tobytes().hex(" ", 8).split()
 
 
-def places(splits: list[str]) -> NDArray[np.int8]:
+def split_indexes(splits: list[str]) -> NDArray[np.int8]:
     return np.array([SPLITS.index(split) for split in splits], np.int8)
 
 
 class SplitLedger:
-    """Who holds which prompt, and which answers to it sft has. `names` are the ids of rows as they are published: that
-    of the prompt, or with another answer to a prompt that is there that of both."""
+    """A record of the split that owns each prompt, and of the answers that `sft` has to the prompt. names: the
+    published ids of rows. The first row of a prompt has the prompt's id; a row with another answer has the id of
+    prompt and answer."""
 
     def __init__(self, rows: Rows):
         self.rows, self.names = rows, rows.ids.copy()
@@ -97,40 +95,41 @@ class SplitLedger:
         self.owner = np.full(len(rows.ids), NOBODY, np.int8)
         self.answered = np.zeros(len(rows.ids), bool)
 
-    def fresh(self, rows: RowIndex) -> RowIndex:
-        """Those of some rows that may stay, in their order."""
+    def new_rows(self, rows: RowIndex) -> RowIndex:
+        """Return the rows that may stay, in their order."""
         splits, prompts = self.rows.splits[rows], self.prompt[rows]
         _, first, number = np.unique(prompts, return_index=True, return_inverse=True)
         owner = self.owner[prompts]
-        leads = np.zeros(len(rows), bool)
-        leads[first] = owner[first] == NOBODY
+        is_first = np.zeros(len(rows), bool)
+        is_first[first] = owner[first] == NOBODY
         owner = np.where(owner == NOBODY, splits[first][number], owner)
         to_learn = np.flatnonzero((owner == SFT) & (splits == SFT) & ~self.answered[self.pair[rows]])
         _, first = np.unique(self.pair[rows][to_learn], return_index=True)
-        stays = leads & (splits != SFT)
-        stays[to_learn[first]] = True
-        others = rows[stays & ~leads]
-        self.names[others] = self.rows.pairs[others]
-        return rows[stays]
+        is_kept = is_first & (splits != SFT)
+        is_kept[to_learn[first]] = True
+        other_answers = rows[is_kept & ~is_first]
+        self.names[other_answers] = self.rows.pairs[other_answers]
+        return rows[is_kept]
 
-    def drawn(self, rows: RowIndex, limit: int | None) -> RowIndex:
-        """So many of some rows, by their content: whatever the order of their file."""
+    def draw(self, rows: RowIndex, limit: int | None) -> RowIndex:
+        """Return at most `limit` of some rows. Rows are chosen by the hash of their id, so the file's order does not
+        matter."""
         if limit is None or len(rows) <= limit:
             return rows
-        order = numbers([content_id(name) for name in ids_of(self.names[rows])])
+        order = ids_to_numbers([content_id(name) for name in numbers_to_ids(self.names[rows])])
         return np.sort(rows[np.argsort(order, kind="stable")[:limit]])
 
-    def hold(self, rows: RowIndex) -> None:
-        """Take the prompts of rows that stay, and their answers."""
+    def claim(self, rows: RowIndex) -> None:
+        """Assign the prompts of rows to the rows' splits, and record their answers."""
         self.owner[self.prompt[rows]] = self.rows.splits[rows]
         self.answered[self.pair[rows]] = True
 
 
 @dataclass
 class SourceRows:
-    """`rows` are the places of all its rows among all, `drawn` those that may come, `amount` how many for sft do. Left
-    out are `unwanted` rows, which the audit takes out, `copies` of earlier ones, and what `rows` of the source leaves
-    over."""
+    """The rows of one source. rows: indexes of all its rows. drawn: indexes of the rows that stay. unwanted: rows that
+    the audit removes. copies: the number of rows that repeat earlier rows. left_over: the number of rows beyond the
+    source's `rows` setting. amount: the numbers of rows for sft."""
 
     source: Source
     file: Path
@@ -142,77 +141,78 @@ class SourceRows:
     amount: Amount = NOTHING
 
     @classmethod
-    def of(
-        cls, source: Source, file: Path, rows: RowIndex, taken: SplitLedger, passes: RowFilter | None
+    def select(
+        cls, source: Source, file: Path, rows: RowIndex, ledger: SplitLedger, row_filter: RowFilter | None
     ) -> "SourceRows":
-        """The rows that no earlier source has, as many as the source may bring; they are held from now on."""
-        unwanted = dict(found_among(file, passes)) if passes else {}
-        wanted = np.delete(rows, [*unwanted])
-        fresh = taken.fresh(wanted)
-        drawn = taken.drawn(fresh, source.rows)
-        taken.hold(drawn)
+        """Return the rows of a source that no earlier source has, up to its `rows` setting, and claim them in the
+        ledger."""
+        unwanted = dict(find_unwanted(file, row_filter)) if row_filter else {}
+        audited = np.delete(rows, [*unwanted])
+        fresh = ledger.new_rows(audited)
+        drawn = ledger.draw(fresh, source.rows)
+        ledger.claim(drawn)
         left_over = len(fresh) - len(drawn)
-        return cls(source, file, rows, drawn, [*unwanted.values()], len(wanted) - len(fresh), left_over)
+        return cls(source, file, rows, drawn, [*unwanted.values()], len(audited) - len(fresh), left_over)
 
-    def to_learn(self, taken: SplitLedger) -> RowIndex:
-        """Those of its rows that are for sft."""
-        return self.drawn[taken.rows.splits[self.drawn] == SFT]
+    def sft_rows(self, ledger: SplitLedger) -> RowIndex:
+        """Return the drawn rows of split `sft`."""
+        return self.drawn[ledger.rows.splits[self.drawn] == SFT]
 
-    def draw_counts(self, taken: SplitLedger, seed: int) -> NDArray[np.int32]:
-        """How often each of its rows comes."""
-        found = np.zeros(len(self.rows), np.int32)
+    def draw_counts(self, ledger: SplitLedger, seed: int) -> NDArray[np.int32]:
+        """Return how often each row of the source is used."""
+        counts = np.zeros(len(self.rows), np.int32)
         if len(self.rows):
-            first, to_learn = self.rows[0], self.to_learn(taken)
-            found[self.drawn - first] = 1
-            found[to_learn - first] = draw_counts(taken.names[to_learn], self.amount, seed)
-        return found
+            first, sft_rows = self.rows[0], self.sft_rows(ledger)
+            counts[self.drawn - first] = 1
+            counts[sft_rows - first] = draw_counts(ledger.names[sft_rows], self.amount, seed)
+        return counts
 
-    def counts(self, taken: SplitLedger) -> dict[str, int]:
-        """How many rows come of it, by split."""
-        found = np.bincount(taken.rows.splits[self.drawn], minlength=len(SPLITS)).tolist()
-        found[SFT] = self.amount.total
-        return {split: count for split, count in zip(SPLITS, found, strict=True) if count}
+    def counts(self, ledger: SplitLedger) -> dict[str, int]:
+        """Return the number of used rows by split."""
+        counts = np.bincount(ledger.rows.splits[self.drawn], minlength=len(SPLITS)).tolist()
+        counts[SFT] = self.amount.total
+        return {split: count for split, count in zip(SPLITS, counts, strict=True) if count}
 
-    def tables(self, taken: SplitLedger, seed: int) -> Iterator[pa.Table]:
-        """The rows that come, in the order of the source; of one that comes again, with an id of its own."""
-        comes, names, start = self.draw_counts(taken, seed), taken.names[self.rows], 0
+    def tables(self, ledger: SplitLedger, seed: int) -> Iterator[pa.Table]:
+        """Yield the used rows in the order of the source. Each repetition of a row gets a new id."""
+        counts, names, start = self.draw_counts(ledger, seed), ledger.names[self.rows], 0
         for batch in pq.ParquetFile(self.file).iter_batches(GROUP, columns=schema_of(Example).names):
-            here = comes[start : start + len(batch)]
-            places = np.repeat(np.arange(len(here)), here)
-            turns = np.arange(len(places)) - np.repeat(np.cumsum(here) - here, here)
-            ids = ids_of(names[start + places])
-            for i in np.flatnonzero(turns).tolist():
-                ids[i] = content_id(ids[i], int(turns[i]))
+            batch_counts = counts[start : start + len(batch)]
+            positions = np.repeat(np.arange(len(batch_counts)), batch_counts)
+            repeats = np.arange(len(positions)) - np.repeat(np.cumsum(batch_counts) - batch_counts, batch_counts)
+            ids = numbers_to_ids(names[start + positions])
+            for i in np.flatnonzero(repeats).tolist():
+                ids[i] = content_id(ids[i], int(repeats[i]))
             table = pa.Table.from_batches([batch])
-            table = table if (here == 1).all() else table.take(places)
+            table = table if (batch_counts == 1).all() else table.take(positions)
             yield table.set_column(0, "id", pa.array(ids, pa.string()))
             start += len(batch)
 
 
-def found_among(file: Path, passes: RowFilter) -> Iterator[tuple[int, Row]]:
-    """The rows that an audit finds something in beside the rows before them, by their number, with the reason."""
+def find_unwanted(file: Path, row_filter: RowFilter) -> Iterator[tuple[int, Row]]:
+    """Yield the index of each row that the audit rejects when it compares rows, and the row with the reason."""
     for i, row in enumerate(stream(file, SourceRow)):
-        said = ParsedRow(row.messages, [] if row.reference is None else [row.reference])
+        parsed_row = ParsedRow(row.messages, [] if row.reference is None else [row.reference])
         try:
-            passes(said, row.split, row.file, row.line)
+            row_filter(parsed_row, row.split, row.file, row.line)
         except Unwanted as reason:
             yield i, Row(row.file, row.line, {"messages": row.messages, "reference": row.reference}, reason)
 
 
 def draw_counts(ids: NDArray[np.uint64], amount: Amount, seed: int) -> NDArray[np.int32]:
-    """Return how often each of a source's rows comes. Rows are drawn by their ids: a row that comes stays when the
-    amount grows."""
+    """Return how often each of a source's rows is used. Rows are drawn by their ids: a row that is drawn stays drawn
+    when the amount grows."""
     counts = np.zeros(len(ids), np.int32)
     if amount.drawn:
         order = np.argsort(shuffled(ids, seed), kind="stable")
-        whole, rest = divmod(amount.total, amount.drawn)
+        whole, extra = divmod(amount.total, amount.drawn)
         counts[order[: amount.drawn]] = whole
-        counts[order[:rest]] += 1
+        counts[order[:extra]] += 1
     return counts
 
 
 def shuffled(ids: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Another number for every id, by a seed (the mixing of SplitMix64)."""
+    """Return a pseudo-random number for every id, by a seed (the mixing of SplitMix64)."""
     mixed = ids + np.uint64((seed + 1) * STEP % 2**64)
     for shift, odd in zip((30, 27), ODD, strict=True):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(odd)

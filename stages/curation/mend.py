@@ -1,6 +1,6 @@
-"""A model's own answer with a constraint that it broke mended by code, and ended with a whole sentence where it ran
-out of tokens: demonstrations of what the model hardly ever does by itself. Only form is mended, from the answer's own
-sentences, and only of kinds that are trained."""
+"""Repair of a model's own answer: code mends the constraints that the answer breaks, and removes a truncated last
+sentence. Mended answers demonstrate forms that the model itself rarely writes. Only the form changes, with the
+answer's own sentences, and only for trained kinds of constraints."""
 
 import json
 import re
@@ -11,57 +11,58 @@ from stages.store.records import Example
 from stages.store.text_units import sentences, words
 from stages.tasks.checks import known_checks, share_passed
 
-FEWEST = 4  # words of a sentence that says something
+FEWEST = 4  # words that a sentence needs to count as complete
 
 
-def said(text: str) -> list[str]:
-    """Its sentences that have an end and say something: no heading, no label, none that was cut off."""
+def complete_sentences(text: str) -> list[str]:
+    """Return the text's sentences that have a closing mark and at least FEWEST words: no headings, labels or truncated
+    ones."""
     return [s for s in sentences(text) if s.rstrip("\"'”’)*_")[-1:] in set(".!?") and len(words(s)) >= FEWEST]
 
 
-def parts(text: str, count: int) -> list[str]:
-    """Its sentences in so many parts of like length; fewer where it has fewer."""
-    whole = said(text)
-    cuts = [round(i * len(whole) / count) for i in range(count + 1)]
-    return [" ".join(whole[a:b]) for a, b in pairwise(cuts) if a < b]
+def split_evenly(text: str, count: int) -> list[str]:
+    """Return the text's sentences as `count` parts of similar length; fewer parts if there are fewer sentences."""
+    all_sentences = complete_sentences(text)
+    cuts = [round(i * len(all_sentences) / count) for i in range(count + 1)]
+    return [" ".join(all_sentences[a:b]) for a, b in pairwise(cuts) if a < b]
 
 
-def marked(text: str, count: int, marks: Iterator[str], between: str = "\n") -> str:
-    """Its first sentences, each behind a mark of its own."""
-    return between.join(f"{next(marks)}{sentence}" for sentence in said(text)[:count])
+def mark_sentences(text: str, count: int, marks: Iterator[str], between: str = "\n") -> str:
+    """Return the first sentences, each behind a mark such as "- "."""
+    return between.join(f"{next(marks)}{sentence}" for sentence in complete_sentences(text)[:count])
 
 
-def counted(form: str) -> Iterator[str]:
+def numbered_marks(form: str) -> Iterator[str]:
     return (form.format(i, chr(ord("a") + i - 1)) for i in range(1, 100))
 
 
-def whole_sentences(text: str, count: int) -> str:
-    """As many of its first sentences as have no more than so many words."""
-    kept = list[str]()
-    for sentence in said(text):
-        if len(words(" ".join([*kept, sentence]))) > count:
+def sentences_within(text: str, count: int) -> str:
+    """Return the longest beginning of whole sentences that has at most `count` words."""
+    first_sentences = list[str]()
+    for sentence in complete_sentences(text):
+        if len(words(" ".join([*first_sentences, sentence]))) > count:
             break
-        kept.append(sentence)
-    return " ".join(kept)
+        first_sentences.append(sentence)
+    return " ".join(first_sentences)
 
 
-# From the largest form to the smallest: a list keeps its marks when its letters become capitals.
+# Large forms come before small ones, so that later repairs keep them: capitals do not destroy a list.
 MENDS: dict[str, Callable[..., str]] = {
-    "json_object": lambda text, keys: json.dumps(dict(zip(keys, parts(text, len(keys)), strict=False))),
+    "json_object": lambda text, keys: json.dumps(dict(zip(keys, split_evenly(text, len(keys)), strict=False))),
     "key_value_lines": lambda text, labels: "\n".join(
-        f"{label}: {part}" for label, part in zip(labels, parts(text, len(labels)), strict=False)
+        f"{label}: {part}" for label, part in zip(labels, split_evenly(text, len(labels)), strict=False)
     ),
-    "words_at_most": whole_sentences,
-    "sentences_exactly": lambda text, count: " ".join(said(text)[:count]),
-    "bullets_exactly": lambda text, count: marked(text, count, counted("- ")),
-    "numbered_exactly": lambda text, count: marked(text, count, counted("{}. ")),
-    "lettered_items": lambda text, count: marked(text, count, counted("{1}) ")),
-    "checklist": lambda text, count: marked(text, count, counted("- [ ] ")),
-    "steps_labelled": lambda text, count: marked(text, count, counted("Step {}: ")),
-    "paragraphs_exactly": lambda text, count: "\n\n".join(parts(text, count)),
-    "separated_by_rule": lambda text, count, mark: f"\n{mark}\n".join(parts(text, count)),
+    "words_at_most": sentences_within,
+    "sentences_exactly": lambda text, count: " ".join(complete_sentences(text)[:count]),
+    "bullets_exactly": lambda text, count: mark_sentences(text, count, numbered_marks("- ")),
+    "numbered_exactly": lambda text, count: mark_sentences(text, count, numbered_marks("{}. ")),
+    "lettered_items": lambda text, count: mark_sentences(text, count, numbered_marks("{1}) ")),
+    "checklist": lambda text, count: mark_sentences(text, count, numbered_marks("- [ ] ")),
+    "steps_labelled": lambda text, count: mark_sentences(text, count, numbered_marks("Step {}: ")),
+    "paragraphs_exactly": lambda text, count: "\n\n".join(split_evenly(text, count)),
+    "separated_by_rule": lambda text, count, mark: f"\n{mark}\n".join(split_evenly(text, count)),
     "titled_sections": lambda text, count: "\n\n".join(
-        f"Section {i}\n{part}" for i, part in enumerate(parts(text, count), 1)
+        f"Section {i}\n{part}" for i, part in enumerate(split_evenly(text, count), 1)
     ),
     "repeat_request": lambda answer, text: f"{text}\n\n{answer}",
     "exclamations_exactly": lambda text, count: re.sub(r"\.(?=\s|$)", "!", text.replace("!", "."), count=count),
@@ -74,11 +75,11 @@ MENDS: dict[str, Callable[..., str]] = {
 }
 
 
-def mended(prompt: Example, text: str) -> str | None:
-    """The answer up to its last whole sentence, with every constraint mended that it breaks; None where one cannot be,
-    or where another check of the prompt then fails."""
-    ends = re.match(r"(?s).*[.!?}][\"'”’)*_]*", text)
-    text = ends[0] if ends else ""
+def mend_answer(prompt: Example, text: str) -> str | None:
+    """Return the answer up to its last whole sentence, with every broken constraint mended. Return None if a
+    constraint cannot be mended, or if another check of the prompt then fails."""
+    match = re.match(r"(?s).*[.!?}][\"'”’)*_]*", text)
+    text = match[0] if match else ""
     checks = {check.kind: check for check in prompt.checks}
     broken = {kind for kind, check in checks.items() if not known_checks()[kind](text.strip(), **check.params)}
     if not broken <= MENDS.keys():

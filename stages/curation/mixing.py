@@ -1,8 +1,6 @@
-"""The number of rows that each source brings to sft.
-
-Quotas and a cap come first, then epochs or weights. With a cap alone this is examples-proportional mixing
-(arXiv:1910.10683, section 3.5.2): a source counts for as many rows as it has, or for the cap.
-"""
+"""The number of rows that each source contributes to sft. Quotas and the cap are applied first, then epochs or
+weights. A cap alone is examples-proportional mixing (arXiv:1910.10683, section 3.5.2): a source counts with its number
+of rows, or with the cap."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,18 +9,18 @@ from stages.config.blocks.data import Mixture, Source
 
 
 class Amount(NamedTuple):
-    """Of a source's rows for sft: how many of them are drawn, and how many come in all."""
+    """The rows of a source for sft: `drawn` different rows, and `total` rows including repetitions."""
 
     drawn: int
     total: int
 
 
-def amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int]) -> list[Amount]:
-    """What each source brings, of as many rows as it has."""
+def plan_amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int]) -> list[Amount]:
+    """Return the amount of each source, from the number of rows that each source has."""
     drawn = list(rows)
     for task, quota in mixture.quotas.items():
         places = [i for i, source in enumerate(sources) if source.of_task == task]
-        for i, share in zip(places, apportioned([rows[i] for i in places], quota), strict=True):
+        for i, share in zip(places, apportion([rows[i] for i in places], quota), strict=True):
             drawn[i] = share
     drawn = [min(n, mixture.cap or n) for n in drawn]
     totals = [n * (source.epochs or 1.0) for n, source in zip(drawn, sources, strict=True)]
@@ -33,9 +31,9 @@ def amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int]) ->
     return [Amount(n, round(total)) for n, total in zip(drawn, totals, strict=True)]
 
 
-def apportioned(rows: Sequence[int], quota: int) -> list[int]:
-    """Return what each of several sources brings to a quota, in proportion to its rows: shares are rounded down, and
-    what is left over goes to the largest remainders (Hamilton's method)."""
+def apportion(rows: Sequence[int], quota: int) -> list[int]:
+    """Return the number of rows that each source contributes to a quota, in proportion to its rows. Shares are rounded
+    down, and the remaining rows go to the largest remainders (Hamilton's method)."""
     total = sum(rows)
     if total <= quota:
         return [*rows]

@@ -1,1 +1,1 @@
-"""The audit of a data set: what is wrong with a row, alone, beside its other answer, or among other rows."""
+"""The audit of a data set: faults of a single row, of its pair of answers, and of rows compared with other rows."""

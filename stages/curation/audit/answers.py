@@ -1,5 +1,5 @@
-"""Faults of an answer that curation/answer_rules.py does not name: nothing is answered, a foreign part is in it, or
-its letters are damaged."""
+"""Faults of a single answer, in addition to the rules of curation/answer_rules.py. Each function returns the evidence
+of one fault, or None."""
 
 import re
 
@@ -28,10 +28,10 @@ STALE = re.compile(
     re.IGNORECASE,
 )
 VERSE = re.compile(r"\b(songs?|lyrics|poe(m|try)|jingle|rap|chant|chorus|haiku|verses?|rhymes?)\b", re.IGNORECASE)
-FEWEST = 3  # words that can be an echo
+FEWEST = 3  # words that an answer needs to count as an echo
 ENDS = ".!?…:;)]}>\"'”’`*_|=。！？"
-PROSE = 25  # words from which on a last line without an end is cut off, and not a title or an item
-# Letters of UTF-8 that were read as Windows-1252; what could not be read; what is not seen and has no use in text.
+PROSE = 25  # words of a last line without closing mark that is truncated, not a title or a list item
+# UTF-8 that was decoded as Windows-1252, replacement characters, and invisible characters without use in text.
 DAMAGED = re.compile(
     r"[ÃÂ][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œ€]|â€.|ï»¿|ï¿½|\ufffd|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|"
     r"[\u200b\u202a-\u202e\u2060\ufeff\ue000-\uf8ff]"
@@ -55,26 +55,27 @@ def one_character(answer: str) -> str | None:
 
 
 def no_answer(answer: str) -> str | None:
-    """A marker in place of an answer, or before it."""
-    found = NO_ANSWER.fullmatch(answer.strip()) or MARKER.match(answer.strip())
-    return found[0].strip() if found else None
+    """Return the marker that replaces or precedes an answer, such as "N/A" or "<noinput>"."""
+    match = NO_ANSWER.fullmatch(answer.strip()) or MARKER.match(answer.strip())
+    return match[0].strip() if match else None
 
 
 def merged(answer: str) -> str | None:
-    """Further requests with their answers, in the fields of the prompt that made them."""
-    fields = [found[1].lower() for found in FIELD.finditer(answer)]
+    """Return the field labels of further requests inside an answer, such as "instruction; output"."""
+    fields = [match[1].lower() for match in FIELD.finditer(answer)]
     return "; ".join(fields) if "instruction" in fields and len(fields) > 1 else None
 
 
 def boilerplate(answer: str) -> str | None:
-    """A model that speaks of itself."""
-    found = BOILERPLATE.search(answer.replace("’", "'"))
-    return found[0] if found else None
+    """Return the words in which a model speaks about itself."""
+    match = BOILERPLATE.search(answer.replace("’", "'"))
+    return match[0] if match else None
 
 
 def unfinished(answer: str) -> str | None:
-    """An answer that breaks off: on a comma or an empty item, or running text without an end."""
-    if answer_rules.cut_short(answer):
+    """Return the end of an answer that breaks off: after a comma or an empty item, or in running text without a
+    closing mark."""
+    if answer_rules.is_cut_short(answer):
         return answer.strip()[-40:]
     last = (lines(answer) or [""])[-1]
     if last[-1:] in ENDS or not last[-1:].isascii() or len(words(last)) < PROSE:
@@ -83,42 +84,44 @@ def unfinished(answer: str) -> str | None:
 
 
 def stale(answer: str) -> str | None:
-    """What was true when it was written, and says so."""
-    found = STALE.search(answer)
-    return found[0] if found else None
+    """Return the words that tie an answer to the date when it was written."""
+    match = STALE.search(answer)
+    return match[0] if match else None
 
 
 def damaged(text: str) -> str | None:
-    """Letters that were read in a wrong encoding, or that nobody sees."""
-    found = DAMAGED.search(text)
-    return ascii(text[max(found.start() - 10, 0) : found.end() + 10]) if found else None
+    """Return the surroundings of characters that were decoded wrongly or are invisible, in ASCII."""
+    match = DAMAGED.search(text)
+    return ascii(text[max(match.start() - 10, 0) : match.end() + 10]) if match else None
 
 
 def placeholder(answer: str) -> str | None:
-    """A blank that nobody filled in."""
-    found = PLACEHOLDER.search(answer)
-    return found[0] if found else None
+    """Return a template's blank that was not filled in."""
+    match = PLACEHOLDER.search(answer)
+    return match[0] if match else None
 
 
-def repeats(request: str, answer: str, most: float = answer_rules.REPEATED) -> str | None:
-    """The same again and again, where it is no verse and no code, which repeat themselves rightly."""
-    if VERSE.search(request) or CODE.search(answer) or not answer_rules.loops(answer, most):
+def repeats(request: str, answer: str, threshold: float = answer_rules.REPEATED) -> str | None:
+    """Return the end of a repetitive answer. Verse and code may repeat themselves."""
+    if VERSE.search(request) or CODE.search(answer) or not answer_rules.is_repetitive(answer, threshold):
         return None
     return answer.strip()[-80:]
 
 
 def echo(request: str, answer: str) -> str | None:
-    """An answer that is the request again, or its input: the same words in the same order."""
-    said = plain_words(answer)
-    if len(said) < FEWEST:
+    """Return the beginning of an answer whose words are those of the request, or of one of its paragraphs, in the same
+    order."""
+    answer_words = plain_words(answer)
+    if len(answer_words) < FEWEST:
         return None
-    return answer.strip()[:80] if any(said == plain_words(p) for p in (request, *paragraphs(request))) else None
+    is_copy = any(answer_words == plain_words(part) for part in (request, *paragraphs(request)))
+    return answer.strip()[:80] if is_copy else None
 
 
 def other_language(request: str, answer: str) -> str | None:
-    """An answer that is not in English, to a request in English that names no language."""
-    if answer.isascii() or LANGUAGES.search(request) or answer_rules.foreign(request):
+    """Return the beginning of a non-English answer to an English request that names no language."""
+    if answer.isascii() or LANGUAGES.search(request) or answer_rules.is_not_english(request):
         return None
     letters = [c for c in answer if c.isalpha()]
-    strange = sum(not c.isascii() for c in letters)
-    return answer.strip()[:60] if strange > (1 - answer_rules.LATIN) * len(letters) else None
+    foreign_letters = sum(not c.isascii() for c in letters)
+    return answer.strip()[:60] if foreign_letters > (1 - answer_rules.LATIN) * len(letters) else None

@@ -1,5 +1,5 @@
-"""Texts that are nearly the same as an earlier one: by MinHash (Broder 1997), banded so that only likely ones are
-compared, and these exactly: by the share of pairs of neighbouring words that two texts have in common (Jaccard)."""
+"""A search for texts that are nearly the same as an earlier text. Banded MinHash (Broder 1997) selects likely texts.
+These are compared exactly, by the Jaccard similarity of their pairs of neighbouring words."""
 
 import zlib
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from stages.store.text_units import plain_words
 
-ALIKE = 0.7  # of all pairs of words in two texts, the share that both have
-BANDS, ROWS = 6, 3  # a similarity of 0.7 is found in 93 of 100 cases, one of 0.8 in 99
+ALIKE = 0.7  # share of all word pairs in two texts that both texts have
+BANDS, ROWS = 6, 3  # these find 93% of texts with similarity 0.7, and 99% with 0.8
 RNG = np.random.default_rng(1997)
 ODD = RNG.integers(1, 2**63, BANDS * ROWS, dtype=np.uint64) * 2 + 1
 ADD = RNG.integers(0, 2**63, BANDS * ROWS, dtype=np.uint64)
@@ -18,31 +18,31 @@ BAND = RNG.integers(1, 2**63, (BANDS, ROWS), dtype=np.uint64) * 2 + 1
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Twin(NamedTuple):
+class NearDuplicate(NamedTuple):
     name: str
     similarity: float
 
 
 class Sketch(NamedTuple):
-    """What is kept of a text: its pairs of words, and one key for each band of their MinHash signature."""
+    """The word pairs of a text, as hashes, and one key for each band of their MinHash signature."""
 
     pairs: NDArray[np.uint32]
     keys: list[int]
 
 
-class Seen:
-    """The texts so far. About a kilobyte each."""
+class SeenTexts:
+    """An index of earlier texts, of about 1 kB each."""
 
-    def __init__(self, alike: float = ALIKE) -> None:
-        self.alike = alike
+    def __init__(self, threshold: float = ALIKE) -> None:
+        self.alike = threshold
         self.buckets, self.names, self.pairs = dict[int, int](), list[str](), list[NDArray[np.uint32]]()
 
-    def twin(self, text: Sketch) -> Twin | None:
-        """The likest of the earlier texts, where one is alike."""
+    def find_nearest(self, text: Sketch) -> NearDuplicate | None:
+        """Return the most similar earlier text, or None if its similarity is below the threshold."""
         likely = {self.buckets[key] for key in text.keys if key in self.buckets}
-        found = [Twin(self.names[i], jaccard(text.pairs, self.pairs[i])) for i in sorted(likely)]
-        best = max(found, key=lambda twin: twin.similarity, default=None)
-        return best if best and best.similarity >= self.alike else None
+        near_duplicates = [NearDuplicate(self.names[i], jaccard(text.pairs, self.pairs[i])) for i in sorted(likely)]
+        nearest = max(near_duplicates, key=lambda twin: twin.similarity, default=None)
+        return nearest if nearest and nearest.similarity >= self.alike else None
 
     def add(self, text: Sketch, name: str) -> None:
         for key in text.keys:
@@ -58,8 +58,8 @@ def sketch(text: str) -> Sketch:
 
 
 def word_pairs(text: str) -> NDArray[np.uint32]:
-    """Hashes of a text's pairs of neighbouring words, each once, in order. Case and marks are ignored; of one word
-    there is no pair, and it stands alone."""
+    """Return the sorted hashes of a text's pairs of neighbouring words, without repetitions. Case and punctuation are
+    ignored. A single word counts as a pair."""
     plain = " ".join(plain_words(text)).encode().split()
     words = np.array([zlib.crc32(word) for word in plain] or [0], dtype=np.uint64)
     mixed = words[:-1] * MIX + words[1:] if len(words) > 1 else words

@@ -1,5 +1,5 @@
-"""Forms that a request asks for in so many words, and that an answer does not have: so many items, at most so many
-words, JSON. Only what can be told for certain."""
+"""Answers without the form that their request asks for: a number of items, a length limit, or JSON. Only unambiguous
+requests are checked."""
 
 import json
 import re
@@ -21,42 +21,42 @@ MOST = re.compile(
     rf"(words?|sentences?)\b|{COUNT} (words?|sentences?) or (?:less|fewer)",
     re.IGNORECASE,
 )
-SLACK = 1.2  # times as many words may be: people and tools count them differently
+SLACK = 1.2  # tolerated ratio to the limit of words, because tools count words differently
 COUNTED = {"word": words, "sentence": sentences}
 
 
-def broken(request: str, answer: str) -> str | None:
-    """What an answer has instead of the form that its request asks for."""
-    return items(request, answer) or length(request, answer) or json_object(request, answer)
+def find_missing_form(request: str, answer: str) -> str | None:
+    """Return the first difference between an answer and the form that its request asks for."""
+    return wrong_count(request, answer) or excess_length(request, answer) or invalid_json(request, answer)
 
 
-def number(word: str) -> int:
+def parse_count(word: str) -> int:
     return int(word) if word.isdigit() else SMALL.index(word.lower()) + 1
 
 
-def items(request: str, answer: str) -> str | None:
-    """A list with another number of items than were asked for."""
-    asked = ITEMS.search(request)
-    found = len(numbered_items(answer)) or len(bullet_items(answer))
+def wrong_count(request: str, answer: str) -> str | None:
+    """Return the number of list items, if the request asks for another number."""
+    match = ITEMS.search(request)
+    n_items = len(numbered_items(answer)) or len(bullet_items(answer))
     nested = bool(bullet_items(answer)) and "\n\n" in answer.strip()
-    if not asked or len(ANY_COUNT.findall(request)) > 1 or UNSURE.search(request) or found < 2 or nested:
+    if not match or len(ANY_COUNT.findall(request)) > 1 or UNSURE.search(request) or n_items < 2 or nested:
         return None
-    wanted = number(asked[1])
-    return f"{found} items of {wanted}" if wanted > 1 and found != wanted else None
+    n_requested = parse_count(match[1])
+    return f"{n_items} items of {n_requested}" if n_requested > 1 and n_items != n_requested else None
 
 
-def length(request: str, answer: str) -> str | None:
-    """More words or sentences than were allowed."""
+def excess_length(request: str, answer: str) -> str | None:
+    """Return the number of words or sentences, if it exceeds the limit in the request."""
     for count, unit, count_or_fewer, unit_or_fewer in MOST.findall(request):
-        most, kind = number(count or count_or_fewer), (unit or unit_or_fewer).lower().rstrip("s")
-        found = len(COUNTED[kind](answer))
-        if found > (most * SLACK if kind == "word" else most):
-            return f"{found} {kind}s of {most}"
+        limit, kind = parse_count(count or count_or_fewer), (unit or unit_or_fewer).lower().rstrip("s")
+        length = len(COUNTED[kind](answer))
+        if length > (limit * SLACK if kind == "word" else limit):
+            return f"{length} {kind}s of {limit}"
     return None
 
 
-def json_object(request: str, answer: str) -> str | None:
-    """What begins as JSON, was asked to be JSON, and is none."""
+def invalid_json(request: str, answer: str) -> str | None:
+    """Return the parser's error, if the request asks for JSON and the answer begins like JSON."""
     text = answer.strip()
     if not re.search(r"\bJSON\b", request) or text[:1] not in ("{", "["):
         return None

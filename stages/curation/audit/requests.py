@@ -1,4 +1,4 @@
-"""What is wrong with a request, as far as its text tells: it needs what is not there, or asks for what text is not."""
+"""Faults of a request: its input, link or attachment is missing, or it asks for a picture."""
 
 import re
 
@@ -19,7 +19,7 @@ MEDIA = (
     r"(image|photo(graph)?|picture|pic|figure|painting|drawing|screenshot|diagram|chart|graph|map|video|audio|sound|"
     r"recording|song clip|clip|file|attachment|attached|document|pdf|link|gif|logo)s?"
 )
-# Brackets or quotes around nothing but the name of what should be there: `<Photo>`, `[image of a room]`.
+# The name of a missing file in brackets or with its extension: `<Photo>`, `[image of a room]`, `room.png`.
 STANDS_FOR = re.compile(
     rf"\W*[<\[(][^<>\[\]()]{{0,60}}\b{MEDIA}\b[^<>\[\]()]{{0,120}}[>\])]\W*|[\w-]+\.(png|jpe?g|gif|mp[34]|pdf|docx?|wav)",
     re.IGNORECASE,
@@ -42,35 +42,35 @@ WORDS_ABOUT = re.compile(
 )
 
 
-def last(request: str) -> str:
-    """The last paragraph, where an input stands."""
+def last_paragraph(request: str) -> str:
+    """Return the last paragraph, which usually is the input."""
     return (paragraphs(request) or [""])[-1]
 
 
 def says_no_input(request: str) -> str | None:
-    """A marker where an input should stand, which the generator of the request left there."""
+    """Return a last paragraph that only says that there is no input, such as "<noinput>"."""
     parts = paragraphs(request)
     return parts[-1] if len(parts) > 1 and NO_INPUT.fullmatch(parts[-1]) else None
 
 
 def needs_link(request: str) -> str | None:
-    """A page that has to be read: its address stands alone, or is spoken of as something to read."""
-    found = LINK.search(request)
-    if not found or CODE.search(request):
+    """Return the address of a web page that the model would have to read."""
+    match = LINK.search(request)
+    if not match or CODE.search(request):
         return None
-    alone = len(last(request).split()) <= 3 and LINK.search(last(request))
-    return found[0] if alone or READS.search(LINK.sub("", request)) else None
+    alone = len(last_paragraph(request).split()) <= 3 and LINK.search(last_paragraph(request))
+    return match[0] if alone or READS.search(LINK.sub("", request)) else None
 
 
 def needs_attachment(request: str) -> str | None:
-    """A picture, a recording or a file that is not there."""
-    if STANDS_FOR.fullmatch(last(request)):
-        return last(request)
-    pointed = POINTS.search(request)
-    return pointed[0] if pointed and len(paragraphs(request)) == 1 else None
+    """Return the words that refer to a missing picture, recording or file."""
+    if STANDS_FOR.fullmatch(last_paragraph(request)):
+        return last_paragraph(request)
+    match = POINTS.search(request)
+    return match[0] if match and len(paragraphs(request)) == 1 else None
 
 
 def asks_for_picture(request: str) -> str | None:
-    """A picture to be made, not one to be put into words or code."""
-    found = PICTURE.search(request)
-    return found[0] if found and not WORDS_ABOUT.search(request) else None
+    """Return the words that ask for a picture, unless the request wants text or code about a picture."""
+    match = PICTURE.search(request)
+    return match[0] if match and not WORDS_ABOUT.search(request) else None
