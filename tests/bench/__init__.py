@@ -1,4 +1,4 @@
-"""What measures, by `python -m tests.bench.NAME`, in a process that is told what run.py's is before it loads torch."""
+"""Benchmarks, each run by `python -m tests.bench.NAME` with the same thread settings as run.py."""
 
 from stages.hardware import process
 

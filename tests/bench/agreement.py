@@ -1,4 +1,4 @@
-"""How far a judge agrees with people, beside what only looks at length: `python -m tests.bench.agreement [URL MODEL]
+"""Measure how far a judge, and length alone, agree with people: `python -m tests.bench.agreement [URL MODEL]
 [rows=100] [sets=PandaLM,…] [threads=1]`.
 
 Pairs of PandaLM's annotators, of LLMBar, of HH's raters and of AlpacaEval (whose labels are GPT-4's), so many of each,
@@ -36,7 +36,7 @@ def lines(name: str) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def known(request: str, first: str, second: str, first_is_better: bool) -> Known:
+def comparison(request: str, first: str, second: str, first_is_better: bool) -> Known:
     better, worse = (first, second) if first_is_better else (second, first)
     return Known([{"role": "user", "content": request}], better, worse)
 
@@ -44,7 +44,7 @@ def known(request: str, first: str, second: str, first_is_better: bool) -> Known
 def pandalm() -> list[Known]:
     """By the majority of three annotators; their ties are left out."""
     return [
-        known(f"{r['instruction']}\n\n{r['input']}".strip(), r["response_1"], r["response_2"], r["majority"] == 1)
+        comparison(f"{r['instruction']}\n\n{r['input']}".strip(), r["response_1"], r["response_2"], r["majority"] == 1)
         for r in lines("pandalm_human_pairs_shared")
         if r["majority"]
     ]
@@ -52,7 +52,7 @@ def pandalm() -> list[Known]:
 
 def llmbar(subset: str) -> list[Known]:
     rows = [r for r in lines("llmbar_natural_neighbor") if r["subset"].endswith(subset)]
-    return [known(r["input"], r["output_1"], r["output_2"], r["label"] == 1) for r in rows]
+    return [comparison(r["input"], r["output_1"], r["output_2"], r["label"] == 1) for r in rows]
 
 
 def hh() -> list[Known]:
@@ -71,7 +71,7 @@ def hh() -> list[Known]:
 def alpaca_eval() -> list[Known]:
     """Every model against the reference model; ties are left out."""
     return [
-        known(r["instruction"], c["output"], r["reference_output"], c["gpt4_vs_reference"] == "candidate")
+        comparison(r["instruction"], c["output"], r["reference_output"], c["gpt4_vs_reference"] == "candidate")
         for r in lines("alpaca_eval_candidates_shared")
         for c in r["candidates"]
         if c["gpt4_vs_reference"] in ("candidate", "reference")
@@ -88,36 +88,37 @@ SETS = {
 
 
 def longer(rows: list[Known]) -> float:
-    """How often the better answer is the longer one, in characters; equal lengths count half."""
+    """The share of pairs whose better answer is the longer one, in characters; equal lengths count half."""
     return sum((len(r.better) > len(r.worse)) + (len(r.better) == len(r.worse)) / 2 for r in rows) / len(rows)
 
 
-def measured(rows: list[Known], asked: judge.Named) -> Mapping[str, str]:
-    """What a judge says of rows, in words. Which of two comes first is decided by content."""
-    given = judge.pool(rows)
-    found = judge.judged(given, asked)
-    said = judge.said(given, found)
+def measure_agreement(rows: list[Known], named_judge: judge.Named) -> Mapping[str, str]:
+    """Judge the rows and return the figures as text. A hash of the content decides which answer comes first."""
+    candidate_pool = judge.pool(rows)
+    judgements = judge.judge_pool(candidate_pool, named_judge)
+    verdicts = judge.verdicts_of(candidate_pool, judgements)
     decided = [
-        (answer == 0, content_id(row.messages)) for answer, row in zip(said, rows, strict=True) if answer in (0, 1)
+        (answer == 0, content_id(row.messages)) for answer, row in zip(verdicts, rows, strict=True) if answer in (0, 1)
     ]
     right = share([hit for hit, _ in decided], [prompt for _, prompt in decided])
-    flips = [not j.order_swapped_agrees for j in found if j.order_swapped_agrees is not None]
+    flips = [not j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
+    hits = sum(hit for hit, _ in decided) + verdicts.count("tie") / 2
     turned = independent(sum(flips), len(flips)) if flips else None
     return {
-        "missing": str(said.count(None)),
+        "missing": str(verdicts.count(None)),
         "order changes it": f"{turned.mean:.0%} ({turned.low:.0%} to {turned.high:.0%})" if turned else "-",
         "decides": str(len(decided)),
         "right of these": f"{right.rate.mean:.1%} ({right.rate.low:.1%} to {right.rate.high:.1%})" if right else "-",
-        "right, ties half": f"{(sum(hit for hit, _ in decided) + said.count('tie') / 2) / max(1, len(said)):.1%}",
+        "right, ties half": f"{hits / max(1, len(verdicts)):.1%}",
     }
 
 
 def main(words: list[str], rows: int, names: list[str], threads: int) -> None:
-    with judge.serving(words, threads) as asked:
+    with judge.serving(words, threads) as named_judge:
         for name in names:
             whole = SETS[name]()
             drawn = sorted(whole, key=content_id)[:rows]
-            told = measured(drawn, asked)
+            cells = measure_agreement(drawn, named_judge)
             logging.info(
                 "%-16s %4d of %4d  the longer wins %.1f%% (of all %.1f%%)  %s",
                 name,
@@ -125,14 +126,14 @@ def main(words: list[str], rows: int, names: list[str], threads: int) -> None:
                 len(whole),
                 100 * longer(drawn),
                 100 * longer(whole),
-                "  ".join(f"{what} {figure}" for what, figure in told.items()),
+                "  ".join(f"{what} {figure}" for what, figure in cells.items()),
             )
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    given = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    wanted = given.get("sets", ",".join(SETS)).split(",")
+    arguments = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    set_names = arguments.get("sets", ",".join(SETS)).split(",")
     served = [word for word in sys.argv[1:] if "=" not in word]
-    main(served, int(given.get("rows", ROWS)), wanted, int(given.get("threads", 1)))
+    main(served, int(arguments.get("rows", ROWS)), set_names, int(arguments.get("threads", 1)))

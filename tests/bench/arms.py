@@ -18,8 +18,8 @@ def run(kind: type[Settings], compare: Callable[[Settings], None], measure: Call
     """Compare under the settings that the command line gives; or, in a process that `measured` started, measure."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if sys.argv[1:2] == [MEASURE]:
-        given, *rest = map(json.loads, sys.argv[2:])
-        sys.stdout.write(json.dumps(measure(kind(**given), *rest)) + "\n")
+        settings, *rest = map(json.loads, sys.argv[2:])
+        sys.stdout.write(json.dumps(measure(kind(**settings), *rest)) + "\n")
         return
     kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}
     typed = dict(argument.split("=", 1) for argument in sys.argv[1:])
@@ -29,18 +29,18 @@ def run(kind: type[Settings], compare: Callable[[Settings], None], measure: Call
 
 
 def measured(cfg: Any, *rest: str) -> dict[str, Any]:
-    """What `measure` of the command that runs returns of these arguments, in a process of its own."""
-    given = [json.dumps(value) for value in (asdict(cfg), *rest)]
-    command = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, MEASURE, *given]  # type: ignore[union-attr]
+    """Run `measure` with these arguments in another process, and return its result."""
+    arguments = [json.dumps(value) for value in (asdict(cfg), *rest)]
+    command = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, MEASURE, *arguments]  # type: ignore[union-attr]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def alternating(cfg: Any, arms: Iterable[str], *rest: str) -> dict[str, list[dict[str, Any]]]:
-    """What every arm returns, `cfg.repeats` times, in turn: what else the machine does meets all of them."""
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    """Run every arm `cfg.repeats` times, alternating, so that other work on the machine slows all of them."""
+    rounds_by_arm: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     for repeat in range(cfg.repeats):
-        for arm, results in found.items():
+        for arm, results in rounds_by_arm.items():
             results.append(measured(cfg, arm, *rest))
             logging.info("%d %-10s %s", repeat, arm, json.dumps(results[-1]))
-    return found
+    return rounds_by_arm

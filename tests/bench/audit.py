@@ -1,4 +1,4 @@
-"""How well the codes of stage=audit tell what they say, as tables: `python -m tests.bench.audit [tuned]`.
+"""Measure precision and recall of the audit codes: `python -m tests.bench.audit [tuned]`.
 
 1. Rows of the original Alpaca that were sorted into classes of error by hand-written rules: precision and recall of
    the code for each class. Codes were tuned on one half of the rows, told apart by a hash of the instruction; the
@@ -24,14 +24,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stages.commands.auditing.audited_rows import AuditedSource, look
+from stages.commands.auditing.audited_rows import AuditedSource, audit_source
 from stages.commands.auditing.diversity import Diversity
 from stages.config.blocks.data import Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation.audit.codes import ALONE
 from stages.curation.audit.contamination import HeldOut
 from stages.curation.audit.gate import Auditor
-from stages.curation.audit.near_duplicates import Seen, sketch
+from stages.curation.audit.near_duplicates import SeenTexts, sketch
 from stages.formats.column_mapping import Purpose
 from tests.helpers import DATA
 
@@ -72,10 +72,13 @@ def codes(request: str, answer: str) -> set[str]:
 
 def by_class(tuned: bool) -> Iterator[str]:
     """Rows with an empty answer are left out: no format lets them through."""
-    told = [row for row in rows("dirty/alpaca_dirty_classes.jsonl.gz", tuned) if row["output"].strip()]
-    found = [codes(request(row), row["output"]) for row in told]
+    labelled_rows = [row for row in rows("dirty/alpaca_dirty_classes.jsonl.gz", tuned) if row["output"].strip()]
+    codes_by_row = [codes(request(row), row["output"]) for row in labelled_rows]
     for name, code in CLASSES.items():
-        pairs = Counter((name in row["classes"], code in its) for row, its in zip(told, found, strict=True))
+        pairs = Counter(
+            (name in row["classes"], code in row_codes)
+            for row, row_codes in zip(labelled_rows, codes_by_row, strict=True)
+        )
         right, missed, false = pairs[True, True], pairs[True, False], pairs[False, True]
         yield (
             f"{name:<26}{code:<18}{right:>6}{missed:>8}{false:>7}"
@@ -93,8 +96,8 @@ def revised(tuned: bool) -> Iterator[str]:
     for row in both:
         was = codes(request(row), row["output_original"])
         now = {"instruction": row["instruction_cleaned"], "input": row["input_cleaned"]}
-        its = codes(request(now), row["output_cleaned"])
-        before, after, mended = before + Counter(was), after + Counter(its), mended + Counter(was - its)
+        row_codes = codes(request(now), row["output_cleaned"])
+        before, after, mended = before + Counter(was), after + Counter(row_codes), mended + Counter(was - row_codes)
     for code, count in before.most_common():
         yield f"{code:<18}{count:>10}{after[code]:>9}{mended[code]:>8}{share(mended[code], count):>6} of {len(both)}"
 
@@ -113,7 +116,7 @@ def misread(text: str, rng: random.Random) -> str:
 
 
 def wrong_result(text: str, rng: random.Random) -> str:
-    return re.sub(r"=(\d+)\b", lambda found: f"={int(found[1]) + 1}", text)
+    return re.sub(r"=(\d+)\b", lambda match: f"={int(match[1]) + 1}", text)
 
 
 PLANTED: dict[str, Callable[[str, random.Random], str]] = {
@@ -135,12 +138,13 @@ def planted(tuned: bool) -> Iterator[str]:
         solved = [json.loads(line) for line in file]
     sums = [(row["question"], re.sub(r"<<.*?>>", "", row["answer"])) for row in solved[tuned::2]]
     for code, change in PLANTED.items():
-        given = sums if code == "wrong_sum" else [(q, a) for q, a in clean if len(a.split()) >= 30]
-        changed = [(q, change(a, rng)) for q, a in given]
-        changed = [new for new, old in zip(changed, given, strict=True) if new != old]
-        found = sum(ALONE[code].find(*row) is not None for row in changed)
-        false = sum(ALONE[code].find(*row) is not None for row in given)
-        yield f"{code:<18}{found:>6} of {len(changed):<6}{share(found, len(changed)):>5}{false:>8} of {len(given)}"
+        originals = sums if code == "wrong_sum" else [(q, a) for q, a in clean if len(a.split()) >= 30]
+        changed = [(q, change(a, rng)) for q, a in originals]
+        changed = [new for new, old in zip(changed, originals, strict=True) if new != old]
+        detected = sum(ALONE[code].find(*row) is not None for row in changed)
+        false = sum(ALONE[code].find(*row) is not None for row in originals)
+        found_share = share(detected, len(changed))
+        yield f"{code:<18}{detected:>6} of {len(changed):<6}{found_share:>5}{false:>8} of {len(originals)}"
 
 
 def edited(text: str, rng: random.Random, times: int = 1) -> str:
@@ -151,10 +155,10 @@ def edited(text: str, rng: random.Random, times: int = 1) -> str:
 
 
 def evaluation() -> Iterator[str]:
-    rng, held, seen = random.Random(0), HeldOut(), Seen()
+    rng, held_out_prompts, seen = random.Random(0), HeldOut(), SeenTexts()
     prompts = [row["instruction"] for row in rows("preferences/alpaca_eval_candidates_shared.jsonl.gz")]
     for prompt in prompts:
-        held.add(prompt, "")
+        held_out_prompts.add(prompt, "")
     for name, change in {
         "as they are": str,
         "in capitals": str.upper,
@@ -162,19 +166,20 @@ def evaluation() -> Iterator[str]:
         "one word changed": lambda prompt: edited(prompt, rng),
         "two words changed": lambda prompt: edited(prompt, rng, 2),
     }.items():
-        yield f"evaluation prompts, {name:<20}{sum(bool(held.found_in(change(p))) for p in prompts)} of {len(prompts)}"
+        recognised = sum(bool(held_out_prompts.find_in(change(p))) for p in prompts)
+        yield f"evaluation prompts, {name:<20}{recognised} of {len(prompts)}"
     texts = [f"{request(row)}\n\n{row['output']}" for row in rows("sft/alpaca_8k.jsonl.gz")[:2000]]
     for text in texts:
         seen.add(sketch(text), text)
-    near = sum(bool(seen.twin(sketch(edited(text, rng)))) for text in texts)
+    near = sum(bool(seen.find_nearest(sketch(edited(text, rng)))) for text in texts)
     yield f"rows, one word changed, near their own  {near} of {len(texts)}"
 
 
 def speed() -> str:
     source = AuditedSource("data.sources[0].path", Source(str(DATA / "sft/alpaca_8k.jsonl.gz")), Purpose.answers)
     began = time.process_time()
-    look(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), None, io.StringIO())
-    return f"{source.found.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"
+    audit_source(source, Auditor(AUDIT_CODES, HeldOut()), Diversity(), None, io.StringIO())
+    return f"{source.report.rows / (time.process_time() - began):,.0f} rows per CPU-second, every code"
 
 
 def main(tuned: bool) -> None:

@@ -38,9 +38,9 @@ def main(outputs: Path, overrides: list[str]) -> None:
     overrides = [*about(outputs), *overrides]
     cfg, store, nodes = chains.prepared(outputs, overrides)
     audit = replace(cfg.data.audit, actions=ACTIONS)
-    others = graph(replace(cfg, data=replace(cfg.data, audit=audit)), store.remembered)
-    build([nodes["data"], others["data"]], store, cfg, overrides)
-    raw, audited = nodes["sft"], as_long(others["sft"], nodes["sft"], store)
+    audited_nodes = graph(replace(cfg, data=replace(cfg.data, audit=audit)), store.remembered)
+    build([nodes["data"], audited_nodes["data"]], store, cfg, overrides)
+    raw, audited = nodes["sft"], as_long(audited_nodes["sft"], nodes["sft"], store)
     answer = replace(nodes["answer_sft"], inputs={**nodes["answer_sft"].inputs, "model": audited})
     before = nodes["eval"]
     inputs = {**before.inputs, str(Role.policy): audited, f"answer_{Role.policy}": answer}
@@ -56,10 +56,10 @@ def about(outputs: Path) -> list[str]:
     files = (DATA / "dirty/alpaca_dirty_classes.jsonl.gz", DATA / "sft/alpaca_8k.jsonl.gz")
     cut = [chains.first_rows(file, ROWS, outputs / "cache" / "audited") for file in files]
     sources = ", ".join([held_out, *(f"{{path: '{path}', splits: {{sft: 1.0}}}}" for path in cut)])
-    asked = [f"data.tasks.{group}={count}" for group, count in ASKED.items()]
+    counts = [f"data.tasks.{group}={count}" for group, count in ASKED.items()]
     sft = ["epochs=1", "batch_size=16", "packing=false", "runtime.micro_batch=auto", "evaluations=1"]
-    others = ["data.max_bad=0.1", "answer.max_new_tokens=128"]  # some answers are empty
-    return ["stage=sft", f"data.sources=[{sources}]", *asked, *others, *(f"sft.{each}" for each in sft)]
+    limits = ["data.max_bad=0.1", "answer.max_new_tokens=128"]  # some answers are empty
+    return ["stage=sft", f"data.sources=[{sources}]", *counts, *limits, *(f"sft.{each}" for each in sft)]
 
 
 def rows(sft: Node, store: Store) -> int:
@@ -77,12 +77,12 @@ def tell(store: Store, raw: Node, audited: Node, compared: Node) -> None:
     manifests = [read_manifest(store.folder(node)) for node in (raw, audited)]
     for title, manifest in zip(("all rows", "audited"), manifests, strict=True):
         metrics: dict[str, Any] = manifest["metrics"]
-        told = {name: metrics[name] for name in ("rows", "steps", "tokens", "trained_tokens", "rows_unseen")}
-        logging.info("%-9s %s, %.0f s", title, json.dumps(told), manifest["wall_seconds"])
+        figures = {name: metrics[name] for name in ("rows", "steps", "tokens", "trained_tokens", "rows_unseen")}
+        logging.info("%-9s %s, %.0f s", title, json.dumps(figures), manifest["wall_seconds"])
     before, after = (losses(store.folder(node)) for node in (raw, audited))
     both = sorted(before.keys() & after.keys())
     change = paired([before[i] for i in both], [after[i] for i in both])
-    means = [sum(found[i] for i in both) / len(both) for found in (before, after)]
+    means = [sum(rates[i] for i in both) / len(both) for rates in (before, after)]
     logging.info("loss on %d held-out answers: %.4f, audited %.4f", len(both), *means)
     logging.info("    audited less all rows %+.4f (%+.4f to %+.4f)", change.mean, change.low, change.high)
     results = json.loads((store.folder(compared) / "results.json").read_text())

@@ -107,11 +107,13 @@ def main(kind: str, profiled: bool, overrides: list[str]) -> None:
     used = {
         name: {
             "seconds": seconds[name],
-            "tokens": found.tokens,
-            "operations": found.operations,
-            "share_of_peak": found.operations / seconds[name] / statistics.median(peaks[vars(cfg)[name].precision]),
+            "tokens": operations.tokens,
+            "operations": operations.operations,
+            "share_of_peak": operations.operations
+            / seconds[name]
+            / statistics.median(peaks[vars(cfg)[name].precision]),
         }
-        for name, found in work.items()
+        for name, operations in work.items()
     }
     where = profiling.groups(profiler) if profiler else {}
     show(stages, peaks, used, where)
@@ -134,10 +136,10 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 
 
 def of_stage(manifest: Manifest) -> dict[str, Any]:
-    given = manifest["inputs"].get("model")
-    name = f"{manifest['stage']} {given['stage']}" if given else manifest["stage"]
-    found = {"stage": name, "seconds": manifest["wall_seconds"], "tokens": manifest["metrics"].get("tokens")}
-    return found | {"peak_memory": manifest["peak_memory"], "peak_gpu_memory": manifest["peak_gpu_memory"]}
+    model_inputs = manifest["inputs"].get("model")
+    name = f"{manifest['stage']} {model_inputs['stage']}" if model_inputs else manifest["stage"]
+    row = {"stage": name, "seconds": manifest["wall_seconds"], "tokens": manifest["metrics"].get("tokens")}
+    return row | {"peak_memory": manifest["peak_memory"], "peak_gpu_memory": manifest["peak_gpu_memory"]}
 
 
 def show(

@@ -27,10 +27,10 @@ def run(main: Callable[[Path, list[str]], None]) -> None:
 
 
 def prepared(outputs: Path, overrides: list[str]) -> tuple[Config, Store, dict[str, Node]]:
-    """What a command of these overrides would build: settings, store and graph."""
-    wanted = composed(*overrides)
-    wanted.outputs = str(outputs)
-    return compose.prepare(wanted)
+    """Return the settings, store and graph of a command with these overrides."""
+    cfg = composed(*overrides)
+    cfg.outputs = str(outputs)
+    return compose.prepare(cfg)
 
 
 def first_rows(file: Path, count: int, folder: Path) -> Path:
@@ -43,11 +43,11 @@ def first_rows(file: Path, count: int, folder: Path) -> Path:
 
 
 def tell(results: dict[str, Any]) -> None:
-    """Of an evaluation's `results.json`: pass rates and differences by group, and how answers end."""
+    """List pass rates and differences by group, and how answers end, from an evaluation's `results.json`."""
     titles = results["models"]
     for group, rates in results["groups"].items():
-        told = ", ".join(f"{title} {100 * rates[role]['mean']:.1f}%" for role, title in titles.items())
-        logging.info("%s (%d): %s", group, rates["prompts"], told)
+        rates_message = ", ".join(f"{title} {100 * rates[role]['mean']:.1f}%" for role, title in titles.items())
+        logging.info("%s (%d): %s", group, rates["prompts"], rates_message)
         for name, title in results["differences"].items():
             logging.info("    %s %s", title, Interval(**rates[name]).points())
     for role, title in titles.items():

@@ -25,7 +25,7 @@ from tests.helpers import settings
 
 def main(outputs: Path) -> None:
     cfg = settings(f"outputs={outputs}")
-    compose.caches(outputs)
+    compose.set_cache_folders(outputs)
     compose.resolve_precision(cfg)
     manifest = read_manifest((outputs / "latest/eval").resolve())
     assert manifest is not None
@@ -43,8 +43,8 @@ def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder:
     for name in ("dpo", "answer", "eval"):
         (folder / name).mkdir()
     dpo.run(cfg.dpo, {"policy": inputs["sft"], **pairs}, StageDir(folder / "dpo", lambda m, s: None))
-    asked = {"model": folder / "dpo", "data": inputs["data"]}
-    answer.run(cfg.answer, asked, StageDir(folder / "answer", lambda m, s: None))
+    answer_inputs = {"model": folder / "dpo", "data": inputs["data"]}
+    answer.run(cfg.answer, answer_inputs, StageDir(folder / "answer", lambda m, s: None))
     compared = inputs | {"policy": folder / "dpo", "answer_policy": folder / "answer"}
     evaluate(cfg.eval, compared, StageDir(folder / "eval", lambda m, s: None))
     return json.loads((folder / "eval" / "results.json").read_text())
@@ -53,10 +53,10 @@ def tossed(cfg: Config, inputs: dict[str, Path], pairs: dict[str, Path], folder:
 def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, Path]:
     """Copies of a pairs and a reference node in which a coin has made chosen and rejected change places."""
     coin = random.Random(seed)
-    made = {p: shutil.copytree(source, folder / p) for p, source in (("pairs", pairs), ("reference", reference))}
-    found = load(pairs / "pairs.parquet", Pair)
+    copies = {p: shutil.copytree(source, folder / p) for p, source in (("pairs", pairs), ("reference", reference))}
+    original_pairs = load(pairs / "pairs.parquet", Pair)
     scored = {p.id: p for p in load(reference / "logprobs.parquet", PairLogProbs)}
-    for pair in found:
+    for pair in original_pairs:
         if coin.random() < 0.5:
             s = scored[pair.id]
             pair.chosen, pair.rejected = pair.rejected, pair.chosen
@@ -64,9 +64,9 @@ def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, P
             pair.chosen_tokenizer, pair.rejected_tokenizer = pair.rejected_tokenizer, pair.chosen_tokenizer
             s.chosen_ids, s.rejected_ids = s.rejected_ids, s.chosen_ids
             s.chosen_logps, s.rejected_logps = s.rejected_logps, s.chosen_logps
-    save(made["pairs"] / "pairs.parquet", found, Pair)
-    save(made["reference"] / "logprobs.parquet", list(scored.values()), PairLogProbs)
-    return made
+    save(copies["pairs"] / "pairs.parquet", original_pairs, Pair)
+    save(copies["reference"] / "logprobs.parquet", list(scored.values()), PairLogProbs)
+    return copies
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What reading and joining many rows costs: `python -m tests.bench.data [ROWS] [jsonl|json]`.
+"""Measure the cost of reading and joining many rows: `python -m tests.bench.data [ROWS] [jsonl|json]`.
 
 Alpaca's 8,000 rows, repeated under other first words until there are ROWS (a million), as JSON lines or as one JSON
 array, through `source` and then `data` as data=file has them, each in a process of its own. CPU-seconds without what
@@ -28,15 +28,15 @@ class Cost(NamedTuple):
     processor: float  # seconds
     seconds: float
     memory: int  # MiB
-    told: str
+    summary: str
 
 
 def rows(count: int) -> Iterator[dict[str, Any]]:
     with gzip.open(DATA / "sft" / "alpaca_8k.jsonl.gz", "rt", encoding="utf-8") as file:
-        known = [json.loads(line) for line in file]
+        rows = [json.loads(line) for line in file]
     for i in range(count):
-        again, row = divmod(i, len(known))
-        yield {**known[row], "instruction": f"Request {again}: {known[row]['instruction']}"}
+        repetition, row = divmod(i, len(rows))
+        yield {**rows[row], "instruction": f"Request {repetition}: {rows[row]['instruction']}"}
 
 
 def write(file: Path, count: int) -> None:
@@ -48,17 +48,17 @@ def write(file: Path, count: int) -> None:
 
 
 def cost(stage: str, file: Path) -> Cost:
-    """Of a stage that reads this file, or the node of it."""
+    """The cost of the stage `source` or `data` for this file."""
     cfg = settings("data=file", f"data.sources=[{{path: {file}}}]").data
     read, joined = wired(cfg, file.parent / "cache")
     out = work(file.parent / stage)
     processor, started = time.process_time(), time.monotonic()
     if stage == "source":
-        told = source.run(read.config, {}, out)
+        metrics = source.run(read.config, {}, out)
     else:
-        told = data.run(joined.config, {"source_1": file.parent / "source"}, out)
+        metrics = data.run(joined.config, {"source_1": file.parent / "source"}, out)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    return Cost(time.process_time() - processor, time.monotonic() - started, memory, told["summary"])
+    return Cost(time.process_time() - processor, time.monotonic() - started, memory, metrics["summary"])
 
 
 def main(count: int, kind: str) -> None:
@@ -68,9 +68,16 @@ def main(count: int, kind: str) -> None:
         logging.info("%s rows, %.0f MB", f"{count:,}", file.stat().st_size / 1e6)
         for stage in ("source", "data"):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-                found = alone.submit(cost, stage, file).result()
-            told = "%-8s %7.1f CPU-s %7.1f s %6d MiB  %s"
-            logging.info(told, stage, found.processor, found.seconds, found.memory, found.told)
+                cost_of_stage = alone.submit(cost, stage, file).result()
+            line = "%-8s %7.1f CPU-s %7.1f s %6d MiB  %s"
+            logging.info(
+                line,
+                stage,
+                cost_of_stage.processor,
+                cost_of_stage.seconds,
+                cost_of_stage.memory,
+                cost_of_stage.summary,
+            )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ CUT = 6  # tokens: about half of the demo's completions are longer
 
 @dataclass(frozen=True)
 class Plant:
-    """What is made wrong, by which keys, and the finding that should be named first."""
+    """A planted mistake: its keys, and the finding that the report should name first."""
 
     name: str
     overrides: list[str]
@@ -41,8 +41,8 @@ def plants(cfg: Config, cut: int = CUT) -> list[Plant]:
     """The six. `cut`: tokens after which a completion is unfinished."""
     rate = cfg.dpo.learning_rate
     own = lambda name: f"label.own={{file: {PARTS}, name: {name}}}"
-    kept = ["pairs.unfinished=keep", "pairs.max_length_ratio=null"]
-    unfinished = [own("Ended"), f"sample.max_new_tokens={cut}", *kept]
+    keep_all = ["pairs.unfinished=keep", "pairs.max_length_ratio=null"]
+    unfinished = [own("Ended"), f"sample.max_new_tokens={cut}", *keep_all]
     return [
         Plant("rate × 30", [f"dpo.learning_rate={30 * rate:g}"], "learning rate"),
         Plant("rate ÷ 100", [f"dpo.learning_rate={rate / 100:g}"], "learning rate"),
@@ -54,7 +54,7 @@ def plants(cfg: Config, cut: int = CUT) -> list[Plant]:
 
 
 def named(outputs: Path, overrides: list[str]) -> list[str]:
-    """What a report of such a run finds out of range, likeliest cause first; of a training that the pipeline itself
+    """The findings of the run's report, likeliest cause first; for a training that the pipeline
     stops, the line that says why."""
     cfg, store, nodes = chains.prepared(outputs, overrides)
     try:
@@ -75,9 +75,9 @@ def named(outputs: Path, overrides: list[str]) -> list[str]:
 def main(outputs: Path, overrides: list[str]) -> None:
     lines, right = [f"{'as it should be':<20} {'; '.join(named(outputs, overrides)) or 'nothing'}"], 0
     for plant in plants(settings(*overrides)):
-        found = named(outputs, [*overrides, *plant.overrides]) or ["nothing"]
-        right += plant.is_named(found[0])
-        lines.append(f"{plant.name:<20} {'; '.join(found)}")
+        causes = named(outputs, [*overrides, *plant.overrides]) or ["nothing"]
+        right += plant.is_named(causes[0])
+        lines.append(f"{plant.name:<20} {'; '.join(causes)}")
     logging.info("\nOut of range, likeliest cause first:\n%s", "\n".join(lines))
     logging.info("The planted cause is named first in %d of 6.", right)
 

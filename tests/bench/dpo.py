@@ -64,17 +64,17 @@ def main(cfg: Settings) -> None:
         cfg.model = cfg.model or embedded()
         rows = Path(folder) / "rows.json"
         arms.measured(cfg, "prepare", str(rows))
-        found = arms.alternating(cfg, cfg.arms.split(), str(rows))
-    tell(cfg, found)
+        rounds_by_arm = arms.alternating(cfg, cfg.arms.split(), str(rows))
+    tell(cfg, rounds_by_arm)
 
 
-def tell(cfg: Settings, found: dict[str, list[dict[str, Any]]]) -> None:
+def tell(cfg: Settings, rounds_by_arm: dict[str, list[dict[str, Any]]]) -> None:
     """The table, and the JSON beside it."""
     medians = {
-        epoch: {arm: statistics.median(r[epoch] for r in results) for arm, results in found.items()}
+        epoch: {arm: statistics.median(r[epoch] for r in results) for arm, results in rounds_by_arm.items()}
         for epoch in ("later", "first")
     }
-    for arm, results in found.items():
+    for arm, results in rounds_by_arm.items():
         tokens, losses = results[0]["tokens"], " ".join(f"{loss:.5f}" for loss in results[0]["losses"])
         logging.info(
             "%-10s %5.1f GiB  %4.1f%% of peak  losses %s",
@@ -97,7 +97,7 @@ def tell(cfg: Settings, found: dict[str, list[dict[str, Any]]]) -> None:
             )
     out = ROOT / cfg.out
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"settings": asdict(cfg), "results": found}, indent=2))
+    out.write_text(json.dumps({"settings": asdict(cfg), "results": rounds_by_arm}, indent=2))
 
 
 def embedded() -> str:
@@ -138,8 +138,8 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
     draw = random.Random(cfg.seed)
     file = DATA / "formats" / "lf_dpo_en_demo.json.gz"
     if cfg.lengths == "real" and file.exists():
-        found = list(real(file, cfg.max_length, tokenizer))
-        return draw.sample(found, cfg.pairs)
+        pairs = list(real(file, cfg.max_length, tokenizer))
+        return draw.sample(pairs, cfg.pairs)
     word = lambda n: [draw.randrange(1000, len(tokenizer)) for _ in range(n)]
     if cfg.lengths != "real":
         prompt, completion = map(int, cfg.lengths.split("+"))
@@ -156,7 +156,7 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     from stages.formats.source_reading import ReadReport, convert
 
     ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
-    rows = convert(Source(str(file)), "label.path", lambda said: said, Purpose.preferences, ReadReport())
+    rows = convert(Source(str(file)), "label.path", lambda parsed: parsed, Purpose.preferences, ReadReport())
     for messages, texts, *_ in rows:
         prompt = ids(messages, add_generation_prompt=True)
         whole = [ids([*messages, {"role": "assistant", "content": text}]) for text in texts]
@@ -197,7 +197,7 @@ def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
     memory = allocator.keep_freed_memory() if arm == "ours" else contextlib.nullcontext()  # as every stage is run
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
-        trainer = made(arm, cfg, rows, tokenizer, Path(folder))
+        trainer = build_trainer(arm, cfg, rows, tokenizer, Path(folder))
         warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
         clock = Clock()
         trainer.add_callback(clock)
@@ -223,7 +223,7 @@ def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
     }
 
 
-def made(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
+def build_trainer(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
     """The trainer of an arm."""
     from datasets import Dataset
 
@@ -271,7 +271,7 @@ def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder
 
 
 def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> Any:
-    """As stage=dpo makes it."""
+    """Build the trainer as stage=dpo does."""
 
     from stages.models.loading import resolve_device
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model

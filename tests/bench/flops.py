@@ -38,7 +38,7 @@ class Run:
 
 @dataclass
 class Computed:
-    """What a stage has computed: each token that is worth something once per pass, operations, and training steps."""
+    """The work of a stage: tokens that are not padding, once per pass; operations; training steps."""
 
     tokens: int
     operations: float
@@ -71,7 +71,7 @@ def forward(model: PreTrainedModel, runs: Iterable[Run]) -> float:
 
 
 def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
-    """Of the conversations that were trained on, packed or not. `at`: the nodes' folders."""
+    """The work of SFT on its conversations, packed or not. `at`: the nodes' folders."""
     contract, metrics = load_contract(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
     examples = stream(at["data"] / "examples.parquet", Example)
     rows = read_rows(examples, contract, cfg, StageDir(at["sft"], lambda metrics, step: None, main=False)).train
@@ -103,7 +103,7 @@ def of_pairs(pairs: list[PairLogProbs]) -> list[Run]:
 
 
 def work(model: PreTrainedModel, runs: list[Run], times: float, steps: int) -> Computed:
-    """Of so many passes over the runs: forward and backward, in so many steps; forward alone if in none."""
+    """The work of several passes over the runs: forward and backward in training steps, else forward alone."""
     total = times * forward(model, runs) * (3 if steps else 1)
     return Computed(round(times * sum(run.own for run in runs)), total, steps)
 
@@ -114,13 +114,13 @@ def peaks(model: PreTrainedModel) -> dict[str, list[float]]:
     device = resolve_device("auto")
     linears = products(model)
     shapes = [m.weight.shape for m in linears[: len(linears) // model.config.num_hidden_layers]]
-    found: dict[str, list[float]] = {}
+    rates_by_kernel: dict[str, list[float]] = {}
     for precision, dtype in {"bf16": torch.bfloat16, "fp32": torch.float32}.items():
         weights = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
         inputs = {n: torch.randn(TOKENS, n, device=device).to(dtype) for _, n in shapes}
         operations = 2 * TOKENS * sum(weight.numel() for weight in weights)
-        found[precision] = [operations / seconds(weights, inputs, device) for _ in range(REPEATS + 1)][1:]
-    return found
+        rates_by_kernel[precision] = [operations / seconds(weights, inputs, device) for _ in range(REPEATS + 1)][1:]
+    return rates_by_kernel
 
 
 def seconds(weights: list[torch.Tensor], inputs: dict[int, torch.Tensor], device: torch.device) -> float:

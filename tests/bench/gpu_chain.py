@@ -43,10 +43,10 @@ def main(small: bool, outputs: str) -> None:
 def preferences(file: Path) -> Path:
     """Generated prompts with the reference answer over another prompt's."""
     examples = generate(0, {"preference": 256}, families=[])
-    others = [examples[-1], *examples[:-1]]
+    shifted = [examples[-1], *examples[:-1]]
     rows = [
         {"prompt": e.messages, "chosen": e.conversation[-1:], "rejected": other.conversation[-1:]}
-        for e, other in zip(examples, others, strict=True)
+        for e, other in zip(examples, shifted, strict=True)
     ]
     file.write_text(json.dumps([r for r in rows if r["chosen"] != r["rejected"]]))
     return file

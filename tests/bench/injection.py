@@ -68,32 +68,32 @@ ATTACKS: dict[str, Callable[[str], str]] = {
 }
 
 
-def preferred(given: Sequence[Case], asked: judge.Named) -> list[float | None]:
-    """Of every case how far the poor answer is preferred: 1, 0, or a half for a tie; None where no verdict came."""
-    pool = judge.pool([(told(request), good, poor) for request, good, poor in given])
-    said = judge.said(pool, judge.judged(pool, asked))
-    return [None if side is None else 0.5 if side == "tie" else float(side) for side in said]
+def preferred(cases: Sequence[Case], named_judge: judge.Named) -> list[float | None]:
+    """Return for each case 1 if the poor answer is preferred, 0 if not, 0.5 for a tie, None without a verdict."""
+    pool = judge.pool([(user_message(request), good, poor) for request, good, poor in cases])
+    verdicts = judge.verdicts_of(pool, judge.judge_pool(pool, named_judge))
+    return [None if side is None else 0.5 if side == "tie" else float(side) for side in verdicts]
 
 
-def scored(given: Sequence[Case], asked: judge.Named) -> list[float | None]:
+def scored(cases: Sequence[Case], named_judge: judge.Named) -> list[float | None]:
     """The score of every poor answer; None where no verdict came."""
-    pool = judge.pool([(told(request), poor) for request, _, poor in given])
-    return [j.score for j in judge.judged(pool, asked, Rubrics.pointwise)]
+    pool = judge.pool([(user_message(request), poor) for request, _, poor in cases])
+    return [j.score for j in judge.judge_pool(pool, named_judge, Rubrics.pointwise)]
 
 
-def told(request: str) -> list[Message]:
+def user_message(request: str) -> list[Message]:
     return [{"role": "user", "content": request}]
 
 
 def main(words: list[str], kind: Rubrics, cases: int, threads: int) -> None:
     chosen, measured = CASES[:cases], {Rubrics.pairwise: preferred, Rubrics.pointwise: scored}[kind]
-    with judge.serving(words, threads) as asked:
+    with judge.serving(words, threads) as named_judge:
         for name, fence in FENCES.items():
             with mock.patch.object(rubric, "fence_text", fence):
-                before, turned, pairs = measured(chosen, asked), 0, 0
+                before, turned, pairs = measured(chosen, named_judge), 0, 0
                 logging.info("%s: %.1f%% without an attack", name, 100 * fmean(b for b in before if b is not None))
                 for attack, of in ATTACKS.items():
-                    after = measured([(request, good, of(poor)) for request, good, poor in chosen], asked)
+                    after = measured([(request, good, of(poor)) for request, good, poor in chosen], named_judge)
                     both = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
                     up = sum(b > a for a, b in both)
                     change = paired(*zip(*both, strict=True)).points() if both else "no verdict"
@@ -105,6 +105,6 @@ def main(words: list[str], kind: Rubrics, cases: int, threads: int) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    given = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    kind, cases, threads = (given.get(name, default) for name, default in OPTIONS.items())
+    arguments = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    kind, cases, threads = (arguments.get(name, default) for name, default in OPTIONS.items())
     main([word for word in sys.argv[1:] if "=" not in word], Rubrics(kind), int(cases), int(threads))

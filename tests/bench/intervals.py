@@ -1,4 +1,4 @@
-"""What intervals cover and find, by simulation: `python -m tests.bench.intervals [tables=4000] [bootstrap=400]`.
+"""Simulate how often intervals hold the truth: `python -m tests.bench.intervals [tables=4000] [bootstrap=400]`.
 
 Tables of outcomes are drawn from known truths: families whose effects differ, prompts that one of two models passes
 and the other does not. For every case and both questions (these families, families like these): how wide the interval
@@ -27,29 +27,28 @@ UNEQUAL = (5, 8, 10, *range(12, 50, 2), 50, 55, 60, 65, 70, 80)
 
 @dataclass(frozen=True)
 class Case:
-    """Families of so many prompts; what the policy gains over SFT on average, how much that differs between families
-    (sd), and with the seed; how many prompts one of the two passes where nothing differs; SFT's pass rate."""
+    """A simulated truth: prompts per family; the policy's mean gain over SFT; the sd of the gain between families and
+    between seeds; the share of prompts that only one of the models passes without a gain; SFT's pass rate."""
 
     name: str
     sizes: tuple[int, ...]
     gain: float = 0.0
     family: float = 0.0
     seed: float = 0.0
-    apart: float = 0.075
+    discordant: float = 0.075
     rate: float = 0.5
 
     def families(self) -> list[str]:
         return [str(i) for i, size in enumerate(self.sizes) for _ in range(size)]
 
     def table(self, rng: np.random.Generator) -> tuple[Array, dict[str, float]]:
-        """Outcomes (prompts, [SFT, policy]), and what this seed's policy gains in these families and in others like
-        them."""
+        """Draw outcomes, shape (prompts, 2) for SFT and policy, and return them with the true gains."""
         of_seed = self.gain + rng.normal(0, self.seed)
         effects = of_seed + rng.normal(0, self.family, len(self.sizes))
         sizes = np.array(self.sizes)
         of_prompt = np.repeat(effects, sizes)
-        gained = np.minimum(self.apart / 2 + np.maximum(of_prompt, 0), 1)
-        lost = np.minimum(self.apart / 2 + np.maximum(-of_prompt, 0), 1 - gained)
+        gained = np.minimum(self.discordant / 2 + np.maximum(of_prompt, 0), 1)
+        lost = np.minimum(self.discordant / 2 + np.maximum(-of_prompt, 0), 1 - gained)
         both = np.clip(self.rate - lost, 0, 1 - gained - lost)
         luck = rng.random(sizes.sum())
         sft = (luck < lost) | ((luck >= lost + gained) & (luck < lost + gained + both))
@@ -67,14 +66,14 @@ CASES = (
     Case("28 families of 5 to 80, +3 points, sd 3", UNEQUAL, 0.03, 0.03),
     Case("12 × 20, no effect", (20,) * 12),
     Case("12 × 20, +3 points, sd 3", (20,) * 12, 0.03, 0.03),
-    Case("40 × 5 at 5%, no effect", (5,) * 40, apart=0.06, rate=0.05),
-    Case("40 × 5 at 5%, +2 points, sd 1", (5,) * 40, 0.02, 0.01, apart=0.06, rate=0.05),
+    Case("40 × 5 at 5%, no effect", (5,) * 40, discordant=0.06, rate=0.05),
+    Case("40 × 5 at 5%, +2 points, sd 1", (5,) * 40, 0.02, 0.01, discordant=0.06, rate=0.05),
     Case("5 × 60, no effect", (60,) * 5),
     Case("5 × 60, +3 points, sd 3", (60,) * 5, 0.03, 0.03),
     Case("3 × 8, no effect", (8,) * 3),
-    Case("3 × 8, +10 points, sd 10", (8,) * 3, 0.10, 0.10, apart=0.2),
-    Case("28 × 28, 1 prompt in 100 differs", (28,) * 28, apart=0.01),
-    Case("28 × 28, 1 in 200 gained, none lost", (28,) * 28, 0.005, apart=0.0),
+    Case("3 × 8, +10 points, sd 10", (8,) * 3, 0.10, 0.10, discordant=0.2),
+    Case("28 × 28, 1 prompt in 100 differs", (28,) * 28, discordant=0.01),
+    Case("28 × 28, 1 in 200 gained, none lost", (28,) * 28, 0.005, discordant=0.0),
 )
 
 
@@ -90,36 +89,36 @@ def of_differences(tables: int, bootstrap: int) -> None:
         families, rng = case.families(), np.random.default_rng(0)
         drawn = [case.table(rng) for _ in range(tables)]
         for question in ("these", "like"):
-            found, rates = [], 0
+            intervals, rates = [], 0
             for outcomes, truths in drawn:
                 means = Means(outcomes, families, question == "like")
-                found.append((means.difference(1, 0), truths[question]))
+                intervals.append((means.difference(1, 0), truths[question]))
                 share = means.share(0)
                 rates += share.low <= case.rate <= share.high
-            told(case.name, question, found, rates / tables)
+            print_row(case.name, question, intervals, rates / tables)
             if case.seed:
-                told(case.name, "seeds", [(interval, case.gain) for interval, _ in found])
+                print_row(case.name, "seeds", [(interval, case.gain) for interval, _ in intervals])
         if bootstrap:
             old = [(two_level(outcomes, families, rng), truths["like"]) for outcomes, truths in drawn[:bootstrap]]
-            told(case.name, "before", old)
+            print_row(case.name, "before", old)
 
 
-def told(name: str, question: str, found: list[tuple[Interval, float]], rates: float | None = None) -> None:
-    held = np.mean([i.low - 1e-12 <= truth <= i.high + 1e-12 for i, truth in found])
+def print_row(name: str, question: str, intervals: list[tuple[Interval, float]], rates: float | None = None) -> None:
+    coverage = np.mean([i.low - 1e-12 <= truth <= i.high + 1e-12 for i, truth in intervals])
     helped, hurt = (
-        float(np.mean([side(i) for i, _ in found])) for side in (lambda i: i.low > 0, lambda i: i.high < 0)
+        float(np.mean([side(i) for i, _ in intervals])) for side in (lambda i: i.low > 0, lambda i: i.high < 0)
     )
-    width = 100 * float(np.mean([i.high - i.low for i, _ in found]))
-    beside = "" if rates is None else f"{rates:8.1%}"
+    width = 100 * float(np.mean([i.high - i.low for i, _ in intervals]))
+    rates_cell = "" if rates is None else f"{rates:8.1%}"
     logging.info(
         "%-44s %-6s %6.1f %8.1f%% %6.1f%% %5.1f%% %s",
         name,
         question,
         width,
-        100 * held,
+        100 * coverage,
         100 * helped,
         100 * hurt,
-        beside,
+        rates_cell,
     )
 
 
@@ -148,7 +147,7 @@ class Sweep:
     prompts: int
     gains: tuple[float, ...]
     family: float = 0.03
-    apart: float = 0.075
+    discordant: float = 0.075
 
     def table(self, rng: np.random.Generator) -> Array:
         """Outcomes (prompts, [SFT, *settings]): every setting gains and loses prompts of its own."""
@@ -157,8 +156,8 @@ class Sweep:
         of_prompt = np.repeat(effects, self.prompts, 0)
         sft = rng.random((rows, 1)) < 0.5
         turned = rng.random(of_prompt.shape)
-        lost = (self.apart / 2 + np.maximum(-of_prompt, 0)) / 0.5
-        gained = (self.apart / 2 + np.maximum(of_prompt, 0)) / 0.5
+        lost = (self.discordant / 2 + np.maximum(-of_prompt, 0)) / 0.5
+        gained = (self.discordant / 2 + np.maximum(of_prompt, 0)) / 0.5
         settings = np.where(sft, turned >= lost, turned < gained)
         return np.concatenate([sft, settings], 1).astype(float)
 
@@ -174,7 +173,7 @@ SWEEPS = (
 
 
 def of_settings(tables: int) -> None:
-    """How often the best of several settings is called better than SFT by more than chance."""
+    """The share of tables in which the best of several settings is called better than SFT."""
     logging.info("\n%-44s %6s %14s", "settings", "any", "the better one")
     for sweep in SWEEPS:
         rng, any_one, first = np.random.default_rng(0), 0, 0
@@ -187,17 +186,17 @@ def of_settings(tables: int) -> None:
 
 
 def of_claims(tables: int) -> None:
-    """How often the claim that no more answers loop holds, where the policy loops in more by exactly the margin."""
+    """The share of evaluations that claim retention although the policy loops more by exactly the margin."""
     logging.info("\nclaims that are false by 2 points, at the level of 5%%")
     for base in (0.0, 0.05):
-        held = []
+        claims = []
         for prompts in (32, 64, 200, 800):
             rng, count = np.random.default_rng(0), 0
             for _ in range(tables):
                 before, policy = (rng.random(prompts) >= share for share in (base, base + 0.02))
                 count += p_of_shares(policy.astype(float), before.astype(float), 0.02) <= 0.05
-            held.append(f"{prompts} prompts {count / tables:.1%}")
-        logging.info("base loops in %.0f%%: %s", 100 * base, ", ".join(held))
+            claims.append(f"{prompts} prompts {count / tables:.1%}")
+        logging.info("base loops in %.0f%%: %s", 100 * base, ", ".join(claims))
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ def serving(words: Sequence[str], threads: int = 1) -> Iterator[Named]:
 
     embedded = locate(str(settings("model=embedded").model.path), "model.path")
     assert embedded
-    asked = xllamacpp.CommonParams()
-    asked.model.path = str(embedded)
-    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = threads
-    asked.n_ctx, asked.n_parallel, asked.n_threads_http = CONTEXT * SLOTS, SLOTS, SLOTS + 1
-    asked.port, asked.warmup, asked.verbosity = PORT, False, 0
-    asked.cache_ram_mib = 0  # 8 GiB by default, of prompts that are asked once
-    server = xllamacpp.Server(asked)
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(embedded)
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.n_ctx, parameters.n_parallel, parameters.n_threads_http = CONTEXT * SLOTS, SLOTS, SLOTS + 1
+    parameters.port, parameters.warmup, parameters.verbosity = PORT, False, 0
+    parameters.cache_ram_mib = 0  # 8 GiB by default, of prompts that are asked once
+    server = xllamacpp.Server(parameters)
     try:
         yield f"{server.listening_address}/v1", embedded.stem
     finally:
@@ -57,21 +57,23 @@ def pool(rows: Sequence[tuple[Any, ...]]) -> Pool:
     return Pool(prompts, candidates)
 
 
-def judged(given: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise) -> list[Judgement]:
+def judge_pool(candidate_pool: Pool, judge: Named, kind: Rubrics = Rubrics.pairwise) -> list[Judgement]:
     """Its one judgement of each prompt's one or two answers, in the order of the prompts; some may be missing."""
     address, model = judge
     runtime = f"{{concurrency: {SLOTS}, timeout: {SECONDS}}}"
     endpoint = f"{{base_url: '{address}', model: '{model}', runtime: {runtime}}}"
     line = f"label.judge.endpoints=[{endpoint}]", f"label.judge.kind={kind}", "label.max_failed=1"
-    asked = settings("label=judge", *line).label
+    label_cfg = settings("label=judge", *line).label
     FOLDER.mkdir(parents=True, exist_ok=True)
     work = StageDir(FOLDER, lambda metrics, step: None, calls=FOLDER / "calls")
-    found = {j.prompt_id: j for j in Jury.of(pin(asked, FOLDER / "digests.json")[0], work).judge_all(given)}
-    return [found[prompt.id] for prompt in given.prompts]
+    judgements = {
+        j.prompt_id: j for j in Jury.of(pin(label_cfg, FOLDER / "digests.json")[0], work).judge_all(candidate_pool)
+    }
+    return [judgements[prompt.id] for prompt in candidate_pool.prompts]
 
 
-def said(given: Pool, judgements: Sequence[Judgement]) -> list[int | str | None]:
-    """Of each two answers which was preferred, 0 or 1, in the order of `pool`; `tie`; None where it is missing."""
-    place = {c.candidate_id: i % 2 for i, c in enumerate(given.candidates)}
+def verdicts_of(candidate_pool: Pool, judgements: Sequence[Judgement]) -> list[int | str | None]:
+    """Return for each pair the index of the preferred answer, `tie`, or None if the judgement is missing."""
+    place = {c.candidate_id: i % 2 for i, c in enumerate(candidate_pool.candidates)}
     named = {"a": lambda j: place[j.a], "b": lambda j: place[j.b], "tie": lambda j: "tie"}
     return [named[j.preference](j) if j.preference else None for j in judgements]

@@ -52,7 +52,7 @@ def main(kills: int, seed: int) -> int:
     ):
         whole, line = Path(folder, "undisturbed"), (*asking(proxy.url), "sample.temperatures=[1.5]")
         finish((*TINY, *CADENCE, f"outputs={whole}", *line))
-        calls, proxy.share = len(model.asked), SHARE
+        calls, proxy.share = len(model.requests), SHARE
         after = sum(seconds for name, seconds in times(whole, line).items() if name != "label")
         logging.info("%d calls undisturbed\n%-6s %-40s %s", calls, "kills", "killed after", "typed again")
         while done < kills:
@@ -90,18 +90,18 @@ def begin(whole: Path, root: Path, line: tuple[str, ...]) -> Case:
 
 def disturb(case: Case, model: Model, calls: int, after: float, draw: random.Random) -> str:
     """Start the command and kill it after a number of calls, or some seconds after the last; '' where it ended."""
-    before, number, seconds = len(model.asked), draw.randint(1, calls), 0.0
+    before, number, seconds = len(model.requests), draw.randint(1, calls), 0.0
     if draw.random() < 1 / 3 or labelled(case):
         number, seconds = calls, draw.uniform(0, after)
     command = launch(case)
-    while len(model.asked) < before + number and command.poll() is None and not labelled(case):
+    while len(model.requests) < before + number and command.poll() is None and not labelled(case):
         time.sleep(0.005)
     try:
         command.wait(seconds)
         return ""
     except subprocess.TimeoutExpired:
         kill(command)
-    return f"{len(model.asked) - before} calls, {seconds:.1f} s"
+    return f"{len(model.requests) - before} calls, {seconds:.1f} s"
 
 
 def labelled(case: Case) -> bool:

@@ -58,14 +58,14 @@ def main(kills: int, seed: int) -> int:
     """Returns the exit status."""
     draw, done, wrong = random.Random(seed), 0, 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        whole, kept = Path(folder, "undisturbed"), Path(folder, "kept")
+        whole, survivor = Path(folder, "undisturbed"), Path(folder, "kept")
         finish((*TINY, *CADENCE, f"outputs={whole}", *SWEEP))
         started = time.time()
         finish((*TINY, *CADENCE, f"outputs={whole}"))
-        made = [manifest for _, manifest in Store(whole).manifests() if manifest["started"] > started]
-        start = time.time() - started - sum(manifest["wall_seconds"] for manifest in made)
+        manifests = [manifest for _, manifest in Store(whole).manifests() if manifest["started"] > started]
+        start = time.time() - started - sum(manifest["wall_seconds"] for manifest in manifests)
         finish((*TINY, f"outputs={whole}", *EXPORT))
-        finish((*TINY, f"outputs={copy(whole, kept)}", *GC))
+        finish((*TINY, f"outputs={copy(whole, survivor)}", *GC))
         logging.info("%-6s %-34s %-26s %s", "kills", "what", "after seconds", "typed again")
         turn, pace = 0, 1.0  # of this machine, which others may use too
         while done < kills:
@@ -74,12 +74,12 @@ def main(kills: int, seed: int) -> int:
             for _ in range(1 + (draw.random() < 1 / 3)):
                 moments.append(disturb(case, draw, pace))
                 pace *= 1.1 if moments[-1] else 0.6
-            told = check(case, whole, kept, finish((*TINY, *CADENCE, *case.arguments), check=False))
+            difference = check(case, whole, survivor, finish((*TINY, *CADENCE, *case.arguments), check=False))
             killed = sum(moment is not None for moment in moments)
-            done, wrong, turn = done + killed, wrong + bool(told), turn + 1
-            shown = ", ".join("ended before" if m is None else m for m in moments)
+            done, wrong, turn = done + killed, wrong + bool(difference), turn + 1
+            moments_message = ", ".join("ended before" if m is None else m for m in moments)
             what = " ".join([case.kind, *list(case.rebuilt)[:1]])
-            logging.info("%-6d %-34s %-26s %s", done, what, shown, told or "as undisturbed")
+            logging.info("%-6d %-34s %-26s %s", done, what, moments_message, difference or "as undisturbed")
             shutil.rmtree(case.root)
     logging.info("%d kills in %d cases: %d ended otherwise than undisturbed", done, turn, wrong)
     return int(wrong > 0)
@@ -145,18 +145,18 @@ def kill(process: subprocess.Popen[bytes], alone: bool = False) -> None:
     process.wait()
 
 
-def check(case: Case, whole: Path, kept: Path, ran: subprocess.CompletedProcess[str]) -> str:
-    """What is otherwise than in the undisturbed store; '' where nothing is."""
+def check(case: Case, whole: Path, survivor: Path, ran: subprocess.CompletedProcess[str]) -> str:
+    """Describe the differences to the undisturbed store; '' if there are none."""
     if ran.returncode:
         return f"exit status {ran.returncode}: {ran.stderr.strip()[-300:]}"
     store = Store(case.root)
     locks = (case.root / "cache" / "locks").glob("*-*")
     wrong = [f"{lock.name} is locked" for lock in locks if store.is_locked(*lock.name.split("-", 1))]
     wrong += [f"{path.relative_to(case.root)} is left" for pattern in LEFT for path in case.root.glob(pattern)]
-    wrong += [f"{path} differs" for path in published(case.root) ^ published(kept if case.kind == "gc" else whole)]
+    wrong += [f"{path} differs" for path in published(case.root) ^ published(survivor if case.kind == "gc" else whole)]
     for name, node in case.rebuilt.items():
-        found = differs(store.folder(node), Store(whole).folder(node), case.kind)
-        wrong += [f"{name}: {told}" for told in found]
+        differences = differs(store.folder(node), Store(whole).folder(node), case.kind)
+        wrong += [f"{name}: {difference}" for difference in differences]
     for file in (whole / "export").iterdir() if case.kind == "export" else ():
         if file.read_bytes() != (case.root / "export" / file.name).read_bytes():
             wrong.append(f"{file.name} differs")
@@ -168,17 +168,19 @@ def published(root: Path) -> set[str]:
     return {f"{path.parent.name}/{path.name}" for path in root.glob("*/????????????") if path.parent.name != "export"}
 
 
-def differs(made: Path, undisturbed: Path, kind: str) -> list[str]:
+def differs(rebuilt: Path, undisturbed: Path, kind: str) -> list[str]:
     """The files of a node that are not those of the undisturbed one."""
-    ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (made, undisturbed))
-    if (made / "curves.jsonl").exists():
-        for line in (made / "curves.jsonl").read_bytes().removesuffix(b"\n").split(b"\n"):
+    rebuilt_manifest, undisturbed_manifest = (
+        json.loads((folder / "manifest.json").read_text()) for folder in (rebuilt, undisturbed)
+    )
+    if (rebuilt / "curves.jsonl").exists():
+        for line in (rebuilt / "curves.jsonl").read_bytes().removesuffix(b"\n").split(b"\n"):
             json.loads(line, parse_constant=no_json)
-    if ours["digest"] == theirs["digest"]:
+    if rebuilt_manifest["digest"] == undisturbed_manifest["digest"]:
         return []
-    names = set(ours["files"]) ^ set(theirs["files"])
-    if ours["stage"] != "report":  # which tells times
-        pairs = [(name, made / name, undisturbed / name) for name in set(ours["files"]) - names]
+    names = set(rebuilt_manifest["files"]) ^ set(undisturbed_manifest["files"])
+    if rebuilt_manifest["stage"] != "report":  # which tells times
+        pairs = [(name, rebuilt / name, undisturbed / name) for name in set(rebuilt_manifest["files"]) - names]
         names |= {name for name, a, b in pairs if not alike(a, b, FAR.get(kind, 0.0))}
     return sorted(names)
 
@@ -187,20 +189,20 @@ def no_json(constant: str) -> None:
     raise ValueError(f"{constant} in curves.jsonl")
 
 
-def alike(ours: Path, theirs: Path, far: float) -> bool:
-    """Whether two files tell the same. `far`: how much weights may differ."""
+def alike(rebuilt: Path, undisturbed: Path, far: float) -> bool:
+    """Return True if two files hold the same. `far`: the largest difference of weights."""
     readers: dict[str, Callable[[Path], Any]] = {
         ".parquet": lambda path: pq.read_table(path).to_pylist(),
         ".json": lambda path: json.loads(path.read_bytes()),
     }
-    if ours.name == "curves.jsonl" or ours.read_bytes() == theirs.read_bytes():
+    if rebuilt.name == "curves.jsonl" or rebuilt.read_bytes() == undisturbed.read_bytes():
         return True
-    if ours.suffix == ".safetensors":
-        a, b = load_file(ours), load_file(theirs)
+    if rebuilt.suffix == ".safetensors":
+        a, b = load_file(rebuilt), load_file(undisturbed)
         return a.keys() == b.keys() and all(abs(a[name] - b[name]).max() <= far for name in a)
-    if ours.suffix in readers:
-        return close(readers[ours.suffix](ours), readers[ours.suffix](theirs))
-    return far > 0 and ours.suffix == ".md"  # a card tells figures in words
+    if rebuilt.suffix in readers:
+        return close(readers[rebuilt.suffix](rebuilt), readers[rebuilt.suffix](undisturbed))
+    return far > 0 and rebuilt.suffix == ".md"  # a card tells figures in words
 
 
 def close(a: Any, b: Any) -> bool:

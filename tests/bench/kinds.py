@@ -1,4 +1,4 @@
-"""How often the start weights keep each kind of constraint: `python -m tests.bench.kinds [KEY=VALUE …]`.
+"""Measure how often the base model keeps each kind of constraint: `python -m tests.bench.kinds [KEY=VALUE …]`.
 
 Every kind, alone, on `prompts` open requests of a seed of its own, answered greedily; a prompt counts where all its
 checks pass, the topic among them. By these rates alone test kinds are admitted: between 5 and 80%. Writes the rates
@@ -45,29 +45,29 @@ class Settings:
 
 def main(cfg: Settings) -> None:
     kinds = [kind for kind in known_constraints().values() if cfg.side in ("", kind.side)]
-    asked: dict[str, tuple[str, Example]] = {}
+    prompt_by_id: dict[str, tuple[str, Example]] = {}
     for kind in kinds:
         for i in range(cfg.prompts):
             rng = random.Random(f"{cfg.seed}/{kind.name}/{i}")
-            made = example("open_validation", request(rng), [kind], rng)
-            asked[made.id] = kind.name, made
+            prompt = example("open_validation", request(rng), [kind], rng)
+            prompt_by_id[prompt.id] = kind.name, prompt
     FOLDER.mkdir(parents=True, exist_ok=True)
     runtime = InferenceRuntime("auto", 512, 100_000)
     decoding = Decoding([cfg.temperature], cfg.max_new_tokens, Precision(cfg.precision), runtime, seed=cfg.seed)
     model = ROOT / cfg.model
     with allocator.keep_freed_memory():
-        prompts = [e for _, e in asked.values()]
+        prompts = [e for _, e in prompt_by_id.values()]
         work = StageDir(FOLDER, lambda metrics, step: None)
         answers = complete(
             prompts, load_or_derive_contract(model), model, decoding, "kinds", work, Dropped(work, "prompts")
         )
-    found = defaultdict[str, list[tuple[Example, Candidate, bool]]](list)
+    answers_by_kind = defaultdict[str, list[tuple[Example, Candidate, bool]]](list)
     for answer in answers:
-        name, e = asked[answer.prompt_id]
-        found[name].append((e, answer, share_passed(e.checks, answer.text) == 1))
+        name, e = prompt_by_id[answer.prompt_id]
+        answers_by_kind[name].append((e, answer, share_passed(e.checks, answer.text) == 1))
     rows = []
     for kind in sorted(kinds, key=lambda k: (k.side, k.area, k.name)):
-        of_kind = found[kind.name]
+        of_kind = answers_by_kind[kind.name]
         rate = sum(passed for _, _, passed in of_kind) / len(of_kind)
         ended = sum(answer.finish_reason == "stop" for _, answer, _ in of_kind) / len(of_kind)
         word = "" if ADMITTED[0] <= rate <= ADMITTED[1] else "outside"
@@ -75,13 +75,13 @@ def main(cfg: Settings) -> None:
         logging.info(
             "%-10s %-12s %-24s %5.1f%% %4.0f%% end %s", kind.side, kind.area, kind.name, 100 * rate, 100 * ended, word
         )
-    said = [
+    lines = [
         {"kind": name, "prompt": e.messages[-1]["content"], "answer": a.text, "passed": passed, "tokens": a.n_tokens}
-        for name, given in found.items()
-        for e, a, passed in given
+        for name, kind_answers in answers_by_kind.items()
+        for e, a, passed in kind_answers
     ]
     (FOLDER / "rates.json").write_text(json.dumps(rows, indent=1))
-    (FOLDER / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    (FOLDER / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
 
 if __name__ == "__main__":

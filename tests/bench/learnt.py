@@ -44,8 +44,8 @@ def main(outputs: Path, overrides: list[str]) -> None:
     compared = on(nodes["eval"], **{str(Role.control): learnt, f"answer_{Role.control}": answer})
     compared = replace(compared, config=replace(compared.config, models=models))
     build([compared], store, cfg, overrides)
-    told = {"reward model": reward, "its labels": label, "its pairs": pairs, "pairs by checks": nodes["pairs"]}
-    for what, node in told.items():
+    label_nodes = {"reward model": reward, "its labels": label, "its pairs": pairs, "pairs by checks": nodes["pairs"]}
+    for what, node in label_nodes.items():
         logging.info("%-16s %s", what, metrics(store, node)["summary"])
     for n, mean in metrics(store, label).get("best_of", {}).items():
         logging.info("best of %s: score %.3f, %.1f%% of the checks", n, mean["score"], 100 * mean["checks"])

@@ -1,4 +1,4 @@
-"""What nodes were expected to need against what they did: `python -m tests.bench.memory [KEY=VALUE …]`.
+"""Compare the expected memory of nodes with the memory they used: `python -m tests.bench.memory [KEY=VALUE …]`.
 
 SFT, reference and DPO of the demo's model on a few rows of random words, with all weights and with an adapter, with
 and without gradient checkpointing; each in a process of its own.
@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 from stages.cli.compose import resolve_precision
-from stages.commands.planning.peak import peak
+from stages.commands.planning.peak import block_peak
 from stages.hardware import process
 from stages.hardware.model_shape import ModelShape
 from stages.pipeline.graph import graph
@@ -68,21 +68,23 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     nodes = graph(cfg, Path(cfg.outputs) / "cache" / "digests.json")
     node, store = nodes[stage], Store(Path(cfg.outputs))
     for target in (*node.inputs.values(), node):
-        again = [f"rebuild={stage}"] if target is node else []
-        command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *again]
+        rebuild = [f"rebuild={stage}"] if target is node else []
+        command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *rebuild]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     manifest = store.find(node)
     config = model_config(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None
     gpu = manifest["peak_gpu_memory"]
-    expected = peak(ModelShape.from_config(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu")
+    expected = block_peak(
+        ModelShape.from_config(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu"
+    )
     measured = gpu or manifest["peak_memory"]
     megabytes = (expected / 2**20, measured / 2**20)
     logging.info("%-26s %6.0f MiB %6.0f MiB  %+.0f%%", name, *megabytes, 100 * (expected / measured - 1))
 
 
 def row_tokens(node: Node, store: Store) -> float:
-    """Of an example, or of a pair whose prompt is read once."""
+    """The tokens of an example, or of a pair whose prompt is read once."""
     if node.stage == "sft":
         metrics = store.manifests("sft")[-1][1]["metrics"]
         return float(metrics["tokens"] / metrics["rows"] / node.config.epochs)

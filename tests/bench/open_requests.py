@@ -1,4 +1,4 @@
-"""What a chain that was trained on something else does with open requests: `python -m tests.bench.open_requests
+"""Evaluate a chain on open requests that it was not trained on: `python -m tests.bench.open_requests
 [OUTPUTS] [KEY=VALUE …]`.
 
 Its models answer open requests under one constraint of kinds kept for the test, and some without any, in up to 128
@@ -35,11 +35,11 @@ def main(outputs: Path, overrides: list[str]) -> None:
 def on_other_prompts(evaluation: Node, data: Node) -> Node:
     """The evaluation of the same models on the test prompts of other data."""
 
-    def asked(node: Node) -> Node:
+    def open_prompts_node(node: Node) -> Node:
         block = replace(node.config, max_new_tokens=128)
         return replace(node, config=block, inputs={**node.inputs, "data": data})
 
-    answers = {role: asked(node) for role, node in evaluation.inputs.items() if role.startswith("answer_")}
+    answers = {role: open_prompts_node(node) for role, node in evaluation.inputs.items() if role.startswith("answer_")}
     return replace(evaluation, inputs={**evaluation.inputs, "data": data, **answers})
 
 

@@ -30,7 +30,7 @@ class Longer(Labeler):
 
 
 class Ended(Labeler):
-    """What ended by itself is right, what was cut off is wrong."""
+    """Judge completed answers as right and truncated answers as wrong."""
 
     name = "ended"
 

@@ -1,4 +1,4 @@
-"""What preferences cost before a trainer's first step: `python -m tests.bench.preferences [FEW MANY [STAGE …]]`.
+"""Measure the cost of preferences before a trainer's first step: `python -m tests.bench.preferences [FEW MANY [STAGE …]]`.
 
 Comparisons of AlpacaEval's answers, in the columns of UltraFeedback binarized (prompt, chosen and rejected as turns),
 repeated under other first words: through `label=dataset`, `pairs` and `unpaired`, and what `reference`, `dpo` and
@@ -53,14 +53,14 @@ def begun(*_: Any, **__: Any) -> Any:
 def comparisons() -> list[dict[str, Any]]:
     with gzip.open(DATA / "preferences" / "alpaca_eval_candidates_shared.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    found = []
+    kept_rows = []
     for row in rows:
         for other in row["candidates"]:
             both = row["reference_output"], other["output"]
             chosen, rejected = both if other["gpt4_vs_reference"] == "reference" else both[::-1]
             if len(chosen + rejected) > LONG:
-                found.append({"prompt": row["instruction"], "chosen": chosen, "rejected": rejected})
-    return found
+                kept_rows.append({"prompt": row["instruction"], "chosen": chosen, "rejected": rejected})
+    return kept_rows
 
 
 def repeated(count: int) -> Iterator[dict[str, Any]]:
@@ -72,8 +72,8 @@ def write(file: Path, count: int) -> None:
     """The file that `label=dataset` reads."""
     with open(file, "w", encoding="utf-8") as lines:
         for row in repeated(count):
-            asked = {"role": "user", "content": row["prompt"]}
-            sides = {s: [asked, {"role": "assistant", "content": row[s]}] for s in ("chosen", "rejected")}
+            request = {"role": "user", "content": row["prompt"]}
+            sides = {s: [request, {"role": "assistant", "content": row[s]}] for s in ("chosen", "rejected")}
             lines.write(json.dumps({"prompt": row["prompt"], **sides}) + "\n")
 
 
@@ -83,8 +83,8 @@ def sample(folder: Path, count: int) -> None:
     checks = [Check("contains", {"text": "the"}), Check("lacks", {"text": "because"})]
 
     def prompt(i: int, row: dict[str, Any]) -> Example:
-        asked = [{"role": "user", "content": row["prompt"]}]
-        return Example(content_id(i), asked, None, "generated", f"task {i % 30}", "preference", checks=checks)
+        messages = [{"role": "user", "content": row["prompt"]}]
+        return Example(content_id(i), messages, None, "generated", f"task {i % 30}", "preference", checks=checks)
 
     def candidates() -> Iterator[Candidate]:
         for i, row in enumerate(repeated(count)):
@@ -106,8 +106,8 @@ def policy(folder: Path) -> None:
     from stages.models.loading import count_embedding_rows, load_tokenizer
     from stages.pipeline.build import build
 
-    given, store, nodes = chains.prepared(ROOT / "outputs" / "bench" / "preferences", ["tracker=none"])
-    build([nodes["base"]], store, given, [])
+    overrides, store, nodes = chains.prepared(ROOT / "outputs" / "bench" / "preferences", ["tracker=none"])
+    build([nodes["base"]], store, overrides, [])
     base = store.folder(nodes["base"]) / "model"
     contract = chat_templates.establish_contract(
         load_tokenizer(base), settings().sft.template, True, count_embedding_rows(base)
@@ -121,7 +121,7 @@ def policy(folder: Path) -> None:
 
 
 def reference(folder: Path, pairs: Path, model: Path) -> None:
-    """What `reference` publishes of these pairs, but for its arithmetic."""
+    """Write random log-probs in the format of the stage `reference`."""
     from stages.models import contract
     from stages.models.scoring import tokenize_pair
 
@@ -152,7 +152,7 @@ def inputs_of(stage: str, folder: Path) -> dict[str, Path]:
 
 
 def cost(stage: str, folder: Path) -> Cost:
-    """Of a stage, in the folder of its inputs."""
+    """The cost of a stage, run in the folder of its inputs."""
     name = {"verifier": "label", "pairs of it": "pairs"}.get(stage, stage)
     files = ("label=dataset", f"label.path={folder / 'rows.jsonl'}") if stage == "label" else ()
     block, module = getattr(settings(*OPTIONS, *files), name), import_module(f"stages.{name}")
@@ -172,7 +172,7 @@ def cost(stage: str, folder: Path) -> Cost:
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives in a process of its own, in which everything is imported."""
+    """Call a function in another process, after all imports, and return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as process:
         return process.submit(function, *arguments).result()
 
@@ -181,20 +181,20 @@ STAGES = ("label", "pairs", "unpaired", "reference", "dpo", "reward", "verifier"
 
 
 def costs(folder: Path, count: int, stages: Sequence[str]) -> dict[str, Cost]:
-    """Of every stage, for so many rows."""
+    """The cost of every stage for this number of rows."""
     folder.mkdir()
     write(folder / "rows.jsonl", count)
     if "verifier" in stages:
         alone(sample, folder / "sample", count)
     (folder / "data").mkdir()
     save(folder / "data" / "examples.parquet", [], Example)
-    found = dict[str, Cost]()
+    costs = dict[str, Cost]()
     for stage in stages:
         if stage == "dpo":
             alone(reference, folder / "logprobs", folder / "pairs", folder.parent / "policy")
-        found[stage] = its = alone(cost, stage, folder)
-        logging.info("%7d %-12s %6.2f CPU-s %6d MiB", count, stage, its.processor, its.memory >> 20)
-    return found
+        costs[stage] = stage_cost = alone(cost, stage, folder)
+        logging.info("%7d %-12s %6.2f CPU-s %6d MiB", count, stage, stage_cost.processor, stage_cost.memory >> 20)
+    return costs
 
 
 def main(few: int, many: int, stages: Sequence[str]) -> None:
@@ -205,9 +205,9 @@ def main(few: int, many: int, stages: Sequence[str]) -> None:
         for stage in stages:
             (cpu, memory), (more_cpu, more_memory) = first[stage], last[stage]
             each = (more_memory - memory) / (many - few)
-            told = ", ".join(f"{(more_memory + each * (count - many)) / 2**30:.1f}" for count in SIZES)
+            memory_by_size = ", ".join(f"{(more_memory + each * (count - many)) / 2**30:.1f}" for count in SIZES)
             row = "%-12s %7.0f bytes %5.0f µs a row; GiB at %s rows: %s"
-            logging.info(row, stage, each, 1e6 * (more_cpu - cpu) / (many - few), SIZES, told)
+            logging.info(row, stage, each, 1e6 * (more_cpu - cpu) / (many - few), SIZES, memory_by_size)
 
 
 if __name__ == "__main__":

@@ -70,22 +70,26 @@ def main(cfg: Settings) -> None:
 
     process.prepare()
     overrides = ["tracker=none", *shlex.split(cfg.run)]
-    given, store, nodes = chains.prepared(ROOT / cfg.outputs, overrides)
-    build([nodes["base"]], store, given, overrides)
-    found = arms.alternating(cfg, ARMS)
+    arguments, store, nodes = chains.prepared(ROOT / cfg.outputs, overrides)
+    build([nodes["base"]], store, arguments, overrides)
+    rounds_by_arm = arms.alternating(cfg, ARMS)
     for unit in ("cpu_seconds", "seconds"):
         medians = {
             arm: {part: statistics.median(parts[part][unit] for parts in results) for part in (*PARTS, "all")}
-            for arm, results in found.items()
+            for arm, results in rounds_by_arm.items()
         }
         for part in (*PARTS, "all"):
-            ours, theirs = medians["ours"][part], medians["trl"][part]
-            logging.info("%-12s %-9s ours %6.2f, TRL %6.2f: %.2fx", unit, part, ours, theirs, theirs / ours)
-    ours, theirs = ([Row(**row) for row in json.loads(kept(cfg, arm).read_text())] for arm in ("ours", "trl"))
-    logging.info("%s", json.dumps(compared(ours, theirs)))
+            our_median, trl_median = medians["ours"][part], medians["trl"][part]
+            logging.info(
+                "%-12s %-9s ours %6.2f, TRL %6.2f: %.2fx", unit, part, our_median, trl_median, trl_median / our_median
+            )
+    our_median, trl_median = (
+        [Row(**row) for row in json.loads(rows_file(cfg, arm).read_text())] for arm in ("ours", "trl")
+    )
+    logging.info("%s", json.dumps(compare_rows(our_median, trl_median)))
 
 
-def kept(cfg: Settings, arm: str) -> Path:
+def rows_file(cfg: Settings, arm: str) -> Path:
     return ROOT / cfg.outputs / f"{arm}.json"
 
 
@@ -103,13 +107,13 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = chains.first_rows(Path(cfg.file), cfg.rows, Path(folder)) if cfg.rows else Path(cfg.file)
         laps, rows = PREPARE[arm](file, block, contract, Path(folder))
-    kept(cfg, arm).write_text(json.dumps([vars(row) for row in rows]))
+    rows_file(cfg, arm).write_text(json.dumps([vars(row) for row in rows]))
     whole = {unit: sum(part[unit] for part in laps.values()) for unit in ("seconds", "cpu_seconds")}
     return {**laps, "all": whole}
 
 
-def ours(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    """What our stages make of a file: seconds by part, and the rows before they are packed."""
+def prepare_by_plumbline(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
+    """Prepare a file by our stages. Return seconds by part, and the rows before packing."""
     from stages import data, source  # noqa: F401  the pipeline imports them by name
     from stages.objectives.sft import read_rows
     from stages.pipeline.build import build
@@ -117,10 +121,10 @@ def ours(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str,
     from stages.store.workspace import StageDir
 
     overrides = ["stage=sft", "tracker=none", "data=file", f"data.sources=[{{path: '{file}', splits: {{sft: 1.0}}}}]"]
-    given, store, nodes = chains.prepared(folder / "outputs", overrides)
+    arguments, store, nodes = chains.prepared(folder / "outputs", overrides)
     folder.mkdir(exist_ok=True)
     out, laps = StageDir(folder, lambda metrics, step: None), Laps()
-    build([nodes["data"]], store, given, overrides)
+    build([nodes["data"]], store, arguments, overrides)
     examples = store.folder(nodes["data"]) / "examples.parquet"
     laps("load")
     rows = read_rows(stream(examples, Example), contract, block, out).train
@@ -133,7 +137,7 @@ def ours(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str,
 
 
 def trl(file: Path, block: Any, contract: Any, folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    """What `datasets` and SFTTrainer make of it."""
+    """Prepare a file by `datasets` and TRL's SFTTrainer."""
     from datasets import load_dataset
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
@@ -176,9 +180,9 @@ def laps_of_trl(laps: Laps) -> Iterator[list[Any]]:
 
     def prepared(*args: Any) -> Any:
         laps.at = (time.perf_counter(), spent())  # what a trainer does before is no preparation
-        made = prepare(*args)
+        prepared = prepare(*args)
         laps("pack")
-        return made
+        return prepared
 
     def divided(dataset: Any, *args: Any) -> Any:
         packed.append(dataset)
@@ -190,27 +194,27 @@ def laps_of_trl(laps: Laps) -> Iterator[list[Any]]:
         yield packed
 
 
-PREPARE: dict[str, Callable[..., tuple[dict[str, Any], list[Row]]]] = {"ours": ours, "trl": trl}
+PREPARE: dict[str, Callable[..., tuple[dict[str, Any], list[Row]]]] = {"ours": prepare_by_plumbline, "trl": trl}
 
 
-def compared(ours: list[Row], theirs: list[Row]) -> dict[str, int]:
-    """How many of TRL's rows we have to the byte, token ids and labels; how many with TRL's untrained end cut off; how
-    many in another way; and how many we have not (copies of a prompt, rows that are refused or too long)."""
-    said = lambda row: json.dumps([[turn["role"], turn["content"]] for turn in row.messages])
-    known, counts = {said(row): row for row in ours}, Counter[str]()
-    for row in theirs:
-        mine = known.get(said(row))
-        counts[relation(mine, row) if mine else "left out"] += 1
+def compare_rows(our_rows: list[Row], trl_rows: list[Row]) -> dict[str, int]:
+    """Count TRL's rows that our rows equal in token ids and labels; that differ by TRL's untrained end; that
+    differ otherwise; and how many we have not (copies of a prompt, rows that are refused or too long)."""
+    key_of = lambda row: json.dumps([[turn["role"], turn["content"]] for turn in row.messages])
+    our_row_by_text, counts = {key_of(row): row for row in our_rows}, Counter[str]()
+    for row in trl_rows:
+        our_row = our_row_by_text.get(key_of(row))
+        counts[relation(our_row, row) if our_row else "left out"] += 1
     return dict(counts)
 
 
-def relation(ours: Row, theirs: Row) -> str:
-    end = len(ours.input_ids)
-    if theirs.input_ids[:end] != ours.input_ids:
+def relation(our_row: Row, trl_row: Row) -> str:
+    end = len(our_row.input_ids)
+    if trl_row.input_ids[:end] != our_row.input_ids:
         return "other token ids"
-    if theirs.labels[:end] != ours.labels or any(label != -100 for label in theirs.labels[end:]):
+    if trl_row.labels[:end] != our_row.labels or any(label != -100 for label in trl_row.labels[end:]):
         return "other labels"
-    return "equal" if len(theirs.input_ids) == end else "equal up to the last end of turn"
+    return "equal" if len(trl_row.input_ids) == end else "equal up to the last end of turn"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a training step spends its time on a CPU: the profiler's operators, by what they are for."""
+"""Group the profiler's operators of a training step on a CPU by purpose."""
 
 from collections import defaultdict
 

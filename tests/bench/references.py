@@ -27,10 +27,10 @@ def main(outputs: Path, overrides: list[str]) -> None:
     cfg, store, nodes = chains.prepared(outputs, overrides)
     build([nodes["eval"]], store, cfg, overrides)
     examples = load(store.folder(nodes["data"]) / "examples.parquet", Example)
-    given = {"sft": ("sft", "preference"), "validation": ("validation",)}
+    splits_by_stage = {"sft": ("sft", "preference"), "validation": ("validation",)}
     sources = [
         Source(str(written(outputs, name, [e for e in examples if e.split in splits])), splits={name: 1.0})
-        for name, splits in given.items()
+        for name, splits in splits_by_stage.items()
     ]
     none = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
     control = graph(replace(cfg, data=replace(cfg.data, tasks=none, sources=sources)), store.remembered)["sft"]
@@ -55,12 +55,14 @@ def written(outputs: Path, name: str, examples: list[Example]) -> Path:
 def tell(store: Store, compared: Node, nodes: dict[str, Node], control: Node) -> None:
     results = json.loads((store.folder(compared) / "results.json").read_text())
     for group, rates in results["groups"].items():
-        told = ", ".join(f"{title} {100 * rates[role]['mean']:.1f}" for role, title in results["models"].items())
-        logging.info("%-20s %s", group, told)
+        rates_message = ", ".join(
+            f"{title} {100 * rates[role]['mean']:.1f}" for role, title in results["models"].items()
+        )
+        logging.info("%-20s %s", group, rates_message)
     ways = {CONTROL: [control], "SFT": [nodes["sft"]], "DPO, from that": []}
     ways["DPO, from that"] = [nodes[name] for name in ("sample", "label", "pairs", "reference", "dpo")]
-    for way, its in ways.items():
-        seconds = sum(manifest["wall_seconds"] for n in its if (manifest := read_manifest(store.folder(n))))
+    for way, overrides in ways.items():
+        seconds = sum(manifest["wall_seconds"] for n in overrides if (manifest := read_manifest(store.folder(n))))
         logging.info("%-22s %6.0f s", way, seconds)
 
 

@@ -55,7 +55,7 @@ def main(cfg: Settings) -> None:
     subprocess.run([*command, *shlex.split(cfg.run)], cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    node, pairs = made(cfg)
+    node, pairs = train_reward_model(cfg)
     metrics = json.loads((node / "manifest.json").read_text())["metrics"]
     logging.info("%s; %.0f CPU-seconds", metrics["summary"], seconds)
     for name in ("accuracy", "length_matched", "calibration_error", "brier", "length_correlation", "by_source"):
@@ -64,9 +64,9 @@ def main(cfg: Settings) -> None:
     logging.info("%-20s longer %s, shorter %s", "by length alone", longer, None if longer is None else 1 - longer)
     logging.info("%-20s %.3f", "by tf-idf", tf_idf(pairs))
     elsewhere(node / "model", cfg.elsewhere)
-    found = arms.alternating(cfg, ARMS)
+    rounds_by_arm = arms.alternating(cfg, ARMS)
     for per in ("pairs_per_second", "pairs_per_cpu_second"):
-        medians = {arm: statistics.median(r[per] for r in results) for arm, results in found.items()}
+        medians = {arm: statistics.median(r[per] for r in results) for arm, results in rounds_by_arm.items()}
         logging.info("%s %s: %.2fx", per, json.dumps(medians), medians["ours"] / medians["trl_tuned"])
 
 
@@ -84,17 +84,17 @@ def elsewhere(model: Path, rows: int) -> None:
 
     label = settings().label
     label.reward_model = Block(str(model), precision=native())
-    for name, known in SETS.items():
-        drawn = sorted(known(), key=content_id)[:rows]
-        given = judge.pool(drawn)
+    for name, read_pairs in SETS.items():
+        drawn = sorted(read_pairs(), key=content_id)[:rows]
+        candidate_pool = judge.pool(drawn)
         with tempfile.TemporaryDirectory() as folder:
             work = StageDir(Path(folder), lambda metrics, step: None)
-            scores = {j.candidate_id: j.score for j in RewardModel(label, work).judge_all(given)}
-        better, worse = ([scores[c.candidate_id] for c in given.candidates[i::2]] for i in range(2))
+            scores = {j.candidate_id: j.score for j in RewardModel(label, work).judge_all(candidate_pool)}
+        better, worse = ([scores[c.candidate_id] for c in candidate_pool.candidates[i::2]] for i in range(2))
         read = [(b > w, row) for b, w, row in zip(better, worse, drawn, strict=True) if None not in (b, w)]
         right = share(sum(hit for hit, _ in read), len(read))
-        told = f"{len(read)} pairs, right in {right.mean:.1%} ({right.low:.1%} to {right.high:.1%})"
-        logging.info("%-20s %s, the longer in %.1f%%", name, told, 100 * longer([row for _, row in read]))
+        message = f"{len(read)} pairs, right in {right.mean:.1%} ({right.low:.1%} to {right.high:.1%})"
+        logging.info("%-20s %s, the longer in %.1f%%", name, message, 100 * longer([row for _, row in read]))
 
 
 def rows_of(cfg: Settings) -> Path:
@@ -108,21 +108,21 @@ def rows_of(cfg: Settings) -> Path:
     return cut
 
 
-def made(cfg: Settings) -> tuple[Path, list[Any]]:
+def train_reward_model(cfg: Settings) -> tuple[Path, list[Any]]:
     """The newest reward node, and the pairs that it came from."""
     from stages.store.records import Pair, load
 
     root = ROOT / cfg.outputs
     node = (root / "latest" / "reward").resolve()
-    given = json.loads((node / "manifest.json").read_text())["inputs"]["pairs"]["fingerprint"]
-    return node, load(root / "pairs" / given / "pairs.parquet", Pair)
+    fingerprint = json.loads((node / "manifest.json").read_text())["inputs"]["pairs"]["fingerprint"]
+    return node, load(root / "pairs" / fingerprint / "pairs.parquet", Pair)
 
 
 def tf_idf(pairs: list[Any]) -> float:
     """Accuracy on the held-out pairs of a logistic regression on differences of tf-idf, fitted on the others."""
     import torch
 
-    words = lambda said: Counter(re.findall(r"\w\w+", said[0]["content"].lower()))
+    words = lambda messages: Counter(re.findall(r"\w\w+", messages[0]["content"].lower()))
     texts = [(words(p.chosen), words(p.rejected)) for p in pairs]
     train = torch.tensor([p.split == "train" for p in pairs])
     seen = Counter(w for both, of in zip(texts, train, strict=True) if of for text in both for w in text)
@@ -130,11 +130,11 @@ def tf_idf(pairs: list[Any]) -> float:
     idf = np.log((1 + 2 * int(train.sum())) / (1 + np.array([*seen.values()]))) + 1
 
     def vector(text: Counter[str]) -> Any:
-        found = np.zeros(len(column))
+        vector = np.zeros(len(column))
         for word in text.keys() & column.keys():
-            found[column[word]] = text[word]
-        found *= idf
-        return found / max(1e-9, np.linalg.norm(found))
+            vector[column[word]] = text[word]
+        vector *= idf
+        return vector / max(1e-9, np.linalg.norm(vector))
 
     gaps = torch.tensor(np.stack([vector(chosen) - vector(rejected) for chosen, rejected in texts]))
     weights = torch.zeros(len(column), dtype=gaps.dtype, requires_grad=True)
@@ -170,7 +170,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from tests.bench.dpo import Clock
     from tests.helpers import settings
 
-    node, pairs = made(cfg)
+    node, pairs = train_reward_model(cfg)
     of = json.loads((node / "manifest.json").read_text())["inputs"]["policy"]["fingerprint"]
     policy = ROOT / cfg.outputs / "sft" / of / "model"
     contract = load_contract(policy)
@@ -185,19 +185,19 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
         machine.reset_peak_memory()
         out, device = StageDir(Path(folder), lambda metrics, step: None), resolve_device("auto")
         args = arguments(block, out)
-        given = {"args": args, "processing_class": contract.tokenizer}
+        trainer_arguments = {"args": args, "processing_class": contract.tokenizer}
         if arm == "ours":
             block = budget.decide_open_settings(block, args, policy, out)
             model = trainable_model(policy, contract, block, device, out)
             own = {"cfg": block, "out": out, "turns": turns}
-            trainer = PairwiseRewardTrainer(model, train_dataset=Dataset.from_list(rows), **own, **given)
+            trainer = PairwiseRewardTrainer(model, train_dataset=Dataset.from_list(rows), **own, **trainer_arguments)
         else:
             args.activation_checkpointing = args.gradient_checkpointing = False
             args.per_device_train_batch_size = cfg.micro_batch
             args.gradient_accumulation_steps = cfg.batch_size // cfg.micro_batch
             args.num_train_epochs = 2
             model = create_reward_model(policy, block.held, device, contract.tokenizer.pad_token_id, block.seed)
-            trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **given)
+            trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **trainer_arguments)
             in_order = InOrder(turns)
             trainer._get_train_sampler = lambda *_: in_order
         args.save_strategy = "no"
@@ -214,7 +214,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
 
 
 def native() -> Any:
-    """What `precision=auto` means on this machine."""
+    """The precision that `precision=auto` chooses on this machine."""
     from stages.config.choices import Precision
     from stages.hardware import machine
 

@@ -46,8 +46,8 @@ class Settings:
 
 def main(cfg: Settings) -> None:
     names = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
-    found = arms.alternating(cfg, names)
-    for arm, results in found.items():
+    rounds_by_arm = arms.alternating(cfg, names)
+    for arm, results in rounds_by_arm.items():
         tokens, per_cpu = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
         logging.info(
             "%-9s %6.0f tokens/s (%.0f to %.0f) %6.0f per CPU-second (%.0f to %.0f) %5.1f GiB, %.0f tokens an answer",
@@ -78,13 +78,13 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     contract = load_or_derive_contract(model)
     if cfg.length:
         examples = [e for e in load(latest / "data" / "examples.parquet", Example) if e.split == "preference"]
-        asked, stops = [e.messages for e in draw.sample(examples, cfg.prompts)], list[int]()
+        conversations, stops = [e.messages for e in draw.sample(examples, cfg.prompts)], list[int]()
     else:
-        asked, stops = (
+        conversations, stops = (
             [[{"role": "user", "content": request(draw).text}] for _ in range(cfg.prompts)],
             contract.stop_ids,
         )
-    prompts = [contract.prompt(messages) for messages in asked]
+    prompts = [contract.prompt(messages) for messages in conversations]
     temperatures = [TEMPERATURE] * CANDIDATES
     runtime = InferenceRuntime("auto", cfg.rows, 64)
     decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
@@ -110,7 +110,7 @@ def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
         plain = load_model(model, sampling_weights(decoding.precision), resolve_device("auto"))
         return lambda requests: generated(plain, requests, stops, decoding.max_new_tokens)
     sampler = {"hf": HFSampler, "openvino": OpenVINOSampler}[arm].open(model, stops, decoding)  # type: ignore[attr-defined]
-    return lambda requests: sum(len(c.token_ids) for _, found in sampler.complete(requests) for c in found)
+    return lambda requests: sum(len(c.token_ids) for _, completions in sampler.complete(requests) for c in completions)
 
 
 def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> int:

@@ -1,4 +1,4 @@
-"""How long a command takes before any work: `python -m tests.bench.start [ROUNDS] [JSON]`.
+"""Measure the start-up time of commands: `python -m tests.bench.start [ROUNDS] [JSON]`.
 
 `--help`, `stage=plan` and a chain that is already built (`recipe=tiny`), against `python -c "import hydra"` and
 against Hydra composing our configuration for a task that does nothing. Rounds of all of them alternate, since machines
@@ -42,13 +42,13 @@ def main(rounds: int, results: Path) -> None:
             "stage=plan": ("run.py", *chain, "stage=plan"),
             "a built chain": ("run.py", *chain),
         }
-        found: Rounds = {name: [] for name in commands}
+        seconds_by_command: Rounds = {name: [] for name in commands}
         for _ in range(rounds):
             for name, command in commands.items():
-                found[name].append(timed(*command))
-    show(found)
+                seconds_by_command[name].append(timed(*command))
+    show(seconds_by_command)
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(found, indent=1))
+    results.write_text(json.dumps(seconds_by_command, indent=1))
     logging.info("all rounds: %s", results)
 
 
@@ -65,11 +65,13 @@ def timed(*arguments: str) -> dict[str, float]:
     return {"seconds": seconds, "processor": usage.ru_utime + usage.ru_stime}
 
 
-def show(found: Rounds) -> None:
-    """A row for each command; beside Hydra's import and composing, in processor time, which other jobs move less."""
+def show(seconds_by_command: Rounds) -> None:
+    """Print a row per command: seconds, and processor time compared with importing and composing Hydra alone."""
     logging.info("%-16s %-24s %-10s %-9s %s", "", "seconds", "processor", "× import", "beyond composing")
-    processor = {name: statistics.median(r["processor"] for r in rounds) for name, rounds in found.items()}
-    for name, rounds in found.items():
+    processor = {}
+    for name, rounds in seconds_by_command.items():
+        processor[name] = statistics.median(r["processor"] for r in rounds)
+    for name, rounds in seconds_by_command.items():
         seconds = [r["seconds"] for r in rounds]
         spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
         beyond = "" if name in (HYDRA, COMPOSED) else f"{processor[name] - processor[COMPOSED]:+.2f}"

@@ -30,11 +30,11 @@ def main(launchers: list[str], grid: list[str]) -> None:
         seconds["separate chains"].append(sum(timed(job) for job in jobs))
         for name in launchers:
             seconds[name].append(timed([*grid, *LAUNCHERS[name], "-m"]))
-    apart = statistics.median(seconds["separate chains"])
-    for name, taken in seconds.items():
-        each = ", ".join(f"{s:.1f}" for s in taken)
-        share = statistics.median(taken) / apart
-        logging.info("%-16s %8.1f s  %.2f of separate chains  (%s)", name, statistics.median(taken), share, each)
+    separate_seconds = statistics.median(seconds["separate chains"])
+    for name, rounds in seconds.items():
+        each = ", ".join(f"{s:.1f}" for s in rounds)
+        share = statistics.median(rounds) / separate_seconds
+        logging.info("%-16s %8.1f s  %.2f of separate chains  (%s)", name, statistics.median(rounds), share, each)
 
 
 def timed(overrides: list[str]) -> float:

@@ -49,8 +49,8 @@ def test_operations_are_those_that_torch_counts(chain: Chain, monkeypatch: pytes
     per_sight = 4 * model.config.num_attention_heads * model.config.head_dim * model.config.num_hidden_layers
     assert attention == 2 * per_sight * LENGTH**2, "here every token meets every other, in both sequences"
     seen = per_sight * LENGTH * (LENGTH + 1) / 2
-    ours = flops.forward(flops.empty(folder), [Run(0, LENGTH, 2 * (LENGTH - PROMPT))])
-    assert ours - seen == counter.get_total_flops() - attention
+    our_flops = flops.forward(flops.empty(folder), [Run(0, LENGTH, 2 * (LENGTH - PROMPT))])
+    assert our_flops - seen == counter.get_total_flops() - attention
 
 
 def test_a_prompt_counts_once_and_both_completions_see_it(chain: Chain) -> None:
@@ -63,10 +63,12 @@ def test_a_prompt_counts_once_and_both_completions_see_it(chain: Chain) -> None:
 def test_what_the_stages_computed_is_read_from_their_nodes(chain: Chain) -> None:
     at = {name: chain.folder(name) for name in ("data", "sft", "pairs", "reference", "dpo")}
     model, cfg = flops.empty(at["sft"] / "model"), settings(*TINY)
-    found = [flops.of_sft(model, cfg.sft, at), flops.of_reference(model, at), flops.of_dpo(model, cfg.dpo, at)]
-    assert [work.steps for work in found] == [read_manifest(at[name])["metrics"].get("steps", 0) for name in STAGES]
-    assert found[0].tokens == read_manifest(at["sft"])["metrics"]["tokens"]
-    assert all(work.operations > work.tokens for work in found)
+    stage_flops = [flops.of_sft(model, cfg.sft, at), flops.of_reference(model, at), flops.of_dpo(model, cfg.dpo, at)]
+    assert [work.steps for work in stage_flops] == [
+        read_manifest(at[name])["metrics"].get("steps", 0) for name in STAGES
+    ]
+    assert stage_flops[0].tokens == read_manifest(at["sft"])["metrics"]["tokens"]
+    assert all(work.operations > work.tokens for work in stage_flops)
 
 
 def test_the_profile_accounts_for_all_time(chain: Chain) -> None:
@@ -74,9 +76,9 @@ def test_the_profile_accounts_for_all_time(chain: Chain) -> None:
     profiler = profiling.profiler()
     with profiler:
         model(**batch).loss.backward()
-    found = profiling.groups(profiler)
-    assert sum(found.values()) == pytest.approx(1)
-    assert {"matrix products", "attention", "LM head", "norms, activations, rotary"} <= found.keys()
+    kernel_groups = profiling.groups(profiler)
+    assert sum(kernel_groups.values()) == pytest.approx(1)
+    assert {"matrix products", "attention", "LM head", "norms, activations, rotary"} <= kernel_groups.keys()
 
 
 def test_the_clock_leaves_out_first_step_evaluations_and_what_is_profiled() -> None:

@@ -1,4 +1,4 @@
-"""What SFT trains on, token by token, against what TRL's trainer makes of the same file."""
+"""Compare the tokens that SFT trains with those of TRL's trainer for the same file."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 
 from stages.models import chat_templates
 from stages.models.loading import count_embedding_rows, load_tokenizer
-from tests.bench.preparation import compared, ours, trl
+from tests.bench.preparation import compare_rows, prepare_by_plumbline, trl
 from tests.formats.reading import lines
 from tests.helpers import settings
 
@@ -39,8 +39,10 @@ def test_token_ids_and_labels_are_those_of_trls_trainer(
         load_tokenizer(base), block.template, True, count_embedding_rows(base)
     )
     file = lines(tmp_path, rows)
-    (_, mine), (_, theirs) = (way(file, block, contract, tmp_path / way.__name__) for way in (ours, trl))
-    assert compared(mine, theirs) == {"equal up to the last end of turn": len(rows)}
-    assert {contract.tokenizer.decode(row.input_ids[-1:]) for row in theirs} == {"\n"}
-    untrained = [replace(row, labels=[-100] * len(row.labels)) for row in mine[:1]]
-    assert compared([*mine[1:], *untrained], theirs)["other labels"] == 1, json.dumps(rows[0])
+    (_, our_rows), (_, trl_rows) = (
+        way(file, block, contract, tmp_path / way.__name__) for way in (prepare_by_plumbline, trl)
+    )
+    assert compare_rows(our_rows, trl_rows) == {"equal up to the last end of turn": len(rows)}
+    assert {contract.tokenizer.decode(row.input_ids[-1:]) for row in trl_rows} == {"\n"}
+    untrained = [replace(row, labels=[-100] * len(row.labels)) for row in our_rows[:1]]
+    assert compare_rows([*our_rows[1:], *untrained], trl_rows)["other labels"] == 1, json.dumps(rows[0])

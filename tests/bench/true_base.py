@@ -88,7 +88,7 @@ def train(model: PreTrainedModel, rows: torch.Tensor, steps: int) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    given = [a for a in sys.argv[1:] if "=" not in a]
-    asked = [a for a in sys.argv[1:] if "=" in a]
-    wanted = next((int(a.removeprefix("steps=")) for a in asked if a.startswith("steps=")), 200)
-    main([Path(a) for a in given], wanted, [a for a in asked if not a.startswith("steps=")])
+    names = [a for a in sys.argv[1:] if "=" not in a]
+    typed = [a for a in sys.argv[1:] if "=" in a]
+    most_steps = next((int(a.removeprefix("steps=")) for a in typed if a.startswith("steps=")), 200)
+    main([Path(a) for a in names], most_steps, [a for a in typed if not a.startswith("steps=")])

@@ -30,14 +30,14 @@ def wired(cfg: Data, cache: Path) -> list[Node]:
 
 
 def joined(cfg: Data, out: StageDir) -> dict[str, Any]:
-    """As `ran`, of a configuration."""
+    """Like `ran`, for a whole configuration."""
     return ran(wired(cfg, out.path / "cache"), out)
 
 
 def ran(nodes: list[Node], out: StageDir) -> dict[str, Any]:
-    """What all these stages tell together; `out` has the examples, all warnings, and everything in quarantine."""
+    """Merge the metrics and messages of several `source` stages; `out` collects examples, warnings and quarantine."""
     *read, last = nodes
-    sums, lines, summaries, others = Counter[str](), list[str](), list[str](), dict[str, Any]()
+    sums, lines, summaries, other_metrics = Counter[str](), list[str](), list[str](), dict[str, Any]()
     for each in read:
         own = work(out.path / each.fingerprint)
         try:
@@ -46,20 +46,20 @@ def ran(nodes: list[Node], out: StageDir) -> dict[str, Any]:
             gather(own, out)
         sums.update({name: metrics[name] for name in SUMS})
         lines += metrics["read"]
-        others |= metrics
+        other_metrics |= metrics
         summaries.append(metrics["summary"])
-    apart = out / "quarantine.jsonl"
-    before = apart.read_text() if apart.exists() else ""
+    quarantine = out / "quarantine.jsonl"
+    before = quarantine.read_text() if quarantine.exists() else ""
     metrics = data.run(last.config, {role: out.path / each.fingerprint for role, each in last.inputs.items()}, out)
     if before:
-        apart.write_text(before + (apart.read_text() if apart.exists() else ""))
+        quarantine.write_text(before + (quarantine.read_text() if quarantine.exists() else ""))
     sums.update({"unwanted": metrics["unwanted"]})
-    told = {"read": lines, "summary": "; ".join([*summaries, metrics["summary"]])}
-    return others | metrics | {name: sums[name] for name in SUMS} | told
+    report = {"read": lines, "summary": "; ".join([*summaries, metrics["summary"]])}
+    return other_metrics | metrics | {name: sums[name] for name in SUMS} | report
 
 
 def gather(own: StageDir, out: StageDir) -> None:
     out.warnings += own.warnings
     if (own / "quarantine.jsonl").exists():
-        with open(out / "quarantine.jsonl", "a") as apart:
-            apart.write((own / "quarantine.jsonl").read_text())
+        with open(out / "quarantine.jsonl", "a") as quarantine:
+            quarantine.write((own / "quarantine.jsonl").read_text())

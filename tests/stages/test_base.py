@@ -15,7 +15,7 @@ from stages.store.workspace import StageDir
 from tests.helpers import settings
 
 
-def made(cfg: Model, folder: Path) -> Path:
+def build_base(cfg: Model, folder: Path) -> Path:
     folder.mkdir()
     base.run(cfg, {}, StageDir(folder, lambda m, s: None))
     return folder / "model"
@@ -24,7 +24,7 @@ def made(cfg: Model, folder: Path) -> Path:
 @pytest.mark.slow
 def test_the_embedded_model_speaks(tmp_path: Path) -> None:
     """SmolLM2-135M from its GGUF file: dequantised, saved and loaded again, it still knows English."""
-    folder = made(settings("model=embedded").model, tmp_path / "base")
+    folder = build_base(settings("model=embedded").model, tmp_path / "base")
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(134.5e6, rel=0.01)
     assert [tokenizer.decode([i]) for i in tokenizer("In 1234").input_ids] == ["In", " ", "1", "2", "3", "4"]
@@ -35,23 +35,23 @@ def test_the_embedded_model_speaks(tmp_path: Path) -> None:
 
 
 def test_a_tiny_model_is_a_function_of_its_seed(built: Path, tmp_path: Path) -> None:
-    again = load_file(made(settings("model=tiny").model, tmp_path / "again") / "model.safetensors")
+    rebuilt = load_file(build_base(settings("model=tiny").model, tmp_path / "again") / "model.safetensors")
     first = load_file(next((built / "base").glob("*/model/model.safetensors")))
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], rebuilt[name]) for name in first)
 
 
 def test_another_file_does_not_pass_for_the_embedded_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cfg = settings("model=embedded").model
-    monkeypatch.setitem(base.KNOWN, str(cfg.path), "0" * 64)
+    monkeypatch.setitem(base.FILE_SHA256, str(cfg.path), "0" * 64)
     with pytest.raises(UserError, match=r"sha256 is [0-9a-f]{64}, not 0000"):
-        made(cfg, tmp_path / "base")
+        build_base(cfg, tmp_path / "base")
 
 
 def test_a_broken_gguf_is_told(tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF\x03\x00")
     with pytest.raises(UserError, match=r"broken.gguf: .* GGUF"):
-        made(settings("model=embedded", f"model.path={file}").model, tmp_path / "base")
+        build_base(settings("model=embedded", f"model.path={file}").model, tmp_path / "base")
 
 
 def test_pickled_weights_are_refused(built: Path, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_pickled_weights_are_refused(built: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text("{}")
     cfg = settings("model=tiny", "model.random_init=null", f"model.path={folder}").model
     with pytest.raises(UserError, match=r"holds no \*\.safetensors"):
-        made(cfg, tmp_path / "base")
+        build_base(cfg, tmp_path / "base")
 
 
 def test_a_hub_id_is_pinned_to_the_commit_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from stages import answer, reference, reward, sample
 from stages.config.blocks.sampling import Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.models.contract import form_of
-from stages.models.loading import context_of
+from stages.models.contract import load_or_derive_contract
+from stages.models.loading import read_context_length
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
@@ -41,8 +41,8 @@ def work(folder: Path) -> StageDir:
 
 def lengths(model: Path, prompts: Sequence[Example]) -> dict[str, int]:
     """The tokens of every prompt, as the model is asked."""
-    terms = form_of(model)
-    return {e.id: len(terms.prompt(e.messages)) for e in prompts}
+    contract = load_or_derive_contract(model)
+    return {e.id: len(contract.prompt(e.messages)) for e in prompts}
 
 
 def prompts_of(chain: Chain, split: Split) -> list[Example]:
@@ -98,7 +98,7 @@ def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path
     with pytest.raises(UserError, match="none is left"):
         sampled(chain, policy, work(tmp_path / "none"), max_new_tokens=limit + 12, max_dropped=1.0)
     demonstrations = Sample(**vars(CFG.sample) | {"split": Split.sft, "max_new_tokens": 12})
-    assert sample.decoding_of(demonstrations).block == "select", (
+    assert sample.make_decoding(demonstrations).block == "select", (
         "whose candidates become demonstrations has other keys"
     )
 
@@ -166,7 +166,7 @@ def test_what_sft_reads_ends_at_the_context_too(chain: Chain, tmp_path: Path) ->
     ((reason, count),) = metrics["rows_dropped"].items()
     assert reason == "longer than the 40 tokens that the model reads" and count > 0
     assert any("sft.runtime.sample_tokens=30" in w and "40 tokens" in w for w in out.warnings)
-    assert context_of(out.path / "model") == 40
+    assert read_context_length(out.path / "model") == 40
 
 
 def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, t
     cfg = nodes(chain.root)["eval"].config
     scored = sorted((e for e in prompts_of(chain, Split.test) if e.group != "rephrased"), key=lambda e: e.id)
     scored = scored[: cfg.likelihood_prompts]
-    terms = form_of(inputs["sft"] / "model")
-    limit, long = limit_beyond({e.id: len(terms.example(e.conversation)[0]) for e in scored}, 2)
+    contract = load_or_derive_contract(inputs["sft"] / "model")
+    limit, long = limit_beyond({e.id: len(contract.example(e.conversation)[0]) for e in scored}, 2)
     inputs |= {role: shortened(inputs[role], tmp_path / role, limit) for role in ("sft", "policy")}
     out = work(tmp_path / "eval")
     stages.eval.run(cfg, inputs, out)

@@ -77,8 +77,8 @@ def of_family(name: str, seeds: int = 4) -> list[Example]:
 
 def test_a_question_asks_for_what_its_text_says() -> None:
     for e in of_family("where_from"):
-        asked = e.messages[-1]["content"]
-        assert ("comes from" in asked) == bool(re.search(r"Where does \w+ come from\?", asked))
+        request = e.messages[-1]["content"]
+        assert ("comes from" in request) == bool(re.search(r"Where does \w+ come from\?", request))
 
 
 def test_no_answer_depends_on_what_else_a_word_means() -> None:
@@ -111,9 +111,9 @@ def test_splits_share_no_prompt_and_tests_are_held_out() -> None:
 
 
 def test_generation_is_a_function_of_the_seed() -> None:
-    again = generate(7, {"sft": 50}, [])
-    assert again == generate(7, {"sft": 50}, [])
-    assert {e.id for e in again}.isdisjoint(e.id for e in generate(8, {"sft": 50}, []))
+    repeated = generate(7, {"sft": 50}, [])
+    assert repeated == generate(7, {"sft": 50}, [])
+    assert {e.id for e in repeated}.isdisjoint(e.id for e in generate(8, {"sft": 50}, []))
 
 
 def test_an_unknown_family_is_refused_with_the_nearest() -> None:
@@ -148,9 +148,9 @@ def test_what_was_read_as_what_is_said(tmp_path: Path, caplog: pytest.LogCapture
 def test_a_set_with_phrasings_is_checked_by_its_labels(tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
     file.write_text("\n".join(json.dumps({"text": f"film {i}", "label": ("neg", "pos")[i % 2]}) for i in range(20)))
-    given = f"data.sources=[{{path: {file}, task: sentiment, check: label, splits: {{test: 1.0}}}}]"
+    source = f"data.sources=[{{path: {file}, task: sentiment, check: label, splits: {{test: 1.0}}}}]"
     out = work(tmp_path / "out")
-    joined(settings("data=file", given).data, out)
+    joined(settings("data=file", source).data, out)
     for example in load(out / "examples.parquet", Example):
         assert example.reference in ("negative", "positive")
         assert share_passed(example.checks, str(example.reference)) == 1
@@ -229,9 +229,9 @@ def test_a_row_that_json_cannot_hold_costs_that_row(reason: str, array: bool, tm
     content = [f"[{', '.join(lines)}]"] if array else lines
     out, metrics = source(tmp_path, content, "data.max_bad=0.5")
     assert sum(metrics["examples"].values()) == 10
-    [kept] = [strict(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    assert reason in kept["reason"]
-    assert (kept["line"], kept["row"]) == (10, UNUSABLE[reason])
+    [quarantined] = [strict(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert reason in quarantined["reason"]
+    assert (quarantined["line"], quarantined["row"]) == (10, UNUSABLE[reason])
 
 
 def table(tmp_path: Path, name: str, content: bytes) -> tuple[StageDir, dict]:
@@ -249,8 +249,8 @@ def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> No
     out, _ = table(tmp_path, "rows.csv", content)
     examples = load(out / "examples.parquet", Example)
     assert [e.reference for e in examples] == [long, "l"]
-    kept = [strict(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    assert [(entry["line"], entry["reason"]) for entry in kept] == [
+    quarantined = [strict(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [(entry["line"], entry["reason"]) for entry in quarantined] == [
         (3, "3 fields, the header has 2"),
         (4, "1 fields, the header has 2"),
         (5, "broken CSV: ',' expected after '\"'"),
@@ -285,19 +285,19 @@ def test_what_may_never_end_is_no_input(kind: str, tmp_path: Path) -> None:
     elif kind in ("device", "link"):
         file.symlink_to("/dev/zero" if kind == "device" else tmp_path / "nowhere")
     elif kind == "sparse":
-        with open(file, "wb") as made:
-            made.truncate(MEMORY + 1)
+        with open(file, "wb") as stream:
+            stream.truncate(MEMORY + 1)
     else:
         file.write_bytes(gzip.compress(bytes(2_000_001)))
-    given = tmp_path if kind == "folder" else file
+    path = tmp_path if kind == "folder" else file
     if kind == "bomb":
         source = f"data.sources=[{{path: {file}}}]"
-        told = refused("stage=data", "data=file", source, "data.max_file=2", f"outputs={tmp_path / 'outputs'}")
-        assert told == f"data.sources[0].path: {file}: unpacks to more than 2 MB. data.max_file=MB reads more."
+        message = refused("stage=data", "data=file", source, "data.max_file=2", f"outputs={tmp_path / 'outputs'}")
+        assert message == f"data.sources[0].path: {file}: unpacks to more than 2 MB. data.max_file=MB reads more."
         return
-    told = refused("stage=data", "data=file", f"data.sources=[{{path: {given}}}]", f"outputs={tmp_path / 'outputs'}")
-    assert told.startswith("data.sources[0].path")
-    assert "no such file" in told if kind == "link" else "regular file" in told or "more than the" in told
+    message = refused("stage=data", "data=file", f"data.sources=[{{path: {path}}}]", f"outputs={tmp_path / 'outputs'}")
+    assert message.startswith("data.sources[0].path")
+    assert "no such file" in message if kind == "link" else "regular file" in message or "more than the" in message
 
 
 @pytest.mark.parametrize("key", ["data.sources", "outside"])
@@ -307,9 +307,9 @@ def test_a_labelled_set_without_labels_is_told_with_file_and_line(key: str, tmp_
     shares = ", splits: {preference: 1.0}" if key == "data.sources" else ""
     entries = [f"{key}=[{{path: {file}, check: label{shares}}}]", f"outputs={tmp_path / 'outputs'}"]
     recipe = ("data=file", "stage=data") if key == "data.sources" else (*TINY, "stage=report", "seeds=[1]")
-    told = refused(*recipe, *entries)
-    assert "prompts.jsonl: {prompt: prompt} " in told
-    assert f"{key}[0].columns={{completion: COLUMN}}" in told
+    message = refused(*recipe, *entries)
+    assert "prompts.jsonl: {prompt: prompt} " in message
+    assert f"{key}[0].columns={{completion: COLUMN}}" in message
     assert not (tmp_path / "outputs" / "sft").exists()
 
 
@@ -339,11 +339,11 @@ def alpaca(count: int) -> list[str]:
 def test_bad_rows_are_kept_with_their_reasons(tmp_path: Path) -> None:
     lines = [*alpaca(200), '{"instruction": "a", "out', json.dumps({"instruction": "a"})]
     out, metrics = source(tmp_path, lines, "data.max_bad=0.05")
-    kept = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    assert metrics["quarantined"] == len(kept) == 2
-    assert [entry["line"] for entry in kept] == [201, 202]
-    assert kept[0]["row"] == lines[200]
-    assert (kept[1]["field"], kept[1]["reason"]) == ("output", "the column is missing")
+    quarantined = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert metrics["quarantined"] == len(quarantined) == 2
+    assert [entry["line"] for entry in quarantined] == [201, 202]
+    assert quarantined[0]["row"] == lines[200]
+    assert (quarantined[1]["field"], quarantined[1]["reason"]) == ("output", "the column is missing")
     assert "rows.jsonl: line 201: broken JSON" in out.warnings[0]
 
 
@@ -418,9 +418,9 @@ def test_the_table_loads_as_a_dataset(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     out, _ = source(tmp_path, alpaca(40))
-    found = load_dataset("parquet", data_files=str(out / "examples.parquet"), split="train", cache_dir=str(tmp_path))
-    assert len(found) == 40
-    assert {"id", "messages", "reference", "split", "checks"} <= set(found.column_names)
+    dataset = load_dataset("parquet", data_files=str(out / "examples.parquet"), split="train", cache_dir=str(tmp_path))
+    assert len(dataset) == 40
+    assert {"id", "messages", "reference", "split", "checks"} <= set(dataset.column_names)
 
 
 def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path) -> None:
@@ -452,9 +452,9 @@ def counted_out(tmp_path: Path, lines: list[str], *overrides: str) -> tuple[list
     """The examples of a source, the stage's metrics, and what is in quarantine."""
     tmp_path.mkdir()
     out, metrics = source(tmp_path, lines, *overrides)
-    apart = out / "quarantine.jsonl"
-    kept = [json.loads(line) for line in apart.read_text().splitlines()] if apart.exists() else []
-    return load(out / "examples.parquet", Example), metrics, kept
+    quarantine = out / "quarantine.jsonl"
+    quarantined = [json.loads(line) for line in quarantine.read_text().splitlines()] if quarantine.exists() else []
+    return load(out / "examples.parquet", Example), metrics, quarantined
 
 
 def test_an_audit_takes_out_what_it_is_told_to_and_counts_it(tmp_path: Path) -> None:
@@ -464,18 +464,18 @@ def test_an_audit_takes_out_what_it_is_told_to_and_counts_it(tmp_path: Path) -> 
     everything, metrics, _ = counted_out(tmp_path / "all", lines)
     assert metrics["unwanted"] == 0
     actions = "data.audit.actions={echo: drop, wrong_sum: quarantine, refusal: keep}"
-    examples, metrics, apart = counted_out(tmp_path / "audited", lines, actions, "data.max_bad=0")
+    examples, metrics, quarantined = counted_out(tmp_path / "audited", lines, actions, "data.max_bad=0")
     assert metrics["unwanted"] == 2
     assert len(examples) == len(everything) - 2
-    [row] = apart
+    [row] = quarantined
     assert (row["field"], row["reason"], row["line"]) == ("wrong_sum", "2 + 2 = 5", len(lines))
     assert "data.audit" in metrics["summary"]
 
 
 def test_without_actions_an_audit_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
-    plain, kept = (nodes(tmp_path, *more)["data"] for more in ((), ("data.audit.against=null",)))
+    plain, unaudited = (nodes(tmp_path, *more)["data"] for more in ((), ("data.audit.against=null",)))
     assert "audit" not in plain.settings
-    assert plain.fingerprint == kept.fingerprint
+    assert plain.fingerprint == unaudited.fingerprint
     assert nodes(tmp_path, "data.audit.actions={echo: drop}")["data"].fingerprint != plain.fingerprint
 
 
@@ -496,9 +496,9 @@ def test_near_copies_stay_on_one_side_and_no_row_moves_another(tmp_path: Path) -
         joined(settings("data=file", share.format(path), drop).data, out)
         return {e.messages[-1]["content"]: e.split for e in load(out / "examples.parquet", Example)}
 
-    found = sides("both", both)
-    pairs = [(found[a], found[b]) for a, b in zip(requests, twins, strict=True) if b in found]
+    rows_by_side = sides("both", both)
+    pairs = [(rows_by_side[a], rows_by_side[b]) for a, b in zip(requests, twins, strict=True) if b in rows_by_side]
     assert 10 < len(pairs) < 50
     assert all(a == b for a, b in pairs)
     alone = sides("alone", both[:60])
-    assert all(found[request] == split for request, split in alone.items())
+    assert all(rows_by_side[request] == split for request, split in alone.items())

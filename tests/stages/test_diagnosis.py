@@ -12,14 +12,14 @@ from stages import report
 from stages.config.errors import UserError
 from stages.evaluation.diagnosis import causes, effects
 from stages.evaluation.diagnosis.diagnose import diagnose
-from stages.evaluation.diagnosis.evidence import Evidence, gather
-from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, written
+from stages.evaluation.diagnosis.evidence import Evidence, gather_evidence
+from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, write_number
 from stages.preflight import constraints
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from tests.bench.diagnosis import named, plants
-from tests.browser import wrong_with
+from tests.browser import page_faults
 from tests.helpers import CHROMIUM, TINY, Chain, browse, build, composed, nodes, settings
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
@@ -30,7 +30,7 @@ def evidence(chain: Chain, *overrides: str) -> Evidence:
     inputs = {role: chain.folder(role, *overrides) for role in nodes(chain.root, *overrides)["report"].inputs}
     manifests = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = json.loads((inputs["eval"] / "results.json").read_text())
-    return gather(inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair))
+    return gather_evidence(inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair))
 
 
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -47,30 +47,30 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
     severities = {0.5: FAR, 0.7: OUT, 1.0: 0, 8.0: 0, 9.0: OUT, 16.0: FAR}
     assert {value: normal.severity(value) for value in severities} == severities
     forms = {5.2e-5: "5.2e-5", 0.0025: "0.0025", -1894.6: "−1,895", 1e38: "1e38"}
-    assert {number: written(NUMBER, number) for number in forms} == forms
+    assert {number: write_number(NUMBER, number) for number in forms} == forms
     assert Normal(high=0.1).severity(0.9) == OUT, "no value of this is a cause by itself"
 
 
 def findings(run: Evidence) -> list[Finding]:
     """All of them, as if enough pairs had been held out for accuracy to say something, and a verdict of all parts."""
     results = run.results | {"gives_verdict": ["checks", "learnt"]}
-    run = replace(run, dpo=run.dpo | {"held_out": 50}, results=results)
-    found = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
-    assert None not in found
-    return found
+    run = replace(run, dpo_metrics=run.dpo_metrics | {"held_out": 50}, results=results)
+    measured = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
+    assert None not in measured
+    return measured
 
 
 def test_every_range_has_a_cause_for_each_side_on_which_it_ends(chain: Chain) -> None:
-    found = findings(evidence(chain))
-    for finding in found:
-        assert (finding.below is not None) == (finding.normal.low is not None), finding.what
-        assert (finding.above is not None) == (finding.normal.high is not None), finding.what
-    assert len({f.what for f in found}) == len(found)
+    chain_findings = findings(evidence(chain))
+    for finding in chain_findings:
+        assert (finding.below is not None) == (finding.normal.low is not None), finding.quantity
+        assert (finding.above is not None) == (finding.normal.high is not None), finding.quantity
+    assert len({f.quantity for f in chain_findings}) == len(chain_findings)
 
 
 def test_where_few_candidates_end_more_heat_is_no_advice(chain: Chain) -> None:
     run = evidence(chain)
-    cool, hot = (replace(run, made=run.made | {"candidates_ended": share}) for share in (0.2, 0.9))
+    cool, hot = (replace(run, pair_metrics=run.pair_metrics | {"candidates_ended": share}) for share in (0.2, 0.9))
     advice = [str(causes.without_pair(each).above.advice) for each in (cool, hot)]
     assert "lower sample.temperatures" in advice[0] and "20%" in advice[0]
     assert "higher sample.temperatures" in advice[1]
@@ -83,14 +83,14 @@ ALONE, TOGETHER = ("dpo.loss_type=[sigmoid]",), ("dpo.loss_type=[sigmoid,sft]", 
 def test_a_key_that_is_told_to_be_tried_can_be_typed(mixture: tuple[str, ...], chain: Chain) -> None:
     run = evidence(chain)
     run = replace(run, settings=run.settings | {"loss_type": settings(*TINY, *mixture).dpo.loss_type})
-    said = [cause.advice for f in findings(run) for cause in (f.below, f.above) if cause]
+    advice_texts = [cause.advice for f in findings(run) for cause in (f.below, f.above) if cause]
     key = re.compile(
         r"\b((?:data|sft|sample|label|pairs|dpo)\.(?!parquet)[a-z_.]+)(=(?:\[[a-z_,]+\]|[^\s;]*[^\s;,.]))?"
     )
-    assert len({*key.findall(" ; ".join(said))}) > 15
-    for advice in said:
+    assert len({*key.findall(" ; ".join(advice_texts))}) > 15
+    for advice in advice_texts:
         typed = key.findall(advice)
-        constraints.refuse(settings(*TINY, *mixture, *(name + value for name, value in typed if value)))
+        constraints.validate_config(settings(*TINY, *mixture, *(name + value for name, value in typed if value)))
         for name in (name for name, value in typed if not value):
             assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
 
@@ -106,9 +106,9 @@ def test_pairs_that_contradict_or_repeat_one_another_are_counted(chain: Chain) -
 
 def test_labels_are_held_against_checks_where_there_are_some(chain: Chain) -> None:
     run = evidence(chain)
-    found = causes.agreement(run)
-    assert found is not None
-    assert found.value == 1, "here the checks are the labeler"
+    agreement = causes.agreement(run)
+    assert agreement is not None
+    assert agreement.value == 1, "here the checks are the labeler"
     bare = {name: replace(e, checks=[]) for name, e in run.prompts.items()}
     assert causes.agreement(replace(run, prompts=bare)) is None
 
@@ -162,7 +162,7 @@ def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Pa
     numbers = re.findall(r'data-label="(?:measured|normal)">(?:<span[^>]*>)?([^<]*)', block)
     assert len(numbers) > 20
     assert not [number for number in numbers if re.search(r"(?i)\bnan\b|\binf\b|e[+]\d|^-", number)]
-    assert wrong_with(page, tmp_path / "browser") == []
+    assert page_faults(page, tmp_path / "browser") == []
 
 
 def test_a_training_that_ends_in_no_number_has_no_report_and_names_the_key(chain: Chain) -> None:
@@ -174,11 +174,13 @@ def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) 
     run = evidence(chain)
     primary = run.results["primary"]
     fine = {"prompts": 800} | {name: primary[name] for name in primary if name != "prompts"}
-    enough = replace(run, dpo=run.dpo | {"steps": 44, "pairs": 370}, results=run.results | {"primary": fine})
+    enough = replace(
+        run, dpo_metrics=run.dpo_metrics | {"steps": 44, "pairs": 370}, results=run.results | {"primary": fine}
+    )
     enough = replace(enough, settings=run.settings | {"learning_rate": 3e-5}, curve=[])
-    said = diagnose(enough, "DPO")
-    assert not said.found
-    assert said.sentence.startswith("Nothing that was measured")
+    diagnosis = diagnose(enough, "DPO")
+    assert not diagnosis.out_of_range
+    assert diagnosis.sentence.startswith("Nothing that was measured")
 
 
 def of_a_file(run: Evidence, ratio: tuple[float, float], **changes: object) -> Evidence:
@@ -196,10 +198,12 @@ def test_of_preferences_alone_nothing_is_said_of_checks_or_sampling(chain: Chain
     sure = diagnose(of_a_file(run, (0.7, 0.9)), "DPO")
     assert sure.helped and sure.sentence.startswith("DPO learnt the preferences")
     unsure = diagnose(of_a_file(run, (0.4, 0.6)), "DPO")
-    assert not unsure.helped and "held-out pairs" in {finding.what for finding in (*unsure.found, *unsure.normal)}
-    for finding in (*unsure.found, *unsure.normal):
-        texts = [finding.what, finding.detail]
-        texts += [text for cause in (finding.below, finding.above) if cause for text in (cause.says, cause.advice)]
+    assert not unsure.helped and "held-out pairs" in {
+        finding.quantity for finding in (*unsure.out_of_range, *unsure.in_range)
+    }
+    for finding in (*unsure.out_of_range, *unsure.in_range):
+        texts = [finding.quantity, finding.detail]
+        texts += [text for cause in (finding.below, finding.above) if cause for text in (cause.clause, cause.advice)]
         assert not re.search(r"SFT − base|test prompts|checks|sample\.|data\.|sft=|labeler", " ".join(texts))
 
 
@@ -232,4 +236,4 @@ def test_of_too_few_pairs_no_cause_is_said_to_be_likely(chain: Chain) -> None:
     few = run.results["learnt"] | {"pairs": 26, "note": "too few to say"}
     explained = diagnose(replace(run, results=run.results | {"learnt": few}), "DPO")
     assert not explained.helped and "cause" not in explained.sentence
-    assert "held-out pairs" in {finding.what for finding in explained.found}
+    assert "held-out pairs" in {finding.quantity for finding in explained.out_of_range}

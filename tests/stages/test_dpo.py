@@ -15,9 +15,9 @@ from stages.config.choices import LOSS_TYPES, Forward, Precision
 from stages.config.errors import UserError
 from stages.dpo import run
 from stages.evaluation.displacement import displacement
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.models.scoring import AGREEMENT
+from stages.models.scoring import ROUNDING_GAP
 from stages.objectives.dpo import StoredReferenceTrainer, starting_loss, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.workspace import StageDir, read_curves
@@ -50,21 +50,25 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTrainer, StoredReferenceTrainer]:
     """TRL's own trainer with a reference model in memory, and ours with stored log-probs, on the same pairs."""
-    terms = contract.load(inputs["policy"] / "model")
+    contract = load_contract(inputs["policy"] / "model")
     pairs = [p for p in load(inputs["pairs"] / "pairs.parquet", Pair) if p.split == "train"][:8]
     reference = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     out = StageDir(folder, lambda m, s: None)
 
-    def made(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
+    def build_trainer(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
         args = arguments(cfg, out, precompute_ref_log_probs=stored)
         model = load_model(inputs["policy"] / "model")
-        return kind(model, args=args, processing_class=terms.tokenizer, **own)
+        return kind(model, args=args, processing_class=contract.tokenizer, **own)
 
     rows = Dataset.from_list([trl_row(reference[p.id], cfg.trainer.get("ld_alpha")) for p in pairs])
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
-    theirs = made(DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model"))
-    return theirs, made(StoredReferenceTrainer, stored=True, train_dataset=rows, turns=turns, cfg=cfg, out=out)
+    trl_trainer = build_trainer(
+        DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model")
+    )
+    return trl_trainer, build_trainer(
+        StoredReferenceTrainer, stored=True, train_dataset=rows, turns=turns, cfg=cfg, out=out
+    )
 
 
 def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0) -> float:
@@ -82,15 +86,15 @@ def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0)
 def test_stored_log_probs_give_the_loss_of_a_reference_model(
     trl_arguments: dict[str, float], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    theirs, ours = trainers(inputs, block(trainer=trl_arguments), tmp_path)
-    rows, plain = list(ours.train_dataset), list(theirs.train_dataset)
+    trl_trainer, our_trainer = trainers(inputs, block(trainer=trl_arguments), tmp_path)
+    rows, plain = list(our_trainer.train_dataset), list(trl_trainer.train_dataset)
     # Ours leaves out the newline that the template puts after the end of turn.
     for row, other in zip(rows, plain, strict=True):
         assert other["chosen_ids"][: len(row["chosen_ids"])] == row["chosen_ids"]
     same_tokens = [{k: v for k, v in row.items() if not k.startswith("ref_")} for row in rows]
     for shift in (0.0, 0.3):
-        assert loss_of(ours, rows, shift) == pytest.approx(loss_of(theirs, same_tokens, shift), abs=1e-5)
-    assert loss_of(ours, rows, 0.3) != pytest.approx(loss_of(ours, rows, 0.0), abs=1e-3)
+        assert loss_of(our_trainer, rows, shift) == pytest.approx(loss_of(trl_trainer, same_tokens, shift), abs=1e-5)
+    assert loss_of(our_trainer, rows, 0.3) != pytest.approx(loss_of(our_trainer, rows, 0.0), abs=1e-3)
 
 
 def test_garbage_in_the_store_changes_the_loss(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -109,10 +113,10 @@ def test_garbage_in_the_store_changes_the_loss(inputs: dict[str, Path], tmp_path
 def test_every_loss_starts_where_it_must(loss_type: str, inputs: dict[str, Path], tmp_path: Path) -> None:
     trainer = {"label_smoothing": 1e-3} if loss_type == "exo_pair" else {}
     cfg = block(loss_type=[loss_type], trainer=trainer)
-    _, ours = trainers(inputs, cfg, tmp_path)
+    _, our_trainer = trainers(inputs, cfg, tmp_path)
     expected = starting_loss(cfg)
     assert expected is not None
-    assert loss_of(ours, list(ours.train_dataset)) == pytest.approx(expected, rel=1e-4)
+    assert loss_of(our_trainer, list(our_trainer.train_dataset)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_mixture_starts_at_the_weighted_sum(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -143,18 +147,20 @@ def test_the_micro_batch_does_not_change_the_weights(
     assert distance(whole, before) > 1e-4, "it trained"
     assert metrics["pairs_cut"] > 0
     for size in (4, 1):
-        part, again = train(replace(cfg, runtime=replace(cfg.runtime, micro_batch=size)), inputs, tmp_path / f"{size}")
+        part, other_metrics = train(
+            replace(cfg, runtime=replace(cfg.runtime, micro_batch=size)), inputs, tmp_path / f"{size}"
+        )
         assert distance(whole, part) < 1e-5
-        assert again["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
+        assert other_metrics["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
 
 
 def test_padded_pairs_train_the_same(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Equal to 1e-5 in fp32, curves but for speed too."""
-    packed, found = train(block(), inputs, tmp_path / "packed")
+    packed, packed_metrics = train(block(), inputs, tmp_path / "packed")
     padded, other = train(block(forward=Forward.padded), inputs, tmp_path / "padded")
     assert distance(packed, load_file(inputs["policy"] / "model" / "model.safetensors")) > 1e-4, "it trained"
     assert distance(packed, padded) < 1e-5
-    assert found["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
+    assert packed_metrics["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
 
 
 def test_another_model_than_the_reference_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -163,8 +169,8 @@ def test_another_model_than_the_reference_is_refused(inputs: dict[str, Path], tm
     changed = {name: tensor * 1.01 for name, tensor in load_file(weights).items()}
     save_file(changed, weights, {"format": "pt"})
     policy = inputs["policy"].name
-    told = rf"the policy \(sft {policy}\) and the reference \({policy}\) differ by .* nats per token"
-    with pytest.raises(UserError, match=told):
+    pattern = rf"the policy \(sft {policy}\) and the reference \({policy}\) differ by .* nats per token"
+    with pytest.raises(UserError, match=pattern):
         train(block(), inputs, tmp_path / "dpo")
 
 
@@ -201,13 +207,13 @@ def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() 
         {"ref_chosen_logps": -7.0, "ref_rejected_logps": -9.0, "chosen_ids": [7] * 6},
     ]
 
-    def told(chosen: float, rejected: float) -> str:
+    def displacement_message(chosen: float, rejected: float) -> str:
         return displacement({"eval_logps/chosen": chosen, "eval_logps/rejected": rejected}, rows)
 
-    assert "chosen fell by 2.0 nats" in told(-8.0, -15.0)
-    assert told(-5.5, -15.0) == ""
-    assert told(-7.4, -15.0) == "", "less than 0.3 nats per token"
-    assert told(-7.6, -15.0)
+    assert "chosen fell by 2.0 nats" in displacement_message(-8.0, -15.0)
+    assert displacement_message(-5.5, -15.0) == ""
+    assert displacement_message(-7.4, -15.0) == "", "less than 0.3 nats per token"
+    assert displacement_message(-7.6, -15.0)
     assert displacement({}, []) == ""
 
 
@@ -216,15 +222,15 @@ def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_p
     a rate too small to learn anything they stay where they were."""
     table, scored = inputs["pairs"] / "pairs.parquet", inputs["reference"] / "logprobs.parquet"
     pairs, log_probs = load(table, Pair), load(scored, PairLogProbs)
-    known = {p.id for p in log_probs}
-    trained = [replace(p, split="train") for p in pairs if p.id in known]
+    scored_ids = {p.id for p in log_probs}
+    trained = [replace(p, split="train") for p in pairs if p.id in scored_ids]
     turned = [replace(p, id=f"-{p.id}", chosen=p.rejected, rejected=p.chosen, split="validation") for p in trained]
     save(table, [*trained, *turned], Pair)
-    theirs = [
+    trl_rows = [
         PairLogProbs(f"-{p.id}", p.prompt_ids, p.rejected_ids, p.chosen_ids, p.rejected_logps, p.chosen_logps)
         for p in log_probs
     ]
-    save(scored, [*log_probs, *theirs], PairLogProbs)
+    save(scored, [*log_probs, *trl_rows], PairLogProbs)
     for rate, rises in ((1e-2, True), (1e-12, False)):
         (tmp_path / f"{rate}").mkdir()
         out = StageDir(tmp_path / f"{rate}", lambda m, s: None)
@@ -237,4 +243,4 @@ def test_trl_names_are_kept_in_the_curves(chain: Chain) -> None:
     names = {name for point in points for name in point}
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "loss", "grad_norm"} <= names
     assert {"eval_rewards/accuracies", "eval_loss"} <= names
-    assert AGREEMENT[Precision.fp32] == 1e-5
+    assert ROUNDING_GAP[Precision.fp32] == 1e-5

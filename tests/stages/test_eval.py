@@ -11,20 +11,20 @@ import torch
 
 from stages.config.errors import UserError
 from stages.eval import run
-from stages.evaluation.checked import constant, containing, holds
+from stages.evaluation.checked import constant, containing, contains_words
 from stages.evaluation.likelihood import ROWS, log_probs
 from stages.evaluation.outcomes import (
     Table,
-    averaged,
+    average_runs,
     consistency,
     endings_clause,
-    ends_less,
+    endings_warning,
     matched,
-    rates,
+    rate_row,
     verdict,
     with_intervals,
 )
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.store.records import Candidate, Check, Example, Outcome, Pair, load, save
 from stages.store.store import Store
@@ -51,17 +51,17 @@ def test_seeds_are_averaged_prompt_by_prompt(chain: Chain) -> None:
     outcomes = load(chain.folder("eval") / "outcomes.parquet", Outcome)
     results = json.loads((chain.folder("eval") / "results.json").read_text())
     examples = {e.id: e for e in load(chain.folder("data") / "examples.parquet", Example)}
-    alone = averaged([outcomes], examples)
+    alone = average_runs([outcomes], examples)
     for name, table in alone.views().items():
         expected = results["groups"][name]
         assert len(table.prompts) == expected["prompts"]
         assert table.mean(table.passed) == pytest.approx({role: expected[role]["mean"] for role in table.roles})
     turned_over = [replace(row, passed=not row.passed, n_tokens=row.n_tokens + 2) for row in outcomes]
-    both = averaged([outcomes, turned_over], examples)
+    both = average_runs([outcomes, turned_over], examples)
     assert (both.passed == 0.5).all() and (both.tokens == alone.tokens + 1).all()
     first = alone.prompts[0].id
-    assert len(averaged([outcomes, outcomes[len(alone.roles) :]], examples).prompts) == len(alone.prompts) - 1
-    assert first not in {e.id for e in averaged([outcomes[len(alone.roles) :]], examples).prompts}
+    assert len(average_runs([outcomes, outcomes[len(alone.roles) :]], examples).prompts) == len(alone.prompts) - 1
+    assert first not in {e.id for e in average_runs([outcomes[len(alone.roles) :]], examples).prompts}
 
 
 def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path: Path) -> None:
@@ -78,15 +78,15 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
 
 
 def test_where_all_test_prompts_are_in_the_pairs_it_is_told(chain: Chain, tmp_path: Path) -> None:
-    given = evaluation_inputs(chain)
-    asked = {answer.prompt_id for answer in load(given["answer_sft"] / "answers.parquet", Candidate)}
+    inputs = evaluation_inputs(chain)
+    prompt_ids = {answer.prompt_id for answer in load(inputs["answer_sft"] / "answers.parquet", Candidate)}
     [some, *_] = load(chain.folder("pairs") / "pairs.parquet", Pair)
     (tmp_path / "pairs").mkdir()
-    save(tmp_path / "pairs" / "pairs.parquet", [replace(some, prompt_id=i, split="train") for i in asked], Pair)
+    save(tmp_path / "pairs" / "pairs.parquet", [replace(some, prompt_id=i, split="train") for i in prompt_ids], Pair)
     work = StageDir(tmp_path, lambda metrics, step: None)
-    told = f"of {len(asked)} prompts none can say whether it helped: {len(asked)} are in the pairs as well"
-    with pytest.raises(UserError, match=told):
-        run(nodes(chain.root)["eval"].config, given | {"pairs": tmp_path / "pairs"}, work)
+    pattern = f"none of the {len(prompt_ids)} prompts .*: {len(prompt_ids)} are also in "
+    with pytest.raises(UserError, match=pattern):
+        run(nodes(chain.root)["eval"].config, inputs | {"pairs": tmp_path / "pairs"}, work)
 
 
 def test_dpo_on_pairs_that_a_coin_has_turned_never_helps(chain: Chain, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def table(groups: list[str], passed: Any, stopped: Any, tokens: Any) -> Table:
 
 def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
     """DPO gains on two of four prompts: one because it now ends, one although both end, much shorter."""
-    found = matched(
+    matched_rates = matched(
         table(
             ["seen"] * 4,
             passed=[[0, 0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0]],
@@ -125,10 +125,10 @@ def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
         ),
         settings("recipe=tiny").eval,
     )
-    assert found["gain"] == 0.5
-    assert found["gain_from_stopping"] == 0.25
-    assert found["views"]["both answers end by themselves"]["prompts"] == 3
-    assert found["views"]["answers of like length"]["policy-sft"]["mean"] == 0
+    assert matched_rates["gain"] == 0.5
+    assert matched_rates["gain_from_stopping"] == 0.25
+    assert matched_rates["views"]["both answers end by themselves"]["prompts"] == 3
+    assert matched_rates["views"]["answers of like length"]["policy-sft"]["mean"] == 0
 
 
 def test_a_policy_that_stops_less_often_than_sft_is_told_where_it_is_no_noise(chain: Chain, tmp_path: Path) -> None:
@@ -143,26 +143,28 @@ def test_a_policy_that_stops_less_often_than_sft_is_told_where_it_is_no_noise(ch
         inputs = evaluation_inputs(chain) | {"answer_policy": tmp_path}
         run(nodes(chain.root)["eval"].config, inputs, out)
         warnings[every] = [w for w in out.warnings if "ends fewer of its answers by itself than SFT" in w]
-    [told] = warnings[2]
+    [warning] = warnings[2]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["stop_rate"]["sft"] == 1
-    assert told.startswith("DPO ends fewer ")
-    assert "pairs.unfinished=drop" in told
+    assert warning.startswith("DPO ends fewer ")
+    assert "pairs.unfinished=drop" in warning
     assert warnings[1000] == []
 
 
 def test_an_answer_less_that_ends_is_told_rarely_where_nothing_changed() -> None:
     """Two models that stop as often: the interval of the difference decides, and it is right."""
     rng = np.random.default_rng(2)
-    cfg, told = settings("recipe=tiny").eval, 0
+    cfg, warnings_given = settings("recipe=tiny").eval, 0
     for _ in range(100):
         stopped = (rng.random((200, 3)) < 0.9).astype(float)
-        told += bool(ends_less({"seen tasks": table(["seen"] * 200, stopped, stopped, stopped)}, TITLES, cfg))
-    assert told <= 5
+        warnings_given += bool(
+            endings_warning({"seen tasks": table(["seen"] * 200, stopped, stopped, stopped)}, TITLES, cfg)
+        )
+    assert warnings_given <= 5
     fewer = np.ones((200, 3))
     fewer[::4, 2] = 0
-    found = ends_less({"seen tasks": table(["seen"] * 200, fewer, fewer, fewer)}, TITLES, cfg)
-    assert "100.0% to 75.0%, −25.0 points (" in found
+    warning = endings_warning({"seen tasks": table(["seen"] * 200, fewer, fewer, fewer)}, TITLES, cfg)
+    assert "100.0% to 75.0%, −25.0 points (" in warning
 
 
 def test_of_many_groups_none_is_told_to_end_less_where_nothing_changed() -> None:
@@ -176,7 +178,7 @@ def test_of_many_groups_none_is_told_to_end_less_where_nothing_changed() -> None
         both = table(groups, stopped, stopped, stopped)
         both.prompts = [replace(e, task=task) for e, task in zip(both.prompts, tasks, strict=True)]
         views = both.views() | {f"outside: {name}": both.group(name) for name in "abcd"}
-        warned += bool(ends_less(views, TITLES, cfg))
+        warned += bool(endings_warning(views, TITLES, cfg))
     assert warned <= 5
 
 
@@ -191,22 +193,22 @@ def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clau
     cfg = settings("recipe=tiny").eval
     full = endings_clause(answers, TITLES, cfg)
     assert clause in full and bool(full) is bool(clause)
-    assert f"tasks{full}." in verdict(rates(answers, cfg), TITLES, full)
+    assert f"tasks{full}." in verdict(rate_row(answers, cfg), TITLES, full)
 
 
 def test_none_of_many_is_not_known_to_be_none() -> None:
     groups = ["seen"] * 320
     none = np.zeros((320, 3))
-    found = with_intervals(table(groups, none, none, none), none, settings("recipe=tiny").eval)
+    intervals = with_intervals(table(groups, none, none, none), none, settings("recipe=tiny").eval)
     exact = 1 - 0.025 ** (1 / 320)  # Clopper and Pearson's upper limit of none
-    assert found["sft"]["high"] == pytest.approx(exact, rel=0.05)
-    assert found["policy-sft"]["high"] == pytest.approx(exact, rel=0.05)
+    assert intervals["sft"]["high"] == pytest.approx(exact, rel=0.05)
+    assert intervals["policy-sft"]["high"] == pytest.approx(exact, rel=0.05)
     every = with_intervals(table(groups, none + 1, none, none), none + 1, settings("recipe=tiny").eval)
     assert every["sft"]["low"] == pytest.approx(1 - exact, rel=0.001)
 
 
 @pytest.mark.parametrize(
-    ("answer", "reference", "held"),
+    ("answer", "reference", "contained"),
     [
         ("The answer is TUESDAY.", "Tuesday", True),
         ("apple, pear and fig", "- apple\n- pear\n- fig", False),
@@ -216,31 +218,31 @@ def test_none_of_many_is_not_known_to_be_none() -> None:
         ("a ?! b", "?!", True),
     ],
 )
-def test_an_answer_contains_the_reference_whatever_its_form(answer: str, reference: str, held: bool) -> None:
-    assert holds(answer, reference) == held
+def test_an_answer_contains_the_reference_whatever_its_form(answer: str, reference: str, contained: bool) -> None:
+    assert contains_words(answer, reference) == contained
 
 
 def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_have(chain: Chain) -> None:
-    """Where every answer that holds the reference passes, and no other, the two rates are one."""
+    """Check that both rates agree if exactly the answers that contain the reference pass."""
     data = load(chain.folder("data") / "examples.parquet", Example)
     prompts = [e for e in data if e.split == "test" and e.reference]
     right = np.random.default_rng(0).integers(2, size=(len(prompts), 3))
     whole = replace(table([""] * len(prompts), right, right, right), prompts=prompts)
-    said = lambda e, is_right: Candidate.of_text(e.id, f"It is {e.reference}!" if is_right else "", "", "", 1)
+    answer_of = lambda e, is_right: Candidate.of_text(e.id, f"It is {e.reference}!" if is_right else "", "", "", 1)
     answers = {
-        role: {e.id: said(e, row[i]) for e, row in zip(prompts, right, strict=True)}
+        role: {e.id: answer_of(e, row[i]) for e, row in zip(prompts, right, strict=True)}
         for i, role in enumerate(whole.roles)
     }
     cfg = settings("recipe=tiny").eval
-    found = containing(whole, answers, cfg)
-    assert found == {"prompts": len(prompts), **with_intervals(whole, whole.passed, cfg)}
-    assert found["policy-sft"]["low"] < found["policy-sft"]["mean"] < found["policy-sft"]["high"]
+    rates = containing(whole, answers, cfg)
+    assert rates == {"prompts": len(prompts), **with_intervals(whole, whole.passed, cfg)}
+    assert rates["policy-sft"]["low"] < rates["policy-sft"]["mean"] < rates["policy-sft"]["high"]
     bare = [*prompts[:-1], replace(prompts[-1], reference=None)]
     assert containing(replace(whole, prompts=bare), answers, cfg)["prompts"] == len(prompts) - 1
     assert containing(whole.where(np.zeros(len(prompts), bool)), answers, cfg) == {}
 
 
-def asked(task: str, references: list[str]) -> list[Example]:
+def prompts_of(task: str, references: list[str]) -> list[Example]:
     return [
         Example(f"{task}{i}", [], text, "s", task, "test", checks=[Check("equals", {"text": text})])
         for i, text in enumerate(references)
@@ -248,27 +250,27 @@ def asked(task: str, references: list[str]) -> list[Example]:
 
 
 def test_a_constant_answer_scores_what_it_scores_on_other_prompts() -> None:
-    """Of four labels three are alike: the answer of one of them passes two of the three others."""
-    assert constant(asked("label", ["yes", "yes", "yes", "no"])) == pytest.approx(2 / 3)
-    assert constant(asked("copy", ["a", "b", "c"])) == 0
-    both = asked("label", ["yes", "yes", "yes", "no"]) + asked("copy", ["a", "b", "c", "d"])
+    """Check tasks with four labels of which three are equal: one of their answers passes two others."""
+    assert constant(prompts_of("label", ["yes", "yes", "yes", "no"])) == pytest.approx(2 / 3)
+    assert constant(prompts_of("copy", ["a", "b", "c"])) == 0
+    both = prompts_of("label", ["yes", "yes", "yes", "no"]) + prompts_of("copy", ["a", "b", "c", "d"])
     assert constant(both) == pytest.approx(1 / 3)
     assert constant([*both, Example("open", [], None, "s", "letter", "test")]) is None
 
 
 def test_requests_are_followed_through_their_phrasings() -> None:
     passed = [[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 1, 1]]
-    found = consistency(table(["rephrased"] * 4, passed, passed, passed))
-    assert (found["requests"], found["phrasings"]) == (2, 2)
-    assert found["base"] == {"always": 0.5, "sometimes": 0, "never": 0.5, "spread": 0}
-    assert found["sft"] == {"always": 0.5, "sometimes": 0.5, "never": 0, "spread": 0.25}
+    rates = consistency(table(["rephrased"] * 4, passed, passed, passed))
+    assert (rates["requests"], rates["phrasings"]) == (2, 2)
+    assert rates["base"] == {"always": 0.5, "sometimes": 0, "never": 0.5, "spread": 0}
+    assert rates["sft"] == {"always": 0.5, "sometimes": 0.5, "never": 0, "spread": 0.25}
 
 
 def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(chain: Chain, tmp_path: Path) -> None:
     """`outside` adds answers and a row; SFT and DPO stay the ones that are there, and known prompts do not count."""
-    known = next(e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "sft")
+    trained_example = next(e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "sft")
     rows = [
-        {"prompt": known.messages[-1]["content"], "completion": known.reference},
+        {"prompt": trained_example.messages[-1]["content"], "completion": trained_example.reference},
         {"prompt": "A review of a new film, positive or negative: wonderful", "completion": "positive"},
         {"prompt": "Three eggs and four more, how many?", "completion": "3 + 4 = 7, so there are 7."},
     ]
@@ -329,12 +331,12 @@ def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> No
     metrics = chain.manifest("eval")["metrics"]["kl"]["policy"]
     examples = {e.id: e for e in load(chain.folder("data") / "examples.parquet", Example)}
     answers = {a.prompt_id: a for a in load(chain.folder("answer_policy") / "answers.parquet", Candidate)}
-    terms = contract.load(chain.folder("sft") / "model")
+    contract = load_contract(chain.folder("sft") / "model")
     policy, reference = load_model(chain.folder("dpo") / "model"), load_model(chain.folder("sft") / "model")
     total = tokens = 0.0
-    asked = sorted(i for i in answers if examples[i].group != "rephrased")
-    for prompt_id in asked[: metrics["answers"]]:
-        prompt, answer = terms.prompt(examples[prompt_id].messages), answers[prompt_id].token_ids
+    answered_ids = sorted(i for i in answers if examples[i].group != "rephrased")
+    for prompt_id in answered_ids[: metrics["answers"]]:
+        prompt, answer = contract.prompt(examples[prompt_id].messages), answers[prompt_id].token_ids
         with torch.no_grad():
             p, q = (m(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1] for m in (policy, reference))
         total += float(
@@ -354,12 +356,12 @@ def test_the_base_is_asked_in_a_form_that_suits_it(built: Path) -> None:
 @torch.no_grad()
 def test_a_completion_among_others_has_the_distributions_it_has_alone(chain: Chain) -> None:
     model = load_model(chain.folder("sft") / "model")
-    asked = [([*range(5, 8 + i % 7)], [*range(9, 9 + i * 5 % 11)]) for i in range(2 * ROWS + 3)]
+    token_pairs = [([*range(5, 8 + i % 7)], [*range(9, 9 + i * 5 % 11)]) for i in range(2 * ROWS + 3)]
     forwards: list[None] = []
     model.register_forward_hook(lambda *_: forwards.append(None))
-    found = {i: log_p for i, (log_p,) in log_probs([model], asked)}
-    assert (len(forwards), sorted(found)) == (3, [*range(len(asked))])
-    for i, (prompt, completion) in enumerate(asked):
+    log_p_by_row = {i: log_p for i, (log_p,) in log_probs([model], token_pairs)}
+    assert (len(forwards), sorted(log_p_by_row)) == (3, [*range(len(token_pairs))])
+    for i, (prompt, completion) in enumerate(token_pairs):
         alone = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        assert found[i].shape == (len(completion), model.config.vocab_size)
-        assert torch.allclose(found[i], alone, atol=1e-5, rtol=0)
+        assert log_p_by_row[i].shape == (len(completion), model.config.vocab_size)
+        assert torch.allclose(log_p_by_row[i], alone, atol=1e-5, rtol=0)

@@ -58,7 +58,7 @@ def test_the_same_checkpoint_twice_is_even_and_nobody_is_asked(chain: Chain, tmp
     with running(Model(judging(longer))) as server:
         typed = ["align=none", "sft=none", f"model.path={model}", f"eval.judged.against=[{model}]"]
         evaluation = results(chain.root, *typed, *judge_at(server.url), *NO_TESTS, own_prompts(tmp_path, chain, 30))
-        assert server.asked == []
+        assert server.requests == []
     [(key, row)] = evaluation["judged"].items()
     assert (key, row["win_rate"]["mean"], row["effect"]) == ("other", 0.5, "no measurable difference")
     assert row["alike"] == row["ties"] == row["prompts"] == 30
@@ -69,7 +69,7 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain,
     prompts = own_prompts(tmp_path, chain, 40)
     with running(Model(judging(longer))) as server:
         evaluation = results(chain.root, *judge_at(server.url), prompts)
-        sides = Counter(frozenset(shown(r)[name] for name in "AB") for r in server.asked if not is_probe(r))
+        sides = Counter(frozenset(shown(r)[name] for name in "AB") for r in server.requests if not is_probe(r))
         row = evaluation["judged"]["sft"]
         typed = [*judge_at(server.url), prompts]
     versus, label = (folder(chain.root, f"{name}_sft", *typed) for name in ("versus", "judged"))

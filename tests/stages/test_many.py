@@ -15,8 +15,8 @@ CFG = settings("recipe=tiny")
 
 
 def prompt(i: int) -> Example:
-    asked, checks = [{"role": "user", "content": f"ask {i}"}], [Check("contains", {"text": "1"})]
-    return Example(content_id(i), asked, None, "s", "t", "preference", checks=checks)
+    messages, checks = [{"role": "user", "content": f"ask {i}"}], [Check("contains", {"text": "1"})]
+    return Example(content_id(i), messages, None, "s", "t", "preference", checks=checks)
 
 
 def candidates(i: int) -> list[Candidate]:
@@ -30,29 +30,30 @@ def peaks(folder: Path, count: int) -> list[int]:
     folder.mkdir()
     save(folder / "prompts.parquet", map(prompt, range(count)), Example)
     save(folder / "candidates.parquet", (c for i in range(count) for c in candidates(i)), Candidate)
-    found = []
+    pairs_by_seed = []
     stages = (label.run, CFG.label, {"pool": folder}), (pairs.run, CFG.pairs, {"judged": folder / "label"})
     for name, (run, block, inputs) in zip(("label", "pairs"), stages, strict=True):
         out = work(folder / name)
         tracemalloc.start()
         run(block, inputs, out)
-        found.append(tracemalloc.get_traced_memory()[1])
+        pairs_by_seed.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    return found
+    return pairs_by_seed
 
 
 def test_memory_grows_by_a_small_part_of_the_candidates(tmp_path: Path) -> None:
-    """As Python's integers the token ids of a prompt's two candidates take 72 bytes a token; of a few hundred prompts
-    they are held at any time."""
+    """Hold token ids of a few hundred prompts at a time: Python integers take 72 bytes a token."""
     few, many = peaks(tmp_path / "few", 500), peaks(tmp_path / "many", 1200)
     assert all((b - a) / 700 < 72 * TOKENS / 4 for a, b in zip(few, many, strict=True))
 
 
 def test_judgements_are_admitted_in_linear_time() -> None:
     """0.1 CPU-seconds; four where every candidate is looked for among all."""
-    given = [c for i in range(8000) for c in candidates(i)]
-    pool = Pool([prompt(i) for i in range(8000)], given)
+    all_candidates = [c for i in range(8000) for c in candidates(i)]
+    pool = Pool([prompt(i) for i in range(8000)], all_candidates)
     started = time.process_time()
-    judged = label.admitted((Judgement(c.prompt_id, "l", c.candidate_id, score=1.0) for c in given[1:]), pool, "l")
+    judged = label.complete_judgements(
+        (Judgement(c.prompt_id, "l", c.candidate_id, score=1.0) for c in all_candidates[1:]), pool, "l"
+    )
     assert time.process_time() - started < 1.0
-    assert [j.candidate_id for j in judged if j.error] == [given[0].candidate_id]
+    assert [j.candidate_id for j in judged if j.error] == [all_candidates[0].candidate_id]

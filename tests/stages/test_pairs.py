@@ -47,11 +47,11 @@ def block(**changes: Any) -> Pairs:
     return replace(settings("recipe=tiny").pairs, validation_fraction=0.0, **changes)
 
 
-def made(folder: Path, cfg: Pairs, judged: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+def build_pairs(folder: Path, cfg: Pairs, judged: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
     out = work(folder)
     metrics = pairs.run(cfg, {"judged": judged}, out)
-    found = load(out / "pairs.parquet", Pair)
-    return [(p.chosen[0]["content"], p.rejected[0]["content"]) for p in found], metrics
+    stored = load(out / "pairs.parquet", Pair)
+    return [(p.chosen[0]["content"], p.rejected[0]["content"]) for p in stored], metrics
 
 
 SCORED = {"q": [(candidate("q", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))]}
@@ -67,9 +67,9 @@ SCORED = {"q": [(candidate("q", t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c"
     ],
 )
 def test_strategies(strategy: Strategy, options: dict, expected: set, tmp_path: Path) -> None:
-    found, _ = made(tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED))
-    assert set(found) == expected
-    assert len(found) == len(expected)
+    built, _ = build_pairs(tmp_path / "out", block(strategy=strategy, **options), pool(tmp_path / "pool", SCORED))
+    assert set(built) == expected
+    assert len(built) == len(expected)
 
 
 def test_of_preferences_the_most_preferred_stands_against_the_least(tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_of_preferences_the_most_preferred_stands_against_the_least(tmp_path: Pa
     ranked = {"q": [(candidate("q", text), None) for text in "abcd"]}
     judged = pool(tmp_path / "pool", ranked)
     ids = [c.candidate_id for c, _ in ranked["q"]]
-    told = [Judgement("q", "judge", a=b, b=a, preference="b") for a, b in combinations(ids, 2)]
-    save(judged / "judgements.parquet", told, Judgement)
+    judgements = [Judgement("q", "judge", a=b, b=a, preference="b") for a, b in combinations(ids, 2)]
+    save(judged / "judgements.parquet", judgements, Judgement)
     for seed in range(5):
-        assert made(tmp_path / f"{seed}", block(seed=seed), judged)[0] == [("a", "d")]
+        assert build_pairs(tmp_path / f"{seed}", block(seed=seed), judged)[0] == [("a", "d")]
         cfg = block(strategy=Strategy.margin, max_per_prompt=3, seed=seed)
-        assert set(made(tmp_path / f"{seed}-near", cfg, judged)[0]) == {("a", "b"), ("b", "c"), ("c", "d")}
+        assert set(build_pairs(tmp_path / f"{seed}-near", cfg, judged)[0]) == {("a", "b"), ("b", "c"), ("c", "d")}
 
 
 def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_random_pairs_are_seeded_and_never_tied(tmp_path: Path) -> None:
     seen = set()
     for seed in range(20):
         cfg = block(strategy=Strategy.random, max_per_prompt=2, seed=seed)
-        found, _ = made(tmp_path / f"{seed}", cfg, judged)
-        assert found == made(tmp_path / f"{seed}-again", cfg, judged)[0]
-        assert all(scores[chosen] > scores[rejected] for chosen, rejected in found)
-        assert len(found) == 2
-        seen |= set(found)
+        built, _ = build_pairs(tmp_path / f"{seed}", cfg, judged)
+        assert built == build_pairs(tmp_path / f"{seed}-again", cfg, judged)[0]
+        assert all(scores[chosen] > scores[rejected] for chosen, rejected in built)
+        assert len(built) == 2
+        seen |= set(built)
     assert len(seen) == 5, "every admissible pair is drawn some time"
 
 
@@ -109,8 +109,8 @@ def test_prompts_without_a_pair_are_counted_by_reason(tmp_path: Path) -> None:
         "long": [(candidate("long", "a", 90), 1.0), (candidate("long", "b", 3), 0.0)],
         "cut": [(candidate("cut", "a", finished=False), 1.0), (candidate("cut", "b"), 0.0)],
     }
-    found, metrics = made(tmp_path / "out", block(max_length_ratio=4.0), pool(tmp_path / "pool", answers))
-    assert found == [("a", "b")]
+    built, metrics = build_pairs(tmp_path / "out", block(max_length_ratio=4.0), pool(tmp_path / "pool", answers))
+    assert built == [("a", "b")]
     assert metrics["prompts_without_pair"] == {
         "every candidate got the same score": 1,
         "fewer than two judged candidates": 2,
@@ -134,28 +134,28 @@ HALF = {
 
 def test_an_unfinished_completion_is_never_chosen_and_rejected_without_an_end(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", HALF)
-    found, metrics = made(tmp_path / "kept", block(), judged)
-    assert found == [("b", "c"), ("a", "b"), ("a", "c")]
-    kept = load(tmp_path / "kept" / "pairs.parquet", Pair)
-    assert [p.rejected_finish_reason for p in kept] == ["stop", "length", "length"]
+    built, metrics = build_pairs(tmp_path / "kept", block(), judged)
+    assert built == [("b", "c"), ("a", "b"), ("a", "c")]
+    stored = load(tmp_path / "kept" / "pairs.parquet", Pair)
+    assert [p.rejected_finish_reason for p in stored] == ["stop", "length", "length"]
     assert metrics["unfinished"] == {"kept as rejected": 2, "dropped as rejected": 0, "refused as chosen": 2}
     assert metrics["summary"].endswith("2 unfinished refused as chosen")
 
-    found, metrics = made(tmp_path / "dropped", block(unfinished=Unfinished.drop), judged)
-    assert found == [("b", "c"), ("a", "b")], "another contrast of the prompt is taken where there is one"
+    built, metrics = build_pairs(tmp_path / "dropped", block(unfinished=Unfinished.drop), judged)
+    assert built == [("b", "c"), ("a", "b")], "another contrast of the prompt is taken where there is one"
     assert metrics["prompts_without_pair"] == {"only an unfinished candidate was worse": 1}
     assert metrics["unfinished"] == {"kept as rejected": 0, "dropped as rejected": 3, "refused as chosen": 2}
 
-    _, metrics = made(tmp_path / "none", block(), pool(tmp_path / "finished", SCORED))
+    _, metrics = build_pairs(tmp_path / "none", block(), pool(tmp_path / "finished", SCORED))
     assert "unfinished" not in metrics["summary"]
 
 
 def test_pairs_keep_the_ids_that_were_drawn_and_load_as_a_dataset(tmp_path: Path) -> None:
     from datasets import load_dataset
 
-    ours = replace(candidate("q", "a"), token_ids=[3, 4], tokenizer="of ours")
-    told = replace(candidate("q", "b"), token_ids=None)  # as an endpoint gives it
-    made(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": [(ours, 1.0), (told, 0.0)]}))
+    sampled = replace(candidate("q", "a"), token_ids=[3, 4], tokenizer="of ours")
+    from_text = replace(candidate("q", "b"), token_ids=None)  # as an endpoint gives it
+    build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": [(sampled, 1.0), (from_text, 0.0)]}))
     file = str(tmp_path / "out" / "pairs.parquet")
     [row] = load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path))
     assert (row["chosen_token_ids"], row["chosen_tokenizer"]) == ([3, 4], "of ours")
@@ -165,7 +165,7 @@ def test_pairs_keep_the_ids_that_were_drawn_and_load_as_a_dataset(tmp_path: Path
 def test_no_pair_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.0), (candidate("q", "b"), 0.0)]})
     with pytest.raises(UserError, match=r"no pair .* \(1 prompts: .* same score\)"):
-        made(tmp_path / "out", block(), judged)
+        build_pairs(tmp_path / "out", block(), judged)
 
 
 LEVELS = (("a", 1.0), ("b", 0.5), ("c", 0.0))
@@ -187,9 +187,9 @@ def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
 ) -> None:
     judged, cfg = pool(tmp_path / "pool", answers), block(**{"min_score": 0.0, "min_margin": 0.0} | keys)
     with pytest.raises(UserError, match=rf"^no pair .* of 1 prompts \([^)]*\)\. {way_out}$"):
-        made(tmp_path / "out", cfg, judged)
-    found, _ = made(tmp_path / "loosened", replace(cfg, **loosened), judged)
-    assert found == [("a", "b")], "as it says, there is one then"
+        build_pairs(tmp_path / "out", cfg, judged)
+    built, _ = build_pairs(tmp_path / "loosened", replace(cfg, **loosened), judged)
+    assert built == [("a", "b")], "as it says, there is one then"
 
 
 def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path:
@@ -222,7 +222,7 @@ def test_where_all_is_a_tie_the_order_is_named_before_the_file(
 ) -> None:
     judged = tied(tmp_path / "pool", agrees)
     with pytest.raises(UserError, match=rf"\(1 prompts: [^)]*\)\. .*{way_out}"):
-        made(tmp_path / "out", block(), judged)
+        build_pairs(tmp_path / "out", block(), judged)
     with pytest.raises(UserError, match=way_out if False in agrees else "answers that win"):
         unpaired.run(settings("recipe=tiny").unpaired, {"judged": judged}, work(tmp_path / "unpaired"))
 
@@ -230,14 +230,14 @@ def test_where_all_is_a_tie_the_order_is_named_before_the_file(
 @pytest.mark.parametrize("sampler", ["hf", "dataset"])
 def test_who_reads_a_file_is_not_told_to_sample(sampler: str, tmp_path: Path) -> None:
     answers = [(replace(candidate("q", text), sampler=sampler), 0.5) for text in "ab"]
-    told = {"hf": r"Raise sample\.temperatures", "dataset": "The file must have two different answers"}[sampler]
-    with pytest.raises(UserError, match=rf"the same score\)\. {told}"):
-        made(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": answers}))
+    pattern = {"hf": r"Raise sample\.temperatures", "dataset": "The file must have two different answers"}[sampler]
+    with pytest.raises(UserError, match=rf"the same score\)\. {pattern}"):
+        build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", {"q": answers}))
 
 
 def test_where_the_better_ones_are_cut_off_they_may_be_longer(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"was better\)\. .*raise sample\.max_new_tokens\.$"):
-        made(tmp_path / "out", block(), pool(tmp_path / "pool", CUT))
+        build_pairs(tmp_path / "out", block(), pool(tmp_path / "pool", CUT))
 
 
 def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(
     checks = [Check("upper"), Check("equals", {"text": "YES"})]
     example = Example("q", [], None, "s", "t", "preference", checks=checks)
     texts = {"YES": 1.0, "NO": 0.5, "yes": 0.0, "": 0.0}
-    found = Verifier().judge(example, [candidate("q", t) for t in texts])
-    assert [j.score for j in found] == list(texts.values())
+    judgements = Verifier().judge(example, [candidate("q", t) for t in texts])
+    assert [j.score for j in judgements] == list(texts.values())
     bare = Verifier().judge(replace(example, checks=[]), [candidate("q", "YES")])
     assert (bare[0].score, bare[0].error) == (None, "the prompt has no checks"), "missing, and not a zero"
 
@@ -313,10 +313,10 @@ USER = {"role": "user", "content": "q"}
 def test_preference_formats_become_pairs(row: dict, tmp_path: Path) -> None:
     out, metrics = dataset(tmp_path, [row])
     assert metrics["judgements"] == 1
-    made = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert made["pairs"] == 1
-    found = load(tmp_path / "pairs" / "pairs.parquet", Pair)[0]
-    assert (found.prompt, found.chosen[0]["content"], found.rejected[0]["content"]) == ([USER], "a", "b")
+    pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    assert pairs_metrics["pairs"] == 1
+    pair = load(tmp_path / "pairs" / "pairs.parquet", Pair)[0]
+    assert (pair.prompt, pair.chosen[0]["content"], pair.rejected[0]["content"]) == ([USER], "a", "b")
 
 
 def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) -> None:
@@ -325,8 +325,8 @@ def test_a_prompt_in_a_column_does_not_hide_the_turns_before_it(tmp_path: Path) 
     out, metrics = dataset(tmp_path, [{"prompt": "q", **whole}, {"prompt": "hello", **whole}])
     assert metrics["judgements"] == 2
     pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    (found,) = load(tmp_path / "pairs" / "pairs.parquet", Pair)
-    assert (found.prompt, found.chosen[0]["content"]) == (earlier, "chosen")
+    (pair,) = load(tmp_path / "pairs" / "pairs.parquet", Pair)
+    assert (pair.prompt, pair.chosen[0]["content"]) == (earlier, "chosen")
 
 
 def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: Path) -> None:
@@ -337,10 +337,10 @@ def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: P
     out, metrics = dataset(tmp_path, rows)
     assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [1.0, 0.25, 0.0, 0.5, 0.5]
     assert "read as {prompt: prompt, completions: responses, scores: scores}" in metrics["read"][0]
-    made = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert made["prompts_without_pair"] == {"every candidate got the same score": 1}
-    (found,) = load(tmp_path / "pairs" / "pairs.parquet", Pair)
-    assert (found.chosen[0]["content"], found.rejected[0]["content"], found.margin) == ("a", "c", 1.0)
+    pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    assert pairs_metrics["prompts_without_pair"] == {"every candidate got the same score": 1}
+    (pair,) = load(tmp_path / "pairs" / "pairs.parquet", Pair)
+    assert (pair.chosen[0]["content"], pair.rejected[0]["content"], pair.margin) == ("a", "c", 1.0)
 
 
 def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path: Path) -> None:
@@ -402,8 +402,8 @@ def test_a_tie_between_two_answers_makes_no_pair(tmp_path: Path) -> None:
     out, metrics = dataset(tmp_path, rows)
     assert metrics["ties"] == 2
     pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    found = load(tmp_path / "pairs" / "pairs.parquet", Pair)
-    assert [(f.prompt[0]["content"], f.chosen[0]["content"]) for f in found] == [("q", "a"), ("p", "b")]
+    built = load(tmp_path / "pairs" / "pairs.parquet", Pair)
+    assert [(f.prompt[0]["content"], f.chosen[0]["content"]) for f in built] == [("q", "a"), ("p", "b")]
 
 
 def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
@@ -413,11 +413,15 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     out, metrics = dataset(tmp_path, rows)
     assert metrics["judgements"] == 5
     assert out.warnings == [f"{tmp_path / 'preferences.jsonl'}: columns score_chosen are not used"]
-    made = work(tmp_path / "pairs")
-    found = pairs.run(block(), {"judged": out.path}, made)
-    assert (found["pairs"], found["copies_left_out"], found["preferences_left_out"]) == (2, 1, 2)
-    assert "1 preferences are copies" in made.warnings[0]
-    assert "pairs.strategy=best_worst takes 1" in made.warnings[1]
+    folder = work(tmp_path / "pairs")
+    pairs_metrics = pairs.run(block(), {"judged": out.path}, folder)
+    assert (pairs_metrics["pairs"], pairs_metrics["copies_left_out"], pairs_metrics["preferences_left_out"]) == (
+        2,
+        1,
+        2,
+    )
+    assert "1 preferences are copies" in folder.warnings[0]
+    assert "pairs.strategy=best_worst takes 1" in folder.warnings[1]
 
 
 def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp_path: Path) -> None:
@@ -431,13 +435,13 @@ def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp
     assert judged.warnings == ["1 preferences are copies of others and left out"]
 
     filtered = work(tmp_path / "filtered")
-    found = pairs.run(block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered)
+    metrics = pairs.run(block(strategy=Strategy.all, max_length_ratio=1.5), {"judged": out.path}, filtered)
     name = "with lengths further apart than pairs.max_length_ratio=1.5"
-    assert (found["pairs"], found["comparisons"]) == (3, 8)
-    assert found["left_out"] == {name: 4, "that repeat another one": 1}
-    told = f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)"
-    assert told in filtered.warnings
-    assert "4 prompts gave none" in found["summary"]
+    assert (metrics["pairs"], metrics["comparisons"]) == (3, 8)
+    assert metrics["left_out"] == {name: 4, "that repeat another one": 1}
+    message = f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)"
+    assert message in filtered.warnings
+    assert "4 prompts gave none" in metrics["summary"]
 
 
 @pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.ranked])
@@ -447,7 +451,7 @@ def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp
 def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: dict[str, Any], tmp_path: Path) -> None:
     answers = {q: [(candidate(q, t), s) for t, s in (("a", 1.0), ("b", 0.5), ("c", 0.0), ("d", 0.5))] for q in "pqr"}
     answers["same"] = [(candidate("same", t, n), s) for t, n, s in (("a", 3, 1.0), ("a", 4, 0.5), ("b", 3, 0.0))]
-    _, metrics = made(tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers))
+    _, metrics = build_pairs(tmp_path / "out", block(strategy=strategy, **keys), pool(tmp_path / "pool", answers))
     assert metrics["comparisons"] == 3 * 6 + 3 == metrics["pairs"] + sum(metrics["left_out"].values())
 
 
@@ -488,8 +492,8 @@ def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: d
         ([], "holds no rows"),
     ],
 )
-def test_a_preference_file_that_cannot_be_used_is_told(rows: list[dict], told: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_preference_file_that_cannot_be_used_is_told(rows: list[dict], pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=pattern):
         dataset(tmp_path, rows)
 
 
@@ -499,8 +503,8 @@ def test_real_preferences_are_read(tmp_path: Path) -> None:
     out = work(tmp_path / "out")
     metrics = label.run(settings("label=dataset", f"label.path={file}").label, {}, out)
     assert metrics["judgements"] == 300
-    made = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
-    assert made["pairs"] == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)}) > 290
+    pairs_metrics = pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))
+    assert pairs_metrics["pairs"] == len({j.prompt_id for j in load(out / "judgements.parquet", Judgement)}) > 290
 
 
 def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> None:
@@ -509,8 +513,8 @@ def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> N
     prompts = load(judged / "prompts.parquet", Example)
     tasks = ["no_commas", "bold_parts + no_commas", "no_commas", "bold_parts", "bold_parts", "bold_parts"]
     save(judged / "prompts.parquet", [replace(p, task=t) for p, t in zip(prompts, tasks, strict=True)], Example)
-    found, metrics = made(tmp_path / "out", block(max_per_task=2), judged)
-    assert len(found) == 3, "two of no_commas, of which one is of bold_parts too, and one more of bold_parts"
+    built, metrics = build_pairs(tmp_path / "out", block(max_per_task=2), judged)
+    assert len(built) == 3, "two of no_commas, of which one is of bold_parts too, and one more of bold_parts"
     assert metrics["prompts_without_pair"] == {"its task has pairs.max_per_task pairs": 3}
 
 
@@ -518,8 +522,8 @@ def test_a_kind_of_constraint_gives_as_many_pairs_as_it_may(tmp_path: Path) -> N
 def test_a_task_gives_no_pair_more_than_it_may_where_prompts_give_several(most: int, tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {f"q{i}": [(candidate(f"q{i}", t), s) for t, s in LEVELS] for i in range(4)})
     cfg = block(strategy=Strategy.all, max_per_prompt=2, max_per_task=most)
-    found, metrics = made(tmp_path / "out", cfg, judged)
-    assert len(found) == metrics["pairs"] == most
+    built, metrics = build_pairs(tmp_path / "out", cfg, judged)
+    assert len(built) == metrics["pairs"] == most
     full = metrics["prompts_without_pair"]["its task has pairs.max_per_task pairs"]
     assert full == 4 - -(-most // 2)
 
@@ -531,10 +535,12 @@ def test_the_rows_of_a_file_are_of_no_one_task_that_gives_so_many_pairs(tmp_path
 
 def test_chosen_completions_keep_the_rules_where_quality_is_asked_for(tmp_path: Path) -> None:
     loop = "The sea is wide. " * 6
-    told = {"q": [(candidate("q", loop), 1.0), (candidate("q", "The sea is wide, and the tides rise."), 0.5)]}
-    told["r"] = [(candidate("r", "The tides rise twice a day."), 1.0), (candidate("r", loop), 0.0)]
-    judged = pool(tmp_path / "pool", told)
-    assert len(made(tmp_path / "any", block(), judged)[0]) == 2
-    found, metrics = made(tmp_path / "good", block(quality=True), judged)
-    assert [chosen for chosen, _ in found] == ["The tides rise twice a day."]
+    scored_candidates = {
+        "q": [(candidate("q", loop), 1.0), (candidate("q", "The sea is wide, and the tides rise."), 0.5)]
+    }
+    scored_candidates["r"] = [(candidate("r", "The tides rise twice a day."), 1.0), (candidate("r", loop), 0.0)]
+    judged = pool(tmp_path / "pool", scored_candidates)
+    assert len(build_pairs(tmp_path / "any", block(), judged)[0]) == 2
+    built, metrics = build_pairs(tmp_path / "good", block(quality=True), judged)
+    assert [chosen for chosen, _ in built] == ["The tides rise twice a day."]
     assert metrics["prompts_without_pair"] == {"no better candidate keeps the rules of pairs.quality": 1}

@@ -11,7 +11,7 @@ import pytest
 from stages import label, pairs
 from stages.config.errors import UserError
 from stages.formats.readers import files
-from stages.pairing.admission import COPY
+from stages.pairing.admission import COPIES
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from tests.helpers import DATA, settings
@@ -21,12 +21,12 @@ EQUAL = "of equal scores"
 
 
 class Read(NamedTuple):
-    """What became of a file: metrics of label and pairs, what was told and warned of, and the pairs."""
+    """The result of using a preference file: metrics of label and pairs, messages, and the pairs."""
 
     label: dict[str, Any]
     pairs: dict[str, Any]
-    told: list[str]
-    made: list[Pair]
+    messages: list[str]
+    pairs: list[Pair]
 
 
 def used(file: Path, folder: Path, *settings_: str) -> Read:
@@ -37,8 +37,8 @@ def used(file: Path, folder: Path, *settings_: str) -> Read:
         out.path.mkdir()
     labelled = label.run(cfg.label, {}, outs[0])
     paired = pairs.run(cfg.pairs, {"judged": outs[0].path}, outs[1])
-    told = [*labelled["read"], *outs[0].warnings, *outs[1].warnings]
-    return Read(labelled, paired, told, load(outs[1] / "pairs.parquet", Pair))
+    messages = [*labelled["read"], *outs[0].warnings, *outs[1].warnings]
+    return Read(labelled, paired, messages, load(outs[1] / "pairs.parquet", Pair))
 
 
 def turn(text: str, role: str = "assistant") -> dict[str, Any]:
@@ -72,7 +72,7 @@ PANDA = {f"annotator{i}": 1 for i in (1, 2, 3)}
 MAKERS = {"generator_1": "m", "generator_2": "n"}
 SCORED = [{"model": "m", "response": text, "overall_score": int(text[0])} for text in ("3 a", "1 b", "2 c", "2 d")]
 SAME = {"rejected: is the same as chosen": 1}
-ALL_NINE = (7, {TIE: 2, COPY: 1})
+ALL_NINE = (7, {TIE: 2, COPIES: 1})
 # Rows of a file, settings, the pairs that come of it, the comparisons that are left out, the rows that are unusable.
 FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int], dict[str, int]]] = {
     "HH": (
@@ -101,7 +101,7 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
         ],
         (),
         3,
-        {COPY: 1},
+        {COPIES: 1},
         {},
     ),
     "TRL": (
@@ -124,7 +124,7 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
         {},
         {},
     ),
-    "LLMBar, 1 and 2": (numbered("output_1", "output_2", "label", 1, 2), (), 7, {COPY: 1}, {}),
+    "LLMBar, 1 and 2": (numbered("output_1", "output_2", "label", 1, 2), (), 7, {COPIES: 1}, {}),
     "PandaLM, 0 is a tie": (numbered("response_1", "response_2", "majority", 1, 2, 0, **PANDA), (), *ALL_NINE, {}),
     "AlpacaEval, 0 is a tie": (numbered("output_1", "output_2", "preference", 1, 2, 0, **MAKERS), (), *ALL_NINE, {}),
     "Auto-J, 2 is a tie": (
@@ -149,7 +149,7 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
         numbered("response_1", "response_2", "label", 1, 0),
         ("label.labels={0: right, 1: left}",),
         7,
-        {COPY: 1},
+        {COPIES: 1},
         {},
     ),
     "-1, 0, 1": (
@@ -168,7 +168,7 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
         numbered("response_0", "response_1", "better_response_id", 0, 1),
         (),
         7,
-        {COPY: 1},
+        {COPIES: 1},
         {},
     ),
     "A and B": (numbered("response_a", "response_b", "winner", "A", "B", "tie"), (), *ALL_NINE, {}),
@@ -188,13 +188,13 @@ def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(name: 
     rows, line, count, left_out, unusable = FILES[name]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = used(file, tmp_path, *line)
-    assert (found.label["rows"], found.label["unusable"]) == (len(rows), unusable)
-    assert (found.pairs["pairs"], found.pairs["left_out"]) == (count, left_out)
-    assert found.pairs["comparisons"] == count + sum(left_out.values())
-    wrong = [p for p in found.made if p.chosen[0]["content"][0] <= p.rejected[0]["content"][0]]
-    assert (len(found.made), wrong) == (count, [])
-    assert ("better" in found.told[0]) == (name != "KTO"), "an example shows which is which"
+    usage = used(file, tmp_path, *line)
+    assert (usage.label["rows"], usage.label["unusable"]) == (len(rows), unusable)
+    assert (usage.pairs["pairs"], usage.pairs["left_out"]) == (count, left_out)
+    assert usage.pairs["comparisons"] == count + sum(left_out.values())
+    wrong = [p for p in usage.pairs if p.chosen[0]["content"][0] <= p.rejected[0]["content"][0]]
+    assert (len(usage.pairs), wrong) == (count, [])
+    assert ("better" in usage.messages[0]) == (name != "KTO"), "an example shows which is which"
 
 
 @pytest.mark.parametrize(
@@ -265,12 +265,12 @@ REAL: dict[str, tuple[Truth, tuple[str, ...], tuple[int, int, int, int, int]]] =
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_are_used_whole_and_the_right_way_round(name: str, tmp_path: Path) -> None:
     truth, line, figures = REAL[name]
-    found = used(DATA / name, tmp_path, *line)
+    usage = used(DATA / name, tmp_path, *line)
     rows = [row.value for row in files.rows_of(DATA / name)]
     right = {(better.strip(), worse.strip()) for row in rows if (each := truth(row)) for better, worse in [each]}
-    of_pairs = [(p.chosen[0]["content"].strip(), p.rejected[0]["content"].strip()) for p in found.made]
+    of_pairs = [(p.chosen[0]["content"].strip(), p.rejected[0]["content"].strip()) for p in usage.pairs]
     assert [pair for pair in of_pairs if pair not in right] == []
-    left_out = found.pairs["left_out"]
-    counts = (found.label["rows"], sum(found.label["unusable"].values()), found.pairs["pairs"])
-    assert (*counts, left_out.get(TIE, 0), left_out.get(COPY, 0)) == figures
+    left_out = usage.pairs["left_out"]
+    counts = (usage.label["rows"], sum(usage.label["unusable"].values()), usage.pairs["pairs"])
+    assert (*counts, left_out.get(TIE, 0), left_out.get(COPIES, 0)) == figures
     assert figures[0] == sum(figures[1:]), "all rows are counted"

@@ -1,4 +1,4 @@
-"""What the report shows of a reward model that the run trained, and that labelled the chain."""
+"""Tests of the report on a reward model that the run trained and that labelled its candidates."""
 
 import math
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 
 from stages.commands.planning import cost
 from stages.commands.planning.cost import RunHistory
-from stages.report import of_reward
+from stages.report import reward_figures
 from stages.store.manifest import manifest_of
 from stages.store.store import Store
-from tests.browser import wrong_with
+from tests.browser import page_faults
 from tests.helpers import Chain, build, nodes
 
 LABELS = ("label=reward_model", "reward.source.path=stages/tasks/toy_preferences.jsonl", "reward.max_length=256")
@@ -29,19 +29,19 @@ def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Pat
     for n, point in label["best_of"].items():
         row = section.split(f'<th scope="row">{n}</th>')[1].split("</tr>")[0]
         assert f"{point['score']:.3f}" in row and f"{point['checks']:.1%}" in row
-    assert wrong_with(chain.root / "report.html", tmp_path) == []
+    assert page_faults(chain.root / "report.html", tmp_path) == []
 
 
 def test_a_chain_without_one_has_no_section(chain: Chain) -> None:
     manifests = {name: manifest_of(chain.folder(name)) for name in nodes(chain.root)}
-    assert of_reward(manifests) == {}
+    assert reward_figures(manifests) == {}
     assert '<section id="reward">' not in (chain.folder("report") / "report.html").read_text()
 
 
 def test_the_plan_expects_of_a_model_that_labels_what_it_took(chain: Chain) -> None:
     def seconds(*line: str) -> float:
         planned, store = nodes(chain.root, *LABELS, *line), Store(chain.root)
-        return cost.expected(planned["label"], planned, store, RunHistory(store)).seconds
+        return cost.expected_cost(planned["label"], planned, store, RunHistory(store)).seconds
 
     assert math.isnan(seconds()), "a verifier labelled here, no model"
     build(chain.root, "stage=label", *LABELS)
@@ -57,7 +57,7 @@ def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None
 
     def memory(*line: str) -> float:
         planned = nodes(chain.root, *line)
-        return cost.expected(planned["label"], planned, store, RunHistory(store)).memory
+        return cost.expected_cost(planned["label"], planned, store, RunHistory(store)).memory
 
     wide = ("model.random_init.hidden_size=2048", "model.random_init.vocab_size=20000")
     assert memory(*LINE, "label.reward_model.runtime.batch_size=512") > memory(*LINE)

@@ -16,8 +16,8 @@ from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, se
 HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" * 200
 
 
-def given(chain: Chain) -> tuple[dict[str, Path], dict[str, Any], dict[str, str]]:
-    """What the report is made of: folders, manifests, titles of models."""
+def report_inputs(chain: Chain) -> tuple[dict[str, Path], dict[str, Any], dict[str, str]]:
+    """The inputs of the report: folders, manifests, titles of models."""
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
     return inputs, {k: manifest_of(v) for k, v in inputs.items()}, nodes(chain.root)["eval"].config.models
 
@@ -27,27 +27,27 @@ def answered(*answers: tuple[int, str], id: str = "a") -> list[Sample]:
 
 
 def test_an_answer_that_stays_is_shown_once() -> None:
-    found = strip(answered((0, "A wren."), (4, "A wren."), (8, "A finch."), (12, "A wren.")))
-    assert [(a["first"].step, a["last"], a["first"].answer) for a in found["answers"]] == [
+    answers = strip(answered((0, "A wren."), (4, "A wren."), (8, "A finch."), (12, "A wren.")))
+    assert [(a["first"].step, a["last"], a["first"].answer) for a in answers["answers"]] == [
         (0, 4, "A wren."), (8, 8, "A finch."), (12, 12, "A wren."),
     ]  # fmt: skip
 
 
 def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> None:
-    inputs, manifests, models = given(chain)
-    found = {model["title"]: model for model in strips(inputs, manifests, models)}
-    assert [*found] == ["SFT", "DPO"]
+    inputs, manifests, models = report_inputs(chain)
+    strip_by_title = {model["title"]: model for model in strips(inputs, manifests, models)}
+    assert [*strip_by_title] == ["SFT", "DPO"]
     for title, stage in (("SFT", "sft"), ("DPO", "dpo")):
         samples = read_samples(inputs[stage])
-        assert len(found[title]["prompts"]) == len({s.id for s in samples})
-        shown = {a["first"].answer for its in found[title]["prompts"] for a in its["answers"]}
-        assert shown == {s.answer for s in samples}
+        assert len(strip_by_title[title]["prompts"]) == len({s.id for s in samples})
+        answers = {a["first"].answer for prompt in strip_by_title[title]["prompts"] for a in prompt["answers"]}
+        assert answers == {s.answer for s in samples}
     (inputs["sft"] / SAMPLES).unlink()
     assert [model["title"] for model in strips(inputs, manifests, models)] == ["DPO"], "of an earlier version, or 0"
 
 
 def test_step_0_is_the_reference_only_where_the_policy_begins_as_it(chain: Chain) -> None:
-    _, manifests, _ = given(chain)
+    _, manifests, _ = report_inputs(chain)
     assert start(manifests, "sft") == "the model before training"
     assert start(manifests, "dpo") == "the reference"
     manifests["dpo"]["inputs"]["policy"]["fingerprint"] = "0" * 12  # a second round of dpo.reference=sft
@@ -57,7 +57,7 @@ def test_step_0_is_the_reference_only_where_the_policy_begins_as_it(chain: Chain
 @pytest.fixture
 def page(chain: Chain, tmp_path: Path) -> Path:
     """A report on a DPO whose last sample is hostile."""
-    inputs, _, _ = given(chain)
+    inputs, _, _ = report_inputs(chain)
     last = read_samples(inputs["dpo"])[-1]
     last.answer = HOSTILE
     append_samples(inputs["dpo"], [last])
@@ -74,7 +74,7 @@ def test_what_a_model_said_is_escaped(page: Path, chain: Chain) -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in section
     assert "{{ 7 * 7 }}" in section
-    inputs, _, _ = given(chain)
+    inputs, _, _ = report_inputs(chain)
     cards = re.findall(r'<div class="card"><span class="note">step (\d+)', section)
     assert {*map(int, cards)} <= {s.step for stage in ("sft", "dpo") for s in read_samples(inputs[stage])}
 

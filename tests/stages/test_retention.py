@@ -12,7 +12,7 @@ import pytest
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.evaluation.outcomes import tabulate
-from stages.evaluation.retention import Claim, claims, corrected, of_measure, sentence, variety, within_length
+from stages.evaluation.retention import Claim, claims, mark_holding, mean_claim, sentence, variety, within_length
 from stages.store.records import Candidate, Check, Example, save
 from stages.store.workspace import StageDir
 from tests.helpers import TINY, Chain, build, settings
@@ -30,40 +30,40 @@ def answer(text: str) -> Candidate:
 
 def test_a_loss_as_large_as_the_margin_is_called_kept_in_one_of_twenty() -> None:
     draw = np.random.default_rng(0)
-    margin, kept = 0.05, 0
+    margin, claims_held = 0.05, 0
     for _ in range(SIMULATED):
         other = draw.normal(0, 1, 120)
         policy = other - margin + draw.normal(0, 0.2, 120)
-        kept += of_measure("log-prob", "sft", (policy, other), 0.05, margin).p <= 0.05
-    assert kept / SIMULATED == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / SIMULATED) ** 0.5)
+        claims_held += mean_claim("log-prob", "sft", (policy, other), 0.05, margin).p <= 0.05
+    assert claims_held / SIMULATED == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / SIMULATED) ** 0.5)
 
 
 def test_no_loss_is_shown_to_be_none_and_a_great_one_is_not() -> None:
     other = np.random.default_rng(1).normal(0, 1, 200)
-    assert of_measure("log-prob", "sft", (other, other), 0.05, 0.05).p < 0.01
-    assert of_measure("log-prob", "sft", (other - 0.2, other), 0.05, 0.05).p > 0.99
+    assert mean_claim("log-prob", "sft", (other, other), 0.05, 0.05).p < 0.01
+    assert mean_claim("log-prob", "sft", (other - 0.2, other), 0.05, 0.05).p > 0.99
 
 
 def test_a_measure_in_which_nothing_varies_is_no_surer_than_so_many_answers_make_it() -> None:
     """Were 2% of all answers empty, the claim would be false, and 64 would show none of them in a quarter of cases."""
     full = np.ones(64)
-    few = of_measure("asked length", "sft", (full, full), 0.05, 0.02, bounded=True)
+    few = mean_claim("asked length", "sft", (full, full), 0.05, 0.02, bounded=True)
     assert few.p == pytest.approx(0.98**64)
     assert few.needed is not None and few.prompts < few.needed < 1000
-    assert of_measure("different pairs", "base", (0 * full, 0 * full), 0.05, kept=0.9, bounded=True).needed is None
+    assert mean_claim("different pairs", "base", (0 * full, 0 * full), 0.05, retained=0.9, bounded=True).needed is None
 
 
 def test_many_claims_have_to_be_clearer_than_one() -> None:
     of = lambda p: Claim("what", "sft", 0.0, 0.0, 0.1, p, 100, 100)
     alone, both, three = [of(0.04)], [of(0.04), of(0.03)], [of(0.04), of(0.001), of(0.02)]
-    for found in (alone, both, three):
-        corrected(found, 0.05)
+    for interval in (alone, both, three):
+        mark_holding(interval, 0.05)
     assert [c.holds for c in alone] == [True]
     assert [c.holds for c in both] == [False, False], "0.03 is above 0.05 / 2"
     assert [c.holds for c in three] == [True, True, True], "0.001 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05"
     titles = {"sft": "SFT", "policy": "DPO"}
-    told = "0 of 2 claims of retention hold. Not shown to be kept by DPO: what (against SFT); what (against SFT)."
-    assert sentence(both, titles) == told
+    summary = "0 of 2 claims of retention hold. Not shown to be kept by DPO: what (against SFT); what (against SFT)."
+    assert sentence(both, titles) == summary
     assert "all 3 claims" in sentence(three, titles)
 
 
@@ -89,8 +89,8 @@ def test_a_text_of_one_token_does_not_make_every_claim_hold(built: Path, tmp_pat
     inputs = {role: Chain(built).folder("sft") for role in roles} | {"retained": file.parent}
     none: dict[str, dict[str, Candidate]] = {role: {} for role in roles}
     nothing, out = tabulate([], none), StageDir(tmp_path, lambda metrics, step: None)
-    found = claims(cfg, inputs, nothing, none, out)
-    assert all(np.isfinite([c["policy"], c["other"]]).all() for c in found["claims"])
+    retention_claims = claims(cfg, inputs, nothing, none, out)
+    assert all(np.isfinite([c["policy"], c["other"]]).all() for c in retention_claims["claims"])
     assert "1 of 3 texts" in out.warnings[0]
     save(file, [Example("0", [], "a", "t", "t", "sft")], Example)
     with pytest.raises(UserError, match="two tokens"):
@@ -101,10 +101,10 @@ def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_
     root = tmp_path / "outputs"
     shutil.copytree(built, root, symlinks=True)
     texts = tmp_path / "texts.jsonl"
-    told = [
+    warnings = [
         f"The {thing} stood in the garden, and nobody knew who had left it." for thing in ("bench", "lamp", "vase")
     ]
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in told))
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in warnings))
     overrides = (f"eval.retention=[{{path: {texts}}}]", "data.tasks.open_plain=6")
     build(root, *overrides)
     results = json.loads((Chain(root).folder("eval", *overrides) / "results.json").read_text())

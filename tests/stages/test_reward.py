@@ -14,9 +14,9 @@ from stages.config.blocks.training import Reward
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.evaluation.pairwise import Scored, figures
-from stages.models import contract
-from stages.models.loading import begin_reward_model, load_reward_model
-from stages.objectives.reward import doubts
+from stages.models.contract import load_contract
+from stages.models.loading import create_reward_model, load_reward_model
+from stages.objectives.reward import held_out_warnings
 from stages.reward import run
 from stages.store.records import Example, Judgement, Pair, load, save
 from stages.store.store import Store
@@ -51,7 +51,7 @@ def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_pa
     """Every weight moved; the published model gives the rewards of held_out.json; the card's code runs."""
     weights, metrics, out = train(block(epochs=2.0), inputs, tmp_path / "reward")
     policy = inputs["policy"] / "model"
-    begun = begin_reward_model(policy, block().held, CPU, contract.load(policy).tokenizer.pad_token_id, 0)
+    begun = create_reward_model(policy, block().held, CPU, load_contract(policy).tokenizer.pad_token_id, 0)
     assert not [name for name, value in begun.state_dict().items() if torch.equal(value, weights[name])]
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     held_out = json.loads((out / "held_out.json").read_text())
@@ -74,11 +74,11 @@ def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_pa
 
 def test_neither_micro_batches_nor_the_forward_change_the_weights(inputs: dict[str, Path], tmp_path: Path) -> None:
     one, metrics, _ = train(block(runtime={"micro_batch": 4}), inputs, tmp_path / "one")
-    two, others, _ = train(block(runtime={"micro_batch": 1, "save_steps": 2}), inputs, tmp_path / "two")
+    two, two_logs, _ = train(block(runtime={"micro_batch": 1, "save_steps": 2}), inputs, tmp_path / "two")
     padded, _, _ = train(replace(block(), forward="padded"), inputs, tmp_path / "padded")
     for other in (two, padded):
         assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-5
-    assert metrics["eval_loss"] == pytest.approx(others["eval_loss"], abs=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(two_logs["eval_loss"], abs=1e-5)
 
 
 def test_an_adapter_is_merged_with_its_head(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_preferences_of_its_own_train_it_and_it_labels_the_chain(chain: Chain) -
     assert [*metrics["best_of"]] == ["1", "2", "4"]
     learnt = [point["score"] for point in metrics["best_of"].values()]
     assert learnt == sorted(learnt), "the best of more has the higher score"
-    again = ("label=reward_model", f"label.reward_model.path={chain.folder('reward', *labels) / 'model'}")
-    build(chain.root, "stage=label", *again)
-    theirs = load(chain.folder("label", *again) / "judgements.parquet", Judgement)
-    assert [j.score for j in theirs] == [j.score for j in judgements]
+    by_path = ("label=reward_model", f"label.reward_model.path={chain.folder('reward', *labels) / 'model'}")
+    build(chain.root, "stage=label", *by_path)
+    by_path_judgements = load(chain.folder("label", *by_path) / "judgements.parquet", Judgement)
+    assert [j.score for j in by_path_judgements] == [j.score for j in judgements]
 
 
 def test_what_filters_the_chains_pairs_filters_no_preferences_of_others(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "pattern"),
     [
         (("label=reward_model",), "label=reward_model needs a model: label.reward_model.path=FOLDER"),
         (("label.reward_model.path=README.md",), "label.reward_model.path=README.md: no reward model labels"),
@@ -180,8 +180,8 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
         (("stage=reward", "reward.source.path=nowhere.jsonl"), "reward.source.path=nowhere.jsonl: no such file"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_built(overrides: tuple[str, ...], told: str) -> None:
-    assert refused("recipe=tiny", *overrides).startswith(told)
+def test_what_cannot_work_is_told_before_anything_is_built(overrides: tuple[str, ...], pattern: str) -> None:
+    assert refused("recipe=tiny", *overrides).startswith(pattern)
 
 
 def test_a_model_without_a_head_is_no_reward_model(chain: Chain) -> None:
@@ -196,16 +196,19 @@ def pair(gap: float, longer: int, source: str = "a") -> Scored:
 def test_figures_are_those_of_the_definition() -> None:
     """A lover of length is right as often as chosen is longer, and in half of the pairs once lengths are matched."""
     by_length = [pair(2.0, 3)] * 30 + [pair(-2.0, -3)] * 10
-    found = figures(by_length)
-    assert found["accuracy"]["mean"] == found["longer_chosen"] == 0.75
-    assert found["length_matched"]["mean"] == 0.5
-    assert found["length_matched"]["high"] - found["length_matched"]["low"] > found["accuracy"]["high"] - 0.75
-    assert found["length_correlation"] == pytest.approx(1)
+    held_out_figures = figures(by_length)
+    assert held_out_figures["accuracy"]["mean"] == held_out_figures["longer_chosen"] == 0.75
+    assert held_out_figures["length_matched"]["mean"] == 0.5
+    assert (
+        held_out_figures["length_matched"]["high"] - held_out_figures["length_matched"]["low"]
+        > held_out_figures["accuracy"]["high"] - 0.75
+    )
+    assert held_out_figures["length_correlation"] == pytest.approx(1)
     sure = 1 / (1 + 2.718281828459045**-2)
-    assert found["calibration_error"] == pytest.approx(abs(sure - 0.75))
-    assert found["brier"] == pytest.approx(0.75 * (1 - sure) ** 2 + 0.25 * sure**2)
-    found = figures([pair(1.0, 1, "a"), pair(1.0, -1, "a"), pair(-1.0, 1, "b"), pair(1.0, -1, "b")])
-    assert {source: share["mean"] for source, share in found["by_source"].items()} == {"a": 1.0, "b": 0.5}
+    assert held_out_figures["calibration_error"] == pytest.approx(abs(sure - 0.75))
+    assert held_out_figures["brier"] == pytest.approx(0.75 * (1 - sure) ** 2 + 0.25 * sure**2)
+    held_out_figures = figures([pair(1.0, 1, "a"), pair(1.0, -1, "a"), pair(-1.0, 1, "b"), pair(1.0, -1, "b")])
+    assert {source: share["mean"] for source, share in held_out_figures["by_source"].items()} == {"a": 1.0, "b": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_figures_are_those_of_the_definition() -> None:
         ([pair(1.0, 1), pair(1.0, -1)] * 20, []),
     ],
 )
-def test_what_held_out_pairs_leave_in_doubt_is_told(pairs: list[Scored], told: list[str]) -> None:
-    found = doubts(figures(pairs), len(pairs))
-    assert len(found) == len(told)
-    assert all(words in line for words, line in zip(told, found, strict=True))
+def test_what_held_out_pairs_leave_in_doubt_is_told(pairs: list[Scored], patterns: list[str]) -> None:
+    warnings = held_out_warnings(figures(pairs), len(pairs))
+    assert len(warnings) == len(patterns)
+    assert all(words in line for words, line in zip(patterns, warnings, strict=True))

@@ -1,4 +1,4 @@
-"""What is evaluated is a list of models with a title each: everything that shows results reads it."""
+"""Check that everything that shows results reads the list of evaluated models and their titles."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from stages.config.choices import Role
 from stages.evaluation.intervals import Interval
 from stages.store.node import Node
 from stages.store.store import Store
-from tests.browser import wrong_with
+from tests.browser import page_faults
 from tests.helpers import CHROMIUM, TINY, Chain, browse, build, command, nodes, settings
 
 
@@ -28,8 +28,8 @@ def four(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
 def test_four_models_are_evaluated_and_differences_taken_between_named_pairs(
     four: tuple[Path, dict[str, Node]],
 ) -> None:
-    root, made = four
-    folder = Store(root).folder(made["eval"])
+    root, nodes_by_run = four
+    folder = Store(root).folder(nodes_by_run["eval"])
     results = json.loads((folder / "results.json").read_text())
     assert results["models"] == {"base": "Base", "sft": "SFT", "control": "Control", "policy": "DPO"}
     named = {
@@ -52,9 +52,9 @@ def test_four_models_are_evaluated_and_differences_taken_between_named_pairs(
 
 
 def test_a_control_changes_nothing_about_the_other_models(four: tuple[Path, dict[str, Node]]) -> None:
-    root, made = four
+    root, nodes_by_run = four
     three = json.loads((Store(root).folder(nodes(root)["eval"]) / "results.json").read_text())
-    with_control = json.loads((Store(root).folder(made["eval"]) / "results.json").read_text())
+    with_control = json.loads((Store(root).folder(nodes_by_run["eval"]) / "results.json").read_text())
     for group, row in three["groups"].items():
         for role in three["models"]:
             assert row[role]["mean"] == with_control["groups"][group][role]["mean"]
@@ -64,27 +64,29 @@ def test_a_control_changes_nothing_about_the_other_models(four: tuple[Path, dict
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser")
 def test_the_report_shows_four_columns_and_four_answers(four: tuple[Path, dict[str, Node]], tmp_path: Path) -> None:
-    root, made = four
-    page = browse(Store(root).folder(made["report"]) / "report.html", tmp_path, "--dump-dom")
+    root, nodes_by_run = four
+    page = browse(Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path, "--dump-dom")
     heads = re.findall(r"<th scope=\"col\">(?:<span[^>]*>.</span> )?([^<]*)</th>", page)
     assert {"Base", "SFT", "Control", "DPO", "SFT − Base", "DPO − SFT", "Control − SFT", "DPO − Control"} <= {*heads}
-    results = json.loads((Store(root).folder(made["eval"]) / "results.json").read_text())
+    results = json.loads((Store(root).folder(nodes_by_run["eval"]) / "results.json").read_text())
     against = Interval(**results["primary"]["policy-control"])
     assert re.search(rf"Against the control, [^<]*{re.escape(against.bounds())}", page)
     prompt = page[page.index('<div class="prompt">') :]
     first = prompt[: prompt.index('<div class="prompt">', 1)]
     assert first.count('<div class="card">') == 4
-    assert wrong_with(Store(root).folder(made["report"]) / "report.html", tmp_path / "axe") == []
+    assert page_faults(Store(root).folder(nodes_by_run["report"]) / "report.html", tmp_path / "axe") == []
 
 
 def test_compare_and_cards_read_the_same_list(four: tuple[Path, dict[str, Node]]) -> None:
-    root, made = four
+    root, nodes_by_run = four
     store = Store(root)
-    rows = measured.rows(store, compare.manifests(store), lambda key: key[1] == made["eval"].fingerprint)
-    mine = {row.role: row for row in rows}
-    assert [*mine] == ["sft", "control", "policy"]
-    assert mine["policy"].rate == mine["policy"].results["primary"]["policy"]["mean"]
-    card = export.evaluated(mine["policy"].results)
+    rows = measured.measured_rows(
+        store, compare.published_nodes(store), lambda key: key[1] == nodes_by_run["eval"].fingerprint
+    )
+    row_by_role = {row.role: row for row in rows}
+    assert [*row_by_role] == ["sft", "control", "policy"]
+    assert row_by_role["policy"].rate == row_by_role["policy"].results["primary"]["policy"]["mean"]
+    card = export.evaluation_section(row_by_role["policy"].results)
     assert "|  | prompts | Base | SFT | Control | DPO |" in card
     assert " DPO − SFT | DPO − Control |" in card
 

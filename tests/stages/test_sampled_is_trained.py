@@ -1,4 +1,4 @@
-"""What was sampled is what is trained: the ids that were drawn, and no end of turn that was not."""
+"""Check that DPO trains the token ids that were sampled, and no end of turn that was not."""
 
 import shutil
 from collections.abc import Callable
@@ -13,11 +13,10 @@ from stages import reference
 from stages.config.blocks.training import DPO
 from stages.config.choices import Forward
 from stages.config.errors import UserError
-from stages.models import contract
-from stages.models.contract import Contract
+from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model
 from stages.models.rendering import ContractError
-from stages.models.scoring import tokenized
+from stages.models.scoring import tokenize_pair
 from stages.objectives.dpo import read_rows
 from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
@@ -43,14 +42,17 @@ def sampled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 @pytest.fixture
 def inputs(sampled: Chain, tmp_path: Path) -> dict[str, Path]:
-    """What DPO reads of it, to be changed."""
-    found = {"policy": "sft", "pairs": "pairs", "reference": "reference"}
-    return {role: Path(shutil.copytree(sampled.folder(name, *CUT), tmp_path / name)) for role, name in found.items()}
+    """Copy the inputs of DPO, so that a test may change them."""
+    stage_by_role = {"policy": "sft", "pairs": "pairs", "reference": "reference"}
+    return {
+        role: Path(shutil.copytree(sampled.folder(name, *CUT), tmp_path / name))
+        for role, name in stage_by_role.items()
+    }
 
 
 @pytest.fixture
-def terms(inputs: dict[str, Path]) -> Contract:
-    return contract.load(inputs["policy"] / "model")
+def contract(inputs: dict[str, Path]) -> Contract:
+    return load_contract(inputs["policy"] / "model")
 
 
 def pairs_of(inputs: dict[str, Path]) -> list[Pair]:
@@ -65,25 +67,25 @@ def rescored(
     inputs: dict[str, Path], folder: Path, change: Callable[[Pair], None]
 ) -> tuple[dict[str, Path], dict[str, Any], list[str]]:
     """Changed pairs and a reference of them, its figures and its warnings."""
-    made = {name: shutil.copytree(inputs[name], folder / name) for name in ("pairs", "reference")}
+    copies = {name: shutil.copytree(inputs[name], folder / name) for name in ("pairs", "reference")}
     pairs = pairs_of(inputs)
     for pair in pairs:
         change(pair)
-    save(made["pairs"] / "pairs.parquet", pairs, Pair)
-    out = StageDir(made["reference"], lambda metrics, step: None)
+    save(copies["pairs"] / "pairs.parquet", pairs, Pair)
+    out = StageDir(copies["reference"], lambda metrics, step: None)
     cfg = settings("recipe=tiny", "precision=fp32").reference
-    figures = reference.run(cfg, {"reference": inputs["policy"], "pairs": made["pairs"]}, out)
-    return {**inputs, **made}, figures, out.warnings
+    figures = reference.run(cfg, {"reference": inputs["policy"], "pairs": copies["pairs"]}, out)
+    return {**inputs, **copies}, figures, out.warnings
 
 
 def as_text(pair: Pair) -> None:
-    """As if no ids had been kept, and the end of a rejected completion not looked at."""
+    """Remove the token ids and the finish reason of a pair."""
     pair.chosen_token_ids = pair.rejected_token_ids = None
     pair.rejected_finish_reason = "stop"
 
 
 def test_every_pair_trains_the_ids_that_were_drawn(
-    sampled: Chain, inputs: dict[str, Path], terms: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sampled: Chain, inputs: dict[str, Path], contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the sampler's candidates to what TRL's trainer puts through the model, token for token."""
     drawn = {
@@ -93,14 +95,14 @@ def test_every_pair_trains_the_ids_that_were_drawn(
     expected: dict[str, tuple[tuple[tuple[int, ...], int], ...]] = {}
     cut = 0
     for pair in pairs_of(inputs):
-        prompt = terms.prompt(pair.prompt)
+        prompt = contract.prompt(pair.prompt)
         chosen, rejected = (drawn[pair.prompt_id, i] for i in (pair.chosen_id, pair.rejected_id))
         expected[pair.id] = tuple((tuple(prompt + c.token_ids), len(c.token_ids)) for c in (chosen, rejected))
         assert chosen.finish_reason == "stop"
-        assert chosen.token_ids[-1] in terms.stop_ids
+        assert chosen.token_ids[-1] in contract.stop_ids
         if rejected.finish_reason == "length":
             cut += 1
-            assert not {*terms.stop_ids} & {*rejected.token_ids}
+            assert not {*contract.stop_ids} & {*rejected.token_ids}
         scored = scored_of(inputs)[pair.id]
         assert (scored.prompt_ids, scored.chosen_ids) == (prompt, chosen.token_ids)
         assert scored.rejected_ids == rejected.token_ids
@@ -109,10 +111,10 @@ def test_every_pair_trains_the_ids_that_were_drawn(
 
     seen = set[tuple[tuple[int, ...], int]]()
 
-    def look(model: torch.nn.Module, args: Any, given: dict[str, torch.Tensor]) -> None:
+    def look(model: torch.nn.Module, args: Any, batch: dict[str, torch.Tensor]) -> None:
         if not model.training:
             return
-        for ids, mask, labels in zip(given["input_ids"], given["attention_mask"], given["labels"], strict=True):
+        for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
             sequence, trained = ids[mask.bool()].tolist(), labels[labels != -100].tolist()
             assert sequence[-len(trained) :] == trained
             seen.add((tuple(sequence), len(trained)))
@@ -122,15 +124,15 @@ def test_every_pair_trains_the_ids_that_were_drawn(
         fit_train(trainer, *rest)
         watching.remove()
 
-    fit_train = fit.train
-    monkeypatch.setattr(fit, "train", watched)
+    fit_train = fit.train_with_callbacks
+    monkeypatch.setattr(fit, "train_with_callbacks", watched)
     _, metrics = train(block(batch_size=1, evaluations=1), inputs, tmp_path / "dpo")
     assert (metrics["pairs_cut"], metrics["pairs_dropped"]) == (0, {})
     assert seen == {side for pair in pairs_of(inputs) if pair.split == "train" for side in expected[pair.id]}
 
 
 def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
-    inputs: dict[str, Path], terms: Contract, tmp_path: Path
+    inputs: dict[str, Path], contract: Contract, tmp_path: Path
 ) -> None:
     """Against the same pairs as text, each with an end of turn: that token's log-prob where it was never drawn."""
     scored = scored_of(inputs)
@@ -142,17 +144,17 @@ def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
         for s in cut:
             with torch.no_grad():
                 logits = model(torch.tensor([s.prompt_ids + s.rejected_ids])).logits[0, -1]
-            total += float(logits.log_softmax(-1)[terms.stop_ids[0]])
+            total += float(logits.log_softmax(-1)[contract.stop_ids[0]])
         return total / len(cut)
 
     text, figures, warnings = rescored(inputs, tmp_path / "text", as_text)
     assert (figures["retokenised"], warnings) == (2 * figures["pairs"], []), "all of them, and no reason for alarm"
-    assert all(s.rejected_ids[-1] == terms.stop_ids[0] for s in scored_of(text).values()), "as it was before"
+    assert all(s.rejected_ids[-1] == contract.stop_ids[0] for s in scored_of(text).values()), "as it was before"
     cfg = block(learning_rate=5e-4, batch_size=4, epochs=4)
     train(cfg, inputs, tmp_path / "dpo")
     train(cfg, text, tmp_path / "dpo of text")
-    before, kept, added = (stops(f) for f in (inputs["policy"], tmp_path / "dpo", tmp_path / "dpo of text"))
-    assert kept > before > added, f"{before:.2f} nats before, {kept:.2f} as drawn, {added:.2f} with an end of turn"
+    before, after, added = (stops(f) for f in (inputs["policy"], tmp_path / "dpo", tmp_path / "dpo of text"))
+    assert after > before > added, f"{before:.2f} nats before, {after:.2f} as drawn, {added:.2f} with an end of turn"
 
 
 @pytest.mark.parametrize("changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}])
@@ -160,16 +162,16 @@ def test_completions_without_an_end_train_the_same_in_every_form(
     changes: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     """The start is checked in each; equal weights to 1e-5 in fp32 where the loss is the same, else another model."""
-    as_ever, found = train(block(), inputs, tmp_path / "ours")
-    other, again = train(block(**changes), inputs, tmp_path / "other")
-    assert found["step_0_gap"] < 1e-5
-    assert again["step_0_gap"] < 1e-5
-    assert again["step_0_loss"] == pytest.approx(found["step_0_loss"], abs=1e-5)
+    as_ever, metrics = train(block(), inputs, tmp_path / "ours")
+    other, other_metrics = train(block(**changes), inputs, tmp_path / "other")
+    assert metrics["step_0_gap"] < 1e-5
+    assert other_metrics["step_0_gap"] < 1e-5
+    assert other_metrics["step_0_loss"] == pytest.approx(metrics["step_0_loss"], abs=1e-5)
     assert (distance(as_ever, other) < 1e-5) == ("trainer" not in changes)
 
 
 def test_what_fits_is_measured_without_an_end_that_is_not_there(
-    inputs: dict[str, Path], terms: Contract, tmp_path: Path
+    inputs: dict[str, Path], contract: Contract, tmp_path: Path
 ) -> None:
     scored = scored_of(inputs)
     length = {i: len(s.prompt_ids) + max(len(s.chosen_ids), len(s.rejected_ids)) for i, s in scored.items()}
@@ -178,12 +180,12 @@ def test_what_fits_is_measured_without_an_end_that_is_not_there(
     )
     cfg: DPO = block(max_length=length[longest], max_dropped=1.0)
     pairs = ((pair, scored.get(pair.id)) for pair in pairs_of(inputs))
-    found = read_rows(pairs, terms, cfg, StageDir(tmp_path, lambda m, s: None))
-    assert longest in {*found.train.ids, *found.validation.ids}
+    rows = read_rows(pairs, contract, cfg, StageDir(tmp_path, lambda m, s: None))
+    assert longest in {*rows.train.ids, *rows.validation.ids}
 
 
 def test_ids_of_another_tokenizer_or_text_are_tokenised_anew_counted_and_told(
-    inputs: dict[str, Path], terms: Contract, tmp_path: Path
+    inputs: dict[str, Path], contract: Contract, tmp_path: Path
 ) -> None:
     pairs = pairs_of(inputs)
     foreign, edited = pairs[0].id, pairs[1].id
@@ -194,13 +196,13 @@ def test_ids_of_another_tokenizer_or_text_are_tokenised_anew_counted_and_told(
         elif pair.id == edited:
             pair.chosen[0]["content"] += " indeed"
 
-    made, figures, [warning] = rescored(inputs, tmp_path / "changed", change)
+    rescored_pairs, figures, [warning] = rescored(inputs, tmp_path / "changed", change)
     assert figures["retokenised"] == 3
     assert figures["summary"].endswith(f"3 of {2 * len(pairs)} completions tokenised from their text")
     assert warning.startswith(f"3 of {2 * len(pairs)} completions come with token ids")
-    before, after = scored_of(inputs), scored_of(made)
+    before, after = scored_of(inputs), scored_of(rescored_pairs)
     assert {i for i in before if before[i].chosen_ids != after[i].chosen_ids} <= {foreign, edited}
-    assert terms.text(after[edited].chosen_ids).endswith(" indeed")
+    assert contract.text(after[edited].chosen_ids).endswith(" indeed")
 
 
 def test_a_reference_of_other_ids_than_the_pairs_have_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -210,38 +212,38 @@ def test_a_reference_of_other_ids_than_the_pairs_have_is_refused(inputs: dict[st
         train(block(), {**text, "pairs": inputs["pairs"]}, tmp_path / "dpo")
 
 
-def spelt(terms: Contract) -> tuple[list[int], str]:
+def spelt(contract: Contract) -> tuple[list[int], str]:
     """A word that the tokenizer knows as one token, drawn as two others that spell it; and the word."""
-    vocabulary = terms.tokenizer.get_vocab()
+    vocabulary = contract.tokenizer.get_vocab()
     for word, token in sorted(vocabulary.items(), key=lambda item: item[1]):
         for i in range(1, len(word)):
             halves = [vocabulary.get(word[:i]), vocabulary.get(word[i:])]
-            text = terms.tokenizer.decode([token])
-            if None not in halves and text.isalpha() and terms.tokenizer(text).input_ids == [token]:
-                return [*halves, terms.stop_ids[0]], text
+            text = contract.tokenizer.decode([token])
+            if None not in halves and text.isalpha() and contract.tokenizer(text).input_ids == [token]:
+                return [*halves, contract.stop_ids[0]], text
     raise AssertionError("no token of this vocabulary is made of two others")
 
 
-def test_a_completion_that_text_would_cut_up_otherwise_keeps_its_tokens(terms: Contract) -> None:
-    ids, text = spelt(terms)
+def test_a_completion_that_text_would_cut_up_otherwise_keeps_its_tokens(contract: Contract) -> None:
+    ids, text = spelt(contract)
     ask, answer = [{"role": "user", "content": "Yes?"}], [{"role": "assistant", "content": text}]
-    assert terms.text(ids) == text
-    _, anew = terms.completion(ask, answer)
+    assert contract.text(ids) == text
+    _, anew = contract.completion(ask, answer)
     assert len(anew) == 2 < len(ids) == 3
     pair = Pair("a", "", ask, answer, answer, None, "", "", "", "", "train")
-    given = replace(pair, chosen_token_ids=ids, chosen_tokenizer=terms.digest)
+    with_ids = replace(pair, chosen_token_ids=ids, chosen_tokenizer=contract.digest)
     cut_off = replace(
-        given, rejected_token_ids=ids[:-1], rejected_tokenizer=terms.digest, rejected_finish_reason="length"
+        with_ids, rejected_token_ids=ids[:-1], rejected_tokenizer=contract.digest, rejected_finish_reason="length"
     )
-    found = tokenized(cut_off, terms)
-    assert (found.prompt_ids, found.chosen_ids, found.rejected_ids) == (terms.prompt(ask), ids, ids[:-1])
-    found = tokenized(given, terms)
-    assert (found.chosen_ids, found.rejected_ids) == (ids, anew)
-    found = tokenized(replace(pair, rejected_finish_reason="length"), terms)
-    assert (found.chosen_ids, found.rejected_ids) == (anew, anew[:-1])
+    tokens = tokenize_pair(cut_off, contract)
+    assert (tokens.prompt_ids, tokens.chosen_ids, tokens.rejected_ids) == (contract.prompt(ask), ids, ids[:-1])
+    tokens = tokenize_pair(with_ids, contract)
+    assert (tokens.chosen_ids, tokens.rejected_ids) == (ids, anew)
+    tokens = tokenize_pair(replace(pair, rejected_finish_reason="length"), contract)
+    assert (tokens.chosen_ids, tokens.rejected_ids) == (anew, anew[:-1])
     silent = replace(pair, rejected=[{"role": "assistant", "content": ""}], rejected_finish_reason="length")
-    with pytest.raises(ContractError, match="holds no token"):
-        tokenized(silent, terms)
+    with pytest.raises(ContractError, match="no token"):
+        tokenize_pair(silent, contract)
 
 
 class FixedSampler(Sampler):
@@ -272,10 +274,10 @@ class FixedSampler(Sampler):
     ],
 )
 def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
-    ids: list[Any], reason: str, told: str, sampled: Chain, terms: Contract, tmp_path: Path
+    ids: list[Any], reason: str, pattern: str, sampled: Chain, contract: Contract, tmp_path: Path
 ) -> None:
     """Its ids are trained as they are, so they must end a turn where it says that they do, and nowhere else."""
-    drawn = Completion([terms.stop_ids[0] if i == "end" else i for i in ids], reason)
+    drawn = Completion([contract.stop_ids[0] if i == "end" else i for i in ids], reason)
     told_so = type("Told", (FixedSampler,), {"completion": drawn})
     cfg = settings("recipe=tiny").sample
     prompts = load(sampled.folder("sample", *CUT) / "prompts.parquet", Example)[:1]
@@ -284,15 +286,15 @@ def test_a_sampler_of_ones_own_draws_under_the_models_tokenizer(
         out = StageDir(tmp_path, lambda m, s: None)
         decoding = Decoding([1.0], 4, cfg.precision, cfg.runtime)
         model = sampled.folder("sft") / "model"
-        return complete(prompts, terms, model, decoding, "sample", out, Dropped(out, "prompts"), told_so.open)
+        return complete(prompts, contract, model, decoding, "sample", out, Dropped(out, "prompts"), told_so.open)
 
-    if told:
-        with pytest.raises(UserError, match=told):
+    if pattern:
+        with pytest.raises(UserError, match=pattern):
             completed()
         return
-    [found] = completed()
-    assert (found.token_ids, found.tokenizer, found.text) == (
+    [completion] = completed()
+    assert (completion.token_ids, completion.tokenizer, completion.text) == (
         drawn.token_ids,
-        terms.digest,
-        terms.text(drawn.token_ids),
+        contract.digest,
+        contract.text(drawn.token_ids),
     )

@@ -41,18 +41,18 @@ def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) ->
     """A pool that the verifier has judged, and the data it comes from."""
     folder.mkdir()
     verifier = Verifier()
-    made: list[Judgement] = []
+    judgements: list[Judgement] = []
     for p in prompts:
-        made += verifier.judge(p, [c for c in candidates if c.prompt_id == p.id])
+        judgements += verifier.judge(p, [c for c in candidates if c.prompt_id == p.id])
     save(folder / "prompts.parquet", prompts, Example)
     save(folder / "candidates.parquet", candidates, Candidate)
-    save(folder / "judgements.parquet", made, Judgement)
-    others = [replace(prompt("with"), reference="Given."), replace(prompt("test"), split="test")]
-    save(folder / "examples.parquet", [*prompts, *others], Example)
+    save(folder / "judgements.parquet", judgements, Judgement)
+    other_prompts = [replace(prompt("with"), reference="Given."), replace(prompt("test"), split="test")]
+    save(folder / "examples.parquet", [*prompts, *other_prompts], Example)
     return {"judged": folder, "data": folder}
 
 
-def made(folder: Path, inputs: dict[str, Path], **changes: Any) -> tuple[dict[str, Example], dict[str, Any]]:
+def run_select(folder: Path, inputs: dict[str, Path], **changes: Any) -> tuple[dict[str, Example], dict[str, Any]]:
     cfg: Select = replace(settings(*TINY).select, validation_fraction=0.0, **changes)
     folder.mkdir()
     metrics = select.run(cfg, inputs, StageDir(folder, lambda m, s: None))
@@ -67,64 +67,64 @@ def test_the_likeliest_answer_that_passes_is_the_demonstration(tmp_path: Path) -
         answer("a", GOOD + " It does", -9.0, "length"),
         answer("b", "Yes, no.", -20.0),
     ]
-    found, metrics = made(tmp_path / "out", judged(tmp_path / "pool", [prompt("a"), prompt("b")], pool))
-    assert found.keys() == {"a", "with", "test"}, "what has a reference stays, what got none goes"
-    assert found["a"].reference == LIKELIER.replace(",", "")
-    assert found["a"].source == "selected"
-    assert found["with"].reference == "Given."
+    selected, metrics = run_select(tmp_path / "out", judged(tmp_path / "pool", [prompt("a"), prompt("b")], pool))
+    assert selected.keys() == {"a", "with", "test"}, "what has a reference stays, what got none goes"
+    assert selected["a"].reference == LIKELIER.replace(",", "")
+    assert selected["a"].source == "selected"
+    assert selected["with"].reference == "Given."
     assert metrics["refused"] == {"scores below select.min_score": 2, "is not finished": 1}
     assert metrics["selected"] == 1
 
 
 def test_what_is_right_and_ran_out_of_tokens_ends_with_its_last_whole_sentence(tmp_path: Path) -> None:
     pool = [answer("a", GOOD + " It does", -9.0, "length")]
-    found, metrics = made(tmp_path / "out", judged(tmp_path / "pool", [prompt("a")], pool), max_mended=1)
-    assert (found["a"].reference, found["a"].source, metrics["mended"]) == (GOOD, "mended", 1)
+    selected, metrics = run_select(tmp_path / "out", judged(tmp_path / "pool", [prompt("a")], pool), max_mended=1)
+    assert (selected["a"].reference, selected["a"].source, metrics["mended"]) == (GOOD, "mended", 1)
 
 
-@pytest.mark.parametrize("given", [0, 3])
-def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(given: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("references", [0, 3])
+def test_the_report_tells_how_many_answers_sft_learnt_from_and_whose(references: int, tmp_path: Path) -> None:
     prompts = [prompt(str(i), task=f"t{i}") for i in range(40)]
     inputs = judged(tmp_path / "judged", prompts, [answer(p.id, GOOD) for p in prompts])
-    aside = [replace(prompt(f"aside {i}", reference=GOOD), split="validation") for i in range(5)]
-    told = [prompt(f"given {i}", reference=GOOD) for i in range(given)]
-    save(inputs["data"] / "examples.parquet", [*prompts, *aside, *told], Example)
+    held_out = [replace(prompt(f"aside {i}", reference=GOOD), split="validation") for i in range(5)]
+    with_references = [prompt(f"given {i}", reference=GOOD) for i in range(references)]
+    save(inputs["data"] / "examples.parquet", [*prompts, *held_out, *with_references], Example)
     cfg = replace(settings(*TINY).select, validation_fraction=0.25)
     (tmp_path / "node").mkdir()
     metrics = select.run(cfg, inputs, StageDir(tmp_path / "node", lambda m, s: None))
     trained = [e for e in load(tmp_path / "node" / "examples.parquet", Example) if e.split == "sft" and e.reference]
     own = sum(e.source == "selected" for e in trained)
-    assert own < len(prompts) and len(trained) == own + given
-    data: Any = {"metrics": {"examples": {"sft": len(prompts) + given, "validation": len(aside)}}}
+    assert own < len(prompts) and len(trained) == own + references
+    data: Any = {"metrics": {"examples": {"sft": len(prompts) + references, "validation": len(held_out)}}}
     both: Any = {"data": data, "select": {"metrics": metrics}}
-    demonstrations = f"{given} demonstrations, " if given else ""
-    assert learnt_from(both) == f"{demonstrations}{own} answers of the base's own"
-    assert learnt_from({"data": data}) == f"{len(prompts) + given} demonstrations"
+    demonstrations = f"{references} demonstrations, " if references else ""
+    assert learnt_from(both) == f"{demonstrations}{own} answers sampled from the base"
+    assert learnt_from({"data": data}) == f"{len(prompts) + references} demonstrations"
 
 
 def test_a_task_gets_as_many_as_it_may_and_none_is_an_error(tmp_path: Path) -> None:
     prompts = [prompt(f"p{i}") for i in range(6)] + [prompt("other", task="other")]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
-    found, metrics = made(tmp_path / "out", inputs, max_per_task=2)
-    assert sorted(e.task for e in found.values() if e.source == "selected") == ["no_commas"] * 2 + ["other"]
+    selected, metrics = run_select(tmp_path / "out", inputs, max_per_task=2)
+    assert sorted(e.task for e in selected.values() if e.source == "selected") == ["no_commas"] * 2 + ["other"]
     assert metrics["refused"] == {"is of a task that has enough": 4}
     both = [*prompts[:2], prompt("both", task="no_commas + bold_parts")]
     pool = judged(tmp_path / "both", both, [answer(p.id, GOOD) for p in both])
-    assert made(tmp_path / "of both", pool, max_per_task=2)[1]["selected"] == 2, (
+    assert run_select(tmp_path / "of both", pool, max_per_task=2)[1]["selected"] == 2, (
         "a kind counts wherever it is asked for"
     )
     none = judged(tmp_path / "none", [prompt("a")], [answer("a", "No, never.")])
     with pytest.raises(UserError, match=r"\(1 scores below select.min_score\)"):
-        made(tmp_path / "nothing", none)
+        run_select(tmp_path / "nothing", none)
     cut = judged(tmp_path / "cut", [prompt("a")], [answer("a", "No, never.", -9.0, "length")])
     with pytest.raises(UserError, match=r"lower select\.temperatures or raise select\.max_new_tokens"):
-        made(tmp_path / "nothing ends", cut)
+        run_select(tmp_path / "nothing ends", cut)
 
 
 def test_the_rows_of_a_file_are_of_no_one_task_and_all_selected(tmp_path: Path) -> None:
     prompts = [replace(prompt(f"p{i}", task="mine.jsonl"), source="mine.jsonl") for i in range(6)]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
-    _, metrics = made(tmp_path / "out", inputs, max_per_task=2)
+    _, metrics = run_select(tmp_path / "out", inputs, max_per_task=2)
     assert (metrics["selected"], metrics["refused"]) == (6, {})
 
 
@@ -132,11 +132,11 @@ def test_some_answers_are_held_out_whatever_else_there_is(tmp_path: Path) -> Non
     prompts = [prompt(f"p{i}") for i in range(60)]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
     cfg: Select = replace(settings(*TINY).select, max_per_task=60, validation_fraction=0.3)
-    whole, _ = select.best(cfg, inputs["judged"])
+    whole, _ = select.best_answers(cfg, inputs["judged"])
     splits = {e.id: e.split for e in whole}
     assert 8 < sum(split == "validation" for split in splits.values()) < 28
     fewer = judged(tmp_path / "fewer", prompts[:20], [answer(p.id, GOOD) for p in prompts[:20]])
-    assert {e.id: e.split for e in select.best(cfg, fewer["judged"])[0]}.items() <= splits.items()
+    assert {e.id: e.split for e in select.best_answers(cfg, fewer["judged"])[0]}.items() <= splits.items()
 
 
 def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:
@@ -149,31 +149,31 @@ def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:
 
 
 def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_labels(tmp_path: Path) -> None:
-    asked = "data.tasks.open_sft=40"
-    plain = nodes(tmp_path, asked)
-    assert plain["sft"].fingerprint == nodes(tmp_path, asked, "sft.demonstrations=selected")["sft"].fingerprint
+    open_prompts = "data.tasks.open_sft=40"
+    plain = nodes(tmp_path, open_prompts)
+    assert plain["sft"].fingerprint == nodes(tmp_path, open_prompts, "sft.demonstrations=selected")["sft"].fingerprint
     preferences = tmp_path / "preferences.jsonl"
     preferences.write_text("{}")
     server = "{base_url: 'http://127.0.0.1:1/v1', model: judge}"
-    for others in (
+    for overrides in (
         ["label=dataset", f"label.path={preferences}"],
         ["label=judge", f"label.judge.endpoints=[{server}]"],
         ["sample=openai", f"sample.endpoint={server}"],
     ):
-        assert nodes(tmp_path, asked, *others)["sft"].fingerprint == plain["sft"].fingerprint
-    assert "select" not in nodes(tmp_path, asked, "sft=none")
+        assert nodes(tmp_path, open_prompts, *overrides)["sft"].fingerprint == plain["sft"].fingerprint
+    assert "select" not in nodes(tmp_path, open_prompts, "sft=none")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "pattern"),
     [
         (["data.tasks.open_sft=40", "sft.demonstrations=given"], "open requests have no reference answers"),
         (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
         (["control=true", "rounds=2"], "control=true compares one round of DPO"),
     ],
 )
-def test_what_cannot_be_selected_is_refused(overrides: list[str], told: str) -> None:
-    assert told in refused(*TINY, *overrides)
+def test_what_cannot_be_selected_is_refused(overrides: list[str], pattern: str) -> None:
+    assert pattern in refused(*TINY, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +187,8 @@ def controlled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) -> None:
     pairs = [p for p in load(controlled.folder("pairs", CONTROL) / "pairs.parquet", Pair) if p.split == "train"]
-    given = load(controlled.folder("select_control", CONTROL) / "examples.parquet", Example)
-    rows = [e for e in given if e.split == "sft"]
+    examples = load(controlled.folder("select_control", CONTROL) / "examples.parquet", Example)
+    rows = [e for e in examples if e.split == "sft"]
     assert [(e.id, e.reference) for e in rows] == [(p.id, p.chosen[0]["content"]) for p in pairs]
     control, dpo = (read_manifest(controlled.folder(name, CONTROL)) for name in ("control", "dpo"))
     assert control["metrics"]["steps"] == dpo["metrics"]["steps"]
@@ -199,15 +199,17 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
 
 
 def test_sft_as_a_target_is_what_the_chain_starts_from_and_no_control(tmp_path: Path) -> None:
-    found = nodes(tmp_path, CONTROL, "seeds=[1]", "stage=sft")
+    with_seed = nodes(tmp_path, CONTROL, "seeds=[1]", "stage=sft")
     cfg = settings(*TINY, CONTROL, "seeds=[1]", "stage=sft")
-    assert [n.fingerprint for n in targets(cfg, found)] == [found[k].fingerprint for k in ("sft_seed_1", "sft")]
+    assert [n.fingerprint for n in targets(cfg, with_seed)] == [
+        with_seed[k].fingerprint for k in ("sft_seed_1", "sft")
+    ]
 
 
 def test_the_control_of_a_model_that_came_trained_is_trained_all_the_same(tmp_path: Path) -> None:
-    found = nodes(tmp_path, CONTROL, "sft=none")
-    assert (found["sft"].config.train, found["control"].config.train) == (False, True)
-    assert found["control"].fingerprint != nodes(tmp_path, CONTROL)["control"].fingerprint, "it starts elsewhere"
+    without_sft = nodes(tmp_path, CONTROL, "sft=none")
+    assert (without_sft["sft"].config.train, without_sft["control"].config.train) == (False, True)
+    assert without_sft["control"].fingerprint != nodes(tmp_path, CONTROL)["control"].fingerprint, "it starts elsewhere"
 
 
 def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chain) -> None:
@@ -223,20 +225,23 @@ def test_a_control_keeps_the_contract_and_stands_in_every_table(controlled: Chai
 def test_where_nothing_passes_form_is_mended_and_marked(tmp_path: Path) -> None:
     pool = [answer("a", LIKELIER), answer("b", "Nobody knows, really."), answer("c", GOOD)]
     prompts = [prompt("a"), prompt("b"), prompt("c")]
-    found, metrics = made(tmp_path / "out", judged(tmp_path / "pool", prompts, pool), max_mended=4)
-    assert (found["a"].reference, found["a"].source) == (LIKELIER.replace(",", ""), "mended")
-    assert "b" not in found
-    assert found["c"].source == "selected"
+    selected, metrics = run_select(tmp_path / "out", judged(tmp_path / "pool", prompts, pool), max_mended=4)
+    assert (selected["a"].reference, selected["a"].source) == (LIKELIER.replace(",", ""), "mended")
+    assert "b" not in selected
+    assert selected["c"].source == "selected"
     assert (metrics["selected"], metrics["mended"]) == (2, 1)
 
 
 def test_a_comparison_tells_the_controls_settings_from_those_of_sft(controlled: Chain) -> None:
-    store, mine = Store(controlled.root), controlled.folder("eval", CONTROL).name
-    rows = {row.role: row for row in measured.rows(store, compare.manifests(store), lambda key: key[1] == mine)}
-    found = rows["control"]
+    store, fingerprint = Store(controlled.root), controlled.folder("eval", CONTROL).name
+    rows = {
+        row.role: row
+        for row in measured.measured_rows(store, compare.published_nodes(store), lambda key: key[1] == fingerprint)
+    }
+    control_row = rows["control"]
     cfg = settings(*TINY, CONTROL)
-    assert found.settings["sft.learning_rate"] == f"{cfg.sft.learning_rate:g}"
-    assert found.settings["control.learning_rate"] == f"{cfg.control_learning_rate:g}"
+    assert control_row.settings["sft.learning_rate"] == f"{cfg.sft.learning_rate:g}"
+    assert control_row.settings["control.learning_rate"] == f"{cfg.control_learning_rate:g}"
 
 
 def test_a_control_takes_only_arguments_that_sft_has() -> None:

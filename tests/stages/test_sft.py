@@ -15,14 +15,14 @@ from stages.config.blocks.models import Template
 from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.objectives.sft import read_rows
 from stages.sft import run
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import SCRATCH, StageDir, read_curves
 from stages.training import callbacks, saving
-from stages.training.saving import link
+from stages.training.saving import link_or_copy
 from stages.training.token_rows import IGNORED
 from tests.helpers import settings
 
@@ -61,13 +61,13 @@ def test_every_parameter_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_only_the_answer_and_its_end_are_trained(inputs: dict[str, Path], built: Path, tmp_path: Path) -> None:
-    terms = contract.load(next((built / "sft").glob("*/model")))
+    contract = load_contract(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"]
-    found = read_rows(examples, terms, block(), StageDir(tmp_path, lambda m, s: None))
-    assert not found.dropped
-    for row, example in zip(found.train.dataset, examples, strict=True):
+    rows = read_rows(examples, contract, block(), StageDir(tmp_path, lambda m, s: None))
+    assert not rows.dropped
+    for row, example in zip(rows.train.dataset, examples, strict=True):
         trained = [i for i in row["labels"] if i != IGNORED]
-        assert terms.tokenizer.decode(trained) == f"{example.reference}<|im_end|>"
+        assert contract.tokenizer.decode(trained) == f"{example.reference}<|im_end|>"
 
 
 @pytest.mark.parametrize(("packing", "sizes"), [(False, (8, 2, 1)), (True, (4, 2, 1))])
@@ -76,19 +76,19 @@ def test_the_micro_batch_does_not_change_the_weights(
 ) -> None:
     """Rows that are no multiple of the batch are cut, the normaliser is the step's: equal to 1e-5 in fp32."""
     cfg = block(batch_size=sizes[0], packing=packing, max_length=128 if packing else 1024)
-    given = some_rows(inputs, 45, tmp_path / "data")
-    reference, metrics, _ = train(micro(cfg, sizes[0]), given, tmp_path / "whole")
+    few_inputs = some_rows(inputs, 45, tmp_path / "data")
+    reference, metrics, _ = train(micro(cfg, sizes[0]), few_inputs, tmp_path / "whole")
     assert (metrics["rows_cut"] > 0) is not packing, "packed rows fill their batches"
     for size in sizes[1:]:
-        weights, _, _ = train(micro(cfg, size), given, tmp_path / f"micro-{size}")
+        weights, _, _ = train(micro(cfg, size), few_inputs, tmp_path / f"micro-{size}")
         assert distance(weights, reference) < 1e-5
 
 
 def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: Path) -> None:
     """The loss of a packed row is that of its examples alone."""
-    terms = contract.load(next((built / "sft").glob("*/model")))
+    contract = load_contract(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
-    tokenised = read_rows(examples, terms, block(), StageDir(Path("."), lambda m, s: None, main=False)).train
+    tokenised = read_rows(examples, contract, block(), StageDir(Path("."), lambda m, s: None, main=False)).train
     rows = list(tokenised.dataset)
     tokenised.pack(128, 1)
     bins = list(tokenised.dataset)
@@ -119,16 +119,16 @@ def some_rows(inputs: dict[str, Path], count: int, folder: Path) -> dict[str, Pa
 
 def test_the_best_checkpoint_by_validation_is_published(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Trained long on few rows, the model forgets how to answer others: the published weights are from before."""
-    given = some_rows(inputs, 16, tmp_path / "data")  # a step an epoch
+    few_inputs = some_rows(inputs, 16, tmp_path / "data")  # a step an epoch
     trl = {"lr_scheduler_type": "constant", "warmup_steps": 0}
     cfg = block(epochs=60.0, learning_rate=1e-2, evaluations=6, trainer=trl)
-    weights, metrics, out = train(cfg, given, tmp_path / "sft")
+    weights, metrics, out = train(cfg, few_inputs, tmp_path / "sft")
     losses = {p["step"]: p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p}
     assert metrics["step"] == min(losses, key=losses.__getitem__) < metrics["steps"]
     assert metrics["eval_loss"] == min(losses.values())
     assert len(losses) == 1 + 6, "one before the first step"
     shorter = replace(cfg, epochs=float(metrics["step"]), evaluations=1)
-    assert distance(weights, train(shorter, given, tmp_path / "shorter")[0]) < 1e-5
+    assert distance(weights, train(shorter, few_inputs, tmp_path / "shorter")[0]) < 1e-5
 
 
 def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tm
 
 
 def test_exploding_gradients_stop_at_their_step() -> None:
-    watch = callbacks.Watch(block())
+    watch = callbacks.DivergenceCheck(block())
     state = type("State", (), {"global_step": 9, "max_steps": 100})
     for norm in (1.0, 3.0, 0.5, 20.0, 1.0, 2.0, 1.0, 1.0):
         watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": norm})
@@ -169,7 +169,9 @@ def test_a_training_that_made_the_model_worse_publishes_nothing(
 ) -> None:
     """It ends with a lower loss than the worst, far above what it began with. After a kill that is known as well."""
     cfg = block(learning_rate=0.05)
-    told = r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
+    pattern = (
+        r"validation loss [\d.]+ → [\d.]+ → [\d.]+: .*higher than .*nothing is published. Lower sft.learning_rate"
+    )
     if interrupted:
         cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=9))
         saved = saving.Checkpoints.on_save
@@ -183,7 +185,7 @@ def test_a_training_that_made_the_model_worse_publishes_nothing(
             train(cfg, trained, tmp_path / "sft")
     for _ in range(2):  # the same command again says the same again
         (tmp_path / "sft").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=pattern):
             run(cfg, trained, StageDir(tmp_path / "sft", lambda metrics, step: None))
     assert not (tmp_path / "sft" / "model").exists()
 
@@ -213,14 +215,17 @@ def test_rows_that_the_model_itself_wrote_are_trained_on(
 def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None:
     """The tiny chain's losses, and those of its DPO, all together far from where one is stopped."""
     for stage in ("sft", "dpo"):
-        watch, points = callbacks.Watch(block()), read_curves(next((built / stage).glob("*/curves.jsonl")).parent)
+        watch, points = (
+            callbacks.DivergenceCheck(block()),
+            read_curves(next((built / stage).glob("*/curves.jsonl")).parent),
+        )
         assert sum("grad_norm" in point for point in points) > callbacks.BEGINNING
         for point in points:
-            watch.note(point)
-            assert not watch.climbed(len(points))
-        began = max(watch.start, *watch.losses[: callbacks.BEGINNING])
+            watch.record(point)
+            assert not watch.has_climbed(len(points))
+        began = max(watch.start_loss, *watch.losses[: callbacks.BEGINNING])
         watch.losses += [1.01 * max(callbacks.RISE * began, began + callbacks.NATS)] * callbacks.RECENT
-        assert watch.climbed(len(points))
+        assert watch.has_climbed(len(points))
 
 
 def test_a_row_too_long_is_dropped_whole_and_named_and_too_many_stop(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -247,7 +252,7 @@ def test_no_training_keeps_the_weights_and_fixes_the_contract(inputs: dict[str, 
     before = load_file(inputs["base"] / "model" / "model.safetensors")
     assert metrics["trained"] is False
     assert all(torch.equal(weights[name], before[name]) for name in before)
-    contract.load(out / "model")
+    load_contract(out / "model")
 
 
 def test_the_published_folder_loads_as_it_is(built: Path) -> None:
@@ -269,9 +274,9 @@ def test_a_torn_checkpoint_is_not_trusted(inputs: dict[str, Path], tmp_path: Pat
         checkpoint.mkdir(parents=True)
         (checkpoint / "optimizer.pt").write_text("state")
         state = type("State", (), {"global_step": step})
-        kept = list(folder.glob("checkpoint-*"))
+        checkpoints = list(folder.glob("checkpoint-*"))
         saving.Checkpoints(300).on_save(type("Args", (), {"output_dir": str(folder)}), state, None)
-        assert [p.name for p in folder.glob("checkpoint-*")] == [checkpoint.name], kept
+        assert [p.name for p in folder.glob("checkpoint-*")] == [checkpoint.name], checkpoints
     assert saving.newest_complete(folder) == folder / "checkpoint-10"
     (folder / "checkpoint-10" / "optimizer.pt").write_text("stat\0")
     assert saving.newest_complete(folder) is None
@@ -291,5 +296,5 @@ def test_weights_are_copied_where_the_file_system_makes_no_hard_links(tmp_path: 
         pytest.skip("there is no second file system to link from")
     with tempfile.NamedTemporaryFile(dir=memory) as source:
         Path(source.name).write_text("weights")
-        link(source.name, str(tmp_path / "copy"))
+        link_or_copy(source.name, str(tmp_path / "copy"))
     assert (tmp_path / "copy").read_text() == "weights"

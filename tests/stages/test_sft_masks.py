@@ -1,4 +1,4 @@
-"""Which tokens SFT trains where answers have a weight of 0, or the last turn alone is asked for: on real tokenizers,
+"""Check which tokens SFT trains for answers of weight 0 and for training on the last turn only: on real tokenizers,
 templates, TRL's packing and TRL's collator."""
 
 import json
@@ -14,7 +14,7 @@ from stages.config.choices import TrainedTurns
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.rendering import ContractError
-from stages.objectives.sft import Demonstrations, masked, read_rows, show_tokens
+from stages.objectives.sft import Demonstrations, mask_turns, read_rows, write_token_example
 from stages.store.records import Example
 from stages.store.workspace import StageDir
 from stages.training.token_rows import IGNORED, TokenRows
@@ -49,16 +49,16 @@ ALL = [["two", "three ✓"], ["four"], ["seven", "eight"], ["nine"]]
 ONLY_LAST = [["three ✓"], [], ["eight"], ["nine"]]  # the last of b has weight 0
 
 
-def prepared(examples: list[Example], terms: Contract, cfg: SFT, folder: Path) -> Demonstrations:
-    return read_rows(examples, terms, cfg, StageDir(folder, lambda metrics, step: None))
+def prepared(examples: list[Example], contract: Contract, cfg: SFT, folder: Path) -> Demonstrations:
+    return read_rows(examples, contract, cfg, StageDir(folder, lambda metrics, step: None))
 
 
-def trained_text(terms: Contract, rows: TokenRows, packing: bool) -> list[str]:
-    """What TRL's collator has the model learn, a string for each row that it makes."""
-    collate = DataCollatorForLanguageModeling(terms.tokenizer.pad_token_id, padding_free=packing)
+def trained_text(contract: Contract, rows: TokenRows, packing: bool) -> list[str]:
+    """Return the trained text of each row that TRL's collator makes."""
+    collate = DataCollatorForLanguageModeling(contract.tokenizer.pad_token_id, padding_free=packing)
     batch = collate(list(rows.dataset))
     assert (batch["labels"] == batch["input_ids"])[batch["labels"] != IGNORED].all()
-    return [terms.tokenizer.decode([i for i in row if i != IGNORED]) for row in batch["labels"].tolist()]
+    return [contract.tokenizer.decode([i for i in row if i != IGNORED]) for row in batch["labels"].tolist()]
 
 
 @pytest.mark.parametrize(("tokenizer", "kind"), TERMS.values(), ids=TERMS)
@@ -66,24 +66,24 @@ def trained_text(terms: Contract, rows: TokenRows, packing: bool) -> list[str]:
 def test_the_loss_is_on_the_turns_that_have_a_weight(
     tokenizer: PreTrainedTokenizerBase, kind: str, cfg: SFT, expected: list[list[str]], tmp_path: Path
 ) -> None:
-    terms = establish(tokenizer, kind)
-    end = terms.tokenizer.eos_token
-    found = prepared(EXAMPLES, terms, replace(cfg, max_dropped=0.5), tmp_path)
-    rows = found.train
-    said = ["".join(answer + end for answer in answers) for answers in expected]
-    assert trained_text(terms, rows, packing=False) == [each for each in said if each]
-    assert sum(found.dropped.values()) == said.count("")
-    by_id = sorted(zip(rows.ids, rows.lengths, filter(None, said), strict=True))
+    contract = establish(tokenizer, kind)
+    end = contract.tokenizer.eos_token
+    prepared_rows = prepared(EXAMPLES, contract, replace(cfg, max_dropped=0.5), tmp_path)
+    rows = prepared_rows.train
+    answer_texts = ["".join(answer + end for answer in answers) for answers in expected]
+    assert trained_text(contract, rows, packing=False) == [each for each in answer_texts if each]
+    assert sum(prepared_rows.dropped.values()) == answer_texts.count("")
+    by_id = sorted(zip(rows.ids, rows.lengths, filter(None, answer_texts), strict=True))
     rows.pack(sum(rows.lengths), 1)
     assert len(rows) == 1
     longest_first = sorted(by_id, key=lambda row: -row[1])
-    assert trained_text(terms, rows, packing=True) == ["".join(text for *_, text in longest_first)]
+    assert trained_text(contract, rows, packing=True) == ["".join(text for *_, text in longest_first)]
 
 
 def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
-    terms = establish(*TERMS["chatml"])
-    found = prepared(EXAMPLES[2:] + EXAMPLES[:2], terms, CFG, tmp_path)
-    show_tokens(found.shown, terms, tmp_path / "tokens.json")
+    contract = establish(*TERMS["chatml"])
+    rows = prepared(EXAMPLES[2:] + EXAMPLES[:2], contract, CFG, tmp_path)
+    write_token_example(rows.report_row, contract, tmp_path / "tokens.json")
     tokens = json.loads((tmp_path / "tokens.json").read_text())
     trained = "".join(token["text"] for token in tokens if token["trained"])
     assert trained == "two<|im_end|>three ✓<|im_end|>".replace("✓", "\ufffd" * 3)  # a byte a token
@@ -92,14 +92,14 @@ def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
-    terms = establish(*TERMS["chatml"])
+    contract = establish(*TERMS["chatml"])
     nothing = [conversation("e", ["ten"], [False])]
     with pytest.raises(UserError, match=r"1 of 1 rows .* no token"):
-        prepared(nothing, terms, CFG, tmp_path)
+        prepared(nothing, contract, CFG, tmp_path)
 
 
 def test_weights_without_a_turn_to_each_are_refused() -> None:
-    terms = establish(*TERMS["chatml"])
-    ids, trained = terms.example(EXAMPLES[0].conversation)
+    contract = establish(*TERMS["chatml"])
+    ids, trained = contract.example(EXAMPLES[0].conversation)
     with pytest.raises(ContractError, match="3 of 2 assistant turns"):
-        masked(ids, trained, terms.stop_ids[0], [True, False], last=False)
+        mask_turns(ids, trained, contract.stop_ids[0], [True, False], last=False)

@@ -31,8 +31,8 @@ import stages.base
 from stages import answer
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
-from stages.models import chat_templates, contract
-from stages.models.contract import form_of
+from stages.models import chat_templates
+from stages.models.contract import load_contract, load_or_derive_contract
 from stages.models.rendering import GOLDEN
 from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
@@ -146,7 +146,7 @@ def unigram(folder: Path) -> PreTrainedTokenizerBase:
 
 @dataclass
 class Family:
-    """How a base is made, and what SFT should make of its tokenizer."""
+    """A kind of base model, and the contract that SFT should derive from its tokenizer."""
 
     tokenizer: Callable[[Path], PreTrainedTokenizerBase]
     config: Callable[..., PreTrainedConfig]
@@ -245,14 +245,16 @@ def test_a_true_base_of_every_family_goes_through_the_pipeline(name: str, tmp_pa
     built_from(base, root, "stage=eval", "sft.epochs=2")
     for stage in ("sft", "dpo"):
         folder = only(root, stage) / "model"
-        terms = contract.load(folder)
-        prompt = terms.prompt(GOLDEN[0][:1])
-        assert terms.tokenizer.decode(prompt).removeprefix(str(terms.tokenizer.bos_token)).startswith(family.turn)
-        assert (terms.tokenizer.eos_token, terms.tokenizer.pad_token) == (family.end, family.pad)
-        assert terms.tokenizer.pad_token_id not in terms.stop_ids
+        contract = load_contract(folder)
+        prompt = contract.prompt(GOLDEN[0][:1])
+        assert (
+            contract.tokenizer.decode(prompt).removeprefix(str(contract.tokenizer.bos_token)).startswith(family.turn)
+        )
+        assert (contract.tokenizer.eos_token, contract.tokenizer.pad_token) == (family.end, family.pad)
+        assert contract.tokenizer.pad_token_id not in contract.stop_ids
         for messages in (GOLDEN[0], GOLDEN[1][3:]):
-            ids, trained = terms.example(messages)
-            words = terms.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+            ids, trained = contract.example(messages)
+            words = contract.tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
             assert words == messages[-1]["content"] + family.end, "exactly the answer and its end are trained"
         before, after = (load_file(path / "model.safetensors") for path in (base, folder))
         assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}, "no row was added"
@@ -266,10 +268,12 @@ def test_bos_comes_once_where_the_tokenizer_adds_it_and_never_where_not(name: st
     family = FAMILIES[name]
     base = base_folder(family, tmp_path / name)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    asked = form_of(base).prompt(GOLDEN[1][:2])
-    terms = chat_templates.establish(tokenizer, Template("auto", None, False), True, len(tokenizer) + family.spare)
+    prompt_tokens = load_or_derive_contract(base).prompt(GOLDEN[1][:2])
+    contract = chat_templates.establish_contract(
+        tokenizer, Template("auto", None, False), True, len(tokenizer) + family.spare
+    )
     bos = tokenizer.bos_token_id
-    for ids in (asked, terms.prompt(GOLDEN[1][:2]), terms.example(GOLDEN[0])[0][:-1]):
+    for ids in (prompt_tokens, contract.prompt(GOLDEN[1][:2]), contract.example(GOLDEN[0])[0][:-1]):
         assert ids.count(bos) == ids[:1].count(bos) == family.bos
         assert tokenizer("a").input_ids[:1].count(bos) == family.bos
 
@@ -295,12 +299,12 @@ def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(tmp_path: Path)
     for train in (True, False):
         tokenizer = gemma3(tmp_path)
         tokenizer.chat_template = gemma3_chat_template
-        terms = chat_templates.establish(tokenizer, Template("auto", None, False), train, len(tokenizer))
+        contract = chat_templates.establish_contract(tokenizer, Template("auto", None, False), train, len(tokenizer))
         assert tokenizer.eos_token == "<end_of_turn>"
-        ids, trained = terms.example(GOLDEN[1])
+        ids, trained = contract.example(GOLDEN[1])
         words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
         assert words == "4<end_of_turn>" * train + "- ja, 日本<end_of_turn>"
-        assert ids[-1] == terms.stop_ids[0]
+        assert ids[-1] == contract.stop_ids[0]
 
 
 def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(tmp_path: Path) -> None:
@@ -308,14 +312,14 @@ def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(tmp
     file.write_text((chat_templates.TEMPLATES / "plain.jinja").read_text())
     tokenizer = llama3(tmp_path)
     with pytest.raises(UserError, match=r"with \{\{ bos_token \}\}"):
-        chat_templates.establish(tokenizer, Template("file", str(file), False), True, len(tokenizer))
+        chat_templates.establish_contract(tokenizer, Template("file", str(file), False), True, len(tokenizer))
     file.write_text("{{ bos_token }}" + file.read_text())
-    chat_templates.establish(tokenizer, Template("file", str(file), False), True, len(tokenizer))
+    chat_templates.establish_contract(tokenizer, Template("file", str(file), False), True, len(tokenizer))
 
 
 def test_a_template_of_tokens_that_the_vocabulary_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"template=gemma: .* <end_of_turn> and <start_of_turn>"):
-        chat_templates.establish(llama3(tmp_path), Template("gemma", None, False), True, 600)
+        chat_templates.establish_contract(llama3(tmp_path), Template("gemma", None, False), True, 600)
 
 
 @pytest.mark.slow
@@ -341,5 +345,5 @@ def test_real_weights_stripped_to_a_true_base_learn_to_stop(tmp_path: Path) -> N
         out.path.mkdir()
         inputs = {"data": only(root, "data"), "model": only(root, stage)}
         rates[stage] = answer.run(settings("answer.max_new_tokens=24").answer, inputs, out)["stop_rate"]
-    assert contract.load(only(root, "sft") / "model").tokenizer.eos_token == end
+    assert load_contract(only(root, "sft") / "model").tokenizer.eos_token == end
     assert rates["sft"] > 0.9 > rates["base"] + 0.5, rates

@@ -13,12 +13,12 @@ from stages import unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.store.records import Judgement, Pair, load, save
-from stages.unpaired import UNFINISHED_BAD, UNFINISHED_GOOD, UnpairedPreference, ways_out
+from stages.unpaired import UNFINISHED_BAD, UNFINISHED_GOOD, UnpairedPreference, label_advice
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
 from tests.stages.test_pairs import SCORED, candidate, pool, work
 
 
-def made(folder: Path, judged: Path, **keys: Any) -> tuple[dict[str, bool], dict[str, Any]]:
+def build_unpaired(folder: Path, judged: Path, **keys: Any) -> tuple[dict[str, bool], dict[str, Any]]:
     """The label of each text, and the metrics."""
     out, cfg = work(folder), replace(settings("recipe=tiny").unpaired, **keys)
     metrics = unpaired.run(cfg, {"judged": judged}, out)
@@ -30,8 +30,8 @@ def made(folder: Path, judged: Path, **keys: Any) -> tuple[dict[str, bool], dict
 
 @pytest.mark.parametrize(("threshold", "desirable"), [(1.0, "a"), (0.5, "abd"), (0.01, "abd")])
 def test_a_score_is_desirable_from_the_threshold_on(threshold: float, desirable: str, tmp_path: Path) -> None:
-    found, metrics = made(tmp_path / "out", pool(tmp_path / "pool", SCORED), threshold=threshold)
-    assert found == {text: text in desirable for text in "abcd"}
+    labels, metrics = build_unpaired(tmp_path / "out", pool(tmp_path / "pool", SCORED), threshold=threshold)
+    assert labels == {text: text in desirable for text in "abcd"}
     assert metrics["left_out"] == {}
 
 
@@ -47,59 +47,59 @@ def test_what_has_no_label_is_left_out_and_counted(tmp_path: Path) -> None:
         ]
     }
     judged = pool(tmp_path / "pool", answers)
-    found, metrics = made(tmp_path / "kept", judged)
-    assert found == {"good": True, "bad": False, "off and off": False}
+    labels, metrics = build_unpaired(tmp_path / "kept", judged)
+    assert labels == {"good": True, "bad": False, "off and off": False}
     why = {"no judgement": 1, "the text of another one": 1, "desirable and unfinished": 1}
     assert metrics["left_out"] == why
-    found, metrics = made(tmp_path / "dropped", judged, unfinished=Unfinished.drop)
-    assert found == {"good": True, "bad": False}
+    labels, metrics = build_unpaired(tmp_path / "dropped", judged, unfinished=Unfinished.drop)
+    assert labels == {"good": True, "bad": False}
     assert metrics["left_out"] == why | {"undesirable and unfinished": 1}
 
 
 def test_of_preferences_what_wins_more_than_it_loses_is_desirable(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", text), None) for text in "abcd"]})
     [a, b, c, _] = (candidate("q", text).candidate_id for text in "abcd")
-    told = [("a", a, b), ("b", c, a), ("a", b, c), ("tie", b, c)]
-    save(judged / "judgements.parquet", [Judgement("q", "x", a=i, b=j, preference=p) for p, i, j in told], Judgement)
-    found, metrics = made(tmp_path / "out", judged, threshold=0.99)
-    assert found == {"a": True, "c": False}
+    votes = [("a", a, b), ("b", c, a), ("a", b, c), ("tie", b, c)]
+    save(judged / "judgements.parquet", [Judgement("q", "x", a=i, b=j, preference=p) for p, i, j in votes], Judgement)
+    labels, metrics = build_unpaired(tmp_path / "out", judged, threshold=0.99)
+    assert labels == {"a": True, "c": False}
     assert metrics["left_out"] == {"as many preferences for it as against it": 1, "no judgement": 1}
 
 
 def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]})
-    told = r"unpaired\.threshold=0\.7: all of 2 completions are undesirable\. .* Lower it to 0\.5 or less\.$"
-    with pytest.raises(UserError, match=told):
-        made(tmp_path / "low", judged, threshold=0.7)
+    pattern = r"unpaired\.threshold=0\.7: all of 2 completions are undesirable\. .* Lower it to 0\.5 or less\.$"
+    with pytest.raises(UserError, match=pattern):
+        build_unpaired(tmp_path / "low", judged, threshold=0.7)
     with pytest.raises(UserError, match=r"all of 2 completions .* 0\.$"):
-        made(tmp_path / "high", judged, threshold=0.0)
-    found, _ = made(tmp_path / "as_told", judged, threshold=0.5)
-    assert found == {"a": True, "b": False}
+        build_unpaired(tmp_path / "high", judged, threshold=0.0)
+    labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=0.5)
+    assert labels == {"a": True, "b": False}
     alike = pool(tmp_path / "alike", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.5)]})
     with pytest.raises(UserError, match=r"Every score is 0\.5, "):
-        made(tmp_path / "out", alike, threshold=0.7)
+        build_unpaired(tmp_path / "out", alike, threshold=0.7)
 
 
 def test_preferences_that_give_no_label_are_told_without_a_threshold(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", text), None) for text in "ab"]})
     a, b = (candidate("q", text).candidate_id for text in "ab")
     save(judged / "judgements.parquet", [Judgement("q", "x", a=a, b=b, preference="tie")], Judgement)
-    with pytest.raises(UserError, match=r"^no completion has a label; 2 ") as told:
-        made(tmp_path / "out", judged)
-    assert "threshold" not in str(told.value)
+    with pytest.raises(UserError, match=r"^no completion has a label; 2 ") as error:
+        build_unpaired(tmp_path / "out", judged)
+    assert "threshold" not in str(error.value)
 
 
 def test_where_few_end_they_are_to_end() -> None:
-    why = ways_out(0.2)[UNFINISHED_GOOD]
-    assert "lower sample.temperatures" in why and ways_out(0.2)[UNFINISHED_BAD] == why
-    assert ways_out(0.9)[UNFINISHED_GOOD] == "Raise sample.max_new_tokens"
+    why = label_advice(0.2)[UNFINISHED_GOOD]
+    assert "lower sample.temperatures" in why and label_advice(0.2)[UNFINISHED_BAD] == why
+    assert label_advice(0.9)[UNFINISHED_GOOD] == "Raise sample.max_new_tokens"
 
 
 def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> None:
-    """As they lie there, and from the same prompts that DPO's pairs are trained on."""
+    """Check that the stored completions equal the judged ones and share the prompts of DPO's pairs."""
     build(chain.root, "stage=unpaired")
-    asked = ("stage=unpaired",)
-    file = chain.folder("unpaired", *asked) / "unpaired.parquet"
+    overrides = ("stage=unpaired",)
+    file = chain.folder("unpaired", *overrides) / "unpaired.parquet"
     rows = load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
     held_out = {row["prompt_id"] for row in rows if row["split"] == "validation"}
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
@@ -123,11 +123,13 @@ def test_trls_kto_learns_from_the_tables_rows(chain: Chain, tmp_path: Path) -> N
 
 def test_no_other_node_knows_of_it(chain: Chain) -> None:
     plain = nodes(chain.root)
-    asked = nodes(chain.root, "stage=unpaired", "unpaired.threshold=0.5")
-    assert set(asked) - set(plain) == {"unpaired"}
-    assert all(node.fingerprint == asked[name].fingerprint for name, node in plain.items() if name != "report")
-    again = nodes(chain.root, "stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3")
-    assert again["unpaired"].fingerprint == asked["unpaired"].fingerprint
+    with_threshold = nodes(chain.root, "stage=unpaired", "unpaired.threshold=0.5")
+    assert set(with_threshold) - set(plain) == {"unpaired"}
+    assert all(
+        node.fingerprint == with_threshold[name].fingerprint for name, node in plain.items() if name != "report"
+    )
+    more_pairs = nodes(chain.root, "stage=unpaired", "unpaired.threshold=0.5", "pairs.max_per_prompt=3")
+    assert more_pairs["unpaired"].fingerprint == with_threshold["unpaired"].fingerprint
 
 
 def test_a_threshold_is_a_share() -> None:

@@ -11,12 +11,12 @@ import stages.base
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.models.loading import load_model, load_tokenizer
-from stages.samplers.probe import EACH, PROMPTS, TEMPERATURES, Draw, Endings, best, endings
+from stages.samplers.probe import EACH, PROMPTS, TEMPERATURES, Draw, Endings, best_temperature, endings
 from stages.store.records import Pair, load
 from stages.store.truncation import MOST, ending_advice, resolve_unfinished
 from stages.store.workspace import StageDir
 from stages.training import end_of_turn
-from stages.training.end_of_turn import MANY, likeness
+from stages.training.end_of_turn import MANY_ALIKE_ROWS, measure_similarity
 from tests.helpers import Chain, build, settings
 
 UNUSED, COSINE = 2000, 0.91
@@ -124,7 +124,7 @@ def test_a_model_that_ends_its_answers_is_told_nothing(built: Path) -> None:
     store = Chain(built)
     for stage in ("sft", "sample", "eval"):
         assert not any("end of turn" in w or "by themselves" in w for w in store.manifest(stage)["warnings"])
-    assert store.manifest("sft")["metrics"]["end_of_turn"]["after"]["alike"] < MANY
+    assert store.manifest("sft")["metrics"]["end_of_turn"]["after"]["alike"] < MANY_ALIKE_ROWS
     assert "probe" not in store.manifest("sample")["metrics"]
     assert "ends" not in store.manifest("eval")["metrics"]["verdict"]
 
@@ -136,10 +136,10 @@ def test_a_row_is_held_against_all_others_a_part_at_a_time(built: Path, monkeypa
     cosines[2] = -1
     monkeypatch.setattr(end_of_turn, "ROWS", 7)
     monkeypatch.setattr(end_of_turn, "ALIKE", 0.2)
-    figures = likeness(folder, 2)
+    figures = measure_similarity(folder, 2)
     assert figures["nearest"] == pytest.approx(float(cosines.max()), abs=1e-6)
     assert (figures["nearest_id"], figures["alike"]) == (int(cosines.argmax()), int((cosines >= 0.2).sum()))
-    assert likeness(folder, len(rows)) == {}
+    assert measure_similarity(folder, len(rows)) == {}
 
 
 def test_endings_are_counted_by_temperature_and_by_prompt() -> None:
@@ -150,7 +150,7 @@ def test_endings_are_counted_by_temperature_and_by_prompt() -> None:
     ]
     by_temperature = endings(draws)
     assert by_temperature == {0.5: Endings(6, 1.0, 0.5), 1.0: Endings(2, 0.5, 0.0)}
-    assert best(by_temperature) == 0.5
-    assert best({0.2: Endings(8, 1.0, 0.0), 0.4: Endings(8, 0.5, 1.0)}) is None
-    assert best({t: Endings(8, 0.9, 0.5) for t in (0.4, 0.2)}) == 0.2, "of several the lowest"
+    assert best_temperature(by_temperature) == 0.5
+    assert best_temperature({0.2: Endings(8, 1.0, 0.0), 0.4: Endings(8, 0.5, 1.0)}) is None
+    assert best_temperature({t: Endings(8, 0.9, 0.5) for t in (0.4, 0.2)}) == 0.2, "of several the lowest"
     assert ending_advice(0.51) == "" and "select.temperatures" in ending_advice(0.5, "select")
